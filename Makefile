@@ -1,0 +1,26 @@
+# `make run` and `make test` are each enough on a fresh machine with Python >= 3.11.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: run test slow bench clean
+
+run: $(VENV)/.installed
+	$(BIN)/python -m ufm.flow --C 10 --N 500 --P 512
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+
+slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m "slow or gpu"
+
+bench: $(VENV)/.installed
+	$(BIN)/python -m benchmarks
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,125 @@
+"""Class blocks: the columns of X (..., P, n) grouped by class, and the class-centering operator, never as an n x n matrix."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from manifolds.linalg import Array, namespace
+
+
+@dataclass(frozen=True)
+class ClassLayout:
+    """Sizes n_1..n_C of the class blocks of a feature matrix X (..., P, n), n = sum n_c, columns in class order.
+
+    With Y the one-hot labels (C, n), `means` is X Y^T diag(1/n_c), `spread` is M Y, and C_M = (I - class averaging) / n
+    is the paper's class-centering operator (Eq. 22), positive semi-definite of rank n - C.
+    Raises ValueError for fewer than 2 classes or an empty class.
+    """
+
+    sizes: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        sizes = tuple(int(size) for size in self.sizes)
+        if len(sizes) < 2:
+            raise ValueError(f"C = {len(sizes)} class: collapse needs at least C = 2 classes")
+        if min(sizes) < 1:
+            raise ValueError(f"class {sizes.index(min(sizes))} has {min(sizes)} examples: every class needs at least one")
+        object.__setattr__(self, "sizes", sizes)
+
+    @classmethod
+    def equal(cls, C: int, N: int) -> "ClassLayout":
+        """C classes of N examples each."""
+        if C < 2:
+            raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
+        if N < 1:
+            raise ValueError(f"N = {N}: every class needs at least one example")
+        return cls((N,) * C)
+
+    @property
+    def C(self) -> int:
+        """Number of classes."""
+        return len(self.sizes)
+
+    @cached_property
+    def n(self) -> int:
+        """Number of examples, sum of the class sizes."""
+        return sum(self.sizes)
+
+    @cached_property
+    def balanced(self) -> bool:
+        """Whether all classes have the same size."""
+        return min(self.sizes) == max(self.sizes)
+
+    @property
+    def N(self) -> int:
+        """Examples a class; raises ValueError where the sizes differ."""
+        if not self.balanced:
+            raise ValueError(
+                f"class sizes differ ({min(self.sizes)} to {max(self.sizes)}): this needs equal classes; "
+                f"subsample every class to {min(self.sizes)}"
+            )
+        return self.sizes[0]
+
+    @property
+    def priors(self) -> np.ndarray:
+        """pi_c = n_c / n. (C,)"""
+        return np.asarray(self.sizes, dtype=np.float64) / self.n
+
+    @property
+    def labels(self) -> np.ndarray:
+        """Class of every column. (n,)"""
+        return np.repeat(np.arange(self.C), self.sizes)
+
+    def means(self, X: Array) -> Array:
+        """Class means. (..., P, n) -> (..., P, C)"""
+        self._check_columns(X)
+        if self.balanced:
+            return X.reshape(*X.shape[:-1], self.C, self.N).mean(-1)
+        if namespace(X) is np:
+            starts = np.concatenate(([0], np.cumsum(self.sizes)[:-1]))
+            return np.add.reduceat(X, starts, axis=-1) / np.asarray(self.sizes, dtype=X.dtype)
+        return namespace(X).stack([block.mean(-1) for block in X.split(self.sizes, dim=-1)], -1)
+
+    def spread(self, M: Array) -> Array:
+        """M Y: the class means repeated over their examples. (..., P, C) -> (..., P, n)"""
+        xp = namespace(M)
+        if xp is np:
+            return np.repeat(M, self.sizes, axis=-1)
+        if self.balanced:
+            return M[..., None].expand(*M.shape, self.N).reshape(*M.shape[:-1], self.n)
+        blocks = [M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)]
+        return xp.cat(blocks, -1)
+
+    def deviations(self, X: Array) -> Array:
+        """D = X - M Y = n X C_M. (..., P, n) -> (..., P, n)"""
+        M = self.means(X)
+        if self.balanced:
+            return (X.reshape(*X.shape[:-1], self.C, self.N) - M[..., None]).reshape(X.shape)
+        return X - self.spread(M)
+
+    def add_to_means(self, X: Array, dM: Array) -> Array:
+        """X + dM Y written into X itself: one read and one write of X, no second X. X (..., P, n), dM (..., P, C)"""
+        self._check_columns(X)
+        if self.balanced:
+            blocks = X.reshape(*X.shape[:-1], self.C, self.N) if namespace(X) is np else X.view(*X.shape[:-1], self.C, self.N)
+            blocks += dM[..., None]
+            return X
+        start = 0
+        for c, size in enumerate(self.sizes):
+            X[..., start : start + size] += dM[..., c : c + 1]
+            start += size
+        return X
+
+    def check_rank(self, P: int) -> None:
+        """Raise ValueError where Sigma_W of P features cannot have full rank: n - C < P."""
+        if self.n - self.C < P:
+            what = f"C(N-1) = {self.n - self.C}" if self.balanced else f"n - C = {self.n - self.C}"
+            raise ValueError(
+                f"{what} < P = {P}: Sigma_W is singular and the manifold is empty; use at least "
+                f"{-(-(P + self.C) // self.C)} examples a class, fewer features, or the reduction to the range of Sigma_W"
+            )
+
+    def _check_columns(self, X: Array) -> None:
+        if X.shape[-1] != self.n:
+            raise ValueError(f"X has {X.shape[-1]} columns but the class sizes sum to {self.n}: X is (..., P, n) in class blocks")

@@ -1,0 +1,53 @@
+"""Linear algebra shared by numpy and torch: one spelling for both, no backend class."""
+
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or torch.Tensor; every function returns the kind that it was given
+
+
+def namespace(x: Array) -> Any:
+    """The module (numpy or torch) that owns x; torch is never imported for it. Raises TypeError for anything else."""
+    if isinstance(x, np.ndarray | np.generic):
+        return np
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return torch
+    raise TypeError(f"expected a numpy array or a torch tensor, got {type(x).__name__}")
+
+
+def identity_like(x: Array, size: int) -> Array:
+    """I_size with the dtype and device of x."""
+    xp = namespace(x)
+    return xp.eye(size, dtype=x.dtype) if xp is np else xp.eye(size, dtype=x.dtype, device=x.device)
+
+
+def symmetrize(a: Array) -> Array:
+    """(a + a^T) / 2 over the last two axes."""
+    return (a + a.mT) / 2
+
+
+def epsilon(x: Array) -> float:
+    """Machine epsilon of the dtype of x."""
+    return float(namespace(x).finfo(x.dtype).eps)
+
+
+def frobenius_norm(a: Array) -> Array:
+    """||a||_F over the last two axes; leading axes are a batch."""
+    xp = namespace(a)
+    return xp.sqrt(xp.sum(a * a, axis=(-2, -1)))
+
+
+def triangular_inverse(lower: Array) -> Array:
+    """Inverse of a lower-triangular (P, P) matrix by halving, so that nearly all of its P^3/3 flops are matrix products."""
+    xp, size = namespace(lower), lower.shape[-1]
+    if size <= 48:
+        return xp.linalg.inv(lower)
+    h = size // 2
+    inverse = xp.zeros_like(lower)
+    inverse[:h, :h] = triangular_inverse(lower[:h, :h])
+    inverse[h:, h:] = triangular_inverse(lower[h:, h:])
+    inverse[h:, :h] = -inverse[h:, h:] @ (lower[h:, :h] @ inverse[:h, :h])
+    return inverse

@@ -1,0 +1,1 @@
+"""Experiments: real networks trained, measured and compared with the simulation."""
