@@ -1,20 +1,21 @@
 """One run: features to the trajectory of a flow, with the discrete scheme beside it on the same features and the same clock."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manifolds.classes import ClassLayout
-from ufm import discrete, layout, store
+from ufm import discrete, layout
 from ufm.discrete import DiscreteRun
 from ufm.laws import LAWS, UNNORMALIZED
 from ufm.snr import Reduction, Snr, reduce_to_range, snr, snr_spectrum
 from ufm.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 Progress = Callable[[str, float], None]
 DEFAULT_STEPS = 1000
@@ -68,7 +69,7 @@ class FlowConfig:
             raise ValueError("eta and steps decide each other: give one of them")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Start:
     """Features H (P, n) in class blocks, their layout and SNR, and what was done to them on the way."""
 
@@ -79,7 +80,7 @@ class Start:
     reduction: Reduction | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FlowRun:
     """A finished (or interrupted) run: the flow, the scheme, the largest gap between them, the residual, and warnings."""
 
@@ -96,6 +97,8 @@ class FlowRun:
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """What `--out` stores, by name."""
+        import json
+
         flow, scheme = self.flow, self.scheme
         return {
             "t": flow.t,
@@ -150,7 +153,7 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
     return Start(H, classes, _measure(config, H, classes, left_vectors), tuple(notes), reduction)
 
 
-def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoint: Path | None = None) -> FlowRun:
+def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoint: "Path | None" = None) -> FlowRun:
     """The flow and the scheme from `start`. `progress` gets a stage and the share of it that is done.
 
     `checkpoint` is where a --full run keeps its state, and from where it resumes. Raises ValueError where no run can be made.
@@ -233,7 +236,9 @@ def largest_gap(scheme: np.ndarray, flow: np.ndarray) -> float:
 
 def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLayout]:
     if config.features is not None:
-        H, classes = layout.class_blocks(*store.load_features(Path(config.features)))
+        from ufm import store
+
+        H, classes = layout.class_blocks(*store.load_features(config.features))
         return H.astype(config.dtype, copy=False) if config.dtype == "float32" else H, classes
     classes = ClassLayout.equal(config.C, config.N)
     if config.P < 1:

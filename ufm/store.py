@@ -48,7 +48,7 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
+def load_arrays(path: Path | str) -> dict[str, np.ndarray]:
     """All arrays of an .npz, nothing unpickled. Raises ValueError for a missing, unreadable or truncated file."""
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -62,7 +62,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"cannot read {path}: {error}") from error
 
 
-def load_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def load_features(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """`features` (n, P) and `labels` (n,) of an .npz. Raises ValueError with the names found where these are missing."""
     arrays = load_arrays(path)
     if not {"features", "labels"} <= arrays.keys():
