@@ -141,8 +141,7 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
             f"class sizes differ ({min(classes.sizes)} to {max(classes.sizes)}) and the closed laws need equal classes: "
             f"subsample every class to {min(classes.sizes)}, or let --balance do it"
         )
-    if classes.N < 2:
-        raise ValueError("N = 1 example a class: there is no within-class variability to whiten; at least N = 2 is needed")
+    _check_examples(classes.N)
     reduction = None
     if config.reduce:
         H, reduction = reduce_to_range(H, classes)
@@ -167,8 +166,8 @@ def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoi
     t_end, omega_at = _motion(config, start)
     times = output_times(config, t_end)
     eta, steps = discrete_schedule(config, found.omega, t_end, C, N)
-    scheme = discrete.run_discrete(found.omega, eta, steps, C, N, lambda done: progress("scheme", done / steps))
     flow = Trajectory(times, omega_at(times), found.V, C, N, found.U)
+    scheme = discrete.run_discrete(found.omega, eta, steps, C, N, lambda done: progress("scheme", done / steps))
     gap = largest_gap(scheme.omega, omega_at(scheme.t))
     warnings = step_warnings(eta, found.omega, C, N)
     complete = {"complete": float(scheme.steps[-1] == steps)}
@@ -241,6 +240,7 @@ def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLa
         H, classes = layout.class_blocks(*store.load_features(config.features))
         return H.astype(config.dtype, copy=False) if config.dtype == "float32" else H, classes
     classes = ClassLayout.equal(config.C, config.N)
+    _check_examples(config.N)
     if config.P < 1:
         raise ValueError(f"P = {config.P}: at least one feature is needed")
     if not config.reduce:
@@ -248,6 +248,11 @@ def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLa
     rng = np.random.default_rng(config.seed)
     notes.append(f"standard Gaussian features, seed {config.seed}")
     return rng.standard_normal((config.P, classes.n), dtype=np.dtype(config.dtype)), classes
+
+
+def _check_examples(N: int) -> None:
+    if N < 2:
+        raise ValueError(f"N = {N} example a class: there is no within-class variability to whiten; at least N = 2 is needed")
 
 
 def _measure(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr:
