@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Progress = Callable[[str, float], None]
-DEFAULT_STEPS = 1000
 FIRST_TIME = 1e-4  # of the whole run: the first output time after 0
 
 
@@ -165,11 +164,11 @@ def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoi
     C, N, found = start.layout.C, start.layout.N, start.snr
     t_end, omega_at = _motion(config, start)
     times = output_times(config, t_end)
-    eta, steps = discrete_schedule(config, found.omega, t_end, C, N)
+    eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
     flow = Trajectory(times, omega_at(times), found.V, C, N, found.U)
     scheme = discrete.run_discrete(found.omega, eta, steps, C, N, lambda done: progress("scheme", done / steps))
     gap = largest_gap(scheme.omega, omega_at(scheme.t))
-    warnings = step_warnings(eta, found.omega, C, N)
+    warnings = discrete.step_warnings(eta, found.omega, C, N)
     complete = {"complete": float(scheme.steps[-1] == steps)}
     return FlowRun(config, start, flow, scheme, gap, found.whitening.residual, time.perf_counter() - began, warnings, complete)
 
@@ -204,27 +203,6 @@ def end_time(config: FlowConfig, omega0: np.ndarray, C: int, N: int) -> float:
 def output_times(config: FlowConfig, t_end: float) -> np.ndarray:
     """0 and logarithmically spaced times up to t_end. (points,)"""
     return np.concatenate(([0.0], np.geomspace(FIRST_TIME * t_end, t_end, config.points - 1) if config.points > 2 else [t_end]))
-
-
-def discrete_schedule(config: FlowConfig, omega0: np.ndarray, t_end: float, C: int, N: int) -> tuple[float, int]:
-    """Step size and number of steps of the scheme up to t_end: as asked, else 1000, or as many as half the safe step needs."""
-    if config.eta is not None:
-        return config.eta, max(1, int(np.ceil(t_end / config.eta * (1 - 1e-12))))
-    steps = config.steps
-    if steps is None:
-        steps = max(DEFAULT_STEPS, int(np.ceil(2 * t_end / discrete.safe_step_from(omega0, C, N))))
-    return t_end / steps, steps
-
-
-def step_warnings(eta: float, omega0: np.ndarray, C: int, N: int) -> tuple[str, ...]:
-    """A warning where the step is beyond the safe one."""
-    safe = discrete.safe_step_from(omega0, C, N)
-    if eta < safe:
-        return ()
-    return (
-        f"eta = {eta:g} is beyond the safe step {safe:g} (4 C^2 N = {discrete.safe_step(C, N):g}): omega may fall and deviations "
-        "are reflected; the numbers are those of the scheme itself",
-    )
 
 
 def largest_gap(scheme: np.ndarray, flow: np.ndarray) -> float:
