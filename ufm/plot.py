@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from ufm import laws
 from ufm.discrete import run_discrete
@@ -65,8 +66,10 @@ def erratum_figure(omega0: np.ndarray, C: int, N: int, eta: float, steps: int) -
 
 
 def _label(axes: Axes, quantity: str) -> None:
-    axes.set_xlabel("flow time $t$ (gradient of the mean loss, unit step)")
+    axes.set_xlabel("flow time $t$ (step size $\\times$ number of steps)")
     axes.set_ylabel(quantity)
+    axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
     axes.grid(which="major", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
 
