@@ -1,0 +1,1 @@
+"""Real networks: their data, their architectures, one training loop, and what is measured on them."""

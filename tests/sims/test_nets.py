@@ -1,0 +1,88 @@
+"""Every network has its published number of parameters, its stated shape, and a classifier that the measuring can hook."""
+
+import pytest
+import torch
+
+from sims.training.nets import CLASSIFIER, NETS, Shape, build, freeze_as_simplex_etf, last_linear, parameter_count
+
+IMAGENET = Shape(3, 224, 1000, stem="7x7")
+CIFAR = Shape(3, 32, 10)
+# torchvision's tables of weights (ImageNet); Huang et al. (2017), Table 2 (CIFAR-10), in the exact counts of public code
+PUBLISHED = {
+    "vgg11": (IMAGENET, 132_868_840),
+    "vgg13": (IMAGENET, 133_053_736),
+    "resnet18": (IMAGENET, 11_689_512),
+    "resnet34": (IMAGENET, 21_797_672),
+    "resnet50": (IMAGENET, 25_557_032),
+    "densenet201": (IMAGENET, 20_013_928),
+    "densenet40": (CIFAR, 1_019_722),
+    "densenet100": (CIFAR, 769_162),
+    "densenet250": (CIFAR, 15_324_406),
+}
+
+
+@pytest.mark.parametrize("net", PUBLISHED)
+def test_parameter_counts_are_the_published_ones(net: str) -> None:
+    shape, count = PUBLISHED[net]
+    with torch.device("meta"):
+        assert parameter_count(build(net, shape)) == count
+
+
+def test_every_network_but_the_mlp_has_a_published_count() -> None:
+    assert set(NETS) - {"mlp"} == PUBLISHED.keys()
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("batch_norm", [True, False])
+def test_logits_are_the_classifier_of_the_features_and_no_dropout_is_left(net: str, batch_norm: bool) -> None:
+    torch.manual_seed(0)
+    model = build(net, Shape(2, 32, 7, width=0.05, batch_norm=batch_norm)).eval()
+    assert not any("Dropout" in type(layer).__name__ for layer in model.modules())
+    assert any("BatchNorm" in type(layer).__name__ for layer in model.modules()) is batch_norm
+    seen = []
+    layer = last_linear(model, CLASSIFIER)
+    layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    images = torch.randn(3, 2, 32, 32)
+    logits = model(images)
+    assert logits.shape == (3, 7)
+    torch.testing.assert_close(logits, seen[0] @ layer.weight.T + layer.bias)
+    assert torch.equal(logits, model(images))
+
+
+@pytest.mark.parametrize(("stem", "side"), [("3x3", 32), ("7x7", 8)])
+def test_the_small_stem_keeps_the_resolution(stem: str, side: int) -> None:
+    seen = []
+    model = build("resnet18", Shape(3, 32, 10, width=0.1, stem=stem))
+    model.get_submodule("stage1_block1").register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].shape))
+    model(torch.zeros(2, 3, 32, 32))
+    assert seen[0][2:] == (side, side)
+
+
+def test_width_multiplies_the_channels() -> None:
+    assert last_linear(build("resnet18", Shape(3, 32, 10, width=0.5))).in_features == 256
+
+
+@pytest.mark.parametrize(("C", "P"), [(3, 2), (4, 9), (10, 12)])
+def test_the_fixed_classifier_is_a_simplex_etf_and_does_not_train(C: int, P: int) -> None:
+    layer = torch.nn.Linear(P, C).double()
+    freeze_as_simplex_etf(layer, torch.Generator().manual_seed(3))
+    gram = C / (C - 1) * (torch.eye(C, dtype=torch.float64) - 1 / C)
+    torch.testing.assert_close(layer.weight @ layer.weight.T, gram, rtol=0, atol=1e-14)
+    assert not layer.bias.any()
+    assert not layer.weight.requires_grad
+    assert not layer.bias.requires_grad
+
+
+def test_errors_name_the_number_and_the_way_out() -> None:
+    with pytest.raises(ValueError, match=r"'vgg16'; there are mlp, vgg11"):
+        build("vgg16", CIFAR)
+    with pytest.raises(ValueError, match="pad them to at least 32"):
+        build("vgg11", Shape(1, 28, 10))
+    with pytest.raises(ValueError, match="stem = '5x5'"):
+        build("resnet18", Shape(1, 32, 10, stem="5x5"))
+    with pytest.raises(ValueError, match="width = 0"):
+        build("mlp", Shape(1, 32, 10, width=0))
+    with pytest.raises(ValueError, match="no linear layer called 'head'; it has: linear1, linear2, classifier"):
+        last_linear(build("mlp", Shape(1, 8, 10)), "head")
+    with pytest.raises(ValueError, match="at least C - 1 = 4 features, the network has 3"):
+        freeze_as_simplex_etf(torch.nn.Linear(3, 5), torch.Generator())
