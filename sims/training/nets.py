@@ -151,19 +151,12 @@ def _vgg(net: str, shape: Shape) -> nn.Module:
             inner = outer
         layers.append(nn.MaxPool2d(2))
     hidden = shape.wide(VGG_HIDDEN)
-    model = nn.Sequential(
-        OrderedDict(
-            features=nn.Sequential(*layers),
-            pool=nn.AdaptiveAvgPool2d(VGG_GRID),
-            flatten=nn.Flatten(),
-            hidden1=nn.Linear(inner * VGG_GRID**2, hidden),
-            relu1=nn.ReLU(inplace=True),
-            hidden2=nn.Linear(hidden, hidden),
-            relu2=nn.ReLU(inplace=True),
-            classifier=nn.Linear(hidden, shape.classes),
-        )
-    )
-    return _initialised(model, linear_deviation=0.01)
+    head: OrderedDict[str, nn.Module] = OrderedDict(features=nn.Sequential(*layers), pool=nn.AdaptiveAvgPool2d(VGG_GRID))
+    head["flatten"] = nn.Flatten()
+    head["hidden1"], head["relu1"] = nn.Linear(inner * VGG_GRID**2, hidden), nn.ReLU(inplace=True)
+    head["hidden2"], head["relu2"] = nn.Linear(hidden, hidden), nn.ReLU(inplace=True)
+    head[CLASSIFIER] = nn.Linear(hidden, shape.classes)
+    return _initialised(nn.Sequential(head), linear_deviation=0.01)
 
 
 class _Residual(nn.Module):

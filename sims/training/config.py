@@ -1,0 +1,195 @@
+"""The configuration of a training run: frozen, checked at the door, strict JSON; and the protocol files of the paper's cells.
+
+The protocol is that of Papyan, Han & Donoho (2020), which the MSE paper repeats: SGD with momentum 0.9 and weight decay 5e-4,
+batches of 128, 350 epochs, the rate divided by 10 at 1/3 and 2/3, 25 rates tried, 50 epochs measured.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, get_args, get_origin
+
+from sims.training.data import DATASETS, NORMALIZATIONS, DataChoice
+from sims.training.nets import NETS, STEMS
+
+PROTOCOL = Path(__file__).parents[1] / "protocol"
+LOSSES, OPTIMIZERS = ("mse", "ce"), ("sgd", "adam", "lbfgs")
+EPOCHS, DECAYS = 350, (116, 233)
+MEASURED = (
+    *range(1, 15), 16, 17, 19, 20, 22, 24, 27, 29, 32, 35, 38, 42, 45, 50, 54, 59, 65, 71, 77, 85, 92, 101, 110, 121, 132, 144,
+    158, 172, 188, 206, 225, 245, 268, 293, 320, 350,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides a run. Defaults are the protocol; `lr` has none where no tuned rate is known.
+
+    `feature_decay` > 0 penalises features by feature_decay/2 Ave ||h||^2 and leaves weight decay to the classifier alone
+    (Zhu et al. 2021). `rescale_true` and `rescale_target` are k and M of Hui & Belkin (2021): k on the true class's square, M
+    as its target. `robustness` is the number of test images whose DeepFool perturbation is measured, 0 for none.
+    """
+
+    dataset: str = "digits"
+    net: str = "mlp"
+    loss: str = "mse"
+    lr: float | None = None
+    lr_grid: tuple[float, ...] = ()
+    optimizer: str = "sgd"
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    feature_decay: float = 0.0
+    batch_size: int = 128
+    epochs: int = EPOCHS
+    decays: tuple[int, ...] = DECAYS
+    decay_factor: float = 0.1
+    measured: tuple[int, ...] = MEASURED
+    per_class: int | None = None
+    test_per_class: int | None = None
+    pad_to: int | None = None
+    normalization: str = "channel"
+    random_labels: bool = False
+    stem: str = "3x3"
+    width: float = 1.0
+    batch_norm: bool = True
+    fixed_etf: bool = False
+    rescale_true: float = 1.0
+    rescale_target: float = 1.0
+    robustness: int = 100
+    save_features: tuple[int, ...] = ()
+    data_dir: str | None = None
+    hub: str | None = None
+    mixed_precision: str = "no"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, allowed in (
+            ("dataset", DATASETS),
+            ("net", NETS),
+            ("loss", LOSSES),
+            ("optimizer", OPTIMIZERS),
+            ("normalization", NORMALIZATIONS),
+            ("stem", STEMS),
+            ("mixed_precision", ("no", "fp16", "bf16")),
+        ):
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} = {getattr(self, name)!r}: it is one of {', '.join(allowed)}")
+        self._check_signs()
+        self._check_epochs()
+        if self.loss == "ce" and (self.rescale_true, self.rescale_target) != (1, 1):
+            raise ValueError("the rescaling of Hui & Belkin belongs to the loss mse")
+
+    def _check_signs(self) -> None:
+        for name in ("batch_size", "epochs", "decay_factor", "width", "rescale_true", "rescale_target"):
+            if not 0 < getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} = {getattr(self, name)}: it must be positive and finite")
+        for name in ("momentum", "weight_decay", "feature_decay", "robustness", "seed"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"{name} = {getattr(self, name)}: it must be finite and not negative")
+        if self.lr is not None and not 0 < self.lr < float("inf"):
+            raise ValueError(f"lr = {self.lr}: the learning rate must be positive and finite")
+
+    def _check_epochs(self) -> None:
+        for name in ("decays", "measured", "save_features"):
+            values = getattr(self, name)
+            if list(values) != sorted(set(values)) or not all(0 <= value <= self.epochs for value in values):
+                raise ValueError(f"{name} must increase within 0..{self.epochs}, got {', '.join(map(str, values))}")
+        if not self.measured:
+            raise ValueError("no epoch is measured: name at least one")
+        missing = sorted(set(self.save_features) - set(self.measured))
+        if missing:
+            raise ValueError(f"features are saved at measured epochs only, and epoch {missing[0]} is not one")
+
+    @property
+    def data(self) -> DataChoice:
+        """What of it decides the data."""
+        return DataChoice(
+            self.dataset,
+            self.data_dir,
+            self.hub,
+            self.per_class,
+            self.test_per_class,
+            self.pad_to,
+            self.normalization,
+            self.random_labels,
+            self.seed,
+        )
+
+    @property
+    def rate(self) -> float:
+        """The learning rate at the start. Raises ValueError where none is known."""
+        if self.lr is None:
+            grid = f", for example from the grid {self.lr_grid[0]:g} to {self.lr_grid[-1]:g}" if self.lr_grid else ""
+            raise ValueError(f"no tuned learning rate is known for {self.dataset}, {self.net}, {self.loss}: give --lr{grid}")
+        return self.lr
+
+    def rate_at(self, epoch: int) -> float:
+        """The learning rate during an epoch (1, 2, ...): it is decayed after each epoch of `decays`."""
+        return self.rate * self.decay_factor ** sum(epoch > decay for decay in self.decays)
+
+    def scaled(self, epochs: int) -> "TrainConfig":
+        """The same schedule over another number of epochs: decays and measured epochs keep their share, the last is measured."""
+        if epochs < 1:
+            raise ValueError(f"epochs = {epochs}: at least 1 is needed")
+
+        def moved(values: tuple[int, ...]) -> tuple[int, ...]:
+            return tuple(sorted({round(value * epochs / self.epochs) for value in values}))
+
+        measured = tuple(sorted({max(epoch, 1) for epoch in moved(self.measured)} | {epochs}))
+        return replace(self, epochs=epochs, decays=moved(self.decays), measured=measured)
+
+    def to_json(self) -> str:
+        """All fields, one a line."""
+        return json.dumps(asdict(self), indent=2) + "\n"
+
+
+def from_mapping(found: Mapping[str, Any], source: str) -> TrainConfig:
+    """The configuration with these fields, defaults elsewhere. Raises ValueError for an unknown key or a wrong type."""
+    known = {field.name: field.type for field in fields(TrainConfig)}
+    unknown = sorted(found.keys() - known.keys())
+    if unknown:
+        raise ValueError(f"{source}: unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
+    return TrainConfig(**{name: _typed(value, known[name], f"{source}: {name}") for name, value in found.items()})
+
+
+def load_config(path: Path) -> TrainConfig:
+    """A configuration from a JSON file. Raises ValueError for anything that is not exactly one."""
+    try:
+        found = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} holds {type(found).__name__}, a configuration is an object")
+    return from_mapping(found, str(path))
+
+
+def cells() -> tuple[str, ...]:
+    """Names dataset-net-loss of the shipped protocol files."""
+    return tuple(sorted(path.stem for path in PROTOCOL.glob("*.json")))
+
+
+def protocol(dataset: str, net: str, loss: str) -> TrainConfig:
+    """The shipped configuration of a cell. Raises ValueError with the cells of the dataset where there is none."""
+    name = f"{dataset}-{net}-{loss}"
+    if name not in cells():
+        alike = ", ".join(cell for cell in cells() if cell.startswith(f"{dataset}-")) or ", ".join(cells())
+        raise ValueError(f"no protocol is shipped for {name}; there are {alike}; or write your own and give it with --config")
+    return load_config(PROTOCOL / f"{name}.json")
+
+
+def _typed(value: Any, expected: Any, where: str) -> Any:
+    """`value` as the annotated type: JSON has no tuples, and whole numbers pass for floats; nothing else is converted."""
+    if isinstance(expected, UnionType):
+        if value is None and NoneType in get_args(expected):
+            return None
+        expected = next(kind for kind in get_args(expected) if kind is not NoneType)
+    if get_origin(expected) is tuple:
+        if not isinstance(value, list | tuple):
+            raise ValueError(f"{where} = {value!r}: a list is needed")
+        return tuple(_typed(entry, get_args(expected)[0], where) for entry in value)
+    allowed = (int, float) if expected is float else (expected,)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and expected is not bool):
+        raise ValueError(f"{where} = {value!r}: {expected.__name__} is needed")
+    return expected(value)

@@ -1,0 +1,189 @@
+"""Datasets as the experiments use them: read, balanced by subsampling, padded, normalised; reproducible from a seed."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sims.training.readers import READERS, Split, read_folder
+
+DATASETS = ("digits", *READERS)
+NORMALIZATIONS = ("channel", "pixel")
+DIGITS_TEST_SHARE = 0.2  # the digits come without an official split
+DIGITS_SPLIT_SEED = 0  # which digits are the test set is part of the dataset, not of a run
+IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
+
+
+@dataclass(frozen=True, eq=False)
+class Normalizer:
+    """(x - mean) / deviation in float32, statistics of the training set, each (channels, h, w) or (channels, 1, 1)."""
+
+    mean: Tensor
+    deviation: Tensor
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Images (b, channels, h, w) uint8 to what the network takes."""
+        return (images.float() - self.mean) / self.deviation
+
+    def to(self, device: torch.device) -> "Normalizer":
+        """The same on a device."""
+        return Normalizer(self.mean.to(device), self.deviation.to(device))
+
+
+@dataclass(frozen=True, eq=False)
+class Data:
+    """Training and test split, padded, with the normaliser of the training set and the number of classes."""
+
+    train: Split
+    test: Split
+    normalizer: Normalizer
+    classes: int
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which data, and what is done to it. `folder` has the official files; `hub` names a Hugging Face dataset instead."""
+
+    dataset: str
+    folder: str | None = None
+    hub: str | None = None
+    per_class: int | None = None
+    test_per_class: int | None = None
+    pad_to: int | None = None
+    normalization: str = "channel"
+    random_labels: bool = False
+    seed: int = 0
+
+
+def load(choice: DataChoice) -> Data:
+    """The data of a run. Raises ValueError for missing files, bad files, too few examples a class, or images too large to pad."""
+    train, test = read(choice)
+    classes = int(max(train.labels.max(), test.labels.max())) + 1
+    rng = np.random.default_rng(choice.seed)
+    train = balanced(train, choice.per_class, classes, rng, "training")
+    test = balanced(test, choice.test_per_class, classes, rng, "test")
+    if choice.random_labels:
+        train = Split(train.images, rng.permutation(train.labels))
+    if train.images.shape[1:] != test.images.shape[1:]:
+        raise ValueError(f"training images are {train.images.shape[1:]} and test images {test.images.shape[1:]}")
+    padding = _padding(train.images.shape[-2:], choice.pad_to)
+    normalizer = normalizer_of(train.images, choice.normalization, padding)
+    return Data(_padded(train, padding), _padded(test, padding), normalizer, classes)
+
+
+def read(choice: DataChoice) -> tuple[Split, Split]:
+    """Both splits as published."""
+    if choice.folder is not None and choice.hub is not None:
+        raise ValueError("the data comes from a folder or from the hub, not from both")
+    if choice.hub is not None:
+        return from_hub(choice.hub)
+    if choice.dataset == "digits":
+        return digits()
+    if choice.dataset not in READERS:
+        raise ValueError(f"no dataset is called {choice.dataset!r}; there are {', '.join(DATASETS)}")
+    if choice.folder is None:
+        raise ValueError(f"{choice.dataset} is not embedded: say where its official files are (--data-dir) or its name (--hub)")
+    return read_folder(choice.dataset, Path(choice.folder))
+
+
+def digits() -> tuple[Split, Split]:
+    """The 1797 handwritten digits of scikit-learn (8x8, values 0..16), every fifth of a class for the test."""
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError("the digits come with scikit-learn: install the extra 'train'") from error
+    found: Any = load_digits()
+    everything = Split(found.images.astype(np.uint8)[:, None], found.target.astype(np.int64))
+    rng = np.random.default_rng(DIGITS_SPLIT_SEED)
+    test = np.zeros(len(everything), dtype=bool)
+    for c in range(10):
+        members = np.flatnonzero(everything.labels == c)
+        test[rng.choice(members, int(DIGITS_TEST_SHARE * len(members)), replace=False)] = True
+    return everything.rows(np.flatnonzero(~test)), everything.rows(np.flatnonzero(test))
+
+
+def from_hub(name: str) -> tuple[Split, Split]:
+    """Train and test split of a Hugging Face dataset, by name or local folder; the library is imported only here."""
+    try:
+        from datasets import load_dataset
+    except ImportError as error:
+        raise ValueError("named datasets need the library datasets: install the extra 'train'") from error
+    try:
+        found: Any = load_dataset(name)
+    except Exception as error:  # the library raises its own and those of every transport below it
+        raise ValueError(f"cannot load the dataset {name!r}: {type(error).__name__}: {error}") from error
+    missing = [split for split in ("train", "test") if split not in found]
+    if missing:
+        raise ValueError(f"{name} has no split {missing[0]!r}; it has: {', '.join(found)}")
+    return _hub_split(found["train"], name), _hub_split(found["test"], name)
+
+
+def balanced(split: Split, per_class: int | None, classes: int, rng: np.random.Generator, what: str) -> Split:
+    """`per_class` random examples of every class in their original order, or everything where it is None.
+
+    Raises ValueError for a class without that many, or without any.
+    """
+    counts = np.bincount(split.labels, minlength=classes)
+    wanted = 1 if per_class is None else per_class
+    if wanted < 1:
+        raise ValueError(f"{per_class} examples a class: at least 1 is needed")
+    if counts.min() < wanted:
+        c = int(counts.argmin())
+        raise ValueError(
+            f"class {c} has {counts[c]} {what} examples, {wanted} a class are needed: ask for at most {counts.min()}"
+        )
+    if per_class is None:
+        return split
+    kept = [rng.choice(np.flatnonzero(split.labels == c), per_class, replace=False) for c in range(classes)]
+    return split.rows(np.sort(np.concatenate(kept)))
+
+
+def normalizer_of(images: np.ndarray, normalization: str, padding: tuple[int, int, int, int]) -> Normalizer:
+    """Mean and deviation of every channel, or of every pixel, before padding. Padded (and constant) pixels divide by 1.
+
+    By channel, the padding then has the value of black, as padding before torchvision's Normalize gives; by pixel it is 0.
+    """
+    if normalization == "channel":
+        pixels = images.astype(np.float64).transpose(1, 0, 2, 3).reshape(images.shape[1], -1)
+        mean, deviation = pixels.mean(1)[:, None, None], pixels.std(1)[:, None, None]
+    elif normalization == "pixel":
+        frame = ((0, 0), padding[:2], padding[2:])
+        mean = np.pad(images.mean(0, dtype=np.float64), frame)
+        deviation = np.pad(images.std(0, dtype=np.float64), frame)
+    else:
+        raise ValueError(f"normalization = {normalization!r}: it is one of {', '.join(NORMALIZATIONS)}")
+    deviation = np.where(deviation > 0, deviation, 1.0)
+    return Normalizer(torch.from_numpy(mean).float(), torch.from_numpy(deviation).float())
+
+
+def _padding(sides: tuple[int, ...], pad_to: int | None) -> tuple[int, int, int, int]:
+    """Zeros (top, bottom, left, right) to a square of the side asked for."""
+    if pad_to is None:
+        return 0, 0, 0, 0
+    height, width = sides
+    if max(height, width) > pad_to:
+        raise ValueError(f"images of {height} x {width} cannot be padded to {pad_to}: ask for at least {max(height, width)}")
+    top, left = (pad_to - height) // 2, (pad_to - width) // 2
+    return top, pad_to - height - top, left, pad_to - width - left
+
+
+def _padded(split: Split, padding: tuple[int, int, int, int]) -> Split:
+    return Split(np.pad(split.images, ((0, 0), (0, 0), padding[:2], padding[2:])), split.labels)
+
+
+def _hub_split(rows: Any, name: str) -> Split:
+    columns = rows.column_names
+    image = next((column for column in IMAGE_COLUMNS if column in columns), None)
+    label = next((column for column in LABEL_COLUMNS if column in columns), None)
+    if image is None or label is None:
+        raise ValueError(f"{name} needs a column of images and one of labels; it has: {', '.join(columns)}")
+    pixels = np.stack([np.asarray(picture, dtype=np.uint8) for picture in rows[image]])
+    if pixels.ndim == 3:
+        pixels = pixels[..., None]
+    labels = np.asarray(rows[label], dtype=np.int64)
+    if labels.min() < 0:
+        raise ValueError(f"{name} has unlabelled examples (label {labels.min()})")
+    return Split(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels)

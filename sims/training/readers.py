@@ -1,0 +1,169 @@
+"""Official data files read as they are published, nothing unpickled: idx, CIFAR-10 binary, SVHN .mat (v5), STL10 .bin.
+
+Every reader returns images (n, channels, side, side) uint8 and labels (n,) int64 in 0..C-1, and raises ValueError with the file
+and the violated number for a bad header, a truncated file, or a label out of range.
+"""
+
+import gzip
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+CLASSES = 10
+IDX_UBYTE = 0x08  # the idx type code of unsigned bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images (n, channels, height, width) uint8 with their labels (n,) int64."""
+
+    images: np.ndarray
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def rows(self, indices: np.ndarray) -> "Split":
+        """Some of the examples."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """The array of an idx file of unsigned bytes, plain or gzipped (http://yann.lecun.com/exdb/mnist)."""
+    raw = _bytes(path)
+    if path.suffix == ".gz":
+        try:
+            raw = gzip.decompress(raw)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ValueError(f"{path} is not a whole gzip file: {error}") from error
+    dimensions = raw[3] if len(raw) >= 4 else 0
+    header = 4 + 4 * dimensions
+    if len(raw) < header or raw[:2] != b"\0\0" or raw[2] != IDX_UBYTE or not dimensions:
+        raise ValueError(f"{path} has the header {raw[:4].hex(' ')}, an idx file of unsigned bytes starts with 00 00 08")
+    shape = tuple(int(size) for size in np.frombuffer(raw[4:header], dtype=">u4"))
+    expected = int(np.prod(shape, dtype=np.int64))
+    if len(raw) - header != expected:
+        raise ValueError(f"{path} announces {expected} bytes of shape {shape} and holds {len(raw) - header}")
+    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def read_idx_pair(images: Path, labels: Path) -> Split:
+    """A split of MNIST or Fashion-MNIST."""
+    pixels, classes = read_idx(images), read_idx(labels)
+    if pixels.ndim != 3 or classes.shape != pixels.shape[:1]:
+        raise ValueError(
+            f"{images} and {labels} hold arrays of shapes {pixels.shape} and {classes.shape}, not (n, h, w) and (n,)"
+        )
+    return _split(pixels[:, None], classes, labels)
+
+
+def read_cifar10(paths: list[Path]) -> Split:
+    """Batches of CIFAR-10, binary version: records of one label and 3072 pixels, channel by channel."""
+    record = 1 + 3 * 32 * 32
+    parts = []
+    for path in paths:
+        raw = np.frombuffer(_bytes(path), dtype=np.uint8)
+        if not len(raw) or len(raw) % record:
+            raise ValueError(f"{path} has {len(raw)} bytes, not a positive multiple of {record}: not a CIFAR-10 binary batch")
+        parts.append(raw.reshape(-1, record))
+    records = np.concatenate(parts)
+    return _split(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0], paths[0])
+
+
+def read_svhn(path: Path) -> Split:
+    """SVHN's cropped digits, MATLAB v5: X (32, 32, 3, n), y (n, 1) with 10 for the digit 0."""
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        found = loadmat(path)
+    except (OSError, MatReadError, NotImplementedError, ValueError, TypeError, zlib.error) as error:
+        raise ValueError(f"cannot read {path} as a MATLAB v5 file: {error}") from error
+    if not {"X", "y"} <= found.keys():
+        raise ValueError(f"{path} needs the variables X and y; it has: {', '.join(k for k in found if k[0] != '_') or 'none'}")
+    X, y = found["X"], found["y"].reshape(-1)
+    if X.ndim != 4 or X.shape[2] != 3 or X.shape[3] != len(y) or X.dtype != np.uint8:
+        raise ValueError(f"{path}: X is {X.dtype} {X.shape} with {len(y)} labels, expected uint8 (height, width, 3, {len(y)})")
+    if len(y) and not 1 <= y.min() <= y.max() <= CLASSES:
+        raise ValueError(f"{path}: labels run from {y.min()} to {y.max()}, SVHN's from 1 to {CLASSES}")
+    return _split(np.ascontiguousarray(X.transpose(3, 2, 0, 1)), y.astype(np.int64) % CLASSES, path)
+
+
+def read_stl10(images: Path, labels: Path) -> Split:
+    """STL10: 3 x 96 x 96 bytes an image, each channel column by column; labels 1..10."""
+    size = 3 * 96 * 96
+    pixels, y = np.frombuffer(_bytes(images), dtype=np.uint8), np.frombuffer(_bytes(labels), dtype=np.uint8)
+    if not len(y) or len(pixels) != size * len(y):
+        raise ValueError(f"{images} has {len(pixels)} bytes and {labels} {len(y)} labels: {size} bytes a label are needed")
+    if not 1 <= y.min() <= y.max() <= CLASSES:
+        raise ValueError(f"{labels}: labels run from {y.min()} to {y.max()}, STL10's from 1 to {CLASSES}")
+    columns_first = pixels.reshape(-1, 3, 96, 96)
+    return _split(np.ascontiguousarray(columns_first.transpose(0, 1, 3, 2)), y.astype(np.int64) - 1, labels)
+
+
+def _mnist(folder: Path) -> tuple[Split, Split]:
+    def pair(prefix: str) -> Split:
+        images = _first(folder, f"{prefix}-images-idx3-ubyte", f"{prefix}-images-idx3-ubyte.gz", f"{prefix}-images.idx3-ubyte")
+        labels = _first(folder, f"{prefix}-labels-idx1-ubyte", f"{prefix}-labels-idx1-ubyte.gz", f"{prefix}-labels.idx1-ubyte")
+        return read_idx_pair(images, labels)
+
+    return pair("train"), pair("t10k")
+
+
+def _cifar10(folder: Path) -> tuple[Split, Split]:
+    train = [_first(folder, f"data_batch_{k}.bin", f"cifar-10-batches-bin/data_batch_{k}.bin") for k in range(1, 6)]
+    return read_cifar10(train), read_cifar10([_first(folder, "test_batch.bin", "cifar-10-batches-bin/test_batch.bin")])
+
+
+def _svhn(folder: Path) -> tuple[Split, Split]:
+    return read_svhn(_first(folder, "train_32x32.mat")), read_svhn(_first(folder, "test_32x32.mat"))
+
+
+def _stl10(folder: Path) -> tuple[Split, Split]:
+    def pair(name: str) -> Split:
+        images, labels = (f"{name}_{part}.bin" for part in ("X", "y"))
+        return read_stl10(
+            _first(folder, images, f"stl10_binary/{images}"),
+            _first(folder, labels, f"stl10_binary/{labels}"),
+        )
+
+    return pair("train"), pair("test")
+
+
+READERS: dict[str, Callable[[Path], tuple[Split, Split]]] = {
+    "mnist": _mnist,
+    "fashionmnist": _mnist,
+    "cifar10": _cifar10,
+    "svhn": _svhn,
+    "stl10": _stl10,
+}
+
+
+def read_folder(dataset: str, folder: Path) -> tuple[Split, Split]:
+    """Train and test split of a dataset from a folder with its official files. Raises ValueError for what is missing or bad."""
+    if dataset not in READERS:
+        raise ValueError(f"no files are known for {dataset!r}; there are {', '.join(READERS)}")
+    return READERS[dataset](folder)
+
+
+def _first(folder: Path, *names: str) -> Path:
+    for name in names:
+        if (folder / name).exists():
+            return folder / name
+    raise ValueError(f"{folder} has none of {', '.join(names)}")
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror}") from error
+
+
+def _split(images: np.ndarray, labels: np.ndarray, path: Path) -> Split:
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
+        raise ValueError(f"{path}: labels run from {labels.min()} to {labels.max()}, outside 0..{CLASSES - 1}")
+    return Split(images, labels.astype(np.int64))

@@ -1,0 +1,146 @@
+"""Strict configuration, and the shipped protocol against the paper's Appendix A written down again."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sims.training.config import TrainConfig, cells, from_mapping, load_config, protocol
+
+MSE_CELLS = {  # A.2 of the paper
+    "mnist": ("vgg11", "resnet18", "densenet40"),
+    "fashionmnist": ("vgg11", "resnet18", "densenet250"),
+    "svhn": ("vgg13", "resnet34", "densenet40"),
+    "cifar10": ("vgg11", "resnet50", "densenet100"),
+    "stl10": ("vgg11", "resnet18", "densenet201"),
+}
+CE_CELLS = {  # Papyan, Han & Donoho (2020)
+    "mnist": ("vgg11", "resnet18", "densenet40"),
+    "fashionmnist": ("vgg11", "resnet18", "densenet250"),
+    "svhn": ("vgg13", "resnet34", "densenet40"),
+    "cifar10": ("vgg13", "resnet18", "densenet40"),
+    "stl10": ("vgg13", "resnet18", "densenet201"),
+}
+
+
+def test_one_file_a_cell_is_shipped() -> None:
+    expected = {
+        f"{dataset}-{net}-{loss}"
+        for loss, table in (("mse", MSE_CELLS), ("ce", CE_CELLS))
+        for dataset, nets in table.items()
+        for net in nets
+    }
+    assert set(cells()) == expected | {"digits-mlp-mse", "digits-mlp-ce"}
+
+
+@pytest.mark.parametrize("cell", cells())
+def test_every_cell_follows_the_protocol(cell: str) -> None:
+    config = protocol(*cell.split("-"))
+    assert (config.dataset, config.net, config.loss) == tuple(cell.split("-"))
+    assert (config.optimizer, config.momentum, config.weight_decay, config.batch_size) == ("sgd", 0.9, 5e-4, 128)
+    assert (config.epochs, config.decays, config.decay_factor) == (350, (350 // 3, 2 * 350 // 3), 0.1)
+    assert len(config.measured) == 50
+    assert config.measured[0] == 1
+    assert config.measured[-1] == 350
+    np.testing.assert_allclose(config.lr_grid, np.geomspace(1e-4, 0.25, 25), rtol=1e-8)
+    assert config.lr is None or config.lr in config.lr_grid
+    assert config.lr is not None or config.loss == "ce"
+    assert config.per_class == {"mnist": 5000, "svhn": 4600, "digits": 140}.get(config.dataset)
+    assert (config.pad_to == 32) is ("mnist" in config.dataset)
+    assert (config.stem == "7x7") is (config.dataset == "stl10")
+    assert (config.batch_norm, config.mixed_precision, config.random_labels, config.fixed_etf) == (True, "no", False, False)
+
+
+@pytest.mark.parametrize(
+    ("cell", "rate"),
+    [("mnist-resnet18-mse", 0.0184), ("mnist-resnet18-ce", 0.0679), ("cifar10-densenet100-mse", 0.048981924)],
+)
+def test_known_rates(cell: str, rate: float) -> None:
+    assert protocol(*cell.split("-")).rate == pytest.approx(rate, rel=4e-3)
+
+
+@given(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "net": st.sampled_from(["mlp", "resnet18"]),
+            "lr": st.none() | st.floats(1e-5, 1.0),
+            "epochs": st.integers(350, 999),
+            "decays": st.sets(st.integers(1, 350)).map(sorted),
+            "pad_to": st.none() | st.integers(8, 64),
+            "random_labels": st.booleans(),
+            "data_dir": st.none() | st.text(),
+            "width": st.integers(1, 3),
+        },
+    )
+)
+def test_json_round_trip_is_exact(found: dict[str, object]) -> None:
+    config = from_mapping(found, "test")
+    again = from_mapping(json.loads(config.to_json()), "test")
+    assert again == config
+    assert {field.name: type(getattr(again, field.name)) for field in fields(config)} == {
+        field.name: type(getattr(config, field.name)) for field in fields(config)
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        ({"learning_rate": 0.1}, "unknown key 'learning_rate'; the keys are dataset, net"),
+        ({"lr": "0.1"}, "lr = '0.1': float is needed"),
+        ({"epochs": 3.5}, "epochs = 3.5: int is needed"),
+        ({"epochs": True}, "epochs = True: int is needed"),
+        ({"measured": 3}, "measured = 3: a list is needed"),
+        ({"measured": ["3"]}, "measured = '3': int is needed"),
+        ({"batch_norm": 1}, "batch_norm = 1: bool is needed"),
+        ({"dataset": None}, "dataset = None: str is needed"),
+        ({"loss": "hinge"}, "loss = 'hinge': it is one of mse, ce"),
+        ({"lr": -1.0}, "lr = -1.0"),
+        ({"weight_decay": float("nan")}, "weight_decay = nan"),
+        ({"batch_size": 0}, "batch_size = 0"),
+        ({"measured": [2, 1]}, r"measured must increase within 0\.\.350, got 2, 1"),
+        ({"measured": [1, 351]}, "got 1, 351"),
+        ({"measured": []}, "no epoch is measured"),
+        ({"save_features": [15]}, "epoch 15 is not one"),
+        ({"loss": "ce", "rescale_target": 5.0}, "Hui & Belkin"),
+    ],
+)
+def test_anything_else_is_refused(found: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        from_mapping(found, "run.json")
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    with pytest.raises(ValueError, match="No such file"):
+        load_config(path)
+    for content, message in (("{", "cannot read"), ("[1]", "holds list"), ('{"a": 1}', "unknown key 'a'")):
+        path.write_text(content)
+        with pytest.raises(ValueError, match=message):
+            load_config(path)
+    with pytest.raises(ValueError, match="no protocol is shipped for svhn-vgg11-mse; there are svhn-densenet40-ce"):
+        protocol("svhn", "vgg11", "mse")
+
+
+def test_the_rate_is_divided_by_ten_after_each_third() -> None:
+    config = replace(TrainConfig(), lr=0.5)
+    assert [config.rate_at(epoch) for epoch in (1, 116, 117, 233, 234, 350)] == pytest.approx(
+        [0.5, 0.5, 0.05, 0.05, 0.005, 0.005]
+    )
+    with pytest.raises(ValueError, match=r"no tuned learning rate .* give --lr, for example from the grid 0.0001 to 0.25"):
+        _ = protocol("stl10", "vgg13", "ce").rate
+
+
+@given(st.integers(1, 2000))
+def test_scaling_keeps_the_shape_of_the_schedule(epochs: int) -> None:
+    config = TrainConfig().scaled(epochs)
+    assert config.epochs == epochs
+    assert config.measured[-1] == epochs
+    assert config.measured[0] >= 1
+    for decay, original in zip(config.decays, (116, 233), strict=len(config.decays) == 2):
+        assert abs(decay - original * epochs / 350) <= 0.5
+    assert TrainConfig().scaled(350) == TrainConfig()
