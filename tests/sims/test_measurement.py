@@ -1,0 +1,253 @@
+"""What is measured on a network equals a dense float64 oracle, example by example, from one streaming pass."""
+
+import errno
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from manifolds.classes import ClassLayout
+from sims.training.measurement import Measurement, measure_features, measure_network
+from sims.training.ranges import snr_in_range
+from sims.training.spool import FeatureSpool
+from tests import oracles
+from ufm import snr as exact
+from ufm.statistics import statistics_of
+
+
+def dense(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray, lam: float) -> dict[str, float]:
+    """Every scalar written out with dense matrices and loops over examples, classes and pairs."""
+    C, n = len(W), len(features)
+    means = np.stack([features[labels == c].mean(0) for c in range(C)])
+    mu = features.mean(0)
+    centred = means - mu
+    sigma_w = sum(np.outer(h - means[y], h - means[y]) for h, y in zip(features, labels, strict=True)) / n
+    sigma_b = sum(np.outer(m, m) * np.mean(labels == c) for c, m in enumerate(centred))
+    left, values, _ = np.linalg.svd(sigma_b)
+    pinv = sum(np.outer(left[:, k], left[:, k]) / values[k] for k in range(min(C - 1, len(mu))))
+    ls = oracles.least_squares(features, labels, C, lam)
+    W_ls, b_ls = ls[:, :-1], ls[:, -1]
+
+    def cosines(rows: np.ndarray) -> np.ndarray:
+        pairs = [(i, j) for i in range(C) for j in range(i)]
+        return np.array([rows[i] @ rows[j] / np.linalg.norm(rows[i]) / np.linalg.norm(rows[j]) for i, j in pairs])
+
+    def spread(x: np.ndarray) -> float:
+        return float(np.std(x, ddof=1)) if len(x) > 1 else 0.0
+
+    within = sum(np.sum((W_ls @ (h - means[y])) ** 2) for h, y in zip(features, labels, strict=True)) / n
+    between = sum(np.sum((W_ls @ means[y] + b_ls - np.eye(C)[y]) ** 2) for y in labels) / n
+    full, best = oracles.mse(features, labels, W, b, lam), oracles.mse(features, labels, W_ls, b_ls, lam)
+    out = {
+        "loss": full,
+        "loss_nc1": 0.5 * (within + lam * (np.sum(W_ls**2) + np.sum(b_ls**2))),
+        "loss_nc23": 0.5 * between,
+        "loss_perp": full - best,
+        "nc1": np.trace(sigma_w @ pinv) / C,
+        "nc3": np.sum((W / np.linalg.norm(W) - centred / np.linalg.norm(centred)) ** 2),
+        "nc4": np.mean([np.argmax(W @ h + b) != np.argmin([np.linalg.norm(h - m) for m in means]) for h in features]),
+        "train_error": np.mean([np.argmax(W @ h + b) != y for h, y in zip(features, labels, strict=True)]),
+    }
+    for suffix, rows in (("", centred), ("_w", W)):
+        norms = np.linalg.norm(rows, axis=1)
+        out[f"nc2_equinorm{suffix}"] = spread(norms) / norms.mean()
+        out[f"nc2_equiangular{suffix}"] = spread(cosines(rows))
+        out[f"nc2_maxangle{suffix}"] = np.mean(abs(cosines(rows) + 1 / (C - 1)))
+    return out
+
+
+def problem(seed: int, noise: float, unequal: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    C, P = int(rng.integers(2, 6)), int(rng.integers(6, 10))
+    sizes = rng.integers(11, 22, C) if unequal else np.full(C, 12)
+    labels = rng.permutation(np.repeat(np.arange(C), sizes))
+    means = rng.standard_normal((C, P))
+    features = means[labels] + noise * rng.standard_normal((len(labels), P))
+    return features, labels, rng.standard_normal((C, P)), rng.standard_normal(C)
+
+
+def identity_net(W: np.ndarray, b: np.ndarray) -> nn.Module:
+    """A network whose last linear layer sees its input."""
+    model = nn.Sequential()
+    model.add_module("body", nn.Identity())
+    model.add_module("head", nn.Linear(W.shape[1], len(W)).double())
+    with torch.no_grad():
+        model.get_submodule("head").weight.copy_(torch.from_numpy(W))
+        model.get_submodule("head").bias.copy_(torch.from_numpy(b))
+    return model
+
+
+def loader(features: np.ndarray, labels: np.ndarray, batch: int = 7) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    H, y = torch.from_numpy(features), torch.from_numpy(labels)
+    return list(zip(H.split(batch), y.split(batch), strict=True))
+
+
+def assert_matches(found: Measurement, expected: dict[str, float], prefix: str = "") -> None:
+    for name, value in expected.items():
+        measured = found.scalars[f"{prefix}{name}" if name != "train_error" else f"{prefix or 'train_'}error"]
+        scale = expected["loss"] if name.startswith("loss") else 1e-3
+        assert measured == pytest.approx(value, rel=1e-9, abs=1e-9 * scale), name
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1.0, 0.1, 1e-5]), st.sampled_from([0.0, 1e-3, 0.2]))
+def test_every_scalar_equals_the_dense_oracle(seed: int, unequal: bool, noise: float, lam: float) -> None:
+    features, labels, W, b = problem(seed, noise, unequal)
+    found = measure_network(identity_net(W, b), loader(features, labels), "head", lam)
+    assert_matches(found, dense(features, labels, W, b, lam))
+    assert found.undefined == ()
+    in_memory = measure_features(features, labels, W, b, lam)
+    for name, value in found.scalars.items():
+        assert in_memory.scalars[name] == pytest.approx(value, rel=1e-10, abs=1e-13), name
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1.0, 1e-3]), st.sampled_from([0.0, 0.01]))
+def test_the_decomposition_sums_to_the_loss(seed: int, unequal: bool, noise: float, lam: float) -> None:
+    features, labels, W, b = problem(seed, noise, unequal)
+    s = measure_network(identity_net(W, b), loader(features, labels), "head", lam).scalars
+    assert s["loss_nc1"] + s["loss_nc23"] + s["loss_perp"] == pytest.approx(s["loss"], rel=1e-10)
+    assert s["loss"] == pytest.approx(oracles.mse(features, labels, W, b, lam), rel=1e-10)
+
+
+@given(st.integers(0, 2**32 - 1), st.sampled_from([0.0, 0.01]))
+def test_l_perp_is_round_off_at_the_least_squares_head(seed: int, lam: float) -> None:
+    features, labels, W, _ = problem(seed, 0.5, True)
+    ls = oracles.least_squares(features, labels, len(W), lam)
+    s = measure_features(features, labels, ls[:, :-1], ls[:, -1], lam).scalars
+    assert 0 <= s["loss_perp"] < 1e-20
+    assert s["loss"] > 1e-3
+
+
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1.0, 1e-5]))
+def test_the_snr_equals_that_of_the_features(seed: int, unequal: bool, noise: float) -> None:
+    features, labels, W, b = problem(seed, noise, unequal)
+    order = np.argsort(labels, kind="stable")
+    expected = exact.snr(np.ascontiguousarray(features[order].T), ClassLayout(tuple(np.bincount(labels))))
+    found = measure_network(identity_net(W, b), loader(features, labels), "head", 0.1).snr
+    assert (found.dropped, found.lost_signal) == (0, pytest.approx(0, abs=1e-13))
+    np.testing.assert_allclose(found.omega, expected.omega, rtol=1e-9)
+    np.testing.assert_allclose(
+        found.U * found.omega @ found.V.T, expected.left_vectors * expected.omega @ expected.V.T, rtol=1e-7
+    )
+
+
+def test_tr_sigma_w_far_below_tr_sigma_b_is_measured_to_nine_digits() -> None:
+    features, labels, W, b = problem(3, 1e-5 / 2**0.5, True)
+    ratio = dense(features, labels, W, b, 0.0)["nc1"]
+    assert ratio < 1e-9
+    assert_matches(measure_network(identity_net(W, b), loader(features, labels), "head", 0.0), dense(features, labels, W, b, 0.0))
+
+
+def test_dead_features_are_dropped_and_counted_as_the_reduction_does() -> None:
+    features, labels, W, b = problem(8, 0.3, False)
+    C, P = W.shape
+    dead = np.hstack([features, np.zeros((len(features), 2)), np.full((len(features), 1), 0.7)])
+    wide = np.hstack([W, np.ones((C, 3))])
+    order = np.argsort(labels, kind="stable")
+    layout = ClassLayout.equal(C, len(labels) // C)
+    reduced, reduction = exact.reduce_to_range(np.ascontiguousarray(dead[order].T), layout)
+    expected = exact.snr(reduced, layout)
+    for lam in (0.0, 0.05):
+        found = measure_features(dead, labels, wide, b, lam)
+        assert found.snr.dropped == reduction.dropped == 3
+        assert found.snr.lost_signal == pytest.approx(0, abs=1e-14)
+        np.testing.assert_allclose(found.snr.omega, expected.omega, rtol=1e-9)
+        assert found.snr.U.shape == (P + 3, C - 1)
+        np.testing.assert_allclose(found.snr.U.T @ found.snr.U, np.eye(C - 1), atol=1e-12)
+        assert not abs(found.snr.U[P:]).max() > 1e-12
+        assert_matches(found, {k: v for k, v in dense(dead, labels, wide, b, lam).items() if k.startswith("loss")})
+        assert found.undefined == ()
+
+
+def test_signal_without_variability_is_reported_as_lost() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(3), 10)
+    features = np.hstack([rng.standard_normal((30, 4)), 5.0 * np.eye(3)[labels]])
+    stats = statistics_of(torch.from_numpy(features), torch.from_numpy(labels), 3)
+    found = snr_in_range(stats, 2e-16)
+    assert found.dropped == 3
+    assert 0.9 < found.lost_signal < 1
+
+
+def test_a_range_smaller_than_the_number_of_classes_pads_with_zeros() -> None:
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(5), 8)
+    features = np.hstack([rng.standard_normal((40, 2)) + labels[:, None], np.zeros((40, 4))])
+    found = snr_in_range(statistics_of(torch.from_numpy(features), torch.from_numpy(labels), 5), 2e-16)
+    assert (found.omega.shape, found.V.shape, found.U.shape) == ((4,), (5, 4), (6, 4))
+    assert (found.omega > 0).tolist() == [True, True, False, False]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_the_test_set_has_its_own_statistics_and_the_means_of_the_training_set(seed: int) -> None:
+    features, labels, W, b = problem(seed, 0.8, True)
+    C = len(W)
+    rng = np.random.default_rng(seed + 1)
+    test_labels = rng.permutation(np.repeat(np.arange(C), rng.integers(11, 15, C)))
+    test = rng.standard_normal((len(test_labels), W.shape[1])) + test_labels[:, None]
+    found = measure_network(identity_net(W, b), loader(features, labels), "head", 0.1, loader(test, test_labels, 5))
+    expected = dense(test, test_labels, W, b, 0.1)
+    means = [features[labels == c].mean(0) for c in range(C)]
+    expected["nc4"] = np.mean([np.argmax(W @ h + b) != np.argmin([np.linalg.norm(h - m) for m in means]) for h in test])
+    assert_matches(found, expected, "test_")
+    assert found.test_omega is not None
+    assert found.test_omega.shape == found.snr.omega.shape
+
+
+def test_the_network_is_left_as_it_was_and_its_running_statistics_untouched() -> None:
+    model = nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Sequential(nn.ReLU(), nn.Linear(6, 3, bias=False))).train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    rng = np.random.default_rng(0)
+    data = loader(rng.standard_normal((60, 4)).astype(np.float32), np.repeat(np.arange(3), 20)[rng.permutation(60)])
+    kept: dict[str, np.ndarray] = {}
+    measure_network(model, data, "2.1", 0.0, keep=lambda H, y: kept.update(H=np.array(H), y=y))
+    assert model.training
+    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
+    model.eval()
+    with torch.no_grad():
+        expected = torch.relu(model[1](model[0](torch.cat([x for x, _ in data]))))
+    np.testing.assert_array_equal(kept["H"], expected.numpy())
+    np.testing.assert_array_equal(kept["y"], torch.cat([y for _, y in data]).numpy())
+
+
+def test_undefined_measures_are_nan_with_their_reason_and_the_rest_is_there() -> None:
+    features, labels, W, b = problem(1, 0.5, False)
+    found = measure_features(features, labels, 0 * W, b, 0.1)
+    assert np.isnan(found.scalars["nc2_equinorm_w"])
+    assert any("nc2_equinorm_w: a vector is zero" in reason for reason in found.undefined)
+    assert found.scalars["nc1"] > 0
+    means = np.stack([features[labels == c].mean(0) for c in range(len(W))])
+    collapsed = measure_features(means[labels], labels, W, b, 0.1)
+    assert np.isnan(collapsed.snr.omega).all()
+    assert any("Sigma_W = 0" in reason for reason in collapsed.undefined)
+
+
+def test_what_cannot_be_measured_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    features, labels, W, b = problem(1, 0.5, False)
+    model, data = identity_net(W, b), loader(features, labels)
+    with pytest.raises(ValueError, match="no linear layer called 'fc'; it has: head"):
+        measure_network(model, data, "fc", 0.1)
+    with pytest.raises(ValueError, match="labels run from"):
+        measure_network(model, loader(features, labels + len(W)), "head", 0.1)
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        measure_network(model, loader(features * np.inf, labels), "head", 0.1)
+    with pytest.raises(ValueError, match="class 0 has no example"):
+        measure_network(model, loader(features[labels > 0], labels[labels > 0]), "head", 0.1)
+    with pytest.raises(ValueError, match=r"it saw \(7, 1, "):
+        measure_network(model, [(x[:, None], y) for x, y in data], "head", 0.1)
+    with pytest.raises(ValueError, match="do not fit"):
+        measure_features(features, labels, W[:, 1:], b, 0.1)
+
+    class Full:
+        def write(self, _: object) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: Full())
+    with FeatureSpool(tmp_path) as spool, pytest.raises(ValueError, match="cannot keep the features for measuring: No space"):
+        spool.append(features, labels)
