@@ -1,0 +1,91 @@
+"""`python -m sims.measure`: every measure of collapse of features in .npz files.
+
+A file holds `features` (n, P) and `labels` (n,), and the classifier `W` (C, P), `b` (C,) and `epoch` where they are known.
+For a network in memory call `measure_network`, for features in memory `measure_features`.
+"""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from sims.training.measurement import Measurement, measure_features, measure_network
+from sims.training.record import Record, table
+from ufm.least_squares import ls_classifier
+from ufm.statistics import statistics_of
+from ufm.store import check_writable, load_arrays, load_features
+
+__all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
+SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
+
+
+def measure_file(path: Path, lam: float) -> tuple[int | None, Measurement]:
+    """Epoch (None if unknown) and measures of a file; without W, the least-squares classifier at lambda stands in: L_perp = 0."""
+    features, labels = load_features(path)
+    if not np.issubdtype(labels.dtype, np.integer):
+        raise ValueError(f"{path}: labels are {labels.dtype}, integers are needed")
+    if not np.issubdtype(features.dtype, np.floating) or features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(f"{path}: features are {features.dtype} {features.shape} with labels {labels.shape}")
+    if not len(labels):
+        raise ValueError(f"{path} has no examples")
+    arrays = load_arrays(path)
+    epoch = int(arrays["epoch"]) if "epoch" in arrays else None
+    if "W" in arrays:
+        W = arrays["W"]
+        b = arrays.get("b", np.zeros(len(W)))
+    else:
+        try:
+            W, b = ls_classifier(statistics_of(features, labels, int(labels.max()) + 1), lam)
+        except ValueError as error:
+            raise ValueError(f"{path} has no classifier W, and: {error}") from error
+    return epoch, measure_features(features, labels, W, b, lam)
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m sims.measure", description="Measure collapse of features.", allow_abbrev=False)
+    p.add_argument("files", nargs="+", metavar="FILE.npz", help="features (n, P), labels (n,); W (C, P), b (C,), epoch")
+    p.add_argument(
+        "--lambda", dest="lam", type=float, default=0.0, help="weight decay of the loss (Eq. 2); C wd / 2 for MSELoss (default 0)"
+    )
+    p.add_argument("--out", metavar="FILE.npz", help="write all quantities, one entry a file, as a trajectory")
+    p.add_argument("--json", action="store_true", help="one JSON object a file instead of the table")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command: 0 done, 2 bad input with one line on standard error."""
+    args = parser().parse_args(argv)
+    torch.set_num_threads(1)
+    record = Record.empty()
+    try:
+        if not 0 <= args.lam < float("inf"):
+            raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
+        if args.out is not None:
+            check_writable(Path(args.out))
+        for k, name in enumerate(args.files):
+            known, found = measure_file(Path(name), args.lam)
+            epoch = k if known is None else known
+            record = record.with_epoch(epoch, found, args.lam)
+            if args.out is not None:
+                record.save(Path(args.out))
+            for reason in found.undefined:
+                print(f"{name}: undefined: {reason}", file=sys.stderr)
+            if args.json:
+                # JSON has no NaN: what is undefined is null
+                scalars = {key: None if np.isnan(value) else value for key, value in found.scalars.items()}
+                omega = [None if np.isnan(value) else float(value) for value in found.snr.omega]
+                print(json.dumps({"file": name, "epoch": epoch, **scalars, "omega": omega, "dropped": found.snr.dropped}))
+    except ValueError as error:
+        print(f"sims.measure: error: {error}", file=sys.stderr)
+        return 2
+    if not args.json:
+        print(table(record, SHOWN))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

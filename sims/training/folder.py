@@ -1,0 +1,109 @@
+"""The folder of a run: config.json, provenance.json, trajectory.npz, features-EPOCH.npz, checkpoint.pt; every write atomic."""
+
+import json
+import os
+import pickle
+import platform
+import subprocess
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+
+from sims.training.config import TrainConfig, load_config
+from sims.training.record import TRAJECTORY, Record
+from ufm.store import save_arrays, write_atomically
+
+CONFIG, PROVENANCE, CHECKPOINT = "config.json", "provenance.json", "checkpoint.pt"
+
+
+class RunFolder:
+    """Where one run lives. Raises ValueError for a folder that cannot be made or that belongs to another configuration."""
+
+    def __init__(self, path: Path, config: TrainConfig) -> None:
+        self.path, self.config = path, config
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot make the folder {path}: {error.strerror}") from error
+        if (path / CONFIG).exists():
+            self._check_same(load_config(path / CONFIG))
+
+    def begin(self) -> None:
+        """Write the configuration, and one more entry of provenance."""
+        _write_text(self.path / CONFIG, self.config.to_json())
+        path = self.path / PROVENANCE
+        sessions = json.loads(path.read_text()) if path.exists() else []
+        _write_text(path, json.dumps([*sessions, provenance()], indent=2) + "\n")
+
+    def save_checkpoint(self, epoch: int, state: dict[str, Any], record: Record) -> None:
+        """Write the measured trajectory, then everything that the run needs to go on after this epoch."""
+        record.save(self.path / TRAJECTORY)
+        arrays = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in record.arrays.items()}
+        whole = {**state, "epoch": epoch, "record": arrays, "config": self.config.to_json()}
+        write_atomically(self.path / CHECKPOINT, lambda file: torch.save(whole, file))
+
+    def load_checkpoint(self, device: torch.device) -> tuple[int, dict[str, Any], Record] | None:
+        """Epoch, state and record of the last checkpoint, or None. Raises ValueError for a damaged or foreign one."""
+        path = self.path / CHECKPOINT
+        if not path.exists():
+            return None
+        try:
+            state = torch.load(path, map_location=device, weights_only=True)
+            epoch, arrays, config = int(state.pop("epoch")), state.pop("record"), state.pop("config")
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
+            first = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise ValueError(
+                f"cannot read the checkpoint {path}: {first}; delete it to start again (the measured epochs stay in {TRAJECTORY} "
+                "until then)"
+            ) from error
+        if config != self.config.to_json():
+            raise ValueError(f"{path} belongs to another configuration than {CONFIG} beside it")
+        return epoch, state, Record({name: value.cpu().numpy() for name, value in arrays.items()})
+
+    def save_features(self, epoch: int, features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray) -> None:
+        """Write the training features of an epoch, as `ufm.flow --features` and `sims.measure` read them."""
+        arrays = {"features": features, "labels": labels, "W": W, "b": b, "epoch": np.asarray(epoch)}
+        save_arrays(self.path / f"features-{epoch:04d}.npz", arrays)
+
+    def _check_same(self, saved: TrainConfig) -> None:
+        old, new = asdict(saved), asdict(self.config)
+        differing = [key for key in new if old[key] != new[key]]
+        if differing:
+            key = differing[0]
+            raise ValueError(
+                f"{self.path} belongs to another run ({key} = {old[key]!r}, now {new[key]!r}): repeat its options to resume it, "
+                "or choose another folder"
+            )
+
+
+def _write_text(path: Path, text: str) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    write_atomically(path, write)
+
+
+def load_run(path: Path) -> tuple[TrainConfig, Record]:
+    """Configuration and record of a stored run. Raises ValueError for a folder that holds none."""
+    if not (path / CONFIG).exists():
+        raise ValueError(f"{path} is not the folder of a run: it has no {CONFIG}")
+    return load_config(path / CONFIG), Record.load(path / TRAJECTORY)
+
+
+def provenance() -> dict[str, Any]:
+    """Versions, commit and facts of the host."""
+    source = Path(__file__).parent
+    git = subprocess.run(["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return {
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "commit": git.stdout.strip() or None,
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }

@@ -1,0 +1,190 @@
+"""The training loop: one process, one GPU or many under Hugging Face's launcher; deterministic, measured, resumable.
+
+Order and initialisation depend on the seed and the epoch alone, so a run resumed after a kill ends with the same bits (CPU).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from sims.training.config import TrainConfig
+from sims.training.data import Data, Normalizer
+from sims.training.folder import RunFolder
+from sims.training.measurement import Measurement, measure_network
+from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf, last_linear
+from sims.training.objective import groups, optimizer_of, summed_loss
+from sims.training.ranges import Classifier
+from sims.training.readers import Split
+from sims.training.record import Record
+from sims.training.robustness import deepfool_robustness, robustness_sample
+from ufm.least_squares import lambda_of_weight_decay
+
+EVALUATION_BATCH = 256
+Progress = Callable[[int, int, int], None]  # (epoch, batch, batches an epoch)
+Report = Callable[[int, float, Measurement], None]  # (epoch, training loss, what was measured)
+
+
+@dataclass(frozen=True, eq=False)
+class Examples:
+    """A split on its device, bytes until a batch is asked for."""
+
+    images: Tensor
+    labels: Tensor
+    normalizer: Normalizer
+
+    @classmethod
+    def of(cls, split: Split, normalizer: Normalizer, device: torch.device) -> "Examples":
+        """The split moved to a device."""
+        images, labels = torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
+        return cls(images, labels, normalizer.to(device))
+
+    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """Network inputs and labels of some examples."""
+        return self.normalizer(self.images[indices]), self.labels[indices]
+
+    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Everything once, for measuring."""
+        for start in range(0, len(self.labels), EVALUATION_BATCH):
+            window = slice(start, start + EVALUATION_BATCH)
+            yield self.normalizer(self.images[window]), self.labels[window]
+
+
+def epoch_batches(n: int, batch_size: int, seed: int, epoch: int, processes: int = 1) -> list[np.ndarray]:
+    """The shuffled batches of an epoch, a function of seed and epoch. A last one of under two examples a process is left out.
+
+    (Batch normalisation cannot train on one example.)
+    """
+    order = np.random.default_rng((seed, epoch)).permutation(n)
+    batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
+    return [batch for batch in batches if len(batch) >= 2 * processes]
+
+
+def network(config: TrainConfig, data: Data) -> nn.Module:
+    """The network of a configuration, initialised from its seed."""
+    channels, height, width = data.train.images.shape[1:]
+    if height != width:
+        raise ValueError(f"images of {height} x {width} are not square: pad them")
+    torch.manual_seed(config.seed)
+    model = build(config.net, Shape(channels, height, data.classes, config.width, config.batch_norm, config.stem))
+    if config.fixed_etf:
+        freeze_as_simplex_etf(last_linear(model), torch.Generator().manual_seed(config.seed))
+    return model
+
+
+class Trainer:
+    """A network, its optimiser and its data under an Accelerator: `train_epoch`, `measure`, `state`, `restore`."""
+
+    def __init__(self, config: TrainConfig, data: Data, accelerator: Accelerator) -> None:
+        self.config, self.accelerator = config, accelerator
+        self.bare = network(config, data)
+        self.head = last_linear(self.bare, CLASSIFIER)
+        self.lam = lambda_of_weight_decay(config.weight_decay, data.classes)
+        self.groups = groups(self.bare, self.head, config)
+        self.model, self.optimizer = accelerator.prepare(self.bare, optimizer_of(self.groups, config))
+        self.loss = summed_loss(config)
+        device = accelerator.device
+        self.train, self.test = (Examples.of(split, data.normalizer, device) for split in (data.train, data.test))
+        if not epoch_batches(len(data.train), config.batch_size, config.seed, 1, accelerator.num_processes):
+            raise ValueError(f"{len(data.train)} examples make no batch of {config.batch_size}")
+        self._features: list[Tensor] = []
+        self.head.register_forward_pre_hook(self._notice)
+
+    def train_epoch(self, epoch: int, progress: Progress) -> float:
+        """One pass over the training set; the mean loss of the batches as they were met. Raises ValueError where it diverged."""
+        self.model.train()
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.rate_at(epoch)
+        rank, world = self.accelerator.process_index, self.accelerator.num_processes
+        total = torch.zeros((), device=self.accelerator.device)
+        batches = epoch_batches(len(self.train.labels), self.config.batch_size, self.config.seed, epoch, world)
+        for k, batch in enumerate(batches):
+            mine = torch.from_numpy(batch[rank::world]).to(self.accelerator.device)
+            total += self._step(*self.train.batch(mine), scale=world / len(batch))
+            progress(epoch, k + 1, len(batches))
+        mean = float(total) / len(batches)
+        if not np.isfinite(mean):
+            raise ValueError(f"training diverged in epoch {epoch} (loss {mean}): lower the learning rate {self.config.rate:g}")
+        return mean
+
+    def _step(self, inputs: Tensor, labels: Tensor, scale: float) -> Tensor:
+        """One update. `scale` makes the sum over this process's share, averaged over processes, the mean over the batch."""
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            logits = self.model(inputs)  # the hook on the classifier notices the features on the way
+            loss = scale * self.loss(logits, labels, self._features[0])
+            if self.config.optimizer == "lbfgs":  # it has no weight decay of its own
+                loss = loss + torch.stack([group.penalty() for group in self.groups]).sum()
+            self.accelerator.backward(loss)
+            return loss.detach()
+
+        if self.config.optimizer != "lbfgs":
+            loss = closure()
+            self.optimizer.step()
+            return loss
+        met: list[Tensor] = []  # the search evaluates the closure many times, first where it stands
+
+        def search() -> Tensor:
+            met.append(closure())
+            return met[-1]
+
+        self.optimizer.step(search)
+        return met[0]
+
+    def measure(self, folder: RunFolder, epoch: int) -> Measurement:
+        """Everything measured at this epoch, features written where they are asked for."""
+        classifier = Classifier.of(self.head)
+        W, b = (weights.cpu().numpy() for weights in (classifier.W, classifier.b))
+        wanted = epoch in self.config.save_features
+        keep = (lambda H, y: folder.save_features(epoch, H, y, W, b)) if wanted else None
+        found = measure_network(
+            self.bare, self.train.in_order(), CLASSIFIER, self.lam, self.test.in_order(), keep=keep, scratch=folder.path
+        )
+        if self.config.robustness:
+            sample = robustness_sample(len(self.test.labels), self.config.robustness, self.config.seed)
+            images, _ = self.test.batch(torch.from_numpy(sample).to(self.accelerator.device))
+            found.scalars["robustness"] = deepfool_robustness(self.bare, images)
+        return found
+
+    def state(self) -> dict[str, Any]:
+        """Everything that changes in training."""
+        scaler = self.accelerator.scaler
+        found = {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict()}
+        return found | ({} if scaler is None else {"scaler": scaler.state_dict()})
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state saved by `state`."""
+        self.bare.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.accelerator.scaler is not None:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+
+    def _notice(self, _: nn.Module, inputs: tuple[Tensor, ...]) -> None:
+        if self.model.training:
+            self._features[:] = [inputs[0]]
+
+
+def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: Report) -> Record:
+    """Train, measure and checkpoint from wherever the folder stands to the last epoch."""
+    config, accelerator = trainer.config, trainer.accelerator
+    saved, start, record = folder.load_checkpoint(accelerator.device), 0, Record.empty()
+    if saved is not None:
+        start, record = saved[0] + 1, saved[2]
+        trainer.restore(saved[1])
+    loss = float("nan")
+    for epoch in range(start, config.epochs + 1):
+        if epoch:
+            loss = trainer.train_epoch(epoch, progress)
+        if epoch in config.measured:
+            if accelerator.is_main_process:
+                found = trainer.measure(folder, epoch)
+                record = record.with_epoch(epoch, found, trainer.lam)
+                folder.save_checkpoint(epoch, trainer.state(), record)
+                report(epoch, loss, found)
+            accelerator.wait_for_everyone()
+    return record

@@ -1,0 +1,73 @@
+"""What is minimised and how: the losses, the decays, and the optimisers of a configuration."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sims.training.config import TrainConfig
+
+LBFGS_ITERATIONS, LBFGS_HISTORY = 10, 10  # inner iterations a batch, and pairs remembered
+
+
+@dataclass(frozen=True)
+class Group:
+    """Parameters that share a weight decay."""
+
+    parameters: list[nn.Parameter]
+    weight_decay: float
+
+    def penalty(self) -> Tensor:
+        """weight_decay / 2 times the sum of squares."""
+        return 0.5 * self.weight_decay * torch.stack([p.square().sum() for p in self.parameters]).sum()
+
+
+def mean_square(logits: Tensor, labels: Tensor, true: float, target: float) -> Tensor:
+    """Sum over the batch of Ave_c of (f_c - target y_c)^2, times `true` at c = y (Hui & Belkin 2021). torch's MSELoss at 1, 1."""
+    C = logits.shape[1]
+    y = F.one_hot(labels, C).to(logits.dtype)
+    return ((logits - target * y).square() * (1 + (true - 1) * y)).sum() / C
+
+
+def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """Sum over the batch of the cross-entropy of the softmax."""
+    return F.cross_entropy(logits, labels, reduction="sum")
+
+
+def summed_loss(config: TrainConfig) -> Callable[[Tensor, Tensor, Tensor], Tensor]:
+    """The loss (logits, labels, features) summed over a batch, with the feature decay in it; divide by the size for the mean."""
+
+    def loss(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
+        logits, features = logits.float(), features.float()
+        if config.loss == "ce":
+            data = cross_entropy(logits, labels)
+        else:
+            data = mean_square(logits, labels, config.rescale_true, config.rescale_target)
+        return data + 0.5 * config.feature_decay * features.square().sum() if config.feature_decay else data
+
+    return loss
+
+
+def groups(model: nn.Module, head: nn.Linear, config: TrainConfig) -> list[Group]:
+    """Trained parameters with their weight decay: all alike, or only the classifier's where features decay instead."""
+    of_head = {id(p) for p in head.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    last = [p for p in trained if id(p) in of_head]
+    body = [p for p in trained if id(p) not in of_head]
+    found = [Group(body, 0.0 if config.feature_decay else config.weight_decay), Group(last, config.weight_decay)]
+    return [group for group in found if group.parameters]
+
+
+def optimizer_of(parts: list[Group], config: TrainConfig) -> torch.optim.Optimizer:
+    """SGD with momentum, Adam (weight decay in the gradient), or L-BFGS with a strong Wolfe search (decay in the loss)."""
+    if config.optimizer == "lbfgs":
+        everything = [p for group in parts for p in group.parameters]
+        line_search = {"line_search_fn": "strong_wolfe", "max_iter": LBFGS_ITERATIONS, "history_size": LBFGS_HISTORY}
+        return torch.optim.LBFGS(everything, lr=config.rate, **line_search)  # type: ignore[arg-type]
+    decayed: list[dict[str, Any]] = [{"params": group.parameters, "weight_decay": group.weight_decay} for group in parts]
+    if config.optimizer == "adam":
+        return torch.optim.Adam(decayed, lr=config.rate)
+    return torch.optim.SGD(decayed, lr=config.rate, momentum=config.momentum)

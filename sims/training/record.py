@@ -1,0 +1,98 @@
+"""What a run stores, one entry a measured epoch: `trajectory.npz`, and its view as the Trajectory type of a simulation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sims.training.measurement import Measurement
+from ufm.store import load_arrays, save_arrays
+from ufm.trajectory import Trajectory, follow
+
+ZERO_ERROR = 1e-3  # "effectively zero" training error: 99.9 % (Papyan, Han & Donoho 2020)
+TRAJECTORY = "trajectory.npz"
+REQUIRED = ("epoch", "omega", "V", "U", "counts", "train_error", "nc1", "loss")
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """Arrays by name with the measured epochs along their first axis, beside `counts` (C,) and `lambda` ().
+
+    Scalars are (T,); omega (T, K) descending, V (T, C, K), U (T, P, K); `dropped` and `lost_signal` (T,) tell what the reduction
+    of the features to the range of Sigma_W left out of omega, V and U.
+    """
+
+    arrays: dict[str, np.ndarray]
+
+    @classmethod
+    def empty(cls) -> "Record":
+        """Nothing measured yet."""
+        return cls({})
+
+    @property
+    def epochs(self) -> np.ndarray:
+        """The measured epochs. (T,)"""
+        return self.arrays.get("epoch", np.zeros(0, dtype=np.int64))
+
+    def with_epoch(self, epoch: int, found: Measurement, lam: float) -> "Record":
+        """The record with one more measured epoch. Raises ValueError where another quantity is measured than before."""
+        row: dict[str, np.ndarray] = {name: np.asarray(value) for name, value in sorted(found.scalars.items())}
+        row |= {"epoch": np.asarray(epoch), "omega": found.snr.omega, "V": found.snr.V, "U": found.snr.U}
+        row |= {"dropped": np.asarray(found.snr.dropped), "lost_signal": np.asarray(found.snr.lost_signal)}
+        if found.test_omega is not None:
+            row["test_omega"] = found.test_omega
+        fixed = {"counts": found.counts, "lambda": np.asarray(lam)}
+        if not self.arrays:
+            return Record({name: value[None] for name, value in row.items()} | fixed)
+        if (row.keys() | fixed.keys()) != self.arrays.keys():
+            different = sorted((row.keys() | fixed.keys()) ^ self.arrays.keys())
+            raise ValueError(f"epoch {epoch} measures something else than the epochs before it: {different[0]}")
+        return Record({name: np.concatenate([self.arrays[name], value[None]]) for name, value in row.items()} | fixed)
+
+    def save(self, path: Path) -> None:
+        """Write the arrays, atomically."""
+        save_arrays(path, self.arrays)
+
+    @classmethod
+    def load(cls, path: Path) -> "Record":
+        """The record of a file. Raises ValueError for one that is unreadable or has no such arrays."""
+        arrays = load_arrays(path)
+        missing = [name for name in REQUIRED if name not in arrays]
+        if missing:
+            raise ValueError(f"{path} is not a measured trajectory: it has no array {missing[0]!r}")
+        return cls(arrays)
+
+    @property
+    def zero_error_epoch(self) -> int | None:
+        """The first measured epoch with a training error of at most 0.1 %, None where there is none."""
+        reached = np.flatnonzero(self.arrays["train_error"] <= ZERO_ERROR)
+        return int(self.epochs[reached[0]]) if len(reached) else None
+
+    def trajectory(self) -> Trajectory:
+        """The singular values followed in time by their right vectors, the epoch as clock. Raises ValueError for unequal classes.
+
+        Epochs without variability (omega undefined) are left out.
+        """
+        counts = self.arrays["counts"]
+        if counts.min() != counts.max():
+            raise ValueError(f"classes have {counts.min()} to {counts.max()} examples: a trajectory needs equal classes")
+        defined = np.isfinite(self.arrays["omega"]).all(1)
+        if not defined.any():
+            raise ValueError("the SNR is undefined at every measured epoch")
+        omega, V, U = (self.arrays[name][defined] for name in ("omega", "V", "U"))
+        followed, last = [omega[0]], V[0]
+        for values, vectors in zip(omega[1:], V[1:], strict=True):
+            ordered, last = follow(last, values, vectors)
+            followed.append(ordered)
+        t = self.epochs[defined].astype(np.float64)
+        return Trajectory(t, np.stack(followed), V[0], C=len(counts), N=int(counts[0]), U=U[0])
+
+
+def table(record: Record, names: Sequence[str]) -> str:
+    """Some scalars of every measured epoch as aligned text."""
+    names = [name for name in names if name in record.arrays]
+    rows = [["epoch", *names]]
+    rows += [[str(e), *(f"{record.arrays[name][k]:.4g}" for name in names)] for k, e in enumerate(record.epochs)]
+    widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
