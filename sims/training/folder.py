@@ -33,10 +33,10 @@ class RunFolder:
 
     def begin(self) -> None:
         """Write the configuration, and one more entry of provenance."""
-        _write_text(self.path / CONFIG, self.config.to_json())
+        write_text(self.path / CONFIG, self.config.to_json())
         path = self.path / PROVENANCE
         sessions = json.loads(path.read_text()) if path.exists() else []
-        _write_text(path, json.dumps([*sessions, provenance()], indent=2) + "\n")
+        write_text(path, json.dumps([*sessions, provenance()], indent=2) + "\n")
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any], record: Record) -> None:
         """Write the measured trajectory, then everything that the run needs to go on after this epoch."""
@@ -79,7 +79,9 @@ class RunFolder:
             )
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, atomically."""
+
     def write(file: BinaryIO) -> None:
         file.write(text.encode())
 

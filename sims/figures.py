@@ -1,0 +1,61 @@
+"""`python -m sims.figures RUNS... --out DIR`: Figures 2-12 and Table 1 of the paper from stored runs."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sims.training.drawing import OVERLAYS, PLOTS, Run, check_distinct, overlay_figure, plot_figure, table_one
+from sims.training.folder import load_run, write_text
+from ufm.plot import save_figure
+
+FORMATS = ("png", "pdf", "svg")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m sims.figures", description=__doc__, allow_abbrev=False)
+    p.add_argument("runs", nargs="+", metavar="RUN", help="folders of sims.train, one a dataset, kind of network and loss")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder of the figures")
+    p.add_argument("--loss", choices=("mse", "ce"), default="mse", help="runs that Figures 2-9 show (default mse)")
+    p.add_argument("--format", choices=FORMATS, default="png", help="of the figures (default png)")
+    return p
+
+
+def draw(runs: list[Run], out: Path, loss: str, suffix: str) -> list[Path]:
+    """Write every figure that the runs have the measures for, and the table. Returns what was written."""
+    check_distinct(runs)
+    single = [run for run in runs if run.config.loss == loss]
+    figures = {plot.number: plot_figure(plot, single) for plot in PLOTS}
+    figures |= {overlay.number: overlay_figure(overlay, runs) for overlay in OVERLAYS}
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {out}: {error.strerror}") from error
+    written = []
+    for number, figure in figures.items():
+        if figure is not None:
+            written.append(out / f"figure-{number:02d}.{suffix}")
+            save_figure(figure, written[-1])
+    written.append(out / "table-1.md")
+    write_text(written[-1], table_one(runs))
+    return written
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command: 0 done, 2 bad input with one line on standard error."""
+    args = parser().parse_args(argv)
+    try:
+        runs = [Run(*load_run(Path(name))) for name in args.runs]
+        written = draw(runs, Path(args.out), args.loss, args.format)
+    except ValueError as error:
+        print(f"sims.figures: error: {error}", file=sys.stderr)
+        return 2
+    missing = [n for n in range(2, 13) if not any(path.stem == f"figure-{n:02d}" for path in written)]
+    if missing:
+        print(f"not measured by these runs: Figure {', '.join(map(str, missing))}", file=sys.stderr)
+    print(table_one(runs))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

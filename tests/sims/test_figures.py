@@ -1,0 +1,137 @@
+"""Figures 2-12 and Table 1 from stored runs: which lines, from which arrays, with the zero-error epoch marked."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sims import figures
+from sims.training.config import TrainConfig, protocol
+from sims.training.drawing import OVERLAYS, PLOTS, Run, overlay_figure, plot_figure, table_one
+from sims.training.folder import RunFolder
+from sims.training.record import Record, table
+
+EPOCHS = np.array([1, 2, 5, 9])
+
+
+def record(seed: int = 0, errors: tuple[float, ...] = (0.5, 0.0011, 0.001, 0.0)) -> Record:
+    rng = np.random.default_rng(seed)
+    names = {line.name for plot in PLOTS for line in plot.lines} | {overlay.name for overlay in OVERLAYS}
+    arrays = {name: rng.uniform(0.01, 1, 4) for name in sorted(names)}
+    arrays |= {"epoch": EPOCHS, "train_error": np.array(errors), "test_error": np.array([0.6, 0.3, 0.25, 0.1])}
+    V = np.tile(np.eye(3)[:, :2], (4, 1, 1))
+    arrays |= {"omega": np.ones((4, 2)), "V": V, "U": np.zeros((4, 5, 2)), "counts": np.array([7, 7, 7])}
+    return Record(arrays)
+
+
+def run(net: str = "resnet18", dataset: str = "mnist", loss: str = "mse", seed: int = 0) -> Run:
+    return Run(TrainConfig(net=net, dataset=dataset, loss=loss), record(seed))
+
+
+@pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: f"figure {plot.number}")
+def test_every_line_is_the_stored_quantity_and_zero_error_is_marked(plot) -> None:
+    one = run()
+    figure = plot_figure(plot, [one])
+    assert figure is not None
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    for line in plot.lines:
+        np.testing.assert_array_equal(lines[line.label].get_xdata(), EPOCHS)
+        np.testing.assert_array_equal(lines[line.label].get_ydata(), one.record.arrays[line.name])
+    assert list(lines["zero training error"].get_xdata()) == [5, 5]
+    assert len(lines) == len(plot.lines) + 1
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda overlay: f"figure {overlay.number}")
+def test_overlays_show_both_losses(overlay) -> None:
+    runs = [run(), run(loss="ce", seed=1)]
+    figure = overlay_figure(overlay, runs)
+    assert figure is not None
+    lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
+    np.testing.assert_array_equal(lines["MSE"].get_ydata(), runs[0].record.arrays[overlay.name])
+    np.testing.assert_array_equal(lines["cross-entropy"].get_ydata(), runs[1].record.arrays[overlay.name])
+
+
+def test_panels_are_datasets_across_and_kinds_of_network_down() -> None:
+    runs = [run("vgg11", "cifar10"), run("densenet40", "mnist"), run("resnet50", "cifar10")]
+    figure = plot_figure(PLOTS[0], runs)
+    assert figure is not None
+    titles = [axes.get_title() for axes in figure.axes]
+    assert titles == ["", "CIFAR-10, vgg11", "", "CIFAR-10, resnet50", "MNIST, densenet40", ""]
+
+
+def test_the_zero_error_epoch_is_the_first_within_a_thousandth() -> None:
+    assert record().zero_error_epoch == 5
+    assert record(errors=(0.5, 0.4, 0.3, 0.2)).zero_error_epoch is None
+
+
+def test_table_one_is_the_test_accuracy_at_zero_error_and_at_the_end() -> None:
+    never = Run(TrainConfig(net="vgg11", dataset="svhn"), record(errors=(0.5, 0.4, 0.3, 0.2)))
+    text = table_one([never, run(), run("vgg11")])
+    assert "| MNIST | resnet18 | mse | 75.00 | 90.00 | 5 |" in text
+    assert "| SVHN | vgg11 | mse | not reached | 90.00 | - |" in text
+    assert "Gain of accuracy, percentage points: median 15.0000, mean 15.0000, over 2 run(s)" in text
+    robust = run().record.arrays["robustness"]
+    assert f"Gain of robustness: median {robust[3] - robust[2]:.4f}" in text
+    assert text.index("vgg11 | mse | 75") < text.index("resnet18 | mse | 75") < text.index("SVHN")
+
+
+def stored(path: Path, config: TrainConfig, seed: int = 0) -> str:
+    folder = RunFolder(path, config)
+    folder.begin()
+    record(seed).save(path / "trajectory.npz")
+    return str(path)
+
+
+def test_the_command_writes_every_figure_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    names = [stored(tmp_path / loss, protocol("mnist", "resnet18", loss)) for loss in ("mse", "ce")]
+    out = tmp_path / "figures"
+    assert figures.main([*names, "--out", str(out)]) == 0
+    assert sorted(path.name for path in out.iterdir()) == [*(f"figure-{n:02d}.png" for n in range(2, 13)), "table-1.md"]
+    assert (out / "table-1.md").read_text() in capsys.readouterr().out
+
+
+def test_what_was_not_measured_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    name = stored(tmp_path / "run", protocol("mnist", "resnet18", "mse"))
+    arrays = record().arrays
+    del arrays["robustness"]
+    Record(arrays).save(tmp_path / "run" / "trajectory.npz")
+    assert figures.main([name, "--out", str(tmp_path), "--format", "svg"]) == 0
+    assert capsys.readouterr().err == "not measured by these runs: Figure 9, 11\n"
+    assert not (tmp_path / "figure-09.svg").exists()
+
+
+def test_bad_input_is_one_line_and_exit_code_two(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    config = protocol("mnist", "resnet18", "mse")
+    a, b = stored(tmp_path / "a", config), stored(tmp_path / "b", replace(config, seed=1))
+    (tmp_path / "cut").mkdir()
+    cut = stored(tmp_path / "cut", config)
+    (tmp_path / "cut" / "trajectory.npz").write_bytes((tmp_path / "a" / "trajectory.npz").read_bytes()[:300])
+    for names, message in (
+        ([a, b], "two runs of mnist, resnet, mse: give one of them"),
+        ([str(tmp_path)], "is not the folder of a run"),
+        ([cut], "cannot read"),
+    ):
+        assert figures.main([*names, "--out", str(tmp_path / "out")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("sims.figures: error: ")
+        assert error.count("\n") == 1
+        assert message in error
+
+
+def test_singular_values_are_followed_by_their_vectors_through_a_crossing() -> None:
+    arrays = record().arrays
+    swap = np.eye(3)[:, [1, 0]]
+    arrays["omega"] = np.array([[3.0, 1.0], [3.0, 2.0], [4.0, 3.0], [6.0, 2.0]])
+    arrays["V"] = np.stack([np.eye(3)[:, :2], np.eye(3)[:, :2], swap, -swap])
+    trajectory = Record(arrays).trajectory()
+    np.testing.assert_array_equal(trajectory.omega, [[3, 1], [3, 2], [3, 4], [2, 6]])
+    arrays["counts"] = np.array([7, 8, 7])
+    with pytest.raises(ValueError, match="7 to 8 examples"):
+        Record(arrays).trajectory()
+
+
+def test_the_table_of_a_run_is_aligned() -> None:
+    text = table(record(), ["train_error", "absent"])
+    assert text.splitlines()[0] == "epoch  train_error"
+    assert text.splitlines()[-1] == "    9            0"
