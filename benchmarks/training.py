@@ -1,6 +1,6 @@
 """What measuring costs beside a plain forward pass, and an epoch of the training loop beside a bare PyTorch loop.
 
-`python -m benchmarks.training [--net resnet18] [--width 1] [--examples 512] [--repeats 3] [--device cpu]`; random images, medians of repeats.
+`python -m benchmarks.training --net resnet18 --width 1 --examples 512 --repeats 3 --device cpu`; random images, medians.
 """
 
 import argparse
@@ -91,9 +91,8 @@ def main() -> None:
             loss(model(prepared[indices]), y).backward()
             optimizer.step()
 
-    print(
-        f"{args.net} of width {args.width:g}, {args.examples} images of 3 x 32 x 32, batches of {EVALUATION_BATCH} and {config.batch_size}, {device}"
-    )
+    sizes = f"{args.examples} images of 3 x 32 x 32, batches of {EVALUATION_BATCH} and {config.batch_size}"
+    print(f"{args.net} of width {args.width:g}, {sizes}, {device}")
     ratio("measuring against a forward pass", measure, forward, args.repeats, device)
     ratio("an epoch against a bare loop", lambda: trainer.train_epoch(1, lambda *_: None), bare_epoch, args.repeats, device)
     print(f"peak memory of the process: {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")

@@ -1,0 +1,82 @@
+"""`python -m sims.measure`: a file's measures are those of its features, and bad files have one line."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sims.measure import main, measure_features
+from sims.training.record import Record
+from ufm.store import load_arrays, save_arrays
+
+
+def arrays(seed: int = 0) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(3), 20))
+    features = (rng.standard_normal((3, 5))[labels] + 0.3 * rng.standard_normal((60, 5))).astype(np.float32)
+    return {"features": features, "labels": labels, "W": rng.standard_normal((3, 5)), "b": rng.standard_normal(3)}
+
+
+def test_several_files_become_one_trajectory(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    for k, epoch in enumerate((3, 8)):
+        save_arrays(tmp_path / f"{k}.npz", {**arrays(k), "epoch": np.asarray(epoch)})
+    names = [str(tmp_path / f"{k}.npz") for k in range(2)]
+    assert main([*names, "--lambda", "0.1", "--out", str(tmp_path / "t.npz")]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    record = Record.load(tmp_path / "t.npz")
+    np.testing.assert_array_equal(record.epochs, [3, 8])
+    expected = measure_features(*(arrays(1)[name] for name in ("features", "labels", "W", "b")), 0.1)
+    for name, value in expected.scalars.items():
+        assert record.arrays[name][1] == value, name
+
+
+def test_without_a_classifier_the_least_squares_one_stands_in(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found = {name: arrays()[name] for name in ("features", "labels")}
+    save_arrays(tmp_path / "f.npz", found)
+    assert main([str(tmp_path / "f.npz"), "--lambda", "0.1", "--json"]) == 0
+    s = json.loads(capsys.readouterr().out)
+    assert s["loss_perp"] < 1e-25
+    assert s["loss_nc1"] + s["loss_nc23"] == pytest.approx(s["loss"], rel=1e-12)
+
+
+def test_bad_files_are_one_line_and_exit_code_two_and_what_was_measured_is_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    good = tmp_path / "good.npz"
+    save_arrays(good, arrays())
+    for change, message in (
+        ({"labels": arrays()["labels"].astype(float)}, "labels are float64, integers are needed"),
+        ({"labels": arrays()["labels"] + 1}, "labels run from 1 to 3, outside 0..2"),
+        ({"features": arrays()["features"][:, :4]}, "do not fit"),
+        ({"features": arrays()["features"] * np.float32(np.nan)}, "NaN or infinite"),
+        ({"features": arrays()["features"][:0], "labels": arrays()["labels"][:0]}, "no examples"),
+        ({"features": arrays()["features"].astype(int)}, "features are int64"),
+        ({"labels": arrays()["labels"][:9]}, r"labels (9,)"),
+    ):
+        bad = tmp_path / "bad.npz"
+        save_arrays(bad, arrays() | change)
+        assert main([str(good), str(bad), "--out", str(tmp_path / "t.npz")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("sims.measure: error: ")
+        assert error.count("\n") == 1
+        assert message in error
+        assert len(Record.load(tmp_path / "t.npz").epochs) == 1
+    (tmp_path / "cut.npz").write_bytes(good.read_bytes()[:200])
+    for arguments, message in (
+        ([str(tmp_path / "cut.npz")], "cannot read"),
+        ([str(tmp_path / "absent.npz")], "No such file"),
+        ([str(good), "--lambda", "-1"], "--lambda -1.0"),
+        ([str(good), "--out", str(tmp_path / "no" / "t.npz")], "cannot write"),
+    ):
+        assert main(arguments) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_dead_features_without_a_classifier_ask_for_lambda(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    found = {name: arrays()[name] for name in ("features", "labels")}
+    found["features"] = np.hstack([found["features"], np.zeros((60, 1), dtype=np.float32)])
+    save_arrays(tmp_path / "f.npz", found)
+    assert main([str(tmp_path / "f.npz")]) == 2
+    assert "use lambda > 0" in capsys.readouterr().err
+    assert "W" not in load_arrays(tmp_path / "f.npz")
