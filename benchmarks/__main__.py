@@ -43,7 +43,7 @@ def line(row: Row) -> str:
 
 
 def main(names: list[str]) -> int:
-    """Print the table, line by line as it is measured: 0 where every target holds, 1 where one does not, 2 for an unknown name."""
+    """Print the table, line by line as it is measured: 0 every target holds, 1 one does not, 2 unknown section."""
     sections = {section.__name__: section for section in SECTIONS}
     unknown = [name for name in names if name not in sections]
     if unknown:
