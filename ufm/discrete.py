@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+DEFAULT_STEPS = 1000
 MOST_STORED = 10_000  # steps kept; a longer run is thinned evenly
 
 
@@ -89,6 +90,28 @@ class _AnySteps:
         for _ in range(steps):
             self.omega = renormalized_step(self.omega, *self.arguments)
         return self.omega
+
+
+def schedule(
+    t_end: float, omega0: np.ndarray, C: int, N: int, eta: float | None = None, steps: int | None = None
+) -> tuple[float, int]:
+    """Step size and number of steps up to t_end: as asked, else 1000, or as many as half the safe step needs."""
+    if eta is not None:
+        return eta, max(1, int(np.ceil(t_end / eta * (1 - 1e-12))))
+    if steps is None:
+        steps = max(DEFAULT_STEPS, int(np.ceil(2 * t_end / safe_step_from(omega0, C, N))))
+    return t_end / steps, steps
+
+
+def step_warnings(eta: float, omega0: np.ndarray, C: int, N: int) -> tuple[str, ...]:
+    """A warning where the step is beyond the safe one."""
+    safe = safe_step_from(omega0, C, N)
+    if eta < safe:
+        return ()
+    return (
+        f"eta = {eta:g} is beyond the safe step {safe:g} (4 C^2 N = {safe_step(C, N):g}): omega may fall and deviations "
+        "are reflected; the numbers are those of the scheme itself",
+    )
 
 
 def kept_steps(steps: int, most: int = MOST_STORED) -> np.ndarray:
