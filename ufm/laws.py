@@ -113,7 +113,7 @@ class _Renormalized(Law):
         """The Wright omega function, by two steps of the fourth-order iteration of Fritsch, Shafer & Crowley (1973)."""
         xp = namespace(s)
         above = xp.clip(s, min=1.0)
-        low = xp.exp(xp.clip(xp.minimum(s, (2 / 3) * (s - 1)), max=0.0))  # 1 for s >= 1
+        low = xp.exp(xp.minimum(s, (2 / 3) * (s - above)))  # 1 for s >= 1
         u = (above - xp.log(above) * (above / (1 + above))) * low
         for _ in range(2):
             reciprocal = 1 / (1 + u)
@@ -151,7 +151,7 @@ class _Embedded(Law):
         """
         xp = namespace(s)
         above = xp.clip(s, min=1.45)  # the constants of this start leave 1.2e-6 after the first step, for every s
-        low = xp.exp(xp.clip(xp.minimum(s, (s - 1.45) / 1.97), max=0.0))  # 1 for s >= 1.45
+        low = xp.exp(xp.minimum(s, (s - above) * (1 / 1.97)))  # 1 for s >= 1.45
         u = (xp.sqrt(4 + 2 * above - xp.log(0.285 * above)) - 2) * low
         k = 1 / (1 + u)
         r = (s - xp.log(u) - u * (2 + 0.5 * u)) * k * k
