@@ -20,7 +20,7 @@ from manifolds.linalg import Array, namespace
 
 SMALLEST_OMEGA = 1e-150  # the square of a smaller one leaves the range of float64
 LARGEST_LOG = 709.0  # exp overflows float64 above it
-BLOCK = 4096  # values solved at a time: temporaries stay in the cache and off the page-fault path
+BLOCK = 5000  # most values solved at a time: temporaries stay in the cache and off the page-fault path
 
 
 class Law(ABC):
@@ -211,13 +211,11 @@ LAWS: dict[str, Law] = {law.name: law for law in (RENORMALIZED, EMBEDDED, UNNORM
 
 
 def _in_blocks(f: Callable[[Array], Array], s: Array) -> Array:
-    """f(s); a numpy array is overwritten, BLOCK values at a time."""
+    """f(s); a numpy array is overwritten, in equal blocks of at most BLOCK values."""
     if namespace(s) is not np or s.size <= BLOCK:
         return f(s)
     s = np.ascontiguousarray(s)
-    flat = s.reshape(-1)
-    for start in range(0, s.size, BLOCK):
-        block = flat[start : start + BLOCK]
+    for block in np.array_split(s.reshape(-1), -(-s.size // BLOCK)):
         block[...] = f(block)
     return s
 
