@@ -288,7 +288,10 @@ def test_coinciding_means_need_an_end_time(capsys: pytest.CaptureFixture, tmp_pa
 def test_ctrl_c_keeps_what_was_computed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ufm.flow", *SMALL, "--t-end", "1e6", "--eta", "0.02", "--out", str(tmp_path / "run.npz")]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    time.sleep(1.5)
+    assert process.stderr is not None
+    shown = b""
+    while b"left" not in shown:  # the progress line: the scheme is under way
+        shown += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
