@@ -109,6 +109,15 @@ def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out == ""
 
 
+def test_a_flow_that_outruns_the_scheme_says_so(capsys: pytest.CaptureFixture) -> None:
+    assert run(*SMALL, "--growth", "1e5", "--json") == 0
+    printed = capsys.readouterr()
+    assert "choose --steps or --eta" in printed.err
+    table = json.loads(printed.out)["table"]
+    assert table[-1]["step min"] is None
+    assert table[-1]["flow min"] > 1e4
+
+
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_figures_of_every_format(tmp_path: Path, suffix: str) -> None:
     assert run(*SMALL, "--plot", tmp_path / f"figure{suffix}", "--quiet") == 0
