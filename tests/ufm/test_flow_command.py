@@ -296,7 +296,13 @@ def test_coinciding_means_need_an_end_time(capsys: pytest.CaptureFixture, tmp_pa
 
 def test_ctrl_c_keeps_what_was_computed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ufm.flow", *SMALL, "--t-end", "1e6", "--eta", "0.02", "--out", str(tmp_path / "run.npz")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job starts with it ignored
+    )
     assert process.stderr is not None
     shown = b""
     while b"left" not in shown:  # the progress line: the scheme is under way
