@@ -108,7 +108,7 @@ def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: P
         gap,
         max(flow.residual(), found.whitening.residual if scheme is None else scheme.residual()),
         time.perf_counter() - began,
-        discrete.step_warnings(eta, found.omega, C, N),
+        discrete.step_warnings(t_end, eta, steps, found.omega, C, N),
         {"overlap": flow.overlap(), "complete": float(scheme is not None and scheme.complete)},
     )
 
