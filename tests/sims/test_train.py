@@ -122,20 +122,22 @@ def test_batches_are_a_shuffle_of_the_examples_that_seed_and_epoch_decide(n: int
             assert (np.concatenate(other)[:10] != seen[:10]).any()
 
 
-def test_one_epoch_is_the_bare_loop_of_torch(tmp_path: Path) -> None:
+def test_training_is_the_bare_loop_of_torch_with_the_rate_decayed(tmp_path: Path) -> None:
     from sims.training.data import load
     from sims.training.loop import network
 
-    config = tiny(1, weight_decay=0.01, decays=())
+    config = tiny(2, weight_decay=0.01, decays=(1,))
     command.train(config, tmp_path)
     data = load(config.data)
     model = network(config, data).train()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
-    for batch in epoch_batches(300, 50, 0, 1):
-        images, labels = torch.from_numpy(data.train.images[batch]), torch.from_numpy(data.train.labels[batch])
-        optimizer.zero_grad()
-        nn.MSELoss()(model(data.normalizer(images)), nn.functional.one_hot(labels, 10).float()).backward()
-        optimizer.step()
+    for epoch, rate in ((1, 0.05), (2, 0.005)):
+        optimizer.param_groups[0]["lr"] = rate
+        for batch in epoch_batches(300, 50, 0, epoch):
+            images, labels = torch.from_numpy(data.train.images[batch]), torch.from_numpy(data.train.labels[batch])
+            optimizer.zero_grad()
+            nn.MSELoss()(model(data.normalizer(images)), nn.functional.one_hot(labels, 10).float()).backward()
+            optimizer.step()
     for name, value in final_weights(tmp_path).items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-4, atol=1e-6)
 
@@ -253,7 +255,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
     options = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--batch-size", "50", "--robustness", "0"]
-    call = [sys.executable, "-m", "sims.train", *options, "--epochs", "120", "--quiet", "--threads", "1", "--out"]
+    call = [sys.executable, "-m", "sims.train", *options, "--epochs", "60", "--quiet", "--threads", "1", "--out"]
     process = subprocess.Popen([*call, str(tmp_path / "killed")], cwd=ROOT)
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
     deadline = time.monotonic() + 60
@@ -261,7 +263,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 120
+    assert Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 60
     for name in ("killed", "whole"):
         assert command.main([*call[3:], str(tmp_path / name)]) == 0
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
