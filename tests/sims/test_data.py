@@ -135,6 +135,7 @@ def test_the_embedded_digits_are_those_of_scikit_learn_split_once() -> None:
     assert len(train) + len(test) == 1797
     rows = {image.tobytes() for split in (train, test) for image in split.images}
     assert rows == {image.astype(np.uint8).tobytes() for image in everything.images}
+    np.testing.assert_array_equal(np.bincount(test.labels), np.bincount(everything.target) // 5)
     again, _ = data.digits()
     np.testing.assert_array_equal(train.images, again.images)
     assert not {image.tobytes() for image in train.images} & {image.tobytes() for image in test.images}

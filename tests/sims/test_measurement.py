@@ -1,6 +1,8 @@
 """What is measured on a network equals a dense float64 oracle, example by example, from one streaming pass."""
 
 import errno
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -211,6 +213,23 @@ def test_the_network_is_left_as_it_was_and_its_running_statistics_untouched() ->
         expected = torch.relu(model[1](model[0](torch.cat([x for x, _ in data]))))
     np.testing.assert_array_equal(kept["H"], expected.numpy())
     np.testing.assert_array_equal(kept["y"], torch.cat([y for _, y in data]).numpy())
+
+
+def test_no_batch_outlives_its_turn_so_memory_does_not_grow_with_the_examples() -> None:
+    features, labels, W, b = problem(2, 0.5, False)
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    most = 0
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        nonlocal most
+        for _ in range(40):
+            H = torch.from_numpy(features.copy())
+            alive.add(H)
+            most = max(most, len(alive))
+            yield H, torch.from_numpy(labels)
+
+    measure_network(identity_net(W, b), batches(), "head", 0.1, batches())
+    assert most <= 3
 
 
 def test_undefined_measures_are_nan_with_their_reason_and_the_rest_is_there() -> None:

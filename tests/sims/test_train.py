@@ -336,6 +336,14 @@ def test_another_configuration_does_not_write_into_a_run(finished: Path) -> None
         RunFolder(finished, tiny(save_features=(2, 4), seed=1))
 
 
+def test_a_checkpoint_of_another_configuration_is_refused(finished: Path, tmp_path: Path) -> None:
+    command.train(tiny(1), tmp_path / "other")
+    other = RunFolder(tmp_path / "other", tiny(1))
+    (tmp_path / "other" / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"belongs to another configuration than config\.json"):
+        other.load_checkpoint(torch.device("cpu"))
+
+
 def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny()
     interrupted_at(2, config, tmp_path / "run", monkeypatch)
