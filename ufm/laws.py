@@ -11,10 +11,6 @@ Arrays are numpy or torch, any shape; C classes of N examples. A singular value 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from manifolds.linalg import Array, namespace
 from ufm.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, wide
