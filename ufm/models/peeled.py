@@ -1,0 +1,84 @@
+"""The objective that all layer-peeled models share: a loss of gain F_1 F_2 ... F_k + b 1^T, plus ridge penalties.
+
+A point is the tuple of factors (W_M, ..., W_1, H), followed by the bias b (C, 1) where the model has one. Gradients and
+curvatures are written out, so a solve never builds an autograd graph; the tests compare both with autograd.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ufm.models.losses import Loss
+
+Point = tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Peeled:
+    """f = loss(gain F_1 ... F_k + b 1^T) + 1/2 sum_j penalties_j |F_j|^2 + 1/2 bias_penalty |b|^2.
+
+    `bias_penalty` is None where the model has no bias, 0 where the bias is free.
+    """
+
+    loss: Loss
+    penalties: tuple[float, ...] = (0.0, 0.0)
+    bias_penalty: float | None = None
+    gain: float = 1.0
+
+    def logits(self, point: Point) -> Tensor:
+        """Z = gain F_1 ... F_k + b 1^T. (C, n)"""
+        return self._tails(point)[0] * self.gain + (0.0 if self.bias_penalty is None else point[-1])
+
+    def value_and_gradient(self, point: Point) -> tuple[Tensor, Point]:
+        """f and its Euclidean gradient, one tensor for every tensor of the point."""
+        factors, tails = self._factors(point), self._tails(point)
+        value, G = self.loss.value_and_gradient(self.logits_of(tails, point))
+        gradient, B = [], G * self.gain
+        for j, (factor, penalty) in enumerate(zip(factors, self.penalties, strict=True)):
+            gradient.append((B @ tails[j + 1].mT if j + 1 < len(factors) else B) + penalty * factor)
+            value = value + penalty / 2 * (factor * factor).sum()
+            B = factor.mT @ B
+        if self.bias_penalty is not None:
+            gradient.append(G.sum(1, keepdim=True) + self.bias_penalty * point[-1])
+            value = value + self.bias_penalty / 2 * (point[-1] ** 2).sum()
+        return value, tuple(gradient)
+
+    def curvature(self, point: Point, direction: Point) -> Point:
+        """The Hessian of f at the point applied to a direction, shaped like the point."""
+        factors, moves, tails = self._factors(point), self._factors(direction), self._tails(point)
+        dtails = [moves[-1]]
+        for j in range(len(factors) - 2, -1, -1):
+            dtails.insert(0, moves[j] @ tails[j + 1] + factors[j] @ dtails[0])
+        Z, dZ = self.logits_of(tails, point), dtails[0] * self.gain + (0.0 if self.bias_penalty is None else direction[-1])
+        dG = self.loss.curvature(Z, dZ)
+        B, dB, result = self.loss.value_and_gradient(Z)[1] * self.gain, dG * self.gain, []
+        for j, (factor, move, penalty) in enumerate(zip(factors, moves, self.penalties, strict=True)):
+            last = j + 1 == len(factors)
+            result.append((dB if last else dB @ tails[j + 1].mT + B @ dtails[j + 1].mT) + penalty * move)
+            B, dB = factor.mT @ B, move.mT @ B + factor.mT @ dB
+        if self.bias_penalty is not None:
+            result.append(dG.sum(1, keepdim=True) + self.bias_penalty * direction[-1])
+        return tuple(result)
+
+    def logits_of(self, tails: list[Tensor], point: Point) -> Tensor:
+        """Z from the products already formed. (C, n)"""
+        Z = tails[0] if self.gain == 1.0 else tails[0] * self.gain
+        return Z if self.bias_penalty is None else Z + point[-1]
+
+    def _factors(self, point: Point) -> Point:
+        return point if self.bias_penalty is None else point[:-1]
+
+    def _tails(self, point: Point) -> list[Tensor]:
+        """F_j F_{j+1} ... F_k for j = 1..k."""
+        factors = self._factors(point)
+        tails = [factors[-1]]
+        for factor in reversed(factors[:-1]):
+            tails.insert(0, factor @ tails[0])
+        return tails
+
+
+def gaussian_point(shapes: tuple[tuple[int, ...], ...], seed: int, scale: float = 1.0, device: str = "cpu") -> Point:
+    """A random point with entries scale * N(0, 1), from its own generator on the CPU, so that a seed means one point anywhere."""
+    generator = torch.Generator().manual_seed(seed)
+    return tuple((scale * torch.randn(shape, generator=generator, dtype=torch.float64)).to(device) for shape in shapes)
