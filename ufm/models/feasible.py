@@ -15,6 +15,10 @@ class Flat:
         """The point itself."""
         return x
 
+    def tangent(self, x: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002 - one signature for all sets
+        """The orthogonal projection of z on the tangent space at x."""
+        return z
+
     def lay(self, x: Tensor) -> Tensor:
         """The tensor as the libraries store it."""
         return x
@@ -48,6 +52,10 @@ class Spheres(Flat):
     def onto(self, x: Tensor) -> Tensor:
         """The nearest point of the set: every row, column or the whole divided by its norm."""
         return x / (x.norm() if self.axis is None else x.norm(dim=self.axis, keepdim=True))
+
+    def tangent(self, x: Tensor, z: Tensor) -> Tensor:
+        """z without its part along every unit vector."""
+        return z - x * ((x * z).sum() if self.axis is None else (x * z).sum(self.axis, keepdim=True))
 
     def lay(self, x: Tensor) -> Tensor:
         """The unit vectors as rows. (spheres, dimension)"""

@@ -4,7 +4,8 @@ All take an objective with `value_and_gradient` (and `curvature`), start from a 
 that stops before its gradient is small raises RuntimeError with the gradient that is left: no status codes.
 """
 
-from collections.abc import Callable, Iterator
+import warnings
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ufm.models.feasible import Feasible
-from ufm.models.peeled import Point
+from ufm.models.peeled import Point, gaussian_point
 
 GRADIENT = 1e-9  # solvers aim at this size of the gradient ...
 ACCEPTED = 1e-6  # ... and raise above this one: the minimum is then known to about ACCEPTED^2 / curvature
@@ -29,6 +30,9 @@ class Objective(Protocol):
     def curvature(self, point: Point, direction: Point) -> Point:
         """The Hessian applied to a direction."""
         ...
+
+
+Solver = Callable[[Objective, Feasible, Point, Observe | None], Point]
 
 
 def size(tensors: Point) -> float:
@@ -54,13 +58,23 @@ class Flattening:
         return tuple(part.view(shape) for part, shape in zip(parts, self.shapes, strict=True))
 
 
-def flat_minimum(
-    objective: Objective, start: Point, method: str = "L-BFGS-B", observe: Observe | None = None, gradient: float = GRADIENT
-) -> Point:
-    """Minimise over flat space by scipy's `method`: L-BFGS-B, or trust-krylov, which follows negative curvature out of saddles.
+def lbfgs(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:  # noqa: ARG001
+    """Minimise over flat space by scipy's L-BFGS-B, without bounds, down to round-off of f or a gradient of GRADIENT."""
+    options = {"gtol": GRADIENT, "ftol": 0.0, "maxcor": 20, "maxiter": 50_000, "maxfun": 100_000, "maxls": 50}
+    return _scipy(objective, start, observe, method="L-BFGS-B", options=options)
 
-    Raises RuntimeError where the gradient that is left exceeds ACCEPTED.
-    """
+
+def trust_region(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:  # noqa: ARG001
+    """Minimise over flat space by scipy's trust-krylov, which follows negative curvature out of strict saddles."""
+    flattening = Flattening(start)
+
+    def curvature(x: np.ndarray, d: np.ndarray) -> np.ndarray:
+        return flattening.vector(objective.curvature(flattening.point(x), flattening.point(d)))
+
+    return _scipy(objective, start, observe, method="trust-ncg", hessp=curvature, options={"gtol": GRADIENT, "maxiter": 2000})
+
+
+def _scipy(objective: Objective, start: Point, observe: Observe | None, method: str, **how: Any) -> Point:
     from scipy.optimize import minimize
 
     flattening = Flattening(start)
@@ -69,52 +83,53 @@ def flat_minimum(
         value, slope = objective.value_and_gradient(flattening.point(x))
         return float(value), flattening.vector(slope)
 
-    def curvature(x: np.ndarray, d: np.ndarray) -> np.ndarray:
-        return flattening.vector(objective.curvature(flattening.point(x), flattening.point(d)))
-
-    options: dict[str, Any] = {"gtol": gradient, "maxiter": 20_000}
-    if method == "L-BFGS-B":
-        options |= {"maxcor": 20, "ftol": 0.0, "maxfun": 100_000, "maxls": 50}
-    result = minimize(
-        value_and_gradient,
-        flattening.vector(start),
-        jac=True,
-        method=method,
-        hessp=None if method == "L-BFGS-B" else curvature,
-        callback=None if observe is None else lambda x: observe(flattening.point(x.copy())),
-        options=options,
-    )
+    callback = None if observe is None else lambda x: observe(flattening.point(x))
+    result = minimize(value_and_gradient, flattening.vector(start), jac=True, method=method, callback=callback, **how)
     point = flattening.point(result.x)
     check_stationary(objective.value_and_gradient(point)[1], method)
     return point
 
 
-def descent(objective: Objective, start: Point, optimizer: Callable[[Any], Any], steps: int, observe: Observe | None = None) -> Point:
-    """`steps` steps of a torch optimizer (built by `optimizer(parameters)`) with the objective's own gradients."""
+def sgd(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:  # noqa: ARG001
+    """torch's SGD with momentum on the full gradient; the step is 1 / an upper estimate of the largest curvature at the start."""
+    step = 1 / largest_curvature(objective, start)
+    return _descent(objective, start, lambda p: torch.optim.SGD(p, lr=step, momentum=0.99, nesterov=True), 20_000, observe)
+
+
+def adam(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:  # noqa: ARG001
+    """torch's Adam, its step halved whenever f has not fallen for 50 steps, so that it settles."""
+    return _descent(objective, start, lambda p: torch.optim.Adam(p, lr=0.05), 20_000, observe, halve=True)
+
+
+def _descent(
+    objective: Objective, start: Point, optimizer: Callable[[Any], Any], steps: int, observe: Observe | None, halve: bool = False
+) -> Point:
     parameters = [torch.nn.Parameter(t.clone()) for t in start]
     stepper = optimizer(parameters)
+    schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(stepper, factor=0.5, patience=50, threshold=0.0)
     for _ in range(steps):
-        slope = objective.value_and_gradient(tuple(p.data for p in parameters))[1]
+        value, slope = objective.value_and_gradient(tuple(p.data for p in parameters))
+        if size(slope) <= 10 * GRADIENT:
+            break
         for parameter, g in zip(parameters, slope, strict=True):
             parameter.grad = g
         stepper.step()
+        if halve:
+            schedule.step(float(value))
         if observe is not None:
-            observe(tuple(p.data.clone() for p in parameters))
+            observe(tuple(p.data for p in parameters))
     point = tuple(p.data for p in parameters)
     check_stationary(objective.value_and_gradient(point)[1], type(stepper).__name__)
     return point
 
 
-def pymanopt_minimum(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
-    """Minimise over a product of spheres and flat spaces by pymanopt's Riemannian trust regions.
-
-    Raises RuntimeError where the Riemannian gradient that is left exceeds ACCEPTED.
-    """
+def pymanopt_trust_region(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
+    """Minimise over a product of spheres and flat spaces by pymanopt's Riemannian trust regions."""
     import pymanopt
     from pymanopt.manifolds import Product
     from pymanopt.optimizers import TrustRegions
 
-    shapes, device = [t.shape for t in start], start[0].device
+    shapes, device, half = [t.shape for t in start], start[0].device, len(start)
     manifold = Product([s.pymanopt(shape) for s, shape in zip(feasible, shapes, strict=True)])
 
     def host(point: Point) -> list[np.ndarray]:
@@ -124,14 +139,83 @@ def pymanopt_minimum(objective: Objective, feasible: Feasible, start: Point, obs
         laid = (torch.from_numpy(a).to(device).mT for a in arrays)
         return tuple(s.unlay(t, shape) for s, t, shape in zip(feasible, laid, shapes, strict=True))
 
-    cost = pymanopt.function.numpy(manifold)(lambda *x: float(objective.value_and_gradient(back(x))[0]))
-    gradient = pymanopt.function.numpy(manifold)(lambda *x: host(objective.value_and_gradient(back(x))[1]))
-    half = len(start)
-    hessian = pymanopt.function.numpy(manifold)(lambda *xd: host(objective.curvature(back(xd[:half]), back(xd[half:]))))
-    problem = pymanopt.Problem(manifold, cost, euclidean_gradient=gradient, euclidean_hessian=hessian)
-    optimizer = TrustRegions(verbosity=0, min_gradient_norm=GRADIENT, max_iterations=500)
-    result = optimizer.run(problem, initial_point=host(start))
-    return back(tuple(result.point))
+    seen: list[Any] = [None, None, None]  # pymanopt asks for the cost, the gradient and (per inner step) the gradient again
+
+    def at(x: tuple[np.ndarray, ...]) -> tuple[float, list[np.ndarray]]:
+        if seen[0] is None or any(a is not b for a, b in zip(x, seen[0], strict=True)):
+            value, slope = objective.value_and_gradient(back(x))
+            seen[:] = [x, float(value), host(slope)]
+        return seen[1], seen[2]
+
+    accepted: list[Any] = [None]
+
+    def gradient(*x: np.ndarray) -> list[np.ndarray]:
+        if observe is not None and x[0] is not accepted[0]:
+            accepted[0] = x[0]
+            observe(back(x))
+        return at(x)[1]
+
+    decorate = pymanopt.function.numpy(manifold)
+    problem = pymanopt.Problem(
+        manifold,
+        decorate(lambda *x: at(x)[0]),
+        euclidean_gradient=decorate(gradient),
+        euclidean_hessian=decorate(lambda *xd: host(objective.curvature(back(xd[:half]), back(xd[half:])))),
+    )
+    result = TrustRegions(verbosity=0, min_gradient_norm=GRADIENT, max_iterations=500).run(problem, initial_point=host(start))
+    point = back(tuple(result.point))
+    check_stationary(tangent_gradient(objective, feasible, point), "pymanopt's trust regions")
+    return point
+
+
+def geoopt_conjugate_gradient(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
+    """Minimise over a product of spheres and flat spaces by geoopt's Riemannian conjugate gradients with a Wolfe line search."""
+    import geoopt
+    from geoopt.optim.rlinesearch import LineSearchWarning
+
+    shapes = [t.shape for t in start]
+    parameters = [geoopt.ManifoldParameter(s.lay(t).clone(), manifold=s.geoopt()) for s, t in zip(feasible, start, strict=True)]
+    how = {"line_search_method": "wolfe", "cg_method": "pr", "line_search_params": {"c1": 1e-4, "c2": 0.3}}
+    optimizer = geoopt.optim.RiemannianLineSearch(parameters, **how)
+
+    def current() -> Point:
+        return tuple(s.unlay(p.data, shape) for s, p, shape in zip(feasible, parameters, shapes, strict=True))
+
+    def closure() -> float:
+        value, slope = objective.value_and_gradient(current())
+        for s, parameter, g in zip(feasible, parameters, slope, strict=True):
+            parameter.grad = s.lay(g).clone()
+        return float(value)
+
+    for _ in range(5000):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", LineSearchWarning)
+            try:
+                optimizer.step(closure)
+            except LineSearchWarning:  # no lower value within round-off: the check below says whether that is the minimum
+                break
+        if observe is not None:
+            observe(current())
+        if size(tangent_gradient(objective, feasible, current())) <= GRADIENT:
+            break
+    check_stationary(tangent_gradient(objective, feasible, current()), "geoopt's conjugate gradients")
+    return current()
+
+
+def largest_curvature(objective: Objective, point: Point) -> float:
+    """The largest absolute eigenvalue of the Hessian at a point, from 30 power iterations (an estimate from below)."""
+    direction, value = gaussian_point(tuple(tuple(t.shape) for t in point), seed=0, device=str(point[0].device)), 1.0
+    for _ in range(30):
+        length = size(direction)
+        direction = objective.curvature(point, tuple(t / length for t in direction))
+        value = size(direction)
+    return value
+
+
+def tangent_gradient(objective: Objective, feasible: Feasible, point: Point) -> Point:
+    """The Riemannian gradient: the Euclidean one without its part along every unit vector."""
+    gradient = objective.value_and_gradient(point)[1]
+    return tuple(s.tangent(t, g) for s, t, g in zip(feasible, point, gradient, strict=True))
 
 
 def check_stationary(gradient: Point, solver: str) -> None:
@@ -139,3 +223,7 @@ def check_stationary(gradient: Point, solver: str) -> None:
     left = size(gradient)
     if not left <= ACCEPTED:
         raise RuntimeError(f"{solver} stopped at a gradient of {left:.2e}, above {ACCEPTED:.0e}: not a stationary point")
+
+
+MANIFOLD_SOLVERS: dict[str, Solver] = {"pymanopt": pymanopt_trust_region, "geoopt": geoopt_conjugate_gradient}
+FLAT_SOLVERS: dict[str, Solver] = {"lbfgs": lbfgs, "trust-region": trust_region, "sgd": sgd, "adam": adam}
