@@ -1,0 +1,100 @@
+"""Whitening of deviations D (P, n): maps A with A Sigma_W A^T = I, Sigma_W = D D^T / n, accurate for ill-conditioned Sigma_W.
+
+Anything computed through Sigma_W alone loses eps cond(Sigma_W). So a well-conditioned Sigma_W is factorised directly, and any
+other goes through the singular values of D itself, then through a second pass on the whitened deviations.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+from manifolds.linalg import Array, cholesky_inverse, frobenius_norm, identity_like, namespace, symmetrize
+
+WELL_CONDITIONED = 1e4  # bound on cond(Sigma_W) below which one pass leaves a residual under 1e-12
+
+
+@dataclass(frozen=True)
+class Whitening:
+    """A = factors[-1] ... factors[0] with A Sigma_W A^T = I; apply the factors one after another, never their product."""
+
+    factors: tuple[Array, ...]
+    covariance: Array  # the covariance that the last factor whitens (P, P)
+    condition: float  # upper bound on cond(Sigma_W) after one pass, its value after two
+
+    def apply(self, B: Array) -> Array:
+        """A B. (P, k) -> (P, k)"""
+        for factor in self.factors:
+            B = factor @ B
+        return B
+
+    @cached_property
+    def residual(self) -> float:
+        """||A Sigma_W A^T - I||_F, the distance of the renormalized features from the manifold."""
+        A = self.factors[-1]
+        return float(frobenius_norm(A @ self.covariance @ A.mT - identity_like(A, A.shape[-1])))
+
+
+def degenerate_deviation(mean_square: float, P: int, precision: float) -> float:
+    """sqrt(P) eps sqrt(Ave ||h||^2): a standard deviation that rounding alone can produce in features stored with that eps."""
+    return P**0.5 * precision * mean_square**0.5
+
+
+def triangular_root(S: Array, inverse: Array) -> Array:
+    """L^{-1} of S = L L^T: the cheapest A with A S A^T = I, enough for the singular values and right vectors of the SNR."""
+    del S
+    return inverse
+
+
+def symmetric_root(S: Array, inverse: Array) -> Array:
+    """S^{-1/2}, the paper's renormalisation: needed for the left vectors U of the SNR and for X itself."""
+    del inverse
+    eigenvalues, E = namespace(S).linalg.eigh(S)
+    return symmetrize((E / namespace(S).sqrt(eigenvalues)) @ E.mT)
+
+
+def whiten(S: Array, deviations: Callable[[], Array], degenerate: float, root: Callable[[Array, Array], Array]) -> Whitening:
+    """A with A Sigma_W A^T = I, of the kind that `root` makes; symmetric (to eps sqrt(cond)) wherever two passes are needed.
+
+    S = Sigma_W (P, P); `deviations` gives D (P, n), called only for an ill-conditioned S; `degenerate` is the standard deviation
+    at and below which a direction counts as empty. Raises ValueError for a rank-deficient Sigma_W, with the number of directions.
+    """
+    try:
+        inverse = cholesky_inverse(S)
+    except namespace(S).linalg.LinAlgError:
+        return _two_passes(deviations(), degenerate)
+    condition, smallest = _bounds(S, inverse)
+    if condition > WELL_CONDITIONED or smallest**0.5 <= degenerate:
+        return _two_passes(deviations(), degenerate)
+    return Whitening((root(S, inverse),), S, condition)
+
+
+def principal_deviations(D: Array) -> tuple[Array, Array]:
+    """Left singular vectors E (P, r) and singular values / sqrt(n) (r,) of D, r = min(P, n), descending.
+
+    By QR and SVD of D itself, so that every value is right to eps times the largest (through Sigma_W: to sqrt(eps) times it).
+    """
+    xp = namespace(D)
+    R = xp.linalg.qr(D.mT, mode="r")[1] if xp.__name__ == "torch" else xp.linalg.qr(D.mT, mode="r")
+    E, values, _ = xp.linalg.svd(R.mT, full_matrices=False)
+    return E, values / D.shape[-1] ** 0.5
+
+
+def _bounds(S: Array, inverse: Array) -> tuple[float, float]:
+    """Bounds cond(S) <= ||S||_inf ||L^{-1}||_1 ||L^{-1}||_inf and lambda_min(S) >= 1 / (||L^{-1}||_1 ||L^{-1}||_inf)."""
+    absolute = abs(inverse)
+    largest_of_inverse = float(absolute.sum(-1).max()) * float(absolute.sum(-2).max())
+    return float(abs(S).sum(-1).max()) * largest_of_inverse, 1 / largest_of_inverse
+
+
+def _two_passes(D: Array, degenerate: float) -> Whitening:
+    E, deviations = principal_deviations(D)
+    P, empty = D.shape[-2], int((deviations <= degenerate).sum()) + max(D.shape[-2] - deviations.shape[-1], 0)
+    if empty:
+        raise ValueError(
+            f"Sigma_W is rank-deficient: {empty} of {P} directions have a standard deviation of at most {degenerate:.2e} "
+            f"(the largest has {float(deviations[0]):.2e}). Choose the reduction to the range of Sigma_W explicitly (--reduce)"
+        )
+    first = symmetrize((E / deviations) @ E.mT)
+    X = first @ D
+    S = X @ X.mT / D.shape[-1]
+    return Whitening((first, symmetric_root(S, S)), S, float(deviations[0] / deviations[-1]) ** 2)

@@ -1,0 +1,151 @@
+"""The flows on the full state, numpy or torch: vector fields, the renormalize-after-step map, and the exact class-mean step.
+
+A flow is a small object: a law, and the map that turns an ambient gradient into a velocity. The gradient is any function of X,
+the analytic one of L_LS (`central_path_gradient`, `ls_gradient`) or autograd's for a user's own loss (`autograd_gradient`).
+X (P, n) has its columns in class blocks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from manifolds.classes import ClassLayout
+from manifolds.geometry import oblique_projection, orthogonal_projection, renormalize
+from manifolds.linalg import Array, namespace
+from ufm import laws
+from ufm.least_squares import ls_classifier
+from ufm.snr import Snr
+from ufm.statistics import block_statistics
+
+Gradient = Callable[[Array], Array]
+
+
+class Flow(Protocol):
+    """A named flow: its closed law on L_LS and its velocity for any ambient gradient G of any loss."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def law(self) -> laws.Law: ...
+
+    def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
+        """dX/dt at X. (P, n)"""
+        ...
+
+
+@dataclass(frozen=True)
+class ProjectedFlow:
+    """dX/dt = -project(X, G) on the manifold, with the projection of its metric."""
+
+    law: laws.Law
+    project: Callable[[Array, Array, ClassLayout], Array]
+
+    @property
+    def name(self) -> str:
+        """The name of its law."""
+        return self.law.name
+
+    def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
+        """-project(X, G). (P, n)"""
+        return -self.project(X, G, layout)
+
+
+@dataclass(frozen=True)
+class AmbientFlow:
+    """dH/dt = -G in the whole space of features, nothing renormalized (assumption A3 dropped)."""
+
+    law: laws.Law
+
+    @property
+    def name(self) -> str:
+        """The name of its law."""
+        return self.law.name
+
+    def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
+        """-G. (P, n)"""
+        del X, layout
+        return -G
+
+
+RENORMALIZED = ProjectedFlow(laws.RENORMALIZED, oblique_projection)
+EMBEDDED = ProjectedFlow(laws.EMBEDDED, orthogonal_projection)
+UNNORMALIZED = AmbientFlow(laws.UNNORMALIZED)
+FLOWS: dict[str, Flow] = {flow.name: flow for flow in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
+
+
+def central_path_gradient(X: Array, layout: ClassLayout) -> Array:
+    """G = -(1/N) U diag(f) V^T Y + U diag(f omega) U^T X C_M, the gradient of L_LS at a point of the manifold. (P, n)
+
+    Needs X C_M X^T = I, zero global mean and equal classes (ValueError otherwise for the classes; the rest is not checked here:
+    `ls_gradient` holds for every X).
+    """
+    N, M = layout.N, layout.means(X)
+    U, omega, Vt = namespace(M).linalg.svd(M, full_matrices=False)
+    f = omega / (layout.C + omega * omega) ** 2
+    D = layout.deviations(X)
+    G = (U * (f * omega / layout.n)) @ (U.mT @ D)
+    return layout.add_to_means(G, -(U * (f / N)) @ Vt)
+
+
+def ls_gradient(H: Array, layout: ClassLayout, lam: float = 0.0) -> Array:
+    """grad L_LS(H) = W_LS^T (W_LS H + b_LS 1^T - Y) / n, for any features, any class sizes and any lambda. (P, n)
+
+    By the envelope theorem the least-squares classifier contributes no derivative of its own. Same errors as `ls_classifier`.
+    """
+    W, b = ls_classifier(block_statistics(H, layout), lam)
+    xp = namespace(H)
+    W, b = (W.astype(H.dtype), b.astype(H.dtype)) if xp.__name__ == "numpy" else (W.to(H.dtype), b.to(H.dtype))
+    targets = xp.eye(layout.C, dtype=H.dtype) if xp.__name__ == "numpy" else xp.eye(layout.C, dtype=H.dtype, device=H.device)
+    residual = layout.add_to_means(W @ H + b[:, None], -targets)
+    return W.mT @ (residual / layout.n)
+
+
+def autograd_gradient(loss: Callable[[Array], Array]) -> Gradient:
+    """The ambient gradient of a user's own torch loss X -> scalar, as a function X -> (P, n)."""
+
+    def gradient(X: Array) -> Array:
+        point = X.detach().requires_grad_(True)
+        (G,) = namespace(X).autograd.grad(loss(point), point)
+        return G
+
+    return gradient
+
+
+def central_path_field(flow: Flow, layout: ClassLayout) -> Gradient:
+    """The velocity X -> dX/dt of `flow` on L_LS, from its projection and the analytic gradient. (P, n) -> (P, n)"""
+    if isinstance(flow, AmbientFlow):
+        return lambda X: flow.velocity(X, ls_gradient(X, layout), layout)
+    return lambda X: flow.velocity(X, central_path_gradient(X, layout), layout)
+
+
+def renormalize_after_step(X: Array, eta: float, gradient: Gradient, layout: ClassLayout) -> Array:
+    """renormalize(X - eta G(X)), one step of the paper's discrete scheme D.1, for any loss. (P, n)"""
+    return renormalize(X - eta * gradient(X), layout)
+
+
+def advance_means(X: Array, start: Snr, omega_from: Array, omega_to: Array, layout: ClassLayout) -> Array:
+    """X + U diag(omega_to - omega_from) V^T Y written into X: the exact step of laws (a), (b) and of the scheme (d). (P, n)
+
+    Only the class means move on the manifold, so this reads and writes X once and needs no second X. omega_* (K,).
+    """
+    if start.U is None:
+        raise ValueError("the class-mean step needs the left vectors U: measure the start with ufm.snr.snr")
+    xp = namespace(X)
+    dM = (start.U * (omega_to - omega_from)) @ start.V.mT
+    return layout.add_to_means(X, dM.astype(X.dtype) if xp.__name__ == "numpy" else dM.to(X.dtype))
+
+
+def advance_unnormalized(H: Array, start: Snr, omega_from: Array, omega_to: Array, layout: ClassLayout) -> Array:
+    """The exact step of law (c) written into H, started from H H^T / n = I. (P, n)
+
+    With q = omega^2 / (C + omega^2): class means U diag(sqrt(C q)) V^T, deviations along u_j shrink as sqrt(1 - q).
+    """
+    if start.U is None:
+        raise ValueError("the exact step needs the left vectors U: measure the start with ufm.snr.snr")
+    C, U = layout.C, start.U
+    means_from, means_to = ((C / (C + w * w)) ** 0.5 * w for w in (omega_from, omega_to))
+    shrink = ((C + omega_from**2) / (C + omega_to**2)) ** 0.5
+    along = U.mT @ H
+    H += (U * (shrink - 1)) @ along
+    return layout.add_to_means(H, (U * (means_to - shrink * means_from)) @ start.V.mT)

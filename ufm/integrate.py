@@ -1,0 +1,153 @@
+"""The one integrator of the full state: Dormand and Prince's 5(4) pair on numpy arrays or torch tensors, where they live.
+
+It stays on the device, gives the observed quantities at any times by the pair's dense output, and can be stopped and resumed.
+`integrate_scipy` hands the same field to scipy's solvers (numpy only), for comparison and for their other methods.
+Reference: Dormand & Prince (1980); Hairer, Norsett & Wanner, Solving ODEs I, II.4-II.6 (dense output of Shampine 1986).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifolds.linalg import Array
+
+A = (
+    (),
+    (1 / 5,),
+    (3 / 40, 9 / 40),
+    (44 / 45, -56 / 15, 32 / 9),
+    (19372 / 6561, -25360 / 2187, 64448 / 6561, -212 / 729),
+    (9017 / 3168, -355 / 33, 46732 / 5247, 49 / 176, -5103 / 18656),
+    (35 / 384, 0.0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84),
+)
+ERROR = (71 / 57600, 0.0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40)
+DENSE = np.array(  # powers theta, theta^2, theta^3, theta^4 of each stage
+    [
+        [1, -8048581381 / 2820520608, 8663915743 / 2820520608, -12715105075 / 11282082432],
+        [0, 0, 0, 0],
+        [0, 131558114200 / 32700410799, -68118460800 / 10900136933, 87487479700 / 32700410799],
+        [0, -1754552775 / 470086768, 14199869525 / 1410260304, -10690763975 / 1880347072],
+        [0, 127303824393 / 49829197408, -318862633887 / 49829197408, 701980252875 / 199316789632],
+        [0, -282668133 / 205662961, 2019193451 / 616988883, -1453857185 / 822651844],
+        [0, 40617522 / 29380423, -110615467 / 29380423, 69997945 / 29380423],
+    ]
+)
+SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 5.0  # factors of the step-size controller
+
+
+@dataclass(frozen=True)
+class Step:
+    """An accepted step: the state at its end, and the observed quantity anywhere inside it."""
+
+    t: float
+    X: Array
+    next_size: float
+    evaluations: int
+    observed: Callable[[float], Array]
+
+
+def dormand_prince(
+    field: Callable[[Array], Array],
+    X: Array,
+    t: float,
+    t_end: float,
+    observe: Callable[[Array], Array],
+    tolerance: float = 1e-8,
+    size: float | None = None,
+) -> Iterator[Step]:
+    """Accepted steps of dX/dt = field(X) from t to t_end, with the relative local error (in the norm of X) below `tolerance`.
+
+    `observe` must be linear in X (class means, say): its dense output costs nothing of the size of X. `size` is the first step
+    (the `next_size` of an earlier `Step` resumes a run).
+    Raises ValueError for bad arguments, RuntimeError where no step succeeds.
+    """
+    if not (t_end > t and tolerance > 0):
+        raise ValueError(f"t = {t}, t_end = {t_end}, tolerance = {tolerance}: time must advance and the tolerance be positive")
+    k1 = field(X)
+    size = _first_size(X, k1, t_end - t, tolerance) if size is None else size
+    evaluations = 1
+    while t < t_end:
+        last = t + size >= t_end * (1 - 1e-14)
+        h = t_end - t if last else size
+        stages, new, error = _attempt(field, X, k1, h)
+        evaluations += 6
+        ratio = _norm(error) / (tolerance * max(_norm(X), _norm(new)))
+        factor = SAFETY * ratio**-0.2 if ratio > 0 else FASTEST
+        if not ratio <= 1:
+            size = h * max(SLOWEST, factor if np.isfinite(factor) else 0.0)
+            if size < 1e-14 * max(abs(t), t_end - t):
+                raise RuntimeError(f"the step size fell to {size:.2e} at t = {t:.6g}: the field is not smooth there")
+            continue
+        size = h * min(FASTEST, max(SLOWEST, factor))
+        yield Step(t_end if last else t + h, new, size, evaluations, _dense(X, stages, t, h, observe))
+        X, k1, t = new, stages[6], t_end if last else t + h
+
+
+def observe_at(steps: Iterator[Step], times: np.ndarray) -> Iterator[tuple[Step, np.ndarray, list[Array]]]:
+    """Every step with the indices of `times` (ascending) that it passes and the observed quantity at each."""
+    done = 0
+    for step in steps:
+        stop = int(np.searchsorted(times, step.t, side="right"))
+        indices = np.arange(done, stop)
+        yield step, indices, [step.observed(float(times[i])) for i in indices]
+        done = stop
+
+
+def integrate_scipy(
+    field: Callable[[np.ndarray], np.ndarray], X: np.ndarray, times: np.ndarray, method: str = "DOP853", tolerance: float = 1e-10
+) -> np.ndarray:
+    """X at `times` (T,) by scipy.integrate.solve_ivp. (P, n) -> (T, P, n). Raises RuntimeError where the solver fails."""
+    from scipy.integrate import solve_ivp
+
+    found = solve_ivp(
+        lambda t, x: field(x.reshape(X.shape)).reshape(-1),
+        (float(times[0]), float(times[-1])),
+        X.reshape(-1),
+        method=method,
+        t_eval=times,
+        rtol=tolerance,
+        atol=tolerance * float(abs(X).max()),
+    )
+    if not found.success:
+        raise RuntimeError(f"{method} stopped at t = {found.t[-1]:.6g}: {found.message}")
+    return found.y.T.reshape(len(times), *X.shape)
+
+
+def _attempt(field: Callable[[Array], Array], X: Array, k1: Array, h: float) -> tuple[list[Array], Array, Array]:
+    """The seven stages, the new state (fifth order) and the error estimate. The last stage is the field at the new state."""
+    stages = [k1]
+    point = X
+    for weights in A[1:]:
+        point = X + h * _combine(weights, stages)
+        stages.append(field(point))
+    return stages, point, h * _combine(ERROR, stages)
+
+
+def _combine(weights: tuple[float, ...], stages: list[Array]) -> Array:
+    total = weights[0] * stages[0]
+    for weight, stage in zip(weights[1:], stages[1:], strict=True):
+        if weight:
+            total += weight * stage
+    return total
+
+
+def _dense(X: Array, stages: list[Array], t: float, h: float, observe: Callable[[Array], Array]) -> Callable[[float], Array]:
+    start, slopes = observe(X), [observe(stage) for stage in stages]
+
+    def observed(time: float) -> Array:
+        theta = (time - t) / h
+        weights = DENSE @ theta ** np.arange(1, 5)
+        return start + h * _combine(tuple(weights.tolist()), slopes)
+
+    return observed
+
+
+def _norm(X: Array) -> float:
+    return float((X * X).sum() ** 0.5)
+
+
+def _first_size(X: Array, k1: Array, span: float, tolerance: float) -> float:
+    """A step whose first-order change is tolerance^(1/5) of the state, within the span."""
+    speed = _norm(k1)
+    return min(span, tolerance**0.2 * _norm(X) / speed) if speed > 0 else span

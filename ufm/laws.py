@@ -1,0 +1,250 @@
+"""The three exact laws of the SNR singular values omega_j, and the invariant Phi of each (docs/mathematics.md).
+
+With u = omega^2 / C every law reads Phi(u(t)) = Phi(u(0)) + 2 t / (C^2 N), so Phi(u_j) - Phi(u_k) is constant in time:
+
+    (a) RENORMALIZED   Phi = log u + u              the paper's Eq. 5 with Proposition 4, limit of the discrete scheme
+    (b) EMBEDDED       Phi = log u + 2 u + u^2 / 2  the paper's Eq. 10 (Proposition 2): the Frobenius gradient flow
+    (c) UNNORMALIZED   Phi = log u                  plain gradient flow of L_LS started from total covariance I
+
+Arrays are numpy or torch, any shape; C classes of N examples. A singular value that starts at 0 stays 0.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from manifolds.linalg import Array, namespace
+
+SMALLEST_OMEGA = 1e-150  # the square of a smaller one leaves the range of float64
+LARGEST_LOG = 709.0  # exp overflows float64 above it
+BLOCK = 4096  # values solved at a time: temporaries stay in the cache and off the page-fault path
+
+
+class Law(ABC):
+    """A law of motion of the singular values: its rate, its invariant Phi, and both in closed form."""
+
+    name: str
+    statement: str
+
+    @abstractmethod
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """d omega / dt. Any shape."""
+
+    @abstractmethod
+    def phi(self, u: Array) -> Array:
+        """The invariant Phi(u), u = omega^2 / C. Any shape."""
+
+    @abstractmethod
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """Leading term of omega(t) as t -> infinity. (*t.shape, *omega0.shape)"""
+
+    @abstractmethod
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        """Phi(u) - Phi(u0) without cancellation, for omega0 > 0."""
+
+    @abstractmethod
+    def _solve(self, s: Array) -> Array:
+        """The u > 0 with Phi(u) = s, to a few units in the last place."""
+
+    def time(self, omega: Array, omega0: Array, C: int, N: int) -> Array:
+        """t(omega) = (C^2 N / 2) (Phi(u) - Phi(u0)): when a singular value that starts at omega0 reaches omega.
+
+        Raises ValueError unless both are positive (a singular value that starts at 0 never moves).
+        """
+        omega, omega0 = _array(omega), _array(omega0)
+        for value in (omega, omega0):
+            _check_omega(value, C, N)
+            if bool((value == 0).any()):
+                raise ValueError("omega = 0 is a fixed point of every law: it is reached from, and leads to, no other value")
+        return (C * C * N / 2) * self._phi_difference(omega, omega0, C)
+
+    def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
+
+        Raises ValueError for negative or non-finite input, and OverflowError where law (c) leaves float64 (`log_omega` does not).
+        """
+        t, omega0 = _array(t), _array(omega0)
+        _check_omega(omega0, C, N)
+        xp = namespace(omega0)
+        moving = omega0 > 0
+        all_move = bool(moving.all())
+        u = _in_blocks(self._solve, self._phi_at(t, omega0 if all_move else xp.where(moving, omega0, 1.0), C, N))
+        omega = xp.sqrt(C * u)
+        return omega if all_move else xp.where(moving, omega, 0.0)
+
+    def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape)"""
+        omega = self.omega(t, omega0, C, N)
+        xp = namespace(omega)
+        return xp.where(omega > 0, xp.log(xp.where(omega > 0, omega, 1.0)), -math.inf)
+
+    def _phi_at(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """Phi(u0) + 2 t / (C^2 N). (*t.shape, *omega0.shape)"""
+        if not bool(namespace(t).isfinite(t).all()):
+            raise ValueError("time t has NaN or infinite entries")
+        start = self.phi(omega0 * (omega0 / C))
+        return t.reshape(t.shape + (1,) * start.ndim) * (2 / (C * C * N)) + start
+
+
+class _Renormalized(Law):
+    name = "renormalized"
+    statement = "law (a): log u + u, the paper's Eq. 5 with Proposition 4"
+
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """omega / (C N (C + omega^2))"""
+        return omega / (C * N * (C + omega * omega))
+
+    def phi(self, u: Array) -> Array:
+        """log u + u"""
+        return namespace(u).log(u) + u
+
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """sqrt(2 t / (C N)), for every start"""
+        return _for_every(omega0, namespace(t).sqrt(2 * t / (C * N)), t)
+
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        log_ratio, difference, _ = _differences(omega, omega0, C)
+        return log_ratio + difference
+
+    def _solve(self, s: Array) -> Array:
+        """The Wright omega function, by two steps of the fourth-order iteration of Fritsch, Shafer & Crowley (1973)."""
+        xp = namespace(s)
+        above = xp.clip(s, min=1.0)
+        low = xp.exp(xp.clip(xp.minimum(s, (2 / 3) * (s - 1)), max=0.0))  # 1 for s >= 1
+        u = (above - xp.log(above) * (above / (1 + above))) * low
+        for _ in range(2):
+            reciprocal = 1 / (1 + u)
+            r = (s - u - xp.log(u)) * reciprocal
+            p = r * reciprocal
+            q = 1 + (2 / 3) * r
+            u = u * (1 + r * ((q - 0.5 * p) / (q - p)))
+        return u
+
+
+class _Embedded(Law):
+    name = "embedded"
+    statement = "law (b): log u + 2 u + u^2/2, the paper's Eq. 10; gradient flow of the Frobenius metric"
+
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """omega / (N (C + omega^2)^2), the paper's Eq. 28"""
+        return omega / (N * (C + omega * omega) ** 2)
+
+    def phi(self, u: Array) -> Array:
+        """log u + 2 u + u^2 / 2"""
+        return namespace(u).log(u) + u * (2 + u / 2)
+
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """(4 t / N)^{1/4}, for every start (Corollary 1, c_3 = N/4)"""
+        return _for_every(omega0, (4 * t / N) ** 0.25, t)
+
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        log_ratio, difference, total = _differences(omega, omega0, C)
+        return log_ratio + difference * (2 + total / 2)
+
+    def _solve(self, s: Array) -> Array:
+        """Halley's iteration in log u, where dPhi/d(log u) = (1 + u)^2."""
+        xp = namespace(s)
+        above = xp.clip(s, min=2.5)
+        low = xp.exp(xp.clip(xp.minimum(s, (s - 2.5) / 3.2), max=0.0))  # 1 for s >= 2.5
+        u = (xp.sqrt(4 + 2 * above - xp.log(2 * above)) - 2) * low
+        for _ in range(3):
+            v = 1 + u
+            reciprocal = 1 / v
+            residual = (s - xp.log(u) - u * (2 + 0.5 * u)) * reciprocal
+            step = residual / (v + residual * (u * reciprocal))
+            u = u * (1 + step * (1 + 0.5 * step))
+        return u
+
+
+class _Unnormalized(Law):
+    name = "unnormalized"
+    statement = "law (c): log u, plain gradient flow of L_LS from total covariance I"
+
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """omega / (C^2 N)"""
+        return omega / (C * C * N)
+
+    def phi(self, u: Array) -> Array:
+        """log u"""
+        return namespace(u).log(u)
+
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """omega0 exp(t / (C^2 N)): exact at every time"""
+        return self.omega(t, omega0, C, N)
+
+    def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """omega0 exp(t / (C^2 N)); OverflowError where it leaves float64: use `log_omega`."""
+        log_omega = self.log_omega(t, omega0, C, N)
+        largest = float(log_omega.max()) if log_omega.shape else float(log_omega)
+        if largest > LARGEST_LOG:
+            raise OverflowError(f"law (c) reaches log omega = {largest:.6g}, beyond float64: use log_omega, or a smaller time")
+        return namespace(log_omega).exp(log_omega)
+
+    def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """log omega0 + t / (C^2 N)"""
+        t, omega0 = _array(t), _array(omega0)
+        _check_omega(omega0, C, N)
+        xp = namespace(omega0)
+        moving = omega0 > 0
+        log0 = xp.log(xp.where(moving, omega0, 1.0))
+        if not bool(namespace(t).isfinite(t).all()):
+            raise ValueError("time t has NaN or infinite entries")
+        log_omega = t.reshape(t.shape + (1,) * log0.ndim) / (C * C * N) + log0
+        return xp.where(moving, log_omega, -math.inf)
+
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        return _differences(omega, omega0, C)[0]
+
+    def _solve(self, s: Array) -> Array:
+        return namespace(s).exp(s)
+
+
+RENORMALIZED: Law = _Renormalized()
+EMBEDDED: Law = _Embedded()
+UNNORMALIZED: Law = _Unnormalized()
+LAWS: dict[str, Law] = {law.name: law for law in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
+
+
+def _in_blocks(solve: Callable[[Array], Array], s: Array) -> Array:
+    """solve(s), a numpy array BLOCK values at a time."""
+    if namespace(s) is not np or s.size <= BLOCK:
+        return solve(s)
+    flat, u = s.reshape(-1), np.empty_like(s)
+    out = u.reshape(-1)
+    for start in range(0, s.size, BLOCK):
+        out[start : start + BLOCK] = solve(flat[start : start + BLOCK])
+    return u
+
+
+def _array(value: Any) -> Array:
+    """Scalars and sequences as float64 numpy; arrays and tensors of floats as they are."""
+    if isinstance(value, int | float | list | tuple):
+        return np.asarray(value, dtype=np.float64)
+    return value.astype(np.float64) if namespace(value) is np and value.dtype.kind != "f" else value
+
+
+def _check_omega(omega: Array, C: int, N: int) -> None:
+    if C < 2 or N < 1:
+        raise ValueError(f"C = {C}, N = {N}: a law needs at least C = 2 classes and N = 1 example a class")
+    if not bool(namespace(omega).isfinite(omega).all()):
+        raise ValueError("omega has NaN or infinite entries")
+    if bool((omega < 0).any()):
+        raise ValueError(f"omega = {float(omega.min()):.6g}: singular values are non-negative")
+    if bool(((omega > 0) & (omega < SMALLEST_OMEGA)).any()):
+        raise ValueError(f"an omega lies in (0, {SMALLEST_OMEGA:g}), where its square leaves float64: set it to 0")
+
+
+def _differences(omega: Array, omega0: Array, C: int) -> tuple[Array, Array, Array]:
+    """log(u/u0), u - u0 and u + u0, the first two without cancellation."""
+    step = omega - omega0
+    log_ratio = 2 * namespace(omega).log1p(step / omega0)
+    return log_ratio, step * ((omega + omega0) / C), (omega * omega + omega0 * omega0) / C
+
+
+def _for_every(omega0: Array, value: Array, t: Array) -> Array:
+    """value(t) for every moving singular value, 0 for one that starts at 0."""
+    omega0 = _array(omega0)
+    return value.reshape(t.shape + (1,) * omega0.ndim) * namespace(omega0).where(omega0 > 0, 1.0, 0.0)

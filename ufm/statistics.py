@@ -1,0 +1,181 @@
+"""Class statistics of features: the one currency of every loss and measure; streaming, mergeable, accumulated in float64."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from manifolds.classes import ClassLayout
+from manifolds.linalg import Array, namespace
+
+CHUNK = 8192  # rows held as float64 deviations at a time
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """Counts n_c (C,), class means (P, C), Sigma_W (P, P) and within-class variances s_c^2 = Ave_i ||h_ic - mu_c||^2 (C,).
+
+    With priors pi_c = n_c / n, so that for any class sizes Sigma_T = Sigma_W + Sigma_B and the loss decomposition is exact.
+    """
+
+    counts: Array
+    means: Array
+    sigma_w: Array
+    class_variances: Array
+
+    @property
+    def C(self) -> int:
+        """Number of classes."""
+        return self.means.shape[1]
+
+    @property
+    def P(self) -> int:
+        """Number of features."""
+        return self.means.shape[0]
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return int(self.counts.sum())
+
+    @property
+    def priors(self) -> Array:
+        """pi_c = n_c / n. (C,)"""
+        return self.counts / self.counts.sum()
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all classes have the same number of examples."""
+        return bool((self.counts == self.counts[0]).all())
+
+    @property
+    def global_mean(self) -> Array:
+        """mu_G = sum_c pi_c mu_c, the mean over examples. (P,)"""
+        return self.means @ self.priors
+
+    @property
+    def centred_means(self) -> Array:
+        """mu_c - mu_G. (P, C)"""
+        return self.means - self.global_mean[:, None]
+
+    @property
+    def sigma_b(self) -> Array:
+        """Sigma_B = sum_c pi_c (mu_c - mu_G)(mu_c - mu_G)^T. (P, P)"""
+        M = self.centred_means
+        return (M * self.priors) @ M.mT
+
+    @property
+    def sigma_t(self) -> Array:
+        """Sigma_T = Sigma_W + Sigma_B. (P, P)"""
+        return self.sigma_w + self.sigma_b
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """What merges: counts (C,), class means (C, P), pooled scatter (P, P), class scatters (C,), all float64."""
+
+    counts: Array
+    means: Array
+    scatter: Array
+    class_scatter: Array
+
+    def merged(self, other: "_Moments") -> "_Moments":
+        """The moments of both, by the formulas of Chan, Golub & LeVeque (1983)."""
+        total = namespace(self.counts).clip(self.counts + other.counts, min=1.0)
+        delta, weight = other.means - self.means, self.counts * other.counts / total
+        return _Moments(
+            self.counts + other.counts,
+            self.means + delta * (other.counts / total)[:, None],
+            self.scatter + other.scatter + (delta * weight[:, None]).mT @ delta,
+            self.class_scatter + other.class_scatter + weight * (delta * delta).sum(-1),
+        )
+
+
+class StreamingStatistics:
+    """Class statistics in one pass: `update` with batches, `merge` with another stream, `compute` at any time.
+
+    Nothing cancels however small Sigma_W is beside the means; memory is P^2 + P C whatever the number of examples.
+    numpy, or torch on the device of the batches.
+    """
+
+    def __init__(self, C: int) -> None:
+        if C < 2:
+            raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
+        self.C = C
+        self._seen: _Moments | None = None
+
+    def update(self, features: Array, labels: Array) -> "StreamingStatistics":
+        """Take in a batch: features (b, P) of any float dtype, labels (b,) integers in 0..C-1. Returns self.
+
+        Raises ValueError for mismatched shapes, labels out of range, and NaN or infinite features; nothing is taken in then.
+        """
+        self._check(features, labels)
+        for start in range(0, len(labels), CHUNK):
+            self._take_in(_batch_moments(features[start : start + CHUNK], labels[start : start + CHUNK], self.C))
+        return self
+
+    def merge(self, other: "StreamingStatistics") -> "StreamingStatistics":
+        """Take in everything that another stream has seen. Returns self. Raises ValueError where C or P differ."""
+        if other.C != self.C:
+            raise ValueError(f"streams of {self.C} and {other.C} classes cannot be merged")
+        if other._seen is not None:
+            self._check_features(other._seen.means.shape[1])
+            self._take_in(other._seen)
+        return self
+
+    def compute(self) -> ClassStatistics:
+        """The statistics of everything seen so far. Raises ValueError where a class has no example yet."""
+        if self._seen is None:
+            raise ValueError("no batch has been seen yet")
+        counts, means, scatter, class_scatter = (getattr(self._seen, f.name) for f in fields(_Moments))
+        empty = [c for c, count in enumerate(counts.tolist()) if count == 0]
+        if empty:
+            raise ValueError(f"class {empty[0]} has no example yet: every one of the {self.C} classes needs one")
+        return ClassStatistics(counts, means.mT, scatter / counts.sum(), class_scatter / counts)
+
+    def _check(self, features: Array, labels: Array) -> None:
+        if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
+            shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"a batch is features (b, P) and labels (b,), got shapes {shapes}")
+        self._check_features(features.shape[1])
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.C:
+            raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}, outside 0..{self.C - 1}")
+        if not bool(namespace(features).isfinite(features).all()):
+            raise ValueError("features have NaN or infinite entries")
+
+    def _check_features(self, P: int) -> None:
+        if self._seen is not None and self._seen.means.shape[1] != P:
+            raise ValueError(f"{P} features cannot be added to statistics of {self._seen.means.shape[1]} features")
+
+    def _take_in(self, moments: _Moments) -> None:
+        self._seen = moments if self._seen is None else self._seen.merged(moments)
+
+
+def _batch_moments(features: Array, labels: Array, C: int) -> _Moments:
+    xp = namespace(features)
+    if xp is np:
+        H = features.astype(np.float64)
+        one_hot = (labels[:, None] == np.arange(C)).astype(np.float64)
+    else:
+        H = features.detach().to(xp.float64)
+        one_hot = (labels[:, None] == xp.arange(C, device=H.device)).to(H.dtype)
+    counts = one_hot.sum(0)
+    means = (one_hot.mT @ H) / xp.clip(counts, min=1.0)[:, None]
+    deviations = H - means[labels]
+    return _Moments(counts, means, deviations.mT @ deviations, one_hot.mT @ (deviations * deviations).sum(-1))
+
+
+def statistics_of(features: Array, labels: Array, C: int) -> ClassStatistics:
+    """Class statistics of features (n, P) with labels (n,) in 0..C-1."""
+    return StreamingStatistics(C).update(features, labels).compute()
+
+
+def block_statistics(H: Array, layout: ClassLayout) -> ClassStatistics:
+    """Class statistics of features in class blocks. H (P, n)"""
+    xp = namespace(H)
+    H = H.astype(np.float64) if xp is np else H.detach().to(xp.float64)
+    D = layout.deviations(H)
+    counts = np.asarray(layout.sizes, dtype=np.float64)
+    variances = layout.means((D * D).sum(-2)[None, :])[0]
+    return ClassStatistics(
+        counts if xp is np else xp.as_tensor(counts, device=H.device), layout.means(H), D @ D.mT / layout.n, variances
+    )
