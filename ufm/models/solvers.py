@@ -171,7 +171,6 @@ def pymanopt_trust_region(objective: Objective, feasible: Feasible, start: Point
 def geoopt_conjugate_gradient(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
     """Minimise over a product of spheres and flat spaces by geoopt's Riemannian conjugate gradients with a Wolfe line search."""
     import geoopt
-    from geoopt.optim.rlinesearch import LineSearchWarning
 
     shapes = [t.shape for t in start]
     parameters = [geoopt.ManifoldParameter(s.lay(t).clone(), manifold=s.geoopt()) for s, t in zip(feasible, start, strict=True)]
@@ -189,10 +188,10 @@ def geoopt_conjugate_gradient(objective: Objective, feasible: Feasible, start: P
 
     for _ in range(5000):
         with warnings.catch_warnings():
-            warnings.simplefilter("error", LineSearchWarning)
+            warnings.simplefilter("error", RuntimeWarning)  # geoopt's and scipy's line-search warnings are both RuntimeWarning
             try:
                 optimizer.step(closure)
-            except LineSearchWarning:  # no lower value within round-off: the check below says whether that is the minimum
+            except RuntimeWarning:  # no lower value within round-off: the check below says whether that is the minimum
                 break
         if observe is not None:
             observe(current())
@@ -210,6 +209,49 @@ def largest_curvature(objective: Objective, point: Point) -> float:
         direction = objective.curvature(point, tuple(t / length for t in direction))
         value = size(direction)
     return value
+
+
+def spectral_projected_gradient(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
+    """Minimise over convex sets with a projection (`onto`): Barzilai-Borwein steps, non-monotone Armijo search over 10 values.
+
+    Birgin, Martinez & Raydan 2000, SPG2. Stops where a unit projected-gradient step moves by GRADIENT at most, or where
+    round-off of f hides any descent.
+    """
+
+    def toward(point: Point, gradient: Point, step: float) -> Point:
+        moved = (s.onto(x - step * g) - x for s, x, g in zip(feasible, point, gradient, strict=True))
+        return tuple(moved)
+
+    point, step = start, 1.0
+    value, gradient = objective.value_and_gradient(point)
+    recent = [float(value)]
+    for _ in range(20_000):
+        if size(toward(point, gradient, 1.0)) <= GRADIENT:
+            break
+        direction = toward(point, gradient, step)
+        slope, share = inner(gradient, direction), 1.0
+        while True:
+            trial = tuple(x + share * d for x, d in zip(point, direction, strict=True))
+            value, trial_gradient = objective.value_and_gradient(trial)
+            if float(value) <= max(recent[-10:]) + 1e-4 * share * slope or share < 1e-10:
+                break
+            share /= 2
+        if share < 1e-10:
+            break
+        change = tuple(b - a for a, b in zip(gradient, trial_gradient, strict=True))
+        curvature = share * inner(direction, change)
+        step = min(max(share**2 * inner(direction, direction) / curvature, 1e-6), 1e6) if curvature > 0 else 1e6
+        point, gradient = trial, trial_gradient
+        recent.append(float(value))
+        if observe is not None:
+            observe(point)
+    check_stationary(toward(point, gradient, 1.0), "projected gradient")
+    return point
+
+
+def inner(a: Point, b: Point) -> float:
+    """Euclidean inner product of two points or gradients."""
+    return float(torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum())
 
 
 def tangent_gradient(objective: Objective, feasible: Feasible, point: Point) -> Point:
