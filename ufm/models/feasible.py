@@ -1,15 +1,18 @@
 """Feasible sets that are manifolds: one object a tensor of the point, handing the same set to pymanopt and to geoopt."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from torch import Tensor
 
 
 @dataclass(frozen=True)
 class Flat:
-    """All of R^shape, stored as it is."""
+    """All of R^shape, stored as it is; `lower` bounds every entry from below."""
+
+    lower: ClassVar[float] = -np.inf
 
     def onto(self, x: Tensor) -> Tensor:
         """The point itself."""
@@ -38,6 +41,17 @@ class Flat:
         from geoopt import Euclidean
 
         return Euclidean(ndim=2)
+
+
+@dataclass(frozen=True)
+class NonNegative(Flat):
+    """{A : A >= 0}."""
+
+    lower: ClassVar[float] = 0.0
+
+    def onto(self, x: Tensor) -> Tensor:
+        """The nearest point: negative entries set to 0."""
+        return x.clamp(min=0)
 
 
 @dataclass(frozen=True)

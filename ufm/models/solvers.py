@@ -58,23 +58,26 @@ class Flattening:
         return tuple(part.view(shape) for part, shape in zip(parts, self.shapes, strict=True))
 
 
-def lbfgs(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:  # noqa: ARG001
-    """Minimise over flat space by scipy's L-BFGS-B, without bounds, down to round-off of f or a gradient of GRADIENT."""
+def lbfgs(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
+    """Minimise over flat space or non-negative entries by scipy's L-BFGS-B, to round-off of f or a gradient of GRADIENT."""
     options = {"gtol": GRADIENT, "ftol": 0.0, "maxcor": 20, "maxiter": 50_000, "maxfun": 100_000, "maxls": 50}
-    return _scipy(objective, start, observe, method="L-BFGS-B", options=options)
+    lower = np.concatenate([np.full(t.numel(), s.lower) for s, t in zip(feasible, start, strict=True)])
+    bounds = None if np.isinf(lower).all() else list(zip(lower, np.full(lower.shape, np.inf), strict=True))
+    return _scipy(objective, feasible, start, observe, method="L-BFGS-B", options=options, bounds=bounds)
 
 
-def trust_region(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:  # noqa: ARG001
-    """Minimise over flat space by scipy's trust-krylov, which follows negative curvature out of strict saddles."""
+def trust_region(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
+    """Minimise over flat space by scipy's trust-ncg, which follows negative curvature out of strict saddles."""
     flattening = Flattening(start)
 
     def curvature(x: np.ndarray, d: np.ndarray) -> np.ndarray:
         return flattening.vector(objective.curvature(flattening.point(x), flattening.point(d)))
 
-    return _scipy(objective, start, observe, method="trust-ncg", hessp=curvature, options={"gtol": GRADIENT, "maxiter": 2000})
+    how = {"hessp": curvature, "options": {"gtol": GRADIENT, "maxiter": 2000}}
+    return _scipy(objective, feasible, start, observe, method="trust-ncg", **how)
 
 
-def _scipy(objective: Objective, start: Point, observe: Observe | None, method: str, **how: Any) -> Point:
+def _scipy(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None, method: str, **how: Any) -> Point:
     from scipy.optimize import minimize
 
     flattening = Flattening(start)
@@ -86,7 +89,7 @@ def _scipy(objective: Objective, start: Point, observe: Observe | None, method: 
     callback = None if observe is None else lambda x: observe(flattening.point(x))
     result = minimize(value_and_gradient, flattening.vector(start), jac=True, method=method, callback=callback, **how)
     point = flattening.point(result.x)
-    check_stationary(objective.value_and_gradient(point)[1], method)
+    check_stationary(projected_step(objective, feasible, point), method)
     return point
 
 
@@ -218,17 +221,13 @@ def spectral_projected_gradient(objective: Objective, feasible: Feasible, start:
     round-off of f hides any descent.
     """
 
-    def toward(point: Point, gradient: Point, step: float) -> Point:
-        moved = (s.onto(x - step * g) - x for s, x, g in zip(feasible, point, gradient, strict=True))
-        return tuple(moved)
-
     point, step = start, 1.0
     value, gradient = objective.value_and_gradient(point)
     recent = [float(value)]
     for _ in range(20_000):
-        if size(toward(point, gradient, 1.0)) <= GRADIENT:
+        if size(toward(feasible, point, gradient, 1.0)) <= GRADIENT:
             break
-        direction = toward(point, gradient, step)
+        direction = toward(feasible, point, gradient, step)
         slope, share = inner(gradient, direction), 1.0
         while True:
             trial = tuple(x + share * d for x, d in zip(point, direction, strict=True))
@@ -245,8 +244,38 @@ def spectral_projected_gradient(objective: Objective, feasible: Feasible, start:
         recent.append(float(value))
         if observe is not None:
             observe(point)
-    check_stationary(toward(point, gradient, 1.0), "projected gradient")
+    check_stationary(projected_step(objective, feasible, point), "projected gradient")
     return point
+
+
+def toward(feasible: Feasible, point: Point, gradient: Point, step: float) -> Point:
+    """onto(x - step g) - x: the feasible move that a gradient step makes."""
+    return tuple(s.onto(x - step * g) - x for s, x, g in zip(feasible, point, gradient, strict=True))
+
+
+def projected_step(objective: Objective, feasible: Feasible, point: Point) -> Point:
+    """The move of a unit gradient step: zero exactly at stationary points; minus the gradient on flat space."""
+    return toward(feasible, point, objective.value_and_gradient(point)[1], 1.0)
+
+
+def gradient_flow(objective: Objective, start: Point, times: np.ndarray, rtol: float = 1e-11) -> tuple[Point, ...]:
+    """The gradient flow x' = -grad f(x) at the given times, by scipy's DOP853 with the relative tolerance rtol.
+
+    Raises RuntimeError where the integration fails.
+    """
+    from scipy.integrate import solve_ivp
+
+    flattening = Flattening(start)
+
+    def velocity(_: float, x: np.ndarray) -> np.ndarray:
+        return -flattening.vector(objective.value_and_gradient(flattening.point(x))[1])
+
+    x0 = flattening.vector(start)
+    atol = rtol * 1e-3 * float(np.abs(x0).max())  # a small start must not drown in the absolute tolerance
+    solution = solve_ivp(velocity, (times[0], times[-1]), x0, method="DOP853", t_eval=times, rtol=rtol, atol=atol)
+    if not solution.success:
+        raise RuntimeError(f"DOP853 stopped at t = {solution.t[-1] if len(solution.t) else times[0]:.4g}: {solution.message}")
+    return tuple(flattening.point(np.ascontiguousarray(x)) for x in solution.y.T)
 
 
 def inner(a: Point, b: Point) -> float:
