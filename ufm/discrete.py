@@ -32,6 +32,12 @@ def safe_step(C: int, N: int) -> float:
     return 4.0 * C * C * N
 
 
+def safe_step_from(omega0: np.ndarray, C: int, N: int) -> float:
+    """The bound for a run from omega0: C^2 N (1 + u)^2 / u at its smallest u = omega^2 / C where u > 1, else 4 C^2 N."""
+    u = float(omega0.min()) ** 2 / C
+    return safe_step(C, N) if u <= 1 else C * C * N * (1 + u) ** 2 / u
+
+
 def renormalized_step(omega: np.ndarray, eta: float, C: int, N: int) -> np.ndarray:
     """One exact step of the scheme on the singular values. (K,) -> (K,)
 

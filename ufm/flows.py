@@ -129,10 +129,8 @@ def advance_means(X: Array, start: Snr, omega_from: Array, omega_to: Array, layo
 
     Only the class means move on the manifold, so this reads and writes X once and needs no second X. omega_* (K,).
     """
-    if start.U is None:
-        raise ValueError("the class-mean step needs the left vectors U: measure the start with ufm.snr.snr")
     xp = namespace(X)
-    dM = (start.U * (omega_to - omega_from)) @ start.V.mT
+    dM = (start.left_vectors * (omega_to - omega_from)) @ start.V.mT
     return layout.add_to_means(X, dM.astype(X.dtype) if xp.__name__ == "numpy" else dM.to(X.dtype))
 
 
@@ -141,9 +139,7 @@ def advance_unnormalized(H: Array, start: Snr, omega_from: Array, omega_to: Arra
 
     With q = omega^2 / (C + omega^2): class means U diag(sqrt(C q)) V^T, deviations along u_j shrink as sqrt(1 - q).
     """
-    if start.U is None:
-        raise ValueError("the exact step needs the left vectors U: measure the start with ufm.snr.snr")
-    C, U = layout.C, start.U
+    C, U = layout.C, start.left_vectors
     means_from, means_to = ((C / (C + w * w)) ** 0.5 * w for w in (omega_from, omega_to))
     shrink = ((C + omega_from**2) / (C + omega_to**2)) ** 0.5
     along = U.mT @ H

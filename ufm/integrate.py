@@ -84,13 +84,12 @@ def dormand_prince(
         X, k1, t = new, stages[6], t_end if last else t + h
 
 
-def observe_at(steps: Iterator[Step], times: np.ndarray) -> Iterator[tuple[Step, np.ndarray, list[Array]]]:
-    """Every step with the indices of `times` (ascending) that it passes and the observed quantity at each."""
+def observe_at(steps: Iterator[Step], times: np.ndarray) -> Iterator[tuple[Step, list[Array]]]:
+    """Every step with the observed quantity at each of the `times` (ascending) that it passes."""
     done = 0
     for step in steps:
         stop = int(np.searchsorted(times, step.t, side="right"))
-        indices = np.arange(done, stop)
-        yield step, indices, [step.observed(float(times[i])) for i in indices]
+        yield step, [step.observed(float(time)) for time in times[done:stop]]
         done = stop
 
 

@@ -32,6 +32,20 @@ class Snr:
     U: Array | None
     whitening: Whitening
 
+    @property
+    def left_vectors(self) -> Array:
+        """U. Raises ValueError where only the spectrum was measured."""
+        if self.U is None:
+            raise ValueError("the left vectors U were not computed: measure with ufm.snr.snr, not snr_spectrum")
+        return self.U
+
+    def to_numpy(self) -> "Snr":
+        """The same with omega, V and U as numpy arrays (they come off a device); the whitening stays where it is."""
+        if namespace(self.omega) is np:
+            return self
+        omega, V = self.omega.cpu().numpy(), self.V.cpu().numpy()
+        return Snr(omega, V, None if self.U is None else self.U.cpu().numpy(), self.whitening)
+
 
 @dataclass(frozen=True)
 class Reduction:
