@@ -17,6 +17,7 @@ from ufm.models.peeled import Point, gaussian_point
 
 GRADIENT = 1e-9  # solvers aim at this size of the gradient ...
 ACCEPTED = 1e-6  # ... and raise above this one: the minimum is then known to about ACCEPTED^2 / curvature
+RESTARTS = 5  # of L-BFGS where a line search gave up
 Observe = Callable[[Point], None]
 
 
@@ -59,38 +60,63 @@ class Flattening:
 
 
 def lbfgs(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
-    """Minimise over flat space or non-negative entries by scipy's L-BFGS-B, to round-off of f or a gradient of GRADIENT."""
-    options = {"gtol": GRADIENT, "ftol": 0.0, "maxcor": 20, "maxiter": 50_000, "maxfun": 100_000, "maxls": 50}
+    """Minimise over flat space or non-negative entries by scipy's L-BFGS-B, to round-off of f or a gradient of GRADIENT.
+
+    Where a line search gives up before that, the run goes on from there with a fresh memory, RESTARTS times at most.
+    """
+    from scipy.optimize import minimize
+
+    flattening = Flattening(start)
     lower = np.concatenate([np.full(t.numel(), s.lower) for s, t in zip(feasible, start, strict=True)])
     bounds = None if np.isinf(lower).all() else list(zip(lower, np.full(lower.shape, np.inf), strict=True))
-    return _scipy(objective, feasible, start, observe, method="L-BFGS-B", options=options, bounds=bounds)
+    options = {"gtol": GRADIENT, "ftol": 0.0, "maxcor": 20, "maxiter": 50_000, "maxfun": 100_000, "maxls": 50}
+    function, callback, point = on_vectors(objective, flattening), on_vectors_observe(observe, flattening), start
+    for _ in range(RESTARTS):
+        x = flattening.vector(point)
+        found = minimize(function, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=callback)
+        point = flattening.point(found.x)
+        if size(projected_step(objective, feasible, point)) <= ACCEPTED:
+            break
+    check_stationary(projected_step(objective, feasible, point), "L-BFGS-B")
+    return point
 
 
 def trust_region(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
     """Minimise over flat space by scipy's trust-ncg, which follows negative curvature out of strict saddles."""
+    from scipy.optimize import minimize
+
     flattening = Flattening(start)
 
     def curvature(x: np.ndarray, d: np.ndarray) -> np.ndarray:
         return flattening.vector(objective.curvature(flattening.point(x), flattening.point(d)))
 
-    how = {"hessp": curvature, "options": {"gtol": GRADIENT, "maxiter": 2000}}
-    return _scipy(objective, feasible, start, observe, method="trust-ncg", **how)
+    found = minimize(
+        on_vectors(objective, flattening),
+        flattening.vector(start),
+        jac=True,
+        hessp=curvature,
+        method="trust-ncg",
+        callback=on_vectors_observe(observe, flattening),
+        options={"gtol": GRADIENT, "maxiter": 2000},
+    )
+    point = flattening.point(found.x)
+    check_stationary(projected_step(objective, feasible, point), "trust-ncg")
+    return point
 
 
-def _scipy(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None, method: str, **how: Any) -> Point:
-    from scipy.optimize import minimize
-
-    flattening = Flattening(start)
+def on_vectors(objective: Objective, flattening: Flattening) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
+    """Value and gradient as a function of one vector, as scipy calls it."""
 
     def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
         value, slope = objective.value_and_gradient(flattening.point(x))
         return float(value), flattening.vector(slope)
 
-    callback = None if observe is None else lambda x: observe(flattening.point(x))
-    result = minimize(value_and_gradient, flattening.vector(start), jac=True, method=method, callback=callback, **how)
-    point = flattening.point(result.x)
-    check_stationary(projected_step(objective, feasible, point), method)
-    return point
+    return value_and_gradient
+
+
+def on_vectors_observe(observe: Observe | None, flattening: Flattening) -> Callable[[np.ndarray], None] | None:
+    """An observer of points as one of vectors."""
+    return None if observe is None else lambda x: observe(flattening.point(x))
 
 
 def sgd(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:  # noqa: ARG001
