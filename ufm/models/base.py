@@ -1,4 +1,4 @@
-"""What a model is: a problem with its feasible set, a solver, a theoretical prediction with its source, and a domain of validity."""
+"""What a model is: a problem, its feasible set, a solver, a prediction with its source, and a domain of validity."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -189,7 +189,9 @@ def need_not_negative(**values: float) -> None:
 def need_etf(C: int, P: int) -> None:
     """Raise ValueError where a simplex ETF of C vectors does not fit into P features: P < C - 1."""
     if P < C - 1:
-        raise ValueError(f"P = {P} < C - 1 = {C - 1}: no simplex ETF of {C} vectors exists there; use P >= {C - 1} or fewer classes")
+        raise ValueError(
+            f"P = {P} < C - 1 = {C - 1}: no simplex ETF of {C} vectors exists there; use P >= {C - 1} or fewer classes"
+        )
 
 
 def need_frame(C: int, P: int) -> None:

@@ -25,7 +25,8 @@ class CentralPath(Model):
 
     The singular values omega_j of the class means follow the laws (a) and (b) of `ufm.laws`, with frozen singular vectors and
     frozen deviations; all omega_j -> infinity with ratio -> 1. L_LS = 1/2 sum 1/(omega_j^2 + C).
-    `scale` is the largest omega_j of the start. Source: Eq. 5, Lemma 1 and Propositions 2 and 4 with the errata of docs/mathematics.md.
+    `scale` is the largest omega_j of the start. Source: Eq. 5, Lemma 1, Propositions 2 and 4, with the errata of
+    docs/mathematics.md.
     """
 
     facts: ClassVar[Facts] = Facts(

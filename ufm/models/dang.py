@@ -8,10 +8,9 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_frame
-from ufm.models.feasible import Feasible, Flat
+from ufm.models.flat_solvers import FLAT_SOLVERS
 from ufm.models.peeled import Peeled, Point
 from ufm.models.sizes import TwoGroups
-from ufm.models.solvers import FLAT_SOLVERS, lbfgs
 from ufm.models.squared import Squared
 
 
@@ -126,5 +125,6 @@ def scalar_minimiser(M: int, price: float) -> float:
     slope = lambda x: M * x ** (M - 1) / (x**M + 1) ** 2 - price  # noqa: E731
     if slope(peak) <= 0:
         return 0.0
-    root = float(brentq(slope, peak, max(peak, (M / price) ** (1 / (M + 1))) + 1, xtol=1e-15, rtol=1e-15))
+    high = max(peak, (M / price) ** (1 / (M + 1))) + 1
+    root = float(brentq(slope, peak, high, xtol=1e-15, rtol=1e-15, full_output=False))  # type: ignore[arg-type]
     return root if 1 / (1 + root**M) + price * root < 1 else 0.0

@@ -13,7 +13,8 @@ from ufm.models.base import Facts, Model, Quantities, Solved, need_etf
 from ufm.models.feasible import Feasible, Flat
 from ufm.models.losses import CrossEntropy, column_weights, one_hot
 from ufm.models.peeled import Peeled, Point
-from ufm.models.solvers import Solver, spectral_projected_gradient
+from ufm.models.projected_gradient import spectral_projected_gradient
+from ufm.models.solvers import Solver
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class UnitBalls(Flat):
 class EWojtowytsch(Model):
     """min (1/n) sum_i CE(W h_i) over |W|_op <= 1, |h_i| <= 1.
 
-    Logits sqrt(C/(C-1)) (Y - 1/C), minimum log(1 + (C-1) exp(-sqrt(C/(C-1)))); H is a unit simplex ETF and W an isometry on its span.
-    Off that span W is free below norm 1, so NC3 is measured on W restricted to span(H).
+    Logits sqrt(C/(C-1)) (Y - 1/C), minimum log(1 + (C-1) exp(-sqrt(C/(C-1)))); H is a unit simplex ETF, W an isometry on its
+    span. Off that span W is free below norm 1, so NC3 is measured on W restricted to span(H).
     """
 
     facts: ClassVar[Facts] = Facts(

@@ -11,10 +11,12 @@ from torch import Tensor
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_positive
 from ufm.models.feasible import Feasible, Flat, NonNegative
+from ufm.models.flat_solvers import lbfgs
 from ufm.models.losses import SquaredError, column_weights, one_hot
 from ufm.models.peeled import Peeled, Point
+from ufm.models.projected_gradient import spectral_projected_gradient
 from ufm.models.sizes import TwoGroups
-from ufm.models.solvers import Solver, lbfgs, spectral_projected_gradient
+from ufm.models.solvers import Solver
 
 
 def batch_normalized_value(W: Tensor, V: Tensor, g: Tensor, a: Tensor, Y: Tensor, beta: float) -> Tensor:
@@ -40,11 +42,12 @@ def unfold(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 class ErgenPilanci(TwoGroups):
     """min 1/2 |W (BN_{g,a}(V))_+ - Y|_F^2 + beta/2 (|g|^2 + |a|^2 + |W|^2) over W, V, g, a with P >= C neurons.
 
-    Logits sum_c (1 - beta/sqrt n_c)_+ y_c e_c^T: class c drops out exactly at beta >= sqrt n_c. One neuron direction a class,
+    Logits sum_c (1 - beta/sqrt n_c)_+ y_c e_c^T: class c drops out exactly at beta >= sqrt n_c. One direction a class,
     h_c ~ y_c/|y_c|, firing on class c only: orthogonal class means, a simplex ETF once centred; g_c/a_c = |y_c - mean|/(sum y_c/sqrt n).
     Minimum sum_c beta sqrt n_c - beta^2/2 where beta < sqrt n_c, n_c/2 otherwise.
-    The solve runs over x_j = g_j u_j + a_j/sqrt n, any vector with |x_j|^2 = g_j^2 + a_j^2, and so over x_j >= 0: a negative entry
-    adds penalty and nothing else. The minimum is then measured in W, V, g and a. BN here has unit norm; with unit variance g and a are rescaled by sqrt n.
+    The solve runs over x_j = g_j u_j + a_j/sqrt n, any vector with |x_j|^2 = g_j^2 + a_j^2, and so over x_j >= 0: a negative
+    entry adds penalty and nothing else. The minimum is then measured in W, V, g and a. Batch normalisation here has unit norm;
+    with unit variance g and a are rescaled by sqrt n.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -83,7 +86,9 @@ class ErgenPilanci(TwoGroups):
 
     def objective(self, device: str = "cpu") -> Peeled:
         """The penalised squared error in W and x."""
-        return Peeled(SquaredError(one_hot(self.layout, device), column_weights(self.layout, 1.0, device)), (self.beta, self.beta))
+        return Peeled(
+            SquaredError(one_hot(self.layout, device), column_weights(self.layout, 1.0, device)), (self.beta, self.beta)
+        )
 
     def value(self, point: Point) -> float:
         """The objective in W, V, g and a."""
@@ -91,7 +96,7 @@ class ErgenPilanci(TwoGroups):
         return float(batch_normalized_value(W, *unfold(H), one_hot(self.layout, str(W.device)), self.beta))
 
     def predicted(self) -> Quantities:
-        """Minimum, logits of every class, zero off the class, and the ratio |g|/|a| of the neurons that serve each living class."""
+        """Minimum, logits of every class, zero off the class, and |g|/|a| of the neurons of each living class."""
         sizes = np.asarray(self.layout.sizes, dtype=np.float64)
         alive = self.beta < np.sqrt(sizes)
         terms = np.where(alive, self.beta * np.sqrt(sizes) - self.beta**2 / 2, sizes / 2)

@@ -5,19 +5,19 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from manifolds.classes import ClassLayout
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.fang_relaxation import semidefinite_relaxation
 from ufm.models.fang_theory import Optimum, collapse_ratio, optimum
 from ufm.models.feasible import Feasible, Spheres
 from ufm.models.losses import CrossEntropy, column_weights, one_hot
+from ufm.models.manifold_solvers import MANIFOLD_SOLVERS
 from ufm.models.peeled import Peeled, Point
 from ufm.models.sizes import TwoGroups
-from ufm.models.solvers import MANIFOLD_SOLVERS, Solver
-from manifolds.classes import ClassLayout
+from ufm.models.solvers import Solver
 
 COLLAPSED = 1e-6  # squared distance of minority classifiers, against 2 E_W for orthogonal ones, that counts as zero
 
@@ -26,9 +26,9 @@ COLLAPSED = 1e-6  # squared distance of minority classifiers, against 2 E_W for 
 class Fang(TwoGroups):
     """min sum_k pi_k Ave_i CE(W h_ki), (1/K) sum_k |w_k|^2 <= E_W, (1/K) sum_k Ave_i |h_ki|^2 <= E_H, pi_k = n_k/n.
 
-    The first `majority` classes have n_A = imbalance * n_B examples, any ratio >= 1: N columns stand for every class and carry its
-    prior, which changes nothing at the optimum, where the columns of a class agree. Both bounds are active, so the problem lives
-    on a product of two spheres: W = sqrt(K E_W) W', H = sqrt(K N E_H) H' with |W'|_F = |H'|_F = 1.
+    The first `majority` classes have n_A = imbalance * n_B examples, any ratio >= 1: N columns stand for every class and carry
+    its prior, which changes nothing at the optimum, where the columns of a class agree. Both bounds are active, so the problem
+    lives on a product of two spheres: W = sqrt(K E_W) W', H = sqrt(K N E_H) H' with |W'|_F = |H'|_F = 1.
     Balanced: simplex ETF, h = sqrt(E_H/E_W) w, minimum log(1 + (K-1) exp(-sqrt(E_H E_W) K/(K-1))). Unequal: `fang_theory`.
     """
 

@@ -11,7 +11,7 @@ from ufm.models.solvers import Objective, Observe
 def semidefinite_minimum(priors: np.ndarray, energy: float) -> tuple[float, np.ndarray]:
     """min sum_k pi_k CE(Z e_k) over PSD [[A, Z^T], [Z, B]] (2K x 2K), tr A <= K E, tr B <= K E, E = sqrt(E_H E_W).
 
-    A = M^T M and B = W W^T for class means M and classifier W, both scaled to the same energy. Returns the minimum and the matrix.
+    A = M^T M and B = W W^T for class means M and classifier W, both scaled to one energy. Returns the minimum and the matrix.
     Raises ValueError without cvxpy, RuntimeError where its solver fails.
     """
     try:
@@ -27,7 +27,7 @@ def semidefinite_minimum(priors: np.ndarray, energy: float) -> tuple[float, np.n
     problem.solve(solver=cp.CLARABEL)
     if problem.status != "optimal":
         raise RuntimeError(f"cvxpy's Clarabel ended with status {problem.status!r}")
-    return float(problem.value), np.asarray(X.value)
+    return float(np.asarray(problem.value)), np.asarray(X.value)
 
 
 def semidefinite_relaxation(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
@@ -44,7 +44,9 @@ def semidefinite_relaxation(objective: Objective, feasible: Feasible, start: Poi
     values, vectors = np.linalg.eigh(X)
     dropped = float(values[: max(2 * C - P, 0)].clip(min=0).sum() / values.sum())
     if dropped > 1e-5:
-        raise ValueError(f"P = {P}: the relaxed solution needs more features ({dropped:.1e} of it does not fit); use P >= {2 * C}")
+        raise ValueError(
+            f"P = {P}: the relaxed solution needs more features ({dropped:.1e} of it does not fit); use P >= {2 * C}"
+        )
     factor = torch.from_numpy(vectors[:, -P:] * np.sqrt(values[-P:].clip(min=0))).to(W.device)  # (2C, min(P, 2C))
     factor = torch.nn.functional.pad(factor, (0, max(P - 2 * C, 0)))
     M, V = factor[:C].mT, factor[C:]

@@ -1,6 +1,6 @@
 """The layer-peeled model with two groups of classes, solved by symmetry: four numbers instead of a matrix.
 
-With class-mean logits Z (K, K) the model is: minimise sum_k pi_k CE(Z e_k) over |Z|_* <= T = K sqrt(E_W E_H), which is convex. Averaging
+With class-mean logits Z (K, K) the model is: minimise sum_k pi_k CE(Z e_k) over |Z|_* <= T = K sqrt(E_W E_H): convex. Averaging
 over permutations inside each group and over shifts along 1 leaves Z = s_A P_A + s_B P_B + u v^T: P_A, P_B the projections on
 differences of majority and of minority classes, u the unit contrast of the groups, v = (p 1_A/sqrt K_A, -q 1_B/sqrt K_B), and
 |Z|_* = (K_A-1) s_A + (K_B-1) s_B + sqrt(p^2 + q^2). Minorities are collapsed iff s_B = 0, iff pi_B <= mu, mu the multiplier
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ufm.models.feasible import Flat
 from ufm.models.peeled import Point
-from ufm.models.solvers import spectral_projected_gradient
+from ufm.models.projected_gradient import spectral_projected_gradient
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ class Flat:
         """The point itself."""
         return x
 
-    def tangent(self, x: Tensor, z: Tensor) -> Tensor:  # noqa: ARG002 - one signature for all sets
+    def tangent(self, x: Tensor, z: Tensor) -> Tensor:
         """The orthogonal projection of z on the tangent space at x."""
         return z
 

@@ -52,7 +52,7 @@ class SquaredError:
         G = R * self.weights
         return (R * G).sum() / 2, G
 
-    def curvature(self, Z: Tensor, dZ: Tensor) -> Tensor:  # noqa: ARG002 - one signature for both losses
+    def curvature(self, Z: Tensor, dZ: Tensor) -> Tensor:
         """The derivative of the gradient along dZ. (C, n)"""
         return dZ * self.weights
 

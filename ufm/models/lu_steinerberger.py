@@ -7,8 +7,8 @@ from ufm.models import simplex
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
 from ufm.models.feasible import Feasible, Spheres
 from ufm.models.losses import CrossEntropy, column_weights, one_hot
+from ufm.models.manifold_solvers import MANIFOLD_SOLVERS
 from ufm.models.peeled import Peeled
-from ufm.models.solvers import MANIFOLD_SOLVERS
 
 
 @dataclass(frozen=True, kw_only=True)

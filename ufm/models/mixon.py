@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
+from ufm.models.gradient_flow import gradient_flow
 from ufm.models.losses import SquaredError, column_weights, one_hot
 from ufm.models.peeled import Peeled, Point, gaussian_point
-from ufm.models.solvers import gradient_flow
 
 SMALL = 0.01  # from this scale on the linearised phase no longer separates the modes
 SPREAD = 8.0  # ratio of the largest to the smallest singular value of the start on the invariant subspace
@@ -21,8 +21,8 @@ SPREAD = 8.0  # ratio of the largest to the smallest singular value of the start
 class Mixon(Model):
     """Gradient flow of 1/2 |W H + b 1^T - Y|_F^2: W' = -R H^T, H' = -W^T R, b' = -R 1, R = W H + b 1^T - Y.
 
-    From entries of size `scale` -> 0 the flow first follows its linearisation at (0, 0, 1/C), which carries it next to the invariant
-    subspace S = {1^T W = 0, H = N^{-1/2} (W (x) 1_N)^T, b = 1/C}, and then its law on S,
+    From entries of size `scale` -> 0 the flow first follows its linearisation at (0, 0, 1/C), which carries it next to the
+    invariant subspace S = {1^T W = 0, H = N^{-1/2} (W (x) 1_N)^T, b = 1/C}, and then its law on S,
     sigma_j^2(t) = sqrt N / (1 + (sqrt N/sigma_j(0)^2 - 1) exp(-2 sqrt N t)) with frozen singular vectors, to strong neural
     collapse: W W^T = sqrt N (I - 11^T/C). W^T W - H H^T is conserved. From a large start the within-class part of H survives.
     """
@@ -55,7 +55,7 @@ class Mixon(Model):
 
     @property
     def duration(self) -> float:
-        """Time to grow from the scale to order one, plus enough to settle to round-off; a large start settles at its own slow rate."""
+        """Time to grow from the scale to order one, plus enough to settle; a large start settles at its own slow rate."""
         settle = 25.0 if self.scale < SMALL else 400.0
         return (max(np.log(np.sqrt(self.rate) / self.scale), 0.0) + settle) / self.rate
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
 from ufm.models.feasible import Feasible, Flat, Spheres
 from ufm.models.losses import SquaredError, column_weights, one_hot
+from ufm.models.manifold_solvers import MANIFOLD_SOLVERS
 from ufm.models.peeled import Peeled, Point
-from ufm.models.solvers import MANIFOLD_SOLVERS, Objective
+from ufm.models.solvers import Objective
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,7 +89,7 @@ class PoggioLiao(Model):
         return Normalized(Peeled(loss), self.lambda_w)
 
     def predicted(self) -> Quantities:
-        """Minimum, equilibrium norm (twice: as found and by the published formula), logits of right and wrong classes, collapse."""
+        """Minimum, equilibrium norm as found and by the published formula, logits of right and wrong classes, collapse."""
         shrink = 1 / (1 + self.lambda_w * (self.C - 1))
         rho = float(np.sqrt(self.N) * (self.C - 1) * shrink)
         return {

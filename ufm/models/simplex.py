@@ -39,7 +39,7 @@ def duality_defect(W: Tensor, M: Tensor) -> float:
 
 
 def collapse(W: Tensor, H: Tensor, layout: ClassLayout, target: Tensor | None = None) -> dict[str, float]:
-    """Defects of NC1, NC2 and NC3, each 0 at collapse; the target Gram matrix of the class means is the simplex ETF's unless given.
+    """Defects of NC1, NC2 and NC3, each 0 at collapse; the class means' target Gram matrix is the simplex ETF's unless given.
 
     Class means are not centred: all models here predict a mean of zero with the ETF, and a frame has none.
     """

@@ -7,10 +7,9 @@ import numpy as np
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_frame
-from ufm.models.feasible import Feasible, Flat
+from ufm.models.flat_solvers import FLAT_SOLVERS
 from ufm.models.peeled import Point
 from ufm.models.sizes import TwoGroups
-from ufm.models.solvers import FLAT_SOLVERS
 from ufm.models.squared import Squared, thresholded
 
 
@@ -19,7 +18,8 @@ class BiasFree(TwoGroups, Squared):
     """min 1/(2n) |W H - Y|_F^2 + lw/2 |W|^2 + lh/2 |H|^2.
 
     W H = diag(s) Y with s_k = (1 - n sqrt(lw lh / n_k))_+: class k stays on its own orthogonal direction, |w_k|^2 =
-    sqrt(lh n_k/lw) s_k, |h_k|^2 = sqrt(lw/(lh n_k)) s_k. Equal classes: an orthogonal frame, minimum c - c^2/2, c = C sqrt(N lw lh).
+    sqrt(lh n_k/lw) s_k, |h_k|^2 = sqrt(lw/(lh n_k)) s_k. Equal classes: an orthogonal frame, minimum
+    c - c^2/2, c = C sqrt(N lw lh).
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -73,7 +73,8 @@ class BiasFree(TwoGroups, Squared):
 class FreeBias(Squared):
     """min 1/(2n) |W H + b 1^T - Y|_F^2 + lw/2 |W|^2 + lh/2 |H|^2, b free.
 
-    W H = (1-c)_+ (Y - 1/C), a simplex ETF, b = 1/C, minimum (C-1)/C (c - c^2/2) with c = C sqrt(N lw lh), and 1/2 (C-1)/C for c >= 1.
+    W H = (1-c)_+ (Y - 1/C), a simplex ETF, b = 1/C, minimum (C-1)/C (c - c^2/2) with c = C sqrt(N lw lh),
+    (C-1)/(2C) for c >= 1.
     """
 
     facts: ClassVar[Facts] = Facts(
@@ -103,7 +104,13 @@ class FreeBias(Squared):
         shape = {"NC1": 0.0, "NC2": 0.0, "NC3": 0.0} if c < 1 else {}
         squared_norm = (C - 1) * s * float(np.sqrt(self.lambda_h * self.N / self.lambda_w))
         minimum = (C - 1) / C * thresholded(c)
-        return {"minimum": minimum, "logits": [s * (1 - 1 / C), -s / C], "bias": [1 / C] * C, "W_squared_norm": squared_norm, **shape}
+        return {
+            "minimum": minimum,
+            "logits": [s * (1 - 1 / C), -s / C],
+            "bias": [1 / C] * C,
+            "W_squared_norm": squared_norm,
+            **shape,
+        }
 
     def measured(self, solved: Solved) -> Quantities:
         """The same at the point found; the logits are those of W H, averaged over right and over wrong classes."""

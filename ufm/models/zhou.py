@@ -8,9 +8,8 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_frame, need_positive
-from ufm.models.feasible import Feasible, Flat
+from ufm.models.flat_solvers import FLAT_SOLVERS
 from ufm.models.peeled import Point
-from ufm.models.solvers import FLAT_SOLVERS
 from ufm.models.squared import Squared, thresholded
 
 
@@ -18,8 +17,8 @@ from ufm.models.squared import Squared, thresholded
 class DecayedBias(Squared):
     """min 1/(2n) |W H + b 1^T - Y|_F^2 + lw/2 |W|^2 + lh/2 |H|^2 + lb/2 |b|^2.
 
-    With c = C sqrt(N lw lh), the singular values of W H are sqrt(N) (1-c)_+ on the C - 1 directions across 1 and sqrt(N) s along 1,
-    s = (1 - c - c/lb)_+; b = c/(lb C) where s > 0 and 1/(C (1+lb)) where s = 0. A simplex ETF up to lb* = c/(1-c) exactly,
+    With c = C sqrt(N lw lh), the singular values of W H are sqrt(N) (1-c)_+ on the C - 1 directions across 1 and sqrt(N) s along
+    1, s = (1 - c - c/lb)_+; b = c/(lb C) where s > 0 and 1/(C (1+lb)) where s = 0. A simplex ETF up to lb* = c/(1-c) exactly,
     from there on towards the orthogonal frame.
     """
 
@@ -67,14 +66,19 @@ class DecayedBias(Squared):
         return {"minimum": minimum, "singular_values": [across] * (C - 1) + [along], "bias": [b] * C, **shape}
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; the last singular value is the one along 1, 1^T W H 1 / (C N^{1/2} C^{1/2} ...)."""
+        """The same at the point found; the last singular value is the one along 1."""
         W, H, b = solved.point
         Z = W @ self.layout.means(H)
         along = float(Z.sum() / self.C)
         across = Z - Z.mean(0) - Z.mean(1, keepdim=True) + Z.mean()
         values = np.linalg.svd(across.cpu().numpy(), compute_uv=False)[: self.C - 1]
         shape = self.collapse(solved.point) if self.values[0] > 0 else {}
-        return {"minimum": self.value(solved.point), "singular_values": [*values.tolist(), along], "bias": b[:, 0].tolist(), **shape}
+        return {
+            "minimum": self.value(solved.point),
+            "singular_values": [*values.tolist(), along],
+            "bias": b[:, 0].tolist(),
+            **shape,
+        }
 
     def target(self, like: Tensor) -> Tensor:
         """The Gram matrix of the class means up to size: (1-c)(I - 11^T/C) + s 11^T/C. (C, C)"""

@@ -8,10 +8,11 @@ import numpy as np
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_not_negative, need_positive
-from ufm.models.feasible import Feasible, Flat
+from ufm.models.flat_solvers import FLAT_SOLVERS
+from ufm.models.landscape import smallest_curvature
 from ufm.models.losses import CrossEntropy, column_weights, one_hot
-from ufm.models.peeled import Peeled, Point
-from ufm.models.solvers import FLAT_SOLVERS, Flattening, Solver
+from ufm.models.peeled import Peeled
+from ufm.models.solvers import Solver
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,23 +89,9 @@ class Zhu(Model):
             "minimum": self.value(solved.point),
             "W_squared_norm": float(W.norm() ** 2),
             "H_squared_norm": float(H.norm() ** 2),
-            "hessian_at_zero": self.smallest_curvature(tuple(0 * t for t in solved.point)),
+            "hessian_at_zero": smallest_curvature(self.objective(str(W.device)), (0 * W, 0 * H, 0 * b)),
         }
         if self.threshold >= 1:
             return common
         gap = simplex.logit_gap(W @ H + b, self.layout)
         return {**common, "logit_gap": gap, "bias_spread": float((b - b.mean()).norm()), **self.collapse(solved.point)}
-
-    def smallest_curvature(self, point: Point) -> float:
-        """The smallest eigenvalue of the Hessian at a critical point, negative at a strict saddle, by Lanczos' method."""
-        from scipy.sparse.linalg import LinearOperator, eigsh
-
-        objective, flattening = self.objective(str(point[0].device)), Flattening(point)
-        size = sum(flattening.lengths)
-
-        def product(d: np.ndarray) -> np.ndarray:
-            return flattening.vector(objective.curvature(point, flattening.point(np.ascontiguousarray(d.reshape(-1)))))
-
-        operator = LinearOperator((size, size), matvec=product, dtype=np.float64)
-        start = np.random.default_rng(0).standard_normal(size)  # ARPACK's own start would be global random state
-        return float(eigsh(operator, k=1, which="SA", v0=start, tol=1e-12, return_eigenvectors=False)[0])
