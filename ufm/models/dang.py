@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ufm.models import simplex
@@ -50,11 +51,14 @@ class DeepLinear(TwoGroups, Squared):
     @property
     def restarts(self) -> int:  # type: ignore[override]
         """From two layers on, losing a class is a local minimum."""
-        return 1 if self.layers == 1 else 5
+        return 1 if self.layers == 1 else 6
 
     def start(self, seed: int, device: str = "cpu") -> Point:
-        """Gaussian factors of norm about that of the target, far from the local minimum at zero."""
-        return tuple(t / np.sqrt(self.P) * 2 for t in super().start(seed, device))
+        """Random semi-orthogonal factors of a random size in [1.2, 2.2]: small singular values would fall to the minimum at zero."""
+        size = 1.2 + float(np.random.default_rng(seed).random())
+        sizes = (*[size] * self.layers, size * float(np.sqrt(self.lambda_w / self.lambda_h)))
+        parts = (torch.linalg.svd(t, full_matrices=False) for t in super().start(seed, device))
+        return tuple(s * U @ Vt for s, (U, _, Vt) in zip(sizes, parts, strict=True))
 
     def check_domain(self) -> None:
         """P >= C."""

@@ -43,8 +43,8 @@ class ErgenPilanci(TwoGroups):
     """min 1/2 |W (BN_{g,a}(V))_+ - Y|_F^2 + beta/2 (|g|^2 + |a|^2 + |W|^2) over W, V, g, a with P >= C neurons.
 
     Logits sum_c (1 - beta/sqrt n_c)_+ y_c e_c^T: class c drops out exactly at beta >= sqrt n_c. One direction a class,
-    h_c ~ y_c/|y_c|, firing on class c only: orthogonal class means, a simplex ETF once centred; g_c/a_c = |y_c - mean|/(sum y_c/sqrt n).
-    Minimum sum_c beta sqrt n_c - beta^2/2 where beta < sqrt n_c, n_c/2 otherwise.
+    h_c ~ y_c/|y_c|, firing on class c only: orthogonal class means, a simplex ETF once centred;
+    g_c/a_c = |y_c - mean|/(sum y_c/sqrt n). Minimum sum_c beta sqrt n_c - beta^2/2 where beta < sqrt n_c, n_c/2 otherwise.
     The solve runs over x_j = g_j u_j + a_j/sqrt n, any vector with |x_j|^2 = g_j^2 + a_j^2, and so over x_j >= 0: a negative
     entry adds penalty and nothing else. The minimum is then measured in W, V, g and a. Batch normalisation here has unit norm;
     with unit variance g and a are rescaled by sqrt n.
