@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -43,15 +43,8 @@ def as_text(report: Report) -> str:
     ]
     widths = [max(len(row[k]) for row in rows) for k in range(4)]
     table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
-    lines = [
-        f"{facts.name}: {facts.paper}",
-        f"{facts.loss}; {facts.constraint}",
-        f"theory: {facts.theory}",
-        parameters,
-        "",
-        table,
-    ]
-    lines += ["", f"collapse over {report.clock}, logarithmic"]
+    lines = [f"{facts.name}: {facts.paper}", f"{facts.loss}; {facts.constraint}", f"theory: {facts.theory}", parameters]
+    lines += ["", table, "", f"collapse over {report.clock}, logarithmic"]
     lines += [f"{name:>9}  {sparkline(values)}  {values[0]:.1e} -> {values[-1]:.1e}" for name, values in report.history.items()]
     return "\n".join(lines)
 
@@ -88,14 +81,22 @@ def save_figure(report: Report, path: Path) -> None:
 
     sweeps = tuple(sweep(report.model, report.seed) for sweep in SWEEPS[report.model.facts.name])
     figure, buffer = model_figure(report, sweeps), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=110)
-    write_atomically(path, lambda file: file.write(buffer.getvalue()))
+    figure.savefig(buffer, format="png", dpi=100, pil_kwargs={"optimize": True})
+    save_bytes(buffer.getvalue(), path)
+
+
+def save_bytes(content: bytes, path: Path) -> None:
+    """Write a file, atomically."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    write_atomically(path, write)
 
 
 def save_json(content: dict[str, Any], path: Path) -> None:
     """Write one JSON object, atomically."""
-    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
+    save_bytes((json.dumps(content, indent=1, allow_nan=False) + "\n").encode(), path)
 
 
 def check_folder(out: Path) -> None:
@@ -139,7 +140,7 @@ def make_gallery(out: Path, seed: int, device: str, progress: Progress) -> str:
             saved = as_json(report)
         reports.append(saved)
     table = markdown_table(reports)
-    write_atomically(out / "models.md", lambda file: file.write(table.encode()))
+    save_bytes(table.encode(), out / "models.md")
     return table
 
 

@@ -1,6 +1,6 @@
-"""What each model predicts along one of its parameters, and what solves from random starts find there: the gallery's right panels."""
+"""What a model predicts along one of its parameters, and what solves from random starts find: the gallery's right panels."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -42,12 +42,12 @@ def solved(model: Model, seed: int) -> Quantities:
     return model.measured(model.solve(seed))
 
 
-def column(models: list[Model], quantity: str, seed: int) -> np.ndarray:
+def column(models: Sequence[Model], quantity: str, seed: int) -> np.ndarray:
     """One measured quantity along a list of models."""
     return np.array([solved(model, seed)[quantity] for model in models])
 
 
-def predictions(models: list[Model], quantity: str) -> np.ndarray:
+def predictions(models: Sequence[Model], quantity: str) -> np.ndarray:
     """One predicted quantity along a list of models."""
     return np.array([model.predicted()[quantity] for model in models])
 
