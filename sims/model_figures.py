@@ -65,8 +65,7 @@ def draw_sweep(ax: "Axes", sweep: Sweep) -> None:
         ax.axvline(x, color="0.6", linewidth=1, zorder=0)
         ax.annotate(name, (x, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=8, color="0.3")
     ax.set(xlabel=sweep.x_label, ylabel=sweep.y_label)
-    if not sweep.marks:
-        ax.set_title("theory and solves" if sweep.lines else "outside the theory")
+    ax.set_title("theory and solves" if sweep.lines else "outside the theory", pad=18 if sweep.marks else None)
     if sweep.log_x:
         ax.set_xscale("log")
     if sweep.log_y:
@@ -78,4 +77,4 @@ def finish(ax: "Axes") -> None:
     """Light frame and legend."""
     ax.spines[["top", "right"]].set_visible(False)
     ax.grid(alpha=0.25)
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(framealpha=0.85, edgecolor="none", fontsize=8)

@@ -126,9 +126,8 @@ def run_all(args: argparse.Namespace) -> None:
     from sims.model_gallery import check_folder, make_gallery
 
     check_folder(args.out)
-    print(
-        make_gallery(args.out, args.seed, args.device, lambda line: None if args.quiet else print(line, file=sys.stderr)), end=""
-    )
+    progress = (lambda _: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+    print(make_gallery(args.out, args.seed, args.device, progress), end="")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -67,7 +67,6 @@ class Model(ABC):
 
     facts: ClassVar[Facts]
     solvers: ClassVar[Mapping[str, Solver]] = {}  # the first one is the default
-    restarts: ClassVar[int] = 1  # random starts of which the lowest end counts, where there are local minima
     C: int = 5
     N: int = 7
     P: int = 9
@@ -117,12 +116,16 @@ class Model(ABC):
         point = gaussian_point(self.shapes, seed, device=device)
         return tuple(space.onto(t) for space, t in zip(self.feasible, point, strict=True))
 
+    def starts(self, seed: int, device: str = "cpu") -> list[Point]:
+        """The starts of which the lowest end counts: one, and more where the model has local minima."""
+        return [self.start(seed, device)]
+
     def solve(self, seed: int, device: str = "cpu") -> Solved:
-        """A real solve from the seeded random start; the lowest of several where the model has local minima."""
+        """A real solve from every seeded random start; the lowest end."""
         solver, objective = self.solvers[self.optimizer or next(iter(self.solvers))], self.objective(device)
         found = []
-        for k in range(self.restarts):
-            recorder, start = Recorder(), self.start(seed + 1_000_003 * k, device)
+        for start in self.starts(seed, device):
+            recorder = Recorder()
             found.append(recorder.solved(start, solver(objective, self.feasible, start, recorder)))
         return min(found, key=lambda solved: self.value(solved.point))
 

@@ -1,6 +1,6 @@
 """Dang et al. 2023 (arXiv 2301.00437): deep linear heads on free features, squared error, equal or unequal classes."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -9,10 +9,12 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_frame
-from ufm.models.flat_solvers import FLAT_SOLVERS
+from ufm.models.flat_solvers import FLAT_SOLVERS, lbfgs
 from ufm.models.peeled import Peeled, Point
 from ufm.models.sizes import TwoGroups
 from ufm.models.squared import Squared
+
+SMALL = 0.2  # singular values of a start that falls to zero where zero is the minimum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,14 +50,22 @@ class DeepLinear(TwoGroups, Squared):
         """W_M (C, P), W_{M-1}..W_1 (P, P) and H."""
         return ((self.C, self.P), *((self.P, self.P),) * (self.layers - 1), (self.P, self.layout.n))
 
-    @property
-    def restarts(self) -> int:  # type: ignore[override]
-        """From two layers on, losing a class is a local minimum."""
-        return 1 if self.layers == 1 else 6
+    def starts(self, seed: int, device: str = "cpu") -> list[Point]:
+        """From two layers on, every way to lose classes is a local minimum: three starts, the last led by weaker decay."""
+        if self.layers == 1:
+            return [self.start(seed, device)]
+        return [self.start(seed, device, SMALL), self.start(seed, device), self.led(seed, device)]
 
-    def start(self, seed: int, device: str = "cpu") -> Point:
-        """Random semi-orthogonal factors of a random size in [1.2, 2.2]: small singular values would fall to the minimum at zero."""
-        size = 1.2 + float(np.random.default_rng(seed).random())
+    def led(self, seed: int, device: str) -> Point:
+        """The end of solves with a quarter and then half of the decay, where losing a class is far away."""
+        point = self.start(seed, device)
+        for factor in (0.25, 0.5):
+            easier = replace(self, lambda_w=factor * self.lambda_w, lambda_h=factor * self.lambda_h)
+            point = lbfgs(easier.objective(device), self.feasible, point, None)
+        return point
+
+    def start(self, seed: int, device: str = "cpu", size: float = 1.5) -> Point:
+        """Random semi-orthogonal factors: with small singular values among large ones, classes would be lost at once."""
         sizes = (*[size] * self.layers, size * float(np.sqrt(self.lambda_w / self.lambda_h)))
         parts = (torch.linalg.svd(t, full_matrices=False) for t in super().start(seed, device))
         return tuple(s * U @ Vt for s, (U, _, Vt) in zip(sizes, parts, strict=True))

@@ -74,6 +74,10 @@ class ErgenPilanci(TwoGroups):
         """(1 - beta/sqrt n_c)_+, the logit that every class keeps. (C,)"""
         return np.maximum(1 - self.beta / np.sqrt(self.layout.sizes), 0)
 
+    def starts(self, seed: int, device: str = "cpu") -> list[Point]:
+        """Four: with few neurons, one that serves no class is a local minimum."""
+        return [self.start(seed + 1_000_003 * k, device) for k in range(4)]
+
     def check_domain(self) -> None:
         """P >= C neurons."""
         if self.P < self.C:
