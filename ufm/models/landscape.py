@@ -22,11 +22,13 @@ def smallest_curvature(objective: Objective, point: Point) -> float:
 
     flattening = Flattening(point)
     length = sum(flattening.lengths)
+    shift = 2 * largest_curvature(objective, point) + 1.0  # ARPACK's tolerance is relative: it misses an eigenvalue of 0
 
     class Hessian(LinearOperator):
         def _matvec(self, x: np.ndarray) -> np.ndarray:
-            return flattening.vector(objective.curvature(point, flattening.point(np.ascontiguousarray(x.reshape(-1)))))
+            x = np.ascontiguousarray(x.reshape(-1))
+            return flattening.vector(objective.curvature(point, flattening.point(x))) + shift * x
 
     start = np.random.default_rng(0).standard_normal(length)  # ARPACK's own start would be global random state
     operator = Hessian(np.float64, (length, length))
-    return float(eigsh(operator, k=1, which="SA", v0=start, tol=1e-12, return_eigenvectors=False)[0])
+    return float(eigsh(operator, k=1, which="SA", v0=start, tol=1e-14, return_eigenvectors=False)[0]) - shift

@@ -26,7 +26,7 @@ class LuSteinerberger(Model):
         loss="cross-entropy, temperature tau",
         constraint="|w_c| = |h_i| = 1 (product of spheres)",
         theory="w_c = h_c = a simplex ETF, minimum log(1 + (C-1) exp(-tau C/(C-1)))",
-        domain="P >= C - 1, tau > 0",
+        domain="P >= C - 1, P >= 2, tau > 0",
         needs="the spheres fix every norm and the classes are equal",
     )
     solvers = MANIFOLD_SOLVERS
@@ -43,8 +43,10 @@ class LuSteinerberger(Model):
         return (Spheres(axis=1), Spheres(axis=0))
 
     def check_domain(self) -> None:
-        """P >= C - 1."""
+        """P >= C - 1, and P >= 2, since the sphere of R^1 is two points."""
         need_etf(self.C, self.P)
+        if self.P < 2:
+            raise ValueError("P = 1: the sphere of R^1 is two points, on which nothing can move; use P >= 2")
 
     def objective(self, device: str = "cpu") -> Peeled:
         """The mean cross-entropy of tau W H."""

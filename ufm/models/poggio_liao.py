@@ -78,15 +78,15 @@ class PoggioLiao(Model):
         """P >= C - 1."""
         need_etf(self.C, self.P)
 
-    def start(self, seed: int, device: str = "cpu") -> Point:
-        """Random on the spheres, with a positive norm: rho and -rho are one function."""
-        W, H, rho = super().start(seed, device)
-        return W, H, rho.abs()
-
     def objective(self, device: str = "cpu") -> Objective:
         """The squared error to the centred targets with the penalty on rho."""
         loss = SquaredError(one_hot(self.layout, device) - 1 / self.C, column_weights(self.layout, 1.0, device))
         return Normalized(Peeled(loss), self.lambda_w)
+
+    def classifier_and_features(self, point: Point) -> tuple[Tensor, Tensor]:
+        """W and H with a positive norm: (W, rho) and (-W, -rho) are one function, and a solve may end at either."""
+        W, H, rho = point
+        return W * torch.sign(rho), H
 
     def predicted(self) -> Quantities:
         """Minimum, equilibrium norm as found and by the published formula, logits of right and wrong classes, collapse."""
@@ -102,7 +102,8 @@ class PoggioLiao(Model):
 
     def measured(self, solved: Solved) -> Quantities:
         """The same at the point found."""
-        W, H, rho = solved.point
+        W, H = self.classifier_and_features(solved.point)
+        rho = solved.point[2].abs()
         F = W @ H
         Y = one_hot(self.layout, str(F.device)) - 1 / self.C
         Z = rho * self.layout.means(F)
