@@ -1,16 +1,18 @@
 """`python -m ufm.flow`: exact trajectories of neural collapse from random or your own features, in one command."""
 
 import argparse
-import json
+import os
 import sys
 import time
 from dataclasses import replace
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from ufm import store
 from ufm.laws import LAWS
 from ufm.report import summary, text
 from ufm.simulate import FlowConfig, FlowRun, prepare, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 PROGRESS_SECONDS = 1.0
@@ -50,8 +52,8 @@ def parser() -> argparse.ArgumentParser:
         "--dtype", choices=("float64", "float32"), default="float64", help="of the features and of X (default float64)"
     )
     out = p.add_argument_group("output")
-    out.add_argument("--out", type=Path, metavar="FILE.npz", help="arrays of the run")
-    out.add_argument("--plot", type=Path, metavar="FILE", help="figure, .png, .svg or .pdf")
+    out.add_argument("--out", metavar="FILE.npz", help="arrays of the run")
+    out.add_argument("--plot", metavar="FILE", help="figure, .png, .svg or .pdf")
     out.add_argument("--json", action="store_true", help="one JSON object on standard output instead of the table")
     out.add_argument("--quiet", action="store_true", help="no table and no progress")
     return p
@@ -62,9 +64,9 @@ def config_of(args: argparse.Namespace) -> FlowConfig:
     sizes = {name: value for name in "CNP" if (value := getattr(args, name)) is not None}
     if args.features is not None and sizes:
         raise ValueError(f"--features decides C, N and P: leave out {', '.join('--' + name for name in sizes)}")
-    if args.plot is not None and args.plot.suffix not in PLOT_SUFFIXES:
+    if args.plot is not None and os.path.splitext(args.plot)[1] not in PLOT_SUFFIXES:
         raise ValueError(f"--plot {args.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
-    if args.out is not None and args.out.suffix != ".npz":
+    if args.out is not None and os.path.splitext(args.out)[1] != ".npz":
         raise ValueError(f"--out {args.out}: the name must end in .npz")
     names = (
         "seed",
@@ -106,17 +108,23 @@ class ProgressLine:
             print(file=sys.stderr)
 
 
-def named(path: Path | None, flow: str, several: bool) -> Path | None:
-    """The output path of one flow: its name before the suffix where there are several."""
-    return path.with_name(f"{path.stem}.{flow}{path.suffix}") if path is not None and several else path
+def output_path(name: str | None, flow: str, several: bool) -> "Path | None":
+    """Where one flow writes, checked to be writable: the flow's name before the suffix where there are several."""
+    if name is None:
+        return None
+    from pathlib import Path
+
+    from ufm.store import check_writable
+
+    path = Path(name)
+    path = path.with_name(f"{path.stem}.{flow}{path.suffix}") if several else path
+    check_writable(path)
+    return path
 
 
-def one_flow(config: FlowConfig, args: argparse.Namespace, start_of: dict, several: bool) -> FlowRun:
+def one_flow(config: FlowConfig, args: argparse.Namespace, start_of: dict[str, Any], several: bool) -> FlowRun:
     """Run one flow and write what was asked for."""
-    out, plot = (named(path, config.flow, several) for path in (args.out, args.plot))
-    for path in (out, plot):
-        if path is not None:
-            store.check_writable(path)
+    out, plot = (output_path(name, config.flow, several) for name in (args.out, args.plot))
     if "start" not in start_of:
         start_of["start"] = prepare(config, left_vectors=args.out is not None)
     progress = ProgressLine(args.quiet)
@@ -125,7 +133,9 @@ def one_flow(config: FlowConfig, args: argparse.Namespace, start_of: dict, sever
     finally:
         progress.close()
     if out is not None:
-        store.save_arrays(out, found.arrays)
+        from ufm.store import save_arrays
+
+        save_arrays(out, found.arrays)
     if plot is not None:
         from ufm.plot import save_figure, trajectory_figure
 
@@ -142,7 +152,7 @@ def main(argv: list[str] | None = None) -> int:
         several = args.flow == "all"
         if several and args.start == "raw":
             raise ValueError("--start raw goes with --flow unnormalized, not with all")
-        start_of: dict = {}
+        start_of: dict[str, Any] = {}
         runs = {}
         for name in LAWS if several else (args.flow,):
             found = one_flow(replace(config, flow=name), args, start_of, several)
@@ -161,6 +171,8 @@ def main(argv: list[str] | None = None) -> int:
         print("ufm.flow: interrupted before anything was computed", file=sys.stderr)
         return 130
     if args.json:
+        import json
+
         objects = {name: summary(found) for name, found in runs.items()}
         print(json.dumps({"flows": objects} if several else objects[args.flow], allow_nan=False))
     return 0 if all(found.measured["complete"] for found in runs.values()) else 130

@@ -82,7 +82,7 @@ def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: P
     C, N = classes.C, classes.N
     X, H = starting_states(config, start)
     t_end = simulate.end_time(config, found.omega, C, N)
-    eta, steps = simulate.discrete_schedule(config, found.omega, t_end, C, N)
+    eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
     kept = discrete.kept_steps(steps)
     times = simulate.output_times(config, t_end)
     every_time = np.union1d(times, eta * kept)
@@ -105,7 +105,7 @@ def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: P
         gap,
         max(flow.residual(), found.whitening.residual if scheme is None else scheme.residual()),
         time.perf_counter() - began,
-        simulate.step_warnings(eta, found.omega, C, N),
+        discrete.step_warnings(eta, found.omega, C, N),
         {"overlap": flow.overlap(), "complete": float(scheme is not None and scheme.complete)},
     )
 

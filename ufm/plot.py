@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogFormatter
 
 from ufm import laws
 from ufm.discrete import run_discrete
@@ -12,6 +13,7 @@ from ufm.simulate import FlowRun
 from ufm.store import write_atomically
 
 BLUE, ORANGE, GREEN, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#000000"  # Okabe & Ito, colour-blind safe
+OMEGA = "SNR singular values $\\omega_j$"
 STYLE = {"linewidth": 1.6}
 
 
@@ -30,7 +32,8 @@ def trajectory_figure(run: FlowRun) -> Figure:
     picked = _log_spaced(scheme.t, flow.t[1])
     marks = left.loglog(scheme.t[picked], scheme.omega[picked], "o", color=ORANGE, markersize=3.5, markerfacecolor="none")
     left.legend([lines[0], marks[0]], [f"{run.config.flow} flow", "renormalize-after-step scheme"], frameon=False)
-    _label(left, "SNR singular values $\\omega_j$")
+    _label(left, OMEGA)
+    _plain_numbers(left)
     for values, label, color, dash in (
         (flow.loss, "$L_{LS}$", BLACK, "-"),
         (flow.loss_nc1, "$L_{NC1}$", BLUE, "--"),
@@ -60,15 +63,22 @@ def erratum_figure(omega0: np.ndarray, C: int, N: int, eta: float, steps: int) -
         frameon=False,
     )
     axes.set_title(f"C = {C}, N = {N}, {steps} steps of $\\eta$ = {eta:g}", fontsize=10)
-    _label(axes, "SNR singular values $\\omega_j$")
+    _label(axes, OMEGA)
+    _plain_numbers(axes)
     return figure
 
 
 def _label(axes: Axes, quantity: str) -> None:
-    axes.set_xlabel("flow time $t$ (gradient of the mean loss, unit step)")
+    axes.set_xlabel("flow time $t$ (step size $\\times$ number of steps)")
     axes.set_ylabel(quantity)
     axes.grid(which="major", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _plain_numbers(axes: Axes) -> None:
+    """10 and 20 rather than 10^1 and 2 x 10^1, on an axis of a few decades at most."""
+    axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
+    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
 
 
 def _log_spaced(t: np.ndarray, first: float, count: int = 24) -> np.ndarray:

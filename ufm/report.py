@@ -14,7 +14,7 @@ COLUMNS = ("t", "flow min", "flow max", "step min", "step max", "L_LS", "L_NC1",
 def table_rows(run: FlowRun) -> list[dict[str, float]]:
     """Rows at log-spaced times: the scheme at its last step not after each, loss and measures along the flow."""
     flow, scheme = run.flow, run.scheme
-    shown = np.unique(np.linspace(0, len(flow.t) - 1, ROWS).round().astype(int))
+    shown = np.array(sorted({round(i) for i in np.linspace(0, len(flow.t) - 1, ROWS)}))  # np.unique would import numpy.ma
     at = np.searchsorted(scheme.t, flow.t[shown] * (1 + 1e-12), side="right") - 1
     part = flow.rows(shown)
     stepped = scheme.omega[at]

@@ -1,23 +1,23 @@
 """One run: features to the trajectory of a flow, with the discrete scheme beside it on the same features and the same clock."""
 
-import json
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manifolds.classes import ClassLayout
-from ufm import discrete, layout, store
+from ufm import discrete, layout
 from ufm.discrete import DiscreteRun
 from ufm.laws import LAWS, UNNORMALIZED
 from ufm.snr import Reduction, Snr, reduce_to_range, snr, snr_spectrum
 from ufm.trajectory import Trajectory
 
+if TYPE_CHECKING:
+    from pathlib import Path
+
 Progress = Callable[[str, float], None]
-DEFAULT_STEPS = 1000
 FIRST_TIME = 1e-4  # of the whole run: the first output time after 0
 
 
@@ -68,7 +68,7 @@ class FlowConfig:
             raise ValueError("eta and steps decide each other: give one of them")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Start:
     """Features H (P, n) in class blocks, their layout and SNR, and what was done to them on the way."""
 
@@ -79,7 +79,7 @@ class Start:
     reduction: Reduction | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FlowRun:
     """A finished (or interrupted) run: the flow, the scheme, the largest gap between them, the residual, and warnings."""
 
@@ -96,6 +96,8 @@ class FlowRun:
     @property
     def arrays(self) -> dict[str, np.ndarray]:
         """What `--out` stores, by name."""
+        import json
+
         flow, scheme = self.flow, self.scheme
         return {
             "t": flow.t,
@@ -138,8 +140,7 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
             f"class sizes differ ({min(classes.sizes)} to {max(classes.sizes)}) and the closed laws need equal classes: "
             f"subsample every class to {min(classes.sizes)}, or let --balance do it"
         )
-    if classes.N < 2:
-        raise ValueError("N = 1 example a class: there is no within-class variability to whiten; at least N = 2 is needed")
+    _check_examples(classes.N)
     reduction = None
     if config.reduce:
         H, reduction = reduce_to_range(H, classes)
@@ -150,7 +151,7 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
     return Start(H, classes, _measure(config, H, classes, left_vectors), tuple(notes), reduction)
 
 
-def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoint: Path | None = None) -> FlowRun:
+def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoint: "Path | None" = None) -> FlowRun:
     """The flow and the scheme from `start`. `progress` gets a stage and the share of it that is done.
 
     `checkpoint` is where a --full run keeps its state, and from where it resumes. Raises ValueError where no run can be made.
@@ -163,11 +164,11 @@ def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoi
     C, N, found = start.layout.C, start.layout.N, start.snr
     t_end, omega_at = _motion(config, start)
     times = output_times(config, t_end)
-    eta, steps = discrete_schedule(config, found.omega, t_end, C, N)
-    scheme = discrete.run_discrete(found.omega, eta, steps, C, N, lambda done: progress("scheme", done / steps))
+    eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
     flow = Trajectory(times, omega_at(times), found.V, C, N, found.U)
+    scheme = discrete.run_discrete(found.omega, eta, steps, C, N, lambda done: progress("scheme", done / steps))
     gap = largest_gap(scheme.omega, omega_at(scheme.t))
-    warnings = step_warnings(eta, found.omega, C, N)
+    warnings = discrete.step_warnings(eta, found.omega, C, N)
     complete = {"complete": float(scheme.steps[-1] == steps)}
     return FlowRun(config, start, flow, scheme, gap, found.whitening.residual, time.perf_counter() - began, warnings, complete)
 
@@ -204,27 +205,6 @@ def output_times(config: FlowConfig, t_end: float) -> np.ndarray:
     return np.concatenate(([0.0], np.geomspace(FIRST_TIME * t_end, t_end, config.points - 1) if config.points > 2 else [t_end]))
 
 
-def discrete_schedule(config: FlowConfig, omega0: np.ndarray, t_end: float, C: int, N: int) -> tuple[float, int]:
-    """Step size and number of steps of the scheme up to t_end: as asked, else 1000, or as many as half the safe step needs."""
-    if config.eta is not None:
-        return config.eta, max(1, int(np.ceil(t_end / config.eta * (1 - 1e-12))))
-    steps = config.steps
-    if steps is None:
-        steps = max(DEFAULT_STEPS, int(np.ceil(2 * t_end / discrete.safe_step_from(omega0, C, N))))
-    return t_end / steps, steps
-
-
-def step_warnings(eta: float, omega0: np.ndarray, C: int, N: int) -> tuple[str, ...]:
-    """A warning where the step is beyond the safe one."""
-    safe = discrete.safe_step_from(omega0, C, N)
-    if eta < safe:
-        return ()
-    return (
-        f"eta = {eta:g} is beyond the safe step {safe:g} (4 C^2 N = {discrete.safe_step(C, N):g}): omega may fall and deviations "
-        "are reflected; the numbers are those of the scheme itself",
-    )
-
-
 def largest_gap(scheme: np.ndarray, flow: np.ndarray) -> float:
     """max |log omega_scheme - log omega_flow| over steps and values that move."""
     moving = (flow > 0) & (scheme > 0)
@@ -233,9 +213,12 @@ def largest_gap(scheme: np.ndarray, flow: np.ndarray) -> float:
 
 def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLayout]:
     if config.features is not None:
-        H, classes = layout.class_blocks(*store.load_features(Path(config.features)))
+        from ufm import store
+
+        H, classes = layout.class_blocks(*store.load_features(config.features))
         return H.astype(config.dtype, copy=False) if config.dtype == "float32" else H, classes
     classes = ClassLayout.equal(config.C, config.N)
+    _check_examples(config.N)
     if config.P < 1:
         raise ValueError(f"P = {config.P}: at least one feature is needed")
     if not config.reduce:
@@ -243,6 +226,11 @@ def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLa
     rng = np.random.default_rng(config.seed)
     notes.append(f"standard Gaussian features, seed {config.seed}")
     return rng.standard_normal((config.P, classes.n), dtype=np.dtype(config.dtype)), classes
+
+
+def _check_examples(N: int) -> None:
+    if N < 2:
+        raise ValueError(f"N = {N} example a class: there is no within-class variability to whiten; at least N = 2 is needed")
 
 
 def _measure(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr:

@@ -8,7 +8,7 @@ import numpy as np
 from ufm import spectrum
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Trajectory:
     """omega (T, K) at clock values t (T,), K = min(C-1, P), each column one singular value followed in time, descending at first.
 
