@@ -1,4 +1,4 @@
-"""`python -m sims.models`: the JSON shape, exit codes with one line, a gallery that is atomic and resumes, figures of bounded size."""
+"""`python -m sims.models`: the JSON shape, exit codes with one line, a gallery that is atomic and resumes, its figures."""
 
 import json
 import os
@@ -16,6 +16,7 @@ from ufm.models import NAMES, model_class
 from ufm.models.base import simulate
 from ufm.models.fang import Fang
 
+ROOT = Path(__file__).parents[2]
 SMALL = ["--C", "3", "--N", "4", "--P", "5"]
 
 
@@ -171,16 +172,14 @@ def test_a_plain_import_of_the_command_is_light():
     code = (
         "import sys, sims.models; print([m for m in ('torch', 'scipy', 'geoopt', 'pymanopt', 'matplotlib') if m in sys.modules])"
     )
-    found = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
-    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert found.stdout.strip() == "[]"
 
 
 @pytest.mark.slow
 def test_the_whole_gallery_in_under_ten_minutes_and_its_figures_below_100_kb(tmp_path):
     command = [sys.executable, "-m", "sims.models", "all", "--out", str(tmp_path)]
-    subprocess.run(command, check=True, timeout=600, cwd=Path(__file__).parents[2], env={**os.environ, "OMP_NUM_THREADS": "2"})
+    subprocess.run(command, check=True, timeout=600, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "2"})
     figures = list(tmp_path.glob("*.png"))
     assert len(figures) == len(NAMES)
     assert max(path.stat().st_size for path in figures) < 100_000
