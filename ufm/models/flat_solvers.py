@@ -24,7 +24,7 @@ def lbfgs(objective: Objective, feasible: Feasible, start: Point, observe: Obser
     flattening = Flattening(start)
     lower = np.concatenate([np.full(t.numel(), s.lower) for s, t in zip(feasible, start, strict=True)])
     bounds = None if np.isinf(lower).all() else list(zip(lower, np.full(lower.shape, np.inf), strict=True))
-    options = {"gtol": GRADIENT, "ftol": 0.0, "maxcor": 20, "maxiter": 10_000, "maxfun": 20_000, "maxls": 50}
+    options = {"gtol": GRADIENT, "ftol": 0.0, "maxcor": 8, "maxiter": 10_000, "maxfun": 20_000, "maxls": 50}
     function, callback, point = on_vectors(objective, flattening), on_vectors_observe(observe, flattening), start
     for _ in range(RESTARTS):
         x = flattening.vector(point)

@@ -26,22 +26,22 @@ class Peeled:
     bias_penalty: float | None = None
     gain: float = 1.0
 
-    def logits(self, point: Point) -> Tensor:
-        """Z = gain F_1 ... F_k + b 1^T. (C, n)"""
-        return self._tails(point)[0] * self.gain + (0.0 if self.bias_penalty is None else point[-1])
-
     def value_and_gradient(self, point: Point) -> tuple[Tensor, Point]:
         """f and its Euclidean gradient, one tensor for every tensor of the point."""
         factors, tails = self._factors(point), self._tails(point)
         value, G = self.loss.value_and_gradient(self.logits_of(tails, point))
-        gradient, B = [], G * self.gain
-        for j, (factor, penalty) in enumerate(zip(factors, self.penalties, strict=True)):
-            gradient.append((B @ tails[j + 1].mT if j + 1 < len(factors) else B) + penalty * factor)
-            value = value + penalty / 2 * (factor * factor).sum()
+        gradient, B = [], G if self.gain == 1.0 else G * self.gain
+        for factor, tail in zip(factors, tails[1:], strict=False):
+            gradient.append(B @ tail.mT)
             B = factor.mT @ B
+        gradient.append(B)
+        for j, (factor, penalty) in enumerate(zip(factors, self.penalties, strict=True)):
+            if penalty:
+                gradient[j] = gradient[j].add(factor, alpha=penalty)
+                value = value + penalty / 2 * squared_norm(factor)
         if self.bias_penalty is not None:
             gradient.append(G.sum(1, keepdim=True) + self.bias_penalty * point[-1])
-            value = value + self.bias_penalty / 2 * (point[-1] ** 2).sum()
+            value = value + self.bias_penalty / 2 * squared_norm(point[-1])
         return value, tuple(gradient)
 
     def curvature(self, point: Point, direction: Point) -> Point:
@@ -50,13 +50,14 @@ class Peeled:
         dtails = [moves[-1]]
         for j in range(len(factors) - 2, -1, -1):
             dtails.insert(0, moves[j] @ tails[j + 1] + factors[j] @ dtails[0])
-        Z, dZ = self.logits_of(tails, point), dtails[0] * self.gain + (0.0 if self.bias_penalty is None else direction[-1])
+        Z, dZ = self.logits_of(tails, point), self.logits_of(dtails, direction)
         dG = self.loss.curvature(Z, dZ)
         B, dB, result = self.loss.value_and_gradient(Z)[1] * self.gain, dG * self.gain, []
-        for j, (factor, move, penalty) in enumerate(zip(factors, moves, self.penalties, strict=True)):
-            last = j + 1 == len(factors)
-            result.append((dB if last else dB @ tails[j + 1].mT + B @ dtails[j + 1].mT) + penalty * move)
+        for factor, move, tail, dtail in zip(factors, moves, tails[1:], dtails[1:], strict=False):
+            result.append(dB @ tail.mT + B @ dtail.mT)
             B, dB = factor.mT @ B, move.mT @ B + factor.mT @ dB
+        result.append(dB)
+        result = [r.add(move, alpha=penalty) for r, move, penalty in zip(result, moves, self.penalties, strict=True)]
         if self.bias_penalty is not None:
             result.append(dG.sum(1, keepdim=True) + self.bias_penalty * direction[-1])
         return tuple(result)
@@ -76,6 +77,12 @@ class Peeled:
         for factor in reversed(factors[:-1]):
             tails.insert(0, factor @ tails[0])
         return tails
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """|x|_F^2 in one pass."""
+    flat = x.reshape(-1)
+    return flat @ flat
 
 
 def gaussian_point(shapes: tuple[tuple[int, ...], ...], seed: int, scale: float = 1.0, device: str = "cpu") -> Point:
