@@ -1,8 +1,9 @@
 """`python -m benchmarks.models`: the models' solves against plain torch on the same problems, as ratios.
 
-Minimisations: torch.optim.LBFGS with autograd, constraints divided out as a user would write them, from the same seeded point, both
-stopped as soon as the objective is within ACCURACY of the exact minimum. Flows: the same scipy integrator over autograd's gradient.
-One thread, medians of REPEATS runs in turn, in one process; a ratio above 1 says how many times longer the plain version takes.
+Minimisations: torch.optim.LBFGS with autograd, constraints divided out as a user would write them, from the same seeded point,
+both stopped as soon as the objective is within ACCURACY of the exact minimum. Flows: the same scipy integrator over autograd's
+gradient. One thread, medians of REPEATS runs in turn, in one process; a ratio above 1 says how many times longer the plain
+version takes.
 """
 
 import time
@@ -73,7 +74,8 @@ def normalized(model: PoggioLiao) -> Loss:
     """Frobenius norms by division."""
     Y = one_hot(model.layout) - 1 / model.C
 
-    def value(W: Tensor, H: Tensor, rho: Tensor) -> Tensor:
+    def value(W: Tensor, H: Tensor, r: Tensor) -> Tensor:
+        rho = model.unit * r
         return ((rho * (W / W.norm()) @ (H / H.norm()) - Y) ** 2).sum() / 2 + model.lambda_w / 2 * (rho**2).sum()
 
     return value
@@ -143,9 +145,9 @@ class Watched:
             raise Reached
         return value, gradient
 
-    def curvature(self, point: Point, direction: Point) -> Point:
+    def curvature_at(self, point: Point) -> Callable[[Point], Point]:
         """As inside."""
-        return self.inner.curvature(point, direction)
+        return self.inner.curvature_at(point)
 
 
 def ours(model: Model, start: Point) -> float:

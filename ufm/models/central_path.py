@@ -93,7 +93,7 @@ class CentralPath(Model):
         omega = torch.linalg.svdvals(self.layout.means(X))[: self.C - 1]
         return (1 / (omega**2 + self.C)).sum() / 2, (-central_path_field(FLOWS[self.flow], self.layout)(X),)
 
-    def curvature(self, point: Point, direction: Point) -> Point:
+    def curvature_at(self, point: Point) -> Callable[[Point], Point]:
         """Not needed by an integrator."""
         raise NotImplementedError
 

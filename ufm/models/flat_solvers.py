@@ -41,9 +41,12 @@ def trust_region(objective: Objective, feasible: Feasible, start: Point, observe
     from scipy.optimize import minimize
 
     flattening = Flattening(start)
+    seen: list[Any] = [None, None]  # scipy asks at one x for many directions
 
     def curvature(x: np.ndarray, d: np.ndarray) -> np.ndarray:
-        return flattening.vector(objective.curvature(flattening.point(x), flattening.point(d)))
+        if seen[0] is None or not np.array_equal(seen[0], x):
+            seen[:] = [x.copy(), objective.curvature_at(flattening.point(x))]
+        return flattening.vector(seen[1](flattening.point(d)))
 
     found = minimize(
         on_vectors(objective, flattening),

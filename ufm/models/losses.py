@@ -1,5 +1,6 @@
 """The two losses of the literature as values: value, gradient and curvature in the logits Z (C, n), with a weight a column."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,10 +34,11 @@ class CrossEntropy:
         log_p = torch.log_softmax(Z, 0)
         return -((self.Y * log_p).sum(0) @ self.weights), (log_p.exp() - self.Y) * self.weights
 
-    def curvature(self, Z: Tensor, dZ: Tensor) -> Tensor:
-        """The derivative of the gradient along dZ. (C, n)"""
+    def curvature_at(self, Z: Tensor) -> Callable[[Tensor], Tensor]:
+        """The derivative of the gradient at Z as a map of directions. (C, n) -> (C, n)"""
         p = torch.softmax(Z, 0)
-        return p * (dZ - (p * dZ).sum(0)) * self.weights
+        weighted = p * self.weights
+        return lambda dZ: weighted * (dZ - (p * dZ).sum(0))
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,9 +54,9 @@ class SquaredError:
         G = R * self.weights
         return (R * G).sum() / 2, G
 
-    def curvature(self, Z: Tensor, dZ: Tensor) -> Tensor:
-        """The derivative of the gradient along dZ. (C, n)"""
-        return dZ * self.weights
+    def curvature_at(self, Z: Tensor) -> Callable[[Tensor], Tensor]:
+        """The derivative of the gradient at Z as a map of directions. (C, n) -> (C, n)"""
+        return lambda dZ: dZ * self.weights
 
 
 Loss = CrossEntropy | SquaredError

@@ -43,12 +43,19 @@ def pymanopt_trust_region(objective: Objective, feasible: Feasible, start: Point
             observe(back(x))
         return at(x)[1]
 
+    bent: list[Any] = [None, None]
+
+    def hessian(*xd: np.ndarray) -> list[np.ndarray]:
+        if bent[0] is not xd[0]:
+            bent[:] = [xd[0], objective.curvature_at(back(xd[:half]))]
+        return host(bent[1](back(xd[half:])))
+
     decorate = pymanopt.function.numpy(manifold)
     problem = pymanopt.Problem(
         manifold,
         decorate(lambda *x: at(x)[0]),
         euclidean_gradient=decorate(gradient),
-        euclidean_hessian=decorate(lambda *xd: host(objective.curvature(back(xd[:half]), back(xd[half:])))),
+        euclidean_hessian=decorate(hessian),
     )
     result = TrustRegions(verbosity=0, min_gradient_norm=GRADIENT, max_iterations=500).run(problem, initial_point=host(start))
     point = back(tuple(result.point))

@@ -4,6 +4,7 @@ A point is the tuple of factors (W_M, ..., W_1, H), followed by the bias b (C, 1
 curvatures are written out, so a solve never builds an autograd graph; the tests compare both with autograd.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -44,23 +45,35 @@ class Peeled:
             value = value + self.bias_penalty / 2 * squared_norm(point[-1])
         return value, tuple(gradient)
 
-    def curvature(self, point: Point, direction: Point) -> Point:
-        """The Hessian of f at the point applied to a direction, shaped like the point."""
-        factors, moves, tails = self._factors(point), self._factors(direction), self._tails(point)
-        dtails = [moves[-1]]
-        for j in range(len(factors) - 2, -1, -1):
-            dtails.insert(0, moves[j] @ tails[j + 1] + factors[j] @ dtails[0])
-        Z, dZ = self.logits_of(tails, point), self.logits_of(dtails, direction)
-        dG = self.loss.curvature(Z, dZ)
-        B, dB, result = self.loss.value_and_gradient(Z)[1] * self.gain, dG * self.gain, []
-        for factor, move, tail, dtail in zip(factors, moves, tails[1:], dtails[1:], strict=False):
-            result.append(dB @ tail.mT + B @ dtail.mT)
-            B, dB = factor.mT @ B, move.mT @ B + factor.mT @ dB
-        result.append(dB)
-        result = [r.add(move, alpha=penalty) for r, move, penalty in zip(result, moves, self.penalties, strict=True)]
-        if self.bias_penalty is not None:
-            result.append(dG.sum(1, keepdim=True) + self.bias_penalty * direction[-1])
-        return tuple(result)
+    def curvature_at(self, point: Point) -> Callable[[Point], Point]:
+        """The Hessian of f at the point as a map, with everything that does not depend on the direction computed once."""
+        factors, tails = self._factors(point), self._tails(point)
+        Z = self.logits_of(tails, point)
+        B = self.loss.value_and_gradient(Z)[1] * self.gain
+        backs = [B]
+        for factor in factors[:-1]:
+            backs.append(factor.mT @ backs[-1])
+        loss_curvature = self.loss.curvature_at(Z)
+
+        def apply(direction: Point) -> Point:
+            moves = self._factors(direction)
+            dtails = [moves[-1]]
+            for factor, move, tail in zip(reversed(factors[:-1]), reversed(moves[:-1]), reversed(tails[1:]), strict=True):
+                dtails.insert(0, torch.addmm(move @ tail, factor, dtails[0]))
+            dG = loss_curvature(self.logits_of(dtails, direction))
+            dB, result = (dG if self.gain == 1.0 else dG * self.gain), []
+            for factor, move, back, tail, dtail in zip(factors, moves, backs, tails[1:], dtails[1:], strict=False):
+                result.append(torch.addmm(dB @ tail.mT, back, dtail.mT))
+                dB = torch.addmm(move.mT @ back, factor.mT, dB)
+            result.append(dB)
+            for j, penalty in enumerate(self.penalties):
+                if penalty:
+                    result[j] = result[j].add(moves[j], alpha=penalty)
+            if self.bias_penalty is not None:
+                result.append(dG.sum(1, keepdim=True) + self.bias_penalty * direction[-1])
+            return tuple(result)
+
+        return apply
 
     def logits_of(self, tails: list[Tensor], point: Point) -> Tensor:
         """Z from the products already formed. (C, n)"""

@@ -1,5 +1,6 @@
 """Poggio & Liao 2020 (arXiv 2101.00072), as an unconstrained features model: squared error under weight normalisation."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -17,26 +18,37 @@ from ufm.models.solvers import Objective
 
 @dataclass(frozen=True, eq=False)
 class Normalized:
-    """1/2 |rho W H - (Y - 1/C)|_F^2 + lam/2 rho^2 as a function of W, H and rho (1, 1), by the chain rule through rho W."""
+    """1/2 |rho W H - (Y - 1/C)|_F^2 + lam/2 rho^2 as a function of W, H and r (1, 1), rho = unit * r, by the chain rule.
+
+    A unit of the size of the targets makes the curvature along r as large as that along W and H.
+    """
 
     peeled: Peeled
     penalty: float
+    unit: float
 
     def value_and_gradient(self, point: Point) -> tuple[Tensor, Point]:
-        """The value and the Euclidean gradient in W, H and rho."""
-        W, H, rho = point
+        """The value and the Euclidean gradient in W, H and r."""
+        W, H, r = point
+        rho = self.unit * r
         value, (g_W, g_H) = self.peeled.value_and_gradient((rho * W, H))
         slope = (g_W * W).sum().reshape(1, 1) + self.penalty * rho
-        return value + self.penalty / 2 * (rho * rho).sum(), (rho * g_W, g_H, slope)
+        return value + self.penalty / 2 * (rho * rho).sum(), (rho * g_W, g_H, self.unit * slope)
 
-    def curvature(self, point: Point, direction: Point) -> Point:
-        """The Hessian applied to a direction."""
-        (W, H, rho), (dW, dH, drho) = point, direction
-        scaled = (rho * W, H)
-        g_W, _ = self.peeled.value_and_gradient(scaled)[1]
-        c_W, c_H = self.peeled.curvature(scaled, (drho * W + rho * dW, dH))
-        slope = ((c_W * W).sum() + (g_W * dW).sum()).reshape(1, 1) + self.penalty * drho
-        return drho * g_W + rho * c_W, c_H, slope
+    def curvature_at(self, point: Point) -> Callable[[Point], Point]:
+        """The Hessian at a point, as a map of directions."""
+        W, H, r = point
+        rho = self.unit * r
+        g_W, _ = self.peeled.value_and_gradient((rho * W, H))[1]
+        inner = self.peeled.curvature_at((rho * W, H))
+
+        def apply(direction: Point) -> Point:
+            dW, dH, drho = direction[0], direction[1], self.unit * direction[2]
+            c_W, c_H = inner((drho * W + rho * dW, dH))
+            slope = ((c_W * W).sum() + (g_W * dW).sum()).reshape(1, 1) + self.penalty * drho
+            return drho * g_W + rho * c_W, c_H, self.unit * slope
+
+        return apply
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +78,13 @@ class PoggioLiao(Model):
 
     @property
     def shapes(self) -> tuple[tuple[int, int], ...]:
-        """W, H and rho."""
+        """W, H and rho over its unit."""
         return (*super().shapes, (1, 1))
+
+    @property
+    def unit(self) -> float:
+        """|Y - 1/C|_F: the norm rho is this times the third variable of a point."""
+        return float(np.sqrt(self.N * (self.C - 1)))
 
     @property
     def feasible(self) -> Feasible:
@@ -81,12 +98,12 @@ class PoggioLiao(Model):
     def objective(self, device: str = "cpu") -> Objective:
         """The squared error to the centred targets with the penalty on rho."""
         loss = SquaredError(one_hot(self.layout, device) - 1 / self.C, column_weights(self.layout, 1.0, device))
-        return Normalized(Peeled(loss), self.lambda_w)
+        return Normalized(Peeled(loss), self.lambda_w, self.unit)
 
     def classifier_and_features(self, point: Point) -> tuple[Tensor, Tensor]:
         """W and H with a positive norm: (W, rho) and (-W, -rho) are one function, and a solve may end at either."""
-        W, H, rho = point
-        return W * torch.sign(rho), H
+        W, H, r = point
+        return W * torch.sign(r), H
 
     def predicted(self) -> Quantities:
         """Minimum, equilibrium norm as found and by the published formula, logits of right and wrong classes, collapse."""
@@ -103,7 +120,7 @@ class PoggioLiao(Model):
     def measured(self, solved: Solved) -> Quantities:
         """The same at the point found."""
         W, H = self.classifier_and_features(solved.point)
-        rho = solved.point[2].abs()
+        rho = self.unit * solved.point[2].abs()
         F = W @ H
         Y = one_hot(self.layout, str(F.device)) - 1 / self.C
         Z = rho * self.layout.means(F)
@@ -119,8 +136,8 @@ class PoggioLiao(Model):
 
 def critical_residual(model: PoggioLiao, point: Point) -> float:
     """|sum_n (Y - rho F)_n (dF_n/dV_k - V_k F_n)|, the paper's condition on critical points over both layers: 0 at one."""
-    W, H, rho = point
-    F = W @ H
+    W, H, r = point
+    F, rho = W @ H, model.unit * r
     R = one_hot(model.layout, str(F.device)) - 1 / model.C - rho * F
     balance = (R * F).sum()
     return float(torch.stack([(R @ H.mT - balance * W).norm(), (W.mT @ R - balance * H).norm()]).norm())

@@ -26,8 +26,8 @@ class Objective(Protocol):
         """f and its gradient."""
         ...
 
-    def curvature(self, point: Point, direction: Point) -> Point:
-        """The Hessian applied to a direction."""
+    def curvature_at(self, point: Point) -> Callable[[Point], Point]:
+        """The Hessian at a point, as a map of directions."""
         ...
 
 

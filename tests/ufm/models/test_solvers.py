@@ -52,8 +52,8 @@ class Bowl:
         move = point[0] - self.centre
         return (move**2).sum() / 2, (move,)
 
-    def curvature(self, point, direction):
-        return direction
+    def curvature_at(self, point):
+        return lambda direction: direction
 
 
 @pytest.mark.parametrize("solver", [lbfgs, spectral_projected_gradient])
@@ -77,11 +77,11 @@ def test_curvatures_are_the_eigenvalues_of_the_dense_hessian():
         Peeled(SquaredError(Y, torch.ones(4, dtype=torch.float64)), (0.1, 0.2)),
         gaussian_point(((3, 2), (2, 4)), 2),
     )
-    columns = []
+    columns, hessian = [], objective.curvature_at(point)
     for k in range(14):
         unit = torch.zeros(14, dtype=torch.float64)
         unit[k] = 1
-        moved = objective.curvature(point, (unit[:6].view(3, 2), unit[6:].view(2, 4)))
+        moved = hessian((unit[:6].view(3, 2), unit[6:].view(2, 4)))
         columns.append(torch.cat([t.reshape(-1) for t in moved]))
     values = torch.linalg.eigvalsh(torch.stack(columns))
     assert smallest_curvature(objective, point) == pytest.approx(float(values[0]), abs=1e-9)
@@ -101,8 +101,8 @@ class Slope:
     def value_and_gradient(self, point):
         return point[0].sum(), (torch.ones_like(point[0]),)
 
-    def curvature(self, point, direction):
-        return (0 * direction[0],)
+    def curvature_at(self, point):
+        return lambda direction: (0 * direction[0],)
 
 
 def test_an_unbounded_problem_raises():
