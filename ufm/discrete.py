@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-DEFAULT_STEPS = 1000
+DEFAULT_STEPS, MOST_DEFAULT_STEPS = 1000, 200_000
 MOST_STORED = 10_000  # steps kept; a longer run is thinned evenly
 
 
@@ -95,23 +95,31 @@ class _AnySteps:
 def schedule(
     t_end: float, omega0: np.ndarray, C: int, N: int, eta: float | None = None, steps: int | None = None
 ) -> tuple[float, int]:
-    """Step size and number of steps up to t_end: as asked, else 1000, or as many as half the safe step needs."""
+    """Step size and number of steps up to t_end: as asked, else 1000, or as many as half the safe step needs, 200,000 at most."""
     if eta is not None:
         return eta, max(1, int(np.ceil(t_end / eta * (1 - 1e-12))))
     if steps is None:
-        steps = max(DEFAULT_STEPS, int(np.ceil(2 * t_end / safe_step_from(omega0, C, N))))
+        half_safe = safe_step_from(omega0, C, N) / 2
+        if t_end > half_safe * MOST_DEFAULT_STEPS:
+            return half_safe, MOST_DEFAULT_STEPS
+        steps = max(DEFAULT_STEPS, int(np.ceil(t_end / half_safe)))
     return t_end / steps, steps
 
 
-def step_warnings(eta: float, omega0: np.ndarray, C: int, N: int) -> tuple[str, ...]:
-    """A warning where the step is beyond the safe one."""
-    safe = safe_step_from(omega0, C, N)
-    if eta < safe:
-        return ()
-    return (
-        f"eta = {eta:g} is beyond the safe step {safe:g} (4 C^2 N = {safe_step(C, N):g}): omega may fall and deviations "
-        "are reflected; the numbers are those of the scheme itself",
-    )
+def step_warnings(t_end: float, eta: float, steps: int, omega0: np.ndarray, C: int, N: int) -> tuple[str, ...]:
+    """Warnings where the step is beyond the safe one, and where the scheme ends before the flow does."""
+    safe, warnings = safe_step_from(omega0, C, N), []
+    if eta >= safe:
+        warnings.append(
+            f"eta = {eta:g} is beyond the safe step {safe:g} (4 C^2 N = {safe_step(C, N):g}): omega may fall and deviations "
+            "are reflected; the numbers are those of the scheme itself"
+        )
+    if eta * steps < t_end * (1 - 1e-9):
+        warnings.append(
+            f"the scheme would need {t_end / eta:.3g} steps of half its safe step to reach t = {t_end:g}: "
+            f"it is run for {steps}, to t = {eta * steps:g}; choose --steps or --eta to go further"
+        )
+    return tuple(warnings)
 
 
 def kept_steps(steps: int, most: int = MOST_STORED) -> np.ndarray:

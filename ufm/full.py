@@ -70,7 +70,10 @@ def starting_states(config: "FlowConfig", start: "Start") -> tuple[Array, Array]
     elif config.flow == UNNORMALIZED.name:
         shrink = (1 + found.omega**2 / start.layout.C) ** -0.5
         flow_start = X + (found.left_vectors * (shrink - 1)) @ (found.left_vectors.T @ X)
-    return tuple(_place(state.astype(config.dtype), config.device) for state in (X, flow_start))
+    placed = _place(X.astype(config.dtype, copy=False), config.device)
+    if flow_start is X:  # neither stage writes into its state, so one X serves both
+        return placed, placed
+    return placed, _place(flow_start.astype(config.dtype, copy=False), config.device)
 
 
 def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: Path | None) -> "FlowRun":
@@ -105,7 +108,7 @@ def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: P
         gap,
         max(flow.residual(), found.whitening.residual if scheme is None else scheme.residual()),
         time.perf_counter() - began,
-        discrete.step_warnings(eta, found.omega, C, N),
+        discrete.step_warnings(t_end, eta, steps, found.omega, C, N),
         {"overlap": flow.overlap(), "complete": float(scheme is not None and scheme.complete)},
     )
 

@@ -17,7 +17,7 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
     shown = np.array(sorted({round(i) for i in np.linspace(0, len(flow.t) - 1, ROWS)}))  # np.unique would import numpy.ma
     at = np.searchsorted(scheme.t, flow.t[shown] * (1 + 1e-12), side="right") - 1
     part = flow.rows(shown)
-    stepped = scheme.omega[at]
+    stepped = np.where(part.t[:, None] > scheme.t[-1] * (1 + 1e-9), np.nan, scheme.omega[at])  # the scheme may end earlier
     columns = (
         part.t,
         part.omega.min(1),
@@ -38,7 +38,7 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
 def summary(run: FlowRun) -> dict[str, Any]:
     """One JSON object: configuration, clock, start and end of both, gap, residual, table, warnings, seconds."""
     flow, scheme = run.flow, run.scheme
-    return {
+    found = {
         "config": run.provenance,
         "flow": run.config.flow,
         "t_end": float(flow.t[-1]),
@@ -54,6 +54,20 @@ def summary(run: FlowRun) -> dict[str, Any]:
         "seconds": run.seconds,
         **run.measured,
     }
+    return _finite(found)
+
+
+def _finite(value: Any) -> Any:
+    """The same with NaN and infinities as None, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _cell(value: float) -> str:
+    return f"{value:10.3g}" if np.isfinite(value) else "-".rjust(10)
 
 
 def text(run: FlowRun, seconds: float) -> str:
@@ -66,7 +80,7 @@ def text(run: FlowRun, seconds: float) -> str:
         f"beside it the discrete scheme (renormalize after step), {steps}",
         "",
         "".join(name.rjust(10) for name in COLUMNS),
-        *("".join(f"{value:10.3g}" for value in row.values()) for row in table_rows(run)),
+        *("".join(_cell(value) for value in row.values()) for row in table_rows(run)),
         "",
         f"omega: min and max over the {len(start.snr.omega)} SNR singular values, by the flow and by the scheme at its last step",
         f"largest gap between scheme and flow, |log omega - log omega|   {run.gap:.3e}",

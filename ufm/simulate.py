@@ -168,7 +168,7 @@ def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoi
     flow = Trajectory(times, omega_at(times), found.V, C, N, found.U)
     scheme = discrete.run_discrete(found.omega, eta, steps, C, N, lambda done: progress("scheme", done / steps))
     gap = largest_gap(scheme.omega, omega_at(scheme.t))
-    warnings = discrete.step_warnings(eta, found.omega, C, N)
+    warnings = discrete.step_warnings(t_end, eta, steps, found.omega, C, N)
     complete = {"complete": float(scheme.steps[-1] == steps)}
     return FlowRun(config, start, flow, scheme, gap, found.whitening.residual, time.perf_counter() - began, warnings, complete)
 

@@ -94,6 +94,23 @@ def test_math_page_example_the_scheme_follows_law_a_and_not_the_printed_proposit
     assert (scheme / printed > 2.8).all()
 
 
+def test_the_schedule_reaches_the_end_with_safe_steps_or_says_that_it_does_not() -> None:
+    omega0 = np.array([0.9, 0.5])
+    safe = discrete.safe_step(3, 10)
+    assert discrete.schedule(100.0, omega0, 3, 10) == (0.1, 1000)
+    eta, steps = discrete.schedule(1e5 * safe, omega0, 3, 10)
+    np.testing.assert_allclose((eta, steps), (safe / 2, 200_000), rtol=1e-9)
+    assert discrete.step_warnings(1e5 * safe, eta, steps, omega0, 3, 10) == ()
+    assert discrete.schedule(100.0, omega0, 3, 10, eta=30.0) == (30.0, 4)
+    assert discrete.schedule(100.0, omega0, 3, 10, steps=8) == (12.5, 8)
+    eta, steps = discrete.schedule(1e9 * safe, omega0, 3, 10)
+    assert (eta, steps) == (safe / 2, 200_000)
+    (warning,) = discrete.step_warnings(1e9 * safe, eta, steps, omega0, 3, 10)
+    assert "2e+09 steps" in warning
+    (warning,) = discrete.step_warnings(9 * safe, 3 * safe, 3, omega0, 3, 10)
+    assert "beyond the safe step 360" in warning
+
+
 def test_runs_are_thinned_evenly_only_past_ten_thousand_steps() -> None:
     short = discrete.run_discrete(np.array([1.0]), 1.0, 10_000, 3, 5)
     np.testing.assert_array_equal(short.steps, np.arange(10_001))

@@ -109,6 +109,15 @@ def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture) -> None:
     assert capsys.readouterr().out == ""
 
 
+def test_a_flow_that_outruns_the_scheme_says_so(capsys: pytest.CaptureFixture) -> None:
+    assert run(*SMALL, "--growth", "1e5", "--json") == 0
+    printed = capsys.readouterr()
+    assert "choose --steps or --eta" in printed.err
+    table = json.loads(printed.out)["table"]
+    assert table[-1]["step min"] is None
+    assert table[-1]["flow min"] > 1e4
+
+
 @pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
 def test_figures_of_every_format(tmp_path: Path, suffix: str) -> None:
     assert run(*SMALL, "--plot", tmp_path / f"figure{suffix}", "--quiet") == 0
@@ -287,7 +296,13 @@ def test_coinciding_means_need_an_end_time(capsys: pytest.CaptureFixture, tmp_pa
 
 def test_ctrl_c_keeps_what_was_computed(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "ufm.flow", *SMALL, "--t-end", "1e6", "--eta", "0.02", "--out", str(tmp_path / "run.npz")]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job starts with it ignored
+    )
     assert process.stderr is not None
     shown = b""
     while b"left" not in shown:  # the progress line: the scheme is under way
