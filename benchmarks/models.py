@@ -190,7 +190,7 @@ def timed_minimum(model: Model, loss: Loss) -> tuple[float, float]:
     goal = float(np.asarray(model.predicted()["minimum"]))
     times: list[tuple[float, float]] = []
     for seed in range(REPEATS + 1):
-        start = model.starts(seed)[-1]
+        start = model.start(seed)
         unfolded = (start[0], *unfold(start[1])) if isinstance(model, ErgenPilanci) else start
         times.append((ours(model, start), plain(loss, unfolded, goal)))
     return median(a for a, _ in times[1:]), median(b for _, b in times[1:])  # the first run warms up

@@ -81,7 +81,7 @@ def save_figure(report: Report, path: Path) -> None:
 
     sweeps = tuple(sweep(report.model, report.seed) for sweep in SWEEPS[report.model.facts.name])
     figure, buffer = model_figure(report, sweeps), io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=100, pil_kwargs={"optimize": True})
+    figure.savefig(buffer, format="png", dpi=96, pil_kwargs={"optimize": True})
     save_bytes(buffer.getvalue(), path)
 
 

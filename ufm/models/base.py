@@ -14,6 +14,7 @@ from ufm.models.feasible import Feasible, Flat
 from ufm.models.peeled import Point, gaussian_point
 from ufm.models.solvers import Objective, Solver
 
+TIE = 1e-11  # ends this close are one minimum, reached twice
 Quantity = float | list[float]
 Quantities = dict[str, Quantity]
 
@@ -121,13 +122,14 @@ class Model(ABC):
         return [self.start(seed, device)]
 
     def solve(self, seed: int, device: str = "cpu") -> Solved:
-        """A real solve from every seeded random start; the lowest end."""
+        """A real solve from every seeded random start; the lowest end, the first of those that tie."""
         solver, objective = self.solvers[self.optimizer or next(iter(self.solvers))], self.objective(device)
         found = []
         for start in self.starts(seed, device):
             recorder = Recorder()
             found.append(recorder.solved(start, solver(objective, self.feasible, start, recorder)))
-        return min(found, key=lambda solved: self.value(solved.point))
+        values = [self.value(solved.point) for solved in found]
+        return next(solved for solved, value in zip(found, values, strict=True) if value <= min(values) + TIE)
 
     def value(self, point: Point) -> float:
         """The objective at a feasible point."""

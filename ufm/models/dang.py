@@ -54,7 +54,7 @@ class DeepLinear(TwoGroups, Squared):
         """From two layers on, every way to lose classes is a local minimum: three starts, the last led by weaker decay."""
         if self.layers == 1:
             return [self.start(seed, device)]
-        return [self.start(seed, device, SMALL), self.start(seed, device), self.led(seed, device)]
+        return [self.start(seed, device), self.start(seed, device, SMALL), self.led(seed, device)]
 
     def led(self, seed: int, device: str) -> Point:
         """The end of solves with a quarter and then half of the decay, where losing a class is far away."""

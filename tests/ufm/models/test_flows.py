@@ -6,12 +6,17 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from manifolds.classes import ClassLayout
 from tests.ufm.models.problems import SEEDS, shapes
+from ufm.flows import ls_gradient
+from ufm.integrate import integrate_scipy
 from ufm.laws import EMBEDDED, RENORMALIZED
+from ufm.measures import tirer_trace_ratio
 from ufm.models.base import simulate
 from ufm.models.central_path import CentralPath
 from ufm.models.gradient_flow import gradient_flow
 from ufm.models.mixon import Mixon
+from ufm.statistics import block_statistics
 
 
 def residual(model: Mixon, point):
@@ -115,3 +120,18 @@ def test_the_two_laws_of_the_central_path_differ():
     t = float(model.times[-1])
     assert RENORMALIZED.omega(t, model.omega0, 4, 6) == pytest.approx(measured, rel=1e-8)
     assert np.abs(EMBEDDED.omega(t, model.omega0, 4, 6) - measured).min() > 0.5
+
+
+@settings(max_examples=10)
+@given(shapes(classes=(2, 4)), st.sampled_from([0.0, 0.01]), SEEDS)
+def test_trace_ratio_falls_along_the_plain_flow_of_the_least_squares_loss(shape, decay, seed):
+    """Tirer et al. 2022 (2210.16658): tr Sigma_W / tr Sigma_B decreases along dH/dt = -grad min_W L(W, H); so do its parts."""
+    layout, rng = ClassLayout.equal(shape["C"], shape["N"] + shape["P"]), np.random.default_rng(seed)
+    H = rng.standard_normal((shape["P"], layout.n)) + layout.spread(rng.standard_normal((shape["P"], layout.C)))
+    times = np.linspace(0, 2.0 * layout.n, 7)
+    states = integrate_scipy(lambda X: -ls_gradient(X, layout, decay), H - H.mean(-1, keepdims=True), times, tolerance=1e-9)
+    statistics = [block_statistics(X, layout) for X in states]
+    ratios = np.array([tirer_trace_ratio(s) for s in statistics])
+    within = np.array([float(np.trace(s.sigma_w)) for s in statistics])
+    assert (np.diff(ratios) < 0).all()
+    assert (np.diff(within) < 0).all()
