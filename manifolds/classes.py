@@ -1,5 +1,6 @@
 """Class blocks: the columns of X (..., P, n) grouped by class, and the class-centering operator, never as an n x n matrix."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +36,24 @@ class ClassLayout:
         if N < 1:
             raise ValueError(f"N = {N}: every class needs at least one example")
         return cls((N,) * C)
+
+    @classmethod
+    def of_labels(cls, labels: Sequence[int] | np.ndarray) -> "ClassLayout":
+        """The layout of columns whose classes are `labels` (n,), 0..C-1 in class blocks.
+
+        Raises ValueError for a class that is missing and for labels out of order, with the first such column and the way out.
+        """
+        classes = np.asarray(labels)
+        steps = np.diff(classes)
+        if classes.ndim != 1 or classes.size == 0 or classes[0] != 0 or (steps > 1).any():
+            raise ValueError(f"labels of shape {classes.shape} must be a sequence that starts at class 0 and leaves no class out")
+        if (steps < 0).any():
+            column = int(np.argmax(steps < 0)) + 1
+            raise ValueError(
+                f"column {column} has class {classes[column]} after class {classes[column - 1]}: columns must stand in class "
+                "blocks; take X[:, order] and labels[order] with order = numpy.argsort(labels, kind='stable')"
+            )
+        return cls(tuple(np.bincount(classes).tolist()))
 
     @property
     def C(self) -> int:

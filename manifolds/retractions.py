@@ -1,0 +1,89 @@
+"""Ways from a tangent vector back to the manifold, and one way home.
+
+A retraction is a function (X, U, layout) -> point, so that any of these can be handed to an adapter:
+
+    renormalisation       (Z C_M Z^T)^{-1/2} Z        the paper's; first order for the embedded metric
+    polar_retraction      polar factor of deviations  second order for the embedded metric; the nearest point
+    cholesky_retraction   L^{-1} on deviations        first order; the cheapest
+
+with Z = X + U. In the first the class means move with A Z, in the other two they are free and simply add.
+X, U are (..., P, n). All raise ValueError where a step loses rank, with the number of lost directions.
+"""
+
+from manifolds.classes import ClassLayout
+from manifolds.geometry import renormalize
+from manifolds.linalg import Array, identity_like, namespace
+from manifolds.matrix_functions import check_positive_definite, gram, inverse_sqrt, sylvester_congruence
+from manifolds.precision import at_least_float32
+
+
+@at_least_float32
+def renormalisation(X: Array, U: Array, layout: ClassLayout) -> Array:
+    """Sigma_W(X + U)^{-1/2} (X + U), defined for every ambient U. (..., P, n)  [paper, D.1]"""
+    return renormalize(X + U, layout)
+
+
+@at_least_float32
+def nearest_point(Z: Array, layout: ClassLayout) -> Array:
+    """The point of the manifold nearest to Z in the Frobenius norm: S^{-1/2} D on the deviations D of Z, S = D D^T / n, and Z's means.
+
+    (..., P, n) -> (..., P, n). Raises ValueError where S is singular (the nearest point is not unique) and where n - C < P.
+    """
+    layout.check_rank(Z.shape[-2])
+    M = layout.means(Z)
+    D = layout.deviations(Z)
+    nearest = inverse_sqrt(gram(D) / layout.n) @ D
+    del D
+    return _with_means(nearest, M, layout)
+
+
+@at_least_float32
+def polar_retraction(X: Array, U: Array, layout: ClassLayout) -> Array:
+    """Nearest point to X + U: the polar factor of its deviations and its own means. (..., P, n)  [Absil-Malick 2012]"""
+    return nearest_point(X + U, layout)
+
+
+@at_least_float32
+def cholesky_retraction(X: Array, U: Array, layout: ClassLayout) -> Array:
+    """L^{-1} D with D D^T / n = L L^T on the deviations D of X + U, and its means. (..., P, n)  [Sato-Aihara 2019]"""
+    layout.check_rank(X.shape[-2])
+    Z = X + U
+    M, D = layout.means(Z), layout.deviations(Z)
+    S = gram(D) / layout.n
+    check_positive_definite(namespace(S).linalg.eigvalsh(S), "Sigma_W")
+    return _with_means(namespace(S).linalg.solve(namespace(S).linalg.cholesky(S), D), M, layout)
+
+
+@at_least_float32
+def inverse_renormalisation(X: Array, Y: Array, layout: ClassLayout) -> Array:
+    """The tangent U at X with renormalisation(X, U) = Y: U = S Y - X, S K + K^T S = 2 I, K = Y C_M X^T. (..., P, n)
+
+    Exists for Y near X; raises ValueError where S is not positive definite, with its smallest eigenvalue.
+    """
+    return _inverse_scale(layout.deviations(X), layout.deviations(Y), layout) @ Y - X
+
+
+@at_least_float32
+def inverse_polar_retraction(X: Array, Y: Array, layout: ClassLayout) -> Array:
+    """The tangent U at X with polar_retraction(X, U) = Y: S D_Y - D_X on deviations, the difference on means. (..., P, n)
+
+    S K + K^T S = 2 I with K = D_Y D_X^T / n. Exists for Y near X; raises ValueError where S is not positive definite.
+    """
+    D_X, D_Y = layout.deviations(X), layout.deviations(Y)
+    return _with_means(_inverse_scale(D_X, D_Y, layout) @ D_Y - D_X, layout.means(Y) - layout.means(X), layout)
+
+
+def _inverse_scale(D_X: Array, D_Y: Array, layout: ClassLayout) -> Array:
+    """The symmetric positive definite S that puts S D_Y - D_X into the tangent space at X. (..., P, P)"""
+    K = D_Y @ D_X.mT / layout.n
+    S = sylvester_congruence(K, 2 * identity_like(K, K.shape[-1]))
+    eigenvalues = namespace(S).linalg.eigvalsh(S)
+    check_positive_definite(eigenvalues, "the scale S of the inverse retraction (its points are too far apart)")
+    return S
+
+
+def _with_means(D: Array, M: Array, layout: ClassLayout) -> Array:
+    """D + M Y for deviations D, in place where nothing is being differentiated."""
+    if namespace(D).__name__ == "numpy" or not namespace(D).is_grad_enabled():
+        return layout.add_to_means(D, M)
+    return D + layout.spread(M)
