@@ -44,10 +44,11 @@ class Lyapunov(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
         """Keep A and Y."""
         ctx.save_for_backward(inputs[0], output)
+        ctx.right = inputs[1].shape
 
     @staticmethod
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
         """(-(V Y^T + Y^T V), V) with A V + V A the incoming gradient; itself differentiable."""
         A, Y = ctx.saved_tensors
         V = Lyapunov.apply(A, gradient)
-        return -symmetrize(V @ Y.mT + Y.mT @ V), V
+        return -symmetrize(V @ Y.mT + Y.mT @ V).sum_to_size(A.shape), V.sum_to_size(ctx.right)

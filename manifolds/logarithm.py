@@ -4,15 +4,15 @@ The minimising geodesic between two Stiefel matrices stays in the span of their 
 both), so the shots are fired at 2P x P matrices, whatever n is. X, Y are (..., P, n).
 """
 
-from typing import Any
-
 import numpy as np
 
 from manifolds import geodesics
 from manifolds.classes import ClassLayout
 from manifolds.geometry import orthogonal_projection
-from manifolds.linalg import Array, frobenius_norm, namespace, symmetrize
-from manifolds.shooting import Shooting, Shot, approach
+from manifolds.linalg import Array, frobenius_norm, symmetrize
+from manifolds.shooting import Shooting, Shot, approach, shoot_pairs
+
+ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products
 
 
 def shoot_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
@@ -21,15 +21,7 @@ def shoot_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
     The shortest geodesic for points within the injectivity radius pi sqrt(n); beyond it a geodesic that need not be minimising.
     Not differentiable. Leading axes of X and Y broadcast; one search for each pair.
     """
-    xp = namespace(X)
-    shape = xp.broadcast_shapes(X.shape, Y.shape)
-    start, end = (_double(xp.broadcast_to(Z, shape)) for Z in (X, Y))
-    results = [_stiefel_log(x, y, layout) for x, y in zip(_flat(start), _flat(end), strict=True)]
-    batch = shape[:-2]
-    D = np.stack([velocity for velocity, _, _ in results]).reshape(shape) if results else np.zeros(shape)
-    vector = D + layout.spread(layout.means(end) - layout.means(start))
-    gap, shots = (np.asarray([result[k] for result in results]).reshape(batch) for k in (1, 2))
-    return Shooting(_like(vector, X), gap, shots, gap <= _tolerance(shape[-2]) * np.sqrt(layout.n))
+    return shoot_pairs(lambda x, y: _log(x, y, layout), X, Y)
 
 
 def log(X: Array, Y: Array, layout: ClassLayout) -> Array:
@@ -47,18 +39,13 @@ def midpoint(X: Array, Y: Array, layout: ClassLayout) -> Array:
     return geodesics.exp(X, orthogonal_projection(X, log(X, Y, layout), layout) / 2, layout)
 
 
-def _tolerance(P: int) -> float:
-    """Gap of a Stiefel shot that counts as a hit: rounding of a few P x P products."""
-    return 64 * np.finfo(np.float64).eps * P
-
-
-def _stiefel_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, float, int]:
-    """Deviation part of the velocity (P, n), gap and shots for one pair."""
+def _log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, float, int, bool]:
+    """Velocity (P, n), gap, shots and verdict for one pair."""
     P, root = x.shape[-2], np.sqrt(layout.n)
     Q_x, Q_y = (_orthonormal(layout.deviations(z)) for z in (x, y))
     basis = _span(Q_x, Q_y)
     Q, target = Q_x @ basis, Q_y @ basis
-    tolerance = _tolerance(P)
+    tolerance = ROUNDING * np.finfo(np.float64).eps * P
 
     def aim(V: np.ndarray, end: np.ndarray) -> Shot:
         V = _stiefel_projection(Q, V)
@@ -73,7 +60,8 @@ def _stiefel_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.
         return target if t == 1.0 else _orthonormal((1 - t) * Q + t * target)
 
     V, gap, shots = approach(aim, waypoint, lambda end: _stiefel_projection(Q, end - Q), tolerance)
-    return root * V @ basis.T, root * gap, shots
+    velocity = root * V @ basis.T + layout.spread(layout.means(y) - layout.means(x))
+    return velocity, root * gap, shots, gap <= tolerance
 
 
 def _span(Q_x: np.ndarray, Q_y: np.ndarray) -> np.ndarray:
@@ -92,14 +80,3 @@ def _orthonormal(D: np.ndarray) -> np.ndarray:
     left, _, right = np.linalg.svd(D, full_matrices=False)
     return left @ right
 
-
-def _double(X: Array) -> np.ndarray:
-    return np.asarray(X if isinstance(X, np.ndarray) else X.detach().double().cpu().numpy(), dtype=np.float64)
-
-
-def _flat(X: np.ndarray) -> np.ndarray:
-    return X.reshape(-1, *X.shape[-2:])
-
-
-def _like(vector: np.ndarray, X: Array) -> Any:
-    return vector.astype(X.dtype) if isinstance(X, np.ndarray) else namespace(X).as_tensor(vector, dtype=X.dtype, device=X.device)

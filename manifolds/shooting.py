@@ -8,8 +8,11 @@ Small matrices in numpy float64: the callers reduce the problem to the span of i
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+
+from manifolds.linalg import Array, namespace
 
 MEMORY = 6  # velocities that Anderson's acceleration looks back on
 SHOTS = 60  # shots at one target before the verdict
@@ -20,7 +23,7 @@ SHORTEST_MOVE = 1 / 64  # of the way to the target, before giving up
 class Shooting:
     """Initial velocities and how well they hit: `vector` (..., P, n); `gap` ||exp(X, vector) - Y||_F, `shots` and `converged` (...)."""
 
-    vector: object
+    vector: Any
     gap: np.ndarray
     shots: np.ndarray
     converged: np.ndarray
@@ -44,6 +47,24 @@ class Shot:
     velocity: np.ndarray
     gap: float
     correction: np.ndarray
+
+
+def shoot_pairs(search: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float, int, bool]], X: Array, Y: Array) -> Shooting:
+    """`search` (x, y) -> (vector, gap, shots, converged) in float64 for every pair of the broadcast batches X, Y (..., P, n)."""
+    shape = namespace(X).broadcast_shapes(X.shape, Y.shape)
+    starts, ends = (np.broadcast_to(_double(Z), shape).reshape(-1, *shape[-2:]) for Z in (X, Y))
+    results = [search(x, y) for x, y in zip(starts, ends, strict=True)]
+    vector = np.asarray([result[0] for result in results]).reshape(shape)
+    gap, shots, converged = (np.asarray([result[k] for result in results]).reshape(shape[:-2]) for k in (1, 2, 3))
+    return Shooting(_like(vector, X), gap, shots, converged)
+
+
+def _double(X: Array) -> np.ndarray:
+    return np.asarray(X if isinstance(X, np.ndarray) else X.detach().double().cpu().numpy(), dtype=np.float64)
+
+
+def _like(vector: np.ndarray, X: Array) -> Any:
+    return vector.astype(X.dtype) if isinstance(X, np.ndarray) else namespace(X).as_tensor(vector, dtype=X.dtype, device=X.device)
 
 
 Aim = Callable[[np.ndarray, np.ndarray], Shot]  # (velocity, target) -> Shot
