@@ -58,7 +58,7 @@ def bundle_hessian(X: Array, G: Array, H: Array, U: Array, layout: ClassLayout) 
 
 @at_least_float32
 def bundle_connection(X: Array, U: Array, W: Array, layout: ClassLayout) -> Array:
-    """dW/dt of a W carried parallel along a curve of velocity U through X; at W = U the acceleration of a geodesic. (..., P, n)"""
+    """dW/dt of a W carried parallel along a curve of velocity U through X; for W = U a geodesic's acceleration. (..., P, n)"""
     A, S_U, S_W = gram(X), fibre_scale(X, U), fibre_scale(X, W)
     T = 2 * lyapunov(A, symmetrize(U @ W.mT - S_U @ A @ S_W))
     return bundle_gradient(X, T @ X, layout) - symmetrize(layout.deviations(U) @ layout.deviations(W).mT) @ X / layout.n

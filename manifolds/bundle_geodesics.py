@@ -9,6 +9,7 @@ X, U, W, Y are (..., P, n); U and W tangent at X.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+
 import numpy as np
 
 from manifolds.bundle import bundle_connection, bundle_inner
@@ -78,7 +79,10 @@ class RowSpace:
 
 @at_least_float32
 def bundle_exp(X: Array, U: Array, layout: ClassLayout) -> Array:
-    """The point at time 1 of the geodesic that leaves X with velocity U. (..., P, n). Raises ValueError if it cannot integrate."""
+    """The point at time 1 of the geodesic that leaves X with velocity U. (..., P, n)
+
+    Raises ValueError where the integrator cannot follow it, with the error that is left.
+    """
     rows = RowSpace.spanned_by(layout, X, U)
     end = _flow(rows, rows.reduce(X), rows.reduce(U)[None])
     return renormalize(rows.lift(end[0]), layout)
@@ -109,8 +113,8 @@ def _flow(rows: RowSpace, X: Array, velocities: Array) -> Array:
     end, error = integrate(field, state, 1 << max(0, math.ceil(speed) - 1).bit_length())
     if not error <= ROUNDING * epsilon(state):
         raise IntegrationError(
-            f"a bundle geodesic could not be integrated: error {error:.1e} > {ROUNDING * epsilon(state):.1e} in {MOST_STEPS} steps; "
-            "take a shorter velocity"
+            f"a bundle geodesic could not be integrated: error {error:.1e} > {ROUNDING * epsilon(state):.1e} "
+            f"in {MOST_STEPS} steps; take a shorter velocity"
         )
     return end
 

@@ -9,7 +9,10 @@ from manifolds.matrix_functions import spectral_inverse_sqrt, spectral_lyapunov
 
 
 class InverseSqrt(torch.autograd.Function):
-    """R = S^{-1/2}: from R^2 = S^{-1}, dR solves R dR + dR R = -R^2 dS R^2, in S's eigenbasis dS_ij times -1/(r_i r_j (r_i + r_j))."""
+    """R = S^{-1/2}. From R^2 = S^{-1}: R dR + dR R = -R^2 dS R^2.
+
+    In the eigenbasis of S that is dR_ij = -dS_ij / (r_i r_j (r_i + r_j)), r = sqrt(eigenvalues).
+    """
 
     generate_vmap_rule = True
 

@@ -79,4 +79,3 @@ def _orthonormal(D: np.ndarray) -> np.ndarray:
     """Polar factor of D, by its singular values."""
     left, _, right = np.linalg.svd(D, full_matrices=False)
     return left @ right
-

@@ -36,10 +36,9 @@ def concrete(x: Array) -> float | bool | None:
 
     Checks that look at numbers are therefore skipped inside torch.compile and torch.vmap: there a violated one gives NaN.
     """
-    if namespace(x) is not np:
-        import torch
-
-        if torch.compiler.is_compiling():
+    xp = namespace(x)
+    if xp is not np:
+        if xp.compiler.is_compiling():
             return None
         try:
             return x.item()

@@ -14,7 +14,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 def at_least_float32(function: F) -> F:
     """Run `function` with half-precision arrays cast to float32, autocast off, and its arrays cast back at the end.
 
-    The result of a half-precision call is feasible to the rounding of its storage only: about 1e-3 for float16, 1e-2 for bfloat16.
+    A half-precision result is feasible to the rounding of its storage only: about 1e-3 for float16, 1e-2 for bfloat16.
     """
 
     @wraps(function)

@@ -25,7 +25,7 @@ def renormalisation(X: Array, U: Array, layout: ClassLayout) -> Array:
 
 @at_least_float32
 def nearest_point(Z: Array, layout: ClassLayout) -> Array:
-    """The point of the manifold nearest to Z in the Frobenius norm: S^{-1/2} D on the deviations D of Z, S = D D^T / n, and Z's means.
+    """The point nearest to Z in the Frobenius norm: S^{-1/2} D on the deviations D of Z, S = D D^T / n, and Z's means.
 
     (..., P, n) -> (..., P, n). Raises ValueError where S is singular (the nearest point is not unique) and where n - C < P.
     """

@@ -21,7 +21,7 @@ SHORTEST_MOVE = 1 / 64  # of the way to the target, before giving up
 
 @dataclass(frozen=True)
 class Shooting:
-    """Initial velocities and how well they hit: `vector` (..., P, n); `gap` ||exp(X, vector) - Y||_F, `shots` and `converged` (...)."""
+    """Initial velocities `vector` (..., P, n), and for each its `gap` ||exp(X, vector) - Y||_F, `shots` and `converged` (...)."""
 
     vector: Any
     gap: np.ndarray
