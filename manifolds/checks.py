@@ -7,6 +7,7 @@ Residuals are relative to the size of what is compared, so that one bound serves
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def check_gradient_map(view: ManifoldView) -> list[Result]:
     G = view.random_ambient(x)
     rgrad = view.gradient(x, G)
     euclidean = float(flat(G) @ flat(u))
-    defect = abs(view.inner(x, rgrad, u) - euclidean) / (np.linalg.norm(flat(G)) * np.linalg.norm(flat(u)))
+    defect = abs(view.inner(x, rgrad, u) - euclidean) / float(np.linalg.norm(flat(G)) * np.linalg.norm(flat(u)))
     return [
         Verdict("gradient represents the differential", defect, ROUNDING),
         Verdict("gradient is tangent", _gap(view.project(x, rgrad), rgrad), ROUNDING),
@@ -90,12 +91,11 @@ def check_retraction(view: ManifoldView, order: int = 1) -> list[Result]:
     """R(x, 0) = x; R(x, t u) agrees with x + t u to slope 2; with exp to slope 2 (order 1) or 3 (order 2)."""
     x, (u,) = _draw(view, 1)
     rounding = _rounding(x)
-    straight = measure_slope(
-        "retraction is x + t u to first order",
-        lambda t: _distance(flat(view.retract(x, u * t)), flat(x) + t * flat(u)),
-        2,
-        rounding,
-    )
+
+    def bend(t: float) -> float:
+        return _distance(flat(view.retract(x, u * t)), flat(x) + t * flat(u))
+
+    straight = measure_slope("retraction is x + t u to first order", bend, 2, rounding)
     laws: list[Result] = [Verdict("retraction of zero is the point", _gap(view.retract(x, u * 0.0), x), ROUNDING), straight]
     return laws + _if_implemented(
         lambda: measure_slope(
@@ -147,7 +147,7 @@ def check_geodesic(view: ManifoldView) -> list[Result]:
     u = u * REACH
     speed = view.norm(x, u)
     curve = [view.exp(x, u * t) for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    lengths = np.array([view.dist(a, b) for a, b in zip(curve, curve[1:], strict=False)])
+    lengths = np.array([view.dist(a, b) for a, b in pairwise(curve)])
     whole = view.dist(curve[0], curve[-1])
     laws: list[Result] = [
         Verdict("geodesic has constant speed", float(np.abs(4 * lengths / speed - 1).max()), 1e-6),
@@ -182,11 +182,9 @@ def check_transport(view: ManifoldView, order: int = 1) -> list[Result]:
         z = view.exp(x, u * t)
         return _distance(flat(view.transport(x, z, v)), flat(view.parallel_transport(x, z, v)))
 
-    return laws + _if_implemented(
-        lambda: measure_slope(
-            "transport against parallel transport", defect, order, 100 * _rounding(x), steps=np.geomspace(1e-3, 1, 25)
-        )
-    )
+    steps = np.geomspace(1e-3, 1, 25)
+    name = "transport against parallel transport"
+    return laws + _if_implemented(lambda: measure_slope(name, defect, order, 100 * _rounding(x), steps=steps))
 
 
 def check_parallel_transport(view: ManifoldView) -> list[Result]:

@@ -33,7 +33,7 @@ def check_gradient(view: ManifoldView, cost: Cost, gradient: Gradient, move: Mov
 
 
 def check_hessian(view: ManifoldView, cost: Cost, gradient: Gradient, hessian: Hessian, move: Move | None = None) -> list[Result]:
-    """The second-order model of f falls with slope 3 along exp (or a second-order `move`); the Hessian is linear and symmetric."""
+    """f minus its quadratic model falls with slope 3 along exp (or a second-order `move`); the Hessian is linear, symmetric."""
     move = move or view.exp
     x = view.random_point()
     u, v = view.random_tangent(x), view.random_tangent(x)

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+POINT_SIZE = 0.3  # of the normal numbers that are projected to a point: well inside the models of hyperbolic space
+
 Point = Any
 Vector = Any
 
@@ -138,7 +140,7 @@ class GeooptView(ManifoldView):
         self.shape = shape
 
     def random_point(self) -> Point:
-        return self.manifold.projx(self._normal())
+        return self.manifold.projx(POINT_SIZE * self._normal())
 
     def random_ambient(self, x: Point) -> Vector:
         return self._normal()
