@@ -9,6 +9,8 @@ import numpy as np
 
 from manifolds.linalg import Array, epsilon, identity_like, namespace, symmetrize
 
+DOUBLINGS = 16  # of Smith's method: eigenvalues of real part 1e-3 still converge
+
 
 def skew(a: Array) -> Array:
     """(a - a^T) / 2 over the last two axes."""
@@ -118,17 +120,22 @@ def block(rows: list[list[Array]]) -> Array:
 
 
 def sylvester_congruence(K: Array, B: Array) -> Array:
-    """The symmetric S with S K + K^T S = B for symmetric B: the Sylvester equation of the inverse retractions. (..., P, P)
+    """The symmetric S with S K + K^T S = B for symmetric B, K with eigenvalues of positive real part. (..., P, P)
 
-    Through the eigenvalues of K, which must not come in pairs (k, -k): points within reach have all of them near 1.
+    Smith's doubling of S = Q + U^T S U, U = (K - I)(K + I)^{-1}, Q = 2 (K + I)^{-T} B (K + I)^{-1}: products only, no eigenvectors.
+    Raises ValueError where K has an eigenvalue without positive real part (then no positive definite S exists for B = 2 I).
     """
-    xp = namespace(K)
-    values, V = xp.linalg.eig(K)
-    W = xp.linalg.inv(V)
-
-    def solve(right: Array) -> Array:
-        T = V.mT @ (right.astype(values.dtype) if xp is np else right.to(values.dtype)) @ V
-        return symmetrize((W.mT @ (T / (values[..., :, None] + values[..., None, :])) @ W).real)
-
-    S = solve(B)
-    return S + solve(B - S @ K - K.mT @ S)  # one refinement, for a K whose eigenvectors are ill-conditioned
+    xp, identity = namespace(K), identity_like(K, K.shape[-1])
+    resolvent = xp.linalg.inv(K + identity)
+    U, S = (K - identity) @ resolvent, 2 * resolvent.mT @ B @ resolvent
+    for _ in range(DOUBLINGS):
+        S, U = S + U.mT @ S @ U, U @ U
+        size = concrete(abs(U).max())
+        if size is not None and not epsilon(K) < size < 1 / epsilon(K):
+            break
+    if size is not None and not size < 1:
+        raise ValueError(
+            "the inverse retraction does not exist: an eigenvalue of D_Y D_X^T / n has no positive real part; "
+            "the points are too far apart, go there in shorter steps"
+        )
+    return symmetrize(S)

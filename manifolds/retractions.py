@@ -78,7 +78,7 @@ def _inverse_scale(D_X: Array, D_Y: Array, layout: ClassLayout) -> Array:
     K = D_Y @ D_X.mT / layout.n
     S = sylvester_congruence(K, 2 * identity_like(K, K.shape[-1]))
     eigenvalues = namespace(S).linalg.eigvalsh(S)
-    check_positive_definite(eigenvalues, "the scale S of the inverse retraction (its points are too far apart)")
+    check_positive_definite(eigenvalues, "the scale S of the inverse retraction (the points are too far apart)")
     return S
 
 
