@@ -1,12 +1,13 @@
 """The bundle metric g(U, V) = <Hor U, Hor V>_F: lengths are measured across the fibres {S X : S symmetric}, never along them.
 
 Hor(Z) = Z - S X is the part of Z orthogonal to the fibre, with S the symmetric solution of S A + A S = Z X^T + X Z^T, A = X X^T.
-Its gradient of any f is Pi Pi* grad f, with Pi of Proposition 4. Its Levi-Civita connection, from g's first variation: with
-L(S) = S A + A S, a curve X(t) carries W(t) parallel along U = dX/dt iff
+Its gradient of any f is Pi Pi* grad f, with Pi of Proposition 4. Its Levi-Civita connection, from g's first variation: a curve
+X(t) carries W(t) parallel along U = dX/dt iff, with the class-mean part X_M = M Y of X = X_M + D_X,
 
-    dW/dt = -sym(U C_M W^T) X + Pi Pi*(2 L^{-1}(sym(U W^T) - sym(S_U A S_W)) X),
+    dW/dt = ((sym(U W^T) - sym(S_U A S_W)) X_M - sym(D_U D_W^T) X) / n,
 
-so that a geodesic has U' equal to the right side at W = U. All arrays are (..., P, n); U, V, W tangent at X.
+so that a geodesic has U' equal to the right side at W = U. (The first variation gives Pi Pi*(2 L^{-1}(Q) X) with
+L(S) = S A + A S; on the manifold that is Q X_M / n.) All arrays are (..., P, n); U, V, W tangent at X.
 """
 
 from manifolds.classes import ClassLayout
@@ -47,18 +48,26 @@ def bundle_gradient(X: Array, G: Array, layout: ClassLayout) -> Array:
 def bundle_hessian(X: Array, G: Array, H: Array, U: Array, layout: ClassLayout) -> Array:
     """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)
 
-    Pi Pi*(H - sym(G X^T) U C_M + S_r U - 2 L^{-1}(sym(A S_U S_r)) X), r = Pi Pi* G; self-adjoint in g.
+    Pi Pi*(H - sym(G X^T) U C_M + S_r U) - sym(A S_U S_r) X_M / n, r = Pi Pi* G; self-adjoint in g.
     """
-    r = bundle_gradient(X, G, layout)
-    A, S_U, S_r = gram(X), fibre_scale(X, U), fibre_scale(X, r)
-    T = 2 * lyapunov(A, symmetrize(A @ S_U @ S_r))
-    curved = H - symmetrize(G @ X.mT) @ layout.deviations(U) / layout.n + S_r @ U - T @ X
-    return bundle_gradient(X, curved, layout)
+    n, r = layout.n, bundle_gradient(X, G, layout)
+    S_U, S_r = fibre_scale(X, U), fibre_scale(X, r)
+    curved = H - symmetrize(G @ X.mT) @ layout.deviations(U) / n + S_r @ U
+    return bundle_gradient(X, curved, layout) - symmetrize(gram(X) @ S_U @ S_r) @ _mean_part(X, layout) / n
 
 
 @at_least_float32
 def bundle_connection(X: Array, U: Array, W: Array, layout: ClassLayout) -> Array:
     """dW/dt of a W carried parallel along a curve of velocity U through X; for W = U a geodesic's acceleration. (..., P, n)"""
-    A, S_U, S_W = gram(X), fibre_scale(X, U), fibre_scale(X, W)
-    T = 2 * lyapunov(A, symmetrize(U @ W.mT - S_U @ A @ S_W))
-    return bundle_gradient(X, T @ X, layout) - symmetrize(layout.deviations(U) @ layout.deviations(W).mT) @ X / layout.n
+    return connection_of_scales(X, U, W, fibre_scale(X, U), fibre_scale(X, W), layout)
+
+
+def connection_of_scales(X: Array, U: Array, W: Array, S_U: Array, S_W: Array, layout: ClassLayout) -> Array:
+    """`bundle_connection` where S_U and S_W are known already. (..., P, n)"""
+    across = symmetrize(U @ W.mT - S_U @ gram(X) @ S_W) @ _mean_part(X, layout)
+    return (across - symmetrize(layout.deviations(U) @ layout.deviations(W).mT) @ X) / layout.n
+
+
+def _mean_part(X: Array, layout: ClassLayout) -> Array:
+    """X_M = M Y. (..., P, n)"""
+    return X - layout.deviations(X)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.bundle import bundle_connection, bundle_inner
+from manifolds.bundle import bundle_inner, connection_of_scales, fibre_scale
 from manifolds.classes import ClassLayout
 from manifolds.geometry import oblique_projection, renormalize
 from manifolds.linalg import Array, epsilon, frobenius_norm, namespace
@@ -104,7 +104,8 @@ def _flow(rows: RowSpace, X: Array, velocities: Array) -> Array:
     def field(state: Array) -> Array:
         if not float(abs(state[0]).max()) <= RUNAWAY * size:
             raise IntegrationError("the step was too long")
-        carried = bundle_connection(state[0], state[1], state[1:], rows)  # type: ignore[arg-type]
+        scales = fibre_scale(state[0], state[1:])
+        carried = connection_of_scales(state[0], state[1], state[1:], scales[0], scales, rows)  # type: ignore[arg-type]
         return xp.concat([state[1:2], carried], 0)
 
     size = float(abs(X).max())

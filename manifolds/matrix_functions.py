@@ -122,7 +122,7 @@ def block(rows: list[list[Array]]) -> Array:
 def sylvester_congruence(K: Array, B: Array) -> Array:
     """The symmetric S with S K + K^T S = B for symmetric B, K with eigenvalues of positive real part. (..., P, P)
 
-    Smith's doubling of S = Q + U^T S U, U = (K - I)(K + I)^{-1}, Q = 2 (K + I)^{-T} B (K + I)^{-1}: products only, no eigenvectors.
+    Smith's doubling of S = Q + U^T S U, U = (K - I)(K + I)^{-1}, Q = 2 (K + I)^{-T} B (K + I)^{-1}: products only.
     Raises ValueError where K has an eigenvalue without positive real part (then no positive definite S exists for B = 2 I).
     """
     xp, identity = namespace(K), identity_like(K, K.shape[-1])

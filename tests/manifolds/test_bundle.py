@@ -102,7 +102,7 @@ def test_bundle_geodesics_keep_speed_products_and_the_manifold_and_reverse(probl
 
 
 def test_bundle_geodesics_are_stationary_for_the_length_of_curves() -> None:
-    """First variation: bending a geodesic with fixed ends changes its energy only to second order; bending another curve, to first."""
+    """Bending a geodesic with fixed ends changes its energy to second order only; bending another curve, to first."""
     layout, rng = SMALL, np.random.default_rng(0)
     X = renormalized(layout, 2)
     U = tangent(X, layout, rng, 1.0)

@@ -1,4 +1,4 @@
-"""Embedded geodesics, parallel transport, logarithm, distance: against integrated equations, Stiefel libraries, and themselves."""
+"""Embedded geodesics, parallel transport, logarithm, distance: against integrated equations and the libraries' Stiefel."""
 
 import geoopt
 import numpy as np
