@@ -1,10 +1,12 @@
 """The normalized features manifold for geoopt's optimizers and samplers, with either metric. Points are (..., P, n).
 
 The class structure is a ClassLayout of Python integers: no buffers to move, nothing in a state_dict, equal by structure.
-Every map takes non-tangent vectors (geoopt's momentum starts as one) and returns points of the manifold.
+Choose a retraction by handing over a function of manifolds.retractions. Every map takes non-tangent vectors (geoopt's momentum
+starts as one) and returns points of the manifold.
 Half precision is computed in float32 inside; what is stored is then feasible to the rounding of its storage only.
 """
 
+from collections.abc import Callable
 from typing import Any
 
 import geoopt
@@ -19,6 +21,7 @@ from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric
 from manifolds.retractions import nearest_point, polar_retraction, renormalisation
 
 Check = tuple[bool, str | None]
+Retraction = Callable[[torch.Tensor, torch.Tensor, ClassLayout], torch.Tensor]
 
 
 _Manifold: Any = geoopt.Manifold  # untyped
@@ -30,16 +33,19 @@ class _Features(_Manifold):
     ndim = 2
     reversible = False
 
-    def __init__(self, metric: Metric, seed: int) -> None:
+    def __init__(self, metric: Metric, retraction: Retraction, seed: int) -> None:
         super().__init__()
-        self.metric, self.layout = metric, metric.layout
+        self.metric, self.layout, self._retraction = metric, metric.layout, retraction
         self._rng = np.random.default_rng(seed)
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.layout == other.layout  # type: ignore[attr-defined]
+        return type(self) is type(other) and self._structure() == other._structure()  # type: ignore[attr-defined]
 
     def __hash__(self) -> int:
-        return hash((type(self), self.layout))
+        return hash((type(self), *self._structure()))
+
+    def _structure(self) -> tuple[ClassLayout, Retraction]:
+        return self.layout, self._retraction
 
     def extra_repr(self) -> str:
         """n and C."""
@@ -92,6 +98,10 @@ class _Features(_Manifold):
         """The metric's gradient: Pi Pi* u or P u."""
         return self.metric.gradient(x, u)
 
+    def retr(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The retraction given to the constructor. Raises ValueError where the step loses rank."""
+        return self._retraction(x, u, self.layout)
+
     def expmap(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """The metric's exponential map, of the projected u."""
         return self.metric.exp(x, u)
@@ -136,16 +146,12 @@ class NormalizedFeatures(_Features):
     __scaling__ = geoopt.Manifold.__scaling__.copy()
     name = "NormalizedFeatures(bundle)"
 
-    def __init__(self, layout: ClassLayout, *, seed: int = 0) -> None:
-        super().__init__(BundleMetric(layout), seed)
+    def __init__(self, layout: ClassLayout, *, retraction: Retraction = renormalisation, seed: int = 0) -> None:
+        super().__init__(BundleMetric(layout), retraction, seed)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:
         """Renormalisation, along the fibre."""
         return renormalize(x, self.layout)
-
-    def retr(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        """Renormalisation of x + u. Raises ValueError where the step loses rank."""
-        return renormalisation(x, u, self.layout)
 
 
 class EmbeddedNormalizedFeatures(_Features):
@@ -154,16 +160,12 @@ class EmbeddedNormalizedFeatures(_Features):
     __scaling__ = geoopt.Manifold.__scaling__.copy()
     name = "NormalizedFeatures(embedded)"
 
-    def __init__(self, layout: ClassLayout, *, seed: int = 0) -> None:
-        super().__init__(EmbeddedMetric(layout), seed)
+    def __init__(self, layout: ClassLayout, *, retraction: Retraction = polar_retraction, seed: int = 0) -> None:
+        super().__init__(EmbeddedMetric(layout), retraction, seed)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:
         """The nearest point."""
         return nearest_point(x, self.layout)
-
-    def retr(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
-        """The nearest point to x + u. Raises ValueError where the step loses rank."""
-        return polar_retraction(x, u, self.layout)
 
 
 class _Exact:

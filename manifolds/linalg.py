@@ -55,3 +55,18 @@ def cholesky_inverse(S: Array) -> Array:
     inverse[h:, h:] = bottom = cholesky_inverse(S[h:, h:] - B @ B.mT)
     inverse[h:, :h] = -bottom @ (B @ top)
     return inverse
+
+
+def congruence_residual(lower: Array, S: Array) -> float:
+    """||L S L^T - I||_F for a lower-triangular L and a symmetric S (P, P), from the blocks that are not zero or repeated."""
+    P = S.shape[-1]
+    h = P // 2
+    top, bottom = lower[:h, :h], lower[h:, :]
+    upper_left = (top @ S[:h, :h]) @ top.mT
+    product = bottom @ S
+    lower_left = product[:, :h] @ top.mT
+    lower_right = product @ bottom.mT
+    upper_left.reshape(-1)[:: h + 1] -= 1
+    lower_right.reshape(-1)[:: P - h + 1] -= 1
+    parts = frobenius_norm(upper_left) ** 2 + 2 * frobenius_norm(lower_left) ** 2 + frobenius_norm(lower_right) ** 2
+    return float(parts) ** 0.5

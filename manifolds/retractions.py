@@ -2,14 +2,16 @@
 
 A retraction is a function (X, U, layout) -> point, so that any of these can be handed to an adapter:
 
-    renormalisation       (Z C_M Z^T)^{-1/2} Z        the paper's; first order for the embedded metric
+    renormalisation       (Z C_M Z^T)^{-1/2} Z        first order; Z = X + U
+    horizontal_renormalisation   the same of X + Hor U    first order; with the bundle gradient exactly the scheme of D.1
     polar_retraction      polar factor of deviations  second order for the embedded metric; the nearest point
     cholesky_retraction   L^{-1} on deviations        first order; the cheapest
 
-with Z = X + U. In the first the class means move with A Z, in the other two they are free and simply add.
+In the first two the class means are scaled with the deviations, in the others they are free and simply add.
 X, U are (..., P, n). All raise ValueError where a step loses rank, with the number of lost directions.
 """
 
+from manifolds.bundle import horizontal
 from manifolds.classes import ClassLayout
 from manifolds.geometry import renormalize
 from manifolds.linalg import Array, identity_like, namespace
@@ -21,6 +23,15 @@ from manifolds.precision import at_least_float32
 def renormalisation(X: Array, U: Array, layout: ClassLayout) -> Array:
     """Sigma_W(X + U)^{-1/2} (X + U), defined for every ambient U. (..., P, n)  [paper, D.1]"""
     return renormalize(X + U, layout)
+
+
+@at_least_float32
+def horizontal_renormalisation(X: Array, U: Array, layout: ClassLayout) -> Array:
+    """Renormalisation of X + Hor U: across the fibres, then back along the one that was reached. (..., P, n)
+
+    With U = -eta Pi Pi* G of a loss that is constant on fibres, Hor U = -eta G: the discrete scheme of D.1, exactly.
+    """
+    return renormalize(X + horizontal(X, U), layout)
 
 
 @at_least_float32

@@ -8,18 +8,19 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 
-from manifolds.linalg import Array, cholesky_inverse, frobenius_norm, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, cholesky_inverse, congruence_residual, frobenius_norm, namespace, symmetrize
 
 WELL_CONDITIONED = 1e4  # bound on cond(Sigma_W) below which one pass leaves a residual under 1e-12
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Whitening:
     """A = factors[-1] ... factors[0] with A Sigma_W A^T = I; apply the factors one after another, never their product."""
 
     factors: tuple[Array, ...]
     covariance: Array  # the covariance that the last factor whitens (P, P)
     condition: float  # upper bound on cond(Sigma_W) after one pass, its value after two
+    triangular: bool = False  # whether the last factor is lower triangular
 
     def apply(self, B: Array) -> Array:
         """A B. (P, k) -> (P, k)"""
@@ -31,7 +32,11 @@ class Whitening:
     def residual(self) -> float:
         """||A Sigma_W A^T - I||_F, the distance of the renormalized features from the manifold."""
         A = self.factors[-1]
-        return float(frobenius_norm(A @ self.covariance @ A.mT - identity_like(A, A.shape[-1])))
+        if self.triangular:
+            return congruence_residual(A, self.covariance)
+        gap = A @ self.covariance @ A.mT
+        gap.reshape(-1)[:: gap.shape[-1] + 1] -= 1
+        return float(frobenius_norm(gap))
 
 
 def degenerate_deviation(mean_square: float, P: int, precision: float) -> float:
@@ -65,7 +70,7 @@ def whiten(S: Array, deviations: Callable[[], Array], degenerate: float, root: C
     condition, smallest = _bounds(S, inverse)
     if condition > WELL_CONDITIONED or smallest**0.5 <= degenerate:
         return _two_passes(deviations(), degenerate)
-    return Whitening((root(S, inverse),), S, condition)
+    return Whitening((root(S, inverse),), S, condition, triangular=root is triangular_root)
 
 
 def principal_deviations(D: Array) -> tuple[Array, Array]:

@@ -89,3 +89,28 @@ def embedded_motion(X: np.ndarray, U: np.ndarray, W: np.ndarray, layout: ClassLa
 
     end = solve_ivp(field, (0, 1), np.stack([X, U, W]).ravel(), method="DOP853", rtol=1e-12, atol=1e-12).y[:, -1]
     return tuple(end.reshape(3, *X.shape)[[0, 2]])  # type: ignore[return-value]
+
+
+def mse(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray, lam: float) -> float:
+    """Eq. 2 example by example. features (n, P), labels (n,)"""
+    total = sum(np.sum((W @ h + b - np.eye(len(b))[y]) ** 2) for h, y in zip(features, labels, strict=True))
+    return 0.5 * total / len(labels) + 0.5 * lam * (np.sum(W**2) + np.sum(b**2))
+
+
+def extended_moments(features: np.ndarray, labels: np.ndarray, C: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """M~ (P+1, C), mu~ (P+1,), Sigma~_T and Sigma~_W (P+1, P+1) of h~ = [h; 1], example by example."""
+    H = np.hstack([features, np.ones((len(features), 1))])
+    M = np.stack([H[labels == c].mean(0) for c in range(C)], axis=1)
+    mu = H.mean(0)
+    sigma_t = sum(np.outer(h - mu, h - mu) for h in H) / len(H)
+    sigma_w = sum(np.outer(h - M[:, y], h - M[:, y]) for h, y in zip(H, labels, strict=True)) / len(H)
+    return M, mu, sigma_t, sigma_w
+
+
+def least_squares(features: np.ndarray, labels: np.ndarray, C: int, lam: float) -> np.ndarray:
+    """[W, b] (C, P+1) by numpy's least squares on the stacked problem with sqrt(lambda n) I appended."""
+    H = np.hstack([features, np.ones((len(features), 1))])
+    n, width = H.shape
+    stacked = np.vstack([H, np.sqrt(lam * n) * np.eye(width)])
+    targets = np.vstack([np.eye(C)[labels], np.zeros((width, C))])
+    return np.linalg.lstsq(stacked, targets, rcond=None)[0].T

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from manifolds.classes import ClassLayout
-from manifolds.geometry import oblique_projection, orthogonal_projection, renormalize
-from manifolds.linalg import Array, namespace
+from manifolds.geometry import renormalize
+from manifolds.linalg import Array, identity_like, namespace, symmetrize
 from ufm import laws
 from ufm.least_squares import ls_classifier
 from ufm.snr import Snr
@@ -36,10 +36,15 @@ class Flow(Protocol):
 
 @dataclass(frozen=True)
 class ProjectedFlow:
-    """dX/dt = -project(X, G) on the manifold, with the projection of its metric."""
+    """dX/dt = -(G - L B) on the manifold, with the symmetric L that makes it tangent: B = X gives -Pi(G), B = D gives -P(G).
+
+    L is taken tangent to {X : X C_M X^T = S} through the X at hand, not to S = I, to first order in S - I. On the manifold that
+    is the projection itself; beside it, it keeps S where it is. With the projection alone a rounding error of S would grow, in
+    the embedded flow as exp(omega^2 / C), and eat the deviations.
+    """
 
     law: laws.Law
-    project: Callable[[Array, Array, ClassLayout], Array]
+    base: Callable[[Array, ClassLayout], Array]
 
     @property
     def name(self) -> str:
@@ -47,8 +52,11 @@ class ProjectedFlow:
         return self.law.name
 
     def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
-        """-project(X, G). (P, n)"""
-        return -self.project(X, G, layout)
+        """-(G - L B). (P, n)"""
+        D = layout.deviations(X)
+        A = symmetrize(D @ G.mT / layout.n)
+        excess = D @ D.mT / layout.n - identity_like(X, X.shape[-2])
+        return (A - symmetrize(excess @ A)) @ self.base(X, layout) - G
 
 
 @dataclass(frozen=True)
@@ -68,8 +76,8 @@ class AmbientFlow:
         return -G
 
 
-RENORMALIZED = ProjectedFlow(laws.RENORMALIZED, oblique_projection)
-EMBEDDED = ProjectedFlow(laws.EMBEDDED, orthogonal_projection)
+RENORMALIZED = ProjectedFlow(laws.RENORMALIZED, lambda X, layout: X)
+EMBEDDED = ProjectedFlow(laws.EMBEDDED, lambda X, layout: layout.deviations(X))
 UNNORMALIZED = AmbientFlow(laws.UNNORMALIZED)
 FLOWS: dict[str, Flow] = {flow.name: flow for flow in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
 
@@ -81,6 +89,7 @@ def central_path_gradient(X: Array, layout: ClassLayout) -> Array:
     `ls_gradient` holds for every X).
     """
     N, M = layout.N, layout.means(X)
+    M = M - M.mean(-1)[..., None]  # a rounding error of the zero global mean would grow like a singular value, exponentially
     U, omega, Vt = namespace(M).linalg.svd(M, full_matrices=False)
     f = omega / (layout.C + omega * omega) ** 2
     D = layout.deviations(X)
@@ -129,10 +138,8 @@ def advance_means(X: Array, start: Snr, omega_from: Array, omega_to: Array, layo
 
     Only the class means move on the manifold, so this reads and writes X once and needs no second X. omega_* (K,).
     """
-    if start.U is None:
-        raise ValueError("the class-mean step needs the left vectors U: measure the start with ufm.snr.snr")
     xp = namespace(X)
-    dM = (start.U * (omega_to - omega_from)) @ start.V.mT
+    dM = (start.left_vectors * (omega_to - omega_from)) @ start.V.mT
     return layout.add_to_means(X, dM.astype(X.dtype) if xp.__name__ == "numpy" else dM.to(X.dtype))
 
 
@@ -141,9 +148,7 @@ def advance_unnormalized(H: Array, start: Snr, omega_from: Array, omega_to: Arra
 
     With q = omega^2 / (C + omega^2): class means U diag(sqrt(C q)) V^T, deviations along u_j shrink as sqrt(1 - q).
     """
-    if start.U is None:
-        raise ValueError("the exact step needs the left vectors U: measure the start with ufm.snr.snr")
-    C, U = layout.C, start.U
+    C, U = layout.C, start.left_vectors
     means_from, means_to = ((C / (C + w * w)) ** 0.5 * w for w in (omega_from, omega_to))
     shrink = ((C + omega_from**2) / (C + omega_to**2)) ** 0.5
     along = U.mT @ H

@@ -84,13 +84,12 @@ def dormand_prince(
         X, k1, t = new, stages[6], t_end if last else t + h
 
 
-def observe_at(steps: Iterator[Step], times: np.ndarray) -> Iterator[tuple[Step, np.ndarray, list[Array]]]:
-    """Every step with the indices of `times` (ascending) that it passes and the observed quantity at each."""
+def observe_at(steps: Iterator[Step], times: np.ndarray) -> Iterator[tuple[Step, Iterator[Array]]]:
+    """Every step with the observed quantity at each of the `times` (ascending) that it passes, one at a time."""
     done = 0
     for step in steps:
         stop = int(np.searchsorted(times, step.t, side="right"))
-        indices = np.arange(done, stop)
-        yield step, indices, [step.observed(float(times[i])) for i in indices]
+        yield step, map(step.observed, times[done:stop].tolist())
         done = stop
 
 
@@ -119,16 +118,18 @@ def _attempt(field: Callable[[Array], Array], X: Array, k1: Array, h: float) -> 
     stages = [k1]
     point = X
     for weights in A[1:]:
-        point = X + h * _combine(weights, stages)
+        point = _combine(weights, stages, h)
+        point += X
         stages.append(field(point))
-    return stages, point, h * _combine(ERROR, stages)
+    return stages, point, _combine(ERROR, stages, h)
 
 
-def _combine(weights: tuple[float, ...], stages: list[Array]) -> Array:
-    total = weights[0] * stages[0]
+def _combine(weights: tuple[float, ...], stages: list[Array], h: float) -> Array:
+    """h sum_i weights_i stages_i, with one temporary of the size of a stage."""
+    total = (h * weights[0]) * stages[0]
     for weight, stage in zip(weights[1:], stages[1:], strict=True):
         if weight:
-            total += weight * stage
+            total += (h * weight) * stage
     return total
 
 
@@ -138,7 +139,7 @@ def _dense(X: Array, stages: list[Array], t: float, h: float, observe: Callable[
     def observed(time: float) -> Array:
         theta = (time - t) / h
         weights = DENSE @ theta ** np.arange(1, 5)
-        return start + h * _combine(tuple(weights.tolist()), slopes)
+        return start + _combine(tuple(weights.tolist()), slopes, h)
 
     return observed
 

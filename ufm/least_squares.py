@@ -107,7 +107,9 @@ def _undecayed_classifier(stats: ClassStatistics) -> Array:
     if float(values[0]) > smallest_trusted:
         A = (E / xp.sqrt(values)) @ E.mT
         U, s, Vt = xp.linalg.svd(A @ (stats.centred_means * root), full_matrices=False)
-        return (root[:, None] * (Vt.mT * (s / (1 + s * s)))) @ (U.mT @ A)
+        K = min(stats.C - 1, stats.P)  # the last value is 0 but for rounding, which s / (1 + s^2) would magnify under collapse
+        U, s, V = U[:, :K], s[:K], Vt.mT[:, :K]
+        return (root[:, None] * (V * (s / (1 + s * s)))) @ (U.mT @ A)
     values, E = xp.linalg.eigh(symmetrize(stats.sigma_t))
     smallest_trusted = stats.P * float(xp.finfo(values.dtype).eps) * float(values[-1])
     empty = int((values <= smallest_trusted).sum())

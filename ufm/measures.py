@@ -54,7 +54,8 @@ def zhu_nc1(stats: ClassStatistics) -> float:
     xp, K = namespace(stats.means), min(stats.C - 1, stats.P)
     U, values, _ = xp.linalg.svd(stats.centred_means * stats.priors**0.5, full_matrices=False)
     U, values = U[:, :K], values[:K]
-    trusted = max(stats.P, stats.C) * float(xp.finfo(values.dtype).eps) * float(values[0])
+    mean_square = float(stats.sigma_w.diagonal().sum()) + float((stats.means * stats.means * stats.priors).sum())
+    trusted = max(stats.P, stats.C) * float(xp.finfo(values.dtype).eps) * mean_square**0.5
     if not float(values[-1]) > trusted:
         raise ValueError(
             f"Sigma_B has rank {int((values > trusted).sum())} < {K}: class means coincide or are dependent "

@@ -19,7 +19,7 @@ from manifolds.whitening import (
 FAR_MEANS = 16.0  # Ave ||h||^2 / tr Sigma_W up to which Ave h h^T - Mbar Mbar^T loses less than two digits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Snr:
     """omega (K,) descending, K = min(C-1, P), right vectors V (C, K), left vectors U (P, K), and the whitening behind them.
 
@@ -32,8 +32,22 @@ class Snr:
     U: Array | None
     whitening: Whitening
 
+    @property
+    def left_vectors(self) -> Array:
+        """U. Raises ValueError where only the spectrum was measured."""
+        if self.U is None:
+            raise ValueError("the left vectors U were not computed: measure with ufm.snr.snr, not snr_spectrum")
+        return self.U
 
-@dataclass(frozen=True)
+    def to_numpy(self) -> "Snr":
+        """The same with omega, V and U as numpy arrays (they come off a device); the whitening stays where it is."""
+        if namespace(self.omega) is np:
+            return self
+        omega, V = self.omega.cpu().numpy(), self.V.cpu().numpy()
+        return Snr(omega, V, None if self.U is None else self.U.cpu().numpy(), self.whitening)
+
+
+@dataclass(frozen=True, eq=False)
 class Reduction:
     """The restriction to the range of Sigma_W: basis (P, r), directions dropped, and the share of ||Mbar||_F^2 along them."""
 
@@ -116,11 +130,13 @@ def _decompose(H: Array, layout: ClassLayout, root: Callable[[Array, Array], Arr
 
 def _covariance(H: Array, means: Array, layout: ClassLayout) -> tuple[Array, float]:
     """Sigma_W and Ave ||h||^2, without forming the deviations where the class means are not far from the origin."""
-    second_moment = H @ H.mT / layout.n
+    second_moment = H @ H.mT
+    second_moment /= layout.n
     between = (means * _priors(means, layout)) @ means.mT
     mean_square, explained = float(second_moment.diagonal().sum()), float(between.diagonal().sum())
     if mean_square <= FAR_MEANS * (mean_square - explained):
-        return second_moment - between, mean_square
+        second_moment -= between
+        return second_moment, mean_square
     D = layout.deviations(H)
     return D @ D.mT / layout.n, mean_square
 

@@ -48,13 +48,14 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def load_arrays(path: Path) -> dict[str, np.ndarray]:
+def load_arrays(path: Path | str) -> dict[str, np.ndarray]:
     """All arrays of an .npz, nothing unpickled. Raises ValueError for a missing, unreadable or truncated file."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise ValueError(f"{path} holds a single array: an .npz with named arrays is needed")
-            return {name: file[name] for name in file.files}
+        with open(path, "rb") as file:
+            loaded = np.load(file, allow_pickle=False)
+            if isinstance(loaded, np.ndarray):
+                raise ValueError("it holds a single array, an .npz with named arrays is needed")
+            return {name: loaded[name] for name in loaded.files}
     except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"cannot read {path}: {reason}") from error
@@ -62,7 +63,7 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"cannot read {path}: {error}") from error
 
 
-def load_features(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def load_features(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """`features` (n, P) and `labels` (n,) of an .npz. Raises ValueError with the names found where these are missing."""
     arrays = load_arrays(path)
     if not {"features", "labels"} <= arrays.keys():

@@ -1,0 +1,252 @@
+"""Every line of the targets for speed and memory, measured beside what a user would otherwise pick."""
+
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+
+from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes, run_python
+from manifolds.classes import ClassLayout
+from manifolds.geometry import constraint_residual
+from manifolds.linalg import Array, namespace
+from ufm.discrete import renormalized_step, run_discrete
+from ufm.flows import advance_means, autograd_gradient, renormalize_after_step
+from ufm.laws import EMBEDDED, RENORMALIZED, Law
+from ufm.simulate import FlowConfig, end_time, output_times
+from ufm.snr import renormalized_features, snr_spectrum
+
+C, N, P = 10, 500, 512  # the main size
+HEAVY = ("torch", "scipy", "geoopt", "pymanopt", "matplotlib")
+RTOL, ATOL = 1e-6, 1e-9  # of scipy's RK45
+CONDITIONS = (1e4, 1e6, 1e8, 1e10, 1e12)
+SMALL = (5, 80, 24)  # C, N, P of the comparison with 50 digits
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table: what, ours, beside what, what was found, its target, and whether it holds (None: no target)."""
+
+    quantity: str
+    ours: str
+    other: str
+    found: str
+    target: str = ""
+    holds: bool | None = None
+
+
+def command() -> Iterator[Row]:
+    """The command of the README against starting numpy: time, memory, imports."""
+    arguments = ["-m", "ufm.flow", "--C", str(C), "--N", str(N), "--P", str(P)]
+    found = paired(lambda: run_python(*arguments), lambda: run_python("-c", "import numpy"), 15, clock=time.perf_counter)
+    yield _ratio("`python -m ufm.flow --C 10 --N 500 --P 512`", '`python -c "import numpy"`', found, 2.5)
+    ours, other = peak_megabytes(*arguments), peak_megabytes("-c", "import numpy")
+    yield Row("the same, peak memory", f"{ours:.0f} MB", f"{other:.0f} MB", f"{ours:.0f} MB", "<= 80 MB", ours <= 80)
+    code = f"import json, sys, ufm.flow as f; f.main(['--quiet']); print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    loaded = json.loads(run_python("-c", code))
+    yield Row(
+        "the same, modules loaded of " + ", ".join(HEAVY), str(len(loaded)), "", ", ".join(loaded) or "none", "none", not loaded
+    )
+
+
+def trajectory() -> Iterator[Row]:
+    """Features to 1000 points of omega, in process."""
+    H, layout = _features(C, N, P)
+    D = layout.deviations(H)
+    what = "features (10, 500, 512) to 1000-point trajectory"
+    yield _ratio(what, "its Sigma_W product D D^T", paired(partial(_closed_trajectory, H, layout), lambda: D @ D.T, 25), 1.5)
+    ours, other = partial(_closed_trajectory, H, layout), partial(_integrated_end, H, layout)
+    _agree(other(), ours()[-1], 1e-4)
+    found = paired(ours, other, 5)
+    yield _faster(what, "whitening, then scipy RK45 on the full X (rtol 1e-6)", found, 20)
+
+
+def _closed_trajectory(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
+    omega, config = snr_spectrum(H, layout).omega, FlowConfig()
+    times = output_times(config, end_time(config, omega, layout.C, layout.N))
+    return RENORMALIZED.omega(times, omega, layout.C, layout.N)
+
+
+def _integrated_end(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
+    """What is done without the closed law: the same flow from the cheapest exact right-hand side, which moves the means only."""
+    from scipy.integrate import solve_ivp
+
+    X, found = renormalized_features(H, layout)
+
+    def velocity(t: float, x: np.ndarray) -> np.ndarray:
+        U, omega, Vt = np.linalg.svd(layout.means(x.reshape(X.shape)), full_matrices=False)
+        return layout.spread((U * (omega / (layout.C * layout.N * (layout.C + omega * omega)))) @ Vt).reshape(-1)
+
+    t_end = end_time(FlowConfig(), found.omega, layout.C, layout.N)
+    end = solve_ivp(velocity, (0.0, t_end), X.reshape(-1), method="RK45", t_eval=[t_end], rtol=RTOL, atol=ATOL)
+    return np.linalg.svd(layout.means(end.y[:, -1].reshape(X.shape)), compute_uv=False)[: layout.C - 1]
+
+
+def closed_forms() -> Iterator[Row]:
+    """1000 points x 9 values of laws (a) and (b) against scipy's Wright omega function on as many values."""
+    from scipy.special import wrightomega
+
+    omega0 = np.linspace(0.97, 1.21, C - 1)
+    times = output_times(FlowConfig(), end_time(FlowConfig(), omega0[::-1], C, N))
+    u0 = omega0**2 / C
+
+    def by_scipy() -> np.ndarray:
+        return np.sqrt(C * wrightomega(np.log(u0) + u0 + (2 / (C * C * N)) * times[:, None]))
+
+    def ours(law: Law) -> np.ndarray:
+        return law.omega(times, omega0, C, N)
+
+    _agree(ours(RENORMALIZED), by_scipy(), 1e-13)
+    for law, letter in ((RENORMALIZED, "a"), (EMBEDDED, "b")):
+        found = paired(partial(ours, law), by_scipy, 201, repeats=5)
+        yield _milliseconds(f"closed form of law ({letter}), 1000 points x 9 values", found, 0.3)
+        yield _ratio(f"closed form of law ({letter}), 1000 points x 9 values", "scipy.special.wrightomega", found, 1.0)
+
+
+def discrete_scheme() -> Iterator[Row]:
+    """1000 steps of the exact recursion against autograd steps on the full X; a few of those are measured, not a thousand."""
+    import torch
+
+    torch.set_num_threads(1)
+    H, layout = _features(C, N, P)
+    X, found = renormalized_features(H, layout)
+    eta = end_time(FlowConfig(), found.omega, C, N) / 1000
+    state, step = torch.from_numpy(X), autograd_gradient(partial(_ls_loss, layout=layout))
+    stepped = layout.means(renormalize_after_step(state, eta, step, layout)).numpy()
+    _agree(np.linalg.svd(stepped, compute_uv=False)[: C - 1], renormalized_step(found.omega, eta, C, N), 1e-10)
+    times = paired(
+        lambda: run_discrete(found.omega, eta, 1000, C, N), lambda: renormalize_after_step(state, eta, step, layout), pairs=7
+    )
+    thousand = Paired(times.ours, 1000 * times.other, times.ratio / 1000, times.low / 1000, times.high / 1000)
+    yield _milliseconds("discrete recursion, 1000 steps", times, 10)
+    yield _faster("discrete recursion, 1000 steps", "autograd steps on the full X (7 measured, x 1000)", thousand, 10_000)
+
+
+def _ls_loss(X: Array, layout: ClassLayout) -> Array:
+    """L_LS of centred X as one writes it in torch: the least-squares classifier, its outputs, the mean squared residual."""
+    torch = namespace(X)
+    M = layout.means(X)
+    W = torch.linalg.solve(X @ X.mT / layout.n, M).mT / layout.C
+    residual = W @ X + (1 / layout.C) - layout.spread(torch.eye(layout.C, dtype=X.dtype, device=X.device))
+    return 0.5 * (residual * residual).sum() / layout.n
+
+
+def full_step() -> Iterator[Row]:
+    """The exact step of the whole X against copying X to memory that is there already."""
+    H, layout = _features(C, N, P)
+    X, found = renormalized_features(H, layout)
+    target = np.empty_like(X)
+    step = partial(advance_means, X, found, found.omega, found.omega * (1 + 1e-12), layout)
+    times = paired(step, lambda: np.copyto(target, X), 301)
+    yield _ratio("exact full-X step (10, 500, 512)", "a copy of X", times, 1.5)
+    share = extra_bytes(step) / X.nbytes
+    yield Row(
+        "the same, extra memory",
+        f"{share * X.nbytes / 2**20:.2f} MB",
+        f"X: {X.nbytes / 2**20:.1f} MB",
+        f"{share:.1%} of X",
+        "<= 1 X",
+        share <= 1,
+    )
+
+
+def large_runs() -> Iterator[Row]:
+    """Peak memory of the command at sizes whose CN x CN matrix would have 20 GB, and of its control on the full X."""
+    for size in ((10, 5000, 512), (1000, 50, 512)):
+        yield _peak(f"command at (C, N, P) = {size}, peak memory", size, (), 2048)
+    few_steps = ("--full", "--growth", "1.001", "--points", "4", "--steps", "3", "--quiet")
+    yield _peak("the control --full at (10, 5000, 512), peak memory", (10, 5000, 512), few_steps, None)
+
+
+def _peak(quantity: str, size: tuple[int, int, int], options: tuple[str, ...], most: int | None) -> Row:
+    sizes = [text for name, value in zip("CNP", size, strict=True) for text in (f"--{name}", str(value))]
+    peak, data = peak_megabytes("-m", "ufm.flow", *sizes, *options), math.prod(size) * 8 / 2**20
+    found, beside = f"{peak:.0f} MB", f"X: {data:.0f} MB"
+    return (
+        Row(quantity, found, beside, found) if most is None else Row(quantity, found, beside, found, f"< {most} MB", peak < most)
+    )
+
+
+def whitening() -> Iterator[Row]:
+    """Residual and omega for ill-conditioned Sigma_W."""
+    for condition in CONDITIONS:
+        H, layout = _features(C, N, P, condition)
+        X, found = renormalized_features(H, layout)
+        residual = max(
+            float(constraint_residual(X, layout)), found.whitening.residual, snr_spectrum(H, layout).whitening.residual
+        )
+        what = f"residual of the whitening, cond(Sigma_W) = {condition:.0e}, (10, 500, 512)"
+        yield Row(what, f"{residual:.1e}", "", f"{residual:.1e}", "<= 1e-12", residual <= 1e-12)
+    for condition in CONDITIONS:
+        H, layout = _features(*SMALL, condition)
+        error = float(abs(snr_spectrum(H, layout).omega / exact_omega(H, layout) - 1).max())
+        what = f"omega, cond(Sigma_W) = {condition:.0e}, {SMALL}"
+        yield Row(what, "", "50 digits", f"relative error {error:.1e}", "<= 1e-10", error <= 1e-10)
+
+
+def exact_omega(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
+    """SNR singular values of exactly these numbers with 50 digits, descending. (K,)"""
+    import mpmath
+
+    with mpmath.workdps(50):
+        blocks = [[mpmath.mpf(float(h)) for h in row] for row in H]
+        size, n = layout.N, layout.n
+        means = [[mpmath.fsum(row[c * size : (c + 1) * size]) / size for c in range(layout.C)] for row in blocks]
+        D = [[h - m[i // size] for i, h in enumerate(row)] for row, m in zip(blocks, means, strict=True)]
+        S = mpmath.matrix([[mpmath.fdot(a, b) / n for b in D] for a in D])
+        M = mpmath.matrix([[value - mpmath.fsum(m) / layout.C for value in m] for m in means])
+        half = mpmath.matrix(mpmath.inverse(mpmath.cholesky(S)) * M)
+        values = mpmath.eigsy(half.T * half, eigvals_only=True)
+        omega = sorted((float(mpmath.sqrt(abs(value))) for value in values), reverse=True)
+    return np.array(omega[: min(layout.C - 1, len(H))])
+
+
+def _features(C: int, N: int, P: int, condition: float = 1.0) -> tuple[np.ndarray, ClassLayout]:
+    """Gaussian features whose Sigma_W has about this condition number, in a random basis. (P, n)"""
+    rng = np.random.default_rng(0)
+    H = rng.standard_normal((P, C * N))
+    if condition > 1:
+        basis, _ = np.linalg.qr(rng.standard_normal((P, P)))
+        H = basis @ (np.geomspace(1, condition**-0.5, P)[:, None] * H)
+    return H, ClassLayout.equal(C, N)
+
+
+def _agree(found: np.ndarray, expected: np.ndarray, tolerance: float) -> None:
+    """A race counts only where both arrive: RuntimeError where the relative difference exceeds the tolerance."""
+    gap = float(abs(found / expected - 1).max())
+    if not gap <= tolerance:
+        raise RuntimeError(f"the two results differ by {gap:.1e}, more than {tolerance:.0e}: the comparison is void")
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def _ratio(quantity: str, other: str, found: Paired, most: float) -> Row:
+    spread = f"{found.ratio:.2f} x ({found.low:.2f} to {found.high:.2f})"
+    beside = f"{other}: {_seconds(found.other)}"
+    return Row(quantity, _seconds(found.ours), beside, spread, f"<= {most:g} x", found.ratio <= most)
+
+
+def _faster(quantity: str, other: str, found: Paired, least: float) -> Row:
+    spread = f"{1 / found.ratio:,.0f} x faster ({1 / found.high:,.0f} to {1 / found.low:,.0f})"
+    beside = f"{other}: {_seconds(found.other)}"
+    return Row(quantity, _seconds(found.ours), beside, spread, f">= {least:,} x", 1 / found.ratio >= least)
+
+
+def _milliseconds(quantity: str, found: Paired, most: float) -> Row:
+    return Row(quantity, _seconds(found.ours), "", _seconds(found.ours), f"<= {most:g} ms", found.ours * 1e3 <= most)
+
+
+SECTIONS: tuple[Callable[[], Iterator[Row]], ...] = (
+    command,
+    trajectory,
+    closed_forms,
+    discrete_scheme,
+    full_step,
+    large_runs,
+    whitening,
+)

@@ -1,0 +1,27 @@
+"""Draws the figures of the documentation: `python docs/make_figures.py`, from the repository root."""
+
+from pathlib import Path
+
+import numpy as np
+
+from manifolds.classes import ClassLayout
+from ufm.plot import erratum_figure, save_figure, trajectory_figure
+from ufm.simulate import FlowConfig, prepare, run
+from ufm.snr import snr
+
+FIGURES = Path(__file__).parent / "figures"
+
+
+def main() -> None:
+    """Every figure that a page shows and no command of that page draws."""
+    config = FlowConfig()
+    save_figure(trajectory_figure(run(config, prepare(config))), FIGURES / "flow.png")
+    C, N, P = 4, 12, 6
+    layout = ClassLayout.equal(C, N)
+    rng = np.random.default_rng(2)
+    H = rng.standard_normal((P, layout.n)) + layout.spread(rng.standard_normal((P, C)))
+    save_figure(erratum_figure(snr(H, layout).omega, C, N, eta=50.0, steps=200), FIGURES / "erratum.png")
+
+
+if __name__ == "__main__":
+    main()

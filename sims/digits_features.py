@@ -1,0 +1,167 @@
+"""`python -m sims.digits_features --out features.npz`: last-layer features of a real network, trained in seconds on digits.
+
+A ReLU network 64-256-width-10 on scikit-learn's digits (1740 images of 8 x 8 pixels, 174 a class), mean squared error to one-hot
+labels, SGD with momentum 0.9 and weight decay, to zero training error. The file holds `features` (n, P) float32, `labels` (n,),
+the last layer `W` (C, P) and `b` (C,), and `config` (JSON text). Some ReLU units end dead, so Sigma_W is rank-deficient, as it
+is for most real networks: `python -m ufm.flow --features features.npz` refuses it, and `--reduce` takes it.
+"""
+
+import argparse
+import json
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ufm import store
+
+CLASSES, PER_CLASS = 10, 174  # the smallest of the ten classes has 174 images
+HIDDEN, BATCH, MOMENTUM = 256, 64, 0.9
+PROGRESS_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Training:
+    """What decides a training run, apart from the constants above. Raises ValueError for values out of range."""
+
+    epochs: int = 120
+    seed: int = 0
+    width: int = 128
+    learning_rate: float = 0.5
+    weight_decay: float = 2e-4
+
+    def __post_init__(self) -> None:
+        if self.epochs < 1 or self.width < 1:
+            raise ValueError(f"epochs = {self.epochs}, width = {self.width}: both must be at least 1")
+        if not 0 <= self.seed < 2**63:
+            raise ValueError(f"seed = {self.seed}: it must be in 0..2^63 - 1")
+        if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):
+            raise ValueError(f"learning rate = {self.learning_rate}: it must be positive and finite")
+        if not (np.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight decay = {self.weight_decay}: it must be finite and not negative")
+
+
+def balanced_digits() -> tuple[torch.Tensor, torch.Tensor]:
+    """The first 174 images of every digit, pixels in [0, 1], and their labels. (n, 64) float32, (n,) int64
+
+    Raises ValueError where scikit-learn is not installed.
+    """
+    try:
+        from sklearn.datasets import load_digits
+    except ImportError as error:
+        raise ValueError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from error
+    pixels, labels = load_digits(return_X_y=True)
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(CLASSES)]))
+    return torch.from_numpy((pixels[rows] / 16).astype(np.float32)), torch.from_numpy(labels[rows])
+
+
+def relu_network(pixels: int, width: int) -> torch.nn.Sequential:
+    """Linear, ReLU, Linear, ReLU, Linear: the features are what the last Linear is given. (n, pixels) -> (n, C)"""
+    return torch.nn.Sequential(
+        torch.nn.Linear(pixels, HIDDEN),
+        torch.nn.ReLU(),
+        torch.nn.Linear(HIDDEN, width),
+        torch.nn.ReLU(),
+        torch.nn.Linear(width, CLASSES),
+    )
+
+
+def train(images: torch.Tensor, labels: torch.Tensor, config: Training, quiet: bool = False) -> torch.nn.Sequential:
+    """A network trained by SGD, learning rate falling as a cosine to zero; the same for the same seed, machine and versions.
+
+    The loss is torch.nn.MSELoss, the mean over batch AND classes. Progress goes to standard error.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        net = relu_network(images.shape[1], config.width)
+        targets = torch.nn.functional.one_hot(labels, CLASSES).to(images.dtype)
+        optimizer = torch.optim.SGD(net.parameters(), config.learning_rate, MOMENTUM, weight_decay=config.weight_decay)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
+        loss_of, told = torch.nn.MSELoss(), time.monotonic()
+        for epoch in range(1, config.epochs + 1):
+            for batch in torch.randperm(len(images)).split(BATCH):
+                optimizer.zero_grad()
+                loss_of(net(images[batch]), targets[batch]).backward()
+                optimizer.step()
+            schedule.step()
+            if not quiet and (epoch == config.epochs or time.monotonic() - told > PROGRESS_SECONDS):
+                told = time.monotonic()
+                print(f"epoch {epoch} of {config.epochs}: {_standing(net, images, labels, targets)}", file=sys.stderr)
+    return net
+
+
+@torch.no_grad()
+def _standing(net: torch.nn.Module, images: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor) -> str:
+    outputs = net(images)
+    loss, wrong = float(torch.nn.functional.mse_loss(outputs, targets)), int((outputs.argmax(1) != labels).sum())
+    return f"mean squared error {loss:.2e}, {wrong} of {len(labels)} misclassified"
+
+
+@torch.no_grad()
+def last_layer(net: torch.nn.Sequential, images: torch.Tensor) -> dict[str, np.ndarray]:
+    """`features` (n, P), what the last Linear is given in eval mode, and that layer's `W` (C, P) and `b` (C,).
+
+    Raises ValueError where training has diverged.
+    """
+    features, last = net.eval()[:-1](images), net[-1]
+    if not bool(torch.isfinite(features).all()):
+        raise ValueError("training diverged: the features are not finite; use a smaller learning rate")
+    return {"features": features.numpy(), "W": last.weight.numpy(), "b": last.bias.numpy()}  # type: ignore[operator,union-attr]
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m sims.digits_features",
+        description="Train a small ReLU network on scikit-learn's digits and write its last-layer features.",
+        allow_abbrev=False,
+    )
+    defaults = Training()
+    p.add_argument("--out", metavar="FILE.npz", required=True, help="where features, labels, W, b and config go")
+    p.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the images (default %(default)s)")
+    p.add_argument("--seed", type=int, default=defaults.seed, help="of initialisation and batches (default %(default)s)")
+    p.add_argument("--width", type=int, default=defaults.width, help="features P of the last layer (default %(default)s)")
+    p.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="at the start (default %(default)s)")
+    p.add_argument("--weight-decay", type=float, default=defaults.weight_decay, help="of SGD (default %(default)s)")
+    p.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    return p
+
+
+def run(out: Path, config: Training, quiet: bool) -> None:
+    """Train, write the file, and say what is in it. Raises ValueError for an unwritable file or a training that diverges."""
+    if out.suffix != ".npz":
+        raise ValueError(f"--out {out}: the name must end in .npz")
+    store.check_writable(out)
+    images, labels = balanced_digits()
+    arrays = last_layer(train(images, labels, config, quiet), images)
+    provenance = asdict(config) | {"batch": BATCH, "momentum": MOMENTUM, "torch": torch.__version__, "numpy": np.__version__}
+    text = np.array(json.dumps(provenance, sort_keys=True))
+    store.save_arrays(out, arrays | {"labels": labels.numpy(), "config": text})
+    if not quiet:
+        features = arrays["features"]
+        dead = int((features == 0).all(0).sum())
+        n, P = features.shape
+        print(f"{out}: {n} examples in {CLASSES} classes, {P} features, {dead} of them dead ReLU units (always 0)")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted with nothing written."""
+    args = parser().parse_args(argv)
+    torch.set_num_threads(1)  # the network is too small for more, and the sums keep their order
+    try:
+        config = Training(args.epochs, args.seed, args.width, args.learning_rate, args.weight_decay)
+        run(Path(args.out), config, args.quiet)
+    except ValueError as error:
+        print(f"sims.digits_features: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sims.digits_features: interrupted, nothing written", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

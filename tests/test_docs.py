@@ -1,0 +1,59 @@
+"""Every code block of README and docs runs; every statement's test exists; every link and figure is there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```(\w*)\n(.*?)^```", re.M | re.S)
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return BLOCK.findall(page.read_text())
+
+
+def test_every_block_says_what_it_is() -> None:
+    for page in PAGES:
+        assert {language for language, _ in blocks(page)} <= {"python", "bash", "text"}, page.name
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_blocks_run_top_to_bottom(page: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    script = ["import subprocess, sys"]
+    for language, code in blocks(page):
+        if language == "python":
+            script.append(code)
+        elif language == "bash":
+            script.append(f"subprocess.run(['bash', '-euo', 'pipefail', '-c', {code!r}], check=True)")
+    (tmp_path / "page.py").write_text("\n".join(script))
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_and_figures_exist(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        if not target.startswith("http"):
+            assert (page.parent / target).exists(), f"{page.name} points to {target}"
+
+
+def test_every_statement_names_a_file_and_a_test_that_exist() -> None:
+    rows = [line.split("|")[1:-1] for line in (ROOT / "docs" / "statements.md").read_text().splitlines() if line.startswith("| ")]
+    found = 0
+    for row in rows[1:]:
+        for test in re.findall(r"`(test_\w+)`", row[3]):
+            path = re.search(r"`(tests/[\w/]+\.py)`", row[3])
+            assert path, row
+            assert f"def {test}(" in (ROOT / path.group(1)).read_text(), test
+            found += 1
+        for code in re.findall(r"`((?:ufm|manifolds|sims)/[\w/]+\.py)`", row[2]):
+            assert (ROOT / code).exists(), code
+    assert found >= 30

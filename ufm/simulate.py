@@ -1,0 +1,242 @@
+"""One run: features to the trajectory of a flow, with the discrete scheme beside it on the same features and the same clock."""
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from manifolds.classes import ClassLayout
+from ufm import discrete, layout
+from ufm.discrete import DiscreteRun
+from ufm.laws import LAWS, UNNORMALIZED
+from ufm.snr import Reduction, Snr, reduce_to_range, snr, snr_spectrum
+from ufm.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Progress = Callable[[str, float], None]
+FIRST_TIME = 1e-4  # of the whole run: the first output time after 0
+
+
+def _silent(stage: str, share: float) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Everything that decides a run; `python -m ufm.flow --help` explains each. Raises ValueError for values out of range."""
+
+    C: int = 10
+    N: int = 500
+    P: int = 512
+    seed: int = 0
+    features: str | None = None
+    flow: str = "renormalized"
+    growth: float = 10.0
+    t_end: float | None = None
+    points: int = 1000
+    eta: float | None = None
+    steps: int | None = None
+    full: bool = False
+    device: str | None = None
+    dtype: str = "float64"
+    start: str = "whitened"
+    reduce: bool = False
+    balance: bool = False
+
+    def __post_init__(self) -> None:
+        if self.flow not in LAWS:
+            raise ValueError(f"flow = {self.flow!r}: choose one of {', '.join(LAWS)}")
+        if self.start not in ("whitened", "raw") or self.dtype not in ("float64", "float32"):
+            raise ValueError(f"start = {self.start!r}, dtype = {self.dtype!r}: whitened or raw, float64 or float32")
+        if self.start == "raw" and self.flow != UNNORMALIZED.name:
+            raise ValueError(f"the {self.flow} flow lives on whitened features: --start raw goes with --flow unnormalized")
+        if not (np.isfinite(self.growth) and self.growth > 1):
+            raise ValueError(f"growth = {self.growth}: it must be greater than 1")
+        if self.t_end is not None and not (np.isfinite(self.t_end) and self.t_end > 0):
+            raise ValueError(f"t-end = {self.t_end}: it must be positive and finite")
+        if self.points < 2:
+            raise ValueError(f"points = {self.points}: at least the start and the end are needed")
+        if self.eta is not None and not (np.isfinite(self.eta) and self.eta > 0):
+            raise ValueError(f"eta = {self.eta}: the step size must be positive and finite")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"steps = {self.steps}: at least one step is needed")
+        if self.eta is not None and self.steps is not None:
+            raise ValueError("eta and steps decide each other: give one of them")
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Features H (P, n) in class blocks, their layout and SNR, and what was done to them on the way."""
+
+    H: np.ndarray
+    layout: ClassLayout
+    snr: Snr
+    notes: tuple[str, ...]
+    reduction: Reduction | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class FlowRun:
+    """A finished (or interrupted) run: the flow, the scheme, the largest gap between them, the residual, and warnings."""
+
+    config: FlowConfig
+    start: Start
+    flow: Trajectory
+    scheme: DiscreteRun
+    gap: float
+    residual: float
+    seconds: float
+    warnings: tuple[str, ...]
+    measured: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `--out` stores, by name."""
+        import json
+
+        flow, scheme = self.flow, self.scheme
+        return {
+            "t": flow.t,
+            "omega": flow.omega,
+            "loss": flow.loss,
+            "loss_nc1": flow.loss_nc1,
+            "loss_nc23": flow.loss_nc23,
+            "eta": np.array(scheme.eta),
+            "t_discrete": scheme.t,
+            "omega_discrete": scheme.omega,
+            "U": self.start.snr.left_vectors,
+            "V": self.start.snr.V,
+            "residual": np.array(self.residual),
+            "config": np.array(json.dumps(self.provenance, sort_keys=True)),
+        }
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The configuration as run, with the sizes that the features decided, the notes and the versions behind it."""
+        sizes = {"C": self.start.layout.C, "N": self.start.layout.N, "P": len(self.start.H)}
+        reduction = self.start.reduction
+        dropped = {} if reduction is None else {"dropped": reduction.dropped, "lost_signal": reduction.lost_signal}
+        extra = {"notes": list(self.start.notes), "warnings": list(self.warnings), "numpy": np.__version__}
+        return asdict(self.config) | sizes | dropped | extra
+
+
+def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
+    """The features of a run, random or from its file, balanced and reduced where it says so, with their SNR.
+
+    `left_vectors` asks for U, which costs an eigendecomposition. Raises ValueError for features that no run can start from.
+    """
+    notes: list[str] = []
+    H, classes = _features(config, notes)
+    if not classes.balanced and config.balance:
+        dropped = classes.n - classes.C * min(classes.sizes)
+        H, classes = layout.balance(H, classes, np.random.default_rng(config.seed))
+        notes.append(f"balanced to {classes.N} examples a class, {dropped} left out")
+    if not classes.balanced:
+        raise ValueError(
+            f"class sizes differ ({min(classes.sizes)} to {max(classes.sizes)}) and the closed laws need equal classes: "
+            f"subsample every class to {min(classes.sizes)}, or let --balance do it"
+        )
+    _check_examples(classes.N)
+    reduction = None
+    if config.reduce:
+        H, reduction = reduce_to_range(H, classes)
+        notes.append(
+            f"reduced to the range of Sigma_W: {reduction.dropped} of {reduction.dropped + len(H)} directions dropped, "
+            f"which held {reduction.lost_signal:.2%} of the between-class signal"
+        )
+    return Start(H, classes, _measure(config, H, classes, left_vectors), tuple(notes), reduction)
+
+
+def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoint: "Path | None" = None) -> FlowRun:
+    """The flow and the scheme from `start`. `progress` gets a stage and the share of it that is done.
+
+    `checkpoint` is where a --full run keeps its state, and from where it resumes. Raises ValueError where no run can be made.
+    """
+    if config.full:
+        from ufm.full import run_full
+
+        return run_full(config, start, progress, checkpoint)
+    began = time.perf_counter()
+    C, N, found = start.layout.C, start.layout.N, start.snr
+    t_end, omega_at = _motion(config, start)
+    times = output_times(config, t_end)
+    eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
+    flow = Trajectory(times, omega_at(times), found.V, C, N, found.U)
+    scheme = discrete.run_discrete(found.omega, eta, steps, C, N, lambda done: progress("scheme", done / steps))
+    gap = largest_gap(scheme.omega, omega_at(scheme.t))
+    warnings = discrete.step_warnings(t_end, eta, steps, found.omega, C, N)
+    complete = {"complete": float(scheme.steps[-1] == steps)}
+    return FlowRun(config, start, flow, scheme, gap, found.whitening.residual, time.perf_counter() - began, warnings, complete)
+
+
+def _motion(config: FlowConfig, start: Start) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
+    """The end time, and omega (T, K) of the flow at ascending times (T,) that begin with 0."""
+    C, N, omega0 = start.layout.C, start.layout.N, start.snr.omega
+    if config.start == "raw":
+        from ufm.raw import growth_time, mean_system, run_raw
+
+        system = mean_system(start.H, start.layout)
+        t_end = growth_time(system, config.growth) if config.t_end is None else config.t_end
+        return t_end, lambda times: run_raw(system, times).omega
+    law = LAWS[config.flow]
+    return end_time(config, omega0, C, N), lambda times: law.omega(times, omega0, C, N)
+
+
+def end_time(config: FlowConfig, omega0: np.ndarray, C: int, N: int) -> float:
+    """--t-end, or the time at which the smallest omega has grown --growth fold under the law of the flow."""
+    if config.t_end is not None:
+        return config.t_end
+    trusted = 64 * np.finfo(np.float64).eps * omega0[0]
+    if not omega0[-1] > trusted:
+        zeros = int((omega0 <= trusted).sum())
+        raise ValueError(
+            f"{zeros} of {len(omega0)} singular values are zero (smallest omega {omega0[-1]:.2e}: class means coincide) "
+            "and never grow: give --t-end instead of --growth"
+        )
+    return float(LAWS[config.flow].time(np.array(config.growth * omega0[-1]), omega0[-1:], C, N)[0])
+
+
+def output_times(config: FlowConfig, t_end: float) -> np.ndarray:
+    """0 and logarithmically spaced times up to t_end. (points,)"""
+    return np.concatenate(([0.0], np.geomspace(FIRST_TIME * t_end, t_end, config.points - 1) if config.points > 2 else [t_end]))
+
+
+def largest_gap(scheme: np.ndarray, flow: np.ndarray) -> float:
+    """max |log omega_scheme - log omega_flow| over steps and values that move."""
+    moving = (flow > 0) & (scheme > 0)
+    return float(abs(np.log(scheme[moving]) - np.log(flow[moving])).max()) if moving.any() else 0.0
+
+
+def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLayout]:
+    if config.features is not None:
+        from ufm import store
+
+        H, classes = layout.class_blocks(*store.load_features(config.features))
+        return H.astype(config.dtype, copy=False) if config.dtype == "float32" else H, classes
+    classes = ClassLayout.equal(config.C, config.N)
+    _check_examples(config.N)
+    if config.P < 1:
+        raise ValueError(f"P = {config.P}: at least one feature is needed")
+    if not config.reduce:
+        classes.check_rank(config.P)
+    rng = np.random.default_rng(config.seed)
+    notes.append(f"standard Gaussian features, seed {config.seed}")
+    return rng.standard_normal((config.P, classes.n), dtype=np.dtype(config.dtype)), classes
+
+
+def _check_examples(N: int) -> None:
+    if N < 2:
+        raise ValueError(f"N = {N} example a class: there is no within-class variability to whiten; at least N = 2 is needed")
+
+
+def _measure(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr:
+    measure = snr if left_vectors or config.full else snr_spectrum
+    if config.device is None:
+        return measure(H, classes)
+    from ufm.full import on_device
+
+    return measure(on_device(H, config.device), classes).to_numpy()
