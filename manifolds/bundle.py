@@ -11,7 +11,6 @@ L(S) = S A + A S; on the manifold that is Q X_M / n.) All arrays are (..., P, n)
 """
 
 from manifolds.classes import ClassLayout
-from manifolds.geometry import oblique_projection, oblique_projection_adjoint
 from manifolds.linalg import Array, symmetrize
 from manifolds.matrix_functions import gram, inner, lyapunov
 from manifolds.precision import at_least_float32
@@ -39,9 +38,16 @@ def bundle_inner(X: Array, U: Array, V: Array) -> Array:
 def bundle_gradient(X: Array, G: Array, layout: ClassLayout) -> Array:
     """Pi Pi* G, the gradient of the bundle metric from the ambient gradient G. (..., P, n)
 
+    Two large products only, X entering through D and its few class means: G - (T/n + S) D - S M Y.
     For an f that is constant on fibres, such as L_LS, Pi* G = G and this is the paper's Pi(G).
     """
-    return oblique_projection(X, oblique_projection_adjoint(X, G, layout), layout)
+    n, D, M = layout.n, layout.deviations(X), layout.means(X)
+    J = D @ G.mT / n
+    T = symmetrize(n * J + M @ layout.sums(G).mT)  # sym(X G^T), X = D + M Y
+    S = symmetrize(J) - T / n  # sym(X C_M W^T) of W = Pi* G, where X C_M X^T = I
+    moved = (T / n + S) @ D
+    del D
+    return G - layout.with_means(moved, S @ M)
 
 
 @at_least_float32

@@ -110,6 +110,14 @@ class ClassLayout:
         blocks = [M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)]
         return xp.cat(blocks, -1)
 
+    def sums(self, X: Array) -> Array:
+        """X Y^T, the class sums. (..., P, n) -> (..., P, C)"""
+        M = self.means(X)
+        if self.balanced:
+            return M * self.N
+        xp = namespace(X)
+        return M * (np.asarray(self.sizes, X.dtype) if xp is np else xp.as_tensor(self.sizes, dtype=X.dtype, device=X.device))
+
     def deviations(self, X: Array) -> Array:
         """D = X - M Y = n X C_M. (..., P, n) -> (..., P, n)"""
         M = self.means(X)
@@ -129,6 +137,12 @@ class ClassLayout:
             X[..., start : start + size] += dM[..., c : c + 1]
             start += size
         return X
+
+    def with_means(self, D: Array, dM: Array) -> Array:
+        """D + dM Y for a D of the caller's own, written into D unless torch is recording for a derivative. D (..., P, n)"""
+        if namespace(D) is np or not namespace(D).is_grad_enabled():
+            return self.add_to_means(D, dM)
+        return D + self.spread(dM)
 
     def check_rank(self, P: int) -> None:
         """Raise ValueError where Sigma_W of P features cannot have full rank: n - C < P."""

@@ -45,7 +45,7 @@ def nearest_point(Z: Array, layout: ClassLayout) -> Array:
     D = layout.deviations(Z)
     nearest = inverse_sqrt(gram(D) / layout.n) @ D
     del D
-    return _with_means(nearest, M, layout)
+    return layout.with_means(nearest, M)
 
 
 @at_least_float32
@@ -62,7 +62,7 @@ def cholesky_retraction(X: Array, U: Array, layout: ClassLayout) -> Array:
     M, D = layout.means(Z), layout.deviations(Z)
     S = gram(D) / layout.n
     check_positive_definite(namespace(S).linalg.eigvalsh(S), "Sigma_W")
-    return _with_means(namespace(S).linalg.solve(namespace(S).linalg.cholesky(S), D), M, layout)
+    return layout.with_means(namespace(S).linalg.solve(namespace(S).linalg.cholesky(S), D), M)
 
 
 @at_least_float32
@@ -81,7 +81,7 @@ def inverse_polar_retraction(X: Array, Y: Array, layout: ClassLayout) -> Array:
     S K + K^T S = 2 I with K = D_Y D_X^T / n. Exists for Y near X; raises ValueError where S is not positive definite.
     """
     D_X, D_Y = layout.deviations(X), layout.deviations(Y)
-    return _with_means(_inverse_scale(D_X, D_Y, layout) @ D_Y - D_X, layout.means(Y) - layout.means(X), layout)
+    return layout.with_means(_inverse_scale(D_X, D_Y, layout) @ D_Y - D_X, layout.means(Y) - layout.means(X))
 
 
 def _inverse_scale(D_X: Array, D_Y: Array, layout: ClassLayout) -> Array:
@@ -91,10 +91,3 @@ def _inverse_scale(D_X: Array, D_Y: Array, layout: ClassLayout) -> Array:
     eigenvalues = namespace(S).linalg.eigvalsh(S)
     check_positive_definite(eigenvalues, "the scale S of the inverse retraction (the points are too far apart)")
     return S
-
-
-def _with_means(D: Array, M: Array, layout: ClassLayout) -> Array:
-    """D + M Y for deviations D, in place where nothing is being differentiated."""
-    if namespace(D).__name__ == "numpy" or not namespace(D).is_grad_enabled():
-        return layout.add_to_means(D, M)
-    return D + layout.spread(M)

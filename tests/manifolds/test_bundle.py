@@ -59,6 +59,13 @@ def test_each_metric_has_its_own_gradient_and_no_other_map_serves(problem: Probl
         assert abs(metric.inner(X, geometry.oblique_projection(X, G, layout), U) - np.sum(G * U)) > 1e-7 * scale
 
 
+@given(problems(balanced=False))
+def test_bundle_gradient_is_the_product_of_its_two_projections(problem: Problem) -> None:
+    layout, X, G = problem.layout, problem.X, problem.direction()
+    expected = geometry.oblique_projection(X, geometry.oblique_projection_adjoint(X, G, layout), layout)
+    np.testing.assert_allclose(bundle.bundle_gradient(X, G, layout), expected, atol=1e-10)
+
+
 @given(problems())
 def test_for_a_loss_constant_on_fibres_the_bundle_gradient_is_proposition_4(problem: Problem) -> None:
     layout, X = problem.layout, problem.X

@@ -22,6 +22,9 @@ def test_class_operators_equal_their_dense_matrices(problem: Problem) -> None:
     means = H @ Y.T / np.asarray(layout.sizes)
     np.testing.assert_allclose(layout.means(H), means, atol=1e-12)
     np.testing.assert_allclose(layout.spread(means), means @ Y, atol=1e-12)
+    np.testing.assert_allclose(layout.sums(H), H @ Y.T, atol=1e-11)
+    np.testing.assert_allclose(layout.sums(torch.from_numpy(H)).numpy(), H @ Y.T, atol=1e-11)
+    assert ClassLayout.of_labels(layout.labels) == layout
     np.testing.assert_allclose(layout.deviations(H), layout.n * H @ C_M, atol=1e-11)
     np.testing.assert_allclose(geometry.within_covariance(H, layout), H @ C_M @ H.T, atol=1e-11)
     np.testing.assert_array_equal(layout.labels, np.argmax(Y, axis=0))
@@ -131,6 +134,10 @@ def test_renormalize_refuses_a_singular_covariance_with_its_eigenvalue() -> None
         (lambda: ClassLayout((3,)), "C = 1"),
         (lambda: ClassLayout.equal(1, 4), "C = 1"),
         (lambda: ClassLayout((3, 0, 2)), "class 1 has 0 examples"),
+        (lambda: ClassLayout.of_labels([0, 0, 1, 0]), "column 3 has class 0 after class 1"),
+        (lambda: ClassLayout.of_labels([0, 0, 2]), "leaves no class out"),
+        (lambda: ClassLayout.of_labels([1, 1, 2]), "starts at class 0"),
+        (lambda: ClassLayout.of_labels([]), "starts at class 0"),
         (lambda: ClassLayout((3, 4)).N, "subsample every class to 3"),
         (lambda: ClassLayout.equal(3, 2).check_rank(4), r"C\(N-1\) = 3 < P = 4"),
         (lambda: ClassLayout.equal(3, 2).means(np.zeros((2, 7))), "7 columns"),
