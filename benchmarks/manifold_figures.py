@@ -46,7 +46,7 @@ def picture_of_projections(axes: plt.Axes) -> None:
     axes.text(d - 0.06, m - 0.01, "$X$", ha="right", va="bottom")
     axes.text(*(X + Z + [0.03, 0.02]), "$Z$", color="0.25")
     axes.text(d - 0.05, m + 0.22, "$P(Z)$\northogonal", color=BLUE, ha="right")
-    axes.text(d + 0.07, m - 0.42, "$\\Pi(Z)$\nalong the fibre", color=ORANGE)
+    axes.text(d + 0.14, m - 0.5, "$\\Pi(Z)$\nalong the fibre", color=ORANGE)
     axes.text(1.62, 1.62 * m + 0.1, "fibre $\\{SX\\}$", color="0.35", ha="center")
     axes.text(d + 0.03, 0.05, "manifold", rotation=90, va="bottom")
     axes.set(xlim=(0, 2.1), ylim=(0, 1.6), xlabel="deviation  $D/\\sqrt{n}$", ylabel="class mean", aspect="equal")
