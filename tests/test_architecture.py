@@ -73,8 +73,11 @@ def test_the_plain_command_imports_no_heavy_library() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
+TYPES = ["pyrefly", "check", "--python-interpreter-path", sys.executable]
+
+
 @pytest.mark.parametrize(
-    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], ["pyrefly", "check"]], ids=" ".join
+    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], TYPES], ids=lambda command: command[0]
 )
 def test_linter_formatter_and_type_checker_are_content(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)

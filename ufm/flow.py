@@ -24,6 +24,7 @@ def parser() -> argparse.ArgumentParser:
         prog="python -m ufm.flow",
         description="Whiten features, run an exact flow of their SNR singular values and the discrete scheme beside it.",
         allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=120),  # asking the terminal would import shutil
     )
     start = p.add_argument_group("start")
     start.add_argument("--C", type=int, help="classes of random features (default 10)")

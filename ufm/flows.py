@@ -44,7 +44,7 @@ class ProjectedFlow:
     """
 
     law: laws.Law
-    base: Callable[[Array, ClassLayout], Array]
+    base: Callable[[Array, Array], Array]  # of X and D
 
     @property
     def name(self) -> str:
@@ -56,7 +56,11 @@ class ProjectedFlow:
         D = layout.deviations(X)
         A = symmetrize(D @ G.mT / layout.n)
         excess = D @ D.mT / layout.n - identity_like(X, X.shape[-2])
-        return (A - symmetrize(excess @ A)) @ self.base(X, layout) - G
+        base = self.base(X, D)
+        del D  # at most two arrays of the size of X beside X and G
+        velocity = (A - symmetrize(excess @ A)) @ base
+        velocity -= G
+        return velocity
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,8 @@ class AmbientFlow:
         return -G
 
 
-RENORMALIZED = ProjectedFlow(laws.RENORMALIZED, lambda X, layout: X)
-EMBEDDED = ProjectedFlow(laws.EMBEDDED, lambda X, layout: layout.deviations(X))
+RENORMALIZED = ProjectedFlow(laws.RENORMALIZED, lambda X, D: X)
+EMBEDDED = ProjectedFlow(laws.EMBEDDED, lambda X, D: D)
 UNNORMALIZED = AmbientFlow(laws.UNNORMALIZED)
 FLOWS: dict[str, Flow] = {flow.name: flow for flow in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
 

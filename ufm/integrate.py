@@ -120,6 +120,8 @@ def _attempt(field: Callable[[Array], Array], X: Array, k1: Array, h: float) -> 
     for weights in A[1:]:
         point = _combine(weights, stages, h)
         point += X
+        if len(stages) == 6:
+            stages[1] = k1  # nothing after the sixth stage has weight on the second: free its memory
         stages.append(field(point))
     return stages, point, _combine(ERROR, stages, h)
 

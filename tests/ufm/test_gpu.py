@@ -1,0 +1,73 @@
+"""On a CUDA device: the same numbers, and nothing leaves the device. Run on demand: `python -m pytest -m gpu`."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from manifolds.classes import ClassLayout
+from manifolds.geometry import constraint_residual
+from tests.strategies import features
+from ufm import flow, store
+from ufm.flows import FLOWS, advance_means, central_path_field, central_path_gradient, renormalize_after_step
+from ufm.integrate import dormand_prince
+from ufm.laws import LAWS
+from ufm.snr import renormalized_features, snr
+from ufm.statistics import statistics_of
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+LAYOUT = ClassLayout.equal(6, 50)
+H = features(LAYOUT, 40, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 2e-3)])
+@pytest.mark.parametrize("name", ["renormalized", "embedded"])
+def test_flow_scheme_and_exact_step_stay_on_the_device(name: str, dtype: torch.dtype, tolerance: float) -> None:
+    X, found = renormalized_features(H, LAYOUT)
+    start = snr(torch.from_numpy(H).cuda(), LAYOUT)
+    np.testing.assert_allclose(start.omega.cpu(), found.omega, rtol=1e-10)
+    law, t = FLOWS[name].law, 2e4
+    omega = law.omega(np.array(t), found.omega, LAYOUT.C, LAYOUT.N)
+    on_device = torch.from_numpy(X).to("cuda", dtype)
+    *_, last = dormand_prince(
+        central_path_field(FLOWS[name], LAYOUT), on_device, 0.0, t, LAYOUT.means, max(tolerance / 100, 1e-9)
+    )
+    assert last.X.is_cuda
+    assert last.X.dtype == dtype
+    np.testing.assert_allclose(torch.linalg.svdvals(LAYOUT.means(last.X))[: LAYOUT.C - 1].cpu(), omega, rtol=tolerance)
+    moved = advance_means(on_device.clone(), start, start.omega, torch.from_numpy(omega).cuda(), LAYOUT)
+    np.testing.assert_allclose(moved.cpu(), last.X.cpu(), atol=10 * tolerance * omega[0])
+    stepped = renormalize_after_step(on_device, 50.0, lambda X: central_path_gradient(X, LAYOUT), LAYOUT)
+    assert stepped.is_cuda
+    assert float(constraint_residual(stepped, LAYOUT)) < (1e-11 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_closed_laws_on_the_device(law: object) -> None:
+    t, omega0 = torch.linspace(0, 1e4, 50, dtype=torch.float64), torch.tensor([3.0, 0.2], dtype=torch.float64)
+    expected = law.omega(t, omega0, 6, 50)  # type: ignore[attr-defined]
+    got = law.omega(t.cuda(), omega0.cuda(), 6, 50)  # type: ignore[attr-defined]
+    assert got.is_cuda
+    np.testing.assert_allclose(got.cpu(), expected, rtol=1e-12)
+
+
+def test_statistics_on_the_device() -> None:
+    labels = torch.from_numpy(LAYOUT.labels)
+    rows = torch.from_numpy(H.T.copy()).float()
+    stats = statistics_of(rows.cuda(), labels.cuda(), 6)
+    assert stats.sigma_w.is_cuda
+    np.testing.assert_allclose(stats.sigma_w.cpu(), statistics_of(rows, labels, 6).sigma_w, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("full", [[], ["--full"]])
+def test_the_command_on_the_device(tmp_path: Path, full: list[str]) -> None:
+    common = ["--C", "6", "--N", "50", "--P", "40", "--steps", "20", "--points", "20", "--quiet", *full]
+    assert flow.main([*common, "--out", str(tmp_path / "cpu.npz")]) == 0
+    assert flow.main([*common, "--device", "cuda", "--out", str(tmp_path / "cuda.npz")]) == 0
+    cpu, cuda = store.load_arrays(tmp_path / "cpu.npz"), store.load_arrays(tmp_path / "cuda.npz")
+    np.testing.assert_allclose(cuda["omega"], cpu["omega"], rtol=1e-7)
+    np.testing.assert_allclose(cuda["omega_discrete"], cpu["omega_discrete"], rtol=1e-9)
