@@ -13,10 +13,11 @@ from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes, run_p
 from manifolds.classes import ClassLayout
 from manifolds.geometry import constraint_residual
 from manifolds.linalg import Array, namespace
+from ufm.config import FlowConfig
 from ufm.discrete import renormalized_step, run_discrete
 from ufm.flows import advance_means, autograd_gradient, renormalize_after_step
 from ufm.laws import EMBEDDED, RENORMALIZED, Law
-from ufm.simulate import FlowConfig, end_time, output_times
+from ufm.simulate import end_time, output_times
 from ufm.snr import renormalized_features, snr_spectrum
 
 C, N, P = 10, 500, 512  # the main size
@@ -66,7 +67,7 @@ def trajectory() -> Iterator[Row]:
 
 def _closed_trajectory(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
     omega, config = snr_spectrum(H, layout).omega, FlowConfig()
-    times = output_times(config, end_time(config, omega, layout.C, layout.N))
+    times = output_times(config, end_time(config, omega, layout.C, layout.N), omega, layout.C, layout.N)
     return RENORMALIZED.omega(times, omega, layout.C, layout.N)
 
 
@@ -90,7 +91,7 @@ def closed_forms() -> Iterator[Row]:
     from scipy.special import wrightomega
 
     omega0 = np.linspace(0.97, 1.21, C - 1)
-    times = output_times(FlowConfig(), end_time(FlowConfig(), omega0[::-1], C, N))
+    times = output_times(FlowConfig(), end_time(FlowConfig(), omega0[::-1], C, N), omega0, C, N)
     u0 = omega0**2 / C
 
     def by_scipy() -> np.ndarray:

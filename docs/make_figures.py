@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 
 from manifolds.classes import ClassLayout
+from ufm.config import FlowConfig
 from ufm.plot import erratum_figure, save_figure, trajectory_figure
-from ufm.simulate import FlowConfig, prepare, run
+from ufm.report import title
+from ufm.simulate import prepare, run
 from ufm.snr import snr
 
 FIGURES = Path(__file__).parent / "figures"
@@ -15,7 +17,8 @@ FIGURES = Path(__file__).parent / "figures"
 def main() -> None:
     """Every figure that a page shows and no command of that page draws."""
     config = FlowConfig()
-    save_figure(trajectory_figure(run(config, prepare(config))), FIGURES / "flow.png")
+    found = run(config, prepare(config))
+    save_figure(trajectory_figure(found.flow, found.scheme, title(found)), FIGURES / "flow.png")
     C, N, P = 4, 12, 6
     layout = ClassLayout.equal(C, N)
     rng = np.random.default_rng(2)

@@ -92,7 +92,7 @@ class ClassLayout:
 
     def means(self, X: Array) -> Array:
         """Class means. (..., P, n) -> (..., P, C)"""
-        self._check_columns(X)
+        self.check_columns(X)
         if self.balanced:
             return X.reshape(*X.shape[:-1], self.C, self.N).mean(-1)
         if namespace(X) is np:
@@ -127,7 +127,7 @@ class ClassLayout:
 
     def add_to_means(self, X: Array, dM: Array) -> Array:
         """X + dM Y written into X itself: one read and one write of X, no second X. X (..., P, n), dM (..., P, C)"""
-        self._check_columns(X)
+        self.check_columns(X)
         if self.balanced:
             blocks = X.reshape(*X.shape[:-1], self.C, self.N) if namespace(X) is np else X.view(*X.shape[:-1], self.C, self.N)
             blocks += dM[..., None]
@@ -149,10 +149,11 @@ class ClassLayout:
         if self.n - self.C < P:
             what = f"C(N-1) = {self.n - self.C}" if self.balanced else f"n - C = {self.n - self.C}"
             raise ValueError(
-                f"{what} < P = {P}: Sigma_W is singular and the manifold is empty; use at least "
-                f"{-(-(P + self.C) // self.C)} examples a class, fewer features, or the reduction to the range of Sigma_W"
+                f"{what} < P = {P}: Sigma_W is singular and the manifold is empty; use at least {-(-(P + self.C) // self.C)} "
+                "examples a class, fewer features, or the reduction to the range of Sigma_W (--reduce)"
             )
 
-    def _check_columns(self, X: Array) -> None:
+    def check_columns(self, X: Array) -> None:
+        """Raise ValueError where X (..., P, n) has another number of columns than the layout."""
         if X.shape[-1] != self.n:
             raise ValueError(f"X has {X.shape[-1]} columns but the class sizes sum to {self.n}: X is (..., P, n) in class blocks")

@@ -94,6 +94,10 @@ def _bounds(S: Array, inverse: Array) -> tuple[float, float]:
 def _two_passes(D: Array, degenerate: float) -> Whitening:
     E, deviations = principal_deviations(D)
     P, empty = D.shape[-2], int((deviations <= degenerate).sum()) + max(D.shape[-2] - deviations.shape[-1], 0)
+    if empty == P:
+        raise ValueError(
+            "Sigma_W = 0 but for rounding: every example equals its class mean, so omega is infinite: collapse is complete"
+        )
     if empty:
         raise ValueError(
             f"Sigma_W is rank-deficient: {empty} of {P} directions have a standard deviation of at most {degenerate:.2e} "

@@ -110,9 +110,10 @@ def step_warnings(t_end: float, eta: float, steps: int, omega0: np.ndarray, C: i
     """Warnings where the step is beyond the safe one, and where the scheme ends before the flow does."""
     safe, warnings = safe_step_from(omega0, C, N), []
     if eta >= safe:
+        bound = f"4 C^2 N = {safe:g}" if safe == safe_step(C, N) else f"{safe:g} for these omega"
         warnings.append(
-            f"eta = {eta:g} is beyond the safe step {safe:g} (4 C^2 N = {safe_step(C, N):g}): omega may fall and deviations "
-            "are reflected; the numbers are those of the scheme itself"
+            f"eta = {eta:g} is beyond the safe step, {bound}: omega may fall and deviations are reflected; "
+            "the numbers are those of the scheme itself"
         )
     if eta * steps < t_end * (1 - 1e-9):
         warnings.append(

@@ -7,15 +7,17 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from ufm.config import FlowConfig
 from ufm.laws import LAWS
-from ufm.report import summary, text
-from ufm.simulate import FlowConfig, FlowRun, prepare, run
+from ufm.report import summary, text, title
+from ufm.simulate import FlowRun, prepare, run
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
 PROGRESS_SECONDS = 1.0
+EARLIEST_ESTIMATE = 0.02  # share of a stage before which its speed says little about the time left
 
 
 def parser() -> argparse.ArgumentParser:
@@ -53,8 +55,8 @@ def parser() -> argparse.ArgumentParser:
         "--dtype", choices=("float64", "float32"), default="float64", help="of the features and of X (default float64)"
     )
     out = p.add_argument_group("output")
-    out.add_argument("--out", metavar="FILE.npz", help="arrays of the run")
-    out.add_argument("--plot", metavar="FILE", help="figure, .png, .svg or .pdf")
+    out.add_argument("--out", metavar="FILE.npz", help="arrays of the run; with --flow all FILE.NAME.npz for each flow")
+    out.add_argument("--plot", metavar="FILE", help="figure, .png, .svg or .pdf; named as --out is")
     out.add_argument("--json", action="store_true", help="one JSON object on standard output instead of the table")
     out.add_argument("--quiet", action="store_true", help="no table and no progress")
     return p
@@ -69,6 +71,8 @@ def config_of(args: argparse.Namespace) -> FlowConfig:
         raise ValueError(f"--plot {args.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
     if args.out is not None and os.path.splitext(args.out)[1] != ".npz":
         raise ValueError(f"--out {args.out}: the name must end in .npz")
+    if args.out is not None and args.features is not None and os.path.realpath(args.out) == os.path.realpath(args.features):
+        raise ValueError(f"--out {args.out} would overwrite the features: choose another name")
     names = (
         "seed",
         "features",
@@ -89,19 +93,22 @@ def config_of(args: argparse.Namespace) -> FlowConfig:
 
 
 class ProgressLine:
-    """Share done and time left on standard error, for runs longer than a second; silent when quiet."""
+    """Share done and time left of each stage on standard error, for runs longer than a second; silent when quiet."""
 
     def __init__(self, quiet: bool) -> None:
-        self.quiet, self.began, self.last, self.drawn = quiet, time.monotonic(), time.monotonic(), False
+        self.quiet, self.stage, self.drawn = quiet, "", False
+        self.began = self.last = time.monotonic()
 
     def __call__(self, stage: str, share: float) -> None:
         """Redraw the line, at most once a second."""
         now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self.began = stage, now
         if self.quiet or now - self.last < PROGRESS_SECONDS:
             return
         self.last, self.drawn = now, True
-        left = (now - self.began) * (1 - share) / share if share > 0 else float("inf")
-        print(f"\r{stage} {share:6.1%}, about {left:.0f} s left   ", end="", file=sys.stderr, flush=True)
+        left = f", about {(now - self.began) * (1 - share) / share:.0f} s left" if share > EARLIEST_ESTIMATE else ""
+        print(f"\r{stage} {share:6.1%}{left}   ", end="", file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the line."""
@@ -123,8 +130,8 @@ def output_path(name: str | None, flow: str, several: bool) -> "Path | None":
     return path
 
 
-def one_flow(config: FlowConfig, args: argparse.Namespace, start_of: dict[str, Any], several: bool) -> FlowRun:
-    """Run one flow and write what was asked for."""
+def one_flow(config: FlowConfig, args: argparse.Namespace, start_of: dict[str, Any], several: bool) -> tuple[FlowRun, list[str]]:
+    """Run one flow and write what was asked for; returns the names of the files too."""
     out, plot = (output_path(name, config.flow, several) for name in (args.out, args.plot))
     if "start" not in start_of:
         start_of["start"] = prepare(config, left_vectors=args.out is not None)
@@ -140,8 +147,8 @@ def one_flow(config: FlowConfig, args: argparse.Namespace, start_of: dict[str, A
     if plot is not None:
         from ufm.plot import save_figure, trajectory_figure
 
-        save_figure(trajectory_figure(found), plot)
-    return found
+        save_figure(trajectory_figure(found.flow, found.scheme, title(found)), plot)
+    return found, [str(path) for path in (out, plot) if path is not None]
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -156,12 +163,15 @@ def main(argv: list[str] | None = None) -> int:
         start_of: dict[str, Any] = {}
         runs = {}
         for name in LAWS if several else (args.flow,):
-            found = one_flow(replace(config, flow=name), args, start_of, several)
+            found, written = one_flow(replace(config, flow=name), args, start_of, several)
             runs[name] = found
             for warning in found.warnings:
                 print(f"warning: {warning}", file=sys.stderr)
             if not (args.quiet or args.json):
-                print(text(found, time.perf_counter() - began) + "\n" * several)
+                print(
+                    "\n".join([text(found, time.perf_counter() - began), *(f"wrote {name}" for name in written)]) + "\n" * several
+                )
+            began = time.perf_counter()
             if not found.measured["complete"]:
                 print("interrupted: what was computed is kept", file=sys.stderr)
                 break
@@ -180,4 +190,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe has left: nobody is there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)

@@ -22,7 +22,8 @@ from ufm.snr import renormalized_features
 from ufm.trajectory import Trajectory, follow
 
 if TYPE_CHECKING:
-    from ufm.simulate import FlowConfig, FlowRun, Progress, Start
+    from ufm.config import FlowConfig
+    from ufm.simulate import FlowRun, Progress, Start
 
 CHECKPOINT_SECONDS = 10.0
 TOLERANCE = 1e-9  # local error of the integrator, relative; never below 50 eps of the dtype
@@ -87,7 +88,7 @@ def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: P
     t_end = simulate.end_time(config, found.omega, C, N)
     eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
     kept = discrete.kept_steps(steps)
-    times = simulate.output_times(config, t_end)
+    times = simulate.output_times(config, t_end, found.omega, C, N)
     every_time = np.union1d(times, eta * kept)
     checkpoint = Checkpoint(path, {**asdict(config), "t_end": t_end})
     flow = _FlowStage(config, H, every_time, start).run(checkpoint, progress)
@@ -108,7 +109,7 @@ def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: P
         gap,
         max(flow.residual(), found.whitening.residual if scheme is None else scheme.residual()),
         time.perf_counter() - began,
-        discrete.step_warnings(t_end, eta, steps, found.omega, C, N),
+        (*start.warnings, *discrete.step_warnings(t_end, eta, steps, found.omega, C, N)),
         {"overlap": flow.overlap(), "complete": float(scheme is not None and scheme.complete)},
     )
 

@@ -64,7 +64,8 @@ class Law(ABC):
     def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
         """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
 
-        Raises ValueError for negative or non-finite input, and OverflowError where law (c) leaves float64 (`log_omega` does not).
+        t may be negative (backwards). Raises ValueError for a negative omega0 and for non-finite input,
+        OverflowError where law (c) leaves float64 (`log_omega` does not).
         """
         t, omega0 = _array(t), _array(omega0)
         _check_omega(omega0, C, N)

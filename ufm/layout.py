@@ -17,10 +17,8 @@ def class_blocks(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
         raise ValueError("all labels are 0: collapse needs at least C = 2 classes")
     missing = np.flatnonzero(counts == 0)
     if len(missing):
-        raise ValueError(
-            f"labels skip class {missing[0]}: {len(missing)} of the classes 0..{len(counts) - 1} have no example; "
-            "relabel the classes 0..C-1"
-        )
+        hint = "the labels seem to start at 1: subtract 1" if missing.tolist() == [0] else "relabel the classes 0..C-1"
+        raise ValueError(f"labels skip class {missing[0]} ({len(missing)} of 0..{len(counts) - 1} without any example): {hint}")
     order = np.argsort(labels, kind="stable")
     return np.ascontiguousarray(features[order].T), ClassLayout(tuple(counts.tolist()))
 

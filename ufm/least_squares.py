@@ -64,18 +64,36 @@ def extended_ls_classifier(stats: ClassStatistics, lam: float) -> Array:
     return xp.linalg.solve(S, means * stats.priors).mT
 
 
+def check_classifier(stats: ClassStatistics, W: Array, b: Array) -> None:
+    """Raise ValueError unless W is (C, P) and b is (C,) of the features that were measured; TypeError unless they are arrays."""
+    namespace(W), namespace(b)
+    if tuple(W.shape) != (stats.C, stats.P):
+        raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
+    if tuple(b.shape) != (stats.C,):
+        raise ValueError(
+            f"b has shape {tuple(b.shape)}, these features need (C,) = ({stats.C},); a network without bias has zeros"
+        )
+
+
 def mse_loss(stats: ClassStatistics, W: Array, b: Array, lam: float) -> float:
-    """The loss of any classifier, from the statistics alone: exact, since the loss is quadratic in the features."""
+    """The loss of any classifier W (C, P), b (C,), from the statistics alone: exact, since it is quadratic in the features.
+
+    Raises ValueError for other shapes.
+    """
+    check_classifier(stats, W, b)
     return _within_part(stats, W, lam) + 0.5 * lam * float((b * b).sum()) + _between_part(stats, W, b)
 
 
 def decompose(stats: ClassStatistics, W: Array, b: Array, lam: float) -> Decomposition:
-    """The loss of (W, b) split as in Theorems 1 and 2. W (C, P), b (C,). Same errors as `ls_classifier`.
+    """The loss of (W, b) split as in Theorems 1 and 2. W (C, P), b (C,), ValueError for other shapes.
+
+    Same errors as `ls_classifier`.
 
     L_NC1 = 1/2 tr W_LS (Sigma_W + lambda I) W_LS^T + lambda/2 ||b_LS||^2
     L_NC2/3 = 1/2 sum_c pi_c ||W_LS mu_c + b_LS - e_c||^2
     L_perp = 1/2 tr D A D^T, D = [W - W_LS, b - b_LS], A = Sigma~_T + mu~ mu~^T + lambda I.
     """
+    check_classifier(stats, W, b)
     W_ls, b_ls = ls_classifier(stats, lam)
     nc1 = _within_part(stats, W_ls, lam) + 0.5 * lam * float((b_ls * b_ls).sum())
     nc23 = _between_part(stats, W_ls, b_ls)

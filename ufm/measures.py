@@ -34,6 +34,7 @@ def phd_maximal_angle(vectors: Array) -> float:
 
 def phd_nc3(stats: ClassStatistics, W: Array) -> float:
     """|| W^T / ||W||_F - Mbar / ||Mbar||_F ||_F^2, self-duality (Figure 6). W is not centred."""
+    _check_rows(stats, W)
     M = stats.centred_means
     return float(((W.mT / _frobenius(W) - M / _frobenius(M)) ** 2).sum())
 
@@ -43,6 +44,10 @@ def phd_nc4(features: Array, W: Array, b: Array, class_means: Array) -> float:
 
     With test features and train means this is the PNAS figure; with train features the authors' notebook.
     """
+    P, C = class_means.shape
+    if features.shape[-1] != P or tuple(W.shape) != (C, P) or tuple(b.shape) != (C,):
+        shapes = f"features {tuple(features.shape)}, W {tuple(W.shape)}, b {tuple(b.shape)}"
+        raise ValueError(f"{shapes} do not go with class means ({P}, {C}): features (n, P), W (C, P), b (C,) are needed")
     return _disagreements(features, W, b, class_means) / len(features)
 
 
@@ -77,11 +82,13 @@ def zhu_nc2_centred(W: Array) -> float:
 
 def zhu_nc3(stats: ClassStatistics, W: Array) -> float:
     """|| W Mbar / ||W Mbar||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC3)."""
+    _check_rows(stats, W)
     return _distance_to_etf(W @ stats.centred_means, W)
 
 
 def yaras_nc3(stats: ClassStatistics, W: Array) -> float:
     """`zhu_nc3` with the class means as they are, not centred (Yaras et al. 2022, code)."""
+    _check_rows(stats, W)
     return _distance_to_etf(W @ stats.means, W)
 
 
@@ -124,6 +131,11 @@ def ammar_nc5(stats: ClassStatistics, ood_features: Array) -> float:
     direction = ood_features.mean(0) - stats.global_mean
     M = stats.centred_means
     return float(abs((direction @ M) / (_norms(M) * (direction * direction).sum() ** 0.5)).mean())
+
+
+def _check_rows(stats: ClassStatistics, W: Array) -> None:
+    if tuple(W.shape) != (stats.C, stats.P):
+        raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
 
 
 def _disagreements(features: Array, W: Array, b: Array, class_means: Array) -> int:

@@ -3,14 +3,15 @@
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from ufm import laws
-from ufm.discrete import run_discrete
-from ufm.simulate import FlowRun
+from ufm.discrete import DiscreteRun, run_discrete
 from ufm.store import write_atomically
+from ufm.trajectory import Trajectory
 
 BLUE, ORANGE, GREEN, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#000000"  # Okabe & Ito, colour-blind safe
 OMEGA = "SNR singular values $\\omega_j$"
@@ -19,19 +20,22 @@ STYLE = {"linewidth": 1.6}
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Write the figure in the format of the suffix, atomically."""
-    write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=160))
+    with rc_context({"pdf.fonttype": 42}):  # TrueType: conference systems refuse Type 3
+        write_atomically(path, lambda file: figure.savefig(file, format=path.suffix[1:], dpi=160))
 
 
-def trajectory_figure(run: FlowRun) -> Figure:
-    """The singular values of flow and scheme, and the loss with its parts, against flow time."""
+def trajectory_figure(flow: Trajectory, scheme: DiscreteRun, title: str = "") -> Figure:
+    """The singular values of flow and scheme, and the loss with its parts, against flow time.
+
+    `ufm.simulate.load_run` gives both from a stored run.
+    """
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
-    flow, scheme = run.flow, run.scheme
     visible = slice(1, None)
     lines = left.loglog(flow.t[visible], flow.omega[visible], color=BLUE, **STYLE)
     picked = _log_spaced(scheme.t, flow.t[1])
     marks = left.loglog(scheme.t[picked], scheme.omega[picked], "o", color=ORANGE, markersize=3.5, markerfacecolor="none")
-    left.legend([lines[0], marks[0]], [f"{run.config.flow} flow", "renormalize-after-step scheme"], frameon=False)
+    left.legend([lines[0], marks[0]], ["flow", "renormalize-after-step scheme"], frameon=False)
     _label(left, OMEGA)
     _plain_numbers(left)
     for values, label, color, dash in (
@@ -42,8 +46,8 @@ def trajectory_figure(run: FlowRun) -> Figure:
         right.loglog(flow.t[visible], values[visible], dash, color=color, label=label, **STYLE)
     right.legend(frameon=False)
     _label(right, "loss on the central path")
-    start = run.start
-    figure.suptitle(f"{run.config.flow} flow, C = {start.layout.C}, N = {start.layout.N}, P = {len(start.H)}")
+    if title:
+        figure.suptitle(title)
     return figure
 
 
@@ -77,8 +81,9 @@ def _label(axes: Axes, quantity: str) -> None:
 
 def _plain_numbers(axes: Axes) -> None:
     """10 and 20 rather than 10^1 and 2 x 10^1, on an axis of a few decades at most."""
-    axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False))
-    axes.yaxis.set_minor_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(1.5, 0.5)))
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+    axes.yaxis.set_minor_formatter(NullFormatter())
 
 
 def _log_spaced(t: np.ndarray, first: float, count: int = 24) -> np.ndarray:

@@ -70,22 +70,29 @@ def _cell(value: float) -> str:
     return f"{value:10.3g}" if np.isfinite(value) else "-".rjust(10)
 
 
+def title(run: FlowRun) -> str:
+    """The run in one line."""
+    start = run.start
+    sizes = f"C = {start.layout.C}, N = {start.layout.N}, P = {len(start.H)}"
+    return f"{run.config.flow} flow, {sizes}" + ", raw start" * (run.config.start == "raw") + ", full state" * run.config.full
+
+
 def text(run: FlowRun, seconds: float) -> str:
     """What the command prints: a heading, the table, and the three numbers to look at first."""
-    config, start, scheme = run.config, run.start, run.scheme
+    start, scheme = run.start, run.scheme
     steps = f"{int(scheme.steps[-1])} steps of eta = {scheme.eta:.6g}"
     lines = [
-        f"{config.flow} flow, C = {start.layout.C}, N = {start.layout.N}, P = {len(start.H)}" + (", full state" * config.full),
+        title(run),
         *start.notes,
         f"beside it the discrete scheme (renormalize after step), {steps}",
         "",
         "".join(name.rjust(10) for name in COLUMNS),
         *("".join(_cell(value) for value in row.values()) for row in table_rows(run)),
         "",
-        f"omega: min and max over the {len(start.snr.omega)} SNR singular values, by the flow and by the scheme at its last step",
-        f"largest gap between scheme and flow, |log omega - log omega|   {run.gap:.3e}",
-        f"constraint residual ||X C_M X^T - I||                          {run.residual:.3e}",
+        f"min and max are over the {len(start.snr.omega)} SNR singular values omega; the scheme stands at its last step before t",
+        f"gap between scheme and flow, max |log omega_scheme - log omega_flow|   {run.gap:.3e}",
+        f"constraint residual of the whitened features, ||X C_M X^T - I||        {run.residual:.3e}",
     ]
     if "overlap" in run.measured:
-        lines.append(f"smallest overlap of a singular vector with its start          {run.measured['overlap']:.12f}")
-    return "\n".join([*lines, f"time                                                           {seconds:.3f} s"])
+        lines.append(f"smallest overlap of a right singular vector with its start             {run.measured['overlap']:.12f}")
+    return "\n".join([*lines, f"time                                                                   {seconds:.3f} s"])

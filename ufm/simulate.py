@@ -9,8 +9,9 @@ import numpy as np
 
 from manifolds.classes import ClassLayout
 from ufm import discrete, layout
+from ufm.config import FlowConfig
 from ufm.discrete import DiscreteRun
-from ufm.laws import LAWS, UNNORMALIZED
+from ufm.laws import LAWS
 from ufm.snr import Reduction, Snr, reduce_to_range, snr, snr_spectrum
 from ufm.trajectory import Trajectory
 
@@ -18,54 +19,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 Progress = Callable[[str, float], None]
-FIRST_TIME = 1e-4  # of the whole run: the first output time after 0
+FIRST_TIME = 1e-4  # of the whole run: the first output time after 0, at the latest
+MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce deserves a warning
 
 
 def _silent(stage: str, share: float) -> None:
     """Progress that nobody watches."""
-
-
-@dataclass(frozen=True)
-class FlowConfig:
-    """Everything that decides a run; `python -m ufm.flow --help` explains each. Raises ValueError for values out of range."""
-
-    C: int = 10
-    N: int = 500
-    P: int = 512
-    seed: int = 0
-    features: str | None = None
-    flow: str = "renormalized"
-    growth: float = 10.0
-    t_end: float | None = None
-    points: int = 1000
-    eta: float | None = None
-    steps: int | None = None
-    full: bool = False
-    device: str | None = None
-    dtype: str = "float64"
-    start: str = "whitened"
-    reduce: bool = False
-    balance: bool = False
-
-    def __post_init__(self) -> None:
-        if self.flow not in LAWS:
-            raise ValueError(f"flow = {self.flow!r}: choose one of {', '.join(LAWS)}")
-        if self.start not in ("whitened", "raw") or self.dtype not in ("float64", "float32"):
-            raise ValueError(f"start = {self.start!r}, dtype = {self.dtype!r}: whitened or raw, float64 or float32")
-        if self.start == "raw" and self.flow != UNNORMALIZED.name:
-            raise ValueError(f"the {self.flow} flow lives on whitened features: --start raw goes with --flow unnormalized")
-        if not (np.isfinite(self.growth) and self.growth > 1):
-            raise ValueError(f"growth = {self.growth}: it must be greater than 1")
-        if self.t_end is not None and not (np.isfinite(self.t_end) and self.t_end > 0):
-            raise ValueError(f"t-end = {self.t_end}: it must be positive and finite")
-        if self.points < 2:
-            raise ValueError(f"points = {self.points}: at least the start and the end are needed")
-        if self.eta is not None and not (np.isfinite(self.eta) and self.eta > 0):
-            raise ValueError(f"eta = {self.eta}: the step size must be positive and finite")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps = {self.steps}: at least one step is needed")
-        if self.eta is not None and self.steps is not None:
-            raise ValueError("eta and steps decide each other: give one of them")
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +36,14 @@ class Start:
     snr: Snr
     notes: tuple[str, ...]
     reduction: Reduction | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A warning where the reduction took between-class signal with it."""
+        if self.reduction is None or self.reduction.lost_signal <= MUCH_SIGNAL:
+            return ()
+        lost = f"the dropped directions held {self.reduction.lost_signal:.1%} of the between-class signal, with infinite SNR"
+        return (f"{lost}: the trajectory describes the rest of the network only",)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,6 +91,22 @@ class FlowRun:
         return asdict(self.config) | sizes | dropped | extra
 
 
+def load_run(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
+    """Flow and scheme of a file that `--out` wrote. Raises ValueError for another file."""
+    import json
+
+    from ufm import store
+
+    arrays = store.load_arrays(path)
+    missing = {"t", "omega", "U", "V", "eta", "t_discrete", "omega_discrete", "config"} - arrays.keys()
+    if missing:
+        raise ValueError(f"{path} is no run of ufm.flow: it lacks {', '.join(sorted(missing))}")
+    config, eta = json.loads(str(arrays["config"])), float(arrays["eta"])
+    flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], config["C"], config["N"], arrays["U"])
+    steps = np.round(arrays["t_discrete"] / eta).astype(np.int64)
+    return flow, DiscreteRun(steps, arrays["omega_discrete"], eta)
+
+
 def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
     """The features of a run, random or from its file, balanced and reduced where it says so, with their SNR.
 
@@ -163,12 +146,12 @@ def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoi
     began = time.perf_counter()
     C, N, found = start.layout.C, start.layout.N, start.snr
     t_end, omega_at = _motion(config, start)
-    times = output_times(config, t_end)
+    times = output_times(config, t_end, found.omega, C, N)
     eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
     flow = Trajectory(times, omega_at(times), found.V, C, N, found.U)
     scheme = discrete.run_discrete(found.omega, eta, steps, C, N, lambda done: progress("scheme", done / steps))
     gap = largest_gap(scheme.omega, omega_at(scheme.t))
-    warnings = discrete.step_warnings(t_end, eta, steps, found.omega, C, N)
+    warnings = (*start.warnings, *discrete.step_warnings(t_end, eta, steps, found.omega, C, N))
     complete = {"complete": float(scheme.steps[-1] == steps)}
     return FlowRun(config, start, flow, scheme, gap, found.whitening.residual, time.perf_counter() - began, warnings, complete)
 
@@ -200,9 +183,12 @@ def end_time(config: FlowConfig, omega0: np.ndarray, C: int, N: int) -> float:
     return float(LAWS[config.flow].time(np.array(config.growth * omega0[-1]), omega0[-1:], C, N)[0])
 
 
-def output_times(config: FlowConfig, t_end: float) -> np.ndarray:
-    """0 and logarithmically spaced times up to t_end. (points,)"""
-    return np.concatenate(([0.0], np.geomspace(FIRST_TIME * t_end, t_end, config.points - 1) if config.points > 2 else [t_end]))
+def output_times(config: FlowConfig, t_end: float, omega0: np.ndarray, C: int, N: int) -> np.ndarray:
+    """0 and logarithmically spaced times up to t_end, the first before any value has grown by 1 %. (points,)"""
+    moving = omega0[omega0 > 0]
+    onset = LAWS[config.flow].time(1.01 * moving, moving, C, N).min() if len(moving) else t_end
+    first = min(FIRST_TIME * t_end, float(onset))
+    return np.concatenate(([0.0], np.geomspace(first, t_end, config.points - 1) if config.points > 2 else [t_end]))
 
 
 def largest_gap(scheme: np.ndarray, flow: np.ndarray) -> float:

@@ -113,7 +113,9 @@ def reduce_to_range(H: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, Red
 
 
 def _decompose(H: Array, layout: ClassLayout, root: Callable[[Array, Array], Array]) -> Snr:
-    P, precision = H.shape[-2], epsilon(H)
+    precision = epsilon(H)
+    layout.check_columns(H)
+    P = H.shape[-2]
     layout.check_rank(P)
     H = _float64(H)
     means = layout.means(H)

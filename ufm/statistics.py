@@ -133,6 +133,7 @@ class StreamingStatistics:
         return ClassStatistics(counts, means.mT, scatter / counts.sum(), class_scatter / counts)
 
     def _check(self, features: Array, labels: Array) -> None:
+        namespace(features), namespace(labels)
         if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
             shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
             raise ValueError(f"a batch is features (b, P) and labels (b,), got shapes {shapes}")

@@ -52,6 +52,9 @@ def load_arrays(path: Path | str) -> dict[str, np.ndarray]:
     """All arrays of an .npz, nothing unpickled. Raises ValueError for a missing, unreadable or truncated file."""
     try:
         with open(path, "rb") as file:
+            if file.read(2) not in (b"PK", b"\x93N"):
+                raise ValueError("it is no .npz archive")
+            file.seek(0)
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 raise ValueError("it holds a single array, an .npz with named arrays is needed")

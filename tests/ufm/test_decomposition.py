@@ -193,3 +193,14 @@ def test_a_singular_total_covariance_and_a_negative_lambda_are_refused() -> None
         ls_classifier(singular_statistics(zero_within=False), 0.0)
     with pytest.raises(ValueError, match="lambda = -1"):
         ls_classifier(singular_statistics(zero_within=True), -1.0)
+
+
+@pytest.mark.parametrize("shapes", [((1, 4), (3,)), ((4, 3), (3,)), ((3, 4), (3, 1)), ((3, 4), (1,))])
+def test_classifiers_of_another_shape_are_refused_and_never_broadcast(shapes: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    W, b = (np.zeros(shape) for shape in shapes)
+    stats = singular_statistics(zero_within=True)
+    for evaluate in (decompose, mse_loss):
+        with pytest.raises(ValueError, match="these features need"):
+            evaluate(stats, W, b, 0.1)
+    with pytest.raises(TypeError, match="got list"):
+        decompose(stats, np.zeros((3, 4)), [0.0, 0.0, 0.0], 0.1)

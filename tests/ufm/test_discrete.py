@@ -108,7 +108,7 @@ def test_the_schedule_reaches_the_end_with_safe_steps_or_says_that_it_does_not()
     (warning,) = discrete.step_warnings(1e9 * safe, eta, steps, omega0, 3, 10)
     assert "2e+09 steps" in warning
     (warning,) = discrete.step_warnings(9 * safe, 3 * safe, 3, omega0, 3, 10)
-    assert "beyond the safe step 360" in warning
+    assert "beyond the safe step, 4 C^2 N = 360" in warning
 
 
 def test_runs_are_thinned_evenly_only_past_ten_thousand_steps() -> None:

@@ -13,10 +13,11 @@ import pytest
 
 from manifolds.classes import ClassLayout
 from tests.strategies import features
-from ufm import flow, spectrum, store
+from ufm import flow, simulate, spectrum, store
 from ufm.discrete import run_discrete
 from ufm.flows import central_path_gradient, renormalize_after_step
 from ufm.laws import LAWS
+from ufm.plot import save_figure, trajectory_figure
 from ufm.snr import renormalized_features, snr
 
 ROOT = Path(__file__).parents[2]
@@ -181,6 +182,43 @@ def test_the_raw_start_keeps_the_features_as_they_are(tmp_path: Path, full: list
         np.testing.assert_allclose(raw["omega"], store.load_arrays(tmp_path / "reduced.npz")["omega"], rtol=1e-6)
 
 
+def test_a_stored_run_can_be_loaded_and_drawn_again(tmp_path: Path) -> None:
+    assert run(*SMALL, "--out", tmp_path / "run.npz", "--quiet", "--steps", "50") == 0
+    found, scheme = simulate.load_run(tmp_path / "run.npz")
+    arrays = store.load_arrays(tmp_path / "run.npz")
+    np.testing.assert_array_equal(found.loss, arrays["loss"])
+    np.testing.assert_array_equal(scheme.steps, np.arange(51))
+    np.testing.assert_allclose(scheme.t, arrays["t_discrete"], rtol=1e-15)
+    save_figure(trajectory_figure(found, scheme), tmp_path / "again.pdf")
+    assert b"Type3" not in (tmp_path / "again.pdf").read_bytes()
+    write_features(tmp_path / "features.npz")
+    with pytest.raises(ValueError, match="it lacks U, V"):
+        simulate.load_run(tmp_path / "features.npz")
+
+
+def test_times_begin_before_anything_moves(tmp_path: Path) -> None:
+    for name in LAWS:
+        assert run(*SMALL, "--flow", name, "--growth", "1e3", "--out", tmp_path / "run.npz", "--quiet") == 0
+        omega = store.load_arrays(tmp_path / "run.npz")["omega"]
+        assert (omega[1] < 1.011 * omega[0]).all()
+
+
+def test_lost_signal_is_a_warning(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "features.npz"
+    rows, labels = write_features(path)
+    rows[:, 2] = 5.0 * labels
+    store.save_arrays(path, {"features": rows, "labels": labels})
+    assert run("--features", path, "--reduce", "--quiet") == 0
+    assert "of the between-class signal, with infinite SNR" in capsys.readouterr().err
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    command = f"{sys.executable} -m ufm.flow {' '.join(SMALL)} --points 5000 --json | head -c 10"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith('{"config"')
+    assert done.stderr == ""
+
+
 def test_full_steps_are_the_library_s(tmp_path: Path) -> None:
     assert (
         run(*SMALL, "--full", "--eta", "500", "--t-end", "2000", "--points", "3", "--quiet", "--out", tmp_path / "run.npz") == 0
@@ -196,7 +234,7 @@ def test_full_steps_are_the_library_s(tmp_path: Path) -> None:
 
 def test_eta_beyond_the_safe_step_warns_and_gives_the_right_numbers(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run(*SMALL, "--eta", "4000", "--t-end", "40000", "--quiet", "--out", tmp_path / "run.npz") == 0
-    assert "beyond the safe step 1280" in capsys.readouterr().err
+    assert "beyond the safe step, 4 C^2 N = 1280" in capsys.readouterr().err
     arrays = store.load_arrays(tmp_path / "run.npz")
     expected = run_discrete(arrays["omega"][0], 4000.0, 10, 4, 20).omega
     np.testing.assert_allclose(arrays["omega_discrete"], expected, rtol=1e-12)
@@ -242,6 +280,8 @@ def test_balance_and_reduce_are_explicit_choices(tmp_path: Path, capsys: pytest.
         (["--out", "/nonexistent/run.npz"], "cannot write /nonexistent/run.npz"),
         (["--features", "none.npz"], "cannot read none.npz"),
         (["--features", "none.npz", "--P", "4"], "leave out --P"),
+        (["--features", "same.npz", "--out", "./same.npz"], "would overwrite the features"),
+        (["--balance"], "--balance goes with --features"),
         (["--full", "--device", "nonsense"], "device 'nonsense' cannot be used"),
         (["--flow", "unnormalized", "--t-end", "1e9"], "beyond float64"),
     ],
@@ -261,6 +301,7 @@ def test_bad_options_exit_2_with_the_number(
         (lambda f, y: {"features": f}, "it has: features"),
         (lambda f, y: {"features": f, "labels": y[:-1]}, "60 rows of features but 59 labels"),
         (lambda f, y: {"features": f, "labels": np.where(y == 1, 3, y)}, "labels skip class 1"),
+        (lambda f, y: {"features": f, "labels": y + 1}, "start at 1: subtract 1"),
         (lambda f, y: {"features": f, "labels": y - 1}, "negative"),
         (lambda f, y: {"features": f, "labels": y + 0.5}, "integers"),
         (lambda f, y: {"features": f, "labels": y * 0}, "at least C = 2"),

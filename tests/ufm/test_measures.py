@@ -155,3 +155,15 @@ def test_undefined_measures_are_refused() -> None:
         measures.liu_log_uniformity(equal)
     with pytest.raises(ValueError, match="vector is zero"):
         measures.phd_maximal_angle(np.array([[0.0, 1.0], [0.0, 2.0]]))
+
+
+def test_classifiers_of_another_shape_are_refused() -> None:
+    rng = np.random.default_rng(0)
+    features, labels = rng.standard_normal((12, 4)), np.repeat(np.arange(3), 4)
+    stats, W, b = statistics_of(features, labels, 3), rng.standard_normal((3, 4)), np.zeros(3)
+    for measure in (measures.phd_nc3, measures.zhu_nc3, measures.yaras_nc3):
+        with pytest.raises(ValueError, match=r"W has shape \(4, 3\)"):
+            measure(stats, W.T)
+    for arguments in ((features.T, W, b), (features, W.T, b), (features, W, b[:, None])):
+        with pytest.raises(ValueError, match="do not go with class means"):
+            measures.phd_nc4(*arguments, stats.means)

@@ -54,7 +54,7 @@ def test_unreadable_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No such file"):
         store.load_arrays(tmp_path / "none.npz")
     (tmp_path / "text.npz").write_text("not an archive")
-    with pytest.raises(ValueError, match="cannot read"):
+    with pytest.raises(ValueError, match=r"no \.npz archive"):
         store.load_arrays(tmp_path / "text.npz")
     store.save_arrays(tmp_path / "x.npz", {"a": np.arange(1000)})
     whole = (tmp_path / "x.npz").read_bytes()
