@@ -31,21 +31,21 @@ def test_horizontal_is_the_frobenius_projection_off_the_fibre(problem: Problem) 
     S = rng.standard_normal((problem.P, problem.P))
     S = S + S.T
     hor = bundle.horizontal(X, Z)
-    np.testing.assert_allclose(np.sum(hor * (S @ X)), 0, atol=1e-8)
-    np.testing.assert_allclose(bundle.horizontal(X, S @ X), 0 * X, atol=1e-10)
-    np.testing.assert_allclose(bundle.horizontal(X, hor), hor, atol=1e-10)
+    np.testing.assert_allclose(np.sum(hor * (S @ X)), 0, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(bundle.horizontal(X, S @ X), 0 * X, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(bundle.horizontal(X, hor), hor, rtol=0, atol=1e-10)
     # the lift of a tangent vector: same image under Proposition 4's map
     layout = problem.layout
     U = geometry.oblique_projection(X, Z, layout)
-    np.testing.assert_allclose(geometry.oblique_projection(X, bundle.horizontal(X, U), layout), U, atol=1e-9)
+    np.testing.assert_allclose(geometry.oblique_projection(X, bundle.horizontal(X, U), layout), U, rtol=0, atol=1e-9)
 
 
 @given(problems(balanced=False))
 def test_bundle_inner_is_the_product_of_lifts(problem: Problem) -> None:
     X, U, V = problem.X, problem.direction(), problem.direction()
     expected = np.sum(bundle.horizontal(X, U) * bundle.horizontal(X, V))
-    np.testing.assert_allclose(bundle.bundle_inner(X, U, V), expected, atol=1e-8)
-    np.testing.assert_allclose(bundle.bundle_inner(X, U, V), bundle.bundle_inner(X, V, U), atol=1e-8)
+    np.testing.assert_allclose(bundle.bundle_inner(X, U, V), expected, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(bundle.bundle_inner(X, U, V), bundle.bundle_inner(X, V, U), rtol=0, atol=1e-8)
 
 
 @given(problems(balanced=False))
@@ -55,7 +55,7 @@ def test_each_metric_has_its_own_gradient_and_no_other_map_serves(problem: Probl
     for metric in (EmbeddedMetric(layout), BundleMetric(layout)):
         U = metric.project(X, problem.direction())
         scale = np.linalg.norm(G) * np.linalg.norm(U)
-        np.testing.assert_allclose(metric.inner(X, metric.gradient(X, G), U), np.sum(G * U), atol=1e-11 * scale)
+        np.testing.assert_allclose(metric.inner(X, metric.gradient(X, G), U), np.sum(G * U), rtol=0, atol=1e-11 * scale)
         assert abs(metric.inner(X, geometry.oblique_projection(X, G, layout), U) - np.sum(G * U)) > 1e-7 * scale
 
 
@@ -63,14 +63,16 @@ def test_each_metric_has_its_own_gradient_and_no_other_map_serves(problem: Probl
 def test_bundle_gradient_is_the_product_of_its_two_projections(problem: Problem) -> None:
     layout, X, G = problem.layout, problem.X, problem.direction()
     expected = geometry.oblique_projection(X, geometry.oblique_projection_adjoint(X, G, layout), layout)
-    np.testing.assert_allclose(bundle.bundle_gradient(X, G, layout), expected, atol=1e-10)
+    np.testing.assert_allclose(bundle.bundle_gradient(X, G, layout), expected, rtol=0, atol=1e-10)
 
 
 @given(problems())
 def test_for_a_loss_constant_on_fibres_the_bundle_gradient_is_proposition_4(problem: Problem) -> None:
     layout, X = problem.layout, problem.X
     G = ls_gradient(X, layout)
-    np.testing.assert_allclose(bundle.bundle_gradient(X, G, layout), geometry.oblique_projection(X, G, layout), atol=1e-10)
+    np.testing.assert_allclose(
+        bundle.bundle_gradient(X, G, layout), geometry.oblique_projection(X, G, layout), rtol=0, atol=1e-10
+    )
 
 
 @pytest.mark.parametrize("metric", [BundleMetric(SMALL), EmbeddedMetric(SMALL)])
@@ -87,8 +89,8 @@ def test_hessian_is_the_covariant_hessian_of_the_levi_civita_connection(metric: 
     expected, axes = oracles.covariant_hessian(metric.inner, chart, f, dim)
     G = gradient(X)
     ours = np.array([[metric.inner(X, a, metric.hessian(X, G, hessian(X, b), b)) for b in axes] for a in axes])
-    np.testing.assert_allclose(ours, expected, atol=1e-6)
-    np.testing.assert_allclose(ours, ours.T, atol=1e-9)
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(ours, ours.T, rtol=0, atol=1e-9)
 
 
 @settings(max_examples=5)
@@ -102,10 +104,10 @@ def test_bundle_geodesics_keep_speed_products_and_the_manifold_and_reverse(probl
     assert geometry.constraint_residual(Y, layout) < 1e-12
     assert geometry.tangency_residual(Y, W_Y, layout) < 1e-11
     for a, b, a_Y, b_Y in ((U, U, U_Y, U_Y), (U, W, U_Y, W_Y), (W, W, W_Y, W_Y)):
-        np.testing.assert_allclose(bundle.bundle_inner(Y, a_Y, b_Y), bundle.bundle_inner(X, a, b), atol=1e-8)
+        np.testing.assert_allclose(bundle.bundle_inner(Y, a_Y, b_Y), bundle.bundle_inner(X, a, b), rtol=0, atol=1e-8)
     X_back, U_back = bundle_geodesics.bundle_geodesic_transport(Y, -U_Y, U_Y, layout)
-    np.testing.assert_allclose(X_back, X, atol=1e-9)
-    np.testing.assert_allclose(U_back, U, atol=1e-8)
+    np.testing.assert_allclose(X_back, X, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(U_back, U, rtol=0, atol=1e-8)
 
 
 def test_bundle_geodesics_are_stationary_for_the_length_of_curves() -> None:
@@ -141,11 +143,11 @@ def test_bundle_log_inverts_exp_and_hits_random_points() -> None:
     U = tangent(X, SMALL, rng, 1.5)
     metric = BundleMetric(SMALL)
     Y = metric.exp(X, U)
-    np.testing.assert_allclose(metric.log(X, Y), U, atol=1e-8)
+    np.testing.assert_allclose(metric.log(X, Y), U, rtol=0, atol=1e-8)
     np.testing.assert_allclose(metric.dist(X, Y), 1.5, rtol=1e-8)
     np.testing.assert_allclose(metric.dist(Y, X), 1.5, rtol=1e-8)
     Z = renormalized(SMALL, 2, seed=5)
-    np.testing.assert_allclose(metric.exp(X, metric.log(X, Z)), Z, atol=1e-8)
+    np.testing.assert_allclose(metric.exp(X, metric.log(X, Z)), Z, rtol=0, atol=1e-8)
 
 
 def test_the_integrator_of_bundle_geodesics_agrees_with_scipy() -> None:
@@ -159,7 +161,7 @@ def test_the_integrator_of_bundle_geodesics_agrees_with_scipy() -> None:
         return np.stack([u, bundle.bundle_connection(x, u, u, LAYOUT)]).ravel()
 
     end = solve_ivp(field, (0, 1), np.stack([X, U]).ravel(), method="DOP853", rtol=1e-11, atol=1e-11).y[: X.size, -1]
-    np.testing.assert_allclose(bundle_geodesics.bundle_exp(X, U, LAYOUT), end.reshape(X.shape), atol=1e-8)
+    np.testing.assert_allclose(bundle_geodesics.bundle_exp(X, U, LAYOUT), end.reshape(X.shape), rtol=0, atol=1e-8)
 
 
 def test_a_bundle_geodesic_beyond_the_integrator_is_refused() -> None:
@@ -186,7 +188,7 @@ def test_torch_equals_numpy_for_every_map_of_both_metrics() -> None:
             (metric.norm(X, U), metric.norm(X_t, U_t)),
         ]
         for ours, theirs in pairs:
-            np.testing.assert_allclose(theirs.numpy(), ours, atol=1e-12 * max(1.0, float(np.abs(ours).max())))
+            np.testing.assert_allclose(theirs.numpy(), ours, rtol=0, atol=1e-12 * max(1.0, float(np.abs(ours).max())))
 
 
 def test_batches_are_batches() -> None:
@@ -198,8 +200,8 @@ def test_batches_are_batches() -> None:
         W = metric.project(X, rng.standard_normal(X.shape))
         Y, W_Y = metric.geodesic_transport(X, U / 4, W)
         one, W_one = metric.geodesic_transport(X[1, 0], U[1, 0] / 4, W[1, 0])
-        np.testing.assert_allclose(Y[1, 0], one, atol=1e-9)
-        np.testing.assert_allclose(W_Y[1, 0], W_one, atol=1e-9)
+        np.testing.assert_allclose(Y[1, 0], one, rtol=0, atol=1e-9)
+        np.testing.assert_allclose(W_Y[1, 0], W_one, rtol=0, atol=1e-9)
         np.testing.assert_allclose(
             metric.hessian(X, G, W, U)[0, 1], metric.hessian(X[0, 1], G[0, 1], W[0, 1], U[0, 1]), atol=1e-10
         )
