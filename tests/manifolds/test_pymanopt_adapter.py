@@ -265,6 +265,6 @@ def test_optimizers_without_gradients_run_and_improve(cls: type, optimizer_class
     result = optimizer_class(verbosity=0, **options).run(
         pymanopt.Problem(twin, pymanopt.function.numpy(twin)(f._original_function))
     )
-    # two iterations of a simplex of integrated geodesics may only keep the best point
+    # one iteration of a simplex of integrated geodesics may only keep the best point
     assert float(result.cost) < best_start or (cls is NormalizedFeatures and float(result.cost) == best_start)
     assert geometry.constraint_residual(result.point, layout) < 1e-13
