@@ -1,5 +1,6 @@
 """Class blocks: the columns of X (..., P, n) grouped by class, and the class-centering operator, never as an n x n matrix."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -35,6 +36,24 @@ class ClassLayout:
         if N < 1:
             raise ValueError(f"N = {N}: every class needs at least one example")
         return cls((N,) * C)
+
+    @classmethod
+    def of_labels(cls, labels: Sequence[int] | np.ndarray) -> "ClassLayout":
+        """The layout of columns whose classes are `labels` (n,), 0..C-1 in class blocks.
+
+        Raises ValueError for a class that is missing and for labels out of order, with the first such column and the way out.
+        """
+        classes = np.asarray(labels)
+        steps = np.diff(classes)
+        if classes.ndim != 1 or classes.size == 0 or classes[0] != 0 or (steps > 1).any():
+            raise ValueError(f"labels of shape {classes.shape} must be a sequence that starts at class 0 and leaves no class out")
+        if (steps < 0).any():
+            column = int(np.argmax(steps < 0)) + 1
+            raise ValueError(
+                f"column {column} has class {classes[column]} after class {classes[column - 1]}: columns must stand in class "
+                "blocks; take X[:, order] and labels[order] with order = numpy.argsort(labels, kind='stable')"
+            )
+        return cls(tuple(np.bincount(classes).tolist()))
 
     @property
     def C(self) -> int:
@@ -91,6 +110,14 @@ class ClassLayout:
         blocks = [M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)]
         return xp.cat(blocks, -1)
 
+    def sums(self, X: Array) -> Array:
+        """X Y^T, the class sums. (..., P, n) -> (..., P, C)"""
+        M = self.means(X)
+        if self.balanced:
+            return M * self.N
+        xp = namespace(X)
+        return M * (np.asarray(self.sizes, X.dtype) if xp is np else xp.as_tensor(self.sizes, dtype=X.dtype, device=X.device))
+
     def deviations(self, X: Array) -> Array:
         """D = X - M Y = n X C_M. (..., P, n) -> (..., P, n)"""
         M = self.means(X)
@@ -110,6 +137,12 @@ class ClassLayout:
             X[..., start : start + size] += dM[..., c : c + 1]
             start += size
         return X
+
+    def with_means(self, D: Array, dM: Array) -> Array:
+        """D + dM Y for a D of the caller's own, written into D unless torch is recording for a derivative. D (..., P, n)"""
+        if namespace(D) is np or not namespace(D).is_grad_enabled():
+            return self.add_to_means(D, dM)
+        return D + self.spread(dM)
 
     def check_rank(self, P: int) -> None:
         """Raise ValueError where Sigma_W of P features cannot have full rank: n - C < P."""

@@ -2,40 +2,45 @@
 
 X, Z are (..., P, n) with columns in class blocks; D = n X C_M are the deviations from the class means.
 "Renormalize" moves a point, "project" maps a vector. Two projections, for two metrics (docs/mathematics.md):
-Proposition 4's oblique Pi, and the Frobenius-orthogonal P.
+Proposition 4's oblique Pi, and the Frobenius-orthogonal P. Half precision is computed in float32 inside, and so under autocast.
 """
 
 from manifolds.classes import ClassLayout
-from manifolds.linalg import Array, frobenius_norm, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, frobenius_norm, identity_like, symmetrize
+from manifolds.matrix_functions import gram, inverse_sqrt
+from manifolds.precision import at_least_float32
 
 
+def dimension(layout: ClassLayout, P: int) -> int:
+    """P n - P (P + 1) / 2, the dimension of the manifold. Raises ValueError where it is empty: n - C < P."""
+    layout.check_rank(P)
+    return P * layout.n - P * (P + 1) // 2
+
+
+@at_least_float32
 def within_covariance(X: Array, layout: ClassLayout) -> Array:
     """Sigma_W = X C_M X^T = D D^T / n. (..., P, P)"""
-    D = layout.deviations(X)
-    return D @ D.mT / layout.n
+    return gram(layout.deviations(X)) / layout.n
 
 
+@at_least_float32
 def constraint_residual(X: Array, layout: ClassLayout) -> Array:
     """||X C_M X^T - I||_F, zero on the manifold. (...)"""
     return frobenius_norm(within_covariance(X, layout) - identity_like(X, X.shape[-2]))
 
 
+@at_least_float32
 def renormalize(X: Array, layout: ClassLayout) -> Array:
     """Sigma_W^{-1/2} X, the paper's step back to the manifold along the fibre {S X : S symmetric positive definite}.
 
-    (..., P, n) -> (..., P, n). Raises ValueError where Sigma_W is not positive definite, with its smallest eigenvalue.
-    Paper: D.1, Lemma 2.
+    (..., P, n) -> (..., P, n), differentiable in torch. Raises ValueError where Sigma_W is not positive definite, with the
+    number of lost directions and its extreme eigenvalues, and where n - C < P. Paper: D.1, Lemma 2.
     """
-    eigenvalues, E = namespace(X).linalg.eigh(within_covariance(X, layout))
-    smallest, largest = float(eigenvalues.min()), float(eigenvalues.max())
-    if not smallest > 0:
-        raise ValueError(
-            f"Sigma_W is not positive definite (eigenvalues {smallest:.3e} to {largest:.3e}): "
-            "the point has no renormalisation; a smaller step or the reduction to the range of Sigma_W is needed"
-        )
-    return (E / namespace(X).sqrt(eigenvalues)[..., None, :]) @ (E.mT @ X)
+    layout.check_rank(X.shape[-2])
+    return inverse_sqrt(within_covariance(X, layout)) @ X
 
 
+@at_least_float32
 def oblique_projection(X: Array, Z: Array, layout: ClassLayout) -> Array:
     """Pi(Z) = Z - 1/2 (X C_M Z^T + Z C_M X^T) X, along the fibre; not self-adjoint in the Frobenius product. (..., P, n)
 
@@ -44,11 +49,13 @@ def oblique_projection(X: Array, Z: Array, layout: ClassLayout) -> Array:
     return Z - symmetrize(layout.deviations(X) @ Z.mT / layout.n) @ X
 
 
+@at_least_float32
 def oblique_projection_adjoint(X: Array, W: Array, layout: ClassLayout) -> Array:
     """Pi*(W) = W - 1/2 (W X^T + X W^T) X C_M, the Frobenius adjoint of `oblique_projection`. (..., P, n)"""
     return W - symmetrize(W @ X.mT) @ layout.deviations(X) / layout.n
 
 
+@at_least_float32
 def orthogonal_projection(X: Array, Z: Array, layout: ClassLayout) -> Array:
     """P(Z) = Z - (n/2) (X C_M Z^T + Z C_M X^T) X C_M, the Frobenius-orthogonal projection on the tangent space. (..., P, n)
 
@@ -58,6 +65,7 @@ def orthogonal_projection(X: Array, Z: Array, layout: ClassLayout) -> Array:
     return Z - symmetrize(D @ Z.mT / layout.n) @ D
 
 
+@at_least_float32
 def tangency_residual(X: Array, Z: Array, layout: ClassLayout) -> Array:
     """||X C_M Z^T + Z C_M X^T||_F, zero for a tangent Z (corrected Proposition 3). (...)"""
     return 2 * frobenius_norm(symmetrize(layout.deviations(X) @ Z.mT / layout.n))

@@ -10,7 +10,7 @@ Array = Any  # numpy.ndarray or torch.Tensor; every function returns the kind th
 
 def namespace(x: Array) -> Any:
     """The module (numpy or torch) that owns x; torch is never imported for it. Raises TypeError for anything else."""
-    if isinstance(x, np.ndarray | np.generic):
+    if isinstance(x, (np.ndarray, np.generic)):
         return np
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):

@@ -10,7 +10,7 @@ from functools import cached_property
 
 from manifolds.linalg import Array, cholesky_inverse, congruence_residual, frobenius_norm, namespace, symmetrize
 
-WELL_CONDITIONED = 1e4  # bound on cond(Sigma_W) below which one pass leaves a residual under 1e-12
+WELL_CONDITIONED = 1e4  # bound on magnitude / lambda_min(Sigma_W) below which one pass leaves a residual under 1e-12
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +26,12 @@ class Whitening:
         """A B. (P, k) -> (P, k)"""
         for factor in self.factors:
             B = factor @ B
+        return B
+
+    def apply_transposed(self, B: Array) -> Array:
+        """A^T B. (P, k) -> (P, k)"""
+        for factor in reversed(self.factors):
+            B = factor.mT @ B
         return B
 
     @cached_property
@@ -57,20 +63,38 @@ def symmetric_root(S: Array, inverse: Array) -> Array:
     return symmetrize((E / namespace(S).sqrt(eigenvalues)) @ E.mT)
 
 
-def whiten(S: Array, deviations: Callable[[], Array], degenerate: float, root: Callable[[Array, Array], Array]) -> Whitening:
-    """A with A Sigma_W A^T = I, of the kind that `root` makes; symmetric (to eps sqrt(cond)) wherever two passes are needed.
+def whiten_once(S: Array, magnitude: float, degenerate: float, root: Callable[[Array, Array], Array]) -> Whitening | None:
+    """The whitening of S = Sigma_W (P, P) by one factorisation, or None where that could cost more than about 1e-12.
 
-    S = Sigma_W (P, P); `deviations` gives D (P, n), called only for an ill-conditioned S; `degenerate` is the standard deviation
-    at and below which a direction counts as empty. Raises ValueError for a rank-deficient Sigma_W, with the number of directions.
+    `magnitude` is ||.||_inf of what S was computed from, S itself or the larger second moment that the means were taken out of:
+    rounding it costs eps magnitude / lambda_min, which a bound computed from the factor holds below 1e4 eps.
     """
     try:
         inverse = cholesky_inverse(S)
     except namespace(S).linalg.LinAlgError:
-        return _two_passes(deviations(), degenerate)
-    condition, smallest = _bounds(S, inverse)
-    if condition > WELL_CONDITIONED or smallest**0.5 <= degenerate:
-        return _two_passes(deviations(), degenerate)
+        return None
+    absolute = abs(inverse)
+    largest_of_inverse = float(absolute.sum(-1).max()) * float(absolute.sum(-2).max())  # >= 1 / lambda_min(S)
+    condition = magnitude * largest_of_inverse
+    if not condition <= WELL_CONDITIONED or largest_of_inverse**-0.5 <= degenerate:
+        return None
     return Whitening((root(S, inverse),), S, condition, triangular=root is triangular_root)
+
+
+def whiten(D: Array, degenerate: float, root: Callable[[Array, Array], Array]) -> Whitening:
+    """A with A Sigma_W A^T = I for deviations D (P, n), of the kind that `root` makes; symmetric wherever two passes are needed.
+
+    `degenerate` is the standard deviation at and below which a direction counts as empty.
+    Raises ValueError for a rank-deficient Sigma_W, with the number of empty directions.
+    """
+    S = D @ D.mT / D.shape[-1]
+    found = whiten_once(S, infinity_norm(S), degenerate, root)
+    return _two_passes(D, degenerate) if found is None else found
+
+
+def infinity_norm(S: Array) -> float:
+    """||S||_inf, the largest absolute row sum."""
+    return float(abs(S).sum(-1).max())
 
 
 def principal_deviations(D: Array) -> tuple[Array, Array]:
@@ -82,13 +106,6 @@ def principal_deviations(D: Array) -> tuple[Array, Array]:
     R = xp.linalg.qr(D.mT, mode="r")[1] if xp.__name__ == "torch" else xp.linalg.qr(D.mT, mode="r")
     E, values, _ = xp.linalg.svd(R.mT, full_matrices=False)
     return E, values / D.shape[-1] ** 0.5
-
-
-def _bounds(S: Array, inverse: Array) -> tuple[float, float]:
-    """Bounds cond(S) <= ||S||_inf ||L^{-1}||_1 ||L^{-1}||_inf and lambda_min(S) >= 1 / (||L^{-1}||_1 ||L^{-1}||_inf)."""
-    absolute = abs(inverse)
-    largest_of_inverse = float(absolute.sum(-1).max()) * float(absolute.sum(-2).max())
-    return float(abs(S).sum(-1).max()) * largest_of_inverse, 1 / largest_of_inverse
 
 
 def _two_passes(D: Array, degenerate: float) -> Whitening:

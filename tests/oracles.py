@@ -42,6 +42,55 @@ def slope(errors: Callable[[float], float], steps: np.ndarray) -> float:
     return float(np.polyfit(np.log(steps), np.log([errors(s) for s in steps]), 1)[0])
 
 
+def covariant_hessian(
+    metric: Callable[[np.ndarray, np.ndarray, np.ndarray], float],
+    chart: Callable[[np.ndarray], np.ndarray],
+    f: Callable[[np.ndarray], float],
+    dim: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The Hessian of f at chart(0) in coordinates, d_i d_j f - Gamma^k_ij d_k f, and the coordinate vectors; differences only.
+
+    Christoffel symbols from differences of the metric's matrix: no formula of the manifold enters but its metric and a chart.
+    """
+    axes = np.eye(dim)
+
+    def difference(g: Callable[[np.ndarray], np.ndarray | float], c: np.ndarray, h: float) -> np.ndarray:
+        return np.array([(8 * (g(c + h * e) - g(c - h * e)) - (g(c + 2 * h * e) - g(c - 2 * h * e))) / (12 * h) for e in axes])
+
+    def matrix(c: np.ndarray) -> np.ndarray:
+        X, J = chart(c), difference(chart, c, 1e-4)
+        return np.array([[metric(X, a, b) for b in J] for a in J])
+
+    origin = np.zeros(dim)
+    slopes = difference(matrix, origin, 1e-3)  # [k, i, j] = d_k g_ij
+    lowered = (np.einsum("ijl->lij", slopes) + np.einsum("jil->lij", slopes) - slopes) / 2
+    christoffel = np.einsum("kl,lij->kij", np.linalg.inv(matrix(origin)), lowered)
+
+    def slope_of_f(c: np.ndarray) -> np.ndarray:
+        return difference(lambda c: f(chart(c)), c, 2e-3)
+
+    hessian = difference(slope_of_f, origin, 2e-3) - np.einsum("kij,k->ij", christoffel, slope_of_f(origin))
+    return hessian, difference(chart, origin, 1e-4)
+
+
+def embedded_motion(X: np.ndarray, U: np.ndarray, W: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, np.ndarray]:
+    """Geodesic and parallel transport of the embedded metric by integrating their equations with dense matrices (error 1e-10)."""
+    from scipy.integrate import solve_ivp
+
+    C_M, n = class_centering(layout), layout.n
+
+    def normal(X: np.ndarray, U: np.ndarray, W: np.ndarray) -> np.ndarray:
+        S = U @ C_M @ W.T
+        return -(n / 2) * (S + S.T) @ X @ C_M
+
+    def field(t: float, state: np.ndarray) -> np.ndarray:
+        X_t, U_t, W_t = state.reshape(3, *X.shape)
+        return np.stack([U_t, normal(X_t, U_t, U_t), normal(X_t, U_t, W_t)]).ravel()
+
+    end = solve_ivp(field, (0, 1), np.stack([X, U, W]).ravel(), method="DOP853", rtol=1e-12, atol=1e-12).y[:, -1]
+    return tuple(end.reshape(3, *X.shape)[[0, 2]])  # type: ignore[return-value]
+
+
 def mse(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray, lam: float) -> float:
     """Eq. 2 example by example. features (n, P), labels (n,)"""
     total = sum(np.sum((W @ h + b - np.eye(len(b))[y]) ** 2) for h, y in zip(features, labels, strict=True))

@@ -3,3 +3,5 @@
 Import what you need from its module (`from ufm.laws import RENORMALIZED`); this file imports nothing, so that
 `python -m ufm.flow` starts as fast as numpy does.
 """
+
+__version__ = "0.1.0"

@@ -3,7 +3,10 @@
 import math
 from dataclasses import dataclass
 
+from ufm.discrete import MOST_STEPS
 from ufm.laws import LAWS, UNNORMALIZED
+
+SMALLEST = 1e-290  # of a time or a step size, for its parts to stay normal numbers
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,13 @@ class FlowConfig:
     def _check_numbers(self) -> None:
         if not (math.isfinite(self.growth) and self.growth > 1):
             raise ValueError(f"growth = {self.growth}: it must be greater than 1")
-        if self.t_end is not None and not (math.isfinite(self.t_end) and self.t_end > 0):
-            raise ValueError(f"t-end = {self.t_end}: it must be positive and finite")
+        if self.t_end is not None and not (SMALLEST <= self.t_end < math.inf):
+            raise ValueError(f"t-end = {self.t_end}: it must be positive and finite, at least {SMALLEST:g}")
         if self.points < 2:
             raise ValueError(f"points = {self.points}: at least the start and the end are needed")
-        if self.eta is not None and not (math.isfinite(self.eta) and self.eta > 0):
-            raise ValueError(f"eta = {self.eta}: the step size must be positive and finite")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"steps = {self.steps}: at least one step is needed")
+        if self.eta is not None and not (SMALLEST <= self.eta < math.inf):
+            raise ValueError(f"eta = {self.eta}: the step size must be positive and finite, at least {SMALLEST:g}")
+        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps = {self.steps}: between 1 and {MOST_STEPS:.0e} steps can be taken")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed}: it cannot be negative")

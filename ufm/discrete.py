@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 DEFAULT_STEPS, MOST_DEFAULT_STEPS = 1000, 200_000
+MOST_STEPS = 10**12
 MOST_STORED = 10_000  # steps kept; a longer run is thinned evenly
 
 
@@ -97,6 +98,8 @@ def schedule(
 ) -> tuple[float, int]:
     """Step size and number of steps up to t_end: as asked, else 1000, or as many as half the safe step needs, 200,000 at most."""
     if eta is not None:
+        if not t_end / eta <= MOST_STEPS:
+            raise ValueError(f"eta = {eta:g} needs {t_end / eta:.3g} steps to reach t = {t_end:g}, more than {MOST_STEPS:.0e}")
         return eta, max(1, int(np.ceil(t_end / eta * (1 - 1e-12))))
     if steps is None:
         half_safe = safe_step_from(omega0, C, N) / 2

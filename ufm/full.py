@@ -4,6 +4,7 @@ Nothing here knows the laws: the flow is integrated from its projection and its 
 step. numpy, or torch on any device. A checkpoint every few seconds makes a killed run resume with bitwise the same result.
 """
 
+import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -18,7 +19,7 @@ from ufm.discrete import DiscreteRun
 from ufm.flows import FLOWS, central_path_field, central_path_gradient, renormalize_after_step
 from ufm.integrate import dormand_prince, observe_at
 from ufm.laws import UNNORMALIZED
-from ufm.snr import renormalized_features
+from ufm.snr import renormalized_features, snr
 from ufm.trajectory import Trajectory, follow
 
 if TYPE_CHECKING:
@@ -85,12 +86,13 @@ def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: P
     classes, found = start.layout, start.snr
     C, N = classes.C, classes.N
     X, H = starting_states(config, start)
-    t_end = simulate.end_time(config, found.omega, C, N)
+    t_end = simulate.end_time(config, start)
     eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
     kept = discrete.kept_steps(steps)
     times = simulate.output_times(config, t_end, found.omega, C, N)
     every_time = np.union1d(times, eta * kept)
-    checkpoint = Checkpoint(path, {**asdict(config), "t_end": t_end})
+    identity = {"t_end": t_end, "sha256 of the features": hashlib.sha256(np.ascontiguousarray(start.H).data).hexdigest()}
+    checkpoint = Checkpoint(path, {**asdict(config), **identity})
     flow = _FlowStage(config, H, every_time, start).run(checkpoint, progress)
     scheme = _SchemeStage(X, eta, kept, start).run(checkpoint, progress) if flow.complete else None
     if scheme is not None and scheme.complete:
@@ -175,15 +177,14 @@ class _FlowStage(_Stage):
         if config.flow == UNNORMALIZED.name:
             from ufm.raw import mean_system
 
-            self.system = mean_system(_numpy(state), start.layout)
+            H = _numpy(state).astype(np.float64)
+            self.system = mean_system(H, start.layout, snr(H, start.layout))
 
     def read(self, M: Array) -> tuple[np.ndarray, np.ndarray]:
         """omega and V of class means; off the manifold through the conserved total covariance."""
         if self.system is None:
             return super().read(M)
-        from ufm.raw import snr_of_means
-
-        return snr_of_means(self.system.frame @ _numpy(M), self.layout.C)
+        return self.system.snr(self.system.state_of(_numpy(M)))
 
     def residual(self) -> float:
         """||X C_M X^T - I||_F now; for the unnormalized flow the drift of H H^T / n, which it conserves, whitened."""

@@ -43,7 +43,6 @@ class Step:
     t: float
     X: Array
     next_size: float
-    evaluations: int
     observed: Callable[[float], Array]
 
 
@@ -66,12 +65,10 @@ def dormand_prince(
         raise ValueError(f"t = {t}, t_end = {t_end}, tolerance = {tolerance}: time must advance and the tolerance be positive")
     k1 = field(X)
     size = _first_size(X, k1, t_end - t, tolerance) if size is None else size
-    evaluations = 1
     while t < t_end:
         last = t + size >= t_end * (1 - 1e-14)
         h = t_end - t if last else size
         stages, new, error = _attempt(field, X, k1, h)
-        evaluations += 6
         ratio = _norm(error) / (tolerance * max(_norm(X), _norm(new)))
         factor = SAFETY * ratio**-0.2 if ratio > 0 else FASTEST
         if not ratio <= 1:
@@ -80,7 +77,7 @@ def dormand_prince(
                 raise RuntimeError(f"the step size fell to {size:.2e} at t = {t:.6g}: the field is not smooth there")
             continue
         size = h * min(FASTEST, max(SLOWEST, factor))
-        yield Step(t_end if last else t + h, new, size, evaluations, _dense(X, stages, t, h, observe))
+        yield Step(t_end if last else t + h, new, size, _dense(X, stages, t, h, observe))
         X, k1, t = new, stages[6], t_end if last else t + h
 
 

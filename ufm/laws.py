@@ -11,16 +11,9 @@ Arrays are numpy or torch, any shape; C classes of N examples. A singular value 
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
-
-import numpy as np
 
 from manifolds.linalg import Array, namespace
-
-SMALLEST_OMEGA = 1e-150  # the square of a smaller one leaves the range of float64
-LARGEST_LOG = 709.0  # exp overflows float64 above it
-BLOCK = 5000  # most values solved at a time: temporaries stay in the cache and off the page-fault path
+from ufm.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, wide
 
 
 class Law(ABC):
@@ -54,27 +47,30 @@ class Law(ABC):
 
         Raises ValueError unless both are positive (a singular value that starts at 0 never moves).
         """
-        omega, omega0 = _array(omega), _array(omega0)
+        given = omega0
+        omega, omega0, C, N = wide(omega), wide(omega0), int(C), int(N)
         for value in (omega, omega0):
-            _check_omega(value, C, N)
+            check_omega(value, C, N)
             if bool((value == 0).any()):
                 raise ValueError("omega = 0 is a fixed point of every law: it is reached from, and leads to, no other value")
-        return (C * C * N / 2) * self._phi_difference(omega, omega0, C)
+        return narrow((C * C * N / 2) * self._phi_difference(omega, omega0, C), given)
 
     def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
         """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
 
-        t may be negative (backwards). Raises ValueError for a negative omega0 and for non-finite input,
-        OverflowError where law (c) leaves float64 (`log_omega` does not).
+        Computed in float64, returned in the dtype of omega0. t may be negative (backwards).
+        Raises ValueError for an omega0 that is negative or whose powers leave float64, for non-finite input, and for a time that
+        leads back out of float64; OverflowError where law (c) passes 1e150 (`log_omega` does not).
         """
-        t, omega0 = _array(t), _array(omega0)
-        _check_omega(omega0, C, N)
+        given = omega0
+        t, omega0, C, N = wide(t), wide(omega0), int(C), int(N)
+        check_omega(omega0, C, N)
         xp = namespace(omega0)
         moving = omega0 > 0
         all_move = bool(moving.all())
         phi = self._phi_at(t, omega0 if all_move else xp.where(moving, omega0, 1.0), C, N)
-        omega = _in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
-        return omega if all_move else xp.where(moving, omega, 0.0)
+        omega = in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
+        return narrow(omega if all_move else xp.where(moving, omega, 0.0), given)
 
     def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape)"""
@@ -87,7 +83,10 @@ class Law(ABC):
         if not bool(namespace(t).isfinite(t).all()):
             raise ValueError("time t has NaN or infinite entries")
         start = self.phi(omega0 * (omega0 / C))
-        return t.reshape(t.shape + (1,) * start.ndim) * (2 / (C * C * N)) + start
+        phi = t.reshape(t.shape + (1,) * start.ndim) * (2 / (C * C * N)) + start
+        if bool((t < 0).any()) and not bool((phi > SMALLEST_PHI).all()):
+            raise ValueError(f"t = {float(t.min()):.6g} leads back to an omega below {SMALLEST_OMEGA:g}: choose a later time")
+        return phi
 
 
 class _Renormalized(Law):
@@ -180,23 +179,26 @@ class _Unnormalized(Law):
 
     def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
         """omega0 exp(t / (C^2 N)); OverflowError where it leaves float64: use `log_omega`."""
-        log_omega = self.log_omega(t, omega0, C, N)
+        log_omega = self.log_omega(t, wide(omega0), C, N)
         largest = float(log_omega.max()) if log_omega.shape else float(log_omega)
         if largest > LARGEST_LOG:
-            raise OverflowError(f"law (c) reaches log omega = {largest:.6g}, beyond float64: use log_omega, or a smaller time")
-        return namespace(log_omega).exp(log_omega)
+            raise OverflowError(
+                f"law (c) reaches log omega = {largest:.6g}, where omega^2 leaves float64: use log_omega, or a smaller time"
+            )
+        return narrow(namespace(log_omega).exp(log_omega), omega0)
 
     def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
         """log omega0 + t / (C^2 N)"""
-        t, omega0 = _array(t), _array(omega0)
-        _check_omega(omega0, C, N)
+        given = omega0
+        t, omega0, C, N = wide(t), wide(omega0), int(C), int(N)
+        check_omega(omega0, C, N)
         xp = namespace(omega0)
         moving = omega0 > 0
         log0 = xp.log(xp.where(moving, omega0, 1.0))
         if not bool(namespace(t).isfinite(t).all()):
             raise ValueError("time t has NaN or infinite entries")
         log_omega = t.reshape(t.shape + (1,) * log0.ndim) / (C * C * N) + log0
-        return xp.where(moving, log_omega, -math.inf)
+        return narrow(xp.where(moving, log_omega, -math.inf), given)
 
     def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
         return _differences(omega, omega0, C)[0]
@@ -211,34 +213,6 @@ UNNORMALIZED: Law = _Unnormalized()
 LAWS: dict[str, Law] = {law.name: law for law in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
 
 
-def _in_blocks(f: Callable[[Array], Array], s: Array) -> Array:
-    """f(s); a numpy array is overwritten, in equal blocks of at most BLOCK values."""
-    if namespace(s) is not np or s.size <= BLOCK:
-        return f(s)
-    s = np.ascontiguousarray(s)
-    for block in np.array_split(s.reshape(-1), -(-s.size // BLOCK)):
-        block[...] = f(block)
-    return s
-
-
-def _array(value: Any) -> Array:
-    """Scalars and sequences as float64 numpy; arrays and tensors of floats as they are."""
-    if isinstance(value, int | float | list | tuple):
-        return np.asarray(value, dtype=np.float64)
-    return value.astype(np.float64) if namespace(value) is np and value.dtype.kind != "f" else value
-
-
-def _check_omega(omega: Array, C: int, N: int) -> None:
-    if C < 2 or N < 1:
-        raise ValueError(f"C = {C}, N = {N}: a law needs at least C = 2 classes and N = 1 example a class")
-    if not bool(namespace(omega).isfinite(omega).all()):
-        raise ValueError("omega has NaN or infinite entries")
-    if bool((omega < 0).any()):
-        raise ValueError(f"omega = {float(omega.min()):.6g}: singular values are non-negative")
-    if bool(((omega > 0) & (omega < SMALLEST_OMEGA)).any()):
-        raise ValueError(f"an omega lies in (0, {SMALLEST_OMEGA:g}), where its square leaves float64: set it to 0")
-
-
 def _differences(omega: Array, omega0: Array, C: int) -> tuple[Array, Array, Array]:
     """log(u/u0), u - u0 and u + u0, the first two without cancellation."""
     step = omega - omega0
@@ -248,5 +222,5 @@ def _differences(omega: Array, omega0: Array, C: int) -> tuple[Array, Array, Arr
 
 def _for_every(omega0: Array, value: Array, t: Array) -> Array:
     """value(t) for every moving singular value, 0 for one that starts at 0."""
-    omega0 = _array(omega0)
+    omega0 = wide(omega0)
     return value.reshape(t.shape + (1,) * omega0.ndim) * namespace(omega0).where(omega0 > 0, 1.0, 0.0)

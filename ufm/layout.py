@@ -4,6 +4,8 @@ import numpy as np
 
 from manifolds.classes import ClassLayout
 
+LARGEST = 1e140
+
 
 def class_blocks(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ClassLayout]:
     """H (P, n) with columns in class blocks, and its layout. features (n, P), labels (n,) with values 0..C-1.
@@ -20,7 +22,8 @@ def class_blocks(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
         hint = "the labels seem to start at 1: subtract 1" if missing.tolist() == [0] else "relabel the classes 0..C-1"
         raise ValueError(f"labels skip class {missing[0]} ({len(missing)} of 0..{len(counts) - 1} without any example): {hint}")
     order = np.argsort(labels, kind="stable")
-    return np.ascontiguousarray(features[order].T), ClassLayout(tuple(counts.tolist()))
+    native = np.float64 if features.dtype.itemsize > 8 else features.dtype.newbyteorder("=")
+    return np.ascontiguousarray(features[order].T, dtype=native), ClassLayout(tuple(counts.tolist()))
 
 
 def check_labels(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -29,15 +32,24 @@ def check_labels(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         raise ValueError(f"features must be (n, P) and labels (n,), got shapes {features.shape} and {labels.shape}")
     if len(features) != len(labels):
         raise ValueError(f"{len(features)} rows of features but {len(labels)} labels: one label a row is needed")
+    if not features.size:
+        raise ValueError(f"features have shape {features.shape}: at least one example and one feature are needed")
     if features.dtype.kind != "f":
         raise ValueError(f"features have dtype {features.dtype}: floating point is needed")
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise ValueError(f"features have NaN or infinite entries, first in row {row}")
-    if labels.dtype.kind not in "iu" and not (labels.dtype.kind == "f" and (labels == np.round(labels)).all()):
+    largest = float(abs(features).max())
+    if largest > LARGEST or 0 < largest < 1 / LARGEST:
+        raise ValueError(f"the largest feature is {largest:.2e}: its powers leave float64; rescale the features")
+    if labels.dtype.kind not in "iu" and not (
+        labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all()
+    ):
         raise ValueError(f"labels have dtype {labels.dtype}: integers 0..C-1 are needed")
     if len(labels) and labels.min() < 0:
         raise ValueError(f"label {labels.min()} is negative: labels run from 0 to C-1")
+    if not labels.max() < len(labels):
+        raise ValueError(f"label {labels.max()} with {len(labels)} examples: labels run from 0 to C-1 and skip none")
     return labels.astype(np.int64)
 
 

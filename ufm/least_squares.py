@@ -53,9 +53,13 @@ def ls_classifier(stats: ClassStatistics, lam: float) -> tuple[Array, Array]:
 def extended_ls_classifier(stats: ClassStatistics, lam: float) -> Array:
     """[W_LS, b_LS] = Ave(y h~^T) (Sigma~_T + mu~ mu~^T + lambda I)^{-1}, h~ = [h; 1] (corrected Proposition 1). (C, P+1)
 
+    Same errors as `ls_classifier`.
     For equal classes Ave(y h~^T) = M~^T / C. The print omits mu~ mu~^T (docs/mathematics.md, erratum 1).
     """
     xp = namespace(stats.means)
+    if not lam > 0:  # the second moment may be singular: the unextended form knows when
+        W, b = ls_classifier(stats, lam)
+        return xp.concatenate([W, b[:, None]], 1) if xp.__name__ == "numpy" else xp.cat([W, b[:, None]], 1)
     ones = stats.means[:1] * 0 + 1
     means = xp.concatenate([stats.means, ones]) if xp.__name__ == "numpy" else xp.cat([stats.means, ones])
     second_moment = (means * stats.priors) @ means.mT
@@ -94,6 +98,8 @@ def decompose(stats: ClassStatistics, W: Array, b: Array, lam: float) -> Decompo
     L_perp = 1/2 tr D A D^T, D = [W - W_LS, b - b_LS], A = Sigma~_T + mu~ mu~^T + lambda I.
     """
     check_classifier(stats, W, b)
+    if lam == 0:
+        stats, W = _whitened(stats, W)
     W_ls, b_ls = ls_classifier(stats, lam)
     nc1 = _within_part(stats, W_ls, lam) + 0.5 * lam * float((b_ls * b_ls).sum())
     nc23 = _between_part(stats, W_ls, b_ls)
@@ -101,6 +107,17 @@ def decompose(stats: ClassStatistics, W: Array, b: Array, lam: float) -> Decompo
     shifts = dW @ stats.means + db[:, None]
     perp = _within_part(stats, dW, lam) + 0.5 * lam * float((db * db).sum()) + 0.5 * float((shifts * shifts * stats.priors).sum())
     return Decomposition(mse_loss(stats, W, b, lam), nc1, nc23, perp)
+
+
+def _whitened(stats: ClassStatistics, W: Array) -> tuple[ClassStatistics, Array]:
+    """The same loss (at lambda = 0) in coordinates where Sigma_W = I, so that its condition number does not enter."""
+    xp = namespace(stats.means)
+    try:
+        L = xp.linalg.cholesky(symmetrize(stats.sigma_w))
+    except xp.linalg.LinAlgError:
+        return stats, W
+    means = xp.linalg.solve(L, stats.means)
+    return ClassStatistics(stats.counts, means, identity_like(L, stats.P), stats.class_variances), W @ L
 
 
 def _within_part(stats: ClassStatistics, W: Array, lam: float) -> float:

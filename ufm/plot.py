@@ -33,7 +33,7 @@ def trajectory_figure(flow: Trajectory, scheme: DiscreteRun, title: str = "") ->
     left, right = figure.subplots(1, 2)
     visible = slice(1, None)
     lines = left.loglog(flow.t[visible], flow.omega[visible], color=BLUE, **STYLE)
-    picked = _log_spaced(scheme.t, flow.t[1])
+    picked = _log_spaced(scheme.t, flow.t[min(1, len(flow.t) - 1)])
     marks = left.loglog(scheme.t[picked], scheme.omega[picked], "o", color=ORANGE, markersize=3.5, markerfacecolor="none")
     left.legend([lines[0], marks[0]], ["flow", "renormalize-after-step scheme"], frameon=False)
     _label(left, OMEGA)

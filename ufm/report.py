@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 
 from ufm import spectrum
+from ufm.laws import LAWS
 from ufm.simulate import FlowRun
 
 ROWS = 9
@@ -18,6 +19,7 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
     at = np.searchsorted(scheme.t, flow.t[shown] * (1 + 1e-12), side="right") - 1
     part = flow.rows(shown)
     stepped = np.where(part.t[:, None] > scheme.t[-1] * (1 + 1e-9), np.nan, scheme.omega[at])  # the scheme may end earlier
+    still = np.nan if run.config.start == "raw" else 1.0  # NC2 needs V, which turns in a flow from a raw start
     columns = (
         part.t,
         part.omega.min(1),
@@ -28,8 +30,8 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
         part.loss_nc1,
         part.loss_nc23,
         spectrum.spectral_nc1(part.omega),
-        spectrum.spectral_equinorm(part.omega, part.V),
-        spectrum.spectral_maximal_angle(part.omega, part.V),
+        still * spectrum.spectral_equinorm(part.omega, part.V),
+        still * spectrum.spectral_maximal_angle(part.omega, part.V),
         spectrum.spectral_nc3(part.omega, part.C),
     )
     return [dict(zip(COLUMNS, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
@@ -83,6 +85,7 @@ def text(run: FlowRun, seconds: float) -> str:
     steps = f"{int(scheme.steps[-1])} steps of eta = {scheme.eta:.6g}"
     lines = [
         title(run),
+        LAWS[run.config.flow].statement,
         *start.notes,
         f"beside it the discrete scheme (renormalize after step), {steps}",
         "",

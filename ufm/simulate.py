@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -87,7 +87,9 @@ class FlowRun:
         sizes = {"C": self.start.layout.C, "N": self.start.layout.N, "P": len(self.start.H)}
         reduction = self.start.reduction
         dropped = {} if reduction is None else {"dropped": reduction.dropped, "lost_signal": reduction.lost_signal}
-        extra = {"notes": list(self.start.notes), "warnings": list(self.warnings), "numpy": np.__version__}
+        from ufm.store import provenance
+
+        extra = {"notes": list(self.start.notes), "warnings": list(self.warnings), "provenance": provenance()}
         return asdict(self.config) | sizes | dropped | extra
 
 
@@ -114,6 +116,9 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
     """
     notes: list[str] = []
     H, classes = _features(config, notes)
+    if min(classes.sizes) < 2:
+        lonely = classes.sizes.index(min(classes.sizes))
+        raise ValueError(f"N = 1: class {lonely} has one example and no variability to whiten; leave it out, or find more of it")
     if not classes.balanced and config.balance:
         dropped = classes.n - classes.C * min(classes.sizes)
         H, classes = layout.balance(H, classes, np.random.default_rng(config.seed))
@@ -123,7 +128,6 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
             f"class sizes differ ({min(classes.sizes)} to {max(classes.sizes)}) and the closed laws need equal classes: "
             f"subsample every class to {min(classes.sizes)}, or let --balance do it"
         )
-    _check_examples(classes.N)
     reduction = None
     if config.reduce:
         H, reduction = reduce_to_range(H, classes)
@@ -131,7 +135,15 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
             f"reduced to the range of Sigma_W: {reduction.dropped} of {reduction.dropped + len(H)} directions dropped, "
             f"which held {reduction.lost_signal:.2%} of the between-class signal"
         )
-    return Start(H, classes, _measure(config, H, classes, left_vectors), tuple(notes), reduction)
+    found = _measure(config, H, classes, left_vectors)
+    zeros = found.omega <= found.rounding
+    if zeros.any():
+        notes.append(
+            f"{int(zeros.sum())} of {len(zeros)} singular values are zero to rounding (at most {found.rounding:.1e}) "
+            "and set to 0: class means coincide or are dependent, and no flow moves them"
+        )
+        found = replace(found, omega=np.where(zeros, 0.0, found.omega))
+    return Start(H, classes, found, tuple(notes), reduction)
 
 
 def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoint: "Path | None" = None) -> FlowRun:
@@ -145,41 +157,49 @@ def run(config: FlowConfig, start: Start, progress: Progress = _silent, checkpoi
         return run_full(config, start, progress, checkpoint)
     began = time.perf_counter()
     C, N, found = start.layout.C, start.layout.N, start.snr
-    t_end, omega_at = _motion(config, start)
+    t_end, omega_at = _motion(config, start, progress)
     times = output_times(config, t_end, found.omega, C, N)
     eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
-    flow = Trajectory(times, omega_at(times), found.V, C, N, found.U)
+    omega = omega_at(times)
+    flow = Trajectory(times[: len(omega)], omega, found.V, C, N, found.U)
     scheme = discrete.run_discrete(found.omega, eta, steps, C, N, lambda done: progress("scheme", done / steps))
-    gap = largest_gap(scheme.omega, omega_at(scheme.t))
+    at_steps = omega_at(scheme.t)
+    gap = largest_gap(scheme.omega[: len(at_steps)], at_steps)
     warnings = (*start.warnings, *discrete.step_warnings(t_end, eta, steps, found.omega, C, N))
-    complete = {"complete": float(scheme.steps[-1] == steps)}
+    complete = {"complete": float(scheme.steps[-1] == steps and len(omega) == len(times) and len(at_steps) == len(scheme.t))}
     return FlowRun(config, start, flow, scheme, gap, found.whitening.residual, time.perf_counter() - began, warnings, complete)
 
 
-def _motion(config: FlowConfig, start: Start) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
-    """The end time, and omega (T, K) of the flow at ascending times (T,) that begin with 0."""
+def _motion(config: FlowConfig, start: Start, progress: Progress) -> tuple[float, Callable[[np.ndarray], np.ndarray]]:
+    """The end time, and omega (T, K) of the flow at ascending times (T,) that begin with 0 (fewer where it is interrupted)."""
     C, N, omega0 = start.layout.C, start.layout.N, start.snr.omega
+    t_end = end_time(config, start)
     if config.start == "raw":
-        from ufm.raw import growth_time, mean_system, run_raw
+        from ufm.raw import mean_system, run_raw
 
-        system = mean_system(start.H, start.layout)
-        t_end = growth_time(system, config.growth) if config.t_end is None else config.t_end
-        return t_end, lambda times: run_raw(system, times).omega
-    law = LAWS[config.flow]
-    return end_time(config, omega0, C, N), lambda times: law.omega(times, omega0, C, N)
+        system = mean_system(start.H, start.layout, start.snr)
+        return t_end, lambda times: run_raw(system, times, progress=lambda share: progress("flow", share)).omega
+    return t_end, lambda times: LAWS[config.flow].omega(times, omega0, C, N)
 
 
-def end_time(config: FlowConfig, omega0: np.ndarray, C: int, N: int) -> float:
-    """--t-end, or the time at which the smallest omega has grown --growth fold under the law of the flow."""
+def check(config: FlowConfig, start: Start) -> None:
+    """Raise what `run` would raise for this flow, before anything is computed: ValueError, or OverflowError past float64."""
+    if config.start != "raw":
+        LAWS[config.flow].omega(np.array(end_time(config, start)), start.snr.omega, start.layout.C, start.layout.N)
+
+
+def end_time(config: FlowConfig, start: Start) -> float:
+    """--t-end, or the time at which the smallest omega has grown --growth fold under the flow."""
     if config.t_end is not None:
         return config.t_end
-    trusted = 64 * np.finfo(np.float64).eps * omega0[0]
-    if not omega0[-1] > trusted:
-        zeros = int((omega0 <= trusted).sum())
-        raise ValueError(
-            f"{zeros} of {len(omega0)} singular values are zero (smallest omega {omega0[-1]:.2e}: class means coincide) "
-            "and never grow: give --t-end instead of --growth"
-        )
+    C, N, omega0 = start.layout.C, start.layout.N, start.snr.omega
+    if not omega0[-1] > 0:
+        zeros = int((omega0 == 0).sum())
+        raise ValueError(f"{zeros} of {len(omega0)} singular values are zero and never grow: give --t-end instead of --growth")
+    if config.start == "raw":
+        from ufm.raw import growth_time, mean_system
+
+        return growth_time(mean_system(start.H, start.layout, start.snr), config.growth)
     return float(LAWS[config.flow].time(np.array(config.growth * omega0[-1]), omega0[-1:], C, N)[0])
 
 
@@ -220,8 +240,8 @@ def _check_examples(N: int) -> None:
 
 
 def _measure(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr:
-    measure = snr if left_vectors or config.full else snr_spectrum
-    if config.device is None:
+    measure = snr if left_vectors or config.full or config.start == "raw" else snr_spectrum
+    if config.device is None or config.start == "raw":
         return measure(H, classes)
     from ufm.full import on_device
 

@@ -10,13 +10,13 @@ from manifolds.linalg import Array, epsilon, namespace
 from manifolds.whitening import (
     Whitening,
     degenerate_deviation,
+    infinity_norm,
     principal_deviations,
     symmetric_root,
     triangular_root,
     whiten,
+    whiten_once,
 )
-
-FAR_MEANS = 16.0  # Ave ||h||^2 / tr Sigma_W up to which Ave h h^T - Mbar Mbar^T loses less than two digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +31,7 @@ class Snr:
     V: Array
     U: Array | None
     whitening: Whitening
+    precision: float  # machine epsilon of the dtype that the features came in
 
     @property
     def left_vectors(self) -> Array:
@@ -39,12 +40,18 @@ class Snr:
             raise ValueError("the left vectors U were not computed: measure with ufm.snr.snr, not snr_spectrum")
         return self.U
 
+    @property
+    def rounding(self) -> float:
+        """64 eps omega_1: a singular value that is no larger may be rounding of a zero."""
+        return 64 * self.precision * float(self.omega[0])
+
     def to_numpy(self) -> "Snr":
         """The same with omega, V and U as numpy arrays (they come off a device); the whitening stays where it is."""
         if namespace(self.omega) is np:
             return self
         omega, V = self.omega.cpu().numpy(), self.V.cpu().numpy()
-        return Snr(omega, V, None if self.U is None else self.U.cpu().numpy(), self.whitening)
+        U = None if self.U is None else self.U.cpu().numpy()
+        return Snr(omega, V, U, self.whitening, self.precision)
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,28 +126,24 @@ def _decompose(H: Array, layout: ClassLayout, root: Callable[[Array, Array], Arr
     layout.check_rank(P)
     H = _float64(H)
     means = layout.means(H)
-    S, mean_square = _covariance(H, means, layout)
-    degenerate = degenerate_deviation(mean_square, P, precision)
-    whitening = whiten(S, lambda: layout.deviations(H), degenerate, root)
+    whitening = _whiten(H, means, layout, precision, root)
     K = min(layout.C - 1, P)
     M = means - (means @ _priors(means, layout))[:, None]
     U, omega, Vt = namespace(M).linalg.svd(whitening.apply(M), full_matrices=False)
     U, omega, V = U[:, :K], omega[:K], Vt.mT[:, :K]
     sign = _signs(V)
-    return Snr(omega, V * sign, U * sign if root is symmetric_root else None, whitening)
+    return Snr(omega, V * sign, U * sign if root is symmetric_root else None, whitening, precision)
 
 
-def _covariance(H: Array, means: Array, layout: ClassLayout) -> tuple[Array, float]:
-    """Sigma_W and Ave ||h||^2, without forming the deviations where the class means are not far from the origin."""
-    second_moment = H @ H.mT
-    second_moment /= layout.n
-    between = (means * _priors(means, layout)) @ means.mT
-    mean_square, explained = float(second_moment.diagonal().sum()), float(between.diagonal().sum())
-    if mean_square <= FAR_MEANS * (mean_square - explained):
-        second_moment -= between
-        return second_moment, mean_square
-    D = layout.deviations(H)
-    return D @ D.mT / layout.n, mean_square
+def _whiten(H: Array, means: Array, layout: ClassLayout, precision: float, root: Callable[[Array, Array], Array]) -> Whitening:
+    """From Ave h h^T minus the class means where that provably costs nothing, else from the deviations."""
+    S = H @ H.mT
+    S /= layout.n
+    magnitude, mean_square = infinity_norm(S), float(S.diagonal().sum())
+    degenerate = degenerate_deviation(mean_square, H.shape[-2], precision)
+    S -= (means * _priors(means, layout)) @ means.mT
+    found = whiten_once(S, magnitude, degenerate, root)
+    return whiten(layout.deviations(H), degenerate, root) if found is None else found
 
 
 def _priors(like: Array, layout: ClassLayout) -> Array:

@@ -43,11 +43,6 @@ class ClassStatistics:
         return self.counts / self.counts.sum()
 
     @property
-    def balanced(self) -> bool:
-        """Whether all classes have the same number of examples."""
-        return bool((self.counts == self.counts[0]).all())
-
-    @property
     def global_mean(self) -> Array:
         """mu_G = sum_c pi_c mu_c, the mean over examples. (P,)"""
         return self.means @ self.priors

@@ -2,12 +2,18 @@
 
 import json
 import os
+import platform
+import subprocess
+import sys
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
+
+import ufm
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -59,11 +65,25 @@ def load_arrays(path: Path | str) -> dict[str, np.ndarray]:
             if isinstance(loaded, np.ndarray):
                 raise ValueError("it holds a single array, an .npz with named arrays is needed")
             return {name: loaded[name] for name in loaded.files}
-    except (OSError, EOFError, zipfile.BadZipFile, KeyError) as error:
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
         reason = getattr(error, "strerror", None) or error
         raise ValueError(f"cannot read {path}: {reason}") from error
     except ValueError as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def provenance() -> dict[str, Any]:
+    """Versions of the project and of what it runs on, the commit where there is one, and facts of the host."""
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    versions = {name: module.__version__ for name in ("numpy", "scipy", "torch") if (module := sys.modules.get(name)) is not None}
+    return {
+        "project": ufm.__version__,
+        "commit": head.stdout.strip() or None,
+        "python": platform.python_version(),
+        **versions,
+        "platform": platform.platform(),
+        "processors": os.cpu_count(),
+    }
 
 
 def load_features(path: Path | str) -> tuple[np.ndarray, np.ndarray]:

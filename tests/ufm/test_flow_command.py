@@ -13,12 +13,14 @@ import pytest
 
 from manifolds.classes import ClassLayout
 from tests.strategies import features
-from ufm import flow, simulate, spectrum, store
+from ufm import flow, measures, simulate, spectrum, store
 from ufm.discrete import run_discrete
-from ufm.flows import central_path_gradient, renormalize_after_step
+from ufm.flows import advance_means, central_path_gradient, renormalize_after_step
 from ufm.laws import LAWS
+from ufm.least_squares import decompose, ls_classifier
 from ufm.plot import save_figure, trajectory_figure
 from ufm.snr import renormalized_features, snr
+from ufm.statistics import block_statistics
 
 ROOT = Path(__file__).parents[2]
 SMALL = ["--C", "4", "--N", "20", "--P", "7"]
@@ -82,6 +84,7 @@ def test_the_file_holds_exactly_the_named_arrays_and_they_are_right(tmp_path: Pa
     assert arrays["residual"] < 1e-12
     config = json.loads(str(arrays["config"]))
     assert (config["C"], config["flow"], config["seed"]) == (4, name, 0)
+    assert {"project", "commit", "python", "numpy", "platform", "processors"} <= config["provenance"].keys()
     assert os.listdir(tmp_path) == ["run.npz"]
 
 
@@ -219,6 +222,74 @@ def test_a_reader_that_leaves_is_no_error() -> None:
     assert done.stderr == ""
 
 
+def test_table_columns_are_what_their_heads_say(capsys: pytest.CaptureFixture) -> None:
+    assert run(*SMALL, "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    layout = ClassLayout.equal(4, 20)
+    H = np.random.default_rng(0).standard_normal((7, 80))
+    X, found = renormalized_features(H, layout)
+    scheme = run_discrete(found.omega, printed["eta"], 1000, 4, 20)
+    assert 0 < printed["residual"] < 1e-12
+    for row in printed["table"]:
+        omega = LAWS["renormalized"].omega(np.array(row["t"]), found.omega, 4, 20)
+        moved = advance_means(X.copy(), found, found.omega, omega, layout)
+        stats = block_statistics(moved, layout)
+        W, b = ls_classifier(stats, 0.0)
+        parts = decompose(stats, W, b, 0.0)
+        stepped = scheme.omega[int(row["t"] / printed["eta"] * (1 + 1e-9))]
+        expected = {
+            "flow min": omega.min(),
+            "flow max": omega.max(),
+            "step min": stepped.min(),
+            "step max": stepped.max(),
+            "L_LS": parts.ls,
+            "L_NC1": parts.nc1,
+            "L_NC2/3": parts.nc23,
+            "NC1": measures.phd_nc1(stats),
+            "NC2 norm": measures.phd_equinorm(stats.centred_means),
+            "NC2 angle": measures.phd_maximal_angle(stats.centred_means),
+            "NC3": measures.phd_nc3(stats, W),
+        }
+        np.testing.assert_allclose([row[key] for key in expected], list(expected.values()), rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [">f8", ">f4", "longdouble", "float16"])
+@pytest.mark.parametrize("device", [[], ["--device", "cpu"]])
+def test_features_of_any_floating_dtype(tmp_path: Path, dtype: str, device: list[str]) -> None:
+    write_features(tmp_path / "features.npz", dtype=dtype)
+    assert run("--features", tmp_path / "features.npz", "--quiet", *device) == 0
+
+
+def test_balance_draws_by_the_seed(tmp_path: Path) -> None:
+    write_features(tmp_path / "features.npz", sizes=(20, 40, 60))
+    starts = []
+    for seed in ("1", "1", "2"):
+        options = ["--features", tmp_path / "features.npz", "--balance", "--seed", seed, "--quiet", "--out", tmp_path / "run.npz"]
+        assert run(*options) == 0
+        starts.append(store.load_arrays(tmp_path / "run.npz")["omega"][0])
+    np.testing.assert_array_equal(starts[0], starts[1])
+    assert abs(starts[0] / starts[2] - 1).max() > 1e-3
+
+
+def test_a_checkpoint_knows_the_contents_of_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, out = tmp_path / "features.npz", tmp_path / "run.npz"
+    rows, labels = write_features(path)
+    monkeypatch.setattr("ufm.full.CHECKPOINT_SECONDS", 0.0)
+    options = ["--features", path, "--full", "--t-end", "5e3", "--quiet", "--out", out]
+
+    def stop(self: object, *arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ufm.full._SchemeStage.record", stop)
+        assert run(*options) == 130
+    assert (tmp_path / "run.partial.npz").exists()
+    store.save_arrays(path, {"features": rows + 0.1 * rows**2, "labels": labels})
+    assert run(*options) == 2
+    store.save_arrays(path, {"features": rows, "labels": labels})
+    assert run(*options) == 0
+
+
 def test_full_steps_are_the_library_s(tmp_path: Path) -> None:
     assert (
         run(*SMALL, "--full", "--eta", "500", "--t-end", "2000", "--points", "3", "--quiet", "--out", tmp_path / "run.npz") == 0
@@ -282,8 +353,15 @@ def test_balance_and_reduce_are_explicit_choices(tmp_path: Path, capsys: pytest.
         (["--features", "none.npz", "--P", "4"], "leave out --P"),
         (["--features", "same.npz", "--out", "./same.npz"], "would overwrite the features"),
         (["--balance"], "--balance goes with --features"),
+        (["--seed", "-1"], "seed = -1"),
+        (["--t-end", "1e-320"], "at least 1e-290"),
+        (["--eta", "1e-320"], "at least 1e-290"),
+        (["--t-end", "1e300", "--eta", "1"], "needs 1e+300 steps"),
+        (["--steps", "100000000000000000000000"], "between 1 and 1e+12"),
+        (["--growth", "1e160"], "fourth power leaves float64"),
+        (["--flow", "all", "--t-end", "1e9", "--out", "run.npz"], "leaves float64"),
         (["--full", "--device", "nonsense"], "device 'nonsense' cannot be used"),
-        (["--flow", "unnormalized", "--t-end", "1e9"], "beyond float64"),
+        (["--flow", "unnormalized", "--t-end", "1e9"], "leaves float64"),
     ],
 )
 def test_bad_options_exit_2_with_the_number(
@@ -309,6 +387,12 @@ def test_bad_options_exit_2_with_the_number(
         (lambda f, y: {"features": np.where(f == f[3, 0], np.inf, f), "labels": y}, "infinite"),
         (lambda f, y: {"features": f[:, 0], "labels": y}, "shapes"),
         (lambda f, y: {"features": f.astype(int), "labels": y}, "floating point"),
+        (lambda f, y: {"features": f * 1e160, "labels": y}, "rescale the features"),
+        (lambda f, y: {"features": f[:, :0], "labels": y}, "at least one example and one feature"),
+        (lambda f, y: {"features": f[:0], "labels": y[:0]}, "at least one example and one feature"),
+        (lambda f, y: {"features": f, "labels": np.where(y == 0, np.inf, y)}, "integers"),
+        (lambda f, y: {"features": f, "labels": np.where(y == 2, 10**15, y)}, "label 1000000000000000 with 60 examples"),
+        (lambda f, y: {"features": f[np.argsort(y)][:41], "labels": np.sort(y)[:41]}, "class 2 has one example"),
         (lambda f, y: {"features": f[np.argsort(y)][[0, 20, 40]], "labels": np.arange(3)}, "N = 1"),
         (
             lambda f, y: {"features": f[np.argsort(y)][[0, 1, 20, 21, 40, 41]], "labels": np.repeat(range(3), 2)},
@@ -346,7 +430,7 @@ def test_ctrl_c_keeps_what_was_computed(tmp_path: Path) -> None:
     )
     assert process.stderr is not None
     shown = b""
-    while b"left" not in shown:  # the progress line: the scheme is under way
+    while b"scheme" not in shown and process.poll() is None:  # the progress line: the scheme is under way
         shown += process.stderr.read(1)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)

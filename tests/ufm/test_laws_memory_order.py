@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ufm.laws import BLOCK, LAWS, Law
+from ufm.domain import BLOCK
+from ufm.laws import LAWS, Law
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())

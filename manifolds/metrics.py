@@ -1,0 +1,155 @@
+"""The two Riemannian metrics as values: all that an optimizer may ask of either, over one ClassLayout.
+
+    EmbeddedMetric   <U, V>_F           gradient P          the flow of the paper's Proposition 2
+    BundleMetric     <Hor U, Hor V>_F   gradient Pi Pi*     the paper's scheme and Equation 5 with Proposition 4
+
+Both are frozen and compare by structure. All arrays are (..., P, n), numpy or torch; distances have the units of X.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+from manifolds import bundle, bundle_geodesics, curvature, geodesics, logarithm
+from manifolds.classes import ClassLayout
+from manifolds.geometry import oblique_projection, orthogonal_projection
+from manifolds.linalg import Array, namespace
+from manifolds.matrix_functions import inner
+from manifolds.shooting import Shooting
+
+
+@dataclass(frozen=True)
+class Metric(ABC):
+    """A Riemannian metric on the normalized features manifold of `layout`."""
+
+    layout: ClassLayout
+
+    @abstractmethod
+    def inner(self, X: Array, U: Array, V: Array) -> Array:
+        """g_X(U, V). (...)"""
+
+    @abstractmethod
+    def project(self, X: Array, Z: Array) -> Array:
+        """The metric's own projection of an ambient Z on the tangent space at X. (..., P, n)"""
+
+    @abstractmethod
+    def gradient(self, X: Array, G: Array) -> Array:
+        """Riemannian from ambient gradient: g(gradient, U) = <G, U>_F for every tangent U. (..., P, n)"""
+
+    @abstractmethod
+    def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
+        """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)"""
+
+    @abstractmethod
+    def exp(self, X: Array, U: Array) -> Array:
+        """The geodesic that leaves X with velocity U (projected first), at time 1. (..., P, n)"""
+
+    @abstractmethod
+    def geodesic_transport(self, X: Array, U: Array, W: Array) -> tuple[Array, Array]:
+        """exp(X, U), and W carried parallel along that geodesic: an isometry. (..., P, n) each"""
+
+    @abstractmethod
+    def shoot(self, X: Array, Y: Array) -> Shooting:
+        """The velocity from X to Y with its convergence verdict."""
+
+    def norm(self, X: Array, U: Array) -> Array:
+        """sqrt(g_X(U, U)), zero where rounding makes the square negative. (...)"""
+        square = self.inner(X, U, U)
+        return namespace(square).sqrt(namespace(square).clip(square, 0, None))
+
+    def log(self, X: Array, Y: Array) -> Array:
+        """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where shooting did not converge."""
+        return self.shoot(X, Y).require().vector
+
+    def dist(self, X: Array, Y: Array) -> Array:
+        """Length of log(X, Y). (...). Raises as `log`."""
+        return self.norm(X, self.log(X, Y))
+
+    def midpoint(self, X: Array, Y: Array) -> Array:
+        """Half way along the geodesic from X to Y. (..., P, n). Raises as `log`."""
+        return self.exp(X, self.log(X, Y) / 2)
+
+    def transport(self, X: Array, Y: Array, W: Array) -> Array:
+        """Vector transport by projection on the tangent space at Y. (..., P, n)"""
+        del X
+        return self.project(Y, W)
+
+    def parallel_transport(self, X: Array, Y: Array, W: Array) -> Array:
+        """W carried parallel along the geodesic from X to Y. (..., P, n). Raises as `log`."""
+        return self.geodesic_transport(X, self.log(X, Y), W)[1]
+
+
+@dataclass(frozen=True)
+class EmbeddedMetric(Metric):
+    """The Frobenius metric: sqrt(n) Stiefel x class means, isometrically."""
+
+    @property
+    def injectivity_radius(self) -> float:
+        """pi sqrt(n)."""
+        return geodesics.injectivity_radius(self.layout)
+
+    def inner(self, X: Array, U: Array, V: Array) -> Array:
+        """<U, V>_F. (...)"""
+        return inner(U, V)
+
+    def project(self, X: Array, Z: Array) -> Array:
+        """P(Z), orthogonal."""
+        return orthogonal_projection(X, Z, self.layout)
+
+    def gradient(self, X: Array, G: Array) -> Array:
+        """P(G)."""
+        return orthogonal_projection(X, G, self.layout)
+
+    def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
+        """P(H - n sym(G C_M X^T) U C_M)."""
+        return curvature.embedded_hessian(X, G, H, U, self.layout)
+
+    def exp(self, X: Array, U: Array) -> Array:
+        """Closed form."""
+        return geodesics.exp(X, self.project(X, U), self.layout)
+
+    def geodesic_transport(self, X: Array, U: Array, W: Array) -> tuple[Array, Array]:
+        """Closed form."""
+        return geodesics.geodesic_transport(X, self.project(X, U), self.project(X, W), self.layout)
+
+    def shoot(self, X: Array, Y: Array) -> Shooting:
+        """In the span of X and Y."""
+        return logarithm.shoot_log(X, Y, self.layout)
+
+
+@dataclass(frozen=True)
+class BundleMetric(Metric):
+    """The metric that measures across the fibres {S X}: its first-order retraction is the paper's renormalisation."""
+
+    def inner(self, X: Array, U: Array, V: Array) -> Array:
+        """<Hor U, Hor V>_F. (...)"""
+        return bundle.bundle_inner(X, U, V)
+
+    def project(self, X: Array, Z: Array) -> Array:
+        """Proposition 4's Pi(Z), along the fibre."""
+        return oblique_projection(X, Z, self.layout)
+
+    def gradient(self, X: Array, G: Array) -> Array:
+        """Pi Pi* G."""
+        return bundle.bundle_gradient(X, G, self.layout)
+
+    def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
+        """Of the Levi-Civita connection of g."""
+        return bundle.bundle_hessian(X, G, H, U, self.layout)
+
+    def exp(self, X: Array, U: Array) -> Array:
+        """Integrated to rounding."""
+        return bundle_geodesics.bundle_exp(X, self.project(X, U), self.layout)
+
+    def geodesic_transport(self, X: Array, U: Array, W: Array) -> tuple[Array, Array]:
+        """Integrated to rounding."""
+        return bundle_geodesics.bundle_geodesic_transport(X, self.project(X, U), self.project(X, W), self.layout)
+
+    def shoot(self, X: Array, Y: Array) -> Shooting:
+        """Along integrated geodesics."""
+        return bundle_geodesics.shoot_bundle_log(X, Y, self.layout)
+
+
+def typical_distance(layout: ClassLayout, P: int) -> float:
+    """sqrt(P n), the Frobenius size of the deviations: the scale for a trust region."""
+    return math.sqrt(P * layout.n)

@@ -1,0 +1,136 @@
+"""The normalized features manifold for pymanopt's optimizers, with either metric. Points are (P, n), or (copies, P, n).
+
+Choose a retraction by handing over one of the functions of manifolds.retractions (or any (X, U, layout) -> point).
+Random points come from the generator of the manifold's own seed. pymanopt computes in numpy float64; costs may be numpy or torch.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from pymanopt.manifolds.manifold import Manifold, RiemannianSubmanifold
+
+from manifolds import curvature, sampling
+from manifolds.classes import ClassLayout
+from manifolds.geometry import dimension, orthogonal_projection
+from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric, typical_distance
+from manifolds.retractions import polar_retraction, renormalisation
+
+Retraction = Callable[[np.ndarray, np.ndarray, ClassLayout], np.ndarray]
+
+
+_Manifold: Any = Manifold  # untyped
+_Submanifold: Any = RiemannianSubmanifold
+
+
+class _Features(_Manifold):
+    """What both metrics share. Raises ValueError for an empty manifold (n - C < P) and for fewer than one copy."""
+
+    metric: Metric
+
+    def __init__(self, metric: Metric, P: int, copies: int, retraction: Retraction, seed: int):
+        if copies < 1:
+            raise ValueError(f"copies = {copies}: at least one is needed")
+        self.metric, self.layout, self.P, self.copies = metric, metric.layout, P, copies
+        self._retraction, self._rng = retraction, np.random.default_rng(seed)
+        name = (
+            f"Normalized features manifold P={P}, n={self.layout.n}, C={self.layout.C}, {type(metric).__name__}, copies={copies}"
+        )
+        super().__init__(name, copies * dimension(self.layout, P))
+
+    @property
+    def _batch(self) -> tuple[int, ...]:
+        return () if self.copies == 1 else (self.copies,)
+
+    @property
+    def typical_dist(self) -> float:
+        """sqrt(copies P n)."""
+        return np.sqrt(self.copies) * typical_distance(self.layout, self.P)
+
+    def inner_product(self, point: np.ndarray, tangent_vector_a: np.ndarray, tangent_vector_b: np.ndarray) -> float:
+        """g(a, b), summed over copies."""
+        return float(np.sum(self.metric.inner(point, tangent_vector_a, tangent_vector_b)))
+
+    def norm(self, point: np.ndarray, tangent_vector: np.ndarray) -> float:
+        """sqrt(g(a, a))."""
+        return float(np.sqrt(max(self.inner_product(point, tangent_vector, tangent_vector), 0.0)))
+
+    def projection(self, point: np.ndarray, vector: np.ndarray) -> np.ndarray:
+        """The metric's own projection on the tangent space; the gradient is another map for the bundle metric."""
+        return self.metric.project(point, vector)
+
+    to_tangent_space = projection
+
+    def euclidean_to_riemannian_gradient(self, point: np.ndarray, euclidean_gradient: np.ndarray) -> np.ndarray:
+        """P G, or Pi Pi* G."""
+        return self.metric.gradient(point, euclidean_gradient)
+
+    def euclidean_to_riemannian_hessian(
+        self, point: np.ndarray, euclidean_gradient: np.ndarray, euclidean_hessian: np.ndarray, tangent_vector: np.ndarray
+    ) -> np.ndarray:
+        """The Hessian of the metric's Levi-Civita connection."""
+        return self.metric.hessian(point, euclidean_gradient, euclidean_hessian, tangent_vector)
+
+    def retraction(self, point: np.ndarray, tangent_vector: np.ndarray) -> np.ndarray:
+        """The retraction given to the constructor. Raises ValueError where a step loses rank."""
+        return self._retraction(point, tangent_vector, self.layout)
+
+    def exp(self, point: np.ndarray, tangent_vector: np.ndarray) -> np.ndarray:
+        """The metric's exponential map."""
+        return self.metric.exp(point, tangent_vector)
+
+    def log(self, point_a: np.ndarray, point_b: np.ndarray) -> np.ndarray:
+        """Inverse of exp, by shooting. Raises ValueError where it did not converge."""
+        return self.metric.log(point_a, point_b)
+
+    def dist(self, point_a: np.ndarray, point_b: np.ndarray) -> float:
+        """Norm of the log."""
+        return self.norm(point_a, self.log(point_a, point_b))
+
+    def pair_mean(self, point_a: np.ndarray, point_b: np.ndarray) -> np.ndarray:
+        """Half way along the geodesic."""
+        return self.metric.midpoint(point_a, point_b)
+
+    def transport(self, point_a: np.ndarray, point_b: np.ndarray, tangent_vector_a: np.ndarray) -> np.ndarray:
+        """Vector transport by projection."""
+        return self.metric.transport(point_a, point_b, tangent_vector_a)
+
+    def parallel_transport(self, point_a: np.ndarray, point_b: np.ndarray, tangent_vector_a: np.ndarray) -> np.ndarray:
+        """Parallel transport along the geodesic from a to b, an isometry; pymanopt's optimizers do not ask for it."""
+        return self.metric.parallel_transport(point_a, point_b, tangent_vector_a)
+
+    def random_point(self) -> np.ndarray:
+        """A point from the manifold's own generator."""
+        return sampling.random_point(self.layout, self.P, self._rng, self._batch)
+
+    def random_tangent_vector(self, point: np.ndarray) -> np.ndarray:
+        """A random direction of norm 1."""
+        vector = self.projection(point, self._rng.standard_normal(point.shape))
+        return vector / self.norm(point, vector)
+
+    def zero_vector(self, point: np.ndarray) -> np.ndarray:
+        """Zero."""
+        return np.zeros_like(point)
+
+
+class NormalizedFeatures(_Features):
+    """Bundle metric: projection Pi (Proposition 4), gradient Pi Pi*, retraction by renormalisation."""
+
+    def __init__(
+        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Retraction = renormalisation, seed: int = 0
+    ) -> None:
+        super().__init__(BundleMetric(layout), P, copies, retraction, seed)
+
+
+class EmbeddedNormalizedFeatures(_Features, _Submanifold):
+    """Frobenius metric: orthogonal projection P, which is the gradient too; second-order polar retraction."""
+
+    def __init__(
+        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Retraction = polar_retraction, seed: int = 0
+    ) -> None:
+        super().__init__(EmbeddedMetric(layout), P, copies, retraction, seed)
+
+    def weingarten(self, point: np.ndarray, tangent_vector: np.ndarray, normal_vector: np.ndarray) -> np.ndarray:
+        """Shape operator; takes any ambient vector in place of the normal one, whose tangent part it drops."""
+        normal = normal_vector - orthogonal_projection(point, normal_vector, self.layout)
+        return curvature.weingarten(point, tangent_vector, normal, self.layout)

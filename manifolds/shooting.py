@@ -1,0 +1,120 @@
+"""Shooting: the initial velocity whose geodesic hits a given point, for any exp; with a verdict, never a silent failure.
+
+One shot corrects the velocity by the gap at the end, carried back to the start. That converges linearly; Anderson's acceleration
+(1965; Walker and Ni 2011) makes it superlinear in practice. Where it fails from afar, the target is approached in shorter moves.
+Small matrices in numpy float64: the callers reduce the problem to the span of its two ends first.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from manifolds.linalg import Array, namespace
+
+MEMORY = 6  # velocities that Anderson's acceleration looks back on
+SHOTS = 60  # shots at one target before the verdict
+SHORTEST_MOVE = 1 / 64  # of the way to the target, before giving up
+
+
+@dataclass(frozen=True)
+class Shooting:
+    """Initial velocities `vector` (..., P, n), and for each its `gap` ||exp(X, vector) - Y||_F, `shots` and `converged` (...)."""
+
+    vector: Any
+    gap: np.ndarray
+    shots: np.ndarray
+    converged: np.ndarray
+
+    def require(self) -> "Shooting":
+        """Itself; raises ValueError where a shot missed, with the largest gap."""
+        if not self.converged.all():
+            missed = int((~self.converged).sum())
+            raise ValueError(
+                f"no geodesic found between {missed} of {self.converged.size} pairs of points: the largest gap is "
+                f"{self.gap.max():.3e} after {int(self.shots.max())} shots; are they further apart than the injectivity radius, "
+                "or in the two components that the manifold has when n - C = P?"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One velocity u, the gap at its end, and the correction of u that the gap asks for."""
+
+    velocity: np.ndarray
+    gap: float
+    correction: np.ndarray
+
+
+def shoot_pairs(search: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float, int, bool]], X: Array, Y: Array) -> Shooting:
+    """`search` (x, y) -> (vector, gap, shots, converged) in float64 for every pair of the broadcast batches X, Y (..., P, n)."""
+    shape = namespace(X).broadcast_shapes(X.shape, Y.shape)
+    starts, ends = (np.broadcast_to(_double(Z), shape).reshape(-1, *shape[-2:]) for Z in (X, Y))
+    results = [search(x, y) for x, y in zip(starts, ends, strict=True)]
+    vector = np.asarray([result[0] for result in results]).reshape(shape)
+    gap, shots, converged = (np.asarray([result[k] for result in results]).reshape(shape[:-2]) for k in (1, 2, 3))
+    return Shooting(_like(vector, X), gap, shots, converged)
+
+
+def _double(X: Array) -> np.ndarray:
+    return np.asarray(X if isinstance(X, np.ndarray) else X.detach().double().cpu().numpy(), dtype=np.float64)
+
+
+def _like(vector: np.ndarray, X: Array) -> Any:
+    return vector.astype(X.dtype) if isinstance(X, np.ndarray) else namespace(X).as_tensor(vector, dtype=X.dtype, device=X.device)
+
+
+Aim = Callable[[np.ndarray, np.ndarray], Shot]  # (velocity, target) -> Shot
+
+
+def shoot(aim: Aim, target: np.ndarray, start: np.ndarray, tolerance: float) -> tuple[np.ndarray, float, int]:
+    """Velocity, gap and number of shots at one target, from the velocity `start`, until the gap is at most `tolerance`."""
+    velocity, best = start, None
+    past: deque[Shot] = deque(maxlen=MEMORY)
+    for count in range(1, SHOTS + 1):
+        shot = aim(velocity, target)
+        if not np.isfinite(shot.gap):
+            break
+        best = shot if best is None or shot.gap < best.gap else best
+        if shot.gap <= tolerance:
+            return velocity, shot.gap, count
+        past.append(shot)
+        velocity = _accelerated(past)
+    return (start, np.inf, SHOTS) if best is None else (best.velocity, best.gap, SHOTS)
+
+
+def approach(
+    aim: Aim, waypoint: Callable[[float], np.ndarray], guess: Callable[[np.ndarray], np.ndarray], tolerance: float
+) -> tuple[np.ndarray, float, int]:
+    """Shoot at waypoint(1); where that fails, at waypoints 0 < t < 1 on the way, each from the velocity before it."""
+    velocity, reached, move, total = None, 0.0, 1.0, 0
+    while True:
+        t = min(reached + move, 1.0)
+        target = waypoint(t)
+        start = guess(target) if velocity is None else velocity * (t / reached)
+        found, gap, shots = shoot(aim, target, start, tolerance)
+        total += shots
+        if gap <= tolerance:
+            if t == 1.0:
+                return found, gap, total
+            velocity, reached = found, t
+        elif move / 2 < SHORTEST_MOVE:
+            return found, gap if t == 1.0 else float(np.linalg.norm(waypoint(1.0) - target)) + gap, total
+        else:
+            move /= 2
+
+
+def _accelerated(past: deque[Shot]) -> np.ndarray:
+    """The combination of past velocities whose corrections cancel best, corrected."""
+    last = past[-1]
+    if len(past) == 1:
+        return last.velocity + last.correction
+    corrections = np.stack([shot.correction.ravel() for shot in past])
+    velocities = np.stack([shot.velocity.ravel() for shot in past])
+    changes = np.diff(corrections, axis=0)
+    weights = np.linalg.lstsq(changes.T, last.correction.ravel(), rcond=1e-10)[0]
+    change = weights @ (np.diff(velocities, axis=0) + changes)
+    return last.velocity + last.correction - change.reshape(last.velocity.shape)

@@ -1,0 +1,191 @@
+"""One face for the manifolds of pymanopt and of geoopt, so that one list of checks serves both libraries and their users.
+
+A view never imports either library. What a manifold does not implement raises NotImplementedError, as the libraries do.
+Points and tangent vectors stay the library's own: arrays, tensors, or pymanopt's lists for product manifolds.
+"""
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+
+POINT_SIZE = 0.3  # of the normal numbers that are projected to a point: well inside the models of hyperbolic space
+
+Point = Any
+Vector = Any
+
+
+def flat(value: Point | Vector) -> np.ndarray:
+    """All entries of a point or vector, one after the other, as float64 numpy."""
+    if isinstance(value, (list, tuple)):
+        return np.concatenate([flat(part) for part in value])
+    array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
+    return array.astype(np.float64).ravel()
+
+
+class ManifoldView(ABC):
+    """What the checks ask of a manifold."""
+
+    def __init__(self, manifold: Any, seed: int = 0) -> None:
+        self.manifold, self.rng = manifold, np.random.default_rng(seed)
+
+    @abstractmethod
+    def random_point(self) -> Point:
+        """A point."""
+
+    @abstractmethod
+    def random_ambient(self, x: Point) -> Vector:
+        """A standard normal ambient vector at x."""
+
+    @abstractmethod
+    def inner(self, x: Point, u: Vector, v: Vector) -> float:
+        """g(u, v), summed over batch axes."""
+
+    @abstractmethod
+    def project(self, x: Point, z: Vector) -> Vector:
+        """On the tangent space."""
+
+    @abstractmethod
+    def gradient(self, x: Point, g: Vector) -> Vector:
+        """Riemannian from ambient gradient."""
+
+    @abstractmethod
+    def retract(self, x: Point, u: Vector) -> Point:
+        """The retraction."""
+
+    @abstractmethod
+    def exp(self, x: Point, u: Vector) -> Point:
+        """The exponential map."""
+
+    @abstractmethod
+    def log(self, x: Point, y: Point) -> Vector:
+        """Its inverse."""
+
+    @abstractmethod
+    def dist(self, x: Point, y: Point) -> float:
+        """The distance."""
+
+    @abstractmethod
+    def transport(self, x: Point, y: Point, u: Vector) -> Vector:
+        """The vector transport that optimizers use."""
+
+    @abstractmethod
+    def parallel_transport(self, x: Point, y: Point, u: Vector) -> Vector:
+        """Parallel transport along the geodesic from x to y."""
+
+    @property
+    @abstractmethod
+    def dimension(self) -> int:
+        """The dimension that the manifold claims."""
+
+    def random_tangent(self, x: Point) -> Vector:
+        """A random tangent vector of norm 1."""
+        u = self.project(x, self.random_ambient(x))
+        return u * (1 / self.norm(x, u))
+
+    def norm(self, x: Point, u: Vector) -> float:
+        """sqrt(g(u, u))."""
+        return max(self.inner(x, u, u), 0.0) ** 0.5
+
+
+class PymanoptView(ManifoldView):
+    """A pymanopt manifold, single or product. Its random points come from the manifold, not from the view."""
+
+    def random_point(self) -> Point:
+        return self.manifold.random_point()
+
+    def random_ambient(self, x: Point) -> Vector:
+        if isinstance(x, (list, tuple)):
+            zero = self.manifold.zero_vector(x)
+            return type(zero)([self.rng.standard_normal(np.shape(part)) for part in x])
+        return self.rng.standard_normal(x.shape)
+
+    def inner(self, x: Point, u: Vector, v: Vector) -> float:
+        return float(self.manifold.inner_product(x, u, v))
+
+    def project(self, x: Point, z: Vector) -> Vector:
+        return self.manifold.projection(x, z)
+
+    def gradient(self, x: Point, g: Vector) -> Vector:
+        return self.manifold.euclidean_to_riemannian_gradient(x, g)
+
+    def retract(self, x: Point, u: Vector) -> Point:
+        return self.manifold.retraction(x, u)
+
+    def exp(self, x: Point, u: Vector) -> Point:
+        return self.manifold.exp(x, u)
+
+    def log(self, x: Point, y: Point) -> Vector:
+        return self.manifold.log(x, y)
+
+    def dist(self, x: Point, y: Point) -> float:
+        return float(self.manifold.dist(x, y))
+
+    def transport(self, x: Point, y: Point, u: Vector) -> Vector:
+        return self.manifold.transport(x, y, u)
+
+    def parallel_transport(self, x: Point, y: Point, u: Vector) -> Vector:
+        return _optional(self.manifold, "parallel_transport")(x, y, u)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.manifold.dim)
+
+
+class GeooptView(ManifoldView):
+    """A geoopt manifold and the `shape` of a point on it. Random points are projections of the view's own normal numbers."""
+
+    def __init__(self, manifold: Any, shape: tuple[int, ...], seed: int = 0) -> None:
+        super().__init__(manifold, seed)
+        self.shape = shape
+
+    def random_point(self) -> Point:
+        return self.manifold.projx(POINT_SIZE * self._normal())
+
+    def random_ambient(self, x: Point) -> Vector:
+        return self._normal()
+
+    def inner(self, x: Point, u: Vector, v: Vector) -> float:
+        return float(self.manifold.inner(x, u, v).sum())
+
+    def project(self, x: Point, z: Vector) -> Vector:
+        return self.manifold.proju(x, z)
+
+    def gradient(self, x: Point, g: Vector) -> Vector:
+        return self.manifold.egrad2rgrad(x, g)
+
+    def retract(self, x: Point, u: Vector) -> Point:
+        return self.manifold.retr(x, u)
+
+    def exp(self, x: Point, u: Vector) -> Point:
+        return self.manifold.expmap(x, u)
+
+    def log(self, x: Point, y: Point) -> Vector:
+        return self.manifold.logmap(x, y)
+
+    def dist(self, x: Point, y: Point) -> float:
+        return float((self.manifold.dist(x, y) ** 2).sum()) ** 0.5
+
+    def transport(self, x: Point, y: Point, u: Vector) -> Vector:
+        return self.manifold.transp(x, y, u)
+
+    def parallel_transport(self, x: Point, y: Point, u: Vector) -> Vector:
+        if not self.manifold.reversible:
+            raise NotImplementedError("geoopt has parallel transport only where a manifold is reversible")
+        return self.manifold.transp_follow_expmap(x, self.manifold.logmap(x, y), u)
+
+    @property
+    def dimension(self) -> int:
+        raise NotImplementedError("geoopt's manifolds do not state a dimension")
+
+    def _normal(self) -> Any:
+        import torch
+
+        return torch.from_numpy(self.rng.standard_normal(self.shape))
+
+
+def _optional(manifold: Any, name: str) -> Any:
+    method = getattr(manifold, name, None)
+    if method is None:
+        raise NotImplementedError(f"{type(manifold).__name__} has no {name}")
+    return method

@@ -1,0 +1,153 @@
+"""`python -m sims.models`: the models of the neural-collapse literature, simulated and set beside their theory."""
+
+import argparse
+import json
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from ufm.models import NAMES, model_class
+
+if TYPE_CHECKING:
+    from ufm.models.base import Model
+
+OPTIONS: dict[str, tuple[type, str]] = {
+    "C": (int, "classes"),
+    "N": (int, "examples a class (of the smaller classes where sizes differ)"),
+    "P": (int, "features (neurons of ergen-pilanci)"),
+    "lambda_w": (float, "weight decay of W (of the norm rho in poggio-liao)"),
+    "lambda_h": (float, "weight decay of H"),
+    "lambda_b": (float, "weight decay of the bias"),
+    "temperature": (float, "factor of the logits"),
+    "energy_h": (float, "bound on the mean squared norm of the features"),
+    "energy_w": (float, "bound on the mean squared norm of the classifiers"),
+    "majority": (int, "number of larger classes"),
+    "imbalance": (float, "their size over that of the others, at least 1"),
+    "beta": (float, "weight decay of ergen-pilanci"),
+    "scale": (float, "size of the start (of the largest omega in central-path)"),
+    "layers": (int, "linear layers of deep-linear"),
+    "flow": (str, "flow of central-path: renormalized or embedded"),
+    "optimizer": (str, "solver, where a model has several; `list` names them"),
+}
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line and exit code 2."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line on standard error."""
+        self.exit(2, f"{self.prog}: {message}\n")
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = Parser(prog="python -m sims.models", description=__doc__, allow_abbrev=False)
+    commands = p.add_subparsers(dest="command", required=True, metavar="{list,run,all}")
+    commands.add_parser("list", help="names, papers, options and solvers", allow_abbrev=False)
+    run = commands.add_parser("run", help="one model: measured against predicted, collapse over time", allow_abbrev=False)
+    run.add_argument("name", metavar="NAME", help=", ".join(NAMES))
+    for name, (kind, text) in OPTIONS.items():
+        run.add_argument(option(name), dest=name, type=kind, help=text, metavar=kind.__name__.upper())
+    run.add_argument("--json", action="store_true", help="one JSON object with predicted, measured and deviation")
+    run.add_argument("--out", type=Path, metavar="DIR", help="also write NAME.json and the figure models-NAME.png there")
+    every = commands.add_parser("all", help="every model: one table and one figure each; resumes", allow_abbrev=False)
+    every.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for figures, reports and models.md")
+    every.add_argument("--quiet", action="store_true", help="no progress")
+    for command in (run, every):
+        command.add_argument("--seed", type=int, default=0, help="seed of the random start (default 0)")
+        command.add_argument("--device", default="cpu", help="torch device of the solve (default cpu)")
+    return p
+
+
+def option(name: str) -> str:
+    """The command-line spelling of a parameter."""
+    return "--" + name.replace("_", "-")
+
+
+def owned(name: str) -> set[str]:
+    """The parameters that a model has."""
+    cls = model_class(name)
+    return {f.name for f in fields(cls)} - (set() if cls.solvers else {"optimizer"})
+
+
+def build(name: str, given: dict[str, Any]) -> "Model":
+    """The model with the given parameters. Raises ValueError for one that it does not have, with the reason."""
+    cls = model_class(name)
+    foreign = sorted(given.keys() - owned(name))
+    if foreign:
+        having = [other for other in NAMES if foreign[0] in owned(other)]
+        raise ValueError(f"{name} has no {option(foreign[0])}: {cls.facts.needs}; models with it: {', '.join(having)}")
+    return cls(**given)
+
+
+def listing() -> str:
+    """One block a model."""
+    blocks = []
+    for name in NAMES:
+        cls = model_class(name)
+        options = " ".join(option(field) for field in OPTIONS if field in owned(name))
+        solvers = f"\n  solvers: {', '.join(cls.solvers)}" if cls.solvers else ""
+        words = f"  {cls.facts.paper}\n  {cls.facts.loss}; {cls.facts.constraint}\n  domain: {cls.facts.domain}"
+        blocks.append(f"{name}\n{words}\n  options: {options}{solvers}")
+    return "\n".join(blocks)
+
+
+def check_device(name: str) -> None:
+    """Raise ValueError where torch cannot use the device."""
+    import torch
+
+    try:
+        torch.zeros(1, dtype=torch.float64, device=name)
+    except (RuntimeError, AssertionError, TypeError) as error:
+        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+
+
+def run_one(args: argparse.Namespace) -> None:
+    """`run`: solve, print, and write where asked."""
+    given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
+    model = build(args.name, given)
+    model.check_domain()
+    check_device(args.device)
+    from sims.model_gallery import as_json, as_text, check_folder, save_report
+    from ufm.models.base import simulate
+
+    if args.out is not None:
+        check_folder(args.out)
+    report = simulate(model, args.seed, args.device)
+    if args.out is not None:
+        save_report(report, args.out)
+    print(json.dumps(as_json(report), allow_nan=False) if args.json else as_text(report))
+
+
+def run_all(args: argparse.Namespace) -> None:
+    """`all`: the gallery."""
+    check_device(args.device)
+    from sims.model_gallery import check_folder, make_gallery
+
+    check_folder(args.out)
+    progress = (lambda _: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
+    print(make_gallery(args.out, args.seed, args.device, progress), end="")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted."""
+    args = parser().parse_args(argv)
+    try:
+        if args.command == "list":
+            print(listing())
+        elif args.command == "run":
+            run_one(args)
+        else:
+            run_all(args)
+    except ValueError as error:
+        print(f"python -m sims.models: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\npython -m sims.models: interrupted; what was finished is kept", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

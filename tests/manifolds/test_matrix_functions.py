@@ -1,0 +1,128 @@
+"""S^{-1/2}, the Lyapunov equation and exp: values against scipy, derivatives where eigenvalues coincide, refusals."""
+
+import numpy as np
+import pytest
+import scipy.linalg
+import torch
+from hypothesis import given
+
+from manifolds import geometry, matrix_functions
+from manifolds.classes import ClassLayout
+from tests import oracles
+from tests.manifolds.points import LAYOUT, P, point
+from tests.strategies import Problem, problems
+
+
+def spd(rng: np.random.Generator, size: int) -> np.ndarray:
+    A = rng.standard_normal((size, size))
+    return A @ A.T + size * np.eye(size)
+
+
+def test_inverse_sqrt_and_lyapunov_equal_scipy() -> None:
+    rng = np.random.default_rng(0)
+    for size in (1, 3, 8):
+        S, B = spd(rng, size), rng.standard_normal((size, size))
+        np.testing.assert_allclose(matrix_functions.inverse_sqrt(S), oracles.inverse_sqrt(S), rtol=0, atol=1e-12)
+        np.testing.assert_allclose(
+            matrix_functions.lyapunov(S, B), scipy.linalg.solve_continuous_lyapunov(S, B), rtol=0, atol=1e-12
+        )
+        K = np.eye(size) + 0.3 * rng.standard_normal((size, size)) / size
+        expected = scipy.linalg.solve_continuous_lyapunov(K.T, B + B.T)
+        np.testing.assert_allclose(matrix_functions.sylvester_congruence(K, B + B.T), expected, rtol=0, atol=1e-10)
+
+
+def test_the_congruence_is_solved_for_a_defective_matrix_too() -> None:
+    K = np.array([[1.0, 1e-9, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 1.0]])
+    B = np.diag([2.0, 3.0, 1.0])
+    S = matrix_functions.sylvester_congruence(K, B)
+    np.testing.assert_allclose(S @ K + K.T @ S, B, rtol=0, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [3, 300])
+def test_gram_is_a_a_transposed_in_both_libraries(size: int) -> None:
+    a = np.random.default_rng(0).standard_normal((2, size, 7))
+    np.testing.assert_allclose(matrix_functions.gram(torch.from_numpy(a)).numpy(), a @ a.mT, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(matrix_functions.gram(a), a @ a.mT, rtol=0, atol=1e-12)
+
+
+def test_matrix_exp_of_torch_is_as_accurate_as_scipys() -> None:
+    """Over every size: torch's own is off by up to 8e-12 just below the size at which it takes another term."""
+    rng = np.random.default_rng(0)
+    for norm in [1e-9, *np.geomspace(1e-3, 1, 60), 20.0]:
+        A = rng.standard_normal((8, 8))
+        A = (A - A.T) * (norm / np.linalg.norm(A - A.T, 2))
+        np.testing.assert_allclose(
+            matrix_functions.matrix_exp(torch.from_numpy(A)).numpy(), scipy.linalg.expm(A), rtol=0, atol=1e-13
+        )
+
+
+def test_derivative_of_inverse_sqrt_at_equal_eigenvalues_is_right_where_autograd_through_eigh_is_wrong() -> None:
+    S, rng = np.eye(4), np.random.default_rng(0)
+    weights, direction = rng.standard_normal((2, 4, 4))
+    direction = direction + direction.T
+    expected = oracles.directional_derivative(lambda S: np.sum(weights * oracles.inverse_sqrt(S)), S, direction)
+
+    def derivative(function: object) -> float:
+        leaf = torch.eye(4, dtype=torch.float64, requires_grad=True)
+        (torch.from_numpy(weights) * function(leaf)).sum().backward()  # type: ignore[operator]
+        return float((leaf.grad * torch.from_numpy(direction)).sum())  # type: ignore[operator]
+
+    def through_eigh(S: torch.Tensor) -> torch.Tensor:
+        values, E = torch.linalg.eigh(S)
+        return (E / values.sqrt()) @ E.mT
+
+    np.testing.assert_allclose(derivative(matrix_functions.inverse_sqrt), expected, rtol=1e-8)
+    wrong = derivative(through_eigh)
+    assert not abs(wrong - expected) < 1e-3 * abs(expected)
+
+
+@given(problems(balanced=False))
+def test_derivative_of_renormalisation_is_the_finite_difference_on_and_off_the_manifold(problem: Problem) -> None:
+    layout, rng = problem.layout, problem.rng
+    for H in (problem.X, problem.H):
+        weights, Z = rng.standard_normal(H.shape), rng.standard_normal(H.shape)
+        Z /= np.linalg.norm(Z)
+        leaf = torch.from_numpy(H).requires_grad_(True)
+        (geometry.renormalize(leaf, layout) * torch.from_numpy(weights)).sum().backward()
+        expected = oracles.directional_derivative(lambda H, w=weights: np.sum(w * geometry.renormalize(H, layout)), H, Z)
+        np.testing.assert_allclose(float((leaf.grad.numpy() * Z).sum()), expected, rtol=1e-6, atol=1e-6)
+
+
+def test_second_derivatives_and_batches_are_right() -> None:
+    layout = ClassLayout((3, 4))
+    H = torch.from_numpy(np.stack([point(layout, 2, seed) for seed in (0, 1)])).requires_grad_(True)
+    assert torch.autograd.gradcheck(lambda H: geometry.renormalize(H, layout), H)
+    assert torch.autograd.gradgradcheck(lambda H: geometry.renormalize(H, layout), H)
+
+
+def test_functions_of_functorch_agree_with_autograd() -> None:
+    X, Z = (torch.from_numpy(point(seed=seed)) for seed in (0, 1))
+    leaf = X.clone().requires_grad_(True)
+
+    def loss(X: torch.Tensor) -> torch.Tensor:
+        return (geometry.renormalize(X + Z, LAYOUT) ** 3).sum()
+
+    loss(leaf).backward()
+    torch.testing.assert_close(torch.func.grad(loss)(X), leaf.grad)
+    batch = torch.stack([X, Z, X + Z])
+    mapped = torch.vmap(torch.func.grad(loss))(batch)
+    torch.testing.assert_close(mapped[0], leaf.grad)
+
+
+def test_rank_loss_is_refused_with_the_number_of_directions() -> None:
+    H = point()
+    H[1:3] = 0
+    for array in (H, torch.from_numpy(H)):
+        with pytest.raises(ValueError, match=f"2 of {P} directions are lost"):
+            geometry.renormalize(array, LAYOUT)
+    batch = np.stack([point(), H])
+    with pytest.raises(ValueError, match="directions are lost"):
+        geometry.renormalize(batch, LAYOUT)
+
+
+def test_not_a_number_is_refused() -> None:
+    H = point()
+    H[0, 0] = np.nan
+    for array in (H, torch.from_numpy(H)):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            geometry.renormalize(array, LAYOUT)

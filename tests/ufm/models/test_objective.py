@@ -1,0 +1,103 @@
+"""The shared objective: values against torch's own losses, gradients and curvatures against autograd."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifolds.classes import ClassLayout
+from tests.ufm.models.problems import SEEDS, shapes
+from ufm.models.feasible import Flat, NonNegative, Spheres
+from ufm.models.losses import CrossEntropy, SquaredError, column_weights, one_hot
+from ufm.models.peeled import Peeled, Point, gaussian_point
+from ufm.models.poggio_liao import Normalized
+
+
+def plain_value(
+    point: Point, labels: torch.Tensor, weights: torch.Tensor, squared: bool, penalties: tuple, bias: float | None, gain: float
+):
+    """The objective written with torch's own functions, for autograd."""
+    *factors, b = point if bias is not None else (*point, torch.zeros(1, 1, dtype=torch.float64))
+    Z = factors[0]
+    for factor in factors[1:]:
+        Z = Z @ factor
+    Z = gain * Z + b
+    if squared:
+        target = torch.nn.functional.one_hot(labels, Z.shape[0]).T.double()
+        value = 0.5 * (((Z - target) ** 2).sum(0) * weights).sum()
+    else:
+        value = (torch.nn.functional.cross_entropy(Z.T, labels, reduction="none") * weights).sum()
+    value = value + sum(p / 2 * (f**2).sum() for p, f in zip(penalties, factors, strict=True))
+    return value + (bias / 2 * (b**2).sum() if bias is not None else 0.0)
+
+
+@settings(max_examples=20)
+@given(shapes(), SEEDS, st.booleans(), st.sampled_from([None, 0.0, 0.3]), st.integers(1, 3), st.sampled_from([1.0, 2.5]))
+def test_value_gradient_and_curvature_are_those_of_autograd(shape, seed, squared, bias, depth, gain):
+    rng = np.random.default_rng(seed)
+    layout = ClassLayout(tuple(shape["N"] + k % 3 for k in range(shape["C"])))
+    per_class = rng.uniform(0.5, 2, layout.C)
+    weights, labels = column_weights(layout, per_class), torch.as_tensor(layout.labels)
+    penalties = tuple(rng.uniform(0, 1, depth + 1))
+    P = shape["P"]
+    sizes = ((layout.C, P), *((P, P),) * (depth - 1), (P, layout.n), *(((layout.C, 1),) if bias is not None else ()))
+    point, move = gaussian_point(sizes, seed), gaussian_point(sizes, seed + 1)
+    loss = SquaredError if squared else CrossEntropy
+    peeled = Peeled(loss(one_hot(layout), weights), penalties, bias, gain)
+
+    def plain(*q):
+        return plain_value(q, labels, weights, squared, penalties, bias, gain)
+
+    leaves = tuple(t.clone().requires_grad_() for t in point)
+    value = plain(*leaves)
+    gradient = torch.autograd.grad(value, leaves, create_graph=True)
+    curvature = torch.autograd.grad(gradient, leaves, grad_outputs=move)
+    found_value, found_gradient = peeled.value_and_gradient(point)
+    assert float(found_value) == pytest.approx(float(value.detach()), rel=1e-12)
+    for found, true in zip(found_gradient, gradient, strict=True):
+        assert torch.allclose(found, true, rtol=1e-10, atol=1e-11)
+    for found, true in zip(peeled.curvature_at(point)(move), curvature, strict=True):
+        assert torch.allclose(found, true, rtol=1e-9, atol=1e-10)
+
+
+def test_weight_normalised_objective_is_that_of_autograd():
+    layout, sizes = ClassLayout.equal(4, 3), ((4, 5), (5, 12), (1, 1))
+    target = one_hot(layout) - 1 / 4
+    objective = Normalized(Peeled(SquaredError(target, column_weights(layout, 1.0))), 0.7, 1.7)
+    point, move = gaussian_point(sizes, 0), gaussian_point(sizes, 1)
+    leaves = tuple(t.clone().requires_grad_() for t in point)
+    W, H, r = leaves
+    rho = 1.7 * r
+    value = 0.5 * ((rho * (W @ H) - target) ** 2).sum() + 0.35 * (rho**2).sum()
+    gradient = torch.autograd.grad(value, leaves, create_graph=True)
+    curvature = torch.autograd.grad(gradient, leaves, grad_outputs=move)
+    found_value, found_gradient = objective.value_and_gradient(point)
+    assert float(found_value) == pytest.approx(float(value.detach()), rel=1e-13)
+    for found, true in zip((*found_gradient, *objective.curvature_at(point)(move)), (*gradient, *curvature), strict=True):
+        assert torch.allclose(found, true, rtol=1e-10, atol=1e-11)
+
+
+@pytest.mark.parametrize("space", [Flat(), NonNegative(), Spheres(), Spheres(axis=0), Spheres(axis=1)])
+def test_feasible_sets_are_kept_by_their_maps_and_by_both_libraries(space):
+    (x, z) = gaussian_point(((3, 5), (3, 5)), 0)
+    point = space.onto(x)
+    assert torch.allclose(space.onto(point), point)
+    assert torch.equal(space.unlay(space.lay(x), x.shape), x)
+    tangent = space.tangent(point, z)
+    assert torch.allclose(space.tangent(point, tangent), tangent)
+    laid = space.lay(point)
+    assert space.geoopt().check_point_on_manifold(laid)
+    if isinstance(space, Spheres):
+        manifold = space.pymanopt(x.shape)
+        projected = manifold.projection(laid.mT.numpy(), space.lay(z).mT.numpy())
+        assert np.allclose(projected, space.lay(tangent).mT.numpy())
+        assert manifold.dim == point.numel() - laid.shape[0]
+
+
+def test_a_seed_means_one_point():
+    a, b = gaussian_point(((3, 4),), 5), gaussian_point(((3, 4),), 5)
+    state = torch.random.get_rng_state()
+    assert torch.equal(a[0], b[0])
+    assert not torch.equal(a[0], gaussian_point(((3, 4),), 6)[0])
+    assert torch.equal(state, torch.random.get_rng_state())  # the global generator is not touched

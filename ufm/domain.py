@@ -1,0 +1,54 @@
+"""What the laws take and how they compute it: float64 inside whatever comes in, checked at the door, block by block."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from manifolds.linalg import Array, namespace
+
+SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: the square of a smaller, the fourth power of a larger leaves float64
+LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger leaves float64
+SMALLEST_PHI = -680.0  # backwards in time; exp of less leaves float64
+BLOCK = 5000  # most values solved at a time: temporaries stay in the cache and off the page-fault path
+
+
+def in_blocks(f: Callable[[Array], Array], s: Array) -> Array:
+    """f(s); a numpy array is overwritten, in equal blocks of at most BLOCK values."""
+    if namespace(s) is not np or s.size <= BLOCK:
+        return f(s)
+    s = np.ascontiguousarray(s)
+    for block in np.array_split(s.reshape(-1), -(-s.size // BLOCK)):
+        block[...] = f(block)
+    return s
+
+
+def wide(value: Any) -> Array:
+    """Scalars, sequences, arrays and tensors as float64."""
+    if isinstance(value, int | float | list | tuple):
+        return np.asarray(value, dtype=np.float64)
+    xp = namespace(value)
+    return np.asarray(value, dtype=np.float64) if xp is np else value.to(xp.float64)
+
+
+def narrow(result: Array, given: Any) -> Array:
+    """The result in the floating dtype of what was given, float64 where that has none."""
+    if isinstance(given, int | float | list | tuple):
+        return result
+    if namespace(given) is np:
+        return result.astype(given.dtype) if given.dtype.kind == "f" and given.dtype != result.dtype else result
+    return result.to(given.dtype) if given.is_floating_point() else result
+
+
+def check_omega(omega: Array, C: int, N: int) -> None:
+    """Raise ValueError for a C, an N or singular values that no law can start from, with the number."""
+    if C < 2 or N < 1:
+        raise ValueError(f"C = {C}, N = {N}: a law needs at least C = 2 classes and N = 1 example a class")
+    if not bool(namespace(omega).isfinite(omega).all()):
+        raise ValueError("omega has NaN or infinite entries")
+    if bool((omega < 0).any()):
+        raise ValueError(f"omega = {float(omega.min()):.6g}: singular values are non-negative")
+    if bool(((omega > 0) & (omega < SMALLEST_OMEGA)).any()):
+        raise ValueError(f"an omega lies in (0, {SMALLEST_OMEGA:g}), where its square leaves float64: set it to 0")
+    if bool((omega > LARGEST_OMEGA).any()):
+        raise ValueError(f"omega = {float(omega.max()):.6g} is above {LARGEST_OMEGA:g}, where its fourth power leaves float64")

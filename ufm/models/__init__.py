@@ -1,0 +1,31 @@
+"""The models of the neural-collapse literature: one file a paper, one table of names, lazy imports."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ufm.models.base import Model
+
+TABLE = {
+    "central-path": ("central_path", "CentralPath"),
+    "mixon": ("mixon", "Mixon"),
+    "lu-steinerberger": ("lu_steinerberger", "LuSteinerberger"),
+    "e-wojtowytsch": ("e_wojtowytsch", "EWojtowytsch"),
+    "poggio-liao": ("poggio_liao", "PoggioLiao"),
+    "ergen-pilanci": ("ergen_pilanci", "ErgenPilanci"),
+    "fang": ("fang", "Fang"),
+    "zhu": ("zhu", "Zhu"),
+    "mse-bias-free": ("tirer_bruna", "BiasFree"),
+    "mse-free-bias": ("tirer_bruna", "FreeBias"),
+    "mse-decayed-bias": ("zhou", "DecayedBias"),
+    "deep-linear": ("dang", "DeepLinear"),
+}
+NAMES = tuple(TABLE)
+
+
+def model_class(name: str) -> "type[Model]":
+    """The class of a model by its name. Raises ValueError with the known names for any other."""
+    if name not in TABLE:
+        raise ValueError(f"no model is called {name!r}; choose from {', '.join(NAMES)}")
+    module, attribute = TABLE[name]
+    return getattr(import_module(f"ufm.models.{module}"), attribute)

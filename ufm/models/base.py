@@ -1,0 +1,205 @@
+"""What a model is: a problem, its feasible set, a solver, a prediction with its source, and a domain of validity."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from manifolds.classes import ClassLayout
+from ufm.models import simplex
+from ufm.models.feasible import Feasible, Flat
+from ufm.models.peeled import Point, gaussian_point
+from ufm.models.solvers import Objective, Solver
+
+TIE = 1e-11  # ends this close are one minimum, reached twice
+Quantity = float | list[float]
+Quantities = dict[str, Quantity]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a paper states, in words: one row of the gallery."""
+
+    name: str
+    paper: str
+    loss: str
+    constraint: str
+    theory: str
+    domain: str
+    needs: str = "the theory covers equal classes and the options listed only"
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The last point of a solve, what was seen on the way, and its clock: iterations, or the time of a flow."""
+
+    point: Point
+    path: tuple[Point, ...] = ()
+    times: np.ndarray = field(default_factory=lambda: np.zeros(0))
+    clock: str = "iteration"
+    extra: Quantities = field(default_factory=dict)
+
+
+class Recorder:
+    """An observer that keeps every point it is shown."""
+
+    def __init__(self) -> None:
+        self.points: list[Point] = []
+
+    def __call__(self, point: Point) -> None:
+        self.points.append(tuple(t.clone() for t in point))
+
+    def solved(self, start: Point, end: Point) -> Solved:
+        """The path from start to end, one point an iteration."""
+        path = (start, *self.points, end)
+        return Solved(end, path, np.arange(len(path), dtype=np.float64))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Model(ABC):
+    """A problem in a classifier W (C, P) and features H (P, n) in class blocks; subclasses add penalties, energies, temperatures.
+
+    Construction checks that the problem makes sense; `check_domain` that the paper's theory covers it, so that a problem outside
+    the theory can still be solved. Both raise ValueError with the violated number and the way out.
+    """
+
+    facts: ClassVar[Facts]
+    solvers: ClassVar[Mapping[str, Solver]] = {}  # the first one is the default
+    C: int = 5
+    N: int = 7
+    P: int = 9
+    optimizer: str = ""
+
+    def __post_init__(self) -> None:
+        for name, least in (("C", 2), ("N", 1), ("P", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} = {getattr(self, name)}: needs at least {name} = {least}")
+        if self.optimizer and self.optimizer not in self.solvers:
+            known = ", ".join(self.solvers) or "none: this model is integrated"
+            raise ValueError(f"optimizer = {self.optimizer}: unknown to {self.facts.name}; choose from {known}")
+
+    @property
+    def layout(self) -> ClassLayout:
+        """The class blocks of H."""
+        return ClassLayout.equal(self.C, self.N)
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """Shapes of the tensors of a point."""
+        return ((self.C, self.P), (self.P, self.layout.n))
+
+    @property
+    def feasible(self) -> Feasible:
+        """The feasible set of every tensor of a point."""
+        return (Flat(),) * len(self.shapes)
+
+    @abstractmethod
+    def check_domain(self) -> None:
+        """Raise ValueError where the theory says nothing about these parameters."""
+
+    @abstractmethod
+    def objective(self, device: str = "cpu") -> Objective:
+        """The function that is minimised, with its tensors on the device."""
+
+    @abstractmethod
+    def predicted(self) -> Quantities:
+        """What the theory gives, by quantity; `minimum` where the problem has one."""
+
+    @abstractmethod
+    def measured(self, solved: Solved) -> Quantities:
+        """The same quantities at what the solve found."""
+
+    def start(self, seed: int, device: str = "cpu") -> Point:
+        """A seeded random feasible point: Gaussian entries, moved onto the feasible set."""
+        point = gaussian_point(self.shapes, seed, device=device)
+        return tuple(space.onto(t) for space, t in zip(self.feasible, point, strict=True))
+
+    def starts(self, seed: int, device: str = "cpu") -> list[Point]:
+        """The starts of which the lowest end counts: one, and more where the model has local minima."""
+        return [self.start(seed, device)]
+
+    def solve(self, seed: int, device: str = "cpu") -> Solved:
+        """A real solve from every seeded random start; the lowest end, the first of those that tie."""
+        solver, objective = self.solvers[self.optimizer or next(iter(self.solvers))], self.objective(device)
+        found = []
+        for start in self.starts(seed, device):
+            recorder = Recorder()
+            found.append(recorder.solved(start, solver(objective, self.feasible, start, recorder)))
+        values = [self.value(solved.point) for solved in found]
+        return next(solved for solved, value in zip(found, values, strict=True) if value <= min(values) + TIE)
+
+    def value(self, point: Point) -> float:
+        """The objective at a feasible point."""
+        return float(self.objective(str(point[0].device)).value_and_gradient(point)[0])
+
+    def classifier_and_features(self, point: Point) -> tuple[Tensor, Tensor]:
+        """W (C, P) and H (P, n) of a point."""
+        return point[0], point[1]
+
+    def collapse(self, point: Point) -> dict[str, float]:
+        """Defects of NC1, NC2 (simplex ETF) and NC3, each 0 at collapse."""
+        return simplex.collapse(*self.classifier_and_features(point), self.layout)
+
+
+@dataclass(frozen=True)
+class Report:
+    """One simulated model: the two columns of the table, their difference and the collapse on the way."""
+
+    model: Model
+    seed: int
+    predicted: Quantities
+    measured: Quantities
+    deviation: dict[str, float]
+    times: np.ndarray
+    clock: str
+    history: dict[str, np.ndarray]
+
+
+def deviation(predicted: Quantity, measured: Quantity) -> float:
+    """max |measured - predicted|, absolute."""
+    return float(np.max(np.abs(np.asarray(measured) - np.asarray(predicted))))
+
+
+def simulate(model: Model, seed: int = 0, device: str = "cpu") -> Report:
+    """Check the domain, solve from a random start, measure, and set the result beside the prediction."""
+    model.check_domain()
+    predicted = model.predicted()
+    solved = model.solve(seed, device)
+    measured = model.measured(solved)
+    if predicted.keys() != measured.keys():
+        raise RuntimeError(f"{model.facts.name}: predicted {sorted(predicted)} but measured {sorted(measured)}")
+    rows = [{"objective": model.value(p), **model.collapse(p)} for p in solved.path]
+    history = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
+    deviations = {name: deviation(predicted[name], measured[name]) for name in predicted}
+    return Report(model, seed, predicted, measured, deviations, solved.times, solved.clock, history)
+
+
+def need_positive(**values: float) -> None:
+    """Raise ValueError where a value is not a finite number above 0."""
+    for name, value in values.items():
+        if not (np.isfinite(value) and value > 0):
+            raise ValueError(f"{name} = {value}: must be positive and finite")
+
+
+def need_not_negative(**values: float) -> None:
+    """Raise ValueError where a value is not a finite number of at least 0."""
+    for name, value in values.items():
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"{name} = {value}: must be finite and not negative")
+
+
+def need_etf(C: int, P: int) -> None:
+    """Raise ValueError where a simplex ETF of C vectors does not fit into P features: P < C - 1."""
+    if P < C - 1:
+        raise ValueError(
+            f"P = {P} < C - 1 = {C - 1}: no simplex ETF of {C} vectors exists there; use P >= {C - 1} or fewer classes"
+        )
+
+
+def need_frame(C: int, P: int) -> None:
+    """Raise ValueError where an orthogonal frame of C vectors does not fit into P features: P < C."""
+    if P < C:
+        raise ValueError(f"P = {P} < C = {C}: no orthogonal frame of {C} vectors exists there; use P >= {C} or fewer classes")

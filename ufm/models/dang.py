@@ -1,0 +1,144 @@
+"""Dang et al. 2023 (arXiv 2301.00437): deep linear heads on free features, squared error, equal or unequal classes."""
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ufm.models import simplex
+from ufm.models.base import Facts, Quantities, Solved, need_frame
+from ufm.models.flat_solvers import FLAT_SOLVERS, lbfgs
+from ufm.models.peeled import Peeled, Point
+from ufm.models.sizes import TwoGroups
+from ufm.models.squared import Squared
+
+SMALL = 0.2  # singular values of a start that falls to zero where zero is the minimum
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepLinear(TwoGroups, Squared):
+    """min 1/(2n) |W_M ... W_1 H - Y|_F^2 + lw/2 sum_i |W_i|^2 + lh/2 |H|^2, all layers P wide.
+
+    Class k keeps its own direction. With x = s^2 / (n lh)^{1/M}, s the singular value that all W_i share there, it contributes
+    (n_k/2n) min over x >= 0 of 1/(1+x^M) + (b/n_k) x, b = M n (n lw^M lh)^{1/M}: so x = 0, or the larger root of
+    b/n_k = M x^{M-1}/(x^M+1)^2. The logits of class k are x^M/(1+x^M). M = 1 is the bias-free model of two factors.
+    """
+
+    facts: ClassVar[Facts] = Facts(
+        name="deep-linear",
+        paper="Dang, Tran, Osher, Tran-The, Ho & Nguyen 2023, arXiv 2301.00437",
+        loss="squared error, no bias, M linear layers",
+        constraint="weight decay on W_1..W_M and H",
+        theory="an orthogonal frame; class k keeps x_k^M/(1+x_k^M) of its logit, b/n_k = M x^{M-1}/(x^M+1)^2",
+        domain="P >= C, lw, lh > 0, M >= 1; unequal classes too",
+        needs="there is no bias",
+    )
+    solvers = FLAT_SOLVERS
+    layers: int = 2
+    lambda_w: float = 5e-3
+    lambda_h: float = 5e-3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.layers < 1:
+            raise ValueError(f"layers = {self.layers}: needs at least one linear layer")
+
+    @property
+    def shapes(self) -> tuple[tuple[int, int], ...]:
+        """W_M (C, P), W_{M-1}..W_1 (P, P) and H."""
+        return ((self.C, self.P), *((self.P, self.P),) * (self.layers - 1), (self.P, self.layout.n))
+
+    def starts(self, seed: int, device: str = "cpu") -> list[Point]:
+        """From two layers on, every way to lose classes is a local minimum: three starts, the last led by weaker decay."""
+        if self.layers == 1:
+            return [self.start(seed, device)]
+        return [self.start(seed, device), self.start(seed, device, SMALL), self.led(seed, device)]
+
+    def led(self, seed: int, device: str) -> Point:
+        """The end of solves with a quarter and then half of the decay, where losing a class is far away."""
+        point = self.start(seed, device)
+        for factor in (0.25, 0.5):
+            easier = replace(self, lambda_w=factor * self.lambda_w, lambda_h=factor * self.lambda_h)
+            point = lbfgs(easier.objective(device), self.feasible, point, None)
+        return point
+
+    def start(self, seed: int, device: str = "cpu", size: float = 1.5) -> Point:
+        """Random semi-orthogonal factors: with small singular values among large ones, classes would be lost at once."""
+        sizes = (*[size] * self.layers, size * float(np.sqrt(self.lambda_w / self.lambda_h)))
+        parts = (torch.linalg.svd(t, full_matrices=False) for t in super().start(seed, device))
+        return tuple(s * U @ Vt for s, (U, _, Vt) in zip(sizes, parts, strict=True))
+
+    def check_domain(self) -> None:
+        """P >= C."""
+        need_frame(self.C, self.P)
+
+    @property
+    def cost(self) -> np.ndarray:
+        """b / n_k: the price of x for class k. (C,)"""
+        M, n = self.layers, self.layout.n
+        return M * n * (n * self.lambda_w**M * self.lambda_h) ** (1 / M) / np.asarray(self.layout.sizes)
+
+    @property
+    def roots(self) -> np.ndarray:
+        """x_k, the minimiser of 1/(1+x^M) + (b/n_k) x over x >= 0. (C,)"""
+        return np.array([scalar_minimiser(self.layers, float(price)) for price in self.cost])
+
+    def predicted(self) -> Quantities:
+        """Minimum, logits of the classes, squared norms of H and of every W_i."""
+        M, n, x = self.layers, self.layout.n, self.roots
+        sizes, kept = np.asarray(self.layout.sizes), x**M / (1 + x**M)
+        level = (n * self.lambda_h) ** (1 / M)
+        return {
+            "minimum": float((sizes / (2 * n) * (1 / (1 + x**M) + self.cost * x)).sum()),
+            "logits": kept.tolist(),
+            "logits_off_diagonal": 0.0,
+            "W_squared_norms": [float((level * x).sum())] * M,
+            "H_squared_norm": float((self.lambda_w / self.lambda_h * level * x).sum()),
+            **({"NC1": 0.0, "NC2": 0.0, "NC3": 0.0} if self.layout.balanced and x.min() > 0 else {}),
+        }
+
+    def measured(self, solved: Solved) -> Quantities:
+        """The same at the point found."""
+        *_, H = solved.point
+        W, H = self.classifier_and_features(solved.point)
+        Z = W @ self.layout.means(H)
+        shape = self.collapse(solved.point) if self.layout.balanced and self.roots.min() > 0 else {}
+        return {
+            "minimum": self.value(solved.point),
+            "logits": Z.diagonal().tolist(),
+            "logits_off_diagonal": float((Z - Z.diagonal().diag()).abs().max()),
+            "W_squared_norms": [float(t.norm() ** 2) for t in solved.point[:-1]],
+            "H_squared_norm": float(H.norm() ** 2),
+            **shape,
+        }
+
+    def objective(self, device: str = "cpu") -> Peeled:
+        """The penalised squared error of the product of all factors."""
+        return Peeled(super().objective(device).loss, (*[self.lambda_w] * self.layers, self.lambda_h))
+
+    def classifier_and_features(self, point: Point) -> tuple[Tensor, Tensor]:
+        """The product of all layers, and H."""
+        W = point[0]
+        for layer in point[1:-1]:
+            W = W @ layer
+        return W, point[-1]
+
+    def collapse(self, point: Point) -> dict[str, float]:
+        """Defects of NC1, NC2 (orthogonal frame) and NC3."""
+        W, H = self.classifier_and_features(point)
+        return simplex.collapse(W, H, self.layout, simplex.identity(self.C, H))
+
+
+def scalar_minimiser(M: int, price: float) -> float:
+    """argmin over x >= 0 of 1/(1+x^M) + price x: zero, or the larger root of price = M x^{M-1}/(x^M+1)^2, whichever is lower."""
+    from scipy.optimize import brentq
+
+    peak = ((M - 1) / (M + 1)) ** (1 / M)  # where M x^{M-1}/(x^M+1)^2 is largest; the larger root lies beyond
+    slope = lambda x: M * x ** (M - 1) / (x**M + 1) ** 2 - price  # noqa: E731
+    if slope(peak) <= 0:
+        return 0.0
+    high = max(peak, (M / price) ** (1 / (M + 1))) + 1
+    root = float(brentq(slope, peak, high, xtol=1e-15, rtol=1e-15, full_output=False))  # type: ignore[arg-type]
+    return root if 1 / (1 + root**M) + price * root < 1 else 0.0

@@ -1,0 +1,39 @@
+"""Projected gradients on convex feasible sets."""
+
+from ufm.models.feasible import Feasible
+from ufm.models.peeled import Point
+from ufm.models.solvers import GRADIENT, Objective, Observe, check_stationary, inner, projected_step, size, toward
+
+
+def spectral_projected_gradient(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
+    """Minimise over convex sets with a projection (`onto`): Barzilai-Borwein steps, non-monotone Armijo search over 10 values.
+
+    Birgin, Martinez & Raydan 2000, SPG2. Stops where a unit projected-gradient step moves by GRADIENT at most, or where
+    round-off of f hides any descent.
+    """
+
+    point, step = start, 1.0
+    value, gradient = objective.value_and_gradient(point)
+    recent = [float(value)]
+    for _ in range(20_000):
+        if size(toward(feasible, point, gradient, 1.0)) <= GRADIENT:
+            break
+        direction = toward(feasible, point, gradient, step)
+        slope, share = inner(gradient, direction), 1.0
+        while True:
+            trial = tuple(x + share * d for x, d in zip(point, direction, strict=True))
+            value, trial_gradient = objective.value_and_gradient(trial)
+            if float(value) <= max(recent[-10:]) + 1e-4 * share * slope or share < 1e-10:
+                break
+            share /= 2
+        if share < 1e-10:
+            break
+        change = tuple(b - a for a, b in zip(gradient, trial_gradient, strict=True))
+        curvature = share * inner(direction, change)
+        step = min(max(share**2 * inner(direction, direction) / curvature, 1e-6), 1e6) if curvature > 0 else 1e6
+        point, gradient = trial, trial_gradient
+        recent.append(float(value))
+        if observe is not None:
+            observe(point)
+    check_stationary(projected_step(objective, feasible, point), "projected gradient")
+    return point

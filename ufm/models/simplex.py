@@ -1,0 +1,64 @@
+"""Distances of a classifier W (C, P) and features H (P, n) from the simplex ETF and from the orthogonal frame."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifolds.classes import ClassLayout
+
+
+def simplex_bound(C: int, margin: float) -> float:
+    """log(1 + (C-1) e^{-margin}): cross-entropy where every logit of a wrong class lies `margin` below the right one."""
+    return float(np.log1p((C - 1) * np.exp(-margin)))
+
+
+def centred_identity(C: int, like: Tensor) -> Tensor:
+    """I - 11^T/C, the Gram matrix of a simplex ETF up to scale. (C, C)"""
+    return identity(C, like) - 1 / C
+
+
+def identity(C: int, like: Tensor) -> Tensor:
+    """I, the Gram matrix of an orthogonal frame up to scale. (C, C)"""
+    return torch.eye(C, dtype=like.dtype, device=like.device)
+
+
+def within_share(H: Tensor, layout: ClassLayout) -> float:
+    """|H - class means|^2 / |H|^2: 0 at NC1, at most 1."""
+    return float(layout.deviations(H).norm() ** 2 / H.norm() ** 2)
+
+
+def gram_defect(A: Tensor, target: Tensor) -> float:
+    """C max |A A^T / tr(A A^T) - target / tr target|: 0 where the rows of A (C, P) have the target's Gram matrix up to size."""
+    gram = A @ A.mT
+    return float((gram / gram.trace() - target / target.trace()).abs().max() * len(target))
+
+
+def duality_defect(W: Tensor, M: Tensor) -> float:
+    """| W/|W| - M^T/|M| |_F^2 for class means M (P, C): 0 at NC3."""
+    return float((W / W.norm() - M.mT / M.norm()).norm() ** 2)
+
+
+def collapse(W: Tensor, H: Tensor, layout: ClassLayout, target: Tensor | None = None) -> dict[str, float]:
+    """Defects of NC1, NC2 and NC3, each 0 at collapse; the class means' target Gram matrix is the simplex ETF's unless given.
+
+    Class means are not centred: all models here predict a mean of zero with the ETF, and a frame has none.
+    """
+    M = layout.means(H)
+    target = centred_identity(layout.C, H) if target is None else target
+    return {"NC1": within_share(H, layout), "NC2": gram_defect(M.mT, target), "NC3": duality_defect(W, M)}
+
+
+def cosines(A: Tensor) -> list[float]:
+    """The smallest and the largest cosine between different rows of A."""
+    unit = A / A.norm(dim=1, keepdim=True)
+    rows, columns = torch.triu_indices(len(A), len(A), 1, device=A.device)
+    values = (unit @ unit.mT)[rows, columns]
+    return [float(values.min()), float(values.max())]
+
+
+def logit_gap(Z: Tensor, layout: ClassLayout) -> list[float]:
+    """The smallest and the largest difference between a right logit and a wrong one. Z (C, n)"""
+    labels = torch.as_tensor(layout.labels, device=Z.device)
+    gaps = Z.gather(0, labels[None]) - Z
+    wrong = torch.arange(layout.C, device=Z.device)[:, None] != labels
+    return [float(gaps[wrong].min()), float(gaps[wrong].max())]

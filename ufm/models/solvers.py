@@ -1,0 +1,85 @@
+"""What every solver of the models shares: the objective that it is given, its signature, and when it has to raise.
+
+A solver takes an objective, the feasible set, a start and an observer, and returns the last point. One that stops before the
+point is stationary raises RuntimeError with the gradient that is left: there are no status codes.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ufm.models.feasible import Feasible
+from ufm.models.peeled import Point
+
+GRADIENT = 1e-9  # solvers aim at this size of the gradient ...
+ACCEPTED = 1e-6  # ... and raise above this one: the minimum is then known to about ACCEPTED^2 / curvature
+Observe = Callable[[Point], None]
+
+
+class Objective(Protocol):
+    """A smooth function of a point with its Euclidean gradient and curvature."""
+
+    def value_and_gradient(self, point: Point) -> tuple[Tensor, Point]:
+        """f and its gradient."""
+        ...
+
+    def curvature_at(self, point: Point) -> Callable[[Point], Point]:
+        """The Hessian at a point, as a map of directions."""
+        ...
+
+
+Solver = Callable[[Objective, Feasible, Point, Observe | None], Point]
+
+
+def size(tensors: Point) -> float:
+    """Euclidean norm of a point or gradient."""
+    return float(torch.stack([t.norm() for t in tensors]).norm())
+
+
+class Flattening:
+    """Between a point on any device and one float64 vector on the host."""
+
+    def __init__(self, point: Point) -> None:
+        self.shapes = [t.shape for t in point]
+        self.lengths = [t.numel() for t in point]
+        self.device = point[0].device
+
+    def vector(self, point: Point) -> np.ndarray:
+        """All entries in order. (sum of sizes,)"""
+        return torch.cat([t.reshape(-1) for t in point]).cpu().numpy()
+
+    def point(self, vector: np.ndarray) -> Point:
+        """The tensors back, on the device of the first point."""
+        parts = torch.from_numpy(vector).to(self.device).split(self.lengths)
+        return tuple(part.view(shape) for part, shape in zip(parts, self.shapes, strict=True))
+
+
+def toward(feasible: Feasible, point: Point, gradient: Point, step: float) -> Point:
+    """onto(x - step g) - x: the feasible move that a gradient step makes."""
+    return tuple(s.onto(x - step * g) - x for s, x, g in zip(feasible, point, gradient, strict=True))
+
+
+def projected_step(objective: Objective, feasible: Feasible, point: Point) -> Point:
+    """The move of a unit gradient step: zero exactly at stationary points; minus the gradient on flat space."""
+    return toward(feasible, point, objective.value_and_gradient(point)[1], 1.0)
+
+
+def tangent_gradient(objective: Objective, feasible: Feasible, point: Point) -> Point:
+    """The Riemannian gradient: the Euclidean one without its part along every unit vector."""
+    gradient = objective.value_and_gradient(point)[1]
+    return tuple(s.tangent(t, g) for s, t, g in zip(feasible, point, gradient, strict=True))
+
+
+def inner(a: Point, b: Point) -> float:
+    """Euclidean inner product of two points or gradients."""
+    return float(torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum())
+
+
+def check_stationary(gradient: Point, solver: str) -> None:
+    """Raise RuntimeError where a solver stopped with a gradient above ACCEPTED."""
+    left = size(gradient)
+    if not left <= ACCEPTED:
+        raise RuntimeError(f"{solver} stopped at a gradient of {left:.2e}, above {ACCEPTED:.0e}: not a stationary point")

@@ -1,0 +1,123 @@
+"""Tirer & Bruna 2022 (arXiv 2202.08087): the penalised squared error without a bias and with a free one."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from ufm.models import simplex
+from ufm.models.base import Facts, Quantities, Solved, need_etf, need_frame
+from ufm.models.flat_solvers import FLAT_SOLVERS
+from ufm.models.peeled import Point
+from ufm.models.sizes import TwoGroups
+from ufm.models.squared import Squared, thresholded
+
+
+@dataclass(frozen=True, kw_only=True)
+class BiasFree(TwoGroups, Squared):
+    """min 1/(2n) |W H - Y|_F^2 + lw/2 |W|^2 + lh/2 |H|^2.
+
+    W H = diag(s) Y with s_k = (1 - n sqrt(lw lh / n_k))_+: class k stays on its own orthogonal direction, |w_k|^2 =
+    sqrt(lh n_k/lw) s_k, |h_k|^2 = sqrt(lw/(lh n_k)) s_k. Equal classes: an orthogonal frame, minimum
+    c - c^2/2, c = C sqrt(N lw lh).
+    """
+
+    facts: ClassVar[Facts] = Facts(
+        name="mse-bias-free",
+        paper="Tirer & Bruna 2022, arXiv 2202.08087",
+        loss="squared error, no bias",
+        constraint="weight decay on W and H",
+        theory="W H = diag(s) Y, an orthogonal frame with s_k = (1 - n sqrt(lw lh/n_k))_+",
+        domain="P >= C, lw, lh > 0; unequal classes too",
+        needs="there is no bias",
+    )
+    solvers = FLAT_SOLVERS
+
+    def check_domain(self) -> None:
+        """P >= C."""
+        need_frame(self.C, self.P)
+
+    def predicted(self) -> Quantities:
+        """Minimum, squared lengths of the classifiers and of the class means, shrunken diagonal of the logits."""
+        s, sizes = np.maximum(1 - self.shrinkage, 0), np.asarray(self.layout.sizes)
+        ratio = np.sqrt(self.lambda_h * sizes / self.lambda_w)
+        terms = [size / self.layout.n * thresholded(t) for size, t in zip(sizes, self.shrinkage, strict=True)]
+        lengths = {"classifier_squared_norms": (ratio * s).tolist(), "feature_squared_norms": (s / ratio).tolist()}
+        return {"minimum": float(sum(terms)), **lengths, "logits": s.tolist(), "logits_off_diagonal": 0.0, **self._shape(0.0)}
+
+    def _shape(self, value: float) -> Quantities:
+        """NC1..NC3 where the classes are equal and have not vanished."""
+        return {"NC1": value, "NC2": value, "NC3": value} if self.layout.balanced and self.shrinkage.max() < 1 else {}
+
+    def measured(self, solved: Solved) -> Quantities:
+        """The same at the point found."""
+        W, H = solved.point
+        M = self.layout.means(H)
+        Z = W @ M
+        return {
+            "minimum": self.value(solved.point),
+            "classifier_squared_norms": (W * W).sum(1).tolist(),
+            "feature_squared_norms": (M * M).sum(0).tolist(),
+            "logits": Z.diagonal().tolist(),
+            "logits_off_diagonal": float((Z - Z.diagonal().diag()).abs().max()),
+            **{name: value for name, value in self.collapse(solved.point).items() if name in self._shape(0.0)},
+        }
+
+    def collapse(self, point: Point) -> dict[str, float]:
+        """Defects of NC1, NC2 (orthogonal frame) and NC3."""
+        W, H = point
+        return simplex.collapse(W, H, self.layout, simplex.identity(self.C, H))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FreeBias(Squared):
+    """min 1/(2n) |W H + b 1^T - Y|_F^2 + lw/2 |W|^2 + lh/2 |H|^2, b free.
+
+    W H = (1-c)_+ (Y - 1/C), a simplex ETF, b = 1/C, minimum (C-1)/C (c - c^2/2) with c = C sqrt(N lw lh),
+    (C-1)/(2C) for c >= 1.
+    """
+
+    facts: ClassVar[Facts] = Facts(
+        name="mse-free-bias",
+        paper="Tirer & Bruna 2022, arXiv 2202.08087",
+        loss="squared error, free bias",
+        constraint="weight decay on W and H",
+        theory="W H = (1-c)_+ (Y - 1/C), a simplex ETF, b = 1/C",
+        domain="P >= C - 1, lw, lh > 0",
+        needs="the bias is free and the closed form has equal classes",
+    )
+    solvers = FLAT_SOLVERS
+
+    @property
+    def bias_penalty(self) -> float:
+        """The bias is free."""
+        return 0.0
+
+    def check_domain(self) -> None:
+        """P >= C - 1."""
+        need_etf(self.C, self.P)
+
+    def predicted(self) -> Quantities:
+        """Minimum, bias, the two values of the logits, collapse."""
+        c, C = float(self.shrinkage[0]), self.C
+        s = max(1 - c, 0.0)
+        shape = {"NC1": 0.0, "NC2": 0.0, "NC3": 0.0} if c < 1 else {}
+        squared_norm = (C - 1) * s * float(np.sqrt(self.lambda_h * self.N / self.lambda_w))
+        minimum = (C - 1) / C * thresholded(c)
+        return {
+            "minimum": minimum,
+            "logits": [s * (1 - 1 / C), -s / C],
+            "bias": [1 / C] * C,
+            "W_squared_norm": squared_norm,
+            **shape,
+        }
+
+    def measured(self, solved: Solved) -> Quantities:
+        """The same at the point found; the logits are those of W H, averaged over right and over wrong classes."""
+        W, H, b = solved.point
+        Z = W @ self.layout.means(H)
+        shape = self.collapse(solved.point) if self.shrinkage[0] < 1 else {}
+        right = float(Z.diagonal().mean())
+        wrong = float((Z.sum() - Z.diagonal().sum()) / (self.C * (self.C - 1)))
+        common: Quantities = {"minimum": self.value(solved.point), "logits": [right, wrong], "bias": b[:, 0].tolist()}
+        return {**common, "W_squared_norm": float(W.norm() ** 2), **shape}
