@@ -197,7 +197,7 @@ def _grid(runs: Sequence[Run], title: str, ylabel: str, draw: Callable[[Axes, Se
             nets = ", ".join(dict.fromkeys(run.config.net for run in here))
             axes.set_title(f"{TITLES[dataset]}, {nets}", fontsize=9)
             axes.set_xlabel("epoch", fontsize=8)
-            axes.tick_params(labelsize=8)
+            axes.tick_params(which="both", labelsize=8)
             axes.grid(which="major", color="0.9", linewidth=0.6)
             axes.set_axisbelow(True)
             entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))

@@ -58,6 +58,16 @@ def test_the_small_stem_keeps_the_resolution(stem: str, side: int) -> None:
     assert seen[0][2:] == (side, side)
 
 
+def test_the_shortcuts_carry_the_image_past_silent_branches() -> None:
+    model = build("resnet50", Shape(1, 32, 4, width=0.1)).eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if ".branch." in name:
+                parameter.zero_()
+        one, two = model(torch.randn(2, 1, 32, 32)).chunk(2)
+    assert not torch.allclose(one, two, atol=1e-4)
+
+
 def test_width_multiplies_the_channels() -> None:
     assert last_linear(build("resnet18", Shape(3, 32, 10, width=0.5))).in_features == 256
 
