@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from sims.training.measurement import Measurement, measure_features, measure_network
 from sims.training.record import Record, table
@@ -59,7 +58,6 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 done, 2 bad input with one line on standard error."""
     args = parser().parse_args(argv)
-    torch.set_num_threads(1)
     record = Record.empty()
     try:
         if not 0 <= args.lam < float("inf"):

@@ -138,8 +138,8 @@ def test_the_snr_equals_that_of_the_features(seed: int, unequal: bool, noise: fl
 
 def test_tr_sigma_w_far_below_tr_sigma_b_is_measured_to_nine_digits() -> None:
     features, labels, W, b = problem(3, 1e-5 / 2**0.5, True)
-    ratio = dense(features, labels, W, b, 0.0)["nc1"]
-    assert ratio < 1e-9
+    stats = statistics_of(features, labels, len(W))
+    assert 2e-11 < np.trace(stats.sigma_w) / np.trace(stats.sigma_b) < 2e-10
     assert_matches(measure_network(identity_net(W, b), loader(features, labels), "head", 0.0), dense(features, labels, W, b, 0.0))
 
 
