@@ -43,7 +43,13 @@ class RunFolder:
         record.save(self.path / TRAJECTORY)
         arrays = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in record.arrays.items()}
         whole = {**state, "epoch": epoch, "record": arrays, "config": self.config.to_json()}
-        write_atomically(self.path / CHECKPOINT, lambda file: torch.save(whole, file))
+        try:
+            write_atomically(self.path / CHECKPOINT, lambda file: torch.save(whole, file))
+        except RuntimeError as error:  # torch's writer hides the reason of a failed write, a full disk as a rule
+            first = str(error).splitlines()[0]
+            raise ValueError(
+                f"cannot write {self.path / CHECKPOINT}: is the disk full? ({first}); the last one is kept"
+            ) from error
 
     def load_checkpoint(self, device: torch.device) -> tuple[int, dict[str, Any], Record] | None:
         """Epoch, state and record of the last checkpoint, or None. Raises ValueError for a damaged or foreign one."""

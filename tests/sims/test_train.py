@@ -344,17 +344,27 @@ def test_a_checkpoint_of_another_configuration_is_refused(finished: Path, tmp_pa
         other.load_checkpoint(torch.device("cpu"))
 
 
-def test_a_full_disk_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), r"cannot write .*checkpoint.pt: No space left"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc] unexpected pos"),
+            r"cannot write .*: is the disk full\? .*unexpected",
+        ),
+    ],
+)
+def test_a_full_disk_loses_nothing(error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = tiny()
     interrupted_at(2, config, tmp_path / "run", monkeypatch)
     before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
 
     def full(*_: object) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise error
 
     with monkeypatch.context() as patch:
         patch.setattr(folder_module.torch, "save", full)
-        with pytest.raises(ValueError, match=r"cannot write .*checkpoint.pt: No space left"):
+        with pytest.raises(ValueError, match=message):
             command.train(config, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
     assert not list((tmp_path / "run").glob(".*"))
