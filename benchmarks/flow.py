@@ -17,7 +17,7 @@ from ufm.config import FlowConfig
 from ufm.discrete import renormalized_step, run_discrete
 from ufm.flows import advance_means, autograd_gradient, renormalize_after_step
 from ufm.laws import EMBEDDED, RENORMALIZED, Law
-from ufm.simulate import end_time, output_times
+from ufm.simulate import output_times
 from ufm.snr import renormalized_features, snr_spectrum
 
 C, N, P = 10, 500, 512  # the main size
@@ -37,6 +37,11 @@ class Row:
     found: str
     target: str = ""
     holds: bool | None = None
+
+
+def _end(omega: np.ndarray, C: int, N: int) -> float:
+    """The time in which the smallest omega grows tenfold under law (a), where the command ends by default."""
+    return float(RENORMALIZED.time(10 * omega[-1:], omega[-1:], C, N)[0])
 
 
 def command() -> Iterator[Row]:
@@ -67,7 +72,7 @@ def trajectory() -> Iterator[Row]:
 
 def _closed_trajectory(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
     omega, config = snr_spectrum(H, layout).omega, FlowConfig()
-    times = output_times(config, end_time(config, omega, layout.C, layout.N), omega, layout.C, layout.N)
+    times = output_times(config, _end(omega, layout.C, layout.N), omega, layout.C, layout.N)
     return RENORMALIZED.omega(times, omega, layout.C, layout.N)
 
 
@@ -81,7 +86,7 @@ def _integrated_end(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
         U, omega, Vt = np.linalg.svd(layout.means(x.reshape(X.shape)), full_matrices=False)
         return layout.spread((U * (omega / (layout.C * layout.N * (layout.C + omega * omega)))) @ Vt).reshape(-1)
 
-    t_end = end_time(FlowConfig(), found.omega, layout.C, layout.N)
+    t_end = _end(found.omega, layout.C, layout.N)
     end = solve_ivp(velocity, (0.0, t_end), X.reshape(-1), method="RK45", t_eval=[t_end], rtol=RTOL, atol=ATOL)
     return np.linalg.svd(layout.means(end.y[:, -1].reshape(X.shape)), compute_uv=False)[: layout.C - 1]
 
@@ -91,7 +96,7 @@ def closed_forms() -> Iterator[Row]:
     from scipy.special import wrightomega
 
     omega0 = np.linspace(0.97, 1.21, C - 1)
-    times = output_times(FlowConfig(), end_time(FlowConfig(), omega0[::-1], C, N), omega0, C, N)
+    times = output_times(FlowConfig(), _end(omega0[::-1], C, N), omega0, C, N)
     u0 = omega0**2 / C
 
     def by_scipy() -> np.ndarray:
@@ -114,7 +119,7 @@ def discrete_scheme() -> Iterator[Row]:
     torch.set_num_threads(1)
     H, layout = _features(C, N, P)
     X, found = renormalized_features(H, layout)
-    eta = end_time(FlowConfig(), found.omega, C, N) / 1000
+    eta = _end(found.omega, C, N) / 1000
     state, step = torch.from_numpy(X), autograd_gradient(partial(_ls_loss, layout=layout))
     stepped = layout.means(renormalize_after_step(state, eta, step, layout)).numpy()
     _agree(np.linalg.svd(stepped, compute_uv=False)[: C - 1], renormalized_step(found.omega, eta, C, N), 1e-10)
