@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifolds.classes import ClassLayout
+from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import SEEDS, shapes
 from ufm.models.base import simulate
 from ufm.models.fang import Fang, mean_squared_distance, penalised_minorities_collapse
@@ -34,9 +35,7 @@ def dense_loss(Z: np.ndarray, priors: np.ndarray) -> float:
 @settings(max_examples=20)
 @given(shapes(), st.floats(0.3, 4.0), st.floats(0.3, 4.0), SEEDS)
 def test_balanced_minimum(shape, energy_h, energy_w, seed):
-    report = simulate(Fang(**shape, energy_h=energy_h, energy_w=energy_w), seed)
-    assert report.deviation["minimum"] < 1e-10
-    assert max(report.deviation[name] for name in ("norm_ratio", "NC1", "NC2", "NC3")) < 1e-5
+    assert_as_predicted(simulate(Fang(**shape, energy_h=energy_h, energy_w=energy_w), seed))
 
 
 @settings(max_examples=15)
@@ -185,9 +184,8 @@ def test_semidefinite_relaxation_is_tight(ratio):
 
 def test_minority_cosine_and_measured_threshold():
     report = simulate(Fang(C=4, N=2, P=6, majority=2, imbalance=2.0, energy_h=1.0), seed=5)
-    assert report.deviation["minority_cosine"] < 1e-5
-    assert report.deviation["minority_squared_distance"] < 1e-5
-    assert report.deviation["R0"] < 5e-3
+    assert "majority_squared_distance" in report.deviation
+    assert_as_predicted(report)
     assert report.measured["R0"] != report.predicted["R0"]  # bisected on solves, not copied
 
 

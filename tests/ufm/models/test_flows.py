@@ -7,6 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from manifolds.classes import ClassLayout
+from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import SEEDS, shapes
 from ufm.flows import ls_gradient
 from ufm.integrate import integrate_scipy
@@ -88,6 +89,8 @@ def test_a_small_start_reaches_strong_collapse_at_the_rate_of_its_size():
         report = simulate(Mixon(C=4, N=6, P=5, scale=scale), seed=1)
         assert report.deviation["minimum"] < 1e3 * scale**4  # 1^T W and H off the span of W meet at order scale^2, for ever
         assert report.deviation["subspace_law"] < 1e-10
+        if scale == 1e-5:
+            assert_as_predicted(report)
         defects.append(max(report.deviation["gram_defect"], report.deviation["singular_values"]))
     assert defects[1] < 1e-6
     assert defects[1] < 1e-2 * defects[0]
@@ -106,11 +109,11 @@ def test_a_large_start_interpolates_and_keeps_its_within_class_part():
 @given(shapes(classes=(2, 4)), st.sampled_from(["renormalized", "embedded"]), st.floats(0.3, 3.0), SEEDS)
 def test_central_path_follows_its_law(shape, flow, scale, seed):
     assume(shape["C"] * (shape["N"] - 1) >= shape["P"])
-    report = simulate(CentralPath(**shape, flow=flow, scale=scale), seed)
-    assert report.deviation["omega"] < 1e-8
-    assert report.deviation["loss"] < 1e-10
-    assert max(report.deviation[name] for name in ("constraint_residual", "deviations_moved", "left_vectors_turned")) < 1e-7
-    assert report.measured["omega_ratio"] < 1.5 < 5.0 * (1 + 1e-9)
+    model = CentralPath(**shape, flow=flow, scale=scale)
+    report = simulate(model, seed)
+    assert_as_predicted(report)
+    if model.C > 2:  # with two classes there is one omega
+        assert report.measured["omega_ratio"] < model.omega0[0] / model.omega0[-1]
 
 
 def test_the_two_laws_of_the_central_path_differ():
