@@ -115,7 +115,7 @@ def save_report(report: Report, out: Path) -> None:
 
 
 def finished(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
-    """The saved report of exactly this model and seed, or None; a file that does not parse counts as absent."""
+    """The saved report of exactly this model and seed, or None; anything but a whole report counts as absent."""
     path = out / f"{model.facts.name}.json"
     if not (path.exists() and figure_path(out, model.facts.name).exists()):
         return None
@@ -123,8 +123,12 @@ def finished(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
         saved = json.loads(path.read_text())
     except ValueError:
         return None
+    if not isinstance(saved, dict) or not all(
+        isinstance(saved.get(part), dict) and saved[part] for part in ("predicted", "measured", "deviation")
+    ):
+        return None
     same = saved.get("parameters") == asdict(model) and saved.get("seed") == seed
-    return saved if same and {"predicted", "measured", "deviation"} <= saved.keys() else None
+    return saved if same else None
 
 
 def make_gallery(out: Path, seed: int, device: str, progress: Progress) -> str:

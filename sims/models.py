@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from dataclasses import fields
 from pathlib import Path
@@ -11,6 +12,8 @@ from ufm.models import NAMES, model_class
 
 if TYPE_CHECKING:
     from ufm.models.base import Model
+
+LARGEST_SEED = 2**62  # generators take seeds below 2^63; restarts and sweeps add to them
 
 OPTIONS: dict[str, tuple[type, str]] = {
     "C": (int, "classes"),
@@ -101,6 +104,14 @@ def check_device(name: str) -> None:
         torch.zeros(1, dtype=torch.float64, device=name)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
+    if torch.device(name).type == "meta":
+        raise ValueError(f"--device {name}: its tensors have no values; use cpu or a device that computes")
+
+
+def check_seed(seed: int) -> None:
+    """Raise ValueError for a seed that torch's and numpy's generators do not both take, restarts added."""
+    if not 0 <= seed <= LARGEST_SEED:
+        raise ValueError(f"--seed {seed}: must be between 0 and {LARGEST_SEED}")
 
 
 def run_one(args: argparse.Namespace) -> None:
@@ -108,10 +119,12 @@ def run_one(args: argparse.Namespace) -> None:
     given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
     model = build(args.name, given)
     model.check_domain()
+    check_seed(args.seed)
     check_device(args.device)
     from sims.model_gallery import as_json, as_text, check_folder, save_report
     from ufm.models.base import simulate
 
+    model.predicted()  # a theory may refuse parameters of its domain: before a folder is made
     if args.out is not None:
         check_folder(args.out)
     report = simulate(model, args.seed, args.device)
@@ -122,6 +135,7 @@ def run_one(args: argparse.Namespace) -> None:
 
 def run_all(args: argparse.Namespace) -> None:
     """`all`: the gallery."""
+    check_seed(args.seed)
     check_device(args.device)
     from sims.model_gallery import check_folder, make_gallery
 
@@ -131,7 +145,7 @@ def run_all(args: argparse.Namespace) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted."""
+    """Run the command: 0 done, 1 a solve failed, 2 bad input, each with one line on standard error, 130 interrupted."""
     args = parser().parse_args(argv)
     try:
         if args.command == "list":
@@ -140,9 +154,14 @@ def main(argv: list[str] | None = None) -> int:
             run_one(args)
         else:
             run_all(args)
-    except ValueError as error:
+    except BrokenPipeError:
+        raise
+    except (ValueError, OSError) as error:
         print(f"python -m sims.models: {error}", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        print(f"python -m sims.models: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("\npython -m sims.models: interrupted; what was finished is kept", file=sys.stderr)
         return 130
@@ -150,4 +169,10 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        code = main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe has left: nobody is there to be told
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141
+    sys.exit(code)

@@ -83,6 +83,10 @@ def test_list_names_everything(capsys):
         (["run", "zhu", "--depth", "3"], "unrecognized arguments: --depth 3"),
         (["run", "zhu", "--C", "three"], "invalid int value"),
         (["run", "zhu", "--device", "nowhere"], "--device nowhere"),
+        (["run", "zhu", "--device", "meta"], "--device meta: its tensors have no values"),
+        (["run", "zhu", "--seed", "9" * 30, "--out", "here"], "must be between 0 and"),
+        (["run", "zhu", "--seed", "-1", "--out", "here"], "--seed -1: must be between 0 and"),
+        (["all", "--seed", "9" * 30, "--out", "here"], "must be between 0 and"),
         (["all"], "required: --out"),
     ],
 )
@@ -94,6 +98,44 @@ def test_bad_input_is_one_line_and_exit_code_2(argv, message, capsys, tmp_path, 
     assert err.count("\n") == 1
     assert message in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_solve_that_fails_is_one_line_and_exit_code_1(capsys, monkeypatch):
+    def failing(*_):
+        raise RuntimeError("L-BFGS-B stopped\nat a gradient of 2")
+
+    monkeypatch.setattr("ufm.models.base.simulate", failing)
+    assert run(capsys, "run", "zhu") == (1, "", "python -m sims.models: L-BFGS-B stopped at a gradient of 2\n")
+
+
+def test_an_error_of_the_system_is_one_line_and_exit_code_2(two_models, capsys, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(model_gallery, "write_atomically", full)
+    code, _, err = run(capsys, "run", "e-wojtowytsch", "--out", str(tmp_path))
+    assert code == 2
+    assert err.count("\n") == 1
+    assert "No space left" in err
+
+
+def test_a_refused_prediction_leaves_no_folder(capsys, tmp_path, monkeypatch):
+    def refused(self):
+        raise ValueError("no threshold there")
+
+    monkeypatch.setattr(Fang, "predicted", refused)
+    code, _, err = run(capsys, "run", "fang", "--out", str(tmp_path / "new"))
+    assert (code, err) == (2, "python -m sims.models: no threshold there\n")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_reader_that_leaves_ends_the_command_silently():
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "sims.models", "list"]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_output_below_a_file_is_refused_before_anything_is_computed(capsys, tmp_path):
@@ -122,6 +164,11 @@ def test_all_writes_everything_and_resumes(two_models, capsys, tmp_path, monkeyp
         "models.md",
     }
     assert {path.name for path in tmp_path.iterdir()} == names
+    whole = json.loads((tmp_path / "e-wojtowytsch.json").read_text())
+    model = model_gallery.gallery_model("e-wojtowytsch")
+    for broken in ([1, 2], None, whole | {"deviation": {}}, whole | {"measured": 3}):
+        (tmp_path / "e-wojtowytsch.json").write_text(json.dumps(broken))
+        assert model_gallery.finished(model, 0, tmp_path) is None
     (tmp_path / "e-wojtowytsch.json").write_text('{"half a fi')  # as if written without care and killed
     solved = []
     monkeypatch.setattr(model_gallery, "simulate", lambda model, *rest: solved.append(model) or simulate(model, *rest))
