@@ -14,7 +14,6 @@ from ufm.models.feasible import Feasible, Flat
 from ufm.models.peeled import Point, gaussian_point
 from ufm.models.solvers import Objective, Solver
 
-TIE = 1e-11  # ends this close are one minimum, reached twice
 Quantity = float | list[float]
 Quantities = dict[str, Quantity]
 
@@ -122,14 +121,13 @@ class Model(ABC):
         return [self.start(seed, device)]
 
     def solve(self, seed: int, device: str = "cpu") -> Solved:
-        """A real solve from every seeded random start; the lowest end, the first of those that tie."""
+        """A real solve from every seeded random start; the lowest end."""
         solver, objective = self.solvers[self.optimizer or next(iter(self.solvers))], self.objective(device)
         found = []
         for start in self.starts(seed, device):
             recorder = Recorder()
             found.append(recorder.solved(start, solver(objective, self.feasible, start, recorder)))
-        values = [self.value(solved.point) for solved in found]
-        return next(solved for solved, value in zip(found, values, strict=True) if value <= min(values) + TIE)
+        return min(found, key=lambda solved: self.value(solved.point))
 
     def value(self, point: Point) -> float:
         """The objective at a feasible point."""

@@ -78,7 +78,11 @@ def on_vectors_observe(observe: Observe | None, flattening: Flattening) -> Calla
 
 
 def sgd(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
-    """torch's SGD with momentum on the full gradient; the step is 1 / an upper estimate of the largest curvature at the start."""
+    """torch's SGD with momentum on the full gradient; the step is 1 / the largest curvature at the start.
+
+    The curvature is estimated from below, so the step may be a little longer than that; an end that is not stationary
+    raises.
+    """
     step = 1 / largest_curvature(objective, start)
     return _descent(objective, start, lambda p: torch.optim.SGD(p, lr=step, momentum=0.99, nesterov=True), 20_000, observe)
 
