@@ -84,7 +84,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     tracker = "tensorboard" if tensorboard else None
     accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out)
     if accelerator.is_main_process:
-        folder.begin()
+        folder.begin(accelerator.num_processes)
     if tensorboard:
         accelerator.init_trackers("tensorboard")
     line = ProgressLine(config, quiet or not accelerator.is_main_process)

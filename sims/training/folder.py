@@ -31,12 +31,12 @@ class RunFolder:
         if (path / CONFIG).exists():
             self._check_same(load_config(path / CONFIG))
 
-    def begin(self) -> None:
+    def begin(self, processes: int = 1) -> None:
         """Write the configuration, and one more entry of provenance."""
         write_text(self.path / CONFIG, self.config.to_json())
         path = self.path / PROVENANCE
         sessions = json.loads(path.read_text()) if path.exists() else []
-        write_text(path, json.dumps([*sessions, provenance()], indent=2) + "\n")
+        write_text(path, json.dumps([*sessions, provenance() | {"processes": processes}], indent=2) + "\n")
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any], record: Record) -> None:
         """Write the measured trajectory, then everything that the run needs to go on after this epoch."""

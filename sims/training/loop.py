@@ -80,6 +80,9 @@ class Trainer:
     """A network, its optimiser and its data under an Accelerator: `train_epoch`, `measure`, `state`, `restore`."""
 
     def __init__(self, config: TrainConfig, data: Data, accelerator: Accelerator) -> None:
+        if config.optimizer == "lbfgs" and accelerator.num_processes > 1:
+            # each process's line search would see its own share of the loss, take its own steps, and wait for the others
+            raise ValueError(f"lbfgs runs in one process, not in {accelerator.num_processes}: use sgd or adam, or one process")
         self.config, self.accelerator = config, accelerator
         self.bare = network(config, data)
         self.head = last_linear(self.bare, CLASSIFIER)

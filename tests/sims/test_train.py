@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -371,6 +372,16 @@ def test_a_full_disk_loses_nothing(error: Exception, message: str, tmp_path: Pat
     command.train(config, tmp_path / "whole")
     command.train(config, tmp_path / "run")
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+def test_lbfgs_on_several_processes_is_refused() -> None:
+    from sims.training.data import load
+    from sims.training.loop import Trainer
+
+    config = tiny(optimizer="lbfgs")
+    accelerator: Any = SimpleNamespace(num_processes=2)
+    with pytest.raises(ValueError, match="lbfgs runs in one process, not in 2"):
+        Trainer(config, load(config.data), accelerator)
 
 
 def test_divergence_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
