@@ -8,10 +8,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args
 
-from sims.training.config import TrainConfig, load_config, protocol
+from sims.training.config import LOSSES, TrainConfig, load_config, protocol
 
 SHOWN = ("train_error", "test_error", "nc1", "nc2_equinorm", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "robustness")
-NAMED = ("dataset", "net", "loss", "epochs")  # options with a meaning of their own
+CELL = {"dataset": "digits", "net": "mlp", "loss": "mse"}  # the default one
+NAMED = (*CELL, "epochs")  # options with a meaning of their own
 HELP = {
     "lr": "learning rate (default: the tuned one of the protocol)",
     "data_dir": "folder with the official files",
@@ -36,9 +37,9 @@ HELP = {
 def parser() -> argparse.ArgumentParser:
     """The command line: a cell of the protocol, every field of its configuration as an option, and the folder of the run."""
     p = argparse.ArgumentParser(prog="python -m sims.train", description=__doc__, allow_abbrev=False)
-    p.add_argument("--dataset", default="digits", help="digits (embedded), mnist, fashionmnist, cifar10, svhn, stl10")
-    p.add_argument("--net", default="mlp", help="mlp, vgg11, vgg13, resnet18, ..., densenet250")
-    p.add_argument("--loss", default="mse", choices=("mse", "ce"))
+    p.add_argument("--dataset", help="digits (default, embedded), mnist, fashionmnist, cifar10, svhn, stl10")
+    p.add_argument("--net", help="mlp (default), vgg11, vgg13, resnet18, ..., densenet250")
+    p.add_argument("--loss", choices=LOSSES, help="default mse")
     p.add_argument("--config", metavar="FILE.json", help="a configuration instead of the shipped cell of dataset, net and loss")
     p.add_argument("--out", metavar="RUN", help="folder of the run (default runs/DATASET-NET-LOSS); resumes what it holds")
     p.add_argument("--epochs", type=int, help="scale the whole schedule to so many epochs")
@@ -54,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
     """The configuration asked for: the file or the cell, scaled, with the options given put over it."""
-    config = protocol(args.dataset, args.net, args.loss) if args.config is None else load_config(Path(args.config))
+    cell = {name: getattr(args, name) for name in CELL if getattr(args, name) is not None}
+    if args.config is not None and cell:
+        raise ValueError(f"--config says what to train, and --{next(iter(cell))} says it again: give one of them")
+    config = protocol(**CELL | cell) if args.config is None else load_config(Path(args.config))
     if args.epochs is not None:
         config = config.scaled(args.epochs)
     names = [field.name for field in fields(TrainConfig) if field.name not in NAMED]

@@ -170,10 +170,23 @@ def test_the_rate_is_divided_by_ten_after_each_third() -> None:
 
 @given(st.integers(1, 2000))
 def test_scaling_keeps_the_shape_of_the_schedule(epochs: int) -> None:
-    config = TrainConfig().scaled(epochs)
+    config = TrainConfig(save_features=(1, 92, 350)).scaled(epochs)
     assert config.epochs == epochs
-    assert config.measured[-1] == epochs
+    assert config.measured[-1] == config.save_features[-1] == epochs
     assert config.measured[0] >= 1
-    for decay, original in zip(config.decays, (116, 233), strict=len(config.decays) == 2):
-        assert abs(decay - original * epochs / 350) <= 0.5
+    assert set(config.save_features) == {max(round(epoch * epochs / 350), 1) for epoch in (1, 92, 350)}
+    for decay, original in zip(config.decays, (116, 233), strict=True):
+        assert abs(decay - original * epochs / 350) <= (0.5 if epochs > 2 else 1)
     assert TrainConfig().scaled(350) == TrainConfig()
+
+
+@pytest.mark.parametrize("epochs", range(1, 21))
+def test_a_short_schedule_starts_at_the_full_rate_and_takes_one_decay_after_the_other(epochs: int) -> None:
+    config = replace(TrainConfig(), lr=0.5).scaled(epochs)
+    assert len(config.decays) == 2
+    rates = [config.rate_at(epoch) for epoch in range(1, epochs + 1)]
+    assert list(dict.fromkeys(rates)) == pytest.approx([0.5, 0.05, 0.005][:epochs])
+
+
+def test_the_untrained_network_stays_measured_when_the_schedule_is_scaled() -> None:
+    assert TrainConfig(measured=(0, 1, 350)).scaled(7).measured == (0, 1, 7)
