@@ -147,7 +147,8 @@ def main(argv: list[str] | None = None) -> int:
             _set_threads(args.threads)
         record = train(config, out, args.cpu, args.tensorboard, args.quiet)
     except (ValueError, ImportError, MemoryError, RuntimeError) as error:
-        print(f"sims.train: error: {error or type(error).__name__}", file=sys.stderr)
+        first = next(iter(str(error).splitlines()), type(error).__name__)  # torch adds a trace of its own
+        print(f"sims.train: error: {first}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sims.train: interrupted; repeat the command to go on from the last measured epoch", file=sys.stderr)

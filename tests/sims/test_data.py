@@ -86,6 +86,10 @@ def bad_files(folder: Path) -> dict[str, tuple[object, str]]:
     savemat(folder / "float.mat", {"X": np.zeros((2, 2, 3, 1)), "y": [[1]]})
     stl = file("X.bin", bytes(3 * 96 * 96))
     return {
+        "empty": (
+            lambda: readers.read_idx_pair(file("e", idx(np.zeros((0, 2, 2), np.uint8))), file("l0", idx(np.zeros(0, np.uint8)))),
+            "holds no examples",
+        ),
         "absent": (lambda: readers.read_idx(folder / "absent"), "No such file"),
         "header": (lambda: readers.read_idx(file("h", b"\1\2\3\4junk")), "header 01 02 03 04"),
         "floats": (lambda: readers.read_idx(file("f", b"\0\0\x0d\1" + whole[4:])), "00 00 08"),

@@ -332,6 +332,39 @@ def test_a_damaged_checkpoint_is_an_error_and_the_trajectory_stays(
     assert (run / "trajectory.npz").read_bytes() == trajectory
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: torch.zeros(3), "cannot read the checkpoint"),
+        (lambda whole: {**whole, "record": torch.zeros(3)}, "cannot read the checkpoint"),
+        (lambda whole: {name: value for name, value in whole.items() if name != "model"}, "KeyError: 'model'"),
+        (lambda whole: {**whole, "model": {"weight": torch.zeros(3)}}, "RuntimeError: Error(s) in loading state_dict"),
+        (lambda whole: {**whole, "optimizer": {"state": {}, "param_groups": []}}, "cannot read the checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_holds_something_else_is_one_line(
+    change: Callable[[Any], Any], message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    torch.save(change(torch.load(run / "checkpoint.pt", weights_only=True)), run / "checkpoint.pt")
+    assert command.main(["--config", str(run / "config.json"), "--out", str(run), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_only_the_first_line_of_an_error_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(command, "train", fail)
+    assert command.main(["--quiet"]) == 2
+    assert capsys.readouterr().err == "sims.train: error: CUDA error: out of memory\n"
+
+
 def test_another_configuration_does_not_write_into_a_run(finished: Path) -> None:
     with pytest.raises(ValueError, match=r"another run \(seed = 0, now 1\): repeat its options"):
         RunFolder(finished, tiny(save_features=(2, 4), seed=1))
