@@ -37,7 +37,7 @@ HELP = {
 def parser() -> argparse.ArgumentParser:
     """The command line: a cell of the protocol, every field of its configuration as an option, and the folder of the run."""
     p = argparse.ArgumentParser(prog="python -m sims.train", description=__doc__, allow_abbrev=False)
-    p.add_argument("--dataset", help="digits (default, embedded), mnist, fashionmnist, cifar10, svhn, stl10")
+    p.add_argument("--dataset", help="digits (default, embedded), mnist, fashionmnist, cifar10, svhn, stl10, cifar10-jpeg")
     p.add_argument("--net", help="mlp (default), vgg11, vgg13, resnet18, ..., densenet250")
     p.add_argument("--loss", choices=LOSSES, help="default mse")
     p.add_argument("--config", metavar="FILE.json", help="a configuration instead of the shipped cell of dataset, net and loss")
@@ -75,7 +75,6 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
 
 def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool = False, quiet: bool = True) -> Any:
     """Train into the folder `out`, going on where it stands. Returns the Record of what was measured."""
-    import torch
     from accelerate import Accelerator
 
     from sims.training.data import load
@@ -84,7 +83,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
 
     folder = RunFolder(out, config)
     data = load(config.data)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    make_deterministic()
     tracker = "tensorboard" if tensorboard else None
     accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out)
     if accelerator.is_main_process:
@@ -104,6 +103,16 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         line.close()
         if tensorboard:
             accelerator.end_training()
+
+
+def make_deterministic() -> None:
+    """Ask torch for the same bits every time and for float32 that is float32, on a GPU too; it warns where it cannot."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 class ProgressLine:
@@ -139,7 +148,6 @@ class ProgressLine:
 def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted (the last checkpoint stays)."""
     args = parser().parse_args(argv)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         config = config_of(args)
         out = Path(args.out or f"runs/{config.dataset}-{config.net}-{config.loss}")

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from sims.training.data import DATASETS, NORMALIZATIONS, DataChoice
+from sims.training.data import DATASETS, JPEG, NORMALIZATIONS, DataChoice
 from sims.training.nets import NETS, STEMS
 
 PROTOCOL = Path(__file__).parents[1] / "protocol"
@@ -182,7 +182,12 @@ def cells() -> tuple[str, ...]:
 
 
 def protocol(dataset: str, net: str, loss: str) -> TrainConfig:
-    """The shipped configuration of a cell. Raises ValueError with the cells of the dataset where there is none."""
+    """The shipped configuration of a cell, for CIFAR-10 as JPEG that of CIFAR-10.
+
+    Raises ValueError with the cells of the dataset where there is none.
+    """
+    if dataset == JPEG:
+        return replace(protocol("cifar10", net, loss), dataset=JPEG)
     name = f"{dataset}-{net}-{loss}"
     if name not in cells():
         alike = ", ".join(cell for cell in cells() if cell.startswith(f"{dataset}-")) or ", ".join(cells())

@@ -303,6 +303,18 @@ def test_the_ingredients_train_and_their_decompositions_sum(name: str, tmp_path:
         np.testing.assert_allclose(a["nc2_equinorm_w"], 0, atol=1e-6)
 
 
+def test_training_asks_torch_for_determinism_and_full_float32(tmp_path: Path) -> None:
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    command.train(tiny(1, robustness=0), tmp_path)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+
+
 def test_feature_decay_shrinks_features(tmp_path: Path) -> None:
     lengths = []
     for decay in (1e-9, 0.05):
