@@ -18,6 +18,7 @@ from ufm.statistics import statistics_of
 from ufm.store import check_writable, load_arrays, load_features
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
+FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
 
 
@@ -26,21 +27,38 @@ def measure_file(path: Path, lam: float) -> tuple[int | None, Measurement]:
     features, labels = load_features(path)
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: labels are {labels.dtype}, integers are needed")
-    if not np.issubdtype(features.dtype, np.floating) or features.ndim != 2 or labels.shape != features.shape[:1]:
+    if features.dtype not in FLOATS or features.ndim != 2 or labels.shape != features.shape[:1]:
         raise ValueError(f"{path}: features are {features.dtype} {features.shape} with labels {labels.shape}")
     if not len(labels):
         raise ValueError(f"{path} has no examples")
     arrays = load_arrays(path)
-    epoch = int(arrays["epoch"]) if "epoch" in arrays else None
+    epoch = _epoch(arrays["epoch"], path) if "epoch" in arrays else None
     if "W" in arrays:
         W = arrays["W"]
-        b = arrays.get("b", np.zeros(len(W)))
+        b = arrays.get("b", np.zeros(W.shape[:1]))
+        _check_weights(W, b, path)
     else:
+        if labels.max() >= len(labels):  # some class is empty then, and the classes need not fit into memory
+            raise ValueError(f"{path}: labels run up to {labels.max()} with {len(labels)} examples: a class has no example")
         try:
             W, b = ls_classifier(statistics_of(features, labels, int(labels.max()) + 1), lam)
         except ValueError as error:
             raise ValueError(f"{path} has no classifier W, and: {error}") from error
     return epoch, measure_features(features, labels, W, b, lam)
+
+
+def _epoch(found: np.ndarray, path: Path) -> int:
+    if found.ndim or not np.issubdtype(found.dtype, np.integer):
+        raise ValueError(f"{path}: epoch is {found.dtype} {found.shape}, one integer is needed")
+    return int(found)
+
+
+def _check_weights(W: np.ndarray, b: np.ndarray, path: Path) -> None:
+    for name, weights, axes in (("W", W, 2), ("b", b, 1)):
+        if weights.dtype not in FLOATS or weights.ndim != axes:
+            raise ValueError(f"{path}: {name} is {weights.dtype} {weights.shape}; W (C, P) and b (C,) of floats are needed")
+        if not np.isfinite(weights).all():
+            raise ValueError(f"{path}: {name} has NaN or infinite entries")
 
 
 def parser() -> argparse.ArgumentParser:

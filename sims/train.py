@@ -8,10 +8,11 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args
 
-from sims.training.config import TrainConfig, load_config, protocol
+from sims.training.config import LOSSES, TrainConfig, load_config, protocol
 
 SHOWN = ("train_error", "test_error", "nc1", "nc2_equinorm", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "robustness")
-NAMED = ("dataset", "net", "loss", "epochs")  # options with a meaning of their own
+CELL = {"dataset": "digits", "net": "mlp", "loss": "mse"}  # the default one
+NAMED = (*CELL, "epochs")  # options with a meaning of their own
 HELP = {
     "lr": "learning rate (default: the tuned one of the protocol)",
     "data_dir": "folder with the official files",
@@ -36,9 +37,9 @@ HELP = {
 def parser() -> argparse.ArgumentParser:
     """The command line: a cell of the protocol, every field of its configuration as an option, and the folder of the run."""
     p = argparse.ArgumentParser(prog="python -m sims.train", description=__doc__, allow_abbrev=False)
-    p.add_argument("--dataset", default="digits", help="digits (embedded), mnist, fashionmnist, cifar10, svhn, stl10")
-    p.add_argument("--net", default="mlp", help="mlp, vgg11, vgg13, resnet18, ..., densenet250")
-    p.add_argument("--loss", default="mse", choices=("mse", "ce"))
+    p.add_argument("--dataset", help="digits (default, embedded), mnist, fashionmnist, cifar10, svhn, stl10, cifar10-jpeg")
+    p.add_argument("--net", help="mlp (default), vgg11, vgg13, resnet18, ..., densenet250")
+    p.add_argument("--loss", choices=LOSSES, help="default mse")
     p.add_argument("--config", metavar="FILE.json", help="a configuration instead of the shipped cell of dataset, net and loss")
     p.add_argument("--out", metavar="RUN", help="folder of the run (default runs/DATASET-NET-LOSS); resumes what it holds")
     p.add_argument("--epochs", type=int, help="scale the whole schedule to so many epochs")
@@ -54,7 +55,10 @@ def parser() -> argparse.ArgumentParser:
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
     """The configuration asked for: the file or the cell, scaled, with the options given put over it."""
-    config = protocol(args.dataset, args.net, args.loss) if args.config is None else load_config(Path(args.config))
+    cell = {name: getattr(args, name) for name in CELL if getattr(args, name) is not None}
+    if args.config is not None and cell:
+        raise ValueError(f"--config says what to train, and --{next(iter(cell))} says it again: give one of them")
+    config = protocol(**CELL | cell) if args.config is None else load_config(Path(args.config))
     if args.epochs is not None:
         config = config.scaled(args.epochs)
     names = [field.name for field in fields(TrainConfig) if field.name not in NAMED]
@@ -71,7 +75,6 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
 
 def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool = False, quiet: bool = True) -> Any:
     """Train into the folder `out`, going on where it stands. Returns the Record of what was measured."""
-    import torch
     from accelerate import Accelerator
 
     from sims.training.data import load
@@ -80,11 +83,11 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
 
     folder = RunFolder(out, config)
     data = load(config.data)
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    make_deterministic()
     tracker = "tensorboard" if tensorboard else None
     accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out)
     if accelerator.is_main_process:
-        folder.begin()
+        folder.begin(accelerator.num_processes)
     if tensorboard:
         accelerator.init_trackers("tensorboard")
     line = ProgressLine(config, quiet or not accelerator.is_main_process)
@@ -100,6 +103,16 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         line.close()
         if tensorboard:
             accelerator.end_training()
+
+
+def make_deterministic() -> None:
+    """Ask torch for the same bits every time and for float32 that is float32, on a GPU too; it warns where it cannot."""
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 class ProgressLine:
@@ -135,7 +148,6 @@ class ProgressLine:
 def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted (the last checkpoint stays)."""
     args = parser().parse_args(argv)
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     try:
         config = config_of(args)
         out = Path(args.out or f"runs/{config.dataset}-{config.net}-{config.loss}")
@@ -143,7 +155,8 @@ def main(argv: list[str] | None = None) -> int:
             _set_threads(args.threads)
         record = train(config, out, args.cpu, args.tensorboard, args.quiet)
     except (ValueError, ImportError, MemoryError, RuntimeError) as error:
-        print(f"sims.train: error: {error or type(error).__name__}", file=sys.stderr)
+        first = next(iter(str(error).splitlines()), type(error).__name__)  # torch adds a trace of its own
+        print(f"sims.train: error: {first}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("sims.train: interrupted; repeat the command to go on from the last measured epoch", file=sys.stderr)

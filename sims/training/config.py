@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args, get_origin
 
-from sims.training.data import DATASETS, NORMALIZATIONS, DataChoice
+from sims.training.data import DATASETS, JPEG, NORMALIZATIONS, DataChoice
 from sims.training.nets import NETS, STEMS
 
 PROTOCOL = Path(__file__).parents[1] / "protocol"
@@ -94,7 +94,9 @@ class TrainConfig:
     def _check_epochs(self) -> None:
         for name in ("decays", "measured", "save_features"):
             values = getattr(self, name)
-            if list(values) != sorted(set(values)) or not all(0 <= value <= self.epochs for value in values):
+            # several decays after one epoch divide the rate several times; an epoch is measured once
+            ordered = sorted(values) if name == "decays" else sorted(set(values))
+            if list(values) != ordered or not all(0 <= value <= self.epochs for value in values):
                 raise ValueError(f"{name} must increase within 0..{self.epochs}, got {', '.join(map(str, values))}")
         if not self.measured:
             raise ValueError("no epoch is measured: name at least one")
@@ -130,15 +132,24 @@ class TrainConfig:
         return self.rate * self.decay_factor ** sum(epoch > decay for decay in self.decays)
 
     def scaled(self, epochs: int) -> "TrainConfig":
-        """The same schedule over another number of epochs: decays and measured epochs keep their share, the last is measured."""
+        """The same schedule over another number of epochs: decays and measured epochs keep their share, the last is measured.
+
+        Decays stay after the first epoch and apart from each other; one with no epoch left for it comes after the last.
+        """
         if epochs < 1:
             raise ValueError(f"epochs = {epochs}: at least 1 is needed")
 
-        def moved(values: tuple[int, ...]) -> tuple[int, ...]:
-            return tuple(sorted({round(value * epochs / self.epochs) for value in values}))
+        def moved(values: tuple[int, ...]) -> list[int]:
+            # epoch 0 is the untrained network and stays it; no other becomes it
+            return [max(round(value * epochs / self.epochs), min(value, 1)) for value in values]
 
-        measured = tuple(sorted({max(epoch, 1) for epoch in moved(self.measured)} | {epochs}))
-        return replace(self, epochs=epochs, decays=moved(self.decays), measured=measured)
+        decays: list[int] = []
+        for decay in moved(self.decays):
+            decays.append(min(max(decay, decays[-1] + 1) if decays else decay, epochs))
+        measured, saved = {*moved(self.measured), epochs}, {*moved(self.save_features)}
+        return replace(
+            self, epochs=epochs, decays=tuple(decays), measured=tuple(sorted(measured)), save_features=tuple(sorted(saved))
+        )
 
     def to_json(self) -> str:
         """All fields, one a line."""
@@ -171,7 +182,12 @@ def cells() -> tuple[str, ...]:
 
 
 def protocol(dataset: str, net: str, loss: str) -> TrainConfig:
-    """The shipped configuration of a cell. Raises ValueError with the cells of the dataset where there is none."""
+    """The shipped configuration of a cell, for CIFAR-10 as JPEG that of CIFAR-10.
+
+    Raises ValueError with the cells of the dataset where there is none.
+    """
+    if dataset == JPEG:
+        return replace(protocol("cifar10", net, loss), dataset=JPEG)
     name = f"{dataset}-{net}-{loss}"
     if name not in cells():
         alike = ", ".join(cell for cell in cells() if cell.startswith(f"{dataset}-")) or ", ".join(cells())

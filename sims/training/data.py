@@ -10,7 +10,8 @@ from torch import Tensor
 
 from sims.training.readers import READERS, Split, read_folder
 
-DATASETS = ("digits", *READERS)
+JPEG = "cifar10-jpeg"  # CIFAR-10 after lossy compression: not the published images, so never under their name
+DATASETS = ("digits", *READERS, JPEG)
 NORMALIZATIONS = ("channel", "pixel")
 DIGITS_TEST_SHARE = 0.2  # the digits come without an official split
 DIGITS_SPLIT_SEED = 0  # which digits are the test set is part of the dataset, not of a run
@@ -82,6 +83,8 @@ def read(choice: DataChoice) -> tuple[Split, Split]:
         return from_hub(choice.hub)
     if choice.dataset == "digits":
         return digits()
+    if choice.dataset == JPEG:
+        raise ValueError(f"{JPEG} has no official files: say where its folders train/CLASS and test/CLASS are with --hub")
     if choice.dataset not in READERS:
         raise ValueError(f"no dataset is called {choice.dataset!r}; there are {', '.join(DATASETS)}")
     if choice.folder is None:

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from sims.training.config import TrainConfig
-from sims.training.data import DATASETS
+from sims.training.data import DATASETS, JPEG
 from sims.training.record import Record
 from ufm.plot import BLACK, BLUE, GREEN, ORANGE, RED
 
@@ -21,6 +21,7 @@ TITLES = {
     "cifar10": "CIFAR-10",
     "svhn": "SVHN",
     "stl10": "STL-10",
+    JPEG: "CIFAR-10 (JPEG)",
 }
 ZERO_ERROR_RED = "#CC0000"
 PANEL, MARGIN = (2.5, 2.0), (1.1, 1.0)  # inches

@@ -17,6 +17,7 @@ from sims.training.record import TRAJECTORY, Record
 from ufm.store import save_arrays, write_atomically
 
 CONFIG, PROVENANCE, CHECKPOINT = "config.json", "provenance.json", "checkpoint.pt"
+DAMAGED = (RuntimeError, KeyError, AttributeError, TypeError, ValueError)  # what taking something else for a run raises
 
 
 class RunFolder:
@@ -31,12 +32,12 @@ class RunFolder:
         if (path / CONFIG).exists():
             self._check_same(load_config(path / CONFIG))
 
-    def begin(self) -> None:
+    def begin(self, processes: int = 1) -> None:
         """Write the configuration, and one more entry of provenance."""
         write_text(self.path / CONFIG, self.config.to_json())
         path = self.path / PROVENANCE
         sessions = json.loads(path.read_text()) if path.exists() else []
-        write_text(path, json.dumps([*sessions, provenance()], indent=2) + "\n")
+        write_text(path, json.dumps([*sessions, provenance() | {"processes": processes}], indent=2) + "\n")
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any], record: Record) -> None:
         """Write the measured trajectory, then everything that the run needs to go on after this epoch."""
@@ -59,15 +60,20 @@ class RunFolder:
         try:
             state = torch.load(path, map_location=device, weights_only=True)
             epoch, arrays, config = int(state.pop("epoch")), state.pop("record"), state.pop("config")
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, ValueError, pickle.UnpicklingError) as error:
-            first = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(
-                f"cannot read the checkpoint {path}: {first}; delete it to start again (the measured epochs stay in {TRAJECTORY} "
-                "until then)"
-            ) from error
+            record = Record({name: value.cpu().numpy() for name, value in arrays.items()})
+        except (pickle.UnpicklingError, OSError, EOFError, *DAMAGED) as error:
+            raise self.damaged(error) from error
         if config != self.config.to_json():
             raise ValueError(f"{path} belongs to another configuration than {CONFIG} beside it")
-        return epoch, state, Record({name: value.cpu().numpy() for name, value in arrays.items()})
+        return epoch, state, record
+
+    def damaged(self, error: Exception) -> ValueError:
+        """What to raise where the checkpoint holds something else than a run of this configuration."""
+        first = str(error).splitlines()[0] if str(error) else type(error).__name__
+        return ValueError(
+            f"cannot read the checkpoint {self.path / CHECKPOINT}: {type(error).__name__}: {first}; delete it to start again "
+            f"(the measured epochs stay in {TRAJECTORY} until then)"
+        )
 
     def save_features(self, epoch: int, features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray) -> None:
         """Write the training features of an epoch, as `ufm.flow --features` and `sims.measure` read them."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sims.training.config import TrainConfig
 from sims.training.data import Data, Normalizer
-from sims.training.folder import RunFolder
+from sims.training.folder import DAMAGED, RunFolder
 from sims.training.measurement import Measurement, measure_network
 from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf, last_linear
 from sims.training.objective import groups, optimizer_of, summed_loss
@@ -80,6 +80,9 @@ class Trainer:
     """A network, its optimiser and its data under an Accelerator: `train_epoch`, `measure`, `state`, `restore`."""
 
     def __init__(self, config: TrainConfig, data: Data, accelerator: Accelerator) -> None:
+        if config.optimizer == "lbfgs" and accelerator.num_processes > 1:
+            # each process's line search would see its own share of the loss, take its own steps, and wait for the others
+            raise ValueError(f"lbfgs runs in one process, not in {accelerator.num_processes}: use sgd or adam, or one process")
         self.config, self.accelerator = config, accelerator
         self.bare = network(config, data)
         self.head = last_linear(self.bare, CLASSIFIER)
@@ -175,7 +178,10 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: Report)
     saved, start, record = folder.load_checkpoint(accelerator.device), 0, Record.empty()
     if saved is not None:
         start, record = saved[0] + 1, saved[2]
-        trainer.restore(saved[1])
+        try:
+            trainer.restore(saved[1])
+        except DAMAGED as error:
+            raise folder.damaged(error) from error
     loss = float("nan")
     for epoch in range(start, config.epochs + 1):
         if epoch:

@@ -164,6 +164,8 @@ def _bytes(path: Path) -> bytes:
 
 
 def _split(images: np.ndarray, labels: np.ndarray, path: Path) -> Split:
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
+    if not len(labels):
+        raise ValueError(f"{path} holds no examples")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:
         raise ValueError(f"{path}: labels run from {labels.min()} to {labels.max()}, outside 0..{CLASSES - 1}")
     return Split(images, labels.astype(np.int64))

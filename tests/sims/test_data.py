@@ -86,6 +86,10 @@ def bad_files(folder: Path) -> dict[str, tuple[object, str]]:
     savemat(folder / "float.mat", {"X": np.zeros((2, 2, 3, 1)), "y": [[1]]})
     stl = file("X.bin", bytes(3 * 96 * 96))
     return {
+        "empty": (
+            lambda: readers.read_idx_pair(file("e", idx(np.zeros((0, 2, 2), np.uint8))), file("l0", idx(np.zeros(0, np.uint8)))),
+            "holds no examples",
+        ),
         "absent": (lambda: readers.read_idx(folder / "absent"), "No such file"),
         "header": (lambda: readers.read_idx(file("h", b"\1\2\3\4junk")), "header 01 02 03 04"),
         "floats": (lambda: readers.read_idx(file("f", b"\0\0\x0d\1" + whole[4:])), "00 00 08"),
@@ -207,6 +211,7 @@ def test_choices_that_make_no_sense(tmp_path: Path) -> None:
         (DataChoice("mnist", folder=folder, normalization="row"), "'row': it is one of channel, pixel"),
         (DataChoice("mnist"), "--data-dir"),
         (DataChoice("mnist", folder=folder, hub="mnist"), "not from both"),
+        (DataChoice("cifar10-jpeg", folder=folder), "no official files.*--hub"),
         (DataChoice("letters"), "'letters'; there are digits, mnist"),
         (DataChoice("mnist", hub=str(tmp_path / "absent")), "cannot load the dataset"),
     ):
@@ -231,3 +236,23 @@ def test_hugging_face_datasets_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     np.testing.assert_array_equal(train.images, written["train"].transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(test.images[:, 1], written["test"][..., 1])
     np.testing.assert_array_equal(test.labels, [0, 1, 2, 0, 1, 2])
+
+
+def test_a_folder_of_jpegs_is_read_with_its_classes_in_alphabetical_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from datasets import config
+    from PIL import Image
+
+    monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    for split in ("train", "test"):
+        for value, name in ((40, "airplane"), (200, "truck")):
+            (tmp_path / "jpeg" / split / name).mkdir(parents=True)
+            for k in range(2):
+                Image.new("RGB", (32, 32), (value, value, value)).save(tmp_path / "jpeg" / split / name / f"{k}.jpg")
+    found = load(DataChoice("cifar10-jpeg", hub=str(tmp_path / "jpeg")))
+    for part in (found.train, found.test):
+        assert part.images.shape == (4, 3, 32, 32)
+        np.testing.assert_array_equal(np.sort(part.labels), [0, 0, 1, 1])
+        np.testing.assert_array_equal(part.images[:, 0, 0, 0], np.array([40, 200])[part.labels])

@@ -135,3 +135,12 @@ def test_the_table_of_a_run_is_aligned() -> None:
     text = table(record(), ["train_error", "absent"])
     assert text.splitlines()[0] == "epoch  train_error"
     assert text.splitlines()[-1] == "    9            0"
+
+
+def test_cifar_10_as_jpeg_has_a_column_and_a_name_of_its_own() -> None:
+    runs = [run("resnet50", "cifar10"), run("resnet50", "cifar10-jpeg")]
+    figure = plot_figure(PLOTS[0], runs)
+    assert figure is not None
+    assert [axes.get_title() for axes in figure.axes] == ["CIFAR-10, resnet50", "CIFAR-10 (JPEG), resnet50"]
+    assert "| CIFAR-10 (JPEG) | resnet50 |" in table_one(runs)
+    assert protocol("cifar10-jpeg", "resnet50", "mse") == replace(protocol("cifar10", "resnet50", "mse"), dataset="cifar10-jpeg")

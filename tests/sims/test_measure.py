@@ -52,6 +52,16 @@ def test_bad_files_are_one_line_and_exit_code_two_and_what_was_measured_is_kept(
         ({"features": arrays()["features"] * np.float32(np.nan)}, "NaN or infinite"),
         ({"features": arrays()["features"][:0], "labels": arrays()["labels"][:0]}, "no examples"),
         ({"features": arrays()["features"].astype(int)}, "features are int64"),
+        ({"epoch": np.arange(2)}, "epoch is int64 (2,), one integer"),
+        ({"epoch": np.asarray(0.5)}, "epoch is float64 (), one integer"),
+        ({"W": np.asarray(1.0)}, "W is float64 ()"),
+        ({"W": np.full((3, 5), "a")}, "W is <U1 (3, 5)"),
+        ({"W": arrays()["W"] * 1j}, "W is complex128"),
+        ({"W": arrays()["W"] * np.nan}, "W has NaN"),
+        ({"b": np.asarray(1.0)}, "b is float64 ()"),
+        ({"b": np.full(3, np.inf)}, "b has NaN or infinite"),
+        ({"features": arrays()["features"].astype(np.longdouble)}, f"features are {np.dtype(np.longdouble)}"),
+        ({"labels": arrays()["labels"] * 10**9}, "labels run from 0 to 2000000000"),
         ({"labels": arrays()["labels"][:9]}, r"labels (9,)"),
     ):
         bad = tmp_path / "bad.npz"
@@ -71,6 +81,12 @@ def test_bad_files_are_one_line_and_exit_code_two_and_what_was_measured_is_kept(
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err
+
+
+def test_labels_far_beyond_the_examples_need_no_memory(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    save_arrays(tmp_path / "f.npz", {"features": arrays()["features"], "labels": arrays()["labels"] * 10**9})
+    assert main([str(tmp_path / "f.npz"), "--lambda", "0.1"]) == 2
+    assert "labels run up to 2000000000 with 60 examples" in capsys.readouterr().err
 
 
 def test_dead_features_without_a_classifier_ask_for_lambda(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -302,6 +303,18 @@ def test_the_ingredients_train_and_their_decompositions_sum(name: str, tmp_path:
         np.testing.assert_allclose(a["nc2_equinorm_w"], 0, atol=1e-6)
 
 
+def test_training_asks_torch_for_determinism_and_full_float32(tmp_path: Path) -> None:
+    torch.use_deterministic_algorithms(False)
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    command.train(tiny(1, robustness=0), tmp_path)
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert not torch.backends.cudnn.allow_tf32
+    assert not torch.backends.cuda.matmul.allow_tf32
+    assert torch.backends.cudnn.deterministic
+    assert not torch.backends.cudnn.benchmark
+
+
 def test_feature_decay_shrinks_features(tmp_path: Path) -> None:
     lengths = []
     for decay in (1e-9, 0.05):
@@ -329,6 +342,39 @@ def test_a_damaged_checkpoint_is_an_error_and_the_trajectory_stays(
     assert error.count("\n") == 1
     assert "cannot read the checkpoint" in error
     assert (run / "trajectory.npz").read_bytes() == trajectory
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: torch.zeros(3), "cannot read the checkpoint"),
+        (lambda whole: {**whole, "record": torch.zeros(3)}, "cannot read the checkpoint"),
+        (lambda whole: {name: value for name, value in whole.items() if name != "model"}, "KeyError: 'model'"),
+        (lambda whole: {**whole, "model": {"weight": torch.zeros(3)}}, "RuntimeError: Error(s) in loading state_dict"),
+        (lambda whole: {**whole, "optimizer": {"state": {}, "param_groups": []}}, "cannot read the checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_holds_something_else_is_one_line(
+    change: Callable[[Any], Any], message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    torch.save(change(torch.load(run / "checkpoint.pt", weights_only=True)), run / "checkpoint.pt")
+    assert command.main(["--config", str(run / "config.json"), "--out", str(run), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_only_the_first_line_of_an_error_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
+
+    monkeypatch.setattr(command, "train", fail)
+    assert command.main(["--quiet"]) == 2
+    assert capsys.readouterr().err == "sims.train: error: CUDA error: out of memory\n"
 
 
 def test_another_configuration_does_not_write_into_a_run(finished: Path) -> None:
@@ -373,6 +419,16 @@ def test_a_full_disk_loses_nothing(error: Exception, message: str, tmp_path: Pat
     assert_same_bits(tmp_path / "run", tmp_path / "whole")
 
 
+def test_lbfgs_on_several_processes_is_refused() -> None:
+    from sims.training.data import load
+    from sims.training.loop import Trainer
+
+    config = tiny(optimizer="lbfgs")
+    accelerator: Any = SimpleNamespace(num_processes=2)
+    with pytest.raises(ValueError, match="lbfgs runs in one process, not in 2"):
+        Trainer(config, load(config.data), accelerator)
+
+
 def test_divergence_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"diverged in epoch 1.*lower the learning rate 1e\+30"):
         command.train(tiny(batch_norm=False, lr=1e30), tmp_path)
@@ -386,7 +442,8 @@ def test_divergence_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> Non
         (["--dataset", "mnist", "--net", "resnet18"], "--data-dir"),
         (["--dataset", "mnist", "--net", "resnet18", "--data-dir", "absent"], "none of train-images-idx3-ubyte"),
         (["--per-class", "900"], "900 a class are needed: ask for at most 140"),
-        (["--net", "resnet18", "--config", "absent.json"], "cannot read absent.json"),
+        (["--net", "resnet18", "--config", "c.json"], "--config says what to train, and --net says it again"),
+        (["--config", "absent.json"], "cannot read absent.json"),
         (["--epochs", "0"], "epochs = 0"),
         (["--measured", "5", "3"], "measured must increase"),
         (["--threads", "0"], "--threads 0"),

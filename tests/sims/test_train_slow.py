@@ -1,5 +1,6 @@
 """Longer checks of the training, on demand: several processes, and a run to collapse."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -20,10 +21,11 @@ def test_two_processes_train_the_network_of_one(tmp_path: Path) -> None:
     small = ["--epochs", "3", "--per-class", "31", "--test-per-class", "6", "--width", "0.05", "--robustness", "0"]
     # without batch normalisation, whose statistics are those of each process's share
     options = [*small, "--no-batch-norm", "--lr", "0.1", "--quiet", "--cpu"]
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1"]
-    launch += ["--mixed_precision", "no", "--dynamo_backend", "no", "-m", "sims.train"]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sims.train"]
     subprocess.run([*launch, *options, "--out", str(tmp_path / "two")], cwd=ROOT, check=True)
     subprocess.run([sys.executable, "-m", "sims.train", *options, "--out", str(tmp_path / "one")], cwd=ROOT, check=True)
+    sessions = (json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("one", "two"))
+    assert [[session["processes"] for session in each] for each in sessions] == [[1], [2]]
     one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
