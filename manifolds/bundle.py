@@ -38,16 +38,18 @@ def bundle_inner(X: Array, U: Array, V: Array) -> Array:
 def bundle_gradient(X: Array, G: Array, layout: ClassLayout) -> Array:
     """Pi Pi* G, the gradient of the bundle metric from the ambient gradient G. (..., P, n)
 
-    Two large products only, X entering through D and its few class means: G - (T/n + S) D - S M Y.
+    It is P G + sym(M (G Y^T)^T) M Y / n: it differs from the gradient of the embedded metric in the class means only.
     For an f that is constant on fibres, such as L_LS, Pi* G = G and this is the paper's Pi(G).
     """
-    n, D, M = layout.n, layout.deviations(X), layout.means(X)
-    J = D @ G.mT / n
-    T = symmetrize(n * J + M @ layout.sums(G).mT)  # sym(X G^T), X = D + M Y
-    S = symmetrize(J) - T / n  # sym(X C_M W^T) of W = Pi* G, where X C_M X^T = I
-    moved = (T / n + S) @ D
+    n, D = layout.n, layout.deviations(X)
+    moved = symmetrize(D @ G.mT / n) @ D
     del D
-    return G - layout.with_means(moved, S @ M)
+    return G - layout.with_means(moved, -mean_part(layout.means(X), layout.sums(G), layout))
+
+
+def mean_part(M: Array, sums: Array, layout: ClassLayout) -> Array:
+    """sym(M (G Y^T)^T) M / n, the class means by which Pi Pi* G exceeds P G, from the class sums G Y^T. (..., P, C)"""
+    return symmetrize(M @ sums.mT) @ M / layout.n
 
 
 @at_least_float32

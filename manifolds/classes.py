@@ -112,11 +112,18 @@ class ClassLayout:
 
     def sums(self, X: Array) -> Array:
         """X Y^T, the class sums. (..., P, n) -> (..., P, C)"""
-        M = self.means(X)
+        return self.means(X) * self._class_sizes(X)
+
+    def per_class(self, sums: Array) -> Array:
+        """Class means from class sums. (..., P, C) -> (..., P, C)"""
+        return sums / self._class_sizes(sums)
+
+    def _class_sizes(self, X: Array) -> Array:
+        """n_c as a number, or with the dtype and device of X. (C,)"""
         if self.balanced:
-            return M * self.N
+            return self.N
         xp = namespace(X)
-        return M * (np.asarray(self.sizes, X.dtype) if xp is np else xp.as_tensor(self.sizes, dtype=X.dtype, device=X.device))
+        return np.asarray(self.sizes, X.dtype) if xp is np else xp.as_tensor(self.sizes, dtype=X.dtype, device=X.device)
 
     def deviations(self, X: Array) -> Array:
         """D = X - M Y = n X C_M. (..., P, n) -> (..., P, n)"""

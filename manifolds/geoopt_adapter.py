@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from geoopt.utils import size2shape
 
-from manifolds import sampling
+from manifolds import sampling, steps
 from manifolds.classes import ClassLayout
 from manifolds.geometry import constraint_residual, renormalize, tangency_residual
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric
@@ -102,6 +102,14 @@ class _Features(_Manifold):
         """The retraction given to the constructor. Raises ValueError where the step loses rank."""
         return self._retraction(x, u, self.layout)
 
+    def gradient_step(self, x: torch.Tensor, u: torch.Tensor, lr: float) -> torch.Tensor:
+        """retr(x, -lr egrad2rgrad(x, u)), in one go where the retraction allows it: `manifolds.steps`."""
+        return steps.gradient_step(x, u, lr, self.metric, self._retraction)
+
+    def projected_step(self, x: torch.Tensor, u: torch.Tensor, lr: float) -> torch.Tensor:
+        """The nearest point to x - lr u, equal to `gradient_step` to first order in lr and cheaper: `manifolds.steps`."""
+        return steps.projected_step(x, u, lr, self.metric)
+
     def expmap(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """The metric's exponential map, of the projected u."""
         return self.metric.exp(x, u)
@@ -177,6 +185,10 @@ class _Exact:
     def retr(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """The exponential map, of the projected u."""
         return self.metric.exp(x, u)
+
+    def gradient_step(self, x: torch.Tensor, u: torch.Tensor, lr: float) -> torch.Tensor:
+        """Along the geodesic of -lr egrad2rgrad(x, u)."""
+        return self.metric.exp(x, -lr * self.metric.gradient(x, u))
 
     def transp(self, x: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Parallel transport along the geodesic from x to y. Raises ValueError where no geodesic is found."""

@@ -7,8 +7,10 @@ import math
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, cholesky_inverse, epsilon, frobenius_norm, identity_like, namespace, symmetrize
 
+SERIES_TERMS = 9  # highest power in the series of (I + E)^{-1/2}: five products, less than an eigendecomposition
+BINOMIALS = [math.prod((-0.5 - j) / (j + 1) for j in range(k)) for k in range(SERIES_TERMS + 1)]  # binom(-1/2, k)
 DOUBLINGS = 16  # of Smith's method: eigenvalues of real part 1e-3 still converge
 
 
@@ -66,13 +68,52 @@ def check_positive_definite(eigenvalues: Array, name: str) -> None:
 
 
 def spectral_inverse_sqrt(S: Array) -> Array:
-    """S^{-1/2} through the eigenvectors, without a derivative. (..., P, P). Raises ValueError for a singular S."""
+    """S^{-1/2} by its series near a multiple of I, else through the eigenvectors, without a derivative. (..., P, P)
+
+    Raises ValueError for a singular S.
+    """
     xp = namespace(S)
     if concrete(xp.all(xp.isfinite(S))) is False:
         raise ValueError("Sigma_W has NaN or infinite entries: the features overflowed or were not finite to begin with")
+    near = series_inverse_sqrt(S)
+    if near is not None:
+        return near
     eigenvalues, E = xp.linalg.eigh(S)
     check_positive_definite(eigenvalues, "Sigma_W")
     return (E / xp.sqrt(eigenvalues)[..., None, :]) @ E.mT
+
+
+def distance_from_identity(S: Array) -> tuple[Array, Array, bool]:
+    """m = tr S / P (..., 1, 1), S - m I, and whether ||S - m I||_F < m / 4; never, while torch traces or vectorises."""
+    xp = namespace(S)
+    mean = xp.linalg.diagonal(S).mean(-1)[..., None, None]
+    excess = S - mean * identity_like(S, S.shape[-1])
+    return mean, excess, bool(concrete(xp.all(frobenius_norm(excess)[..., None, None] < mean / 4)))
+
+
+def series_inverse_sqrt(S: Array) -> Array | None:
+    """S^{-1/2} = m^{-1/2} sum_k binom(-1/2, k) E^k, E = S/m - I, m = tr S / P, to rounding. (..., P, P)
+
+    None where it would be long, and while torch traces or vectorises. A small step from the manifold has a short one.
+    With ||E|| <= e = ||E^2||_F^{1/2} what is left out is below e^(terms + 1).
+    """
+    xp = namespace(S)
+    mean, E, near = distance_from_identity(S)
+    if not near:
+        return None
+    E /= mean
+    square = E @ E
+    size = math.sqrt(float(xp.max(frobenius_norm(square))))
+    terms = 0 if size == 0 else math.ceil(math.log(epsilon(S) / 8) / math.log(size)) - 1
+    if terms > SERIES_TERMS:
+        return None
+    highest, identity = terms - terms % 2, identity_like(S, S.shape[-1])
+    root = 0 * E
+    for k in range(highest, -1, -2):
+        root = root @ square if k < highest else root
+        root += BINOMIALS[k + 1] * E
+        root += BINOMIALS[k] * identity
+    return symmetrize(root) / xp.sqrt(mean)
 
 
 def spectral_lyapunov(A: Array, B: Array) -> Array:
@@ -92,6 +133,14 @@ def inverse_sqrt(S: Array) -> Array:
     from manifolds.differentiable import InverseSqrt
 
     return InverseSqrt.apply(S)
+
+
+def inverse_cholesky(S: Array) -> Array:
+    """L^{-1} of S = L L^T, lower triangular. (..., P, P). Raises ValueError for a singular S."""
+    linalg, (_, _, near) = namespace(S).linalg, distance_from_identity(S)
+    if not near:  # else every eigenvalue is within a quarter of their mean
+        check_positive_definite(linalg.eigvalsh(S), "Sigma_W")
+    return cholesky_inverse(S) if S.ndim == 2 else linalg.inv(linalg.cholesky(S))
 
 
 def lyapunov(A: Array, B: Array) -> Array:

@@ -37,6 +37,10 @@ class Metric(ABC):
         """Riemannian from ambient gradient: g(gradient, U) = <G, U>_F for every tangent U. (..., P, n)"""
 
     @abstractmethod
+    def mean_gradient(self, M: Array, sums: Array) -> Array:
+        """Class means of `gradient`, from the means M of X and the class sums G Y^T of the ambient gradient. (..., P, C)"""
+
+    @abstractmethod
     def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
         """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)"""
 
@@ -100,6 +104,11 @@ class EmbeddedMetric(Metric):
         """P(G)."""
         return orthogonal_projection(X, G, self.layout)
 
+    def mean_gradient(self, M: Array, sums: Array) -> Array:
+        """Those of G."""
+        del M
+        return self.layout.per_class(sums)
+
     def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
         """P(H - n sym(G C_M X^T) U C_M)."""
         return curvature.embedded_hessian(X, G, H, U, self.layout)
@@ -132,6 +141,10 @@ class BundleMetric(Metric):
     def gradient(self, X: Array, G: Array) -> Array:
         """Pi Pi* G."""
         return bundle.bundle_gradient(X, G, self.layout)
+
+    def mean_gradient(self, M: Array, sums: Array) -> Array:
+        """Those of G + sym(M (G Y^T)^T) M Y / n."""
+        return self.layout.per_class(sums) + bundle.mean_part(M, sums, self.layout)
 
     def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
         """Of the Levi-Civita connection of g."""

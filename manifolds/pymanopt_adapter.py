@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold, RiemannianSubmanifold
 
-from manifolds import curvature, sampling
+from manifolds import curvature, sampling, steps
 from manifolds.classes import ClassLayout
 from manifolds.geometry import dimension, orthogonal_projection
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric, typical_distance
@@ -74,6 +74,10 @@ class _Features(_Manifold):
     def retraction(self, point: np.ndarray, tangent_vector: np.ndarray) -> np.ndarray:
         """The retraction given to the constructor. Raises ValueError where a step loses rank."""
         return self._retraction(point, tangent_vector, self.layout)
+
+    def gradient_step(self, point: np.ndarray, euclidean_gradient: np.ndarray, step: float) -> np.ndarray:
+        """retraction(point, -step euclidean_to_riemannian_gradient(...)) in one go: `manifolds.steps`."""
+        return steps.gradient_step(point, euclidean_gradient, step, self.metric, self._retraction)
 
     def exp(self, point: np.ndarray, tangent_vector: np.ndarray) -> np.ndarray:
         """The metric's exponential map."""

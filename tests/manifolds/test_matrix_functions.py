@@ -31,6 +31,27 @@ def test_inverse_sqrt_and_lyapunov_equal_scipy() -> None:
         np.testing.assert_allclose(matrix_functions.sylvester_congruence(K, B + B.T), expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize("distance", [0.0, 1e-12, 1e-6, 1e-4, 2e-3, 8e-3, 0.05, 0.2])
+def test_the_series_near_a_multiple_of_the_identity_is_right_to_rounding(distance: float, dtype: type) -> None:
+    """Both sides of the switch to eigenvectors; a batch is switched as one."""
+    rng, eps = np.random.default_rng(0), np.finfo(dtype).eps
+    for size, scale in ((1, 4.0), (2, 1.0), (7, 1e-3), (30, 50.0)):
+        A = rng.standard_normal((3, size, size))
+        S = scale * (np.eye(size) + distance * (A + A.mT) / np.linalg.norm(A + A.mT, 2, axis=(-2, -1))[:, None, None])
+        root = matrix_functions.inverse_sqrt(S.astype(dtype))
+        exact = np.stack([oracles.inverse_sqrt(one) for one in S.astype(dtype).astype(np.float64)])
+        np.testing.assert_allclose(root, exact, rtol=0, atol=40 * eps / np.sqrt(scale))
+        np.testing.assert_allclose(
+            matrix_functions.inverse_sqrt(torch.from_numpy(S.astype(dtype))), root, rtol=1e-4, atol=40 * eps
+        )
+        short = matrix_functions.series_inverse_sqrt(S.astype(dtype))
+        assert short is not None or distance > 2e-3
+        assert short is None or distance < 0.1 or size == 1
+        if short is not None:
+            np.testing.assert_array_equal(short, short.mT)
+
+
 def test_the_congruence_is_solved_for_a_defective_matrix_too() -> None:
     K = np.array([[1.0, 1e-9, 0.0], [0.0, 1.0, 0.3], [0.0, 0.0, 1.0]])
     B = np.diag([2.0, 3.0, 1.0])
@@ -43,6 +64,21 @@ def test_gram_is_a_a_transposed_in_both_libraries(size: int) -> None:
     a = np.random.default_rng(0).standard_normal((2, size, 7))
     np.testing.assert_allclose(matrix_functions.gram(torch.from_numpy(a)).numpy(), a @ a.mT, rtol=0, atol=1e-12)
     np.testing.assert_allclose(matrix_functions.gram(a), a @ a.mT, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("size", [1, 5, 150])
+@pytest.mark.parametrize("near", [True, False])
+def test_inverse_cholesky_whitens_and_refuses(size: int, near: bool) -> None:
+    rng = np.random.default_rng(0)
+    S = np.stack([np.eye(size) + 1e-4 * np.ones((size, size)) if near else spd(rng, size)] * 2)
+    for one in (S, S[0], torch.from_numpy(S), torch.from_numpy(S[0])):
+        inverse = np.asarray(matrix_functions.inverse_cholesky(one))
+        np.testing.assert_allclose(
+            inverse @ S[: inverse.ndim - 1].reshape(inverse.shape) @ inverse.mT - np.eye(size), 0 * inverse, atol=1e-12
+        )
+        np.testing.assert_array_equal(inverse, np.tril(inverse))
+    with pytest.raises(ValueError, match="directions are lost"):
+        matrix_functions.inverse_cholesky(np.diag([1.0, 0.0]))
 
 
 def test_matrix_exp_of_torch_is_as_accurate_as_scipys() -> None:

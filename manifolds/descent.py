@@ -1,0 +1,56 @@
+"""Gradient descent for torch parameters on the manifolds of `geoopt_adapter`, a whole step in one go (`manifolds.steps`)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+
+from manifolds.geoopt_adapter import EmbeddedNormalizedFeatures, NormalizedFeatures
+
+Rule = Callable[[Any, torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+
+def gradient_rule(manifold: Any, x: torch.Tensor, gradient: torch.Tensor, lr: float) -> torch.Tensor:
+    """manifold.gradient_step: what geoopt's RiemannianSGD without momentum does."""
+    return manifold.gradient_step(x, gradient, lr)
+
+
+def projected_rule(manifold: Any, x: torch.Tensor, gradient: torch.Tensor, lr: float) -> torch.Tensor:
+    """manifold.projected_step: the same to first order in lr, cheaper."""
+    return manifold.projected_step(x, gradient, lr)
+
+
+class RiemannianDescent(torch.optim.Optimizer):
+    """x <- rule(manifold, x, grad f(x), lr), for features on the manifold; x - lr grad f(x) for plain parameters beside them.
+
+    Raises ValueError for a learning rate that is not positive and for a parameter on another manifold (take geoopt's optimizers).
+    """
+
+    def __init__(self, params: Iterable[torch.Tensor], lr: float, rule: Rule = gradient_rule) -> None:
+        if not lr > 0:
+            raise ValueError(f"lr = {lr}: the learning rate must be positive")
+        super().__init__(params, {"lr": lr})
+        self.rule = rule
+        for group in self.param_groups:
+            for x in group["params"]:
+                manifold = getattr(x, "manifold", None)
+                if not isinstance(manifold, (NormalizedFeatures, EmbeddedNormalizedFeatures, type(None))):
+                    raise ValueError(f"a parameter is on {manifold}: only this package's manifolds are served, use geoopt.optim")
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """One step of every parameter that has a gradient; the value of `closure`, called first where given."""
+        value = None
+        if closure is not None:
+            with torch.enable_grad():
+                value = closure()
+        for group in self.param_groups:
+            for x in group["params"]:
+                if x.grad is None:
+                    continue
+                manifold = getattr(x, "manifold", None)
+                if manifold is None:
+                    x.add_(x.grad, alpha=-group["lr"])
+                else:
+                    x.copy_(self.rule(manifold, x, x.grad, group["lr"]))
+        return value

@@ -1,0 +1,144 @@
+"""Whole gradient steps: the points of gradient, step and retraction one after another, in less time and at most 2 X of memory.
+
+With J = D G_D^T / n and K = sym(J), the gradients of both metrics have the deviations G_D - K D; they differ in class means only:
+
+    P G       = G - K D
+    Pi Pi* G  = G - K D + sym(M (G Y^T)^T) M Y / n
+
+so that the moved deviations are Z = D + eta (K D - G_D), and the new ones A Z with A A^T = (Z Z^T / n)^{-1}, measured, not
+predicted: nothing drifts. Columns are worked through in blocks; beside the result only blocks and P x P matrices are held.
+X, G are (..., P, n), numpy or torch; torch's on the CPU are worked on through numpy, whose Z Z^T costs half of a product.
+Nothing is recorded for a derivative: where torch records, compiles or vectorises, the maps are called one after another.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from manifolds.classes import ClassLayout
+from manifolds.geometry import renormalize
+from manifolds.linalg import Array, identity_like, namespace, symmetrize
+from manifolds.matrix_functions import concrete, gram, inverse_cholesky, inverse_sqrt
+from manifolds.metrics import Metric
+from manifolds.precision import at_least_float32
+from manifolds.retractions import cholesky_retraction, nearest_point, polar_retraction, renormalisation
+
+BLOCK = 512  # columns worked on at once
+
+Retraction = Callable[[Array, Array, ClassLayout], Array]
+MeanVelocity = Callable[[Array, Array], Array]  # (class means of X, class sums of G) -> class means of the gradient
+WHITENERS: dict[Any, Callable[[Array], Array]] = {
+    polar_retraction: inverse_sqrt,
+    renormalisation: inverse_sqrt,
+    cholesky_retraction: inverse_cholesky,
+}
+
+
+@at_least_float32
+def gradient_step(X: Array, G: Array, eta: float, metric: Metric, retraction: Retraction = polar_retraction) -> Array:
+    """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
+
+    In one go for `polar_retraction`, `renormalisation` and `cholesky_retraction`, in two calls for any other.
+    Raises ValueError where the step loses rank.
+    """
+    layout = metric.layout
+    if retraction not in WHITENERS or not _plain(X, G):
+        return retraction(X, -eta * metric.gradient(X, G), layout)
+    return _step(X, G, eta, layout, metric.mean_gradient, retraction, project=True)
+
+
+@at_least_float32
+def projected_step(X: Array, G: Array, eta: float, metric: Metric) -> Array:
+    """The nearest point to X - eta G, its means moved by the metric's gradient: projected gradient descent. (..., P, n)
+
+    Its derivative by eta at 0 is -metric.gradient(X, G), since P is the derivative of the nearest point: to first order in eta it
+    equals `gradient_step`, and needs no D G^T. Raises ValueError where the step loses rank.  [Absil and Malick 2012]
+    """
+    layout = metric.layout
+    if not _plain(X, G):
+        Z = nearest_point(X - eta * G, layout)
+        M = layout.means(X) - eta * metric.mean_gradient(layout.means(X), layout.sums(G))
+        return Z + layout.spread(M - layout.means(Z))
+    return _step(X, G, eta, layout, metric.mean_gradient, polar_retraction, project=False)
+
+
+@at_least_float32
+def renormalized_step(X: Array, G: Array, eta: float, layout: ClassLayout) -> Array:
+    """renormalize(X - eta G), the paper's scheme D.1 for any loss. (..., P, n). Raises ValueError where the step loses rank."""
+    if not _plain(X, G):
+        return renormalize(X - eta * G, layout)
+    return _step(X, G, eta, layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False)
+
+
+def _step(
+    X: Array, G: Array, eta: float, layout: ClassLayout, velocity: MeanVelocity, retraction: Retraction, project: bool
+) -> Array:
+    """A Z on the deviations, where Z = D - eta (G_D - K D) with K = 0 unless `project`; the means moved by `velocity`."""
+    xp = namespace(X)
+    if xp is not np and X.device.type == "cpu":
+        moved = _step(X.detach().numpy(), G.detach().numpy(), eta, layout, velocity, retraction, project)
+        return xp.from_numpy(moved)
+    layout.check_rank(X.shape[-2])
+    M, sums = layout.means(X), layout.sums(G)
+    moved = M - eta * velocity(M, sums)
+    Z, K = _empty(X, G), 0
+    for columns in _blocks(layout):
+        D, W = _deviations(X, columns, M, layout), _deviations(G, columns, layout.per_class(sums), layout)
+        W *= -eta
+        if project:
+            K = K - D @ W.mT
+        else:
+            W += D
+        Z[..., columns] = W
+    if project:
+        B = symmetrize(K) / layout.n + identity_like(X, X.shape[-2])
+        for columns in _blocks(layout):
+            Z[..., columns] += B @ _deviations(X, columns, M, layout)
+        del B, K
+    A = WHITENERS[retraction](gram(Z) / layout.n)
+    _multiply(A, Z, layout, triangular=retraction is cholesky_retraction)
+    return layout.add_to_means(Z, A @ moved if retraction is renormalisation else moved)
+
+
+def _blocks(layout: ClassLayout) -> list[slice]:
+    """All columns, some at a time."""
+    return [slice(start, min(start + BLOCK, layout.n)) for start in range(0, layout.n, BLOCK)]
+
+
+def _deviations(X: Array, columns: slice, M: Array, layout: ClassLayout) -> Array:
+    """Some columns of X - M Y, a copy. (..., P, b)"""
+    part = X[..., columns].copy() if namespace(X) is np else X[..., columns].clone()
+    ends = np.cumsum(layout.sizes)
+    first, last = np.searchsorted(ends, columns.start, "right"), np.searchsorted(ends, columns.stop, "left")
+    for c in range(int(first), int(last) + 1):
+        start, stop = int(ends[c]) - layout.sizes[c] - columns.start, int(ends[c]) - columns.start
+        part[..., max(start, 0) : stop] -= M[..., c : c + 1]
+    return part
+
+
+def _multiply(A: Array, Z: Array, layout: ClassLayout, triangular: bool) -> None:
+    """Z = A Z in place; half the work for a lower triangular A on numpy matrices."""
+    if triangular and namespace(Z) is np and Z.ndim == 2:
+        from scipy.linalg import get_blas_funcs
+
+        trmm: Any = get_blas_funcs("trmm", (Z,))
+        trmm(1.0, A.T, Z.T, side=1, lower=0, overwrite_b=1)  # Z^T A^T, and Z^T lies in memory as BLAS wants it
+        return
+    for columns in _blocks(layout):
+        Z[..., columns] = A @ Z[..., columns]
+
+
+def _empty(X: Array, G: Array) -> Array:
+    """Room for the result."""
+    shape = namespace(X).broadcast_shapes(X.shape, G.shape)
+    return np.empty(shape, np.result_type(X, G)) if namespace(X) is np else X.new_empty(shape)
+
+
+def _plain(X: Array, G: Array) -> bool:
+    """Whether blocks may be written in place: not where torch records a derivative, compiles or vectorises."""
+    xp = namespace(X)
+    if xp is np:
+        return True
+    recorded = xp.is_grad_enabled() and (X.requires_grad or G.requires_grad)
+    return not recorded and all(concrete(A[..., :1, :1].sum()) is not None for A in (X, G))

@@ -1,0 +1,239 @@
+"""Steps in one go against gradient and retraction one after another, geoopt's own QR, slopes and drift."""
+
+import tracemalloc
+from functools import partial
+from unittest.mock import patch
+
+import geoopt
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifolds import geometry, geoopt_adapter, pymanopt_adapter, steps
+from manifolds.classes import ClassLayout
+from manifolds.descent import RiemannianDescent, projected_rule
+from manifolds.metrics import BundleMetric, EmbeddedMetric
+from manifolds.retractions import (
+    cholesky_retraction,
+    horizontal_renormalisation,
+    nearest_point,
+    polar_retraction,
+    renormalisation,
+)
+from manifolds.slopes import measure_slope
+from tests.manifolds.losses import cross_entropy
+from tests.manifolds.points import LAYOUT, P, point
+from tests.strategies import Problem, problems
+
+METRICS = (EmbeddedMetric, BundleMetric)
+RETRACTIONS = (polar_retraction, renormalisation, cholesky_retraction, horizontal_renormalisation)
+BLOCKS = st.sampled_from([1, 3, 7, 512])
+
+
+@given(problems(balanced=False), BLOCKS, st.sampled_from([1e-3, 0.1, 1.0]))
+def test_a_step_in_one_go_is_gradient_and_retraction_one_after_another(problem: Problem, block: int, eta: float) -> None:
+    layout, X, G = problem.layout, problem.X, problem.direction()
+    for metric in (cls(layout) for cls in METRICS):
+        for retraction in RETRACTIONS:
+            expected = retraction(X, -eta * metric.gradient(X, G), layout)
+            with patch.object(steps, "BLOCK", block):
+                once = steps.gradient_step(X, G, eta, metric, retraction)
+                torch_once = steps.gradient_step(torch.from_numpy(X), torch.from_numpy(G), eta, metric, retraction)
+                batch = steps.gradient_step(X, np.stack([G, -G]), eta, metric, retraction)
+            np.testing.assert_allclose(once, expected, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(torch_once.numpy(), expected, rtol=0, atol=1e-12)
+            np.testing.assert_allclose(batch[0], expected, rtol=0, atol=1e-12)
+            opposite = retraction(X, eta * metric.gradient(X, G), layout)
+            np.testing.assert_allclose(batch[1], opposite, rtol=0, atol=1e-12)
+
+
+@given(problems(balanced=False), BLOCKS, st.sampled_from([1e-3, 0.1, 1.0]))
+def test_the_cheaper_steps_are_the_nearest_point_and_the_papers_scheme(problem: Problem, block: int, eta: float) -> None:
+    layout, X, G = problem.layout, problem.X, problem.direction()
+    with patch.object(steps, "BLOCK", block):
+        nearest = steps.projected_step(X, G, eta, EmbeddedMetric(layout))
+        bundle = steps.projected_step(X, G, eta, BundleMetric(layout))
+        scheme = steps.renormalized_step(X, G, eta, layout)
+    np.testing.assert_allclose(nearest, nearest_point(X - eta * G, layout), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(scheme, geometry.renormalize(X - eta * G, layout), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(layout.deviations(bundle), layout.deviations(nearest), rtol=0, atol=1e-12)
+    means = layout.means(X) - eta * layout.means(BundleMetric(layout).gradient(X, G))
+    np.testing.assert_allclose(layout.means(bundle), means, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("cls", METRICS)
+def test_projected_and_riemannian_steps_agree_to_first_order(cls: type) -> None:
+    """Both leave X with velocity -grad f, and differ by eta^2."""
+    X, metric = point(), cls(LAYOUT)
+    G = np.random.default_rng(3).standard_normal(X.shape)
+
+    def gap(eta: float) -> float:
+        return float(np.linalg.norm(steps.projected_step(X, G, eta, metric) - (X - eta * metric.gradient(X, G))))
+
+    verdict = measure_slope("order", gap, 2, rounding=1e-12)
+    assert abs(verdict.slope - 2) < 0.05
+
+
+@given(problems(balanced=False))
+def test_the_cholesky_step_is_geoopts_qr_step_on_the_deviations(problem: Problem) -> None:
+    """Another library's gradient and retraction, by Householder reflections: the same point."""
+    layout, X, G, eta, stiefel = problem.layout, problem.X, problem.direction(), 0.3, geoopt.EuclideanStiefel()
+    root = layout.n**0.5
+    Q, W = (torch.from_numpy(layout.deviations(A)).mT.contiguous() for A in (X, G))
+    theirs = stiefel.retr(Q / root, -eta / layout.n * stiefel.egrad2rgrad(Q / root, W * root))
+    ours = steps.gradient_step(X, G, eta, EmbeddedMetric(layout), cholesky_retraction)
+    np.testing.assert_allclose(layout.deviations(ours), root * theirs.mT.numpy(), rtol=0, atol=1e-11)
+    np.testing.assert_allclose(layout.means(ours), layout.means(X - eta * G), rtol=0, atol=1e-12)
+
+
+# torch's own: dynamo instantiates the autograd.Function that it traces
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_a_recorded_compiled_or_vectorised_step_is_the_same_and_differentiable() -> None:
+    X, G = torch.from_numpy(point()), torch.from_numpy(np.random.default_rng(1).standard_normal((P, LAYOUT.n)))
+    metric = BundleMetric(LAYOUT)
+    for step in (
+        partial(steps.gradient_step, eta=0.1, metric=metric),
+        partial(steps.projected_step, eta=0.1, metric=metric),
+        partial(steps.renormalized_step, eta=0.1, layout=LAYOUT),
+    ):
+        expected = step(X, G)
+        leaf = G.clone().requires_grad_(True)
+        recorded = step(X, leaf)
+        np.testing.assert_allclose(recorded.detach(), expected, rtol=0, atol=1e-12)
+        assert torch.autograd.gradcheck(lambda g, step=step: step(X, g), leaf)
+        batch = torch.stack([G, -G])
+        np.testing.assert_allclose(torch.vmap(step, in_dims=(None, 0))(X, batch)[0], expected, rtol=0, atol=1e-12)
+    compiled = torch.compile(step, fullgraph=True, backend="eager")
+    np.testing.assert_allclose(compiled(X, G), expected, rtol=0, atol=1e-12)
+
+
+def test_inputs_stay_and_half_precision_is_computed_in_float32() -> None:
+    X, metric = point(), EmbeddedMetric(LAYOUT)
+    G = np.random.default_rng(1).standard_normal(X.shape)
+    before = X.copy(), G.copy()
+    steps.gradient_step(X, G, 0.1, metric)
+    np.testing.assert_array_equal(X, before[0])
+    np.testing.assert_array_equal(G, before[1])
+    half = steps.gradient_step(torch.from_numpy(X).half(), torch.from_numpy(G).half(), 0.1, metric)
+    assert half.dtype == torch.float16
+    single = steps.gradient_step(torch.from_numpy(X).half().float(), torch.from_numpy(G).half().float(), 0.1, metric)
+    np.testing.assert_array_equal(half, single.half())
+    assert steps.gradient_step(X.astype(np.float32), G.astype(np.float32), 0.1, metric, cholesky_retraction).dtype == np.float32
+
+
+def test_a_step_that_loses_rank_and_an_empty_manifold_are_refused() -> None:
+    X, metric = point(), EmbeddedMetric(LAYOUT)
+    with pytest.raises(ValueError, match=f"{P} of {P} directions are lost"):
+        steps.projected_step(X, X, 1.0, metric)
+    with pytest.raises(ValueError, match=f"{P} of {P} directions are lost"):
+        steps.renormalized_step(X, X, 1.0, LAYOUT)
+    empty = EmbeddedMetric(ClassLayout.equal(3, 2))
+    with pytest.raises(ValueError, match=r"C\(N-1\) = 3 < P = 4"):
+        steps.gradient_step(np.ones((4, 6)), np.ones((4, 6)), 1.0, empty)
+
+
+def test_a_step_holds_at_most_2_x_of_memory() -> None:
+    layout, rng = ClassLayout.equal(8, 1000), np.random.default_rng(0)
+    X = nearest_point(rng.standard_normal((200, layout.n)), layout)
+    G = rng.standard_normal(X.shape)
+    for step in (
+        partial(steps.gradient_step, X, G, 0.01, BundleMetric(layout)),
+        partial(steps.gradient_step, X, G, 0.01, EmbeddedMetric(layout), cholesky_retraction),
+        partial(steps.projected_step, X, G, 0.01, BundleMetric(layout)),
+        partial(steps.renormalized_step, X, G, 0.01, layout),
+    ):
+        step()
+        tracemalloc.start()
+        step()
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2 * X.nbytes
+
+
+def walk(step: str, dtype: type, count: int) -> float:
+    """Largest residual, measured in float64, on `count` steps of random ambient gradients."""
+    layout, rng = ClassLayout((4, 5, 6)), np.random.default_rng(0)
+    metric = BundleMetric(layout)
+    X = point(layout, 3).astype(dtype)
+    worst = 0.0
+    for k in range(count):
+        G = rng.standard_normal(X.shape).astype(dtype)
+        retraction = cholesky_retraction if step == "cholesky" else polar_retraction
+        X = steps.projected_step(X, G, 0.1, metric) if step == "projected" else steps.gradient_step(X, G, 0.1, metric, retraction)
+        if k % 100 == 99:
+            X = X - layout.spread(0.5 * layout.means(X))  # the walk of the means is free: keep it near
+            worst = max(worst, float(geometry.constraint_residual(X.astype(np.float64), layout)))
+    return worst
+
+
+DRIFT = [(np.float64, 1e-12), (np.float32, 1e-4)]
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), DRIFT)
+@pytest.mark.parametrize("step", ["polar", "cholesky", "projected"])
+def test_steps_do_not_drift(step: str, dtype: type, allowed: float) -> None:
+    assert walk(step, dtype, 500) < allowed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("dtype", "allowed"), DRIFT)
+@pytest.mark.parametrize("step", ["polar", "cholesky", "projected"])
+def test_steps_do_not_drift_in_1e5(step: str, dtype: type, allowed: float) -> None:
+    assert walk(step, dtype, 100_000) < allowed
+
+
+GEOOPT = (
+    geoopt_adapter.NormalizedFeatures,
+    geoopt_adapter.EmbeddedNormalizedFeatures,
+    geoopt_adapter.EmbeddedNormalizedFeaturesExact,
+)
+
+
+@pytest.mark.parametrize("cls", GEOOPT)
+def test_riemannian_descent_is_geoopts_sgd(cls: type) -> None:
+    ends = []
+    for optimizer_class in (RiemannianDescent, geoopt.optim.RiemannianSGD):
+        x = geoopt.ManifoldParameter(torch.from_numpy(point()), manifold=cls(LAYOUT))
+        head = torch.nn.Parameter(torch.ones(P, 1, dtype=torch.float64))
+        optimizer = optimizer_class([x, head], lr=0.5)
+
+        def closure(x=x, head=head, optimizer=optimizer) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = cross_entropy(x * head, LAYOUT)
+            loss.backward()
+            return loss
+
+        losses = [optimizer.step(closure).item() for _ in range(20)]
+        assert losses[-1] < losses[0]
+        ends.append((x.detach().numpy(), head.detach().numpy()))
+    for ours, theirs in zip(*ends, strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-12)
+
+
+def test_projected_descent_lowers_a_loss_and_wrong_use_is_refused() -> None:
+    x = geoopt.ManifoldParameter(torch.from_numpy(point()), manifold=GEOOPT[1](LAYOUT))
+    idle = torch.nn.Parameter(torch.ones(2))
+    optimizer = RiemannianDescent([x, idle], lr=0.5, rule=projected_rule)
+    losses = []
+    for _ in range(20):
+        optimizer.zero_grad()
+        loss = cross_entropy(x, LAYOUT)
+        loss.backward()
+        losses.append(loss.item())
+        assert optimizer.step() is None
+    assert (np.diff(losses) < 0).all()
+    assert geometry.constraint_residual(x.detach(), LAYOUT) < 1e-13
+    with pytest.raises(ValueError, match=r"lr = -1\.0"):
+        RiemannianDescent([x], lr=-1.0)
+    with pytest.raises(ValueError, match=r"use geoopt\.optim"):
+        RiemannianDescent([geoopt.ManifoldParameter(torch.eye(3), manifold=geoopt.Stiefel())], lr=1.0)
+
+
+@pytest.mark.parametrize("cls", [pymanopt_adapter.NormalizedFeatures, pymanopt_adapter.EmbeddedNormalizedFeatures])
+def test_pymanopts_step_is_its_gradient_and_retraction(cls: type) -> None:
+    manifold, X = cls(LAYOUT, P), point()
+    G = np.random.default_rng(0).standard_normal(X.shape)
+    expected = manifold.retraction(X, -0.2 * manifold.euclidean_to_riemannian_gradient(X, G))
+    np.testing.assert_allclose(manifold.gradient_step(X, G, 0.2), expected, rtol=0, atol=1e-12)
