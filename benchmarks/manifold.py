@@ -2,7 +2,8 @@
 
     python -m benchmarks.manifold [--repeats 7]
 
-All rows start from the same point and take the same losses' gradients, in torch float64 on the CPU; ratios are to ours.
+All rows start from the same point and take the same losses' gradients, in torch float64 on the CPU.
+Ratios are medians of the ratios of interleaved runs.
 """
 
 import argparse
@@ -12,6 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
@@ -24,64 +26,68 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import geoopt
 
-from manifolds import geoopt_adapter  # noqa: E402
+from benchmarks.timing import extra_bytes  # noqa: E402
+from manifolds import steps  # noqa: E402
 from manifolds.classes import ClassLayout  # noqa: E402
-from manifolds.retractions import nearest_point  # noqa: E402
+from manifolds.metrics import BundleMetric, EmbeddedMetric  # noqa: E402
+from manifolds.retractions import cholesky_retraction, nearest_point, polar_retraction, renormalisation  # noqa: E402
 from ufm.flows import central_path_gradient  # noqa: E402
 
 ETA = 50.0
+
+Rule = Callable[[torch.Tensor, torch.Tensor, torch.Tensor | None], torch.Tensor]
+Step = Callable[[], object]
+Steps = tuple[dict[str, Step], dict[str, Step]]  # ours, theirs
 
 
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=9)
     repeats = parser.parse_args().repeats
     layout, P = ClassLayout.equal(10, 500), 512
     rng = np.random.default_rng(0)
     start = rng.standard_normal((P, layout.n)) + layout.spread(rng.standard_normal((P, layout.C)))
     X = torch.from_numpy(nearest_point(start - start.mean(-1, keepdims=True), layout))
-    G = central_path_gradient(X, layout)
+    G = torch.from_numpy(rng.standard_normal(X.shape) / ETA / 50)  # a step of 2% of X
     versions = f"{platform.machine()}, torch {torch.__version__}, numpy {np.__version__}"
     print(f"{versions}, CPU time of one thread, medians of {repeats}, X = {X.nbytes / 1e6:.1f} MB")
-    report("gradient given: egrad2rgrad and retr", given_gradient(layout, X, G), repeats, X)
+    with torch.no_grad():
+        report("any loss, its ambient gradient G given", given_gradient(layout, X, G), repeats, X)
     report("L_LS, gradient included", with_gradient(layout, X), repeats, X)
 
 
-def given_gradient(layout: ClassLayout, X: torch.Tensor, G: torch.Tensor) -> dict[str, Callable[[], object]]:
+def rules(layout: ClassLayout) -> dict[str, Rule]:
+    """Our steps, of any loss."""
+    bundle, embedded = BundleMetric(layout), EmbeddedMetric(layout)
+    qr, polar = cholesky_retraction, polar_retraction
+    return {
+        "projected step, embedded metric": lambda X, G, out: steps.projected_step(X, G, ETA, embedded, out),
+        "projected step, bundle metric": lambda X, G, out: steps.projected_step(X, G, ETA, bundle, out),
+        "P G, Cholesky (= QR)": lambda X, G, out: steps.gradient_step(X, G, ETA, embedded, qr, out),
+        "Pi Pi* G, Cholesky": lambda X, G, out: steps.gradient_step(X, G, ETA, bundle, qr, out),
+        "P G, polar": lambda X, G, out: steps.gradient_step(X, G, ETA, embedded, polar, out),
+        "Pi Pi* G, renormalisation": lambda X, G, out: steps.gradient_step(X, G, ETA, bundle, renormalisation, out),
+    }
+
+
+def given_gradient(layout: ClassLayout, X: torch.Tensor, G: torch.Tensor) -> Steps:
     """Steps from an ambient gradient G of any loss."""
     root = layout.n**0.5
     stiefel, D = geoopt.EuclideanStiefel(), layout.deviations(X)
     Q = (D / root).mT.contiguous()
 
-    def riemannian(manifold: geoopt.Manifold) -> Callable[[], object]:
-        def step() -> object:
-            with torch.no_grad():
-                return manifold.retr(X, -ETA * manifold.egrad2rgrad(X, G))
-
-        return step
-
-    def scheme() -> object:
-        with torch.no_grad():
-            return bundle.retr(X, -ETA * G)
-
     def theirs() -> object:
-        with torch.no_grad():
-            egrad = layout.deviations(G).mT.contiguous() * root
-            means = layout.means(X) - ETA * layout.means(G)
-            return stiefel.retr(Q, -ETA / layout.n * stiefel.egrad2rgrad(Q, egrad)), means
+        egrad = layout.deviations(G).mT.contiguous() * root
+        means = layout.means(X) - ETA * layout.means(G)
+        return stiefel.retr(Q, -ETA / layout.n * stiefel.egrad2rgrad(Q, egrad)), means
 
-    bundle = geoopt_adapter.NormalizedFeatures(layout)
-    return {
-        "ours, bundle metric, for a G of a loss constant on fibres": scheme,
-        "ours, bundle metric: Pi Pi*, renormalisation": riemannian(bundle),
-        "ours, embedded metric: P, polar": riemannian(geoopt_adapter.EmbeddedNormalizedFeatures(layout)),
-        "geoopt EuclideanStiefel on the deviations (QR)": theirs,
-    }
+    ours = {name: partial(rule, X, G, None) for name, rule in rules(layout).items()}
+    return ours, {"geoopt EuclideanStiefel on the deviations (QR)": theirs}
 
 
-def with_gradient(layout: ClassLayout, X: torch.Tensor) -> dict[str, Callable[[], object]]:
-    """Whole steps of L_LS."""
+def with_gradient(layout: ClassLayout, X: torch.Tensor) -> Steps:
+    """Whole steps of L_LS; it is constant on fibres, so that the paper's scheme too is a Riemannian step."""
     root, labels = layout.n**0.5, torch.from_numpy(layout.labels)
     Y = torch.nn.functional.one_hot(labels, layout.C).T.to(X.dtype)
     Y_c = Y - Y.mean(-1, keepdim=True)
@@ -91,14 +97,6 @@ def with_gradient(layout: ClassLayout, X: torch.Tensor) -> dict[str, Callable[[]
         B = Y_c @ H.T / layout.n
         W = torch.linalg.solve(H @ H.T / layout.n, B.T).T
         return ((W @ H - Y_c) ** 2).sum() / (2 * layout.n)
-
-    def ours(manifold: geoopt.Manifold, project: bool) -> Callable[[], object]:
-        def step() -> object:
-            with torch.no_grad():
-                G = central_path_gradient(X, layout)
-                return manifold.retr(X, -ETA * (manifold.egrad2rgrad(X, G) if project else G))
-
-        return step
 
     def autograd() -> object:
         """The obvious code: autograd of the residual loss, step, renormalise through eigh."""
@@ -121,33 +119,33 @@ def with_gradient(layout: ClassLayout, X: torch.Tensor) -> dict[str, Callable[[]
         optimizer.step()
         return Q
 
-    bundle = geoopt_adapter.NormalizedFeatures(layout)
-    return {
-        "ours, bundle metric, the paper's scheme": ours(bundle, False),
-        "ours, bundle metric: Pi Pi*, renormalisation": ours(bundle, True),
-        "ours, embedded metric: P, polar": ours(geoopt_adapter.EmbeddedNormalizedFeatures(layout), True),
-        "obvious autograd: residual loss, eigh": autograd,
-        "geoopt RiemannianSGD, EuclideanStiefel on the deviations": stiefel,
-    }
+    def whole(rule: Rule) -> object:
+        with torch.no_grad():
+            G = central_path_gradient(X, layout)
+            return rule(X, G, G)
+
+    scheme = {"the paper's scheme D.1": lambda X, G, out: steps.renormalized_step(X, G, ETA, layout, out)}
+    ours = {name: partial(whole, rule) for name, rule in (scheme | rules(layout)).items()}
+    return ours, {"obvious autograd, eigh": autograd, "geoopt RiemannianSGD, EuclideanStiefel, autograd": stiefel}
 
 
-def report(title: str, steps: dict[str, Callable[[], object]], repeats: int, X: torch.Tensor) -> None:
-    """Medians of interleaved runs, ratios to the first three rows, and the peak of memory held by torch beyond the inputs."""
-    times: dict[str, list[float]] = {name: [] for name in steps}
-    for step in steps.values():
-        step()
-    for _ in range(repeats):
-        for name, step in steps.items():
+def report(title: str, both: Steps, repeats: int, X: torch.Tensor) -> None:
+    """Medians, medians of the ratios theirs / ours, and the peak of memory held beyond the inputs, result included."""
+    ours, theirs = both
+    every = ours | theirs
+    times: dict[str, list[float]] = {name: [] for name in every}
+    for _ in range(repeats + 1):
+        for name, step in every.items():
             begin = time.thread_time()  # CPU time of the one thread: another process cannot lengthen it by taking the core
             step()
             times[name].append(time.thread_time() - begin)
-    medians = {name: statistics.median(values) for name, values in times.items()}
-    mine = [name for name in steps if name.startswith("ours")]
-    print(f"\n{title}\n{'':62}{'ms':>8}{'extra X':>9}   time over ours ({', '.join('abc'[: len(mine)])})")
-    for k, (name, median) in enumerate(medians.items()):
-        label = f"{'abc'[k]}) {name}" if name in mine else f"   {name}"
-        ratios = "  ".join(f"{median / medians[own]:5.2f}" for own in mine)
-        print(f"{label:62}{1e3 * median:8.1f}{peak(steps[name]) / X.nbytes:9.2f}   {ratios}")
+    print(f"\n{title}\n{'':52}{'ms':>7}{'extra X':>9}   " + "".join(f"time of {name}   " for name in theirs))
+    for name, step in every.items():
+        own = times[name][1:]
+        ratios = [statistics.median(b / a for a, b in zip(own, times[other][1:], strict=True)) for other in theirs]
+        columns = "   ".join(f"{ratio:5.2f} x" for ratio in ratios) if name in ours else ""
+        held = (peak(step) + extra_bytes(step)) / X.nbytes  # by torch, and by numpy
+        print(f"{name:52}{1e3 * statistics.median(own):7.1f}{held:9.2f}   {columns}")
 
 
 def peak(step: Callable[[], object]) -> int:

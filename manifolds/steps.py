@@ -7,6 +7,7 @@ With J = D G_D^T / n and K = sym(J), the gradients of both metrics have the devi
 
 so that the moved deviations are Z = D + eta (K D - G_D), and the new ones A Z with A A^T = (Z Z^T / n)^{-1}, measured, not
 predicted: nothing drifts. Columns are worked through in blocks; beside the result only blocks and P x P matrices are held.
+`out` takes the result, and may be G itself where its values are not needed any more: then a step holds less than 1 X.
 X, G are (..., P, n), numpy or torch; torch's on the CPU are worked on through numpy, whose Z Z^T costs half of a product.
 Nothing is recorded for a derivative: where torch records, compiles or vectorises, the maps are called one after another.
 """
@@ -36,7 +37,9 @@ WHITENERS: dict[Any, Callable[[Array], Array]] = {
 
 
 @at_least_float32
-def gradient_step(X: Array, G: Array, eta: float, metric: Metric, retraction: Retraction = polar_retraction) -> Array:
+def gradient_step(
+    X: Array, G: Array, eta: float, metric: Metric, retraction: Retraction = polar_retraction, out: Array | None = None
+) -> Array:
     """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
 
     In one go for `polar_retraction`, `renormalisation` and `cholesky_retraction`, in two calls for any other.
@@ -44,12 +47,12 @@ def gradient_step(X: Array, G: Array, eta: float, metric: Metric, retraction: Re
     """
     layout = metric.layout
     if retraction not in WHITENERS or not _plain(X, G):
-        return retraction(X, -eta * metric.gradient(X, G), layout)
-    return _step(X, G, eta, layout, metric.mean_gradient, retraction, project=True)
+        return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
+    return _step(X, G, eta, layout, metric.mean_gradient, retraction, project=True, out=out)
 
 
 @at_least_float32
-def projected_step(X: Array, G: Array, eta: float, metric: Metric) -> Array:
+def projected_step(X: Array, G: Array, eta: float, metric: Metric, out: Array | None = None) -> Array:
     """The nearest point to X - eta G, its means moved by the metric's gradient: projected gradient descent. (..., P, n)
 
     Its derivative by eta at 0 is -metric.gradient(X, G), since P is the derivative of the nearest point: to first order in eta it
@@ -59,30 +62,37 @@ def projected_step(X: Array, G: Array, eta: float, metric: Metric) -> Array:
     if not _plain(X, G):
         Z = nearest_point(X - eta * G, layout)
         M = layout.means(X) - eta * metric.mean_gradient(layout.means(X), layout.sums(G))
-        return Z + layout.spread(M - layout.means(Z))
-    return _step(X, G, eta, layout, metric.mean_gradient, polar_retraction, project=False)
+        return _put(Z + layout.spread(M - layout.means(Z)), out)
+    return _step(X, G, eta, layout, metric.mean_gradient, polar_retraction, project=False, out=out)
 
 
 @at_least_float32
-def renormalized_step(X: Array, G: Array, eta: float, layout: ClassLayout) -> Array:
+def renormalized_step(X: Array, G: Array, eta: float, layout: ClassLayout, out: Array | None = None) -> Array:
     """renormalize(X - eta G), the paper's scheme D.1 for any loss. (..., P, n). Raises ValueError where the step loses rank."""
     if not _plain(X, G):
-        return renormalize(X - eta * G, layout)
-    return _step(X, G, eta, layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False)
+        return _put(renormalize(X - eta * G, layout), out)
+    return _step(X, G, eta, layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False, out=out)
 
 
 def _step(
-    X: Array, G: Array, eta: float, layout: ClassLayout, velocity: MeanVelocity, retraction: Retraction, project: bool
+    X: Array,
+    G: Array,
+    eta: float,
+    layout: ClassLayout,
+    velocity: MeanVelocity,
+    retraction: Retraction,
+    project: bool,
+    out: Array | None,
 ) -> Array:
     """A Z on the deviations, where Z = D - eta (G_D - K D) with K = 0 unless `project`; the means moved by `velocity`."""
     xp = namespace(X)
     if xp is not np and X.device.type == "cpu":
-        moved = _step(X.detach().numpy(), G.detach().numpy(), eta, layout, velocity, retraction, project)
-        return xp.from_numpy(moved)
+        arrays = [A if A is None else A.detach().numpy() for A in (X, G, out)]
+        return xp.from_numpy(_step(*arrays[:2], eta, layout, velocity, retraction, project, arrays[2]))
     layout.check_rank(X.shape[-2])
     M, sums = layout.means(X), layout.sums(G)
     moved = M - eta * velocity(M, sums)
-    Z, K = _empty(X, G), 0
+    Z, K = _room(X, G, out), 0
     for columns in _blocks(layout):
         D, W = _deviations(X, columns, M, layout), _deviations(G, columns, layout.per_class(sums), layout)
         W *= -eta
@@ -129,10 +139,23 @@ def _multiply(A: Array, Z: Array, layout: ClassLayout, triangular: bool) -> None
         Z[..., columns] = A @ Z[..., columns]
 
 
-def _empty(X: Array, G: Array) -> Array:
-    """Room for the result."""
-    shape = namespace(X).broadcast_shapes(X.shape, G.shape)
-    return np.empty(shape, np.result_type(X, G)) if namespace(X) is np else X.new_empty(shape)
+def _room(X: Array, G: Array, out: Array | None) -> Array:
+    """`out`, or an empty array for the result. Raises ValueError where `out` has another shape or dtype."""
+    xp = namespace(X)
+    shape, dtype = xp.broadcast_shapes(X.shape, G.shape), X.dtype
+    if out is None:
+        return np.empty(shape, dtype) if xp is np else X.new_empty(shape)
+    if out.shape != shape or out.dtype != dtype:
+        raise ValueError(f"out is {tuple(out.shape)} {out.dtype} but the step {tuple(shape)} {dtype}: give one like that")
+    return out
+
+
+def _put(Z: Array, out: Array | None) -> Array:
+    """Z, in `out` where that is given."""
+    if out is None:
+        return Z
+    out[...] = Z
+    return out
 
 
 def _plain(X: Array, G: Array) -> bool:

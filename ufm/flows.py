@@ -96,8 +96,7 @@ def central_path_gradient(X: Array, layout: ClassLayout) -> Array:
     M = M - M.mean(-1)[..., None]  # a rounding error of the zero global mean would grow like a singular value, exponentially
     U, omega, Vt = namespace(M).linalg.svd(M, full_matrices=False)
     f = omega / (layout.C + omega * omega) ** 2
-    D = layout.deviations(X)
-    G = (U * (f * omega / layout.n)) @ (U.mT @ D)
+    G = (U * (f * omega / layout.n)) @ layout.deviations(U.mT @ X)  # deviations of C rows, not of P
     return layout.add_to_means(G, -(U * (f / N)) @ Vt)
 
 

@@ -109,6 +109,25 @@ def test_a_recorded_compiled_or_vectorised_step_is_the_same_and_differentiable()
     np.testing.assert_allclose(compiled(X, G), expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch", "unfused"])
+def test_the_result_may_be_written_over_the_gradient(kind: str) -> None:
+    X, metric = point(), BundleMetric(LAYOUT)
+    G = np.random.default_rng(1).standard_normal(X.shape)
+    X, G = (X, G) if kind == "numpy" else (torch.from_numpy(X), torch.from_numpy(G))
+    retraction = horizontal_renormalisation if kind == "unfused" else cholesky_retraction
+    for step in (
+        partial(steps.gradient_step, X, eta=0.1, metric=metric, retraction=retraction),
+        partial(steps.projected_step, X, eta=0.1, metric=metric),
+        partial(steps.renormalized_step, X, eta=0.1, layout=LAYOUT),
+    ):
+        expected, buffer = step(G=G), G + 0
+        with patch.object(steps, "BLOCK", 4):
+            step(G=buffer, out=buffer)
+        np.testing.assert_allclose(buffer, expected, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match=r"out is \(3, 18\)"):
+        steps.projected_step(X, G, 0.1, metric, out=G[:3])
+
+
 def test_inputs_stay_and_half_precision_is_computed_in_float32() -> None:
     X, metric = point(), EmbeddedMetric(LAYOUT)
     G = np.random.default_rng(1).standard_normal(X.shape)
