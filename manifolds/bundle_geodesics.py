@@ -102,14 +102,14 @@ def _flow(rows: RowSpace, X: Array, velocities: Array) -> Array:
     xp = namespace(X)
 
     def field(state: Array) -> Array:
-        if not float(abs(state[0]).max()) <= RUNAWAY * size:
+        if not abs(state[0]).max().item() <= RUNAWAY * size:
             raise IntegrationError("the step was too long")
         scales = fibre_scale(state[0], state[1:])
         carried = connection_of_scales(state[0], state[1], state[1:], scales[0], scales, rows)  # type: ignore[arg-type]
         return xp.concat([state[1:2], carried], 0)
 
-    size = float(abs(X).max())
-    speed = float(frobenius_norm(velocities[0]).max()) / rows.n**0.5
+    size = abs(X).max().item()
+    speed = frobenius_norm(velocities[0]).max().item() / rows.n**0.5
     state = xp.concat([X[None], velocities], 0)
     end, error = integrate(field, state, 1 << max(0, math.ceil(speed) - 1).bit_length())
     if not error <= ROUNDING * epsilon(state):
@@ -178,7 +178,7 @@ def integrate(field: Field, state: Array, steps: int) -> tuple[Array, float]:
 
 def _relative(change: Array, state: Array) -> float:
     """Largest entry of a part of `change` over the largest entry of that part of `state`; a part that is zero counts in full."""
-    sizes = [(float(abs(a).max()), float(abs(b).max())) for a, b in zip(change, state, strict=True)]
+    sizes = [(abs(a).max().item(), abs(b).max().item()) for a, b in zip(change, state, strict=True)]
     return max(a / (b or 1.0) for a, b in sizes)
 
 

@@ -1,11 +1,17 @@
-"""Two torch functions of symmetric matrices with the derivatives that autograd through eigh gets wrong at equal eigenvalues."""
+"""Torch functions with derivatives of their own: two of symmetric matrices, which autograd through eigh gets wrong at equal
+eigenvalues; the distance, found by shooting; and the logarithm, whose derivative is refused.
+"""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.autograd.function import once_differentiable
 
 from manifolds.linalg import symmetrize
 from manifolds.matrix_functions import spectral_inverse_sqrt, spectral_lyapunov
+
+if TYPE_CHECKING:
+    from manifolds.metrics import Metric
 
 
 class InverseSqrt(torch.autograd.Function):
@@ -55,3 +61,52 @@ class Lyapunov(torch.autograd.Function):
         A, Y = ctx.saved_tensors
         V = Lyapunov.apply(A, gradient)
         return -symmetrize(V @ Y.mT + Y.mT @ V).sum_to_size(A.shape), V.sum_to_size(ctx.right)
+
+
+class Distance(torch.autograd.Function):
+    """d(X, Y) of a metric: along tangents U at X and V at Y its derivative is (g(end, V) - g(start, U)) / d.
+
+    start = log_X Y and end are the velocities of the geodesic at its ends; at d = 0 the subgradient 0 is taken, as for a norm.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, X: torch.Tensor, Y: torch.Tensor, metric: "Metric") -> torch.Tensor:  # type: ignore[override]
+        """Length of the geodesic. (...). Raises ValueError where the shooting did not converge."""
+        start = metric.shoot(X, Y).require().vector
+        length = metric.norm(X, start)
+        ctx.metric = metric
+        ctx.save_for_backward(X, Y, start, length)
+        return length
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+        """(-flat(start), flat(end)) / d, times the incoming gradient. (..., P, n) each"""
+        X, Y, start, length = ctx.saved_tensors
+        end = ctx.metric.geodesic_transport(X.expand_as(start), start, start)[1]
+        scale = torch.where(length > 0, gradient / length, 0.0)[..., None, None]
+        to_X, to_Y = -scale * ctx.metric.flat(X, start), scale * ctx.metric.flat(Y, end)
+        return to_X.sum_to_size(X.shape), to_Y.sum_to_size(Y.shape), None
+
+
+class Refusal(torch.autograd.Function):
+    """The logarithm as a function of its two points, for torch to know that its derivative is missing."""
+
+    @staticmethod
+    def forward(ctx: Any, vector: torch.Tensor, X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        """The vector itself."""
+        del ctx, X, Y
+        return vector.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[None, None, None]:  # type: ignore[override]
+        """Raises ValueError."""
+        raise ValueError(
+            "the logarithm, found by shooting, has no derivative here: differentiate dist(X, Y), which has one, "
+            "or take log(X.detach(), Y.detach())"
+        )
+
+
+def refuse_derivative(vector: torch.Tensor, X: torch.Tensor, Y: torch.Tensor) -> torch.Tensor:
+    """`vector`, whose derivative by X or Y raises ValueError instead of being silently zero."""
+    return Refusal.apply(vector, X, Y)

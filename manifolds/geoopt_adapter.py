@@ -115,12 +115,13 @@ class _Features(_Manifold):
         return self.metric.exp(x, u)
 
     def logmap(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        """Inverse of expmap, by shooting; not differentiable. Raises ValueError where it did not converge."""
+        """Inverse of expmap, by shooting. Raises ValueError where it did not converge, and in a backward pass."""
         return self.metric.log(x, y)
 
     def dist(self, x: torch.Tensor, y: torch.Tensor, *, keepdim: bool = False) -> torch.Tensor:
-        """Norm of the logmap. (...) or (..., 1, 1)"""
-        return self.norm(x, self.logmap(x, y), keepdim=keepdim)
+        """Norm of the logmap, differentiable once. (...) or (..., 1, 1)"""
+        value = self.metric.dist(x, y)
+        return value[..., None, None] if keepdim else value
 
     def transp(self, x: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Vector transport by projection at y."""

@@ -9,7 +9,7 @@ import numpy as np
 from manifolds import geodesics
 from manifolds.classes import ClassLayout
 from manifolds.geometry import orthogonal_projection
-from manifolds.linalg import Array, frobenius_norm, symmetrize
+from manifolds.linalg import Array, frobenius_norm, namespace, symmetrize
 from manifolds.shooting import Shooting, Shot, approach, shoot_pairs
 
 ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products
@@ -25,12 +25,27 @@ def shoot_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
 
 
 def log(X: Array, Y: Array, layout: ClassLayout) -> Array:
-    """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where the shooting did not converge, with its gap."""
-    return shoot_log(X, Y, layout).require().vector
+    """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where the shooting did not converge, with its gap.
+
+    Not differentiable: torch raises ValueError in the backward pass.
+    """
+    return underived(shoot_log(X, Y, layout).require().vector, X, Y)
+
+
+def underived(vector: Array, X: Array, Y: Array) -> Array:
+    """`vector`, with a derivative by X and Y that raises ValueError in torch. (..., P, n)"""
+    if namespace(X) is np:
+        return vector
+    from manifolds.differentiable import refuse_derivative
+
+    return refuse_derivative(vector, X, Y)
 
 
 def dist(X: Array, Y: Array, layout: ClassLayout) -> Array:
-    """Length of the geodesic of `log`, the Riemannian distance within the injectivity radius. (...). Raises as `log`."""
+    """Length of the geodesic of `log`, the Riemannian distance within the injectivity radius. (...). Raises as `log`.
+
+    EmbeddedMetric(layout).dist is the same with a derivative.
+    """
     return frobenius_norm(log(X, Y, layout))
 
 

@@ -10,6 +10,8 @@ import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
+import numpy as np
+
 from manifolds import bundle, bundle_geodesics, curvature, geodesics, logarithm
 from manifolds.classes import ClassLayout
 from manifolds.geometry import oblique_projection, orthogonal_projection
@@ -27,6 +29,10 @@ class Metric(ABC):
     @abstractmethod
     def inner(self, X: Array, U: Array, V: Array) -> Array:
         """g_X(U, V). (...)"""
+
+    @abstractmethod
+    def flat(self, X: Array, U: Array) -> Array:
+        """The ambient array with <flat(U), V>_F = g_X(U, V) for every V, whose `gradient` is U. (..., P, n)"""
 
     @abstractmethod
     def project(self, X: Array, Z: Array) -> Array:
@@ -62,11 +68,15 @@ class Metric(ABC):
         return namespace(square).sqrt(namespace(square).clip(square, 0, None))
 
     def log(self, X: Array, Y: Array) -> Array:
-        """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where shooting did not converge."""
-        return self.shoot(X, Y).require().vector
+        """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where shooting missed, and in a backward pass."""
+        return logarithm.underived(self.shoot(X, Y).require().vector, X, Y)
 
     def dist(self, X: Array, Y: Array) -> Array:
-        """Length of log(X, Y). (...). Raises as `log`."""
+        """Length of log(X, Y), differentiable once in torch. (...). Raises as `log`."""
+        if namespace(X) is not np:
+            from manifolds.differentiable import Distance
+
+            return Distance.apply(X, Y, self)
         return self.norm(X, self.log(X, Y))
 
     def midpoint(self, X: Array, Y: Array) -> Array:
@@ -95,6 +105,11 @@ class EmbeddedMetric(Metric):
     def inner(self, X: Array, U: Array, V: Array) -> Array:
         """<U, V>_F. (...)"""
         return inner(U, V)
+
+    def flat(self, X: Array, U: Array) -> Array:
+        """U itself."""
+        del X
+        return U
 
     def project(self, X: Array, Z: Array) -> Array:
         """P(Z), orthogonal."""
@@ -133,6 +148,10 @@ class BundleMetric(Metric):
     def inner(self, X: Array, U: Array, V: Array) -> Array:
         """<Hor U, Hor V>_F. (...)"""
         return bundle.bundle_inner(X, U, V)
+
+    def flat(self, X: Array, U: Array) -> Array:
+        """Hor U."""
+        return bundle.horizontal(X, U)
 
     def project(self, X: Array, Z: Array) -> Array:
         """Proposition 4's Pi(Z), along the fibre."""

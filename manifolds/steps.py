@@ -87,8 +87,8 @@ def _step(
     """A Z on the deviations, where Z = D - eta (G_D - K D) with K = 0 unless `project`; the means moved by `velocity`."""
     xp = namespace(X)
     if xp is not np and X.device.type == "cpu":
-        arrays = [A if A is None else A.detach().numpy() for A in (X, G, out)]
-        return xp.from_numpy(_step(*arrays[:2], eta, layout, velocity, retraction, project, arrays[2]))
+        x, g, room = (A if A is None else A.detach().numpy() for A in (X, G, out))
+        return xp.from_numpy(_step(x, g, eta, layout, velocity, retraction, project, room))
     layout.check_rank(X.shape[-2])
     M, sums = layout.means(X), layout.sums(G)
     moved = M - eta * velocity(M, sums)
