@@ -23,6 +23,8 @@ from manifolds.shooting import Shooting, Shot, approach, shoot_pairs
 COLUMNS = 7  # midpoint solutions with 2, 4, .., 14 substeps are extrapolated: order 14
 MOST_STEPS = 64
 ROUNDING = 4096  # times eps: the relative agreement asked of the last two orders
+NOTHING = 16  # times eps: an agreement that no further order betters
+AIMING = 1e-3  # of the gap of the shot before: the error of a geodesic that only aims
 
 RUNAWAY = 1e3  # growth of a point within one step that no geodesic of a sensible step has
 
@@ -97,8 +99,8 @@ def bundle_geodesic_transport(X: Array, U: Array, W: Array, layout: ClassLayout)
     return Y, oblique_projection(Y, rows.lift(end[2]), layout)
 
 
-def _flow(rows: RowSpace, X: Array, velocities: Array) -> Array:
-    """X and its velocities (1 + m, ..., P, k + C), the first of them the geodesic's own, at time 1."""
+def _flow(rows: RowSpace, X: Array, velocities: Array, allowed: float = 0.0) -> Array:
+    """X and its velocities (1 + m, ..., P, k + C), the first of them the geodesic's own, at time 1, to rounding or `allowed`."""
     xp = namespace(X)
 
     def field(state: Array) -> Array:
@@ -111,8 +113,9 @@ def _flow(rows: RowSpace, X: Array, velocities: Array) -> Array:
     size = abs(X).max().item()
     speed = frobenius_norm(velocities[0]).max().item() / rows.n**0.5
     state = xp.concat([X[None], velocities], 0)
-    end, error = integrate(field, state, 1 << max(0, math.ceil(speed) - 1).bit_length())
-    if not error <= ROUNDING * epsilon(state):
+    allowed = max(allowed, ROUNDING * epsilon(state))
+    end, error = integrate(field, state, 1 << max(0, math.ceil(speed) - 1).bit_length(), allowed)
+    if not error <= allowed:
         raise IntegrationError(
             f"a bundle geodesic could not be integrated: error {error:.1e} > {ROUNDING * epsilon(state):.1e} "
             f"in {MOST_STEPS} steps; take a shorter velocity"
@@ -132,16 +135,21 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.n
     X, target = rows.reduce(x), rows.reduce(y)
     tolerance = ROUNDING * np.finfo(np.float64).eps * float(np.linalg.norm(target))
     longest = 4 * np.pi * np.sqrt(layout.n * len(x)) + 4 * float(np.linalg.norm(target - X))
+    allowed = AIMING  # relative to the points
 
     def aim(U: np.ndarray, end: np.ndarray) -> Shot:
+        nonlocal allowed
         U = oblique_projection(X, U, rows)  # type: ignore[arg-type]
         if np.sqrt(bundle_inner(X, U, U)) > longest:
             return Shot(U, np.inf, U)
         try:
-            hit = _flow(rows, X, U[None])
+            hit = _flow(rows, X, U[None], allowed)
+            if np.linalg.norm(end - hit[0]) <= tolerance:  # a hit is believed to rounding only
+                hit = _flow(rows, X, U[None])
             missed = end - hit[0]
+            allowed = AIMING * float(np.linalg.norm(missed) / np.linalg.norm(end))
             gap = oblique_projection(hit[0], missed, rows)  # type: ignore[arg-type]
-            back = _flow(rows, hit[0], np.stack([-hit[1], gap]))[2]
+            back = _flow(rows, hit[0], np.stack([-hit[1], gap]), AIMING)[2]
         except IntegrationError:  # a wild velocity: the search has diverged
             return Shot(U, np.inf, U)
         return Shot(U, float(np.linalg.norm(missed)), oblique_projection(X, back, rows))  # type: ignore[arg-type]
@@ -154,18 +162,21 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.n
     return rows.lift(U), gap, shots, gap <= tolerance
 
 
-def integrate(field: Field, state: Array, steps: int) -> tuple[Array, float]:
+def integrate(field: Field, state: Array, steps: int, allowed: float = 0.0) -> tuple[Array, float]:
     """d state/dt = field(state) from 0 to 1: the state there, and the error estimate relative to each part state[i].
 
-    `steps` to begin with, doubled until the error is rounding or MOST_STEPS is passed; field may raise IntegrationError.
+    `steps` to begin with, doubled until the error is `allowed`, or rounding where that is larger, or MOST_STEPS is passed;
+    field may raise IntegrationError.
     """
+    rounding = ROUNDING * epsilon(state)
+    enough = allowed if allowed > rounding else NOTHING * epsilon(state)
     while True:
         current, worst = state, 0.0
         try:
             for _ in range(steps):
-                current, change = _extrapolated(field, current, 1 / steps)
-                worst = max(worst, _relative(change, current))
-                if not worst <= ROUNDING * epsilon(state):
+                current, change = _extrapolated(field, current, 1 / steps, enough)
+                worst = max(worst, change)
+                if not worst <= max(allowed, rounding):
                     break
             else:
                 return current, worst
@@ -182,15 +193,20 @@ def _relative(change: Array, state: Array) -> float:
     return max(a / (b or 1.0) for a, b in sizes)
 
 
-def _extrapolated(field: Field, state: Array, h: float) -> tuple[Array, Array]:
-    """One step of length h by Aitken-Neville on Gragg's midpoint rule; and the last change, an error estimate."""
+def _extrapolated(field: Field, state: Array, h: float, enough: float) -> tuple[Array, float]:
+    """One step of length h by Aitken-Neville on Gragg's midpoint rule, of order 14 at most, and its last relative change."""
     row: list[Array] = []
+    change = float("inf")
     for j in range(1, COLUMNS + 1):
         new = [_midpoint(field, state, h, 2 * j)]
         for k in range(1, j):
             new.append(new[k - 1] + (new[k - 1] - row[k - 1]) / ((j / (j - k)) ** 2 - 1))
         row = new
-    return row[-1], row[-1] - row[-2]
+        if j > 1:
+            change = _relative(row[-1] - row[-2], row[-1])
+        if change <= enough:
+            break
+    return row[-1], change
 
 
 def _midpoint(field: Field, state: Array, h: float, substeps: int) -> Array:

@@ -53,13 +53,16 @@ def concrete(x: Array) -> float | bool | None:
     return x.item()
 
 
-def check_positive_definite(eigenvalues: Array, name: str) -> None:
-    """Raise ValueError where a symmetric matrix of these eigenvalues (..., P), ascending, is singular to working precision."""
+def check_positive_definite(eigenvalues: Array, name: str) -> Array:
+    """Raise ValueError where a symmetric matrix of these eigenvalues (..., P), ascending, is singular to working precision.
+
+    The eigenvalues again, lost ones NaN: that is what is left to do while torch traces or vectorises.
+    """
     xp, P = namespace(eigenvalues), eigenvalues.shape[-1]
     threshold = P * epsilon(eigenvalues) * eigenvalues[..., -1:]
     lost = ~(eigenvalues > threshold)
     if not concrete(xp.any(lost)):
-        return
+        return xp.where(lost, float("nan"), eigenvalues)
     count = int(xp.max(xp.sum(lost, -1)))
     raise ValueError(
         f"{name} is not positive definite: {count} of {P} directions are lost (eigenvalues {float(eigenvalues.min()):.3e} to "
@@ -79,7 +82,7 @@ def spectral_inverse_sqrt(S: Array) -> Array:
     if near is not None:
         return near
     eigenvalues, E = xp.linalg.eigh(S)
-    check_positive_definite(eigenvalues, "Sigma_W")
+    eigenvalues = check_positive_definite(eigenvalues, "Sigma_W")
     return (E / xp.sqrt(eigenvalues)[..., None, :]) @ E.mT
 
 

@@ -280,6 +280,7 @@ def test_class_structure_follows_dtype_and_device(manifold_class: type) -> None:
 
 
 @pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_equals_cpu(manifold_class: type) -> None:
     manifold = manifold_class(LAYOUT)
     x = manifold.origin(*SHAPE, dtype=torch.float64)
@@ -326,6 +327,23 @@ def test_autocast_does_not_touch_the_geometry(manifold_class: type) -> None:
         inside = manifold.retr(x, u)
     assert inside.dtype == torch.float32
     np.testing.assert_array_equal(inside, manifold.retr(x, u))
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.parametrize("cls", [NormalizedFeatures, EmbeddedNormalizedFeatures])
+def test_rank_loss_raises_but_is_nan_where_numbers_cannot_be_looked_at(cls: type) -> None:
+    """Inside torch.compile and torch.vmap no number has a value yet: there a step that loses rank gives NaN in every entry."""
+    manifold = cls(LAYOUT)
+    x = manifold.origin(*SHAPE, dtype=torch.float64).as_subclass(torch.Tensor)
+    direction = torch.tensor([[0.6], [0.8]], dtype=torch.float64)
+    u = -direction @ direction.T @ x  # one direction of two, lost but for rounding
+    with pytest.raises(ValueError, match=f"1 of {P} directions are lost"):
+        manifold.retr(x, u)
+    compiled = torch.compile(manifold.retr, fullgraph=True, backend="eager")
+    lost = torch.vmap(manifold.retr, in_dims=(None, 0))(x, torch.stack([u, 0 * x]))
+    assert torch.isnan(lost[0]).all()
+    assert torch.isnan(compiled(x, u)).all()
+    np.testing.assert_allclose(lost[1], x, rtol=0, atol=1e-12)  # and its neighbours in the batch are right
 
 
 # torch's own: dynamo instantiates the autograd.Function that it traces

@@ -257,7 +257,7 @@ def test_optimizers_without_gradients_run_and_improve(cls: type, optimizer_class
     options = (
         {"population_size": 6, "max_iterations": 10}
         if optimizer_class is ParticleSwarm
-        else {"max_iterations": 3 if cls is EmbeddedNormalizedFeatures else 1}
+        else {"max_iterations": 3 if cls is EmbeddedNormalizedFeatures else 2}  # pymanopt stops before the last one
     )
     start = [manifold.random_point() for _ in range(6)]
     best_start = min(f(x) for x in start)
