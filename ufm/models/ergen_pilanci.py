@@ -11,7 +11,7 @@ from torch import Tensor
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_positive
 from ufm.models.feasible import Feasible, Flat, NonNegative
-from ufm.models.flat_solvers import lbfgs
+from ufm.models.flat_solvers import bounded_lbfgs
 from ufm.models.losses import SquaredError, column_weights, one_hot
 from ufm.models.peeled import Peeled, Point
 from ufm.models.projected_gradient import spectral_projected_gradient
@@ -59,7 +59,7 @@ class ErgenPilanci(TwoGroups):
         domain="P >= C, n > C, beta > 0; unequal classes too",
         needs="one penalty (--beta) covers W and the normalisation",
     )
-    solvers: ClassVar[Mapping[str, Solver]] = {"lbfgs": lbfgs, "projected-gradient": spectral_projected_gradient}
+    solvers: ClassVar[Mapping[str, Solver]] = {"lbfgs": bounded_lbfgs, "projected-gradient": spectral_projected_gradient}
     C: int = 3
     N: int = 4
     P: int = 12
