@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Quantities, Solved, need_frame
+from ufm.models.base import Facts, Framed, Quantities, Solved, need_frame
 from ufm.models.flat_solvers import FLAT_SOLVERS
 from ufm.models.peeled import Peeled, Point, gaussian_point
-from ufm.models.sizes import TwoGroups
+from ufm.models.sizes import AnySizes
 from ufm.models.squared import Squared
 
 SIZE = 1.5  # singular values of a start: of the order of those of a class that is kept
@@ -19,7 +19,7 @@ NOISE = 0.01  # entries of a start off the directions of its classes
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepLinear(TwoGroups, Squared):
+class DeepLinear(Framed, AnySizes, Squared):
     """min 1/(2n) |W_M ... W_1 H - Y|_F^2 + lw/2 sum_i |W_i|^2 + lh/2 |H|^2, all layers P wide.
 
     Class k keeps its own direction. With x = s^2 / (n lh)^{1/M}, s the singular value that all W_i share there, it contributes
@@ -102,6 +102,7 @@ class DeepLinear(TwoGroups, Squared):
         return {
             "minimum": float((sizes / (2 * n) * (1 / (1 + x**M) + self.cost * x)).sum()),
             "logits": kept.tolist(),
+            "logits_spread": 0.0,
             "logits_off_diagonal": 0.0,
             "W_squared_norms": [float((level * x).sum())] * M,
             "H_squared_norm": float((self.lambda_w / self.lambda_h * level * x).sum()),
@@ -110,14 +111,11 @@ class DeepLinear(TwoGroups, Squared):
 
     def measured(self, solved: Solved) -> Quantities:
         """The same at the point found."""
-        *_, H = solved.point
         W, H = self.classifier_and_features(solved.point)
-        Z = W @ self.layout.means(H)
         shape = self.collapse(solved.point) if self.layout.balanced and self.roots.min() > 0 else {}
         return {
             "minimum": self.value(solved.point),
-            "logits": Z.diagonal().tolist(),
-            "logits_off_diagonal": float((Z - Z.diagonal().diag()).abs().max()),
+            **simplex.diagonal_logits(W @ H, self.layout),
             "W_squared_norms": [float(t.norm() ** 2) for t in solved.point[:-1]],
             "H_squared_norm": float(H.norm() ** 2),
             **shape,
@@ -133,11 +131,6 @@ class DeepLinear(TwoGroups, Squared):
         for layer in point[1:-1]:
             W = W @ layer
         return W, point[-1]
-
-    def collapse(self, point: Point) -> dict[str, float]:
-        """Defects of NC1, NC2 (orthogonal frame) and NC3."""
-        W, H = self.classifier_and_features(point)
-        return simplex.collapse(W, H, self.layout, simplex.identity(self.C, H))
 
 
 def scalar_minimiser(M: int, price: float) -> float:

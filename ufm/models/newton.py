@@ -15,7 +15,7 @@ EXACT = 1e-13  # size of the relative gradient at which there is nothing left to
 ENOUGH = 1e-4  # shrinking of the inner residual beyond which conjugate gradients only stir round-off
 
 
-def newton(vectors: Vectors, x: np.ndarray, observe: Observe | None = None, most: int = 500) -> np.ndarray:
+def newton(vectors: Vectors, x: np.ndarray, observe: Observe | None = None, most: int = 5000) -> np.ndarray:
     """Follow log f down from a feasible x until its Riemannian gradient is EXACT or round-off.
 
     Steps of relative gain below 1/4 shorten the radius, ones above 3/4 at the radius double it (Conn, Gould & Toint 2000).

@@ -16,6 +16,7 @@ from ufm.models.peeled import Point
 
 GRADIENT = 1e-9  # solvers aim at this size of grad f / f, the gradient of log f ...
 ACCEPTED = 1e-6  # ... and raise above this one: log f is then known to about ACCEPTED^2 / curvature
+SMALLEST = float(torch.finfo(torch.float64).tiny)
 Observe = Callable[[Point], None]
 
 
@@ -40,9 +41,12 @@ def size(tensors: Point) -> float:
 
 
 def positive(value: float) -> float:
-    """The value of an objective. Raises RuntimeError unless it is above 0: all problems here are, so a 0 has underflowed."""
-    if not value > 0:
-        raise RuntimeError(f"the objective is {value}: not above 0, so not a loss, or one that has underflowed float64")
+    """The value of an objective. Raises RuntimeError below the smallest normal float64: a loss that low has underflowed."""
+    if not value >= SMALLEST:
+        raise RuntimeError(
+            f"the objective is {value:.3g}, below the smallest normal float64: a loss that has underflowed cannot be minimised; "
+            "use a lower temperature or lower energies"
+        )
     return value
 
 
