@@ -8,7 +8,7 @@ import torch
 
 from ufm.models.feasible import Feasible
 from ufm.models.landscape import largest_curvature
-from ufm.models.newton import newton, polished
+from ufm.models.newton import EXACT, newton, polished
 from ufm.models.peeled import Point
 from ufm.models.solvers import GRADIENT, Objective, Observe, Solver, check_stationary, projected_step, size
 from ufm.models.vectors import Vectors
@@ -44,7 +44,7 @@ def bounded_lbfgs(objective: Objective, feasible: Feasible, start: Point, observ
         x = quasi_newton(vectors, x, goal, observe)
         end = vectors.point(vectors.onto(newton(vectors, vectors.snapped(x, SNAP), observe)))
         left = projected_step(objective, feasible, end)
-        if size(left) <= GRADIENT or goal <= GRADIENT:
+        if size(left) <= 10 * EXACT or goal <= GRADIENT:
             check_stationary(left, "L-BFGS-B")
             return end
         goal /= 100

@@ -11,7 +11,7 @@ from ufm.models.vectors import Curvature, Vectors
 
 ROUND_OFF = float(np.finfo(np.float64).eps)
 NOISE = 1e3 * ROUND_OFF  # of log f: smaller gains cannot be told from round-off
-EXACT = 1e-13  # size of the relative gradient at which there is nothing left to do
+EXACT = 1e-12  # size of the relative gradient at which there is nothing left to do
 ENOUGH = 1e-4  # shrinking of the inner residual beyond which conjugate gradients only stir round-off
 
 
@@ -62,7 +62,7 @@ def truncated(hessian: Curvature, gradient: np.ndarray, radius: float, forcing: 
     """
     step, residual, direction = np.zeros_like(gradient), gradient, -gradient
     squared, largest = float(gradient @ gradient), 0.0
-    goal = forcing**2 * squared
+    goal = max(forcing**2 * squared, (EXACT / 10) ** 2)
     for _ in range(len(gradient)):
         bent, length = hessian(direction), float(direction @ direction)
         curvature = float(direction @ bent) / length

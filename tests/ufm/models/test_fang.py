@@ -189,6 +189,17 @@ def test_minority_cosine_and_measured_threshold():
     assert report.measured["R0"] != report.predicted["R0"]  # bisected on solves, not copied
 
 
+@pytest.mark.parametrize("sizes", [{}, {"majority": 2, "imbalance": 3.0}], ids=["equal", "unequal"])
+def test_exponentially_small_losses_converge_and_a_threshold_beyond_reach_is_left_out(sizes):
+    """At E_H E_W = 1000 the minimum is of the order of 1e-17 or below; no ratio up to 1e9 collapses the minorities."""
+    report = simulate(Fang(energy_h=100.0, energy_w=10.0, **sizes))
+    assert report.predicted["minimum"] < 1e-14
+    assert report.deviation["minimum"] < 1e-9 * report.predicted["minimum"]
+    assert "R0" not in report.predicted
+    assert_as_predicted(report)
+    assert np.isinf(collapse_ratio(5, 2, 100.0, 10.0))
+
+
 def test_threshold_needs_minorities():
     with pytest.raises(ValueError, match="two minority classes"):
         collapse_ratio(4, 3, 1.0, 1.0)
