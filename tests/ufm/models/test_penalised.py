@@ -202,7 +202,7 @@ def test_deep_linear_minimum(shape, power, ratio, layers, data, seed):
 
 
 def test_deep_linear_finds_the_pattern_of_lost_classes_that_is_lowest():
-    """Two groups of unequal classes under strong decay: solves from random starts alone end 4e-3 above the minimum now and then."""
+    """Two groups under strong decay: solves from random starts alone end 4e-3 above the minimum now and then."""
     for seed in range(3):
         model = DeepLinear(C=4, N=2, P=5, majority=2, imbalance=4.0, layers=2, lambda_w=0.035, lambda_h=0.035)
         assert 0 < (model.roots > 0).sum() < 4  # the minority is lost
