@@ -24,7 +24,7 @@ def as_json(report: Report) -> dict[str, Any]:
     """The object that `--json` prints: predicted, measured and deviation by quantity, and what was run."""
     return {
         "model": report.model.facts.name,
-        "parameters": asdict(report.model),
+        "parameters": parameters(report.model),
         "seed": report.seed,
         "predicted": report.predicted,
         "measured": report.measured,
@@ -32,10 +32,15 @@ def as_json(report: Report) -> dict[str, Any]:
     }
 
 
+def parameters(model: Model) -> dict[str, Any]:
+    """The parameters of a model as JSON gives them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(model).items()}
+
+
 def as_text(report: Report) -> str:
     """A table of measured against predicted, and the collapse over time as one line a measure."""
     facts, model = report.model.facts, report.model
-    parameters = ", ".join(f"{name} = {value}" for name, value in asdict(model).items() if value != "")
+    parameters = ", ".join(f"{name} = {value}" for name, value in asdict(model).items() if value not in ("", ()))
     rows = [("quantity", "predicted", "measured", "deviation")]
     rows += [
         (name, shown(report.predicted[name]), shown(report.measured[name]), f"{report.deviation[name]:.1e}")
@@ -79,7 +84,7 @@ def save_figure(report: Report, path: Path) -> None:
     from sims.model_figures import model_figure
     from sims.model_sweeps import SWEEPS
 
-    sweeps = tuple(sweep(report.model, report.seed) for sweep in SWEEPS[report.model.facts.name])
+    sweeps = tuple(sweep(report.model, report.seed, report.device) for sweep in SWEEPS[report.model.facts.name])
     figure, buffer = model_figure(report, sweeps), io.BytesIO()
     figure.savefig(buffer, format="png", dpi=96, pil_kwargs={"optimize": True})
     save_bytes(buffer.getvalue(), path)
@@ -127,7 +132,7 @@ def finished(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
         isinstance(saved.get(part), dict) and saved[part] for part in ("predicted", "measured", "deviation")
     ):
         return None
-    same = saved.get("parameters") == asdict(model) and saved.get("seed") == seed
+    same = saved.get("parameters") == parameters(model) and saved.get("seed") == seed
     return saved if same else None
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,7 +16,13 @@ if TYPE_CHECKING:
 
 LARGEST_SEED = 2**62  # generators take seeds below 2^63; restarts and sweeps add to them
 
-OPTIONS: dict[str, tuple[type, str]] = {
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Class sizes as they are typed: 6,4,2."""
+    return tuple(int(part) for part in text.split(","))
+
+
+OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "C": (int, "classes"),
     "N": (int, "examples a class (of the smaller classes where sizes differ)"),
     "P": (int, "features (neurons of ergen-pilanci)"),
@@ -27,6 +34,7 @@ OPTIONS: dict[str, tuple[type, str]] = {
     "energy_w": (float, "bound on the mean squared norm of the classifiers"),
     "majority": (int, "number of larger classes"),
     "imbalance": (float, "their size over that of the others, at least 1"),
+    "sizes": (sizes, "examples of every class, as in 6,4,2, in place of majority and imbalance"),
     "beta": (float, "weight decay of ergen-pilanci"),
     "scale": (float, "size of the start (of the largest omega in central-path)"),
     "layers": (int, "linear layers of deep-linear"),

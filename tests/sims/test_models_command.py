@@ -82,6 +82,9 @@ def test_list_names_everything(capsys):
         (["run", "nobody"], "no model is called 'nobody'"),
         (["run", "zhu", "--depth", "3"], "unrecognized arguments: --depth 3"),
         (["run", "zhu", "--C", "three"], "invalid int value"),
+        (["run", "ergen-pilanci", "--sizes", "6,4,x"], "invalid sizes value: '6,4,x'"),
+        (["run", "ergen-pilanci", "--sizes", "6,4"], "2 sizes for C = 3"),
+        (["run", "fang", "--sizes", "6,4,2"], "fang has no --sizes"),
         (["run", "zhu", "--device", "nowhere"], "--device nowhere"),
         (["run", "zhu", "--device", "meta"], "--device meta: its tensors have no values"),
         (["run", "zhu", "--seed", "9" * 30, "--out", "here"], "must be between 0 and"),
@@ -106,6 +109,35 @@ def test_a_solve_that_fails_is_one_line_and_exit_code_1(capsys, monkeypatch):
 
     monkeypatch.setattr("ufm.models.base.simulate", failing)
     assert run(capsys, "run", "zhu") == (1, "", "python -m sims.models: L-BFGS-B stopped at a gradient of 2\n")
+
+
+def test_a_loss_that_underflows_is_one_line_and_exit_code_1(capsys):
+    code, out, err = run(capsys, "run", "lu-steinerberger", "--temperature", "3000")
+    assert (code, out, err.count("\n")) == (1, "", 1)
+    assert "underflowed" in err
+
+
+def test_sizes_reach_the_model_and_a_saved_report_with_sizes_counts(capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("sims.model_sweeps.SWEEPS", dict.fromkeys(NAMES, ()))
+    code, out, _ = run(capsys, "run", "ergen-pilanci", "--sizes", "6,4,2", "--json", "--out", str(tmp_path))
+    report = json.loads(out)
+    assert code == 0
+    assert (report["parameters"]["sizes"], report["parameters"]["N"]) == ([6, 4, 2], 2)
+    assert report["deviation"]["minimum"] < 1e-12
+    assert model_gallery.finished(model_class("ergen-pilanci")(sizes=(6, 4, 2)), 0, tmp_path) == report
+    assert model_gallery.finished(model_class("ergen-pilanci")(sizes=(6, 2, 4)), 0, tmp_path) is None
+
+
+def test_sweeps_run_on_the_device_of_the_report(capsys, tmp_path, monkeypatch):
+    seen = []
+
+    def sweep(model, seed, device):
+        seen.append((seed, device))
+        return minority_collapse(Fang(C=4, N=1, P=5, energy_h=1.0), seed, device)
+
+    monkeypatch.setattr("sims.model_sweeps.SWEEPS", {"zhu": (sweep,)})
+    code, _, _ = run(capsys, "run", "zhu", *SMALL, "--seed", "3", "--device", "cpu:0", "--out", str(tmp_path))
+    assert (code, seen) == (0, [(3, "cpu:0")])
 
 
 def test_an_error_of_the_system_is_one_line_and_exit_code_2(two_models, capsys, tmp_path, monkeypatch):
@@ -200,7 +232,7 @@ def test_run_writes_its_figure(two_models, capsys, tmp_path):
 
 def test_the_figure_has_a_panel_a_sweep_with_labelled_axes():
     model = Fang(C=4, N=1, P=5, energy_h=1.0)
-    sweep = minority_collapse(model, seed=0)
+    sweep = minority_collapse(model, seed=0, device="cpu")
     figure = model_figure(simulate(model), (sweep,))
     left, right = figure.axes
     assert left.get_yscale() == "log"

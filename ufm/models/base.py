@@ -40,6 +40,7 @@ class Solved:
     times: np.ndarray = field(default_factory=lambda: np.zeros(0))
     clock: str = "iteration"
     extra: Quantities = field(default_factory=dict)
+    seed: int = 0
 
 
 class Recorder:
@@ -51,10 +52,10 @@ class Recorder:
     def __call__(self, point: Point) -> None:
         self.points.append(tuple(t.clone() for t in point))
 
-    def solved(self, start: Point, end: Point) -> Solved:
+    def solved(self, start: Point, end: Point, seed: int) -> Solved:
         """The path from start to end, one point an iteration."""
         path = (start, *self.points, end)
-        return Solved(end, path, np.arange(len(path), dtype=np.float64))
+        return Solved(end, path, np.arange(len(path), dtype=np.float64), seed=seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,7 +127,7 @@ class Model(ABC):
         found = []
         for start in self.starts(seed, device):
             recorder = Recorder()
-            found.append(recorder.solved(start, solver(objective, self.feasible, start, recorder)))
+            found.append(recorder.solved(start, solver(objective, self.feasible, start, recorder), seed))
         return min(found, key=lambda solved: self.value(solved.point))
 
     def value(self, point: Point) -> float:
@@ -137,9 +138,23 @@ class Model(ABC):
         """W (C, P) and H (P, n) of a point."""
         return point[0], point[1]
 
+    def target(self, like: Tensor) -> Tensor:
+        """The Gram matrix that theory gives the class means, up to size: that of the simplex ETF. (C, C)"""
+        return simplex.centred_identity(self.C, like)
+
     def collapse(self, point: Point) -> dict[str, float]:
-        """Defects of NC1, NC2 (simplex ETF) and NC3, each 0 at collapse."""
-        return simplex.collapse(*self.classifier_and_features(point), self.layout)
+        """Defects of NC1, NC2 (distance from `target`) and NC3, each 0 at collapse."""
+        W, H = self.classifier_and_features(point)
+        return simplex.collapse(W, H, self.layout, self.target(H))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Framed(Model):
+    """A model whose class means form an orthogonal frame."""
+
+    def target(self, like: Tensor) -> Tensor:
+        """I. (C, C)"""
+        return simplex.identity(self.C, like)
 
 
 @dataclass(frozen=True)
@@ -148,6 +163,7 @@ class Report:
 
     model: Model
     seed: int
+    device: str
     predicted: Quantities
     measured: Quantities
     deviation: dict[str, float]
@@ -172,7 +188,7 @@ def simulate(model: Model, seed: int = 0, device: str = "cpu") -> Report:
     rows = [{"objective": model.value(p), **model.collapse(p)} for p in solved.path]
     history = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
     deviations = {name: deviation(predicted[name], measured[name]) for name in predicted}
-    return Report(model, seed, predicted, measured, deviations, solved.times, solved.clock, history)
+    return Report(model, seed, device, predicted, measured, deviations, solved.times, solved.clock, history)
 
 
 def need_positive(**values: float) -> None:

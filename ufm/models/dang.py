@@ -1,6 +1,6 @@
 """Dang et al. 2023 (arXiv 2301.00437): deep linear heads on free features, squared error, equal or unequal classes."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -8,17 +8,18 @@ import torch
 from torch import Tensor
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Quantities, Solved, need_frame
-from ufm.models.flat_solvers import FLAT_SOLVERS, lbfgs
-from ufm.models.peeled import Peeled, Point
-from ufm.models.sizes import TwoGroups
+from ufm.models.base import Facts, Framed, Quantities, Solved, need_frame
+from ufm.models.flat_solvers import FLAT_SOLVERS
+from ufm.models.peeled import Peeled, Point, gaussian_point
+from ufm.models.sizes import AnySizes
 from ufm.models.squared import Squared
 
-SMALL = 0.2  # singular values of a start that falls to zero where zero is the minimum
+SIZE = 1.5  # singular values of a start: of the order of those of a class that is kept
+NOISE = 0.01  # entries of a start off the directions of its classes
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepLinear(TwoGroups, Squared):
+class DeepLinear(Framed, AnySizes, Squared):
     """min 1/(2n) |W_M ... W_1 H - Y|_F^2 + lw/2 sum_i |W_i|^2 + lh/2 |H|^2, all layers P wide.
 
     Class k keeps its own direction. With x = s^2 / (n lh)^{1/M}, s the singular value that all W_i share there, it contributes
@@ -51,22 +52,30 @@ class DeepLinear(TwoGroups, Squared):
         return ((self.C, self.P), *((self.P, self.P),) * (self.layers - 1), (self.P, self.layout.n))
 
     def starts(self, seed: int, device: str = "cpu") -> list[Point]:
-        """From two layers on, every way to lose classes is a local minimum: three starts, the last led by weaker decay."""
+        """A random one and, from two layers on, where losing any classes is a local minimum, one for each set it can lose.
+
+        A class of more examples has the lower price, so that no minimum loses it and keeps a smaller one.
+        """
         if self.layers == 1:
             return [self.start(seed, device)]
-        return [self.start(seed, device), self.start(seed, device, SMALL), self.led(seed, device)]
+        sizes = np.asarray(self.layout.sizes)
+        kept = [SIZE * (sizes >= least) for least in (*np.unique(sizes), self.layout.n + 1)]
+        return [self.start(seed, device), *(self.along_classes(s, seed + 1 + k, device) for k, s in enumerate(kept))]
 
-    def led(self, seed: int, device: str) -> Point:
-        """The end of solves with a quarter and then half of the decay, where losing a class is far away."""
-        point = self.start(seed, device)
-        for factor in (0.25, 0.5):
-            easier = replace(self, lambda_w=factor * self.lambda_w, lambda_h=factor * self.lambda_h)
-            point = lbfgs(easier.objective(device), self.feasible, point, None)
-        return point
+    def along_classes(self, sizes: np.ndarray, seed: int, device: str) -> Point:
+        """Factors with singular value s_k along a random direction of class k, and entries of NOISE everywhere. s (C,)"""
+        balance = float(np.sqrt(self.lambda_w / self.lambda_h))
+        s = torch.as_tensor(sizes, device=device)
+        noise = gaussian_point(self.shapes, seed, NOISE, device)
+        frames = [torch.linalg.qr(t)[0] for t in gaussian_point(((self.P, self.C),) * self.layers, seed + 1, device=device)]
+        heads = [torch.eye(self.C, dtype=s.dtype, device=device), *frames[:-1]]
+        layers = [(head * s) @ tail.mT for head, tail in zip(heads, frames, strict=True)]
+        features = self.layout.spread(frames[-1] * s * balance / torch.as_tensor(self.layout.sizes, device=device) ** 0.5)
+        return tuple(t + e for t, e in zip((*layers, features), noise, strict=True))
 
-    def start(self, seed: int, device: str = "cpu", size: float = 1.5) -> Point:
+    def start(self, seed: int, device: str = "cpu") -> Point:
         """Random semi-orthogonal factors: with small singular values among large ones, classes would be lost at once."""
-        sizes = (*[size] * self.layers, size * float(np.sqrt(self.lambda_w / self.lambda_h)))
+        sizes = (*[SIZE] * self.layers, SIZE * float(np.sqrt(self.lambda_w / self.lambda_h)))
         parts = (torch.linalg.svd(t, full_matrices=False) for t in super().start(seed, device))
         return tuple(s * U @ Vt for s, (U, _, Vt) in zip(sizes, parts, strict=True))
 
@@ -93,6 +102,7 @@ class DeepLinear(TwoGroups, Squared):
         return {
             "minimum": float((sizes / (2 * n) * (1 / (1 + x**M) + self.cost * x)).sum()),
             "logits": kept.tolist(),
+            "logits_spread": 0.0,
             "logits_off_diagonal": 0.0,
             "W_squared_norms": [float((level * x).sum())] * M,
             "H_squared_norm": float((self.lambda_w / self.lambda_h * level * x).sum()),
@@ -101,14 +111,11 @@ class DeepLinear(TwoGroups, Squared):
 
     def measured(self, solved: Solved) -> Quantities:
         """The same at the point found."""
-        *_, H = solved.point
         W, H = self.classifier_and_features(solved.point)
-        Z = W @ self.layout.means(H)
         shape = self.collapse(solved.point) if self.layout.balanced and self.roots.min() > 0 else {}
         return {
             "minimum": self.value(solved.point),
-            "logits": Z.diagonal().tolist(),
-            "logits_off_diagonal": float((Z - Z.diagonal().diag()).abs().max()),
+            **simplex.diagonal_logits(W @ H, self.layout),
             "W_squared_norms": [float(t.norm() ** 2) for t in solved.point[:-1]],
             "H_squared_norm": float(H.norm() ** 2),
             **shape,
@@ -124,11 +131,6 @@ class DeepLinear(TwoGroups, Squared):
         for layer in point[1:-1]:
             W = W @ layer
         return W, point[-1]
-
-    def collapse(self, point: Point) -> dict[str, float]:
-        """Defects of NC1, NC2 (orthogonal frame) and NC3."""
-        W, H = self.classifier_and_features(point)
-        return simplex.collapse(W, H, self.layout, simplex.identity(self.C, H))
 
 
 def scalar_minimiser(M: int, price: float) -> float:

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Quantities, Solved, need_positive
+from ufm.models.base import Facts, Framed, Quantities, Solved, need_positive
 from ufm.models.feasible import Feasible, Flat, NonNegative
-from ufm.models.flat_solvers import lbfgs
+from ufm.models.flat_solvers import bounded_lbfgs
 from ufm.models.losses import SquaredError, column_weights, one_hot
 from ufm.models.peeled import Peeled, Point
 from ufm.models.projected_gradient import spectral_projected_gradient
-from ufm.models.sizes import TwoGroups
+from ufm.models.sizes import AnySizes
 from ufm.models.solvers import Solver
 
 
@@ -39,7 +39,7 @@ def unfold(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ErgenPilanci(TwoGroups):
+class ErgenPilanci(Framed, AnySizes):
     """min 1/2 |W (BN_{g,a}(V))_+ - Y|_F^2 + beta/2 (|g|^2 + |a|^2 + |W|^2) over W, V, g, a with P >= C neurons.
 
     Logits sum_c (1 - beta/sqrt n_c)_+ y_c e_c^T: class c drops out exactly at beta >= sqrt n_c. One direction a class,
@@ -56,10 +56,10 @@ class ErgenPilanci(TwoGroups):
         loss="squared error (sum over examples)",
         constraint="batch normalisation and ReLU, beta-decay on g, a and W",
         theory="logits (1 - beta/sqrt(n_c))_+ y_c; class c drops out at beta >= sqrt(n_c); orthogonal class means",
-        domain="P >= C, n > C, beta > 0; unequal classes too",
+        domain="P >= C neurons, beta > 0; unequal classes too",
         needs="one penalty (--beta) covers W and the normalisation",
     )
-    solvers: ClassVar[Mapping[str, Solver]] = {"lbfgs": lbfgs, "projected-gradient": spectral_projected_gradient}
+    solvers: ClassVar[Mapping[str, Solver]] = {"lbfgs": bounded_lbfgs, "projected-gradient": spectral_projected_gradient}
     C: int = 3
     N: int = 4
     P: int = 12
@@ -100,34 +100,27 @@ class ErgenPilanci(TwoGroups):
         return float(batch_normalized_value(W, *unfold(H), one_hot(self.layout, str(W.device)), self.beta))
 
     def predicted(self) -> Quantities:
-        """Minimum, logits of every class, zero off the class, and |g|/|a| of the neurons of each living class."""
+        """Minimum, logits of every class and of others, and |g|/|a| of the neurons of each living class."""
         sizes = np.asarray(self.layout.sizes, dtype=np.float64)
         alive = self.beta < np.sqrt(sizes)
         terms = np.where(alive, self.beta * np.sqrt(sizes) - self.beta**2 / 2, sizes / 2)
         ratio = np.sqrt(self.layout.n / sizes - 1)
         shape: Quantities = {"NC1": 0.0, "NC2": 0.0, "NC3": 0.0} if alive.all() and self.layout.balanced else {}
         scale: Quantities = {"scale_over_shift": ratio[alive].tolist()} if alive.any() else {}
-        return {"minimum": float(terms.sum()), "logits": self.kept.tolist(), "logits_off_class": 0.0, **scale, **shape}
+        logits = {"logits": self.kept.tolist(), "logits_spread": 0.0, "logits_off_diagonal": 0.0}
+        return {"minimum": float(terms.sum()), **logits, **scale, **shape}
 
     def measured(self, solved: Solved) -> Quantities:
         """The same at the lowest of the restarts."""
         W, H = solved.point
         _, g, a = unfold(H)
-        M = self.layout.means(H)
-        Z = W @ M
-        owner, alive = M.argmax(1), np.flatnonzero(self.kept > 0)  # the class that a neuron fires on
+        owner, alive = self.layout.means(H).argmax(1), np.flatnonzero(self.kept > 0)  # the class that a neuron fires on
         ratios = [float(g[owner == c].norm() / a[owner == c].norm()) for c in alive.tolist()]
         shape = self.collapse(solved.point) if len(alive) == self.C and self.layout.balanced else {}
         scale: Quantities = {"scale_over_shift": ratios} if ratios else {}
         return {
             "minimum": self.value(solved.point),
-            "logits": Z.diagonal().tolist(),
-            "logits_off_class": float((Z - Z.diagonal().diag()).abs().max()),
+            **simplex.diagonal_logits(W @ H, self.layout),
             **scale,
             **shape,
         }
-
-    def collapse(self, point: Point) -> dict[str, float]:
-        """Defects of NC1, NC2 (orthogonal class means, a simplex ETF once centred) and NC3."""
-        W, H = point
-        return simplex.collapse(W, H, self.layout, simplex.identity(self.C, H))

@@ -19,7 +19,8 @@ from ufm.models.peeled import Peeled, Point
 from ufm.models.sizes import TwoGroups
 from ufm.models.solvers import Solver
 
-COLLAPSED = 1e-6  # squared distance of minority classifiers, against 2 E_W for orthogonal ones, that counts as zero
+COLLAPSED = 1e-10  # squared distance of minority classifiers, against 2 E_W for orthogonal ones, that counts as zero
+BRACKET = 1e-4  # relative width to which solves bracket R0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +98,7 @@ class Fang(TwoGroups):
         return optimum(self.majority, self.C - self.majority, self.imbalance, self.budget)
 
     def predicted(self) -> Quantities:
-        """Minimum; balanced: collapse and norms; unequal: squared distances inside each group, minority cosine, R0."""
+        """Minimum; balanced: collapse and norms; unequal: squared distances inside each group, minority cosine, R0 if finite."""
         norm = float(np.sqrt(self.energy_h / self.energy_w))
         if self.balanced:
             minimum = simplex.simplex_bound(self.C, self.budget / (self.C - 1))
@@ -107,15 +108,16 @@ class Fang(TwoGroups):
         if K_A > 1:
             result["majority_squared_distance"] = float(2 * best.s_A / norm)
         if K_B > 1:
-            between = float(np.hypot(best.p, best.q)) * K_A / (K_B * self.C)
             result["minority_squared_distance"] = float(2 * best.s_B / norm)
-            if between + best.s_B > 0:
-                result["minority_cosine"] = float((between - best.s_B / K_B) / (between + best.s_B * (1 - 1 / K_B)))
-            result["R0"] = collapse_ratio(self.C, K_A, self.energy_h, self.energy_w)
+            cosine, R0 = best.minority_cosine(K_A, K_B), collapse_ratio(self.C, K_A, self.energy_h, self.energy_w)
+            if cosine is not None:
+                result["minority_cosine"] = [cosine, cosine]
+            if np.isfinite(R0):
+                result["R0"] = [R0, R0]
         return result
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; R0 by bisection over real solves with one column a class."""
+        """The same at the point found; the cosine as smallest and largest, R0 as a bracket of real solves, one column a class."""
         W, H = self.classifier_and_features(solved.point)
         if self.balanced:
             ratio = float(self.layout.means(H).norm() / W.norm())
@@ -125,26 +127,28 @@ class Fang(TwoGroups):
             result["majority_squared_distance"] = mean_squared_distance(W[: self.majority])
         if self.C - self.majority > 1:
             result["minority_squared_distance"] = mean_squared_distance(W[self.majority :])
-            if "minority_cosine" in self.predicted():
-                result["minority_cosine"] = float(np.mean(simplex.cosines(W[self.majority :])))
-            result["R0"] = self.measured_collapse_ratio()
+            predicted = self.predicted()
+            if "minority_cosine" in predicted:
+                result["minority_cosine"] = simplex.cosines(W[self.majority :])
+            if "R0" in predicted:
+                result["R0"] = self.measured_collapse_ratio(solved.seed, str(W.device))
         return result
 
-    def measured_collapse_ratio(self, seed: int = 0, tolerance: float = 1e-3) -> float:
-        """The ratio from which solves give equal minority classifiers, bisected to a relative tolerance."""
+    def measured_collapse_ratio(self, seed: int, device: str) -> list[float]:
+        """Two ratios BRACKET apart: a solve has different minority classifiers at the first and equal ones at the second."""
 
         def collapsed(ratio: float) -> bool:
             model = replace(self, imbalance=ratio, N=1, optimizer="pymanopt")
-            W = model.classifier_and_features(model.solve(seed).point)[0]
+            W = model.classifier_and_features(model.solve(seed, device).point)[0]
             return mean_squared_distance(W[self.majority :]) < COLLAPSED * self.energy_w
 
         low, high = 1.0, 2.0
         while not collapsed(high):
             low, high = high, 2 * high
-        while high / low > 1 + tolerance:
+        while high / low > 1 + BRACKET:
             middle = float(np.sqrt(low * high))
             low, high = (low, middle) if collapsed(middle) else (middle, high)
-        return float(np.sqrt(low * high))
+        return [low, high]
 
 
 def mean_squared_distance(A: Tensor) -> float:

@@ -18,6 +18,8 @@ from ufm.models.feasible import Flat
 from ufm.models.peeled import Point
 from ufm.models.projected_gradient import spectral_projected_gradient
 
+LARGEST_RATIO = 1e9  # of class sizes, for which a threshold is looked
+
 
 @dataclass(frozen=True)
 class Spectrum(Flat):
@@ -67,12 +69,13 @@ class Reduced:
     def group(self, K: int, other: int, s: float, v: float) -> tuple[float, float, float]:
         """CE of one class of a group of K, against `other` classes, and its derivatives in s and in its part v of (p, q)."""
         contrast = np.sqrt((K + other) / (K * other)) / np.sqrt(K)
-        wrong = np.array([0.0, -s, -contrast * v - s * (1 - 1 / K)])
-        counts = np.array([1, K - 1, other])
-        shift = wrong.max()
-        terms = counts * np.exp(wrong - shift)
-        share = terms / terms.sum()
-        return float(shift + np.log(terms.sum())), float(-share[1] - share[2] * (1 - 1 / K)), float(-share[2] * contrast)
+        margins = np.array([-s, -contrast * v - s * (1 - 1 / K)])
+        top = max(0.0, margins.max())
+        terms = np.array([K - 1, other]) * np.exp(margins - top)
+        total = terms.sum()
+        share = terms / (total + np.exp(-top))  # of the wrong classes alone: they may be exponentially small
+        value = float(top + np.log1p(total + np.expm1(-top)))
+        return value, float(-share[0] - share[1] * (1 - 1 / K)), float(-share[1] * contrast)
 
     def derivatives(self, x: Tensor) -> tuple[float, np.ndarray]:
         """f and its gradient in (s_A, s_B, p, q). (4,)"""
@@ -104,6 +107,13 @@ class Optimum:
     q: float
     multiplier: float
 
+    def minority_cosine(self, K_A: int, K_B: int) -> float | None:
+        """The cosine between two minority classifiers, None where they vanish; 1 at minority collapse."""
+        between = float(np.hypot(self.p, self.q)) * K_A / (K_B * (K_A + K_B))
+        if between + self.s_B == 0:
+            return None
+        return float((between - self.s_B / K_B) / (between + self.s_B * (1 - 1 / K_B)))
+
 
 def optimum(K_A: int, K_B: int, ratio: float, budget: float, tied: bool = False) -> Optimum:
     """The exact optimum for n_A/n_B = ratio and T = budget; `tied` holds the minorities together."""
@@ -121,7 +131,7 @@ def optimum(K_A: int, K_B: int, ratio: float, budget: float, tied: bool = False)
 def collapse_ratio(K: int, K_A: int, energy_h: float, energy_w: float) -> float:
     """R0, the ratio n_A/n_B from which minorities are collapsed exactly: pi_B = mu with minorities tied.
 
-    Raises ValueError without two minority classes or a majority class, and where no ratio up to 1e9 collapses them.
+    Infinite where no ratio up to LARGEST_RATIO does it. Raises ValueError without a majority class or two minority classes.
     """
     from scipy.optimize import brentq
 
@@ -136,8 +146,8 @@ def collapse_ratio(K: int, K_A: int, energy_h: float, energy_w: float) -> float:
     high = 1.0
     while excess(high) < 0:
         high *= 1.5
-        if high > np.log(1e9):
-            raise ValueError(f"no ratio below 1e9 collapses the minorities at E_H = {energy_h}, E_W = {energy_w}")
+        if high > np.log(LARGEST_RATIO):
+            return float("inf")
     return float(np.exp(brentq(excess, 0.0, high, xtol=1e-13, rtol=1e-13)))
 
 

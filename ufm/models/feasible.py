@@ -1,11 +1,14 @@
-"""Feasible sets that are manifolds: one object a tensor of the point, handing the same set to pymanopt and to geoopt."""
+"""Feasible sets: one object a tensor of the point, numpy or torch, and geoopt's manifold of the same set."""
 
 from dataclasses import dataclass
+from math import prod
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
+
+from manifolds.linalg import Array
 
 
 @dataclass(frozen=True)
@@ -14,27 +17,29 @@ class Flat:
 
     lower: ClassVar[float] = -np.inf
 
-    def onto(self, x: Tensor) -> Tensor:
+    def onto(self, x: Array) -> Array:
         """The point itself."""
         return x
 
-    def tangent(self, x: Tensor, z: Tensor) -> Tensor:
+    def tangent(self, x: Array, z: Array) -> Array:
         """The orthogonal projection of z on the tangent space at x."""
         return z
 
+    def along(self, x: Array, z: Array) -> Array:
+        """0 on flat space, <x, z> on spheres, whose Riemannian Hessian is the tangent part of H d - <x, grad> d."""
+        return 0.0
+
+    def freedom(self, shape: tuple[int, ...]) -> int:
+        """The dimension of the set for a tensor of this shape."""
+        return prod(shape)
+
     def lay(self, x: Tensor) -> Tensor:
-        """The tensor as the libraries store it."""
+        """The tensor as geoopt stores it."""
         return x
 
     def unlay(self, laid: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of `lay`."""
         return laid.reshape(shape)
-
-    def pymanopt(self, shape: torch.Size) -> Any:
-        """pymanopt's manifold of the laid tensors of a tensor of this shape."""
-        from pymanopt.manifolds import Euclidean
-
-        return Euclidean(*shape)
 
     def geoopt(self) -> Any:
         """geoopt's manifold of the laid tensors."""
@@ -49,27 +54,35 @@ class NonNegative(Flat):
 
     lower: ClassVar[float] = 0.0
 
-    def onto(self, x: Tensor) -> Tensor:
+    def onto(self, x: Array) -> Array:
         """The nearest point: negative entries set to 0."""
-        return x.clamp(min=0)
+        return x.clip(min=0)
 
 
 @dataclass(frozen=True)
 class Spheres(Flat):
     """A product of unit spheres: every row (axis 1) or column (axis 0) of a matrix, or the whole matrix (axis None), has norm 1.
 
-    Laid as unit rows (spheres, dimension), which is geoopt's sphere; pymanopt's oblique manifold is the transpose.
+    Laid as unit rows (spheres, dimension), which is geoopt's sphere.
     """
 
     axis: int | None = None
 
-    def onto(self, x: Tensor) -> Tensor:
+    def onto(self, x: Array) -> Array:
         """The nearest point of the set: every row, column or the whole divided by its norm."""
-        return x / (x.norm() if self.axis is None else x.norm(dim=self.axis, keepdim=True))
+        return x / self.along(x, x) ** 0.5
 
-    def tangent(self, x: Tensor, z: Tensor) -> Tensor:
+    def tangent(self, x: Array, z: Array) -> Array:
         """z without its part along every unit vector."""
-        return z - x * ((x * z).sum() if self.axis is None else (x * z).sum(self.axis, keepdim=True))
+        return z - x * self.along(x, z)
+
+    def along(self, x: Array, z: Array) -> Array:
+        """The inner product of every vector of x with that of z, ready to broadcast."""
+        return (x * z).sum() if self.axis is None else (x * z).sum(self.axis, keepdims=True)
+
+    def freedom(self, shape: tuple[int, ...]) -> int:
+        """One less for every sphere."""
+        return prod(shape) - (1 if self.axis is None else prod(shape) // shape[self.axis])
 
     def lay(self, x: Tensor) -> Tensor:
         """The unit vectors as rows. (spheres, dimension)"""
@@ -78,13 +91,6 @@ class Spheres(Flat):
     def unlay(self, laid: Tensor, shape: torch.Size) -> Tensor:
         """The inverse of `lay`."""
         return laid.reshape(shape) if self.axis is None else (laid.mT if self.axis == 0 else laid)
-
-    def pymanopt(self, shape: torch.Size) -> Any:
-        """The oblique manifold, transposed by the solver."""
-        from pymanopt.manifolds import Oblique
-
-        spheres, dimension = self.lay(torch.empty(shape, device="meta")).shape
-        return Oblique(dimension, spheres)
 
     def geoopt(self) -> Any:
         """The sphere over the last axis."""

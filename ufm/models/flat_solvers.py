@@ -1,4 +1,4 @@
-"""Solvers on flat space: scipy's L-BFGS-B (also with entries bounded below) and trust region, torch's SGD and Adam."""
+"""Solvers on flat space: a trust region, scipy's L-BFGS-B (both also with entries bounded below), torch's SGD and Adam."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,73 +8,62 @@ import torch
 
 from ufm.models.feasible import Feasible
 from ufm.models.landscape import largest_curvature
+from ufm.models.newton import EXACT, newton, polished
 from ufm.models.peeled import Point
-from ufm.models.solvers import ACCEPTED, GRADIENT, Flattening, Objective, Observe, Solver, check_stationary, projected_step, size
+from ufm.models.solvers import GRADIENT, Objective, Observe, Solver, check_stationary, projected_step, size
+from ufm.models.vectors import Vectors
 
-RESTARTS = 5  # of L-BFGS where a line search gave up
-
-
-def lbfgs(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
-    """Minimise over flat space or non-negative entries by scipy's L-BFGS-B, to round-off of f or a gradient of GRADIENT.
-
-    Where a line search gives up before that, the run goes on from there with a fresh memory, RESTARTS times at most.
-    """
-    from scipy.optimize import minimize
-
-    flattening = Flattening(start)
-    lower = np.concatenate([np.full(t.numel(), s.lower) for s, t in zip(feasible, start, strict=True)])
-    bounds = None if np.isinf(lower).all() else list(zip(lower, np.full(lower.shape, np.inf), strict=True))
-    options = {"gtol": GRADIENT, "ftol": 0.0, "maxcor": 8, "maxiter": 10_000, "maxfun": 20_000, "maxls": 50}
-    function, callback, point = on_vectors(objective, flattening), on_vectors_observe(observe, flattening), start
-    for _ in range(RESTARTS):
-        x = flattening.vector(point)
-        found = minimize(function, x, jac=True, method="L-BFGS-B", bounds=bounds, options=options, callback=callback)
-        point = flattening.point(found.x)
-        if size(projected_step(objective, feasible, point)) <= ACCEPTED:
-            break
-    check_stationary(projected_step(objective, feasible, point), "L-BFGS-B")
-    return point
+COARSE = 1e-5  # gradient of log f at which L-BFGS hands over to Newton's method
+SNAP = 1e-3  # share of the largest entry below which one counts as at its bound
 
 
 def trust_region(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
-    """Minimise over flat space by scipy's trust-ncg, which follows negative curvature out of strict saddles."""
-    from scipy.optimize import minimize
+    """Minimise over flat space, spheres or non-negative entries by Newton's method with a trust region, to round-off.
 
-    flattening = Flattening(start)
-    seen: list[Any] = [None, None]  # scipy asks at one x for many directions
+    It follows negative curvature out of strict saddles.
+    """
+    vectors = Vectors(objective, feasible, start)
+    return polished(vectors, vectors.vector(start), "the trust region", observe)
 
-    def curvature(x: np.ndarray, d: np.ndarray) -> np.ndarray:
-        if seen[0] is None or not np.array_equal(seen[0], x):
-            seen[:] = [x.copy(), objective.curvature_at(flattening.point(x))]
-        return flattening.vector(seen[1](flattening.point(d)))
+
+def lbfgs(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
+    """Minimise over flat space by scipy's L-BFGS until COARSE or round-off, and from there by Newton's method."""
+    vectors = Vectors(objective, feasible, start)
+    return polished(vectors, quasi_newton(vectors, vectors.vector(start), COARSE, observe), "L-BFGS", observe)
+
+
+def bounded_lbfgs(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
+    """Minimise over entries bounded below by scipy's L-BFGS-B until COARSE, and from there by Newton's method in what moves.
+
+    Entries that L-BFGS-B has left within SNAP of their bound are held there; where that ends in no stationary point of the whole
+    problem, L-BFGS-B goes on, with a fresh memory, to a hundredth of the gradient.
+    """
+    vectors, goal = Vectors(objective, feasible, start), COARSE
+    x = vectors.vector(start)
+    while True:
+        x = quasi_newton(vectors, x, goal, observe)
+        end = vectors.point(vectors.onto(newton(vectors, vectors.snapped(x, SNAP), observe)))
+        left = projected_step(objective, feasible, end)
+        if size(left) <= 10 * EXACT or goal <= GRADIENT:
+            check_stationary(left, "L-BFGS-B")
+            return end
+        goal /= 100
+
+
+def quasi_newton(vectors: Vectors, x: np.ndarray, goal: float, observe: Observe | None) -> np.ndarray:
+    """scipy's L-BFGS-B on log f from x until its gradient is `goal` or round-off hides any descent."""
+    from scipy.optimize import Bounds, minimize
 
     found = minimize(
-        on_vectors(objective, flattening),
-        flattening.vector(start),
+        vectors.value_and_euclidean,
+        x,
         jac=True,
-        hessp=curvature,
-        method="trust-ncg",
-        callback=on_vectors_observe(observe, flattening),
-        options={"gtol": GRADIENT, "maxiter": 2000},
+        method="L-BFGS-B",
+        bounds=Bounds(vectors.lower, np.inf) if vectors.bounded else None,
+        options={"gtol": goal, "ftol": 0.0, "maxcor": 8, "maxiter": 10_000, "maxfun": 20_000, "maxls": 50},
+        callback=None if observe is None else lambda x: observe(vectors.point(x)),
     )
-    point = flattening.point(found.x)
-    check_stationary(projected_step(objective, feasible, point), "trust-ncg")
-    return point
-
-
-def on_vectors(objective: Objective, flattening: Flattening) -> Callable[[np.ndarray], tuple[float, np.ndarray]]:
-    """Value and gradient as a function of one vector, as scipy calls it."""
-
-    def value_and_gradient(x: np.ndarray) -> tuple[float, np.ndarray]:
-        value, slope = objective.value_and_gradient(flattening.point(x))
-        return float(value), flattening.vector(slope)
-
-    return value_and_gradient
-
-
-def on_vectors_observe(observe: Observe | None, flattening: Flattening) -> Callable[[np.ndarray], None] | None:
-    """An observer of points as one of vectors."""
-    return None if observe is None else lambda x: observe(flattening.point(x))
+    return found.x
 
 
 def sgd(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
@@ -100,7 +89,7 @@ def _descent(
     schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(stepper, factor=0.5, patience=50, threshold=0.0)
     for _ in range(steps):
         value, slope = objective.value_and_gradient(tuple(p.data for p in parameters))
-        if size(slope) <= 10 * GRADIENT:
+        if size(slope) <= 10 * GRADIENT * abs(float(value)):
             break
         for parameter, g in zip(parameters, slope, strict=True):
             parameter.grad = g
@@ -110,8 +99,9 @@ def _descent(
         if observe is not None:
             observe(tuple(p.data for p in parameters))
     point = tuple(p.data for p in parameters)
-    check_stationary(objective.value_and_gradient(point)[1], type(stepper).__name__)
+    value, slope = objective.value_and_gradient(point)
+    check_stationary(tuple(g / abs(value) for g in slope), type(stepper).__name__)
     return point
 
 
-FLAT_SOLVERS: dict[str, Solver] = {"lbfgs": lbfgs, "trust-region": trust_region, "sgd": sgd, "adam": adam}
+FLAT_SOLVERS: dict[str, Solver] = {"trust-region": trust_region, "lbfgs": lbfgs, "sgd": sgd, "adam": adam}

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ufm.models.peeled import Point
-from ufm.models.solvers import Flattening, Objective
+from ufm.models.solvers import Objective
+from ufm.models.vectors import Flattening
 
 
 def gradient_flow(objective: Objective, start: Point, times: np.ndarray, rtol: float = 1e-11) -> tuple[Point, ...]:

@@ -3,7 +3,8 @@
 import numpy as np
 
 from ufm.models.peeled import Point, gaussian_point
-from ufm.models.solvers import Flattening, Objective, size
+from ufm.models.solvers import Objective, size
+from ufm.models.vectors import Flattening
 
 
 def largest_curvature(objective: Objective, point: Point) -> float:
@@ -22,7 +23,7 @@ def smallest_curvature(objective: Objective, point: Point) -> float:
     from scipy.sparse.linalg import LinearOperator, eigsh
 
     flattening, hessian = Flattening(point), objective.curvature_at(point)
-    length = sum(flattening.lengths)
+    length = flattening.slices[-1][1]
     shift = 2 * largest_curvature(objective, point) + 1.0  # ARPACK's tolerance is relative: it misses an eigenvalue of 0
 
     class Hessian(LinearOperator):

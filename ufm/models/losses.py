@@ -1,13 +1,18 @@
-"""The two losses of the literature as values: value, gradient and curvature in the logits Z (C, n), with a weight a column."""
+"""The two losses of the literature: value, gradient and curvature in the logits Z (C, n), with a weight a column.
+
+Both take numpy arrays and torch tensors, and return the kind that they hold.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from manifolds.classes import ClassLayout
+from manifolds.linalg import Array, namespace
 
 
 def one_hot(layout: ClassLayout, device: str = "cpu") -> Tensor:
@@ -24,37 +29,61 @@ def column_weights(layout: ClassLayout, weights: "np.ndarray | float", device: s
 
 @dataclass(frozen=True, eq=False)
 class CrossEntropy:
-    """sum_i v_i (log sum_c exp Z_ci - Z_{y_i i}) with column weights v (n,) and labels Y (C, n)."""
+    """sum_i v_i (log sum_c exp Z_ci - Z_{y_i i}) with column weights v (n,) and labels Y (C, n).
 
-    Y: Tensor
-    weights: Tensor
+    Everything is formed from the margins Z_ci - Z_{y_i i} of the wrong classes and log1p, so that value, gradient and curvature
+    keep their relative accuracy where the loss is exponentially small.
+    """
 
-    def value_and_gradient(self, Z: Tensor) -> tuple[Tensor, Tensor]:
+    Y: Array
+    weights: Array
+
+    @cached_property
+    def wrong(self) -> Array:
+        """1 - Y. (C, n)"""
+        return 1 - self.Y
+
+    def at(self, Z: Array) -> tuple[Array, Array]:
+        """The loss of every column and the probabilities of its wrong classes, 0 at the right one. (C, n) -> (n,), (C, n)"""
+        xp = namespace(Z)
+        margins = Z - (self.Y * Z).sum(0)
+        top = xp.amax(margins, 0)  # 0 where the right class leads
+        terms = xp.exp(margins - top) * self.wrong
+        total = terms.sum(0)
+        return top + xp.log1p(total + xp.expm1(-top)), terms / (total + xp.exp(-top))
+
+    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
         """The loss and its gradient diag(v) (softmax Z - Y). (C, n) -> scalar, (C, n)"""
-        log_p = torch.log_softmax(Z, 0)
-        return -((self.Y * log_p).sum(0) @ self.weights), (log_p.exp() - self.Y) * self.weights
+        losses, p = self.at(Z)
+        return losses @ self.weights, (p - self.Y * p.sum(0)) * self.weights
 
-    def curvature_at(self, Z: Tensor) -> Callable[[Tensor], Tensor]:
+    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
         """The derivative of the gradient at Z as a map of directions. (C, n) -> (C, n)"""
-        p = torch.softmax(Z, 0)
+        _, p = self.at(Z)
         weighted = p * self.weights
-        return lambda dZ: weighted * (dZ - (p * dZ).sum(0))
+
+        def apply(dZ: Array) -> Array:
+            moves = dZ - (self.Y * dZ).sum(0)
+            result = weighted * (moves - (p * moves).sum(0))
+            return result - self.Y * result.sum(0)
+
+        return apply
 
 
 @dataclass(frozen=True, eq=False)
 class SquaredError:
     """(1/2) sum_i v_i |Z_i - Y_i|^2 with column weights v (n,) and targets Y (C, n)."""
 
-    Y: Tensor
-    weights: Tensor
+    Y: Array
+    weights: Array
 
-    def value_and_gradient(self, Z: Tensor) -> tuple[Tensor, Tensor]:
+    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
         """The loss and its gradient (Z - Y) diag(v). (C, n) -> scalar, (C, n)"""
         R = Z - self.Y
         G = R * self.weights
         return (R * G).sum() / 2, G
 
-    def curvature_at(self, Z: Tensor) -> Callable[[Tensor], Tensor]:
+    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
         """The derivative of the gradient at Z as a map of directions. (C, n) -> (C, n)"""
         return lambda dZ: dZ * self.weights
 

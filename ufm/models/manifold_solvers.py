@@ -4,67 +4,51 @@ import warnings
 from typing import Any
 
 import numpy as np
-import torch
 
 from ufm.models.feasible import Feasible
+from ufm.models.newton import polished
 from ufm.models.peeled import Point
-from ufm.models.solvers import GRADIENT, Objective, Observe, Solver, check_stationary, size, tangent_gradient
+from ufm.models.solvers import Objective, Observe, Solver, relative, size, tangent_gradient
+from ufm.models.vectors import Vectors
+
+COARSE = 1e-5  # gradient of log f at which the libraries hand over to Newton's method
 
 
 def pymanopt_trust_region(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
-    """Minimise over a product of spheres and flat spaces by pymanopt's Riemannian trust regions."""
+    """Minimise over spheres and flat spaces by pymanopt's Riemannian trust regions until COARSE, then to round-off."""
     import pymanopt
-    from pymanopt.manifolds import Product
     from pymanopt.optimizers import TrustRegions
 
-    shapes, device, half = [t.shape for t in start], start[0].device, len(start)
-    manifold = Product([s.pymanopt(shape) for s, shape in zip(feasible, shapes, strict=True)])
+    from ufm.models.pymanopt_vectors import FeasibleVectors
 
-    def host(point: Point) -> list[np.ndarray]:
-        return [s.lay(t).mT.cpu().numpy() for s, t in zip(feasible, point, strict=True)]
+    vectors = Vectors(objective, feasible, start)
+    manifold = FeasibleVectors(vectors)
+    bent: list[Any] = [None, None]  # pymanopt asks at one x for many directions
 
-    def back(arrays: tuple[np.ndarray, ...]) -> Point:
-        laid = (torch.from_numpy(a).to(device).mT for a in arrays)
-        return tuple(s.unlay(t, shape) for s, t, shape in zip(feasible, laid, shapes, strict=True))
+    def gradient(x: np.ndarray) -> np.ndarray:
+        return vectors.value_and_gradient(x)[1]
 
-    seen: list[Any] = [None, None, None]  # pymanopt asks for the cost, the gradient and (per inner step) the gradient again
-
-    def at(x: tuple[np.ndarray, ...]) -> tuple[float, list[np.ndarray]]:
-        if seen[0] is None or any(a is not b for a, b in zip(x, seen[0], strict=True)):
-            value, slope = objective.value_and_gradient(back(x))
-            seen[:] = [x, float(value), host(slope)]
-        return seen[1], seen[2]
-
-    accepted: list[Any] = [None]
-
-    def gradient(*x: np.ndarray) -> list[np.ndarray]:
-        if observe is not None and x[0] is not accepted[0]:
-            accepted[0] = x[0]
-            observe(back(x))
-        return at(x)[1]
-
-    bent: list[Any] = [None, None]
-
-    def hessian(*xd: np.ndarray) -> list[np.ndarray]:
-        if bent[0] is not xd[0]:
-            bent[:] = [xd[0], objective.curvature_at(back(xd[:half]))]
-        return host(bent[1](back(xd[half:])))
+    def hessian(x: np.ndarray, d: np.ndarray) -> np.ndarray:
+        if bent[0] is not x:
+            bent[:] = [x, vectors.hessian(x)]
+            if observe is not None:  # once every iteration
+                observe(vectors.point(x))
+        return bent[1](d)
 
     decorate = pymanopt.function.numpy(manifold)
     problem = pymanopt.Problem(
         manifold,
-        decorate(lambda *x: at(x)[0]),
-        euclidean_gradient=decorate(gradient),
-        euclidean_hessian=decorate(hessian),
+        decorate(lambda x: vectors.value_and_gradient(x)[0]),
+        riemannian_gradient=decorate(gradient),
+        riemannian_hessian=decorate(hessian),
     )
-    result = TrustRegions(verbosity=0, min_gradient_norm=GRADIENT, max_iterations=500).run(problem, initial_point=host(start))
-    point = back(tuple(result.point))
-    check_stationary(tangent_gradient(objective, feasible, point), "pymanopt's trust regions")
-    return point
+    optimizer = TrustRegions(verbosity=0, min_gradient_norm=COARSE, max_iterations=500)
+    found = optimizer.run(problem, initial_point=vectors.vector(start))
+    return polished(vectors, found.point, "pymanopt's trust regions", observe)
 
 
 def geoopt_conjugate_gradient(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
-    """Minimise over a product of spheres and flat spaces by geoopt's Riemannian conjugate gradients with a Wolfe line search."""
+    """Minimise over spheres and flat spaces by geoopt's Riemannian conjugate gradients until COARSE, then to round-off."""
     import geoopt
 
     shapes = [t.shape for t in start]
@@ -77,10 +61,10 @@ def geoopt_conjugate_gradient(objective: Objective, feasible: Feasible, start: P
         return tuple(s.unlay(p.data, shape) for s, p, shape in zip(feasible, parameters, shapes, strict=True))
 
     def closure() -> float:
-        value, slope = objective.value_and_gradient(current())
+        value, slope = relative(objective, current())
         for s, parameter, g in zip(feasible, parameters, slope, strict=True):
             parameter.grad = s.lay(g).clone()
-        return float(value)
+        return float(value.log())
 
     for _ in range(5000):
         with warnings.catch_warnings():
@@ -91,10 +75,10 @@ def geoopt_conjugate_gradient(objective: Objective, feasible: Feasible, start: P
                 break
         if observe is not None:
             observe(current())
-        if size(tangent_gradient(objective, feasible, current())) <= GRADIENT:
+        if size(tangent_gradient(objective, feasible, current())) <= COARSE:
             break
-    check_stationary(tangent_gradient(objective, feasible, current()), "geoopt's conjugate gradients")
-    return current()
+    vectors = Vectors(objective, feasible, start)
+    return polished(vectors, vectors.vector(current()), "geoopt's conjugate gradients", observe)
 
 
 MANIFOLD_SOLVERS: dict[str, Solver] = {"pymanopt": pymanopt_trust_region, "geoopt": geoopt_conjugate_gradient}

@@ -14,6 +14,7 @@ from ufm.models.losses import SquaredError, column_weights, one_hot
 from ufm.models.peeled import Peeled, Point, gaussian_point
 
 SMALL = 0.01  # from this scale on the linearised phase no longer separates the modes
+LINEAR = 2.0  # time, in 1/sqrt N, at which flow and linearisation are compared
 SPREAD = 8.0  # ratio of the largest to the smallest singular value of the start on the invariant subspace
 
 
@@ -92,12 +93,23 @@ class Mixon(Model):
         return np.sqrt(self.rate / (1 + (self.rate / sigma0**2 - 1) * decay))
 
     def solve(self, seed: int, device: str = "cpu") -> Solved:
-        """Integrate the flow from the small start, and a second time from a point of S."""
+        """Integrate the flow from the small start, again with b = 1/C while it is linear, and from a point of S."""
         times = np.linspace(0.0, self.duration, 121)
         path = gradient_flow(self.objective(device), self.start(seed, device), times)
         on_subspace = gradient_flow(self.objective(device), self.subspace_start(seed, device), self.subspace_times)
         values = [torch.linalg.svdvals(point[0])[: self.C - 1].tolist() for point in on_subspace]
-        return Solved(path[-1], path, times, "time t", {"subspace_law": np.asarray(values).ravel().tolist()})
+        extra: Quantities = {
+            "linearised": self.distance_from_linear(seed, device),
+            "subspace_law": np.asarray(values).ravel().tolist(),
+        }
+        return Solved(path[-1], path, times, "time t", extra, seed)
+
+    def distance_from_linear(self, seed: int, device: str = "cpu") -> float:
+        """The relative distance of the flow from its linearisation, the larger of W's and H's, from b = 1/C at LINEAR/sqrt N."""
+        W, H, b = self.start(seed, device)
+        start, t = (W, H, b + 1 / self.C), LINEAR / self.rate
+        flow, linear = gradient_flow(self.objective(device), start, np.array([0.0, t]))[-1], self.linearised(t, start)
+        return max(float((x - y).norm() / x.norm()) for x, y in zip(flow[:2], linear[:2], strict=True))
 
     @property
     def subspace_times(self) -> np.ndarray:
@@ -105,13 +117,14 @@ class Mixon(Model):
         return np.linspace(0.0, 2.0, 9) / self.rate
 
     def predicted(self) -> Quantities:
-        """Strong neural collapse in the limit of a small start, and the law on S at nine times (row by row)."""
+        """Strong collapse and a linear first phase, in the limit of a small start, and the law on S at nine times (by rows)."""
         return {
             "minimum": 0.0,
             "singular_values": [float(np.sqrt(self.rate))] * (self.C - 1),
             "gram_defect": 0.0,
             "bias": [1 / self.C] * self.C,
             **{"NC1": 0.0, "NC2": 0.0, "NC3": 0.0},
+            "linearised": 0.0,
             "subspace_law": self.law(self.subspace_times, self.subspace_singular_values).ravel().tolist(),
         }
 
@@ -125,7 +138,7 @@ class Mixon(Model):
             "gram_defect": float(gram.abs().max()),
             "bias": b[:, 0].tolist(),
             **self.collapse(solved.point),
-            "subspace_law": solved.extra["subspace_law"],
+            **solved.extra,
         }
 
     def linearised(self, t: float, start: Point) -> Point:

@@ -38,10 +38,10 @@ class Peeled:
         gradient.append(B)
         for j, (factor, penalty) in enumerate(zip(factors, self.penalties, strict=True)):
             if penalty:
-                gradient[j] = gradient[j].add(factor, alpha=penalty)
+                gradient[j] = gradient[j] + penalty * factor
                 value = value + penalty / 2 * squared_norm(factor)
         if self.bias_penalty is not None:
-            gradient.append(G.sum(1, keepdim=True) + self.bias_penalty * point[-1])
+            gradient.append(G.sum(1, keepdims=True) + self.bias_penalty * point[-1])
             value = value + self.bias_penalty / 2 * squared_norm(point[-1])
         return value, tuple(gradient)
 
@@ -59,18 +59,18 @@ class Peeled:
             moves = self._factors(direction)
             dtails = [moves[-1]]
             for factor, move, tail in zip(reversed(factors[:-1]), reversed(moves[:-1]), reversed(tails[1:]), strict=True):
-                dtails.insert(0, torch.addmm(move @ tail, factor, dtails[0]))
+                dtails.insert(0, move @ tail + factor @ dtails[0])
             dG = loss_curvature(self.logits_of(dtails, direction))
             dB, result = (dG if self.gain == 1.0 else dG * self.gain), []
             for factor, move, back, tail, dtail in zip(factors, moves, backs, tails[1:], dtails[1:], strict=False):
-                result.append(torch.addmm(dB @ tail.mT, back, dtail.mT))
-                dB = torch.addmm(move.mT @ back, factor.mT, dB)
+                result.append(dB @ tail.mT + back @ dtail.mT)
+                dB = move.mT @ back + factor.mT @ dB
             result.append(dB)
             for j, penalty in enumerate(self.penalties):
                 if penalty:
-                    result[j] = result[j].add(moves[j], alpha=penalty)
+                    result[j] = result[j] + penalty * moves[j]
             if self.bias_penalty is not None:
-                result.append(dG.sum(1, keepdim=True) + self.bias_penalty * direction[-1])
+                result.append(dG.sum(1, keepdims=True) + self.bias_penalty * direction[-1])
             return tuple(result)
 
         return apply

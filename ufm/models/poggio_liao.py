@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ufm.models import simplex
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
 from ufm.models.feasible import Feasible, Flat, Spheres
 from ufm.models.losses import SquaredError, column_weights, one_hot
@@ -106,14 +107,14 @@ class PoggioLiao(Model):
         return W * torch.sign(r), H
 
     def predicted(self) -> Quantities:
-        """Minimum, equilibrium norm as found and by the published formula, logits of right and wrong classes, collapse."""
+        """Minimum, equilibrium norm as found and by the published formula, least and largest right and wrong logit, collapse."""
         shrink = 1 / (1 + self.lambda_w * (self.C - 1))
         rho = float(np.sqrt(self.N) * (self.C - 1) * shrink)
         return {
             "minimum": 0.5 * (self.C - 1) ** 2 * self.N * self.lambda_w * shrink,
             "norm": rho,
             "published_norm": rho,
-            "logits": [shrink * (1 - 1 / self.C), -shrink / self.C],
+            "logits": [shrink * (1 - 1 / self.C)] * 2 + [-shrink / self.C] * 2,
             **{"NC1": 0.0, "NC2": 0.0, "NC3": 0.0},
         }
 
@@ -123,13 +124,11 @@ class PoggioLiao(Model):
         rho = self.unit * solved.point[2].abs()
         F = W @ H
         Y = one_hot(self.layout, str(F.device)) - 1 / self.C
-        Z = rho * self.layout.means(F)
-        wrong = (Z.sum() - Z.trace()) / (self.C * (self.C - 1))
         return {
             "minimum": self.value(solved.point),
             "norm": float(rho),
             "published_norm": float((Y * F).sum() / (self.lambda_w + (F * F).sum())),
-            "logits": [float(Z.diagonal().mean()), float(wrong)],
+            "logits": simplex.logit_range(rho * F, self.layout),
             **self.collapse(solved.point),
         }
 

@@ -38,13 +38,12 @@ def duality_defect(W: Tensor, M: Tensor) -> float:
     return float((W / W.norm() - M.mT / M.norm()).norm() ** 2)
 
 
-def collapse(W: Tensor, H: Tensor, layout: ClassLayout, target: Tensor | None = None) -> dict[str, float]:
-    """Defects of NC1, NC2 and NC3, each 0 at collapse; the class means' target Gram matrix is the simplex ETF's unless given.
+def collapse(W: Tensor, H: Tensor, layout: ClassLayout, target: Tensor) -> dict[str, float]:
+    """Defects of NC1, NC2 and NC3, each 0 at collapse; `target` is the class means' Gram matrix up to size. (C, C)
 
     Class means are not centred: all models here predict a mean of zero with the ETF, and a frame has none.
     """
     M = layout.means(H)
-    target = centred_identity(layout.C, H) if target is None else target
     return {"NC1": within_share(H, layout), "NC2": gram_defect(M.mT, target), "NC3": duality_defect(W, M)}
 
 
@@ -56,9 +55,34 @@ def cosines(A: Tensor) -> list[float]:
     return [float(values.min()), float(values.max())]
 
 
+def right_logits(Z: Tensor, layout: ClassLayout) -> Tensor:
+    """The logit of its own class in every column. (C, n) -> (1, n)"""
+    return Z.gather(0, torch.as_tensor(layout.labels, device=Z.device)[None])
+
+
+def wrong(layout: ClassLayout, like: Tensor) -> Tensor:
+    """Where a logit belongs to another class than its column. (C, n)"""
+    return torch.arange(layout.C, device=like.device)[:, None] != torch.as_tensor(layout.labels, device=like.device)
+
+
 def logit_gap(Z: Tensor, layout: ClassLayout) -> list[float]:
     """The smallest and the largest difference between a right logit and a wrong one. Z (C, n)"""
-    labels = torch.as_tensor(layout.labels, device=Z.device)
-    gaps = Z.gather(0, labels[None]) - Z
-    wrong = torch.arange(layout.C, device=Z.device)[:, None] != labels
-    return [float(gaps[wrong].min()), float(gaps[wrong].max())]
+    gaps = (right_logits(Z, layout) - Z)[wrong(layout, Z)]
+    return [float(gaps.min()), float(gaps.max())]
+
+
+def logit_range(Z: Tensor, layout: ClassLayout) -> list[float]:
+    """The smallest and the largest right logit, then the smallest and the largest wrong one. Z (C, n)"""
+    right, others = right_logits(Z, layout), Z[wrong(layout, Z)]
+    return [float(v) for v in (right.min(), right.max(), others.min(), others.max())]
+
+
+def diagonal_logits(Z: Tensor, layout: ClassLayout) -> dict[str, float | list[float]]:
+    """For logits that should be diag(s) Y: mean right logit of every class, their spread inside a class, largest wrong one."""
+    right = right_logits(Z, layout)
+    means = layout.means(right)
+    return {
+        "logits": means[0].tolist(),
+        "logits_spread": float((right - layout.spread(means)).abs().max()),
+        "logits_off_diagonal": float(Z[wrong(layout, Z)].abs().max()),
+    }

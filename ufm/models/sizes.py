@@ -1,4 +1,4 @@
-"""Two groups of classes: `majority` classes with `imbalance` times the N examples of the others."""
+"""Unequal classes: two groups, `majority` classes with `imbalance` times the N examples of the others, or any sizes."""
 
 from dataclasses import dataclass
 
@@ -33,3 +33,27 @@ class TwoGroups(Model):
         """Majority classes first."""
         large = round(self.imbalance * self.N)
         return ClassLayout((large,) * self.majority + (self.N,) * (self.C - self.majority))
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnySizes(TwoGroups):
+    """A model of two groups whose classes may instead have any `sizes`, one a class; N is then the smallest of them."""
+
+    sizes: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))
+        if self.sizes:
+            if len(self.sizes) != self.C:
+                raise ValueError(f"sizes = {self.sizes}: {len(self.sizes)} sizes for C = {self.C} classes; give one a class")
+            if min(self.sizes) < 1:
+                raise ValueError(f"sizes = {self.sizes}: every class needs at least one example")
+            if self.majority or self.imbalance != 1:
+                raise ValueError(f"sizes = {self.sizes} and majority or imbalance: give one or the other")
+            object.__setattr__(self, "N", min(self.sizes))
+        super().__post_init__()
+
+    @property
+    def layout(self) -> ClassLayout:
+        """The given sizes, or majority classes first."""
+        return ClassLayout(self.sizes) if self.sizes else super().layout

@@ -1,21 +1,22 @@
 """What every solver of the models shares: the objective that it is given, its signature, and when it has to raise.
 
 A solver takes an objective, the feasible set, a start and an observer, and returns the last point. One that stops before the
-point is stationary raises RuntimeError with the gradient that is left: there are no status codes.
+point is stationary raises RuntimeError with the gradient that is left: there are no status codes. Stationary is meant relative
+to the objective (all of them are positive), so that it means the same where the loss is 1e-40.
 """
 
 from collections.abc import Callable
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from ufm.models.feasible import Feasible
 from ufm.models.peeled import Point
 
-GRADIENT = 1e-9  # solvers aim at this size of the gradient ...
-ACCEPTED = 1e-6  # ... and raise above this one: the minimum is then known to about ACCEPTED^2 / curvature
+GRADIENT = 1e-9  # solvers aim at this size of grad f / f, the gradient of log f ...
+ACCEPTED = 1e-6  # ... and raise above this one: log f is then known to about ACCEPTED^2 / curvature
+SMALLEST = float(torch.finfo(torch.float64).tiny)
 Observe = Callable[[Point], None]
 
 
@@ -39,22 +40,21 @@ def size(tensors: Point) -> float:
     return float(torch.stack([t.norm() for t in tensors]).norm())
 
 
-class Flattening:
-    """Between a point on any device and one float64 vector on the host."""
+def positive(value: float) -> float:
+    """The value of an objective. Raises RuntimeError below the smallest normal float64: a loss that low has underflowed."""
+    if not value >= SMALLEST:
+        raise RuntimeError(
+            f"the objective is {value:.3g}, below the smallest normal float64: a loss that has underflowed cannot be minimised; "
+            "use a lower temperature or lower energies"
+        )
+    return value
 
-    def __init__(self, point: Point) -> None:
-        self.shapes = [t.shape for t in point]
-        self.lengths = [t.numel() for t in point]
-        self.device = point[0].device
 
-    def vector(self, point: Point) -> np.ndarray:
-        """All entries in order. (sum of sizes,)"""
-        return torch.cat([t.reshape(-1) for t in point]).cpu().numpy()
-
-    def point(self, vector: np.ndarray) -> Point:
-        """The tensors back, on the device of the first point."""
-        parts = torch.from_numpy(vector).to(self.device).split(self.lengths)
-        return tuple(part.view(shape) for part, shape in zip(parts, self.shapes, strict=True))
+def relative(objective: Objective, point: Point) -> tuple[Tensor, Point]:
+    """f and grad f / f, the gradient of log f."""
+    value, gradient = objective.value_and_gradient(point)
+    positive(float(value))
+    return value, tuple(g / value for g in gradient)
 
 
 def toward(feasible: Feasible, point: Point, gradient: Point, step: float) -> Point:
@@ -63,13 +63,13 @@ def toward(feasible: Feasible, point: Point, gradient: Point, step: float) -> Po
 
 
 def projected_step(objective: Objective, feasible: Feasible, point: Point) -> Point:
-    """The move of a unit gradient step: zero exactly at stationary points; minus the gradient on flat space."""
-    return toward(feasible, point, objective.value_and_gradient(point)[1], 1.0)
+    """The move of a unit gradient step on log f: zero exactly at stationary points; minus the gradient on flat space."""
+    return toward(feasible, point, relative(objective, point)[1], 1.0)
 
 
 def tangent_gradient(objective: Objective, feasible: Feasible, point: Point) -> Point:
-    """The Riemannian gradient: the Euclidean one without its part along every unit vector."""
-    gradient = objective.value_and_gradient(point)[1]
+    """The Riemannian gradient of log f: the Euclidean one without its part along every unit vector."""
+    gradient = relative(objective, point)[1]
     return tuple(s.tangent(t, g) for s, t, g in zip(feasible, point, gradient, strict=True))
 
 
@@ -79,7 +79,9 @@ def inner(a: Point, b: Point) -> float:
 
 
 def check_stationary(gradient: Point, solver: str) -> None:
-    """Raise RuntimeError where a solver stopped with a gradient above ACCEPTED."""
+    """Raise RuntimeError where a solver stopped with a gradient of log f above ACCEPTED."""
     left = size(gradient)
     if not left <= ACCEPTED:
-        raise RuntimeError(f"{solver} stopped at a gradient of {left:.2e}, above {ACCEPTED:.0e}: not a stationary point")
+        raise RuntimeError(
+            f"{solver} stopped at a gradient of {left:.2e} times the objective, above {ACCEPTED:.0e}: not a stationary point"
+        )

@@ -6,15 +6,14 @@ from typing import ClassVar
 import numpy as np
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Quantities, Solved, need_etf, need_frame
+from ufm.models.base import Facts, Framed, Quantities, Solved, need_etf, need_frame
 from ufm.models.flat_solvers import FLAT_SOLVERS
-from ufm.models.peeled import Point
-from ufm.models.sizes import TwoGroups
+from ufm.models.sizes import AnySizes
 from ufm.models.squared import Squared, thresholded
 
 
 @dataclass(frozen=True, kw_only=True)
-class BiasFree(TwoGroups, Squared):
+class BiasFree(Framed, AnySizes, Squared):
     """min 1/(2n) |W H - Y|_F^2 + lw/2 |W|^2 + lh/2 |H|^2.
 
     W H = diag(s) Y with s_k = (1 - n sqrt(lw lh / n_k))_+: class k stays on its own orthogonal direction, |w_k|^2 =
@@ -43,7 +42,8 @@ class BiasFree(TwoGroups, Squared):
         ratio = np.sqrt(self.lambda_h * sizes / self.lambda_w)
         terms = [size / self.layout.n * thresholded(t) for size, t in zip(sizes, self.shrinkage, strict=True)]
         lengths = {"classifier_squared_norms": (ratio * s).tolist(), "feature_squared_norms": (s / ratio).tolist()}
-        return {"minimum": float(sum(terms)), **lengths, "logits": s.tolist(), "logits_off_diagonal": 0.0, **self._shape(0.0)}
+        logits = {"logits": s.tolist(), "logits_spread": 0.0, "logits_off_diagonal": 0.0}
+        return {"minimum": float(sum(terms)), **lengths, **logits, **self._shape(0.0)}
 
     def _shape(self, value: float) -> Quantities:
         """NC1..NC3 where the classes are equal and have not vanished."""
@@ -53,20 +53,13 @@ class BiasFree(TwoGroups, Squared):
         """The same at the point found."""
         W, H = solved.point
         M = self.layout.means(H)
-        Z = W @ M
         return {
             "minimum": self.value(solved.point),
             "classifier_squared_norms": (W * W).sum(1).tolist(),
             "feature_squared_norms": (M * M).sum(0).tolist(),
-            "logits": Z.diagonal().tolist(),
-            "logits_off_diagonal": float((Z - Z.diagonal().diag()).abs().max()),
+            **simplex.diagonal_logits(W @ H, self.layout),
             **{name: value for name, value in self.collapse(solved.point).items() if name in self._shape(0.0)},
         }
-
-    def collapse(self, point: Point) -> dict[str, float]:
-        """Defects of NC1, NC2 (orthogonal frame) and NC3."""
-        W, H = point
-        return simplex.collapse(W, H, self.layout, simplex.identity(self.C, H))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +91,7 @@ class FreeBias(Squared):
         need_etf(self.C, self.P)
 
     def predicted(self) -> Quantities:
-        """Minimum, bias, the two values of the logits, collapse."""
+        """Minimum, smallest and largest right and wrong logit, bias, size of W, collapse."""
         c, C = float(self.shrinkage[0]), self.C
         s = max(1 - c, 0.0)
         shape = {"NC1": 0.0, "NC2": 0.0, "NC3": 0.0} if c < 1 else {}
@@ -106,18 +99,16 @@ class FreeBias(Squared):
         minimum = (C - 1) / C * thresholded(c)
         return {
             "minimum": minimum,
-            "logits": [s * (1 - 1 / C), -s / C],
+            "logits": [s * (1 - 1 / C)] * 2 + [-s / C] * 2,
             "bias": [1 / C] * C,
             "W_squared_norm": squared_norm,
             **shape,
         }
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; the logits are those of W H, averaged over right and over wrong classes."""
+        """The same at the point found; the logits are those of W H."""
         W, H, b = solved.point
-        Z = W @ self.layout.means(H)
         shape = self.collapse(solved.point) if self.shrinkage[0] < 1 else {}
-        right = float(Z.diagonal().mean())
-        wrong = float((Z.sum() - Z.diagonal().sum()) / (self.C * (self.C - 1)))
-        common: Quantities = {"minimum": self.value(solved.point), "logits": [right, wrong], "bias": b[:, 0].tolist()}
+        logits = simplex.logit_range(W @ H, self.layout)
+        common: Quantities = {"minimum": self.value(solved.point), "logits": logits, "bias": b[:, 0].tolist()}
         return {**common, "W_squared_norm": float(W.norm() ** 2), **shape}

@@ -4,12 +4,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_frame, need_positive
 from ufm.models.flat_solvers import FLAT_SOLVERS
-from ufm.models.peeled import Point
 from ufm.models.squared import Squared, thresholded
 
 
@@ -63,30 +63,29 @@ class DecayedBias(Squared):
             last, b = lb / (2 * C * (1 + lb)), 1 / (C * (1 + lb))
         shape = {"NC1": 0.0, "NC2": 0.0, "NC3": 0.0} if across > 0 else {}
         minimum = (C - 1) / C * thresholded(c) + last
-        return {"minimum": minimum, "singular_values": [across] * (C - 1) + [along], "bias": [b] * C, **shape}
+        return {"minimum": minimum, "singular_values": [across] * (C - 1) + [along], "coupling": 0.0, "bias": [b] * C, **shape}
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; the last singular value is the one along 1."""
+        """The same at the point found; the last singular value is the one along 1, `coupling` what mixes 1 with the rest."""
         W, H, b = solved.point
         Z = W @ self.layout.means(H)
         along = float(Z.sum() / self.C)
-        across = Z - Z.mean(0) - Z.mean(1, keepdim=True) + Z.mean()
+        rows, columns = Z.mean(0) - Z.mean(), Z.mean(1) - Z.mean()
+        across = Z - Z.mean() - rows - columns[:, None]
         values = np.linalg.svd(across.cpu().numpy(), compute_uv=False)[: self.C - 1]
         shape = self.collapse(solved.point) if self.values[0] > 0 else {}
         return {
             "minimum": self.value(solved.point),
             "singular_values": [*values.tolist(), along],
+            "coupling": float(torch.hypot(rows.norm(), columns.norm()) * self.C**0.5),
             "bias": b[:, 0].tolist(),
             **shape,
         }
 
     def target(self, like: Tensor) -> Tensor:
-        """The Gram matrix of the class means up to size: (1-c)(I - 11^T/C) + s 11^T/C. (C, C)"""
+        """The Gram matrix of the class means up to size: (1-c)(I - 11^T/C) + s 11^T/C, the ETF's where both are 0. (C, C)"""
         across, along = self.values
         centred = simplex.centred_identity(self.C, like)
+        if across == 0:
+            return centred
         return across * centred + along * (simplex.identity(self.C, like) - centred)
-
-    def collapse(self, point: Point) -> dict[str, float]:
-        """Defects of NC1, NC2 (the predicted Gram matrix) and NC3."""
-        W, H, _ = point
-        return simplex.collapse(W, H, self.layout, self.target(H) if self.values[0] > 0 else None)

@@ -22,6 +22,13 @@ def test_lu_steinerberger_reaches_the_simplex_bound(shape, temperature, seed):
     assert_as_predicted(simulate(LuSteinerberger(**shape, temperature=temperature), seed))
 
 
+@pytest.mark.parametrize("temperature", [30.0, 300.0])
+def test_lu_steinerberger_converges_where_its_loss_is_exponentially_small(temperature):
+    report = simulate(LuSteinerberger(temperature=temperature))
+    assert report.deviation["minimum"] < 1e-9 * report.predicted["minimum"] < 1e-20
+    assert_as_predicted(report)
+
+
 @pytest.mark.parametrize("n", [3, 5, 6])
 def test_lu_steinerberger_value_is_that_of_the_written_out_simplex(n):
     simplex = np.eye(n) - 1 / n

@@ -15,9 +15,25 @@ from ufm.models.peeled import gaussian_point
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0, 1.6, 2.2])
-@pytest.mark.parametrize("unequal", [{}, {"N": 2, "majority": 2, "imbalance": 2.0}], ids=["equal", "unequal"])
-def test_minimum_and_logits(beta, unequal):
-    assert_as_predicted(simulate(ErgenPilanci(**unequal, beta=beta)))
+@pytest.mark.parametrize("sizes", [(4, 4, 4), (6, 4, 2)])
+def test_minimum_and_logits(beta, sizes):
+    """The cases of the derivation; beta = 2.2 is beyond the roots of 4 and 2, 1.6 beyond that of 2."""
+    model = ErgenPilanci(sizes=sizes, beta=beta)
+    assert model.layout.sizes == sizes
+    assert_as_predicted(simulate(model))
+
+
+@pytest.mark.parametrize("model", [ErgenPilanci(beta=2.0), ErgenPilanci(N=1), ErgenPilanci(N=1, sizes=(4, 1, 1), beta=1.0)])
+def test_at_the_threshold_itself(model):
+    """At beta = sqrt(n_c) the gradient is of order s^{3/2} in the logit s, so that 1e-9 of it leaves s known to 1e-6 only."""
+    report = simulate(model)
+    assert model.kept.min() == 0
+    assert report.deviation["minimum"] < 1e-10
+    assert max(report.deviation[name] for name in ("logits", "logits_spread", "logits_off_diagonal")) < 1e-6
+
+
+def test_one_example_a_class_is_inside_the_theory():
+    assert_as_predicted(simulate(ErgenPilanci(C=4, N=1, P=7, beta=0.4)))
 
 
 @settings(max_examples=12)

@@ -55,9 +55,9 @@ def test_the_field_and_its_conserved_quantity(shape, seed, scale):
     R = residual(model, point)
     for found, expected in zip(gradient, (R @ H.mT, W.mT @ R, R.sum(1, keepdim=True)), strict=True):
         assert torch.allclose(found, expected, atol=1e-12)
-    end = gradient_flow(model.objective(), point, np.array([0.0, 1.0 / model.rate]), rtol=1e-13)[-1]
+    end = gradient_flow(model.objective(), point, np.array([0.0, 1.0 / model.rate]), rtol=2.3e-14)[-1]
     drift = (end[0].mT @ end[0] - end[1] @ end[1].mT) - (W.mT @ W - H @ H.mT)
-    assert float(drift.abs().max()) < 1e-10
+    assert float(drift.norm()) < 5e-15 * float((W.mT @ W).norm() + (H @ H.mT).norm())
     assert float((end[0] - W).norm()) > 1e-3  # it moved
 
 
@@ -79,7 +79,7 @@ def test_linearised_flow_is_the_exponential_of_its_generator_and_the_limit_of_th
     assert torch.allclose(linear[1], moved[:, C:], rtol=1e-9, atol=1e-14)
     flow = gradient_flow(model.objective(), start, np.array([0.0, t]))[-1]
     for a, c in zip(linear[:2], flow[:2], strict=True):
-        assert float((a - c).norm() / c.norm()) < 1e-4
+        assert float((a - c).norm() / c.norm()) < 2e-5
     assert moved.shape == (P, C + n)
 
 
@@ -97,11 +97,11 @@ def test_a_small_start_reaches_strong_collapse_at_the_rate_of_its_size():
 
 
 def test_a_large_start_interpolates_and_keeps_its_within_class_part():
-    """The counter-example: the loss reaches round-off, NC1 and NC2 do not come."""
-    report = simulate(Mixon(scale=0.7), seed=0)
+    """The counter-example: the loss reaches round-off, the within-class share of |H| stays above .85, the defect above 1.15."""
+    report = simulate(Mixon(C=4, N=10, P=8, scale=0.7), seed=0)
     assert report.measured["minimum"] < 1e-20
-    assert report.measured["NC1"] > 0.4
-    assert report.measured["gram_defect"] > 0.5
+    assert report.measured["NC1"] ** 0.5 > 0.85
+    assert report.measured["gram_defect"] > 1.15
     assert report.measured["subspace_law"] == pytest.approx(report.predicted["subspace_law"], abs=1e-10)  # on S nothing changes
 
 
@@ -134,7 +134,9 @@ def test_trace_ratio_falls_along_the_plain_flow_of_the_least_squares_loss(shape,
     times = np.linspace(0, 2.0 * layout.n, 7)
     states = integrate_scipy(lambda X: -ls_gradient(X, layout, decay), H - H.mean(-1, keepdims=True), times, tolerance=1e-9)
     statistics = [block_statistics(X, layout) for X in states]
+    pairs = [(s.sigma_w, s.sigma_b) for s in statistics]
     ratios = np.array([tirer_trace_ratio(s) for s in statistics])
-    within = np.array([float(np.trace(s.sigma_w)) for s in statistics])
+    within, between = (np.array([float(np.trace(sigma)) for sigma in sigmas]) for sigmas in zip(*pairs, strict=True))
     assert (np.diff(ratios) < 0).all()
     assert (np.diff(within) < 0).all()
+    assert (np.diff(between) > 0).all() or decay > 0  # decay shrinks everything in the end

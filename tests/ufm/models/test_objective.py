@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from pymanopt.manifolds import Oblique
 
 from manifolds.classes import ClassLayout
 from tests.ufm.models.problems import SEEDS, shapes
@@ -12,6 +13,8 @@ from ufm.models.feasible import Flat, NonNegative, Spheres
 from ufm.models.losses import CrossEntropy, SquaredError, column_weights, one_hot
 from ufm.models.peeled import Peeled, Point, gaussian_point
 from ufm.models.poggio_liao import Normalized
+from ufm.models.pymanopt_vectors import FeasibleVectors
+from ufm.models.vectors import Vectors
 
 
 def plain_value(
@@ -73,7 +76,7 @@ def test_weight_normalised_objective_is_that_of_autograd():
     gradient = torch.autograd.grad(value, leaves, create_graph=True)
     curvature = torch.autograd.grad(gradient, leaves, grad_outputs=move)
     found_value, found_gradient = objective.value_and_gradient(point)
-    assert float(found_value) == pytest.approx(float(value.detach()), rel=1e-13)
+    assert float(found_value) == pytest.approx(float(value.detach()), rel=1e-13, abs=0)
     for found, true in zip((*found_gradient, *objective.curvature_at(point)(move)), (*gradient, *curvature), strict=True):
         assert torch.allclose(found, true, rtol=1e-10, atol=1e-11)
 
@@ -88,11 +91,55 @@ def test_feasible_sets_are_kept_by_their_maps_and_by_both_libraries(space):
     assert torch.allclose(space.tangent(point, tangent), tangent)
     laid = space.lay(point)
     assert space.geoopt().check_point_on_manifold(laid)
-    if isinstance(space, Spheres):
-        manifold = space.pymanopt(x.shape)
-        projected = manifold.projection(laid.mT.numpy(), space.lay(z).mT.numpy())
-        assert np.allclose(projected, space.lay(tangent).mT.numpy())
-        assert manifold.dim == point.numel() - laid.shape[0]
+    manifold = FeasibleVectors(Vectors(Peeled(SquaredError(x, x[0]), (1.0,)), (space,), (point,)))
+    assert manifold.dim == space.freedom(tuple(x.shape)) == point.numel() - (len(laid) if isinstance(space, Spheres) else 0)
+    flat, move = point.numpy().ravel(), z.numpy().ravel()
+    projected = manifold.projection(flat, move)
+    assert np.allclose(projected, tangent.numpy().ravel(), atol=1e-15)
+    if isinstance(space, Spheres):  # pymanopt's own oblique manifold, which is the transpose of unit rows
+        oblique = Oblique(laid.shape[1], laid.shape[0])
+        assert np.allclose(oblique.projection(laid.mT.numpy(), space.lay(z).mT.numpy()), space.lay(tangent).mT.numpy())
+        stepped = oblique.retraction(laid.mT.numpy(), space.lay(tangent).mT.numpy())
+        moved = torch.from_numpy(manifold.retraction(flat, projected)).reshape(x.shape)
+        assert np.allclose(space.lay(moved).mT.numpy(), stepped)
+
+
+@settings(max_examples=15)
+@given(shapes(), SEEDS, st.sampled_from([Spheres(), Spheres(axis=0), Spheres(axis=1)]))
+def test_the_riemannian_hessian_of_log_f_is_a_finite_difference_of_its_gradient(shape, seed, space):
+    layout = ClassLayout.equal(shape["C"], shape["N"])
+    peeled = Peeled(CrossEntropy(one_hot(layout), column_weights(layout, 1 / layout.n)), (0.1, 0.0), gain=3.0)
+    sizes = ((layout.C, shape["P"]), (shape["P"], layout.n))
+    assume(1 not in sizes[0] + sizes[1])  # the sphere of R^1 is two points
+    feasible = (space, Flat())
+    point, move = (gaussian_point(sizes, seed + k) for k in range(2))
+    vectors = Vectors(peeled, feasible, point)
+    x = vectors.onto(vectors.vector(point))
+    d = vectors.tangent(x, vectors.vector(move))
+    d /= np.linalg.norm(d)
+    ahead, behind = (vectors.value_and_gradient(vectors.onto(x + h * d))[1] for h in (1e-5, -1e-5))
+    difference = vectors.tangent(x, (ahead - behind) / 2e-5)
+    assert vectors.hessian(x)(d) == pytest.approx(difference, abs=1e-7 * max(1, np.abs(difference).max()))
+
+
+@pytest.mark.parametrize("margin", [5.0, 40.0, 300.0])
+def test_exponentially_small_losses_keep_their_relative_accuracy(margin):
+    """log(1 + 2 e^-m) and its slope in the margin, against 300 digits: softmax minus one-hot would give 0."""
+    mp = pytest.importorskip("mpmath").mp.clone()
+    mp.dps = 300
+    loss = CrossEntropy(torch.eye(3, dtype=torch.float64), torch.ones(3, dtype=torch.float64))
+    Z = margin * torch.eye(3, dtype=torch.float64)
+    value, gradient = loss.value_and_gradient(Z)
+    exact = 3 * mp.log(1 + 2 * mp.exp(-margin))
+    assert float(value) == pytest.approx(float(exact), rel=1e-14, abs=0)
+    assert float(gradient[0, 0]) == pytest.approx(float(-2 * mp.exp(-margin) / (1 + 2 * mp.exp(-margin))), rel=1e-14, abs=0)
+    bent = loss.curvature_at(Z)(torch.eye(3, dtype=torch.float64))
+    p = 2 * mp.exp(-margin) / (1 + 2 * mp.exp(-margin))
+    assert float(bent[0, 0]) == pytest.approx(float(p * (1 - p)), rel=1e-13, abs=0)
+    right_is_far_behind = loss.value_and_gradient(-2 * margin * torch.eye(3, dtype=torch.float64))[0]
+    assert float(right_is_far_behind) == pytest.approx(
+        float(3 * (2 * margin + mp.log(2 + mp.exp(-2 * margin)))), rel=1e-14, abs=0
+    )
 
 
 def test_a_seed_means_one_point():

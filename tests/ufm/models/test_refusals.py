@@ -70,6 +70,18 @@ def test_other_domains():
         simulate(model_class("lu-steinerberger")(C=2, P=1))
 
 
+@pytest.mark.parametrize("cls", [BiasFree, DeepLinear, ErgenPilanci])
+def test_given_sizes_must_make_sense(cls):
+    for wrong, message in (
+        ({"sizes": (3, 2)}, r"sizes = \(3, 2\): 2 sizes for C = 3"),
+        ({"sizes": (3, 2, 0)}, r"sizes = \(3, 2, 0\): every class needs"),
+        ({"sizes": (3, 2, 1), "majority": 1, "imbalance": 2.0}, "majority or imbalance: give one or the other"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            cls(C=3, **wrong)
+    assert cls(C=3, sizes=[6, 4, 2]).N == 2
+
+
 @pytest.mark.parametrize("cls", [BiasFree, DeepLinear, ErgenPilanci, Fang])
 def test_unequal_sizes_must_make_sense(cls):
     for wrong, message in (
