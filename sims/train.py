@@ -172,10 +172,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _set_threads(count: int) -> None:
     import torch
+    from threadpoolctl import threadpool_limits
 
     if count < 1:
         raise ValueError(f"--threads {count}: at least 1 is needed")
     torch.set_num_threads(count)
+    threadpool_limits(count)  # numpy's products have a pool of their own
 
 
 def _add(p: argparse.ArgumentParser, name: str, kind: Any) -> None:
