@@ -1,6 +1,6 @@
 """What measuring costs beside a plain forward pass, an epoch beside a bare PyTorch loop, and memory at two sizes of data.
 
-`python -m benchmarks.training`, or one case: `--net resnet18 --width 1 --examples 512 --side 32 --channels 3 --device cpu`. Random
+`python -m benchmarks.training`, or one case: `--net resnet18 --width 1 --examples 512 --side 32 --channels 3`. Random
 images, one thread, medians of pairs taken in turns.
 """
 

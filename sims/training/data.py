@@ -1,5 +1,6 @@
 """Datasets as the experiments use them: read, balanced by subsampling, padded, normalised; reproducible from a seed."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,16 @@ class Data:
     test: Split
     normalizer: Normalizer
     classes: int
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all images and labels, in hexadecimal: the same wherever the files lie."""
+        digest = hashlib.sha256()
+        for split in (self.train, self.test):
+            for array in (split.images, split.labels):
+                digest.update(str((array.dtype, array.shape)).encode())
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True)

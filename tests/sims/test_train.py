@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ from torch import nn
 from sims import train as command
 from sims.measure import main as measure_main
 from sims.training import folder as folder_module
+from sims.training import loop
 from sims.training.config import TrainConfig, protocol
 from sims.training.folder import RunFolder, load_run
 from sims.training.loop import epoch_batches
@@ -47,6 +49,20 @@ def tiny(epochs: int = 4, **changes: Any) -> TrainConfig:
     return TrainConfig(**settings)
 
 
+def write_mnist(folder: Path, seed: int = 0, per_class: int = 30, side: int = 28) -> None:
+    """Files named as MNIST's: a bright square whose place tells the class, and noise."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    for name, count in (("train", per_class), ("t10k", 6)):
+        labels = rng.permutation(np.arange(10 * count) % 10).astype(np.uint8)
+        images = rng.integers(0, 60, (len(labels), side, side), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label : 2 * label + 6, 4:20] += 150
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + array.tobytes())
+
+
 def final_weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path / "checkpoint.pt", weights_only=True)["model"]
 
@@ -56,10 +72,13 @@ def assert_same_bits(a: Path, b: Path) -> None:
     assert first["model"].keys() == second["model"].keys()
     assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
     assert str(first["optimizer"]) == str(second["optimizer"])
-    one, two = Record.load(a / "trajectory.npz"), Record.load(b / "trajectory.npz")
-    assert one.arrays.keys() == two.arrays.keys()
-    for name, value in one.arrays.items():
-        np.testing.assert_array_equal(value, two.arrays[name], err_msg=name)
+    assert_same_arrays(Record.load(a / "trajectory.npz").arrays, Record.load(b / "trajectory.npz").arrays)
+
+
+def assert_same_arrays(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> None:
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name], err_msg=name)
 
 
 # what is minimised
@@ -343,6 +362,34 @@ def test_a_damaged_checkpoint_is_an_error_and_the_trajectory_stays(
     assert (run / "trajectory.npz").read_bytes() == trajectory
 
 
+def loaded_or_error(folder: RunFolder) -> tuple[Any, str | None]:
+    try:
+        return folder.load_checkpoint(torch.device("cpu")), None
+    except ValueError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, finished: Path, tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path, tiny(save_features=(2, 4))), tiny(save_features=(2, 4))
+    whole = (finished / "checkpoint.pt").read_bytes()
+    before = RunFolder(finished, config).load_checkpoint(torch.device("cpu"))
+    rng, noticed = np.random.default_rng(seed), 0
+    for position in rng.integers(0, len(whole), 40):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        (tmp_path / "checkpoint.pt").write_bytes(damaged)
+        after, error = loaded_or_error(folder)
+        if error is not None:
+            assert "cannot read the checkpoint" in error
+            noticed += 1
+        else:  # padding between records, and dates
+            assert str(after[1]) == str(before[1])
+            assert_same_arrays(after[2].arrays, before[2].arrays)
+            assert all(torch.equal(value, before[1]["model"][name]) for name, value in after[1]["model"].items())
+    assert noticed > 20
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -387,6 +434,53 @@ def test_a_checkpoint_of_another_configuration_is_refused(finished: Path, tmp_pa
     (tmp_path / "other" / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes())
     with pytest.raises(ValueError, match=r"belongs to another configuration than config\.json"):
         other.load_checkpoint(torch.device("cpu"))
+
+
+def test_data_may_move_but_not_change_while_a_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / name for name in ("here", "moved", "changed")]
+    for folder in folders:
+        write_mnist(folder, seed=folder.name == "changed")
+    configs = [tiny(3, dataset="mnist", data_dir=str(folder)) for folder in folders]
+    interrupted_at(1, configs[0], tmp_path / "run", monkeypatch)
+    with pytest.raises(
+        ValueError, match=r"was trained on other data \(fingerprint [0-9a-f]{12}, now [0-9a-f]{12}\): give the same"
+    ):
+        command.train(configs[2], tmp_path / "run")
+    command.train(configs[1], tmp_path / "run")
+    command.train(configs[0], tmp_path / "whole")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    assert load_run(tmp_path / "run")[0].data_dir == str(folders[1])
+
+
+def test_a_checkpoint_from_before_fingerprints_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(3)
+    interrupted_at(1, config, tmp_path, monkeypatch)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del checkpoint["data"]
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    assert list(command.train(config, tmp_path).epochs) == [1, 2, 3]
+
+
+def test_what_stops_process_0_stops_the_others_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(loop, "broadcast_object_list", lambda words: words.__setitem__(0, told[-1]) if told else None)
+    main: Any = SimpleNamespace(is_main_process=True, num_processes=2)
+    other: Any = SimpleNamespace(is_main_process=False, num_processes=2)
+
+    def work(accelerator: Any, fails: bool) -> bool:
+        with loop._main_process_alone(accelerator) as alone:
+            if fails:
+                raise ValueError("the disk is full")
+        return alone
+
+    assert work(main, fails=False)
+    with pytest.raises(ValueError, match=r"^the disk is full$"):
+        work(main, fails=True)
+    told.append(None)
+    assert not work(other, fails=False)
+    told.append("the disk is full")
+    with pytest.raises(ValueError, match="process 0 failed: the disk is full"):
+        work(other, fails=False)
 
 
 @pytest.mark.parametrize(
@@ -436,7 +530,8 @@ def test_divergence_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "mnist"], "no protocol is shipped for mnist-mlp-mse"),
+        (["--dataset", "cifar10", "--net", "resnet18"], "no tuned learning rate is known for cifar10, resnet18, mse: give --lr"),
+        (["--dataset", "cifar100"], "dataset = 'cifar100'"),
         (["--dataset", "stl10", "--net", "vgg13", "--loss", "ce"], "give --lr"),
         (["--dataset", "mnist", "--net", "resnet18"], "--data-dir"),
         (["--dataset", "mnist", "--net", "resnet18", "--data-dir", "absent"], "none of train-images-idx3-ubyte"),
@@ -466,6 +561,16 @@ def test_options_are_put_over_the_protocol_and_the_schedule_is_scaled() -> None:
     assert (config.lr, config.batch_norm, config.random_labels, config.measured) == (0.2, False, True, (1, 5))
     assert (config.epochs, config.decays) == (35, (12, 23))
     assert config.per_class == protocol("digits", "mlp", "mse").per_class
+
+
+def test_options_take_back_what_the_protocol_says(capsys: pytest.CaptureFixture) -> None:
+    given = ["--dataset", "mnist", "--net", "resnet18", "--per-class", "all", "--test-per-class", "7", "--pad-to", "none"]
+    config = command.config_of(command.parser().parse_args(given))
+    assert (config.per_class, config.test_per_class, config.pad_to) == (None, 7, None)
+    assert command.config_of(command.parser().parse_args(given[:4])).per_class == 5000
+    with pytest.raises(SystemExit):
+        command.parser().parse_args(["--per-class", "none"])
+    assert "argument --per-class: invalid int or 'all' value: 'none'" in capsys.readouterr().err
 
 
 def test_tensorboard_logs_on_request(tmp_path: Path) -> None:
