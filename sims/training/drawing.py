@@ -1,7 +1,7 @@
 """Figures 2-12 and Table 1 of the paper from measured runs: one panel a dataset (column) and a kind of network (row)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -104,6 +104,8 @@ OVERLAYS = (
     Overlay(11, "Adversarial robustness, MSE and cross-entropy", "Ave $\\|r(x)\\|/\\|x\\|$", "robustness", log=False),
     Overlay(12, "Activation collapse on test data", "tr$(\\Sigma_W \\Sigma_B^+)/C$", "test_nc1", log=True),
 )
+# the paper does not say whose class means Figure 12 takes
+ABOUT_TRAIN_MEANS = replace(OVERLAYS[-1], title="Collapse of test data to the training means", name="test_nc1_train_means")
 
 
 def check_distinct(runs: Sequence[Run]) -> None:
@@ -124,7 +126,7 @@ def plot_figure(plot: Plot, runs: Sequence[Run]) -> Figure | None:
         for run in here:
             for line in plot.lines:
                 _curve(axes, run.record, line, plot.log)
-            _mark_zero_error(axes, run.record, "-")
+            _mark_zero_error(axes, run.record, "-", "zero training error")
 
     return _grid(shown, plot.title, plot.ylabel, draw) if shown else None
 
@@ -138,7 +140,7 @@ def overlay_figure(overlay: Overlay, runs: Sequence[Run]) -> Figure | None:
             mse = run.config.loss == "mse"
             line = Line(overlay.name, "MSE" if mse else "cross-entropy", BLUE if mse else ORANGE, "-" if mse else "--")
             _curve(axes, run.record, line, overlay.log)
-            _mark_zero_error(axes, run.record, line.dash)
+            _mark_zero_error(axes, run.record, line.dash, f"zero training error, {line.label}")
 
     return _grid(shown, overlay.title, overlay.ylabel, draw) if shown else None
 
@@ -215,7 +217,6 @@ def _curve(axes: Axes, record: Record, line: Line, log: bool) -> None:
     draw(record.epochs, record.arrays[line.name], line.dash, color=line.color, label=line.label, linewidth=1.5)
 
 
-def _mark_zero_error(axes: Axes, record: Record, dash: str) -> None:
+def _mark_zero_error(axes: Axes, record: Record, dash: str, label: str) -> None:
     if record.zero_error_epoch is not None:
-        label = "zero training error"
         axes.axvline(record.zero_error_epoch, color=ZERO_ERROR_RED, linestyle=dash, linewidth=1.0, label=label)

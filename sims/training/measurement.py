@@ -68,7 +68,7 @@ def measure_network(
             found.scalars["nc4"] = _nc4(spool.chunks(CHUNK), classifier, stats.means, stats.n)
             if keep is not None:
                 keep(spool.features, spool.labels)
-            test_snr = None if test_loader is None else _add_test(found, model, head, test_loader, classifier, stats.means, lam)
+            test_snr = None if test_loader is None else _add_test(found, model, head, test_loader, classifier, stats, lam)
         return _measurement(found, stats, precision, test_snr)
     finally:
         model.train(training)
@@ -182,20 +182,31 @@ def _train_pass(model: nn.Module, head: nn.Linear, loader: Loader, spool: Featur
 
 
 def _add_test(
-    found: _Found, model: nn.Module, head: nn.Linear, loader: Loader, classifier: Classifier, train_means: Tensor, lam: float
+    found: _Found, model: nn.Module, head: nn.Linear, loader: Loader, classifier: Classifier, train: ClassStatistics, lam: float
 ) -> RangeSnr:
-    """Test-set versions; NC4 against the class means of the training set, as Papyan, Han & Donoho. Returns the test SNR."""
+    """Test-set versions, NC4 against the class means of the training set as Papyan, Han & Donoho, NC1 both ways.
+
+    Returns the SNR of the test set.
+    """
     streaming, wrong, apart, precision = StreamingStatistics(head.out_features), 0, 0.0, 0.0
     for features, logits, labels in _batches(model, head, loader):
         streaming.update(features, labels)
         wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
-        apart += measures.phd_nc4(features.double(), classifier.W, classifier.b, train_means) * len(labels)
+        apart += measures.phd_nc4(features.double(), classifier.W, classifier.b, train.means) * len(labels)
     stats = streaming.compute()
     test = _scalars(stats, classifier, lam)
     test.scalars["nc4"], test.scalars["error"] = apart / stats.n, int(wrong) / stats.n
+    test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats)))
     found.scalars.update({f"test_{name}": value for name, value in test.scalars.items()})
     found.undefined.extend(f"test_{reason}" for reason in test.undefined)
     return _measurement(test, stats, precision).snr
+
+
+def _about(train: ClassStatistics, test: ClassStatistics) -> ClassStatistics:
+    """Classes and means of the training set, and the scatter of the test set about those means."""
+    shift = test.means - train.means
+    scatter = test.sigma_w + (shift * test.priors) @ shift.mT
+    return ClassStatistics(train.counts, train.means, scatter, test.class_variances + (shift * shift).sum(0))
 
 
 def _nc4(chunks: Iterator[np.ndarray], classifier: Classifier, means: Tensor, n: int) -> float:

@@ -13,7 +13,8 @@ from ufm.trajectory import Trajectory, follow
 
 ZERO_ERROR = 1e-3  # "effectively zero" training error: 99.9 % (Papyan, Han & Donoho 2020)
 TRAJECTORY = "trajectory.npz"
-LATER = ("test_V", "test_U", "test_dropped", "test_lost_signal")  # a run begun before they were stored goes on without
+# a run begun before these were stored goes on without
+LATER = ("test_V", "test_U", "test_dropped", "test_lost_signal", "test_nc1_train_means")
 REQUIRED = ("epoch", "omega", "V", "U", "counts", "train_error", "nc1", "loss")
 
 

@@ -204,6 +204,11 @@ def test_the_test_set_has_its_own_statistics_and_the_means_of_the_training_set(s
     means = [features[labels == c].mean(0) for c in range(C)]
     expected["nc4"] = np.mean([np.argmax(W @ h + b) != np.argmin([np.linalg.norm(h - m) for m in means]) for h in test])
     assert_matches(found, expected, "test_")
+    about = sum(np.outer(h - means[y], h - means[y]) for h, y in zip(test, test_labels, strict=True)) / len(test)
+    M = np.stack(means) - features.mean(0)
+    sigma_b = sum(np.outer(m, m) * np.mean(labels == c) for c, m in enumerate(M))
+    nc1 = np.trace(about @ np.linalg.pinv(sigma_b, rcond=1e-10)) / C
+    assert found.scalars["test_nc1_train_means"] == pytest.approx(nc1, rel=1e-9)
     own = measure_features(test, test_labels, W, b, 0.1).snr
     assert found.test_snr is not None
     assert (found.test_snr.dropped, found.test_snr.lost_signal) == (own.dropped, pytest.approx(own.lost_signal, abs=1e-14))

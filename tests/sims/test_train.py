@@ -27,6 +27,7 @@ from sims.training import loop
 from sims.training.config import TrainConfig, protocol
 from sims.training.folder import RunFolder, load_run
 from sims.training.loop import epoch_batches
+from sims.training.nets import Shape, build, last_linear
 from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
 from sims.training.record import Record
 from sims.training.robustness import deepfool_robustness, robustness_sample
@@ -600,3 +601,42 @@ def test_threads_hold_for_torch_and_for_numpy(tmp_path: Path) -> None:
         assert command.main([*small, "--threads", "1", "--out", str(tmp_path)]) == 0
         assert torch.get_num_threads() == 1
         assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+
+
+def documented_commands() -> list[list[str]]:
+    """Arguments of the commands for a GPU in docs/training.md."""
+    lines = (ROOT / "docs" / "training.md").read_text().splitlines()
+    return [line.split("sims.train ")[1].split() for line in lines if "sims.train --dataset" in line and "--out runs/" in line]
+
+
+@pytest.mark.parametrize("arguments", documented_commands(), ids=" ".join)
+def test_the_commands_left_for_a_gpu_build_their_networks(arguments: list[str]) -> None:
+    config = command.config_of(command.parser().parse_args(arguments))
+    with torch.device("meta"):
+        model = build(config.net, Shape(1 if "mnist" in config.dataset else 3, 32, 10, stem=config.stem))
+    assert last_linear(model).out_features == 10
+    assert config.rate > 0
+
+
+def test_the_command_for_one_gpu_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_mnist(tmp_path / "DIR")
+    found = next(arguments for arguments in documented_commands() if "fashionmnist" in arguments)
+    arguments = [str(tmp_path / "DIR") if word == "DIR" else word for word in found]
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "run")
+    shortened = [
+        "--epochs",
+        "1",
+        "--per-class",
+        "2",
+        "--test-per-class",
+        "1",
+        "--robustness",
+        "0",
+        "--width",
+        "0.05",
+        "--cpu",
+        "--quiet",
+    ]
+    assert command.main([*arguments, *shortened]) == 0, capsys.readouterr().err
+    config, record = load_run(tmp_path / "run")
+    assert (config.net, config.pad_to, list(record.epochs)) == ("resnet18", 32, [1])
