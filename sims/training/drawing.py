@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sims.training.config import TrainConfig
 from sims.training.data import DATASETS, JPEG
@@ -25,6 +26,7 @@ TITLES = {
 }
 ZERO_ERROR_RED = "#CC0000"
 PANEL, MARGIN = (2.5, 2.0), (1.1, 1.0)  # inches
+NARROWEST = 4.8  # inches, what two entries of the legend side by side need
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,7 +138,7 @@ def overlay_figure(overlay: Overlay, runs: Sequence[Run]) -> Figure | None:
     shown = [run for run in runs if overlay.name in run.record.arrays]
 
     def draw(axes: Axes, here: Sequence[Run]) -> None:
-        for run in here:
+        for run in sorted(here, key=lambda run: run.config.loss, reverse=True):  # MSE first, as in the paper's legends
             mse = run.config.loss == "mse"
             line = Line(overlay.name, "MSE" if mse else "cross-entropy", BLUE if mse else ORANGE, "-" if mse else "--")
             _curve(axes, run.record, line, overlay.log)
@@ -185,7 +187,7 @@ def _order(run: Run) -> tuple[int, int, str]:
 def _grid(runs: Sequence[Run], title: str, ylabel: str, draw: Callable[[Axes, Sequence[Run]], None]) -> Figure:
     rows = [kind for kind in KINDS if any(run.cell[0] == kind for run in runs)]
     columns = [dataset for dataset in DATASETS if any(run.cell[1] == dataset for run in runs)]
-    size = (PANEL[0] * len(columns) + MARGIN[0], PANEL[1] * len(rows) + MARGIN[1])
+    size = (max(PANEL[0] * len(columns) + MARGIN[0], NARROWEST), PANEL[1] * len(rows) + MARGIN[1])
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     entries: dict[str, Artist] = {}
@@ -200,13 +202,17 @@ def _grid(runs: Sequence[Run], title: str, ylabel: str, draw: Callable[[Axes, Se
             nets = ", ".join(dict.fromkeys(run.config.net for run in here))
             axes.set_title(f"{TITLES[dataset]}, {nets}", fontsize=9)
             axes.set_xlabel("epoch", fontsize=8)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.tick_params(which="both", labelsize=8)
             axes.grid(which="major", color="0.9", linewidth=0.6)
             axes.set_axisbelow(True)
             entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.supylabel(ylabel, fontsize=9)
     figure.suptitle(title, fontsize=10)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    columns_of_legend = 2 if len(entries) == 4 else 3
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=columns_of_legend, frameon=False, fontsize=8
+    )
     return figure
 
 
