@@ -640,3 +640,12 @@ def test_the_command_for_one_gpu_runs_on_a_cpu(tmp_path: Path, capsys: pytest.Ca
     assert command.main([*arguments, *shortened]) == 0, capsys.readouterr().err
     config, record = load_run(tmp_path / "run")
     assert (config.net, config.pad_to, list(record.epochs)) == ("resnet18", 32, [1])
+
+
+def test_features_of_16_bits_are_written_exactly_and_measured_in_float64(tmp_path: Path) -> None:
+    a = command.train(tiny(2, mixed_precision="bf16", save_features=(2,)), tmp_path).arrays
+    np.testing.assert_allclose(a["loss_nc1"] + a["loss_nc23"] + a["loss_perp"], a["loss"], rtol=1e-10)
+    features = load_arrays(tmp_path / "features-0002.npz")["features"]
+    assert features.dtype == np.float32
+    assert features.any()
+    assert not (features.view(np.uint32) & 0xFFFF).any()
