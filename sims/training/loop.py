@@ -90,7 +90,9 @@ class Trainer:
         self.head = last_linear(self.bare, CLASSIFIER)
         self.lam = lambda_of_weight_decay(config.weight_decay, data.classes)
         self.groups = groups(self.bare, self.head, config)
-        self.model, self.optimizer = accelerator.prepare(self.bare, optimizer_of(self.groups, config))
+        self.model, optimizer = accelerator.prepare(self.bare), optimizer_of(self.groups, config)
+        # the wrapper scales gradients of 16 bits, and searches the disk for a package at every step
+        self.optimizer: Any = optimizer if accelerator.scaler is None else accelerator.prepare(optimizer)
         self.loss = summed_loss(config)
         device = accelerator.device
         self.train, self.test = (Examples.of(split, data.normalizer, device) for split in (data.train, data.test))

@@ -8,7 +8,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -642,6 +643,15 @@ def test_the_command_for_one_gpu_runs_on_a_cpu(tmp_path: Path, capsys: pytest.Ca
     assert (config.net, config.pad_to, list(record.epochs)) == ("resnet18", 32, [1])
 
 
+@pytest.fixture
+def another_precision() -> Iterator[None]:
+    """Accelerate keeps the precision of its first use for the whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
 def test_features_of_16_bits_are_written_exactly_and_measured_in_float64(tmp_path: Path) -> None:
     a = command.train(tiny(2, mixed_precision="bf16", save_features=(2,)), tmp_path).arrays
     np.testing.assert_allclose(a["loss_nc1"] + a["loss_nc23"] + a["loss_perp"], a["loss"], rtol=1e-10)
