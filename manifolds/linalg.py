@@ -34,6 +34,12 @@ def epsilon(x: Array) -> float:
     return float(namespace(x).finfo(x.dtype).eps)
 
 
+def gram(D: Array) -> Array:
+    """D^T D (P, P) of D (n, P). On a CPU by numpy, which knows a product with one's own transpose and does half of the work."""
+    xp = namespace(D)
+    return D.mT @ D if xp is np or D.device.type != "cpu" else xp.from_numpy(gram(D.detach().numpy()))
+
+
 def frobenius_norm(a: Array) -> Array:
     """||a||_F over the last two axes; leading axes are a batch."""
     xp = namespace(a)

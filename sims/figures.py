@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sims.training.drawing import OVERLAYS, PLOTS, Run, check_distinct, overlay_figure, plot_figure, table_one
+from sims.training.drawing import ABOUT_TRAIN_MEANS, OVERLAYS, PLOTS, Run, check_distinct, overlay_figure, plot_figure, table_one
 from sims.training.folder import load_run, write_text
 from ufm.plot import save_figure
 
@@ -17,16 +17,22 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("runs", nargs="+", metavar="RUN", help="folders of sims.train, one a dataset, kind of network and loss")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the figures")
     p.add_argument("--loss", choices=("mse", "ce"), default="mse", help="runs that Figures 2-9 show (default mse)")
+    p.add_argument("--test-means", choices=("own", "train"), default="own", help="class means of Figure 12 (default own)")
     p.add_argument("--format", choices=FORMATS, default="png", help="of the figures (default png)")
     return p
 
 
-def draw(runs: list[Run], out: Path, loss: str, suffix: str) -> list[Path]:
-    """Write every figure that the runs have the measures for, and the table. Returns what was written."""
+def draw(runs: list[Run], out: Path, loss: str, suffix: str, test_means: str = "own") -> list[Path]:
+    """Write every figure that the runs have the measures for, and the table. Returns what was written.
+
+    `test_means` "own" or "train": whose class means the test examples of Figure 12 are measured about.
+    """
     check_distinct(runs)
     single = [run for run in runs if run.config.loss == loss]
     figures = {plot.number: plot_figure(plot, single) for plot in PLOTS}
     figures |= {overlay.number: overlay_figure(overlay, runs) for overlay in OVERLAYS}
+    if test_means == "train":
+        figures[ABOUT_TRAIN_MEANS.number] = overlay_figure(ABOUT_TRAIN_MEANS, runs)
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -46,7 +52,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         runs = [Run(*load_run(Path(name))) for name in args.runs]
-        written = draw(runs, Path(args.out), args.loss, args.format)
+        written = draw(runs, Path(args.out), args.loss, args.format, args.test_means)
     except ValueError as error:
         print(f"sims.figures: error: {error}", file=sys.stderr)
         return 2

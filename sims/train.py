@@ -3,7 +3,9 @@
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import fields, replace
+from datetime import timedelta
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args
@@ -12,14 +14,17 @@ from sims.training.config import LOSSES, TrainConfig, load_config, protocol
 
 SHOWN = ("train_error", "test_error", "nc1", "nc2_equinorm", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "robustness")
 CELL = {"dataset": "digits", "net": "mlp", "loss": "mse"}  # the default one
+MEASURING_LIMIT = timedelta(hours=6)  # after which processes that wait for a measurement give up
 NAMED = (*CELL, "epochs")  # options with a meaning of their own
+NOTHING = object()  # an option that takes back what the configuration says
+WORDS = {"per_class": "all", "test_per_class": "all", "pad_to": "none", "data_dir": "none", "hub": "none"}  # how it is written
 HELP = {
     "lr": "learning rate (default: the tuned one of the protocol)",
-    "data_dir": "folder with the official files",
-    "hub": "Hugging Face dataset to take instead",
-    "per_class": "training examples a class",
-    "test_per_class": "test examples a class",
-    "pad_to": "pad images with zeros to this side",
+    "data_dir": "folder with the official files, or none",
+    "hub": "Hugging Face dataset to take instead, or none",
+    "per_class": "training examples a class, or all",
+    "test_per_class": "test examples a class, or all",
+    "pad_to": "pad images with zeros to this side, or none",
     "normalization": "subtract mean and divide by deviation of every channel or pixel",
     "random_labels": "permute the training labels",
     "width": "factor on all channels",
@@ -66,6 +71,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
     values: dict[str, Any] = {name: getattr(args, name) for name in names}
     for name, value in values.items():
         if value is not None:
+            value = None if value is NOTHING else value
             changed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value}
             given |= changed
     config = replace(config, **given)
@@ -76,6 +82,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
 def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool = False, quiet: bool = True) -> Any:
     """Train into the folder `out`, going on where it stands. Returns the Record of what was measured."""
     from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
 
     from sims.training.data import load
     from sims.training.folder import RunFolder
@@ -85,7 +92,11 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     data = load(config.data)
     make_deterministic()
     tracker = "tensorboard" if tensorboard else None
-    accelerator = Accelerator(cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out)
+    # process 0 measures while the others wait for it, far longer than any exchange of gradients takes
+    waiting = InitProcessGroupKwargs(timeout=MEASURING_LIMIT)
+    accelerator = Accelerator(
+        cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out, kwargs_handlers=[waiting]
+    )
     if accelerator.is_main_process:
         folder.begin(accelerator.num_processes)
     if tensorboard:
@@ -172,10 +183,12 @@ def main(argv: list[str] | None = None) -> int:
 
 def _set_threads(count: int) -> None:
     import torch
+    from threadpoolctl import threadpool_limits
 
     if count < 1:
         raise ValueError(f"--threads {count}: at least 1 is needed")
     torch.set_num_threads(count)
+    threadpool_limits(count)  # numpy's products have a pool of their own
 
 
 def _add(p: argparse.ArgumentParser, name: str, kind: Any) -> None:
@@ -188,7 +201,17 @@ def _add(p: argparse.ArgumentParser, name: str, kind: Any) -> None:
     elif get_args(kind):
         p.add_argument(option, type=get_args(kind)[0], nargs="+", help=text)
     else:
-        p.add_argument(option, type=kind, help=text)
+        p.add_argument(option, type=_or_word(kind, WORDS[name]) if name in WORDS else kind, help=text)
+
+
+def _or_word(kind: type, word: str) -> Callable[[str], object]:
+    """What turns the text of an option into its type, or the word into NOTHING."""
+
+    def parse(text: str) -> object:
+        return NOTHING if text == word else kind(text)
+
+    parse.__name__ = f"{kind.__name__} or {word!r}"  # argparse names it where it fails
+    return parse
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ numpy or torch. "Centred" means are mu_c - mu_G.
 
 import numpy as np
 
-from manifolds.linalg import Array, identity_like, namespace
+from manifolds.linalg import Array, epsilon, identity_like, namespace
 from ufm.statistics import ClassStatistics
 
 
@@ -139,11 +139,30 @@ def _check_rows(stats: ClassStatistics, W: Array) -> None:
 
 
 def _disagreements(features: Array, W: Array, b: Array, class_means: Array) -> int:
-    """Rows whose argmax_c <w_c, h> + b_c is not argmin_c ||h - mu_c||; distances are not expanded, so nothing cancels."""
+    """Rows whose argmax_c <w_c, h> + b_c is not argmin_c ||h - mu_c||."""
     decisions = (features @ W.mT + b).argmax(-1)
+    return int((decisions != _nearest(features, class_means)).sum())
+
+
+def _nearest(features: Array, class_means: Array) -> Array:
+    """argmin_c ||h - mu_c|| of rows (n, P): by ||m_c||^2 - 2 <h, m_c> about the mean of the means, one matrix product.
+
+    Rows whose two best are no further apart than its rounding are decided by the distances themselves, where nothing cancels.
+    """
     xp = namespace(features)
-    distances = [((features - class_means[:, c]) ** 2).sum(-1) for c in range(class_means.shape[1])]
-    return int((decisions != xp.stack(distances, -1).argmin(-1)).sum())
+    centre = class_means.mean(1)
+    H, M = features - centre, class_means - centre[:, None]
+    squares = (M * M).sum(0)
+    scores = squares - 2 * (H @ M)
+    longest = squares.max() ** 0.5
+    rounding = 2 * (len(M) + 4) * epsilon(scores) * longest * (2 * xp.einsum("np,np->n", H, H) ** 0.5 + longest)
+    nearest = scores.argmin(-1)
+    doubtful = (scores <= (xp.amin(scores, -1) + rounding)[:, None]).sum(-1) > 1
+    if bool(doubtful.any()):
+        rows = features[doubtful]
+        distances = [((rows - class_means[:, c]) ** 2).sum(-1) for c in range(class_means.shape[1])]
+        nearest[doubtful] = xp.stack(distances, -1).argmin(-1)
+    return nearest
 
 
 def _distance_to_etf(product: Array, W: Array) -> float:

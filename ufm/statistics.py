@@ -5,9 +5,9 @@ from dataclasses import dataclass, fields
 import numpy as np
 
 from manifolds.classes import ClassLayout
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, gram, namespace
 
-CHUNK = 8192  # rows held as float64 deviations at a time
+CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,8 @@ class _Moments:
 class StreamingStatistics:
     """Class statistics in one pass: `update` with batches, `merge` with another stream, `compute` at any time.
 
-    Nothing cancels however small Sigma_W is beside the means; memory is P^2 + P C whatever the number of examples.
-    numpy, or torch on the device of the batches.
+    Nothing cancels however small Sigma_W is beside the means; memory is P^2 + P C and `CHUNK` waiting rows, whatever the
+    number of examples. numpy, or torch on the device of the batches.
     """
 
     def __init__(self, C: int) -> None:
@@ -97,6 +97,9 @@ class StreamingStatistics:
             raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
         self.C = C
         self._seen: _Moments | None = None
+        self._rows: Array = None
+        self._labels: Array = None
+        self._waiting = 0
 
     def update(self, features: Array, labels: Array) -> "StreamingStatistics":
         """Take in a batch: features (b, P) of any float dtype, labels (b,) integers in 0..C-1. Returns self.
@@ -104,14 +107,24 @@ class StreamingStatistics:
         Raises ValueError for mismatched shapes, labels out of range, and NaN or infinite features; nothing is taken in then.
         """
         self._check(features, labels)
-        for start in range(0, len(labels), CHUNK):
-            self._take_in(_batch_moments(features[start : start + CHUNK], labels[start : start + CHUNK], self.C))
+        features = features if namespace(features) is np else features.detach()
+        if self._rows is None:
+            self._rows, self._labels = _room(features, labels)
+        taken = 0
+        while taken < len(labels):
+            step = min(len(labels) - taken, CHUNK - self._waiting)
+            into, out_of = slice(self._waiting, self._waiting + step), slice(taken, taken + step)
+            self._rows[into], self._labels[into] = features[out_of], labels[out_of]
+            taken, self._waiting = taken + step, self._waiting + step
+            if self._waiting == CHUNK:
+                self._take_in_waiting()
         return self
 
     def merge(self, other: "StreamingStatistics") -> "StreamingStatistics":
         """Take in everything that another stream has seen. Returns self. Raises ValueError where C or P differ."""
         if other.C != self.C:
             raise ValueError(f"streams of {self.C} and {other.C} classes cannot be merged")
+        other._take_in_waiting()
         if other._seen is not None:
             self._check_features(other._seen.means.shape[1])
             self._take_in(other._seen)
@@ -119,6 +132,7 @@ class StreamingStatistics:
 
     def compute(self) -> ClassStatistics:
         """The statistics of everything seen so far. Raises ValueError where a class has no example yet."""
+        self._take_in_waiting()
         if self._seen is None:
             raise ValueError("no batch has been seen yet")
         counts, means, scatter, class_scatter = (getattr(self._seen, f.name) for f in fields(_Moments))
@@ -139,25 +153,37 @@ class StreamingStatistics:
             raise ValueError("features have NaN or infinite entries")
 
     def _check_features(self, P: int) -> None:
-        if self._seen is not None and self._seen.means.shape[1] != P:
-            raise ValueError(f"{P} features cannot be added to statistics of {self._seen.means.shape[1]} features")
+        known = self._rows if self._seen is None else self._seen.means
+        if known is not None and known.shape[1] != P:
+            raise ValueError(f"{P} features cannot be added to statistics of {known.shape[1]} features")
+
+    def _take_in_waiting(self) -> None:
+        if self._waiting:
+            count, self._waiting = self._waiting, 0
+            self._take_in(_block_moments(self._rows[:count], self._labels[:count], self.C))
 
     def _take_in(self, moments: _Moments) -> None:
         self._seen = moments if self._seen is None else self._seen.merged(moments)
 
 
-def _batch_moments(features: Array, labels: Array, C: int) -> _Moments:
-    xp = namespace(features)
+def _room(features: Array, labels: Array) -> tuple[Array, Array]:
+    """Empty float64 rows (CHUNK, P) and labels (CHUNK,), where the features are."""
+    xp, P = namespace(features), features.shape[1]
     if xp is np:
-        H = features.astype(np.float64)
-        one_hot = (labels[:, None] == np.arange(C)).astype(np.float64)
-    else:
-        H = features.detach().to(xp.float64)
-        one_hot = (labels[:, None] == xp.arange(C, device=H.device)).to(H.dtype)
+        return np.empty((CHUNK, P)), np.empty(CHUNK, dtype=np.int64)
+    rows = xp.empty((CHUNK, P), dtype=xp.float64, device=features.device)
+    return rows, xp.empty(CHUNK, dtype=xp.int64, device=features.device)
+
+
+def _block_moments(H: Array, labels: Array, C: int) -> _Moments:
+    """The moments of float64 rows H (n, P), which become their deviations from the class means on the way."""
+    xp = namespace(H)
+    one_hot = labels[:, None] == (np.arange(C) if xp is np else xp.arange(C, device=H.device))
+    one_hot = one_hot.astype(np.float64) if xp is np else one_hot.to(H.dtype)
     counts = one_hot.sum(0)
     means = (one_hot.mT @ H) / xp.clip(counts, min=1.0)[:, None]
-    deviations = H - means[labels]
-    return _Moments(counts, means, deviations.mT @ deviations, one_hot.mT @ (deviations * deviations).sum(-1))
+    H -= means[labels]
+    return _Moments(counts, means, gram(H), one_hot.mT @ xp.einsum("np,np->n", H, H))
 
 
 def statistics_of(features: Array, labels: Array, C: int) -> ClassStatistics:
@@ -173,5 +199,5 @@ def block_statistics(H: Array, layout: ClassLayout) -> ClassStatistics:
     counts = np.asarray(layout.sizes, dtype=np.float64)
     variances = layout.means((D * D).sum(-2)[None, :])[0]
     return ClassStatistics(
-        counts if xp is np else xp.as_tensor(counts, device=H.device), layout.means(H), D @ D.mT / layout.n, variances
+        counts if xp is np else xp.as_tensor(counts, device=H.device), layout.means(H), gram(D.mT) / layout.n, variances
     )

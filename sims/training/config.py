@@ -16,6 +16,7 @@ from sims.training.nets import NETS, STEMS
 
 PROTOCOL = Path(__file__).parents[1] / "protocol"
 LOSSES, OPTIMIZERS = ("mse", "ce"), ("sgd", "adam", "lbfgs")
+OF_THE_DATASET = ("per_class", "test_per_class", "pad_to", "normalization", "stem")  # what all its cells share
 EPOCHS, DECAYS = 350, (116, 233)
 MEASURED = (
     *range(1, 15), 16, 17, 19, 20, 22, 24, 27, 29, 32, 35, 38, 42, 45, 50, 54, 59, 65, 71, 77, 85, 92, 101, 110, 121, 132, 144,
@@ -184,15 +185,19 @@ def cells() -> tuple[str, ...]:
 def protocol(dataset: str, net: str, loss: str) -> TrainConfig:
     """The shipped configuration of a cell, for CIFAR-10 as JPEG that of CIFAR-10.
 
-    Raises ValueError with the cells of the dataset where there is none.
+    Elsewhere the schedule that the cells of the papers share, on the dataset as its cells take it, and without a rate (`--lr`).
+    Raises ValueError for an unknown dataset, net or loss.
     """
+    common = TrainConfig(dataset=dataset, net=net, loss=loss)
     if dataset == JPEG:
         return replace(protocol("cifar10", net, loss), dataset=JPEG)
     name = f"{dataset}-{net}-{loss}"
-    if name not in cells():
-        alike = ", ".join(cell for cell in cells() if cell.startswith(f"{dataset}-")) or ", ".join(cells())
-        raise ValueError(f"no protocol is shipped for {name}; there are {alike}; or write your own and give it with --config")
-    return load_config(PROTOCOL / f"{name}.json")
+    if name in cells():
+        return load_config(PROTOCOL / f"{name}.json")
+    # the small cells are ours: their subsamples are no other network's
+    papers = [cell for cell in cells() if cell.startswith(f"{dataset}-") and ("-mlp-" not in cell or dataset == "digits")]
+    like = load_config(PROTOCOL / f"{papers[0]}.json")
+    return replace(common, lr_grid=like.lr_grid, **{field: getattr(like, field) for field in OF_THE_DATASET})
 
 
 def _typed(value: Any, expected: Any, where: str) -> Any:

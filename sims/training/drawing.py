@@ -1,12 +1,13 @@
 """Figures 2-12 and Table 1 of the paper from measured runs: one panel a dataset (column) and a kind of network (row)."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sims.training.config import TrainConfig
 from sims.training.data import DATASETS, JPEG
@@ -25,6 +26,7 @@ TITLES = {
 }
 ZERO_ERROR_RED = "#CC0000"
 PANEL, MARGIN = (2.5, 2.0), (1.1, 1.0)  # inches
+NARROWEST = 4.8  # inches, what two entries of the legend side by side need
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,6 +106,8 @@ OVERLAYS = (
     Overlay(11, "Adversarial robustness, MSE and cross-entropy", "Ave $\\|r(x)\\|/\\|x\\|$", "robustness", log=False),
     Overlay(12, "Activation collapse on test data", "tr$(\\Sigma_W \\Sigma_B^+)/C$", "test_nc1", log=True),
 )
+# the paper does not say whose class means Figure 12 takes
+ABOUT_TRAIN_MEANS = replace(OVERLAYS[-1], title="Collapse of test data to the training means", name="test_nc1_train_means")
 
 
 def check_distinct(runs: Sequence[Run]) -> None:
@@ -124,7 +128,7 @@ def plot_figure(plot: Plot, runs: Sequence[Run]) -> Figure | None:
         for run in here:
             for line in plot.lines:
                 _curve(axes, run.record, line, plot.log)
-            _mark_zero_error(axes, run.record, "-")
+            _mark_zero_error(axes, run.record, "-", "zero training error")
 
     return _grid(shown, plot.title, plot.ylabel, draw) if shown else None
 
@@ -134,11 +138,11 @@ def overlay_figure(overlay: Overlay, runs: Sequence[Run]) -> Figure | None:
     shown = [run for run in runs if overlay.name in run.record.arrays]
 
     def draw(axes: Axes, here: Sequence[Run]) -> None:
-        for run in here:
+        for run in sorted(here, key=lambda run: run.config.loss, reverse=True):  # MSE first, as in the paper's legends
             mse = run.config.loss == "mse"
             line = Line(overlay.name, "MSE" if mse else "cross-entropy", BLUE if mse else ORANGE, "-" if mse else "--")
             _curve(axes, run.record, line, overlay.log)
-            _mark_zero_error(axes, run.record, line.dash)
+            _mark_zero_error(axes, run.record, line.dash, f"zero training error, {line.label}")
 
     return _grid(shown, overlay.title, overlay.ylabel, draw) if shown else None
 
@@ -183,7 +187,7 @@ def _order(run: Run) -> tuple[int, int, str]:
 def _grid(runs: Sequence[Run], title: str, ylabel: str, draw: Callable[[Axes, Sequence[Run]], None]) -> Figure:
     rows = [kind for kind in KINDS if any(run.cell[0] == kind for run in runs)]
     columns = [dataset for dataset in DATASETS if any(run.cell[1] == dataset for run in runs)]
-    size = (PANEL[0] * len(columns) + MARGIN[0], PANEL[1] * len(rows) + MARGIN[1])
+    size = (max(PANEL[0] * len(columns) + MARGIN[0], NARROWEST), PANEL[1] * len(rows) + MARGIN[1])
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     entries: dict[str, Artist] = {}
@@ -198,13 +202,17 @@ def _grid(runs: Sequence[Run], title: str, ylabel: str, draw: Callable[[Axes, Se
             nets = ", ".join(dict.fromkeys(run.config.net for run in here))
             axes.set_title(f"{TITLES[dataset]}, {nets}", fontsize=9)
             axes.set_xlabel("epoch", fontsize=8)
+            axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.tick_params(which="both", labelsize=8)
             axes.grid(which="major", color="0.9", linewidth=0.6)
             axes.set_axisbelow(True)
             entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.supylabel(ylabel, fontsize=9)
     figure.suptitle(title, fontsize=10)
-    figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    columns_of_legend = 2 if len(entries) == 4 else 3
+    figure.legend(
+        entries.values(), entries.keys(), loc="outside lower center", ncols=columns_of_legend, frameon=False, fontsize=8
+    )
     return figure
 
 
@@ -215,7 +223,6 @@ def _curve(axes: Axes, record: Record, line: Line, log: bool) -> None:
     draw(record.epochs, record.arrays[line.name], line.dash, color=line.color, label=line.label, linewidth=1.5)
 
 
-def _mark_zero_error(axes: Axes, record: Record, dash: str) -> None:
+def _mark_zero_error(axes: Axes, record: Record, dash: str, label: str) -> None:
     if record.zero_error_epoch is not None:
-        label = "zero training error"
         axes.axvline(record.zero_error_epoch, color=ZERO_ERROR_RED, linestyle=dash, linewidth=1.0, label=label)

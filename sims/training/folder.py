@@ -5,6 +5,7 @@ import os
 import pickle
 import platform
 import subprocess
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -12,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 
-from sims.training.config import TrainConfig, load_config
+from sims.training.config import TrainConfig, from_mapping, load_config
 from sims.training.record import TRAJECTORY, Record
 from ufm.store import save_arrays, write_atomically
 
@@ -58,14 +59,24 @@ class RunFolder:
         if not path.exists():
             return None
         try:
+            _check_sums(path)
             state = torch.load(path, map_location=device, weights_only=True)
-            epoch, arrays, config = int(state.pop("epoch")), state.pop("record"), state.pop("config")
+            epoch, arrays, text = int(state.pop("epoch")), state.pop("record"), state.pop("config")
             record = Record({name: value.cpu().numpy() for name, value in arrays.items()})
-        except (pickle.UnpicklingError, OSError, EOFError, *DAMAGED) as error:
+            config = from_mapping(json.loads(text), str(path))
+        except (pickle.UnpicklingError, zipfile.BadZipFile, OSError, EOFError, *DAMAGED) as error:
             raise self.damaged(error) from error
-        if config != self.config.to_json():
+        if _identity(config) != _identity(self.config):
             raise ValueError(f"{path} belongs to another configuration than {CONFIG} beside it")
         return epoch, state, record
+
+    def check_data(self, trained_on: str, now: str) -> None:
+        """Raise ValueError where the fingerprint of the data is not that of the checkpoint."""
+        if trained_on != now:
+            raise ValueError(
+                f"{self.path / CHECKPOINT} was trained on other data (fingerprint {trained_on[:12]}, now {now[:12]}): give the "
+                "same files, wherever they are now, or choose another folder for the run"
+            )
 
     def damaged(self, error: Exception) -> ValueError:
         """What to raise where the checkpoint holds something else than a run of this configuration."""
@@ -81,7 +92,7 @@ class RunFolder:
         save_arrays(self.path / f"features-{epoch:04d}.npz", arrays)
 
     def _check_same(self, saved: TrainConfig) -> None:
-        old, new = asdict(saved), asdict(self.config)
+        old, new = _identity(saved), _identity(self.config)
         differing = [key for key in new if old[key] != new[key]]
         if differing:
             key = differing[0]
@@ -89,6 +100,19 @@ class RunFolder:
                 f"{self.path} belongs to another run ({key} = {old[key]!r}, now {new[key]!r}): repeat its options to resume it, "
                 "or choose another folder"
             )
+
+
+def _identity(config: TrainConfig) -> dict[str, Any]:
+    """What makes a run this one: everything but where its data lies, which may move; its fingerprint is compared instead."""
+    return {name: value for name, value in asdict(config).items() if name not in ("data_dir", "hub")}
+
+
+def _check_sums(path: Path) -> None:
+    """Raise ValueError where a record of a file of torch's does not have its checksum, which torch writes but does not read."""
+    with zipfile.ZipFile(path) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"the checksum of its record {damaged} is wrong")
 
 
 def write_text(path: Path, text: str) -> None:

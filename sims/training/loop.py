@@ -4,12 +4,14 @@ Order and initialisation depend on the seed and the epoch alone, so a run resume
 """
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from sims.training.config import TrainConfig
@@ -83,12 +85,14 @@ class Trainer:
         if config.optimizer == "lbfgs" and accelerator.num_processes > 1:
             # each process's line search would see its own share of the loss, take its own steps, and wait for the others
             raise ValueError(f"lbfgs runs in one process, not in {accelerator.num_processes}: use sgd or adam, or one process")
-        self.config, self.accelerator = config, accelerator
+        self.config, self.accelerator, self.fingerprint = config, accelerator, data.fingerprint
         self.bare = network(config, data)
         self.head = last_linear(self.bare, CLASSIFIER)
         self.lam = lambda_of_weight_decay(config.weight_decay, data.classes)
         self.groups = groups(self.bare, self.head, config)
-        self.model, self.optimizer = accelerator.prepare(self.bare, optimizer_of(self.groups, config))
+        self.model, optimizer = accelerator.prepare(self.bare), optimizer_of(self.groups, config)
+        # the wrapper scales gradients of 16 bits, and searches the disk for a package at every step
+        self.optimizer: Any = optimizer if accelerator.scaler is None else accelerator.prepare(optimizer)
         self.loss = summed_loss(config)
         device = accelerator.device
         self.train, self.test = (Examples.of(split, data.normalizer, device) for split in (data.train, data.test))
@@ -109,7 +113,8 @@ class Trainer:
             mine = torch.from_numpy(batch[rank::world]).to(self.accelerator.device)
             total += self._step(*self.train.batch(mine), scale=world / len(batch))
             progress(epoch, k + 1, len(batches))
-        mean = float(total) / len(batches)
+        # every process sees the loss of its share: all must come to the same verdict, or the others would wait for ever
+        mean = float(self.accelerator.reduce(total, "mean")) / len(batches)
         if not np.isfinite(mean):
             raise ValueError(f"training diverged in epoch {epoch} (loss {mean}): lower the learning rate {self.config.rate:g}")
         return mean
@@ -157,7 +162,7 @@ class Trainer:
     def state(self) -> dict[str, Any]:
         """Everything that changes in training."""
         scaler = self.accelerator.scaler
-        found = {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict()}
+        found = {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict(), "data": self.fingerprint}
         return found | ({} if scaler is None else {"scaler": scaler.state_dict()})
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -173,24 +178,54 @@ class Trainer:
 
 
 def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: Report) -> Record:
-    """Train, measure and checkpoint from wherever the folder stands to the last epoch."""
+    """Train, measure and checkpoint from wherever the folder stands to the last epoch.
+
+    Raises ValueError, in every process, where training diverges or where one process cannot measure or store.
+    """
     config, accelerator = trainer.config, trainer.accelerator
-    saved, start, record = folder.load_checkpoint(accelerator.device), 0, Record.empty()
-    if saved is not None:
-        start, record = saved[0] + 1, saved[2]
-        try:
-            trainer.restore(saved[1])
-        except DAMAGED as error:
-            raise folder.damaged(error) from error
+    start, record = _resumed(trainer, folder)
+    accelerator.wait_for_everyone()  # no checkpoint is written before all have read the last one
     loss = float("nan")
     for epoch in range(start, config.epochs + 1):
         if epoch:
             loss = trainer.train_epoch(epoch, progress)
         if epoch in config.measured:
-            if accelerator.is_main_process:
-                found = trainer.measure(folder, epoch)
-                record = record.with_epoch(epoch, found, trainer.lam)
-                folder.save_checkpoint(epoch, trainer.state(), record)
-                report(epoch, loss, found)
-            accelerator.wait_for_everyone()
+            with _main_process_alone(accelerator) as alone:
+                if alone:
+                    found = trainer.measure(folder, epoch)
+                    record = record.with_epoch(epoch, found, trainer.lam)
+                    folder.save_checkpoint(epoch, trainer.state(), record)
+                    report(epoch, loss, found)
     return record
+
+
+def _resumed(trainer: Trainer, folder: RunFolder) -> tuple[int, Record]:
+    """The first epoch to train and what was measured before it, the trainer in that state."""
+    saved = folder.load_checkpoint(trainer.accelerator.device)
+    if saved is None:
+        return 0, Record.empty()
+    epoch, state, record = saved
+    if "data" in state:  # checkpoints of the first version have none
+        folder.check_data(state["data"], trainer.fingerprint)
+    try:
+        trainer.restore(state)
+    except DAMAGED as error:
+        raise folder.damaged(error) from error
+    return epoch + 1, record
+
+
+@contextmanager
+def _main_process_alone(accelerator: Accelerator) -> Iterator[bool]:
+    """A block that only the process told True works in, while the others wait for its end: its error is raised in all of them."""
+    failure: list[str | None] = [None]
+    caught: Exception | None = None
+    try:
+        yield accelerator.is_main_process
+    except Exception as error:
+        failure[0], caught = str(error) or type(error).__name__, error
+    if accelerator.num_processes > 1:
+        broadcast_object_list(failure)
+    if caught is not None:
+        raise caught
+    if failure[0] is not None:
+        raise ValueError(f"process 0 failed: {failure[0]}")

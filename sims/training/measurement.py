@@ -27,13 +27,13 @@ CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Named scalars of one moment of a network (test set: prefix `test_`), its SNR, and the examples a class."""
+    """Named scalars of one moment of a network (test set: prefix `test_`), its SNR, the examples a class, the test set's SNR."""
 
     scalars: dict[str, float]
     snr: RangeSnr
     counts: np.ndarray
     undefined: tuple[str, ...]
-    test_omega: np.ndarray | None = None
+    test_snr: RangeSnr | None = None
 
 
 def measure_network(
@@ -47,13 +47,14 @@ def measure_network(
 ) -> Measurement:
     """Everything measured on a network, in evaluation mode, in one pass over each loader of (inputs, labels).
 
-    layer     dotted name of the last linear layer; its input is the feature h, its output must be what the model returns
+    layer     dotted name of the last linear layer; its input is the feature h, its output (b, C) must be what the model returns
     lam       lambda of the loss 1/2 Ave ||W h + b - y||^2 + lambda/2 (||W||^2 + ||b||^2); for training with torch's MSELoss
               and weight decay wd it is C wd / 2 (`ufm.least_squares.lambda_of_weight_decay`)
     keep      called with the training features (n, P) and labels (n,), read from disk
     scratch   folder for the temporary file of features (n P numbers)
 
-    Raises ValueError for an unknown layer, features that are not (b, P), labels out of range, NaN or infinite features.
+    Raises ValueError for an unknown layer, one whose output the model does not return, features that are not (b, P), labels out
+    of range, NaN or infinite features, and a scratch folder that cannot be written.
     """
     head = last_linear(model, layer)
     classifier = Classifier.of(head)
@@ -64,11 +65,11 @@ def measure_network(
             stats, error, precision = _train_pass(model, head, loader, spool)
             found = _scalars(stats, classifier, lam)
             found.scalars["train_error"] = error
-            found.scalars["nc4"] = _nc4(_chunks(spool.features), classifier, stats.means, stats.n)
+            found.scalars["nc4"] = _nc4(spool.chunks(CHUNK), classifier, stats.means, stats.n)
             if keep is not None:
                 keep(spool.features, spool.labels)
-            test_omega = None if test_loader is None else _add_test(found, model, head, test_loader, classifier, stats.means, lam)
-        return _measurement(found, stats, precision, test_omega)
+            test_snr = None if test_loader is None else _add_test(found, model, head, test_loader, classifier, stats, lam)
+        return _measurement(found, stats, precision, test_snr)
     finally:
         model.train(training)
 
@@ -123,7 +124,7 @@ def _scalars(stats: ClassStatistics, classifier: Classifier, lam: float) -> _Fou
     return found
 
 
-def _measurement(found: _Found, stats: ClassStatistics, precision: float, test_omega: np.ndarray | None = None) -> Measurement:
+def _measurement(found: _Found, stats: ClassStatistics, precision: float, test_snr: RangeSnr | None = None) -> Measurement:
     K = min(stats.C - 1, stats.P)
     try:
         snr = snr_in_range(stats, precision)
@@ -131,23 +132,41 @@ def _measurement(found: _Found, stats: ClassStatistics, precision: float, test_o
         nothing = np.full((stats.C + stats.P + 1, K), np.nan)
         snr = RangeSnr(nothing[0], nothing[1 : stats.C + 1], nothing[stats.C + 1 :], stats.P, 1.0)
         found.undefined.append(f"omega: {error}")
-    return Measurement(found.scalars, snr, stats.counts.cpu().numpy().astype(np.int64), tuple(found.undefined), test_omega)
+    return Measurement(found.scalars, snr, stats.counts.cpu().numpy().astype(np.int64), tuple(found.undefined), test_snr)
 
 
 def _batches(model: nn.Module, head: nn.Linear, loader: Loader) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """(features, logits, labels) of every batch, on the device of the network."""
-    seen: list[Tensor] = []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    seen: list[tuple[Tensor, Tensor]] = []
+    hook = head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].detach(), output)))
     try:
         for inputs, labels in loader:
             seen.clear()
             logits = model(inputs.to(head.weight.device))
-            if len(seen) != 1 or seen[0].ndim != 2:
-                shapes = ", ".join(str(tuple(x.shape)) for x in seen) or "never"
+            if len(seen) != 1 or seen[0][0].ndim != 2:
+                shapes = ", ".join(str(tuple(x.shape)) for x, _ in seen) or "never"
                 raise ValueError(f"the layer must see one batch of features (b, P) a forward pass, it saw {shapes}")
-            yield seen[0], logits, labels.to(head.weight.device)
+            _check_logits(logits, seen[0][1])
+            yield seen[0][0], logits, labels.to(head.weight.device)
     finally:
         hook.remove()
+
+
+def _check_logits(returned: object, output: Tensor) -> None:
+    """Raise ValueError unless the model returned the output of its last layer, at most in another precision."""
+    if not isinstance(returned, Tensor):
+        raise ValueError(f"the model returned {type(returned).__name__}, logits (b, C) are needed: wrap it to return them alone")
+    if returned.shape != output.shape:
+        shapes = f"{tuple(returned.shape)}, its last linear layer {tuple(output.shape)}"
+        raise ValueError(f"the model returned {shapes}: name the layer whose output it returns")
+    if returned is output:
+        return
+    gap = float((returned - output.to(returned.dtype)).abs().max())
+    if gap > 0:  # NaN has its own error, that of the features
+        raise ValueError(
+            f"what the model returns is up to {gap:.2g} away from the output of its last linear layer: name the layer whose "
+            "output it returns, or wrap it so that it returns its logits (no softmax, no scaling)"
+        )
 
 
 def _train_pass(model: nn.Module, head: nn.Linear, loader: Loader, spool: FeatureSpool) -> tuple[ClassStatistics, float, float]:
@@ -163,27 +182,38 @@ def _train_pass(model: nn.Module, head: nn.Linear, loader: Loader, spool: Featur
 
 
 def _add_test(
-    found: _Found, model: nn.Module, head: nn.Linear, loader: Loader, classifier: Classifier, train_means: Tensor, lam: float
-) -> np.ndarray:
-    """Test-set versions; NC4 against the class means of the training set, as Papyan, Han & Donoho. Returns the test omega."""
+    found: _Found, model: nn.Module, head: nn.Linear, loader: Loader, classifier: Classifier, train: ClassStatistics, lam: float
+) -> RangeSnr:
+    """Test-set versions, NC4 against the class means of the training set as Papyan, Han & Donoho, NC1 both ways.
+
+    Returns the SNR of the test set.
+    """
     streaming, wrong, apart, precision = StreamingStatistics(head.out_features), 0, 0.0, 0.0
     for features, logits, labels in _batches(model, head, loader):
         streaming.update(features, labels)
         wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
-        apart += measures.phd_nc4(features.double(), classifier.W, classifier.b, train_means) * len(labels)
+        apart += measures.phd_nc4(features.double(), classifier.W, classifier.b, train.means) * len(labels)
     stats = streaming.compute()
     test = _scalars(stats, classifier, lam)
     test.scalars["nc4"], test.scalars["error"] = apart / stats.n, int(wrong) / stats.n
+    test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats)))
     found.scalars.update({f"test_{name}": value for name, value in test.scalars.items()})
     found.undefined.extend(f"test_{reason}" for reason in test.undefined)
-    return _measurement(test, stats, precision).snr.omega
+    return _measurement(test, stats, precision).snr
 
 
-def _nc4(chunks: Iterator[Tensor], classifier: Classifier, means: Tensor, n: int) -> float:
+def _about(train: ClassStatistics, test: ClassStatistics) -> ClassStatistics:
+    """Classes and means of the training set, and the scatter of the test set about those means."""
+    shift = test.means - train.means
+    scatter = test.sigma_w + (shift * test.priors) @ shift.mT
+    return ClassStatistics(train.counts, train.means, scatter, test.class_variances + (shift * shift).sum(0))
+
+
+def _nc4(chunks: Iterator[np.ndarray], classifier: Classifier, means: Tensor, n: int) -> float:
     W, b = classifier.W, classifier.b
-    return sum(measures.phd_nc4(h.to(W.device).double(), W, b, means) * len(h) for h in chunks) / n
+    return sum(measures.phd_nc4(torch.from_numpy(h).to(W.device).double(), W, b, means) * len(h) for h in chunks) / n
 
 
-def _chunks(features: np.ndarray) -> Iterator[Tensor]:
+def _chunks(features: np.ndarray) -> Iterator[np.ndarray]:
     for start in range(0, len(features), CHUNK):
-        yield torch.from_numpy(np.array(features[start : start + CHUNK]))
+        yield features[start : start + CHUNK]

@@ -242,7 +242,10 @@ def _with_head(layers: OrderedDict[str, nn.Module], inner: int, shape: Shape) ->
 
 
 def _initialised(model: nn.Module, linear_deviation: float | None = None) -> nn.Module:
-    """He's initialisation of the convolutions (fan out); the linear layers keep torch's unless a deviation is given."""
+    """He's initialisation of the convolutions (fan out); weights of linear layers keep torch's unless a deviation is given.
+
+    All biases, which torch draws at random, start at zero.
+    """
     for layer in model.modules():
         if isinstance(layer, nn.Conv2d):
             nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

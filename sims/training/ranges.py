@@ -54,12 +54,12 @@ def snr_in_range(stats: ClassStatistics, precision: float) -> RangeSnr:
     values, E = torch.linalg.eigh(symmetrize(stats.sigma_w))
     mean_square = float(stats.sigma_w.diagonal().sum()) + float((stats.means**2 * stats.priors).sum())
     empty = degenerate_deviation(mean_square, stats.P, precision) ** 2
-    kept = values > max(empty, stats.P * epsilon(values) * float(values[-1]))
-    if not bool(kept.any()):
+    dropped = int((values <= max(empty, stats.P * epsilon(values) * float(values[-1]))).sum())  # ascending: the first ones
+    if dropped == stats.P:
         raise ValueError("Sigma_W = 0: every example equals its class mean, the SNR is infinite")
-    basis, M = E[:, kept], stats.centred_means
+    basis, M = E[:, dropped:], stats.centred_means
     inside = basis.T @ M
-    U, omega, Vt = torch.linalg.svd(inside / values[kept].sqrt()[:, None], full_matrices=False)
+    U, omega, Vt = torch.linalg.svd(inside / values[dropped:].sqrt()[:, None], full_matrices=False)
     K, full = min(stats.C - 1, basis.shape[1]), min(stats.C - 1, stats.P)
     U, omega, V = basis @ U[:, :K], omega[:K], Vt.T[:, :K]
     sign = V.gather(0, V.abs().argmax(0, keepdim=True)).sign()
@@ -67,7 +67,7 @@ def snr_in_range(stats: ClassStatistics, precision: float) -> RangeSnr:
     U, V = (nn.functional.pad(vectors * sign, missing).cpu().numpy() for vectors in (U, V))
     total = float((M * M).sum())
     lost = max(total - float((inside * inside).sum()), 0.0) / total if total else 0.0
-    return RangeSnr(nn.functional.pad(omega, missing).cpu().numpy(), V, U, stats.P - basis.shape[1], lost)
+    return RangeSnr(nn.functional.pad(omega, missing).cpu().numpy(), V, U, dropped, lost)
 
 
 def decomposition(stats: ClassStatistics, classifier: Classifier, lam: float) -> Decomposition:

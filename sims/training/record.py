@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 
 from sims.training.measurement import Measurement
+from sims.training.ranges import RangeSnr
 from ufm.store import load_arrays, save_arrays
 from ufm.trajectory import Trajectory, follow
 
 ZERO_ERROR = 1e-3  # "effectively zero" training error: 99.9 % (Papyan, Han & Donoho 2020)
 TRAJECTORY = "trajectory.npz"
+# a run begun before these were stored goes on without
+LATER = ("test_V", "test_U", "test_dropped", "test_lost_signal", "test_nc1_train_means")
 REQUIRED = ("epoch", "omega", "V", "U", "counts", "train_error", "nc1", "loss")
 
 
@@ -20,7 +23,7 @@ class Record:
     """Arrays by name with the measured epochs along their first axis, beside `counts` (C,) and `lambda` ().
 
     Scalars are (T,); omega (T, K) descending, V (T, C, K), U (T, P, K); `dropped` and `lost_signal` (T,) tell what the reduction
-    of the features to the range of Sigma_W left out of omega, V and U.
+    of the features to the range of Sigma_W left out of omega, V and U. The same with the prefix `test_` are the test set's.
     """
 
     arrays: dict[str, np.ndarray]
@@ -38,10 +41,11 @@ class Record:
     def with_epoch(self, epoch: int, found: Measurement, lam: float) -> "Record":
         """The record with one more measured epoch. Raises ValueError where another quantity is measured than before."""
         row: dict[str, np.ndarray] = {name: np.asarray(value) for name, value in sorted(found.scalars.items())}
-        row |= {"epoch": np.asarray(epoch), "omega": found.snr.omega, "V": found.snr.V, "U": found.snr.U}
-        row |= {"dropped": np.asarray(found.snr.dropped), "lost_signal": np.asarray(found.snr.lost_signal)}
-        if found.test_omega is not None:
-            row["test_omega"] = found.test_omega
+        row |= {"epoch": np.asarray(epoch)} | _snr_arrays(found.snr, "")
+        if found.test_snr is not None:
+            row |= _snr_arrays(found.test_snr, "test_")
+        if self.arrays:
+            row = {name: value for name, value in row.items() if name in self.arrays or name not in LATER}
         fixed = {"counts": found.counts, "lambda": np.asarray(lam)}
         if not self.arrays:
             return Record({name: value[None] for name, value in row.items()} | fixed)
@@ -87,6 +91,11 @@ class Record:
             followed.append(ordered)
         t = self.epochs[defined].astype(np.float64)
         return Trajectory(t, np.stack(followed), V[0], C=len(counts), N=int(counts[0]), U=U[0])
+
+
+def _snr_arrays(snr: RangeSnr, prefix: str) -> dict[str, np.ndarray]:
+    found = {"omega": snr.omega, "V": snr.V, "U": snr.U, "dropped": snr.dropped, "lost_signal": snr.lost_signal}
+    return {f"{prefix}{name}": np.asarray(value) for name, value in found.items()}
 
 
 def table(record: Record, names: Sequence[str]) -> str:

@@ -1,6 +1,7 @@
 """Last-layer features on disk while they are measured, so that memory does not grow with the number of examples."""
 
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 
@@ -8,38 +9,50 @@ import numpy as np
 
 
 class FeatureSpool:
-    """An unnamed temporary file of features (n, P); it vanishes when the block ends or the process dies.
+    """Unnamed temporary files of features (n, P) and labels (n,); they vanish when the block ends or the process dies.
 
-    Raises ValueError where the disk is full.
+    Raises ValueError where the folder cannot hold them or the disk is full.
     """
 
     def __init__(self, folder: Path | None = None) -> None:
-        self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed by __exit__
-        self._labels: list[np.ndarray] = []
-        self._P, self._dtype = 0, np.dtype(np.float32)
+        try:
+            self._features, self._labels = (tempfile.TemporaryFile(dir=folder) for _ in range(2))  # noqa: SIM115 - by __exit__
+        except OSError as error:
+            raise ValueError(f"cannot keep features in {folder}: {error.strerror}; name a folder that can be written") from error
+        self._n, self._P, self._dtype = 0, 0, np.dtype(np.float32)
 
     def __enter__(self) -> "FeatureSpool":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        self._features.close()
+        self._labels.close()
 
     def append(self, features: np.ndarray, labels: np.ndarray) -> None:
         """Add a batch: features (b, P) of the one dtype of the spool, labels (b,)."""
         try:
-            self._file.write(np.ascontiguousarray(features).data)
-            self._file.flush()
+            # arrays kept between batches would scatter what the allocator reuses, and memory would creep up
+            for file, values in ((self._features, features), (self._labels, labels.astype(np.int64))):
+                file.write(np.ascontiguousarray(values).data)
+                file.flush()
         except OSError as error:
             raise ValueError(f"cannot keep the features for measuring: {error.strerror or error}") from error
-        self._labels.append(labels)
-        self._P, self._dtype = features.shape[1], features.dtype
+        self._n, self._P, self._dtype = self._n + len(labels), features.shape[1], features.dtype
+
+    def chunks(self, rows: int) -> Iterator[np.ndarray]:
+        """The features, so many rows at a time: unlike a mapped file they leave memory when their turn is over."""
+        self._features.seek(0)
+        for start in range(0, self._n, rows):
+            chunk = np.empty((min(rows, self._n - start), self._P), dtype=self._dtype)
+            self._features.readinto(chunk.data)  # type: ignore[attr-defined]
+            yield chunk
 
     @property
     def labels(self) -> np.ndarray:
-        """Labels of everything appended. (n,)"""
-        return np.concatenate(self._labels)
+        """Labels of everything appended, read from disk as they are used. (n,)"""
+        return np.memmap(self._labels, dtype=np.int64, mode="r", shape=(self._n,))
 
     @property
     def features(self) -> np.ndarray:
         """Everything appended, read from disk as it is used. (n, P)"""
-        return np.memmap(self._file, dtype=self._dtype, mode="r", shape=(len(self.labels), self._P))
+        return np.memmap(self._features, dtype=self._dtype, mode="r", shape=(self._n, self._P))

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sims.training.config import TrainConfig, cells, from_mapping, load_config, protocol
+from sims.training.config import PROTOCOL, TrainConfig, cells, from_mapping, load_config, protocol
+from sims.training.nets import NETS
 
 MSE_CELLS = {  # A.2 of the paper
     "mnist": ("vgg11", "resnet18", "densenet40"),
@@ -155,8 +156,38 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
             load_config(path)
-    with pytest.raises(ValueError, match="no protocol is shipped for svhn-vgg11-mse; there are svhn-densenet40-ce"):
-        protocol("svhn", "vgg11", "mse")
+
+
+@pytest.mark.parametrize("loss", ["mse", "ce"])
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize("dataset", [*MSE_CELLS, "digits", "cifar10-jpeg"])
+def test_every_other_cell_has_the_common_schedule_and_asks_for_a_rate(dataset: str, net: str, loss: str) -> None:
+    config = protocol(dataset, net, loss)
+    assert (config.dataset, config.net, config.loss) == (dataset, net, loss)
+    name = f"{dataset}-{net}-{loss}".replace("-jpeg", "")
+    if name in cells():
+        assert config == replace(load_config(PROTOCOL / f"{name}.json"), dataset=dataset)
+        return
+    assert (config.weight_decay, config.batch_size, config.epochs, config.decays) == (5e-4, 128, 350, (116, 233))
+    assert (config.measured, config.momentum) == (MEASURED, 0.9)
+    if dataset != "digits":
+        assert config.per_class == {"mnist": 5000, "svhn": 4600}.get(dataset)
+        assert (config.pad_to == 32) is ("mnist" in dataset)
+        assert (config.stem == "7x7") is (dataset == "stl10")
+    with pytest.raises(
+        ValueError, match=f"known for {dataset}, {net}, {loss}: give --lr, for example from the grid 0.0001 to 0.25"
+    ):
+        _ = config.rate
+
+
+def test_what_is_no_cell_at_all_is_refused() -> None:
+    for cell, message in (
+        (("cifar100", "vgg11", "mse"), "dataset = 'cifar100': it is one of digits"),
+        (("svhn", "vgg19", "mse"), "net = 'vgg19'"),
+        (("svhn", "vgg11", "hinge"), "loss = 'hinge'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            protocol(*cell)
 
 
 def test_the_rate_is_divided_by_ten_after_each_third() -> None:

@@ -50,6 +50,18 @@ def test_overlays_show_both_losses(overlay) -> None:
     lines = {line.get_label(): line for line in figure.axes[0].get_lines()}
     np.testing.assert_array_equal(lines["MSE"].get_ydata(), runs[0].record.arrays[overlay.name])
     np.testing.assert_array_equal(lines["cross-entropy"].get_ydata(), runs[1].record.arrays[overlay.name])
+    marks = {"zero training error, MSE": "-", "zero training error, cross-entropy": "--"}
+    assert {label: line.get_linestyle() for label, line in lines.items() if "zero" in label} == marks
+    assert {text.get_text() for text in figure.legends[0].get_texts()} == {"MSE", "cross-entropy", *marks}
+
+
+def test_figure_12_shows_the_class_means_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, drawn = [run()], {}
+    runs[0].record.arrays["test_nc1_train_means"] = np.array([4.0, 3.0, 2.0, 1.0])
+    monkeypatch.setattr(figures, "save_figure", lambda figure, path: drawn.__setitem__(path.stem, figure))
+    for means, name in (("own", "test_nc1"), ("train", "test_nc1_train_means")):
+        figures.draw(runs, tmp_path, "mse", "png", means)
+        np.testing.assert_array_equal(drawn["figure-12"].axes[0].get_lines()[0].get_ydata(), runs[0].record.arrays[name])
 
 
 def test_panels_are_datasets_across_and_kinds_of_network_down() -> None:

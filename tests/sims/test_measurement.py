@@ -2,7 +2,7 @@
 
 import errno
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -131,9 +131,18 @@ def test_the_snr_equals_that_of_the_features(seed: int, unequal: bool, noise: fl
     found = measure_network(identity_net(W, b), loader(features, labels), "head", 0.1).snr
     assert (found.dropped, found.lost_signal) == (0, pytest.approx(0, abs=1e-13))
     np.testing.assert_allclose(found.omega, expected.omega, rtol=1e-9)
-    np.testing.assert_allclose(
-        found.U * found.omega @ found.V.T, expected.left_vectors * expected.omega @ expected.V.T, rtol=1e-7
-    )
+    assert_same_pairs(found.U, found.V, expected.left_vectors, expected.V, expected.omega)
+
+
+def assert_same_pairs(U: np.ndarray, V: np.ndarray, U_0: np.ndarray, V_0: np.ndarray, omega: np.ndarray) -> None:
+    """The pairs (u_j, v_j) up to one sign, to 1e-9 of what their gap allows (Wedin): an error e of SNR turns them by e / gap."""
+    others = abs(omega[:, None] - omega) + np.diag(np.full(len(omega), np.inf))
+    gap = np.minimum(others.min(1), omega)  # the smallest also turns into the space where SNR is 0
+    allowed = 1e-9 * omega[0] / gap
+    sign = np.sign((V * V_0).sum(0))  # for two classes the entries of v are +-1/sqrt(2), and the convention of signs a tie
+    assert (V.max(0) >= -V.min(0) - 1e-9).all()
+    for found, expected in ((U * sign, U_0), (V * sign, V_0)):
+        assert (np.linalg.norm(found - expected, axis=0) <= allowed).all()
 
 
 def test_tr_sigma_w_far_below_tr_sigma_b_is_measured_to_nine_digits() -> None:
@@ -195,8 +204,16 @@ def test_the_test_set_has_its_own_statistics_and_the_means_of_the_training_set(s
     means = [features[labels == c].mean(0) for c in range(C)]
     expected["nc4"] = np.mean([np.argmax(W @ h + b) != np.argmin([np.linalg.norm(h - m) for m in means]) for h in test])
     assert_matches(found, expected, "test_")
-    assert found.test_omega is not None
-    assert found.test_omega.shape == found.snr.omega.shape
+    about = sum(np.outer(h - means[y], h - means[y]) for h, y in zip(test, test_labels, strict=True)) / len(test)
+    M = np.stack(means) - features.mean(0)
+    sigma_b = sum(np.outer(m, m) * np.mean(labels == c) for c, m in enumerate(M))
+    nc1 = np.trace(about @ np.linalg.pinv(sigma_b, rcond=1e-10)) / C
+    assert found.scalars["test_nc1_train_means"] == pytest.approx(nc1, rel=1e-9)
+    own = measure_features(test, test_labels, W, b, 0.1).snr
+    assert found.test_snr is not None
+    assert (found.test_snr.dropped, found.test_snr.lost_signal) == (own.dropped, pytest.approx(own.lost_signal, abs=1e-14))
+    np.testing.assert_allclose(found.test_snr.omega, own.omega, rtol=1e-9)
+    assert_same_pairs(found.test_snr.U, found.test_snr.V, own.U, own.V, own.omega)
 
 
 def test_the_network_is_left_as_it_was_and_its_running_statistics_untouched() -> None:
@@ -253,6 +270,40 @@ def test_undefined_measures_are_nan_with_their_reason_and_the_rest_is_there() ->
     assert any("Sigma_W = 0" in reason for reason in collapsed.undefined)
 
 
+class Wrapped(nn.Module):
+    """A network that returns something else than what its last layer gives."""
+
+    def __init__(self, inner: nn.Module, last: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.inner, self.last = inner, last
+
+    def forward(self, x: torch.Tensor) -> object:
+        return self.last(self.inner(x))
+
+
+@pytest.mark.parametrize(
+    ("last", "message"),
+    [
+        (lambda z: (z, None), r"the model returned tuple, logits \(b, C\) are needed: wrap it"),
+        (lambda z: {"logits": z}, "the model returned dict"),
+        (lambda z: z[:, :1], r"the model returned \(7, 1\), its last linear layer \(7, .\): name the layer"),
+        (lambda z: z.softmax(1), "away from the output of its last linear layer: .*no softmax"),
+        (lambda z: 2 * z, "no scaling"),
+    ],
+)
+def test_a_model_that_does_not_return_its_last_layer_is_refused(last: Callable[[torch.Tensor], object], message: str) -> None:
+    features, labels, W, b = problem(1, 0.5, False)
+    with pytest.raises(ValueError, match=message):
+        measure_network(Wrapped(identity_net(W, b), last), loader(features, labels), "inner.head", 0.1)
+
+
+def test_a_model_may_return_its_last_layer_in_another_precision() -> None:
+    features, labels, W, b = problem(1, 0.5, False)
+    plain = measure_network(identity_net(W, b), loader(features, labels), "head", 0.1)
+    cast = measure_network(Wrapped(identity_net(W, b), torch.Tensor.float), loader(features, labels), "inner.head", 0.1)
+    assert cast.scalars == plain.scalars
+
+
 def test_what_cannot_be_measured_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     features, labels, W, b = problem(1, 0.5, False)
     model, data = identity_net(W, b), loader(features, labels)
@@ -266,6 +317,8 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, monkeypatch: pytest.
         measure_network(model, loader(features[labels > 0], labels[labels > 0]), "head", 0.1)
     with pytest.raises(ValueError, match=r"it saw \(7, 1, "):
         measure_network(model, [(x[:, None], y) for x, y in data], "head", 0.1)
+    with pytest.raises(ValueError, match=f"cannot keep features in {tmp_path / 'absent'}: No such file .* name a folder"):
+        measure_network(model, data, "head", 0.1, scratch=tmp_path / "absent")
     with pytest.raises(ValueError, match="do not fit"):
         measure_features(features, labels, W[:, 1:], b, 0.1)
 

@@ -4,10 +4,11 @@ import errno
 import json
 import os
 import signal
+import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -22,9 +24,11 @@ from torch import nn
 from sims import train as command
 from sims.measure import main as measure_main
 from sims.training import folder as folder_module
+from sims.training import loop
 from sims.training.config import TrainConfig, protocol
 from sims.training.folder import RunFolder, load_run
 from sims.training.loop import epoch_batches
+from sims.training.nets import Shape, build, last_linear
 from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
 from sims.training.record import Record
 from sims.training.robustness import deepfool_robustness, robustness_sample
@@ -47,6 +51,20 @@ def tiny(epochs: int = 4, **changes: Any) -> TrainConfig:
     return TrainConfig(**settings)
 
 
+def write_mnist(folder: Path, seed: int = 0, per_class: int = 30, side: int = 28) -> None:
+    """Files named as MNIST's: a bright square whose place tells the class, and noise."""
+    rng = np.random.default_rng(seed)
+    folder.mkdir()
+    for name, count in (("train", per_class), ("t10k", 6)):
+        labels = rng.permutation(np.arange(10 * count) % 10).astype(np.uint8)
+        images = rng.integers(0, 60, (len(labels), side, side), dtype=np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[2 * label : 2 * label + 6, 4:20] += 150
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
+            (folder / f"{name}-{kind}-ubyte").write_bytes(header + array.tobytes())
+
+
 def final_weights(path: Path) -> dict[str, torch.Tensor]:
     return torch.load(path / "checkpoint.pt", weights_only=True)["model"]
 
@@ -56,10 +74,13 @@ def assert_same_bits(a: Path, b: Path) -> None:
     assert first["model"].keys() == second["model"].keys()
     assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
     assert str(first["optimizer"]) == str(second["optimizer"])
-    one, two = Record.load(a / "trajectory.npz"), Record.load(b / "trajectory.npz")
-    assert one.arrays.keys() == two.arrays.keys()
-    for name, value in one.arrays.items():
-        np.testing.assert_array_equal(value, two.arrays[name], err_msg=name)
+    assert_same_arrays(Record.load(a / "trajectory.npz").arrays, Record.load(b / "trajectory.npz").arrays)
+
+
+def assert_same_arrays(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> None:
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        np.testing.assert_array_equal(value, two[name], err_msg=name)
 
 
 # what is minimised
@@ -186,9 +207,8 @@ def test_the_stored_quantities_are_those_promised(finished: Path) -> None:
     both = ("loss", "loss_nc1", "loss_nc23", "loss_perp", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
     for name in (*both, *(f"test_{name}" for name in both), "train_error", "test_error", "robustness", "dropped", "lost_signal"):
         assert record.arrays[name].shape == (4,), name
-    assert record.arrays["omega"].shape == record.arrays["test_omega"].shape == (4, 9)
-    assert record.arrays["V"].shape == (4, 10, 9)
-    assert record.arrays["U"].shape == (4, 26, 9)
+    for name, shape in (("omega", (4, 9)), ("V", (4, 10, 9)), ("U", (4, 26, 9)), ("dropped", (4,)), ("lost_signal", (4,))):
+        assert record.arrays[name].shape == record.arrays[f"test_{name}"].shape == shape, name
     np.testing.assert_array_equal(record.epochs, [1, 2, 3, 4])
     np.testing.assert_array_equal(record.arrays["counts"], 30)
     assert record.arrays["lambda"] == pytest.approx(10 * 5e-4 / 2)
@@ -224,7 +244,7 @@ def test_saved_features_are_what_flow_and_measure_read(finished: Path, tmp_path:
     for name in ("loss", "loss_perp", "nc1", "nc2_equinorm", "nc3", "nc4", "train_error"):
         assert found[name] == pytest.approx(record.arrays[name][3], rel=1e-9), name
     again = Record.load(out)
-    np.testing.assert_allclose(again.arrays["omega"][0], record.arrays["omega"][3], rtol=1e-6)
+    np.testing.assert_allclose(again.arrays["omega"][0], record.arrays["omega"][3], rtol=1e-9)
     assert flow_main(["--features", file, "--reduce", "--quiet", "--points", "5"]) == 0
 
 
@@ -344,6 +364,34 @@ def test_a_damaged_checkpoint_is_an_error_and_the_trajectory_stays(
     assert (run / "trajectory.npz").read_bytes() == trajectory
 
 
+def loaded_or_error(folder: RunFolder) -> tuple[Any, str | None]:
+    try:
+        return folder.load_checkpoint(torch.device("cpu")), None
+    except ValueError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, finished: Path, tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path, tiny(save_features=(2, 4))), tiny(save_features=(2, 4))
+    whole = (finished / "checkpoint.pt").read_bytes()
+    before = RunFolder(finished, config).load_checkpoint(torch.device("cpu"))
+    rng, noticed = np.random.default_rng(seed), 0
+    for position in rng.integers(0, len(whole), 40):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        (tmp_path / "checkpoint.pt").write_bytes(damaged)
+        after, error = loaded_or_error(folder)
+        if error is not None:
+            assert "cannot read the checkpoint" in error
+            noticed += 1
+        else:  # padding between records, and dates
+            assert str(after[1]) == str(before[1])
+            assert_same_arrays(after[2].arrays, before[2].arrays)
+            assert all(torch.equal(value, before[1]["model"][name]) for name, value in after[1]["model"].items())
+    assert noticed > 20
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -388,6 +436,53 @@ def test_a_checkpoint_of_another_configuration_is_refused(finished: Path, tmp_pa
     (tmp_path / "other" / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes())
     with pytest.raises(ValueError, match=r"belongs to another configuration than config\.json"):
         other.load_checkpoint(torch.device("cpu"))
+
+
+def test_data_may_move_but_not_change_while_a_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / name for name in ("here", "moved", "changed")]
+    for folder in folders:
+        write_mnist(folder, seed=folder.name == "changed")
+    configs = [tiny(3, dataset="mnist", data_dir=str(folder)) for folder in folders]
+    interrupted_at(1, configs[0], tmp_path / "run", monkeypatch)
+    with pytest.raises(
+        ValueError, match=r"was trained on other data \(fingerprint [0-9a-f]{12}, now [0-9a-f]{12}\): give the same"
+    ):
+        command.train(configs[2], tmp_path / "run")
+    command.train(configs[1], tmp_path / "run")
+    command.train(configs[0], tmp_path / "whole")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    assert load_run(tmp_path / "run")[0].data_dir == str(folders[1])
+
+
+def test_a_checkpoint_from_before_fingerprints_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(3)
+    interrupted_at(1, config, tmp_path, monkeypatch)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del checkpoint["data"]
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    assert list(command.train(config, tmp_path).epochs) == [1, 2, 3]
+
+
+def test_what_stops_process_0_stops_the_others_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[Any] = []
+    monkeypatch.setattr(loop, "broadcast_object_list", lambda words: words.__setitem__(0, told[-1]) if told else None)
+    main: Any = SimpleNamespace(is_main_process=True, num_processes=2)
+    other: Any = SimpleNamespace(is_main_process=False, num_processes=2)
+
+    def work(accelerator: Any, fails: bool) -> bool:
+        with loop._main_process_alone(accelerator) as alone:
+            if fails:
+                raise ValueError("the disk is full")
+        return alone
+
+    assert work(main, fails=False)
+    with pytest.raises(ValueError, match=r"^the disk is full$"):
+        work(main, fails=True)
+    told.append(None)
+    assert not work(other, fails=False)
+    told.append("the disk is full")
+    with pytest.raises(ValueError, match="process 0 failed: the disk is full"):
+        work(other, fails=False)
 
 
 @pytest.mark.parametrize(
@@ -437,7 +532,8 @@ def test_divergence_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "mnist"], "no protocol is shipped for mnist-mlp-mse"),
+        (["--dataset", "cifar10", "--net", "resnet18"], "no tuned learning rate is known for cifar10, resnet18, mse: give --lr"),
+        (["--dataset", "cifar100"], "dataset = 'cifar100'"),
         (["--dataset", "stl10", "--net", "vgg13", "--loss", "ce"], "give --lr"),
         (["--dataset", "mnist", "--net", "resnet18"], "--data-dir"),
         (["--dataset", "mnist", "--net", "resnet18", "--data-dir", "absent"], "none of train-images-idx3-ubyte"),
@@ -469,6 +565,97 @@ def test_options_are_put_over_the_protocol_and_the_schedule_is_scaled() -> None:
     assert config.per_class == protocol("digits", "mlp", "mse").per_class
 
 
+def test_options_take_back_what_the_protocol_says(capsys: pytest.CaptureFixture) -> None:
+    given = ["--dataset", "mnist", "--net", "resnet18", "--per-class", "all", "--test-per-class", "7", "--pad-to", "none"]
+    config = command.config_of(command.parser().parse_args(given))
+    assert (config.per_class, config.test_per_class, config.pad_to) == (None, 7, None)
+    assert command.config_of(command.parser().parse_args(given[:4])).per_class == 5000
+    with pytest.raises(SystemExit):
+        command.parser().parse_args(["--per-class", "none"])
+    assert "argument --per-class: invalid int or 'all' value: 'none'" in capsys.readouterr().err
+
+
 def test_tensorboard_logs_on_request(tmp_path: Path) -> None:
     command.train(tiny(2, robustness=0), tmp_path, tensorboard=True)
     assert list(tmp_path.glob("tensorboard/events*"))
+
+
+def test_a_run_begun_before_test_vectors_were_stored_goes_on_without_them(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(3)
+    interrupted_at(1, config, tmp_path, monkeypatch)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for name in ("test_V", "test_U", "test_dropped", "test_lost_signal"):
+        del checkpoint["record"][name]
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    arrays = command.train(config, tmp_path).arrays
+    assert len(arrays["test_omega"]) == len(arrays["epoch"]) == 3
+    assert not {"test_V", "test_U"} & arrays.keys()
+
+
+def test_threads_hold_for_torch_and_for_numpy(tmp_path: Path) -> None:
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    with threadpool_limits(2):
+        small = ["--epochs", "1", "--per-class", "12", "--test-per-class", "2", "--width", "0.01", "--robustness", "0", "--quiet"]
+        assert command.main([*small, "--threads", "1", "--out", str(tmp_path)]) == 0
+        assert torch.get_num_threads() == 1
+        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+
+
+def documented_commands() -> list[list[str]]:
+    """Arguments of the commands for a GPU in docs/training.md."""
+    lines = (ROOT / "docs" / "training.md").read_text().splitlines()
+    return [line.split("sims.train ")[1].split() for line in lines if "sims.train --dataset" in line and "--out runs/" in line]
+
+
+@pytest.mark.parametrize("arguments", documented_commands(), ids=" ".join)
+def test_the_commands_left_for_a_gpu_build_their_networks(arguments: list[str]) -> None:
+    config = command.config_of(command.parser().parse_args(arguments))
+    with torch.device("meta"):
+        model = build(config.net, Shape(1 if "mnist" in config.dataset else 3, 32, 10, stem=config.stem))
+    assert last_linear(model).out_features == 10
+    assert config.rate > 0
+
+
+def test_the_command_for_one_gpu_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_mnist(tmp_path / "DIR")
+    found = next(arguments for arguments in documented_commands() if "fashionmnist" in arguments)
+    arguments = [str(tmp_path / "DIR") if word == "DIR" else word for word in found]
+    arguments[arguments.index("--out") + 1] = str(tmp_path / "run")
+    shortened = [
+        "--epochs",
+        "1",
+        "--per-class",
+        "2",
+        "--test-per-class",
+        "1",
+        "--robustness",
+        "0",
+        "--width",
+        "0.05",
+        "--cpu",
+        "--quiet",
+    ]
+    assert command.main([*arguments, *shortened]) == 0, capsys.readouterr().err
+    config, record = load_run(tmp_path / "run")
+    assert (config.net, config.pad_to, list(record.epochs)) == ("resnet18", 32, [1])
+
+
+@pytest.fixture
+def another_precision() -> Iterator[None]:
+    """Accelerate keeps the precision of its first use for the whole process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.usefixtures("another_precision")
+def test_features_of_16_bits_are_written_exactly_and_measured_in_float64(tmp_path: Path) -> None:
+    a = command.train(tiny(2, mixed_precision="bf16", save_features=(2,)), tmp_path).arrays
+    np.testing.assert_allclose(a["loss_nc1"] + a["loss_nc23"] + a["loss_perp"], a["loss"], rtol=1e-10)
+    features = load_arrays(tmp_path / "features-0002.npz")["features"]
+    assert features.dtype == np.float32
+    assert features.any()
+    assert not (features.view(np.uint32) & 0xFFFF).any()

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,21 +15,55 @@ from sims.training.config import protocol
 from sims.training.record import Record
 
 ROOT = Path(__file__).parents[2]
+LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sims.train"]
+SMALL = [
+    "--epochs",
+    "3",
+    "--per-class",
+    "31",
+    "--test-per-class",
+    "6",
+    "--width",
+    "0.05",
+    "--robustness",
+    "0",
+    "--quiet",
+    "--cpu",
+]
 
 
 @pytest.mark.slow
 def test_two_processes_train_the_network_of_one(tmp_path: Path) -> None:
-    small = ["--epochs", "3", "--per-class", "31", "--test-per-class", "6", "--width", "0.05", "--robustness", "0"]
     # without batch normalisation, whose statistics are those of each process's share
-    options = [*small, "--no-batch-norm", "--lr", "0.1", "--quiet", "--cpu"]
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sims.train"]
-    subprocess.run([*launch, *options, "--out", str(tmp_path / "two")], cwd=ROOT, check=True)
+    options = [*SMALL, "--no-batch-norm", "--lr", "0.1"]
+    subprocess.run([*LAUNCH, *options, "--out", str(tmp_path / "two")], cwd=ROOT, check=True)
     subprocess.run([sys.executable, "-m", "sims.train", *options, "--out", str(tmp_path / "one")], cwd=ROOT, check=True)
     sessions = (json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("one", "two"))
     assert [[session["processes"] for session in each] for each in sessions] == [[1], [2]]
     one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--save-features", "2"], "cannot write"),  # only process 0 measures and stores
+        (["--no-batch-norm", "--lr", "1e30"], "diverged in epoch 1"),
+    ],
+)
+def test_an_error_of_one_process_ends_both(options: list[str], words: str, tmp_path: Path) -> None:
+    (tmp_path / "features-0002.npz").mkdir()  # in the way of the file
+    began = time.monotonic()
+    done = subprocess.run(
+        [*LAUNCH, *SMALL, *options, "--out", str(tmp_path)], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    said = [line for line in done.stderr.splitlines() if line.startswith("sims.train: error: ")]
+    assert said
+    assert all(words in line for line in said)
+    assert time.monotonic() - began < 120  # nobody waits for the end of the world
 
 
 @pytest.mark.slow

@@ -136,6 +136,16 @@ def test_nearest_mean_decisions_survive_a_collapse_that_expanded_distances_do_no
     assert measures.phd_nc4(features, W, b, means) == 0
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_a_pair_of_means_far_closer_than_the_others_is_told_apart(kind) -> None:
+    """A third mean at distance 1 makes the products about the centre round off what decides between two 1e-9 apart."""
+    means = np.array([[0.0, 1e-9, 1.0], [0.0, 0.0, 1.0]])
+    features = np.repeat(means.T, 20, axis=0) + np.tile([[4e-10, 0.0]], (60, 1))
+    # the network says: class 0 left of 0.5e-9, class 1 right of it, class 2 far away
+    W, b = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 1e3]]), np.array([1e-9, 0.0, -1.0])
+    assert measures.phd_nc4(kind(features), kind(W), kind(b), kind(means)) == 0
+
+
 def test_undefined_measures_are_refused() -> None:
     labels = np.repeat(np.arange(3), 4)
     rng = np.random.default_rng(0)

@@ -1,5 +1,7 @@
 """Streaming class statistics: equal to the dense definition in any batching and merging order, also under collapse."""
 
+from unittest.mock import patch
+
 import numpy as np
 import pytest
 import torch
@@ -36,16 +38,18 @@ def check(stats: ClassStatistics, features: np.ndarray, labels: np.ndarray, rtol
         np.testing.assert_allclose(np.asarray(getattr(stats, name)), expected, rtol=rtol, atol=rtol * abs(expected).max())
 
 
-@given(problems(balanced=False), st.integers(1, 9), st.randoms(use_true_random=False))
-def test_any_batching_and_merging_gives_the_dense_statistics(problem: Problem, batch: int, random: object) -> None:
+@given(problems(balanced=False), st.integers(1, 9), st.sampled_from([1, 4, 2048]), st.booleans())
+def test_any_batching_and_merging_gives_the_dense_statistics(problem: Problem, batch: int, chunk: int, tensors: bool) -> None:
     features, labels = problem.H.T, problem.layout.labels
     order = np.random.default_rng(batch).permutation(len(labels))
     features, labels = features[order], labels[order]
-    streams = [StreamingStatistics(problem.layout.C) for _ in range(3)]
-    for i, start in enumerate(range(0, len(labels), batch)):
-        streams[i % 3].update(features[start : start + batch], labels[start : start + batch])
-    merged = StreamingStatistics(problem.layout.C).merge(streams[2]).merge(streams[0]).merge(streams[1])
-    check(merged.compute(), features, labels)
+    kind = torch.from_numpy if tensors else np.asarray
+    with patch("ufm.statistics.CHUNK", chunk):  # rows wait until there are so many
+        streams = [StreamingStatistics(problem.layout.C) for _ in range(3)]
+        for i, start in enumerate(range(0, len(labels), batch)):
+            streams[i % 3].update(kind(features[start : start + batch]), kind(labels[start : start + batch]))
+        merged = StreamingStatistics(problem.layout.C).merge(streams[2]).merge(streams[0]).merge(streams[1])
+        check(merged.compute(), features, labels)
     check(block_statistics(problem.H, problem.layout), problem.H.T, problem.layout.labels)
     assert merged.compute().n == len(labels)
 
@@ -98,8 +102,19 @@ def test_a_refused_batch_changes_nothing_and_statistics_are_not_views() -> None:
     expected = before.means.copy()
     stream.update(features + 5, labels)
     np.testing.assert_array_equal(before.means, expected)
-    features[:] = 0  # the caller may reuse its buffer
     np.testing.assert_array_equal(before.means, expected)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_the_caller_may_reuse_its_batch_at_once(kind) -> None:
+    rng = np.random.default_rng(3)
+    features, labels = rng.standard_normal((12, 3)), np.arange(12) % 2
+    stream, kept, classes = StreamingStatistics(2), features.copy(), labels.copy()
+    for _ in range(2):
+        features[:], labels[:] = kept, classes
+        stream.update(kind(features), kind(labels))
+        features[:], labels[:] = 0, 1  # before anything was computed
+    check(stream.compute(), np.vstack([kept, kept]), np.concatenate([classes, classes]))
 
 
 @pytest.mark.parametrize(
