@@ -7,14 +7,14 @@ import platform
 import subprocess
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 
 from sims.training.config import TrainConfig, load_config
 from sims.training.record import TRAJECTORY, Record
-from ufm.store import save_arrays, write_atomically
+from ufm.store import save_arrays, write_atomically, write_text
 
 CONFIG, PROVENANCE, CHECKPOINT = "config.json", "provenance.json", "checkpoint.pt"
 DAMAGED = (RuntimeError, KeyError, AttributeError, TypeError, ValueError)  # what taking something else for a run raises
@@ -89,15 +89,6 @@ class RunFolder:
                 f"{self.path} belongs to another run ({key} = {old[key]!r}, now {new[key]!r}): repeat its options to resume it, "
                 "or choose another folder"
             )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically."""
-
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    write_atomically(path, write)
 
 
 def load_run(path: Path) -> tuple[TrainConfig, Record]:
