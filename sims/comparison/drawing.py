@@ -116,14 +116,15 @@ def clock_figure(group: Group, member: int = 0) -> Figure:
     for name in LAWS:
         color, dash = STYLES[name]
         clock = found.pairs[name].clock
-        left.semilogy(run.t, np.exp(clock.predicted), dash, color=color, linewidth=0.8)
+        outer = np.exp(clock.predicted[:, [0, -1]])  # the largest and the smallest at the entry: more lines hide the dots
+        left.semilogy(run.t, outer, dash, color=color, linewidth=1.4)
         middle.plot(run.t, clock.tau / max(clock.tau[-1], 1e-300), dash, color=color, label=name)
         right.plot(run.t, np.sqrt((clock.error**2).mean(1)), dash, color=color, label=name)
     if observed.rates is not None:
         rates = observed.rates[np.searchsorted(observed.trajectory.t, run.t)]
         for k in np.flatnonzero(np.diff(rates)):
             middle.axvline((run.t[k] + run.t[k + 1]) / 2, color="0.6", linewidth=0.8, linestyle=":")
-    left.set_ylabel("$\\omega_j$: measured (dots), laws at their best clock", fontsize=8)
+    left.set_ylabel("$\\omega_j$ (dots); laws: first and last", fontsize=8)
     middle.set_ylabel("flow time / its last value", fontsize=8)
     right.set_ylabel("rms error of $\\log\\omega$", fontsize=8)
     middle.legend(frameon=False, fontsize=8)

@@ -14,9 +14,10 @@ from scipy.optimize import minimize_scalar
 from ufm.laws import EMBEDDED, RENORMALIZED, UNNORMALIZED, Law
 
 EXPONENTS: dict[Law, float] = {RENORMALIZED: 1.0, EMBEDDED: 2.0, UNNORMALIZED: 0.0}
-SEARCHED = np.arange(-1.0, 3.01, 0.25)  # the laws and one unit around them
-NODES, PANEL = 24, 4.0  # Gauss-Legendre nodes on panels of length at most 4 in log u: relative error below 1e-13
+SEARCHED = np.arange(-1.0, 3.01, 0.5)  # the laws and one unit around them
+NODES, PANEL = 8, 1.0  # Gauss-Legendre nodes on panels of length at most 1 in log u: relative error below 1e-14
 ROUNDS, HALVINGS, NEWTON = 50, 12, 50
+CLOSE = 1e-12  # in log u
 ENOUGH = 1e-7  # relative gain of the sum of squares in a round that ends a fit: it moves p by less than 1e-4 of its interval
 RANGE = (-100.0, 100.0)  # of log u: omega of 1e-22 to 1e22
 BATCH = 64  # resamples solved at once
@@ -29,10 +30,13 @@ def phi_between(x0: np.ndarray, x1: np.ndarray, p: float) -> np.ndarray:
 
 @dataclass(frozen=True, eq=False)
 class Profile:
-    """The least-squares fit of one member of the family, (T, K) each: log u, the errors of log omega, d log omega / d Phi."""
+    """The least-squares fit of one member of the family, (T, K) each: log u, its Phi_p counted from log u = 0, and the errors
+    and d / d Phi of log omega.
+    """
 
     p: float
     x: np.ndarray
+    phi: np.ndarray
     error: np.ndarray
     sensitivity: np.ndarray
 
@@ -50,20 +54,20 @@ class Profile:
 
 def profile(x: np.ndarray, p: float) -> Profile:
     """The a_j, b_t for which log u, Phi_p(u_tj) = a_j + b_t, is nearest to x (T, K): Gauss-Newton, halved until it improves."""
-    additive = _at(x, x.mean(0) + (x.mean(1) - x.mean())[:, None], p)  # the exact answer for p = 0
-    phi = _two_way(additive)
-    found = _at(x, _solve(additive, phi), p)
+    additive = x.mean(0) + (x.mean(1) - x.mean())[:, None]  # the exact answer for p = 0
+    start = _at(x, additive, phi_between(np.zeros_like(x), additive, p), p)
+    found = _at(x, *_solve(start, _two_way(start)), p)
     for _ in range(ROUNDS):
-        step = _two_way(found) - phi
+        step = _two_way(found) - found.phi
         for _ in range(HALVINGS):
-            trial = _at(x, _solve(found, phi + step), p)
+            trial = _at(x, *_solve(found, found.phi + step), p)
             if trial.squares < found.squares:
                 break
             step = step / 2
         gain = found.squares - trial.squares
         if not gain > 0:
             return found
-        found, phi = trial, phi + step
+        found = trial
         if gain <= ENOUGH * found.squares:
             return found
     return found
@@ -113,15 +117,15 @@ def resample(sizes: Sequence[int], count: int, rng: np.random.Generator) -> list
     return [counts * runs[:, r, None] for r, counts in enumerate(taken)]
 
 
-def _at(x: np.ndarray, fitted: np.ndarray, p: float) -> Profile:
-    return Profile(p, fitted, (x - fitted) / 2, 0.5 * np.exp(-p * np.logaddexp(0.0, fitted)))
+def _at(x: np.ndarray, fitted: np.ndarray, phi: np.ndarray, p: float) -> Profile:
+    return Profile(p, fitted, phi, (x - fitted) / 2, 0.5 * np.exp(-p * np.logaddexp(0.0, fitted)))
 
 
 def _two_way(at: Profile) -> np.ndarray:
     """a_j + b_t, as a value of Phi_p counted from log u = 0, nearest to the data to first order in the errors. (T, K)"""
     weight = at.sensitivity**2
     weight = weight / weight.max()
-    aim = phi_between(np.zeros_like(at.x), at.x, at.p) + at.error / at.sensitivity
+    aim = at.phi + at.error / at.sensitivity
     # b_t = (sum_j w_tj (aim_tj - a_j)) / sum_j w_tj put into the equations of a leaves a K x K system, singular along 1
     of_time, of_value = weight.sum(1), weight.sum(0)
     unit = 1 / np.sqrt(of_value)
@@ -132,16 +136,16 @@ def _two_way(at: Profile) -> np.ndarray:
     return a + (mean - (weight @ a) / of_time)[:, None]
 
 
-def _solve(at: Profile, phi: np.ndarray) -> np.ndarray:
-    """log u where Phi_p, counted from log u = 0, is `phi`: Newton's method from the values at hand."""
-    x = at.x
+def _solve(at: Profile, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log u where Phi_p is `wanted`, or the end of RANGE next to it, and Phi_p there, by Newton's method."""
+    x, phi = at.x, at.phi
     for _ in range(NEWTON):
-        missing = phi - phi_between(np.zeros_like(x), x, at.p)
-        step = np.clip(missing * np.exp(-at.p * np.logaddexp(0.0, x)), -1, 1)
-        x = np.clip(x + step, *RANGE)
-        if abs(step).max() < 1e-14 * (1 + abs(x).max()):
+        step = np.clip((wanted - phi) * np.exp(-at.p * np.logaddexp(0.0, x)), -PANEL, PANEL)
+        moved = np.clip(x + step, *RANGE)
+        x, phi = moved, phi + phi_between(x, moved, at.p)
+        if abs(step).max() < CLOSE:
             break
-    return x
+    return x, phi
 
 
 def _score(at: Profile, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -156,18 +160,20 @@ def _score(at: Profile, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     c, e = centred(column), centred(at.error)
     score, information = (taken @ (c * e).sum(0)).astype(float), (taken @ (c * c).sum(0)).astype(float)
-    of_own = np.einsum("tj,tj->tj", w, own)
-    for first in range(0, len(taken), BATCH):
-        m = taken[first : first + BATCH].astype(float)
-        N = -np.einsum("bj,tj,sj->bts", m, of_own, of_own, optimize=True)
-        diagonal = np.arange(len(w))
-        N[:, diagonal, diagonal] += m @ (w * w).T
-        inverse = np.linalg.pinv(N, rcond=1e-10, hermitian=True)
-        h_c, h_e = m @ (w * c).T, m @ (w * e).T
-        solved = np.einsum("bts,bs->bt", inverse, h_c)
-        score[first : first + BATCH] -= (solved * h_e).sum(1)
-        information[first : first + BATCH] -= (solved * h_c).sum(1)
-    return score, information
+    several = np.flatnonzero((taken > 0).sum(1) > 1)  # one value alone says nothing of p: its clock takes up everything
+    informed = np.zeros(len(taken), dtype=bool)
+    informed[several] = True
+    diagonal, shared = np.arange(len(w) - 1), (w * own)[1:]  # b of the first time is taken up by the a_j
+    for first in range(0, len(several), BATCH):
+        rows = several[first : first + BATCH]
+        m = taken[rows].astype(float)
+        N = -((m[:, None, :] * shared) @ shared.T)
+        N[:, diagonal, diagonal] += m @ (w * w)[1:].T
+        right = np.stack([m @ (w * c)[1:].T, m @ (w * e)[1:].T], axis=-1)
+        solved = np.linalg.solve(N, right[..., :1])[..., 0]
+        score[rows] -= (solved * right[..., 1]).sum(1)
+        information[rows] -= (solved * right[..., 0]).sum(1)
+    return np.where(informed, score, 0.0), np.where(informed, information, 0.0)
 
 
 def _integral(x0: np.ndarray, x1: np.ndarray, of_log1p: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
