@@ -7,20 +7,34 @@ from typing import Any
 import numpy as np
 
 from sims.comparison.runs import Observed
+from sims.training.record import ZERO_ERROR
 from ufm.compare.clock import slopes_by_rate
 from ufm.compare.comparison import SCHEME, Comparison, compare
 from ufm.compare.exponent import EXPONENTS
 from ufm.compare.verdict import NONE, Rule, Verdict, decide
-from ufm.compare.window import FRACTION
+from ufm.compare.window import FRACTION, Window, proximity
 
 
 @dataclass(frozen=True)
 class Choice:
-    """The epochs compared, as `ufm.compare.window.find_window` takes them."""
+    """The epochs compared, as `ufm.compare.window.find_window` takes them; from_epoch "zero-error" is every run's own."""
 
     fraction: float = FRACTION
-    from_epoch: float | None = None
+    from_epoch: float | str | None = None
     to_epoch: float | None = None
+
+    def compare(self, run: Observed) -> Comparison:
+        """One run compared with the laws over these epochs. Raises ValueError for a run whose training error is unknown."""
+        start = self.from_epoch
+        if isinstance(start, str):
+            if "train_error" not in run.trajectory.observed:
+                raise ValueError(f"{run.name} stores no training error, so {start} is unknown: give --from-epoch as a number")
+            reached = run.trajectory.t[run.trajectory.observed["train_error"] <= ZERO_ERROR]
+            if not len(reached):
+                window = Window(run.trajectory.t, proximity(run.trajectory), None, None, "the training error never reaches 0.1 %")
+                return Comparison(window, {}, {}, None)
+            start = float(reached[0])
+        return compare(run.trajectory, self.fraction, start, self.to_epoch)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +54,7 @@ def analyse(runs: Sequence[Observed], choice: Choice, rule: Rule) -> list[Group]
         groups.setdefault(run.group, []).append(run)
     found = []
     for members in groups.values():
-        comparisons = [compare(run.trajectory, choice.fraction, choice.from_epoch, choice.to_epoch) for run in members]
+        comparisons = [choice.compare(run) for run in members]
         found.append(Group(_name(members), members, comparisons, decide(comparisons, rule)))
     return found
 

@@ -1,6 +1,6 @@
 """The figures of a comparison. Laws have the same colour and dash everywhere; what was measured is black."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,6 +14,7 @@ from ufm.laws import LAWS
 from ufm.plot import BLACK, BLUE, GREEN, ORANGE, RED
 
 STYLES = {"renormalized": (BLUE, "-"), "embedded": (RED, "--"), "unnormalized": (GREEN, "-."), SCHEME: (ORANGE, ":")}
+SHOWN = (-1.0, 2.5)  # exponents in the figure; an interval that leaves it is cut
 INVARIANTS = {
     "renormalized": "$\\log u + u$",
     "embedded": "$\\log u + 2u + u^2/2$",
@@ -32,25 +33,32 @@ SPECTRA = (
 )
 
 
-def exponent_figure(groups: Sequence[Group]) -> Figure | None:
-    """The exponent of every group with its interval, between the laws'. None where no group has one."""
-    shown = [group for group in groups if group.verdict.exponent is not None]
-    if not shown:
+def exponent_figure(columns: Mapping[str, Sequence[Group]]) -> Figure | None:
+    """The exponent of every group of runs (rows) with its interval, between the laws', for several choices of epochs (columns).
+
+    None where no group has an exponent.
+    """
+    names = list(dict.fromkeys(group.name for groups in columns.values() for group in groups if group.verdict.exponent))
+    if not names:
         return None
-    figure = Figure(figsize=(7.0, 1.1 + 0.34 * len(shown)), layout="constrained")
-    axes = figure.subplots()
-    for law, p in EXPONENTS.items():
-        color, dash = STYLES[law.name]
-        axes.axvline(p, color=color, linestyle=dash, label=f"{law.name} ($p$ = {p:g})")
-    for row, group in enumerate(reversed(shown)):
-        found = group.verdict.exponent
-        assert found is not None
-        axes.plot([found.low, found.high], [row, row], color=BLACK, linewidth=1.4)
-        axes.plot(found.value, row, "o", color=BLACK, markersize=4)
-    axes.set_yticks(range(len(shown)), [group.name for group in reversed(shown)], fontsize=8)
-    axes.set_ylim(-0.7, len(shown) - 0.3)
-    axes.set_xlabel("exponent $p$ of $d\\log u/dt \\propto (1+u)^{-p}$, with bootstrap interval")
-    figure.legend(loc="outside upper center", ncols=3, frameon=False, fontsize=8)
+    figure = Figure(figsize=(4.0 + 2.6 * len(columns), 1.3 + 0.3 * len(names)), layout="constrained")
+    grid = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
+    for axes, (title, groups) in zip(grid, columns.items(), strict=True):
+        for law, p in EXPONENTS.items():
+            axes.axvline(p, color=STYLES[law.name][0], linestyle=STYLES[law.name][1], label=f"{law.name} ($p$ = {p:g})")
+        for group in groups:
+            found = group.verdict.exponent
+            if found is not None:
+                row = len(names) - 1 - names.index(group.name)
+                axes.plot(np.clip([found.low, found.high], *SHOWN), [row, row], color=BLACK, linewidth=1.4)
+                axes.plot(np.clip(found.value, *SHOWN), row, "o", color=BLACK, markersize=4)
+        axes.set_title(title, fontsize=9)
+        axes.set_xlim(*SHOWN)
+        _finish(axes)
+    grid[0].set_yticks(range(len(names)), names[::-1], fontsize=8)
+    grid[0].set_ylim(-0.7, len(names) - 0.3)
+    figure.supxlabel("exponent $p$ of $d\\,\\log u/dt \\propto (1+u)^{-p}$, with bootstrap interval", fontsize=9)
+    figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
 
@@ -89,8 +97,10 @@ def drift_figure(found: Comparison) -> Figure:
         axes.axhline(0, color=STYLES[name][0], linestyle=STYLES[name][1], label=f"if {name}")
         axes.set_title(f"{name}: $\\Phi$ = {INVARIANTS[name]}", fontsize=9)
         axes.set_xlabel("epoch" if run.V_t is not None else "time of the run", fontsize=8)
-        axes.legend(frameon=False, fontsize=7)
         _finish(axes)
+    handles = [figure.axes[0].get_legend_handles_labels(), figure.axes[1].get_legend_handles_labels()]
+    entries = {label: artist for artists, labels in handles for artist, label in zip(artists, labels, strict=True)}
+    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
     figure.supylabel("drift of $\\Phi(u_j)-\\Phi(u_k)$, rms", fontsize=9)
     return figure
 

@@ -63,7 +63,9 @@ def render(found: dict[str, Any], groups: list[Group], choice: Choice) -> str:
         "d log u / dt &prop; (1+u)<sup>&minus;p</sup> under each exact law: p = 1 renormalized flow, p = 2 embedded flow, "
         "p = 0 unnormalized flow. The exponent is measured without assuming anything about the clock.</p>",
         _overview(found),
-        _figure(drawing.exponent_figure(groups), "Exponent of every group of runs with its bootstrap interval, and the laws'."),
+        _figure(
+            drawing.exponent_figure({"": groups}), "Exponent of every group of runs with its bootstrap interval, and the laws'."
+        ),
     ]
     for group, values in zip(groups, found["groups"], strict=True):
         parts += _group_section(group, values, choice)
