@@ -5,8 +5,9 @@ import sys
 from pathlib import Path
 
 from sims.training.drawing import ABOUT_TRAIN_MEANS, OVERLAYS, PLOTS, Run, check_distinct, overlay_figure, plot_figure, table_one
-from sims.training.folder import load_run, write_text
+from sims.training.folder import load_run
 from ufm.plot import save_figure
+from ufm.store import write_text
 
 FORMATS = ("png", "pdf", "svg")
 

@@ -36,18 +36,18 @@ def spectral_nc1(omega: Array) -> Array:
 
 
 def spectral_equinorm(omega: Array, V: Array) -> Array:
-    """NC2 equinorm of the class means U diag(omega) V^T: Std_c / Avg_c of their norms. (...)  V (C, K)"""
+    """NC2 equinorm of the class means U diag(omega) V^T: Std_c / Avg_c of their norms. (...)  V (C, K) or (..., C, K)"""
     norms = ((omega[..., None, :] * V) ** 2).sum(-1) ** 0.5
     return _std(norms) / norms.mean(-1)
 
 
 def spectral_maximal_angle(omega: Array, V: Array) -> Array:
-    """NC2 maximal angle of the class means: Avg_{c != c'} |cos(mu_c, mu_c') + 1/(C-1)|. (...)  V (C, K)"""
-    return abs(_cosines(omega, V) + 1 / (V.shape[0] - 1)).mean(-1)
+    """NC2 maximal angle of the class means: Avg_{c != c'} |cos(mu_c, mu_c') + 1/(C-1)|. (...)  V (C, K) or (..., C, K)"""
+    return abs(_cosines(omega, V) + 1 / (V.shape[-2] - 1)).mean(-1)
 
 
 def spectral_equiangular(omega: Array, V: Array) -> Array:
-    """NC2 equiangularity of the class means: Std over pairs of cos(mu_c, mu_c'). (...)  V (C, K)"""
+    """NC2 equiangularity of the class means: Std over pairs of cos(mu_c, mu_c'). (...)  V (C, K) or (..., C, K)"""
     return _std(_cosines(omega, V))
 
 
@@ -68,7 +68,7 @@ def _cosines(omega: Array, V: Array) -> Array:
     """cos(mu_c, mu_c') of the pairs c < c'. (..., C(C-1)/2)"""
     M = omega[..., None, :] * V
     unit = M / (M * M).sum(-1)[..., None] ** 0.5
-    first, second = np.triu_indices(V.shape[0], 1)
+    first, second = np.triu_indices(V.shape[-2], 1)
     return (unit @ unit.mT)[..., first, second]
 
 

@@ -36,6 +36,15 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write a text file, atomically."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    write_atomically(path, write)
+
+
 def check_writable(path: Path) -> None:
     """Raise ValueError where a file cannot be created beside `path`, before anything is computed for it."""
     if path.is_dir():

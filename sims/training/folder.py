@@ -8,14 +8,14 @@ import subprocess
 import zipfile
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
 
 from sims.training.config import TrainConfig, from_mapping, load_config
 from sims.training.record import TRAJECTORY, Record
-from ufm.store import save_arrays, write_atomically
+from ufm.store import save_arrays, write_atomically, write_text
 
 CONFIG, PROVENANCE, CHECKPOINT = "config.json", "provenance.json", "checkpoint.pt"
 DAMAGED = (RuntimeError, KeyError, AttributeError, TypeError, ValueError)  # what taking something else for a run raises
@@ -113,15 +113,6 @@ def _check_sums(path: Path) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of its record {damaged} is wrong")
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file, atomically."""
-
-    def write(file: BinaryIO) -> None:
-        file.write(text.encode())
-
-    write_atomically(path, write)
 
 
 def load_run(path: Path) -> tuple[TrainConfig, Record]:

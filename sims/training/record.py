@@ -9,7 +9,7 @@ import numpy as np
 from sims.training.measurement import Measurement
 from sims.training.ranges import RangeSnr
 from ufm.store import load_arrays, save_arrays
-from ufm.trajectory import Trajectory, follow
+from ufm.trajectory import Trajectory, followed
 
 ZERO_ERROR = 1e-3  # "effectively zero" training error: 99.9 % (Papyan, Han & Donoho 2020)
 TRAJECTORY = "trajectory.npz"
@@ -76,7 +76,7 @@ class Record:
     def trajectory(self) -> Trajectory:
         """The singular values followed in time by their right vectors, the epoch as clock. Raises ValueError for unequal classes.
 
-        Epochs without variability (omega undefined) are left out.
+        Epochs without variability (omega undefined), and those with fewer positive values than others, are left out.
         """
         counts = self.arrays["counts"]
         if counts.min() != counts.max():
@@ -84,13 +84,13 @@ class Record:
         defined = np.isfinite(self.arrays["omega"]).all(1)
         if not defined.any():
             raise ValueError("the SNR is undefined at every measured epoch")
-        omega, V, U = (self.arrays[name][defined] for name in ("omega", "V", "U"))
-        followed, last = [omega[0]], V[0]
-        for values, vectors in zip(omega[1:], V[1:], strict=True):
-            ordered, last = follow(last, values, vectors)
-            followed.append(ordered)
-        t = self.epochs[defined].astype(np.float64)
-        return Trajectory(t, np.stack(followed), V[0], C=len(counts), N=int(counts[0]), U=U[0])
+        positive = (self.arrays["omega"] > 0).sum(1)
+        whole = defined & (positive == positive[defined].max())
+        omega, V, U = followed(*(self.arrays[name][whole] for name in ("omega", "V", "U")))
+        by_epoch = {name: value for name, value in self.arrays.items() if value.shape == defined.shape and name != "counts"}
+        scalars = {name: value[whole].astype(np.float64) for name, value in by_epoch.items()}
+        t = self.epochs[whole].astype(np.float64)
+        return Trajectory(t, omega, V[0], len(counts), int(counts[0]), None if U is None else U[0], V, U, scalars)
 
 
 def _snr_arrays(snr: RangeSnr, prefix: str) -> dict[str, np.ndarray]:

@@ -1,0 +1,106 @@
+"""`python -m sims.compare RUN [RUN ...] --out DIR`: which of the exact laws do trained networks follow?"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from sims.comparison.analysis import Choice, Group, analyse, overall
+from sims.comparison.runs import load_observed
+from ufm.compare.exponent import EXPONENTS
+from ufm.compare.verdict import Rule
+from ufm.compare.window import FRACTION
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    rule = Rule()
+    p = argparse.ArgumentParser(prog="python -m sims.compare", description=__doc__, allow_abbrev=False)
+    p.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folders of sims.train or of features-EPOCH.npz, .npz of ufm.flow (controls) or sims.measure; runs that differ by "
+        "their seed alone are judged together",
+    )
+    p.add_argument("--out", required=True, metavar="DIR", help="folder of report.html and report.json")
+    p.add_argument(
+        "--fraction", type=float, default=FRACTION, help="of L_LS below which L_perp is the central path (default %(default)s)"
+    )
+    p.add_argument(
+        "--from-epoch",
+        type=_start,
+        metavar="E",
+        help="start there instead, on the central path or not; zero-error: each run's own",
+    )
+    p.add_argument("--to-epoch", type=float, metavar="E", help="leave later epochs out")
+    p.add_argument("--lambda", dest="lam", type=float, default=0.0, help="for folders of features alone (default 0)")
+    p.add_argument("--level", type=float, default=rule.level, help="of the bootstrap intervals (default %(default)s)")
+    p.add_argument(
+        "--tolerance",
+        type=float,
+        default=rule.tolerance,
+        help="rms relative error of omega that a law may leave even with a trend (default %(default)s)",
+    )
+    p.add_argument("--seed", type=int, default=rule.seed, help="of the bootstrap (default %(default)s)")
+    p.add_argument("--quiet", action="store_true", help="print the verdict alone")
+    return p
+
+
+def summary(groups: list[Group]) -> str:
+    """A line a group of runs: verdict, exponent, what each law leaves unexplained; and the reason."""
+    lines = []
+    for group in groups:
+        v = group.verdict
+        lines.append(f"{group.name}: {v.name}")
+        if v.exponent is not None:
+            left = ", ".join(f"{name} {found.fit.rms:.2%}" for name, found in v.evidence.items())
+            lines.append(
+                f"  exponent p = {v.exponent.value:.2f} ({v.exponent.low:.2f} to {v.exponent.high:.2f}); laws: " + _laws()
+            )
+            lines.append(f"  left unexplained of omega: {left}")
+        lines.append(f"  {v.reason}")
+        for run, found in zip(group.runs, group.comparisons, strict=True):
+            lines += [f"  {run.name}: {note}" for note in (*run.notes, *found.window.notes)]
+    return "\n".join(lines)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command: 0 done, whatever the verdict, 2 bad input with one line on standard error."""
+    args = parser().parse_args(argv)
+    out = Path(args.out)
+    try:
+        if not 0 <= args.lam < float("inf"):
+            raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
+        if args.seed < 0:
+            raise ValueError(f"--seed {args.seed}: it cannot be negative")
+        rule = Rule(level=args.level, tolerance=args.tolerance, seed=args.seed)
+        choice = Choice(args.fraction, args.from_epoch, args.to_epoch)
+        if out.exists() and not out.is_dir():
+            raise ValueError(f"--out {out} is a file; a folder is needed")
+        groups = analyse([load_observed(Path(name), args.lam) for name in args.runs], choice, rule)
+        from sims.comparison.report import write_report
+
+        write_report(groups, choice, rule, out)
+    except (ValueError, OSError) as error:
+        print(f"sims.compare: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sims.compare: interrupted; nothing was written", file=sys.stderr)
+        return 130
+    name, reason = overall(groups)
+    if not args.quiet:
+        print(summary(groups))
+    print(f"verdict: {name} ({reason}); see {out / 'report.html'}")
+    return 0
+
+
+def _start(text: str) -> float | str:
+    return text if text == "zero-error" else float(text)
+
+
+def _laws() -> str:
+    return ", ".join(f"{law.name} {p:g}" for law, p in EXPONENTS.items())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""Reading runs, drawing and writing the comparison of trained networks with the exact laws."""

@@ -1,0 +1,190 @@
+"""Groups of runs, their comparisons and verdicts, and all of it as numbers for report.json."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sims.comparison.runs import Observed
+from sims.training.record import ZERO_ERROR
+from ufm.compare.clock import slopes_by_rate
+from ufm.compare.comparison import SCHEME, Comparison, compare
+from ufm.compare.exponent import EXPONENTS
+from ufm.compare.verdict import NONE, Rule, Verdict, decide
+from ufm.compare.window import FRACTION, Window, proximity
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The epochs compared, as `ufm.compare.window.find_window` takes them; from_epoch "zero-error" is every run's own."""
+
+    fraction: float = FRACTION
+    from_epoch: float | str | None = None
+    to_epoch: float | None = None
+
+    def compare(self, run: Observed) -> Comparison:
+        """One run compared with the laws over these epochs. Raises ValueError for a run whose training error is unknown."""
+        start = self.from_epoch
+        if isinstance(start, str):
+            if "train_error" not in run.trajectory.observed:
+                raise ValueError(f"{run.name} stores no training error, so {start} is unknown: give --from-epoch as a number")
+            reached = run.trajectory.t[run.trajectory.observed["train_error"] <= ZERO_ERROR]
+            if not len(reached):
+                window = Window(run.trajectory.t, proximity(run.trajectory), None, None, "the training error never reaches 0.1 %")
+                return Comparison(window, {}, {}, None)
+            start = float(reached[0])
+        return compare(run.trajectory, self.fraction, start, self.to_epoch)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """Runs of one experiment, with their comparisons and their common verdict."""
+
+    name: str
+    runs: Sequence[Observed]
+    comparisons: Sequence[Comparison]
+    verdict: Verdict
+
+
+def analyse(runs: Sequence[Observed], choice: Choice, rule: Rule) -> list[Group]:
+    """Every group of runs compared with the laws; runs differ inside a group by their seed alone."""
+    groups: dict[str, list[Observed]] = {}
+    for run in runs:
+        groups.setdefault(run.group, []).append(run)
+    found = []
+    for members in groups.values():
+        comparisons = [choice.compare(run) for run in members]
+        found.append(Group(_name(members), members, comparisons, decide(comparisons, rule)))
+    return found
+
+
+def overall(groups: Sequence[Group]) -> tuple[str, str]:
+    """The verdict on all groups and its reason: theirs where they agree, else none."""
+    names = {group.verdict.name for group in groups}
+    if len(groups) == 1:
+        return groups[0].verdict.name, groups[0].verdict.reason
+    if len(names) == 1:
+        return names.pop(), f"so say all {len(groups)} groups of runs"
+    return NONE, "the groups of runs differ: " + ", ".join(f"{group.name}: {group.verdict.name}" for group in groups)
+
+
+def numbers(groups: Sequence[Group], choice: Choice, rule: Rule) -> dict[str, Any]:
+    """Everything of the report as JSON takes it: `verdict`, `reason`, `groups`, and how they were found."""
+    verdict, reason = overall(groups)
+    return {
+        "verdict": verdict,
+        "reason": reason,
+        "groups": [_group_numbers(group) for group in groups],
+        "epochs": asdict(choice),
+        "rule": asdict(rule),
+        "exponents": {law.name: p for law, p in EXPONENTS.items()},
+    }
+
+
+def _group_numbers(group: Group) -> dict[str, Any]:
+    v = group.verdict
+    evidence = {
+        name: {
+            "left_unexplained": found.fit.rms,
+            "no_trend_p_value": found.fit.no_trend,
+            "drift_share": found.share,
+            "drift_share_interval": [found.share_low, found.share_high],
+            "refused": found.refused,
+        }
+        for name, found in v.evidence.items()
+    }
+    runs = [_run_numbers(run, found) for run, found in zip(group.runs, group.comparisons, strict=True)]
+    exponent = None if v.exponent is None else asdict(v.exponent)
+    head = {"name": group.name, "verdict": v.name, "reason": v.reason, "exponent": exponent, "laws": evidence}
+    return head | {"runs": runs}
+
+
+def _run_numbers(run: Observed, found: Comparison) -> dict[str, Any]:
+    window = found.window
+    head: dict[str, Any] = {
+        "name": run.name,
+        "kind": run.kind,
+        "notes": [*run.notes, *window.notes],
+        "config": run.config,
+        "C": run.trajectory.C,
+        "N": run.trajectory.N,
+        "P": None if run.trajectory.U is None else len(run.trajectory.U),
+        "proximity": {"epoch": window.epochs, "loss_perp_over_loss_ls": window.ratio},
+        "entry": window.entry,
+        "compared": window.reason or True,
+    }
+    compared = window.compared
+    if compared is None:
+        return head
+    pairs = np.stack(np.triu_indices(compared.omega.shape[1], 1), axis=1)
+    head |= {"epoch": compared.t, "omega": compared.omega, "pairs": pairs, "singular_vectors": _vectors(found)}
+    head["drift"] = {
+        name: {
+            "measured": drift.measured,
+            "rms_measured": drift.rms,
+            "rms_expected": {other: float(np.sqrt((values[1:] ** 2).mean())) for other, values in drift.expected.items()},
+            "share": drift.share,
+        }
+        for name, drift in found.drifts.items()
+    }
+    head["clocks"] = {name: _clock_numbers(run, found, name) for name in found.pairs}
+    head["spectra"] = spectra_of(run, found)
+    return head
+
+
+def _clock_numbers(run: Observed, found: Comparison, name: str) -> dict[str, Any]:
+    pair, compared = found.pairs[name], found.window.compared
+    assert compared is not None
+    slopes = []
+    if run.rates is not None:
+        rates = run.rates[np.searchsorted(run.trajectory.t, compared.t)]
+        slopes = [
+            {"learning_rate": rate, "flow_time_per_epoch": slope, "ratio": slope / rate, "epochs": count}
+            for rate, slope, count in slopes_by_rate(compared.t, pair.clock.tau, rates)
+        ]
+    error = {"rms_log_omega": pair.clock.rms, "last_log_omega": pair.clock.error[-1], "exhausted": pair.clock.exhausted}
+    return {"flow_time": pair.clock.tau, **error, "slopes": slopes}
+
+
+def spectra_of(run: Observed, found: Comparison) -> dict[str, Mapping[str, np.ndarray]]:
+    """Spread, loss, NC1 to NC4 (T,) by source: measured from omega and V, the network's own, every law and the scheme."""
+    compared = found.window.compared
+    assert compared is not None
+    sources: dict[str, dict[str, np.ndarray]] = {"measured": dict(next(iter(found.pairs.values())).measured)}
+    for name, pair in found.pairs.items():
+        sources[name] = dict(pair.simulated)
+    own = {name: values for name, values in compared.observed.items() if name.startswith(("nc", "loss"))}
+    if own:
+        sources["network"] = own
+    paths = {name: np.exp(pair.clock.predicted) for name, pair in found.pairs.items() if name != SCHEME}
+    for name, values in run.nc4(float(compared.t[0]), paths, compared.V).items():
+        sources[name]["nc4"] = values
+    return dict(sources)
+
+
+def _vectors(found: Comparison) -> dict[str, Any] | None:
+    frozen = found.frozen
+    if frozen is None:
+        return None
+    degrees = {
+        name: None if value is None else np.degrees(value)
+        for name, value in (
+            ("subspace_u", frozen.subspace_u),
+            ("subspace_v", frozen.subspace_v),
+            ("u", frozen.angle_u),
+            ("v", frozen.angle_v),
+        )
+    }
+    return {"degrees": degrees, "rotated_share": frozen.rotated}
+
+
+def _name(members: Sequence[Observed]) -> str:
+    """What the runs of a group have in common in their names."""
+    first = members[0].name
+    if len(members) == 1:
+        return first
+    common = first
+    while common and not all(member.name.startswith(common) for member in members):
+        common = common[:-1]
+    return f"{common.removesuffix('seed').rstrip('-_. ') or first} ({len(members)} runs)"

@@ -1,0 +1,200 @@
+"""report.json and report.html: the same numbers, the second with figures and nothing to fetch."""
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.figure import Figure
+
+from sims.comparison import drawing
+from sims.comparison.analysis import Choice, Group, numbers
+from ufm.compare.comparison import SCHEME
+from ufm.compare.verdict import Rule
+from ufm.store import provenance, write_text
+
+STYLE = """
+body{font:16px/1.5 Georgia,serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}
+h1,h2,h3{font-family:system-ui,sans-serif;line-height:1.2}h2{border-top:1px solid #ccc;padding-top:1.2rem;margin-top:2.4rem}
+table{border-collapse:collapse;font:14px/1.4 system-ui,sans-serif;margin:.8rem 0}
+td,th{padding:.25rem .7rem;text-align:right;border-bottom:1px solid #ddd;vertical-align:top}
+td:first-child,th:first-child,td.t{text-align:left}
+figure{margin:1rem 0}figcaption{font-size:.9rem;color:#333}img{max-width:100%}
+.verdict{font-size:1.2rem;border-left:.4rem solid #0072B2;padding:.4rem .9rem;background:#f3f6f9}
+details{margin:.6rem 0}pre{font-size:12px;white-space:pre-wrap;overflow-wrap:anywhere}
+@media print{body{max-width:none;margin:0}h2{break-before:page}figure,table{break-inside:avoid}}
+"""
+
+
+def write_report(groups: list[Group], choice: Choice, rule: Rule, out: Path) -> dict[str, Any]:
+    """Write DIR/report.json and DIR/report.html, atomically, and return the numbers."""
+    found = plain(numbers(groups, choice, rule) | {"provenance": provenance()})
+    out.mkdir(parents=True, exist_ok=True)
+    write_text(out / "report.html", render(found, groups, choice))
+    write_text(out / "report.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
+    return found
+
+
+def plain(value: Any) -> Any:
+    """The same as JSON has it: arrays as lists, numbers of numpy as Python's, and null for what is not finite."""
+    if isinstance(value, dict):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value
+
+
+def render(found: dict[str, Any], groups: list[Group], choice: Choice) -> str:
+    """The page."""
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Which law do these runs follow?</title>",
+        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style></head><body>",
+        "<h1>Which law do these runs follow?</h1>",
+        f"<p class='verdict'>Verdict: <b>{_text(found['verdict'])}</b>. {_text(_sentence(found['reason']))}</p>",
+        "<p>The singular values &omega;<sub>j</sub> of the features' signal-to-noise matrix, u = &omega;&sup2;/C, obey "
+        "d log u / dt &prop; (1+u)<sup>&minus;p</sup> under each exact law: p = 1 renormalized flow, p = 2 embedded flow, "
+        "p = 0 unnormalized flow. The exponent is measured without assuming anything about the clock.</p>",
+        _overview(found),
+        _figure(
+            drawing.exponent_figure({"": groups}), "Exponent of every group of runs with its bootstrap interval, and the laws'."
+        ),
+    ]
+    for group, values in zip(groups, found["groups"], strict=True):
+        parts += _group_section(group, values, choice)
+    parts.append(_details("Rule and provenance", {key: found[key] for key in ("rule", "epochs", "provenance")}))
+    return "\n".join(part for part in parts if part) + "\n</body></html>\n"
+
+
+def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list[str]:
+    parts = [
+        f"<h2>{_text(group.name)}</h2>",
+        f"<p class='verdict'><b>{_text(values['verdict'])}</b>: {_text(_sentence(values['reason']))}</p>",
+        _runs_table(values),
+        _figure(
+            drawing.proximity_figure(group, choice.fraction),
+            "Proximity to the central path (the claim of the paper's Figure 2), every run of the group.",
+        ),
+    ]
+    first = next((k for k, found in enumerate(group.comparisons) if found.window.compared is not None), None)
+    if first is not None:
+        name = group.runs[first].name
+        found = group.comparisons[first]
+        parts += [
+            _laws_table(values),
+            _figure(
+                drawing.drift_figure(found),
+                f"Clock-free test, {name}: drift since the entry of each law's invariants, as measured and as each law would "
+                "show it. A law that holds keeps its own at zero.",
+            ),
+            _figure(
+                drawing.clock_figure(group, first),
+                f"{name}: the laws started from the features of the entry, at the monotone clock that suits each best; the "
+                "clocks (dotted: changes of the learning rate); what remains.",
+            ),
+            _clock_table(values["runs"][first]),
+            _figure(drawing.vectors_figure(group), "Every law keeps its singular vectors; the angles measured, every run."),
+            _figure(
+                drawing.spectra_figure(group, first),
+                f"{name}: spread, losses and collapse of the renormalized features, measured from &omega; and V, and as the laws "
+                "have them.",
+            ),
+        ]
+    configurations = {run["name"]: run["config"] for run in values["runs"]}
+    return [*parts, _details("Configuration", configurations)]
+
+
+def _overview(found: dict[str, Any]) -> str:
+    rows = []
+    for group in found["groups"]:
+        p = group["exponent"]
+        interval = "&ndash;" if p is None else f"{p['value']:.2f} ({_number(p['low'])} to {_number(p['high'])})"
+        left = [_percent(group["laws"].get(name, {}).get("left_unexplained")) for name in found["exponents"]]
+        rows.append([_text(group["name"]), _text(group["verdict"]), interval, *left])
+    heads = ["runs", "verdict", "exponent p", *(f"left by {name}" for name in found["exponents"])]
+    return _table(heads, rows, "What a law leaves unexplained is the rms relative error of &omega; at its best clock and starts.")
+
+
+def _runs_table(values: dict[str, Any]) -> str:
+    rows = []
+    for run in values["runs"]:
+        ratio = [value for value in run["proximity"]["loss_perp_over_loss_ls"] if value is not None]
+        compared = f"{len(run['epoch'])} epochs" if run["compared"] is True else _text(run["compared"])
+        notes = _text("; ".join(run["notes"])) or "&ndash;"
+        sizes = f"{run['C']}, {run['N']}, {run['P'] or '?'}"
+        last = _number(ratio[-1]) if ratio else "&ndash;"
+        rows.append([_text(run["name"]), sizes, last, _number(run["entry"]), compared, notes])
+    heads = ["run", "C, N, P", "L<sup>&perp;</sup>/L<sub>LS</sub> at the end", "from epoch", "compared", "notes"]
+    return _table(heads, rows)
+
+
+def _laws_table(values: dict[str, Any]) -> str:
+    rows = []
+    for name, law in values["laws"].items():
+        low, high = law["drift_share_interval"]
+        share = f"{_number(law['drift_share'])} ({_number(low)} to {_number(high)})"
+        why = _text(law["refused"]) or "the verdict"
+        rows.append([name, _percent(law["left_unexplained"]), _number(law["no_trend_p_value"]), share, why])
+    heads = ["law", "left unexplained", "p-value of &ldquo;no trend&rdquo;", "drift share", "outcome"]
+    caption = (
+        "Drift share: measured drift of the law's invariants over the least that another law would show; 0 where the law holds, "
+        "1 where it does no better than the others."
+    )
+    return _table(heads, rows, caption) if rows else ""
+
+
+def _clock_table(run: dict[str, Any]) -> str:
+    rows = []
+    for name, clock in run["clocks"].items():
+        slopes = "; ".join(f"{s['learning_rate']:.3g}: {s['flow_time_per_epoch']:.3g}" for s in clock["slopes"]) or "&ndash;"
+        rows.append([name, _percent(clock["rms_log_omega"]), slopes])
+    caption = "Started from the measured features of the entry, without any freedom but the clock."
+    label = "scheme: renormalize after every step" if SCHEME in run["clocks"] else ""
+    heads = ["law", "rms error of log &omega;", "learning rate: flow time an epoch"]
+    return _table(heads, rows, f"{caption} {label}")
+
+
+def _table(heads: list[str], rows: list[list[str]], caption: str = "") -> str:
+    head = "".join(f"<th>{cell}</th>" for cell in heads)
+    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
+    note = f"<p><small>{caption}</small></p>" if caption else ""
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+
+
+def _figure(figure: Figure | None, caption: str) -> str:
+    if figure is None:
+        return ""
+    with rc_context({"svg.hashsalt": "report"}), io.BytesIO() as buffer:  # the same report twice is the same bytes
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+        data = base64.b64encode(buffer.getvalue()).decode()
+    plain_caption = html.escape(html.unescape(caption), quote=True)
+    return (
+        f"<figure><img alt='{plain_caption}' src='data:image/svg+xml;base64,{data}'><figcaption>{caption}</figcaption></figure>"
+    )
+
+
+def _details(title: str, value: Any) -> str:
+    return f"<details><summary>{title}</summary><pre>{_text(json.dumps(value, indent=1, sort_keys=True))}</pre></details>"
+
+
+def _sentence(text: str) -> str:
+    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
+
+
+def _text(value: Any) -> str:
+    return html.escape(str(value))
+
+
+def _number(value: float | None) -> str:
+    return "&ndash;" if value is None else f"{value:.3g}"
+
+
+def _percent(value: float | None) -> str:
+    return "&ndash;" if value is None else f"{100 * value:.2g} %"

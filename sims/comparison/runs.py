@@ -1,0 +1,140 @@
+"""What `sims.compare` reads: folders of `sims.train` or of features-EPOCH.npz, .npz of `ufm.flow` and `sims.measure`."""
+
+import json
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sims.training.record import Record
+from ufm.compare.spectra import nc4_along
+from ufm.store import load_arrays, load_features
+from ufm.trajectory import Trajectory
+
+STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier
+LOST = 0.01  # share of the class means' squared length outside the range of Sigma_W worth a note
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """One run: its trajectory, its `group` (the same configuration up to the seed), its learning rates (T,) where known.
+
+    kind is "trained", "simulated" or "features"; `config` is what was stored with it.
+    """
+
+    name: str
+    path: Path
+    kind: str
+    group: str
+    trajectory: Trajectory
+    config: dict[str, Any]
+    rates: np.ndarray | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def nc4(self, entry: float, omega: dict[str, np.ndarray], V: np.ndarray) -> dict[str, np.ndarray]:
+        """NC4 along simulated omega (T, K) by name, from the features stored at the entry; empty where there are none."""
+        path = self.path / f"features-{int(entry):04d}.npz"
+        if not path.exists():
+            return {}
+        deviations, labels, U = _whitened(path)
+        if U.shape[1] != V.shape[1]:
+            return {}
+        turn = _aligned(U, V)
+        return {name: nc4_along(turn @ deviations, labels, values, V) for name, values in omega.items()}
+
+
+def load_observed(path: Path, lam: float = 0.0) -> Observed:
+    """The run of a folder or file. lam is lambda for folders of features alone. Raises ValueError for anything else."""
+    if path.is_dir():
+        if (path / "config.json").exists():
+            return _trained(path)
+        if next(path.glob("features-*.npz"), None) is not None:
+            return _features(path, lam)
+        raise ValueError(f"{path} is no run: it has neither config.json of sims.train nor files features-EPOCH.npz")
+    if not path.exists():
+        raise ValueError(f"{path} does not exist")
+    arrays = load_arrays(path)
+    if {"t", "omega", "config"} <= arrays.keys():
+        return _simulated(path)
+    if {"epoch", "omega", "V", "U", "counts"} <= arrays.keys():
+        return _of_record(path.stem, path, "features", path.stem, Record(arrays), {})
+    raise ValueError(f"{path} is no run: its arrays are {', '.join(sorted(arrays)) or 'none'}")
+
+
+def _trained(path: Path) -> Observed:
+    from sims.training.folder import load_run
+
+    config, record = load_run(path)
+    stored = asdict(config)
+    observed = _of_record(path.name, path, "trained", _group(stored, ("seed", "save_features", "data_dir")), record, stored)
+    rates = np.array([config.rate_at(max(int(epoch), 1)) for epoch in observed.trajectory.t])
+    return replace(observed, rates=rates)
+
+
+def _features(path: Path, lam: float) -> Observed:
+    from sims.measure import measure_file
+
+    record, whole = Record.empty(), True
+    for position, file in enumerate(sorted(path.glob("features-*.npz"))):
+        epoch, found = measure_file(file, lam)
+        whole = whole and "W" in load_arrays(file)
+        record = record.with_epoch(position if epoch is None else epoch, found, lam)
+    return _of_record(path.name, path, "features", path.name, record, {"lambda": lam}, classifier=whole)
+
+
+def _simulated(path: Path) -> Observed:
+    from ufm.simulate import load_run
+
+    flow, _ = load_run(path)
+    config = json.loads(str(load_arrays(path)["config"]))
+    named = {key: value for key, value in config.items() if key not in ("notes", "warnings", "provenance")}
+    return Observed(path.stem, path, "simulated", _group(named, ("seed",)), flow, named)
+
+
+def _of_record(
+    name: str, path: Path, kind: str, group: str, record: Record, config: dict[str, Any], classifier: bool = True
+) -> Observed:
+    order = np.argsort(record.epochs, kind="stable")
+    if len(np.unique(record.epochs)) < len(order):
+        raise ValueError(f"{path} measures an epoch twice: every file needs its own `epoch`")
+    length = len(order)
+    record = Record({k: v[order] if v.ndim and len(v) == length and k != "counts" else v for k, v in record.arrays.items()})
+    trajectory = record.trajectory()
+    observed = dict(trajectory.observed)
+    if not classifier or not (abs(observed["loss_perp"]) > STAND_IN * observed["loss"]).any():
+        observed.pop("loss_perp", None)
+    notes = []
+    if len(trajectory.t) < length:
+        notes.append(f"{length - len(trajectory.t)} of {length} epochs left out: Sigma_W lost rank or is undefined there")
+    lost = observed.get("lost_signal", np.zeros(1)).max()
+    if lost > LOST:
+        notes.append(
+            f"up to {lost:.1%} of the class means lies outside the range of Sigma_W, with infinite SNR that omega leaves out"
+        )
+    return Observed(name, path, kind, group, replace(trajectory, observed=observed), config, notes=tuple(notes))
+
+
+def _group(config: dict[str, Any], ignored: tuple[str, ...]) -> str:
+    return json.dumps({key: value for key, value in config.items() if key not in ignored}, sort_keys=True)
+
+
+def _whitened(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """U^T D (K, n) of the whitened deviations, labels (n,) and V (C, K) of a file of features, on the range of Sigma_W."""
+    from ufm.layout import class_blocks
+    from ufm.snr import reduce_to_range, renormalized_features
+
+    H, layout = class_blocks(*load_features(path))
+    X, found = renormalized_features(reduce_to_range(H, layout)[0], layout)
+    return found.left_vectors.T @ layout.deviations(X), layout.labels, found.V
+
+
+def _aligned(own: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """The signed permutation that takes the singular vectors of the file to those of the trajectory. (K, K)"""
+    from scipy.optimize import linear_sum_assignment
+
+    overlap = V.T @ own
+    rows, columns = linear_sum_assignment(-abs(overlap))
+    turn = np.zeros_like(overlap)
+    turn[rows, columns] = np.where(overlap[rows, columns] < 0, -1.0, 1.0)
+    return turn

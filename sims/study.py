@@ -1,0 +1,155 @@
+"""`python -m sims.study --out DIR`: train several networks with several seeds and ask which law each kind follows.
+
+Every run is a folder of `sims.train` under DIR/runs, resumed where it was stopped and left alone where it is finished; the
+comparisons follow, one report a choice of epochs, with a table for docs.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from sims.comparison.analysis import Choice, Group, analyse
+from sims.training.config import TrainConfig, protocol
+from ufm.compare.verdict import Rule
+
+LOSSES = ("mse", "ce")
+CHOICES = {
+    "on the central path": Choice(),
+    "from zero training error on": Choice(from_epoch="zero-error"),
+    "from the first epoch on": Choice(from_epoch=1.0),
+}
+FASHION = "fashionmnist-mlp"
+
+
+def configurations(loss: str, seed: int, data_dir: str | None) -> Iterator[tuple[str, TrainConfig]]:
+    """The kinds of runs by name: the shipped MLPs, a narrow one with and without weight decay, and a small ResNet18."""
+    digits = replace(protocol("digits", "mlp", loss), robustness=0, seed=seed)
+    yield "digits-mlp", digits
+    yield "digits-mlp-narrow", replace(digits, width=0.25)
+    yield "digits-mlp-no-decay", replace(digits, width=0.25, weight_decay=0.0)
+    yield "digits-resnet18", replace(digits, net="resnet18", width=0.125).scaled(120)
+    if data_dir is not None:
+        fashion = protocol("fashionmnist", "mlp", "mse")
+        yield FASHION, replace(fashion, loss=loss, robustness=0, data_dir=data_dir, seed=seed)
+
+
+def train_all(out: Path, seeds: range, data_dir: str | None, share: tuple[int, int]) -> list[Path]:
+    """Train what is missing of this share (k, of n) of the runs, and return the folders of all of them that are finished."""
+    wanted = [
+        (out / "runs" / f"{name}-{loss}-seed{seed}", config)
+        for seed in seeds
+        for loss in LOSSES
+        for name, config in configurations(loss, seed, data_dir)
+    ]
+    for position, (path, config) in enumerate(wanted):
+        if position % share[1] == share[0] and not finished(path, config):
+            print(f"{path.name}, {position + 1} of {len(wanted)} ...", end=" ", file=sys.stderr, flush=True)
+            began = time.monotonic()
+            from sims.train import train
+
+            train(config, path, cpu=True)
+            print(f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+    return [path for path, config in wanted if finished(path, config)]
+
+
+def finished(path: Path, config: TrainConfig) -> bool:
+    """Whether a folder holds this run, to its last epoch; where the data lay does not matter."""
+    from sims.training.folder import load_run
+
+    if not (path / "trajectory.npz").exists():
+        return False
+    stored, record = load_run(path)
+    same = asdict(replace(stored, data_dir=None)) == asdict(replace(config, data_dir=None))
+    return same and int(record.epochs[-1]) == config.epochs
+
+
+def table(columns: dict[str, list[Group]]) -> str:
+    """A row a kind of run: exponent, interval and verdict for every choice of epochs, in Markdown."""
+    names = list(dict.fromkeys(group.name for groups in columns.values() for group in groups))
+    lines = ["| runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    for name in names:
+        cells = [_cell(next(group for group in groups if group.name == name)) for groups in columns.values()]
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(group: Group) -> str:
+    found = group.verdict
+    compared = sum(member.window.compared is not None for member in group.comparisons)
+    if found.exponent is None:
+        return f"{found.name}: {compared} of {len(group.runs)} runs get there"
+    p = found.exponent
+    least = min(found.evidence.items(), key=lambda item: item[1].fit.rms)
+    return (
+        f"{p.value:.2f} ({p.low:.2f} to {p.high:.2f}), {found.name}; {least[0]} leaves least, {least[1].fit.rms:.1%}"
+        f" ({compared} of {len(group.runs)} runs)"
+    )
+
+
+def report(paths: list[Path], out: Path) -> str:
+    """One report a choice of epochs, the figure of all exponents, and the table; returns the table."""
+    from sims.comparison.drawing import exponent_figure
+    from sims.comparison.report import write_report
+    from sims.comparison.runs import load_observed
+    from ufm.plot import save_figure
+    from ufm.store import write_text
+
+    runs = [load_observed(path) for path in paths]
+    columns = {}
+    for title, choice in CHOICES.items():
+        columns[title] = analyse(runs, choice, Rule())
+        write_report(columns[title], choice, Rule(), out / title.replace(" ", "-"))
+    figure = exponent_figure(columns)
+    if figure is not None:
+        save_figure(figure, out / "exponents.png")
+    text = table(columns)
+    write_text(out / "study.md", text)
+    return text
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(prog="python -m sims.study", description=__doc__, allow_abbrev=False)
+    p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the reports; resumes what it holds")
+    p.add_argument("--data-dir", help="folder with the official files of Fashion-MNIST; without it, digits alone")
+    p.add_argument("--seeds", type=int, default=5, help="runs of every kind (default 5)")
+    p.add_argument("--share", default="1/1", metavar="K/N", help="train the K-th of N shares, to run N commands side by side")
+    p.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted."""
+    args = parser().parse_args(argv)
+    out = Path(args.out)
+    try:
+        share = _share(args.share)
+        if args.seeds < 1 or args.threads < 1:
+            raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
+        import torch
+
+        torch.set_num_threads(args.threads)
+        paths = train_all(out, range(args.seeds), args.data_dir, share)
+        if share[1] == 1:
+            print(report(paths, out))
+    except (ValueError, OSError) as error:
+        print(f"sims.study: error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nsims.study: interrupted; repeat the command to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _share(text: str) -> tuple[int, int]:
+    k, _, n = text.partition("/")
+    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+        raise ValueError(f"--share {text}: K/N with 1 <= K <= N is needed, 1/2 and 2/2 for two commands")
+    return int(k) - 1, int(n)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""Which law, if any: the exponent with its interval, the drift of each law's invariants, and what each leaves unexplained."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ufm.compare.comparison import Comparison
+from ufm.compare.drift import share_interval
+from ufm.compare.exponent import EXPONENTS, Exponent, fit_exponent, resample
+from ufm.compare.fit import Fit, fit_law
+from ufm.laws import LAWS, Law
+
+NONE = "none"
+MOST_EPOCHS = 200  # that an exponent is fitted to; a simulation with more is thinned
+PAIRS = 3  # fewer pairs have no bootstrap interval
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a verdict asks of a law.
+
+    level        of the bootstrap intervals
+    margin       how near its exponent the interval must come, and how far from the others' it must stay
+    tolerance    rms of log omega left unexplained that needs no further excuse
+    no_trend     least p-value of "what is left unexplained has no trend", where it is more than the tolerance
+    resamples    of the bootstrap, with `seed`
+    """
+
+    level: float = 0.95
+    margin: float = 0.05
+    tolerance: float = 0.005
+    no_trend: float = 0.01
+    resamples: int = 1000
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("level", "no_trend"):
+            if not 0 < getattr(self, name) < 1:
+                raise ValueError(f"{name} = {getattr(self, name)}: it must be between 0 and 1")
+        if not 0 <= self.margin < 0.5 or not self.tolerance >= 0 or self.resamples < 100:
+            raise ValueError(
+                f"margin = {self.margin}, tolerance = {self.tolerance}, resamples = {self.resamples}: the margin must be below "
+                "half the distance of two laws' exponents, 0.5, the tolerance at least 0, the resamples at least 100"
+            )
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """About one law: its fit to all runs together, the share of its drift, and why it is not the verdict ("" where it is)."""
+
+    fit: Fit
+    share: float
+    share_low: float
+    share_high: float
+    refused: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """`name` is a law's or "none"; `reason` says why in a sentence; `exponent` is None where nothing could be compared."""
+
+    name: str
+    reason: str
+    exponent: Exponent | None
+    evidence: Mapping[str, Evidence]
+
+
+def decide(comparisons: Sequence[Comparison], rule: Rule | None = None) -> Verdict:
+    """One verdict on several runs of one experiment (seeds): they share the exponent, each has its own clock and starts."""
+    rule = rule or Rule()
+    usable = [found for found in comparisons if found.window.compared is not None]
+    if not usable:
+        return Verdict(NONE, comparisons[0].window.reason if comparisons else "no run was given", None, {})
+    logs = [_thinned(found.log_u) for found in usable]
+    pairs = sum(x.shape[1] * (x.shape[1] - 1) // 2 for x in logs)
+    if pairs < PAIRS or min(x.shape[1] for x in logs) < 2:
+        reason = (
+            f"{pairs} pair{'' if pairs == 1 else 's'} of singular values: an interval needs {PAIRS}, as C = 4 or more runs have"
+        )
+        return Verdict(NONE, reason, None, {})
+    taken = resample([x.shape[1] for x in logs], rule.resamples, np.random.default_rng(rule.seed))
+    exponent = fit_exponent(logs, taken, rule.level)
+    evidence = {name: _evidence(law, usable, logs, taken, exponent, rule) for name, law in LAWS.items()}
+    kept = [name for name, found in evidence.items() if not found.refused]
+    if len(kept) == 1:
+        return Verdict(
+            kept[0], f"its exponent and no other law's is within the interval, {_left(evidence[kept[0]].fit)}", exponent, evidence
+        )
+    return Verdict(NONE, _why_none(exponent, evidence, rule), exponent, evidence)
+
+
+def _evidence(
+    law: Law, usable: Sequence[Comparison], logs: Sequence[np.ndarray], taken: list[np.ndarray], exponent: Exponent, rule: Rule
+) -> Evidence:
+    fits = [fit_law(x, EXPONENTS[law]) for x in logs]
+    rms = float(np.sqrt(np.mean([fit.rms**2 for fit in fits])))
+    tested = [fit.no_trend for fit in fits if np.isfinite(fit.no_trend)]
+    no_trend = min(1.0, min(tested) * len(tested)) if tested else float("nan")  # Bonferroni's bound over runs
+    drifts = [found.drifts[law.name] for found in usable]
+    shares = [drift.share for drift in drifts if np.isfinite(drift.share)]
+    low, high = share_interval(drifts, taken, rule.level)
+    fit = Fit(rms, no_trend)
+    return Evidence(fit, float(np.median(shares)) if shares else float("nan"), low, high, _refusal(law, fit, exponent, rule))
+
+
+def _refusal(law: Law, fit: Fit, exponent: Exponent, rule: Rule) -> str:
+    p = EXPONENTS[law]
+    if not exponent.low - rule.margin <= p <= exponent.high + rule.margin:
+        return f"its exponent {p:g} is outside the interval {exponent.low:.2f} to {exponent.high:.2f}"
+    others = [value for other, value in EXPONENTS.items() if other is not law]
+    if any(exponent.low - rule.margin <= value <= exponent.high + rule.margin for value in others):
+        return "another law's exponent is within the interval too"
+    if fit.rms > rule.tolerance and not fit.no_trend >= rule.no_trend:
+        return f"{fit.rms:.1%} of omega is left unexplained, with a trend (p = {fit.no_trend:.1g})"
+    return ""
+
+
+def _why_none(exponent: Exponent, evidence: Mapping[str, Evidence], rule: Rule) -> str:
+    interval = f"p = {exponent.value:.2f}, {rule.level:.0%} interval {exponent.low:.2f} to {exponent.high:.2f}"
+    inside = [name for name, found in evidence.items() if "outside" not in found.refused]
+    if not inside:
+        return f"the exponent is none of the laws': {interval}"
+    if len(inside) > 1:
+        return f"the laws cannot be told apart here: {interval}"
+    return f"{inside[0]} has the right exponent ({interval}), but {evidence[inside[0]].refused}"
+
+
+def _left(fit: Fit) -> str:
+    tail = "" if np.isnan(fit.no_trend) else f" without a trend (p = {fit.no_trend:.2g})" if fit.no_trend >= 0.01 else ""
+    return f"and it leaves {fit.rms:.2%} of omega unexplained{tail}"
+
+
+def _thinned(x: np.ndarray) -> np.ndarray:
+    """At most MOST_EPOCHS rows, spread evenly."""
+    if len(x) <= MOST_EPOCHS:
+        return x
+    return x[np.unique(np.round(np.linspace(0, len(x) - 1, MOST_EPOCHS)).astype(int))]
