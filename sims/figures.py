@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         runs = [Run(*load_run(Path(name))) for name in args.runs]
         written = draw(runs, Path(args.out), args.loss, args.format, args.test_means)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"sims.figures: error: {error}", file=sys.stderr)
         return 2
     missing = [n for n in range(2, 13) if not any(path.stem == f"figure-{n:02d}" for path in written)]

@@ -27,7 +27,7 @@ def measure_file(path: Path, lam: float) -> tuple[int | None, Measurement]:
     features, labels = load_features(path)
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: labels are {labels.dtype}, integers are needed")
-    if features.dtype not in FLOATS or features.ndim != 2 or labels.shape != features.shape[:1]:
+    if features.dtype not in FLOATS or features.ndim != 2 or not features.shape[1] or labels.shape != features.shape[:1]:
         raise ValueError(f"{path}: features are {features.dtype} {features.shape} with labels {labels.shape}")
     if not len(labels):
         raise ValueError(f"{path} has no examples")
@@ -95,7 +95,7 @@ def main(argv: list[str] | None = None) -> int:
                 scalars = {key: None if np.isnan(value) else value for key, value in found.scalars.items()}
                 omega = [None if np.isnan(value) else float(value) for value in found.snr.omega]
                 print(json.dumps({"file": name, "epoch": epoch, **scalars, "omega": omega, "dropped": found.snr.dropped}))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"sims.measure: error: {error}", file=sys.stderr)
         return 2
     if not args.json:

@@ -97,8 +97,6 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     accelerator = Accelerator(
         cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out, kwargs_handlers=[waiting]
     )
-    if accelerator.is_main_process:
-        folder.begin(accelerator.num_processes)
     if tensorboard:
         accelerator.init_trackers("tensorboard")
     line = ProgressLine(config, quiet or not accelerator.is_main_process)
@@ -165,7 +163,7 @@ def main(argv: list[str] | None = None) -> int:
         if args.threads is not None:
             _set_threads(args.threads)
         record = train(config, out, args.cpu, args.tensorboard, args.quiet)
-    except (ValueError, ImportError, MemoryError, RuntimeError) as error:
+    except (ValueError, OSError, ImportError, MemoryError, RuntimeError) as error:
         first = next(iter(str(error).splitlines()), type(error).__name__)  # torch adds a trace of its own
         print(f"sims.train: error: {first}", file=sys.stderr)
         return 2

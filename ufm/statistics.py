@@ -66,20 +66,27 @@ class ClassStatistics:
 
 @dataclass(frozen=True)
 class _Moments:
-    """What merges: counts (C,), class means (C, P), pooled scatter (P, P), class scatters (C,), all float64."""
+    """What merges: counts (C,), class means twice (C, P), pooled scatter (P, P), class scatters (C,).
+
+    A mean is the sum of a point `near` it and `rest`: rounding is that of the spread of a class, however far it lies.
+    """
 
     counts: Array
-    means: Array
+    near: Array
+    rest: Array
     scatter: Array
     class_scatter: Array
 
     def merged(self, other: "_Moments") -> "_Moments":
         """The moments of both, by the formulas of Chan, Golub & LeVeque (1983)."""
-        total = namespace(self.counts).clip(self.counts + other.counts, min=1.0)
-        delta, weight = other.means - self.means, self.counts * other.counts / total
+        xp, seen = namespace(self.counts), (self.counts > 0)[:, None]
+        total = xp.clip(self.counts + other.counts, min=1.0)
+        delta = (other.near - self.near) + (other.rest - self.rest)
+        weight = self.counts * other.counts / total
         return _Moments(
             self.counts + other.counts,
-            self.means + delta * (other.counts / total)[:, None],
+            xp.where(seen, self.near, other.near),
+            xp.where(seen, self.rest + delta * (other.counts / total)[:, None], other.rest),
             self.scatter + other.scatter + (delta * weight[:, None]).mT @ delta,
             self.class_scatter + other.class_scatter + weight * (delta * delta).sum(-1),
         )
@@ -104,7 +111,8 @@ class StreamingStatistics:
     def update(self, features: Array, labels: Array) -> "StreamingStatistics":
         """Take in a batch: features (b, P) of any float dtype, labels (b,) integers in 0..C-1. Returns self.
 
-        Raises ValueError for mismatched shapes, labels out of range, and NaN or infinite features; nothing is taken in then.
+        Raises ValueError for mismatched shapes, labels that are no integers or out of range, and NaN or infinite features;
+        nothing is taken in then.
         """
         self._check(features, labels)
         features = features if namespace(features) is np else features.detach()
@@ -126,7 +134,7 @@ class StreamingStatistics:
             raise ValueError(f"streams of {self.C} and {other.C} classes cannot be merged")
         other._take_in_waiting()
         if other._seen is not None:
-            self._check_features(other._seen.means.shape[1])
+            self._check_features(other._seen.near.shape[1])
             self._take_in(other._seen)
         return self
 
@@ -135,11 +143,11 @@ class StreamingStatistics:
         self._take_in_waiting()
         if self._seen is None:
             raise ValueError("no batch has been seen yet")
-        counts, means, scatter, class_scatter = (getattr(self._seen, f.name) for f in fields(_Moments))
+        counts, near, rest, scatter, class_scatter = (getattr(self._seen, f.name) for f in fields(_Moments))
         empty = [c for c, count in enumerate(counts.tolist()) if count == 0]
         if empty:
             raise ValueError(f"class {empty[0]} has no example yet: every one of the {self.C} classes needs one")
-        return ClassStatistics(counts, means.mT, scatter / counts.sum(), class_scatter / counts)
+        return ClassStatistics(counts, (near + rest).mT, scatter / counts.sum(), class_scatter / counts)
 
     def _check(self, features: Array, labels: Array) -> None:
         namespace(features), namespace(labels)
@@ -147,13 +155,15 @@ class StreamingStatistics:
             shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
             raise ValueError(f"a batch is features (b, P) and labels (b,), got shapes {shapes}")
         self._check_features(features.shape[1])
+        if not _are_integers(labels):
+            raise ValueError(f"labels are {labels.dtype}, integers are needed")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.C:
             raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}, outside 0..{self.C - 1}")
         if not bool(namespace(features).isfinite(features).all()):
             raise ValueError("features have NaN or infinite entries")
 
     def _check_features(self, P: int) -> None:
-        known = self._rows if self._seen is None else self._seen.means
+        known = self._rows if self._seen is None else self._seen.near
         if known is not None and known.shape[1] != P:
             raise ValueError(f"{P} features cannot be added to statistics of {known.shape[1]} features")
 
@@ -164,6 +174,12 @@ class StreamingStatistics:
 
     def _take_in(self, moments: _Moments) -> None:
         self._seen = moments if self._seen is None else self._seen.merged(moments)
+
+
+def _are_integers(labels: Array) -> bool:
+    if namespace(labels) is np:
+        return labels.dtype.kind in "iub"
+    return not (labels.is_floating_point() or labels.is_complex())
 
 
 def _room(features: Array, labels: Array) -> tuple[Array, Array]:
@@ -181,9 +197,11 @@ def _block_moments(H: Array, labels: Array, C: int) -> _Moments:
     one_hot = labels[:, None] == (np.arange(C) if xp is np else xp.arange(C, device=H.device))
     one_hot = one_hot.astype(np.float64) if xp is np else one_hot.to(H.dtype)
     counts = one_hot.sum(0)
-    means = (one_hot.mT @ H) / xp.clip(counts, min=1.0)[:, None]
-    H -= means[labels]
-    return _Moments(counts, means, gram(H), one_hot.mT @ xp.einsum("np,np->n", H, H))
+    examples = H[one_hot.argmax(0)]  # one of every class, from which the others are far less far than from the origin
+    H -= examples[labels]
+    rest = (one_hot.mT @ H) / xp.clip(counts, min=1.0)[:, None]
+    H -= rest[labels]
+    return _Moments(counts, examples, rest, gram(H), one_hot.mT @ xp.einsum("np,np->n", H, H))
 
 
 def statistics_of(features: Array, labels: Array, C: int) -> ClassStatistics:

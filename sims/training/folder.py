@@ -4,8 +4,10 @@ import json
 import os
 import pickle
 import platform
+import struct
 import subprocess
 import zipfile
+import zlib
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -34,10 +36,15 @@ class RunFolder:
             self._check_same(load_config(path / CONFIG))
 
     def begin(self, processes: int = 1) -> None:
-        """Write the configuration, and one more entry of provenance."""
-        write_text(self.path / CONFIG, self.config.to_json())
+        """Write the configuration, and one more entry of provenance; remove what a killed process left half written."""
+        for unfinished in self.path.glob(".*.tmp"):
+            unfinished.unlink(missing_ok=True)
         path = self.path / PROVENANCE
-        sessions = json.loads(path.read_text()) if path.exists() else []
+        try:
+            sessions = [*json.loads(path.read_text())] if path.exists() else []
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"cannot read {path}: {error}; move it away to go on without it") from error
+        write_text(self.path / CONFIG, self.config.to_json())
         write_text(path, json.dumps([*sessions, provenance() | {"processes": processes}], indent=2) + "\n")
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any], record: Record) -> None:
@@ -64,7 +71,7 @@ class RunFolder:
             epoch, arrays, text = int(state.pop("epoch")), state.pop("record"), state.pop("config")
             record = Record({name: value.cpu().numpy() for name, value in arrays.items()})
             config = from_mapping(json.loads(text), str(path))
-        except (pickle.UnpicklingError, zipfile.BadZipFile, OSError, EOFError, *DAMAGED) as error:
+        except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, *DAMAGED) as error:
             raise self.damaged(error) from error
         if _identity(config) != _identity(self.config):
             raise ValueError(f"{path} belongs to another configuration than {CONFIG} beside it")

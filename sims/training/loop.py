@@ -185,6 +185,9 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: Report)
     config, accelerator = trainer.config, trainer.accelerator
     start, record = _resumed(trainer, folder)
     accelerator.wait_for_everyone()  # no checkpoint is written before all have read the last one
+    with _main_process_alone(accelerator) as alone:
+        if alone:
+            folder.begin(accelerator.num_processes)
     loss = float("nan")
     for epoch in range(start, config.epochs + 1):
         if epoch:

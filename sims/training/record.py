@@ -52,6 +52,9 @@ class Record:
         if (row.keys() | fixed.keys()) != self.arrays.keys():
             different = sorted((row.keys() | fixed.keys()) ^ self.arrays.keys())
             raise ValueError(f"epoch {epoch} measures something else than the epochs before it: {different[0]}")
+        for name, value in row.items():
+            if value.shape != self.arrays[name].shape[1:]:
+                raise ValueError(f"epoch {epoch}: {name} is {value.shape}, {self.arrays[name].shape[1:]} at the epochs before it")
         return Record({name: np.concatenate([self.arrays[name], value[None]]) for name, value in row.items()} | fixed)
 
     def save(self, path: Path) -> None:
@@ -65,6 +68,8 @@ class Record:
         missing = [name for name in REQUIRED if name not in arrays]
         if missing:
             raise ValueError(f"{path} is not a measured trajectory: it has no array {missing[0]!r}")
+        if arrays["epoch"].ndim != 1 or not len(arrays["epoch"]):
+            raise ValueError(f"{path} has no measured epoch: epoch is {arrays['epoch'].shape}")
         return cls(arrays)
 
     @property

@@ -119,10 +119,14 @@ def test_bad_input_is_one_line_and_exit_code_two(tmp_path: Path, capsys: pytest.
     (tmp_path / "cut").mkdir()
     cut = stored(tmp_path / "cut", config)
     (tmp_path / "cut" / "trajectory.npz").write_bytes((tmp_path / "a" / "trajectory.npz").read_bytes()[:300])
+    empty = stored(tmp_path / "empty", config)
+    Record(record().arrays | {"epoch": np.zeros(0, dtype=np.int64)}).save(tmp_path / "empty" / "trajectory.npz")
     for names, message in (
         ([a, b], "two runs of mnist, resnet, mse: give one of them"),
         ([str(tmp_path)], "is not the folder of a run"),
         ([cut], "cannot read"),
+        ([empty], "has no measured epoch"),
+        (["x" * 300], "File name too long"),
     ):
         assert figures.main([*names, "--out", str(tmp_path / "out")]) == 2
         error = capsys.readouterr().err

@@ -63,6 +63,8 @@ def test_bad_files_are_one_line_and_exit_code_two_and_what_was_measured_is_kept(
         ({"features": arrays()["features"].astype(np.longdouble)}, f"features are {np.dtype(np.longdouble)}"),
         ({"labels": arrays()["labels"] * 10**9}, "labels run from 0 to 2000000000"),
         ({"labels": arrays()["labels"][:9]}, r"labels (9,)"),
+        ({"features": np.zeros((60, 0)), "W": np.zeros((3, 0))}, "features are float64 (60, 0)"),
+        ({"features": arrays()["features"][:, :4], "W": arrays()["W"][:, :4]}, "U is (4, 2), (5, 2) at the epochs before it"),
     ):
         bad = tmp_path / "bad.npz"
         save_arrays(bad, arrays() | change)
@@ -78,6 +80,7 @@ def test_bad_files_are_one_line_and_exit_code_two_and_what_was_measured_is_kept(
         ([str(tmp_path / "absent.npz")], "No such file"),
         ([str(good), "--lambda", "-1"], "--lambda -1.0"),
         ([str(good), "--out", str(tmp_path / "no" / "t.npz")], "cannot write"),
+        ([str(good), "--out", str(tmp_path / ("x" * 300))], "File name too long"),
     ):
         assert main(arguments) == 2
         assert message in capsys.readouterr().err

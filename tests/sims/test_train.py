@@ -1,13 +1,6 @@
-"""The training loop: what it minimises, that it is deterministic, resumes to the same bits, and what it stores."""
+"""The training loop: what it minimises, that it is deterministic, and what it stores."""
 
-import errno
 import json
-import os
-import signal
-import struct
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,65 +16,18 @@ from torch import nn
 
 from sims import train as command
 from sims.measure import main as measure_main
-from sims.training import folder as folder_module
 from sims.training import loop
-from sims.training.config import TrainConfig, protocol
-from sims.training.folder import RunFolder, load_run
+from sims.training.config import TrainConfig
+from sims.training.folder import load_run
 from sims.training.loop import epoch_batches
-from sims.training.nets import Shape, build, last_linear
 from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
 from sims.training.record import Record
 from sims.training.robustness import deepfool_robustness, robustness_sample
+from tests.sims.runs import final_weights, tiny
 from ufm.flow import main as flow_main
 from ufm.least_squares import lambda_of_weight_decay, ls_classifier
 from ufm.statistics import statistics_of
 from ufm.store import load_arrays
-
-ROOT = Path(__file__).parents[2]
-TINY: dict[str, Any] = {"per_class": 30, "test_per_class": 6, "width": 0.05, "batch_size": 50, "robustness": 3, "lr": 0.05}
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> None:
-    torch.set_num_threads(1)
-
-
-def tiny(epochs: int = 4, **changes: Any) -> TrainConfig:
-    settings = TINY | {"epochs": epochs, "decays": (epochs - 1,), "measured": tuple(range(1, epochs + 1))} | changes
-    return TrainConfig(**settings)
-
-
-def write_mnist(folder: Path, seed: int = 0, per_class: int = 30, side: int = 28) -> None:
-    """Files named as MNIST's: a bright square whose place tells the class, and noise."""
-    rng = np.random.default_rng(seed)
-    folder.mkdir()
-    for name, count in (("train", per_class), ("t10k", 6)):
-        labels = rng.permutation(np.arange(10 * count) % 10).astype(np.uint8)
-        images = rng.integers(0, 60, (len(labels), side, side), dtype=np.uint8)
-        for image, label in zip(images, labels, strict=True):
-            image[2 * label : 2 * label + 6, 4:20] += 150
-        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
-            header = struct.pack(f">HBB{array.ndim}I", 0, 8, array.ndim, *array.shape)
-            (folder / f"{name}-{kind}-ubyte").write_bytes(header + array.tobytes())
-
-
-def final_weights(path: Path) -> dict[str, torch.Tensor]:
-    return torch.load(path / "checkpoint.pt", weights_only=True)["model"]
-
-
-def assert_same_bits(a: Path, b: Path) -> None:
-    first, second = (torch.load(path / "checkpoint.pt", weights_only=True) for path in (a, b))
-    assert first["model"].keys() == second["model"].keys()
-    assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
-    assert str(first["optimizer"]) == str(second["optimizer"])
-    assert_same_arrays(Record.load(a / "trajectory.npz").arrays, Record.load(b / "trajectory.npz").arrays)
-
-
-def assert_same_arrays(one: dict[str, np.ndarray], two: dict[str, np.ndarray]) -> None:
-    assert one.keys() == two.keys()
-    for name, value in one.items():
-        np.testing.assert_array_equal(value, two[name], err_msg=name)
-
 
 # what is minimised
 
@@ -194,14 +140,6 @@ def test_attacked_images_are_drawn_once_without_replacement() -> None:
 # a run
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("runs") / "finished"
-    torch.set_num_threads(1)
-    command.train(tiny(save_features=(2, 4)), path)
-    return path
-
-
 def test_the_stored_quantities_are_those_promised(finished: Path) -> None:
     record = Record.load(finished / "trajectory.npz")
     both = ("loss", "loss_nc1", "loss_nc23", "loss_perp", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
@@ -246,54 +184,6 @@ def test_saved_features_are_what_flow_and_measure_read(finished: Path, tmp_path:
     again = Record.load(out)
     np.testing.assert_allclose(again.arrays["omega"][0], record.arrays["omega"][3], rtol=1e-9)
     assert flow_main(["--features", file, "--reduce", "--quiet", "--points", "5"]) == 0
-
-
-def interrupted_at(epoch: int, config: TrainConfig, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Die in the first batch after the checkpoint of `epoch`."""
-
-    def dying(self: object, epoch_now: int, batch: int, batches: int) -> None:
-        if epoch_now == epoch + 1:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(command.ProgressLine, "advance", dying)
-        with pytest.raises(KeyboardInterrupt):
-            command.train(config, path)
-
-
-@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "lr": 1e-3}, {"optimizer": "lbfgs", "lr": 0.5, "batch_size": 300}])
-def test_an_interrupted_run_ends_with_the_same_bits(
-    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny(**changes)
-    command.train(config, tmp_path / "whole")
-    interrupted_at(2, config, tmp_path / "parts", monkeypatch)
-    np.testing.assert_array_equal(Record.load(tmp_path / "parts" / "trajectory.npz").epochs, [1, 2])
-    command.train(config, tmp_path / "parts")
-    assert_same_bits(tmp_path / "whole", tmp_path / "parts")
-    assert len(json.loads((tmp_path / "parts" / "provenance.json").read_text())) == 2
-
-
-def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
-    options = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--batch-size", "50", "--robustness", "0"]
-    call = [sys.executable, "-m", "sims.train", *options, "--epochs", "60", "--quiet", "--threads", "1", "--out"]
-    process = subprocess.Popen([*call, str(tmp_path / "killed")], cwd=ROOT)
-    checkpoint = tmp_path / "killed" / "checkpoint.pt"
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL
-    assert Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 60
-    for name in ("killed", "whole"):
-        assert command.main([*call[3:], str(tmp_path / name)]) == 0
-    assert_same_bits(tmp_path / "killed", tmp_path / "whole")
-
-
-def test_repeating_a_finished_run_changes_nothing(finished: Path) -> None:
-    before = (finished / "checkpoint.pt").read_bytes()
-    command.train(tiny(save_features=(2, 4)), finished)
-    assert (finished / "checkpoint.pt").read_bytes() == before
 
 
 def changed(name: str) -> Callable[[TrainConfig], dict[str, Any]]:
@@ -347,122 +237,6 @@ def test_feature_decay_shrinks_features(tmp_path: Path) -> None:
 # errors
 
 
-def test_a_damaged_checkpoint_is_an_error_and_the_trajectory_stays(
-    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    import shutil
-
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    whole = (run / "checkpoint.pt").read_bytes()
-    trajectory = (run / "trajectory.npz").read_bytes()
-    (run / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
-    assert command.main(["--config", str(run / "config.json"), "--out", str(run), "--quiet"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert "cannot read the checkpoint" in error
-    assert (run / "trajectory.npz").read_bytes() == trajectory
-
-
-def loaded_or_error(folder: RunFolder) -> tuple[Any, str | None]:
-    try:
-        return folder.load_checkpoint(torch.device("cpu")), None
-    except ValueError as error:
-        return None, str(error)
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, finished: Path, tmp_path: Path) -> None:
-    folder, config = RunFolder(tmp_path, tiny(save_features=(2, 4))), tiny(save_features=(2, 4))
-    whole = (finished / "checkpoint.pt").read_bytes()
-    before = RunFolder(finished, config).load_checkpoint(torch.device("cpu"))
-    rng, noticed = np.random.default_rng(seed), 0
-    for position in rng.integers(0, len(whole), 40):
-        damaged = bytearray(whole)
-        damaged[position] ^= 1 << int(rng.integers(8))
-        (tmp_path / "checkpoint.pt").write_bytes(damaged)
-        after, error = loaded_or_error(folder)
-        if error is not None:
-            assert "cannot read the checkpoint" in error
-            noticed += 1
-        else:  # padding between records, and dates
-            assert str(after[1]) == str(before[1])
-            assert_same_arrays(after[2].arrays, before[2].arrays)
-            assert all(torch.equal(value, before[1]["model"][name]) for name, value in after[1]["model"].items())
-    assert noticed > 20
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda _: torch.zeros(3), "cannot read the checkpoint"),
-        (lambda whole: {**whole, "record": torch.zeros(3)}, "cannot read the checkpoint"),
-        (lambda whole: {name: value for name, value in whole.items() if name != "model"}, "KeyError: 'model'"),
-        (lambda whole: {**whole, "model": {"weight": torch.zeros(3)}}, "RuntimeError: Error(s) in loading state_dict"),
-        (lambda whole: {**whole, "optimizer": {"state": {}, "param_groups": []}}, "cannot read the checkpoint"),
-    ],
-)
-def test_a_checkpoint_that_holds_something_else_is_one_line(
-    change: Callable[[Any], Any], message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    import shutil
-
-    run = tmp_path / "run"
-    shutil.copytree(finished, run)
-    torch.save(change(torch.load(run / "checkpoint.pt", weights_only=True)), run / "checkpoint.pt")
-    assert command.main(["--config", str(run / "config.json"), "--out", str(run), "--quiet"]) == 2
-    error = capsys.readouterr().err
-    assert error.count("\n") == 1
-    assert message in error
-
-
-def test_only_the_first_line_of_an_error_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
-    def fail(*_: object) -> None:
-        raise RuntimeError("CUDA error: out of memory\nCompile with TORCH_USE_CUDA_DSA")
-
-    monkeypatch.setattr(command, "train", fail)
-    assert command.main(["--quiet"]) == 2
-    assert capsys.readouterr().err == "sims.train: error: CUDA error: out of memory\n"
-
-
-def test_another_configuration_does_not_write_into_a_run(finished: Path) -> None:
-    with pytest.raises(ValueError, match=r"another run \(seed = 0, now 1\): repeat its options"):
-        RunFolder(finished, tiny(save_features=(2, 4), seed=1))
-
-
-def test_a_checkpoint_of_another_configuration_is_refused(finished: Path, tmp_path: Path) -> None:
-    command.train(tiny(1), tmp_path / "other")
-    other = RunFolder(tmp_path / "other", tiny(1))
-    (tmp_path / "other" / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes())
-    with pytest.raises(ValueError, match=r"belongs to another configuration than config\.json"):
-        other.load_checkpoint(torch.device("cpu"))
-
-
-def test_data_may_move_but_not_change_while_a_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folders = [tmp_path / name for name in ("here", "moved", "changed")]
-    for folder in folders:
-        write_mnist(folder, seed=folder.name == "changed")
-    configs = [tiny(3, dataset="mnist", data_dir=str(folder)) for folder in folders]
-    interrupted_at(1, configs[0], tmp_path / "run", monkeypatch)
-    with pytest.raises(
-        ValueError, match=r"was trained on other data \(fingerprint [0-9a-f]{12}, now [0-9a-f]{12}\): give the same"
-    ):
-        command.train(configs[2], tmp_path / "run")
-    command.train(configs[1], tmp_path / "run")
-    command.train(configs[0], tmp_path / "whole")
-    assert_same_bits(tmp_path / "run", tmp_path / "whole")
-    assert load_run(tmp_path / "run")[0].data_dir == str(folders[1])
-
-
-def test_a_checkpoint_from_before_fingerprints_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny(3)
-    interrupted_at(1, config, tmp_path, monkeypatch)
-    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    del checkpoint["data"]
-    torch.save(checkpoint, tmp_path / "checkpoint.pt")
-    assert list(command.train(config, tmp_path).epochs) == [1, 2, 3]
-
-
 def test_what_stops_process_0_stops_the_others_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[Any] = []
     monkeypatch.setattr(loop, "broadcast_object_list", lambda words: words.__setitem__(0, told[-1]) if told else None)
@@ -485,35 +259,6 @@ def test_what_stops_process_0_stops_the_others_with_its_words(monkeypatch: pytes
         work(other, fails=False)
 
 
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), r"cannot write .*checkpoint.pt: No space left"),
-        (
-            RuntimeError("[enforce fail at inline_container.cc] unexpected pos"),
-            r"cannot write .*: is the disk full\? .*unexpected",
-        ),
-    ],
-)
-def test_a_full_disk_loses_nothing(error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = tiny()
-    interrupted_at(2, config, tmp_path / "run", monkeypatch)
-    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
-
-    def full(*_: object) -> None:
-        raise error
-
-    with monkeypatch.context() as patch:
-        patch.setattr(folder_module.torch, "save", full)
-        with pytest.raises(ValueError, match=message):
-            command.train(config, tmp_path / "run")
-    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
-    assert not list((tmp_path / "run").glob(".*"))
-    command.train(config, tmp_path / "whole")
-    command.train(config, tmp_path / "run")
-    assert_same_bits(tmp_path / "run", tmp_path / "whole")
-
-
 def test_lbfgs_on_several_processes_is_refused() -> None:
     from sims.training.data import load
     from sims.training.loop import Trainer
@@ -527,120 +272,6 @@ def test_lbfgs_on_several_processes_is_refused() -> None:
 def test_divergence_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"diverged in epoch 1.*lower the learning rate 1e\+30"):
         command.train(tiny(batch_norm=False, lr=1e30), tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--dataset", "cifar10", "--net", "resnet18"], "no tuned learning rate is known for cifar10, resnet18, mse: give --lr"),
-        (["--dataset", "cifar100"], "dataset = 'cifar100'"),
-        (["--dataset", "stl10", "--net", "vgg13", "--loss", "ce"], "give --lr"),
-        (["--dataset", "mnist", "--net", "resnet18"], "--data-dir"),
-        (["--dataset", "mnist", "--net", "resnet18", "--data-dir", "absent"], "none of train-images-idx3-ubyte"),
-        (["--per-class", "900"], "900 a class are needed: ask for at most 140"),
-        (["--net", "resnet18", "--config", "c.json"], "--config says what to train, and --net says it again"),
-        (["--config", "absent.json"], "cannot read absent.json"),
-        (["--epochs", "0"], "epochs = 0"),
-        (["--measured", "5", "3"], "measured must increase"),
-        (["--threads", "0"], "--threads 0"),
-        (["--pad-to", "4"], "cannot be padded to 4"),
-    ],
-)
-def test_bad_input_is_one_line_and_exit_code_two(
-    arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    assert command.main([*arguments, "--out", str(tmp_path / "run")]) == 2
-    error = capsys.readouterr().err
-    assert error.startswith("sims.train: error: ")
-    assert error.count("\n") == 1
-    assert message in error
-
-
-def test_options_are_put_over_the_protocol_and_the_schedule_is_scaled() -> None:
-    given = ["--epochs", "35", "--lr", "0.2", "--no-batch-norm", "--measured", "1", "5", "--random-labels"]
-    args = command.parser().parse_args(given)
-    config = command.config_of(args)
-    assert (config.lr, config.batch_norm, config.random_labels, config.measured) == (0.2, False, True, (1, 5))
-    assert (config.epochs, config.decays) == (35, (12, 23))
-    assert config.per_class == protocol("digits", "mlp", "mse").per_class
-
-
-def test_options_take_back_what_the_protocol_says(capsys: pytest.CaptureFixture) -> None:
-    given = ["--dataset", "mnist", "--net", "resnet18", "--per-class", "all", "--test-per-class", "7", "--pad-to", "none"]
-    config = command.config_of(command.parser().parse_args(given))
-    assert (config.per_class, config.test_per_class, config.pad_to) == (None, 7, None)
-    assert command.config_of(command.parser().parse_args(given[:4])).per_class == 5000
-    with pytest.raises(SystemExit):
-        command.parser().parse_args(["--per-class", "none"])
-    assert "argument --per-class: invalid int or 'all' value: 'none'" in capsys.readouterr().err
-
-
-def test_tensorboard_logs_on_request(tmp_path: Path) -> None:
-    command.train(tiny(2, robustness=0), tmp_path, tensorboard=True)
-    assert list(tmp_path.glob("tensorboard/events*"))
-
-
-def test_a_run_begun_before_test_vectors_were_stored_goes_on_without_them(
-    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = tiny(3)
-    interrupted_at(1, config, tmp_path, monkeypatch)
-    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    for name in ("test_V", "test_U", "test_dropped", "test_lost_signal"):
-        del checkpoint["record"][name]
-    torch.save(checkpoint, tmp_path / "checkpoint.pt")
-    arrays = command.train(config, tmp_path).arrays
-    assert len(arrays["test_omega"]) == len(arrays["epoch"]) == 3
-    assert not {"test_V", "test_U"} & arrays.keys()
-
-
-def test_threads_hold_for_torch_and_for_numpy(tmp_path: Path) -> None:
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    with threadpool_limits(2):
-        small = ["--epochs", "1", "--per-class", "12", "--test-per-class", "2", "--width", "0.01", "--robustness", "0", "--quiet"]
-        assert command.main([*small, "--threads", "1", "--out", str(tmp_path)]) == 0
-        assert torch.get_num_threads() == 1
-        assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
-
-
-def documented_commands() -> list[list[str]]:
-    """Arguments of the commands for a GPU in docs/training.md."""
-    lines = (ROOT / "docs" / "training.md").read_text().splitlines()
-    return [line.split("sims.train ")[1].split() for line in lines if "sims.train --dataset" in line and "--out runs/" in line]
-
-
-@pytest.mark.parametrize("arguments", documented_commands(), ids=" ".join)
-def test_the_commands_left_for_a_gpu_build_their_networks(arguments: list[str]) -> None:
-    config = command.config_of(command.parser().parse_args(arguments))
-    with torch.device("meta"):
-        model = build(config.net, Shape(1 if "mnist" in config.dataset else 3, 32, 10, stem=config.stem))
-    assert last_linear(model).out_features == 10
-    assert config.rate > 0
-
-
-def test_the_command_for_one_gpu_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    write_mnist(tmp_path / "DIR")
-    found = next(arguments for arguments in documented_commands() if "fashionmnist" in arguments)
-    arguments = [str(tmp_path / "DIR") if word == "DIR" else word for word in found]
-    arguments[arguments.index("--out") + 1] = str(tmp_path / "run")
-    shortened = [
-        "--epochs",
-        "1",
-        "--per-class",
-        "2",
-        "--test-per-class",
-        "1",
-        "--robustness",
-        "0",
-        "--width",
-        "0.05",
-        "--cpu",
-        "--quiet",
-    ]
-    assert command.main([*arguments, *shortened]) == 0, capsys.readouterr().err
-    config, record = load_run(tmp_path / "run")
-    assert (config.net, config.pad_to, list(record.epochs)) == ("resnet18", 32, [1])
 
 
 @pytest.fixture

@@ -67,6 +67,19 @@ def test_collapse_to_1e_10_is_measured_to_1e_9(problem: Problem, scale: float) -
     check(stream.compute(), features, labels, rtol=1e-9)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e3, 1e5])
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+def test_blocks_and_streams_merge_without_loss_however_far_and_collapsed_the_features_are(offset: float, kind) -> None:
+    """tr Sigma_W / tr Sigma_B = 1e-10, sorted by class, so that most blocks lack most classes."""
+    rng = np.random.default_rng(5)
+    labels = np.repeat(np.arange(4), [3000, 2000, 997, 3])
+    features = offset + rng.standard_normal((4, 6))[labels] + 1e-5 * rng.standard_normal((6000, 6))
+    streams = [StreamingStatistics(4) for _ in range(2)]
+    for k, start in enumerate(range(0, 6000, 500)):
+        streams[k % 2].update(kind(features[start : start + 500]), kind(labels[start : start + 500]))
+    check(streams[0].merge(streams[1]).compute(), features, labels, rtol=1e-10)
+
+
 def test_float32_features_are_accumulated_in_float64() -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(3000) % 3
@@ -123,6 +136,8 @@ def test_the_caller_may_reuse_its_batch_at_once(kind) -> None:
         (np.zeros((4, 3)), np.array([0, 1, 2, 1]), r"labels run from 0 to 2, outside 0\.\.1"),
         (np.zeros((4, 3)), np.array([0, -1, 0, 1]), "from -1"),
         (np.zeros((4, 3)), np.array([0, 1, 0]), "shapes"),
+        (np.zeros((2, 3)), np.array([0.0, 0.7]), "labels are float64, integers are needed"),
+        (torch.zeros((2, 3)), torch.tensor([0.0, 1.0]), r"labels are torch.float32, integers are needed"),
         (np.full((2, 3), np.inf), np.array([0, 1]), "NaN or infinite"),
         (np.zeros((2, 5)), np.array([0, 1]), "5 features cannot be added to statistics of 3"),
     ],

@@ -1,0 +1,231 @@
+"""Runs that are interrupted, moved, damaged or out of disk: the same bits in the end, or a clear error and nothing lost."""
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sims import train as command
+from sims.training import folder as folder_module
+from sims.training.folder import RunFolder, load_run
+from sims.training.record import Record
+from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, interrupted_at, tiny, write_mnist
+
+
+@pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "lr": 1e-3}, {"optimizer": "lbfgs", "lr": 0.5, "batch_size": 300}])
+def test_an_interrupted_run_ends_with_the_same_bits(
+    changes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(**changes)
+    command.train(config, tmp_path / "whole")
+    interrupted_at(2, config, tmp_path / "parts", monkeypatch)
+    np.testing.assert_array_equal(Record.load(tmp_path / "parts" / "trajectory.npz").epochs, [1, 2])
+    command.train(config, tmp_path / "parts")
+    assert_same_bits(tmp_path / "whole", tmp_path / "parts")
+    assert len(json.loads((tmp_path / "parts" / "provenance.json").read_text())) == 2
+
+
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
+    options = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--batch-size", "50", "--robustness", "0"]
+    call = [sys.executable, "-m", "sims.train", *options, "--epochs", "60", "--quiet", "--threads", "1", "--out"]
+    process = subprocess.Popen([*call, str(tmp_path / "killed")], cwd=ROOT)
+    checkpoint = tmp_path / "killed" / "checkpoint.pt"
+    deadline = time.monotonic() + 60
+    while not checkpoint.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 60
+    for name in ("killed", "whole"):
+        assert command.main([*call[3:], str(tmp_path / name)]) == 0
+    assert_same_bits(tmp_path / "killed", tmp_path / "whole")
+
+
+def test_repeating_a_finished_run_changes_nothing(finished: Path) -> None:
+    before = (finished / "checkpoint.pt").read_bytes()
+    command.train(tiny(save_features=(2, 4)), finished)
+    assert (finished / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_damaged_checkpoint_is_an_error_and_the_trajectory_stays(
+    finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    whole = (run / "checkpoint.pt").read_bytes()
+    trajectory = (run / "trajectory.npz").read_bytes()
+    (run / "checkpoint.pt").write_bytes(whole[: len(whole) // 2])
+    assert command.main(["--config", str(run / "config.json"), "--out", str(run), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert "cannot read the checkpoint" in error
+    assert (run / "trajectory.npz").read_bytes() == trajectory
+
+
+def loaded_or_error(folder: RunFolder) -> tuple[Any, str | None]:
+    try:
+        return folder.load_checkpoint(torch.device("cpu")), None
+    except ValueError as error:
+        return None, str(error)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, finished: Path, tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path, tiny(save_features=(2, 4))), tiny(save_features=(2, 4))
+    whole = (finished / "checkpoint.pt").read_bytes()
+    before = RunFolder(finished, config).load_checkpoint(torch.device("cpu"))
+    rng, noticed = np.random.default_rng(seed), 0
+    for position in rng.integers(0, len(whole), 40):
+        damaged = bytearray(whole)
+        damaged[position] ^= 1 << int(rng.integers(8))
+        (tmp_path / "checkpoint.pt").write_bytes(damaged)
+        after, error = loaded_or_error(folder)
+        if error is not None:
+            assert "cannot read the checkpoint" in error
+            noticed += 1
+        else:  # padding between records, and dates
+            assert str(after[1]) == str(before[1])
+            assert_same_arrays(after[2].arrays, before[2].arrays)
+            assert all(torch.equal(value, before[1]["model"][name]) for name, value in after[1]["model"].items())
+    assert noticed > 20
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda _: torch.zeros(3), "cannot read the checkpoint"),
+        (lambda whole: {**whole, "record": torch.zeros(3)}, "cannot read the checkpoint"),
+        (lambda whole: {name: value for name, value in whole.items() if name != "model"}, "KeyError: 'model'"),
+        (lambda whole: {**whole, "model": {"weight": torch.zeros(3)}}, "RuntimeError: Error(s) in loading state_dict"),
+        (lambda whole: {**whole, "optimizer": {"state": {}, "param_groups": []}}, "cannot read the checkpoint"),
+    ],
+)
+def test_a_checkpoint_that_holds_something_else_is_one_line(
+    change: Callable[[Any], Any], message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import shutil
+
+    run = tmp_path / "run"
+    shutil.copytree(finished, run)
+    torch.save(change(torch.load(run / "checkpoint.pt", weights_only=True)), run / "checkpoint.pt")
+    assert command.main(["--config", str(run / "config.json"), "--out", str(run), "--quiet"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
+
+
+def test_another_configuration_does_not_write_into_a_run(finished: Path) -> None:
+    with pytest.raises(ValueError, match=r"another run \(seed = 0, now 1\): repeat its options"):
+        RunFolder(finished, tiny(save_features=(2, 4), seed=1))
+
+
+def test_a_checkpoint_of_another_configuration_is_refused(finished: Path, tmp_path: Path) -> None:
+    command.train(tiny(1), tmp_path / "other")
+    other = RunFolder(tmp_path / "other", tiny(1))
+    (tmp_path / "other" / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes())
+    with pytest.raises(ValueError, match=r"belongs to another configuration than config\.json"):
+        other.load_checkpoint(torch.device("cpu"))
+
+
+def test_data_may_move_but_not_change_while_a_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / name for name in ("here", "moved", "changed")]
+    for folder in folders:
+        write_mnist(folder, seed=folder.name == "changed")
+    configs = [tiny(3, dataset="mnist", data_dir=str(folder)) for folder in folders]
+    interrupted_at(1, configs[0], tmp_path / "run", monkeypatch)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()}
+    with pytest.raises(
+        ValueError, match=r"was trained on other data \(fingerprint [0-9a-f]{12}, now [0-9a-f]{12}\): give the same"
+    ):
+        command.train(configs[2], tmp_path / "run")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").iterdir()} == before
+    command.train(configs[1], tmp_path / "run")
+    command.train(configs[0], tmp_path / "whole")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+    assert load_run(tmp_path / "run")[0].data_dir == str(folders[1])
+
+
+def test_a_checkpoint_from_before_fingerprints_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny(3)
+    interrupted_at(1, config, tmp_path, monkeypatch)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    del checkpoint["data"]
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    assert list(command.train(config, tmp_path).epochs) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), r"cannot write .*checkpoint.pt: No space left"),
+        (
+            RuntimeError("[enforce fail at inline_container.cc] unexpected pos"),
+            r"cannot write .*: is the disk full\? .*unexpected",
+        ),
+    ],
+)
+def test_a_full_disk_loses_nothing(error: Exception, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = tiny()
+    interrupted_at(2, config, tmp_path / "run", monkeypatch)
+    before = (tmp_path / "run" / "checkpoint.pt").read_bytes()
+
+    def full(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder_module.torch, "save", full)
+        with pytest.raises(ValueError, match=message):
+            command.train(config, tmp_path / "run")
+    assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before
+    assert not list((tmp_path / "run").glob(".*"))
+    command.train(config, tmp_path / "whole")
+    command.train(config, tmp_path / "run")
+    assert_same_bits(tmp_path / "run", tmp_path / "whole")
+
+
+def test_a_run_begun_before_test_vectors_were_stored_goes_on_without_them(
+    finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(3)
+    interrupted_at(1, config, tmp_path, monkeypatch)
+    checkpoint = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
+    for name in ("test_V", "test_U", "test_dropped", "test_lost_signal"):
+        del checkpoint["record"][name]
+    torch.save(checkpoint, tmp_path / "checkpoint.pt")
+    arrays = command.train(config, tmp_path).arrays
+    assert len(arrays["test_omega"]) == len(arrays["epoch"]) == 3
+    assert not {"test_V", "test_U"} & arrays.keys()
+
+
+def test_a_record_that_claims_to_be_compressed_is_a_damaged_checkpoint(finished: Path, tmp_path: Path) -> None:
+    whole = bytearray((finished / "checkpoint.pt").read_bytes())
+    whole[whole.index(b"PK\x01\x02") + 10] = 8  # the method of the first entry of the directory: deflated
+    (tmp_path / "checkpoint.pt").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"cannot read the checkpoint .*error: Error -3 while decompressing"):
+        RunFolder(tmp_path, tiny(save_features=(2, 4))).load_checkpoint(torch.device("cpu"))
+
+
+@pytest.mark.parametrize("text", ["[", "3"])
+def test_a_damaged_provenance_is_named_and_nothing_is_written(text: str, tmp_path: Path) -> None:
+    (tmp_path / "provenance.json").write_text(text)
+    with pytest.raises(ValueError, match=r"cannot read .*provenance\.json: .*; move it away"):
+        command.train(tiny(1), tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["provenance.json"]
+
+
+def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".checkpoint.pt.123.tmp").write_bytes(b"half")
+    command.train(tiny(1), tmp_path)
+    assert not list(tmp_path.glob(".*"))
