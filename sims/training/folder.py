@@ -60,14 +60,14 @@ class RunFolder:
                 f"cannot write {self.path / CHECKPOINT}: is the disk full? ({first}); the last one is kept"
             ) from error
 
-    def load_checkpoint(self, device: torch.device) -> tuple[int, dict[str, Any], Record] | None:
-        """Epoch, state and record of the last checkpoint, or None. Raises ValueError for a damaged or foreign one."""
+    def load_checkpoint(self) -> tuple[int, dict[str, Any], Record] | None:
+        """Epoch, state (on the CPU) and record of the last checkpoint, or None. ValueError for a damaged or foreign one."""
         path = self.path / CHECKPOINT
         if not path.exists():
             return None
         try:
             _check_sums(path)
-            state = torch.load(path, map_location=device, weights_only=True)
+            state = torch.load(path, map_location="cpu", weights_only=True)
             epoch, arrays, text = int(state.pop("epoch")), state.pop("record"), state.pop("config")
             record = Record({name: value.cpu().numpy() for name, value in arrays.items()})
             config = from_mapping(json.loads(text), str(path))

@@ -178,7 +178,7 @@ class Trainer:
 
 
 def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: Report) -> Record:
-    """Train, measure and checkpoint from wherever the folder stands to the last epoch.
+    """Train, measure and checkpoint from wherever the folder stands to the last epoch. Returns what process 0 measured, there.
 
     Raises ValueError, in every process, where training diverges or where one process cannot measure or store.
     """
@@ -199,12 +199,12 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: Report)
                     record = record.with_epoch(epoch, found, trainer.lam)
                     folder.save_checkpoint(epoch, trainer.state(), record)
                     report(epoch, loss, found)
-    return record
+    return record if accelerator.is_main_process else Record.empty()
 
 
 def _resumed(trainer: Trainer, folder: RunFolder) -> tuple[int, Record]:
     """The first epoch to train and what was measured before it, the trainer in that state."""
-    saved = folder.load_checkpoint(trainer.accelerator.device)
+    saved = folder.load_checkpoint()
     if saved is None:
         return 0, Record.empty()
     epoch, state, record = saved

@@ -76,7 +76,7 @@ def test_a_damaged_checkpoint_is_an_error_and_the_trajectory_stays(
 
 def loaded_or_error(folder: RunFolder) -> tuple[Any, str | None]:
     try:
-        return folder.load_checkpoint(torch.device("cpu")), None
+        return folder.load_checkpoint(), None
     except ValueError as error:
         return None, str(error)
 
@@ -85,7 +85,7 @@ def loaded_or_error(folder: RunFolder) -> tuple[Any, str | None]:
 def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, finished: Path, tmp_path: Path) -> None:
     folder, config = RunFolder(tmp_path, tiny(save_features=(2, 4))), tiny(save_features=(2, 4))
     whole = (finished / "checkpoint.pt").read_bytes()
-    before = RunFolder(finished, config).load_checkpoint(torch.device("cpu"))
+    before = RunFolder(finished, config).load_checkpoint()
     rng, noticed = np.random.default_rng(seed), 0
     for position in rng.integers(0, len(whole), 40):
         damaged = bytearray(whole)
@@ -136,7 +136,7 @@ def test_a_checkpoint_of_another_configuration_is_refused(finished: Path, tmp_pa
     other = RunFolder(tmp_path / "other", tiny(1))
     (tmp_path / "other" / "checkpoint.pt").write_bytes((finished / "checkpoint.pt").read_bytes())
     with pytest.raises(ValueError, match=r"belongs to another configuration than config\.json"):
-        other.load_checkpoint(torch.device("cpu"))
+        other.load_checkpoint()
 
 
 def test_data_may_move_but_not_change_while_a_run_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -214,7 +214,7 @@ def test_a_record_that_claims_to_be_compressed_is_a_damaged_checkpoint(finished:
     whole[whole.index(b"PK\x01\x02") + 10] = 8  # the method of the first entry of the directory: deflated
     (tmp_path / "checkpoint.pt").write_bytes(whole)
     with pytest.raises(ValueError, match=r"cannot read the checkpoint .*error: Error -3 while decompressing"):
-        RunFolder(tmp_path, tiny(save_features=(2, 4))).load_checkpoint(torch.device("cpu"))
+        RunFolder(tmp_path, tiny(save_features=(2, 4))).load_checkpoint()
 
 
 @pytest.mark.parametrize("text", ["[", "3"])

@@ -13,6 +13,7 @@ import torch
 from sims import train as command
 from sims.training.config import protocol
 from sims.training.record import Record
+from tests.sims.runs import assert_same_bits
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sims.train"]
@@ -43,6 +44,21 @@ def test_two_processes_train_the_network_of_one(tmp_path: Path) -> None:
     one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_two_processes_resume_to_the_same_bits_and_one_of_them_speaks(tmp_path: Path) -> None:
+    options = [option for option in SMALL if option != "--quiet"]
+    call = [*LAUNCH, *options, "--save-features", "2", "--out"]
+    in_the_way = tmp_path / "parts" / "features-0002.npz"
+    in_the_way.mkdir(parents=True)
+    assert subprocess.run([*call, str(tmp_path / "parts")], cwd=ROOT, check=False).returncode != 0
+    in_the_way.rmdir()
+    for name in ("whole", "parts"):
+        done = subprocess.run([*call, str(tmp_path / name)], cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
+        assert done.stdout.count("zero training error") == 1
+    assert len(json.loads((tmp_path / "parts" / "provenance.json").read_text())) == 2
+    assert_same_bits(tmp_path / "whole", tmp_path / "parts")
 
 
 @pytest.mark.slow
