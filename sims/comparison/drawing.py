@@ -65,16 +65,16 @@ def exponent_figure(columns: Mapping[str, Sequence[Group]]) -> Figure | None:
 def proximity_figure(group: Group, fraction: float) -> Figure:
     """L_perp / L_LS of every run over epochs, with the entry to the central path."""
     figure, axes = _single()
-    ratios = [found.window.ratio for found in group.comparisons]
+    ratios = [np.where(np.isfinite(found.window.ratio), found.window.ratio, np.nan) for found in group.comparisons]
     if all(np.isnan(ratio).all() or not (ratio > 0).any() for ratio in ratios):
         known = not any(np.isnan(ratio).all() for ratio in ratios)
         text = "simulated: on the central path from the start" if known else "no classifier was measured"
         axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
         return figure
-    for k, found in enumerate(group.comparisons):
+    for k, (found, ratio) in enumerate(zip(group.comparisons, ratios, strict=True)):
         label = "measured" if k == 0 else None
-        axes.semilogy(found.window.epochs, found.window.ratio, color=BLACK, linewidth=1.0, alpha=0.7, label=label)
+        axes.semilogy(found.window.epochs, ratio, color=BLACK, linewidth=1.0, alpha=0.7, label=label)
         if found.window.entry is not None:
             axes.axvline(found.window.entry, color=BLUE, linewidth=0.8, label="start of the comparison" if k == 0 else None)
     axes.axhline(fraction, color=RED, linestyle="--", linewidth=1.0, label=f"{fraction:g}")
