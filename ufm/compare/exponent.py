@@ -17,7 +17,7 @@ EXPONENTS: dict[Law, float] = {RENORMALIZED: 1.0, EMBEDDED: 2.0, UNNORMALIZED: 0
 SEARCHED = np.arange(-1.0, 3.01, 0.5)  # the laws and one unit around them
 NODES, PANEL = 8, 1.0  # Gauss-Legendre nodes on panels of length at most 1 in log u: relative error below 1e-14
 ROUNDS, HALVINGS, NEWTON = 50, 12, 50
-CLOSE = 1e-12  # in log u
+CLOSE = 1e-6  # last step of Newton's method in log u: the error left is below 1.5 of its square
 ENOUGH = 1e-7  # relative gain of the sum of squares in a round that ends a fit: it moves p by less than 1e-4 of its interval
 RANGE = (-100.0, 100.0)  # of log u: omega of 1e-22 to 1e22
 BATCH = 64  # resamples solved at once
@@ -56,7 +56,10 @@ def profile(x: np.ndarray, p: float) -> Profile:
     """The a_j, b_t for which log u, Phi_p(u_tj) = a_j + b_t, is nearest to x (T, K): Gauss-Newton, halved until it improves."""
     additive = x.mean(0) + (x.mean(1) - x.mean())[:, None]  # the exact answer for p = 0
     start = _at(x, additive, phi_between(np.zeros_like(x), additive, p), p)
-    found = _at(x, *_solve(start, _two_way(start)), p)
+    first = _at(x, *_solve(start, _two_way(start)), p)
+    means = np.tile(x.mean(0), (len(x), 1))
+    still = _at(x, means, phi_between(np.zeros_like(x), means, p), p)  # where p < 0, Phi is bounded and the first may miss it
+    found = first if first.squares < still.squares else still
     for _ in range(ROUNDS):
         step = _two_way(found) - found.phi
         for _ in range(HALVINGS):
@@ -142,8 +145,9 @@ def _solve(at: Profile, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     for _ in range(NEWTON):
         step = np.clip((wanted - phi) * np.exp(-at.p * np.logaddexp(0.0, x)), -PANEL, PANEL)
         moved = np.clip(x + step, *RANGE)
+        last = abs(moved - x).max()
         x, phi = moved, phi + phi_between(x, moved, at.p)
-        if abs(step).max() < CLOSE:
+        if last < CLOSE:
             break
     return x, phi
 

@@ -9,6 +9,7 @@ from scipy.stats import f as f_distribution
 from ufm.compare.exponent import Profile, profile
 
 DEGREE = 2  # of the trend looked for: a slope and a bend in time of every singular value
+ROUNDING = 1e-9  # of log omega: smaller errors are the arithmetic's
 RANK = 1e-9  # relative eigenvalue below which a shift of the clock counts as taken up by the other terms
 
 
@@ -47,8 +48,8 @@ def motion(logs: Sequence[np.ndarray], p: float) -> float:
     for x in logs:
         found = profile(x, p)
         moved += float(((x - x.mean(0)) ** 2).sum()) / 4 - found.squares
-        noise += (np.sqrt(len(x) - 1) + np.sqrt(x.shape[1] - 1)) ** 2 * found.rms**2
-    return float(np.sqrt(max(moved, 0.0) / noise)) if noise > 0 else float("inf") if moved > 0 else 0.0
+        noise += (np.sqrt(len(x) - 1) + np.sqrt(x.shape[1] - 1)) ** 2 * max(found.rms, ROUNDING) ** 2
+    return float(np.sqrt(max(moved, 0.0) / noise))
 
 
 def _left_over(found: Profile, degree: int) -> tuple[float, int]:

@@ -126,7 +126,8 @@ def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, rule: Rule) -
     if any(exponent.low - rule.margin <= value <= exponent.high + rule.margin for value in others):
         return "another law's exponent is within the interval too"
     if fit.rms > rule.tolerance and not fit.no_trend >= rule.no_trend:
-        return f"{fit.rms:.1%} of omega is left unexplained, with a trend (p = {fit.no_trend:.1g})"
+        trend = "in too few epochs to tell a trend from noise" if np.isnan(fit.no_trend) else f"with a trend (p = {fit.no_trend:.1g})"
+        return f"{fit.rms:.1%} of omega is left unexplained, {trend}"
     return ""
 
 
