@@ -68,4 +68,4 @@ def test_motion_is_measured_against_the_noise() -> None:
     assert motion([moving], 0.0) == pytest.approx(signal / edge, rel=0.1)  # the noise's own size is estimated to 5 %
     assert motion([moving, moving], 0.0) == pytest.approx(motion([moving], 0.0))
     assert motion([still], 0.0) < 1
-    assert motion([np.tile(starts, (T, 1))], 0.0) == 0
+    assert motion([np.tile(starts, (T, 1))], 0.0) < 1e-3  # rounding
