@@ -119,14 +119,16 @@ def _evidence(
 def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, rule: Rule) -> str:
     p = EXPONENTS[law]
     if moved < rule.motion:
-        return f"the singular values hardly move: their common motion is {moved:.2g} times the largest pattern of noise"
+        return f"the singular values hardly move together: their common motion is {moved:.2g} times the largest pattern of noise"
     if not exponent.low - rule.margin <= p <= exponent.high + rule.margin:
         return f"its exponent {p:g} is outside the interval {exponent.low:.2f} to {exponent.high:.2f}"
     others = [value for other, value in EXPONENTS.items() if other is not law]
     if any(exponent.low - rule.margin <= value <= exponent.high + rule.margin for value in others):
         return "another law's exponent is within the interval too"
     if fit.rms > rule.tolerance and not fit.no_trend >= rule.no_trend:
-        trend = "in too few epochs to tell a trend from noise" if np.isnan(fit.no_trend) else f"with a trend (p = {fit.no_trend:.1g})"
+        trend = (
+            "in too few epochs to tell a trend from noise" if np.isnan(fit.no_trend) else f"with a trend (p = {fit.no_trend:.1g})"
+        )
         return f"{fit.rms:.1%} of omega is left unexplained, {trend}"
     return ""
 

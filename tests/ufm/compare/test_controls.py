@@ -55,14 +55,25 @@ STRANGERS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
 }
 
 
-@pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS.keys())
-def test_a_trajectory_of_no_law_is_attributed_to_none(make: Callable[[np.random.Generator], np.ndarray]) -> None:
-    """19 of 20: 95 of 100."""
+def attributed(make: Callable[[np.random.Generator], np.ndarray], seeds: range) -> Counter[str]:
     names: Counter[str] = Counter()
-    for seed in range(20):
+    for seed in seeds:
         rng = np.random.default_rng([seed, 200])
         names[judged([noisy(make(rng), rng)]).name] += 1
-    assert names[NONE] >= 19
+    return names
+
+
+@pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS.keys())
+def test_a_trajectory_of_no_law_is_attributed_to_none(make: Callable[[np.random.Generator], np.ndarray]) -> None:
+    assert attributed(make, range(10)) == {NONE: 10}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS.keys())
+def test_a_trajectory_of_no_law_is_attributed_to_none_in_95_of_100_cases(
+    make: Callable[[np.random.Generator], np.ndarray],
+) -> None:
+    assert attributed(make, range(100))[NONE] >= 95
 
 
 def test_singular_values_at_rest_are_said_to_be() -> None:
@@ -76,14 +87,14 @@ def test_singular_values_at_rest_are_said_to_be() -> None:
 def test_what_is_known_too_poorly_is_attributed_to_no_wrong_law() -> None:
     """Nearly equal starts whose clock runs evenly in flow time: law (b) is past most of its bend at the second epoch."""
     names: Counter[str] = Counter()
-    for seed in range(20):
+    for seed in range(10):
         rng = np.random.default_rng([seed, 300])
         omega0 = np.sqrt(10) * np.exp(rng.uniform(-0.2, 0.2, size=9))
         end = EMBEDDED.time(np.array([30.0]), np.array([omega0.max()]), 10, 500)[0]
         omega = EMBEDDED.omega(np.linspace(0, end, 50), omega0, 10, 500)
         names[judged([noisy(np.log(omega**2 / 10), rng)]).name] += 1
-    assert names[NONE] >= 10
-    assert names[NONE] + names[EMBEDDED.name] >= 19
+    assert names[NONE] >= 5
+    assert names[NONE] + names[EMBEDDED.name] == 10
 
 
 def test_far_below_the_square_root_of_C_the_laws_are_one_and_no_verdict_is_given() -> None:

@@ -33,7 +33,9 @@ def test_drifts_computed_by_hand_for_every_pair() -> None:
     for law, phi in ((RENORMALIZED, a), (EMBEDDED, b), (UNNORMALIZED, np.log(u))):
         found = drift_of(law, np.log(omega), 5, {}).measured
         moved = phi[1] - phi[0]
-        np.testing.assert_allclose(found, [[0, 0, 0], [moved[0] - moved[1], moved[0] - moved[2], moved[1] - moved[2]]], atol=1e-13)
+        np.testing.assert_allclose(
+            found, [[0, 0, 0], [moved[0] - moved[1], moved[0] - moved[2], moved[1] - moved[2]]], atol=1e-13
+        )
     np.testing.assert_allclose(drift_of(UNNORMALIZED, np.log(omega), 5, {}).measured[1], [np.log(4), 0, -np.log(4)], atol=1e-13)
 
 
