@@ -1,6 +1,6 @@
 """The controls of the whole comparison: trajectories of every law through unknown clocks and noise, and of none of them.
 
-Range of the 100 cases of a law, C = 10, N = 500, 50 epochs (tests/ufm/compare/synthetic.py): starts with max / min omega of 2 to 6
+Range of the 100 cases of a law, C = 10, N = 500, 50 epochs (`synthetic.py` beside this): starts with max / min omega of 2 to 6
 around u = e^-2 to e^2, growth of the largest omega of 3 to 10 fold, clocks of four kinds (powers, jumps, slowing down, learning
 rates that fall twice) with random parameters, white errors of 1 % on every omega of every epoch, the first included.
 """
