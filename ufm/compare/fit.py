@@ -8,7 +8,7 @@ from scipy.stats import f as f_distribution
 
 from ufm.compare.exponent import Profile, profile
 
-DEGREE = 2  # of the trend looked for: a slope and a bend in time of every singular value
+DEGREE = 2  # of the trend looked for: a slope and a bend in time of every singular value, a slope alone in few epochs
 ROUNDING = 1e-9  # of log omega: smaller errors are the arithmetic's
 RANK = 1e-9  # relative eigenvalue below which a shift of the clock counts as taken up by the other terms
 
@@ -31,11 +31,12 @@ def fit_law(x: np.ndarray, p: float) -> Fit:
     """
     found = profile(x, p)
     plain, free = _left_over(found, 0)
-    bent, free_bent = _left_over(found, min(DEGREE, len(x) - 2))
-    if free_bent < free - free_bent or bent <= 0:
-        return Fit(found.rms, float("nan"))
-    ratio = (max(plain - bent, 0.0) / (free - free_bent)) / (bent / free_bent)
-    return Fit(found.rms, float(f_distribution.sf(ratio, free - free_bent, free_bent)))
+    for degree in range(min(DEGREE, len(x) - 2), 0, -1):
+        bent, free_bent = _left_over(found, degree)
+        if free_bent >= free - free_bent and bent > 0:  # enough is left to measure the noise by
+            ratio = (max(plain - bent, 0.0) / (free - free_bent)) / (bent / free_bent)
+            return Fit(found.rms, float(f_distribution.sf(ratio, free - free_bent, free_bent)))
+    return Fit(found.rms, float("nan"))
 
 
 def motion(logs: Sequence[np.ndarray], p: float) -> float:
