@@ -14,6 +14,7 @@ from pathlib import Path
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.training.config import TrainConfig, protocol
 from ufm.compare.verdict import Rule
+from ufm.laws import LAWS
 
 LOSSES = ("mse", "ce")
 CHOICES = {
@@ -21,6 +22,7 @@ CHOICES = {
     "from zero training error on": Choice(from_epoch="zero-error"),
     "from the first epoch on": Choice(from_epoch=1.0),
 }
+PICTURED = "from zero training error on"
 FASHION = "fashionmnist-mlp"
 
 
@@ -67,34 +69,34 @@ def finished(path: Path, config: TrainConfig) -> bool:
 
 
 def table(columns: dict[str, list[Group]]) -> str:
-    """A row a kind of run: exponent, interval and verdict for every choice of epochs, in Markdown."""
+    """Two tables in Markdown, a row a kind of run: its exponent for every choice of epochs, and what the laws leave for one."""
     names = list(dict.fromkeys(group.name for groups in columns.values() for group in groups))
-    lines = ["| runs | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    lines = ["| exponent, verdict | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for name in names:
-        cells = [_cell(next(group for group in groups if group.name == name)) for groups in columns.values()]
+        cells = [_exponent(next(group for group in groups if group.name == name)) for groups in columns.values()]
         lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    lines += ["", f"| left unexplained of omega, {PICTURED} | " + " | ".join(LAWS) + " | rotated at the end |"]
+    lines.append("|---" * (len(LAWS) + 2) + "|")
+    for group in columns[PICTURED]:
+        found = group.verdict.evidence
+        left = [f"{found[law].fit.rms:.1%}" if law in found else "-" for law in LAWS]
+        ends = [member.frozen.rotated[-1] for member in group.comparisons if member.frozen and member.frozen.rotated is not None]
+        rotated = f"{min(ends):.0%} to {max(ends):.0%}" if ends else "-"
+        lines.append(f"| {group.name} | " + " | ".join([*left, rotated]) + " |")
     return "\n".join(lines) + "\n"
 
 
-def _cell(group: Group) -> str:
-    found = group.verdict
-    compared = sum(member.window.compared is not None for member in group.comparisons)
-    if found.exponent is None:
-        return f"{found.name}: {compared} of {len(group.runs)} runs get there"
-    p = found.exponent
-    least = min(found.evidence.items(), key=lambda item: item[1].fit.rms)
-    return (
-        f"{p.value:.2f} ({p.low:.2f} to {p.high:.2f}), {found.name}; {least[0]} leaves least, {least[1].fit.rms:.1%}"
-        f" ({compared} of {len(group.runs)} runs)"
-    )
+def _exponent(group: Group) -> str:
+    p, compared = group.verdict.exponent, sum(member.window.compared is not None for member in group.comparisons)
+    if p is None:
+        return f"{group.verdict.name}: {compared} of {len(group.runs)} runs get there"
+    return f"{p.value:.2f} ({p.low:.2f} to {p.high:.2f}), {group.verdict.name}"
 
 
 def report(paths: list[Path], out: Path) -> str:
-    """One report a choice of epochs, the figure of all exponents, and the table; returns the table."""
-    from sims.comparison.drawing import exponent_figure
+    """One report a choice of epochs, the figures, and the table; returns the table."""
     from sims.comparison.report import write_report
     from sims.comparison.runs import load_observed
-    from ufm.plot import save_figure
     from ufm.store import write_text
 
     runs = [load_observed(path) for path in paths]
@@ -102,12 +104,29 @@ def report(paths: list[Path], out: Path) -> str:
     for title, choice in CHOICES.items():
         columns[title] = analyse(runs, choice, Rule())
         write_report(columns[title], choice, Rule(), out / title.replace(" ", "-"))
-    figure = exponent_figure(columns)
-    if figure is not None:
-        save_figure(figure, out / "exponents.png")
+    draw(columns, out)
     text = table(columns)
     write_text(out / "study.md", text)
     return text
+
+
+def draw(columns: dict[str, list[Group]], out: Path) -> None:
+    """The exponents of all runs, and the first run from its zero training error on, as PNG for a page."""
+    from sims.comparison import drawing
+    from ufm.plot import save_figure
+
+    figures = {"exponents": drawing.exponent_figure(columns)}
+    group = columns[PICTURED][0]
+    if group.comparisons[0].window.compared is not None:
+        figures |= {
+            "drift": drawing.drift_figure(group.comparisons[0]),
+            "clock": drawing.clock_figure(group),
+            "vectors": drawing.vectors_figure(group),
+            "spectra": drawing.spectra_figure(group),
+        }
+    for name, figure in figures.items():
+        if figure is not None:
+            save_figure(figure, out / f"{name}.png")
 
 
 def parser() -> argparse.ArgumentParser:

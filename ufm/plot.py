@@ -37,7 +37,7 @@ def trajectory_figure(flow: Trajectory, scheme: DiscreteRun, title: str = "") ->
     marks = left.loglog(scheme.t[picked], scheme.omega[picked], "o", color=ORANGE, markersize=3.5, markerfacecolor="none")
     left.legend([lines[0], marks[0]], ["flow", "renormalize-after-step scheme"], frameon=False)
     _label(left, OMEGA)
-    _plain_numbers(left)
+    plain_numbers(left)
     for values, label, color, dash in (
         (flow.loss, "$L_{LS}$", BLACK, "-"),
         (flow.loss_nc1, "$L_{NC1}$", BLUE, "--"),
@@ -68,7 +68,7 @@ def erratum_figure(omega0: np.ndarray, C: int, N: int, eta: float, steps: int) -
     )
     axes.set_title(f"C = {C}, N = {N}, {steps} steps of $\\eta$ = {eta:g}", fontsize=10)
     _label(axes, OMEGA)
-    _plain_numbers(axes)
+    plain_numbers(axes)
     return figure
 
 
@@ -79,8 +79,8 @@ def _label(axes: Axes, quantity: str) -> None:
     axes.set_axisbelow(True)
 
 
-def _plain_numbers(axes: Axes) -> None:
-    """10 and 20 rather than 10^1 and 2 x 10^1, on an axis of a few decades at most."""
+def plain_numbers(axes: Axes) -> None:
+    """Write 10 and 20 rather than 10^1 and 2 x 10^1, on a logarithmic axis of a few decades at most."""
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())

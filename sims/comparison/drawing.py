@@ -11,9 +11,10 @@ from ufm.compare.comparison import SCHEME, Comparison
 from ufm.compare.drift import Drift
 from ufm.compare.exponent import EXPONENTS
 from ufm.laws import LAWS
-from ufm.plot import BLACK, BLUE, GREEN, ORANGE, RED
+from ufm.plot import BLACK, BLUE, GREEN, ORANGE, RED, plain_numbers
 
 STYLES = {"renormalized": (BLUE, "-"), "embedded": (RED, "--"), "unnormalized": (GREEN, "-."), SCHEME: (ORANGE, ":")}
+FEW_DECADES = 1e3  # of an axis whose numbers are written out
 SHOWN = (-1.0, 2.5)  # exponents in the figure; an interval that leaves it is cut
 INVARIANTS = {
     "renormalized": "$\\log u + u$",
@@ -65,16 +66,16 @@ def exponent_figure(columns: Mapping[str, Sequence[Group]]) -> Figure | None:
 def proximity_figure(group: Group, fraction: float) -> Figure:
     """L_perp / L_LS of every run over epochs, with the entry to the central path."""
     figure, axes = _single()
-    ratios = [found.window.ratio for found in group.comparisons]
+    ratios = [np.where(np.isfinite(found.window.ratio), found.window.ratio, np.nan) for found in group.comparisons]
     if all(np.isnan(ratio).all() or not (ratio > 0).any() for ratio in ratios):
         known = not any(np.isnan(ratio).all() for ratio in ratios)
         text = "simulated: on the central path from the start" if known else "no classifier was measured"
         axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
         return figure
-    for k, found in enumerate(group.comparisons):
+    for k, (found, ratio) in enumerate(zip(group.comparisons, ratios, strict=True)):
         label = "measured" if k == 0 else None
-        axes.semilogy(found.window.epochs, found.window.ratio, color=BLACK, linewidth=1.0, alpha=0.7, label=label)
+        axes.semilogy(found.window.epochs, ratio, color=BLACK, linewidth=1.0, alpha=0.7, label=label)
         if found.window.entry is not None:
             axes.axvline(found.window.entry, color=BLUE, linewidth=0.8, label="start of the comparison" if k == 0 else None)
     axes.axhline(fraction, color=RED, linestyle="--", linewidth=1.0, label=f"{fraction:g}")
@@ -134,6 +135,7 @@ def clock_figure(group: Group, member: int = 0) -> Figure:
         rates = observed.rates[np.searchsorted(observed.trajectory.t, run.t)]
         for k in np.flatnonzero(np.diff(rates)):
             middle.axvline((run.t[k] + run.t[k + 1]) / 2, color="0.6", linewidth=0.8, linestyle=":")
+    plain_numbers(left)
     left.set_ylabel("$\\omega_j$ (dots); laws: first and last", fontsize=8)
     middle.set_ylabel("flow time / its last value", fontsize=8)
     right.set_ylabel("rms error of $\\log\\omega$", fontsize=8)
@@ -190,6 +192,8 @@ def spectra_figure(group: Group, member: int = 0) -> Figure:
         for law in LAWS:
             if name in sources[law]:
                 draw(run.t, sources[law][name], STYLES[law][1], color=STYLES[law][0], linewidth=1.2, label=law)
+        if log and np.divide(*axes.get_ylim()[::-1]) < FEW_DECADES:
+            plain_numbers(axes)
         axes.set_ylabel(label, fontsize=8)
         axes.set_xlabel("epoch" if run.V_t is not None else "time of the run", fontsize=8)
         _finish(axes)

@@ -75,9 +75,12 @@ def _trained(path: Path) -> Observed:
 def _features(path: Path, lam: float) -> Observed:
     from sims.measure import measure_file
 
-    record, whole = Record.empty(), True
+    record, whole, sizes = Record.empty(), True, (0, 0)
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
         epoch, found = measure_file(file, lam)
+        before, sizes = sizes, (len(found.snr.U), len(found.snr.V))
+        if position and sizes != before:
+            raise ValueError(f"{file} has P, C = {sizes[0]}, {sizes[1]}, the files before it {before[0]}, {before[1]}")
         whole = whole and "W" in load_arrays(file)
         record = record.with_epoch(position if epoch is None else epoch, found, lam)
     return _of_record(path.name, path, "features", path.name, record, {"lambda": lam}, classifier=whole)

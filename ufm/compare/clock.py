@@ -12,7 +12,7 @@ from ufm.trajectory import Trajectory
 
 POINTS = 2000  # of a simulated trajectory: interpolating log omega between them costs 1e-8 of it
 MARGIN = 0.5  # how far past the measured values a law is followed, in log omega
-STEPS = 20  # Gauss-Newton steps after the search on the points
+STEPS, HALVINGS = 20, 5  # Gauss-Newton steps after the search on the points, halved until they improve
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,13 +65,17 @@ def fit_clock(simulated: Trajectory, log_omega: np.ndarray) -> Clock:
         if not (weight[1:] > 0).all():
             break  # the simulated values stand still: no time is better than its neighbours
         step = (slope * (log_omega - motion(tau))).sum(1) / np.where(weight > 0, weight, 1.0)
-        wanted = np.clip(tau + step, low, high)
-        trial = tau.copy()
-        trial[1:] = isotonic_regression(wanted[1:], weights=weight[1:]).x
-        found = _squares(motion, trial, log_omega)
+        wanted = tau.copy()
+        wanted[1:] = isotonic_regression((tau + step)[1:], weights=weight[1:]).x
+        wanted = np.clip(wanted, low, high)
+        for _ in range(HALVINGS):
+            found = _squares(motion, wanted, log_omega)
+            if found < best:
+                break
+            wanted = (tau + wanted) / 2
         if not found < best:
             break
-        tau, best = trial, found
+        tau, best = wanted, found
     predicted = motion(tau)
     return Clock(tau, predicted, log_omega - predicted, bool(tau[-1] >= t[-1] * (1 - 1e-9)))
 

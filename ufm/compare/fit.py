@@ -1,5 +1,6 @@
 """Does one law hold? What it leaves unexplained after the best clock and the best starts, and whether that has a trend."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -7,7 +8,8 @@ from scipy.stats import f as f_distribution
 
 from ufm.compare.exponent import Profile, profile
 
-DEGREE = 2  # of the trend looked for: a slope and a bend in time of every singular value
+DEGREE = 2  # of the trend looked for: a slope and a bend in time of every singular value, a slope alone in few epochs
+ROUNDING = 1e-9  # of log omega: smaller errors are the arithmetic's
 RANK = 1e-9  # relative eigenvalue below which a shift of the clock counts as taken up by the other terms
 
 
@@ -29,11 +31,26 @@ def fit_law(x: np.ndarray, p: float) -> Fit:
     """
     found = profile(x, p)
     plain, free = _left_over(found, 0)
-    bent, free_bent = _left_over(found, min(DEGREE, len(x) - 2))
-    if free_bent < free - free_bent or bent <= 0:
-        return Fit(found.rms, float("nan"))
-    ratio = (max(plain - bent, 0.0) / (free - free_bent)) / (bent / free_bent)
-    return Fit(found.rms, float(f_distribution.sf(ratio, free - free_bent, free_bent)))
+    for degree in range(min(DEGREE, len(x) - 2), 0, -1):
+        bent, free_bent = _left_over(found, degree)
+        if free_bent >= free - free_bent and bent > 0:  # enough is left to measure the noise by
+            ratio = (max(plain - bent, 0.0) / (free - free_bent)) / (bent / free_bent)
+            return Fit(found.rms, float(f_distribution.sf(ratio, free - free_bent, free_bent)))
+    return Fit(found.rms, float("nan"))
+
+
+def motion(logs: Sequence[np.ndarray], p: float) -> float:
+    """How far the common motion of all runs stands out, in units of the largest pattern that white noise of its size has.
+
+    The noise of a (T, K) run with its starts and clock fitted has a largest singular value of sqrt(T-1) + sqrt(K-1) standard
+    deviations (Marchenko & Pastur): near 1 or below, the fitted clock is noise, and an exponent fitted to it says nothing.
+    """
+    moved, noise = 0.0, 0.0
+    for x in logs:
+        found = profile(x, p)
+        moved += float(((x - x.mean(0)) ** 2).sum()) / 4 - found.squares
+        noise += (np.sqrt(len(x) - 1) + np.sqrt(x.shape[1] - 1)) ** 2 * max(found.rms, ROUNDING) ** 2
+    return float(np.sqrt(max(moved, 0.0) / noise))
 
 
 def _left_over(found: Profile, degree: int) -> tuple[float, int]:

@@ -8,7 +8,7 @@ import numpy as np
 from ufm.compare.comparison import Comparison
 from ufm.compare.drift import share_interval
 from ufm.compare.exponent import EXPONENTS, Exponent, fit_exponent, resample
-from ufm.compare.fit import Fit, fit_law
+from ufm.compare.fit import Fit, fit_law, motion
 from ufm.laws import LAWS, Law
 
 NONE = "none"
@@ -24,6 +24,7 @@ class Rule:
     margin       how near its exponent the interval must come, and how far from the others' it must stay
     tolerance    rms of log omega left unexplained that needs no further excuse
     no_trend     least p-value of "what is left unexplained has no trend", where it is more than the tolerance
+    motion       least common motion, in units of the largest pattern of white noise, that an exponent is believed from
     resamples    of the bootstrap, with `seed`
     """
 
@@ -31,6 +32,7 @@ class Rule:
     margin: float = 0.05
     tolerance: float = 0.005
     no_trend: float = 0.01
+    motion: float = 2.0
     resamples: int = 1000
     seed: int = 0
 
@@ -81,7 +83,10 @@ def decide(comparisons: Sequence[Comparison], rule: Rule | None = None) -> Verdi
         return Verdict(NONE, reason, None, {})
     taken = resample([x.shape[1] for x in logs], rule.resamples, np.random.default_rng(rule.seed))
     exponent = fit_exponent(logs, taken, rule.level)
-    evidence = {name: _evidence(law, usable, logs, taken, exponent, rule) for name, law in LAWS.items()}
+    moved = motion(logs, exponent.value)
+    evidence = {name: _evidence(law, usable, logs, taken, exponent, moved, rule) for name, law in LAWS.items()}
+    if moved < rule.motion:
+        return Verdict(NONE, next(iter(evidence.values())).refused, exponent, evidence)
     kept = [name for name, found in evidence.items() if not found.refused]
     if len(kept) == 1:
         return Verdict(
@@ -91,7 +96,13 @@ def decide(comparisons: Sequence[Comparison], rule: Rule | None = None) -> Verdi
 
 
 def _evidence(
-    law: Law, usable: Sequence[Comparison], logs: Sequence[np.ndarray], taken: list[np.ndarray], exponent: Exponent, rule: Rule
+    law: Law,
+    usable: Sequence[Comparison],
+    logs: Sequence[np.ndarray],
+    taken: list[np.ndarray],
+    exponent: Exponent,
+    moved: float,
+    rule: Rule,
 ) -> Evidence:
     fits = [fit_law(x, EXPONENTS[law]) for x in logs]
     rms = float(np.sqrt(np.mean([fit.rms**2 for fit in fits])))
@@ -101,18 +112,24 @@ def _evidence(
     shares = [drift.share for drift in drifts if np.isfinite(drift.share)]
     low, high = share_interval(drifts, taken, rule.level)
     fit = Fit(rms, no_trend)
-    return Evidence(fit, float(np.median(shares)) if shares else float("nan"), low, high, _refusal(law, fit, exponent, rule))
+    share = float(np.median(shares)) if shares else float("nan")
+    return Evidence(fit, share, low, high, _refusal(law, fit, exponent, moved, rule))
 
 
-def _refusal(law: Law, fit: Fit, exponent: Exponent, rule: Rule) -> str:
+def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, rule: Rule) -> str:
     p = EXPONENTS[law]
+    if moved < rule.motion:
+        return f"the singular values hardly move together: their common motion is {moved:.2g} times the largest pattern of noise"
     if not exponent.low - rule.margin <= p <= exponent.high + rule.margin:
         return f"its exponent {p:g} is outside the interval {exponent.low:.2f} to {exponent.high:.2f}"
     others = [value for other, value in EXPONENTS.items() if other is not law]
     if any(exponent.low - rule.margin <= value <= exponent.high + rule.margin for value in others):
         return "another law's exponent is within the interval too"
     if fit.rms > rule.tolerance and not fit.no_trend >= rule.no_trend:
-        return f"{fit.rms:.1%} of omega is left unexplained, with a trend (p = {fit.no_trend:.1g})"
+        trend = (
+            "in too few epochs to tell a trend from noise" if np.isnan(fit.no_trend) else f"with a trend (p = {fit.no_trend:.1g})"
+        )
+        return f"{fit.rms:.1%} of omega is left unexplained, {trend}"
     return ""
 
 

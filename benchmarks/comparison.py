@@ -1,0 +1,83 @@
+"""What comparing one run costs: `python -m benchmarks.comparison` (50 measured epochs, C = 10, P = 512).
+
+The whole command beyond imports, its peak memory, and the fit of one law beside `scipy.optimize.least_squares` on the same
+problem (starts and clock of law (a) in closed form as unknowns, finite differences).
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from benchmarks.timing import paired, peak_megabytes
+from ufm.compare.exponent import fit_exponent, profile, resample
+from ufm.laws import RENORMALIZED
+from ufm.store import save_arrays
+
+C, N, P, EPOCHS = 10, 500, 512, 50
+COMMAND = (
+    "import sys, time, scipy.optimize, scipy.stats, matplotlib.figure, matplotlib.backends.backend_svg;"
+    "import sims.compare, sims.comparison.report, sims.training.record;"
+    "began = time.process_time();"
+    "code = sims.compare.main([sys.argv[1], '--from-epoch', '1', '--out', sys.argv[2], '--quiet']);"
+    "print(time.process_time() - began); sys.exit(code)"
+)
+
+
+def measured_run(path: Path) -> np.ndarray:
+    """Write a run as `sims.measure --out` does, law (a) through a clock with 1 % noise; returns its omega (T, K)."""
+    rng = np.random.default_rng(0)
+    omega0 = np.sort(rng.uniform(2, 5, C - 1))[::-1]
+    omega = RENORMALIZED.omega(3e6 * np.linspace(0, 1, EPOCHS) ** 2, omega0, C, N)
+    omega *= np.exp(0.01 * rng.standard_normal(omega.shape))
+    V = np.linalg.qr(rng.standard_normal((C, C)) - np.full((C, C), 1 / C))[0][:, : C - 1]
+    U = np.linalg.qr(rng.standard_normal((P, C - 1)))[0]
+    scalars = {name: np.ones(EPOCHS) for name in ("nc1", "loss", "train_error", "nc4")}
+    arrays = {"epoch": np.arange(1, EPOCHS + 1), "omega": omega, "counts": np.full(C, N), "lambda": np.asarray(0.0)}
+    vectors = {"V": np.broadcast_to(V, (EPOCHS, *V.shape)), "U": np.broadcast_to(U, (EPOCHS, *U.shape))}
+    save_arrays(path, {**arrays, **vectors, **scalars, "loss_perp": np.full(EPOCHS, 0.01)})
+    return omega
+
+
+def plain_fit(x: np.ndarray) -> float:
+    """Squared errors of log omega left by law (a) with free starts and clock, by scipy's solver on the law in closed form."""
+    K = x.shape[1]
+    log_omega = 0.5 * (x + np.log(C))
+
+    def residual(theta: np.ndarray) -> np.ndarray:
+        starts, clock = np.exp(theta[:K]), np.exp(theta[K:])
+        later = RENORMALIZED.log_omega(clock, starts, C, N)
+        return (np.concatenate([theta[None, :K], later]) - log_omega).ravel()
+
+    clock = RENORMALIZED.time(np.exp(log_omega[1:].mean(1)), np.exp(log_omega[0].mean()), C, N)
+    found = least_squares(residual, np.r_[log_omega[0], np.log(np.maximum(clock, 1.0))])
+    return float(2 * found.cost)
+
+
+def main() -> None:
+    """Print the table."""
+    argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        run, out = Path(folder) / "run.npz", Path(folder) / "report"
+        omega = measured_run(run)
+        done = subprocess.run(
+            [sys.executable, "-c", COMMAND, str(run), str(out)], capture_output=True, text=True, check=True
+        ).stdout
+        megabytes = peak_megabytes("-c", COMMAND, str(run), str(out))
+    print(f"{EPOCHS} epochs, C = {C}, P = {P}, one run")
+    print(f"sims.compare beyond imports: {float(done.splitlines()[-1]):.2f} s of processor time, {megabytes:.0f} MB at peak")
+    x = np.log(omega**2 / C)
+    taken = resample([C - 1], 1000, np.random.default_rng(0))
+    found = paired(lambda: profile(x, 1.0), lambda: plain_fit(x), 5)
+    print(f"fit of law (a) against scipy's least_squares: {found.ratio:.3f} x ({found.low:.3f} to {found.high:.3f})")
+    print(f"squared errors left: {profile(x, 1.0).squares:.8g}, scipy's {plain_fit(x):.8g}")
+    whole = paired(lambda: fit_exponent([x], taken), lambda: plain_fit(x), 5)
+    print(f"exponent and interval against that one fit of scipy's: {whole.ratio:.2f} x ({whole.low:.2f} to {whole.high:.2f})")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,302 @@
+"""The command that compares: real runs, simulated controls, features alone, groups, and every wrong input in one line."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from scipy.integrate import solve_ivp
+
+from manifolds.classes import ClassLayout
+from sims import compare as command
+from sims import train as train_command
+from sims.comparison.analysis import Choice, analyse, numbers
+from sims.comparison.report import plain
+from sims.comparison.runs import load_observed
+from sims.measure import main as measure_main
+from sims.training.config import TrainConfig
+from tests.strategies import features
+from tests.ufm.compare.synthetic import clock
+from ufm.compare.verdict import Rule
+from ufm.flow import main as flow_main
+from ufm.flows import FLOWS, central_path_field
+from ufm.laws import LAWS, UNNORMALIZED
+from ufm.least_squares import ls_classifier
+from ufm.snr import renormalized_features
+from ufm.statistics import statistics_of
+from ufm.store import load_arrays, save_arrays
+
+C, N, P = 6, 20, 8
+VERDICTS = {"renormalized", "embedded", "unnormalized", "none"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def run_command(*arguments: Any) -> int:
+    return command.main([str(argument) for argument in arguments])
+
+
+def report(out: Path) -> dict[str, Any]:
+    def refuse(name: str) -> None:
+        raise AssertionError(f"{name} is no JSON")
+
+    found = json.loads((out / "report.json").read_text(), parse_constant=refuse)
+    assert found["verdict"] in VERDICTS
+    page = (out / "report.html").read_text()
+    assert not re.search(r"""\b(src|href|action)\s*=\s*(?!['"]?(data:|#))""", page)
+    assert not re.search(r"<script|<link|@import|url\(", page)
+    assert f"<b>{found['verdict']}</b>" in page
+    return found
+
+
+def numbers_of(path: Path, choice: Choice) -> dict[str, Any]:
+    """What report.json of one run would hold, without drawing anything."""
+    found = plain(numbers(analyse([load_observed(path)], choice, Rule()), choice, Rule()))
+    json.dumps(found, allow_nan=False)
+    return found
+
+
+def full_flow(law: str, path: Path, seed: int, times: int = 10, classifier: float | None = None) -> None:
+    """Features of the whole tensor under a flow, integrated from its field, rotated by one unknown Q; classifier: its error."""
+    rng = np.random.default_rng(seed)
+    layout = ClassLayout.equal(C, N)
+    X, snr = renormalized_features(features(layout, P, rng), layout)
+    if law == UNNORMALIZED.name:
+        U = snr.left_vectors
+        X = X + (U * ((1 + snr.omega**2 / C) ** -0.5 - 1)) @ (U.T @ X)
+    end = LAWS[law].time(4 * snr.omega[:1], snr.omega[:1], C, N)[0]
+    t = end * clock(rng, times) ** 2
+    field = central_path_field(FLOWS[law], layout)
+    found = solve_ivp(lambda _, x: field(x.reshape(P, -1)).ravel(), (0, end), X.ravel(), "DOP853", t, rtol=1e-9, atol=1e-9)
+    Q = np.linalg.qr(rng.standard_normal((P, P)))[0]
+    path.mkdir()
+    for k, state in enumerate(found.y.T):
+        H = (Q @ state.reshape(P, -1)).T
+        arrays = {"features": H, "labels": layout.labels, "epoch": np.asarray(7 * k)}
+        if classifier is not None:
+            W, b = ls_classifier(statistics_of(H, layout.labels, C), 0.0)
+            arrays |= {"W": W * (1 + classifier), "b": b}
+        save_arrays(path / f"features-{7 * k:04d}.npz", arrays)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("trained") / "digits-seed0"
+    torch.set_num_threads(1)
+    settings: dict[str, Any] = {
+        "per_class": 30,
+        "test_per_class": 6,
+        "width": 0.05,
+        "batch_size": 50,
+        "robustness": 0,
+        "lr": 0.05,
+    }
+    config = TrainConfig(**settings, epochs=4, decays=(3,), measured=(1, 2, 3, 4), save_features=(1,))
+    train_command.train(config, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("simulated") / "embedded.npz"
+    call = ["--C", "5", "--N", "12", "--P", "7", "--flow", "embedded", "--points", "30", "--steps", "50", "--out", str(path)]
+    assert flow_main(call) == 0
+    return path
+
+
+@pytest.mark.parametrize("law", LAWS)
+def test_features_under_the_full_flow_in_a_rotated_space_are_attributed_to_its_law(law: str, tmp_path: Path) -> None:
+    full_flow(law, tmp_path / "mine", seed=3)
+    found = numbers_of(tmp_path / "mine", Choice(from_epoch=0))
+    assert found["verdict"] == law
+    (group,) = found["groups"]
+    (run,) = group["runs"]
+    assert group["exponent"]["value"] == pytest.approx(found["exponents"][law], abs=1e-2)
+    assert (run["C"], run["N"], run["P"]) == (C, N, P)
+    assert run["epoch"] == [7.0 * k for k in range(10)]
+    assert len(run["pairs"]) == 10
+    assert max(run["singular_vectors"]["rotated_share"]) < 1e-8
+    assert max(run["singular_vectors"]["degrees"]["subspace_u"]) < 1e-3
+
+
+def test_features_alone_need_the_entry_and_a_classifier_finds_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    full_flow("renormalized", tmp_path / "bare", seed=4, times=5)
+    assert run_command(tmp_path / "bare", "--out", tmp_path / "a") == 0
+    found = report(tmp_path / "a")
+    assert found["verdict"] == "none"
+    assert "no classifier was measured" in found["reason"]
+    assert set(found["groups"][0]["runs"][0]["proximity"]["loss_perp_over_loss_ls"]) == {None}
+    assert "no classifier" in capsys.readouterr().out
+    full_flow("renormalized", tmp_path / "whole", seed=4, times=5, classifier=0.01)
+    assert run_command(tmp_path / "whole", "--out", tmp_path / "b") == 0
+    found = report(tmp_path / "b")
+    assert found["verdict"] == "renormalized"
+    ratios = found["groups"][0]["runs"][0]["proximity"]["loss_perp_over_loss_ls"]
+    assert 0 < min(ratios) <= max(ratios) < 0.1
+    assert found["groups"][0]["runs"][0]["entry"] == 0
+
+
+def test_a_trained_run_and_a_simulated_control_are_reported_apart(trained: Path, simulated: Path, tmp_path: Path) -> None:
+    out = tmp_path / "new" / "out"
+    assert run_command(trained, simulated, "--from-epoch", 0, "--out", out) == 0
+    found = report(out)
+    first, second = found["groups"]
+    assert [group["runs"][0]["kind"] for group in (first, second)] == ["trained", "simulated"]
+    assert (first["runs"][0]["C"], second["runs"][0]["C"]) == (10, 5)
+    assert second["verdict"] == "embedded"
+    run = first["runs"][0]
+    stored = load_arrays(trained / "trajectory.npz")
+    np.testing.assert_allclose(
+        run["proximity"]["loss_perp_over_loss_ls"], stored["loss_perp"] / (stored["loss"] - stored["loss_perp"]), rtol=1e-9
+    )
+    assert run["epoch"] == [1, 2, 3, 4]
+    assert {"measured", "network", "discrete scheme", *LAWS} >= set(run["spectra"]) >= {"measured", "network", *LAWS}
+    np.testing.assert_allclose(run["spectra"]["network"]["loss"], stored["loss"], rtol=1e-12)
+    np.testing.assert_allclose(np.sort(run["omega"], axis=1)[:, ::-1], stored["omega"], rtol=1e-12)
+    assert all(0 <= value <= 1 for value in run["spectra"]["renormalized"]["nc4"])
+    if first["verdict"] != second["verdict"]:
+        assert (found["verdict"], found["reason"].startswith("the groups of runs differ")) == ("none", True)
+
+
+def test_seeds_are_one_group_and_other_sizes_another(tmp_path: Path) -> None:
+    for name, C, seed in (("a-seed0", 5, 0), ("a-seed1", 5, 1), ("b", 6, 0)):
+        call = ["--C", str(C), "--N", "12", "--P", "7", "--seed", str(seed), "--points", "20", "--steps", "50", "--growth", "8"]
+        assert flow_main([*call, "--out", str(tmp_path / f"{name}.npz")]) == 0
+    runs = [tmp_path / f"{name}.npz" for name in ("a-seed0", "b", "a-seed1")]
+    assert run_command(*runs, "--out", tmp_path / "out", "--quiet") == 0
+    found = report(tmp_path / "out")
+    assert [[run["name"] for run in group["runs"]] for group in found["groups"]] == [["a-seed0", "a-seed1"], ["b"]]
+    assert [group["name"] for group in found["groups"]] == ["a (2 runs)", "b"]
+    assert found["verdict"] == "renormalized"
+
+
+def test_the_same_command_gives_the_same_report(simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    texts = []
+    for name in ("first", "second"):
+        capsys.readouterr()
+        assert run_command(simulated, "--out", tmp_path / name) == 0
+        found = report(tmp_path / name)
+        found.pop("provenance")
+        texts.append((found, capsys.readouterr().out.replace(name, ""), (tmp_path / name / "report.html").read_bytes()))
+    assert texts[0] == texts[1]
+    assert "embedded: embedded" in texts[0][1]
+    assert run_command(simulated, "--out", tmp_path / "first", "--to-epoch", 1e9) == 0  # a report may be written anew
+
+
+def test_what_sims_measure_stored_is_a_run(tmp_path: Path) -> None:
+    full_flow("renormalized", tmp_path / "mine", seed=5, times=4)
+    files = [str(file) for file in sorted((tmp_path / "mine").glob("*.npz"))]
+    assert measure_main([*files, "--out", str(tmp_path / "measured.npz")]) == 0
+    found = numbers_of(tmp_path / "measured.npz", Choice(from_epoch=0))
+    assert found["groups"][0]["runs"][0]["kind"] == "features"
+    assert found["verdict"] == "renormalized"
+
+
+def files_of(path: Path, trained: Path, files: dict[str, bytes | None]) -> Path:
+    """A folder with these files, None for what the trained run has."""
+    path.mkdir()
+    for name, content in files.items():
+        (path / name).write_bytes((trained / name).read_bytes() if content is None else content)
+    return path
+
+
+def same_epoch_twice(path: Path, folder: Path) -> Path:
+    full_flow("renormalized", folder / "once", seed=0, times=3)
+    found = load_arrays(folder / "once" / "features-0000.npz")
+    path.mkdir()
+    for k in range(3):
+        save_arrays(path / f"features-{k:04d}.npz", found)
+    return path
+
+
+def other_sizes(path: Path) -> Path:
+    path.mkdir()
+    rng = np.random.default_rng(0)
+    for k, P in enumerate((4, 5, 4)):
+        arrays = {"features": rng.standard_normal((30, P)), "labels": np.repeat(np.arange(3), 10), "epoch": np.asarray(k)}
+        save_arrays(path / f"features-{k:04d}.npz", arrays)
+    return path
+
+
+def broken(kind: str, trained: Path, folder: Path) -> Path:
+    """Something that is no run, by its kind."""
+    path = folder / kind
+    half = (trained / "trajectory.npz").read_bytes()[:2000]
+    if kind in ("text", "other arrays"):
+        save_arrays(path, {"a": np.zeros(3)})
+        if kind == "text":
+            path.write_text("no archive")
+    elif kind == "epochs twice":
+        same_epoch_twice(path, folder)
+    elif kind == "sizes change":
+        other_sizes(path)
+    elif kind != "missing":
+        files: dict[str, dict[str, bytes | None]] = {
+            "empty folder": {},
+            "truncated": {"config.json": None, "trajectory.npz": half},
+            "no trajectory": {"config.json": None},
+            "another config": {"config.json": b'{"model": "gpt"}', "trajectory.npz": None},
+        }
+        files_of(path, trained, files[kind])
+    return path
+
+
+KINDS = ("missing", "text", "other arrays", "empty folder", "truncated", "no trajectory", "another config", "epochs twice")
+
+
+@pytest.mark.parametrize("kind", [*KINDS, "sizes change"])
+def test_what_is_no_run_ends_in_one_line(kind: str, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = broken(kind, trained, tmp_path)
+    assert run_command(path, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sims.compare: error: ")
+    assert error.count("\n") == 1
+    assert path.name in error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--fraction", "0"),
+        ("--fraction", "nan"),
+        ("--lambda", "-1"),
+        ("--level", "1"),
+        ("--tolerance", "-1"),
+        ("--tolerance", "nan"),
+        ("--seed", "-1"),
+    ],
+    ids="=".join,
+)
+def test_bad_options_end_in_one_line(
+    options: tuple[str, str], simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    assert run_command(simulated, "--out", tmp_path / "out", *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("sims.compare: error: ")
+    assert error.count("\n") == 1
+    assert options[0].removeprefix("--") in error
+
+
+def test_out_must_be_a_folder(simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    (tmp_path / "file").write_text("kept")
+    assert run_command(simulated, "--out", tmp_path / "file") == 2
+    assert "is a file" in capsys.readouterr().err
+    assert run_command(simulated, "--out", tmp_path / "file" / "below") == 2
+    assert capsys.readouterr().err.count("\n") == 1
+    assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_too_few_epochs_and_epochs_that_never_come_have_their_reasons(trained: Path, tmp_path: Path) -> None:
+    assert run_command(trained, "--from-epoch", 3, "--out", tmp_path / "a", "--quiet") == 0
+    assert report(tmp_path / "a")["reason"] == "2 usable epochs from epoch 3 on: at least 3 are needed"
+    assert numbers_of(trained, Choice(to_epoch=0))["reason"] == "no epoch is measured up to 0"
+    found = numbers_of(trained, Choice(fraction=1e-12))
+    assert found["verdict"] == "none"
+    assert "not on the central path" in found["reason"]

@@ -1,0 +1,192 @@
+"""The controls of the whole comparison: trajectories of every law through unknown clocks and noise, and of none of them.
+
+Range of the 100 cases of a law, C = 10, N = 500, 50 epochs (`synthetic.py` beside this): starts with max / min omega of 2 to 6
+around u = e^-2 to e^2, growth of the largest omega of 3 to 10 fold, clocks of four kinds (powers, jumps, slowing down, learning
+rates that fall twice) with random parameters, white errors of 1 % on every omega of every epoch, the first included.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pytest
+
+from tests.ufm.compare.synthetic import (
+    at_rest,
+    noisy,
+    of_exponent,
+    of_law,
+    own_clocks,
+    random_walk,
+    saturating,
+    starts,
+    trajectory,
+)
+from ufm.compare.comparison import Comparison, compare
+from ufm.compare.exponent import EXPONENTS
+from ufm.compare.verdict import NONE, Rule, Verdict, decide
+from ufm.laws import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
+
+EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
+
+
+def judged(logs: Sequence[np.ndarray], C: int = 10, N: int = 500, rule: Rule | None = None) -> Verdict:
+    return decide([compare(trajectory(x, C, N)) for x in logs], rule)
+
+
+@EVERY
+def test_a_law_through_an_unknown_clock_and_noise_is_recognized_in_95_of_100_cases(law: Law) -> None:
+    names: Counter[str] = Counter()
+    for seed in range(100):
+        rng = np.random.default_rng([seed, 100 + int(EXPONENTS[law])])
+        names[judged([noisy(of_law(law, rng), rng)]).name] += 1
+    assert names[law.name] >= 95
+    assert names[law.name] + names[NONE] == 100
+
+
+STRANGERS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
+    "p = -0.5": lambda rng: of_exponent(-0.5, rng),
+    "p = 0.5": lambda rng: of_exponent(0.5, rng),
+    "p = 1.5": lambda rng: of_exponent(1.5, rng),
+    "every omega on its own clock": own_clocks,
+    "saturating as under weight decay": saturating,
+    "random walks": random_walk,
+    "at rest": at_rest,
+}
+
+
+def attributed(make: Callable[[np.random.Generator], np.ndarray], seeds: range) -> Counter[str]:
+    names: Counter[str] = Counter()
+    for seed in seeds:
+        rng = np.random.default_rng([seed, 200])
+        names[judged([noisy(make(rng), rng)]).name] += 1
+    return names
+
+
+@pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS.keys())
+def test_a_trajectory_of_no_law_is_attributed_to_none(make: Callable[[np.random.Generator], np.ndarray]) -> None:
+    assert attributed(make, range(10)) == {NONE: 10}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS.keys())
+def test_a_trajectory_of_no_law_is_attributed_to_none_in_95_of_100_cases(
+    make: Callable[[np.random.Generator], np.ndarray],
+) -> None:
+    assert attributed(make, range(100))[NONE] >= 95
+
+
+def test_singular_values_at_rest_are_said_to_be() -> None:
+    rng = np.random.default_rng(0)
+    found = judged([noisy(at_rest(rng), rng)])
+    assert "hardly move" in found.reason
+    assert all("hardly move" in evidence.refused for evidence in found.evidence.values())
+    assert judged([at_rest(rng)]).name == NONE  # not even noise
+
+
+def test_what_is_known_too_poorly_is_attributed_to_no_wrong_law() -> None:
+    """Nearly equal starts whose clock runs evenly in flow time: law (b) is past most of its bend at the second epoch."""
+    names: Counter[str] = Counter()
+    for seed in range(10):
+        rng = np.random.default_rng([seed, 300])
+        omega0 = np.sqrt(10) * np.exp(rng.uniform(-0.2, 0.2, size=9))
+        end = EMBEDDED.time(np.array([30.0]), np.array([omega0.max()]), 10, 500)[0]
+        omega = EMBEDDED.omega(np.linspace(0, end, 50), omega0, 10, 500)
+        names[judged([noisy(np.log(omega**2 / 10), rng)]).name] += 1
+    assert names[NONE] >= 5
+    assert names[NONE] + names[EMBEDDED.name] == 10
+
+
+def test_far_below_the_square_root_of_C_the_laws_are_one_and_no_verdict_is_given() -> None:
+    rng = np.random.default_rng(0)
+    x = starts(rng) - 18 + np.linspace(0, 4, 50)[:, None]
+    found = judged([noisy(x, rng)])
+    assert found.name == NONE
+    assert found.exponent is not None
+    assert found.exponent.high - found.exponent.low > 2 or "apart" in found.reason
+
+
+@EVERY
+def test_without_noise_the_verdict_is_certain(law: Law) -> None:
+    found = judged([of_law(law, np.random.default_rng(8))])
+    assert found.name == law.name
+    assert found.exponent is not None
+    assert found.exponent.value == pytest.approx(EXPONENTS[law], abs=1e-3)
+    assert found.exponent.high - found.exponent.low < 0.01
+    own = found.evidence[law.name]
+    assert own.refused == ""
+    assert own.fit.rms < 1e-6
+    assert own.share < 1e-6
+    others = [evidence for name, evidence in found.evidence.items() if name != law.name]
+    assert all("outside the interval" in evidence.refused and evidence.share > 0.5 for evidence in others)
+    assert f"{own.fit.rms:.2%}" in found.reason
+
+
+def test_several_runs_narrow_the_interval() -> None:
+    rng = np.random.default_rng(3)
+    logs = [noisy(of_law(RENORMALIZED, rng, T=20, K=6), rng, 0.02) for _ in range(8)]
+    alone = [judged([x], C=7).exponent for x in logs]
+    found = judged(logs, C=7)
+    assert found.name == RENORMALIZED.name
+    assert found.exponent is not None
+    widths = [e.high - e.low for e in alone if e is not None]
+    assert len(widths) == 8
+    assert found.exponent.high - found.exponent.low < np.median(widths) / 1.5  # 1 / sqrt(8) of it if all runs told as much
+
+
+def test_one_run_of_another_law_among_several_is_no_common_verdict() -> None:
+    rng = np.random.default_rng(5)
+    logs = [noisy(of_law(law, rng), rng) for law in (RENORMALIZED, RENORMALIZED, UNNORMALIZED, UNNORMALIZED)]
+    assert judged(logs).name == NONE
+
+
+@pytest.mark.parametrize(("C", "N", "T"), [(4, 9, 30), (100, 30, 5), (5, 6, 3)])
+@EVERY
+def test_few_and_many_classes_and_few_epochs(law: Law, C: int, N: int, T: int) -> None:
+    rng = np.random.default_rng(C)
+    x = of_law(law, rng, C, N, T, C - 1)
+    assert judged([noisy(x, rng, 0.001)], C, N).name == law.name
+
+
+def test_one_pair_has_no_interval_but_three_runs_of_one_pair_have() -> None:
+    rng = np.random.default_rng(2)
+    logs = [noisy(of_law(RENORMALIZED, rng, C=3, K=2), rng, 0.001) for _ in range(5)]
+    found = judged(logs[:1], C=3)
+    assert found.name == NONE
+    assert found.exponent is None
+    assert found.reason.startswith("1 pair of singular values")
+    assert "2 pairs" in judged(logs[:2], C=3).reason
+    pooled = judged(logs, C=3)
+    assert pooled.exponent is not None
+    assert pooled.name in (NONE, RENORMALIZED.name)
+    alone = judged([logs[0][:, :1]] * 4, C=2)
+    assert alone.name == NONE
+    assert alone.reason.startswith("0 pairs")
+
+
+def test_nothing_to_compare_has_its_reason() -> None:
+    assert decide([]).reason == "no run was given"
+    rng = np.random.default_rng(2)
+    found: Comparison = compare(trajectory(of_law(RENORMALIZED, rng, T=2)))
+    verdict = decide([found])
+    assert (verdict.name, verdict.exponent) == (NONE, None)
+    assert "at least 3 are needed" in verdict.reason
+    good = compare(trajectory(of_law(RENORMALIZED, rng)))
+    assert decide([found, good]).name == RENORMALIZED.name  # a run without anything to compare is left out
+
+
+def test_long_simulations_are_thinned_and_a_seed_repeats_the_verdict() -> None:
+    rng = np.random.default_rng(6)
+    x = noisy(of_law(EMBEDDED, rng, T=700), rng)
+    first, second, other = judged([x]), judged([x]), judged([x], rule=Rule(seed=1))
+    assert first.name == EMBEDDED.name
+    assert first.exponent == second.exponent
+    assert first.exponent != other.exponent
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"level": 1.0}, {"level": 0.0}, {"no_trend": 1.5}, {"margin": 0.5}, {"tolerance": -1.0}, {"resamples": 9}], ids=str
+)
+def test_a_rule_that_decides_nothing_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Rule(**wrong)  # type: ignore[arg-type]

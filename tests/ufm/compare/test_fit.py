@@ -1,0 +1,71 @@
+"""What a law leaves unexplained: uniform p-values under white noise, small ones under anything with a trend."""
+
+import numpy as np
+import pytest
+from scipy.stats import binomtest, chi2, kstest
+
+from tests.ufm.compare.synthetic import noisy, of_law
+from ufm.compare.exponent import EXPONENTS
+from ufm.compare.fit import fit_law, motion
+from ufm.laws import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
+
+EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
+
+
+@EVERY
+def test_white_noise_alone_has_uniform_p_values_and_its_own_rms(law: Law) -> None:
+    found = []
+    for seed in range(80):
+        rng = np.random.default_rng([seed, 1])
+        found.append(fit_law(noisy(of_law(law, rng, T=12, K=5), rng), EXPONENTS[law]))
+    assert kstest([fit.no_trend for fit in found], "uniform").pvalue > 1e-3
+    freedoms = 11 * 4 * 80
+    squares = sum(fit.rms**2 for fit in found) * 11 * 4 / 0.01**2
+    assert 1e-3 < chi2.cdf(squares, freedoms) < 1 - 1e-3
+
+
+@EVERY
+def test_without_noise_nothing_is_left(law: Law) -> None:
+    assert fit_law(of_law(law, np.random.default_rng(3)), EXPONENTS[law]).rms < 1e-7
+
+
+def rejected(law: Law, p: float, drift: float, seeds: int = 12) -> int:
+    count = 0
+    for seed in range(seeds):
+        rng = np.random.default_rng([seed, 2])
+        x = noisy(of_law(law, rng), rng)
+        x[:, 0] += 2 * drift * np.linspace(0, 1, len(x))
+        count += fit_law(x, p).no_trend < 0.01
+    return count
+
+
+@pytest.mark.parametrize("law", [RENORMALIZED, EMBEDDED, UNNORMALIZED], ids=lambda law: law.name)
+def test_the_wrong_exponent_and_one_drifting_value_are_told_from_noise(law: Law) -> None:
+    """A 10 % drift of one of 9 values over 50 epochs of 1 % noise stands about 20 standard errors out, some of it refitted."""
+    others = [p for p in EXPONENTS.values() if p != EXPONENTS[law]]
+    assert all(rejected(law, p, 0.0) == 12 for p in others)
+    assert rejected(law, EXPONENTS[law], 0.1) == 12
+    assert binomtest(rejected(law, EXPONENTS[law], 0.0), 12, 0.01).pvalue > 1e-3
+
+
+def test_too_few_epochs_for_a_trend_have_no_p_value() -> None:
+    rng = np.random.default_rng(0)
+    few = fit_law(noisy(of_law(RENORMALIZED, rng, T=3, K=3), rng), 1.0)
+    assert np.isnan(few.no_trend)
+    assert few.rms > 0
+    assert 0 <= fit_law(noisy(of_law(RENORMALIZED, rng, T=7, K=9), rng), 1.0).no_trend <= 1
+
+
+def test_motion_is_measured_against_the_noise() -> None:
+    rng = np.random.default_rng(1)
+    T, K, noise = 40, 7, 0.01
+    b = np.linspace(0, 0.5, T)
+    signal = np.sqrt(K * ((b - b.mean()) ** 2).sum())
+    edge = noise * (np.sqrt(T - 1) + np.sqrt(K - 1))
+    starts = rng.standard_normal(K)
+    moving = 2 * (starts + b[:, None] + noise * rng.standard_normal((T, K)))
+    still = 2 * (starts + noise * rng.standard_normal((T, K)))
+    assert motion([moving], 0.0) == pytest.approx(signal / edge, rel=0.1)  # the noise's own size is estimated to 5 %
+    assert motion([moving, moving], 0.0) == pytest.approx(motion([moving], 0.0))
+    assert motion([still], 0.0) < 1
+    assert motion([np.tile(starts, (T, 1))], 0.0) < 1e-3  # rounding
