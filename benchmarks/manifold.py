@@ -62,12 +62,12 @@ def rules(layout: ClassLayout) -> dict[str, Rule]:
     bundle, embedded = BundleMetric(layout), EmbeddedMetric(layout)
     qr, polar = cholesky_retraction, polar_retraction
     return {
-        "projected step, embedded metric": lambda X, G, out: steps.projected_step(X, G, ETA, embedded, out),
-        "projected step, bundle metric": lambda X, G, out: steps.projected_step(X, G, ETA, bundle, out),
-        "P G, Cholesky (= QR)": lambda X, G, out: steps.gradient_step(X, G, ETA, embedded, qr, out),
-        "Pi Pi* G, Cholesky": lambda X, G, out: steps.gradient_step(X, G, ETA, bundle, qr, out),
-        "P G, polar": lambda X, G, out: steps.gradient_step(X, G, ETA, embedded, polar, out),
-        "Pi Pi* G, renormalisation": lambda X, G, out: steps.gradient_step(X, G, ETA, bundle, renormalisation, out),
+        "projected step, embedded metric": lambda X, G, out: steps.projected_step(X, G, ETA, embedded, out=out),
+        "projected step, bundle metric": lambda X, G, out: steps.projected_step(X, G, ETA, bundle, out=out),
+        "P G, Cholesky (= QR)": lambda X, G, out: steps.gradient_step(X, G, ETA, embedded, qr, out=out),
+        "Pi Pi* G, Cholesky": lambda X, G, out: steps.gradient_step(X, G, ETA, bundle, qr, out=out),
+        "P G, polar": lambda X, G, out: steps.gradient_step(X, G, ETA, embedded, polar, out=out),
+        "Pi Pi* G, renormalisation": lambda X, G, out: steps.gradient_step(X, G, ETA, bundle, renormalisation, out=out),
     }
 
 
@@ -124,7 +124,7 @@ def with_gradient(layout: ClassLayout, X: torch.Tensor) -> Steps:
             G = central_path_gradient(X, layout)
             return rule(X, G, G)
 
-    scheme = {"the paper's scheme D.1": lambda X, G, out: steps.renormalized_step(X, G, ETA, layout, out)}
+    scheme = {"the paper's scheme D.1": lambda X, G, out: steps.renormalized_step(X, G, ETA, layout, out=out)}
     ours = {name: partial(whole, rule) for name, rule in (scheme | rules(layout)).items()}
     return ours, {"obvious autograd, eigh": autograd, "geoopt RiemannianSGD, EuclideanStiefel, autograd": stiefel}
 

@@ -31,11 +31,19 @@ class RiemannianDescent(torch.optim.Optimizer):
             raise ValueError(f"lr = {lr}: the learning rate must be positive")
         super().__init__(params, {"lr": lr})
         self.rule = rule
-        for group in self.param_groups:
-            for x in group["params"]:
-                manifold = getattr(x, "manifold", None)
-                if not isinstance(manifold, (NormalizedFeatures, EmbeddedNormalizedFeatures, type(None))):
-                    raise ValueError(f"a parameter is on {manifold}: only this package's manifolds are served, use geoopt.optim")
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the rule, so that a copied or pickled optimizer has it."""
+        return {**super().__getstate__(), "rule": self.rule}
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Raises ValueError for a parameter on another manifold."""
+        super().add_param_group(param_group)
+        for x in self.param_groups[-1]["params"]:
+            manifold = getattr(x, "manifold", None)
+            if not isinstance(manifold, (NormalizedFeatures, EmbeddedNormalizedFeatures, type(None))):
+                self.param_groups.pop()
+                raise ValueError(f"a parameter is on {manifold}: only this package's manifolds are served, use geoopt.optim")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

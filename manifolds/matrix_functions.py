@@ -70,14 +70,20 @@ def check_positive_definite(eigenvalues: Array, name: str) -> Array:
     )
 
 
+def check_finite(S: Array) -> None:
+    """Raise ValueError where Sigma_W has NaN or infinite entries."""
+    xp = namespace(S)
+    if concrete(xp.all(xp.isfinite(S))) is False:
+        raise ValueError("Sigma_W has NaN or infinite entries: the features overflowed or were not finite to begin with")
+
+
 def spectral_inverse_sqrt(S: Array) -> Array:
     """S^{-1/2} by its series near a multiple of I, else through the eigenvectors, without a derivative. (..., P, P)
 
     Raises ValueError for a singular S.
     """
     xp = namespace(S)
-    if concrete(xp.all(xp.isfinite(S))) is False:
-        raise ValueError("Sigma_W has NaN or infinite entries: the features overflowed or were not finite to begin with")
+    check_finite(S)
     near = series_inverse_sqrt(S)
     if near is not None:
         return near
@@ -142,6 +148,7 @@ def inverse_cholesky(S: Array) -> Array:
     """L^{-1} of S = L L^T, lower triangular. (..., P, P). Raises ValueError for a singular S."""
     linalg, (_, _, near) = namespace(S).linalg, distance_from_identity(S)
     if not near:  # else every eigenvalue is within a quarter of their mean
+        check_finite(S)
         check_positive_definite(linalg.eigvalsh(S), "Sigma_W")
     return cholesky_inverse(S) if S.ndim == 2 else linalg.inv(linalg.cholesky(S))
 

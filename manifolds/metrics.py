@@ -72,11 +72,11 @@ class Metric(ABC):
         return logarithm.underived(self.shoot(X, Y).require().vector, X, Y)
 
     def dist(self, X: Array, Y: Array) -> Array:
-        """Length of log(X, Y), differentiable once in torch. (...). Raises as `log`."""
+        """Length of log(X, Y). (...). Raises as `log`, and in a second backward pass: torch differentiates it once."""
         if namespace(X) is not np:
             from manifolds.differentiable import Distance
 
-            return Distance.apply(X, Y, self)
+            return Distance.apply(X, Y, self)[0]
         return self.norm(X, self.log(X, Y))
 
     def midpoint(self, X: Array, Y: Array) -> Array:

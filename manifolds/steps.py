@@ -7,7 +7,8 @@ With J = D G_D^T / n and K = sym(J), the gradients of both metrics have the devi
 
 so that the moved deviations are Z = D + eta (K D - G_D), and the new ones A Z with A A^T = (Z Z^T / n)^{-1}, measured, not
 predicted: nothing drifts. Columns are worked through in blocks; beside the result only blocks and P x P matrices are held.
-`out` takes the result, and may be G itself where its values are not needed any more: then a step holds less than 1 X.
+`out` takes the result, and may be G itself where its values are not needed any more: then a step holds less than 1 X. It may
+not share memory with X where the gradient is formed, which reads X twice.
 X, G are (..., P, n), numpy or torch; torch's on the CPU are worked on through numpy, whose Z Z^T costs half of a product.
 Nothing is recorded for a derivative: where torch records, compiles or vectorises, the maps are called one after another.
 """
@@ -38,27 +39,31 @@ WHITENERS: dict[Any, Callable[[Array], Array]] = {
 
 @at_least_float32
 def gradient_step(
-    X: Array, G: Array, eta: float, metric: Metric, retraction: Retraction = polar_retraction, out: Array | None = None
+    X: Array, G: Array, eta: float, metric: Metric, retraction: Retraction = polar_retraction, *, out: Array | None = None
 ) -> Array:
     """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
 
     In one go for `polar_retraction`, `renormalisation` and `cholesky_retraction`, in two calls for any other.
-    Raises ValueError where the step loses rank.
+    Raises ValueError where the step loses rank, and for an `out` of another shape or dtype or in the memory of X.
     """
     layout = metric.layout
+    _check_out(out, X, G)
+    if out is not None and _may_share_memory(out, X):
+        raise ValueError("out shares memory with X, which this step reads after it has begun to write: give G or another array")
     if retraction not in WHITENERS or not _plain(X, G):
         return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
     return _step(X, G, eta, layout, metric.mean_gradient, retraction, project=True, out=out)
 
 
 @at_least_float32
-def projected_step(X: Array, G: Array, eta: float, metric: Metric, out: Array | None = None) -> Array:
+def projected_step(X: Array, G: Array, eta: float, metric: Metric, *, out: Array | None = None) -> Array:
     """The nearest point to X - eta G, its means moved by the metric's gradient: projected gradient descent. (..., P, n)
 
     Its derivative by eta at 0 is -metric.gradient(X, G), since P is the derivative of the nearest point: to first order in eta it
     equals `gradient_step`, and needs no D G^T. Raises ValueError where the step loses rank.  [Absil and Malick 2012]
     """
     layout = metric.layout
+    _check_out(out, X, G)
     if not _plain(X, G):
         Z = nearest_point(X - eta * G, layout)
         M = layout.means(X) - eta * metric.mean_gradient(layout.means(X), layout.sums(G))
@@ -67,8 +72,9 @@ def projected_step(X: Array, G: Array, eta: float, metric: Metric, out: Array | 
 
 
 @at_least_float32
-def renormalized_step(X: Array, G: Array, eta: float, layout: ClassLayout, out: Array | None = None) -> Array:
+def renormalized_step(X: Array, G: Array, eta: float, layout: ClassLayout, *, out: Array | None = None) -> Array:
     """renormalize(X - eta G), the paper's scheme D.1 for any loss. (..., P, n). Raises ValueError where the step loses rank."""
+    _check_out(out, X, G)
     if not _plain(X, G):
         return _put(renormalize(X - eta * G, layout), out)
     return _step(X, G, eta, layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False, out=out)
@@ -88,7 +94,7 @@ def _step(
     xp = namespace(X)
     if xp is not np and X.device.type == "cpu":
         x, g, room = (A if A is None else A.detach().numpy() for A in (X, G, out))
-        return xp.from_numpy(_step(x, g, eta, layout, velocity, retraction, project, room))
+        return xp.from_numpy(_step(x, g, float(eta), layout, velocity, retraction, project, room))
     layout.check_rank(X.shape[-2])
     M, sums = layout.means(X), layout.sums(G)
     moved = M - eta * velocity(M, sums)
@@ -129,7 +135,7 @@ def _deviations(X: Array, columns: slice, M: Array, layout: ClassLayout) -> Arra
 
 def _multiply(A: Array, Z: Array, layout: ClassLayout, triangular: bool) -> None:
     """Z = A Z in place; half the work for a lower triangular A on numpy matrices."""
-    if triangular and namespace(Z) is np and Z.ndim == 2:
+    if triangular and namespace(Z) is np and Z.ndim == 2 and Z.flags.c_contiguous:  # else BLAS would write into a copy
         from scipy.linalg import get_blas_funcs
 
         trmm: Any = get_blas_funcs("trmm", (Z,))
@@ -140,14 +146,31 @@ def _multiply(A: Array, Z: Array, layout: ClassLayout, triangular: bool) -> None
 
 
 def _room(X: Array, G: Array, out: Array | None) -> Array:
-    """`out`, or an empty array for the result. Raises ValueError where `out` has another shape or dtype."""
+    """`out`, or an empty array for the result."""
     xp = namespace(X)
-    shape, dtype = xp.broadcast_shapes(X.shape, G.shape), X.dtype
+    if out is not None:
+        return out
+    shape = xp.broadcast_shapes(X.shape, G.shape)
+    return np.empty(shape, X.dtype) if xp is np else X.new_empty(shape)
+
+
+def _check_out(out: Array | None, X: Array, G: Array) -> None:
+    """Raise ValueError where `out` has another shape or dtype than the step."""
     if out is None:
-        return np.empty(shape, dtype) if xp is np else X.new_empty(shape)
-    if out.shape != shape or out.dtype != dtype:
-        raise ValueError(f"out is {tuple(out.shape)} {out.dtype} but the step {tuple(shape)} {dtype}: give one like that")
-    return out
+        return
+    shape = namespace(X).broadcast_shapes(X.shape, G.shape)
+    if out.shape != shape or out.dtype != X.dtype:
+        raise ValueError(f"out is {tuple(out.shape)} {out.dtype} but the step {tuple(shape)} {X.dtype}: give one like that")
+
+
+def _may_share_memory(a: Array, b: Array) -> bool:
+    """Whether two arrays could overlap in memory; never known while torch compiles or vectorises."""
+    xp = namespace(a)
+    if xp is np:
+        return np.may_share_memory(a, b)
+    if xp.compiler.is_compiling() or concrete(a[..., :1, :1].sum()) is None:
+        return False
+    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
 
 
 def _put(Z: Array, out: Array | None) -> Array:

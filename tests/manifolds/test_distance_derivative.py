@@ -77,3 +77,25 @@ def test_a_frechet_mean_by_gradient_descent_on_squared_distances() -> None:
         gradient = manifold.egrad2rgrad(X, leaf.grad)
         X = manifold.expmap(X, -gradient)
     assert float(manifold.norm(X, gradient)) < 1e-4
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: type(m).__name__)
+@pytest.mark.parametrize("power", [1, 2])
+def test_the_second_derivative_of_dist_is_refused_beside_a_term_that_has_one(metric: Metric, power: int) -> None:
+    """d alone has the constant incoming gradient 1, which must not make the Hessian of the sum that of the other term."""
+    X, Y = ends(metric)
+    leaf = X.clone().requires_grad_(True)
+    value = metric.dist(leaf, Y) ** power + (leaf * leaf).sum()
+    (gradient,) = torch.autograd.grad(value, leaf, create_graph=True)
+    with pytest.raises(ValueError, match="differentiable once"):
+        torch.autograd.grad(gradient.sum(), leaf)
+
+
+@pytest.mark.parametrize("metric", METRICS, ids=lambda m: type(m).__name__)
+def test_torch_func_differentiates_dist_and_vmap_is_refused_with_the_way_out(metric: Metric) -> None:
+    X, Y = ends(metric)
+    leaf = X.clone().requires_grad_(True)
+    metric.dist(leaf, Y).backward()
+    np.testing.assert_allclose(torch.func.grad(lambda x: metric.dist(x, Y))(X), leaf.grad, rtol=0, atol=1e-12)
+    with pytest.raises(ValueError, match="give it the whole batch"):
+        torch.vmap(metric.dist)(torch.stack([X, X]), torch.stack([Y, Y]))
