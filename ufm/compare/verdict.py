@@ -109,7 +109,7 @@ def _evidence(
     fits = [fit_law(x, EXPONENTS[law]) for x in logs]
     rms = float(np.sqrt(np.mean([fit.rms**2 for fit in fits])))
     drifts = [found.drifts[law.name] for found in usable]
-    shares = [drift.share for drift in drifts if np.isfinite(drift.share)]
+    share = share_interval(drifts, [np.ones((1, x.shape[1]), dtype=int) for x in logs], rule.level)[0]  # of all runs as they are
     low, high = share_interval(drifts, taken, rule.level)
     fit = Fit(
         rms,
@@ -118,7 +118,6 @@ def _evidence(
         _least(fit.advances for fit in fits),
         max(fit.back for fit in fits),
     )
-    share = float(np.median(shares)) if shares else float("nan")
     return Evidence(fit, share, low, high, _refusal(law, fit, exponent, moved, travelled(logs), rule))
 
 

@@ -166,6 +166,15 @@ def test_several_runs_narrow_the_interval() -> None:
     assert found.exponent.high - found.exponent.low < np.median(widths) / 1.5  # 1 / sqrt(8) of it if all runs told as much
 
 
+def test_the_drift_share_of_several_runs_lies_inside_its_interval() -> None:
+    rng = np.random.default_rng(3)
+    logs = [noisy(of_law(RENORMALIZED, rng, K=9), rng, share) for share in (0.001, 0.001, 0.05)]
+    for found in judged(logs).evidence.values():
+        assert found.share_low < found.share < found.share_high
+    alone = compare(trajectory(logs[0]))
+    assert decide([alone]).evidence["embedded"].share == pytest.approx(alone.drifts["embedded"].share)
+
+
 def test_one_run_of_another_law_among_several_is_no_common_verdict() -> None:
     rng = np.random.default_rng(5)
     logs = [noisy(of_law(law, rng), rng) for law in (RENORMALIZED, RENORMALIZED, UNNORMALIZED, UNNORMALIZED)]
