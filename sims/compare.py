@@ -73,6 +73,11 @@ def main(argv: list[str] | None = None) -> int:
             raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
         if args.seed < 0:
             raise ValueError(f"--seed {args.seed}: it cannot be negative")
+        for option, value in (("from", args.from_epoch), ("to", args.to_epoch)):
+            if isinstance(value, float) and not abs(value) < float("inf"):
+                raise ValueError(f"--{option}-epoch {value}: it must be finite")
+        if len({Path(name).resolve() for name in args.runs}) < len(args.runs):
+            raise ValueError("a run is named twice: it would count as two seeds and narrow the interval")
         rule = Rule(level=args.level, tolerance=args.tolerance, seed=args.seed)
         choice = Choice(args.fraction, args.from_epoch, args.to_epoch)
         if out.exists() and not out.is_dir():

@@ -88,6 +88,8 @@ def _group_numbers(group: Group) -> dict[str, Any]:
         name: {
             "left_unexplained": found.fit.rms,
             "no_trend_p_value": found.fit.no_trend,
+            "no_memory_p_value": found.fit.no_memory,
+            "clock_advances_p_value": found.fit.advances,
             "drift_share": found.share,
             "drift_share_interval": [found.share_low, found.share_high],
             "refused": found.refused,

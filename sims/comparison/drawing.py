@@ -8,9 +8,7 @@ from matplotlib.figure import Figure
 
 from sims.comparison.analysis import Group, spectra_of
 from ufm.compare.comparison import SCHEME, Comparison
-from ufm.compare.drift import Drift
 from ufm.compare.exponent import EXPONENTS
-from ufm.laws import LAWS
 from ufm.plot import BLACK, BLUE, GREEN, ORANGE, RED, plain_numbers
 
 STYLES = {"renormalized": (BLUE, "-"), "embedded": (RED, "--"), "unnormalized": (GREEN, "-."), SCHEME: (ORANGE, ":")}
@@ -106,16 +104,6 @@ def drift_figure(found: Comparison) -> Figure:
     return figure
 
 
-def pairs_figure(drift: Drift, epochs: np.ndarray) -> Figure:
-    """The measured drift of a law's invariants for every pair."""
-    figure, axes = _single()
-    axes.plot(epochs, drift.measured, color=BLACK, linewidth=0.6, alpha=0.5)
-    axes.axhline(0, color=STYLES[drift.law.name][0], linestyle=STYLES[drift.law.name][1], label=f"if {drift.law.name}")
-    axes.set_ylabel(f"drift of $\\Phi(u_j)-\\Phi(u_k)$, $\\Phi$ = {INVARIANTS[drift.law.name]}", fontsize=8)
-    axes.legend(frameon=False, fontsize=8)
-    return figure
-
-
 def clock_figure(group: Group, member: int = 0) -> Figure:
     """Singular values with the laws at their best clocks, the clocks, and the error that remains, of one run."""
     found, observed = group.comparisons[member], group.runs[member]
@@ -124,9 +112,9 @@ def clock_figure(group: Group, member: int = 0) -> Figure:
     figure = Figure(figsize=(9.0, 3.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     left.semilogy(run.t, run.omega, "o", color=BLACK, markersize=2)
-    for name in LAWS:
+    for name, pair in found.pairs.items():
         color, dash = STYLES[name]
-        clock = found.pairs[name].clock
+        clock = pair.clock
         outer = np.exp(clock.predicted[:, [0, -1]])  # the largest and the smallest at the entry: more lines hide the dots
         left.semilogy(run.t, outer, dash, color=color, linewidth=1.4)
         middle.plot(run.t, clock.tau / max(clock.tau[-1], 1e-300), dash, color=color, label=name)
@@ -189,16 +177,17 @@ def spectra_figure(group: Group, member: int = 0) -> Figure:
                 draw(run.t, sources["network"]["nc4"], "o", color=BLACK, markersize=2.5, label="measured")
         else:
             draw(run.t, sources["measured"][name], "o", color=BLACK, markersize=2.5, label="measured")
-        for law in LAWS:
+        for law in found.pairs:
             if name in sources[law]:
                 draw(run.t, sources[law][name], STYLES[law][1], color=STYLES[law][0], linewidth=1.2, label=law)
-        if log and np.divide(*axes.get_ylim()[::-1]) < FEW_DECADES:
+        low, high = axes.get_ylim()
+        if log and high < FEW_DECADES * low:
             plain_numbers(axes)
         axes.set_ylabel(label, fontsize=8)
         axes.set_xlabel("epoch" if run.V_t is not None else "time of the run", fontsize=8)
         _finish(axes)
     handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(*handles, loc="outside upper center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 

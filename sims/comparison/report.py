@@ -141,8 +141,9 @@ def _laws_table(values: dict[str, Any]) -> str:
         low, high = law["drift_share_interval"]
         share = f"{_number(law['drift_share'])} ({_number(low)} to {_number(high)})"
         why = _text(law["refused"]) or "the verdict"
-        rows.append([name, _percent(law["left_unexplained"]), _number(law["no_trend_p_value"]), share, why])
-    heads = ["law", "left unexplained", "p-value of &ldquo;no trend&rdquo;", "drift share", "outcome"]
+        p_values = [_number(law[f"{test}_p_value"]) for test in ("no_trend", "no_memory", "clock_advances")]
+        rows.append([name, _percent(law["left_unexplained"]), *p_values, share, why])
+    heads = ["law", "left unexplained", "p: no trend", "p: no memory", "p: clock advances", "drift share", "outcome"]
     caption = (
         "Drift share: measured drift of the law's invariants over the least that another law would show; 0 where the law holds, "
         "1 where it does no better than the others."

@@ -271,6 +271,9 @@ def test_what_is_no_run_ends_in_one_line(kind: str, trained: Path, tmp_path: Pat
         ("--tolerance", "-1"),
         ("--tolerance", "nan"),
         ("--seed", "-1"),
+        ("--from-epoch", "nan"),
+        ("--to-epoch", "nan"),
+        ("--from-epoch", "inf"),
     ],
     ids="=".join,
 )
@@ -282,6 +285,13 @@ def test_bad_options_end_in_one_line(
     assert error.startswith("sims.compare: error: ")
     assert error.count("\n") == 1
     assert options[0].removeprefix("--") in error
+
+
+def test_the_same_run_twice_is_no_second_seed(simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    again = simulated.parent / ".." / simulated.parent.name / simulated.name
+    assert run_command(simulated, again, "--out", tmp_path / "out") == 2
+    assert "named twice" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_out_must_be_a_folder(simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

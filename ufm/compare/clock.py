@@ -10,7 +10,9 @@ from scipy.optimize import isotonic_regression
 from ufm.laws import Law
 from ufm.trajectory import Trajectory
 
-POINTS = 2000  # of a simulated trajectory: interpolating log omega between them costs 1e-8 of it
+POINTS = 4000  # of a simulated trajectory: interpolating log omega between them costs 1e-7 of it
+SHARED = 5  # singular values among which the points are shared
+NEAR = 1e-6  # relative distance of two times that are one
 MARGIN = 0.5  # how far past the measured values a law is followed, in log omega
 STEPS, HALVINGS = 20, 5  # Gauss-Newton steps after the search on the points, halved until they improve
 
@@ -31,16 +33,18 @@ class Clock:
 
 
 def law_from(law: Law, entry: np.ndarray, reach: float, C: int, N: int, points: int = POINTS) -> Trajectory:
-    """The trajectory of a law from omega `entry` (K,), its times even in log omega of the largest value, past `reach`."""
-    top = float(entry.max())
-    end = max(reach, top) * np.exp(MARGIN)
-    wanted = np.exp(np.linspace(np.log(top), np.log(end), points))
-    t = law.time(wanted, np.full(points, top), C, N)
-    t[0] = 0.0
-    # a law may let the small values catch up long before the largest arrives, or leave them behind for ever: law (c) does
-    slowest = law.time(np.array([end]), np.array([float(entry.min())]), C, N)[0]
-    late = t[-1] + (slowest - t[-1]) * np.linspace(0, 1, points // 4)[1:] ** 2
-    t = np.concatenate([t, late]) if slowest > t[-1] * (1 + 1e-9) else t
+    """The trajectory of a law from omega `entry` (K,) until every value is past `reach`.
+
+    Its times are even in log omega of five values, from the smallest to the largest: under laws (a) and (b) the small ones have
+    arrived before the largest has moved, and under law (c) the largest would be alone.
+    """
+    end = max(reach, float(entry.max())) * np.exp(MARGIN)
+    starts = np.unique(np.quantile(entry, np.linspace(0, 1, SHARED), method="nearest"))
+    count = max(points // len(starts), 2)
+    paths = [np.exp(np.linspace(np.log(start), np.log(end), count))[1:] for start in starts]
+    times = [law.time(path, np.full(count - 1, start), C, N) for start, path in zip(starts, paths, strict=True)]
+    t = np.sort(np.concatenate([[0.0], *times]))
+    t = t[np.r_[True, np.diff(t) > NEAR * t[1:]]]
     return Trajectory(t, np.exp(law.log_omega(t, entry, C, N)), np.zeros((C, len(entry))), C, N)
 
 

@@ -1,4 +1,4 @@
-"""The clock-free test of the issue at hand: how far Phi(u_j) - Phi(u_k) drifts, against how far it would if another law held."""
+"""The clock-free test: how far Phi(u_j) - Phi(u_k) drifts, against how far it would if another law held."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -65,6 +65,11 @@ def profile(x: np.ndarray, p: float) -> Profile:
     return found if found.squares <= still.squares else _descend(x, still)
 
 
+def refitted(x: np.ndarray, at: Profile, phi: np.ndarray) -> Profile:
+    """The profile that has these values of Phi_p (T, K) instead, near those of `at`."""
+    return _at(x, *_solve(at, phi), at.p)
+
+
 def _descend(x: np.ndarray, found: Profile) -> Profile:
     for _ in range(ROUNDS):
         step = _two_way(found) - found.phi

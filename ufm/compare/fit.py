@@ -1,42 +1,64 @@
-"""Does one law hold? What it leaves unexplained after the best clock and the best starts, and whether that has a trend."""
+"""Does one law hold? What it leaves after the best clock and starts, whether that is noise, and whether the clock advances."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 from scipy.stats import f as f_distribution
 
-from ufm.compare.exponent import Profile, profile
+from ufm.compare.exponent import Profile, profile, refitted
 
 DEGREE = 2  # of the trend looked for: a slope and a bend in time of every singular value, a slope alone in few epochs
 ROUNDING = 1e-9  # of log omega: smaller errors are the arithmetic's
 RANK = 1e-9  # relative eigenvalue below which a shift of the clock counts as taken up by the other terms
+ORDERS = 1999  # of the epochs, against which their own order is held; p-values are multiples of 1 / (ORDERS + 1)
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Of one law: rms of log omega left unexplained (degrees of freedom counted), and the p-value of "no trend".
+    """Of one law: what it leaves unexplained, and the p-values of what a law through any clock and white noise would satisfy.
 
-    The p-value is NaN where there are too few epochs to tell a trend from noise.
+    rms        of log omega left unexplained, degrees of freedom counted
+    no_trend   p-value of "no slope and no bend in time"; NaN where there are too few epochs to tell one from noise
+    no_memory  p-value of "neighbouring epochs are no more alike than any two"
+    advances   p-value of "the clock never goes back", and `back`, the rms of log omega that a clock made to advance adds
     """
 
     rms: float
     no_trend: float
+    no_memory: float = 1.0
+    advances: float = 1.0
+    back: float = 0.0
+
+    @property
+    def like_noise(self) -> float:
+        """The smaller of the p-values of trend and memory; NaN where the first is."""
+        return float(np.minimum(self.no_trend, self.no_memory))
 
 
 def fit_law(x: np.ndarray, p: float) -> Fit:
-    """The errors of log omega of the best a_j and b_t, and the F test of slopes and bends in time of every one of them.
+    """The errors of log omega of the best a_j and b_t, the tests of whether they are noise, and of whether b_t only grows.
 
-    White relative errors of omega, and nothing else, make no_trend uniform on (0, 1). x = log u (T, K), K >= 2 and T >= 3
+    F test of slopes and bends in time of every error; products of neighbouring epochs against all orders of the epochs. White
+    relative errors of omega, and nothing else, make no_trend uniform on (0, 1). x = log u (T, K), K >= 2 and T >= 3
     """
     found = profile(x, p)
     plain, free = _left_over(found, 0)
+    advances, back = _advance(x, found)
+    no_trend = float("nan")
     for degree in range(min(DEGREE, len(x) - 2), 0, -1):
         bent, free_bent = _left_over(found, degree)
         if free_bent >= free - free_bent and bent > 0:  # enough is left to measure the noise by
             ratio = (max(plain - bent, 0.0) / (free - free_bent)) / (bent / free_bent)
-            return Fit(found.rms, float(f_distribution.sf(ratio, free - free_bent, free_bent)))
-    return Fit(found.rms, float("nan"))
+            no_trend = float(f_distribution.sf(ratio, free - free_bent, free_bent))
+            break
+    return Fit(found.rms, no_trend, _no_memory(found.error), advances, back)
+
+
+def travelled(logs: Sequence[np.ndarray]) -> float:
+    """How far log omega goes: rms distance from its mean over time, over all values and runs."""
+    return float(np.sqrt(np.mean([((x - x.mean(0)) ** 2).mean() / 4 for x in logs])))
 
 
 def motion(logs: Sequence[np.ndarray], p: float) -> float:
@@ -51,6 +73,30 @@ def motion(logs: Sequence[np.ndarray], p: float) -> float:
         moved += float(((x - x.mean(0)) ** 2).sum()) / 4 - found.squares
         noise += (np.sqrt(len(x) - 1) + np.sqrt(x.shape[1] - 1)) ** 2 * max(found.rms, ROUNDING) ** 2
     return float(np.sqrt(max(moved, 0.0) / noise))
+
+
+def _no_memory(error: np.ndarray) -> float:
+    """Share of orders of the epochs whose neighbours are at least as alike as in the true one. (T, K)"""
+    products = error @ error.T
+    rng = np.random.default_rng(0)
+    orders = rng.permuted(np.tile(np.arange(len(error)), (ORDERS, 1)), axis=1)
+    alike = products[orders[:, :-1], orders[:, 1:]].sum(1)
+    own = np.diagonal(products, 1).sum()
+    return float((1 + (alike >= own).sum()) / (1 + ORDERS))
+
+
+def _advance(x: np.ndarray, found: Profile) -> tuple[float, float]:
+    """The p-value of a clock that never goes back (of a standing one: less where it advances), and the rms of what that adds."""
+    T, K = x.shape
+    clock = found.phi[:, found.x[0].argmin()]  # of the smallest value, where Phi has the most digits
+    clock = clock - clock[0]
+    forward = isotonic_regression(clock, weights=(found.sensitivity**2).sum(1)).x
+    if np.array_equal(forward, clock):
+        return 1.0, 0.0
+    added = max(refitted(x, found, found.phi + (forward - clock)[:, None]).squares - found.squares, 0.0)
+    least = max(found.squares, found.error.size * ROUNDING**2)
+    p = float(f_distribution.sf((K - 1) * added / least, T - 1, (T - 1) * (K - 1)))
+    return p, float(np.sqrt(added / ((T - 1) * (K - 1))))
 
 
 def _left_over(found: Profile, degree: int) -> tuple[float, int]:

@@ -1,6 +1,6 @@
 """Which law, if any: the exponent with its interval, the drift of each law's invariants, and what each leaves unexplained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,7 +8,7 @@ import numpy as np
 from ufm.compare.comparison import Comparison
 from ufm.compare.drift import share_interval
 from ufm.compare.exponent import EXPONENTS, Exponent, fit_exponent, resample
-from ufm.compare.fit import Fit, fit_law, motion
+from ufm.compare.fit import Fit, fit_law, motion, travelled
 from ufm.laws import LAWS, Law
 
 NONE = "none"
@@ -22,8 +22,9 @@ class Rule:
 
     level        of the bootstrap intervals
     margin       how near its exponent the interval must come, and how far from the others' it must stay
-    tolerance    rms of log omega left unexplained that needs no further excuse
-    no_trend     least p-value of "what is left unexplained has no trend", where it is more than the tolerance
+    tolerance    rms of log omega left unexplained that needs no further excuse, where it is below a tenth of `share`, too
+    share        most that may be left unexplained of the motion of log omega, rms against rms
+    no_trend     least p-value of "what is left unexplained is noise", where it needs one, and of "the clock never goes back"
     motion       least common motion, in units of the largest pattern of white noise, that an exponent is believed from
     resamples    of the bootstrap, with `seed`
     """
@@ -31,13 +32,14 @@ class Rule:
     level: float = 0.95
     margin: float = 0.05
     tolerance: float = 0.005
+    share: float = 0.2
     no_trend: float = 0.01
     motion: float = 2.0
     resamples: int = 1000
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("level", "no_trend"):
+        for name in ("level", "no_trend", "share"):
             if not 0 < getattr(self, name) < 1:
                 raise ValueError(f"{name} = {getattr(self, name)}: it must be between 0 and 1")
         if not 0 <= self.margin < 0.5 or not self.tolerance >= 0 or self.resamples < 100:
@@ -83,7 +85,7 @@ def decide(comparisons: Sequence[Comparison], rule: Rule | None = None) -> Verdi
         return Verdict(NONE, reason, None, {})
     taken = resample([x.shape[1] for x in logs], rule.resamples, np.random.default_rng(rule.seed))
     exponent = fit_exponent(logs, taken, rule.level)
-    moved = motion(logs, exponent.value)
+    moved = min(motion([x], exponent.value) for x in logs)  # a run at rest says nothing, and another must not speak for it
     evidence = {name: _evidence(law, usable, logs, taken, exponent, moved, rule) for name, law in LAWS.items()}
     if moved < rule.motion:
         return Verdict(NONE, next(iter(evidence.values())).refused, exponent, evidence)
@@ -106,17 +108,26 @@ def _evidence(
 ) -> Evidence:
     fits = [fit_law(x, EXPONENTS[law]) for x in logs]
     rms = float(np.sqrt(np.mean([fit.rms**2 for fit in fits])))
-    tested = [fit.no_trend for fit in fits if np.isfinite(fit.no_trend)]
-    no_trend = min(1.0, min(tested) * len(tested)) if tested else float("nan")  # Bonferroni's bound over runs
     drifts = [found.drifts[law.name] for found in usable]
-    shares = [drift.share for drift in drifts if np.isfinite(drift.share)]
+    share = share_interval(drifts, [np.ones((1, x.shape[1]), dtype=int) for x in logs], rule.level)[0]  # of all runs as they are
     low, high = share_interval(drifts, taken, rule.level)
-    fit = Fit(rms, no_trend)
-    share = float(np.median(shares)) if shares else float("nan")
-    return Evidence(fit, share, low, high, _refusal(law, fit, exponent, moved, rule))
+    fit = Fit(
+        rms,
+        _least(fit.no_trend for fit in fits),
+        _least(fit.no_memory for fit in fits),
+        _least(fit.advances for fit in fits),
+        max(fit.back for fit in fits),
+    )
+    return Evidence(fit, share, low, high, _refusal(law, fit, exponent, moved, travelled(logs), rule))
 
 
-def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, rule: Rule) -> str:
+def _least(p_values: Iterable[float]) -> float:
+    """Bonferroni's bound of the least p-value over runs; NaN where none is known."""
+    known = [p for p in p_values if np.isfinite(p)]
+    return min(1.0, min(known) * len(known)) if known else float("nan")
+
+
+def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, travelled: float, rule: Rule) -> str:
     p = EXPONENTS[law]
     if moved < rule.motion:
         return f"the singular values hardly move together: their common motion is {moved:.2g} times the largest pattern of noise"
@@ -125,9 +136,16 @@ def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, rule: Rule) -
     others = [value for other, value in EXPONENTS.items() if other is not law]
     if any(exponent.low - rule.margin <= value <= exponent.high + rule.margin for value in others):
         return "another law's exponent is within the interval too"
-    if fit.rms > rule.tolerance and not fit.no_trend >= rule.no_trend:
+    small = min(rule.tolerance, rule.share * travelled / 10)
+    if fit.advances < rule.no_trend and fit.back > small:
+        return f"its clock would have to run backwards (p = {fit.advances:.1g})"
+    if fit.rms > rule.share * travelled:
+        return f"{fit.rms:.1%} of omega is left unexplained, {fit.rms / travelled:.0%} of its motion"
+    if fit.rms > small and not fit.like_noise >= rule.no_trend:
         trend = (
-            "in too few epochs to tell a trend from noise" if np.isnan(fit.no_trend) else f"with a trend (p = {fit.no_trend:.1g})"
+            "in too few epochs to tell a trend from noise"
+            if np.isnan(fit.no_trend)
+            else f"with a trend (p = {fit.like_noise:.1g})"
         )
         return f"{fit.rms:.1%} of omega is left unexplained, {trend}"
     return ""
@@ -144,7 +162,7 @@ def _why_none(exponent: Exponent, evidence: Mapping[str, Evidence], rule: Rule) 
 
 
 def _left(fit: Fit) -> str:
-    tail = "" if np.isnan(fit.no_trend) else f" without a trend (p = {fit.no_trend:.2g})" if fit.no_trend >= 0.01 else ""
+    tail = f" without a trend (p = {fit.like_noise:.2g})" if fit.like_noise >= 0.01 else ""
     return f"and it leaves {fit.rms:.2%} of omega unexplained{tail}"
 
 

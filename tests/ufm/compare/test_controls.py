@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 
 from tests.ufm.compare.synthetic import (
+    EPOCHS,
+    K,
     at_rest,
     noisy,
     of_exponent,
@@ -52,7 +54,16 @@ STRANGERS: dict[str, Callable[[np.random.Generator], np.ndarray]] = {
     "saturating as under weight decay": saturating,
     "random walks": random_walk,
     "at rest": at_rest,
+    "a law backwards": lambda rng: of_law(RENORMALIZED, rng)[::-1],
+    "a law to and fro": lambda rng: (lambda x: np.vstack([x, x[::-1]]))(of_law(UNNORMALIZED, rng, T=25)),
+    "a law and waves of 5 % beside it": lambda rng: of_law(RENORMALIZED, rng) + waves(rng),
+    "own clocks of five epochs": lambda rng: own_clocks(rng)[:: EPOCHS // 5],
 }
+
+
+def waves(rng: np.random.Generator) -> np.ndarray:
+    """Three periods in every log u (T, K), each at a phase of its own: no slope and no bend."""
+    return 0.1 * np.sin(2 * np.pi * (3 * np.linspace(0, 1, EPOCHS)[:, None] + rng.uniform(size=K)))
 
 
 def attributed(make: Callable[[np.random.Generator], np.ndarray], seeds: range) -> Counter[str]:
@@ -74,6 +85,27 @@ def test_a_trajectory_of_no_law_is_attributed_to_none_in_95_of_100_cases(
     make: Callable[[np.random.Generator], np.ndarray],
 ) -> None:
     assert attributed(make, range(100))[NONE] >= 95
+
+
+def test_the_reason_tells_a_clock_that_goes_back_waves_and_a_law_that_explains_too_little() -> None:
+    rng = np.random.default_rng(0)
+    back = judged([noisy(STRANGERS["a law backwards"](rng), rng)])
+    assert "its clock would have to run backwards" in back.evidence[RENORMALIZED.name].refused
+    assert back.reason.endswith(back.evidence[RENORMALIZED.name].refused)
+    fro = judged([noisy(of_law(law, rng)[::step], rng) for law, step in ((EMBEDDED, 1), (EMBEDDED, -1))])
+    assert "run backwards" in fro.evidence[EMBEDDED.name].refused  # one of two runs is enough
+    much = judged([noisy(of_law(RENORMALIZED, rng), rng, 0.5)])
+    assert any("of its motion" in found.refused for found in much.evidence.values()) or "apart" in much.reason
+
+
+def test_small_errors_need_an_excuse_where_the_motion_is_small() -> None:
+    """Every omega grows by 0.3 to 1 % on its own clock: no law leaves 0.5 % of it, and none explains it."""
+    for seed in range(10):
+        rng = np.random.default_rng([seed, 400])
+        x0 = starts(rng)
+        assert judged([x0 + 0.01 * (own_clocks(rng) - x0) / np.log(10)]).name == NONE
+    still_a_law = of_law(EMBEDDED, np.random.default_rng(2))[:9]
+    assert judged([still_a_law]).name == EMBEDDED.name
 
 
 def test_singular_values_at_rest_are_said_to_be() -> None:
@@ -134,6 +166,15 @@ def test_several_runs_narrow_the_interval() -> None:
     assert found.exponent.high - found.exponent.low < np.median(widths) / 1.5  # 1 / sqrt(8) of it if all runs told as much
 
 
+def test_the_drift_share_of_several_runs_lies_inside_its_interval() -> None:
+    rng = np.random.default_rng(3)
+    logs = [noisy(of_law(RENORMALIZED, rng, K=9), rng, share) for share in (0.001, 0.001, 0.05)]
+    for found in judged(logs).evidence.values():
+        assert found.share_low < found.share < found.share_high
+    alone = compare(trajectory(logs[0]))
+    assert decide([alone]).evidence["embedded"].share == pytest.approx(alone.drifts["embedded"].share)
+
+
 def test_one_run_of_another_law_among_several_is_no_common_verdict() -> None:
     rng = np.random.default_rng(5)
     logs = [noisy(of_law(law, rng), rng) for law in (RENORMALIZED, RENORMALIZED, UNNORMALIZED, UNNORMALIZED)]
@@ -185,7 +226,9 @@ def test_long_simulations_are_thinned_and_a_seed_repeats_the_verdict() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"level": 1.0}, {"level": 0.0}, {"no_trend": 1.5}, {"margin": 0.5}, {"tolerance": -1.0}, {"resamples": 9}], ids=str
+    "wrong",
+    [{"level": 1.0}, {"level": 0.0}, {"no_trend": 1.5}, {"share": 0.0}, {"margin": 0.5}, {"tolerance": -1.0}, {"resamples": 9}],
+    ids=str,
 )
 def test_a_rule_that_decides_nothing_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):

@@ -19,6 +19,9 @@ def test_white_noise_alone_has_uniform_p_values_and_its_own_rms(law: Law) -> Non
         rng = np.random.default_rng([seed, 1])
         found.append(fit_law(noisy(of_law(law, rng, T=12, K=5), rng), EXPONENTS[law]))
     assert kstest([fit.no_trend for fit in found], "uniform").pvalue > 1e-3
+    assert kstest([fit.no_memory for fit in found], "uniform").pvalue > 1e-3
+    assert all(fit.like_noise == min(fit.no_trend, fit.no_memory) for fit in found)
+    assert sum(fit.advances < 0.05 for fit in found) <= 10  # 4 or fewer of 80 expected; P(> 10) < 0.004 at 5 %
     freedoms = 11 * 4 * 80
     squares = sum(fit.rms**2 for fit in found) * 11 * 4 / 0.01**2
     assert 1e-3 < chi2.cdf(squares, freedoms) < 1 - 1e-3
@@ -27,6 +30,36 @@ def test_white_noise_alone_has_uniform_p_values_and_its_own_rms(law: Law) -> Non
 @EVERY
 def test_without_noise_nothing_is_left(law: Law) -> None:
     assert fit_law(of_law(law, np.random.default_rng(3)), EXPONENTS[law]).rms < 1e-7
+
+
+def test_neighbours_that_are_alike_are_no_white_noise_though_nothing_has_a_trend() -> None:
+    for seed in range(6):
+        rng = np.random.default_rng([seed, 5])
+        x = of_law(RENORMALIZED, rng)
+        waves = np.sin(2 * np.pi * (4 * np.linspace(0, 1, len(x))[:, None] + rng.uniform(size=x.shape[1])))
+        fit = fit_law(noisy(x, rng) + 0.06 * waves, 1.0)
+        assert fit.no_memory < 0.01
+        assert fit.like_noise < 0.01
+
+
+@EVERY
+def test_a_clock_that_goes_back_is_told_from_one_that_stands(law: Law) -> None:
+    p, false_alarms = EXPONENTS[law], 0
+    for seed in range(20):
+        rng = np.random.default_rng([seed, 6])
+        x = of_law(law, rng, T=20)
+        stands = np.vstack([x[:10], np.tile(x[9], (10, 1))])
+        false_alarms += fit_law(noisy(stands, rng), p).advances < 0.01
+        assert fit_law(noisy(x[::-1], rng), p).advances < 1e-6
+    assert false_alarms <= 3  # P(> 3 of 20) < 1e-4 at 1 %
+    assert fit_law(x, p).back < 1e-9
+    steps = np.array([0.0, 1.0, 3.0, 2.5, 4.0])  # law (c): log u is the clock, and 3, 2.5 become 2.75 twice
+    forth_and_back = fit_law(starts_of(steps), 0.0)
+    assert forth_and_back.back == pytest.approx(0.5 * np.sqrt(2 * 3 * 0.25**2 / (4 * 2)))
+
+
+def starts_of(clock: np.ndarray) -> np.ndarray:
+    return np.array([-1.0, 0.5, 1.0]) + clock[:, None]
 
 
 def rejected(law: Law, p: float, drift: float, seeds: int = 12) -> int:
