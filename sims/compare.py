@@ -4,10 +4,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from sims.comparison.analysis import Choice, Group, analyse, overall
+from sims.comparison.analysis import Choice, Group, analyse, label, overall
 from sims.comparison.runs import load_observed
 from ufm.compare.exponent import EXPONENTS
-from ufm.compare.verdict import Rule
+from ufm.compare.verdict import NONE, Rule
 from ufm.compare.window import FRACTION
 
 
@@ -51,7 +51,7 @@ def summary(groups: list[Group]) -> str:
     lines = []
     for group in groups:
         v = group.verdict
-        lines.append(f"{group.name}: {v.name}")
+        lines.append(f"{group.name}: {label(v)}")
         if v.exponent is not None:
             left = ", ".join(f"{name} {found.fit.rms:.2%}" for name, found in v.evidence.items())
             lines.append(
@@ -92,15 +92,19 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sims.compare: interrupted; nothing was written", file=sys.stderr)
         return 130
-    name, reason = overall(groups)
+    name, outcome, reason = overall(groups)
     if not args.quiet:
         print(summary(groups))
-    print(f"verdict: {name} ({reason}); see {out / 'report.html'}")
+    which = f"{outcome}: " if name == NONE else ""
+    print(f"verdict: {name} ({which}{reason}); see {out / 'report.html'}")
     return 0
 
 
 def _start(text: str) -> float | str:
-    return text if text == "zero-error" else float(text)
+    try:
+        return text if text == "zero-error" else float(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number nor zero-error") from error
 
 
 def _laws() -> str:

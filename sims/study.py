@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.training.config import TrainConfig, protocol
-from ufm.compare.verdict import Rule
+from ufm.compare.verdict import NONE, Rule
 from ufm.laws import LAWS
 
 LOSSES = ("mse", "ce")
@@ -40,6 +40,10 @@ def configurations(loss: str, seed: int, data_dir: str | None) -> Iterator[tuple
 
 def train_all(out: Path, seeds: range, data_dir: str | None, share: tuple[int, int]) -> list[Path]:
     """Train what is missing of this share (k, of n) of the runs, and return the folders of all of them that are finished."""
+    if data_dir is not None:  # wrong files are told before hours of training, not after
+        from sims.training.data import load
+
+        load(dict(configurations(LOSSES[0], seeds[0], data_dir))[FASHION].data)
     wanted = [
         (out / "runs" / f"{name}-{loss}-seed{seed}", config)
         for seed in seeds
@@ -89,8 +93,9 @@ def table(columns: dict[str, list[Group]]) -> str:
 def _exponent(group: Group) -> str:
     p, compared = group.verdict.exponent, sum(member.window.compared is not None for member in group.comparisons)
     if p is None:
-        return f"{group.verdict.name}: {compared} of {len(group.runs)} runs get there"
-    return f"{p.value:.2f} ({p.low:.2f} to {p.high:.2f}), {group.verdict.name}"
+        return f"{group.verdict.outcome}: {compared} of {len(group.runs)} runs get there"
+    verdict = group.verdict.name if group.verdict.name != NONE else group.verdict.outcome
+    return f"{p.value:.2f} ({p.low:.2f} to {p.high:.2f}), {verdict}"
 
 
 def report(paths: list[Path], out: Path) -> str:

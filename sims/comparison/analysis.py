@@ -59,21 +59,27 @@ def analyse(runs: Sequence[Observed], choice: Choice, rule: Rule) -> list[Group]
     return found
 
 
-def overall(groups: Sequence[Group]) -> tuple[str, str]:
-    """The verdict on all groups and its reason: theirs where they agree, else none."""
-    names = {group.verdict.name for group in groups}
+def overall(groups: Sequence[Group]) -> tuple[str, str, str]:
+    """The verdict on all groups, its outcome and its reason: theirs where they agree, else none and "mixed"."""
+    first = groups[0].verdict
     if len(groups) == 1:
-        return groups[0].verdict.name, groups[0].verdict.reason
-    if len(names) == 1:
-        return names.pop(), f"so say all {len(groups)} groups of runs"
-    return NONE, "the groups of runs differ: " + ", ".join(f"{group.name}: {group.verdict.name}" for group in groups)
+        return first.name, first.outcome, first.reason
+    if all((group.verdict.name, group.verdict.outcome) == (first.name, first.outcome) for group in groups):
+        return first.name, first.outcome, f"so say all {len(groups)} groups of runs"
+    return NONE, "mixed", "the groups of runs differ: " + ", ".join(f"{group.name}: {label(group.verdict)}" for group in groups)
+
+
+def label(verdict: Verdict) -> str:
+    """The law's name, or which "none" it is."""
+    return verdict.name if verdict.name != NONE else f"none ({verdict.outcome})"
 
 
 def numbers(groups: Sequence[Group], choice: Choice, rule: Rule) -> dict[str, Any]:
     """Everything of the report as JSON takes it: `verdict`, `reason`, `groups`, and how they were found."""
-    verdict, reason = overall(groups)
+    verdict, outcome, reason = overall(groups)
     return {
         "verdict": verdict,
+        "outcome": outcome,
         "reason": reason,
         "groups": [_group_numbers(group) for group in groups],
         "epochs": asdict(choice),
@@ -98,7 +104,14 @@ def _group_numbers(group: Group) -> dict[str, Any]:
     }
     runs = [_run_numbers(run, found) for run, found in zip(group.runs, group.comparisons, strict=True)]
     exponent = None if v.exponent is None else asdict(v.exponent)
-    head = {"name": group.name, "verdict": v.name, "reason": v.reason, "exponent": exponent, "laws": evidence}
+    head = {
+        "name": group.name,
+        "verdict": v.name,
+        "outcome": v.outcome,
+        "reason": v.reason,
+        "exponent": exponent,
+        "laws": evidence,
+    }
     return head | {"runs": runs}
 
 

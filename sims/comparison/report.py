@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sims.comparison import drawing
 from sims.comparison.analysis import Choice, Group, numbers
 from ufm.compare.comparison import SCHEME
-from ufm.compare.verdict import Rule
+from ufm.compare.verdict import NONE, Rule
 from ufm.store import provenance, write_text
 
 STYLE = """
@@ -58,7 +58,7 @@ def render(found: dict[str, Any], groups: list[Group], choice: Choice) -> str:
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Which law do these runs follow?</title>",
         f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style></head><body>",
         "<h1>Which law do these runs follow?</h1>",
-        f"<p class='verdict'>Verdict: <b>{_text(found['verdict'])}</b>. {_text(_sentence(found['reason']))}</p>",
+        f"<p class='verdict'>Verdict: <b>{_label(found)}</b>. {_text(_sentence(found['reason']))}</p>",
         "<p>The singular values &omega;<sub>j</sub> of the features' signal-to-noise matrix, u = &omega;&sup2;/C, obey "
         "d log u / dt &prop; (1+u)<sup>&minus;p</sup> under each exact law: p = 1 renormalized flow, p = 2 embedded flow, "
         "p = 0 unnormalized flow. The exponent is measured without assuming anything about the clock.</p>",
@@ -76,7 +76,7 @@ def render(found: dict[str, Any], groups: list[Group], choice: Choice) -> str:
 def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list[str]:
     parts = [
         f"<h2>{_text(group.name)}</h2>",
-        f"<p class='verdict'><b>{_text(values['verdict'])}</b>: {_text(_sentence(values['reason']))}</p>",
+        f"<p class='verdict'><b>{_label(values)}</b>: {_text(_sentence(values['reason']))}</p>",
         _runs_table(values),
         _figure(
             drawing.proximity_figure(group, choice.fraction),
@@ -91,8 +91,8 @@ def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list
             _laws_table(values),
             _figure(
                 drawing.drift_figure(found),
-                f"Clock-free test, {name}: drift since the entry of each law's invariants, as measured and as each law would "
-                "show it. A law that holds keeps its own at zero.",
+                f"Clock-free test, {name}: drift, since the start of the comparison, of each law's invariants: measured, and as "
+                "each law would show it. A law that holds keeps its own at zero.",
             ),
             _figure(
                 drawing.clock_figure(group, first),
@@ -100,7 +100,10 @@ def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list
                 "clocks (dotted: changes of the learning rate); what remains.",
             ),
             _clock_table(values["runs"][first]),
-            _figure(drawing.vectors_figure(group), "Every law keeps its singular vectors; the angles measured, every run."),
+            _figure(
+                drawing.vectors_figure(group),
+                "Every law keeps its singular vectors; the angles measured with those of the start, every run.",
+            ),
             _figure(
                 drawing.spectra_figure(group, first),
                 f"{name}: spread, losses and collapse of the renormalized features, measured from &omega; and V, and as the laws "
@@ -117,7 +120,7 @@ def _overview(found: dict[str, Any]) -> str:
         p = group["exponent"]
         interval = "&ndash;" if p is None else f"{p['value']:.2f} ({_number(p['low'])} to {_number(p['high'])})"
         left = [_percent(group["laws"].get(name, {}).get("left_unexplained")) for name in found["exponents"]]
-        rows.append([_text(group["name"]), _text(group["verdict"]), interval, *left])
+        rows.append([_text(group["name"]), _label(group), interval, *left])
     heads = ["runs", "verdict", "exponent p", *(f"left by {name}" for name in found["exponents"])]
     return _table(heads, rows, "What a law leaves unexplained is the rms relative error of &omega; at its best clock and starts.")
 
@@ -185,6 +188,10 @@ def _details(title: str, value: Any) -> str:
     return f"<details><summary>{title}</summary><pre>{_text(json.dumps(value, indent=1, sort_keys=True))}</pre></details>"
 
 
+def _label(values: dict[str, Any]) -> str:
+    return _text(values["verdict"]) + (f" ({_text(values['outcome'])})" if values["verdict"] == NONE else "")
+
+
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
@@ -198,4 +205,4 @@ def _number(value: float | None) -> str:
 
 
 def _percent(value: float | None) -> str:
-    return "&ndash;" if value is None else f"{100 * value:.2g} %"
+    return "&ndash;" if value is None else "below 0.0001 %" if value < 1e-6 else f"{100 * value:.2g} %"

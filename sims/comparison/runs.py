@@ -75,15 +75,24 @@ def _trained(path: Path) -> Observed:
 def _features(path: Path, lam: float) -> Observed:
     from sims.measure import measure_file
 
-    record, whole, sizes = Record.empty(), True, (0, 0)
+    record, whole, sizes, notes = Record.empty(), True, (0, 0), {}
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
         epoch, found = measure_file(file, lam)
         before, sizes = sizes, (len(found.snr.U), len(found.snr.V))
         if position and sizes != before:
             raise ValueError(f"{file} has P, C = {sizes[0]}, {sizes[1]}, the files before it {before[0]}, {before[1]}")
-        whole = whole and "W" in load_arrays(file)
+        arrays = load_arrays(file)
+        whole = whole and "W" in arrays
+        if "W" in arrays:
+            notes["lambda"] = f"L_perp is that of lambda = {lam:g} (--lambda; C wd / 2 for MSELoss and weight decay wd)"
+        if "W" in arrays and "b" not in arrays:
+            notes["b"] = "files have W and no b: taken for a layer without bias"
+        if epoch is None:
+            notes["epoch"] = "files have no array `epoch`: counted 0, 1, ... in the order of their names"
         record = record.with_epoch(position if epoch is None else epoch, found, lam)
-    return _of_record(path.name, path, "features", path.name, record, {"lambda": lam}, classifier=whole)
+    return _of_record(
+        path.name, path, "features", path.name, record, {"lambda": lam}, classifier=whole, notes=tuple(notes.values())
+    )
 
 
 def _simulated(path: Path) -> Observed:
@@ -96,26 +105,34 @@ def _simulated(path: Path) -> Observed:
 
 
 def _of_record(
-    name: str, path: Path, kind: str, group: str, record: Record, config: dict[str, Any], classifier: bool = True
+    name: str,
+    path: Path,
+    kind: str,
+    group: str,
+    record: Record,
+    config: dict[str, Any],
+    classifier: bool = True,
+    notes: tuple[str, ...] = (),
 ) -> Observed:
     order = np.argsort(record.epochs, kind="stable")
     if len(np.unique(record.epochs)) < len(order):
         raise ValueError(f"{path} measures an epoch twice: every file needs its own `epoch`")
     length = len(order)
     record = Record({k: v[order] if v.ndim and len(v) == length and k != "counts" else v for k, v in record.arrays.items()})
-    trajectory = record.trajectory()
+    try:
+        trajectory = record.trajectory()
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
     observed = dict(trajectory.observed)
     if not classifier or not (abs(observed["loss_perp"]) > STAND_IN * observed["loss"]).any():
-        observed.pop("loss_perp", None)
-    notes = []
+        observed = {name: values for name, values in observed.items() if name not in ("loss_perp", "train_error", "nc3", "nc4")}
     if len(trajectory.t) < length:
-        notes.append(f"{length - len(trajectory.t)} of {length} epochs left out: Sigma_W lost rank or is undefined there")
+        notes += (f"{length - len(trajectory.t)} of {length} epochs left out: Sigma_W lost rank or is undefined there",)
     lost = observed.get("lost_signal", np.zeros(1)).max()
     if lost > LOST:
-        notes.append(
-            f"up to {lost:.1%} of the class means lies outside the range of Sigma_W, with infinite SNR that omega leaves out"
-        )
-    return Observed(name, path, kind, group, replace(trajectory, observed=observed), config, notes=tuple(notes))
+        outside = "lies outside the range of Sigma_W, with infinite SNR that omega leaves out"
+        notes += (f"up to {lost:.1%} of the class means {outside}",)
+    return Observed(name, path, kind, group, replace(trajectory, observed=observed), config, notes=notes)
 
 
 def _group(config: dict[str, Any], ignored: tuple[str, ...]) -> str:

@@ -85,7 +85,8 @@ class Record:
         """
         counts = self.arrays["counts"]
         if counts.min() != counts.max():
-            raise ValueError(f"classes have {counts.min()} to {counts.max()} examples: a trajectory needs equal classes")
+            found = f"classes have {counts.min()} to {counts.max()} examples"
+            raise ValueError(f"{found}: a trajectory needs equal classes; measure {counts.min()} of each")
         defined = np.isfinite(self.arrays["omega"]).all(1)
         if not defined.any():
             raise ValueError("the SNR is undefined at every measured epoch")

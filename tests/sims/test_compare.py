@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +52,8 @@ def report(out: Path) -> dict[str, Any]:
     page = (out / "report.html").read_text()
     assert not re.search(r"""\b(src|href|action)\s*=\s*(?!['"]?(data:|#))""", page)
     assert not re.search(r"<script|<link|@import|url\(", page)
-    assert f"<b>{found['verdict']}</b>" in page
+    named = found["verdict"] + (f" ({found['outcome']})" if found["verdict"] == "none" else "")
+    assert f"<b>{named}</b>" in page
     return found
 
 
@@ -310,3 +312,23 @@ def test_too_few_epochs_and_epochs_that_never_come_have_their_reasons(trained: P
     found = numbers_of(trained, Choice(fraction=1e-12))
     assert found["verdict"] == "none"
     assert "not on the central path" in found["reason"]
+
+
+def test_a_none_says_which_none_it_is(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    (tmp_path / "log").mkdir()
+    for epoch in (1, 2, 3):
+        arrays = {"features": rng.standard_normal((60, 4)) + labels[:, None], "labels": labels, "W": rng.standard_normal((3, 4))}
+        np.savez(tmp_path / "log" / f"features-{epoch}.npz", **arrays)
+    run = load_observed(tmp_path / "log", 0.5)
+    assert any("no array `epoch`" in note for note in run.notes)
+    assert any("lambda = 0.5" in note for note in run.notes)
+    assert any("without bias" in note for note in run.notes)
+    (group,) = analyse([run], Choice(), Rule())
+    assert (group.verdict.name, group.verdict.outcome) == ("none", "not compared")
+    (group,) = analyse([run], Choice(from_epoch=0.0), Rule())  # C = 3: one pair
+    assert (group.verdict.name, group.verdict.outcome) == ("none", "undecided")
+    bare = replace(run, trajectory=replace(run.trajectory, observed={}))
+    with pytest.raises(ValueError, match="stores no training error"):
+        Choice(from_epoch="zero-error").compare(bare)

@@ -12,6 +12,8 @@ from ufm.compare.fit import Fit, fit_law, motion, travelled
 from ufm.laws import LAWS, Law
 
 NONE = "none"
+A_LAW, NO_LAW, UNDECIDED, NOT_COMPARED = "law", "no law", "undecided", "not compared"
+TOO_FEW = "in too few epochs to tell a trend from noise"
 MOST_EPOCHS = 200  # that an exponent is fitted to; a simulation with more is thinned
 PAIRS = 3  # fewer pairs have no bootstrap interval
 
@@ -62,9 +64,14 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`name` is a law's or "none"; `reason` says why in a sentence; `exponent` is None where nothing could be compared."""
+    """`name` is a law's or "none"; `reason` says why in a sentence; `exponent` is None where nothing could be compared.
+
+    outcome tells one "none" from another: "no law" (every law is refuted), "undecided" (the data cannot tell) or "not compared";
+    it is "law" where there is one.
+    """
 
     name: str
+    outcome: str
     reason: str
     exponent: Exponent | None
     evidence: Mapping[str, Evidence]
@@ -75,26 +82,25 @@ def decide(comparisons: Sequence[Comparison], rule: Rule | None = None) -> Verdi
     rule = rule or Rule()
     usable = [found for found in comparisons if found.window.compared is not None]
     if not usable:
-        return Verdict(NONE, comparisons[0].window.reason if comparisons else "no run was given", None, {})
+        return Verdict(NONE, NOT_COMPARED, comparisons[0].window.reason if comparisons else "no run was given", None, {})
     logs = [_thinned(found.log_u) for found in usable]
     pairs = sum(x.shape[1] * (x.shape[1] - 1) // 2 for x in logs)
     if pairs < PAIRS or min(x.shape[1] for x in logs) < 2:
         reason = (
             f"{pairs} pair{'' if pairs == 1 else 's'} of singular values: an interval needs {PAIRS}, as C = 4 or more runs have"
         )
-        return Verdict(NONE, reason, None, {})
+        return Verdict(NONE, UNDECIDED, reason, None, {})
     taken = resample([x.shape[1] for x in logs], rule.resamples, np.random.default_rng(rule.seed))
     exponent = fit_exponent(logs, taken, rule.level)
     moved = min(motion([x], exponent.value) for x in logs)  # a run at rest says nothing, and another must not speak for it
     evidence = {name: _evidence(law, usable, logs, taken, exponent, moved, rule) for name, law in LAWS.items()}
     if moved < rule.motion:
-        return Verdict(NONE, next(iter(evidence.values())).refused, exponent, evidence)
+        return Verdict(NONE, UNDECIDED, next(iter(evidence.values())).refused, exponent, evidence)
     kept = [name for name, found in evidence.items() if not found.refused]
     if len(kept) == 1:
-        return Verdict(
-            kept[0], f"its exponent and no other law's is within the interval, {_left(evidence[kept[0]].fit)}", exponent, evidence
-        )
-    return Verdict(NONE, _why_none(exponent, evidence, rule), exponent, evidence)
+        reason = f"its exponent and no other law's is within the interval, {_left(evidence[kept[0]].fit)}"
+        return Verdict(kept[0], A_LAW, reason, exponent, evidence)
+    return Verdict(NONE, *_why_none(exponent, evidence, rule), exponent, evidence)
 
 
 def _evidence(
@@ -138,31 +144,30 @@ def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, travelled: fl
         return "another law's exponent is within the interval too"
     small = min(rule.tolerance, rule.share * travelled / 10)
     if fit.advances < rule.no_trend and fit.back > small:
-        return f"its clock would have to run backwards (p = {fit.advances:.1g})"
+        return f"its clock would have to run backwards (p-value {fit.advances:.1g})"
     if fit.rms > rule.share * travelled:
         return f"{fit.rms:.1%} of omega is left unexplained, {fit.rms / travelled:.0%} of its motion"
     if fit.rms > small and not fit.like_noise >= rule.no_trend:
-        trend = (
-            "in too few epochs to tell a trend from noise"
-            if np.isnan(fit.no_trend)
-            else f"with a trend (p = {fit.like_noise:.1g})"
-        )
+        trend = TOO_FEW if np.isnan(fit.no_trend) else f"with a trend (p-value {fit.like_noise:.1g})"
         return f"{fit.rms:.1%} of omega is left unexplained, {trend}"
     return ""
 
 
-def _why_none(exponent: Exponent, evidence: Mapping[str, Evidence], rule: Rule) -> str:
+def _why_none(exponent: Exponent, evidence: Mapping[str, Evidence], rule: Rule) -> tuple[str, str]:
+    """Outcome and reason."""
     interval = f"p = {exponent.value:.2f}, {rule.level:.0%} interval {exponent.low:.2f} to {exponent.high:.2f}"
     inside = [name for name, found in evidence.items() if "outside" not in found.refused]
     if not inside:
-        return f"the exponent is none of the laws': {interval}"
+        return NO_LAW, f"the exponent is none of the laws': {interval}"
     if len(inside) > 1:
-        return f"the laws cannot be told apart here: {interval}"
-    return f"{inside[0]} has the right exponent ({interval}), but {evidence[inside[0]].refused}"
+        return UNDECIDED, f"the laws cannot be told apart here: {interval}"
+    refused = evidence[inside[0]].refused
+    outcome = UNDECIDED if TOO_FEW in refused else NO_LAW
+    return outcome, f"{inside[0]} has the right exponent ({interval}), but {refused}"
 
 
 def _left(fit: Fit) -> str:
-    tail = f" without a trend (p = {fit.like_noise:.2g})" if fit.like_noise >= 0.01 else ""
+    tail = f" without a trend (p-value {fit.like_noise:.2g})" if fit.like_noise >= 0.01 else ""
     return f"and it leaves {fit.rms:.2%} of omega unexplained{tail}"
 
 
