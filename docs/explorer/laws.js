@@ -233,7 +233,8 @@
     const M = transpose(columns(S, pi.map((p) => 1 / Math.sqrt(p))));
     const norms = M.map((mean) => Math.hypot(...mean));
     const average = norms.reduce((a, b) => a + b, 0) / C;
-    const spread = (values, mean) => Math.sqrt(values.reduce((s, x) => s + (x - mean) ** 2, 0) / values.length);
+    // over one less than their number, as ufm.features.measures; 0 where there is one value
+    const spread = (values, mean) => (values.length > 1 ? Math.sqrt(values.reduce((s, x) => s + (x - mean) ** 2, 0) / (values.length - 1)) : 0);
     const cosines = [];
     for (let i = 0; i < C; i++)
       for (let j = 0; j < i; j++) cosines.push(M[i].reduce((s, x, k) => s + x * M[j][k], 0) / (norms[i] * norms[j]));

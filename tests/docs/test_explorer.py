@@ -10,21 +10,14 @@ import numpy as np
 import pytest
 from scipy.integrate import solve_ivp
 
+from ufm.features.measures import phd_equiangular, phd_equinorm
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
 EXPLORER = Path(__file__).parents[2] / "docs" / "explorer"
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--virtual-time-budget=60000",
-    "--dump-dom",
+    *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
+    *("--disable-component-update", "--disable-sync", "--virtual-time-budget=60000", "--dump-dom"),
 ]
 TIMES = [0.0, 30.0, 1e3, 2e4]
 SIZES = {"equal": (20, 20, 20, 20), "unequal": (31, 12, 7, 3), "two": (9, 4)}
@@ -120,6 +113,9 @@ def test_renormalized_laws_in_the_browser_are_pythons_to_1e_10(answers: dict, si
         pi = np.array(SIZES[sizes]) / sum(SIZES[sizes])
         K = np.linalg.inv(1.3 * np.eye(len(pi)) + S.T @ S)
         np.testing.assert_allclose(measured["loss"], 0.5 * (1.3 * pi @ np.diag(K) - pi @ pi), rtol=1e-10)
+        means = S / np.sqrt(pi)
+        np.testing.assert_allclose(measured["equinorm"], phd_equinorm(means), rtol=1e-8, atol=1e-10)
+        np.testing.assert_allclose(measured["equiangular"], phd_equiangular(means), rtol=1e-8, atol=1e-10)
         np.testing.assert_allclose(measured["lossNC1"], 0.65 * np.trace(np.diag(pi) @ K @ S.T @ S @ K), rtol=1e-10)
 
 
