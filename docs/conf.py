@@ -18,7 +18,10 @@ project_copyright = author
 version = release = ufm.__version__
 extensions = ["myst_nb", "sphinx.ext.viewcode", "sphinx_gallery.gen_gallery"]
 source_suffix = {".rst": "restructuredtext", ".md": "myst-nb"}
-exclude_patterns = ["auto_gallery/*.ipynb", "_build", "_ext", "explorer", "gallery", "examples", "**.ipynb_checkpoints"]
+exclude_patterns = [
+    *("auto_gallery/*.ipynb", "**sg_execution_times.rst", "**.ipynb_checkpoints"),
+    *("_build", "_ext", "explorer", "gallery", "examples"),
+]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
@@ -33,7 +36,7 @@ html_css_files = ["site.css"]
 html_theme_options = {
     "show_prev_next": True,
     "navbar_align": "left",
-    "header_links_before_dropdown": 6,
+    "header_links_before_dropdown": 7,
     "secondary_sidebar_items": ["page-toc"],
     "footer_start": ["copyright"],
     "footer_end": [],
