@@ -15,7 +15,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, namespace
 from ufm.features.snr import renormalized_features, snr_spectrum
 from ufm.flow.config import FlowConfig
-from ufm.flow.run import output_times
+from ufm.flow.start import output_times
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.discrete import renormalized_step, run_discrete
 from ufm.tensor.vector_fields import advance_means, autograd_gradient, renormalize_after_step

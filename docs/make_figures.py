@@ -9,7 +9,8 @@ from ufm.features.snr import snr
 from ufm.files.plot import erratum_figure, save_figure, trajectory_figure
 from ufm.flow.config import FlowConfig
 from ufm.flow.report import title
-from ufm.flow.run import prepare, run
+from ufm.flow.run import run
+from ufm.flow.start import prepare
 
 FIGURES = Path(__file__).parent / "figures"
 

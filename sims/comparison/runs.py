@@ -96,7 +96,7 @@ def _features(path: Path, lam: float) -> Observed:
 
 
 def _simulated(path: Path) -> Observed:
-    from ufm.flow.run import load_run
+    from ufm.flow.result import load_run
 
     flow, _ = load_run(path)
     config = json.loads(str(load_arrays(path)["config"]))

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 from ufm.flow.config import FlowConfig
 from ufm.flow.report import summary, text, title
-from ufm.flow.run import FlowRun, Start, check, prepare, run
+from ufm.flow.result import FlowRun
+from ufm.flow.run import check, run
+from ufm.flow.start import Start, prepare
 from ufm.laws.closed import LAWS
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -16,16 +16,15 @@ from manifolds.geometry import constraint_residual
 from manifolds.linalg import Array, epsilon, namespace
 from ufm.features.snr import renormalized_features, snr
 from ufm.files import store
+from ufm.flow.config import FlowConfig
+from ufm.flow.result import FlowRun, Progress, largest_gap
+from ufm.flow.start import Start, end_time, on_device, output_times
 from ufm.laws import discrete
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.discrete import DiscreteRun
 from ufm.laws.trajectory import Trajectory, follow
 from ufm.tensor.integrate import dormand_prince, observe_at
 from ufm.tensor.vector_fields import FLOWS, central_path_field, central_path_gradient, renormalize_after_step
-
-if TYPE_CHECKING:
-    from ufm.flow.config import FlowConfig
-    from ufm.flow.run import FlowRun, Progress, Start
 
 CHECKPOINT_SECONDS = 10.0
 TOLERANCE = 1e-9  # local error of the integrator, relative; never below 50 eps of the dtype
@@ -53,17 +52,7 @@ class Checkpoint:
             self.path.unlink(missing_ok=True)
 
 
-def on_device(H: np.ndarray, device: str) -> Array:
-    """H as a torch tensor on a device. Raises ValueError for a device that torch does not have."""
-    import torch
-
-    try:
-        return torch.from_numpy(np.ascontiguousarray(H)).to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def starting_states(config: "FlowConfig", start: "Start") -> tuple[Array, Array]:
+def starting_states(config: FlowConfig, start: Start) -> tuple[Array, Array]:
     """X for the scheme, and the start of the flow: X, or X brought to total covariance I, or the centred raw features."""
     X, found = renormalized_features(start.H, start.layout)
     flow_start = X
@@ -79,18 +68,16 @@ def starting_states(config: "FlowConfig", start: "Start") -> tuple[Array, Array]
     return placed, _place(flow_start.astype(config.dtype, copy=False), config.device)
 
 
-def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: Path | None) -> "FlowRun":
+def run_full(config: FlowConfig, start: Start, progress: Progress, path: Path | None) -> FlowRun:
     """`ufm.flow.run.run` on the full state. KeyboardInterrupt returns what is done, and leaves the checkpoint."""
-    from ufm.flow import run as simulate
-
     began = time.perf_counter()
     classes, found = start.layout, start.snr
     C, N = classes.C, classes.N
     X, H = starting_states(config, start)
-    t_end = simulate.end_time(config, start)
+    t_end = end_time(config, start)
     eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
     kept = discrete.kept_steps(steps)
-    times = simulate.output_times(config, t_end, found.omega, C, N)
+    times = output_times(config, t_end, found.omega, C, N)
     every_time = np.union1d(times, eta * kept)
     identity = {"t_end": t_end, "sha256 of the features": hashlib.sha256(np.ascontiguousarray(start.H).data).hexdigest()}
     checkpoint = Checkpoint(path, {**asdict(config), **identity})
@@ -102,9 +89,9 @@ def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: P
     steps_done = kept[: 1 if scheme is None else scheme.count]
     discrete_run = DiscreteRun(steps_done, found.omega[None] if scheme is None else scheme.omega[: scheme.count], eta)
     at_steps = np.searchsorted(every_time, discrete_run.t)
-    gap = simulate.largest_gap(discrete_run.omega, flow.omega[at_steps])
+    gap = largest_gap(discrete_run.omega, flow.omega[at_steps])
     shown = np.searchsorted(every_time, times)
-    return simulate.FlowRun(
+    return FlowRun(
         config,
         start,
         trajectory.rows(shown[shown < flow.count]),
@@ -122,7 +109,7 @@ class _Stage:
 
     name = ""
 
-    def __init__(self, state: Array, total: int, start: "Start") -> None:
+    def __init__(self, state: Array, total: int, start: Start) -> None:
         self.state, self.total, self.layout = state, total, start.layout
         self.V0 = self.V = start.snr.V
         self.omega = np.full((total, len(start.snr.omega)), np.nan)
@@ -171,7 +158,7 @@ class _Stage:
 class _FlowStage(_Stage):
     name = "flow"
 
-    def __init__(self, config: "FlowConfig", state: Array, times: np.ndarray, start: "Start") -> None:
+    def __init__(self, config: FlowConfig, state: Array, times: np.ndarray, start: Start) -> None:
         super().__init__(state, len(times), start)
         self.times, self.flow = times, FLOWS[config.flow]
         self.system = None
@@ -194,7 +181,7 @@ class _FlowStage(_Stage):
         B = self.system.frame @ _numpy(self.state)
         return float(np.linalg.norm(B @ B.T / self.layout.n - np.eye(len(B))))
 
-    def run(self, checkpoint: Checkpoint, progress: "Progress") -> "_FlowStage":
+    def run(self, checkpoint: Checkpoint, progress: Progress) -> "_FlowStage":
         """Integrate from the start, or from the checkpoint, to the last time."""
         saved = self.restore(checkpoint)
         t, size = (float(saved["t"]), float(saved["size"])) if saved else (0.0, None)
@@ -219,11 +206,11 @@ class _FlowStage(_Stage):
 class _SchemeStage(_Stage):
     name = "scheme"
 
-    def __init__(self, state: Array, eta: float, kept: np.ndarray, start: "Start") -> None:
+    def __init__(self, state: Array, eta: float, kept: np.ndarray, start: Start) -> None:
         super().__init__(state, len(kept), start)
         self.eta, self.kept = eta, kept
 
-    def run(self, checkpoint: Checkpoint, progress: "Progress") -> "_SchemeStage":
+    def run(self, checkpoint: Checkpoint, progress: Progress) -> "_SchemeStage":
         """Renormalize after every step, from the start or the checkpoint, to the last step."""
         self.restore(checkpoint)
         consistent = (self.state, self.count, self.V)

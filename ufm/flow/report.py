@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ufm.features import central_path
-from ufm.flow.run import FlowRun
+from ufm.flow.result import FlowRun
 from ufm.laws.closed import LAWS
 
 ROWS = 9
