@@ -142,7 +142,8 @@ def _group(config: dict[str, Any], ignored: tuple[str, ...]) -> str:
 def _whitened(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U^T D (K, n) of the whitened deviations, labels (n,) and V (C, K) of a file of features, on the range of Sigma_W."""
     from ufm.features.labels import class_blocks
-    from ufm.features.snr import reduce_to_range, renormalized_features
+    from ufm.features.ranges import reduce_to_range
+    from ufm.features.snr import renormalized_features
 
     H, layout = class_blocks(*load_features(path))
     X, found = renormalized_features(reduce_to_range(H, layout)[0], layout)

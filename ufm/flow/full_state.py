@@ -14,6 +14,7 @@ import numpy as np
 
 from manifolds.geometry import constraint_residual
 from manifolds.linalg import Array, epsilon, namespace
+from ufm.arrays import as_numpy
 from ufm.features.snr import renormalized_features, snr
 from ufm.files import store
 from ufm.flow.config import FlowConfig
@@ -123,7 +124,7 @@ class _Stage:
 
     def read(self, M: Array) -> tuple[np.ndarray, np.ndarray]:
         """omega (K,) and V (C, K) of class means on the manifold (P, C)."""
-        _, omega, Vt = np.linalg.svd(_numpy(M), full_matrices=False)
+        _, omega, Vt = np.linalg.svd(as_numpy(M), full_matrices=False)
         K = self.omega.shape[1]
         return omega[:K], Vt[:K].T
 
@@ -142,7 +143,7 @@ class _Stage:
 
     def saved(self, **more: float) -> dict[str, np.ndarray]:
         """Everything that resuming needs, by name."""
-        fields = {"state": _numpy(self.state), "omega": self.omega, "V": self.V, "count": np.array(self.count)}
+        fields = {"state": as_numpy(self.state), "omega": self.omega, "V": self.V, "count": np.array(self.count)}
         fields |= {name: np.array(value) for name, value in more.items()}
         return {f"{self.name}_{name}": value for name, value in fields.items()}
 
@@ -165,20 +166,20 @@ class _FlowStage(_Stage):
         if config.flow == UNNORMALIZED.name:
             from ufm.laws.mean_system import mean_system
 
-            H = _numpy(state).astype(np.float64)
+            H = as_numpy(state).astype(np.float64)
             self.system = mean_system(H, start.layout, snr(H, start.layout))
 
     def read(self, M: Array) -> tuple[np.ndarray, np.ndarray]:
         """omega and V of class means; off the manifold through the conserved total covariance."""
         if self.system is None:
             return super().read(M)
-        return self.system.snr(self.system.state_of(_numpy(M)))
+        return self.system.snr(self.system.state_of(as_numpy(M)))
 
     def residual(self) -> float:
         """||X C_M X^T - I||_F now; for the unnormalized flow the drift of H H^T / n, which it conserves, whitened."""
         if self.system is None:
             return super().residual()
-        B = self.system.frame @ _numpy(self.state)
+        B = self.system.frame @ as_numpy(self.state)
         return float(np.linalg.norm(B @ B.T / self.layout.n - np.eye(len(B))))
 
     def run(self, checkpoint: Checkpoint, progress: Progress) -> "_FlowStage":
@@ -232,10 +233,6 @@ class _SchemeStage(_Stage):
 
 def _place(H: np.ndarray, device: str | None) -> Array:
     return H if device is None else on_device(H, device)
-
-
-def _numpy(x: Array) -> np.ndarray:
-    return x if namespace(x) is np else x.detach().cpu().numpy()
 
 
 def _like(values: np.ndarray, x: Array) -> Array:

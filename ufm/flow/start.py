@@ -7,7 +7,8 @@ import numpy as np
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array
 from ufm.features import labels as layout
-from ufm.features.snr import Reduction, Snr, reduce_to_range, snr, snr_spectrum
+from ufm.features.ranges import Reduction, reduce_to_range
+from ufm.features.snr import Snr, snr, snr_spectrum
 from ufm.flow.config import FlowConfig
 from ufm.laws.closed import LAWS
 
