@@ -96,9 +96,9 @@ def _features(path: Path, lam: float) -> Observed:
 
 
 def _simulated(path: Path) -> Observed:
-    from ufm.flow.result import load_run
+    from ufm.flow.result import load_flow
 
-    flow, _ = load_run(path)
+    flow, _ = load_flow(path)
     config = json.loads(str(load_arrays(path)["config"]))
     named = {key: value for key, value in config.items() if key not in ("notes", "warnings", "provenance")}
     return Observed(path.stem, path, "simulated", _group(named, ("seed",)), flow, named)

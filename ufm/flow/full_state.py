@@ -18,8 +18,9 @@ from ufm.arrays import as_numpy
 from ufm.features.snr import renormalized_features, snr
 from ufm.files import store
 from ufm.flow.config import FlowConfig
-from ufm.flow.result import FlowRun, Progress, largest_gap
+from ufm.flow.result import FlowRun, StageProgress, largest_gap
 from ufm.flow.start import Start, end_time, on_device, output_times
+from ufm.interrupt import Interrupted
 from ufm.laws import discrete
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.discrete import DiscreteRun
@@ -47,11 +48,6 @@ class Checkpoint:
         store.save_checkpoint(self.path, self.config, self.saved)
         self.last = time.monotonic()
 
-    def remove(self) -> None:
-        """The run is finished: its checkpoint goes."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
-
 
 def starting_states(config: FlowConfig, start: Start) -> tuple[Array, Array]:
     """X for the scheme, and the start of the flow: X, or X brought to total covariance I, or the centred raw features."""
@@ -69,8 +65,8 @@ def starting_states(config: FlowConfig, start: Start) -> tuple[Array, Array]:
     return placed, _place(flow_start.astype(config.dtype, copy=False), config.device)
 
 
-def run_full(config: FlowConfig, start: Start, progress: Progress, path: Path | None) -> FlowRun:
-    """`ufm.flow.run.run` on the full state. KeyboardInterrupt returns what is done, and leaves the checkpoint."""
+def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Path | None) -> FlowRun:
+    """`ufm.flow.run.run_flow` on the full state; the checkpoint stays, whether the run is finished or interrupted."""
     began = time.perf_counter()
     classes, found = start.layout, start.snr
     C, N = classes.C, classes.N
@@ -84,15 +80,14 @@ def run_full(config: FlowConfig, start: Start, progress: Progress, path: Path | 
     checkpoint = Checkpoint(path, {**asdict(config), **identity})
     flow = _FlowStage(config, H, every_time, start).run(checkpoint, progress)
     scheme = _SchemeStage(X, eta, kept, start).run(checkpoint, progress) if flow.complete else None
-    if scheme is not None and scheme.complete:
-        checkpoint.remove()
     trajectory = Trajectory(every_time, flow.omega, found.V, C, N, found.U)
     steps_done = kept[: 1 if scheme is None else scheme.count]
     discrete_run = DiscreteRun(steps_done, found.omega[None] if scheme is None else scheme.omega[: scheme.count], eta)
     at_steps = np.searchsorted(every_time, discrete_run.t)
     gap = largest_gap(discrete_run.omega, flow.omega[at_steps])
     shown = np.searchsorted(every_time, times)
-    return FlowRun(
+    complete = scheme is not None and scheme.complete
+    result = FlowRun(
         config,
         start,
         trajectory.rows(shown[shown < flow.count]),
@@ -101,8 +96,12 @@ def run_full(config: FlowConfig, start: Start, progress: Progress, path: Path | 
         max(flow.residual(), found.whitening.residual if scheme is None else scheme.residual()),
         time.perf_counter() - began,
         (*start.warnings, *discrete.step_warnings(t_end, eta, steps, found.omega, C, N)),
-        {"overlap": flow.overlap(), "complete": float(scheme is not None and scheme.complete)},
+        complete,
+        {"overlap": flow.overlap()},
     )
+    if not complete:
+        raise Interrupted(result)
+    return result
 
 
 class _Stage:
@@ -182,7 +181,7 @@ class _FlowStage(_Stage):
         B = self.system.frame @ as_numpy(self.state)
         return float(np.linalg.norm(B @ B.T / self.layout.n - np.eye(len(B))))
 
-    def run(self, checkpoint: Checkpoint, progress: Progress) -> "_FlowStage":
+    def run(self, checkpoint: Checkpoint, progress: StageProgress) -> "_FlowStage":
         """Integrate from the start, or from the checkpoint, to the last time."""
         saved = self.restore(checkpoint)
         t, size = (float(saved["t"]), float(saved["size"])) if saved else (0.0, None)
@@ -211,7 +210,7 @@ class _SchemeStage(_Stage):
         super().__init__(state, len(kept), start)
         self.eta, self.kept = eta, kept
 
-    def run(self, checkpoint: Checkpoint, progress: Progress) -> "_SchemeStage":
+    def run(self, checkpoint: Checkpoint, progress: StageProgress) -> "_SchemeStage":
         """Renormalize after every step, from the start or the checkpoint, to the last step."""
         self.restore(checkpoint)
         consistent = (self.state, self.count, self.V)

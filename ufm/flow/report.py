@@ -55,6 +55,7 @@ def summary(run: FlowRun) -> dict[str, Any]:
         "table": table_rows(run),
         "seconds": run.seconds,
         **run.measured,
+        "complete": run.complete,
     }
     return _finite(found)
 

@@ -14,7 +14,7 @@ from ufm.laws.trajectory import Trajectory
 if TYPE_CHECKING:
     from pathlib import Path
 
-Progress = Callable[[str, float], None]
+StageProgress = Callable[[str, float], None]
 
 
 def silent(stage: str, share: float) -> None:
@@ -23,7 +23,7 @@ def silent(stage: str, share: float) -> None:
 
 @dataclass(frozen=True, eq=False)
 class FlowRun:
-    """A finished (or interrupted) run: the flow, the scheme, the largest gap between them, the residual, and warnings."""
+    """A run: flow, scheme, the largest gap between them, the residual, warnings; `complete` is False where Ctrl-C came."""
 
     config: FlowConfig
     start: Start
@@ -33,6 +33,7 @@ class FlowRun:
     residual: float
     seconds: float
     warnings: tuple[str, ...]
+    complete: bool = True
     measured: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -53,6 +54,7 @@ class FlowRun:
             "U": self.start.snr.left_vectors,
             "V": self.start.snr.V,
             "residual": np.array(self.residual),
+            "complete": np.array(self.complete),
             "config": np.array(json.dumps(self.provenance, sort_keys=True)),
         }
 
@@ -68,7 +70,7 @@ class FlowRun:
         return asdict(self.config) | sizes | dropped | extra
 
 
-def load_run(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
+def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
     """Flow and scheme of a file that `--out` wrote. Raises ValueError for another file."""
     import json
 
