@@ -6,7 +6,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, gram, namespace
-from ufm.arrays import ClassMeans, Columns, Covariance, Labels, PerClass, Rows, Vector
+from ufm.arrays import ClassMeans, Columns, Covariance, FeatureVector, Labels, PerClass, Rows
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
 
@@ -44,7 +44,7 @@ class ClassStatistics:
         return self.counts / self.counts.sum()
 
     @property
-    def global_mean(self) -> Vector:
+    def global_mean(self) -> FeatureVector:
         """mu_G = sum_c pi_c mu_c, the mean over examples. (P,)"""
         return self.means @ self.priors
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ufm.flow.config import FlowConfig
-from ufm.flow.report import summary, text, title
+from ufm.flow.report import run_summary, text, title
 from ufm.flow.result import FlowRun
 from ufm.flow.run import check, run_flow
 from ufm.flow.start import Start, prepare
@@ -100,7 +100,7 @@ def flow_config(args: argparse.Namespace) -> FlowConfig:
     return FlowConfig(**sizes, flow=first, **{name: getattr(args, name) for name in names})
 
 
-class ProgressLine:
+class StageLine:
     """Share done and time left of each stage on standard error, for runs longer than a second; silent when quiet."""
 
     def __init__(self, quiet: bool) -> None:
@@ -141,7 +141,7 @@ def output_path(name: str | None, flow: str, several: bool) -> "Path | None":
 def run_and_write(config: FlowConfig, start: Start, paths: "tuple[Path | None, ...]", quiet: bool) -> FlowRun:
     """Run one flow, and write its arrays and its figure where asked for."""
     out, plot = paths
-    progress = ProgressLine(quiet)
+    progress = StageLine(quiet)
     checkpoint = None if out is None else out.with_suffix(".partial.npz")
     try:
         result = run_flow(config, start, progress, checkpoint)
@@ -162,7 +162,7 @@ def run_and_write(config: FlowConfig, start: Start, paths: "tuple[Path | None, .
     return result
 
 
-def run_all(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) -> None:
+def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) -> None:
     """Every flow that was asked for, into `runs`; all are checked before the first is run. KeyboardInterrupt goes through."""
     first = flow_config(args)
     names = tuple(LAWS) if args.flow == "all" else (args.flow,)
@@ -192,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     runs: dict[str, FlowRun] = {}
     code = 0
     try:
-        run_all(args, began, runs)
+        run_flows(args, began, runs)
     except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
         print(f"ufm.flow: error: {error or type(error).__name__}", file=sys.stderr)
         return 2
@@ -204,6 +204,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.json and runs:
         import json
 
-        objects = {name: summary(result) for name, result in runs.items()}
+        objects = {name: run_summary(result) for name, result in runs.items()}
         print(json.dumps({"flows": objects} if args.flow == "all" else objects[args.flow], allow_nan=False))
     return code

@@ -37,7 +37,7 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
     return [dict(zip(COLUMNS, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
 
 
-def summary(run: FlowRun) -> dict[str, Any]:
+def run_summary(run: FlowRun) -> dict[str, Any]:
     """One JSON object: configuration, clock, start and end of both, gap, residual, table, warnings, seconds."""
     flow, scheme = run.flow, run.scheme
     found = {
