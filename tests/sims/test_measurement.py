@@ -17,7 +17,7 @@ from sims.training.measurement import Measurement, measure_features, measure_net
 from sims.training.spool import FeatureSpool
 from tests import oracles
 from ufm.features import snr as exact
-from ufm.features.ranges import snr_in_range
+from ufm.features.ranges import reduce_to_range, snr_in_range
 from ufm.features.statistics import statistics_of
 
 
@@ -159,7 +159,7 @@ def test_dead_features_are_dropped_and_counted_as_the_reduction_does() -> None:
     wide = np.hstack([W, np.ones((C, 3))])
     order = np.argsort(labels, kind="stable")
     layout = ClassLayout.equal(C, len(labels) // C)
-    reduced, reduction = exact.reduce_to_range(np.ascontiguousarray(dead[order].T), layout)
+    reduced, reduction = reduce_to_range(np.ascontiguousarray(dead[order].T), layout)
     expected = exact.snr(reduced, layout)
     for lam in (0.0, 0.05):
         found = measure_features(dead, labels, wide, b, lam)

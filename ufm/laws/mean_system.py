@@ -15,6 +15,7 @@ import numpy as np
 from manifolds.layout import ClassLayout
 from manifolds.whitening import principal_deviations
 from ufm.features.snr import Snr
+from ufm.interrupt import Interrupted
 from ufm.laws.trajectory import Trajectory, follow
 
 IMPLICIT_UP_TO = 6000  # unknowns for which LSODA may hold its dense Jacobian
@@ -74,7 +75,8 @@ def run_raw(
 ) -> Trajectory:
     """omega at `times` (T,), times[0] the start; every value follows its vector from one step of the solver to the next.
 
-    V is that of the start. KeyboardInterrupt returns the times reached. Raises RuntimeError where the solver fails.
+    V is that of the start. Raises RuntimeError where the solver fails; Interrupted, a KeyboardInterrupt with the
+    times reached, on Ctrl-C.
     """
     from scipy.integrate import DOP853, LSODA
 
@@ -104,7 +106,7 @@ def run_raw(
         if solver.status == "failed":
             raise RuntimeError(f"the class-mean system could not be integrated past t = {solver.t:.6g}: {message}")
     except KeyboardInterrupt:
-        pass
+        raise Interrupted(Trajectory(times[:count], rows[:count], V0, system.C, system.N)) from None
     return Trajectory(times[:count], rows[:count], V0, system.C, system.N)
 
 
