@@ -181,9 +181,10 @@ def run_general(
     sigma = xp.concatenate([sigma[:moving], 0 * sigma[moving:]])
     if law.balanced or moving == 0:
         signs = _peak_signs(basis.expand(Vt).mT)
-        omega = law.closed_omega(_like(times, S), (law.C * sigma * sigma) ** 0.5)
+        t, omega0 = _like(times, S), (law.C * sigma * sigma) ** 0.5
+        omega = law.closed_omega(t, omega0) if moving else t[:, None] * omega0
         Z = basis.expand(Vt) * signs[:, None]
-        return GeneralTrajectory(law, _like(times, S), omega, omega * omega / law.C, CLOSED_ERROR, U * signs, Z)
+        return GeneralTrajectory(law, t, omega, omega * omega / law.C, CLOSED_ERROR, U * signs, Z)
     states, error = _integrated(law, sigma[:moving, None] * Vt[:moving], times, accuracy, progress)
     missing = xp.zeros((len(times), K - moving, law.C), dtype=S.dtype, device=S.device)
     Z = xp.concatenate([basis.expand(xp.stack(states)), missing], 1)

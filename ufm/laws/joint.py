@@ -102,6 +102,7 @@ class JointRun:
     M: np.ndarray
     Sigma_W: np.ndarray
     R: np.ndarray
+    root: np.ndarray  # L_0 (P, P) with Sigma_W(0) = L_0 L_0^T
 
     @property
     def loss(self) -> np.ndarray:
@@ -115,16 +116,16 @@ class JointRun:
         return layout.add_to_means(self.R[index] @ layout.deviations(H_0), self.M[index])
 
     def trajectory(self) -> Trajectory:
-        """omega and the vectors of Eq. 9's Sigma_W^{-1/2} (M - mu_G 1^T), followed in time; the loss of (W, b) among the observed.
+        """omega and the vectors of Eq. 9's Sigma_W^{-1/2} (M - mu_G 1^T), followed in time, with the loss of (W, b) as observed.
 
-        Raises ValueError where Sigma_W is singular.
+        From Sigma_W^{1/2}'s factor R L_0, so that a collapsed Sigma_W keeps its digits. Raises ValueError where it is singular.
         """
         K, omega, V, U = min(self.flow.C - 1, self.M.shape[1]), [], [], []
-        for M, Sigma in zip(self.M, self.Sigma_W, strict=True):
-            values, E = np.linalg.eigh(Sigma)
-            if not values[0] > 0:
-                raise ValueError(f"Sigma_W has the eigenvalue {values[0]:.2e}: omega is infinite along it")
-            snr = (E / np.sqrt(values)) @ (E.T @ (M - (M @ self.flow.priors)[:, None]))
+        for M, R in zip(self.M, self.R, strict=True):
+            E, deviations, _ = np.linalg.svd(R @ self.root)
+            if not deviations[-1] > 0:
+                raise ValueError(f"Sigma_W has the eigenvalue {deviations[-1] ** 2:.2e}: omega is infinite along it")
+            snr = (E / deviations) @ (E.T @ (M - (M @ self.flow.priors)[:, None]))
             left, sigma, right = np.linalg.svd(snr, full_matrices=False)
             omega.append(sigma[:K])
             V.append(right[:K].T)
@@ -168,7 +169,8 @@ def run_joint(
     y0 = np.concatenate([x.reshape(-1) for x in start])
     states = [_split(y, flow.C, P) for y in _solve(field, y0, times, tolerance, progress)]
     Ws, bs, Ms, Rs = (np.stack(parts) for parts in zip(*states, strict=True))
-    return JointRun(flow, times, Ws, bs, Ms, Rs @ Sigma_W @ Rs.mT, Rs)
+    values, E = np.linalg.eigh(Sigma_W)
+    return JointRun(flow, times, Ws, bs, Ms, Rs @ Sigma_W @ Rs.mT, Rs, E * np.sqrt(values.clip(min=0)))
 
 
 def joint_start(H: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, np.ndarray]:
