@@ -8,8 +8,8 @@ at every step size; for r = infinity (time divided by r) the deviations take no 
 
 Safe steps. No direction of the deviations is reflected while eta < n / ||W||_2^2. L_LS is constant on fibres, and for fixed W the
 loss is quadratic in the features with the Hessian W^T W / n, so that it falls while eta max(r, 1) < 2 n / ||W||_2^2. Over all
-features ||W||_2^2 is at most nu / (4 s), nu the largest eigenvalue of J Pi J, and reaches it where G = s v v^T with its eigenvector
-v; for equal classes nu = 1 / C and the bound is the 4 C^2 N of `ufm.laws.discrete`, times s.
+features ||W||_2^2 is at most nu / (4 s), nu the largest eigenvalue of J Pi J, and reaches it where G = s v v^T, v its
+eigenvector; for equal classes nu = 1 / C and the bound is the 4 C^2 N of `ufm.laws.discrete`, times s.
 """
 
 import math
@@ -25,7 +25,7 @@ from ufm.laws.general import GeneralLaw
 
 @dataclass(frozen=True, eq=False)
 class GeneralDiscreteRun:
-    """Steps kept (S,), always the first and the last, omega (S, K) and u (S, K) at them, and the last state S (P, C)."""
+    """Steps kept (S,), always the first and the last, omega and u (S, K) at them, descending, and the last state S (P, C)."""
 
     steps: np.ndarray
     omega: Array
