@@ -7,6 +7,7 @@ none of them.
 
 import argparse
 import contextlib
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -64,7 +65,7 @@ def run_command(
     `interrupted` says what an interrupt leaves behind.
     """
     for stream in (sys.stdout, sys.stderr):
-        if getattr(stream, "errors", None) == "strict":  # a terminal that is not UTF-8 shows ? for what it lacks
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":  # ? for what a terminal that is not UTF-8 lacks
             stream.reconfigure(errors="replace")
     try:
         try:

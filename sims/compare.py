@@ -12,7 +12,7 @@ from ufm.compare.verdict import NONE, Rule
 from ufm.compare.window import FRACTION
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     rule = Rule()
     p = Parser(prog="python -m sims.compare", description=__doc__)

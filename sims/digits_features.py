@@ -117,7 +117,7 @@ def last_layer(net: torch.nn.Sequential, images: torch.Tensor) -> dict[str, np.n
     return {"features": features.numpy(), "W": last.weight.numpy(), "b": last.bias.numpy()}  # type: ignore[operator,union-attr]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     p = Parser(
         prog="python -m sims.digits_features",

@@ -22,7 +22,7 @@ from ufm.files.store import write_text
 FORMATS = ("png", "pdf", "svg")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.figures", description=__doc__, shared=("quiet",))
     p.add_argument("runs", nargs="+", metavar="RUN", help="folders of sims.train, one a dataset, kind of network and loss")

@@ -62,7 +62,7 @@ def _check_weights(W: np.ndarray, b: np.ndarray, path: Path) -> None:
             raise ValueError(f"{path}: {name} has NaN or infinite entries")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.measure", description="Measure collapse of features.", shared=("json", "quiet"))
     p.add_argument("files", nargs="+", metavar="FILE.npz", help="features (n, P), labels (n,); W (C, P), b (C,), epoch")

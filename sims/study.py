@@ -135,7 +135,7 @@ def draw(columns: dict[str, list[Group]], out: Path) -> None:
             save_figure(figure, out / f"{name}.png")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.study", description=__doc__)
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the reports; resumes what it holds")

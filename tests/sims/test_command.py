@@ -162,7 +162,8 @@ def test_help_into_a_pipe_that_nobody_reads_is_silent() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     call = [sys.executable, "-m", "sims.models", "--help"]
-    ended = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, check=False)
+    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # argparse hides it otherwise
+    ended = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, env=buffered, check=False)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, b"")
 
