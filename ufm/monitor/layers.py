@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifolds.linalg import symmetrize
+from manifolds.linalg import epsilon, symmetrize
 from ufm.features.statistics import ClassStatistics
 
 Reduce = Callable[[Tensor], Tensor]
@@ -84,7 +84,10 @@ def effective_rank(stats: ClassStatistics) -> float:
 
     Raises ValueError where all features are equal.
     """
-    values = torch.linalg.eigvalsh(symmetrize(stats.sigma_t)).clamp(min=0).sqrt()
+    within, E = torch.linalg.eigh(symmetrize(stats.sigma_w))
+    within = torch.where(within > stats.P * epsilon(within) * within[-1], within, 0.0)
+    # the roots side by side, since an eigenvalue of Sigma_T would lose half of the digits of its root
+    values = torch.linalg.svdvals(torch.cat([stats.centred_means * stats.priors**0.5, E * within.sqrt()], 1))
     if not float(values.sum()) > 0:
         raise ValueError("all features are equal: Sigma_T = 0 has no effective rank")
     shares = values / values.sum()

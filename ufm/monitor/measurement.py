@@ -90,7 +90,13 @@ def add_classifier_scalars(found: Scalars, stats: ClassStatistics, classifier: C
 
     found.add_all(LOSSES, losses)
     _add_angles(found, "_w", classifier.W.mT)
-    found.add("nc3", lambda: measures.phd_nc3(stats, classifier.W))
+    found.add("nc3", lambda: _self_duality(stats, classifier.W))
+
+
+def _self_duality(stats: ClassStatistics, W: Tensor) -> float:
+    if not bool(W.any()):
+        raise ValueError("W = 0 has no direction")
+    return measures.phd_nc3(stats, W)
 
 
 def _add_angles(found: Scalars, suffix: str, vectors: Tensor) -> None:

@@ -3,7 +3,7 @@
 Taking rows in asks the device for nothing: what is wrong with them is counted where they are and raised when it is read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -76,8 +76,8 @@ class Moments(dict[str, Tensor]):
 
         Only the classes of `other` cost products; nothing is asked of the device where both hold the same tensor `classes`.
         """
-        if not len(self["near"]) or not len(other["near"]):
-            return self if len(self["near"]) else other
+        if not self["near"].numel() or not other["near"].numel():
+            return self if self["near"].numel() else other
         if self.P != other.P:
             raise ValueError(f"features of P = {other.P} cannot be added to features of P = {self.P}")
         whole, slots = self._with_classes(other["classes"])
@@ -124,3 +124,17 @@ class Moments(dict[str, Tensor]):
             return self, slot[classes]
         grown = {name: torch.cat([self[name], self[name].new_zeros(len(new), *self[name].shape[1:])]) for name in BY_CLASS}
         return Moments({**self, **grown, "classes": torch.cat([mine, new])}), slot[classes]
+
+
+def merged_states(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The states of a metric merged in their order, so that every process comes to the same bits.
+
+    Beside the moments: the first classifier W, b that there is, the sum of faults, the largest precision and width.
+    """
+    moments = Moments.of(parts[0])
+    for part in parts[1:]:
+        moments = moments.merged(Moments.of(part))
+    known = next((part for part in parts if len(part["W"])), parts[0])
+    whole = {name: torch.stack([part[name] for part in parts]) for name in ("faults", "precision", "width")}
+    largest = {name: whole[name].amax(0) for name in ("precision", "width")}
+    return {**moments, "W": known["W"], "b": known["b"], "faults": whole["faults"].sum(0), **largest}

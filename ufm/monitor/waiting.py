@@ -1,6 +1,7 @@
 """Rows that wait on their device until there are enough of them for one matrix product, and a copy of all rows on disk."""
 
-from collections.abc import Iterator
+import weakref
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -47,12 +48,13 @@ class StoredRows:
 
     def __init__(self, scratch: Path | None, dtype: torch.dtype) -> None:
         self._spool = FeatureSpool(scratch)
-        self._dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+        weakref.finalize(self, self._spool.__exit__, None, None, None)
+        self.dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
         self.count = 0
 
     def add(self, rows: Tensor, labels: Tensor) -> None:
         """Store rows (n, P) with labels (n,)."""
-        self._spool.append(rows.to(self._dtype).cpu().numpy(), labels.cpu().numpy())
+        self._spool.append(rows.to(self.dtype).cpu().numpy(), labels.cpu().numpy())
         self.count += len(rows)
 
     def chunks(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -61,3 +63,14 @@ class StoredRows:
         for chunk in self._spool.chunks(rows):
             yield torch.from_numpy(chunk).double(), torch.from_numpy(self._spool.labels[start : start + len(chunk)].copy())
             start += len(chunk)
+
+    def extend(self, other: "StoredRows") -> None:
+        """Store what the other has stored."""
+        for rows, labels in other.chunks(LEAST):
+            self.add(rows, labels)
+
+    def sum_of(self, summand: Callable[[Tensor, Tensor], Tensor], start: Tensor) -> Tensor:
+        """Start plus the summand of all chunks of rows and labels, on the device of start."""
+        for rows, labels in self.chunks(LEAST):
+            start = start + summand(rows.to(start.device), labels.to(start.device))
+        return start
