@@ -21,7 +21,7 @@ from ufm.laws.closed import RENORMALIZED
 C, N, P, EPOCHS = 10, 500, 512, 50
 COMMAND = (
     "import sys, time, scipy.optimize, scipy.stats, matplotlib.figure, matplotlib.backends.backend_svg;"
-    "import sims.compare, sims.comparison.report, sims.training.record;"
+    "import sims.compare, sims.comparison.report, ufm.monitor.record;"
     "began = time.process_time();"
     "code = sims.compare.main([sys.argv[1], '--from-epoch', '1', '--out', sys.argv[2], '--quiet']);"
     "print(time.process_time() - began); sys.exit(code)"

@@ -22,9 +22,9 @@ from benchmarks.timing import peak_megabytes
 from sims.training.config import TrainConfig
 from sims.training.data import Data, normalizer_of
 from sims.training.loop import EVALUATION_BATCH, Trainer, epoch_batches
-from sims.training.measurement import measure_network
 from sims.training.nets import CLASSIFIER, Shape, build
 from sims.training.readers import Split
+from ufm.monitor.network import measure_network
 
 C = 10
 MEMORY_EXAMPLES = 5000  # and eight times as many

@@ -171,7 +171,7 @@ def main(argv: list[str] | None = None) -> int:
         print("sims.train: interrupted; repeat the command to go on from the last measured epoch", file=sys.stderr)
         return 130
     if not args.quiet and len(record.epochs):
-        from sims.training.record import table
+        from ufm.monitor.record import table
 
         print(table(record, SHOWN))
         zero = record.zero_error_epoch

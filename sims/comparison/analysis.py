@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from sims.comparison.runs import Observed
-from sims.training.record import ZERO_ERROR
 from ufm.compare.clock import slopes_by_rate
 from ufm.compare.comparison import SCHEME, Comparison, compare
 from ufm.compare.exponent import EXPONENTS
 from ufm.compare.verdict import NONE, Rule, Verdict, decide
 from ufm.compare.window import FRACTION, Window, proximity
+from ufm.monitor.record import ZERO_ERROR
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from sims.training.record import Record
 from ufm.compare.spectra import nc4_along
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.trajectory import Trajectory
+from ufm.monitor.record import Record
 
 STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier
 LOST = 0.01  # share of the class means' squared length outside the range of Sigma_W worth a note

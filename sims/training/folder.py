@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from sims.training.config import TrainConfig, from_mapping, load_config
-from sims.training.record import TRAJECTORY, Record
 from ufm.files.store import provenance, save_arrays, write_atomically, write_text
+from ufm.monitor.record import TRAJECTORY, Record
 
 CONFIG, PROVENANCE, CHECKPOINT = "config.json", "provenance.json", "checkpoint.pt"
 DAMAGED = (RuntimeError, KeyError, AttributeError, TypeError, ValueError)  # what taking something else for a run raises

@@ -17,14 +17,15 @@ from torch import Tensor, nn
 from sims.training.config import TrainConfig
 from sims.training.data import Data, Normalizer
 from sims.training.folder import DAMAGED, RunFolder
-from sims.training.measurement import Measurement, measure_network
 from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf, last_linear
 from sims.training.objective import groups, optimizer_of, summed_loss
 from sims.training.readers import Split
-from sims.training.record import Record
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
+from ufm.monitor.measurement import Measurement
+from ufm.monitor.network import measure_network
+from ufm.monitor.record import Record
 
 EVALUATION_BATCH = 256
 Progress = Callable[[int, int, int], None]  # (epoch, batch, batches an epoch)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ufm.monitor.layers import linear_layer
+
 CLASSIFIER = "classifier"  # the name of the last linear layer of every network here
 STEMS = ("3x3", "7x7")
 MLP_HIDDEN = (512, 512)
@@ -91,11 +93,8 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def last_linear(model: nn.Module, name: str = CLASSIFIER) -> nn.Linear:
-    """The Linear layer called `name` (dotted). Raises ValueError with the linear layers there are where it is none of them."""
-    found = {path: layer for path, layer in model.named_modules() if isinstance(layer, nn.Linear)}
-    if name not in found:
-        raise ValueError(f"the network has no linear layer called {name!r}; it has: {', '.join(found) or 'none'}")
-    return found[name]
+    """The Linear layer called `name` (dotted), as `ufm.monitor.layers.linear_layer`: its errors."""
+    return linear_layer(model, name)
 
 
 def freeze_as_simplex_etf(layer: nn.Linear, generator: torch.Generator) -> None:

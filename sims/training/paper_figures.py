@@ -11,8 +11,8 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.training.config import TrainConfig
 from sims.training.data import DATASETS, JPEG
-from sims.training.record import Record
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED
+from ufm.monitor.record import Record
 
 KINDS = ("vgg", "resnet", "densenet", "mlp")
 TITLES = {

@@ -10,7 +10,7 @@ import torch
 
 from sims import train as command
 from sims.training.config import TrainConfig
-from sims.training.record import Record
+from ufm.monitor.record import Record
 
 ROOT = Path(__file__).parents[2]
 TINY: dict[str, Any] = {"per_class": 30, "test_per_class": 6, "width": 0.05, "batch_size": 50, "robustness": 3, "lr": 0.05}

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from sims.measure import main, measure_features
-from sims.training.record import Record
 from ufm.files.store import load_arrays, save_arrays
+from ufm.monitor.record import Record
 
 
 def arrays(seed: int = 0) -> dict[str, np.ndarray]:

@@ -63,7 +63,7 @@ def test_a_run_stopped_in_the_middle_or_of_another_configuration_is_not_finished
     assert not study.finished(tmp_path / "run", replace(config, seed=1))
     assert not study.finished(tmp_path / "none", config)
     arrays = load_arrays(tmp_path / "run" / "trajectory.npz")
-    from sims.training.record import Record
+    from ufm.monitor.record import Record
 
     kept = {k: v[:2] if v.ndim and len(v) == 4 and k != "counts" else v for k, v in arrays.items()}
     Record(kept).save(tmp_path / "run" / "trajectory.npz")

@@ -21,13 +21,13 @@ from sims.training.config import TrainConfig
 from sims.training.folder import load_run
 from sims.training.loop import epoch_batches
 from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
-from sims.training.record import Record
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from tests.sims.runs import final_weights, tiny
 from ufm.features.least_squares import lambda_of_weight_decay, ls_classifier
 from ufm.features.statistics import statistics_of
 from ufm.files.store import load_arrays
 from ufm.flow.command import main as flow_main
+from ufm.monitor.record import Record
 
 # what is minimised
 

@@ -18,8 +18,8 @@ import torch
 from sims import train as command
 from sims.training import folder as folder_module
 from sims.training.folder import RunFolder, load_run
-from sims.training.record import Record
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, interrupted_at, tiny, write_mnist
+from ufm.monitor.record import Record
 
 
 @pytest.mark.parametrize("changes", [{}, {"optimizer": "adam", "lr": 1e-3}, {"optimizer": "lbfgs", "lr": 0.5, "batch_size": 300}])

@@ -12,8 +12,8 @@ import torch
 
 from sims import train as command
 from sims.training.config import protocol
-from sims.training.record import Record
 from tests.sims.runs import assert_same_bits
+from ufm.monitor.record import Record
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "sims.train"]

@@ -142,10 +142,10 @@ def _check_rows(stats: ClassStatistics, W: Weights) -> None:
 def _disagreements(features: Rows, W: Weights, b: PerClass, class_means: ClassMeans) -> int:
     """Rows whose argmax_c <w_c, h> + b_c is not argmin_c ||h - mu_c||."""
     decisions = (features @ W.mT + b).argmax(-1)
-    return int((decisions != _nearest(features, class_means)).sum())
+    return int((decisions != nearest_mean(features, class_means)).sum())
 
 
-def _nearest(features: Rows, class_means: ClassMeans) -> Labels:
+def nearest_mean(features: Rows, class_means: ClassMeans) -> Labels:
     """argmin_c ||h - mu_c|| of rows (n, P): by ||m_c||^2 - 2 <h, m_c> about the mean of the means, one matrix product.
 
     Rows whose two best are no further apart than its rounding are decided by the distances themselves, where nothing cancels.

@@ -4,9 +4,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sims.training.record import Record
 from tests.ufm.compare.synthetic import class_vectors
 from ufm.laws.trajectory import Trajectory, followed
+from ufm.monitor.record import Record
 
 C, N, P, K, T = 5, 8, 7, 4, 9
 

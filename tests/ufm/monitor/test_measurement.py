@@ -13,12 +13,13 @@ from hypothesis import strategies as st
 from torch import nn
 
 from manifolds.layout import ClassLayout
-from sims.training.measurement import Measurement, measure_features, measure_network
-from sims.training.spool import FeatureSpool
 from tests import oracles
 from ufm.features import snr as exact
 from ufm.features.ranges import reduce_to_range, snr_in_range
 from ufm.features.statistics import statistics_of
+from ufm.files.spool import FeatureSpool
+from ufm.monitor.measurement import Measurement, measure_features
+from ufm.monitor.network import measure_network
 
 
 def dense(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray, lam: float) -> dict[str, float]:

@@ -1,0 +1,47 @@
+"""Two real processes that each see a part of the data have the numbers of one that sees all, and the same bits."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.ufm.monitor.processes import KINDS, measured
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
+    script = [sys.executable, "-W", "error", "-m", "tests.ufm.monitor.processes"]
+    running = [
+        subprocess.Popen(
+            [*script, str(rank), "2", str(tmp_path / "store"), str(tmp_path / "out")],
+            cwd=ROOT,
+            env=environment,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
+    found, other = (json.loads((tmp_path / f"out-{rank}.json").read_text()) for rank in range(2))
+    assert found == other
+    for kind in KINDS:
+        compare(kind, found[kind])
+
+
+def compare(kind: str, first: dict[str, float]) -> None:
+    one = measured(kind, slice(None)).compute()
+    assert one.keys() == first.keys()
+    if kind != "regression":
+        assert one["nc1"] < 1e-9
+        assert 0 < one["nc4"] < 1
+        assert 0 < one["train_error"] < 1
+    for name, value in one.items():
+        assert np.isfinite(value), name
+        assert first[name] == pytest.approx(value, rel=1e-12, abs=1e-15), name

@@ -1,0 +1,65 @@
+"""What of a batch goes into the network and what are its labels: tuples, mappings, or a function of the user's."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+LABELS = ("labels", "label")
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The arguments of the network and the labels."""
+
+    labels: Tensor
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+
+Select = Callable[[Any], tuple[Any, Tensor]]  # batch -> (input or mapping of keyword arguments, labels)
+
+
+def selected(batch: Any, select: Select | None = None) -> Selected:
+    """Inputs and labels of a batch.
+
+    A mapping (dict, BatchEncoding): its entry `labels` or `label`, the others are keyword arguments. A sequence: inputs, labels,
+    and what follows is left alone. With `select`, whatever it returns: (inputs, labels), inputs a mapping for keyword arguments.
+    Raises ValueError where a batch is neither, or where what lies in the place of labels cannot be labels.
+    """
+    if select is not None:
+        return _of_pair(*select(batch))
+    if isinstance(batch, Mapping):
+        name = next((name for name in LABELS if name in batch), None)
+        if name is None:
+            raise _refusal(f"a batch with the entries {', '.join(map(str, batch))} has no {' or '.join(map(repr, LABELS))}")
+        return _of_pair({key: value for key, value in batch.items() if key != name}, batch[name])
+    if isinstance(batch, Sequence) and len(batch) >= 2:
+        return _of_pair(batch[0], batch[1])
+    raise _refusal(f"a batch is {type(batch).__name__}")
+
+
+def to_device(value: Any, device: torch.device) -> Any:
+    """Tensors moved, inside of mappings and sequences too; anything else as it is."""
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: to_device(inner, device) for name, inner in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(to_device(inner, device) for inner in value) if not hasattr(value, "_fields") else value
+    return value
+
+
+def _of_pair(inputs: Any, labels: Any) -> Selected:
+    if not isinstance(labels, Tensor):
+        raise _refusal(f"labels are {type(labels).__name__}, a tensor is needed")
+    first = next(iter(inputs.values()), None) if isinstance(inputs, Mapping) else inputs
+    if isinstance(first, Tensor) and first.ndim and labels.ndim and len(first) != len(labels):
+        raise _refusal(f"{len(first)} inputs have {len(labels)} labels")
+    return Selected(labels, (), inputs) if isinstance(inputs, Mapping) else Selected(labels, (inputs,))
+
+
+def _refusal(reason: str) -> ValueError:
+    return ValueError(f"{reason}: give select=, a function of the batch that returns (inputs, labels)")

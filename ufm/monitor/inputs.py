@@ -1,0 +1,54 @@
+"""What comes into a metric: features and labels as rows, and what is wrong with them counted on their device."""
+
+import torch
+from torch import Tensor
+
+from ufm.monitor.moments import IGNORED
+
+
+def class_rows(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, P) and labels (n,) of features (b, P) or tokens (b, T, P). Raises ValueError for what does not fit."""
+    if features.ndim < 2 or labels.shape != features.shape[:-1]:
+        shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"features (b, P) and labels (b,), or tokens (b, T, P) and (b, T), are needed, got shapes {shapes}")
+    if not features.is_floating_point():
+        raise ValueError(f"features are {features.dtype}, floats are needed")
+    if labels.is_floating_point() or labels.is_complex():
+        raise ValueError(f"labels are {labels.dtype}, integers are needed (targets='regression' takes floats)")
+    return features.reshape(-1, features.shape[-1]), labels.reshape(-1).to(features.device, torch.int64)
+
+
+def target_rows(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows (n, P + d) of features (b, P) beside targets (b, d) or (b,), all of one class."""
+    targets = targets[:, None] if targets.ndim == 1 else targets
+    if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets):
+        shapes = f"{tuple(features.shape)} and {tuple(targets.shape)}"
+        raise ValueError(f"features (b, P) and targets (b, d) are needed, got shapes {shapes}")
+    rows = torch.cat([features, targets.to(features.device)], 1)  # in the finer of the two precisions
+    return rows, torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+
+
+def shifted(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Features (b, T, P) of all positions but the last, with the labels (b, T) of the next ones."""
+    if features.ndim != 3 or labels.ndim != 2:
+        shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"shift needs tokens (b, T, P) with labels (b, T), got shapes {shapes}")
+    return features[:, :-1], labels[:, 1:]
+
+
+def checked(rows: Tensor, labels: Tensor, C: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:
+    """Labels, `IGNORED` where a row counts for nothing; how many have labels out of range, and features not finite. (2,)"""
+    ignored = torch.zeros_like(labels, dtype=torch.bool) if ignore_index is None else labels == ignore_index
+    outside = ~ignored & ((labels < 0) | (labels >= C))
+    infinite = ~(ignored | outside) & ~rows.isfinite().all(1)
+    return torch.where(ignored | outside | infinite, IGNORED, labels), torch.stack([outside.sum(), infinite.sum()])
+
+
+def refuse(faults: Tensor, C: int, labels: Tensor | None = None) -> None:
+    """Raise ValueError where there are faults. Labels, where they are known, are named."""
+    outside, infinite = faults.tolist()
+    if outside:
+        found = "" if labels is None else f" (they run from {int(labels.min())} to {int(labels.max())})"
+        raise ValueError(f"{outside} examples have a label outside of 0..{C - 1}{found}; ignore_index= leaves a label out")
+    if infinite:
+        raise ValueError(f"{infinite} examples have NaN or infinite features")

@@ -1,0 +1,94 @@
+"""Layers of a network by name, what is taken for their features, and measures that need no classifier."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from manifolds.linalg import epsilon, symmetrize
+from ufm.features.statistics import ClassStatistics
+
+Reduce = Callable[[Tensor], Tensor]
+WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and of torch.compile
+
+
+def bare(model: nn.Module) -> nn.Module:
+    """The network inside of DistributedDataParallel or torch.compile."""
+    while True:
+        inner = next((found for name in WRAPPERS if isinstance(found := getattr(model, name, None), nn.Module)), None)
+        if inner is None or type(model).__name__ not in ("DistributedDataParallel", "DataParallel", "OptimizedModule"):
+            return model
+        model = inner
+
+
+def linear_layer(model: nn.Module, name: str) -> nn.Linear:
+    """The Linear layer called `name` (dotted). Raises ValueError with the linear layers there are where it is none of them."""
+    found = {path: layer for path, layer in bare(model).named_modules() if isinstance(layer, nn.Linear)}
+    if name not in found:
+        raise ValueError(f"the network has no linear layer called {name!r}; it has: {', '.join(found) or 'none'}")
+    return found[name]
+
+
+def any_layer(model: nn.Module, name: str) -> nn.Module:
+    """The module called `name` (dotted). Raises ValueError with the names there are where it is none of them."""
+    found = dict(bare(model).named_modules())
+    if not name or name not in found:
+        raise ValueError(f"the network has no layer called {name!r}; it has: {', '.join(filter(None, found)) or 'none'}")
+    return found[name]
+
+
+def first_tensor(output: Any) -> Tensor:
+    """What a layer gives on: itself, or the first of several outputs. Raises ValueError for anything else."""
+    while isinstance(output, tuple | list) and output:
+        output = output[0]
+    if not isinstance(output, Tensor):
+        raise ValueError(f"the layer gives {type(output).__name__}, a tensor is needed")
+    return output.detach()
+
+
+def pooled(features: Tensor) -> Tensor:
+    """Channels (b, P) of maps (b, P, ...): the mean over all places. Features (b, P) and tokens (b, T, P) as they are."""
+    return features.flatten(2).mean(2) if features.ndim > 3 else features
+
+
+def flattened(features: Tensor) -> Tensor:
+    """Every number of an example is a feature: (b, P ...) -> (b, P)."""
+    return features.flatten(1)
+
+
+class Sketch:
+    """Gaussian random projection of all numbers of an example to `size` features, the same for every batch (seeded).
+
+    Distances between examples keep their ratio to about sqrt(8 log(n) / size) (Johnson & Lindenstrauss 1984); the SNR of a sketch
+    is at most that of the features.
+    """
+
+    def __init__(self, size: int, seed: int = 0) -> None:
+        if size < 1:
+            raise ValueError(f"size = {size}: a sketch needs at least 1 feature")
+        self.size, self.seed = size, seed
+        self._matrix: Tensor | None = None
+
+    def __call__(self, features: Tensor) -> Tensor:
+        wide = features.flatten(1)
+        if self._matrix is None or self._matrix.shape[0] != wide.shape[1]:
+            generator = torch.Generator().manual_seed(self.seed)
+            self._matrix = torch.randn(wide.shape[1], self.size, generator=generator) / self.size**0.5
+        self._matrix = self._matrix.to(wide)
+        return wide @ self._matrix
+
+
+def effective_rank(stats: ClassStatistics) -> float:
+    """exp of the entropy of the singular values of the centred features, as shares of their sum (Roy & Vetterli 2007).
+
+    Raises ValueError where all features are equal.
+    """
+    within, E = torch.linalg.eigh(symmetrize(stats.sigma_w))
+    within = torch.where(within > stats.P * epsilon(within) * within[-1], within, 0.0)
+    # the roots side by side, since an eigenvalue of Sigma_T would lose half of the digits of its root
+    values = torch.linalg.svdvals(torch.cat([stats.centred_means * stats.priors**0.5, E * within.sqrt()], 1))
+    if not float(values.sum()) > 0:
+        raise ValueError("all features are equal: Sigma_T = 0 has no effective rank")
+    shares = values / values.sum()
+    return float(torch.special.entr(shares).sum().exp())

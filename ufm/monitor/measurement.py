@@ -1,0 +1,173 @@
+"""Neural collapse of labelled features at one moment: float64 class statistics, every measure of the paper, the SNR.
+
+What is undefined at some moment (angles of zero vectors, NC1 of coinciding class means) is NaN, with its reason in `undefined`.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifolds.linalg import epsilon
+from ufm.features import measures
+from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
+from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
+from ufm.monitor.pairs import angles
+
+LOSSES = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
+MEASURES = ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
+CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
+MOST_SCORES = 2**22  # of examples against classes at a time: 32 MB
+MOST_CLASSES = 8192  # whose loss is split: the residual of the class means is C x C
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Named scalars of one moment of a network (test set: prefix `test_`), its SNR, the examples a class, the test set's SNR."""
+
+    scalars: dict[str, float]
+    snr: RangeSnr
+    counts: np.ndarray
+    undefined: tuple[str, ...]
+    test_snr: RangeSnr | None = None
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why each undefined quantity is undefined; the parts of the loss share the reason of the loss."""
+        found = dict(reason.split(": ", 1) for reason in self.undefined)
+        for prefix in ("", "test_"):
+            if f"{prefix}loss" in found:
+                found |= {f"{prefix}{part}": found[f"{prefix}loss"] for part in LOSSES}
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Scalars:
+    """Scalars under construction and the reasons of the undefined ones."""
+
+    values: dict[str, float]
+    undefined: list[str]
+
+    def add(self, name: str, value: Callable[[], float]) -> None:
+        """The value, or NaN with the reason where it raises ValueError."""
+        self.add_all((name,), lambda: (value(),))
+
+    def add_all(self, names: Iterable[str], values: Callable[[], Iterable[float]]) -> None:
+        """Several values, or NaN for all with the reason under the first name where they raise ValueError."""
+        names = tuple(names)
+        try:
+            self.values.update(zip(names, values(), strict=True))
+        except ValueError as error:
+            self.values.update(dict.fromkeys(names, float("nan")))
+            self.undefined.append(f"{names[0]}: {error}")
+
+
+def scalars_of(stats: ClassStatistics, classifier: Classifier, lam: float) -> Scalars:
+    """Losses and measures that the statistics decide: all but NC4 and the error."""
+    found = feature_scalars(stats)
+    add_classifier_scalars(found, stats, classifier, lam)
+    return found
+
+
+def feature_scalars(stats: ClassStatistics) -> Scalars:
+    """What needs no classifier: NC1, and NC2 of the centred class means."""
+    found = Scalars({}, [])
+    found.add("nc1", lambda: measures.phd_nc1(stats))
+    _add_angles(found, "", stats.centred_means)
+    return found
+
+
+def add_classifier_scalars(found: Scalars, stats: ClassStatistics, classifier: Classifier, lam: float) -> None:
+    """What needs the classifier: the loss and its parts, NC2 of its rows, NC3."""
+
+    def losses() -> tuple[float, ...]:
+        if stats.C > MOST_CLASSES:
+            raise ValueError(f"C = {stats.C} classes: the loss is split for at most {MOST_CLASSES}, it needs C x C numbers")
+        parts = decomposition(stats, classifier, lam)
+        return parts.loss, parts.nc1, parts.nc23, parts.perp
+
+    found.add_all(LOSSES, losses)
+    _add_angles(found, "_w", classifier.W.mT)
+    found.add("nc3", lambda: _self_duality(stats, classifier.W))
+
+
+def _self_duality(stats: ClassStatistics, W: Tensor) -> float:
+    if not bool(W.any()):
+        raise ValueError("W = 0 has no direction")
+    return measures.phd_nc3(stats, W)
+
+
+def _add_angles(found: Scalars, suffix: str, vectors: Tensor) -> None:
+    found.add(f"nc2_equinorm{suffix}", lambda: measures.phd_equinorm(vectors))
+    for name, k in (("nc2_equiangular", 0), ("nc2_maxangle", 1)):
+        found.add(f"{name}{suffix}", lambda k=k: angles(vectors)[k])
+
+
+def measurement_of(found: Scalars, stats: ClassStatistics, precision: float, test_snr: RangeSnr | None = None) -> Measurement:
+    """The scalars with the SNR of the features; precision is the machine epsilon of their dtype."""
+    K = min(stats.C - 1, stats.P)
+    try:
+        snr = snr_in_range(stats, precision)
+    except ValueError as error:
+        nothing = np.full((stats.C + stats.P + 1, K), np.nan)
+        snr = RangeSnr(nothing[0], nothing[1 : stats.C + 1], nothing[stats.C + 1 :], stats.P, 1.0)
+        found.undefined.append(f"omega: {error}")
+    return Measurement(found.values, snr, stats.counts.cpu().numpy().astype(np.int64), tuple(found.undefined), test_snr)
+
+
+def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray, lam: float) -> Measurement:
+    """Everything measured on features (n, P), labels (n,) in 0..C-1 and a classifier W (C, P), b (C,), held in memory.
+
+    Raises ValueError for shapes that do not fit, labels out of range, a class without example, NaN or infinite features.
+    """
+    if W.ndim != 2 or b.shape != W.shape[:1] or features.ndim != 2 or features.shape[1] != W.shape[1]:
+        raise ValueError(f"features {features.shape}, W {W.shape} and b {b.shape} do not fit: (n, P), (C, P) and (C,) are needed")
+    classifier = Classifier(torch.from_numpy(W).double(), torch.from_numpy(b).double())
+    streaming = StreamingStatistics(len(W))
+    for H, y in _chunks(features, labels):
+        streaming.update(H, y)
+    stats = streaming.compute()
+    found, counts = scalars_of(stats, classifier, lam), Decisions()
+    for H, y in _chunks(features, labels):
+        counts += decisions(H.double(), y, classifier, stats.means)
+    found.values["train_error"], found.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
+    return measurement_of(found, stats, epsilon(torch.from_numpy(features[:0])))
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Counts of examples: the network is wrong; it and the nearest class mean disagree; the class of that mean is wrong."""
+
+    wrong: int = 0
+    apart: int = 0
+    wrong_by_mean: int = 0
+
+    def __add__(self, other: "Decisions") -> "Decisions":
+        return Decisions(self.wrong + other.wrong, self.apart + other.apart, self.wrong_by_mean + other.wrong_by_mean)
+
+
+def decisions(
+    rows: Tensor, labels: Tensor, classifier: Classifier | None, means: Tensor, classes: Tensor | None = None
+) -> Decisions:
+    """The counts of some float64 rows (n, P) with labels (n,); column k of means (P, K) is that of class `classes[k]` (k itself).
+
+    Without a classifier the first two are 0.
+    """
+    total = Decisions()
+    size = max(1, min(len(rows), MOST_SCORES // max(means.shape[1], 1)))
+    for H, y in zip(rows.split(size), labels.split(size), strict=True):
+        nearest = measures.nearest_mean(H, means)
+        nearest = nearest if classes is None else classes[nearest]
+        network = nearest if classifier is None else (H @ classifier.W.mT + classifier.b).argmax(1)
+        wrong = 0 if classifier is None else int((network != y).sum())
+        total += Decisions(wrong, int((network != nearest).sum()), int((nearest != y).sum()))
+    return total
+
+
+def _chunks(features: np.ndarray, labels: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    """Copies, so that a memory-mapped file is read a piece at a time and stays as it is."""
+    for start in range(0, len(features), CHUNK):
+        window = slice(start, start + CHUNK)
+        yield torch.from_numpy(np.array(features[window])), torch.from_numpy(labels[window].astype(np.int64))

@@ -1,0 +1,155 @@
+"""Neural collapse as a torchmetrics metric: `update` with batches of features and labels, `compute` for every measure."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from ufm.features.ranges import Classifier
+from ufm.monitor import inputs, regression
+from ufm.monitor.inputs import checked, refuse
+from ufm.monitor.measurement import Decisions, Measurement, decisions
+from ufm.monitor.moments import Moments
+from ufm.monitor.states import MomentsMetric
+from ufm.monitor.summary import Summary, of_classes, of_targets
+
+
+class NeuralCollapse(MomentsMetric):
+    """Every measure of collapse of labelled features, streamed; several processes give the numbers of one, to round-off.
+
+    num_classes   C; labels are 0..C-1. For targets="regression" it is left out and the labels are targets (b,) or (b, d)
+    layer         a name put before every value, as in "fc/nc1"
+    lam           lambda of the loss 1/2 Ave ||W h + b - y||^2 + lambda/2 (||W||^2 + ||b||^2); C wd / 2 for MSELoss and weight
+                  decay wd. Without it the loss and its parts are undefined
+    classes       "all": a class without example leaves the measures undefined. "seen": the measures are those of the classes that
+                  have examples (vocabularies), `classes_seen` of them; the network still decides among all
+    ignore_index  a label whose features count for nothing
+    shift         features of position t go with the label of position t + 1, as causal language models are trained
+    stored        keep a copy of the features on disk (unnamed, in `scratch`): NC4, the error, the accuracy of the nearest class
+                  mean, NRC1 and NRC2 look at every feature once all means are known
+
+    Memory is P^2 + 2 P C + a few thousand waiting rows, whatever the number of examples; float64 whatever the features are. On a
+    GPU an update asks the device for nothing; with stored features it is asked once in some thousand examples. `compute` gives
+    floats under the names of trajectory.npz; NaN is what is undefined, and `undefined` says why.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+
+    def __init__(
+        self,
+        num_classes: int | None = None,
+        layer: str | None = None,
+        lam: float | None = None,
+        targets: Literal["classes", "regression"] = "classes",
+        classes: Literal["all", "seen"] = "all",
+        ignore_index: int | None = None,
+        shift: bool = False,
+        stored: bool = True,
+        scratch: Path | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if targets not in ("classes", "regression") or classes not in ("all", "seen"):
+            raise ValueError(f"targets = {targets!r}, classes = {classes!r}: 'classes' or 'regression', 'all' or 'seen'")
+        if targets == "classes" and (num_classes is None or num_classes < 2):
+            raise ValueError(f"num_classes = {num_classes}: collapse needs at least 2 classes; give their number")
+        if targets == "regression" and num_classes is not None:
+            raise ValueError(f"num_classes = {num_classes} says nothing where targets='regression': leave it out")
+        if lam is not None and not 0 <= lam < float("inf"):
+            raise ValueError(f"lam = {lam}: it must be finite and not negative")
+        super().__init__(stored, scratch, lazy=classes == "seen", **kwargs)
+        self.num_classes, self.layer, self.lam, self.targets = num_classes, layer, lam, targets
+        self.ignore_index, self.shift = ignore_index, shift
+        self._add_states(1 if num_classes is None else 0 if self.lazy else num_classes)
+
+    def update(self, features: Tensor, labels: Tensor, classifier: tuple[Tensor, Tensor | None] | None = None) -> None:
+        """Take in features (b, P) with labels (b,), or tokens (b, T, P) with labels (b, T); a classifier W (C, P), b (C,) once.
+
+        Raises ValueError for shapes that do not fit and labels that are no integers; for labels out of range and for NaN or
+        infinite features at once on a CPU, where nothing is taken in then, and in `compute` on any other device.
+        """
+        rows, y = self._as_rows(features.detach(), labels.detach())
+        known = len(self.scatter) if self._waiting is None else self._waiting.P
+        if known and rows.shape[1] != known:
+            raise ValueError(f"features of P = {features.shape[-1]} cannot be added to those before them, of another P")
+        if classifier is not None and not len(self.W):
+            self._set_classifier(*classifier, features.shape[-1])
+        kept, faults = checked(rows, y, self.C, self.ignore_index)
+        if rows.device.type == "cpu":
+            refuse(faults, self.C, y)
+        waiting = self._waiting or self._begin(rows, y, features.shape[-1])
+        self.faults = self.faults + faults
+        for full in waiting.add(rows, kept):
+            self._take_in(*full)
+
+    def compute(self) -> dict[str, float]:
+        """Every measure by name, floats, NaN where undefined (`undefined` says why). In every process the same.
+
+        Raises ValueError where a device met labels out of range or features that are not finite.
+        """
+        try:
+            self._take_in_waiting()
+            refuse(self.faults, self.C)
+            self._summary = self._summarize()
+        except BaseException:
+            if self._is_synced:  # torchmetrics would leave the metric with the data of all processes
+                self.unsync()
+            raise
+        prefix = "" if self.layer is None else f"{self.layer}/"
+        return {f"{prefix}{name}": value for name, value in self._summary.values.items()}
+
+    @property
+    def C(self) -> int:
+        """Number of classes, 1 for regression."""
+        return self.num_classes or 1
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Why each NaN of the last `compute` is undefined."""
+        return {} if self._summary is None else dict(self._summary.reasons)
+
+    @property
+    def measurement(self) -> Measurement:
+        """The last `compute` with the SNR of the features, as a run stores it. Raises ValueError where there is none."""
+        if self._summary is None or self._summary.measurement is None:
+            raise ValueError("there is no measurement of classes yet: call compute() first, with an example of every class")
+        return self._summary.measurement
+
+    def _forget(self) -> None:
+        super()._forget()
+        self._summary: Summary | None = None
+
+    def _as_rows(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        if self.shift:
+            features, labels = inputs.shifted(features, labels)
+        return inputs.class_rows(features, labels) if self.targets == "classes" else inputs.target_rows(features, labels)
+
+    def _set_classifier(self, W: Tensor, b: Tensor | None, P: int) -> None:
+        outputs = self.num_classes or len(W)
+        if tuple(W.shape) != (outputs, P) or (b is not None and tuple(b.shape) != (outputs,)):
+            shapes = f"{tuple(W.shape)} and {None if b is None else tuple(b.shape)}"
+            raise ValueError(f"the classifier is W {(outputs, P)} and b {(outputs,)} or None, got {shapes}")
+        self.W = W.detach().to(torch.float64, copy=True)
+        self.b = torch.zeros_like(self.W[:, 0]) if b is None else b.detach().to(torch.float64, copy=True)
+
+    def _summarize(self) -> Summary:
+        known = Classifier(self.W, self.b) if len(self.W) else None
+        moments = Moments.of(self._states)
+        if self.targets == "regression":
+            return of_targets(moments, int(self.width), known, self._distances)
+        return of_classes(moments, known, self.lam, float(self.precision), self._decide)
+
+    def _decide(self, classifier: Classifier | None, means: Tensor) -> Decisions:
+        def counts(rows: Tensor, labels: Tensor) -> Tensor:
+            found = decisions(rows, labels, classifier, means, self.classes)
+            return torch.tensor([found.wrong, found.apart, found.wrong_by_mean], device=rows.device)
+
+        return Decisions(*self._over_stored(counts, torch.zeros(3, dtype=torch.int64)).tolist())
+
+    def _distances(self, mean: Tensor, bases: tuple[Tensor, ...]) -> Tensor:
+        def sums(rows: Tensor, _: Tensor) -> Tensor:
+            return regression.squared_distances(rows[:, : len(mean)], mean, bases)
+
+        return self._over_stored(sums, torch.zeros(len(bases), dtype=torch.float64))

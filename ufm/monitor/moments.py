@@ -1,0 +1,140 @@
+"""What a metric keeps of the features it has seen: float64 moments that merge exactly, on the device of the features.
+
+Taking rows in asks the device for nothing: what is wrong with them is counted where they are and raised when it is read.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from manifolds.linalg import gram
+from ufm.features.statistics import ClassStatistics
+
+NAMES = ("classes", "counts", "near", "rest", "scatter", "class_scatter")
+BY_CLASS = ("counts", "near", "rest", "class_scatter")
+IGNORED = -1
+
+
+class Moments(dict[str, Tensor]):
+    """Tensors by name: classes (K,), counts (K,), near and rest (K, P), scatter (P, P), class_scatter (K,); float64.
+
+    The mean of class `classes[k]` is near[k] + rest[k]: a point among its examples and a small rest, so that rounding is that of
+    the spread of a class, however far it lies from the origin. scatter = sum_i (h_i - mu)(h_i - mu)^T about the class means.
+    """
+
+    @classmethod
+    def empty(cls, classes: int = 0, P: int = 0, device: torch.device | None = None) -> "Moments":
+        """Nothing seen yet of the classes 0..classes-1."""
+        shapes = {
+            "counts": (classes,),
+            "near": (classes, P),
+            "rest": (classes, P),
+            "scatter": (P, P),
+            "class_scatter": (classes,),
+        }
+        values = {name: torch.zeros(shape, dtype=torch.float64, device=device) for name, shape in shapes.items()}
+        return cls({"classes": torch.arange(classes, device=device), **values})
+
+    @classmethod
+    def of(cls, values: Mapping[str, Tensor]) -> "Moments":
+        """The tensors of `NAMES` among others."""
+        return cls({name: values[name] for name in NAMES})
+
+    @classmethod
+    def of_rows(cls, rows: Tensor, labels: Tensor, classes: Tensor | None) -> "Moments":
+        """The moments of float64 rows (n, P) with labels (n,), `IGNORED` for a row that counts for nothing.
+
+        Labels are positions in `classes` (K,). With None, class numbers: those met are kept, and the device is asked for them.
+        """
+        if classes is None:
+            rows, labels = rows[labels != IGNORED], labels[labels != IGNORED]
+            classes, labels = torch.unique(labels, return_inverse=True)
+        k, n, P = len(classes), *rows.shape
+        if not n:
+            return cls.empty(k, P, rows.device)
+        kept = labels != IGNORED
+        slots = torch.where(kept, labels, k)  # rows that count for nothing share a slot of zeros behind the classes
+        rows = torch.where(kept[:, None], rows, 0.0)
+        numbers = torch.arange(n, device=rows.device)
+        first = torch.full((k + 1,), n - 1, device=rows.device).scatter_reduce(0, slots, numbers, "amin")
+        counts = rows.new_zeros(k + 1).index_add(0, slots, torch.ones_like(rows[:, 0]))
+        near = torch.where((counts > 0)[:, None], rows[first], 0.0)
+        rows = rows - near[slots]
+        rest = rows.new_zeros(k + 1, P).index_add(0, slots, rows) / counts.clamp(min=1)[:, None]
+        rows -= rest[slots]
+        squares = rows.new_zeros(k + 1).index_add(0, slots, torch.einsum("np,np->n", rows, rows))
+        return cls(dict(zip(NAMES, (classes, counts[:k], near[:k], rest[:k], gram(rows), squares[:k]), strict=True)))
+
+    @property
+    def P(self) -> int:
+        """Number of features."""
+        return len(self["scatter"])
+
+    def merged(self, other: "Moments") -> "Moments":
+        """The moments of both, by the formulas of Chan, Golub & LeVeque (1983). Raises ValueError where P differs.
+
+        Only the classes of `other` cost products; nothing is asked of the device where both hold the same tensor `classes`.
+        """
+        if not self["near"].numel() or not other["near"].numel():
+            return self if self["near"].numel() else other
+        if self.P != other.P:
+            raise ValueError(f"features of P = {other.P} cannot be added to features of P = {self.P}")
+        whole, slots = self._with_classes(other["classes"])
+        mine = whole if slots is None else Moments({name: whole[name][slots] for name in BY_CLASS})
+        seen, met = (mine["counts"] > 0)[:, None], (other["counts"] > 0)[:, None]
+        total = mine["counts"] + other["counts"]
+        delta = (other["near"] - mine["near"]) + (other["rest"] - mine["rest"])
+        delta = torch.where(seen & met, delta, 0.0)
+        weight = mine["counts"] * other["counts"] / total.clamp(min=1)
+        share = other["counts"] / total.clamp(min=1)
+        changed = {
+            "counts": total,
+            "near": torch.where(seen, mine["near"], other["near"]),
+            "rest": torch.where(seen, mine["rest"] + delta * share[:, None], other["rest"]),
+            "class_scatter": mine["class_scatter"] + other["class_scatter"] + weight * (delta * delta).sum(1),
+        }
+        if slots is not None:
+            changed = {name: whole[name].index_copy(0, slots, value) for name, value in changed.items()}
+        scatter = self["scatter"] + other["scatter"] + gram(delta * weight.sqrt()[:, None])
+        return Moments({**changed, "classes": whole["classes"], "scatter": scatter})
+
+    def statistics(self) -> ClassStatistics:
+        """Counts, means, Sigma_W and variances of the classes kept. Raises ValueError where one of them has no example."""
+        counts = self["counts"]
+        if not float(counts.sum()):
+            raise ValueError("no example has been seen yet")
+        missing = self["classes"][counts == 0].tolist()
+        if missing:
+            raise ValueError(f"class {missing[0]} has no example yet: every one of the {len(counts)} classes needs one")
+        means = (self["near"] + self["rest"]).mT
+        return ClassStatistics(counts, means, self["scatter"] / counts.sum(), self["class_scatter"] / counts)
+
+    def _with_classes(self, classes: Tensor) -> tuple["Moments", Tensor | None]:
+        """These moments with room for more classes, and where those lie; None where they are the same in the same order."""
+        mine = self["classes"]
+        if mine is classes or mine.data_ptr() == classes.data_ptr():
+            return self, None
+        largest = int(torch.stack([mine.max(), classes.max()]).max()) + 1
+        slot = torch.full((largest,), -1, device=mine.device)
+        slot[mine] = torch.arange(len(mine), device=mine.device)
+        new = classes[slot[classes] < 0]
+        slot[new] = torch.arange(len(mine), len(mine) + len(new), device=mine.device)
+        if not len(new):
+            return self, slot[classes]
+        grown = {name: torch.cat([self[name], self[name].new_zeros(len(new), *self[name].shape[1:])]) for name in BY_CLASS}
+        return Moments({**self, **grown, "classes": torch.cat([mine, new])}), slot[classes]
+
+
+def merged_states(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The states of a metric merged in their order, so that every process comes to the same bits.
+
+    Beside the moments: the first classifier W, b that there is, the sum of faults, the largest precision and width.
+    """
+    moments = Moments.of(parts[0])
+    for part in parts[1:]:
+        moments = moments.merged(Moments.of(part))
+    known = next((part for part in parts if len(part["W"])), parts[0])
+    whole = {name: torch.stack([part[name] for part in parts]) for name in ("faults", "precision", "width")}
+    largest = {name: whole[name].amax(0) for name in ("precision", "width")}
+    return {**moments, "W": known["W"], "b": known["b"], "faults": whole["faults"].sum(0), **largest}

@@ -1,0 +1,141 @@
+"""Everything measured on a network in memory, in one pass over its data, without a trace of it."""
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manifolds.linalg import epsilon
+from ufm.features import measures
+from ufm.features.ranges import Classifier, RangeSnr
+from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
+from ufm.files.spool import FeatureSpool
+from ufm.monitor.batches import Select, selected, to_device
+from ufm.monitor.layers import bare, linear_layer
+from ufm.monitor.measurement import Measurement, Scalars, decisions, measurement_of, scalars_of
+from ufm.monitor.unchanged import batches_of, unchanged
+
+
+def measure_network(
+    model: nn.Module,
+    loader: Iterable[Any],
+    layer: str,
+    lam: float,
+    test_loader: Iterable[Any] | None = None,
+    keep: Callable[[np.ndarray, np.ndarray], None] | None = None,
+    scratch: Path | None = None,
+    select: Select | None = None,
+) -> Measurement:
+    """Everything measured on a network, in evaluation mode, in one pass over each loader; nothing of the caller's is changed.
+
+    layer     dotted name of the last linear layer; its input is the feature h, its output (b, C) must be what the model returns
+    lam       lambda of the loss 1/2 Ave ||W h + b - y||^2 + lambda/2 (||W||^2 + ||b||^2); for training with torch's MSELoss
+              and weight decay wd it is C wd / 2 (`ufm.features.least_squares.lambda_of_weight_decay`)
+    keep      called with the training features (n, P) and labels (n,), read from disk
+    scratch   folder for the temporary file of features (n P numbers)
+    select    what of a batch is (inputs, labels), where it is no pair and no mapping with `labels` (`ufm.monitor.selected`)
+
+    Raises ValueError for an unknown layer, one whose output the model does not return, features that are not (b, P), labels out
+    of range, NaN or infinite features, and a scratch folder that cannot be written.
+    """
+    head = linear_layer(model, layer)
+    classifier = Classifier.of(head)
+    loaders = (loader,) if test_loader is None else (loader, test_loader)
+    with unchanged(model, *loaders), torch.no_grad(), FeatureSpool(scratch) as spool:
+        model.eval()
+        stats, error, precision = _train_pass(_batches(model, head, loader, select), head.out_features, spool)
+        found = scalars_of(stats, classifier, lam)
+        found.values["train_error"] = error
+        found.values["nc4"] = _nc4(spool.chunks(CHUNK), classifier, stats.means, stats.n)
+        if keep is not None:
+            keep(spool.features, spool.labels)
+        test_snr = None
+        if test_loader is not None:
+            test_snr = _add_test(found, _batches(model, head, test_loader, select), classifier, stats, lam)
+    return measurement_of(found, stats, precision, test_snr)
+
+
+Batches = Iterator[tuple[Tensor, Tensor, Tensor]]
+
+
+def _batches(model: nn.Module, head: nn.Linear, loader: Iterable[Any], select: Select | None) -> Batches:
+    """(features, logits, labels) of every batch, on the device of the network."""
+    seen: list[tuple[Tensor, Tensor]] = []
+    device = head.weight.device
+    hook = head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].detach(), output)))
+    try:
+        for batch in batches_of(loader):
+            seen.clear()
+            chosen = selected(batch, select)
+            logits = bare(model)(*to_device(chosen.args, device), **to_device(chosen.kwargs, device))
+            if len(seen) != 1 or seen[0][0].ndim != 2:
+                shapes = ", ".join(str(tuple(x.shape)) for x, _ in seen) or "never"
+                raise ValueError(f"the layer must see one batch of features (b, P) a forward pass, it saw {shapes}")
+            _check_logits(logits, seen[0][1])
+            yield seen[0][0], logits, chosen.labels.to(device)
+    finally:
+        hook.remove()
+
+
+def _check_logits(returned: object, output: Tensor) -> None:
+    """Raise ValueError unless the model returned the output of its last layer, at most in another precision."""
+    if not isinstance(returned, Tensor):
+        raise ValueError(f"the model returned {type(returned).__name__}, logits (b, C) are needed: wrap it to return them alone")
+    if returned.shape != output.shape:
+        shapes = f"{tuple(returned.shape)}, its last linear layer {tuple(output.shape)}"
+        raise ValueError(f"the model returned {shapes}: name the layer whose output it returns")
+    if returned is output:
+        return
+    gap = float((returned - output.to(returned.dtype)).abs().max())
+    if gap > 0:  # NaN has its own error, that of the features
+        raise ValueError(
+            f"what the model returns is up to {gap:.2g} away from the output of its last linear layer: name the layer whose "
+            "output it returns, or wrap it so that it returns its logits (no softmax, no scaling)"
+        )
+
+
+def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassStatistics, float, float]:
+    streaming, wrong, precision = StreamingStatistics(C), 0, 0.0
+    for features, logits, labels in batches:
+        streaming.update(features, labels)
+        spool.append(
+            features.float().cpu().numpy() if features.dtype.itemsize < 4 else features.cpu().numpy(), labels.cpu().numpy()
+        )
+        wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
+    stats = streaming.compute()
+    return stats, int(wrong) / stats.n, precision
+
+
+def _add_test(found: Scalars, batches: Batches, classifier: Classifier, train: ClassStatistics, lam: float) -> RangeSnr:
+    """Test-set versions, NC4 against the class means of the training set as Papyan, Han & Donoho, NC1 both ways.
+
+    Returns the SNR of the test set.
+    """
+    streaming, wrong, apart, precision = StreamingStatistics(train.C), 0, 0, 0.0
+    for features, logits, labels in batches:
+        streaming.update(features, labels)
+        wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
+        apart += decisions(features.double(), labels, classifier, train.means).apart
+    stats = streaming.compute()
+    test = scalars_of(stats, classifier, lam)
+    test.values["nc4"], test.values["error"] = apart / stats.n, int(wrong) / stats.n
+    test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats)))
+    found.values.update({f"test_{name}": value for name, value in test.values.items()})
+    found.undefined.extend(f"test_{reason}" for reason in test.undefined)
+    return measurement_of(test, stats, precision).snr
+
+
+def _about(train: ClassStatistics, test: ClassStatistics) -> ClassStatistics:
+    """Classes and means of the training set, and the scatter of the test set about those means."""
+    shift = test.means - train.means
+    scatter = test.sigma_w + (shift * test.priors) @ shift.mT
+    return ClassStatistics(train.counts, train.means, scatter, test.class_variances + (shift * shift).sum(0))
+
+
+def _nc4(chunks: Iterator[np.ndarray], classifier: Classifier, means: Tensor, n: int) -> float:
+    nothing = torch.zeros(CHUNK, dtype=torch.int64, device=means.device)  # labels, which do not enter
+    rows = (torch.from_numpy(chunk).to(means.device).double() for chunk in chunks)
+    return sum(decisions(H, nothing[: len(H)], classifier, means).apart for H in rows) / n

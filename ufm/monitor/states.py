@@ -1,0 +1,157 @@
+"""A torchmetrics metric whose states are moments: what it takes to gather, merge, move, store and restore them exactly."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.distributed import gather_all_tensors
+
+from ufm.monitor.moments import IGNORED, Moments, merged_states
+from ufm.monitor.waiting import LEAST, MOST, StoredRows, WaitingRows
+
+
+class MomentsMetric(Metric):
+    """Rows wait until there are enough for one product, become moments, and are stored on disk where that is asked for.
+
+    Processes are gathered by merging moments in the order of their ranks (never by sums of squares): all have the same bits.
+    """
+
+    is_differentiable = False
+    higher_is_better = None
+    full_state_update = False
+    classes: Tensor
+    counts: Tensor
+    scatter: Tensor
+    W: Tensor
+    b: Tensor
+    precision: Tensor
+    faults: Tensor
+    width: Tensor
+
+    def __init__(self, stored: bool, scratch: Path | None, lazy: bool, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.stored, self.scratch, self.lazy = stored, scratch, lazy
+        self._forget()
+
+    def _add_states(self, classes: int) -> None:
+        """The moments of so many classes, the classifier W, b, and facts about the rows."""
+        nothing = Moments.empty(classes) | {
+            "W": torch.zeros(0, 0, dtype=torch.float64),
+            "b": torch.zeros(0, dtype=torch.float64),
+            "precision": torch.zeros(1, dtype=torch.float64),
+            "faults": torch.zeros(2, dtype=torch.int64),  # labels out of range, features not finite
+            "width": torch.zeros(1, dtype=torch.int64),  # P
+        }
+        for name, value in nothing.items():
+            self.add_state(name, value, persistent=True)
+
+    def forward(self, *args: Any, **kwargs: Any) -> None:
+        """`update`; a batch has no value of its own, since it has too few examples a class."""
+        self.update(*args, **kwargs)
+
+    def reset(self) -> None:
+        """Forget everything: features, classifier and what is stored."""
+        super().reset()
+        self._forget()
+
+    def merge_state(self, incoming_state: "dict[str, Any] | Metric") -> None:
+        """Take in everything that another metric has seen, or its states by name (these without the stored features)."""
+        self._take_in_waiting()
+        states: Any = incoming_state
+        if isinstance(incoming_state, MomentsMetric) and incoming_state is not self:
+            incoming_state._take_in_waiting()
+            states = incoming_state._states
+        if not isinstance(states, dict):
+            raise ValueError(f"another {type(self).__name__} or its states are needed, got {type(incoming_state).__name__}")
+        self._set_states([self._states, states])
+        if isinstance(incoming_state, MomentsMetric) and incoming_state._rows is not None:
+            self._rows = self._rows or StoredRows(self.scratch, incoming_state._rows.dtype)
+            self._rows.extend(incoming_state._rows)
+        self._computed, self._update_count = None, self._update_count + 1
+
+    def sync(self, *args: Any, **kwargs: Any) -> None:
+        """Take the data of all processes in the place of this one's, as `compute` does by itself."""
+        self._take_in_waiting()
+        super().sync(*args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """Everything but the stored features: a metric restored from it has no NC4 of them."""
+        self._take_in_waiting()
+        return super().state_dict(*args, **kwargs)
+
+    def set_dtype(self, dst_type: str | torch.dtype) -> "MomentsMetric":
+        """Nothing: moments are float64, or they would lose the digits where collapse lives."""
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        self._take_in_waiting()
+        return {**super().__getstate__(), "_waiting": None, "_rows": None}
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        super()._load_from_state_dict(*args, **kwargs)
+        self._forget()
+        self.to(self.device)
+
+    def _apply(self, fn: Callable, exclude_state: Any = "") -> "MomentsMetric":
+        self._take_in_waiting()
+        self._waiting = None
+        device = fn(torch.zeros(1, device=self.device)).device
+        super()._apply(lambda value: value.to(device), exclude_state)  # a change of precision would lose digits
+        return self
+
+    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
+        group = process_group or self.process_group
+        gathered = {name: dist_sync_fn(value, group=group) for name, value in self._states.items()}
+        self._set_states([dict(zip(gathered, values, strict=True)) for values in zip(*gathered.values(), strict=True)])
+
+    @property
+    def _states(self) -> dict[str, Tensor]:
+        return {name: getattr(self, name) for name in self._defaults}
+
+    def _set_states(self, parts: list[dict[str, Tensor]]) -> None:
+        for name, value in merged_states(parts).items():
+            setattr(self, name, value)
+
+    def _forget(self) -> None:
+        self._waiting: WaitingRows | None = None
+        self._dtype_of_rows = torch.float64
+        self._rows: StoredRows | None = None
+
+    def _begin(self, rows: Tensor, labels: Tensor, P: int) -> WaitingRows:
+        if self.device != rows.device:
+            self.to(rows.device)
+        self.precision = torch.full_like(self.precision, torch.finfo(rows.dtype).eps)
+        self.width = torch.full_like(self.width, P)
+        room = MOST if self.lazy else min(max(LEAST, 4 * len(self.classes)), MOST)
+        self._waiting = WaitingRows(room, rows, labels)
+        self._dtype_of_rows = rows.dtype
+        return self._waiting
+
+    def _take_in(self, rows: Tensor, labels: Tensor) -> None:
+        if self.stored:
+            kept = labels != IGNORED
+            self._rows = self._rows or StoredRows(self.scratch, self._dtype_of_rows)
+            self._rows.add(rows[kept], labels[kept])
+        classes = None if self.lazy else self.classes
+        self._set_states([self._states, {**self._states, "faults": 0 * self.faults, **Moments.of_rows(rows, labels, classes)}])
+
+    def _take_in_waiting(self) -> None:
+        for rest in () if self._waiting is None else self._waiting.rest():
+            self._take_in(*rest)
+
+    def _over_stored(self, summand: Callable[[Tensor, Tensor], Tensor], total: Tensor) -> Tensor:
+        """The sum over the stored rows of all processes. Raises ValueError where some of the rows seen are not stored."""
+        rows, count = self._rows, torch.tensor([self._rows.count if self._rows else 0], device=self.device)
+        total = total.to(self.device) if rows is None else rows.sum_of(summand, total.to(self.device))
+        if self._is_synced:
+            gather = self.dist_sync_fn or gather_all_tensors
+            total, count = (torch.stack(gather(value, group=self.process_group)).sum(0) for value in (total, count))
+        if int(count) != int(self.counts.sum()):
+            kept = f"{int(count)} of {int(self.counts.sum())} features are stored"
+            raise ValueError(
+                f"{kept}, and the class means are known only now: keep stored=True, and one metric for the whole pass"
+            )
+        return total

@@ -1,0 +1,138 @@
+"""From merged moments to named values: what a metric returns, and why the rest is undefined."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ufm.features.ranges import Classifier, RangeSnr
+from ufm.features.statistics import ClassStatistics
+from ufm.monitor import regression
+from ufm.monitor.layers import effective_rank
+from ufm.monitor.measurement import (
+    CLASSIFIER_MEASURES,
+    LOSSES,
+    MEASURES,
+    Decisions,
+    Measurement,
+    Scalars,
+    add_classifier_scalars,
+    feature_scalars,
+    measurement_of,
+)
+from ufm.monitor.moments import Moments
+
+DECIDED = ("train_error", "nc4", "ncc_accuracy")
+OF_CLASSIFIER = (*LOSSES, *CLASSIFIER_MEASURES, "nc3", "nc0", "train_error", "nc4")
+OF_FEATURES = (
+    *(name for name in MEASURES if name not in OF_CLASSIFIER),
+    "effective_rank",
+    "omega_geometric_mean",
+    "ncc_accuracy",
+)
+NO_CLASSIFIER = "no classifier is known: give update(..., classifier=(W, b)) once"
+NO_LAMBDA = "lambda is not known: give lam=, C wd / 2 for MSELoss and weight decay wd"
+
+Decide = Callable[[Classifier | None, Tensor], Decisions]
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Values by name, the reasons of those that are NaN, and the whole measurement where the targets are classes."""
+
+    values: dict[str, float]
+    reasons: dict[str, str]
+    measurement: Measurement | None = None
+
+
+def nc0(W: Tensor) -> float:
+    """|| W^T 1 ||_2, the length of the sum of the rows of W (C, P): the NC0 of arXiv:2602.16642."""
+    return float(torch.linalg.vector_norm(W.sum(0)))
+
+
+def of_classes(moments: Moments, classifier: Classifier | None, lam: float | None, precision: float, decide: Decide) -> Summary:
+    """Everything about labelled features. `classifier` is that of all classes, `moments` may have examples of fewer.
+
+    `decide` counts decisions of a classifier and of the class means (P, K), and raises ValueError where it has no features to.
+    """
+    try:
+        stats = moments.statistics()
+    except ValueError as error:
+        values = dict.fromkeys((*OF_FEATURES, *OF_CLASSIFIER), float("nan"))
+        return Summary(values, dict.fromkeys(values, str(error)))
+    found, reasons = feature_scalars(stats), dict[str, str]()
+    found.add("effective_rank", lambda: effective_rank(stats))
+    if classifier is None:
+        reasons |= dict.fromkeys(OF_CLASSIFIER, NO_CLASSIFIER)
+    else:
+        reasons |= _add_classifier(found, stats, classifier, moments["classes"], lam)
+    decided = DECIDED[-1:] if classifier is None else DECIDED
+    found.add_all(decided, lambda: _shares(decide(classifier, stats.means), stats.n, classifier))
+    found.values.update(dict.fromkeys((name for name in reasons if name not in found.values), float("nan")))
+    measured = measurement_of(found, stats, precision)
+    found.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr))
+    measured = replace(measured, undefined=tuple(found.undefined))
+    values = {**found.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}
+    values |= {"examples": float(stats.n), "classes_seen": float(stats.C)}
+    shared = {name: measured.reasons[decided[0]] for name in decided if decided[0] in measured.reasons}
+    return Summary(values, {**shared, **measured.reasons, **reasons}, measured)
+
+
+def _add_classifier(
+    found: Scalars, stats: ClassStatistics, classifier: Classifier, classes: Tensor, lam: float | None
+) -> dict[str, str]:
+    """Adds what the classifier decides about the classes that have examples; returns reasons that replace those of the rest."""
+    C, reasons = len(classifier.W), {}
+    seen = classifier if stats.C == C else Classifier(classifier.W[classes], classifier.b[classes])
+    add_classifier_scalars(found, stats, seen, 0.0 if lam is None else lam)
+    if stats.C < C:
+        reasons = dict.fromkeys(LOSSES, f"{C - stats.C} of {C} classes have no example, and the loss counts all")
+    elif lam is None:
+        reasons = dict.fromkeys(LOSSES, NO_LAMBDA)
+    found.values.update(dict.fromkeys(reasons, float("nan")))
+    found.values["nc0"] = nc0(classifier.W)
+    return reasons
+
+
+def _shares(counts: Decisions, n: int, classifier: Classifier | None) -> tuple[float, ...]:
+    network = () if classifier is None else (counts.wrong / n, counts.apart / n)
+    return *network, 1 - counts.wrong_by_mean / n
+
+
+def _geometric_mean(snr: RangeSnr) -> float:
+    if not np.isfinite(snr.omega).all() or not (snr.omega > 0).all():
+        raise ValueError(f"{int((snr.omega > 0).sum())} of {len(snr.omega)} values of omega are positive and finite")
+    return float(np.exp(np.log(snr.omega).mean()))
+
+
+def of_targets(
+    moments: Moments, P: int, classifier: Classifier | None, distances: Callable[[Tensor, tuple[Tensor, ...]], Tensor]
+) -> Summary:
+    """NRC1-3 and the squared error of regression, from the joint moments of features (P) and targets.
+
+    `distances` of a mean (P,) and of bases sums over all examples what `ufm.monitor.regression.squared_distances` sums.
+    """
+    found = Scalars({}, [])
+    try:
+        stats = moments.statistics()
+    except ValueError as error:
+        values = dict.fromkeys(("nrc1", "nrc2", "nrc3", "mse"), float("nan"))
+        return Summary(values, dict.fromkeys(values, str(error)))
+    joint = regression.JointMoments(stats.means[:, 0], stats.sigma_w, P)
+
+    def share(basis: Callable[[], Tensor]) -> float:
+        return float(distances(joint.mean[:P], (basis(),))[0]) / stats.n
+
+    found.add("nrc1", lambda: share(lambda: regression.principal_subspace(joint)))
+    reasons = dict[str, str]()
+    if classifier is None:
+        reasons = dict.fromkeys(("nrc2", "nrc3", "mse"), NO_CLASSIFIER)
+        found.values.update(dict.fromkeys(reasons, float("nan")))
+    else:
+        found.add("nrc2", lambda: share(lambda: regression.row_space(classifier.W)))
+        found.add("nrc3", lambda: regression.nrc3(classifier.W, joint.target_covariance)[0])
+        found.values["mse"] = regression.mean_squared_error(joint, classifier.W, classifier.b)
+    reasons |= dict(reason.split(": ", 1) for reason in found.undefined)
+    return Summary({**found.values, "examples": float(stats.n)}, reasons)
