@@ -15,8 +15,8 @@ from scipy.optimize import least_squares
 
 from benchmarks.timing import paired, peak_megabytes
 from ufm.compare.exponent import fit_exponent, profile, resample
-from ufm.laws import RENORMALIZED
-from ufm.store import save_arrays
+from ufm.files.store import save_arrays
+from ufm.laws.closed import RENORMALIZED
 
 C, N, P, EPOCHS = 10, 500, 512, 50
 COMMAND = (

@@ -10,15 +10,15 @@ from functools import partial
 import numpy as np
 
 from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes, run_python
-from manifolds.classes import ClassLayout
 from manifolds.geometry import constraint_residual
+from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, namespace
-from ufm.config import FlowConfig
-from ufm.discrete import renormalized_step, run_discrete
-from ufm.flows import advance_means, autograd_gradient, renormalize_after_step
-from ufm.laws import EMBEDDED, RENORMALIZED, Law
-from ufm.simulate import output_times
-from ufm.snr import renormalized_features, snr_spectrum
+from ufm.features.snr import renormalized_features, snr_spectrum
+from ufm.flow.config import FlowConfig
+from ufm.flow.run import output_times
+from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
+from ufm.laws.discrete import renormalized_step, run_discrete
+from ufm.tensor.vector_fields import advance_means, autograd_gradient, renormalize_after_step
 
 C, N, P = 10, 500, 512  # the main size
 HEAVY = ("torch", "scipy", "geoopt", "pymanopt", "matplotlib")
@@ -51,7 +51,10 @@ def command() -> Iterator[Row]:
     yield _ratio("`python -m ufm.flow --C 10 --N 500 --P 512`", '`python -c "import numpy"`', found, 2.5)
     ours, other = peak_megabytes(*arguments), peak_megabytes("-c", "import numpy")
     yield Row("the same, peak memory", f"{ours:.0f} MB", f"{other:.0f} MB", f"{ours:.0f} MB", "<= 80 MB", ours <= 80)
-    code = f"import json, sys, ufm.flow as f; f.main(['--quiet']); print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    code = (
+        "import json, sys, ufm.flow.command as f; f.main(['--quiet']); "
+        f"print(json.dumps([m for m in {HEAVY} if m in sys.modules]))"
+    )
     loaded = json.loads(run_python("-c", code))
     yield Row(
         "the same, modules loaded of " + ", ".join(HEAVY), str(len(loaded)), "", ", ".join(loaded) or "none", "none", not loaded

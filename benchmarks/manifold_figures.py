@@ -18,9 +18,10 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import geoopt
 
-from manifolds import geodesics, geometry, geoopt_adapter, pymanopt_adapter, retractions
-from manifolds.classes import ClassLayout
-from manifolds.slopes import measure_slope
+from manifolds import geometry, geoopt_adapter, pymanopt_adapter, retractions
+from manifolds.checks.slopes import measure_slope
+from manifolds.embedded import geodesics
+from manifolds.layout import ClassLayout
 from tests.manifolds.losses import cross_entropy, least_squares
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"

@@ -16,22 +16,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ufm.integrate import integrate_scipy
 from ufm.models.base import Model
 from ufm.models.central_path import CentralPath
 from ufm.models.dang import DeepLinear
 from ufm.models.e_wojtowytsch import EWojtowytsch
 from ufm.models.ergen_pilanci import ErgenPilanci, batch_normalized_value, unfold
 from ufm.models.fang import Fang
-from ufm.models.gradient_flow import gradient_flow
-from ufm.models.losses import one_hot
 from ufm.models.lu_steinerberger import LuSteinerberger
 from ufm.models.mixon import Mixon
-from ufm.models.peeled import Point
+from ufm.models.objective.losses import one_hot
+from ufm.models.objective.peeled import Point
 from ufm.models.poggio_liao import PoggioLiao
+from ufm.models.solvers.gradient_flow import gradient_flow
 from ufm.models.tirer_bruna import BiasFree, FreeBias
 from ufm.models.zhou import DecayedBias
 from ufm.models.zhu import Zhu
+from ufm.tensor.integrate import integrate_scipy
 
 ACCURACY = 1e-10
 PAIRS = 9

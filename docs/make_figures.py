@@ -4,12 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from manifolds.classes import ClassLayout
-from ufm.config import FlowConfig
-from ufm.plot import erratum_figure, save_figure, trajectory_figure
-from ufm.report import title
-from ufm.simulate import prepare, run
-from ufm.snr import snr
+from manifolds.layout import ClassLayout
+from ufm.features.snr import snr
+from ufm.files.plot import erratum_figure, save_figure, trajectory_figure
+from ufm.flow.config import FlowConfig
+from ufm.flow.report import title
+from ufm.flow.run import prepare, run
 
 FIGURES = Path(__file__).parent / "figures"
 

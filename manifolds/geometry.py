@@ -5,7 +5,7 @@ X, Z are (..., P, n) with columns in class blocks; D = n X C_M are the deviation
 Proposition 4's oblique Pi, and the Frobenius-orthogonal P. Half precision is computed in float32 inside, and so under autocast.
 """
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, frobenius_norm, identity_like, symmetrize
 from manifolds.matrix_functions import gram, inverse_sqrt
 from manifolds.precision import at_least_float32

@@ -15,8 +15,8 @@ import torch
 from geoopt.utils import size2shape
 
 from manifolds import sampling, steps
-from manifolds.classes import ClassLayout
 from manifolds.geometry import constraint_residual, renormalize, tangency_residual
+from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric
 from manifolds.retractions import nearest_point, polar_retraction, renormalisation
 

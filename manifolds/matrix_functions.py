@@ -139,7 +139,7 @@ def inverse_sqrt(S: Array) -> Array:
     """
     if namespace(S) is np:
         return spectral_inverse_sqrt(S)
-    from manifolds.differentiable import InverseSqrt
+    from manifolds.distance import InverseSqrt
 
     return InverseSqrt.apply(S)
 
@@ -157,7 +157,7 @@ def lyapunov(A: Array, B: Array) -> Array:
     """The Y with A Y + Y A = B for a symmetric positive definite A; differentiable to any order in torch. (..., P, P)"""
     if namespace(A) is np:
         return spectral_lyapunov(A, B)
-    from manifolds.differentiable import Lyapunov
+    from manifolds.distance import Lyapunov
 
     return Lyapunov.apply(A, B)
 

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds import bundle, bundle_geodesics, curvature, geodesics, logarithm
-from manifolds.classes import ClassLayout
+from manifolds.bundle import connection as bundle
+from manifolds.bundle import geodesics as bundle_geodesics
+from manifolds.embedded import curvature, geodesics, logarithm
 from manifolds.geometry import oblique_projection, orthogonal_projection
+from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, namespace
 from manifolds.matrix_functions import inner
 from manifolds.shooting import Shooting
@@ -74,7 +76,7 @@ class Metric(ABC):
     def dist(self, X: Array, Y: Array) -> Array:
         """Length of log(X, Y). (...). Raises as `log`, and in a second backward pass: torch differentiates it once."""
         if namespace(X) is not np:
-            from manifolds.differentiable import Distance
+            from manifolds.distance import Distance
 
             return Distance.apply(X, Y, self)[0]
         return self.norm(X, self.log(X, Y))

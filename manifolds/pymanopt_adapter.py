@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold, RiemannianSubmanifold
 
-from manifolds import curvature, sampling, steps
-from manifolds.classes import ClassLayout
+from manifolds import sampling, steps
+from manifolds.embedded import curvature
 from manifolds.geometry import dimension, orthogonal_projection
+from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric, typical_distance
 from manifolds.retractions import polar_retraction, renormalisation
 

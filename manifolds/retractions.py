@@ -11,9 +11,9 @@ In the first two the class means are scaled with the deviations, in the others t
 X, U are (..., P, n). All raise ValueError where a step loses rank, with the number of lost directions.
 """
 
-from manifolds.bundle import horizontal
-from manifolds.classes import ClassLayout
+from manifolds.bundle.connection import horizontal
 from manifolds.geometry import renormalize
+from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, identity_like, namespace
 from manifolds.matrix_functions import check_positive_definite, gram, inverse_sqrt, sylvester_congruence
 from manifolds.precision import at_least_float32

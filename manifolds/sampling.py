@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from manifolds.retractions import nearest_point
 
 

@@ -18,8 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.classes import ClassLayout
 from manifolds.geometry import renormalize
+from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, identity_like, namespace, symmetrize
 from manifolds.matrix_functions import concrete, gram, inverse_cholesky, inverse_sqrt
 from manifolds.metrics import Metric

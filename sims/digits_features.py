@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ufm import store
+from ufm.files import store
 
 CLASSES, PER_CLASS = 10, 174  # the smallest of the ten classes has 174 images
 HIDDEN, BATCH, MOMENTUM = 256, 64, 0.9

@@ -4,10 +4,19 @@ import argparse
 import sys
 from pathlib import Path
 
-from sims.training.drawing import ABOUT_TRAIN_MEANS, OVERLAYS, PLOTS, Run, check_distinct, overlay_figure, plot_figure, table_one
 from sims.training.folder import load_run
-from ufm.plot import save_figure
-from ufm.store import write_text
+from sims.training.paper_figures import (
+    ABOUT_TRAIN_MEANS,
+    OVERLAYS,
+    PLOTS,
+    Run,
+    check_distinct,
+    overlay_figure,
+    plot_figure,
+    table_one,
+)
+from ufm.files.plot import save_figure
+from ufm.files.store import write_text
 
 FORMATS = ("png", "pdf", "svg")
 

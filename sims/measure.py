@@ -13,9 +13,9 @@ import numpy as np
 
 from sims.training.measurement import Measurement, measure_features, measure_network
 from sims.training.record import Record, table
-from ufm.least_squares import ls_classifier
-from ufm.statistics import statistics_of
-from ufm.store import check_writable, load_arrays, load_features
+from ufm.features.least_squares import ls_classifier
+from ufm.features.statistics import statistics_of
+from ufm.files.store import check_writable, load_arrays, load_features
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
 FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine

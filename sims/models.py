@@ -129,7 +129,7 @@ def run_one(args: argparse.Namespace) -> None:
     model.check_domain()
     check_seed(args.seed)
     check_device(args.device)
-    from sims.model_gallery import as_json, as_text, check_folder, save_report
+    from sims.gallery.gallery import as_json, as_text, check_folder, save_report
     from ufm.models.base import simulate
 
     model.predicted()  # a theory may refuse parameters of its domain: before a folder is made
@@ -145,7 +145,7 @@ def run_all(args: argparse.Namespace) -> None:
     """`all`: the gallery."""
     check_seed(args.seed)
     check_device(args.device)
-    from sims.model_gallery import check_folder, make_gallery
+    from sims.gallery.gallery import check_folder, make_gallery
 
     check_folder(args.out)
     progress = (lambda _: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True))

@@ -14,7 +14,7 @@ from pathlib import Path
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.training.config import TrainConfig, protocol
 from ufm.compare.verdict import NONE, Rule
-from ufm.laws import LAWS
+from ufm.laws.closed import LAWS
 
 LOSSES = ("mse", "ce")
 CHOICES = {
@@ -102,7 +102,7 @@ def report(paths: list[Path], out: Path) -> str:
     """One report a choice of epochs, the figures, and the table; returns the table."""
     from sims.comparison.report import write_report
     from sims.comparison.runs import load_observed
-    from ufm.store import write_text
+    from ufm.files.store import write_text
 
     runs = [load_observed(path) for path in paths]
     columns = {}
@@ -117,8 +117,8 @@ def report(paths: list[Path], out: Path) -> str:
 
 def draw(columns: dict[str, list[Group]], out: Path) -> None:
     """The exponents of all runs, and the first run from its zero training error on, as PNG for a page."""
-    from sims.comparison import drawing
-    from ufm.plot import save_figure
+    from sims.comparison import figures as drawing
+    from ufm.files.plot import save_figure
 
     figures = {"exponents": drawing.exponent_figure(columns)}
     group = columns[PICTURED][0]

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 
 
 def one_hot(layout: ClassLayout) -> np.ndarray:

@@ -10,9 +10,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("manifolds", "ufm", "sims")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
-COMMANDS = {"ufm/flow.py"}
-FIGURES = {"ufm/plot.py"}
-FILES = {"ufm/store.py"}
+COMMANDS = {"ufm/flow/command.py"}
+FIGURES = {"ufm/files/plot.py"}
+FILES = {"ufm/files/store.py"}
 LONGEST = 260
 
 
@@ -66,7 +66,7 @@ def test_modules_are_short_and_public_names_are_documented(path: Path) -> None:
 
 def test_the_plain_command_imports_no_heavy_library() -> None:
     code = (
-        "import sys, ufm.flow; ufm.flow.main(['--C', '4', '--N', '20', '--P', '6']);"
+        "import sys; from ufm.flow.command import main; main(['--C', '4', '--N', '20', '--P', '6']);"
         "print([m for m in ('torch', 'scipy', 'geoopt', 'pymanopt', 'matplotlib', 'sklearn', 'pandas') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -6,8 +6,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.flow import exact_omega
 from benchmarks.timing import extra_bytes, paired, peak_megabytes
-from manifolds.classes import ClassLayout
-from ufm.snr import snr_spectrum
+from manifolds.layout import ClassLayout
+from ufm.features.snr import snr_spectrum
 
 
 def test_peak_memory_is_that_of_the_measured_process_alone() -> None:

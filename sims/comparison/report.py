@@ -11,11 +11,11 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from sims.comparison import drawing
+from sims.comparison import figures as drawing
 from sims.comparison.analysis import Choice, Group, numbers
 from ufm.compare.comparison import SCHEME
 from ufm.compare.verdict import NONE, Rule
-from ufm.store import provenance, write_text
+from ufm.files.store import provenance, write_text
 
 STYLE = """
 body{font:16px/1.5 Georgia,serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}

@@ -9,8 +9,8 @@ import numpy as np
 
 from sims.training.record import Record
 from ufm.compare.spectra import nc4_along
-from ufm.store import load_arrays, load_features
-from ufm.trajectory import Trajectory
+from ufm.files.store import load_arrays, load_features
+from ufm.laws.trajectory import Trajectory
 
 STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier
 LOST = 0.01  # share of the class means' squared length outside the range of Sigma_W worth a note
@@ -96,7 +96,7 @@ def _features(path: Path, lam: float) -> Observed:
 
 
 def _simulated(path: Path) -> Observed:
-    from ufm.simulate import load_run
+    from ufm.flow.run import load_run
 
     flow, _ = load_run(path)
     config = json.loads(str(load_arrays(path)["config"]))
@@ -141,8 +141,8 @@ def _group(config: dict[str, Any], ignored: tuple[str, ...]) -> str:
 
 def _whitened(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U^T D (K, n) of the whitened deviations, labels (n,) and V (C, K) of a file of features, on the range of Sigma_W."""
-    from ufm.layout import class_blocks
-    from ufm.snr import reduce_to_range, renormalized_features
+    from ufm.features.labels import class_blocks
+    from ufm.features.snr import reduce_to_range, renormalized_features
 
     H, layout = class_blocks(*load_features(path))
     X, found = renormalized_features(reduce_to_range(H, layout)[0], layout)

@@ -17,7 +17,7 @@ import torch
 
 from sims.training.config import TrainConfig, from_mapping, load_config
 from sims.training.record import TRAJECTORY, Record
-from ufm.store import save_arrays, write_atomically, write_text
+from ufm.files.store import save_arrays, write_atomically, write_text
 
 CONFIG, PROVENANCE, CHECKPOINT = "config.json", "provenance.json", "checkpoint.pt"
 DAMAGED = (RuntimeError, KeyError, AttributeError, TypeError, ValueError)  # what taking something else for a run raises

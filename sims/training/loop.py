@@ -20,11 +20,11 @@ from sims.training.folder import DAMAGED, RunFolder
 from sims.training.measurement import Measurement, measure_network
 from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf, last_linear
 from sims.training.objective import groups, optimizer_of, summed_loss
-from sims.training.ranges import Classifier
 from sims.training.readers import Split
 from sims.training.record import Record
 from sims.training.robustness import deepfool_robustness, robustness_sample
-from ufm.least_squares import lambda_of_weight_decay
+from ufm.features.least_squares import lambda_of_weight_decay
+from ufm.features.ranges import Classifier
 
 EVALUATION_BATCH = 256
 Progress = Callable[[int, int, int], None]  # (epoch, batch, batches an epoch)

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 
 from manifolds.linalg import epsilon
 from sims.training.nets import last_linear
-from sims.training.ranges import Classifier, RangeSnr, decomposition, snr_in_range
 from sims.training.spool import FeatureSpool
-from ufm import measures
-from ufm.statistics import CHUNK, ClassStatistics, StreamingStatistics
+from ufm.features import measures
+from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
+from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 
 Loader = Iterable[tuple[Tensor, Tensor]]
 LOSSES = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
@@ -49,7 +49,7 @@ def measure_network(
 
     layer     dotted name of the last linear layer; its input is the feature h, its output (b, C) must be what the model returns
     lam       lambda of the loss 1/2 Ave ||W h + b - y||^2 + lambda/2 (||W||^2 + ||b||^2); for training with torch's MSELoss
-              and weight decay wd it is C wd / 2 (`ufm.least_squares.lambda_of_weight_decay`)
+              and weight decay wd it is C wd / 2 (`ufm.features.least_squares.lambda_of_weight_decay`)
     keep      called with the training features (n, P) and labels (n,), read from disk
     scratch   folder for the temporary file of features (n P numbers)
 

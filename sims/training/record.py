@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 
 from sims.training.measurement import Measurement
-from sims.training.ranges import RangeSnr
-from ufm.store import load_arrays, save_arrays
-from ufm.trajectory import Trajectory, followed
+from ufm.features.ranges import RangeSnr
+from ufm.files.store import load_arrays, save_arrays
+from ufm.laws.trajectory import Trajectory, followed
 
 ZERO_ERROR = 1e-3  # "effectively zero" training error: 99.9 % (Papyan, Han & Donoho 2020)
 TRAJECTORY = "trajectory.npz"

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from manifolds import geometry, retractions
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from tests.strategies import features
 
 LAYOUT = ClassLayout((5, 7, 6))

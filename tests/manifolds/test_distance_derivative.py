@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds import geoopt_adapter, logarithm
+from manifolds import geoopt_adapter
+from manifolds.embedded import logarithm
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric
 from tests.manifolds.points import LAYOUT, point
 

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 
 from manifolds import geometry
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from tests import oracles
 from tests.strategies import Problem, problems
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from manifolds import geometry
-from manifolds.classes import ClassLayout
 from manifolds.geoopt_adapter import (
     EmbeddedNormalizedFeatures,
     EmbeddedNormalizedFeaturesExact,
     NormalizedFeatures,
     NormalizedFeaturesExact,
 )
+from manifolds.layout import ClassLayout
 
 LAYOUT, P = ClassLayout((3, 4)), 2
 SHAPE = (P, LAYOUT.n)

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 
 from manifolds import geometry, matrix_functions
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from tests import oracles
 from tests.manifolds.points import LAYOUT, P, point
 from tests.strategies import Problem, problems

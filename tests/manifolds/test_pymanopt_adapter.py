@@ -8,7 +8,7 @@ from pymanopt.manifolds.manifold import RiemannianSubmanifold
 from pymanopt.optimizers import ConjugateGradient, NelderMead, ParticleSwarm, SteepestDescent, TrustRegions
 
 from manifolds import geometry, retractions
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from manifolds.pymanopt_adapter import EmbeddedNormalizedFeatures, NormalizedFeatures
 from tests import oracles
 from tests.manifolds.points import cost
@@ -50,7 +50,7 @@ def test_inner_product_and_norm(manifold: NormalizedFeatures) -> None:
     if isinstance(manifold, EmbeddedNormalizedFeatures):
         expected = np.sum(a * b)
     else:
-        from manifolds.bundle import horizontal
+        from manifolds.bundle.connection import horizontal
 
         expected = np.sum(horizontal(x, a) * horizontal(x, b))
     np.testing.assert_allclose(manifold.inner_product(x, a, b), expected, rtol=0, atol=1e-12)

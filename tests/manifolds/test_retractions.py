@@ -7,10 +7,11 @@ import pytest
 import torch
 from hypothesis import given
 
-from manifolds import geodesics, geometry, retractions
-from manifolds.bundle_geodesics import bundle_exp
-from manifolds.classes import ClassLayout
-from manifolds.slopes import measure_slope
+from manifolds import geometry, retractions
+from manifolds.bundle.geodesics import bundle_exp
+from manifolds.checks.slopes import measure_slope
+from manifolds.embedded import geodesics
+from manifolds.layout import ClassLayout
 from tests.manifolds.points import LAYOUT, P, point, tangent
 from tests.strategies import Problem, problems
 

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from manifolds import geometry, geoopt_adapter, pymanopt_adapter, steps
-from manifolds.classes import ClassLayout
+from manifolds.checks.slopes import measure_slope
 from manifolds.descent import RiemannianDescent, projected_rule
+from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.retractions import (
     cholesky_retraction,
@@ -22,7 +23,6 @@ from manifolds.retractions import (
     polar_retraction,
     renormalisation,
 )
-from manifolds.slopes import measure_slope
 from tests.manifolds.losses import cross_entropy
 from tests.manifolds.points import LAYOUT, P, point
 from tests.strategies import Problem, problems

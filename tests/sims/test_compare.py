@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from sims import compare as command
 from sims import train as train_command
 from sims.comparison.analysis import Choice, analyse, numbers
@@ -22,13 +22,13 @@ from sims.training.config import TrainConfig
 from tests.strategies import features
 from tests.ufm.compare.synthetic import clock
 from ufm.compare.verdict import Rule
-from ufm.flow import main as flow_main
-from ufm.flows import FLOWS, central_path_field
-from ufm.laws import LAWS, UNNORMALIZED
-from ufm.least_squares import ls_classifier
-from ufm.snr import renormalized_features
-from ufm.statistics import statistics_of
-from ufm.store import load_arrays, save_arrays
+from ufm.features.least_squares import ls_classifier
+from ufm.features.snr import renormalized_features
+from ufm.features.statistics import statistics_of
+from ufm.files.store import load_arrays, save_arrays
+from ufm.flow.command import main as flow_main
+from ufm.laws.closed import LAWS, UNNORMALIZED
+from ufm.tensor.vector_fields import FLOWS, central_path_field
 
 C, N, P = 6, 20, 8
 VERDICTS = {"renormalized", "embedded", "unnormalized", "none"}

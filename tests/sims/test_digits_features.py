@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 
 from sims import digits_features
-from ufm import store
-from ufm.least_squares import decompose, lambda_of_weight_decay
-from ufm.statistics import statistics_of
+from ufm.features.least_squares import decompose, lambda_of_weight_decay
+from ufm.features.statistics import statistics_of
+from ufm.files import store
 
 ROOT = Path(__file__).parents[2]
 

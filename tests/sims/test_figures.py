@@ -8,8 +8,8 @@ import pytest
 
 from sims import figures
 from sims.training.config import TrainConfig, protocol
-from sims.training.drawing import OVERLAYS, PLOTS, Run, overlay_figure, plot_figure, table_one
 from sims.training.folder import RunFolder
+from sims.training.paper_figures import OVERLAYS, PLOTS, Run, overlay_figure, plot_figure, table_one
 from sims.training.record import Record, table
 
 EPOCHS = np.array([1, 2, 5, 9])

@@ -8,7 +8,7 @@ import pytest
 
 from sims.measure import main, measure_features
 from sims.training.record import Record
-from ufm.store import load_arrays, save_arrays
+from ufm.files.store import load_arrays, save_arrays
 
 
 def arrays(seed: int = 0) -> dict[str, np.ndarray]:

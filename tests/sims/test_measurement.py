@@ -12,13 +12,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from sims.training.measurement import Measurement, measure_features, measure_network
-from sims.training.ranges import snr_in_range
 from sims.training.spool import FeatureSpool
 from tests import oracles
-from ufm import snr as exact
-from ufm.statistics import statistics_of
+from ufm.features import snr as exact
+from ufm.features.ranges import snr_in_range
+from ufm.features.statistics import statistics_of
 
 
 def dense(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray, lam: float) -> dict[str, float]:

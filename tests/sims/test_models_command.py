@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sims import model_gallery, models
-from sims.model_figures import model_figure
-from sims.model_sweeps import SWEEPS, minority_collapse
+from sims import models
+from sims.gallery import gallery as model_gallery
+from sims.gallery.figures import model_figure
+from sims.gallery.sweeps import SWEEPS, minority_collapse
 from ufm.models import NAMES, model_class
 from ufm.models.base import simulate
 from ufm.models.fang import Fang
@@ -118,7 +119,7 @@ def test_a_loss_that_underflows_is_one_line_and_exit_code_1(capsys):
 
 
 def test_sizes_reach_the_model_and_a_saved_report_with_sizes_counts(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("sims.model_sweeps.SWEEPS", dict.fromkeys(NAMES, ()))
+    monkeypatch.setattr("sims.gallery.sweeps.SWEEPS", dict.fromkeys(NAMES, ()))
     code, out, _ = run(capsys, "run", "ergen-pilanci", "--sizes", "6,4,2", "--json", "--out", str(tmp_path))
     report = json.loads(out)
     assert code == 0
@@ -135,7 +136,7 @@ def test_sweeps_run_on_the_device_of_the_report(capsys, tmp_path, monkeypatch):
         seen.append((seed, device))
         return minority_collapse(Fang(C=4, N=1, P=5, energy_h=1.0), seed, device)
 
-    monkeypatch.setattr("sims.model_sweeps.SWEEPS", {"zhu": (sweep,)})
+    monkeypatch.setattr("sims.gallery.sweeps.SWEEPS", {"zhu": (sweep,)})
     code, _, _ = run(capsys, "run", "zhu", *SMALL, "--seed", "3", "--device", "cpu:0", "--out", str(tmp_path))
     assert (code, seen) == (0, [(3, "cpu:0")])
 
@@ -181,7 +182,7 @@ def test_output_below_a_file_is_refused_before_anything_is_computed(capsys, tmp_
 def two_models(monkeypatch):
     """A gallery of two models whose figures take no solves."""
     monkeypatch.setattr(model_gallery, "NAMES", ("lu-steinerberger", "e-wojtowytsch"))
-    monkeypatch.setattr("sims.model_sweeps.SWEEPS", dict.fromkeys(NAMES, ()))
+    monkeypatch.setattr("sims.gallery.sweeps.SWEEPS", dict.fromkeys(NAMES, ()))
 
 
 def test_all_writes_everything_and_resumes(two_models, capsys, tmp_path, monkeypatch):
@@ -216,7 +217,7 @@ def test_a_failure_while_drawing_leaves_no_report_behind(two_models, capsys, tmp
     def broken(*_):
         raise ValueError("no figure today")
 
-    monkeypatch.setattr("sims.model_figures.model_figure", broken)
+    monkeypatch.setattr("sims.gallery.figures.model_figure", broken)
     code, _, err = run(capsys, "run", "lu-steinerberger", "--out", str(tmp_path))
     assert code == 2
     assert "no figure today" in err

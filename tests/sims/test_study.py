@@ -10,7 +10,7 @@ import torch
 from sims import study
 from sims import train as train_command
 from sims.training.config import TrainConfig
-from ufm.store import load_arrays
+from ufm.files.store import load_arrays
 
 SMALL: dict[str, Any] = {"per_class": 20, "test_per_class": 5, "width": 0.05, "batch_size": 50, "robustness": 0, "lr": 0.05}
 

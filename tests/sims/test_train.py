@@ -24,10 +24,10 @@ from sims.training.objective import groups, mean_square, optimizer_of, summed_lo
 from sims.training.record import Record
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from tests.sims.runs import final_weights, tiny
-from ufm.flow import main as flow_main
-from ufm.least_squares import lambda_of_weight_decay, ls_classifier
-from ufm.statistics import statistics_of
-from ufm.store import load_arrays
+from ufm.features.least_squares import lambda_of_weight_decay, ls_classifier
+from ufm.features.statistics import statistics_of
+from ufm.files.store import load_arrays
+from ufm.flow.command import main as flow_main
 
 # what is minimised
 

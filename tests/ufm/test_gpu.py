@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds.classes import ClassLayout
 from manifolds.geometry import constraint_residual
+from manifolds.layout import ClassLayout
 from tests.strategies import features
-from ufm import flow, store
-from ufm.flows import FLOWS, advance_means, central_path_field, central_path_gradient, renormalize_after_step
-from ufm.integrate import dormand_prince
-from ufm.laws import LAWS
-from ufm.snr import renormalized_features, snr
-from ufm.statistics import statistics_of
+from ufm.features.snr import renormalized_features, snr
+from ufm.features.statistics import statistics_of
+from ufm.files import store
+from ufm.flow import command as flow
+from ufm.laws.closed import LAWS
+from ufm.tensor.integrate import dormand_prince
+from ufm.tensor.vector_fields import FLOWS, advance_means, central_path_field, central_path_gradient, renormalize_after_step
 
 pytestmark = [
     pytest.mark.gpu,

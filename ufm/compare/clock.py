@@ -7,8 +7,8 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
-from ufm.laws import Law
-from ufm.trajectory import Trajectory
+from ufm.laws.closed import Law
+from ufm.laws.trajectory import Trajectory
 
 POINTS = 4000  # of a simulated trajectory: interpolating log omega between them costs 1e-7 of it
 SHARED = 5  # singular values among which the points are shared

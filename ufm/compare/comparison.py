@@ -10,9 +10,9 @@ from ufm.compare.drift import Drift, drift_of
 from ufm.compare.spectra import spectra
 from ufm.compare.vectors import Frozen, frozen_vectors
 from ufm.compare.window import FRACTION, Window, find_window
-from ufm.discrete import run_discrete, schedule
-from ufm.laws import LAWS, RENORMALIZED
-from ufm.trajectory import Trajectory
+from ufm.laws.closed import LAWS, RENORMALIZED
+from ufm.laws.discrete import run_discrete, schedule
+from ufm.laws.trajectory import Trajectory
 
 SCHEME = "discrete scheme"
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.laws import Law
+from ufm.laws.closed import Law
 
 
 @dataclass(frozen=True, eq=False)

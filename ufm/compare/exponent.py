@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
-from ufm.laws import EMBEDDED, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED, Law
 
 EXPONENTS: dict[Law, float] = {RENORMALIZED: 1.0, EMBEDDED: 2.0, UNNORMALIZED: 0.0}
 SEARCHED = np.arange(-1.0, 3.01, 0.5)  # the laws and one unit around them

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.trajectory import Trajectory
+from ufm.laws.trajectory import Trajectory
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,7 @@ from ufm.compare.comparison import Comparison
 from ufm.compare.drift import share_interval
 from ufm.compare.exponent import EXPONENTS, Exponent, fit_exponent, resample
 from ufm.compare.fit import Fit, fit_law, motion, travelled
-from ufm.laws import LAWS, Law
+from ufm.laws.closed import LAWS, Law
 
 NONE = "none"
 A_LAW, NO_LAW, UNDECIDED, NOT_COMPARED = "law", "no law", "undecided", "not compared"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.trajectory import Trajectory
+from ufm.laws.trajectory import Trajectory
 
 FRACTION = 0.1  # of L_LS, below which L_perp counts as the central path
 FEWEST = 3  # epochs: with two, every law with a free clock and free starts is nearly right

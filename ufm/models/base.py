@@ -8,11 +8,11 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from ufm.models import simplex
-from ufm.models.feasible import Feasible, Flat
-from ufm.models.peeled import Point, gaussian_point
-from ufm.models.solvers import Objective, Solver
+from ufm.models.objective.feasible import Feasible, Flat
+from ufm.models.objective.peeled import Point, gaussian_point
+from ufm.models.solvers.contract import Objective, Solver
 
 Quantity = float | list[float]
 Quantities = dict[str, Quantity]

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from manifolds.geometry import renormalize, within_covariance
-from ufm.flows import FLOWS, central_path_field
-from ufm.integrate import integrate_scipy
-from ufm.laws import Law
+from ufm.laws.closed import Law
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
-from ufm.models.peeled import Point, gaussian_point
+from ufm.models.objective.peeled import Point, gaussian_point
+from ufm.tensor.integrate import integrate_scipy
+from ufm.tensor.vector_fields import FLOWS, central_path_field
 
 REACH = {"renormalized": 3.0, "embedded": 1.5}  # end of the run in sqrt C; once round-off has left the manifold, the embedded
 # field leads further away from it, so that flow is followed for less long
@@ -24,8 +24,8 @@ SPREAD = 5.0  # ratio of the largest to the smallest singular value of the start
 class CentralPath(Model):
     """dX/dt = -Pi(grad L_LS(X)) on {X : X C_M X^T = I}, or with the orthogonal projection (`flow` embedded).
 
-    The singular values omega_j of the class means follow the laws (a) and (b) of `ufm.laws`, with frozen singular vectors and
-    frozen deviations; all omega_j -> infinity with ratio -> 1. L_LS = 1/2 sum 1/(omega_j^2 + C).
+    The singular values omega_j of the class means follow the laws (a) and (b) of `ufm.laws.closed`, with frozen singular
+    vectors and frozen deviations; all omega_j -> infinity with ratio -> 1. L_LS = 1/2 sum 1/(omega_j^2 + C).
     `scale` is the largest omega_j of the start. Source: Eq. 5, Lemma 1, Propositions 2 and 4, with the errata of
     docs/mathematics.md.
     """

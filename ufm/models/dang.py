@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Framed, Quantities, Solved, need_frame
-from ufm.models.flat_solvers import FLAT_SOLVERS
-from ufm.models.peeled import Peeled, Point, gaussian_point
+from ufm.models.objective.peeled import Peeled, Point, gaussian_point
 from ufm.models.sizes import AnySizes
+from ufm.models.solvers.flat import FLAT_SOLVERS
 from ufm.models.squared import Squared
 
 SIZE = 1.5  # singular values of a start: of the order of those of a class that is kept

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf
-from ufm.models.feasible import Feasible, Flat
-from ufm.models.losses import CrossEntropy, column_weights, one_hot
-from ufm.models.peeled import Peeled, Point
-from ufm.models.projected_gradient import spectral_projected_gradient
-from ufm.models.solvers import Solver
+from ufm.models.objective.feasible import Feasible, Flat
+from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled, Point
+from ufm.models.solvers.contract import Solver
+from ufm.models.solvers.projected_gradient import spectral_projected_gradient
 
 
 @dataclass(frozen=True)

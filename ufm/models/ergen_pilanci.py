@@ -10,13 +10,13 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Framed, Quantities, Solved, need_positive
-from ufm.models.feasible import Feasible, Flat, NonNegative
-from ufm.models.flat_solvers import bounded_lbfgs
-from ufm.models.losses import SquaredError, column_weights, one_hot
-from ufm.models.peeled import Peeled, Point
-from ufm.models.projected_gradient import spectral_projected_gradient
+from ufm.models.objective.feasible import Feasible, Flat, NonNegative
+from ufm.models.objective.losses import SquaredError, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled, Point
 from ufm.models.sizes import AnySizes
-from ufm.models.solvers import Solver
+from ufm.models.solvers.contract import Solver
+from ufm.models.solvers.flat import bounded_lbfgs
+from ufm.models.solvers.projected_gradient import spectral_projected_gradient
 
 
 def batch_normalized_value(W: Tensor, V: Tensor, g: Tensor, a: Tensor, Y: Tensor, beta: float) -> Tensor:

@@ -7,17 +7,17 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.fang_relaxation import semidefinite_relaxation
 from ufm.models.fang_theory import Optimum, collapse_ratio, optimum
-from ufm.models.feasible import Feasible, Spheres
-from ufm.models.losses import CrossEntropy, column_weights, one_hot
-from ufm.models.manifold_solvers import MANIFOLD_SOLVERS
-from ufm.models.peeled import Peeled, Point
+from ufm.models.objective.feasible import Feasible, Spheres
+from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled, Point
 from ufm.models.sizes import TwoGroups
-from ufm.models.solvers import Solver
+from ufm.models.solvers.contract import Solver
+from ufm.models.solvers.manifold import MANIFOLD_SOLVERS
 
 COLLAPSED = 1e-10  # squared distance of minority classifiers, against 2 E_W for orthogonal ones, that counts as zero
 BRACKET = 1e-4  # relative width to which solves bracket R0

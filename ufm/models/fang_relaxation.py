@@ -3,9 +3,9 @@
 import numpy as np
 import torch
 
-from ufm.models.feasible import Feasible
-from ufm.models.peeled import Peeled, Point
-from ufm.models.solvers import Objective, Observe
+from ufm.models.objective.feasible import Feasible
+from ufm.models.objective.peeled import Peeled, Point
+from ufm.models.solvers.contract import Objective, Observe
 
 
 def semidefinite_minimum(priors: np.ndarray, energy: float) -> tuple[float, np.ndarray]:

@@ -14,9 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ufm.models.feasible import Flat
-from ufm.models.peeled import Point
-from ufm.models.projected_gradient import spectral_projected_gradient
+from ufm.models.objective.feasible import Flat
+from ufm.models.objective.peeled import Point
+from ufm.models.solvers.projected_gradient import spectral_projected_gradient
 
 LARGEST_RATIO = 1e9  # of class sizes, for which a threshold is looked
 

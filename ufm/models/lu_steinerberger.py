@@ -5,10 +5,10 @@ from typing import ClassVar
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
-from ufm.models.feasible import Feasible, Spheres
-from ufm.models.losses import CrossEntropy, column_weights, one_hot
-from ufm.models.manifold_solvers import MANIFOLD_SOLVERS
-from ufm.models.peeled import Peeled
+from ufm.models.objective.feasible import Feasible, Spheres
+from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled
+from ufm.models.solvers.manifold import MANIFOLD_SOLVERS
 
 
 @dataclass(frozen=True, kw_only=True)

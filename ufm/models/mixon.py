@@ -9,9 +9,9 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
-from ufm.models.gradient_flow import gradient_flow
-from ufm.models.losses import SquaredError, column_weights, one_hot
-from ufm.models.peeled import Peeled, Point, gaussian_point
+from ufm.models.objective.losses import SquaredError, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled, Point, gaussian_point
+from ufm.models.solvers.gradient_flow import gradient_flow
 
 SMALL = 0.01  # from this scale on the linearised phase no longer separates the modes
 LINEAR = 2.0  # time, in 1/sqrt N, at which flow and linearisation are compared

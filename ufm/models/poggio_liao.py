@@ -10,11 +10,11 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
-from ufm.models.feasible import Feasible, Flat, Spheres
-from ufm.models.losses import SquaredError, column_weights, one_hot
-from ufm.models.manifold_solvers import MANIFOLD_SOLVERS
-from ufm.models.peeled import Peeled, Point
-from ufm.models.solvers import Objective
+from ufm.models.objective.feasible import Feasible, Flat, Spheres
+from ufm.models.objective.losses import SquaredError, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled, Point
+from ufm.models.solvers.contract import Objective
+from ufm.models.solvers.manifold import MANIFOLD_SOLVERS
 
 
 @dataclass(frozen=True, eq=False)

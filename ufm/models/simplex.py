@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 
 
 def simplex_bound(C: int, margin: float) -> float:

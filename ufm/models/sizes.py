@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from ufm.models.base import Model
 
 

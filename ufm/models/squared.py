@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ufm.models.base import Model, need_positive
-from ufm.models.losses import SquaredError, column_weights, one_hot
-from ufm.models.peeled import Peeled
+from ufm.models.objective.losses import SquaredError, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled
 
 
 @dataclass(frozen=True, kw_only=True)

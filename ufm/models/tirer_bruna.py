@@ -7,8 +7,8 @@ import numpy as np
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Framed, Quantities, Solved, need_etf, need_frame
-from ufm.models.flat_solvers import FLAT_SOLVERS
 from ufm.models.sizes import AnySizes
+from ufm.models.solvers.flat import FLAT_SOLVERS
 from ufm.models.squared import Squared, thresholded
 
 

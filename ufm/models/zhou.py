@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_frame, need_positive
-from ufm.models.flat_solvers import FLAT_SOLVERS
+from ufm.models.solvers.flat import FLAT_SOLVERS
 from ufm.models.squared import Squared, thresholded
 
 

@@ -8,11 +8,11 @@ import numpy as np
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_not_negative, need_positive
-from ufm.models.flat_solvers import FLAT_SOLVERS
-from ufm.models.landscape import smallest_curvature
-from ufm.models.losses import CrossEntropy, column_weights, one_hot
-from ufm.models.peeled import Peeled
-from ufm.models.solvers import Solver
+from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled
+from ufm.models.solvers.contract import Solver
+from ufm.models.solvers.curvature import smallest_curvature
+from ufm.models.solvers.flat import FLAT_SOLVERS
 
 
 @dataclass(frozen=True, kw_only=True)

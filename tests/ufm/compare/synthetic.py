@@ -3,8 +3,8 @@
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from ufm.laws import Law
-from ufm.trajectory import Trajectory
+from ufm.laws.closed import Law
+from ufm.laws.trajectory import Trajectory
 
 C, N, K, EPOCHS = 10, 500, 9, 50
 

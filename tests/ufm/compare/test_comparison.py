@@ -7,9 +7,9 @@ from tests.ufm.compare.synthetic import C, N, noisy, of_law, trajectory
 from ufm.compare.clock import law_from
 from ufm.compare.comparison import SCHEME, compare, compare_trajectories
 from ufm.compare.spectra import NAMES
-from ufm.laws import LAWS, RENORMALIZED, UNNORMALIZED, Law
-from ufm.measures import phd_nc1
-from ufm.statistics import statistics_of
+from ufm.features.measures import phd_nc1
+from ufm.features.statistics import statistics_of
+from ufm.laws.closed import LAWS, RENORMALIZED, UNNORMALIZED, Law
 
 EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 
@@ -49,8 +49,8 @@ def test_a_law_without_noise_is_explained_by_itself_alone_and_its_numbers_agree(
 def test_nc1_of_the_spectra_is_that_of_renormalized_features() -> None:
     rng = np.random.default_rng(0)
     from ufm.compare.spectra import spectra
-    from ufm.layout import class_blocks
-    from ufm.snr import renormalized_features
+    from ufm.features.labels import class_blocks
+    from ufm.features.snr import renormalized_features
 
     labels = np.repeat(np.arange(4), 9)
     H, layout = class_blocks(rng.standard_normal((36, 6)) + 2 * np.eye(4, 6)[labels], labels)

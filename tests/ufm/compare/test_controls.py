@@ -27,7 +27,7 @@ from tests.ufm.compare.synthetic import (
 from ufm.compare.comparison import Comparison, compare
 from ufm.compare.exponent import EXPONENTS
 from ufm.compare.verdict import NONE, Rule, Verdict, decide
-from ufm.laws import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 
 EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 

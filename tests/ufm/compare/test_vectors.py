@@ -8,7 +8,7 @@ from scipy.linalg import subspace_angles
 
 from tests.ufm.compare.synthetic import trajectory
 from ufm.compare.vectors import Frozen, frozen_vectors, largest_principal_angle
-from ufm.trajectory import Trajectory
+from ufm.laws.trajectory import Trajectory
 
 C, N, P, K = 5, 8, 7, 3
 

@@ -5,7 +5,7 @@ import pytest
 
 from tests.ufm.compare.synthetic import class_vectors, trajectory
 from ufm.compare.window import find_window, proximity
-from ufm.trajectory import Trajectory
+from ufm.laws.trajectory import Trajectory
 
 C, N, P, K = 5, 8, 7, 4
 

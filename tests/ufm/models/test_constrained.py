@@ -10,8 +10,8 @@ from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import SEEDS, shapes
 from ufm.models.base import simulate
 from ufm.models.e_wojtowytsch import EWojtowytsch, SpectralBall, UnitBalls
-from ufm.models.losses import one_hot
 from ufm.models.lu_steinerberger import LuSteinerberger
+from ufm.models.objective.losses import one_hot
 from ufm.models.poggio_liao import PoggioLiao, critical_residual
 
 

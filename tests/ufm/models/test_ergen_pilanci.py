@@ -10,8 +10,8 @@ from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import SEEDS
 from ufm.models.base import simulate
 from ufm.models.ergen_pilanci import ErgenPilanci, batch_normalized_value, unfold
-from ufm.models.losses import one_hot
-from ufm.models.peeled import gaussian_point
+from ufm.models.objective.losses import one_hot
+from ufm.models.objective.peeled import gaussian_point
 
 
 @pytest.mark.parametrize("beta", [0.3, 1.0, 1.6, 2.2])

@@ -6,16 +6,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import SEEDS, shapes
 from ufm.models.base import simulate
 from ufm.models.fang import Fang, mean_squared_distance, penalised_minorities_collapse
 from ufm.models.fang_relaxation import semidefinite_minimum
 from ufm.models.fang_theory import Reduced, Spectrum, collapse_ratio, dense_logits, lowered, optimum
-from ufm.models.losses import CrossEntropy, column_weights, one_hot
-from ufm.models.peeled import Peeled, gaussian_point
-from ufm.models.solvers import size
+from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled, gaussian_point
+from ufm.models.solvers.contract import size
 from ufm.models.zhu import Zhu
 
 FIVE = {

@@ -6,18 +6,18 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import SEEDS, shapes
-from ufm.flows import ls_gradient
-from ufm.integrate import integrate_scipy
-from ufm.laws import EMBEDDED, RENORMALIZED
-from ufm.measures import tirer_trace_ratio
+from ufm.features.measures import tirer_trace_ratio
+from ufm.features.statistics import block_statistics
+from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.models.base import simulate
 from ufm.models.central_path import CentralPath
-from ufm.models.gradient_flow import gradient_flow
 from ufm.models.mixon import Mixon
-from ufm.statistics import block_statistics
+from ufm.models.solvers.gradient_flow import gradient_flow
+from ufm.tensor.integrate import integrate_scipy
+from ufm.tensor.vector_fields import ls_gradient
 
 
 def residual(model: Mixon, point):

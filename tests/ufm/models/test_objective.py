@@ -7,14 +7,14 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pymanopt.manifolds import Oblique
 
-from manifolds.classes import ClassLayout
+from manifolds.layout import ClassLayout
 from tests.ufm.models.problems import SEEDS, shapes
-from ufm.models.feasible import Flat, NonNegative, Spheres
-from ufm.models.losses import CrossEntropy, SquaredError, column_weights, one_hot
-from ufm.models.peeled import Peeled, Point, gaussian_point
+from ufm.models.objective.feasible import Flat, NonNegative, Spheres
+from ufm.models.objective.losses import CrossEntropy, SquaredError, column_weights, one_hot
+from ufm.models.objective.peeled import Peeled, Point, gaussian_point
 from ufm.models.poggio_liao import Normalized
-from ufm.models.pymanopt_vectors import FeasibleVectors
-from ufm.models.vectors import Vectors
+from ufm.models.solvers.pymanopt_vectors import FeasibleVectors
+from ufm.models.solvers.vectors import Vectors
 
 
 def plain_value(

@@ -13,11 +13,11 @@ from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import RATIOS, SEEDS, shapes, split, thresholds
 from ufm.models.base import simulate
 from ufm.models.dang import DeepLinear, scalar_minimiser
-from ufm.models.feasible import Flat
-from ufm.models.flat_solvers import trust_region
-from ufm.models.landscape import smallest_curvature
-from ufm.models.peeled import Peeled, gaussian_point
-from ufm.models.solvers import size
+from ufm.models.objective.feasible import Flat
+from ufm.models.objective.peeled import Peeled, gaussian_point
+from ufm.models.solvers.contract import size
+from ufm.models.solvers.curvature import smallest_curvature
+from ufm.models.solvers.flat import trust_region
 from ufm.models.tirer_bruna import BiasFree, FreeBias
 from ufm.models.zhou import DecayedBias
 from ufm.models.zhu import Zhu

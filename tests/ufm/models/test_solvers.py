@@ -9,17 +9,17 @@ import torch
 from manifolds.linalg import Array
 from ufm.models.base import simulate
 from ufm.models.fang import Fang
-from ufm.models.feasible import Flat, NonNegative
-from ufm.models.flat_solvers import FLAT_SOLVERS, bounded_lbfgs
-from ufm.models.gradient_flow import gradient_flow
-from ufm.models.landscape import largest_curvature, smallest_curvature
-from ufm.models.losses import SquaredError
 from ufm.models.lu_steinerberger import LuSteinerberger
-from ufm.models.manifold_solvers import MANIFOLD_SOLVERS
-from ufm.models.peeled import Peeled, gaussian_point
+from ufm.models.objective.feasible import Flat, NonNegative
+from ufm.models.objective.losses import SquaredError
+from ufm.models.objective.peeled import Peeled, gaussian_point
 from ufm.models.poggio_liao import PoggioLiao
-from ufm.models.projected_gradient import spectral_projected_gradient
-from ufm.models.solvers import check_stationary, projected_step, size, tangent_gradient
+from ufm.models.solvers.contract import check_stationary, projected_step, size, tangent_gradient
+from ufm.models.solvers.curvature import largest_curvature, smallest_curvature
+from ufm.models.solvers.flat import FLAT_SOLVERS, bounded_lbfgs
+from ufm.models.solvers.gradient_flow import gradient_flow
+from ufm.models.solvers.manifold import MANIFOLD_SOLVERS
+from ufm.models.solvers.projected_gradient import spectral_projected_gradient
 from ufm.models.zhu import Zhu
 
 

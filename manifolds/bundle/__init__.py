@@ -1,0 +1,1 @@
+"""The bundle metric <Hor U, Hor V>_F: lift, connection, geodesics."""

@@ -1,0 +1,1 @@
+"""Checks of any manifold of either library: slopes, derivatives, verdicts."""

@@ -1,0 +1,1 @@
+"""The embedded (Frobenius) metric: geodesics, logarithm, curvature."""

@@ -1,0 +1,26 @@
+"""Second-order geometry of the embedded (Frobenius) metric: Weingarten map and Hessian. Arrays are (..., P, n)."""
+
+from manifolds.geometry import orthogonal_projection
+from manifolds.layout import ClassLayout
+from manifolds.linalg import Array, symmetrize
+from manifolds.precision import at_least_float32
+
+
+@at_least_float32
+def weingarten(X: Array, U: Array, V: Array, layout: ClassLayout) -> Array:
+    """-P(T D_U), the derivative of P along the tangent U applied to the normal V = T D_X, T = sym(V D_X^T) / n. (..., P, n)
+
+    [Absil, Mahony and Trumpf 2013]
+    """
+    T = symmetrize(V @ layout.deviations(X).mT) / layout.n
+    return -orthogonal_projection(X, T @ layout.deviations(U), layout)
+
+
+@at_least_float32
+def embedded_hessian(X: Array, G: Array, H: Array, U: Array, layout: ClassLayout) -> Array:
+    """P(H - n sym(G C_M X^T) U C_M): Riemannian Hessian along U from the ambient gradient G and ambient Hessian along U, H.
+
+    (..., P, n), tangent; self-adjoint in the Frobenius product.
+    """
+    T = symmetrize(G @ layout.deviations(X).mT) / layout.n
+    return orthogonal_projection(X, H - T @ layout.deviations(U), layout)

@@ -1,0 +1,168 @@
+"""Reports of simulated models as JSON, text and a gallery: one figure and one row of a table per model, resumable."""
+
+import io
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from ufm.files.store import check_writable, write_atomically
+from ufm.models import NAMES, model_class
+from ufm.models.base import Model, Quantity, Report, simulate
+
+SPARKS = "▁▂▃▄▅▆▇█"
+FLOOR = 1e-16
+GALLERY: dict[str, dict[str, Any]] = {"fang": {"majority": 2, "imbalance": 3.0, "energy_h": 1.0}}  # else the defaults
+
+Progress = Callable[[str], None]
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """The object that `--json` prints: predicted, measured and deviation by quantity, and what was run."""
+    return {
+        "model": report.model.facts.name,
+        "parameters": parameters(report.model),
+        "seed": report.seed,
+        "predicted": report.predicted,
+        "measured": report.measured,
+        "deviation": report.deviation,
+    }
+
+
+def parameters(model: Model) -> dict[str, Any]:
+    """The parameters of a model as JSON gives them back."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(model).items()}
+
+
+def as_text(report: Report) -> str:
+    """A table of measured against predicted, and the collapse over time as one line a measure."""
+    facts, model = report.model.facts, report.model
+    parameters = ", ".join(f"{name} = {value}" for name, value in asdict(model).items() if value not in ("", ()))
+    rows = [("quantity", "predicted", "measured", "deviation")]
+    rows += [
+        (name, shown(report.predicted[name]), shown(report.measured[name]), f"{report.deviation[name]:.1e}")
+        for name in report.predicted
+    ]
+    widths = [max(len(row[k]) for row in rows) for k in range(4)]
+    table = "\n".join("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
+    lines = [f"{facts.name}: {facts.paper}", f"{facts.loss}; {facts.constraint}", f"theory: {facts.theory}", parameters]
+    lines += ["", table, "", f"collapse over {report.clock}, logarithmic"]
+    lines += [f"{name:>9}  {sparkline(values)}  {values[0]:.1e} -> {values[-1]:.1e}" for name, values in report.history.items()]
+    return "\n".join(lines)
+
+
+def shown(value: Quantity) -> str:
+    """A number, or the first four of a list."""
+    if isinstance(value, list):
+        return "[" + ", ".join(f"{v:.6g}" for v in value[:4]) + (", ..." if len(value) > 4 else "") + "]"
+    return f"{value:.10g}"
+
+
+def sparkline(values: np.ndarray, width: int = 40) -> str:
+    """The logarithm of a history in one line of block characters."""
+    picked = np.log10(np.maximum(values[np.linspace(0, len(values) - 1, width).round().astype(int)], FLOOR))
+    span = picked.max() - picked.min()
+    levels = ((picked - picked.min()) / span * 7).round().astype(int) if span > 0 else np.zeros(width, dtype=int)
+    return "".join(SPARKS[level] for level in levels)
+
+
+def gallery_model(name: str) -> Model:
+    """The model with the parameters of the gallery."""
+    return model_class(name)(**GALLERY.get(name, {}))
+
+
+def figure_path(out: Path, name: str) -> Path:
+    """Where the figure of a model goes."""
+    return out / f"models-{name}.png"
+
+
+def save_figure(report: Report, path: Path) -> None:
+    """Solve the sweeps of the model and write its figure, atomically."""
+    from sims.gallery.figures import model_figure
+    from sims.gallery.sweeps import SWEEPS
+
+    sweeps = tuple(sweep(report.model, report.seed, report.device) for sweep in SWEEPS[report.model.facts.name])
+    figure, buffer = model_figure(report, sweeps), io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=96, pil_kwargs={"optimize": True})
+    save_bytes(buffer.getvalue(), path)
+
+
+def save_bytes(content: bytes, path: Path) -> None:
+    """Write a file, atomically."""
+
+    def write(file: BinaryIO) -> None:
+        file.write(content)
+
+    write_atomically(path, write)
+
+
+def save_json(content: dict[str, Any], path: Path) -> None:
+    """Write one JSON object, atomically."""
+    save_bytes((json.dumps(content, indent=1, allow_nan=False) + "\n").encode(), path)
+
+
+def check_folder(out: Path) -> None:
+    """Make the folder; ValueError where files cannot be written there, before anything is computed for it."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot write into {out}: {error.strerror or error}") from error
+    check_writable(out / "models.md")
+
+
+def save_report(report: Report, out: Path) -> None:
+    """The figure first, then the JSON that marks the model as finished."""
+    save_figure(report, figure_path(out, report.model.facts.name))
+    save_json(as_json(report), out / f"{report.model.facts.name}.json")
+
+
+def finished(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
+    """The saved report of exactly this model and seed, or None; anything but a whole report counts as absent."""
+    path = out / f"{model.facts.name}.json"
+    if not (path.exists() and figure_path(out, model.facts.name).exists()):
+        return None
+    try:
+        saved = json.loads(path.read_text())
+    except ValueError:
+        return None
+    if not isinstance(saved, dict) or not all(
+        isinstance(saved.get(part), dict) and saved[part] for part in ("predicted", "measured", "deviation")
+    ):
+        return None
+    same = saved.get("parameters") == parameters(model) and saved.get("seed") == seed
+    return saved if same else None
+
+
+def make_gallery(out: Path, seed: int, device: str, progress: Progress) -> str:
+    """Every model once, skipping what a previous run has finished; writes `models.md` and returns its table."""
+    reports = []
+    for k, name in enumerate(NAMES):
+        model = gallery_model(name)
+        saved = finished(model, seed, out)
+        progress(f"[{k + 1}/{len(NAMES)}] {name}: {'already there' if saved else 'solving'}")
+        if saved is None:
+            report = simulate(model, seed, device)
+            save_report(report, out)
+            saved = as_json(report)
+        reports.append(saved)
+    table = markdown_table(reports)
+    save_bytes(table.encode(), out / "models.md")
+    return table
+
+
+def markdown_table(reports: list[dict[str, Any]]) -> str:
+    """Model, loss, constraint, what the theory says, what was measured, deviation: one row a model, in Markdown."""
+    head = ("model", "loss", "constraint", "theory says", "predicted", "measured", "deviation", "largest other deviation")
+    rows = [head, ("---",) * len(head)]
+    for report in reports:
+        facts = model_class(report["model"]).facts
+        key = "minimum" if "minimum" in report["predicted"] else "loss"
+        others = {name: value for name, value in report["deviation"].items() if name != key}
+        worst = max(others, key=lambda name: others[name])
+        cells = (f"{key} {shown(report['predicted'][key])}", shown(report["measured"][key]), f"{report['deviation'][key]:.1e}")
+        words = (f"`{facts.name}`", facts.loss, facts.constraint, facts.theory)
+        rows.append((*(word.replace("|", "\\|") for word in words), *cells, f"{worst} {others[worst]:.1e}"))
+    return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"

@@ -1,0 +1,248 @@
+"""Definitions 2-5, Observations 1-3 and Lemma 1: SNR matrix, renormalized features, aligned coordinates, spectral loss."""
+
+import mpmath
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifolds.geometry import constraint_residual
+from manifolds.layout import ClassLayout
+from manifolds.linalg import cholesky_inverse, congruence_residual
+from manifolds.whitening import degenerate_deviation, symmetric_root, triangular_root, whiten
+from tests import oracles
+from tests.strategies import Problem, features, problems
+from ufm.features import central_path
+from ufm.features.least_squares import decompose, ls_classifier
+from ufm.features.measures import phd_equiangular, phd_equinorm, phd_maximal_angle, phd_nc1, phd_nc3
+from ufm.features.snr import aligned_coordinates, reduce_to_range, renormalized_features, snr, snr_spectrum
+from ufm.features.statistics import block_statistics
+
+
+def dense_snr(problem: Problem) -> np.ndarray:
+    H, layout = problem.H, problem.layout
+    M = layout.means(H) - H.mean(-1, keepdims=True)
+    return oracles.inverse_sqrt(H @ oracles.class_centering(layout) @ H.T) @ M
+
+
+@given(problems(balanced=False, few_features=True))
+def test_definition_2_svd_of_the_snr_matrix(problem: Problem) -> None:
+    found = snr(problem.H, problem.layout)
+    K = min(problem.layout.C - 1, problem.P)
+    assert found.omega.shape == (K,)
+    assert (np.diff(found.omega) <= 0).all()
+    np.testing.assert_allclose((found.left_vectors * found.omega) @ found.V.T, dense_snr(problem), atol=1e-8)
+    np.testing.assert_allclose(found.left_vectors.T @ found.left_vectors, np.eye(K), atol=1e-12)
+    np.testing.assert_allclose(found.V.T @ found.V, np.eye(K), atol=1e-12)
+    cheap = snr_spectrum(problem.H, problem.layout)
+    np.testing.assert_allclose(cheap.omega, found.omega, rtol=1e-9)
+    if len(found.omega) < 2 or (-np.diff(found.omega) > 1e-3 * found.omega[0]).all():
+        np.testing.assert_allclose(abs(cheap.V), abs(found.V), atol=1e-7)
+    with pytest.raises(ValueError, match="not snr_spectrum"):
+        _ = cheap.left_vectors
+
+
+@given(problems(balanced=False))
+def test_torch_gives_the_same_svd(problem: Problem) -> None:
+    found, tensors = snr(problem.H, problem.layout), snr(torch.from_numpy(problem.H), problem.layout).to_numpy()
+    np.testing.assert_allclose(tensors.omega, found.omega, rtol=1e-10)
+    np.testing.assert_allclose(
+        (tensors.left_vectors * tensors.omega) @ tensors.V.T, (found.left_vectors * found.omega) @ found.V.T, atol=1e-9
+    )
+    assert tensors.whitening.residual < 1e-11
+
+
+@given(problems())
+def test_lemma_1_the_loss_and_its_parts_are_spectral(problem: Problem) -> None:
+    layout, C = problem.layout, problem.layout.C
+    stats = block_statistics(problem.H, layout)
+    parts = decompose(stats, *ls_classifier(stats, 0.0), 0.0)
+    omega = snr(problem.H, layout).omega
+    np.testing.assert_allclose(central_path.spectral_loss(omega, C), parts.ls, rtol=1e-9)
+    np.testing.assert_allclose(central_path.spectral_loss_nc1(omega, C), parts.nc1, rtol=1e-8)
+    np.testing.assert_allclose(central_path.spectral_loss_nc23(omega, C), parts.nc23, rtol=1e-8)
+    printed = 0.5 * np.sum((omega**2 / (omega**2 + C) - 1) ** 2 / C)
+    np.testing.assert_allclose(central_path.spectral_loss_nc23(omega, C), printed, rtol=1e-9)
+    slope = oracles.directional_derivative(lambda w: central_path.spectral_loss(w, C), omega, np.eye(len(omega))[0])
+    np.testing.assert_allclose(slope, -central_path.loss_slope(omega, C)[0], rtol=1e-6)
+
+
+@given(problems(few_features=True).filter(lambda p: p.layout.C - 1 > p.P))
+def test_fewer_features_than_classes_leave_a_loss_that_no_flow_removes(problem: Problem) -> None:
+    """K = P < C - 1 values; the missing ones are zero and add (C - 1 - K) / (2 C)."""
+    layout, C = problem.layout, problem.layout.C
+    stats = block_statistics(problem.H, layout)
+    parts = decompose(stats, *ls_classifier(stats, 0.0), 0.0)
+    omega = snr(problem.H, layout).omega
+    np.testing.assert_allclose(central_path.spectral_loss(omega, C), parts.ls, rtol=1e-9)
+    np.testing.assert_allclose(central_path.spectral_loss_nc23(omega, C), parts.nc23, rtol=1e-9)
+    np.testing.assert_allclose(central_path.spectral_loss(omega * 1e9, C), (C - 1 - problem.P) / (2 * C), rtol=1e-12)
+
+
+@given(problems())
+def test_measures_along_a_law_are_those_of_the_renormalized_features(problem: Problem) -> None:
+    layout = problem.layout
+    X, found = renormalized_features(problem.H, layout)
+    stats = block_statistics(X, layout)
+    W, _ = ls_classifier(stats, 0.0)
+    M = stats.centred_means
+    np.testing.assert_allclose(central_path.spectral_nc1(found.omega), phd_nc1(stats), rtol=1e-8)
+    np.testing.assert_allclose(central_path.spectral_equinorm(found.omega, found.V), phd_equinorm(M), atol=1e-9)
+    np.testing.assert_allclose(central_path.spectral_equiangular(found.omega, found.V), phd_equiangular(M), atol=1e-8)
+    np.testing.assert_allclose(central_path.spectral_maximal_angle(found.omega, found.V), phd_maximal_angle(M), atol=1e-8)
+    np.testing.assert_allclose(central_path.spectral_nc3(found.omega, layout.C), phd_nc3(stats, W), atol=1e-10)
+
+
+@given(problems(balanced=False))
+def test_definition_5_renormalized_features_and_their_means(problem: Problem) -> None:
+    X, found = renormalized_features(problem.H, problem.layout)
+    assert constraint_residual(X, problem.layout) < 1e-11
+    np.testing.assert_allclose(X.mean(-1), 0, atol=1e-12)
+    np.testing.assert_allclose(problem.layout.means(X), (found.left_vectors * found.omega) @ found.V.T, atol=1e-9)
+    np.testing.assert_allclose(X, dense_renormalized(problem), atol=1e-7)
+
+
+def dense_renormalized(problem: Problem) -> np.ndarray:
+    H = problem.H - problem.H.mean(-1, keepdims=True)
+    return oracles.inverse_sqrt(H @ oracles.class_centering(problem.layout) @ H.T) @ H
+
+
+@given(problems())
+def test_definitions_3_to_5_aligned_coordinates_diagonalise_the_snr(problem: Problem) -> None:
+    layout = problem.layout
+    C, N = layout.C, layout.N
+    X, found = renormalized_features(problem.H, layout)
+    aligned = aligned_coordinates(X, layout, found.left_vectors, found.V)
+    K = len(found.omega)
+    np.testing.assert_allclose(aligned, found.left_vectors.T @ X @ np.kron(found.V, np.eye(N)), atol=1e-10)
+    # Observations 1 and 3: Omega = X Y^T / N is diagonal
+    means = aligned.reshape(K, K, N).mean(-1)
+    np.testing.assert_allclose(means, np.diag(found.omega), atol=1e-9)
+    # Observation 2 with all C columns: the null vector of the means completes U and V
+    V = np.column_stack([found.V, np.full(C, C**-0.5)])
+    U = np.linalg.qr(np.column_stack([found.left_vectors, problem.rng.standard_normal(problem.P)]))[0]
+    U[:, :K] = found.left_vectors
+    square = aligned_coordinates(X, layout, U, V)
+    np.testing.assert_allclose(square @ oracles.class_centering(layout) @ square.T, np.eye(C), atol=1e-8)
+
+
+def exact_omega(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
+    """SNR singular values with 50 digits, from the eigenvalues of Mbar^T Sigma_W^{-1} Mbar."""
+    with mpmath.workdps(50):
+        P, n, C, N = len(H), layout.n, layout.C, layout.N
+        wide = mpmath.matrix(H.tolist())
+        M = mpmath.matrix(P, C)
+        for p in range(P):
+            for c in range(C):
+                M[p, c] = mpmath.fsum(wide[p, c * N + i] for i in range(N)) / N
+        D = mpmath.matrix(P, n)
+        for p in range(P):
+            for i in range(n):
+                D[p, i] = wide[p, i] - M[p, i // N]
+            mean = mpmath.fsum(M[p, c] for c in range(C)) / C
+            for c in range(C):
+                M[p, c] -= mean
+        gram = M.T * (mpmath.inverse(D * D.T / n) * M)
+        values = mpmath.eigsy((gram + gram.T) / 2, eigvals_only=True)
+        return np.sqrt(np.array(sorted((float(v) for v in values), reverse=True)[: C - 1]))
+
+
+@pytest.mark.parametrize("condition", [1e2, 1e5, 1e6, 1e9, 1e12])
+@pytest.mark.parametrize("measure", [snr, snr_spectrum])
+def test_whitening_is_right_up_to_condition_1e12(condition: float, measure: object) -> None:
+    layout, P = ClassLayout.equal(3, 20), 5
+    rng = np.random.default_rng(int(np.log10(condition)))
+    left, right = (np.linalg.qr(rng.standard_normal((P, P)))[0] for _ in range(2))
+    H = left @ np.diag(np.geomspace(1, condition**-0.5, P)) @ right @ features(layout, P, rng)
+    found = measure(H, layout)  # type: ignore[operator]
+    np.testing.assert_allclose(found.omega, exact_omega(H, layout), rtol=1e-10)
+    assert found.whitening.residual < 1e-12
+    X, _ = renormalized_features(H, layout)
+    assert constraint_residual(X, layout) < 1e-12
+
+
+def test_means_far_from_the_origin_cost_no_accuracy() -> None:
+    """Ave h h^T - M M^T would lose twelve digits here; the deviations are formed instead."""
+    layout = ClassLayout.equal(3, 20)
+    H = features(layout, 5, np.random.default_rng(0)) + 1e6
+    np.testing.assert_allclose(snr_spectrum(H, layout).omega, exact_omega(H, layout), rtol=1e-9)
+
+
+@pytest.mark.parametrize("rotate", [False, True])
+def test_one_quiet_feature_far_from_the_origin_costs_no_accuracy(rotate: bool) -> None:
+    """The mean square is that of the other features, so no test on traces sees it: 38^2 eps / 0.03^2 would be lost."""
+    layout, P = ClassLayout.equal(3, 30), 8
+    rng = np.random.default_rng(1)
+    H = features(layout, P, rng)
+    H[0] = 0.03 * rng.standard_normal(layout.n) + 38 + layout.spread(np.array([[0.03, 0.0, -0.03]]))[0]
+    if rotate:
+        H = np.linalg.qr(rng.standard_normal((P, P)))[0] @ H
+    for found in (snr(H, layout), snr_spectrum(H, layout)):
+        np.testing.assert_allclose(found.omega, exact_omega(H, layout), rtol=1e-11)
+        assert found.whitening.residual < 1e-12
+    assert constraint_residual(renormalized_features(H, layout)[0], layout) < 1e-12
+
+
+@given(problems(balanced=False), st.integers(1, 3))
+def test_rank_deficient_features_are_refused_and_reduced(problem: Problem, dead: int) -> None:
+    layout, P = problem.layout, problem.P
+    if P < 3:
+        return
+    dead = min(dead, P - 2)
+    H = problem.H.copy()
+    H[:dead] = 0.0
+    rotated = np.linalg.qr(problem.rng.standard_normal((P, P)))[0] @ H  # no coordinate is zero any more
+    for matrix in (H, rotated):
+        with pytest.raises(ValueError, match=f"{dead} of {P} directions"):
+            snr(matrix, layout)
+        reduced, reduction = reduce_to_range(matrix, layout)
+        assert reduced.shape == (P - dead, layout.n)
+        assert reduction.dropped == dead
+        assert reduction.lost_signal < 1e-12
+        np.testing.assert_allclose(snr(reduced, layout).omega, snr(H[dead:], layout).omega, rtol=1e-8)
+
+
+def test_signal_outside_the_range_is_reported() -> None:
+    layout = ClassLayout.equal(3, 20)
+    H = features(layout, 5, np.random.default_rng(0))
+    H[4] = layout.spread(np.array([[10.0, 0.0, -10.0]]))[0]
+    _, reduction = reduce_to_range(H, layout)
+    M = layout.means(H) - H.mean(-1, keepdims=True)
+    np.testing.assert_allclose(reduction.lost_signal, np.sum(M[4] ** 2) / np.sum(M**2), rtol=1e-9)
+    with pytest.raises(ValueError, match="Sigma_W = 0"):
+        reduce_to_range(layout.spread(M), layout)
+
+
+def test_too_few_examples_are_refused_with_the_numbers() -> None:
+    with pytest.raises(ValueError, match=r"C\(N-1\) = 6 < P = 7"):
+        snr(np.random.default_rng(0).standard_normal((7, 9)), ClassLayout.equal(3, 3))
+
+
+def test_float32_features_are_measured_in_float64_and_their_rounding_counts_as_noise() -> None:
+    layout = ClassLayout.equal(3, 40)
+    H = features(layout, 5, np.random.default_rng(0)).astype(np.float32)
+    np.testing.assert_allclose(snr(H, layout).omega, exact_omega(H.astype(np.float64), layout), rtol=1e-12)
+    H[4] = H[3] + H[2]  # dependent up to float32 rounding only
+    with pytest.raises(ValueError, match="1 of 5 directions"):
+        snr(H, layout)
+
+
+@given(st.integers(1, 200), st.integers(0, 2**31))
+def test_blockwise_kernels_equal_the_plain_ones(P: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    D = rng.standard_normal((P, 3 * P + 5))
+    S = D @ D.T / D.shape[1]
+    inverse = cholesky_inverse(S)
+    np.testing.assert_allclose(inverse @ np.linalg.cholesky(S), np.eye(P), atol=1e-10)
+    np.testing.assert_allclose(np.triu(inverse, 1), 0)
+    perturbed = S + 1e-3 * np.diag(rng.uniform(size=P))
+    np.testing.assert_allclose(
+        congruence_residual(inverse, perturbed), np.linalg.norm(inverse @ perturbed @ inverse.T - np.eye(P)), rtol=1e-8
+    )
+    degenerate = degenerate_deviation(1.0, P, 2.2e-16)
+    for root in (triangular_root, symmetric_root):
+        whitening = whiten(D, degenerate, root)
+        A = whitening.apply(np.eye(P))
+        np.testing.assert_allclose(A @ S @ A.T, np.eye(P), atol=1e-9)
+        assert whitening.condition >= np.linalg.cond(S) * (1 - 1e-9)

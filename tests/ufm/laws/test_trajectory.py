@@ -1,0 +1,93 @@
+"""Singular values followed in time by their vectors, through crossings and changes of sign."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sims.training.record import Record
+from tests.ufm.compare.synthetic import class_vectors
+from ufm.laws.trajectory import Trajectory, followed
+
+C, N, P, K, T = 5, 8, 7, 4, 9
+
+
+def crossing(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """omega (T, K) of values that cross several times, with their slowly turning V (T, C, K) and U (T, P, K)."""
+    s = np.linspace(0, 1, T)[:, None]
+    omega = np.array([8.0, 5.0, 3.0, 1.0]) * (1 - s) + np.array([2.0, 9.0, 1.5, 6.0]) * s
+    V = np.stack([_turn(rng, 0, C) @ class_vectors(C, K)] * T)
+    U = np.stack([np.linalg.qr(rng.standard_normal((P, P)))[0][:, :K]] * T)
+    for k in range(T):
+        V[k], U[k] = _turn(np.random.default_rng(1), 0.05 * k, C) @ V[k], _turn(np.random.default_rng(2), 0.05 * k, P) @ U[k]
+    return omega, V, U
+
+
+def _turn(rng: np.random.Generator, angle: float, m: int) -> np.ndarray:
+    a, b = np.linalg.qr(rng.standard_normal((m, 2)))[0].T
+    plane = np.outer(a, a) + np.outer(b, b)
+    return np.eye(m) + (np.cos(angle) - 1) * plane + np.sin(angle) * (np.outer(b, a) - np.outer(a, b))
+
+
+def as_svd_gives_them(
+    rng: np.random.Generator, omega: np.ndarray, V: np.ndarray, U: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Sorted at every time, with signs at random common to v_j and u_j; the first time as it is."""
+    order = np.argsort(-omega, axis=1, kind="stable")
+    signs = rng.choice([-1.0, 1.0], size=(len(omega), 1, omega.shape[1]))
+    signs[0] = 1
+    columns = order[:, None, :]
+    return (
+        np.take_along_axis(omega, order, 1),
+        np.take_along_axis(V, columns, 2) * signs,
+        np.take_along_axis(U, columns, 2) * signs,
+    )
+
+
+@given(st.integers(0, 999))
+def test_crossing_values_are_followed_by_their_vectors(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    truth = crossing(rng)
+    shuffled = as_svd_gives_them(rng, *truth)
+    kept = [array.copy() for array in shuffled]
+    for found, expected in zip(followed(*shuffled), truth, strict=True):
+        np.testing.assert_array_equal(found, expected)
+    for array, before in zip(shuffled, kept, strict=True):
+        np.testing.assert_array_equal(array, before)
+    assert followed(*shuffled[:2])[2] is None
+
+
+def record(omega: np.ndarray, V: np.ndarray, U: np.ndarray) -> Record:
+    scalars = {name: np.arange(float(len(omega))) for name in ("train_error", "nc1", "loss", "loss_perp")}
+    counts = {"counts": np.full(C, N), "lambda": np.asarray(0.0)}
+    return Record({"epoch": 3 * np.arange(len(omega)), "omega": omega, "V": V, "U": U} | scalars | counts)
+
+
+def test_a_record_follows_them_and_leaves_undefined_and_rank_deficient_epochs_out() -> None:
+    rng = np.random.default_rng(3)
+    truth = crossing(rng)
+    omega, V, U = as_svd_gives_them(rng, *truth)
+    omega[2], V[2], U[2] = np.nan, np.nan, np.nan
+    omega[5, -1] = 0.0
+    V[5], U[5] = V[5][:, ::-1], U[5][:, ::-1]  # vectors of another moment must not lead astray
+    found = record(omega, V, U).trajectory()
+    kept = [0, 1, 3, 4, 6, 7, 8]
+    np.testing.assert_array_equal(found.t, 3.0 * np.array(kept))
+    for got, expected in zip((found.omega, found.V_t, found.U_t), truth, strict=True):
+        np.testing.assert_array_equal(got, expected[kept])
+    np.testing.assert_array_equal(found.V, truth[1][0])
+    np.testing.assert_array_equal(found.U, truth[2][0])
+    np.testing.assert_array_equal(found.observed["loss_perp"], kept)
+    assert (found.C, found.N) == (C, N)
+    assert "omega" not in found.observed
+
+
+def test_rows_are_the_same_trajectory_at_some_times() -> None:
+    omega, V, U = crossing(np.random.default_rng(0))
+    whole = Trajectory(np.arange(9.0), omega, V[0], C, N, U[0], V, U, {"nc1": np.arange(9.0)})
+    some = whole.rows(np.array([1, 4]))
+    for got, expected in ((some.t, whole.t), (some.omega, omega), (some.V_t, V), (some.U_t, U), (some.observed["nc1"], whole.t)):
+        np.testing.assert_array_equal(got, expected[[1, 4]])
+    np.testing.assert_array_equal(some.V, V[0])
+    np.testing.assert_array_equal(some.loss, whole.loss[[1, 4]])
+    bare = Trajectory(np.arange(9.0), omega, V[0], C, N).rows(np.array([0]))
+    assert bare.U is bare.V_t is bare.U_t is None

@@ -1,0 +1,1 @@
+"""From labelled features to numbers: statistics, SNR, least squares, measures."""

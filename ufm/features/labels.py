@@ -1,0 +1,63 @@
+"""From labelled features (n, P), as a network gives them, to class blocks (P, n), as the theory writes them."""
+
+import numpy as np
+
+from manifolds.layout import ClassLayout
+
+LARGEST = 1e140
+
+
+def class_blocks(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ClassLayout]:
+    """H (P, n) with columns in class blocks, and its layout. features (n, P), labels (n,) with values 0..C-1.
+
+    The order inside a class is kept. Raises ValueError for mismatched shapes, NaN or infinite entries, labels that are not
+    integers or skip a class, and fewer than two classes.
+    """
+    labels = check_labels(features, labels)
+    counts = np.bincount(labels)
+    if len(counts) < 2:
+        raise ValueError("all labels are 0: collapse needs at least C = 2 classes")
+    missing = np.flatnonzero(counts == 0)
+    if len(missing):
+        hint = "the labels seem to start at 1: subtract 1" if missing.tolist() == [0] else "relabel the classes 0..C-1"
+        raise ValueError(f"labels skip class {missing[0]} ({len(missing)} of 0..{len(counts) - 1} without any example): {hint}")
+    order = np.argsort(labels, kind="stable")
+    native = np.float64 if features.dtype.itemsize > 8 else features.dtype.newbyteorder("=")
+    return np.ascontiguousarray(features[order].T, dtype=native), ClassLayout(tuple(counts.tolist()))
+
+
+def check_labels(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """The labels as integers, after every check that labels (n,) and features (n, P) allow."""
+    if features.ndim != 2 or labels.ndim != 1:
+        raise ValueError(f"features must be (n, P) and labels (n,), got shapes {features.shape} and {labels.shape}")
+    if len(features) != len(labels):
+        raise ValueError(f"{len(features)} rows of features but {len(labels)} labels: one label a row is needed")
+    if not features.size:
+        raise ValueError(f"features have shape {features.shape}: at least one example and one feature are needed")
+    if features.dtype.kind != "f":
+        raise ValueError(f"features have dtype {features.dtype}: floating point is needed")
+    if not np.isfinite(features).all():
+        row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
+        raise ValueError(f"features have NaN or infinite entries, first in row {row}")
+    largest = float(abs(features).max())
+    if largest > LARGEST or 0 < largest < 1 / LARGEST:
+        raise ValueError(f"the largest feature is {largest:.2e}: its powers leave float64; rescale the features")
+    if labels.dtype.kind not in "iu" and not (
+        labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all()
+    ):
+        raise ValueError(f"labels have dtype {labels.dtype}: integers 0..C-1 are needed")
+    if len(labels) and labels.min() < 0:
+        raise ValueError(f"label {labels.min()} is negative: labels run from 0 to C-1")
+    if not labels.max() < len(labels):
+        raise ValueError(f"label {labels.max()} with {len(labels)} examples: labels run from 0 to C-1 and skip none")
+    return labels.astype(np.int64)
+
+
+def balance(H: np.ndarray, layout: ClassLayout, rng: np.random.Generator) -> tuple[np.ndarray, ClassLayout]:
+    """A random subsample with equal classes, each of the smallest size. H (P, n) -> (P, C min n_c)"""
+    smallest = min(layout.sizes)
+    ends = np.cumsum(layout.sizes)
+    columns = [
+        end - size + np.sort(rng.choice(size, smallest, replace=False)) for size, end in zip(layout.sizes, ends, strict=True)
+    ]
+    return np.ascontiguousarray(H[:, np.concatenate(columns)]), ClassLayout.equal(layout.C, smallest)

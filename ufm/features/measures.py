@@ -1,0 +1,199 @@
+"""Measures of neural collapse, one function each, named after the paper that defines it.
+
+`phd_*` are those of Papyan, Han & Donoho (PNAS 2020), which the MSE paper plots (its Figures 3-8); the others differ from them
+and from each other, so never compare a value with one from another function. `stats` are ClassStatistics, W (C, P), b (C,);
+numpy or torch. "Centred" means are mu_c - mu_G.
+"""
+
+import numpy as np
+
+from manifolds.linalg import Array, epsilon, identity_like, namespace
+from ufm.features.statistics import ClassStatistics
+
+
+def phd_nc1(stats: ClassStatistics) -> float:
+    """tr(Sigma_W Sigma_B^+) / C, variability collapse (MSE paper, Figure 7). Raises ValueError where Sigma_B loses rank."""
+    return zhu_nc1(stats)
+
+
+def phd_equinorm(vectors: Array) -> float:
+    """Std_c ||v_c|| / Avg_c ||v_c|| of the columns (P, C): centred class means, or W^T (Figure 3). Std over C - 1."""
+    norms = _norms(vectors)
+    return float(_std(norms) / norms.mean())
+
+
+def phd_equiangular(vectors: Array) -> float:
+    """Std over pairs c < c' of cos(v_c, v_c') for columns (P, C): centred class means, or W^T (Figure 4). 0 for C = 2."""
+    return float(_std(_pair_cosines(vectors)))
+
+
+def phd_maximal_angle(vectors: Array) -> float:
+    """Avg over pairs of |cos(v_c, v_c') + 1/(C-1)| for columns (P, C): centred class means, or W^T (Figure 5)."""
+    return float(abs(_pair_cosines(vectors) + 1 / (vectors.shape[1] - 1)).mean())
+
+
+def phd_nc3(stats: ClassStatistics, W: Array) -> float:
+    """|| W^T / ||W||_F - Mbar / ||Mbar||_F ||_F^2, self-duality (Figure 6). W is not centred."""
+    _check_rows(stats, W)
+    M = stats.centred_means
+    return float(((W.mT / _frobenius(W) - M / _frobenius(M)) ** 2).sum())
+
+
+def phd_nc4(features: Array, W: Array, b: Array, class_means: Array) -> float:
+    """Share of features (n, P) on which the network and the nearest class mean disagree (Figure 8). class_means (P, C) uncentred.
+
+    With test features and train means this is the PNAS figure; with train features the authors' notebook.
+    """
+    P, C = class_means.shape
+    if features.shape[-1] != P or tuple(W.shape) != (C, P) or tuple(b.shape) != (C,):
+        shapes = f"features {tuple(features.shape)}, W {tuple(W.shape)}, b {tuple(b.shape)}"
+        raise ValueError(f"{shapes} do not go with class means ({P}, {C}): features (n, P), W (C, P), b (C,) are needed")
+    return _disagreements(features, W, b, class_means) / len(features)
+
+
+def zhu_nc1(stats: ClassStatistics) -> float:
+    """tr(Sigma_W Sigma_B^+) / K (Zhu et al. 2021, NC1), K = C classes: the same quantity as `phd_nc1`.
+
+    The pseudo-inverse is Moore and Penrose's, of exact rank min(C - 1, P). Raises ValueError where Sigma_B has less.
+    """
+    xp, K = namespace(stats.means), min(stats.C - 1, stats.P)
+    U, values, _ = xp.linalg.svd(stats.centred_means * stats.priors**0.5, full_matrices=False)
+    U, values = U[:, :K], values[:K]
+    mean_square = float(stats.sigma_w.diagonal().sum()) + float((stats.means * stats.means * stats.priors).sum())
+    trusted = max(stats.P, stats.C) * float(xp.finfo(values.dtype).eps) * mean_square**0.5
+    if not float(values[-1]) > trusted:
+        raise ValueError(
+            f"Sigma_B has rank {int((values > trusted).sum())} < {K}: class means coincide or are dependent "
+            f"(singular values {float(values[0]):.2e} to {float(values[-1]):.2e}), and NC1 is infinite"
+        )
+    return float((((stats.sigma_w @ U) * U).sum(0) / values**2).sum()) / stats.C
+
+
+def zhu_nc2(W: Array) -> float:
+    """|| W W^T / ||W W^T||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC2)."""
+    gram = W @ W.mT
+    return float(_frobenius(gram / _frobenius(gram) - _unit_etf(W)))
+
+
+def zhu_nc2_centred(W: Array) -> float:
+    """`zhu_nc2` of W minus its mean row, as Zhou et al. (2022, MSE) measure it."""
+    return zhu_nc2(W - W.mean(0)[None, :])
+
+
+def zhu_nc3(stats: ClassStatistics, W: Array) -> float:
+    """|| W Mbar / ||W Mbar||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC3)."""
+    _check_rows(stats, W)
+    return _distance_to_etf(W @ stats.centred_means, W)
+
+
+def yaras_nc3(stats: ClassStatistics, W: Array) -> float:
+    """`zhu_nc3` with the class means as they are, not centred (Yaras et al. 2022, code)."""
+    _check_rows(stats, W)
+    return _distance_to_etf(W @ stats.means, W)
+
+
+def zhu_bias(stats: ClassStatistics, W: Array, b: Array) -> float:
+    """|| b + W mu_G ||_2 (Zhu et al. 2021): 0 where the bias only centres the features."""
+    return float(((b + W @ stats.global_mean) ** 2).sum() ** 0.5)
+
+
+def galanti_cdnv(stats: ClassStatistics) -> float:
+    """Avg_{c != c'} (s_c^2 + s_c'^2) / (2 ||mu_c - mu_c'||^2), class-distance normalised variance (Galanti et al. 2021).
+
+    Raises ValueError where two class means coincide.
+    """
+    first, second = np.triu_indices(stats.C, 1)
+    gaps = ((stats.means[:, first] - stats.means[:, second]) ** 2).sum(0)
+    if not float(gaps.min()) > 0:
+        raise ValueError("two class means coincide: the class-distance normalised variance is infinite")
+    variances = stats.class_variances
+    return float(((variances[first] + variances[second]) / (2 * gaps)).mean())
+
+
+def tirer_trace_ratio(stats: ClassStatistics) -> float:
+    """tr Sigma_W / tr Sigma_B (Tirer, Huang & Niles-Weed 2022)."""
+    return float(stats.sigma_w.diagonal().sum() / ((stats.centred_means**2).sum(0) * stats.priors).sum())
+
+
+def liu_log_uniformity(stats: ClassStatistics) -> float:
+    """Avg_{c != c'} log(1 / || v_c - v_c' ||), v_c the unit centred means: hyperspherical uniformity (Liu et al. 2023).
+
+    With their logarithmic kernel. Smallest at a simplex ETF. Raises ValueError where two directions coincide.
+    """
+    cosines = _pair_cosines(stats.centred_means)
+    if not float(cosines.max()) < 1:
+        raise ValueError("two class means point the same way: the logarithmic energy is infinite")
+    return float(-0.5 * namespace(cosines).log(2 - 2 * cosines).mean())
+
+
+def ammar_nc5(stats: ClassStatistics, ood_features: Array) -> float:
+    """Avg_c |cos(mu_c - mu_G, mu_ood - mu_G)|, orthogonality of out-of-distribution features (n, P) (Ammar et al. 2024, NC5)."""
+    direction = ood_features.mean(0) - stats.global_mean
+    M = stats.centred_means
+    return float(abs((direction @ M) / (_norms(M) * (direction * direction).sum() ** 0.5)).mean())
+
+
+def _check_rows(stats: ClassStatistics, W: Array) -> None:
+    if tuple(W.shape) != (stats.C, stats.P):
+        raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
+
+
+def _disagreements(features: Array, W: Array, b: Array, class_means: Array) -> int:
+    """Rows whose argmax_c <w_c, h> + b_c is not argmin_c ||h - mu_c||."""
+    decisions = (features @ W.mT + b).argmax(-1)
+    return int((decisions != _nearest(features, class_means)).sum())
+
+
+def _nearest(features: Array, class_means: Array) -> Array:
+    """argmin_c ||h - mu_c|| of rows (n, P): by ||m_c||^2 - 2 <h, m_c> about the mean of the means, one matrix product.
+
+    Rows whose two best are no further apart than its rounding are decided by the distances themselves, where nothing cancels.
+    """
+    xp = namespace(features)
+    centre = class_means.mean(1)
+    H, M = features - centre, class_means - centre[:, None]
+    squares = (M * M).sum(0)
+    scores = squares - 2 * (H @ M)
+    longest = squares.max() ** 0.5
+    rounding = 2 * (len(M) + 4) * epsilon(scores) * longest * (2 * xp.einsum("np,np->n", H, H) ** 0.5 + longest)
+    nearest = scores.argmin(-1)
+    doubtful = (scores <= (xp.amin(scores, -1) + rounding)[:, None]).sum(-1) > 1
+    if bool(doubtful.any()):
+        rows = features[doubtful]
+        distances = [((rows - class_means[:, c]) ** 2).sum(-1) for c in range(class_means.shape[1])]
+        nearest[doubtful] = xp.stack(distances, -1).argmin(-1)
+    return nearest
+
+
+def _distance_to_etf(product: Array, W: Array) -> float:
+    return float(_frobenius(product / _frobenius(product) - _unit_etf(W)))
+
+
+def _unit_etf(W: Array) -> Array:
+    """(I - 1 1^T / K) / sqrt(K - 1), of Frobenius norm 1. (K, K)"""
+    K = W.shape[0]
+    return (identity_like(W, K) - 1 / K) / (K - 1) ** 0.5
+
+
+def _frobenius(a: Array) -> Array:
+    return (a * a).sum() ** 0.5
+
+
+def _norms(vectors: Array) -> Array:
+    norms = (vectors * vectors).sum(0) ** 0.5
+    if not float(norms.min()) > 0:
+        raise ValueError("a vector is zero: its angle and the measures built on it are not defined")
+    return norms
+
+
+def _pair_cosines(vectors: Array) -> Array:
+    """cos(v_c, v_c') of the pairs c < c' of columns. (C(C-1)/2,)"""
+    unit = vectors / _norms(vectors)
+    first, second = np.triu_indices(vectors.shape[1], 1)
+    return (unit.mT @ unit)[first, second]
+
+
+def _std(values: Array) -> Array:
+    """Sample standard deviation, 0 for a single value."""
+    centred = values - values.mean()
+    return ((centred * centred).sum() / max(len(values) - 1, 1)) ** 0.5

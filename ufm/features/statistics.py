@@ -1,0 +1,221 @@
+"""Class statistics of features: the one currency of every loss and measure; streaming, mergeable, accumulated in float64."""
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from manifolds.layout import ClassLayout
+from manifolds.linalg import Array, gram, namespace
+
+CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
+
+
+@dataclass(frozen=True)
+class ClassStatistics:
+    """Counts n_c (C,), class means (P, C), Sigma_W (P, P) and within-class variances s_c^2 = Ave_i ||h_ic - mu_c||^2 (C,).
+
+    With priors pi_c = n_c / n, so that for any class sizes Sigma_T = Sigma_W + Sigma_B and the loss decomposition is exact.
+    """
+
+    counts: Array
+    means: Array
+    sigma_w: Array
+    class_variances: Array
+
+    @property
+    def C(self) -> int:
+        """Number of classes."""
+        return self.means.shape[1]
+
+    @property
+    def P(self) -> int:
+        """Number of features."""
+        return self.means.shape[0]
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return int(self.counts.sum())
+
+    @property
+    def priors(self) -> Array:
+        """pi_c = n_c / n. (C,)"""
+        return self.counts / self.counts.sum()
+
+    @property
+    def global_mean(self) -> Array:
+        """mu_G = sum_c pi_c mu_c, the mean over examples. (P,)"""
+        return self.means @ self.priors
+
+    @property
+    def centred_means(self) -> Array:
+        """mu_c - mu_G. (P, C)"""
+        return self.means - self.global_mean[:, None]
+
+    @property
+    def sigma_b(self) -> Array:
+        """Sigma_B = sum_c pi_c (mu_c - mu_G)(mu_c - mu_G)^T. (P, P)"""
+        M = self.centred_means
+        return (M * self.priors) @ M.mT
+
+    @property
+    def sigma_t(self) -> Array:
+        """Sigma_T = Sigma_W + Sigma_B. (P, P)"""
+        return self.sigma_w + self.sigma_b
+
+
+@dataclass(frozen=True)
+class _Moments:
+    """What merges: counts (C,), class means twice (C, P), pooled scatter (P, P), class scatters (C,).
+
+    A mean is the sum of a point `near` it and `rest`: rounding is that of the spread of a class, however far it lies.
+    """
+
+    counts: Array
+    near: Array
+    rest: Array
+    scatter: Array
+    class_scatter: Array
+
+    def merged(self, other: "_Moments") -> "_Moments":
+        """The moments of both, by the formulas of Chan, Golub & LeVeque (1983)."""
+        xp, seen = namespace(self.counts), (self.counts > 0)[:, None]
+        total = xp.clip(self.counts + other.counts, min=1.0)
+        delta = (other.near - self.near) + (other.rest - self.rest)
+        weight = self.counts * other.counts / total
+        return _Moments(
+            self.counts + other.counts,
+            xp.where(seen, self.near, other.near),
+            xp.where(seen, self.rest + delta * (other.counts / total)[:, None], other.rest),
+            self.scatter + other.scatter + (delta * weight[:, None]).mT @ delta,
+            self.class_scatter + other.class_scatter + weight * (delta * delta).sum(-1),
+        )
+
+
+class StreamingStatistics:
+    """Class statistics in one pass: `update` with batches, `merge` with another stream, `compute` at any time.
+
+    Nothing cancels however small Sigma_W is beside the means; memory is P^2 + P C and `CHUNK` waiting rows, whatever the
+    number of examples. numpy, or torch on the device of the batches.
+    """
+
+    def __init__(self, C: int) -> None:
+        if C < 2:
+            raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
+        self.C = C
+        self._seen: _Moments | None = None
+        self._rows: Array = None
+        self._labels: Array = None
+        self._waiting = 0
+
+    def update(self, features: Array, labels: Array) -> "StreamingStatistics":
+        """Take in a batch: features (b, P) of any float dtype, labels (b,) integers in 0..C-1. Returns self.
+
+        Raises ValueError for mismatched shapes, labels that are no integers or out of range, and NaN or infinite features;
+        nothing is taken in then.
+        """
+        self._check(features, labels)
+        features = features if namespace(features) is np else features.detach()
+        if self._rows is None:
+            self._rows, self._labels = _room(features, labels)
+        taken = 0
+        while taken < len(labels):
+            step = min(len(labels) - taken, CHUNK - self._waiting)
+            into, out_of = slice(self._waiting, self._waiting + step), slice(taken, taken + step)
+            self._rows[into], self._labels[into] = features[out_of], labels[out_of]
+            taken, self._waiting = taken + step, self._waiting + step
+            if self._waiting == CHUNK:
+                self._take_in_waiting()
+        return self
+
+    def merge(self, other: "StreamingStatistics") -> "StreamingStatistics":
+        """Take in everything that another stream has seen. Returns self. Raises ValueError where C or P differ."""
+        if other.C != self.C:
+            raise ValueError(f"streams of {self.C} and {other.C} classes cannot be merged")
+        other._take_in_waiting()
+        if other._seen is not None:
+            self._check_features(other._seen.near.shape[1])
+            self._take_in(other._seen)
+        return self
+
+    def compute(self) -> ClassStatistics:
+        """The statistics of everything seen so far. Raises ValueError where a class has no example yet."""
+        self._take_in_waiting()
+        if self._seen is None:
+            raise ValueError("no batch has been seen yet")
+        counts, near, rest, scatter, class_scatter = (getattr(self._seen, f.name) for f in fields(_Moments))
+        empty = [c for c, count in enumerate(counts.tolist()) if count == 0]
+        if empty:
+            raise ValueError(f"class {empty[0]} has no example yet: every one of the {self.C} classes needs one")
+        return ClassStatistics(counts, (near + rest).mT, scatter / counts.sum(), class_scatter / counts)
+
+    def _check(self, features: Array, labels: Array) -> None:
+        namespace(features), namespace(labels)
+        if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
+            shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
+            raise ValueError(f"a batch is features (b, P) and labels (b,), got shapes {shapes}")
+        self._check_features(features.shape[1])
+        if not _are_integers(labels):
+            raise ValueError(f"labels are {labels.dtype}, integers are needed")
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.C:
+            raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}, outside 0..{self.C - 1}")
+        if not bool(namespace(features).isfinite(features).all()):
+            raise ValueError("features have NaN or infinite entries")
+
+    def _check_features(self, P: int) -> None:
+        known = self._rows if self._seen is None else self._seen.near
+        if known is not None and known.shape[1] != P:
+            raise ValueError(f"{P} features cannot be added to statistics of {known.shape[1]} features")
+
+    def _take_in_waiting(self) -> None:
+        if self._waiting:
+            count, self._waiting = self._waiting, 0
+            self._take_in(_block_moments(self._rows[:count], self._labels[:count], self.C))
+
+    def _take_in(self, moments: _Moments) -> None:
+        self._seen = moments if self._seen is None else self._seen.merged(moments)
+
+
+def _are_integers(labels: Array) -> bool:
+    if namespace(labels) is np:
+        return labels.dtype.kind in "iub"
+    return not (labels.is_floating_point() or labels.is_complex())
+
+
+def _room(features: Array, labels: Array) -> tuple[Array, Array]:
+    """Empty float64 rows (CHUNK, P) and labels (CHUNK,), where the features are."""
+    xp, P = namespace(features), features.shape[1]
+    if xp is np:
+        return np.empty((CHUNK, P)), np.empty(CHUNK, dtype=np.int64)
+    rows = xp.empty((CHUNK, P), dtype=xp.float64, device=features.device)
+    return rows, xp.empty(CHUNK, dtype=xp.int64, device=features.device)
+
+
+def _block_moments(H: Array, labels: Array, C: int) -> _Moments:
+    """The moments of float64 rows H (n, P), which become their deviations from the class means on the way."""
+    xp = namespace(H)
+    one_hot = labels[:, None] == (np.arange(C) if xp is np else xp.arange(C, device=H.device))
+    one_hot = one_hot.astype(np.float64) if xp is np else one_hot.to(H.dtype)
+    counts = one_hot.sum(0)
+    examples = H[one_hot.argmax(0)]  # one of every class, from which the others are far less far than from the origin
+    H -= examples[labels]
+    rest = (one_hot.mT @ H) / xp.clip(counts, min=1.0)[:, None]
+    H -= rest[labels]
+    return _Moments(counts, examples, rest, gram(H), one_hot.mT @ xp.einsum("np,np->n", H, H))
+
+
+def statistics_of(features: Array, labels: Array, C: int) -> ClassStatistics:
+    """Class statistics of features (n, P) with labels (n,) in 0..C-1."""
+    return StreamingStatistics(C).update(features, labels).compute()
+
+
+def block_statistics(H: Array, layout: ClassLayout) -> ClassStatistics:
+    """Class statistics of features in class blocks. H (P, n)"""
+    xp = namespace(H)
+    H = H.astype(np.float64) if xp is np else H.detach().to(xp.float64)
+    D = layout.deviations(H)
+    counts = np.asarray(layout.sizes, dtype=np.float64)
+    variances = layout.means((D * D).sum(-2)[None, :])[0]
+    return ClassStatistics(
+        counts if xp is np else xp.as_tensor(counts, device=H.device), layout.means(H), gram(D.mT) / layout.n, variances
+    )

@@ -1,0 +1,1 @@
+"""All reading, writing and drawing of files."""

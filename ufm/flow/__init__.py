@@ -1,0 +1,1 @@
+"""The command `python -m ufm.flow`: configuration, start, run, report."""

@@ -1,0 +1,199 @@
+"""`python -m ufm.flow`: exact trajectories of neural collapse from random or your own features, in one command."""
+
+import argparse
+import os
+import sys
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from ufm.flow.config import FlowConfig
+from ufm.flow.report import summary, text, title
+from ufm.flow.run import FlowRun, Start, check, prepare, run
+from ufm.laws.closed import LAWS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+PLOT_SUFFIXES = (".png", ".svg", ".pdf")
+PROGRESS_SECONDS = 1.0
+EARLIEST_ESTIMATE = 0.02  # share of a stage before which its speed says little about the time left
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    p = argparse.ArgumentParser(
+        prog="python -m ufm.flow",
+        description="Whiten features, run an exact flow of their SNR singular values and the discrete scheme beside it.",
+        allow_abbrev=False,
+        formatter_class=lambda prog: argparse.HelpFormatter(prog, width=120),  # asking the terminal would import shutil
+    )
+    start = p.add_argument_group("start")
+    start.add_argument("--C", type=int, help="classes of random features (default 10)")
+    start.add_argument("--N", type=int, help="examples a class (default 500)")
+    start.add_argument("--P", type=int, help="features (default 512)")
+    start.add_argument("--seed", type=int, default=0, help="seed of random features and of --balance (default 0)")
+    start.add_argument("--features", metavar="FILE.npz", help="your own: arrays 'features' (n, P) and 'labels' (n,)")
+    start.add_argument("--balance", action="store_true", help="subsample every class to the size of the smallest")
+    start.add_argument("--reduce", action="store_true", help="drop the directions in which Sigma_W is zero, and say how many")
+    start.add_argument("--start", choices=("whitened", "raw"), default="whitened", help="raw: unnormalized flow of H as it is")
+    clock = p.add_argument_group("flow and clock")
+    clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default (a))")
+    end = clock.add_mutually_exclusive_group()
+    end.add_argument(
+        "--growth", type=float, default=10.0, help="end when the smallest omega has grown so many times (default 10)"
+    )
+    end.add_argument("--t-end", type=float, help="end at this flow time")
+    clock.add_argument("--points", type=int, default=1000, help="output times, log-spaced (default 1000)")
+    step = clock.add_mutually_exclusive_group()
+    step.add_argument("--eta", type=float, help="step size of the discrete scheme")
+    step.add_argument("--steps", type=int, help="number of its steps (default 1000, more where the safe step asks for it)")
+    how = p.add_argument_group("computation")
+    how.add_argument("--full", action="store_true", help="carry the whole tensor X through both schemes; resumes beside --out")
+    how.add_argument("--device", help="torch device that holds the features (cpu, cuda, ...); without it numpy")
+    how.add_argument(
+        "--dtype",
+        choices=("float64", "float32"),
+        default="float64",
+        help="of the features and of X; float32 halves the memory of --full and keeps 3 to 4 digits (default float64)",
+    )
+    out = p.add_argument_group("output")
+    out.add_argument("--out", metavar="FILE.npz", help="arrays of the run; with --flow all FILE.NAME.npz for each flow")
+    out.add_argument("--plot", metavar="FILE", help="figure, .png, .svg or .pdf; named as --out is")
+    out.add_argument("--json", action="store_true", help="one JSON object on standard output instead of the table")
+    out.add_argument("--quiet", action="store_true", help="no table and no progress")
+    return p
+
+
+def config_of(args: argparse.Namespace) -> FlowConfig:
+    """The configuration of the (first) run. Raises ValueError for options that exclude each other or make no sense."""
+    sizes = {name: value for name in "CNP" if (value := getattr(args, name)) is not None}
+    if args.features is not None and sizes:
+        raise ValueError(f"--features decides C, N and P: leave out {', '.join('--' + name for name in sizes)}")
+    if args.plot is not None and os.path.splitext(args.plot)[1] not in PLOT_SUFFIXES:
+        raise ValueError(f"--plot {args.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
+    if args.out is not None and os.path.splitext(args.out)[1] != ".npz":
+        raise ValueError(f"--out {args.out}: the name must end in .npz")
+    if args.out is not None and args.features is not None and os.path.realpath(args.out) == os.path.realpath(args.features):
+        raise ValueError(f"--out {args.out} would overwrite the features: choose another name")
+    names = (
+        "seed",
+        "features",
+        "growth",
+        "t_end",
+        "points",
+        "eta",
+        "steps",
+        "full",
+        "device",
+        "dtype",
+        "start",
+        "reduce",
+        "balance",
+    )
+    first = next(iter(LAWS)) if args.flow == "all" else args.flow
+    return FlowConfig(**sizes, flow=first, **{name: getattr(args, name) for name in names})
+
+
+class ProgressLine:
+    """Share done and time left of each stage on standard error, for runs longer than a second; silent when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.stage, self.drawn = quiet, "", False
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, stage: str, share: float) -> None:
+        """Redraw the line, at most once a second."""
+        now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self.began = stage, now
+        if self.quiet or now - self.last < PROGRESS_SECONDS:
+            return
+        self.last, self.drawn = now, True
+        left = f", about {(now - self.began) * (1 - share) / share:.0f} s left" if share > EARLIEST_ESTIMATE else ""
+        print(f"\r{stage} {share:6.1%}{left}   ", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the line."""
+        if self.drawn:
+            print(file=sys.stderr)
+
+
+def output_path(name: str | None, flow: str, several: bool) -> "Path | None":
+    """Where one flow writes, checked to be writable: the flow's name before the suffix where there are several."""
+    if name is None:
+        return None
+    from pathlib import Path
+
+    from ufm.files.store import check_writable
+
+    path = Path(name)
+    path = path.with_name(f"{path.stem}.{flow}{path.suffix}") if several else path
+    check_writable(path)
+    return path
+
+
+def run_and_write(config: FlowConfig, start: Start, paths: "tuple[Path | None, ...]", quiet: bool) -> FlowRun:
+    """Run one flow, and write its arrays and its figure where asked for."""
+    out, plot = paths
+    progress = ProgressLine(quiet)
+    try:
+        found = run(config, start, progress, None if out is None else out.with_suffix(".partial.npz"))
+    finally:
+        progress.close()
+    if out is not None:
+        from ufm.files.store import save_arrays
+
+        save_arrays(out, found.arrays)
+    if plot is not None:
+        from ufm.files.plot import save_figure, trajectory_figure
+
+        save_figure(trajectory_figure(found.flow, found.scheme, title(found)), plot)
+    return found
+
+
+def run_all(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) -> None:
+    """Every flow that was asked for, into `runs`; all are checked before the first is run. KeyboardInterrupt goes through."""
+    first = config_of(args)
+    names = tuple(LAWS) if args.flow == "all" else (args.flow,)
+    if len(names) > 1 and args.start == "raw":
+        raise ValueError("--start raw goes with --flow unnormalized, not with all")
+    configs = {name: replace(first, flow=name) for name in names}
+    paths = {name: tuple(output_path(given, name, len(names) > 1) for given in (args.out, args.plot)) for name in names}
+    start = prepare(first, left_vectors=args.out is not None)
+    for config in configs.values():
+        check(config, start)
+    for name, config in configs.items():
+        runs[name] = found = run_and_write(config, start, paths[name], args.quiet)
+        for warning in found.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        if not (args.quiet or args.json):
+            written = [f"wrote {path}" for path in paths[name] if path is not None]
+            print("\n".join([text(found, time.perf_counter() - began), *written]) + "\n" * (len(names) > 1))
+        began = time.perf_counter()
+        if not found.measured["complete"]:
+            raise KeyboardInterrupt
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted (what was computed is written)."""
+    began = time.perf_counter()
+    args = parser().parse_args(argv)
+    runs: dict[str, FlowRun] = {}
+    code = 0
+    try:
+        run_all(args, began, runs)
+    except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
+        print(f"ufm.flow: error: {error or type(error).__name__}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(
+            f"ufm.flow: interrupted, {'what was computed is kept' if runs else 'before anything was computed'}", file=sys.stderr
+        )
+        code = 130
+    if args.json and runs:
+        import json
+
+        objects = {name: summary(found) for name, found in runs.items()}
+        print(json.dumps({"flows": objects} if args.flow == "all" else objects[args.flow], allow_nan=False))
+    return code

@@ -1,0 +1,62 @@
+"""The configuration of a run of `python -m ufm.flow`, checked at the door."""
+
+import math
+from dataclasses import dataclass
+
+from ufm.laws.closed import LAWS, UNNORMALIZED
+from ufm.laws.discrete import MOST_STEPS
+
+SMALLEST = 1e-290  # of a time or a step size, for its parts to stay normal numbers
+
+
+@dataclass(frozen=True)
+class FlowConfig:
+    """Everything that decides a run; `python -m ufm.flow --help` explains each. Raises ValueError for values out of range."""
+
+    C: int = 10
+    N: int = 500
+    P: int = 512
+    seed: int = 0
+    features: str | None = None
+    flow: str = "renormalized"
+    growth: float = 10.0
+    t_end: float | None = None
+    points: int = 1000
+    eta: float | None = None
+    steps: int | None = None
+    full: bool = False
+    device: str | None = None
+    dtype: str = "float64"
+    start: str = "whitened"
+    reduce: bool = False
+    balance: bool = False
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        self._check_numbers()
+
+    def _check_choices(self) -> None:
+        if self.flow not in LAWS:
+            raise ValueError(f"flow = {self.flow!r}: choose one of {', '.join(LAWS)}")
+        if self.start not in ("whitened", "raw") or self.dtype not in ("float64", "float32"):
+            raise ValueError(f"start = {self.start!r}, dtype = {self.dtype!r}: whitened or raw, float64 or float32")
+        if self.start == "raw" and self.flow != UNNORMALIZED.name:
+            raise ValueError(f"the {self.flow} flow lives on whitened features: --start raw goes with --flow unnormalized")
+        if self.balance and self.features is None:
+            raise ValueError("random features have equal classes: --balance goes with --features")
+        if self.eta is not None and self.steps is not None:
+            raise ValueError("eta and steps decide each other: give one of them")
+
+    def _check_numbers(self) -> None:
+        if not (math.isfinite(self.growth) and self.growth > 1):
+            raise ValueError(f"growth = {self.growth}: it must be greater than 1")
+        if self.t_end is not None and not (SMALLEST <= self.t_end < math.inf):
+            raise ValueError(f"t-end = {self.t_end}: it must be positive and finite, at least {SMALLEST:g}")
+        if self.points < 2:
+            raise ValueError(f"points = {self.points}: at least the start and the end are needed")
+        if self.eta is not None and not (SMALLEST <= self.eta < math.inf):
+            raise ValueError(f"eta = {self.eta}: the step size must be positive and finite, at least {SMALLEST:g}")
+        if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
+            raise ValueError(f"steps = {self.steps}: between 1 and {MOST_STEPS:.0e} steps can be taken")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed}: it cannot be negative")

@@ -1,0 +1,101 @@
+"""A run in words: the table of `python -m ufm.flow`, and the same as one JSON object."""
+
+from typing import Any
+
+import numpy as np
+
+from ufm.features import central_path
+from ufm.flow.run import FlowRun
+from ufm.laws.closed import LAWS
+
+ROWS = 9
+COLUMNS = ("t", "flow min", "flow max", "step min", "step max", "L_LS", "L_NC1", "L_NC2/3", "NC1", "NC2 norm", "NC2 angle", "NC3")
+
+
+def table_rows(run: FlowRun) -> list[dict[str, float]]:
+    """Rows at log-spaced times: the scheme at its last step not after each, loss and measures along the flow."""
+    flow, scheme = run.flow, run.scheme
+    shown = np.array(sorted({round(i) for i in np.linspace(0, len(flow.t) - 1, ROWS)}))  # np.unique would import numpy.ma
+    at = np.searchsorted(scheme.t, flow.t[shown] * (1 + 1e-12), side="right") - 1
+    part = flow.rows(shown)
+    stepped = np.where(part.t[:, None] > scheme.t[-1] * (1 + 1e-9), np.nan, scheme.omega[at])  # the scheme may end earlier
+    still = np.nan if run.config.start == "raw" else 1.0  # NC2 needs V, which turns in a flow from a raw start
+    columns = (
+        part.t,
+        part.omega.min(1),
+        part.omega.max(1),
+        stepped.min(1),
+        stepped.max(1),
+        part.loss,
+        part.loss_nc1,
+        part.loss_nc23,
+        central_path.spectral_nc1(part.omega),
+        still * central_path.spectral_equinorm(part.omega, part.V),
+        still * central_path.spectral_maximal_angle(part.omega, part.V),
+        central_path.spectral_nc3(part.omega, part.C),
+    )
+    return [dict(zip(COLUMNS, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
+
+
+def summary(run: FlowRun) -> dict[str, Any]:
+    """One JSON object: configuration, clock, start and end of both, gap, residual, table, warnings, seconds."""
+    flow, scheme = run.flow, run.scheme
+    found = {
+        "config": run.provenance,
+        "flow": run.config.flow,
+        "t_end": float(flow.t[-1]),
+        "eta": scheme.eta,
+        "steps": int(scheme.steps[-1]),
+        "omega_start": flow.omega[0].tolist(),
+        "omega_end": flow.omega[-1].tolist(),
+        "omega_discrete_end": scheme.omega[-1].tolist(),
+        "gap": run.gap,
+        "residual": run.residual,
+        "condition": run.start.snr.whitening.condition,
+        "table": table_rows(run),
+        "seconds": run.seconds,
+        **run.measured,
+    }
+    return _finite(found)
+
+
+def _finite(value: Any) -> Any:
+    """The same with NaN and infinities as None, which JSON has no word for."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _cell(value: float) -> str:
+    return f"{value:10.3g}" if np.isfinite(value) else "-".rjust(10)
+
+
+def title(run: FlowRun) -> str:
+    """The run in one line."""
+    start = run.start
+    sizes = f"C = {start.layout.C}, N = {start.layout.N}, P = {len(start.H)}"
+    return f"{run.config.flow} flow, {sizes}" + ", raw start" * (run.config.start == "raw") + ", full state" * run.config.full
+
+
+def text(run: FlowRun, seconds: float) -> str:
+    """What the command prints: a heading, the table, and the three numbers to look at first."""
+    start, scheme = run.start, run.scheme
+    steps = f"{int(scheme.steps[-1])} steps of eta = {scheme.eta:.6g}"
+    lines = [
+        title(run),
+        LAWS[run.config.flow].statement,
+        *start.notes,
+        f"beside it the discrete scheme (renormalize after step), {steps}",
+        "",
+        "".join(name.rjust(10) for name in COLUMNS),
+        *("".join(_cell(value) for value in row.values()) for row in table_rows(run)),
+        "",
+        f"min and max are over the {len(start.snr.omega)} SNR singular values omega; the scheme stands at its last step before t",
+        f"gap between scheme and flow, max |log omega_scheme - log omega_flow|   {run.gap:.3e}",
+        f"constraint residual of the whitened features, ||X C_M X^T - I||        {run.residual:.3e}",
+    ]
+    if "overlap" in run.measured:
+        lines.append(f"smallest overlap of a right singular vector with its start             {run.measured['overlap']:.12f}")
+    return "\n".join([*lines, f"time                                                                   {seconds:.3f} s"])

@@ -1,0 +1,1 @@
+"""The exact laws: closed, discrete, of the means alone."""

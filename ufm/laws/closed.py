@@ -1,0 +1,226 @@
+"""The three exact laws of the SNR singular values omega_j, and the invariant Phi of each (docs/mathematics.md).
+
+With u = omega^2 / C every law reads Phi(u(t)) = Phi(u(0)) + 2 t / (C^2 N), so Phi(u_j) - Phi(u_k) is constant in time:
+
+    (a) RENORMALIZED   Phi = log u + u              the paper's Eq. 5 with Proposition 4, limit of the discrete scheme
+    (b) EMBEDDED       Phi = log u + 2 u + u^2 / 2  the paper's Eq. 10 (Proposition 2): the Frobenius gradient flow
+    (c) UNNORMALIZED   Phi = log u                  plain gradient flow of L_LS started from total covariance I
+
+Arrays are numpy or torch, any shape; C classes of N examples. A singular value that starts at 0 stays 0.
+"""
+
+import math
+from abc import ABC, abstractmethod
+
+from manifolds.linalg import Array, namespace
+from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, wide
+
+
+class Law(ABC):
+    """A law of motion of the singular values: its rate, its invariant Phi, and both in closed form."""
+
+    name: str
+    statement: str
+
+    @abstractmethod
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """d omega / dt. Any shape."""
+
+    @abstractmethod
+    def phi(self, u: Array) -> Array:
+        """The invariant Phi(u), u = omega^2 / C. Any shape."""
+
+    @abstractmethod
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """Leading term of omega(t) as t -> infinity. (*t.shape, *omega0.shape)"""
+
+    @abstractmethod
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        """Phi(u) - Phi(u0) without cancellation, for omega0 > 0."""
+
+    @abstractmethod
+    def _solve(self, s: Array) -> Array:
+        """The u > 0 with Phi(u) = s, to a few units in the last place."""
+
+    def time(self, omega: Array, omega0: Array, C: int, N: int) -> Array:
+        """t(omega) = (C^2 N / 2) (Phi(u) - Phi(u0)): when a singular value that starts at omega0 reaches omega.
+
+        Raises ValueError unless both are positive (a singular value that starts at 0 never moves).
+        """
+        given = omega0
+        omega, omega0, C, N = wide(omega), wide(omega0), int(C), int(N)
+        for value in (omega, omega0):
+            check_omega(value, C, N)
+            if bool((value == 0).any()):
+                raise ValueError("omega = 0 is a fixed point of every law: it is reached from, and leads to, no other value")
+        return narrow((C * C * N / 2) * self._phi_difference(omega, omega0, C), given)
+
+    def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
+
+        Computed in float64, returned in the dtype of omega0. t may be negative (backwards).
+        Raises ValueError for an omega0 that is negative or whose powers leave float64, for non-finite input, and for a time that
+        leads back out of float64; OverflowError where law (c) passes 1e150 (`log_omega` does not).
+        """
+        given = omega0
+        t, omega0, C, N = wide(t), wide(omega0), int(C), int(N)
+        check_omega(omega0, C, N)
+        xp = namespace(omega0)
+        moving = omega0 > 0
+        all_move = bool(moving.all())
+        phi = self._phi_at(t, omega0 if all_move else xp.where(moving, omega0, 1.0), C, N)
+        omega = in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
+        return narrow(omega if all_move else xp.where(moving, omega, 0.0), given)
+
+    def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape)"""
+        omega = self.omega(t, omega0, C, N)
+        xp = namespace(omega)
+        return xp.where(omega > 0, xp.log(xp.where(omega > 0, omega, 1.0)), -math.inf)
+
+    def _phi_at(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """Phi(u0) + 2 t / (C^2 N). (*t.shape, *omega0.shape)"""
+        if not bool(namespace(t).isfinite(t).all()):
+            raise ValueError("time t has NaN or infinite entries")
+        start = self.phi(omega0 * (omega0 / C))
+        phi = t.reshape(t.shape + (1,) * start.ndim) * (2 / (C * C * N)) + start
+        if bool((t < 0).any()) and not bool((phi > SMALLEST_PHI).all()):
+            raise ValueError(f"t = {float(t.min()):.6g} leads back to an omega below {SMALLEST_OMEGA:g}: choose a later time")
+        return phi
+
+
+class _Renormalized(Law):
+    name = "renormalized"
+    statement = "law (a): log u + u, the paper's Eq. 5 with Proposition 4"
+
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """omega / (C N (C + omega^2))"""
+        return omega / (C * N * (C + omega * omega))
+
+    def phi(self, u: Array) -> Array:
+        """log u + u"""
+        return namespace(u).log(u) + u
+
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """sqrt(2 t / (C N)), for every start"""
+        return _for_every(omega0, namespace(t).sqrt(2 * t / (C * N)), t)
+
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        log_ratio, difference, _ = _differences(omega, omega0, C)
+        return log_ratio + difference
+
+    def _solve(self, s: Array) -> Array:
+        """The Wright omega function, by two steps of the fourth-order iteration of Fritsch, Shafer & Crowley (1973)."""
+        xp = namespace(s)
+        above = xp.clip(s, min=1.0)
+        low = xp.exp(xp.minimum(s, (2 / 3) * (s - above)))  # 1 for s >= 1
+        u = (above - xp.log(above) * (above / (1 + above))) * low
+        for _ in range(2):
+            reciprocal = 1 / (1 + u)
+            r = (s - u - xp.log(u)) * reciprocal
+            p = r * reciprocal
+            q = 1 + (2 / 3) * r
+            u = u * (1 + r * ((q - 0.5 * p) / (q - p)))
+        return u
+
+
+class _Embedded(Law):
+    name = "embedded"
+    statement = "law (b): log u + 2 u + u^2/2, the paper's Eq. 10; gradient flow of the Frobenius metric"
+
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """omega / (N (C + omega^2)^2), the paper's Eq. 28"""
+        return omega / (N * (C + omega * omega) ** 2)
+
+    def phi(self, u: Array) -> Array:
+        """log u + 2 u + u^2 / 2"""
+        return namespace(u).log(u) + u * (2 + u / 2)
+
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """(4 t / N)^{1/4}, for every start (Corollary 1, c_3 = N/4)"""
+        return _for_every(omega0, (4 * t / N) ** 0.25, t)
+
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        log_ratio, difference, total = _differences(omega, omega0, C)
+        return log_ratio + difference * (2 + total / 2)
+
+    def _solve(self, s: Array) -> Array:
+        """Two steps, of fourth and of third order, in the relative change x of u.
+
+        With k = 1 / (1 + u) and r = k^2 (s - Phi(u)), the series r = x + (1/2 - k) x^2 + (k^2/3) x^3 is reversed by a quotient.
+        """
+        xp = namespace(s)
+        above = xp.clip(s, min=1.45)  # the constants of this start leave 1.2e-6 after the first step, for every s
+        low = xp.exp(xp.minimum(s, (s - above) * (1 / 1.97)))  # 1 for s >= 1.45
+        u = (xp.sqrt(4 + 2 * above - xp.log(0.285 * above)) - 2) * low
+        k = 1 / (1 + u)
+        r = (s - xp.log(u) - u * (2 + 0.5 * u)) * k * k
+        u = u * (1 + r / (1 + r * (0.5 - k + r * (k * (1 - (2 / 3) * k) - 0.25))))
+        k = 1 / (1 + u)
+        r = (s - xp.log(u) - u * (2 + 0.5 * u)) * k * k
+        return u * (1 + r / (1 + r * (0.5 - k)))
+
+
+class _Unnormalized(Law):
+    name = "unnormalized"
+    statement = "law (c): log u, plain gradient flow of L_LS from total covariance I"
+
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """omega / (C^2 N)"""
+        return omega / (C * C * N)
+
+    def phi(self, u: Array) -> Array:
+        """log u"""
+        return namespace(u).log(u)
+
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """omega0 exp(t / (C^2 N)): exact at every time"""
+        return self.omega(t, omega0, C, N)
+
+    def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """omega0 exp(t / (C^2 N)); OverflowError where it leaves float64: use `log_omega`."""
+        log_omega = self.log_omega(t, wide(omega0), C, N)
+        largest = float(log_omega.max()) if log_omega.shape else float(log_omega)
+        if largest > LARGEST_LOG:
+            raise OverflowError(
+                f"law (c) reaches log omega = {largest:.6g}, where omega^2 leaves float64: use log_omega, or a smaller time"
+            )
+        return narrow(namespace(log_omega).exp(log_omega), omega0)
+
+    def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """log omega0 + t / (C^2 N)"""
+        given = omega0
+        t, omega0, C, N = wide(t), wide(omega0), int(C), int(N)
+        check_omega(omega0, C, N)
+        xp = namespace(omega0)
+        moving = omega0 > 0
+        log0 = xp.log(xp.where(moving, omega0, 1.0))
+        if not bool(namespace(t).isfinite(t).all()):
+            raise ValueError("time t has NaN or infinite entries")
+        log_omega = t.reshape(t.shape + (1,) * log0.ndim) / (C * C * N) + log0
+        return narrow(xp.where(moving, log_omega, -math.inf), given)
+
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        return _differences(omega, omega0, C)[0]
+
+    def _solve(self, s: Array) -> Array:
+        return namespace(s).exp(s)
+
+
+RENORMALIZED: Law = _Renormalized()
+EMBEDDED: Law = _Embedded()
+UNNORMALIZED: Law = _Unnormalized()
+LAWS: dict[str, Law] = {law.name: law for law in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
+
+
+def _differences(omega: Array, omega0: Array, C: int) -> tuple[Array, Array, Array]:
+    """log(u/u0), u - u0 and u + u0, the first two without cancellation."""
+    step = omega - omega0
+    log_ratio = 2 * namespace(omega).log1p(step / omega0)
+    return log_ratio, step * ((omega + omega0) / C), (omega * omega + omega0 * omega0) / C
+
+
+def _for_every(omega0: Array, value: Array, t: Array) -> Array:
+    """value(t) for every moving singular value, 0 for one that starts at 0."""
+    omega0 = wide(omega0)
+    return value.reshape(t.shape + (1,) * omega0.ndim) * namespace(omega0).where(omega0 > 0, 1.0, 0.0)

@@ -1,0 +1,80 @@
+"""One type for every trajectory of the singular values, simulated or measured, so that they compare as equals."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+
+from ufm.features import central_path
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """omega (T, K) at clock values t (T,), K = min(C-1, P), each column one singular value followed in time, descending at first.
+
+    V (C, K) and U (P, K) are the singular vectors at the start; laws (a)-(d) keep them. N is the number of examples a class.
+    Where they were measured: V_t (T, C, K) and U_t (T, P, K) at every time, and more quantities by name in `observed`, (T,) each.
+    """
+
+    t: np.ndarray
+    omega: np.ndarray
+    V: np.ndarray
+    C: int
+    N: int
+    U: np.ndarray | None = None
+    V_t: np.ndarray | None = None
+    U_t: np.ndarray | None = None
+    observed: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    @cached_property
+    def loss(self) -> np.ndarray:
+        """L_LS (T,), Lemma 1."""
+        return central_path.spectral_loss(self.omega, self.C)
+
+    @cached_property
+    def loss_nc1(self) -> np.ndarray:
+        """L_NC1 (T,), Lemma 1."""
+        return central_path.spectral_loss_nc1(self.omega, self.C)
+
+    @cached_property
+    def loss_nc23(self) -> np.ndarray:
+        """L_NC2/3 (T,), Lemma 1."""
+        return central_path.spectral_loss_nc23(self.omega, self.C)
+
+    def rows(self, indices: np.ndarray) -> "Trajectory":
+        """The same trajectory at some of its times."""
+        V_t, U_t = (None if vectors is None else vectors[indices] for vectors in (self.V_t, self.U_t))
+        observed = {name: values[indices] for name, values in self.observed.items()}
+        return Trajectory(self.t[indices], self.omega[indices], self.V, self.C, self.N, self.U, V_t, U_t, observed)
+
+
+def follow(previous: np.ndarray, omega: np.ndarray, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """omega (K,) and V (C, K) reordered so that every singular value follows its right vector from `previous` (C, K).
+
+    Singular values come sorted; where two cross, the order swaps but the vectors do not. Matching: the assignment with the
+    largest total |overlap|.
+    """
+    order = _matching(previous, V)
+    return omega[order], V[:, order]
+
+
+def followed(omega: np.ndarray, V: np.ndarray, U: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Every singular value followed in time by its right vector: omega (T, K), V (T, C, K), U (T, P, K), sorted at first.
+
+    The sign of a pair of vectors is that of its predecessor.
+    """
+    omega, V, U = omega.copy(), V.copy(), None if U is None else U.copy()
+    for k in range(1, len(omega)):
+        order = _matching(V[k - 1], V[k])
+        signs = np.where((V[k - 1] * V[k][:, order]).sum(0) < 0, -1.0, 1.0)
+        omega[k], V[k] = omega[k][order], V[k][:, order] * signs
+        if U is not None:
+            U[k] = U[k][:, order] * signs
+    return omega, V, U
+
+
+def _matching(previous: np.ndarray, V: np.ndarray) -> np.ndarray:
+    from scipy.optimize import linear_sum_assignment
+
+    return linear_sum_assignment(-abs(previous.T @ V))[1]

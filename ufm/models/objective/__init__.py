@@ -1,0 +1,1 @@
+"""Objectives and feasible sets behind the models."""

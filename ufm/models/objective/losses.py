@@ -1,0 +1,91 @@
+"""The two losses of the literature: value, gradient and curvature in the logits Z (C, n), with a weight a column.
+
+Both take numpy arrays and torch tensors, and return the kind that they hold.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from manifolds.layout import ClassLayout
+from manifolds.linalg import Array, namespace
+
+
+def one_hot(layout: ClassLayout, device: str = "cpu") -> Tensor:
+    """Y, the labels in class blocks. (C, n)"""
+    labels = torch.as_tensor(layout.labels, device=device)
+    return torch.nn.functional.one_hot(labels, layout.C).T.to(torch.float64).contiguous()
+
+
+def column_weights(layout: ClassLayout, weights: "np.ndarray | float", device: str = "cpu") -> Tensor:
+    """One weight a column from one number, or from one number a class. (n,)"""
+    per_class = np.broadcast_to(np.asarray(weights, dtype=np.float64), (layout.C,))
+    return torch.as_tensor(np.repeat(per_class, layout.sizes), device=device)
+
+
+@dataclass(frozen=True, eq=False)
+class CrossEntropy:
+    """sum_i v_i (log sum_c exp Z_ci - Z_{y_i i}) with column weights v (n,) and labels Y (C, n).
+
+    Everything is formed from the margins Z_ci - Z_{y_i i} of the wrong classes and log1p, so that value, gradient and curvature
+    keep their relative accuracy where the loss is exponentially small.
+    """
+
+    Y: Array
+    weights: Array
+
+    @cached_property
+    def wrong(self) -> Array:
+        """1 - Y. (C, n)"""
+        return 1 - self.Y
+
+    def at(self, Z: Array) -> tuple[Array, Array]:
+        """The loss of every column and the probabilities of its wrong classes, 0 at the right one. (C, n) -> (n,), (C, n)"""
+        xp = namespace(Z)
+        margins = Z - (self.Y * Z).sum(0)
+        top = xp.amax(margins, 0)  # 0 where the right class leads
+        terms = xp.exp(margins - top) * self.wrong
+        total = terms.sum(0)
+        return top + xp.log1p(total + xp.expm1(-top)), terms / (total + xp.exp(-top))
+
+    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
+        """The loss and its gradient diag(v) (softmax Z - Y). (C, n) -> scalar, (C, n)"""
+        losses, p = self.at(Z)
+        return losses @ self.weights, (p - self.Y * p.sum(0)) * self.weights
+
+    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
+        """The derivative of the gradient at Z as a map of directions. (C, n) -> (C, n)"""
+        _, p = self.at(Z)
+        weighted = p * self.weights
+
+        def apply(dZ: Array) -> Array:
+            moves = dZ - (self.Y * dZ).sum(0)
+            result = weighted * (moves - (p * moves).sum(0))
+            return result - self.Y * result.sum(0)
+
+        return apply
+
+
+@dataclass(frozen=True, eq=False)
+class SquaredError:
+    """(1/2) sum_i v_i |Z_i - Y_i|^2 with column weights v (n,) and targets Y (C, n)."""
+
+    Y: Array
+    weights: Array
+
+    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
+        """The loss and its gradient (Z - Y) diag(v). (C, n) -> scalar, (C, n)"""
+        R = Z - self.Y
+        G = R * self.weights
+        return (R * G).sum() / 2, G
+
+    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
+        """The derivative of the gradient at Z as a map of directions. (C, n) -> (C, n)"""
+        return lambda dZ: dZ * self.weights
+
+
+Loss = CrossEntropy | SquaredError

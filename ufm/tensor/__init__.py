@@ -1,0 +1,1 @@
+"""The whole tensor X: vector fields, integration, the discrete scheme."""

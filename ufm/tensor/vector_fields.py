@@ -1,0 +1,159 @@
+"""The flows on the full state, numpy or torch: vector fields, the renormalize-after-step map, and the exact class-mean step.
+
+A flow is a small object: a law, and the map that turns an ambient gradient into a velocity. The gradient is any function of X,
+the analytic one of L_LS (`central_path_gradient`, `ls_gradient`) or autograd's for a user's own loss (`autograd_gradient`).
+X (P, n) has its columns in class blocks.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from manifolds.geometry import renormalize
+from manifolds.layout import ClassLayout
+from manifolds.linalg import Array, identity_like, namespace, symmetrize
+from ufm.features.least_squares import ls_classifier
+from ufm.features.snr import Snr
+from ufm.features.statistics import block_statistics
+from ufm.laws import closed as laws
+
+Gradient = Callable[[Array], Array]
+
+
+class Flow(Protocol):
+    """A named flow: its closed law on L_LS and its velocity for any ambient gradient G of any loss."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def law(self) -> laws.Law: ...
+
+    def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
+        """dX/dt at X. (P, n)"""
+        ...
+
+
+@dataclass(frozen=True)
+class ProjectedFlow:
+    """dX/dt = -(G - L B) on the manifold, with the symmetric L that makes it tangent: B = X gives -Pi(G), B = D gives -P(G).
+
+    L is taken tangent to {X : X C_M X^T = S} through the X at hand, not to S = I, to first order in S - I. On the manifold that
+    is the projection itself; beside it, it keeps S where it is. With the projection alone a rounding error of S would grow, in
+    the embedded flow as exp(omega^2 / C), and eat the deviations.
+    """
+
+    law: laws.Law
+    base: Callable[[Array, Array], Array]  # of X and D
+
+    @property
+    def name(self) -> str:
+        """The name of its law."""
+        return self.law.name
+
+    def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
+        """-(G - L B). (P, n)"""
+        D = layout.deviations(X)
+        A = symmetrize(D @ G.mT / layout.n)
+        excess = D @ D.mT / layout.n - identity_like(X, X.shape[-2])
+        base = self.base(X, D)
+        del D  # at most two arrays of the size of X beside X and G
+        velocity = (A - symmetrize(excess @ A)) @ base
+        velocity -= G
+        return velocity
+
+
+@dataclass(frozen=True)
+class AmbientFlow:
+    """dH/dt = -G in the whole space of features, nothing renormalized (assumption A3 dropped)."""
+
+    law: laws.Law
+
+    @property
+    def name(self) -> str:
+        """The name of its law."""
+        return self.law.name
+
+    def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
+        """-G. (P, n)"""
+        del X, layout
+        return -G
+
+
+RENORMALIZED = ProjectedFlow(laws.RENORMALIZED, lambda X, D: X)
+EMBEDDED = ProjectedFlow(laws.EMBEDDED, lambda X, D: D)
+UNNORMALIZED = AmbientFlow(laws.UNNORMALIZED)
+FLOWS: dict[str, Flow] = {flow.name: flow for flow in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
+
+
+def central_path_gradient(X: Array, layout: ClassLayout) -> Array:
+    """G = -(1/N) U diag(f) V^T Y + U diag(f omega) U^T X C_M, the gradient of L_LS at a point of the manifold. (P, n)
+
+    Needs X C_M X^T = I, zero global mean and equal classes (ValueError otherwise for the classes; the rest is not checked here:
+    `ls_gradient` holds for every X).
+    """
+    N, M = layout.N, layout.means(X)
+    M = M - M.mean(-1)[..., None]  # a rounding error of the zero global mean would grow like a singular value, exponentially
+    U, omega, Vt = namespace(M).linalg.svd(M, full_matrices=False)
+    f = omega / (layout.C + omega * omega) ** 2
+    G = (U * (f * omega / layout.n)) @ layout.deviations(U.mT @ X)  # deviations of C rows, not of P
+    return layout.add_to_means(G, -(U * (f / N)) @ Vt)
+
+
+def ls_gradient(H: Array, layout: ClassLayout, lam: float = 0.0) -> Array:
+    """grad L_LS(H) = W_LS^T (W_LS H + b_LS 1^T - Y) / n, for any features, any class sizes and any lambda. (P, n)
+
+    By the envelope theorem the least-squares classifier contributes no derivative of its own. Same errors as `ls_classifier`.
+    """
+    W, b = ls_classifier(block_statistics(H, layout), lam)
+    xp = namespace(H)
+    W, b = (W.astype(H.dtype), b.astype(H.dtype)) if xp.__name__ == "numpy" else (W.to(H.dtype), b.to(H.dtype))
+    targets = xp.eye(layout.C, dtype=H.dtype) if xp.__name__ == "numpy" else xp.eye(layout.C, dtype=H.dtype, device=H.device)
+    residual = layout.add_to_means(W @ H + b[:, None], -targets)
+    return W.mT @ (residual / layout.n)
+
+
+def autograd_gradient(loss: Callable[[Array], Array]) -> Gradient:
+    """The ambient gradient of a user's own torch loss X -> scalar, as a function X -> (P, n)."""
+
+    def gradient(X: Array) -> Array:
+        point = X.detach().requires_grad_(True)
+        (G,) = namespace(X).autograd.grad(loss(point), point)
+        return G
+
+    return gradient
+
+
+def central_path_field(flow: Flow, layout: ClassLayout) -> Gradient:
+    """The velocity X -> dX/dt of `flow` on L_LS, from its projection and the analytic gradient. (P, n) -> (P, n)"""
+    if isinstance(flow, AmbientFlow):
+        return lambda X: flow.velocity(X, ls_gradient(X, layout), layout)
+    return lambda X: flow.velocity(X, central_path_gradient(X, layout), layout)
+
+
+def renormalize_after_step(X: Array, eta: float, gradient: Gradient, layout: ClassLayout) -> Array:
+    """renormalize(X - eta G(X)), one step of the paper's discrete scheme D.1, for any loss. (P, n)"""
+    return renormalize(X - eta * gradient(X), layout)
+
+
+def advance_means(X: Array, start: Snr, omega_from: Array, omega_to: Array, layout: ClassLayout) -> Array:
+    """X + U diag(omega_to - omega_from) V^T Y written into X: the exact step of laws (a), (b) and of the scheme (d). (P, n)
+
+    Only the class means move on the manifold, so this reads and writes X once and needs no second X. omega_* (K,).
+    """
+    xp = namespace(X)
+    dM = (start.left_vectors * (omega_to - omega_from)) @ start.V.mT
+    return layout.add_to_means(X, dM.astype(X.dtype) if xp.__name__ == "numpy" else dM.to(X.dtype))
+
+
+def advance_unnormalized(H: Array, start: Snr, omega_from: Array, omega_to: Array, layout: ClassLayout) -> Array:
+    """The exact step of law (c) written into H, started from H H^T / n = I. (P, n)
+
+    With q = omega^2 / (C + omega^2): class means U diag(sqrt(C q)) V^T, deviations along u_j shrink as sqrt(1 - q).
+    """
+    C, U = layout.C, start.left_vectors
+    means_from, means_to = ((C / (C + w * w)) ** 0.5 * w for w in (omega_from, omega_to))
+    shrink = ((C + omega_from**2) / (C + omega_to**2)) ** 0.5
+    along = U.mT @ H
+    H += (U * (shrink - 1)) @ along
+    return layout.add_to_means(H, (U * (means_to - shrink * means_from)) @ start.V.mT)
