@@ -16,7 +16,7 @@ import numpy as np
 
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.whitening import degenerate_deviation
-from ufm.statistics import ClassStatistics
+from ufm.features.statistics import ClassStatistics
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,8 +102,11 @@ def discrimination(stats: ClassStatistics, precision: float) -> Discrimination:
     whitener = xp.zeros((stats.P, inside.shape[1]), dtype=M.dtype, **({} if xp is np else {"device": M.device}))
     whitener[moving] = inside / scale[:, None]
     still = (~moving) & (abs(M).max(-1) if xp is np else abs(M).amax(-1)).__gt__(xp.sqrt(stats.P * precision**2 * squares))
-    outside = E[:, ~kept].mT @ (M[moving] / scale[:, None])  # signal where nothing varies, in units of the deviations
-    outside = outside * (abs(outside) > deviation)
+    scaled = M[moving] / scale[:, None]
+    outside = E[:, ~kept].mT @ scaled  # signal where nothing varies, in units of the deviations
+    # a vector of the empty space is known up to a tilt of rounding over the smallest eigenvalue kept
+    tilt = size * epsilon(values) * float(values[-1]) / float(values[kept][0])
+    outside = outside * (abs(outside) > deviation + tilt * float(abs(scaled).max()) * size**0.5)
     lost = [_numpy(outside), _numpy(M[still] / _largest(M[still]))]
     signal = _numpy(whitener.mT @ M)
     return Discrimination(

@@ -164,7 +164,7 @@ def draw_forms(form: np.ndarray, nu: int, P: int, counts: np.ndarray, draws: int
     rows = min(P, 2 * K)
     B = mean[:rows] + rng.standard_normal((draws, rows, K))
     outer = B.swapaxes(-1, -2) @ B
-    if P > rows:
+    if rows < P:
         outer = outer + wishart.rvs(P - rows, np.eye(K), size=draws, random_state=rng).reshape(draws, K, K)
     if P < K:
         A = wishart.rvs(nu, np.eye(P), size=draws, random_state=rng).reshape(draws, P, P)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.linalg import Array, namespace, symmetrize
+from ufm.features.statistics import ClassStatistics
 from ufm.ledger.discrimination import Discrimination
-from ufm.statistics import ClassStatistics
 
 FOREIGN = 1e-2  # relative distance of the second pass's covariance from the first's above which the data cannot be the same
 

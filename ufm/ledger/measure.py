@@ -1,8 +1,8 @@
 """The ledger of a network: omega_j of its state after every operation, in sample, bias-corrected and held out.
 
-    from ufm.ledger import ledger
-    result = ledger(model, loader)
-    print(result.table())
+from ufm.ledger import ledger
+result = ledger(model, loader)
+print(result.table())
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from manifolds.linalg import epsilon
+from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.discrimination import Discrimination, discrimination, form_omega
 from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
 from ufm.ledger.leave_one_out import SecondPass
 from ufm.ledger.reductions import Reduction, Sketch, halved
 from ufm.ledger.result import Ledger
 from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
-from ufm.statistics import ClassStatistics, StreamingStatistics
 
 Loader = Iterable[Any]  # of batches (inputs, labels, ...)
 
@@ -44,8 +44,7 @@ def ledger(model: nn.Module, loader: Loader, reduction: Reduction | None = None,
         forms = [discrimination(stats, precision) for stats, precision in zip(first.statistics, first.precisions, strict=True)]
         passes = [SecondPass(stats, form) for stats, form in zip(first.statistics, forms, strict=True)]
         for x, y in _batches(loader, model, classes):
-            row = iter(passes)
-            trace.walk(x, lambda _, state, row=row, y=y: _none(next(row).update(_reduced(state, reduction), y.to(x.device))))  # noqa: B023
+            _second_pass(trace, x, y, iter(passes), reduction)
     found = [estimates(form, second.compute(), seed) for form, second in zip(forms, passes, strict=True)]
     return _assembled(first, forms, found, classes, trace.seen, note)
 
@@ -73,10 +72,10 @@ class _FirstPass:
                 self.streams.append(StreamingStatistics(self.C))
                 self.precisions.append(max(epsilon(t) for t in state.values()))
                 self.sizes.append(sum(t[0].numel() for t in state.values()))
-                self.reduced.append(any(not self.reduction.keeps(tuple(t.shape)) for t in state.values()))
+                self.reduced.append(not self.reduction.keeps([tuple(t.shape) for t in state.values()]))
             if met >= len(self.operations) or self.operations[met].name != operation.name:
                 raise ValueError(f"the operations differ from batch to batch, first at {operation.name}: no ledger can be kept")
-            self.streams[met].update(_reduced(state, self.reduction), y)
+            self.streams[met].update(self.reduction(list(state.values())), y)
             met += 1
 
         trace.walk(x, visit, probe=begins)
@@ -93,15 +92,12 @@ def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndar
     return found
 
 
-def _reduced(state: State, reduction: Reduction) -> Tensor:
-    """The features of a state, its tensors side by side, in float64. (b, P)"""
-    return torch.cat([reduction(t).double() for t in state.values()], 1)
-
-
 def _classes(loader: Loader) -> np.ndarray:
     """The labels there are, sorted. Raises ValueError for a loader that can be read once only, and for fewer than two classes."""
     if iter(loader) is loader:
-        raise ValueError("the loader can be read only once; the ledger reads it three times: give a DataLoader or a list of batches")
+        raise ValueError(
+            "the loader can be read only once; the ledger reads it three times: give a DataLoader or a list of batches"
+        )
     labels = [np.unique(torch.as_tensor(batch[1]).cpu().numpy()) for batch in loader]
     found = np.unique(np.concatenate(labels)) if labels else np.zeros(0, dtype=np.int64)
     if found.dtype.kind not in "iub":
@@ -123,8 +119,11 @@ def _batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> Iterator[
         yield batch[0].to(device), torch.from_numpy(np.searchsorted(classes, labels)).to(device)
 
 
-def _none(_: object) -> None:
-    return None
+def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass], reduction: Reduction) -> None:
+    def visit(_: Operation, state: State) -> None:
+        next(passes).update(reduction(list(state.values())), y)
+
+    trace.walk(x, visit)
 
 
 def _assembled(
@@ -165,6 +164,5 @@ def _shortfall(stats: ClassStatistics, whole: Discrimination, precision: float) 
         nu = degrees_of_freedom(form)
         omega = form_omega(corrected_form(form.gram, nu, form.rank, form.counts)) if nu > form.rank + 3 else np.zeros(form.C - 1)
         with np.errstate(divide="ignore"):
-            logs.append(np.log(omega).mean())
-    gap = logs[0] - logs[1]
-    return float(gap) if np.isfinite(gap) else float("nan")
+            logs.append(float(np.log(omega).mean()))
+    return logs[0] - logs[1] if np.isfinite(logs).all() else float("nan")

@@ -1,10 +1,11 @@
-"""What is done to tensors with more features than a covariance can hold: a fixed linear map to few, whose omega are lower bounds.
+"""What is done to states with more features than a covariance can hold: a fixed linear map to few, whose omega are lower bounds.
 
 A reduction is linear, so by the theorem no omega of the reduced features exceeds that of the whole ones. How much is lost depends
 on the data: for a random k-dimensional view of a signal spread evenly over P whitened dimensions the share kept of omega^2 is
-Beta(k/2, (P-k)/2), k / P on average; `halving` measures on the data themselves what a sketch half as wide loses.
+Beta(k/2, (P-k)/2), k / P on average; `halved` serves to measure on the data themselves what a sketch half as wide loses.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from math import prod
 
@@ -12,16 +13,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ufm.statistics import ClassStatistics
+from ufm.features.statistics import ClassStatistics
 
 LIMIT = 512
+Shapes = Sequence[tuple[int, ...]]
 
 
 @dataclass(frozen=True)
 class Sketch:
-    """Features beyond `limit` as signed sums of disjoint random groups, `limit` of them: a linear map R with orthogonal rows.
+    """States beyond `limit` features as signed sums of disjoint random groups, `limit` of them: a linear map, orthogonal rows.
 
-    One map for one number of features, so that a sum of two sketched tensors is the sketch of their sum.
+    One map for one number of features and one seed.
     """
 
     limit: int = LIMIT
@@ -32,16 +34,16 @@ class Sketch:
         if self.limit < 2:
             raise ValueError(f"limit = {self.limit}: at least 2 features must be kept")
 
-    def keeps(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this shape (b, ...) is left whole."""
-        return prod(shape[1:]) <= self.limit
+    def keeps(self, shapes: Shapes) -> bool:
+        """Whether a state of tensors of these shapes (b, ...) is left whole."""
+        return sum(prod(shape[1:]) for shape in shapes) <= self.limit
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """Rows (b, min(P, limit)) of a tensor (b, ...)."""
-        flat = tensor.reshape(len(tensor), -1)
+    def __call__(self, state: Sequence[Tensor]) -> Tensor:
+        """float64 rows (b, min(P, limit)) of tensors (b, ...) side by side."""
+        flat = torch.cat([tensor.reshape(len(tensor), -1) for tensor in state], 1)
         P = flat.shape[1]
-        if P <= self.limit:
-            return flat
+        if self.limit >= P:
+            return flat.double()
         if P not in self._maps:
             self._maps[P] = self._draw(P)
         order, sign = (a.to(flat.device) for a in self._maps[P])
@@ -56,24 +58,23 @@ class Sketch:
 
 @dataclass(frozen=True)
 class ChannelMeans:
-    """Maps (b, channels, ...) beyond `limit` features as their means over positions, sketched where that is not enough."""
+    """Maps (b, channels, ...) of states beyond `limit` features as their means over positions, sketched where still too many."""
 
     limit: int = LIMIT
     seed: int = 0
-    _rest: Sketch = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_rest", Sketch(self.limit, self.seed))
+        Sketch(self.limit)
 
-    def keeps(self, shape: tuple[int, ...]) -> bool:
-        """Whether a tensor of this shape (b, ...) is left whole."""
-        return self._rest.keeps(shape)
+    def keeps(self, shapes: Shapes) -> bool:
+        """Whether a state of tensors of these shapes (b, ...) is left whole."""
+        return Sketch(self.limit).keeps(shapes)
 
-    def __call__(self, tensor: Tensor) -> Tensor:
-        """Rows (b, k), k <= limit, of a tensor (b, ...)."""
-        if not self.keeps(tensor.shape) and tensor.ndim > 2:
-            tensor = tensor.flatten(2).mean(2, dtype=torch.float64)
-        return self._rest(tensor)
+    def __call__(self, state: Sequence[Tensor]) -> Tensor:
+        """float64 rows (b, k), k <= limit, of tensors (b, ...) side by side."""
+        if not self.keeps([tuple(tensor.shape) for tensor in state]):
+            state = [t.flatten(2).mean(2, dtype=torch.float64) if t.ndim > 2 else t for t in state]
+        return Sketch(self.limit, self.seed)(state)
 
 
 Reduction = Sketch | ChannelMeans

@@ -5,12 +5,14 @@ from typing import Any
 
 import numpy as np
 
+from ufm.ledger.estimators import LEVEL
+
 ESTIMATES = ("omega", "corrected", "held_out")
 
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
-    """L operations in order, and L + 1 rows of K = C - 1 singular values omega_j; row 0 is the input, row l + 1 after operation l.
+    """L operations in order, and L + 1 rows of K = C - 1 singular values omega_j: the input, then after every operation.
 
     operations, kinds      (L,) names and types
     affine                 (L,) whether the operation is affine on the data (then no omega can grow); None where it is not known
@@ -73,15 +75,13 @@ class Ledger:
             raise ValueError("the in-sample gain is what it is on this sample; intervals are for 'held_out' and 'corrected'")
         from scipy.special import ndtri
 
-        from ufm.ledger.estimators import LEVEL
-
         differences = np.diff(self.influence.mean(2), axis=0)
         half = float(ndtri((1 + LEVEL) / 2)) * differences.std(1) * (self.n - 1) / self.n**0.5
         middle = self.mean_gain(estimate)
         return np.stack([middle - half, middle + half], 1)
 
     def violations(self) -> np.ndarray:
-        """The largest in-sample gain of every operation that is affine and unreduced on both sides, else NaN: theorem says <= 0."""
+        """The largest in-sample gain of every affine operation between unreduced states, else NaN; the theorem says <= 0."""
         found = np.full(len(self.operations), np.nan)
         for k, affine in enumerate(self.affine):
             finite = np.isfinite(self.gain[k])
@@ -113,7 +113,8 @@ class Ledger:
 
     def table(self) -> str:
         """The rows as text: geometric mean of omega after each operation and the factor it gained, three estimates."""
-        head = f"{'operation':<24} {'kind':<18} {'rank':>5} {'in sample':>10} {'x':>6} {'corrected':>10} {'x':>6} {'held out':>9} {'x':>6}"
+        columns = " ".join(f"{name:>{width}} {'x':>6}" for name, width in (("in sample", 10), ("corrected", 10), ("held out", 9)))
+        head = f"{'operation':<24} {'kind':<18} {'rank':>5} {columns}"
         lines = [head, "-" * len(head)]
         for row in self.rows():
             mark = "~" if row["reduced"] else " "

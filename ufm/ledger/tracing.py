@@ -33,7 +33,7 @@ Visit = Callable[[Operation, State], None]
 
 
 class GraphTrace:
-    """A model as torch.fx sees it: `walk(x, visit)` calls visit(operation, state after it) in order. Raises what torch.fx raises."""
+    """A model as torch.fx sees it: `walk(x, visit)` calls visit(operation, state after it) in order."""
 
     seen = "torch.fx"
 
@@ -218,5 +218,3 @@ def _by_example(tensor: Tensor, batch: int, name: str) -> Tensor:
     if tensor.shape[0] % batch:
         raise ValueError(f"{name} gives shape {tuple(tensor.shape)} for {batch} examples: the first axis must be the batch")
     return tensor.reshape(batch, -1) if tensor.shape[0] != batch else tensor
-
-
