@@ -67,15 +67,13 @@ def estimates(found: Discrimination, rows: Rows, seed: int = 0) -> Estimates:
     form = corrected_form(rows.gram, nu, P, counts)
     corrected, interval = _bootstrap(form, rows.gram, nu, P, counts, np.random.default_rng(seed))
     T, trace = left_out_signal(rows, counts)
-    # the bootstrap's repulsion of neighbouring eigenvalues is that of any estimate of this noise, hence one factor for both
-    with np.errstate(divide="ignore", invalid="ignore"):
-        spread = np.nan_to_num(corrected / form_omega(form), nan=1.0, posinf=1.0)
-    held = form_omega(_centred(T, counts) * (P / trace)) * spread
+    held = form_omega(_centred(T, counts) * (P / trace))
     influence = _influence(form, rows, nu, P, counts)
     half = _quantile() * influence.std(0) * (found.n - 1) / found.n**0.5
     held_interval = held[:, None] * np.exp(np.stack([-half, half], 1))
-    for k in range(found.unbounded.shape[1]):
-        corrected[k] = held[k] = interval[k] = held_interval[k] = np.inf
+    for values in (corrected, interval, held, held_interval):
+        values[P:] = 0  # fewer features than contrasts
+        values[: found.unbounded.shape[1]] = np.inf
     return Estimates(omega, corrected, interval, held, held_interval, influence, "")
 
 
@@ -138,11 +136,12 @@ def _bootstrap(
     basis = np.linalg.svd((counts / counts.sum())[None, :])[2][1:].T
     drawn = np.linalg.eigvalsh(basis.T @ draws @ basis)[:, ::-1] * (nu - P - 1) / counts.sum()
     seen = np.linalg.eigvalsh(basis.T @ gram @ basis)[::-1] * (nu - P - 1) / counts.sum()
-    ratio = drawn / (values + noise)
+    ratio = drawn[:, :P] / (values + noise)[:P]
     low, high = np.quantile(ratio, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    unbiased = seen / ratio.mean(0) - noise
-    interval = np.stack([seen / high, seen / low], 1) - noise[:, None]
-    return np.sqrt(np.clip(unbiased, 0, None)), np.sqrt(np.clip(interval, 0, None))
+    found = np.zeros((3, len(values)))
+    found[:, :P] = seen[:P] / np.stack([ratio.mean(0), high, low]) - noise[:P]
+    unbiased, *interval = np.sqrt(np.clip(found, 0, None))
+    return unbiased, np.stack(interval, 1)
 
 
 def draw_forms(form: np.ndarray, nu: int, P: int, counts: np.ndarray, draws: int, rng: np.random.Generator) -> np.ndarray:
@@ -161,7 +160,7 @@ def draw_forms(form: np.ndarray, nu: int, P: int, counts: np.ndarray, draws: int
     omega2, U = np.linalg.eigh(inverse.T @ form @ inverse)
     mean = np.zeros((max(P, K), K))
     mean[:K] = np.sqrt(np.clip(omega2, 0, None))[:, None] * U.T
-    rows = min(P, 2 * K)
+    rows = P if P < 3 * K else 2 * K  # the rest is a central Wishart matrix, which needs K degrees of freedom
     B = mean[:rows] + rng.standard_normal((draws, rows, K))
     outer = B.swapaxes(-1, -2) @ B
     if rows < P:

@@ -167,7 +167,7 @@ def test_signal_without_noise_is_infinite_and_the_rest_stays_finite(problem: Pro
 
 
 def test_for_the_pseudo_inverse_alone_the_theorem_is_false() -> None:
-    """Features (noise, signal): Mbar^T Sigma_W^+ Mbar is 0, after their sum it is not; in the extended sense it falls from inf."""
+    """Features (noise, signal): Mbar^T Sigma_W^+ Mbar is 0, after their sum it is not; in the extended sense it falls."""
     layout = ClassLayout.equal(2, 50)
     noise = np.random.default_rng(1).standard_normal(100)
     noise -= np.repeat([noise[:50].mean(), noise[50:].mean()], 50)

@@ -1,4 +1,4 @@
-"""The law of a linear last layer: A A^T is conserved, omega rises to that of the features below and stops; the full flow agrees."""
+"""The law of a linear last layer: A A^T is conserved, omega rises to that of the features below; the full flow agrees."""
 
 import numpy as np
 import pytest
