@@ -20,6 +20,7 @@ from ufm.ledger.leave_one_out import Rows, left_out_forms, left_out_signal
 
 LEVEL = 0.95
 DRAWS = 400
+ALONE = 1e-9  # what leverages leave of 1 where an example alone makes a direction, rounding allowed for
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,20 +62,27 @@ def estimates(found: Discrimination, rows: Rows, seed: int = 0) -> Estimates:
     omega = form_omega(rows.gram, found.unbounded)
     K, reason = found.C - 1, too_few(found)
     if reason:
-        nothing, pair = np.full(K, np.nan), np.full((K, 2), np.nan)
-        return Estimates(omega, nothing, pair, nothing, pair, np.full((found.n, K), np.nan), reason)
+        return Estimates(omega, *_nothing(K), *_nothing(K), np.full((found.n, K), np.nan), reason)
     nu, P, counts = degrees_of_freedom(found), found.rank, found.counts
     form = corrected_form(rows.gram, nu, P, counts)
     corrected, interval = _bootstrap(form, rows.gram, nu, P, counts, np.random.default_rng(seed))
+    alone = int((counts[rows.labels] / (counts[rows.labels] - 1) * rows.leverages > 1 - ALONE).sum())
+    if alone:
+        reason = f"{alone} examples are alone in a direction of the features: without one of them the scatter loses rank"
+        return Estimates(omega, corrected, interval, *_nothing(K), np.full((found.n, K), np.nan), reason)
     T, trace = left_out_signal(rows, counts)
     held = form_omega(_centred(T, counts) * (P / trace))
-    influence = _influence(form, rows, nu, P, counts)
-    half = _quantile() * influence.std(0) * (found.n - 1) / found.n**0.5
-    held_interval = held[:, None] * np.exp(np.stack([-half, half], 1))
+    influence, deviation = _influence(form, rows, nu, P, counts)
+    half = _quantile() * deviation
+    held_interval = np.sqrt(np.clip(np.stack([held**2 - half, held**2 + half], 1), 0, None))
     for values in (corrected, interval, held, held_interval):
         values[P:] = 0  # fewer features than contrasts
         values[: found.unbounded.shape[1]] = np.inf
     return Estimates(omega, corrected, interval, held, held_interval, influence, "")
+
+
+def _nothing(K: int) -> tuple[np.ndarray, np.ndarray]:
+    return np.full(K, np.nan), np.full((K, 2), np.nan)
 
 
 def corrected_form(gram: np.ndarray, nu: int, P: int, counts: np.ndarray) -> np.ndarray:
@@ -101,8 +109,9 @@ def _centred(T: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (T + T.swapaxes(-1, -2)) / 2
 
 
-def _influence(form: np.ndarray, rows: Rows, nu: int, P: int, counts: np.ndarray) -> np.ndarray:
-    """log omega_j of the corrected form with example i left out, less that with all, to first order. (n, K)"""
+def _influence(form: np.ndarray, rows: Rows, nu: int, P: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """log omega_j of the corrected form with example i left out, less that with all, (n, K), and the jackknife's standard
+    deviation of omega_j^2 (K,); both to first order in the change of the form."""
     values, V = _kernel_free(form, counts)
     n = counts.sum()
     forms = left_out_forms(rows, counts, V)
@@ -112,7 +121,8 @@ def _influence(form: np.ndarray, rows: Rows, nu: int, P: int, counts: np.ndarray
     noise = (1 / (size - 1) - 1 / size)[:, None] * V[rows.labels] ** 2 - (1 / (n - 1) - 1 / n) * V.sum(0) ** 2
     changes = (nu - P - 2) * forms - (nu - P - 1) * full - P * noise
     with np.errstate(divide="ignore", invalid="ignore"):
-        return np.where(values > 0, changes / (2 * values), np.nan)
+        logs = np.where(values > 0, changes / (2 * values), np.nan)
+    return logs, changes.std(0) * (n - 1) / n**0.5
 
 
 def _kernel_free(form: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

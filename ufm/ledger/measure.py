@@ -130,7 +130,7 @@ def _assembled(
     first: _FirstPass, forms: list[Discrimination], found: list[Estimates], classes: np.ndarray, seen: str, note: str
 ) -> Ledger:
     shortfalls = [
-        _shortfall(stats, form, precision) if reduced else 0.0
+        (_shortfall(stats, form, precision) if isinstance(first.reduction, Sketch) else float("nan")) if reduced else 0.0
         for stats, form, precision, reduced in zip(first.statistics, forms, first.precisions, first.reduced, strict=True)
     ]
     return Ledger(

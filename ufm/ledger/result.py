@@ -22,7 +22,7 @@ class Ledger:
     features, ranks        (L+1,) numbers of the state before reduction, and directions with variability that were measured
     dropped                (L+1,) directions without variability
     reduced, shortfall     (L+1,) whether a tensor was reduced (omega is then a lower bound), and the mean of log omega that a
-                           sketch half as wide loses
+                           sketch half as wide loses (NaN for other reductions)
     seen, note             "torch.fx" or "hooks", and why
     """
 

@@ -82,7 +82,9 @@ class GraphTrace:
         if node.op == "placeholder":
             return INPUT, INPUT
         if node.op == "call_module":
-            return str(node.target), type(self.module.get_submodule(str(node.target))).__name__
+            calls = [other for other in self.nodes if other.op == "call_module" and other.target == node.target]
+            again = f" (call {calls.index(node) + 1})" if node is not calls[0] else ""
+            return f"{node.target}{again}", type(self.module.get_submodule(str(node.target))).__name__
         return node.name, node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
     def _is_affine(self, run: fx.Interpreter, node: fx.Node) -> bool | None:

@@ -141,6 +141,13 @@ def test_too_few_data_get_no_number_and_a_reason() -> None:
         assert np.isnan(found.corrected).all()
         assert np.isnan(found.held_out_interval).all()
         assert re.search(word, found.reason)
+    X = rng.standard_normal((60, 4))
+    X[:, 3] = 0
+    X[7, 3] = 1.0  # a unit that a single example switches on
+    found, _ = measured(X, np.arange(60) % 3, 3)
+    assert "1 examples are alone" in found.reason
+    assert np.isnan(found.held_out).all()
+    assert np.isfinite(found.corrected).all()
     stats = statistics(rng.standard_normal((3, 13)), ClassLayout((1, 5, 7)))
     assert "single example" in too_few(discrimination(stats, EPS))
 
