@@ -56,13 +56,13 @@ class Discrimination:
     @property
     def omega(self) -> np.ndarray:
         """omega_j descending, (C - 1,): singular values of Sigma_W^{-1/2} Mbar, inf first, 0 where P < C - 1. Definition 2."""
-        return form_omega(self.gram, self.unbounded)
+        return signal_omega(self.signal, self.unbounded)
 
     @property
     def weighted_omega(self) -> np.ndarray:
         """The same with class c counted sqrt(C pi_c) times, (C - 1,): square roots of C eig(Sigma_W^{-1} Sigma_B); any sizes."""
         q = np.sqrt(self.C * self.counts / self.n)
-        return form_omega(self.gram * q[:, None] * q, np.linalg.qr(self.unbounded * q[:, None])[0])
+        return signal_omega(self.signal * q, np.linalg.qr(self.unbounded * q[:, None])[0])
 
     def contrasts(self, E: np.ndarray) -> np.ndarray:
         """sqrt of the eigenvalues of E^T G E, descending, (k,): the SNR of k contrasts, columns of E (C, k); inf where unbounded.
@@ -70,11 +70,8 @@ class Discrimination:
         E with rows e_c - e_c' gives Mahalanobis distances of pairs, centred one-hot columns of a subset its own omega.
         """
         reached = E.T @ self.unbounded
-        span = np.linalg.svd(reached)[0]
         r = int(np.linalg.matrix_rank(reached)) if self.unbounded.size else 0
-        rest = span[:, r:]
-        values = np.linalg.eigvalsh(symmetrize(rest.T @ (E.T @ self.gram @ E) @ rest))[::-1]
-        return np.concatenate([np.full(r, np.inf), np.sqrt(np.clip(values, 0, None))])
+        return _with_infinite(self.signal @ E @ np.linalg.svd(reached)[0][:, r:], r)
 
 
 def discrimination(stats: ClassStatistics, precision: float) -> Discrimination:
@@ -114,13 +111,22 @@ def discrimination(stats: ClassStatistics, precision: float) -> Discrimination:
     )
 
 
-def form_omega(gram: np.ndarray, unbounded: np.ndarray | None = None) -> np.ndarray:
-    """omega (C - 1,) of a form G (C, C) that is infinite on the span of `unbounded` (C, r): r times inf, then the finite ones."""
-    C = len(gram)
-    r = 0 if unbounded is None else unbounded.shape[1]
-    rest = np.eye(C) if unbounded is None or not r else np.linalg.svd(unbounded)[0][:, r:]
-    values = np.linalg.eigvalsh(symmetrize(rest.T @ gram @ rest))[::-1]
-    return np.concatenate([np.full(r, np.inf), np.sqrt(np.clip(values, 0, None))])[: C - 1]
+def signal_omega(signal: np.ndarray, unbounded: np.ndarray) -> np.ndarray:
+    """omega (C - 1,) of whitened means (rank, C), inf on the span of `unbounded` (C, r); the infinite ones first."""
+    r = unbounded.shape[1]
+    rest = np.linalg.svd(unbounded)[0][:, r:] if r else np.eye(len(unbounded))
+    return _with_infinite(signal @ rest, r)[:-1]
+
+
+def form_omega(form: np.ndarray) -> np.ndarray:
+    """The square roots of the C - 1 largest eigenvalues of a form (C, C), 0 where they are negative."""
+    return np.sqrt(np.clip(np.linalg.eigvalsh(symmetrize(form))[:0:-1], 0, None))
+
+
+def _with_infinite(signal: np.ndarray, r: int) -> np.ndarray:
+    """r times inf, then the singular values of a signal (rank, k), filled with zeros to k. (r + k,)"""
+    values = np.linalg.svd(signal, compute_uv=False)
+    return np.concatenate([np.full(r, np.inf), values, np.zeros(signal.shape[1] - len(values))])
 
 
 def _largest(M: Array) -> float:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.ledger.discrimination import Discrimination, form_omega
+from ufm.ledger.discrimination import Discrimination, form_omega, signal_omega
 from ufm.ledger.leave_one_out import Rows, left_out_forms, left_out_signal
 
 LEVEL = 0.95
@@ -59,7 +59,7 @@ def too_few(found: Discrimination) -> str:
 
 def estimates(found: Discrimination, rows: Rows, seed: int = 0) -> Estimates:
     """All three, with intervals at 95 %. The bootstrap's draws depend on `seed` alone."""
-    omega = form_omega(rows.gram, found.unbounded)
+    omega = signal_omega(rows.signal, found.unbounded)
     K, reason = found.C - 1, too_few(found)
     if reason:
         return Estimates(omega, *_nothing(K), *_nothing(K), np.full((found.n, K), np.nan), reason)

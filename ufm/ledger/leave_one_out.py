@@ -20,12 +20,17 @@ FOREIGN = 1e-2  # relative distance of the second pass's covariance from the fir
 
 @dataclass(frozen=True, eq=False)
 class Rows:
-    """Per example: labels (n,), leverages h (n,), r (n, C); and the form G (C, C) with the digits of the second pass."""
+    """Per example: labels (n,), leverages h (n,), r (n, C); and whitened means (rank, C) with the second pass's digits."""
 
     labels: np.ndarray
     leverages: np.ndarray
     r: np.ndarray
-    gram: np.ndarray
+    signal: np.ndarray
+
+    @property
+    def gram(self) -> np.ndarray:
+        """The form G. (C, C)"""
+        return self.signal.T @ self.signal
 
 
 class SecondPass:
@@ -67,8 +72,7 @@ class SecondPass:
         gap = float(abs(covariance - np.eye(len(covariance))).max())
         if gap > FOREIGN:
             raise ValueError(f"the second pass met other features than the first (covariances differ by {gap:.1e}): {WAY_OUT}")
-        signal = self._found.signal
-        return Rows(labels, h, r, symmetrize(signal.T @ np.linalg.solve(symmetrize(covariance), signal)))
+        return Rows(labels, h, r, np.linalg.solve(np.linalg.cholesky(symmetrize(covariance)), self._found.signal))
 
 
 WAY_OUT = "give a loader without random augmentation and without drop_last, in whatever order"

@@ -7,6 +7,7 @@ import numpy as np
 
 from ufm.ledger.estimators import LEVEL
 
+ROUNDING = 64 * float(np.finfo(np.float64).eps)  # of omega_1: a value no larger may be rounding of a zero
 ESTIMATES = ("omega", "corrected", "held_out")
 
 
@@ -84,7 +85,8 @@ class Ledger:
         """The largest in-sample gain of every affine operation between unreduced states, else NaN; the theorem says <= 0."""
         found = np.full(len(self.operations), np.nan)
         for k, affine in enumerate(self.affine):
-            finite = np.isfinite(self.gain[k])
+            sizable = self.omega[k + 1] > ROUNDING * self.omega[k, 0]
+            finite = np.isfinite(self.gain[k]) & sizable
             if affine and not self.reduced[k] and not self.reduced[k + 1] and finite.any():
                 found[k] = self.gain[k][finite].max()
         return found
