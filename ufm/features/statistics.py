@@ -204,7 +204,7 @@ def _block_moments(H: Array, labels: Array, C: int) -> _Moments:
     H -= examples[labels]
     rest = (one_hot.mT @ H) / xp.clip(counts, min=1.0)[:, None]
     H -= rest[labels]
-    return _Moments(counts, examples, rest, gram(H), one_hot.mT @ xp.einsum("np,np->n", H, H))
+    return _Moments(counts, examples, rest, gram(H.mT), one_hot.mT @ xp.einsum("np,np->n", H, H))
 
 
 def statistics_of(features: Rows, labels: Labels, C: int) -> ClassStatistics:
@@ -220,5 +220,5 @@ def block_statistics(H: Columns, layout: ClassLayout) -> ClassStatistics:
     counts = np.asarray(layout.sizes, dtype=np.float64)
     variances = layout.means((D * D).sum(-2)[None, :])[0]
     return ClassStatistics(
-        counts if xp is np else xp.as_tensor(counts, device=H.device), layout.means(H), gram(D.mT) / layout.n, variances
+        counts if xp is np else xp.as_tensor(counts, device=H.device), layout.means(H), gram(D) / layout.n, variances
     )
