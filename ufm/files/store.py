@@ -83,11 +83,17 @@ def load_arrays(path: Path | str) -> dict[str, np.ndarray]:
 
 def provenance() -> dict[str, Any]:
     """Versions of the project and of what it runs on, the commit where there is one, and facts of the host."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+        )
+        commit = head.stdout.strip() or None
+    except OSError:  # no git here: a run is worth more than its commit
+        commit = None
     versions = {name: module.__version__ for name in ("numpy", "scipy", "torch") if (module := sys.modules.get(name)) is not None}
     return {
         "project": ufm.__version__,
-        "commit": head.stdout.strip() or None,
+        "commit": commit,
         "python": platform.python_version(),
         **versions,
         "platform": platform.platform(),
