@@ -5,7 +5,7 @@ result = ledger(model, loader)
 print(result.table())
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -41,12 +41,41 @@ def ledger(model: nn.Module, loader: Loader, reduction: Reduction | None = None,
         classes = _classes(loader)
         trace, note = traced(model)
         first = _first_pass(model, trace, loader, classes, reduction)
-        forms = [discrimination(stats, precision) for stats, precision in zip(first.statistics, first.precisions, strict=True)]
+        forms = first.forms()
         passes = [SecondPass(stats, form) for stats, form in zip(first.statistics, forms, strict=True)]
         for x, y in _batches(loader, model, classes):
             _second_pass(trace, x, y, iter(passes), reduction)
     found = [estimates(form, second.compute(), seed) for form, second in zip(forms, passes, strict=True)]
     return _assembled(first, forms, found, classes, trace.seen, note)
+
+
+def ledger_of_features(
+    layers: Mapping[str, np.ndarray], labels: np.ndarray, reduction: Reduction | None = None, seed: int = 0
+) -> Ledger:
+    """The ledger of features in memory: name -> (n, P) in the order of the operations, the first being the input; labels (n,).
+
+    Raises ValueError for fewer than two layers, and for other numbers of examples than labels.
+    """
+    reduction = Sketch() if reduction is None else reduction
+    if len(layers) < 2:
+        raise ValueError(f"{len(layers)} layers: an input and at least one operation are needed")
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(H)) for name, H in layers.items()}
+    for name, H in tensors.items():
+        if H.ndim != 2 or len(H) != len(labels):
+            raise ValueError(f"{name} has shape {tuple(H.shape)} and there are {len(labels)} labels: (n, P) and (n,) are needed")
+    classes = _classes([(None, torch.from_numpy(np.ascontiguousarray(labels)))])
+    y = torch.from_numpy(np.searchsorted(classes, labels))
+    first = _FirstPass(len(classes), reduction)
+    for name, H in tensors.items():
+        first.begin(Operation(name, "features"), {name: H})
+        first.streams[-1].update(reduction([H]), y)
+    first.close()
+    forms = first.forms()
+    found = [
+        estimates(form, SecondPass(stats, form).update(reduction([H]), y).compute(), seed)
+        for H, stats, form in zip(tensors.values(), first.statistics, forms, strict=True)
+    ]
+    return _assembled(first, forms, found, classes, "features", "")
 
 
 class _FirstPass:
@@ -61,6 +90,23 @@ class _FirstPass:
         self.reduced: list[bool] = []
         self.statistics: list[ClassStatistics] = []
 
+    def begin(self, operation: Operation, state: State) -> None:
+        """One more row, of a state like this one."""
+        self.operations.append(operation)
+        self.streams.append(StreamingStatistics(self.C))
+        self.precisions.append(max(epsilon(t) for t in state.values()))
+        self.sizes.append(sum(t[0].numel() for t in state.values()))
+        self.reduced.append(not self.reduction.keeps([tuple(t.shape) for t in state.values()]))
+
+    def close(self) -> None:
+        """The statistics of all batches, their buffers freed."""
+        self.statistics = [stream.compute() for stream in self.streams]
+        self.streams.clear()
+
+    def forms(self) -> list[Discrimination]:
+        """The form of every row."""
+        return [discrimination(stats, precision) for stats, precision in zip(self.statistics, self.precisions, strict=True)]
+
     def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
         """One batch through the network."""
         begins, met = not self.operations, 0
@@ -68,11 +114,7 @@ class _FirstPass:
         def visit(operation: Operation, state: State) -> None:
             nonlocal met
             if begins:
-                self.operations.append(operation)
-                self.streams.append(StreamingStatistics(self.C))
-                self.precisions.append(max(epsilon(t) for t in state.values()))
-                self.sizes.append(sum(t[0].numel() for t in state.values()))
-                self.reduced.append(not self.reduction.keeps([tuple(t.shape) for t in state.values()]))
+                self.begin(operation, state)
             if met >= len(self.operations) or self.operations[met].name != operation.name:
                 raise ValueError(f"the operations differ from batch to batch, first at {operation.name}: no ledger can be kept")
             self.streams[met].update(self.reduction(list(state.values())), y)
@@ -87,8 +129,7 @@ def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndar
     found = _FirstPass(len(classes), reduction)
     for x, y in _batches(loader, model, classes):
         found.take(x, y, trace)
-    found.statistics = [stream.compute() for stream in found.streams]
-    found.streams.clear()
+    found.close()
     return found
 
 
