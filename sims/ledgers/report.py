@@ -30,20 +30,24 @@ figure{margin:1rem 0}img{max-width:100%}p.note{border-left:.3rem solid #999;padd
 &omega;<sub>j</sub> of the examples it is measured on. In sample, &omega; is inflated by few examples; corrected and held out
 estimate that of the population; brackets are 95&nbsp;% intervals of the held-out factor.</p>
 {% for group in groups %}<h2>{{ group.title }}</h2>
-<figure><img alt="Waterfall of the geometric mean of omega, operation by operation" src="data:image/png;base64,{{ group.figure }}">
+<figure><img alt="Waterfall of the geometric mean of omega, operation by operation"
+src="data:image/png;base64,{{ group.figure }}">
 </figure>
 {% for e in group.entries %}<h3>{{ e.title }}</h3>
 <p>{{ e.examples }} examples, {{ e.classes|length }} classes, operations seen by {{ e.seen }}.</p>
 {% if e.note %}<p class="note">{{ e.note }}</p>{% endif %}
 {% for reason in e.reasons %}<p class="note">Too few data: {{ reason }}</p>{% endfor %}
-{% if e.reduced %}<p class="note">~ marks states reduced to fewer features: &omega; is a lower bound there, and a linear operation
-may seem to gain.</p>{% endif %}
-<div class="scroll"><table><tr><th>operation</th><th>kind</th><th>directions</th><th>in sample</th><th>factor</th><th>corrected</th>
-<th>factor</th><th>held out</th><th>factor</th><th>interval</th></tr>
+{% if e.set_aside %}<p class="note">Directions that a single example makes (up to {{ e.set_aside }}) are left out of the corrected
+and held-out values.</p>{% endif %}
+{% if e.reduced %}<p class="note">~ marks states reduced to fewer features: &omega; is a lower bound there, and a linear
+operation may seem to gain.</p>{% endif %}
+<div class="scroll"><table><tr><th>operation</th><th>kind</th><th>directions</th><th>in sample</th><th>factor</th>
+<th>corrected</th><th>factor</th><th>held out</th><th>factor</th><th>interval</th></tr>
 {% for r in e.table %}<tr class="{{ r.mark }}"><td>{{ r.operation }}</td><td class="t">{{ r.kind }}</td><td>{{ r.rank }}</td>
 {% for cell in r.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
-{% if e.forces %}<h4>Forces on the parameters</h4><p>J<sup>T</sup>G of class means against deviations: cosine &minus;1 is balance.</p>
+{% if e.forces %}<h4>Forces on the parameters</h4>
+<p>J<sup>T</sup>G of class means against deviations: cosine &minus;1 is balance.</p>
 <div class="scroll"><table><tr><th>parameter</th><th>means</th><th>deviations</th><th>left / means</th><th>cosine</th>
 <th>cosine with decay</th><th>left / decay</th></tr>
 {% for f in e.forces %}<tr><td>{{ f.parameter }}</td>{% for cell in f.cells %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
@@ -114,6 +118,7 @@ def _shown(e: dict[str, Any]) -> dict[str, Any]:
         "title": figures.SPLITS[e["split"]],
         "reasons": reasons,
         "reduced": reduced,
+        "set_aside": max(row["set_aside"] for row in e["rows"]),
         "forces": forces,
         "table": [_row(row) for row in e["rows"]],
     }

@@ -5,7 +5,8 @@ result = ledger(model, loader)
 print(result.table())
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from manifolds.linalg import epsilon
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
-from ufm.ledger.discrimination import Discrimination, discrimination, form_omega
+from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
 from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
 from ufm.ledger.leave_one_out import SecondPass
 from ufm.ledger.reductions import Reduction, Sketch, halved
@@ -30,8 +31,9 @@ def ledger(model: nn.Module, loader: Loader, reduction: Reduction | None = None,
     reduction  what is done to tensors of more features than its limit: `Sketch(512)` (default), or `ChannelMeans(512)`
     seed       of the bootstrap behind the intervals of `corrected`
 
-    The loader is read three times (labels, statistics, what every example tells about itself), in any order, and must give the
-    same examples each time. Nothing of the caller's changes: modes, random generators, hooks, parameters.
+    The loader is read three times (labels, statistics, what every example tells about itself; a fourth time where single examples
+    make directions of their own), in any order, and must give the same examples each time. Nothing of the caller's changes:
+    modes, random generators, hooks, parameters.
     Labels may be any integers; classes are counted in their sorted order.
     Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, and for
     an operation whose output does not have the batch as its first axis.
@@ -42,11 +44,15 @@ def ledger(model: nn.Module, loader: Loader, reduction: Reduction | None = None,
         trace, note = traced(model)
         first = _first_pass(model, trace, loader, classes, reduction)
         forms = first.forms()
-        passes = [SecondPass(stats, form) for stats, form in zip(first.statistics, forms, strict=True)]
-        for x, y in _batches(loader, model, classes):
-            _second_pass(trace, x, y, iter(passes), reduction)
-    found = [estimates(form, second.compute(), seed) for form, second in zip(forms, passes, strict=True)]
-    return _assembled(first, forms, found, classes, trace.seen, note)
+
+        def again(kept: list[Discrimination]) -> list[SecondPass]:
+            passes = [SecondPass(stats, form) for stats, form in zip(first.statistics, kept, strict=True)]
+            for x, y in _batches(loader, model, classes):
+                _second_pass(trace, x, y, iter(passes), reduction)
+            return passes
+
+        kept, found = _estimated(forms, again, seed)
+    return _assembled(first, forms, kept, found, classes, trace.seen, note)
 
 
 def ledger_of_features(
@@ -71,11 +77,31 @@ def ledger_of_features(
         first.streams[-1].update(reduction([H]), y)
     first.close()
     forms = first.forms()
-    found = [
-        estimates(form, SecondPass(stats, form).update(reduction([H]), y).compute(), seed)
-        for H, stats, form in zip(tensors.values(), first.statistics, forms, strict=True)
-    ]
-    return _assembled(first, forms, found, classes, "features", "")
+
+    def again(kept: list[Discrimination]) -> list[SecondPass]:
+        parts = zip(tensors.values(), first.statistics, kept, strict=True)
+        return [SecondPass(stats, form).update(reduction([H]), y) for H, stats, form in parts]
+
+    kept, found = _estimated(forms, again, seed)
+    return _assembled(first, forms, kept, found, classes, "features", "")
+
+
+def _estimated(
+    forms: list[Discrimination], again: Callable[[list[Discrimination]], list[SecondPass]], seed: int
+) -> tuple[list[Discrimination], list[Estimates]]:
+    """Estimates of every row, and the forms they are of: without directions that single examples make, which need a third pass.
+
+    Such a direction (a unit that one example switches on, a pixel that one image has) says nothing that could be checked on
+    another example. Leaving it out is a linear map, so that the estimates are of a lower bound; in sample nothing is left out.
+    """
+    passes = again(forms)
+    rows, alone = [second.compute() for second in passes], [second.alone for second in passes]
+    omega = [signal_omega(row.signal, form.unbounded) for row, form in zip(rows, forms, strict=True)]
+    kept = [form.without(a) if 0 < len(a) < form.rank else form for form, a in zip(forms, alone, strict=True)]
+    if any(map(len, alone)):
+        rows = [second.compute() for second in again(kept)]
+    found = [estimates(form, row, seed) for form, row in zip(kept, rows, strict=True)]
+    return kept, [replace(e, omega=values) for e, values in zip(found, omega, strict=True)]
 
 
 class _FirstPass:
@@ -168,7 +194,13 @@ def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass
 
 
 def _assembled(
-    first: _FirstPass, forms: list[Discrimination], found: list[Estimates], classes: np.ndarray, seen: str, note: str
+    first: _FirstPass,
+    forms: list[Discrimination],
+    kept: list[Discrimination],
+    found: list[Estimates],
+    classes: np.ndarray,
+    seen: str,
+    note: str,
 ) -> Ledger:
     shortfalls = [
         (_shortfall(stats, form, precision) if isinstance(first.reduction, Sketch) else float("nan")) if reduced else 0.0
@@ -183,6 +215,7 @@ def _assembled(
         features=np.array(first.sizes),
         ranks=np.array([form.rank for form in forms]),
         dropped=np.array([form.dropped for form in forms]),
+        set_aside=np.array([form.rank - less.rank for form, less in zip(forms, kept, strict=True)]),
         reduced=np.array(first.reduced),
         shortfall=np.array(shortfalls),
         omega=np.stack([e.omega for e in found]),
