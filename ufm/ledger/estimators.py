@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.ledger.discrimination import Discrimination, form_omega, signal_omega
+from ufm.ledger.discrimination import Discrimination, signal_omega
 from ufm.ledger.leave_one_out import ALONE, Rows, left_out_forms, left_out_readout
 
 LEVEL = 0.95
