@@ -114,6 +114,15 @@ class RunLog:
 OWN = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")  # arrays of the record, by other ways
 
 
+def load_log(folder: Path) -> tuple[dict[str, Any], Record]:
+    """The facts and the record of a folder of `RunLog`. Raises ValueError where it is none."""
+    try:
+        facts = json.loads((folder / RUN).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {folder / RUN}: {error}") from error
+    return facts, Record.load(folder / TRAJECTORY)
+
+
 def read_csv(path: Path) -> dict[str, np.ndarray]:
     """The columns of a table that has one named `epoch`, NaN where a cell is empty. Raises ValueError for anything else."""
     try:

@@ -37,7 +37,8 @@ def in_order(loader: Iterable[Any]) -> Iterable[Any]:
     size: Any = loader.dataset
     numbers = [int(k) for k in sampler.indices] if isinstance(sampler, SubsetRandomSampler) else range(len(size))
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_available() and dist.is_initialized() else (0, 1)
-    batch = loader.batch_size or getattr(loader.batch_sampler, "batch_size", None) or 1
+    # without a batch sampler the dataset holds whole batches
+    batch = loader.batch_size or (None if loader.batch_sampler is None else getattr(loader.batch_sampler, "batch_size", 1))
     return DataLoader(Subset(loader.dataset, numbers[rank::world]), batch_size=batch, collate_fn=loader.collate_fn)
 
 
