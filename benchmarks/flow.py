@@ -15,9 +15,9 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, namespace
 from ufm.features.snr import renormalized_features, snr_spectrum
 from ufm.flow.config import FlowConfig
-from ufm.flow.run import output_times
+from ufm.flow.start import output_times
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
-from ufm.laws.discrete import renormalized_step, run_discrete
+from ufm.laws.discrete import recursion_step, run_discrete
 from ufm.tensor.vector_fields import advance_means, autograd_gradient, renormalize_after_step
 
 C, N, P = 10, 500, 512  # the main size
@@ -125,7 +125,7 @@ def discrete_scheme() -> Iterator[Row]:
     eta = _end(found.omega, C, N) / 1000
     state, step = torch.from_numpy(X), autograd_gradient(partial(_ls_loss, layout=layout))
     stepped = layout.means(renormalize_after_step(state, eta, step, layout)).numpy()
-    _agree(np.linalg.svd(stepped, compute_uv=False)[: C - 1], renormalized_step(found.omega, eta, C, N), 1e-10)
+    _agree(np.linalg.svd(stepped, compute_uv=False)[: C - 1], recursion_step(found.omega, eta, C, N), 1e-10)
     times = paired(
         lambda: run_discrete(found.omega, eta, 1000, C, N), lambda: renormalize_after_step(state, eta, step, layout), pairs=7
     )

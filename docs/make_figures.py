@@ -9,7 +9,8 @@ from ufm.features.snr import snr
 from ufm.files.plot import erratum_figure, save_figure, trajectory_figure
 from ufm.flow.config import FlowConfig
 from ufm.flow.report import title
-from ufm.flow.run import prepare, run
+from ufm.flow.run import run_flow
+from ufm.flow.start import prepare
 
 FIGURES = Path(__file__).parent / "figures"
 
@@ -17,7 +18,7 @@ FIGURES = Path(__file__).parent / "figures"
 def main() -> None:
     """Every figure that a page shows and no command of that page draws."""
     config = FlowConfig()
-    found = run(config, prepare(config))
+    found = run_flow(config, prepare(config))
     save_figure(trajectory_figure(found.flow, found.scheme, title(found)), FIGURES / "flow.png")
     C, N, P = 4, 12, 6
     layout = ClassLayout.equal(C, N)

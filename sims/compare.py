@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sims.command import Parser, run_command
 from sims.comparison.analysis import Choice, Group, analyse, label, overall
 from sims.comparison.runs import load_observed
 from ufm.compare.exponent import EXPONENTS
@@ -11,10 +12,10 @@ from ufm.compare.verdict import NONE, Rule
 from ufm.compare.window import FRACTION
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
     rule = Rule()
-    p = argparse.ArgumentParser(prog="python -m sims.compare", description=__doc__, allow_abbrev=False)
+    p = Parser(prog="python -m sims.compare", description=__doc__)
     p.add_argument(
         "runs",
         nargs="+",
@@ -33,7 +34,7 @@ def parser() -> argparse.ArgumentParser:
         help="start there instead, on the central path or not; zero-error: each run's own",
     )
     p.add_argument("--to-epoch", type=float, metavar="E", help="leave later epochs out")
-    p.add_argument("--lambda", dest="lam", type=float, default=0.0, help="for folders of features alone (default 0)")
+    p.add_argument("--lambda", dest="lam", type=float, default=0.0, help="for folders of features alone")
     p.add_argument("--level", type=float, default=rule.level, help="of the bootstrap intervals (default %(default)s)")
     p.add_argument(
         "--tolerance",
@@ -65,39 +66,35 @@ def summary(groups: list[Group]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, whatever the verdict, 2 bad input with one line on standard error."""
-    args = parser().parse_args(argv)
-    out = Path(args.out)
-    try:
-        if not 0 <= args.lam < float("inf"):
-            raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
-        if args.seed < 0:
-            raise ValueError(f"--seed {args.seed}: it cannot be negative")
-        for option, value in (("from", args.from_epoch), ("to", args.to_epoch)):
-            if isinstance(value, float) and not abs(value) < float("inf"):
-                raise ValueError(f"--{option}-epoch {value}: it must be finite")
-        if len({Path(name).resolve() for name in args.runs}) < len(args.runs):
-            raise ValueError("a run is named twice: it would count as two seeds and narrow the interval")
-        rule = Rule(level=args.level, tolerance=args.tolerance, seed=args.seed)
-        choice = Choice(args.fraction, args.from_epoch, args.to_epoch)
-        if out.exists() and not out.is_dir():
-            raise ValueError(f"--out {out} is a file; a folder is needed")
-        groups = analyse([load_observed(Path(name), args.lam) for name in args.runs], choice, rule)
-        from sims.comparison.report import write_report
+    """Run the command: 0 whatever the verdict; exit codes as in `sims.command`."""
+    return run_command(parser(), compare_runs, argv)
 
-        write_report(groups, choice, rule, out)
-    except (ValueError, OSError) as error:
-        print(f"sims.compare: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sims.compare: interrupted; nothing was written", file=sys.stderr)
-        return 130
+
+def compare_runs(args: argparse.Namespace) -> None:
+    """Check the options, judge the runs, write the report and print the verdict."""
+    out = Path(args.out)
+    if not 0 <= args.lam < float("inf"):
+        raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}: it cannot be negative")
+    for option, value in (("from", args.from_epoch), ("to", args.to_epoch)):
+        if isinstance(value, float) and not abs(value) < float("inf"):
+            raise ValueError(f"--{option}-epoch {value}: it must be finite")
+    if len({Path(name).resolve() for name in args.runs}) < len(args.runs):
+        raise ValueError("a run is named twice: it would count as two seeds and narrow the interval")
+    rule = Rule(level=args.level, tolerance=args.tolerance, seed=args.seed)
+    choice = Choice(args.fraction, args.from_epoch, args.to_epoch)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; a folder is needed")
+    groups = analyse([load_observed(Path(name), args.lam) for name in args.runs], choice, rule)
+    from sims.comparison.report import write_report
+
+    write_report(groups, choice, rule, out)
     name, outcome, reason = overall(groups)
     if not args.quiet:
         print(summary(groups))
     which = f"{outcome}: " if name == NONE else ""
     print(f"verdict: {name} ({which}{reason}); see {out / 'report.html'}")
-    return 0
 
 
 def _start(text: str) -> float | str:

@@ -12,14 +12,17 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from sims.command import Parser, run_command, say
 from ufm.files import store
 
 CLASSES, PER_CLASS = 10, 174  # the smallest of the ten classes has 174 images
 HIDDEN, BATCH, MOMENTUM = 256, 64, 0.9
+LARGEST_WIDTH = 2**20  # a network of 1 GB, trained for days
 PROGRESS_SECONDS = 1.0
 
 
@@ -36,6 +39,8 @@ class Training:
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.width < 1:
             raise ValueError(f"epochs = {self.epochs}, width = {self.width}: both must be at least 1")
+        if self.width > LARGEST_WIDTH:
+            raise ValueError(f"width = {self.width}: the last layer has at most {LARGEST_WIDTH} features here")
         if not 0 <= self.seed < 2**63:
             raise ValueError(f"seed = {self.seed}: it must be in 0..2^63 - 1")
         if not (np.isfinite(self.learning_rate) and self.learning_rate > 0):
@@ -89,7 +94,7 @@ def train(images: torch.Tensor, labels: torch.Tensor, config: Training, quiet: b
             schedule.step()
             if not quiet and (epoch == config.epochs or time.monotonic() - told > PROGRESS_SECONDS):
                 told = time.monotonic()
-                print(f"epoch {epoch} of {config.epochs}: {_standing(net, images, labels, targets)}", file=sys.stderr)
+                say(f"epoch {epoch} of {config.epochs}: {_standing(net, images, labels, targets)}")
     return net
 
 
@@ -112,26 +117,24 @@ def last_layer(net: torch.nn.Sequential, images: torch.Tensor) -> dict[str, np.n
     return {"features": features.numpy(), "W": last.weight.numpy(), "b": last.bias.numpy()}  # type: ignore[operator,union-attr]
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    p = argparse.ArgumentParser(
+    p = Parser(
         prog="python -m sims.digits_features",
         description="Train a small ReLU network on scikit-learn's digits and write its last-layer features.",
-        allow_abbrev=False,
+        shared=("seed", "json", "quiet"),
     )
     defaults = Training()
     p.add_argument("--out", metavar="FILE.npz", required=True, help="where features, labels, W, b and config go")
-    p.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the images (default %(default)s)")
-    p.add_argument("--seed", type=int, default=defaults.seed, help="of initialisation and batches (default %(default)s)")
-    p.add_argument("--width", type=int, default=defaults.width, help="features P of the last layer (default %(default)s)")
-    p.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="at the start (default %(default)s)")
-    p.add_argument("--weight-decay", type=float, default=defaults.weight_decay, help="of SGD (default %(default)s)")
-    p.add_argument("--quiet", action="store_true", help="no progress and no summary")
+    p.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the images")
+    p.add_argument("--width", type=int, default=defaults.width, help="features P of the last layer")
+    p.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="at the start")
+    p.add_argument("--weight-decay", type=float, default=defaults.weight_decay, help="of SGD")
     return p
 
 
-def run(out: Path, config: Training, quiet: bool) -> None:
-    """Train, write the file, and say what is in it. Raises ValueError for an unwritable file or a training that diverges."""
+def write(out: Path, config: Training, quiet: bool) -> dict[str, Any]:
+    """Train, write the file, and return what is in it. Raises ValueError for an unwritable file or a training that diverges."""
     if out.suffix != ".npz":
         raise ValueError(f"--out {out}: the name must end in .npz")
     store.check_writable(out)
@@ -140,27 +143,24 @@ def run(out: Path, config: Training, quiet: bool) -> None:
     provenance = asdict(config) | {"batch": BATCH, "momentum": MOMENTUM, "torch": torch.__version__, "numpy": np.__version__}
     text = np.array(json.dumps(provenance, sort_keys=True))
     store.save_arrays(out, arrays | {"labels": labels.numpy(), "config": text})
-    if not quiet:
-        features = arrays["features"]
-        dead = int((features == 0).all(0).sum())
-        n, P = features.shape
-        print(f"{out}: {n} examples in {CLASSES} classes, {P} features, {dead} of them dead ReLU units (always 0)")
+    n, P = arrays["features"].shape
+    return {"file": str(out), "n": n, "C": CLASSES, "P": P, "dead": int((arrays["features"] == 0).all(0).sum())}
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted with nothing written."""
-    args = parser().parse_args(argv)
+    """Run the command; exit codes as in `sims.command`."""
+    return run_command(parser(), train_and_write, argv)
+
+
+def train_and_write(args: argparse.Namespace) -> None:
+    """Train as asked for, and tell what the file holds."""
     torch.set_num_threads(1)  # the network is too small for more, and the sums keep their order
-    try:
-        config = Training(args.epochs, args.seed, args.width, args.learning_rate, args.weight_decay)
-        run(Path(args.out), config, args.quiet)
-    except ValueError as error:
-        print(f"sims.digits_features: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sims.digits_features: interrupted, nothing written", file=sys.stderr)
-        return 130
-    return 0
+    config = Training(args.epochs, args.seed, args.width, args.learning_rate, args.weight_decay)
+    about = write(Path(args.out), config, args.quiet)
+    if args.json:
+        print(json.dumps(about))
+    elif not args.quiet:
+        print("{file}: {n} examples in {C} classes, {P} features, {dead} of them dead ReLU units (always 0)".format(**about))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
+from sims.command import Parser, run_command, say
 from sims.training.folder import load_run
 from sims.training.paper_figures import (
     ABOUT_TRAIN_MEANS,
@@ -21,14 +22,14 @@ from ufm.files.store import write_text
 FORMATS = ("png", "pdf", "svg")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m sims.figures", description=__doc__, allow_abbrev=False)
+    p = Parser(prog="python -m sims.figures", description=__doc__, shared=("quiet",))
     p.add_argument("runs", nargs="+", metavar="RUN", help="folders of sims.train, one a dataset, kind of network and loss")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the figures")
-    p.add_argument("--loss", choices=("mse", "ce"), default="mse", help="runs that Figures 2-9 show (default mse)")
-    p.add_argument("--test-means", choices=("own", "train"), default="own", help="class means of Figure 12 (default own)")
-    p.add_argument("--format", choices=FORMATS, default="png", help="of the figures (default png)")
+    p.add_argument("--loss", choices=("mse", "ce"), default="mse", help="runs that Figures 2-9 show")
+    p.add_argument("--test-means", choices=("own", "train"), default="own", help="class means of Figure 12")
+    p.add_argument("--format", choices=FORMATS, default="png", help="of the figures")
     return p
 
 
@@ -58,19 +59,19 @@ def draw(runs: list[Run], out: Path, loss: str, suffix: str, test_means: str = "
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, 2 bad input with one line on standard error."""
-    args = parser().parse_args(argv)
-    try:
-        runs = [Run(*load_run(Path(name))) for name in args.runs]
-        written = draw(runs, Path(args.out), args.loss, args.format, args.test_means)
-    except (ValueError, OSError) as error:
-        print(f"sims.figures: error: {error}", file=sys.stderr)
-        return 2
+    """Run the command; exit codes as in `sims.command`."""
+    return run_command(parser(), draw_runs, argv, "figures already written stay")
+
+
+def draw_runs(args: argparse.Namespace) -> None:
+    """Draw the runs asked for, and print the table."""
+    runs = [Run(*load_run(Path(name))) for name in args.runs]
+    written = draw(runs, Path(args.out), args.loss, args.format, args.test_means)
     missing = [n for n in range(2, 13) if not any(path.stem == f"figure-{n:02d}" for path in written)]
     if missing:
-        print(f"not measured by these runs: Figure {', '.join(map(str, missing))}", file=sys.stderr)
-    print(table_one(runs))
-    return 0
+        say(f"not measured by these runs: Figure {', '.join(map(str, missing))}")
+    if not args.quiet:
+        print(table_one(runs))
 
 
 if __name__ == "__main__":

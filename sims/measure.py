@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from sims.command import Parser, run_command, say
 from ufm.features.least_squares import ls_classifier
 from ufm.features.statistics import statistics_of
 from ufm.files.store import check_writable, load_arrays, load_features
@@ -62,46 +63,42 @@ def _check_weights(W: np.ndarray, b: np.ndarray, path: Path) -> None:
             raise ValueError(f"{path}: {name} has NaN or infinite entries")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m sims.measure", description="Measure collapse of features.", allow_abbrev=False)
+    p = Parser(prog="python -m sims.measure", description="Measure collapse of features.", shared=("json", "quiet"))
     p.add_argument("files", nargs="+", metavar="FILE.npz", help="features (n, P), labels (n,); W (C, P), b (C,), epoch")
-    p.add_argument(
-        "--lambda", dest="lam", type=float, default=0.0, help="weight decay of the loss (Eq. 2); C wd / 2 for MSELoss (default 0)"
-    )
+    p.add_argument("--lambda", dest="lam", type=float, default=0.0, help="weight decay of the loss (Eq. 2); C wd / 2 for MSELoss")
     p.add_argument("--out", metavar="FILE.npz", help="write all quantities, one entry a file, as a trajectory")
-    p.add_argument("--json", action="store_true", help="one JSON object a file instead of the table")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, 2 bad input with one line on standard error."""
-    args = parser().parse_args(argv)
+    """Run the command; exit codes as in `sims.command`."""
+    return run_command(parser(), measure, argv, "the files measured so far are in --out")
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure every file, print and write what was asked for."""
     record = Record.empty()
-    try:
-        if not 0 <= args.lam < float("inf"):
-            raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
+    if not 0 <= args.lam < float("inf"):
+        raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
+    if args.out is not None:
+        check_writable(Path(args.out))
+    for k, name in enumerate(args.files):
+        known, found = measure_file(Path(name), args.lam)
+        epoch = k if known is None else known
+        record = record.with_epoch(epoch, found, args.lam)
         if args.out is not None:
-            check_writable(Path(args.out))
-        for k, name in enumerate(args.files):
-            known, found = measure_file(Path(name), args.lam)
-            epoch = k if known is None else known
-            record = record.with_epoch(epoch, found, args.lam)
-            if args.out is not None:
-                record.save(Path(args.out))
-            for reason in found.undefined:
-                print(f"{name}: undefined: {reason}", file=sys.stderr)
-            if args.json:
-                # JSON has no NaN: what is undefined is null
-                scalars = {key: None if np.isnan(value) else value for key, value in found.scalars.items()}
-                omega = [None if np.isnan(value) else float(value) for value in found.snr.omega]
-                print(json.dumps({"file": name, "epoch": epoch, **scalars, "omega": omega, "dropped": found.snr.dropped}))
-    except (ValueError, OSError) as error:
-        print(f"sims.measure: error: {error}", file=sys.stderr)
-        return 2
-    if not args.json:
+            record.save(Path(args.out))
+        for reason in found.undefined:
+            say(f"{name}: undefined: {reason}")
+        if args.json:
+            # JSON has no NaN: what is undefined is null
+            scalars = {key: None if np.isnan(value) else value for key, value in found.scalars.items()}
+            omega = [None if np.isnan(value) else float(value) for value in found.snr.omega]
+            print(json.dumps({"file": name, "epoch": epoch, **scalars, "omega": omega, "dropped": found.snr.dropped}))
+    if not args.json and not args.quiet:
         print(table(record, SHOWN))
-    return 0
 
 
 if __name__ == "__main__":

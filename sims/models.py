@@ -2,13 +2,13 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from sims.command import Failure, Parser, run_command, say
 from ufm.models import NAMES, model_class
 
 if TYPE_CHECKING:
@@ -43,31 +43,19 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
 }
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one line and exit code 2."""
-
-    def error(self, message: str) -> NoReturn:
-        """One line on standard error."""
-        self.exit(2, f"{self.prog}: {message}\n")
-
-
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    p = Parser(prog="python -m sims.models", description=__doc__, allow_abbrev=False)
-    commands = p.add_subparsers(dest="command", required=True, metavar="{list,run,all}")
-    commands.add_parser("list", help="names, papers, options and solvers", allow_abbrev=False)
-    run = commands.add_parser("run", help="one model: measured against predicted, collapse over time", allow_abbrev=False)
-    run.add_argument("name", metavar="NAME", help=", ".join(NAMES))
+    p = Parser(prog="python -m sims.models", description=__doc__)
+    commands = p.add_subparsers(dest="command", required=True, metavar="{list,run,all}", help="what to do")
+    common = {"extra": "models", "shared": ("seed", "device", "json", "quiet")}
+    commands.add_parser("list", help="names, papers, options and solvers")
+    one = commands.add_parser("run", help="one model: measured against predicted, collapse over time", **common)
+    one.add_argument("name", metavar="NAME", help=", ".join(NAMES))
     for name, (kind, text) in OPTIONS.items():
-        run.add_argument(option(name), dest=name, type=kind, help=text, metavar=kind.__name__.upper())
-    run.add_argument("--json", action="store_true", help="one JSON object with predicted, measured and deviation")
-    run.add_argument("--out", type=Path, metavar="DIR", help="also write NAME.json and the figure models-NAME.png there")
-    every = commands.add_parser("all", help="every model: one table and one figure each; resumes", allow_abbrev=False)
+        one.add_argument(option(name), dest=name, type=kind, help=f"{text} (default: the model's)", metavar=kind.__name__.upper())
+    one.add_argument("--out", type=Path, metavar="DIR", help="also write NAME.json and the figure models-NAME.png there")
+    every = commands.add_parser("all", help="every model: one table and one figure each; resumes", **common)
     every.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for figures, reports and models.md")
-    every.add_argument("--quiet", action="store_true", help="no progress")
-    for command in (run, every):
-        command.add_argument("--seed", type=int, default=0, help="seed of the random start (default 0)")
-        command.add_argument("--device", default="cpu", help="torch device of the solve (default cpu)")
     return p
 
 
@@ -138,49 +126,35 @@ def run_one(args: argparse.Namespace) -> None:
     report = simulate(model, args.seed, args.device)
     if args.out is not None:
         save_report(report, args.out)
-    print(json.dumps(as_json(report), allow_nan=False) if args.json else as_text(report))
+    if args.json or not args.quiet:
+        print(json.dumps(as_json(report), allow_nan=False) if args.json else as_text(report))
 
 
 def run_all(args: argparse.Namespace) -> None:
     """`all`: the gallery."""
     check_seed(args.seed)
     check_device(args.device)
-    from sims.gallery.gallery import check_folder, make_gallery
+    from sims.gallery.gallery import check_folder, make_gallery, markdown_table
 
     check_folder(args.out)
-    progress = (lambda _: None) if args.quiet else (lambda line: print(line, file=sys.stderr, flush=True))
-    print(make_gallery(args.out, args.seed, args.device, progress), end="")
+    reports = make_gallery(args.out, args.seed, args.device, (lambda _: None) if args.quiet else say)
+    if args.json:
+        print("\n".join(json.dumps(report, allow_nan=False) for report in reports))
+    elif not args.quiet:
+        print(markdown_table(reports), end="")
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, 1 a solve failed, 2 bad input, each with one line on standard error, 130 interrupted."""
-    args = parser().parse_args(argv)
-    try:
-        if args.command == "list":
-            print(listing())
-        elif args.command == "run":
-            run_one(args)
-        else:
-            run_all(args)
-    except BrokenPipeError:
-        raise
-    except (ValueError, OSError) as error:
-        print(f"python -m sims.models: {error}", file=sys.stderr)
-        return 2
-    except RuntimeError as error:
-        print(f"python -m sims.models: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("\npython -m sims.models: interrupted; what was finished is kept", file=sys.stderr)
-        return 130
-    return 0
+    """Run the command; exit codes as in `sims.command`, 1 where a solve failed."""
+
+    def work(args: argparse.Namespace) -> None:
+        try:
+            {"list": lambda _: print(listing()), "run": run_one, "all": run_all}[args.command](args)
+        except RuntimeError as error:
+            raise Failure(" ".join(str(error).split())) from error
+
+    return run_command(parser(), work, argv, "what was finished is kept")
 
 
 if __name__ == "__main__":
-    try:
-        code = main()
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of a pipe has left: nobody is there to be told
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 141
-    sys.exit(code)
+    sys.exit(main())

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from sims.command import Parser, run_command
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.training.config import TrainConfig, protocol
 from ufm.compare.verdict import NONE, Rule
@@ -134,38 +135,33 @@ def draw(columns: dict[str, list[Group]], out: Path) -> None:
             save_figure(figure, out / f"{name}.png")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m sims.study", description=__doc__, allow_abbrev=False)
+    p = Parser(prog="python -m sims.study", description=__doc__)
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the reports; resumes what it holds")
     p.add_argument("--data-dir", help="folder with the official files of Fashion-MNIST; without it, digits alone")
-    p.add_argument("--seeds", type=int, default=5, help="runs of every kind (default 5)")
+    p.add_argument("--seeds", type=int, default=5, help="runs of every kind")
     p.add_argument("--share", default="1/1", metavar="K/N", help="train the K-th of N shares, to run N commands side by side")
-    p.add_argument("--threads", type=int, default=1, help="CPU threads (default 1)")
+    p.add_argument("--threads", type=int, default=1, help="CPU threads")
     return p
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted."""
-    args = parser().parse_args(argv)
-    out = Path(args.out)
-    try:
-        share = _share(args.share)
-        if args.seeds < 1 or args.threads < 1:
-            raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
-        import torch
+    """Run the command; exit codes as in `sims.command`."""
+    return run_command(parser(), study, argv, "repeat the command to go on")
 
-        torch.set_num_threads(args.threads)
-        paths = train_all(out, range(args.seeds), args.data_dir, share)
-        if share[1] == 1:
-            print(report(paths, out))
-    except (ValueError, OSError) as error:
-        print(f"sims.study: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nsims.study: interrupted; repeat the command to go on", file=sys.stderr)
-        return 130
-    return 0
+
+def study(args: argparse.Namespace) -> None:
+    """Train what is missing, and report."""
+    out, share = Path(args.out), _share(args.share)
+    if args.seeds < 1 or args.threads < 1:
+        raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
+    import torch
+
+    torch.set_num_threads(args.threads)
+    paths = train_all(out, range(args.seeds), args.data_dir, share)
+    if share[1] == 1:
+        print(report(paths, out))
 
 
 def _share(text: str) -> tuple[int, int]:

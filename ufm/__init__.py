@@ -1,7 +1,79 @@
 """Unconstrained-features models of neural collapse: statistics, losses, exact laws and flows.
 
-Import what you need from its module (`from ufm.laws.closed import RENORMALIZED`); this file imports nothing, so that
-`python -m ufm.flow` starts as fast as numpy does.
+    import ufm
+
+    stats = ufm.statistics_of(features, labels, C=10)        # (n, P), (n,) of a network
+    H, layout = ufm.class_blocks(features, labels)           # (P, n), columns in class blocks
+    omega = ufm.snr(H, layout).omega                         # SNR singular values
+    later = ufm.RENORMALIZED.omega(t, omega, C, N)           # their exact law
+
+The names below are imported from their modules when they are first used, so that `import ufm` and `python -m ufm.flow` start as
+fast as numpy does. Subpackages are attributes as well: `ufm.laws.closed.LAWS` needs no further import.
 """
 
-__version__ = "0.1.0"
+from typing import TYPE_CHECKING, Any
+
+from ufm.version import __version__
+
+if TYPE_CHECKING:
+    from ufm import compare as compare
+    from ufm import features as features
+    from ufm import files as files
+    from ufm import flow as flow
+    from ufm import laws as laws
+    from ufm import models as models
+    from ufm import tensor as tensor
+    from ufm.features.labels import class_blocks as class_blocks
+    from ufm.features.least_squares import decompose as decompose
+    from ufm.features.least_squares import lambda_of_weight_decay as lambda_of_weight_decay
+    from ufm.features.least_squares import ls_classifier as ls_classifier
+    from ufm.features.ranges import reduce_to_range as reduce_to_range
+    from ufm.features.snr import renormalized_features as renormalized_features
+    from ufm.features.snr import snr as snr
+    from ufm.features.statistics import StreamingStatistics as StreamingStatistics
+    from ufm.features.statistics import statistics_of as statistics_of
+    from ufm.flow.result import load_flow as load_flow
+    from ufm.laws.closed import EMBEDDED as EMBEDDED
+    from ufm.laws.closed import LAWS as LAWS
+    from ufm.laws.closed import RENORMALIZED as RENORMALIZED
+    from ufm.laws.closed import UNNORMALIZED as UNNORMALIZED
+    from ufm.laws.discrete import run_discrete as run_discrete
+    from ufm.laws.trajectory import Trajectory as Trajectory
+
+_SUBPACKAGES = ("compare", "features", "files", "flow", "laws", "models", "tensor")
+_HOMES = {
+    "EMBEDDED": "laws.closed",
+    "LAWS": "laws.closed",
+    "RENORMALIZED": "laws.closed",
+    "StreamingStatistics": "features.statistics",
+    "Trajectory": "laws.trajectory",
+    "UNNORMALIZED": "laws.closed",
+    "class_blocks": "features.labels",
+    "decompose": "features.least_squares",
+    "lambda_of_weight_decay": "features.least_squares",
+    "load_flow": "flow.result",
+    "ls_classifier": "features.least_squares",
+    "reduce_to_range": "features.ranges",
+    "renormalized_features": "features.snr",
+    "run_discrete": "laws.discrete",
+    "snr": "features.snr",
+    "statistics_of": "features.statistics",
+}
+
+__all__ = [*_HOMES, *_SUBPACKAGES, "__version__"]
+
+
+def __getattr__(name: str) -> Any:
+    from importlib import import_module
+
+    if name in _SUBPACKAGES:
+        return import_module(f"ufm.{name}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'ufm' has no attribute {name!r}: it has {', '.join(sorted(__all__))}")
+    value = getattr(import_module(f"ufm.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -105,9 +105,9 @@ def _features(path: Path, lam: float) -> Observed:
 
 
 def _simulated(path: Path) -> Observed:
-    from ufm.flow.run import load_run
+    from ufm.flow.result import load_flow
 
-    flow, _ = load_run(path)
+    flow, _ = load_flow(path)
     config = json.loads(str(load_arrays(path)["config"]))
     named = {key: value for key, value in config.items() if key not in ("notes", "warnings", "provenance")}
     return Observed(path.stem, path, "simulated", _group(named, ("seed",)), flow, named)
@@ -151,7 +151,8 @@ def _group(config: dict[str, Any], ignored: tuple[str, ...]) -> str:
 def _whitened(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U^T D (K, n) of the whitened deviations, labels (n,) and V (C, K) of a file of features, on the range of Sigma_W."""
     from ufm.features.labels import class_blocks
-    from ufm.features.snr import reduce_to_range, renormalized_features
+    from ufm.features.ranges import reduce_to_range
+    from ufm.features.snr import renormalized_features
 
     H, layout = class_blocks(*load_features(path))
     X, found = renormalized_features(reduce_to_range(H, layout)[0], layout)

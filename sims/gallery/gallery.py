@@ -136,8 +136,8 @@ def finished(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
     return saved if same else None
 
 
-def make_gallery(out: Path, seed: int, device: str, progress: Progress) -> str:
-    """Every model once, skipping what a previous run has finished; writes `models.md` and returns its table."""
+def make_gallery(out: Path, seed: int, device: str, progress: Progress) -> list[dict[str, Any]]:
+    """The reports of every model, skipping what a previous run has finished; writes `models.md`, their table."""
     reports = []
     for k, name in enumerate(NAMES):
         model = gallery_model(name)
@@ -148,9 +148,8 @@ def make_gallery(out: Path, seed: int, device: str, progress: Progress) -> str:
             save_report(report, out)
             saved = as_json(report)
         reports.append(saved)
-    table = markdown_table(reports)
-    save_bytes(table.encode(), out / "models.md")
-    return table
+    save_bytes(markdown_table(reports).encode(), out / "models.md")
+    return reports
 
 
 def markdown_table(reports: list[dict[str, Any]]) -> str:

@@ -1,11 +1,8 @@
 """The folder of a run: config.json, provenance.json, trajectory.npz, features-EPOCH.npz, checkpoint.pt; every write atomic."""
 
 import json
-import os
 import pickle
-import platform
 import struct
-import subprocess
 import zipfile
 import zlib
 from dataclasses import asdict
@@ -16,7 +13,7 @@ import numpy as np
 import torch
 
 from sims.training.config import TrainConfig, from_mapping, load_config
-from ufm.files.store import save_arrays, write_atomically, write_text
+from ufm.files.store import provenance, save_arrays, write_atomically, write_text
 from ufm.monitor.record import TRAJECTORY, Record
 
 CONFIG, PROVENANCE, CHECKPOINT = "config.json", "provenance.json", "checkpoint.pt"
@@ -45,7 +42,7 @@ class RunFolder:
         except (TypeError, ValueError) as error:
             raise ValueError(f"cannot read {path}: {error}; move it away to go on without it") from error
         write_text(self.path / CONFIG, self.config.to_json())
-        write_text(path, json.dumps([*sessions, provenance() | {"processes": processes}], indent=2) + "\n")
+        write_text(path, json.dumps([*sessions, training_provenance() | {"processes": processes}], indent=2) + "\n")
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any], record: Record) -> None:
         """Write the measured trajectory, then everything that the run needs to go on after this epoch."""
@@ -129,17 +126,9 @@ def load_run(path: Path) -> tuple[TrainConfig, Record]:
     return load_config(path / CONFIG), Record.load(path / TRAJECTORY)
 
 
-def provenance() -> dict[str, Any]:
-    """Versions, commit and facts of the host."""
-    source = Path(__file__).parent
-    git = subprocess.run(["git", "-C", str(source), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
-    return {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "commit": git.stdout.strip() or None,
-        "platform": platform.platform(),
-        "cpus": os.cpu_count(),
+def training_provenance() -> dict[str, Any]:
+    """That of every result, and what torch computes on."""
+    return provenance() | {
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }

@@ -66,7 +66,7 @@ def test_bundle_gradient_descent_along_the_horizontal_lift_is_the_discrete_schem
     paper, values = X, omega(X)
     for _ in range(50):
         paper = vector_fields.renormalize_after_step(paper, eta, partial(vector_fields.ls_gradient, layout=LAYOUT), LAYOUT)
-        values = discrete.renormalized_step(values, eta, LAYOUT.C, LAYOUT.N)
+        values = discrete.recursion_step(values, eta, LAYOUT.C, LAYOUT.N)
     np.testing.assert_allclose(ours, paper, rtol=0, atol=1e-12)
     np.testing.assert_allclose(omega(ours), values, rtol=1e-12)
 
@@ -113,7 +113,7 @@ def test_at_the_matching_step_plain_renormalisation_too_is_the_scheme_of_the_pap
 def test_embedded_gradient_descent_follows_proposition_2_and_the_bundle_one_does_not() -> None:
     X, eta, steps = start(), 0.5, 400
     ends = {cls: omega(descend(cls(LAYOUT), X, eta, steps)) for cls in GEOOPT}
-    laws = {GEOOPT[0]: vector_fields.RENORMALIZED.law, GEOOPT[1]: vector_fields.EMBEDDED.law}
+    laws = {GEOOPT[0]: vector_fields.RENORMALIZED_FLOW.law, GEOOPT[1]: vector_fields.EMBEDDED_FLOW.law}
     for cls, law in laws.items():
         np.testing.assert_allclose(ends[cls], law.omega(np.array([eta * steps]), omega(X), LAYOUT.C, LAYOUT.N)[-1], rtol=2e-3)
     assert (ends[GEOOPT[0]] > 1.05 * ends[GEOOPT[1]]).all()

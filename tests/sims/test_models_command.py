@@ -109,7 +109,7 @@ def test_a_solve_that_fails_is_one_line_and_exit_code_1(capsys, monkeypatch):
         raise RuntimeError("L-BFGS-B stopped\nat a gradient of 2")
 
     monkeypatch.setattr("ufm.models.base.simulate", failing)
-    assert run(capsys, "run", "zhu") == (1, "", "python -m sims.models: L-BFGS-B stopped at a gradient of 2\n")
+    assert run(capsys, "run", "zhu") == (1, "", "sims.models: error: L-BFGS-B stopped at a gradient of 2\n")
 
 
 def test_a_loss_that_underflows_is_one_line_and_exit_code_1(capsys):
@@ -158,7 +158,7 @@ def test_a_refused_prediction_leaves_no_folder(capsys, tmp_path, monkeypatch):
 
     monkeypatch.setattr(Fang, "predicted", refused)
     code, _, err = run(capsys, "run", "fang", "--out", str(tmp_path / "new"))
-    assert (code, err) == (2, "python -m sims.models: no threshold there\n")
+    assert (code, err) == (2, "sims.models: error: no threshold there\n")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -8,7 +8,9 @@ numpy or torch. "Centred" means are mu_c - mu_G.
 import numpy as np
 
 from manifolds.linalg import Array, epsilon, identity_like, namespace
+from ufm.arrays import ClassMeans, Labels, PerClass, Rows, Weights
 from ufm.features.statistics import ClassStatistics
+from ufm.features.vectors import norms, pair_cosines, sample_deviation, self_duality
 
 
 def phd_nc1(stats: ClassStatistics) -> float:
@@ -18,28 +20,27 @@ def phd_nc1(stats: ClassStatistics) -> float:
 
 def phd_equinorm(vectors: Array) -> float:
     """Std_c ||v_c|| / Avg_c ||v_c|| of the columns (P, C): centred class means, or W^T (Figure 3). Std over C - 1."""
-    norms = _norms(vectors)
-    return float(_std(norms) / norms.mean())
+    lengths = norms(_checked(vectors))
+    return float(sample_deviation(lengths) / lengths.mean())
 
 
 def phd_equiangular(vectors: Array) -> float:
     """Std over pairs c < c' of cos(v_c, v_c') for columns (P, C): centred class means, or W^T (Figure 4). 0 for C = 2."""
-    return float(_std(_pair_cosines(vectors)))
+    return float(sample_deviation(pair_cosines(_checked(vectors))))
 
 
 def phd_maximal_angle(vectors: Array) -> float:
     """Avg over pairs of |cos(v_c, v_c') + 1/(C-1)| for columns (P, C): centred class means, or W^T (Figure 5)."""
-    return float(abs(_pair_cosines(vectors) + 1 / (vectors.shape[1] - 1)).mean())
+    return float(abs(pair_cosines(_checked(vectors)) + 1 / (vectors.shape[1] - 1)).mean())
 
 
-def phd_nc3(stats: ClassStatistics, W: Array) -> float:
+def phd_nc3(stats: ClassStatistics, W: Weights) -> float:
     """|| W^T / ||W||_F - Mbar / ||Mbar||_F ||_F^2, self-duality (Figure 6). W is not centred."""
     _check_rows(stats, W)
-    M = stats.centred_means
-    return float(((W.mT / _frobenius(W) - M / _frobenius(M)) ** 2).sum())
+    return float(self_duality(W.mT, stats.centred_means))
 
 
-def phd_nc4(features: Array, W: Array, b: Array, class_means: Array) -> float:
+def phd_nc4(features: Rows, W: Weights, b: PerClass, class_means: ClassMeans) -> float:
     """Share of features (n, P) on which the network and the nearest class mean disagree (Figure 8). class_means (P, C) uncentred.
 
     With test features and train means this is the PNAS figure; with train features the authors' notebook.
@@ -69,30 +70,30 @@ def zhu_nc1(stats: ClassStatistics) -> float:
     return float((((stats.sigma_w @ U) * U).sum(0) / values**2).sum()) / stats.C
 
 
-def zhu_nc2(W: Array) -> float:
+def zhu_nc2(W: Weights) -> float:
     """|| W W^T / ||W W^T||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC2)."""
     gram = W @ W.mT
     return float(_frobenius(gram / _frobenius(gram) - _unit_etf(W)))
 
 
-def zhu_nc2_centred(W: Array) -> float:
+def zhu_nc2_centred(W: Weights) -> float:
     """`zhu_nc2` of W minus its mean row, as Zhou et al. (2022, MSE) measure it."""
     return zhu_nc2(W - W.mean(0)[None, :])
 
 
-def zhu_nc3(stats: ClassStatistics, W: Array) -> float:
+def zhu_nc3(stats: ClassStatistics, W: Weights) -> float:
     """|| W Mbar / ||W Mbar||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC3)."""
     _check_rows(stats, W)
     return _distance_to_etf(W @ stats.centred_means, W)
 
 
-def yaras_nc3(stats: ClassStatistics, W: Array) -> float:
+def yaras_nc3(stats: ClassStatistics, W: Weights) -> float:
     """`zhu_nc3` with the class means as they are, not centred (Yaras et al. 2022, code)."""
     _check_rows(stats, W)
     return _distance_to_etf(W @ stats.means, W)
 
 
-def zhu_bias(stats: ClassStatistics, W: Array, b: Array) -> float:
+def zhu_bias(stats: ClassStatistics, W: Weights, b: PerClass) -> float:
     """|| b + W mu_G ||_2 (Zhu et al. 2021): 0 where the bias only centres the features."""
     return float(((b + W @ stats.global_mean) ** 2).sum() ** 0.5)
 
@@ -120,31 +121,31 @@ def liu_log_uniformity(stats: ClassStatistics) -> float:
 
     With their logarithmic kernel. Smallest at a simplex ETF. Raises ValueError where two directions coincide.
     """
-    cosines = _pair_cosines(stats.centred_means)
+    cosines = pair_cosines(_checked(stats.centred_means))
     if not float(cosines.max()) < 1:
         raise ValueError("two class means point the same way: the logarithmic energy is infinite")
     return float(-0.5 * namespace(cosines).log(2 - 2 * cosines).mean())
 
 
-def ammar_nc5(stats: ClassStatistics, ood_features: Array) -> float:
+def ammar_nc5(stats: ClassStatistics, ood_features: Rows) -> float:
     """Avg_c |cos(mu_c - mu_G, mu_ood - mu_G)|, orthogonality of out-of-distribution features (n, P) (Ammar et al. 2024, NC5)."""
     direction = ood_features.mean(0) - stats.global_mean
     M = stats.centred_means
-    return float(abs((direction @ M) / (_norms(M) * (direction * direction).sum() ** 0.5)).mean())
+    return float(abs((direction @ M) / (norms(_checked(M)) * (direction * direction).sum() ** 0.5)).mean())
 
 
-def _check_rows(stats: ClassStatistics, W: Array) -> None:
+def _check_rows(stats: ClassStatistics, W: Weights) -> None:
     if tuple(W.shape) != (stats.C, stats.P):
         raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
 
 
-def _disagreements(features: Array, W: Array, b: Array, class_means: Array) -> int:
+def _disagreements(features: Rows, W: Weights, b: PerClass, class_means: ClassMeans) -> int:
     """Rows whose argmax_c <w_c, h> + b_c is not argmin_c ||h - mu_c||."""
     decisions = (features @ W.mT + b).argmax(-1)
     return int((decisions != nearest_mean(features, class_means)).sum())
 
 
-def nearest_mean(features: Array, class_means: Array) -> Array:
+def nearest_mean(features: Rows, class_means: ClassMeans) -> Labels:
     """argmin_c ||h - mu_c|| of rows (n, P): by ||m_c||^2 - 2 <h, m_c> about the mean of the means, one matrix product.
 
     Rows whose two best are no further apart than its rounding are decided by the distances themselves, where nothing cancels.
@@ -165,11 +166,11 @@ def nearest_mean(features: Array, class_means: Array) -> Array:
     return nearest
 
 
-def _distance_to_etf(product: Array, W: Array) -> float:
+def _distance_to_etf(product: Array, W: Weights) -> float:
     return float(_frobenius(product / _frobenius(product) - _unit_etf(W)))
 
 
-def _unit_etf(W: Array) -> Array:
+def _unit_etf(W: Weights) -> Array:
     """(I - 1 1^T / K) / sqrt(K - 1), of Frobenius norm 1. (K, K)"""
     K = W.shape[0]
     return (identity_like(W, K) - 1 / K) / (K - 1) ** 0.5
@@ -179,21 +180,8 @@ def _frobenius(a: Array) -> Array:
     return (a * a).sum() ** 0.5
 
 
-def _norms(vectors: Array) -> Array:
-    norms = (vectors * vectors).sum(0) ** 0.5
-    if not float(norms.min()) > 0:
+def _checked(vectors: Array) -> Array:
+    """The columns (P, C) themselves. Raises ValueError where one is zero."""
+    if not float(norms(vectors).min()) > 0:
         raise ValueError("a vector is zero: its angle and the measures built on it are not defined")
-    return norms
-
-
-def _pair_cosines(vectors: Array) -> Array:
-    """cos(v_c, v_c') of the pairs c < c' of columns. (C(C-1)/2,)"""
-    unit = vectors / _norms(vectors)
-    first, second = np.triu_indices(vectors.shape[1], 1)
-    return (unit.mT @ unit)[first, second]
-
-
-def _std(values: Array) -> Array:
-    """Sample standard deviation, 0 for a single value."""
-    centred = values - values.mean()
-    return ((centred * centred).sum() / max(len(values) - 1, 1)) ** 0.5
+    return vectors

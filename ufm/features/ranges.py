@@ -1,32 +1,65 @@
 """Features that do not fill their space (dead units of a ReLU): the SNR and the loss on the directions that are there.
 
-Nothing is dropped silently: what was left out is counted and returned.
+Nothing is dropped silently: what was left out is counted and returned. numpy or torch; torch is not imported for it.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
 
-from manifolds.linalg import epsilon, symmetrize
-from manifolds.whitening import degenerate_deviation
+from manifolds.layout import ClassLayout
+from manifolds.linalg import epsilon, namespace, symmetrize
+from manifolds.whitening import degenerate_deviation, principal_deviations
+from ufm.arrays import Columns, PerClass, Weights, as_numpy
 from ufm.features.least_squares import Decomposition, decompose
+from ufm.features.snr import deviations_and_means
 from ufm.features.statistics import ClassStatistics
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """The restriction to the range of Sigma_W: basis (P, r), directions dropped, and the share of ||Mbar||_F^2 along them."""
+
+    basis: np.ndarray
+    dropped: int
+    lost_signal: float
+
+
+def reduce_to_range(H: Columns, layout: ClassLayout) -> tuple[np.ndarray, Reduction]:
+    """H in an orthonormal basis of the range of Sigma_W: (P, n) -> (r, n), and what was dropped.
+
+    Directions whose within-class standard deviation is at most sqrt(P) eps sqrt(Ave ||h||^2), eps of the dtype of H, are dropped.
+    Signal between classes along them has infinite SNR; its share is reported. Raises ValueError where no direction is left.
+    """
+    wide = np.asarray(H, dtype=np.float64)
+    D, M = deviations_and_means(wide, layout)
+    E, deviations = principal_deviations(D)
+    kept = deviations > degenerate_deviation(float((wide * wide).sum()) / layout.n, len(H), epsilon(H))
+    if not kept.any():
+        raise ValueError("Sigma_W = 0: every example equals its class mean, no direction has any variability left")
+    if len(kept) == len(H) and kept.all():  # a change of basis would only cost digits
+        return wide, Reduction(np.eye(len(H)), 0, 0.0)
+    basis = E[:, kept]
+    total = float((M * M).sum())
+    lost = max(total - float(((basis.T @ M) ** 2).sum()), 0.0)
+    # deviations and means are mapped apart: mapped together, the rounding of far means would land in the deviations
+    inside = layout.add_to_means(basis.T @ D, basis.T @ layout.means(wide))
+    return inside, Reduction(basis, len(H) - basis.shape[1], lost / total if total else 0.0)
 
 
 @dataclass(frozen=True, eq=False)
 class Classifier:
     """The last layer in float64: W (C, P), b (C,), zero where the layer has no bias."""
 
-    W: Tensor
-    b: Tensor
+    W: Weights
+    b: PerClass
 
     @classmethod
-    def of(cls, layer: nn.Linear) -> "Classifier":
-        """The weights of a linear layer."""
+    def of(cls, layer: Any) -> "Classifier":
+        """The weights of a torch.nn.Linear."""
         W = layer.weight.detach().double()
-        return cls(W, torch.zeros_like(W[:, 0]) if layer.bias is None else layer.bias.detach().double())
+        return cls(W, W.new_zeros(len(W)) if layer.bias is None else layer.bias.detach().double())
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +67,8 @@ class RangeSnr:
     """The SNR on the range of Sigma_W: omega (K,), V (C, K), U (P, K), K = min(C-1, P), zeros where the range has fewer.
 
     `dropped` counts the directions without variability; `lost_signal` is the share of ||Mbar||_F^2 along them (its SNR is
-    infinite): 0 for dead features, near 1 where the class means live outside what varies.
+    infinite): 0 for dead features, near 1 where the class means live outside what varies. `rounding` estimates the relative error
+    of omega, eps cond(Sigma_W) over the directions kept: a Sigma_W in float64 knows its small eigenvalues no better.
     """
 
     omega: np.ndarray
@@ -42,32 +76,34 @@ class RangeSnr:
     U: np.ndarray
     dropped: int
     lost_signal: float
+    rounding: float = 0.0
 
 
 def snr_in_range(stats: ClassStatistics, precision: float) -> RangeSnr:
     """The SNR restricted to the range of Sigma_W, from the statistics alone. Raises ValueError for Sigma_W = 0.
 
     Dropped are directions whose standard deviation rounding can produce: at most sqrt(P) eps sqrt(Ave ||h||^2) with the eps of
-    the features (as `ufm.features.snr.reduce_to_range`), or sqrt(P eps) of the largest deviation, below which the
-    eigenvalues of a float64 Sigma_W are noise.
+    the features (as `reduce_to_range`), or sqrt(P eps) of the largest deviation, below which the eigenvalues of a float64
+    Sigma_W are noise.
     """
-    values, E = torch.linalg.eigh(symmetrize(stats.sigma_w))
+    xp = namespace(stats.sigma_w)
+    values, E = xp.linalg.eigh(symmetrize(stats.sigma_w))
     mean_square = float(stats.sigma_w.diagonal().sum()) + float((stats.means**2 * stats.priors).sum())
     empty = degenerate_deviation(mean_square, stats.P, precision) ** 2
     dropped = int((values <= max(empty, stats.P * epsilon(values) * float(values[-1]))).sum())  # ascending: the first ones
     if dropped == stats.P:
         raise ValueError("Sigma_W = 0: every example equals its class mean, the SNR is infinite")
     basis, M = E[:, dropped:], stats.centred_means
-    inside = basis.T @ M
-    U, omega, Vt = torch.linalg.svd(inside / values[dropped:].sqrt()[:, None], full_matrices=False)
+    inside = basis.mT @ M
+    U, omega, Vt = xp.linalg.svd(inside / xp.sqrt(values[dropped:])[:, None], full_matrices=False)
     K, full = min(stats.C - 1, basis.shape[1]), min(stats.C - 1, stats.P)
-    U, omega, V = basis @ U[:, :K], omega[:K], Vt.T[:, :K]
-    sign = V.gather(0, V.abs().argmax(0, keepdim=True)).sign()
-    missing = (0, full - K)
-    U, V = (nn.functional.pad(vectors * sign, missing).cpu().numpy() for vectors in (U, V))
+    missing = ((0, 0), (0, full - K))
+    U, omega, V = as_numpy(basis @ U[:, :K]), as_numpy(omega[:K]), as_numpy(Vt.mT[:, :K])
+    sign = np.sign(V[abs(V).argmax(0), np.arange(K)])
     total = float((M * M).sum())
     lost = max(total - float((inside * inside).sum()), 0.0) / total if total else 0.0
-    return RangeSnr(nn.functional.pad(omega, missing).cpu().numpy(), V, U, dropped, lost)
+    rounding = epsilon(values) * float(values[-1] / values[dropped])
+    return RangeSnr(np.pad(omega, missing[1]), np.pad(V * sign, missing), np.pad(U * sign, missing), dropped, lost, rounding)
 
 
 def decomposition(stats: ClassStatistics, classifier: Classifier, lam: float) -> Decomposition:
@@ -78,12 +114,12 @@ def decomposition(stats: ClassStatistics, classifier: Classifier, lam: float) ->
     W, b = classifier.W, classifier.b
     if lam > 0:
         return decompose(stats, W, b, lam)
-    values, E = torch.linalg.eigh(symmetrize(stats.sigma_t))
+    values, E = namespace(stats.sigma_w).linalg.eigh(symmetrize(stats.sigma_t))
     kept = values > stats.P * epsilon(values) * float(values[-1])
     if bool(kept.all()):
         return decompose(stats, W, b, lam)
     basis = E[:, kept]
     mu = stats.global_mean
-    b = b + W @ (mu - basis @ (basis.T @ mu))
-    inside = ClassStatistics(stats.counts, basis.T @ stats.means, basis.T @ stats.sigma_w @ basis, stats.class_variances)
+    b = b + W @ (mu - basis @ (basis.mT @ mu))
+    inside = ClassStatistics(stats.counts, basis.mT @ stats.means, basis.mT @ stats.sigma_w @ basis, stats.class_variances)
     return decompose(inside, W @ basis, b, lam)

@@ -1,4 +1,4 @@
-"""Class statistics of features: the one currency of every loss and measure; streaming, mergeable, accumulated in float64."""
+"""Class statistics of features: the common input of every loss and measure; streaming, mergeable, accumulated in float64."""
 
 from dataclasses import dataclass, fields
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, gram, namespace
+from ufm.arrays import ClassMeans, Columns, Covariance, FeatureVector, Labels, PerClass, Rows
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
 
@@ -17,10 +18,10 @@ class ClassStatistics:
     With priors pi_c = n_c / n, so that for any class sizes Sigma_T = Sigma_W + Sigma_B and the loss decomposition is exact.
     """
 
-    counts: Array
-    means: Array
-    sigma_w: Array
-    class_variances: Array
+    counts: PerClass
+    means: ClassMeans
+    sigma_w: Covariance
+    class_variances: PerClass
 
     @property
     def C(self) -> int:
@@ -38,28 +39,28 @@ class ClassStatistics:
         return int(self.counts.sum())
 
     @property
-    def priors(self) -> Array:
+    def priors(self) -> PerClass:
         """pi_c = n_c / n. (C,)"""
         return self.counts / self.counts.sum()
 
     @property
-    def global_mean(self) -> Array:
+    def global_mean(self) -> FeatureVector:
         """mu_G = sum_c pi_c mu_c, the mean over examples. (P,)"""
         return self.means @ self.priors
 
     @property
-    def centred_means(self) -> Array:
+    def centred_means(self) -> ClassMeans:
         """mu_c - mu_G. (P, C)"""
         return self.means - self.global_mean[:, None]
 
     @property
-    def sigma_b(self) -> Array:
+    def sigma_b(self) -> Covariance:
         """Sigma_B = sum_c pi_c (mu_c - mu_G)(mu_c - mu_G)^T. (P, P)"""
         M = self.centred_means
         return (M * self.priors) @ M.mT
 
     @property
-    def sigma_t(self) -> Array:
+    def sigma_t(self) -> Covariance:
         """Sigma_T = Sigma_W + Sigma_B. (P, P)"""
         return self.sigma_w + self.sigma_b
 
@@ -108,7 +109,7 @@ class StreamingStatistics:
         self._labels: Array = None
         self._waiting = 0
 
-    def update(self, features: Array, labels: Array) -> "StreamingStatistics":
+    def update(self, features: Rows, labels: Labels) -> "StreamingStatistics":
         """Take in a batch: features (b, P) of any float dtype, labels (b,) integers in 0..C-1. Returns self.
 
         Raises ValueError for mismatched shapes, labels that are no integers or out of range, and NaN or infinite features;
@@ -149,7 +150,7 @@ class StreamingStatistics:
             raise ValueError(f"class {empty[0]} has no example yet: every one of the {self.C} classes needs one")
         return ClassStatistics(counts, (near + rest).mT, scatter / counts.sum(), class_scatter / counts)
 
-    def _check(self, features: Array, labels: Array) -> None:
+    def _check(self, features: Rows, labels: Labels) -> None:
         namespace(features), namespace(labels)
         if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
             shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
@@ -182,7 +183,7 @@ def _are_integers(labels: Array) -> bool:
     return not (labels.is_floating_point() or labels.is_complex())
 
 
-def _room(features: Array, labels: Array) -> tuple[Array, Array]:
+def _room(features: Rows, labels: Labels) -> tuple[Array, Array]:
     """Empty float64 rows (CHUNK, P) and labels (CHUNK,), where the features are."""
     xp, P = namespace(features), features.shape[1]
     if xp is np:
@@ -204,12 +205,12 @@ def _block_moments(H: Array, labels: Array, C: int) -> _Moments:
     return _Moments(counts, examples, rest, gram(H), one_hot.mT @ xp.einsum("np,np->n", H, H))
 
 
-def statistics_of(features: Array, labels: Array, C: int) -> ClassStatistics:
+def statistics_of(features: Rows, labels: Labels, C: int) -> ClassStatistics:
     """Class statistics of features (n, P) with labels (n,) in 0..C-1."""
     return StreamingStatistics(C).update(features, labels).compute()
 
 
-def block_statistics(H: Array, layout: ClassLayout) -> ClassStatistics:
+def block_statistics(H: Columns, layout: ClassLayout) -> ClassStatistics:
     """Class statistics of features in class blocks. H (P, n)"""
     xp = namespace(H)
     H = H.astype(np.float64) if xp is np else H.detach().to(xp.float64)

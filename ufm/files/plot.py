@@ -27,7 +27,7 @@ def save_figure(figure: Figure, path: Path) -> None:
 def trajectory_figure(flow: Trajectory, scheme: DiscreteRun, title: str = "") -> Figure:
     """The singular values of flow and scheme, and the loss with its parts, against flow time.
 
-    `ufm.flow.run.load_run` gives both from a stored run.
+    `ufm.flow.result.load_flow` gives both from a stored run.
     """
     figure = Figure(figsize=(9.0, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)

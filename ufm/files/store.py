@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-import ufm
+from ufm.version import __version__
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
@@ -83,16 +83,26 @@ def load_arrays(path: Path | str) -> dict[str, np.ndarray]:
 
 def provenance() -> dict[str, Any]:
     """Versions of the project and of what it runs on, the commit where there is one, and facts of the host."""
-    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False)
     versions = {name: module.__version__ for name in ("numpy", "scipy", "torch") if (module := sys.modules.get(name)) is not None}
     return {
-        "project": ufm.__version__,
-        "commit": head.stdout.strip() or None,
+        "project": __version__,
+        "commit": _commit(),
         "python": platform.python_version(),
         **versions,
         "platform": platform.platform(),
         "processors": os.cpu_count(),
     }
+
+
+def _commit() -> str | None:
+    """The commit of this source, None where there is none, where git is missing, and where it does not answer."""
+    try:
+        head = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return head.stdout.strip() if head.returncode == 0 else None
 
 
 def load_features(path: Path | str) -> tuple[np.ndarray, np.ndarray]:

@@ -8,9 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from ufm.flow.config import FlowConfig
-from ufm.flow.report import summary, text, title
-from ufm.flow.run import FlowRun, Start, check, prepare, run
+from ufm.flow.report import run_summary, text, title
+from ufm.flow.result import FlowRun
+from ufm.flow.run import check, run_flow
+from ufm.flow.start import Start, prepare
+from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
+from ufm.version import __version__
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -28,6 +32,7 @@ def parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=120),  # asking the terminal would import shutil
     )
+    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     start = p.add_argument_group("start")
     start.add_argument("--C", type=int, help="classes of random features (default 10)")
     start.add_argument("--N", type=int, help="examples a class (default 500)")
@@ -65,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def config_of(args: argparse.Namespace) -> FlowConfig:
+def flow_config(args: argparse.Namespace) -> FlowConfig:
     """The configuration of the (first) run. Raises ValueError for options that exclude each other or make no sense."""
     sizes = {name: value for name in "CNP" if (value := getattr(args, name)) is not None}
     if args.features is not None and sizes:
@@ -95,7 +100,7 @@ def config_of(args: argparse.Namespace) -> FlowConfig:
     return FlowConfig(**sizes, flow=first, **{name: getattr(args, name) for name in names})
 
 
-class ProgressLine:
+class StageLine:
     """Share done and time left of each stage on standard error, for runs longer than a second; silent when quiet."""
 
     def __init__(self, quiet: bool) -> None:
@@ -136,25 +141,30 @@ def output_path(name: str | None, flow: str, several: bool) -> "Path | None":
 def run_and_write(config: FlowConfig, start: Start, paths: "tuple[Path | None, ...]", quiet: bool) -> FlowRun:
     """Run one flow, and write its arrays and its figure where asked for."""
     out, plot = paths
-    progress = ProgressLine(quiet)
+    progress = StageLine(quiet)
+    checkpoint = None if out is None else out.with_suffix(".partial.npz")
     try:
-        found = run(config, start, progress, None if out is None else out.with_suffix(".partial.npz"))
+        result = run_flow(config, start, progress, checkpoint)
+    except Interrupted as stop:
+        result = stop.partial
     finally:
         progress.close()
     if out is not None:
         from ufm.files.store import save_arrays
 
-        save_arrays(out, found.arrays)
+        save_arrays(out, result.arrays)
+        if checkpoint is not None and config.full and result.complete:  # not before the result is on disk
+            checkpoint.unlink(missing_ok=True)
     if plot is not None:
         from ufm.files.plot import save_figure, trajectory_figure
 
-        save_figure(trajectory_figure(found.flow, found.scheme, title(found)), plot)
-    return found
+        save_figure(trajectory_figure(result.flow, result.scheme, title(result)), plot)
+    return result
 
 
-def run_all(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) -> None:
+def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) -> None:
     """Every flow that was asked for, into `runs`; all are checked before the first is run. KeyboardInterrupt goes through."""
-    first = config_of(args)
+    first = flow_config(args)
     names = tuple(LAWS) if args.flow == "all" else (args.flow,)
     if len(names) > 1 and args.start == "raw":
         raise ValueError("--start raw goes with --flow unnormalized, not with all")
@@ -164,14 +174,14 @@ def run_all(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) ->
     for config in configs.values():
         check(config, start)
     for name, config in configs.items():
-        runs[name] = found = run_and_write(config, start, paths[name], args.quiet)
-        for warning in found.warnings:
+        runs[name] = result = run_and_write(config, start, paths[name], args.quiet)
+        for warning in result.warnings:
             print(f"warning: {warning}", file=sys.stderr)
         if not (args.quiet or args.json):
             written = [f"wrote {path}" for path in paths[name] if path is not None]
-            print("\n".join([text(found, time.perf_counter() - began), *written]) + "\n" * (len(names) > 1))
+            print("\n".join([text(result, time.perf_counter() - began), *written]) + "\n" * (len(names) > 1))
         began = time.perf_counter()
-        if not found.measured["complete"]:
+        if not result.complete:
             raise KeyboardInterrupt
 
 
@@ -182,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     runs: dict[str, FlowRun] = {}
     code = 0
     try:
-        run_all(args, began, runs)
+        run_flows(args, began, runs)
     except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
         print(f"ufm.flow: error: {error or type(error).__name__}", file=sys.stderr)
         return 2
@@ -194,6 +204,6 @@ def main(argv: list[str] | None = None) -> int:
     if args.json and runs:
         import json
 
-        objects = {name: summary(found) for name, found in runs.items()}
+        objects = {name: run_summary(result) for name, result in runs.items()}
         print(json.dumps({"flows": objects} if args.flow == "all" else objects[args.flow], allow_nan=False))
     return code

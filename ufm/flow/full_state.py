@@ -8,24 +8,25 @@ import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from manifolds.geometry import constraint_residual
 from manifolds.linalg import Array, epsilon, namespace
+from ufm.arrays import as_numpy
 from ufm.features.snr import renormalized_features, snr
 from ufm.files import store
+from ufm.flow.config import FlowConfig
+from ufm.flow.result import FlowRun, StageProgress, largest_gap
+from ufm.flow.start import Start, end_time, on_device, output_times
+from ufm.interrupt import Interrupted
 from ufm.laws import discrete
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.discrete import DiscreteRun
 from ufm.laws.trajectory import Trajectory, follow
 from ufm.tensor.integrate import dormand_prince, observe_at
 from ufm.tensor.vector_fields import FLOWS, central_path_field, central_path_gradient, renormalize_after_step
-
-if TYPE_CHECKING:
-    from ufm.flow.config import FlowConfig
-    from ufm.flow.run import FlowRun, Progress, Start
 
 CHECKPOINT_SECONDS = 10.0
 TOLERANCE = 1e-9  # local error of the integrator, relative; never below 50 eps of the dtype
@@ -47,23 +48,8 @@ class Checkpoint:
         store.save_checkpoint(self.path, self.config, self.saved)
         self.last = time.monotonic()
 
-    def remove(self) -> None:
-        """The run is finished: its checkpoint goes."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)
 
-
-def on_device(H: np.ndarray, device: str) -> Array:
-    """H as a torch tensor on a device. Raises ValueError for a device that torch does not have."""
-    import torch
-
-    try:
-        return torch.from_numpy(np.ascontiguousarray(H)).to(device)
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error
-
-
-def starting_states(config: "FlowConfig", start: "Start") -> tuple[Array, Array]:
+def starting_states(config: FlowConfig, start: Start) -> tuple[Array, Array]:
     """X for the scheme, and the start of the flow: X, or X brought to total covariance I, or the centred raw features."""
     X, found = renormalized_features(start.H, start.layout)
     flow_start = X
@@ -79,32 +65,29 @@ def starting_states(config: "FlowConfig", start: "Start") -> tuple[Array, Array]
     return placed, _place(flow_start.astype(config.dtype, copy=False), config.device)
 
 
-def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: Path | None) -> "FlowRun":
-    """`ufm.flow.run.run` on the full state. KeyboardInterrupt returns what is done, and leaves the checkpoint."""
-    from ufm.flow import run as simulate
-
+def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Path | None) -> FlowRun:
+    """`ufm.flow.run.run_flow` on the full state; the checkpoint stays, whether the run is finished or interrupted."""
     began = time.perf_counter()
     classes, found = start.layout, start.snr
     C, N = classes.C, classes.N
     X, H = starting_states(config, start)
-    t_end = simulate.end_time(config, start)
+    t_end = end_time(config, start)
     eta, steps = discrete.schedule(t_end, found.omega, C, N, config.eta, config.steps)
     kept = discrete.kept_steps(steps)
-    times = simulate.output_times(config, t_end, found.omega, C, N)
+    times = output_times(config, t_end, found.omega, C, N)
     every_time = np.union1d(times, eta * kept)
     identity = {"t_end": t_end, "sha256 of the features": hashlib.sha256(np.ascontiguousarray(start.H).data).hexdigest()}
     checkpoint = Checkpoint(path, {**asdict(config), **identity})
     flow = _FlowStage(config, H, every_time, start).run(checkpoint, progress)
     scheme = _SchemeStage(X, eta, kept, start).run(checkpoint, progress) if flow.complete else None
-    if scheme is not None and scheme.complete:
-        checkpoint.remove()
     trajectory = Trajectory(every_time, flow.omega, found.V, C, N, found.U)
     steps_done = kept[: 1 if scheme is None else scheme.count]
     discrete_run = DiscreteRun(steps_done, found.omega[None] if scheme is None else scheme.omega[: scheme.count], eta)
     at_steps = np.searchsorted(every_time, discrete_run.t)
-    gap = simulate.largest_gap(discrete_run.omega, flow.omega[at_steps])
+    gap = largest_gap(discrete_run.omega, flow.omega[at_steps])
     shown = np.searchsorted(every_time, times)
-    return simulate.FlowRun(
+    complete = scheme is not None and scheme.complete
+    result = FlowRun(
         config,
         start,
         trajectory.rows(shown[shown < flow.count]),
@@ -113,8 +96,12 @@ def run_full(config: "FlowConfig", start: "Start", progress: "Progress", path: P
         max(flow.residual(), found.whitening.residual if scheme is None else scheme.residual()),
         time.perf_counter() - began,
         (*start.warnings, *discrete.step_warnings(t_end, eta, steps, found.omega, C, N)),
-        {"overlap": flow.overlap(), "complete": float(scheme is not None and scheme.complete)},
+        complete,
+        {"overlap": flow.overlap()},
     )
+    if not complete:
+        raise Interrupted(result)
+    return result
 
 
 class _Stage:
@@ -122,7 +109,7 @@ class _Stage:
 
     name = ""
 
-    def __init__(self, state: Array, total: int, start: "Start") -> None:
+    def __init__(self, state: Array, total: int, start: Start) -> None:
         self.state, self.total, self.layout = state, total, start.layout
         self.V0 = self.V = start.snr.V
         self.omega = np.full((total, len(start.snr.omega)), np.nan)
@@ -136,7 +123,7 @@ class _Stage:
 
     def read(self, M: Array) -> tuple[np.ndarray, np.ndarray]:
         """omega (K,) and V (C, K) of class means on the manifold (P, C)."""
-        _, omega, Vt = np.linalg.svd(_numpy(M), full_matrices=False)
+        _, omega, Vt = np.linalg.svd(as_numpy(M), full_matrices=False)
         K = self.omega.shape[1]
         return omega[:K], Vt[:K].T
 
@@ -155,7 +142,7 @@ class _Stage:
 
     def saved(self, **more: float) -> dict[str, np.ndarray]:
         """Everything that resuming needs, by name."""
-        fields = {"state": _numpy(self.state), "omega": self.omega, "V": self.V, "count": np.array(self.count)}
+        fields = {"state": as_numpy(self.state), "omega": self.omega, "V": self.V, "count": np.array(self.count)}
         fields |= {name: np.array(value) for name, value in more.items()}
         return {f"{self.name}_{name}": value for name, value in fields.items()}
 
@@ -171,30 +158,30 @@ class _Stage:
 class _FlowStage(_Stage):
     name = "flow"
 
-    def __init__(self, config: "FlowConfig", state: Array, times: np.ndarray, start: "Start") -> None:
+    def __init__(self, config: FlowConfig, state: Array, times: np.ndarray, start: Start) -> None:
         super().__init__(state, len(times), start)
         self.times, self.flow = times, FLOWS[config.flow]
         self.system = None
         if config.flow == UNNORMALIZED.name:
             from ufm.laws.mean_system import mean_system
 
-            H = _numpy(state).astype(np.float64)
+            H = as_numpy(state).astype(np.float64)
             self.system = mean_system(H, start.layout, snr(H, start.layout))
 
     def read(self, M: Array) -> tuple[np.ndarray, np.ndarray]:
         """omega and V of class means; off the manifold through the conserved total covariance."""
         if self.system is None:
             return super().read(M)
-        return self.system.snr(self.system.state_of(_numpy(M)))
+        return self.system.snr(self.system.state_of(as_numpy(M)))
 
     def residual(self) -> float:
         """||X C_M X^T - I||_F now; for the unnormalized flow the drift of H H^T / n, which it conserves, whitened."""
         if self.system is None:
             return super().residual()
-        B = self.system.frame @ _numpy(self.state)
+        B = self.system.frame @ as_numpy(self.state)
         return float(np.linalg.norm(B @ B.T / self.layout.n - np.eye(len(B))))
 
-    def run(self, checkpoint: Checkpoint, progress: "Progress") -> "_FlowStage":
+    def run(self, checkpoint: Checkpoint, progress: StageProgress) -> "_FlowStage":
         """Integrate from the start, or from the checkpoint, to the last time."""
         saved = self.restore(checkpoint)
         t, size = (float(saved["t"]), float(saved["size"])) if saved else (0.0, None)
@@ -219,11 +206,11 @@ class _FlowStage(_Stage):
 class _SchemeStage(_Stage):
     name = "scheme"
 
-    def __init__(self, state: Array, eta: float, kept: np.ndarray, start: "Start") -> None:
+    def __init__(self, state: Array, eta: float, kept: np.ndarray, start: Start) -> None:
         super().__init__(state, len(kept), start)
         self.eta, self.kept = eta, kept
 
-    def run(self, checkpoint: Checkpoint, progress: "Progress") -> "_SchemeStage":
+    def run(self, checkpoint: Checkpoint, progress: StageProgress) -> "_SchemeStage":
         """Renormalize after every step, from the start or the checkpoint, to the last step."""
         self.restore(checkpoint)
         consistent = (self.state, self.count, self.V)
@@ -245,10 +232,6 @@ class _SchemeStage(_Stage):
 
 def _place(H: np.ndarray, device: str | None) -> Array:
     return H if device is None else on_device(H, device)
-
-
-def _numpy(x: Array) -> np.ndarray:
-    return x if namespace(x) is np else x.detach().cpu().numpy()
 
 
 def _like(values: np.ndarray, x: Array) -> Array:

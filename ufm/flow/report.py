@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from ufm.features import central_path
-from ufm.flow.run import FlowRun
+from ufm.flow.result import FlowRun
 from ufm.laws.closed import LAWS
 
 ROWS = 9
@@ -37,7 +37,7 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
     return [dict(zip(COLUMNS, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
 
 
-def summary(run: FlowRun) -> dict[str, Any]:
+def run_summary(run: FlowRun) -> dict[str, Any]:
     """One JSON object: configuration, clock, start and end of both, gap, residual, table, warnings, seconds."""
     flow, scheme = run.flow, run.scheme
     found = {
@@ -55,6 +55,7 @@ def summary(run: FlowRun) -> dict[str, Any]:
         "table": table_rows(run),
         "seconds": run.seconds,
         **run.measured,
+        "complete": run.complete,
     }
     return _finite(found)
 

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ufm.interrupt import Interrupted
+
 DEFAULT_STEPS, MOST_DEFAULT_STEPS = 1000, 200_000
 MOST_STEPS = 10**12
 MOST_STORED = 10_000  # steps kept; a longer run is thinned evenly
@@ -40,7 +42,7 @@ def safe_step_from(omega0: np.ndarray, C: int, N: int) -> float:
     return safe_step(C, N) if u <= 1 else C * C * N * (1 + u) ** 2 / u
 
 
-def renormalized_step(omega: np.ndarray, eta: float, C: int, N: int) -> np.ndarray:
+def recursion_step(omega: np.ndarray, eta: float, C: int, N: int) -> np.ndarray:
     """One exact step of the scheme on the singular values. (K,) -> (K,)
 
     Raises ValueError where the step makes a deviation vanish (the renormalisation does not exist there).
@@ -59,7 +61,7 @@ def _scale_and_denominator(omega: np.ndarray, eta: float, C: int, N: int) -> tup
 
 
 class _SafeSteps:
-    """`renormalized_step` in place, where no denominator can change sign: a thousand steps of nine values in a few ms."""
+    """`recursion_step` in place, where no denominator can change sign: a thousand steps of nine values in a few ms."""
 
     def __init__(self, omega: np.ndarray, eta: float, C: int, N: int) -> None:
         self.omega, self.square, self.scale = omega, omega * 0, omega * 0
@@ -81,7 +83,7 @@ class _SafeSteps:
 
 
 class _AnySteps:
-    """`renormalized_step`, step after step."""
+    """`recursion_step`, step after step."""
 
     def __init__(self, omega: np.ndarray, eta: float, C: int, N: int) -> None:
         self.omega, self.arguments = omega, (eta, C, N)
@@ -89,7 +91,7 @@ class _AnySteps:
     def advance(self, steps: int) -> np.ndarray:
         """omega after so many more steps."""
         for _ in range(steps):
-            self.omega = renormalized_step(self.omega, *self.arguments)
+            self.omega = recursion_step(self.omega, *self.arguments)
         return self.omega
 
 
@@ -136,10 +138,10 @@ def kept_steps(steps: int, most: int = MOST_STORED) -> np.ndarray:
 def run_discrete(
     omega0: np.ndarray, eta: float, steps: int, C: int, N: int, progress: Callable[[int], None] | None = None
 ) -> DiscreteRun:
-    """`steps` steps of size eta from omega0 (K,); KeyboardInterrupt returns what is done so far.
+    """`steps` steps of size eta from omega0 (K,).
 
     `progress` is called with the number of steps done at every kept step.
-    Raises ValueError for eta <= 0, steps < 1, or bad omega0.
+    Raises ValueError for eta <= 0, steps < 1, or bad omega0; Interrupted, a KeyboardInterrupt with the steps done, on Ctrl-C.
     """
     _check(omega0, eta, steps, C, N)
     kept = kept_steps(steps)
@@ -154,8 +156,8 @@ def run_discrete(
             if progress is not None:
                 progress(stop)
     except KeyboardInterrupt:
-        pass
-    return DiscreteRun(kept[:count], done[:count], eta)
+        raise Interrupted(DiscreteRun(kept[:count], done[:count], eta)) from None
+    return DiscreteRun(kept, done, eta)
 
 
 def _check(omega0: np.ndarray, eta: float, steps: int, C: int, N: int) -> None:

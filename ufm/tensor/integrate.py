@@ -96,7 +96,7 @@ def integrate_scipy(
     """X at `times` (T,) by scipy.integrate.solve_ivp. (P, n) -> (T, P, n). Raises RuntimeError where the solver fails."""
     from scipy.integrate import solve_ivp
 
-    found = solve_ivp(
+    solution = solve_ivp(
         lambda t, x: field(x.reshape(X.shape)).reshape(-1),
         (float(times[0]), float(times[-1])),
         X.reshape(-1),
@@ -105,9 +105,9 @@ def integrate_scipy(
         rtol=tolerance,
         atol=tolerance * float(abs(X).max()),
     )
-    if not found.success:
-        raise RuntimeError(f"{method} stopped at t = {found.t[-1]:.6g}: {found.message}")
-    return found.y.T.reshape(len(times), *X.shape)
+    if not solution.success:
+        raise RuntimeError(f"{method} stopped at t = {solution.t[-1]:.6g}: {solution.message}")
+    return solution.y.T.reshape(len(times), *X.shape)
 
 
 def _attempt(field: Callable[[Array], Array], X: Array, k1: Array, h: float) -> tuple[list[Array], Array, Array]:

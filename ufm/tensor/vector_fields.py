@@ -9,15 +9,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from manifolds.geometry import renormalize
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, identity_like, namespace, symmetrize
+from manifolds.steps import renormalized_step
+from ufm.arrays import Columns, SingularValues
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import Snr
 from ufm.features.statistics import block_statistics
 from ufm.laws import closed as laws
 
-Gradient = Callable[[Array], Array]
+AmbientGradient = Callable[[Columns], Columns]
 
 
 class Flow(Protocol):
@@ -29,7 +30,7 @@ class Flow(Protocol):
     @property
     def law(self) -> laws.Law: ...
 
-    def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
+    def velocity(self, X: Columns, G: Columns, layout: ClassLayout) -> Columns:
         """dX/dt at X. (P, n)"""
         ...
 
@@ -51,7 +52,7 @@ class ProjectedFlow:
         """The name of its law."""
         return self.law.name
 
-    def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
+    def velocity(self, X: Columns, G: Columns, layout: ClassLayout) -> Columns:
         """-(G - L B). (P, n)"""
         D = layout.deviations(X)
         A = symmetrize(D @ G.mT / layout.n)
@@ -74,19 +75,19 @@ class AmbientFlow:
         """The name of its law."""
         return self.law.name
 
-    def velocity(self, X: Array, G: Array, layout: ClassLayout) -> Array:
+    def velocity(self, X: Columns, G: Columns, layout: ClassLayout) -> Columns:
         """-G. (P, n)"""
         del X, layout
         return -G
 
 
-RENORMALIZED = ProjectedFlow(laws.RENORMALIZED, lambda X, D: X)
-EMBEDDED = ProjectedFlow(laws.EMBEDDED, lambda X, D: D)
-UNNORMALIZED = AmbientFlow(laws.UNNORMALIZED)
-FLOWS: dict[str, Flow] = {flow.name: flow for flow in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
+RENORMALIZED_FLOW = ProjectedFlow(laws.RENORMALIZED, lambda X, D: X)
+EMBEDDED_FLOW = ProjectedFlow(laws.EMBEDDED, lambda X, D: D)
+UNNORMALIZED_FLOW = AmbientFlow(laws.UNNORMALIZED)
+FLOWS: dict[str, Flow] = {flow.name: flow for flow in (RENORMALIZED_FLOW, EMBEDDED_FLOW, UNNORMALIZED_FLOW)}
 
 
-def central_path_gradient(X: Array, layout: ClassLayout) -> Array:
+def central_path_gradient(X: Columns, layout: ClassLayout) -> Columns:
     """G = -(1/N) U diag(f) V^T Y + U diag(f omega) U^T X C_M, the gradient of L_LS at a point of the manifold. (P, n)
 
     Needs X C_M X^T = I, zero global mean and equal classes (ValueError otherwise for the classes; the rest is not checked here:
@@ -100,7 +101,7 @@ def central_path_gradient(X: Array, layout: ClassLayout) -> Array:
     return layout.add_to_means(G, -(U * (f / N)) @ Vt)
 
 
-def ls_gradient(H: Array, layout: ClassLayout, lam: float = 0.0) -> Array:
+def ls_gradient(H: Columns, layout: ClassLayout, lam: float = 0.0) -> Columns:
     """grad L_LS(H) = W_LS^T (W_LS H + b_LS 1^T - Y) / n, for any features, any class sizes and any lambda. (P, n)
 
     By the envelope theorem the least-squares classifier contributes no derivative of its own. Same errors as `ls_classifier`.
@@ -113,7 +114,7 @@ def ls_gradient(H: Array, layout: ClassLayout, lam: float = 0.0) -> Array:
     return W.mT @ (residual / layout.n)
 
 
-def autograd_gradient(loss: Callable[[Array], Array]) -> Gradient:
+def autograd_gradient(loss: Callable[[Array], Array]) -> AmbientGradient:
     """The ambient gradient of a user's own torch loss X -> scalar, as a function X -> (P, n)."""
 
     def gradient(X: Array) -> Array:
@@ -124,19 +125,19 @@ def autograd_gradient(loss: Callable[[Array], Array]) -> Gradient:
     return gradient
 
 
-def central_path_field(flow: Flow, layout: ClassLayout) -> Gradient:
+def central_path_field(flow: Flow, layout: ClassLayout) -> AmbientGradient:
     """The velocity X -> dX/dt of `flow` on L_LS, from its projection and the analytic gradient. (P, n) -> (P, n)"""
     if isinstance(flow, AmbientFlow):
         return lambda X: flow.velocity(X, ls_gradient(X, layout), layout)
     return lambda X: flow.velocity(X, central_path_gradient(X, layout), layout)
 
 
-def renormalize_after_step(X: Array, eta: float, gradient: Gradient, layout: ClassLayout) -> Array:
+def renormalize_after_step(X: Columns, eta: float, gradient: AmbientGradient, layout: ClassLayout) -> Columns:
     """renormalize(X - eta G(X)), one step of the paper's discrete scheme D.1, for any loss. (P, n)"""
-    return renormalize(X - eta * gradient(X), layout)
+    return renormalized_step(X, gradient(X), eta, layout)
 
 
-def advance_means(X: Array, start: Snr, omega_from: Array, omega_to: Array, layout: ClassLayout) -> Array:
+def advance_means(X: Columns, start: Snr, omega_from: SingularValues, omega_to: SingularValues, layout: ClassLayout) -> Columns:
     """X + U diag(omega_to - omega_from) V^T Y written into X: the exact step of laws (a), (b) and of the scheme (d). (P, n)
 
     Only the class means move on the manifold, so this reads and writes X once and needs no second X. omega_* (K,).
@@ -146,7 +147,9 @@ def advance_means(X: Array, start: Snr, omega_from: Array, omega_to: Array, layo
     return layout.add_to_means(X, dM.astype(X.dtype) if xp.__name__ == "numpy" else dM.to(X.dtype))
 
 
-def advance_unnormalized(H: Array, start: Snr, omega_from: Array, omega_to: Array, layout: ClassLayout) -> Array:
+def advance_unnormalized(
+    H: Columns, start: Snr, omega_from: SingularValues, omega_to: SingularValues, layout: ClassLayout
+) -> Columns:
     """The exact step of law (c) written into H, started from H H^T / n = I. (P, n)
 
     With q = omega^2 / (C + omega^2): class means U diag(sqrt(C q)) V^T, deviations along u_j shrink as sqrt(1 - q).

@@ -16,7 +16,8 @@ from tests.strategies import Problem, features, problems
 from ufm.features import central_path
 from ufm.features.least_squares import decompose, ls_classifier
 from ufm.features.measures import phd_equiangular, phd_equinorm, phd_maximal_angle, phd_nc1, phd_nc3
-from ufm.features.snr import aligned_coordinates, reduce_to_range, renormalized_features, snr, snr_spectrum
+from ufm.features.ranges import reduce_to_range
+from ufm.features.snr import aligned_coordinates, renormalized_features, snr, snr_spectrum
 from ufm.features.statistics import block_statistics
 
 

@@ -20,7 +20,7 @@ from ufm.features.statistics import block_statistics
 from ufm.files import store
 from ufm.files.plot import save_figure, trajectory_figure
 from ufm.flow import command as flow
-from ufm.flow import run as simulate
+from ufm.flow import result
 from ufm.laws.closed import LAWS
 from ufm.laws.discrete import run_discrete
 from ufm.tensor.vector_fields import advance_means, central_path_gradient, renormalize_after_step
@@ -28,7 +28,8 @@ from ufm.tensor.vector_fields import advance_means, central_path_gradient, renor
 ROOT = Path(__file__).parents[3]
 SMALL = ["--C", "4", "--N", "20", "--P", "7"]
 ARRAYS = {
-    "t", "omega", "loss", "loss_nc1", "loss_nc23", "eta", "t_discrete", "omega_discrete", "U", "V", "residual", "config",
+    "t", "omega", "loss", "loss_nc1", "loss_nc23", "eta", "t_discrete", "omega_discrete", "U", "V", "residual", "complete",
+    "config",
 }  # fmt: skip
 
 
@@ -190,7 +191,7 @@ def test_the_raw_start_keeps_the_features_as_they_are(tmp_path: Path, full: list
 
 def test_a_stored_run_can_be_loaded_and_drawn_again(tmp_path: Path) -> None:
     assert run(*SMALL, "--out", tmp_path / "run.npz", "--quiet", "--steps", "50") == 0
-    found, scheme = simulate.load_run(tmp_path / "run.npz")
+    found, scheme = result.load_flow(tmp_path / "run.npz")
     arrays = store.load_arrays(tmp_path / "run.npz")
     np.testing.assert_array_equal(found.loss, arrays["loss"])
     np.testing.assert_array_equal(scheme.steps, np.arange(51))
@@ -199,7 +200,7 @@ def test_a_stored_run_can_be_loaded_and_drawn_again(tmp_path: Path) -> None:
     assert b"Type3" not in (tmp_path / "again.pdf").read_bytes()
     write_features(tmp_path / "features.npz")
     with pytest.raises(ValueError, match="it lacks U, V"):
-        simulate.load_run(tmp_path / "features.npz")
+        result.load_flow(tmp_path / "features.npz")
 
 
 def test_times_begin_before_anything_moves(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from tests import oracles
 from tests.strategies import Problem, problems
 from ufm.features import central_path
 from ufm.features.snr import snr
+from ufm.interrupt import Interrupted
 from ufm.laws import discrete
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.tensor.vector_fields import central_path_gradient, ls_gradient, renormalize_after_step
@@ -39,7 +40,7 @@ def test_past_the_safe_step_values_are_absolute_and_deviations_reflect(problem: 
     f = central_path.loss_slope(start.omega, C)
     denominator = 1 - eta * f * start.omega / (C * N)
     assume((abs(denominator) > 1e-3).all())
-    omega = discrete.renormalized_step(start.omega, eta, C, N)
+    omega = discrete.recursion_step(start.omega, eta, C, N)
     np.testing.assert_allclose(omega, (start.omega + eta * f / N) / abs(denominator), rtol=1e-12)
     U = start.left_vectors
     np.testing.assert_allclose(U.T @ layout.means(stepped) @ start.V, np.diag(omega), atol=1e-8 * omega.max())
@@ -50,7 +51,7 @@ def test_past_the_safe_step_values_are_absolute_and_deviations_reflect(problem: 
 def test_below_the_safe_step_omega_grows_and_the_loss_falls(C: int, N: int, logs: list[float], share: float) -> None:
     omega = 10.0 ** np.array(logs)
     eta = share * discrete.safe_step(C, N)
-    stepped = discrete.renormalized_step(omega, eta, C, N)
+    stepped = discrete.recursion_step(omega, eta, C, N)
     assert (stepped >= omega).all()
     assert central_path.spectral_loss(stepped, C) <= central_path.spectral_loss(omega, C)
     denominators = 1 - eta * central_path.loss_slope(omega, C) * omega / (C * N)
@@ -127,7 +128,10 @@ def test_interrupt_keeps_what_was_computed() -> None:
         if done == 7:
             raise KeyboardInterrupt
 
-    run = discrete.run_discrete(np.array([1.0, 2.0]), 1.0, 100, 3, 5, stop)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        discrete.run_discrete(np.array([1.0, 2.0]), 1.0, 100, 3, 5, stop)
+    assert isinstance(interrupted.value, Interrupted)
+    run = interrupted.value.partial
     np.testing.assert_array_equal(run.steps, np.arange(8))
     np.testing.assert_array_equal(run.omega, discrete.run_discrete(np.array([1.0, 2.0]), 1.0, 7, 3, 5).omega)
 
@@ -138,7 +142,7 @@ def test_unsafe_and_safe_loops_take_the_same_steps() -> None:
         eta = factor * discrete.safe_step(4, 9)
         omega = omega0
         for _ in range(5):
-            omega = discrete.renormalized_step(omega, eta, 4, 9)
+            omega = discrete.recursion_step(omega, eta, 4, 9)
         np.testing.assert_allclose(discrete.run_discrete(omega0, eta, 5, 4, 9).omega[-1], omega, rtol=1e-14)
 
 
@@ -159,4 +163,4 @@ def test_bad_runs_are_refused(omega: list[float], eta: float, steps: int, messag
 
 def test_a_step_that_annihilates_a_direction_is_refused() -> None:
     with pytest.raises(ValueError, match="annihilates"):
-        discrete.renormalized_step(np.array([2.0]), discrete.safe_step(4, 16), 4, 16)
+        discrete.recursion_step(np.array([2.0]), discrete.safe_step(4, 16), 4, 16)

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from manifolds.layout import ClassLayout
 from tests.strategies import Problem, features, problems
 from ufm.features.snr import snr
+from ufm.interrupt import Interrupted
 from ufm.laws.mean_system import growth_time, mean_system, run_raw
 from ufm.laws.trajectory import follow
 from ufm.tensor.integrate import integrate_scipy
-from ufm.tensor.vector_fields import UNNORMALIZED, central_path_field
+from ufm.tensor.vector_fields import UNNORMALIZED_FLOW, central_path_field
 
 
 @given(problems(few_features=True), st.floats(0.02, 0.4))
@@ -20,7 +21,7 @@ def test_the_mean_system_is_the_full_flow(problem: Problem, share: float) -> Non
     H = problem.H - problem.H.mean(-1, keepdims=True)
     times = np.array([0.0, 0.5, 1.0]) * share * layout.C**2 * layout.N * np.linalg.eigvalsh(H @ H.T / layout.n)[0]
     trajectory = run_raw(mean_system(H, layout, snr(H, layout)), times)
-    states = integrate_scipy(central_path_field(UNNORMALIZED, layout), H, times)
+    states = integrate_scipy(central_path_field(UNNORMALIZED_FLOW, layout), H, times)
     for omega, state in zip(trajectory.omega, states, strict=True):
         np.testing.assert_allclose(np.sort(omega)[::-1], snr(state, layout).omega, rtol=1e-6, atol=1e-9)
 
@@ -32,7 +33,7 @@ def test_from_total_covariance_identity_it_is_law_c() -> None:
     values, E = np.linalg.eigh(H @ H.T / layout.n)
     whitened = (E / np.sqrt(values)) @ E.T @ H
     times = np.linspace(0, 2 * layout.C**2 * layout.N, 5)
-    expected = UNNORMALIZED.law.omega(times, snr(whitened, layout).omega, layout.C, layout.N)
+    expected = UNNORMALIZED_FLOW.law.omega(times, snr(whitened, layout).omega, layout.C, layout.N)
     np.testing.assert_allclose(run_raw(mean_system(whitened, layout, snr(whitened, layout)), times).omega, expected, rtol=1e-8)
 
 
@@ -76,7 +77,7 @@ def test_far_into_collapse_nothing_cancels() -> None:
     whitened = (E / np.sqrt(values)) @ E.T @ H
     found = snr(whitened, layout)
     times = np.array([0.0, 15.0 * layout.C**2 * layout.N])
-    expected = UNNORMALIZED.law.omega(times, found.omega, layout.C, layout.N)
+    expected = UNNORMALIZED_FLOW.law.omega(times, found.omega, layout.C, layout.N)
     np.testing.assert_allclose(run_raw(mean_system(whitened, layout, found), times).omega, expected, rtol=1e-7)
 
 
@@ -112,6 +113,9 @@ def test_an_interrupted_run_keeps_the_times_reached() -> None:
         if share > 0.5:
             raise KeyboardInterrupt
 
-    part, whole = run_raw(system, times, progress=stop), run_raw(system, times)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        run_raw(system, times, progress=stop)
+    assert isinstance(interrupted.value, Interrupted)
+    part, whole = interrupted.value.partial, run_raw(system, times)
     assert 40 < len(part.t) < 100
     np.testing.assert_array_equal(part.omega, whole.omega[: len(part.t)])

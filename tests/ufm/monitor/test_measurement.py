@@ -15,7 +15,7 @@ from torch import nn
 from manifolds.layout import ClassLayout
 from tests import oracles
 from ufm.features import snr as exact
-from ufm.features.ranges import snr_in_range
+from ufm.features.ranges import reduce_to_range, snr_in_range
 from ufm.features.statistics import statistics_of
 from ufm.files.spool import FeatureSpool
 from ufm.monitor.measurement import Measurement, measure_features
@@ -160,7 +160,7 @@ def test_dead_features_are_dropped_and_counted_as_the_reduction_does() -> None:
     wide = np.hstack([W, np.ones((C, 3))])
     order = np.argsort(labels, kind="stable")
     layout = ClassLayout.equal(C, len(labels) // C)
-    reduced, reduction = exact.reduce_to_range(np.ascontiguousarray(dead[order].T), layout)
+    reduced, reduction = reduce_to_range(np.ascontiguousarray(dead[order].T), layout)
     expected = exact.snr(reduced, layout)
     for lam in (0.0, 0.05):
         found = measure_features(dead, labels, wide, b, lam)

@@ -64,6 +64,18 @@ def test_global_error_follows_the_tolerance_and_times_are_hit() -> None:
     assert error < 1e-6
 
 
+def test_the_controller_scales_a_step_by_the_fifth_root_of_its_error() -> None:
+    """The local error of the pair is of order h^5: the step that would meet the tolerance is h (tolerance / error)^(1/5)."""
+    tolerance = 1e-6
+    for size in (0.08, 0.12, 0.16):
+        step = next(dormand_prince(rotation, X0, 0.0, 9.0, lambda X: X, tolerance, size))
+        assert step.t == size
+        _, new, error = integrate._attempt(rotation, X0, rotation(X0), size)
+        ratio = np.linalg.norm(error) / (tolerance * max(np.linalg.norm(X0), np.linalg.norm(new)))
+        assert 0.2 < integrate.SAFETY * ratio**-0.2 < 5  # neither bound of the controller is reached
+        np.testing.assert_allclose(step.next_size, size * integrate.SAFETY * (1 / ratio) ** (1 / 5), rtol=1e-12)
+
+
 def test_a_resumed_run_is_bitwise_the_same() -> None:
     steps = list(dormand_prince(rotation, X0, 0.0, 5.0, lambda X: X))
     assert len(steps) > 6

@@ -101,7 +101,7 @@ def test_erratum_4_lemma_4_is_the_ambient_gradient_and_leaves_the_manifold(probl
     np.testing.assert_allclose(lemma_4, -G, atol=1e-11)
     assert geometry.tangency_residual(X, lemma_4, layout) > 1e-6 * np.max(f * omega)
     # and it is not Eq. 5 with Proposition 4, whose velocity moves the class means alone
-    velocity = vector_fields.RENORMALIZED.velocity(X, G, layout)
+    velocity = vector_fields.RENORMALIZED_FLOW.velocity(X, G, layout)
     np.testing.assert_allclose(layout.deviations(velocity), 0, atol=1e-11)
     means = (U * (f * (1 + omega**2 / C) / N)) @ V.T
     np.testing.assert_allclose(layout.means(velocity), means, atol=1e-11)
@@ -112,7 +112,7 @@ def test_erratum_4_lemma_4_is_the_ambient_gradient_and_leaves_the_manifold(probl
 def test_the_embedded_flow_moves_the_means_alone_too_but_slower(problem: Problem) -> None:
     X, found, layout = start(problem)
     G = vector_fields.central_path_gradient(X, layout)
-    velocity = vector_fields.EMBEDDED.velocity(X, G, layout)
+    velocity = vector_fields.EMBEDDED_FLOW.velocity(X, G, layout)
     f = central_path.loss_slope(found.omega, layout.C)
     np.testing.assert_allclose(layout.deviations(velocity), 0, atol=1e-11)
     np.testing.assert_allclose(layout.means(velocity), (found.left_vectors * (f / layout.N)) @ found.V.T, atol=1e-11)
@@ -129,16 +129,19 @@ def test_lemma_5_holds_for_the_embedded_flow_and_not_for_equation_5_with_proposi
     def rate(flow: vector_fields.Flow) -> np.ndarray:
         return np.sum((found.left_vectors.T @ layout.means(flow.velocity(X, G, layout))) * found.V.T, axis=1)
 
-    np.testing.assert_allclose(rate(vector_fields.EMBEDDED), lemma_5, rtol=1e-8)
-    np.testing.assert_allclose(rate(vector_fields.EMBEDDED), EMBEDDED.rate(omega, C, N), rtol=1e-8)
-    np.testing.assert_allclose(rate(vector_fields.RENORMALIZED), RENORMALIZED.rate(omega, C, N), rtol=1e-8)
-    np.testing.assert_allclose(rate(vector_fields.RENORMALIZED) / lemma_5, 1 + omega**2 / C, rtol=1e-8)  # not 1: erratum 5
+    np.testing.assert_allclose(rate(vector_fields.EMBEDDED_FLOW), lemma_5, rtol=1e-8)
+    np.testing.assert_allclose(rate(vector_fields.EMBEDDED_FLOW), EMBEDDED.rate(omega, C, N), rtol=1e-8)
+    np.testing.assert_allclose(rate(vector_fields.RENORMALIZED_FLOW), RENORMALIZED.rate(omega, C, N), rtol=1e-8)
+    np.testing.assert_allclose(rate(vector_fields.RENORMALIZED_FLOW) / lemma_5, 1 + omega**2 / C, rtol=1e-8)  # not 1: erratum 5
 
 
 @given(
     problems(),
     st.sampled_from(
-        [(vector_fields.RENORMALIZED, geometry.oblique_projection), (vector_fields.EMBEDDED, geometry.orthogonal_projection)]
+        [
+            (vector_fields.RENORMALIZED_FLOW, geometry.oblique_projection),
+            (vector_fields.EMBEDDED_FLOW, geometry.orthogonal_projection),
+        ]
     ),
 )
 def test_velocity_on_the_manifold_is_minus_the_projected_gradient_of_any_loss(problem: Problem, pair: tuple) -> None:
@@ -148,7 +151,7 @@ def test_velocity_on_the_manifold_is_minus_the_projected_gradient_of_any_loss(pr
     np.testing.assert_allclose(flow.velocity(X, G, layout), -project(X, G, layout), atol=1e-10)
 
 
-@pytest.mark.parametrize("flow", [vector_fields.RENORMALIZED, vector_fields.EMBEDDED], ids=lambda flow: flow.name)
+@pytest.mark.parametrize("flow", [vector_fields.RENORMALIZED_FLOW, vector_fields.EMBEDDED_FLOW], ids=lambda flow: flow.name)
 def test_the_constraint_survives_long_integration(flow: vector_fields.Flow) -> None:
     """Rounding off the manifold grows as exp(omega^2 / C) under the bare orthogonal projection: here that is exp(224)."""
     layout = ClassLayout.equal(2, 4)
@@ -182,7 +185,7 @@ def test_proposition_2_is_not_the_law_of_equation_5_as_the_paper_defines_it(prob
     X, found, layout = start(problem)
     C, N = layout.C, layout.N
     t = float(RENORMALIZED.time(np.array(3 * found.omega[0]), found.omega[:1], C, N)[0])
-    end = integrate_scipy(vector_fields.central_path_field(vector_fields.RENORMALIZED, layout), X, np.array([0.0, t]))[-1]
+    end = integrate_scipy(vector_fields.central_path_field(vector_fields.RENORMALIZED_FLOW, layout), X, np.array([0.0, t]))[-1]
     omega = snr(end, layout).omega
 
     def printed(omega: np.ndarray) -> np.ndarray:  # c_1 log omega + c_2 omega^2 + c_3 omega^4, Eq. 10
@@ -202,7 +205,7 @@ def test_unnormalized_flow_conserves_the_second_moment_for_every_start(problem: 
     G = vector_fields.ls_gradient(H, layout)
     np.testing.assert_allclose(G @ H.T, 0, atol=1e-10)
     times = np.array([0.0, 30.0 * layout.C**2 * layout.N * 0.01])
-    end = integrate_scipy(vector_fields.central_path_field(vector_fields.UNNORMALIZED, layout), H, times)[-1]
+    end = integrate_scipy(vector_fields.central_path_field(vector_fields.UNNORMALIZED_FLOW, layout), H, times)[-1]
     np.testing.assert_allclose(end @ end.T, H @ H.T, rtol=1e-7, atol=1e-7 * np.linalg.norm(H) ** 2)
 
 
@@ -215,7 +218,7 @@ def test_law_c_s_squares_are_logistic_and_features_collapse(problem: Problem) ->
     np.testing.assert_allclose(m2, found.omega**2 / (C + found.omega**2), rtol=1e-8)
     t = 3.0 * C**2 * N
     vector_fields.advance_unnormalized(
-        H, snr(H, layout), found.omega, vector_fields.UNNORMALIZED.law.omega(np.array(t), found.omega, C, N), layout
+        H, snr(H, layout), found.omega, vector_fields.UNNORMALIZED_FLOW.law.omega(np.array(t), found.omega, C, N), layout
     )
     q = np.linalg.svd(layout.means(H), compute_uv=False)[: C - 1] ** 2 / C
     np.testing.assert_allclose(q / (1 - q), m2 / (1 - m2) * np.exp(2 * t / (C**2 * N)), rtol=1e-6)
@@ -243,8 +246,8 @@ def test_exact_unnormalized_step_is_the_flow_in_place(problem: Problem) -> None:
     X, found, layout = start(problem)
     H = oracles.inverse_sqrt(X @ X.T / layout.n) @ X
     t = 0.8 * layout.C**2 * layout.N
-    omega = vector_fields.UNNORMALIZED.law.omega(np.array(t), found.omega, layout.C, layout.N)
-    end = integrate_scipy(vector_fields.central_path_field(vector_fields.UNNORMALIZED, layout), H, np.array([0.0, t]))[-1]
+    omega = vector_fields.UNNORMALIZED_FLOW.law.omega(np.array(t), found.omega, layout.C, layout.N)
+    end = integrate_scipy(vector_fields.central_path_field(vector_fields.UNNORMALIZED_FLOW, layout), H, np.array([0.0, t]))[-1]
     np.testing.assert_allclose(vector_fields.advance_unnormalized(H, snr(H, layout), found.omega, omega, layout), end, atol=1e-6)
 
 

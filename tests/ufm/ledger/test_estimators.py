@@ -1,0 +1,186 @@
+"""Corrected and held-out SNR: unbiased on Gaussian data of known SNR, equal to their definitions by refitting; refusals."""
+
+import re
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from manifolds.layout import ClassLayout
+from tests.strategies import Problem, problems
+from tests.ufm.ledger.maps import EPS, labels_of, statistics
+from ufm.features.statistics import StreamingStatistics, statistics_of
+from ufm.ledger.discrimination import discrimination
+from ufm.ledger.estimators import Estimates, corrected_form, draw_forms, estimates, mean_noise, too_few
+from ufm.ledger.leave_one_out import Rows, SecondPass, left_out_forms, left_out_signal
+
+
+def measured(X: np.ndarray, y: np.ndarray, C: int) -> tuple[Estimates, Rows]:
+    stats = statistics_of(X, y, C)
+    form = discrimination(stats, EPS)
+    rows = SecondPass(stats, form).update(X, y).compute()
+    return estimates(form, rows), rows
+
+
+def gaussian(
+    counts: np.ndarray, P: int, rng: np.random.Generator, size: float = 4.0
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (n, P), labels, and the true omega: means in three directions, deviations with a random covariance."""
+    C, n = len(counts), counts.sum()
+    M = np.zeros((P, C))
+    M[:C, :C] = np.diag(size * 0.75 ** np.arange(C))
+    M = M - (M @ (counts / n))[:, None]
+    y = np.repeat(np.arange(C), counts)
+    mixing = np.eye(P) + rng.standard_normal((P, P)) / (2 * P**0.5)
+    return (rng.standard_normal((n, P)) + M.T[y]) @ mixing.T, y, np.linalg.svd(M)[1][: C - 1]
+
+
+@settings(max_examples=10)
+@given(problems(balanced=False))
+def test_leaving_an_example_out_is_what_refitting_without_it_gives(problem: Problem) -> None:
+    X, y, C = problem.H.T, labels_of(problem.layout), problem.layout.C
+    counts = np.array(problem.layout.sizes)
+    if len(y) - 1 - C < problem.P:
+        return
+    _, rows = measured(X, y, C)
+    V = problem.rng.standard_normal((C, 2))
+    V -= V.mean(0)  # contrasts: the centring of the class means then does not matter
+    mu = X.mean(0)
+    signal = np.zeros((C, C))
+    traces = []
+    for i in range(len(y)):
+        keep = np.arange(len(y)) != i
+        means = np.stack([X[keep & (y == c)].mean(0) for c in range(C)], 1)
+        D = X[keep] - means.T[y[keep]]
+        A = D.T @ D
+        expected = V.T @ means.T @ np.linalg.solve(A, means @ V)
+        np.testing.assert_allclose(left_out_forms(rows, counts, V)[i], np.diag(expected), rtol=1e-6)
+        signal[y[i]] += (X[i] - mu) @ np.linalg.solve(A, means - mu[:, None]) / counts[y[i]]
+        d = X[i] - means[:, y[i]]
+        traces.append((counts[y[i]] - 1) / counts[y[i]] * (d @ np.linalg.solve(A, d)))
+    T, trace = left_out_signal(rows, counts)
+    np.testing.assert_allclose(T, signal, rtol=1e-6, atol=1e-8 * abs(signal).max())
+    assert trace == pytest.approx(np.mean(traces), rel=1e-7)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9])
+@pytest.mark.parametrize("counts", [(100, 100, 100, 100), (50, 80, 110, 160)])
+def test_estimates_agree_with_a_known_snr_and_with_each_other(share: float, counts: tuple[int, ...]) -> None:
+    """P / n from 0.05 to 0.9: in sample is far off, both estimates are not; intervals hold the truth and each other."""
+    rng, sizes = np.random.default_rng(7), np.array(counts)
+    repeats, inside, errors, gaps, naive = 24, np.zeros(2), [], [], []
+    for _ in range(repeats):
+        X, y, true = gaussian(sizes, int(share * sizes.sum()), rng)
+        found, _ = measured(X, y, 4)
+        for k, interval in enumerate((found.corrected_interval, found.held_out_interval)):
+            inside[k] += ((interval[:, 0] <= true) & (true <= interval[:, 1])).mean()
+        errors.append(found.corrected[:2] ** 2 / true[:2] ** 2 - 1)
+        gaps.append(found.held_out[:2] / found.corrected[:2] - 1)
+        naive.append(np.log(found.omega / true).mean())
+        assert (found.corrected_interval[:, 0] <= found.held_out).all()
+        assert (found.held_out[:2] <= found.corrected_interval[:2, 1]).all()
+    deviation = np.std(errors, axis=0) / repeats**0.5
+    assert (abs(np.mean(errors, axis=0)) < 4 * deviation).all()  # unbiased for omega^2
+    assert (inside / repeats > 0.85).all()  # 72 intervals at 95 %, three of a sample not independent
+    assert np.mean(naive) > 0.5 * -np.log(1 - share) > 0 or share < 0.1
+    assert abs(np.mean(gaps)) < 0.05
+
+
+def test_the_mean_of_many_samples_is_the_population() -> None:
+    """The matrix form is unbiased, and the draws of the bootstrap have the mean that the formula for E G_hat says."""
+    rng, counts, P = np.random.default_rng(1), np.array([9, 14, 20]), 12
+    nu, n = counts.sum() - 3, counts.sum()
+    M = rng.standard_normal((P, 3))
+    M -= (M @ (counts / n))[:, None]
+    G = M.T @ M
+    draws = draw_forms(G, nu, P, counts, 40_000, rng)
+    expected = n / (nu - P - 1) * (G + P * mean_noise(counts))
+    error = draws.std(0) / 200
+    assert (abs(draws.mean(0) - expected) < 5 * error + 1e-9).all()
+    np.testing.assert_allclose(corrected_form(expected, nu, P, counts), G, atol=1e-9)
+    y = np.repeat(np.arange(3), counts)
+    samples = np.stack([discrimination(statistics_of(M.T[y] + rng.standard_normal((n, P)), y, 3), EPS).gram for _ in range(2000)])
+    assert (abs(samples.mean(0) - expected) < 5 * samples.std(0) / 2000**0.5).all()
+    np.testing.assert_allclose(samples.std(0), draws.std(0), rtol=0.15)
+
+
+@given(st.integers(2, 5), st.integers(1, 9), st.integers(0, 10**6))
+def test_the_draws_serve_fewer_features_than_classes(C: int, P: int, seed: int) -> None:
+    rng, counts = np.random.default_rng(seed), np.arange(C) + 8
+    M = rng.standard_normal((P, C))
+    M -= (M @ (counts / counts.sum()))[:, None]
+    draws = draw_forms(M.T @ M, counts.sum() - C, P, counts, 50, rng)
+    assert np.isfinite(draws).all()
+    assert (np.linalg.matrix_rank(draws, tol=1e-9 * abs(draws).max()) <= min(C - 1, P)).all()
+
+
+@settings(max_examples=10)
+@given(problems(balanced=False), st.integers(1, 7))
+def test_batches_and_merged_passes_give_the_same(problem: Problem, size: int) -> None:
+    X, y, C = problem.H.T, labels_of(problem.layout), problem.layout.C
+    whole, _ = measured(X, y, C)
+    first, second = StreamingStatistics(C), StreamingStatistics(C)
+    for start in range(0, len(y), size):
+        (first if start % 2 else second).update(X[start : start + size], y[start : start + size])
+    stats = first.merge(second).compute()
+    form = discrimination(stats, EPS)
+    passes = [SecondPass(stats, form), SecondPass(stats, form)]
+    for start in range(0, len(y), size):
+        passes[start % 2].update(X[start : start + size], y[start : start + size])
+    found = estimates(form, passes[0].merge(passes[1]).compute())
+    np.testing.assert_allclose(found.omega, whole.omega, rtol=1e-7)
+    np.testing.assert_allclose(found.held_out, whole.held_out, rtol=1e-5, atol=1e-6, equal_nan=True)
+
+
+def test_too_few_data_get_no_number_and_a_reason() -> None:
+    rng = np.random.default_rng(0)
+    for n, P, word in ((60, 100, "omega in sample is inf"), (60, 55, "above P \\+ 3 = 58 are needed")):
+        y = np.arange(n) % 4
+        found, _ = measured(rng.standard_normal((n, P)), y, 4)
+        assert np.isnan(found.corrected).all()
+        assert np.isnan(found.held_out_interval).all()
+        assert re.search(word, found.reason)
+    X = rng.standard_normal((60, 4))
+    X[:, 3] = 0
+    X[7, 3] = 1.0  # a unit that a single example switches on
+    found, _ = measured(X, np.arange(60) % 3, 3)
+    assert "1 examples are alone" in found.reason
+    assert np.isnan(found.held_out).all()
+    assert np.isfinite(found.corrected).all()
+    stats = statistics(rng.standard_normal((3, 13)), ClassLayout((1, 5, 7)))
+    assert "single example" in too_few(discrimination(stats, EPS))
+
+
+def test_nothing_to_see_is_not_seen() -> None:
+    """Labels without meaning: in sample omega is large, the intervals of both estimates go down to nothing."""
+    rng = np.random.default_rng(3)
+    X, y = rng.standard_normal((300, 150)), np.arange(300) % 3
+    found, _ = measured(X, y, 3)
+    assert (found.omega > 1).all()
+    assert (found.corrected_interval[:, 0] < 0.1).all()
+    assert (found.held_out < 0.8).all()
+
+
+def test_other_data_in_the_second_pass_is_refused() -> None:
+    rng = np.random.default_rng(0)
+    y = np.arange(60) % 3
+    X = rng.standard_normal((60, 4))
+    stats = statistics_of(X, y, 3)
+    form = discrimination(stats, EPS)
+    with pytest.raises(ValueError, match="other features than the first"):
+        SecondPass(stats, form).update(rng.standard_normal((60, 4)), y).compute()
+    with pytest.raises(ValueError, match="without random augmentation and without drop_last"):
+        SecondPass(stats, form).update(X[:-1], y[:-1]).compute()
+
+
+def test_the_second_pass_gives_back_the_digits_of_an_ill_conditioned_covariance() -> None:
+    rng, layout = np.random.default_rng(5), ClassLayout((30, 40, 50))
+    X, y, true = gaussian(np.array(layout.sizes), 6, rng)
+    A = np.linalg.qr(rng.standard_normal((6, 6)))[0] * np.logspace(0, -5.5, 6) @ np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    plain, _ = measured(X, y, 3)
+    mapped, _ = measured(X @ A.T, y, 3)
+    first = discrimination(statistics_of(X @ A.T, y, 3), EPS).omega
+    assert abs(mapped.omega / plain.omega - 1).max() < 1e-8
+    assert abs(mapped.omega / plain.omega - 1).max() < abs(first / plain.omega - 1).max()
+    assert len(true) == 2

@@ -1,0 +1,280 @@
+"""The ledger of networks: the theorem on 200 of them, sums that add up, any user's model, and nothing changed by looking."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from manifolds.layout import ClassLayout
+from tests.ufm.ledger.maps import EPS
+from tests.ufm.ledger.networks import Blocks, DataDependent, InPlaceSkip, Remembering, images, vectors
+from ufm.features.snr import snr_spectrum
+from ufm.features.statistics import statistics_of
+from ufm.ledger import ChannelMeans, Ledger, Sketch, ledger
+from ufm.ledger.discrimination import discrimination
+
+
+def omega_of(features: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+    return discrimination(statistics_of(features.double(), labels, int(labels.max()) + 1), EPS).omega
+
+
+def whole(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = zip(*batches, strict=True)
+    return torch.cat(x), torch.cat(y)
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_the_theorem_holds_in_every_operation_of_200_networks(part: int) -> None:
+    """50 networks each: no affine operation raises an omega by 1e-9; with identities nothing does; the gains telescope."""
+    for seed in range(50 * part, 50 * part + 50):
+        rng = np.random.default_rng(seed)
+        torch.manual_seed(seed)
+        identity = seed % 5 == 0
+        activation = nn.Identity if identity else (nn.ReLU, nn.GELU, nn.Tanh)[seed % 3]
+        C = int(rng.integers(2, 5))
+        found = ledger(Blocks(rng, C, activation).double(), images(rng, C, 160))
+        worst = found.violations()
+        assert found.seen == "torch.fx"
+        assert np.nanmax(worst) <= 1e-9, (seed, found.operations[int(np.nanargmax(worst))])
+        assert sum(affine is True for affine in found.affine) >= 7
+        if identity:
+            assert all(found.affine)
+            assert np.nanmax(found.gain) <= 1e-9
+        finite = np.isfinite(found.gain).all(0)  # a layer of fewer units than contrasts has omega 0
+        assert finite.any()
+        total = np.log(found.omega[-1, finite]) - np.log(found.omega[0, finite])
+        np.testing.assert_allclose(found.gain.sum(0)[finite], total, atol=1e-12)
+
+
+def test_rows_are_the_snr_of_the_state_after_each_operation() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).double().eval()
+    batches = vectors()
+    x, y = whole(batches)
+    found = ledger(net, batches)
+    assert found.operations == ("0", "1", "2", "3")
+    assert found.kinds == ("Linear", "BatchNorm1d", "ReLU", "Linear")
+    assert found.affine == (True, True, False, True)
+    assert found.omega.shape == (5, 2)
+    order = torch.argsort(y, stable=True)
+    for k in range(5):
+        H = net[:k](x)[order].detach().numpy().T
+        if k < 4:
+            expected = snr_spectrum(H, ClassLayout(tuple(np.bincount(y).tolist()))).omega
+            np.testing.assert_allclose(found.omega[k], expected[:2], rtol=1e-8)
+    np.testing.assert_allclose(found.gain, np.diff(np.log(found.omega), axis=0))
+    assert found.gains("corrected").shape == (4, 2)
+    interval = found.mean_gain_interval()
+    assert (interval[:, 0] <= found.mean_gain()).all()
+    assert (found.mean_gain() <= interval[:, 1]).all()
+
+
+def test_the_state_inside_a_residual_block_is_the_pair() -> None:
+    torch.manual_seed(1)
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(6, 4)
+            self.outer = nn.Linear(4, 6)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x + self.outer(torch.relu(self.inner(x)))
+
+    net, batches = Block().double(), vectors()
+    x, y = whole(batches)
+    found = ledger(net, batches)
+    hidden = torch.relu(net.inner(x))
+    assert found.operations == ("inner", "relu", "outer", "add")
+    pair = omega_of(torch.cat([x, hidden], 1).detach(), y)
+    np.testing.assert_allclose(found.omega[2], pair, rtol=1e-8)
+    np.testing.assert_allclose(found.omega[1], found.omega[0], rtol=1e-8)  # the skip still holds all of it
+    assert found.features.tolist() == [6, 10, 10, 12, 6]
+    assert found.affine == (True, False, True, True)
+
+
+def test_an_in_place_operation_on_a_skip_is_seen_as_it_acts() -> None:
+    torch.manual_seed(2)
+    net, batches = InPlaceSkip().double(), vectors()
+    x, y = whole(batches)
+    found = ledger(net, batches)
+    after = torch.relu(net.first(x)).detach()
+    np.testing.assert_allclose(found.omega[found.operations.index("act") + 1], omega_of(after, y), rtol=1e-8)
+    assert found.omega[-1] == pytest.approx(omega_of(net(x).detach(), y), rel=1e-6)
+    assert np.nanmax(found.violations()) <= 1e-9
+
+
+def test_nothing_of_the_callers_changes() -> None:
+    torch.manual_seed(3)
+    net, batches = Remembering().double(), vectors()
+    net.train()
+    net.drop.eval()
+    x, y = whole(batches)
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=17, shuffle=True)
+    calls: list[int] = []
+    handle = net.layer.register_forward_hook(lambda *_: calls.append(1))
+    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    weights = {name: value.clone() for name, value in net.state_dict().items()}
+    found = ledger(net, loader)
+    assert torch.equal(torch.get_rng_state(), states[0])
+    assert random.getstate() == states[1]
+    assert (np.random.get_state()[1] == states[2]).all()  # noqa: NPY002
+    assert (net.training, net.drop.training, net.layer.training) == (True, False, True)
+    assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
+    assert list(net.layer._forward_hooks) == [handle.id]
+    assert not net.head._forward_hooks
+    assert all(isinstance(call, int) for call in calls)
+    assert net.last is None or isinstance(net.last, torch.Tensor)
+    assert "layer (call 2)" in found.operations
+    again = ledger(net, batches)
+    np.testing.assert_allclose(found.omega, again.omega, rtol=1e-8)
+
+
+def test_models_that_torch_fx_cannot_trace_are_seen_by_hooks_and_say_so() -> None:
+    torch.manual_seed(5)
+    net, batches = DataDependent().double(), vectors()
+    found = ledger(net, batches)
+    assert found.seen == "hooks"
+    assert "sums outside of modules are not seen" in found.note
+    assert found.operations == ("first", "second")
+    assert found.affine == (None, None)
+    assert not net.first._forward_hooks
+    x, y = whole(batches)
+    np.testing.assert_allclose(found.omega[1], omega_of(net.first(x).detach(), y), rtol=1e-8)
+    assert found.note in found.table()
+
+
+def test_a_model_with_hooks_of_its_own_is_run_with_them() -> None:
+    net, batches = nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 3)).double(), vectors()
+    net.register_forward_pre_hook(lambda _, inputs: (inputs[0] * 3,))
+    assert ledger(net, batches).seen == "hooks"
+
+
+def test_labels_may_be_any_integers_in_any_order_and_classes_of_any_size() -> None:
+    torch.manual_seed(6)
+    net, batches = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 9)).double(), vectors()
+    plain = ledger(net, batches)
+    renamed = [(x, torch.tensor([40, -3, 7])[y]) for x, y in reversed(batches)]
+    found = ledger(net, renamed)
+    assert found.classes.tolist() == [-3, 7, 40]
+    np.testing.assert_allclose(found.omega, plain.omega, rtol=1e-8)
+
+
+def test_float32_networks_keep_the_theorem_to_their_precision() -> None:
+    torch.manual_seed(7)
+    net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 20), nn.BatchNorm1d(20), nn.Linear(20, 4))
+    found = ledger(net, [(x + 100, y) for x, y in vectors(dtype=torch.float32)])
+    assert found.ranks.tolist()[:2] == [6, 6]
+    assert found.dropped[1] == 6
+    assert np.nanmax(found.violations()) < 1e-3
+
+
+def test_a_network_that_knows_its_classes_by_heart_has_infinite_rows() -> None:
+    class Constant(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.cat([x, torch.sign(x[:, :1])], 1)
+
+    y = torch.arange(80) % 2
+    x = torch.randn(80, 3).double()
+    x[:, 0] = (2.0 * y - 1) * (1 + x[:, 0].abs())
+    found = ledger(Constant(), [(x, y)])
+    assert np.isinf(found.omega[-1]).all()
+    assert np.isinf(found.held_out[-1]).all()
+    assert np.isinf(found.gain[found.omega[1:, 0] == np.inf][0]).all()
+    assert isinstance(found.table(), str)
+
+
+def test_too_few_examples_give_no_estimate_and_say_why() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
+    found = ledger(net, images(np.random.default_rng(0), 3, 18))
+    assert np.isnan(found.held_out[0]).all()
+    assert np.isfinite(found.held_out[-1]).all()
+    assert "too few data" in found.table()
+    assert "n - C = 15" in found.table() or "15 degrees" in found.table()
+
+
+@pytest.mark.parametrize("reduction", [Sketch(24), ChannelMeans(24)])
+def test_reduced_states_give_lower_bounds_and_are_marked(reduction: Sketch | ChannelMeans) -> None:
+    rng = np.random.default_rng(8)
+    torch.manual_seed(8)
+    batches = images(rng, 3, 400, side=6)
+    net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(8, 3)).double()
+    exact, found = ledger(net, batches), ledger(net, batches, reduction)
+    assert found.reduced.tolist() == [True, True, True, False, False, False]
+    assert (found.omega <= exact.omega * (1 + 1e-9)).all()
+    assert (found.omega[:2] < exact.omega[:2]).all()
+    np.testing.assert_allclose(found.omega[3:], exact.omega[3:], rtol=1e-8)
+    assert np.isnan(found.violations()[:3]).all()
+    assert (found.shortfall[3:] == 0).all()
+    assert found.shortfall[0] > 0 if isinstance(reduction, Sketch) else np.isnan(found.shortfall[0])
+    assert "lower bound" in found.table()
+
+
+def test_the_share_that_a_sketch_keeps_of_an_even_signal_is_k_over_P() -> None:
+    """Isotropic deviations, a signal spread over P features: omega^2 of a sketch of k is Beta(k/2, (P-k)/2) of the whole."""
+    rng, P, k = np.random.default_rng(9), 600, 60
+    shares = []
+    for seed in range(40):
+        direction = rng.standard_normal(P)
+        view = Sketch(k, seed)([torch.from_numpy(np.stack([direction, -direction]))]).numpy()
+        shares.append(((view[0] - view[1]) ** 2).sum() / 4 / (direction @ direction))
+        assert view.shape == (2, k)
+    assert np.mean(shares) == pytest.approx(k / P, rel=0.15)
+    assert np.std(shares) == pytest.approx(np.sqrt(2 * k / P * (1 - k / P) / (P + 2)), rel=0.5)
+
+
+def test_loaders_that_cannot_serve_are_refused() -> None:
+    net, batches = nn.Sequential(nn.Linear(6, 3)).double(), vectors()
+    with pytest.raises(ValueError, match="read only once"):
+        ledger(net, iter(batches))
+    with pytest.raises(ValueError, match="at least 2 are needed"):
+        ledger(net, [(x, y * 0) for x, y in batches])
+    with pytest.raises(ValueError, match="integers are needed"):
+        ledger(net, [(x, y.double()) for x, y in batches])
+
+    class Augmented:
+        def __iter__(self):
+            return iter([(x + torch.randn_like(x), y) for x, y in batches])
+
+    net.train()
+    with pytest.raises(ValueError, match="without random augmentation"):
+        ledger(net, Augmented())
+    assert net.training
+    with pytest.raises(ValueError, match="first axis must be the batch"):
+        ledger(nn.Sequential(nn.Linear(6, 3), Transposed()).double(), batches)
+
+
+class Transposed(nn.Module):
+    """Puts the batch last."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.T
+
+
+def test_an_interrupt_is_not_swallowed_and_leaves_the_model_as_it_was() -> None:
+    net, batches = nn.Sequential(nn.Linear(6, 3)).double().train(), vectors()
+
+    class Stopped:
+        def __init__(self) -> None:
+            self.reads = 0
+
+        def __iter__(self):
+            self.reads += 1
+            if self.reads > 2:
+                raise KeyboardInterrupt
+            return iter(batches)
+
+    with pytest.raises(KeyboardInterrupt):
+        ledger(net, Stopped())
+    assert net.training
+
+
+def test_unknown_estimates_are_refused() -> None:
+    found: Ledger = ledger(nn.Sequential(nn.Linear(6, 3)).double(), vectors())
+    with pytest.raises(ValueError, match="it is one of omega, corrected, held_out"):
+        found.level("best")
+    with pytest.raises(ValueError, match="the in-sample gain is what it is"):
+        found.mean_gain_interval("omega")
+    assert len(found.rows()) == 2

@@ -1,0 +1,92 @@
+"""What a run gives: the flow, the scheme beside it, what is stored of both, and a stored run read again."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ufm.flow.config import FlowConfig
+from ufm.flow.start import Start
+from ufm.laws.discrete import DiscreteRun
+from ufm.laws.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+StageProgress = Callable[[str, float], None]
+
+
+def silent(stage: str, share: float) -> None:
+    """Progress that nobody watches."""
+
+
+@dataclass(frozen=True, eq=False)
+class FlowRun:
+    """A run: flow, scheme, the largest gap between them, the residual, warnings; `complete` is False where Ctrl-C came."""
+
+    config: FlowConfig
+    start: Start
+    flow: Trajectory
+    scheme: DiscreteRun
+    gap: float
+    residual: float
+    seconds: float
+    warnings: tuple[str, ...]
+    complete: bool = True
+    measured: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What `--out` stores, by name."""
+        import json
+
+        flow, scheme = self.flow, self.scheme
+        return {
+            "t": flow.t,
+            "omega": flow.omega,
+            "loss": flow.loss,
+            "loss_nc1": flow.loss_nc1,
+            "loss_nc23": flow.loss_nc23,
+            "eta": np.array(scheme.eta),
+            "t_discrete": scheme.t,
+            "omega_discrete": scheme.omega,
+            "U": self.start.snr.left_vectors,
+            "V": self.start.snr.V,
+            "residual": np.array(self.residual),
+            "complete": np.array(self.complete),
+            "config": np.array(json.dumps(self.provenance, sort_keys=True)),
+        }
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The configuration as run, with the sizes that the features decided, the notes and the versions behind it."""
+        sizes = {"C": self.start.layout.C, "N": self.start.layout.N, "P": len(self.start.H)}
+        reduction = self.start.reduction
+        dropped = {} if reduction is None else {"dropped": reduction.dropped, "lost_signal": reduction.lost_signal}
+        from ufm.files.store import provenance
+
+        extra = {"notes": list(self.start.notes), "warnings": list(self.warnings), "provenance": provenance()}
+        return asdict(self.config) | sizes | dropped | extra
+
+
+def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
+    """Flow and scheme of a file that `--out` wrote. Raises ValueError for another file."""
+    import json
+
+    from ufm.files import store
+
+    arrays = store.load_arrays(path)
+    missing = {"t", "omega", "U", "V", "eta", "t_discrete", "omega_discrete", "config"} - arrays.keys()
+    if missing:
+        raise ValueError(f"{path} is no run of ufm.flow: it lacks {', '.join(sorted(missing))}")
+    config, eta = json.loads(str(arrays["config"])), float(arrays["eta"])
+    flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], config["C"], config["N"], arrays["U"])
+    steps = np.round(arrays["t_discrete"] / eta).astype(np.int64)
+    return flow, DiscreteRun(steps, arrays["omega_discrete"], eta)
+
+
+def largest_gap(scheme: np.ndarray, flow: np.ndarray) -> float:
+    """max |log omega_scheme - log omega_flow| over steps and values that move."""
+    moving = (flow > 0) & (scheme > 0)
+    return float(abs(np.log(scheme[moving]) - np.log(flow[moving])).max()) if moving.any() else 0.0

@@ -1,0 +1,134 @@
+"""Where a run starts: features in class blocks, balanced and reduced where asked for, their SNR, and the times of the run."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from manifolds.layout import ClassLayout
+from manifolds.linalg import Array
+from ufm.features import labels as layout
+from ufm.features.ranges import Reduction, reduce_to_range
+from ufm.features.snr import Snr, snr, snr_spectrum
+from ufm.flow.config import FlowConfig
+from ufm.laws.closed import LAWS
+
+FIRST_TIME = 1e-4  # of the whole run: the first output time after 0, at the latest
+MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce deserves a warning
+
+
+@dataclass(frozen=True, eq=False)
+class Start:
+    """Features H (P, n) in class blocks, their layout and SNR, and what was done to them on the way."""
+
+    H: np.ndarray
+    layout: ClassLayout
+    snr: Snr
+    notes: tuple[str, ...]
+    reduction: Reduction | None = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """A warning where the reduction took between-class signal with it."""
+        if self.reduction is None or self.reduction.lost_signal <= MUCH_SIGNAL:
+            return ()
+        lost = f"the dropped directions held {self.reduction.lost_signal:.1%} of the between-class signal, with infinite SNR"
+        return (f"{lost}: the trajectory describes the rest of the network only",)
+
+
+def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
+    """The features of a run, random or from its file, balanced and reduced where it says so, with their SNR.
+
+    `left_vectors` asks for U, which costs an eigendecomposition. Raises ValueError for features that no run can start from.
+    """
+    notes: list[str] = []
+    H, classes = _features(config, notes)
+    if min(classes.sizes) < 2:
+        lonely = classes.sizes.index(min(classes.sizes))
+        raise ValueError(f"N = 1: class {lonely} has one example and no variability to whiten; leave it out, or find more of it")
+    if not classes.balanced and config.balance:
+        dropped = classes.n - classes.C * min(classes.sizes)
+        H, classes = layout.balance(H, classes, np.random.default_rng(config.seed))
+        notes.append(f"balanced to {classes.N} examples a class, {dropped} left out")
+    if not classes.balanced:
+        raise ValueError(
+            f"class sizes differ ({min(classes.sizes)} to {max(classes.sizes)}) and the closed laws need equal classes: "
+            f"subsample every class to {min(classes.sizes)}, or let --balance do it"
+        )
+    reduction = None
+    if config.reduce:
+        H, reduction = reduce_to_range(H, classes)
+        notes.append(
+            f"reduced to the range of Sigma_W: {reduction.dropped} of {reduction.dropped + len(H)} directions dropped, "
+            f"which held {reduction.lost_signal:.2%} of the between-class signal"
+        )
+    found = _measure(config, H, classes, left_vectors)
+    zeros = found.omega <= found.rounding
+    if zeros.any():
+        notes.append(
+            f"{int(zeros.sum())} of {len(zeros)} singular values are zero to rounding (at most {found.rounding:.1e}) "
+            "and set to 0: class means coincide or are dependent, and no flow moves them"
+        )
+        found = replace(found, omega=np.where(zeros, 0.0, found.omega))
+    return Start(H, classes, found, tuple(notes), reduction)
+
+
+def end_time(config: FlowConfig, start: Start) -> float:
+    """--t-end, or the time at which the smallest omega has grown --growth fold under the flow."""
+    if config.t_end is not None:
+        return config.t_end
+    C, N, omega0 = start.layout.C, start.layout.N, start.snr.omega
+    if not omega0[-1] > 0:
+        zeros = int((omega0 == 0).sum())
+        raise ValueError(f"{zeros} of {len(omega0)} singular values are zero and never grow: give --t-end instead of --growth")
+    if config.start == "raw":
+        from ufm.laws.mean_system import growth_time, mean_system
+
+        return growth_time(mean_system(start.H, start.layout, start.snr), config.growth)
+    return float(LAWS[config.flow].time(np.array(config.growth * omega0[-1]), omega0[-1:], C, N)[0])
+
+
+def output_times(config: FlowConfig, t_end: float, omega0: np.ndarray, C: int, N: int) -> np.ndarray:
+    """0 and logarithmically spaced times up to t_end, the first before any value has grown by 1 %. (points,)"""
+    moving = omega0[omega0 > 0]
+    onset = LAWS[config.flow].time(1.01 * moving, moving, C, N).min() if len(moving) else t_end
+    first = min(FIRST_TIME * t_end, float(onset))
+    return np.concatenate(([0.0], np.geomspace(first, t_end, config.points - 1) if config.points > 2 else [t_end]))
+
+
+def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLayout]:
+    if config.features is not None:
+        from ufm.files import store
+
+        H, classes = layout.class_blocks(*store.load_features(config.features))
+        return H.astype(config.dtype, copy=False) if config.dtype == "float32" else H, classes
+    classes = ClassLayout.equal(config.C, config.N)
+    _check_examples(config.N)
+    if config.P < 1:
+        raise ValueError(f"P = {config.P}: at least one feature is needed")
+    if not config.reduce:
+        classes.check_rank(config.P)
+    rng = np.random.default_rng(config.seed)
+    notes.append(f"standard Gaussian features, seed {config.seed}")
+    return rng.standard_normal((config.P, classes.n), dtype=np.dtype(config.dtype)), classes
+
+
+def _check_examples(N: int) -> None:
+    if N < 2:
+        raise ValueError(f"N = {N} example a class: there is no within-class variability to whiten; at least N = 2 is needed")
+
+
+def _measure(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr:
+    measure = snr if left_vectors or config.full or config.start == "raw" else snr_spectrum
+    if config.device is None or config.start == "raw":
+        return measure(H, classes)
+    return measure(on_device(H, config.device), classes).to_numpy()
+
+
+def on_device(H: np.ndarray, device: str) -> Array:
+    """H as a torch tensor on a device. Raises ValueError for a device that torch does not have."""
+    import torch
+
+    try:
+        return torch.from_numpy(np.ascontiguousarray(H)).to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

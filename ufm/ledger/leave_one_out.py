@@ -1,0 +1,105 @@
+"""The second pass over features: what every example tells about itself, from which leave-one-out and the jackknife are exact.
+
+With A = n Sigma_W the scatter, d_i the deviation of example i from its class mean, and M the centred means:
+
+    h_i = d_i^T A^{-1} d_i  (its leverage),    r_i = M^T A^{-1} d_i  (C,).
+
+Leaving example i out changes A and its class mean by rank one, so every quadratic form without it is a formula in h_i and r_i.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifolds.linalg import Array, namespace, symmetrize
+from ufm.features.statistics import ClassStatistics
+from ufm.ledger.discrimination import Discrimination
+
+FOREIGN = 1e-2  # relative distance of the second pass's covariance from the first's above which the data cannot be the same
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Per example: labels (n,), leverages h (n,), r (n, C); and whitened means (rank, C) with the second pass's digits."""
+
+    labels: np.ndarray
+    leverages: np.ndarray
+    r: np.ndarray
+    signal: np.ndarray
+
+    @property
+    def gram(self) -> np.ndarray:
+        """The form G. (C, C)"""
+        return self.signal.T @ self.signal
+
+
+class SecondPass:
+    """Collects `Rows` in batches: `update` with the features that the statistics were made of, `merge`, `compute`.
+
+    Memory is rank^2 and C + 2 numbers an example. The covariance of the whitened deviations, which is I but for the rounding of
+    the first whitening, is accumulated beside them: with it G is right to eps sqrt(cond(Sigma_W)) instead of eps cond(Sigma_W).
+    """
+
+    def __init__(self, stats: ClassStatistics, found: Discrimination) -> None:
+        self._stats, self._found = stats, found
+        self._second = np.zeros((found.rank, found.rank))
+        self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def update(self, features: Array, labels: Array) -> "SecondPass":
+        """Take in a batch: features (b, P), labels (b,). Returns self."""
+        xp, T = namespace(features), self._found.whitener
+        wide = features.astype(np.float64) if xp is np else features.detach().to(T.dtype)
+        Y = (wide - self._stats.means.mT[labels]) @ T
+        Y, y = (Y, labels) if xp is np else (Y.cpu().numpy(), labels.cpu().numpy())
+        self._second += Y.T @ Y
+        n = self._found.n
+        self._parts.append((np.asarray(y), (Y * Y).sum(1) / n, Y @ self._found.signal / n))
+        return self
+
+    def merge(self, other: "SecondPass") -> "SecondPass":
+        """Take in everything that another pass over the same statistics has seen. Returns self."""
+        self._second = self._second + other._second
+        self._parts = [*self._parts, *other._parts]
+        return self
+
+    def compute(self) -> Rows:
+        """The rows. Raises ValueError where the second pass has met other data than the first."""
+        labels, h, r = (np.concatenate(part) for part in zip(*self._parts, strict=True))
+        n, counts = self._found.n, np.bincount(labels, minlength=self._found.C)
+        if not np.array_equal(counts, self._found.counts):
+            raise ValueError(f"the second pass met {len(labels)} examples, classes {counts.tolist()}, the first {n}: {WAY_OUT}")
+        covariance = self._second / n
+        gap = float(abs(covariance - np.eye(len(covariance))).max())
+        if gap > FOREIGN:
+            raise ValueError(f"the second pass met other features than the first (covariances differ by {gap:.1e}): {WAY_OUT}")
+        return Rows(labels, h, r, np.linalg.solve(np.linalg.cholesky(symmetrize(covariance)), self._found.signal))
+
+
+WAY_OUT = "give a loader without random augmentation and without drop_last, in whatever order"
+
+
+def left_out_forms(rows: Rows, counts: np.ndarray, V: np.ndarray) -> np.ndarray:
+    """v_k^T M_{-i}^T A_{-i}^{-1} M_{-i} v_k for the columns of V (C, k), without example i, for every i. (n, k)"""
+    size, h = counts[rows.labels], rows.leverages[:, None]
+    e = V[rows.labels] / (size - 1)[:, None]
+    r = rows.r @ V
+    kappa = (size / (size - 1))[:, None]
+    full = np.einsum("ab,ak,bk->k", rows.gram / len(size), V, V)
+    return full - 2 * r * e + h * e**2 + kappa / (1 - kappa * h) * (r - h * e) ** 2
+
+
+def left_out_signal(rows: Rows, counts: np.ndarray) -> tuple[np.ndarray, float]:
+    """T (C, C) and tr(Sigma A^{-1}), both met on examples that had no part in A and the means they are put against.
+
+    T_cc' = Ave over i in class c of (x_i - mu)^T A_{-i}^{-1} (mu_{c',-i} - mu); the trace is that of held-out deviations.
+    """
+    n, C = rows.r.shape
+    size = counts[rows.labels]
+    kappa, h, r = size / (size - 1), rows.leverages, rows.r
+    own = np.eye(C)[rows.labels] / (size - 1)[:, None]
+    toward = r - own * h[:, None]
+    of_class = r[np.arange(n), rows.labels]
+    first = rows.gram[rows.labels] / n + r - own * (of_class + h)[:, None]
+    s = first + (kappa / (1 - kappa * h) * (of_class + h))[:, None] * toward
+    one_hot = np.eye(C)[rows.labels]
+    return (one_hot.T @ s) / counts[:, None], float((kappa * h / (1 - kappa * h)).mean())

@@ -1,0 +1,168 @@
+"""The ledger of a network: omega_j of its state after every operation, in sample, bias-corrected and held out.
+
+from ufm.ledger import ledger
+result = ledger(model, loader)
+print(result.table())
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from manifolds.linalg import epsilon
+from ufm.features.statistics import ClassStatistics, StreamingStatistics
+from ufm.ledger.discrimination import Discrimination, discrimination, form_omega
+from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
+from ufm.ledger.leave_one_out import SecondPass
+from ufm.ledger.reductions import Reduction, Sketch, halved
+from ufm.ledger.result import Ledger
+from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
+
+Loader = Iterable[Any]  # of batches (inputs, labels, ...)
+
+
+def ledger(model: nn.Module, loader: Loader, reduction: Reduction | None = None, seed: int = 0) -> Ledger:
+    """The ledger of `model` in evaluation mode on the examples of `loader`, batches (inputs (b, ...), labels (b,), ...).
+
+    reduction  what is done to tensors of more features than its limit: `Sketch(512)` (default), or `ChannelMeans(512)`
+    seed       of the bootstrap behind the intervals of `corrected`
+
+    The loader is read three times (labels, statistics, what every example tells about itself), in any order, and must give the
+    same examples each time. Nothing of the caller's changes: modes, random generators, hooks, parameters.
+    Labels may be any integers; classes are counted in their sorted order.
+    Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, and for
+    an operation whose output does not have the batch as its first axis.
+    """
+    reduction = Sketch() if reduction is None else reduction
+    with undisturbed(model):
+        classes = _classes(loader)
+        trace, note = traced(model)
+        first = _first_pass(model, trace, loader, classes, reduction)
+        forms = [discrimination(stats, precision) for stats, precision in zip(first.statistics, first.precisions, strict=True)]
+        passes = [SecondPass(stats, form) for stats, form in zip(first.statistics, forms, strict=True)]
+        for x, y in _batches(loader, model, classes):
+            _second_pass(trace, x, y, iter(passes), reduction)
+    found = [estimates(form, second.compute(), seed) for form, second in zip(forms, passes, strict=True)]
+    return _assembled(first, forms, found, classes, trace.seen, note)
+
+
+class _FirstPass:
+    """Operations, and statistics of the state after each, as the batches come."""
+
+    def __init__(self, C: int, reduction: Reduction) -> None:
+        self.C, self.reduction = C, reduction
+        self.operations: list[Operation] = []
+        self.streams: list[StreamingStatistics] = []
+        self.precisions: list[float] = []
+        self.sizes: list[int] = []
+        self.reduced: list[bool] = []
+        self.statistics: list[ClassStatistics] = []
+
+    def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
+        """One batch through the network."""
+        begins, met = not self.operations, 0
+
+        def visit(operation: Operation, state: State) -> None:
+            nonlocal met
+            if begins:
+                self.operations.append(operation)
+                self.streams.append(StreamingStatistics(self.C))
+                self.precisions.append(max(epsilon(t) for t in state.values()))
+                self.sizes.append(sum(t[0].numel() for t in state.values()))
+                self.reduced.append(not self.reduction.keeps([tuple(t.shape) for t in state.values()]))
+            if met >= len(self.operations) or self.operations[met].name != operation.name:
+                raise ValueError(f"the operations differ from batch to batch, first at {operation.name}: no ledger can be kept")
+            self.streams[met].update(self.reduction(list(state.values())), y)
+            met += 1
+
+        trace.walk(x, visit, probe=begins)
+        if met != len(self.operations):
+            raise ValueError(f"a batch went through {met} operations, the first one through {len(self.operations)}")
+
+
+def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndarray, reduction: Reduction) -> _FirstPass:
+    found = _FirstPass(len(classes), reduction)
+    for x, y in _batches(loader, model, classes):
+        found.take(x, y, trace)
+    found.statistics = [stream.compute() for stream in found.streams]
+    found.streams.clear()
+    return found
+
+
+def _classes(loader: Loader) -> np.ndarray:
+    """The labels there are, sorted. Raises ValueError for a loader that can be read once only, and for fewer than two classes."""
+    if iter(loader) is loader:
+        raise ValueError(
+            "the loader can be read only once; the ledger reads it three times: give a DataLoader or a list of batches"
+        )
+    labels = [np.unique(torch.as_tensor(batch[1]).cpu().numpy()) for batch in loader]
+    found = np.unique(np.concatenate(labels)) if labels else np.zeros(0, dtype=np.int64)
+    if found.dtype.kind not in "iub":
+        raise ValueError(f"labels are {found.dtype}: integers are needed")
+    if len(found) < 2:
+        raise ValueError(f"the loader gives {len(found)} classes: at least 2 are needed")
+    return found
+
+
+def _batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs on the device of the model, labels as 0..C-1."""
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    for batch in loader:
+        labels = torch.as_tensor(batch[1]).cpu().numpy()
+        known = np.isin(labels, classes)
+        if not known.all():
+            raise ValueError(f"label {labels[~known][0]} was not there when the loader was read first: give one with fixed data")
+        yield batch[0].to(device), torch.from_numpy(np.searchsorted(classes, labels)).to(device)
+
+
+def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass], reduction: Reduction) -> None:
+    def visit(_: Operation, state: State) -> None:
+        next(passes).update(reduction(list(state.values())), y)
+
+    trace.walk(x, visit)
+
+
+def _assembled(
+    first: _FirstPass, forms: list[Discrimination], found: list[Estimates], classes: np.ndarray, seen: str, note: str
+) -> Ledger:
+    shortfalls = [
+        (_shortfall(stats, form, precision) if isinstance(first.reduction, Sketch) else float("nan")) if reduced else 0.0
+        for stats, form, precision, reduced in zip(first.statistics, forms, first.precisions, first.reduced, strict=True)
+    ]
+    return Ledger(
+        operations=tuple(operation.name for operation in first.operations[1:]),
+        kinds=tuple(operation.kind for operation in first.operations[1:]),
+        affine=tuple(operation.affine for operation in first.operations[1:]),
+        classes=classes,
+        n=forms[0].n,
+        features=np.array(first.sizes),
+        ranks=np.array([form.rank for form in forms]),
+        dropped=np.array([form.dropped for form in forms]),
+        reduced=np.array(first.reduced),
+        shortfall=np.array(shortfalls),
+        omega=np.stack([e.omega for e in found]),
+        corrected=np.stack([e.corrected for e in found]),
+        corrected_interval=np.stack([e.corrected_interval for e in found]),
+        held_out=np.stack([e.held_out for e in found]),
+        held_out_interval=np.stack([e.held_out_interval for e in found]),
+        influence=np.stack([e.influence for e in found]),
+        reasons=tuple(e.reason for e in found),
+        seen=seen,
+        note=note,
+    )
+
+
+def _shortfall(stats: ClassStatistics, whole: Discrimination, precision: float) -> float:
+    """Mean log of corrected omega of a sketch over that of one half as wide; NaN where either has too few data."""
+    half = discrimination(halved(stats), precision)
+    logs = []
+    for form in (whole, half):
+        nu = degrees_of_freedom(form)
+        omega = form_omega(corrected_form(form.gram, nu, form.rank, form.counts)) if nu > form.rank + 3 else np.zeros(form.C - 1)
+        with np.errstate(divide="ignore"):
+            logs.append(float(np.log(omega).mean()))
+    return logs[0] - logs[1] if np.isfinite(logs).all() else float("nan")

@@ -1,0 +1,140 @@
+"""The ledger as a value: rows of omega between operations, gains, intervals, and the table in words."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ufm.ledger.estimators import LEVEL
+
+ROUNDING = 64 * float(np.finfo(np.float64).eps)  # of omega_1: a value no larger may be rounding of a zero
+ESTIMATES = ("omega", "corrected", "held_out")
+
+
+@dataclass(frozen=True, eq=False)
+class Ledger:
+    """L operations in order, and L + 1 rows of K = C - 1 singular values omega_j: the input, then after every operation.
+
+    operations, kinds      (L,) names and types
+    affine                 (L,) whether the operation is affine on the data (then no omega can grow); None where it is not known
+    omega                  (L+1, K) in sample, descending; inf where collapse is complete or the data do not fill the features
+    corrected, held_out    (L+1, K) of the population, NaN where the data are too few (`reasons`); intervals (L+1, K, 2) at 95 %
+    influence              (L+1, n, K) jackknife values of log omega_j, all of the same examples
+    features, ranks        (L+1,) numbers of the state before reduction, and directions with variability that were measured
+    dropped                (L+1,) directions without variability
+    reduced, shortfall     (L+1,) whether a tensor was reduced (omega is then a lower bound), and the mean of log omega that a
+                           sketch half as wide loses (NaN for other reductions)
+    seen, note             "torch.fx" or "hooks", and why
+    """
+
+    operations: tuple[str, ...]
+    kinds: tuple[str, ...]
+    affine: tuple[bool | None, ...]
+    classes: np.ndarray
+    n: int
+    features: np.ndarray
+    ranks: np.ndarray
+    dropped: np.ndarray
+    reduced: np.ndarray
+    shortfall: np.ndarray
+    omega: np.ndarray
+    corrected: np.ndarray
+    corrected_interval: np.ndarray
+    held_out: np.ndarray
+    held_out_interval: np.ndarray
+    influence: np.ndarray
+    reasons: tuple[str, ...]
+    seen: str
+    note: str
+
+    @property
+    def gain(self) -> np.ndarray:
+        """log omega_j after less log omega_j before, in sample, (L, K); NaN between two infinite or two zero values."""
+        return self.gains("omega")
+
+    def gains(self, estimate: str = "held_out") -> np.ndarray:
+        """The same of one of the estimates 'omega', 'corrected', 'held_out'. (L, K)"""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.diff(np.log(self._of(estimate)), axis=0)
+
+    def level(self, estimate: str = "held_out") -> np.ndarray:
+        """Mean over j of log omega_j, the log of the geometric mean, of every row. (L+1,)"""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.log(self._of(estimate)).mean(1)
+
+    def mean_gain(self, estimate: str = "held_out") -> np.ndarray:
+        """Gains of the geometric mean of omega. (L,)"""
+        with np.errstate(invalid="ignore"):
+            return np.diff(self.level(estimate))
+
+    def mean_gain_interval(self, estimate: str = "held_out") -> np.ndarray:
+        """95 % intervals of `mean_gain` for 'held_out' or 'corrected', (L, 2), from the jackknife of the differences.
+
+        Before and after are measured on the same examples, so most of the noise of either is not in their difference.
+        """
+        if estimate == "omega":
+            raise ValueError("the in-sample gain is what it is on this sample; intervals are for 'held_out' and 'corrected'")
+        from scipy.special import ndtri
+
+        differences = np.diff(self.influence.mean(2), axis=0)
+        half = float(ndtri((1 + LEVEL) / 2)) * differences.std(1) * (self.n - 1) / self.n**0.5
+        middle = self.mean_gain(estimate)
+        return np.stack([middle - half, middle + half], 1)
+
+    def violations(self) -> np.ndarray:
+        """The largest in-sample gain of every affine operation between unreduced states, else NaN; the theorem says <= 0."""
+        found = np.full(len(self.operations), np.nan)
+        for k, affine in enumerate(self.affine):
+            sizable = self.omega[k + 1] > ROUNDING * self.omega[k, 0]
+            finite = np.isfinite(self.gain[k]) & sizable
+            if affine and not self.reduced[k] and not self.reduced[k + 1] and finite.any():
+                found[k] = self.gain[k][finite].max()
+        return found
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One dictionary a row: name, kind, affine, features, rank, dropped, geometric means and gains, reason."""
+        found = []
+        levels = {name: self.level(name) for name in ESTIMATES}
+        for k in range(len(self.operations) + 1):
+            row: dict[str, Any] = {
+                "operation": self.operations[k - 1] if k else "input",
+                "kind": self.kinds[k - 1] if k else "",
+                "affine": self.affine[k - 1] if k else None,
+                "features": int(self.features[k]),
+                "rank": int(self.ranks[k]),
+                "dropped": int(self.dropped[k]),
+                "reduced": bool(self.reduced[k]),
+                "reason": self.reasons[k],
+            }
+            for name in ESTIMATES:
+                row[name] = float(np.exp(levels[name][k]))
+                with np.errstate(invalid="ignore"):
+                    row[f"{name}_gain"] = float(levels[name][k] - levels[name][k - 1]) if k else float("nan")
+            found.append(row)
+        return found
+
+    def table(self) -> str:
+        """The rows as text: geometric mean of omega after each operation and the factor it gained, three estimates."""
+        columns = " ".join(f"{name:>{width}} {'x':>6}" for name, width in (("in sample", 10), ("corrected", 10), ("held out", 9)))
+        head = f"{'operation':<24} {'kind':<18} {'rank':>5} {columns}"
+        lines = [head, "-" * len(head)]
+        for row in self.rows():
+            mark = "~" if row["reduced"] else " "
+            cells = " ".join(f"{row[name]:>{width}.3g} {_factor(row[name + '_gain']):>6}" for name, width in WIDTHS)
+            lines.append(f"{row['operation'][:24]:<24} {row['kind'][:18]:<18} {row['rank']:>4}{mark} {cells}")
+        lines += sorted({f"too few data: {reason}" for reason in self.reasons if reason})
+        if self.reduced.any():
+            lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to gain")
+        return "\n".join([*lines, *([self.note] if self.note else [])])
+
+    def _of(self, estimate: str) -> np.ndarray:
+        if estimate not in ESTIMATES:
+            raise ValueError(f"estimate = {estimate!r}: it is one of {', '.join(ESTIMATES)}")
+        return getattr(self, estimate)
+
+
+WIDTHS = (("omega", 10), ("corrected", 10), ("held_out", 9))
+
+
+def _factor(gain: float) -> str:
+    return f"{np.exp(gain):.3g}" if np.isfinite(gain) else ""
