@@ -10,6 +10,7 @@ import numpy as np
 from ufm.compare.spectra import nc4_along
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.trajectory import Trajectory
+from ufm.monitor.logs import RUN, load_log
 from ufm.monitor.record import Record
 
 STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier
@@ -49,9 +50,11 @@ def load_observed(path: Path, lam: float = 0.0) -> Observed:
     if path.is_dir():
         if (path / "config.json").exists():
             return _trained(path)
+        if (path / RUN).exists():
+            return _logged(path)
         if next(path.glob("features-*.npz"), None) is not None:
             return _features(path, lam)
-        raise ValueError(f"{path} is no run: it has neither config.json of sims.train nor files features-EPOCH.npz")
+        raise ValueError(f"{path} is no run: it has neither config.json, nor {RUN} of a log, nor files features-EPOCH.npz")
     if not path.exists():
         raise ValueError(f"{path} does not exist")
     arrays = load_arrays(path)
@@ -70,6 +73,12 @@ def _trained(path: Path) -> Observed:
     observed = _of_record(path.name, path, "trained", _group(stored, ("seed", "save_features", "data_dir")), record, stored)
     rates = np.array([config.rate_at(max(int(epoch), 1)) for epoch in observed.trajectory.t])
     return replace(observed, rates=rates)
+
+
+def _logged(path: Path) -> Observed:
+    facts, record = load_log(path)
+    observed = _of_record(path.name, path, "trained", _group(facts, ("seed",)), record, facts)
+    return replace(observed, rates=observed.trajectory.observed.get("learning_rate"))
 
 
 def _features(path: Path, lam: float) -> Observed:

@@ -9,8 +9,8 @@ _HOMES = {
     "measure_network": "network",
     "Record": "record",
     "NeuralCollapse": "metric",
-    "Watched": "watch",
-    "watch": "watch",
+    "Watched": "watched",
+    "watch": "watched",
 }
 __all__ = sorted(_HOMES)
 

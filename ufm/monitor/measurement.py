@@ -3,8 +3,8 @@
 What is undefined at some moment (angles of zero vectors, NC1 of coinciding class means) is NaN, with its reason in `undefined`.
 """
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -32,6 +32,10 @@ class Measurement:
     counts: np.ndarray
     undefined: tuple[str, ...]
     test_snr: RangeSnr | None = None
+
+    def with_scalars(self, more: Mapping[str, float]) -> "Measurement":
+        """The same with more scalars."""
+        return replace(self, scalars={**self.scalars, **more})
 
     @property
     def reasons(self) -> dict[str, str]:

@@ -111,6 +111,11 @@ class NeuralCollapse(MomentsMetric):
         return {} if self._summary is None else dict(self._summary.reasons)
 
     @property
+    def measured(self) -> bool:
+        """Whether there is a `measurement`."""
+        return self._summary is not None and self._summary.measurement is not None
+
+    @property
     def measurement(self) -> Measurement:
         """The last `compute` with the SNR of the features, as a run stores it. Raises ValueError where there is none."""
         if self._summary is None or self._summary.measurement is None:

@@ -57,6 +57,14 @@ class Record:
                 raise ValueError(f"epoch {epoch}: {name} is {value.shape}, {self.arrays[name].shape[1:]} at the epochs before it")
         return Record({name: np.concatenate([self.arrays[name], value[None]]) for name, value in row.items()} | fixed)
 
+    def before(self, epoch: int) -> "Record":
+        """The record without this epoch and those after it, which a training that goes on from a checkpoint repeats."""
+        kept = self.epochs < epoch
+        if not kept.any():
+            return Record.empty()
+        fixed = ("counts", "lambda")
+        return Record({name: value if name in fixed else value[kept] for name, value in self.arrays.items()})
+
     def save(self, path: Path) -> None:
         """Write the arrays, atomically."""
         save_arrays(path, self.arrays)

@@ -1,0 +1,91 @@
+"""Logs keep every epoch through a kill, hand the same numbers to every tool, and make runs that the comparison reads."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from sims.comparison.runs import load_observed
+from tests.ufm.monitor.killed import train
+from ufm.monitor import NeuralCollapse
+from ufm.monitor.logs import CsvLog, RunLog, StepLog, TensorBoardLog, read_csv
+from ufm.monitor.record import Record
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_a_killed_and_resumed_run_loses_nothing(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    script = [sys.executable, "-m", "tests.ufm.monitor.killed", str(tmp_path / "killed"), "5"]
+    done = subprocess.run(script, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    assert Record.load(tmp_path / "killed" / "run" / "trajectory.npz").epochs.tolist() == [1, 2, 3, 4, 5]
+    train(tmp_path / "killed")  # goes on from the checkpoint of epoch 4, and repeats epoch 5
+    train(tmp_path / "whole")
+    found, expected = (Record.load(tmp_path / name / "run" / "trajectory.npz") for name in ("killed", "whole"))
+    assert found.epochs.tolist() == [1, 2, 3, 4, 5, 6]
+    assert found.arrays.keys() == expected.arrays.keys()
+    for name, value in expected.arrays.items():
+        np.testing.assert_allclose(found.arrays[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+    tables = [read_csv(tmp_path / name / "run.csv") for name in ("killed", "whole")]
+    for name, column in tables[1].items():
+        np.testing.assert_allclose(tables[0][name], column, rtol=1e-9, atol=1e-12, err_msg=name)
+    observed = load_observed(tmp_path / "killed" / "run")
+    assert observed.config["optimizer"] == "SGD"
+    assert observed.config["lambda"] == 1e-3
+    np.testing.assert_array_equal(observed.trajectory.t, [1, 2, 3, 4, 5, 6])
+    np.testing.assert_array_equal(observed.rates, np.full(6, 0.5))
+
+
+def test_a_folder_belongs_to_one_run(tmp_path: Path) -> None:
+    RunLog(tmp_path, lam=0.1, optimizer="SGD")
+    RunLog(tmp_path, lam=0.1, optimizer="SGD")
+    with pytest.raises(ValueError, match="optimizer = 'SGD', now 'AdamW'"):
+        RunLog(tmp_path, lam=0.1, optimizer="AdamW")
+    assert json.loads((tmp_path / "run.json").read_text()) == {"lambda": 0.1, "optimizer": "SGD"}
+    with pytest.raises(ValueError, match="needs the measurement of classes"):
+        RunLog(tmp_path, lam=0.1, optimizer="SGD")(1, {"nc1": 1.0})
+
+
+def test_every_tool_gets_the_same_numbers_and_nothing_undefined() -> None:
+    values = {"nc1": 0.5, "nc3": math.nan}
+    sent: list[Any] = []
+
+    class Writer:
+        def add_scalar(self, name: str, value: float, step: int) -> None:
+            sent.append((name, value, step))
+
+    TensorBoardLog(Writer())(3, values)
+    StepLog(sent.append)(3, values)
+    assert sent == [("collapse/nc1", 0.5, 3), {"epoch": 3, "collapse/nc1": 0.5}]
+
+
+def test_a_table_keeps_its_digits_and_other_files_are_refused(tmp_path: Path) -> None:
+    log = CsvLog(tmp_path / "t.csv")
+    log(1, {"nc1": 0.1 + 0.2})
+    log(2, {"nc1": 1.0, "later": 2.0})
+    table = read_csv(tmp_path / "t.csv")
+    assert table["nc1"].tolist() == [0.1 + 0.2, 1.0]
+    assert np.isnan(table["later"][0])
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    for make in (CsvLog, read_csv):
+        with pytest.raises(ValueError, match="column 'epoch'"):
+            make(tmp_path / "other.csv")
+
+
+def test_a_missing_class_leaves_a_run_folder_as_it_was(tmp_path: Path) -> None:
+    metric = NeuralCollapse(3)
+    metric.update(torch.randn(8, 4), torch.zeros(8, dtype=torch.int64))
+    metric.compute()
+    assert not metric.measured
+    with pytest.raises(ValueError, match="needs the measurement"):
+        RunLog(tmp_path)(1, metric.compute())
+    assert not (tmp_path / "trajectory.npz").exists()

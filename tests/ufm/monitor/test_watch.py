@@ -1,0 +1,184 @@
+"""Features caught on their way are those of the layer, for any batch structure, several layers, tokens and convolutions."""
+
+from collections import UserDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from ufm.monitor import measure_features, measure_network, watch
+from ufm.monitor.layers import Sketch, bare, flattened
+
+
+def data(n: int = 90, C: int = 3, P: int = 5) -> tuple[Tensor, Tensor]:
+    rng = np.random.default_rng(0)
+    y = rng.permutation(np.arange(n) % C)
+    x = rng.standard_normal((C, P))[y] + 0.3 * rng.standard_normal((n, P))
+    return torch.from_numpy(x).float(), torch.from_numpy(y)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7), nn.Tanh(), nn.Linear(7, 3))
+
+
+class Keyword(nn.Module):
+    """A network called by keyword that returns a mapping, as those of transformers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, inputs: Tensor, scale: Tensor | None = None) -> dict[str, Tensor]:
+        return {"logits": self.net(inputs)}
+
+
+def test_a_pass_of_the_users_own_gives_what_measure_network_gives() -> None:
+    x, y = data()
+    model = network().eval()
+    expected = measure_network(model, [(x, y)], "3", 0.1)
+    with watch(model, "3", lam=0.1) as watched:
+        for a, t in zip(x.split(20), y.split(20), strict=True):
+            model(a)
+            watched.update(t)
+    values = watched.compute()
+    for name, value in expected.scalars.items():
+        assert values[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name  # batch norm in float32, cut elsewhere
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+BATCHES: list[tuple[str, Callable[[Tensor, Tensor], Any], Any]] = [
+    ("pair", lambda x, y: (x, y), None),
+    ("list", lambda x, y: [x, y], None),
+    ("triple", lambda x, y: (x, y, torch.arange(len(y))), None),
+    ("dict", lambda x, y: {"inputs": x, "labels": y}, None),
+    ("label", lambda x, y: {"inputs": x, "label": y, "scale": torch.ones(len(x))}, None),
+    ("UserDict", lambda x, y: UserDict({"inputs": x, "labels": y}), None),
+    ("select", lambda x, y: {"a": (y, x)}, lambda batch: (batch["a"][1], batch["a"][0])),
+    ("select keywords", lambda x, y: (y, x, 1), lambda batch: ({"inputs": batch[1]}, batch[0])),
+]
+
+
+@pytest.mark.parametrize(("make", "select"), [case[1:] for case in BATCHES], ids=[case[0] for case in BATCHES])
+def test_any_structure_of_batches_gives_the_same_numbers(make: Callable[[Tensor, Tensor], Any], select: Any) -> None:
+    x, y = data()
+    model = Keyword()
+    expected = watch(model, "net.3").measure([(x, y)])
+    found = watch(model, "net.3", select=select).measure([make(a, t) for a, t in zip(x.split(45), y.split(45), strict=True)])
+    assert found == pytest.approx(expected, rel=1e-4, nan_ok=True)
+
+
+@pytest.mark.parametrize(
+    ("batch", "message"),
+    [
+        ({"inputs": torch.zeros(3, 5)}, "has no 'labels' or 'label': give select="),
+        (torch.zeros(3, 5), "a batch is Tensor: give select="),
+        ((torch.zeros(3, 5), [0, 1, 2]), "labels are list"),
+        ((torch.zeros(3, 5), torch.arange(4)), "3 inputs have 4 labels"),
+        ((torch.zeros(3, 5), torch.zeros(3, 2), torch.arange(3)), "got shapes"),
+        ((torch.zeros(3, 5), torch.zeros(3), torch.arange(3)), "labels are torch.float32"),
+    ],
+)
+def test_a_batch_that_cannot_be_told_apart_is_refused(batch: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        watch(Keyword(), "net.3").measure([batch])
+
+
+def test_inner_layers_are_their_outputs_and_a_linear_one_makes_no_collapse() -> None:
+    x, y = data()
+    model = network()
+    watched = watch(model, "3", inner=("0", "1", "2"))
+    values = watched.measure([(x, y)])
+    model.eval()
+    with torch.no_grad():
+        out = model[0](x).numpy()
+    W, b = (p.detach().numpy() for p in (model[3].weight, model[3].bias))
+    expected = measure_features(out, y.numpy(), W, b, 0.0)
+    assert values["0/nc1"] == pytest.approx(expected.scalars["nc1"], rel=1e-9)
+    assert values["2/nc1"] == pytest.approx(values["nc1"], rel=1e-12)
+    assert "0/nc3" not in values
+    rows = watched.by_layer()
+    assert [row["layer"] for row in rows] == ["0", "1", "2", "3"]
+    assert rows[1]["gain"] == pytest.approx(0, abs=1e-5)  # batch norm in evaluation mode is invertible
+    assert watched.undefined.keys() == {name for name, value in values.items() if np.isnan(value)}
+
+
+def test_convolutions_are_pooled_flattened_or_sketched_without_touching_the_random_state() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(16, 3))
+    x, y = torch.randn(60, 1, 4, 4) + (torch.arange(60) % 3)[:, None, None, None], torch.arange(60) % 3
+    maps = model[0](x).detach()
+    state = torch.get_rng_state()
+    for reduce, features in (
+        (None, maps.mean((2, 3))),
+        (flattened, maps.flatten(1)),
+        (Sketch(6), Sketch(6)(maps)),
+    ):
+        settings: dict[str, Any] = {} if reduce is None else {"reduce": reduce}
+        found = watch(model, "2", inner=("0",), **settings).measure([(x, y)])
+        expected = measure_features(features.numpy(), y.numpy(), np.ones((3, features.shape[1])), np.zeros(3), 0.0)
+        assert found["0/nc1"] == pytest.approx(expected.scalars["nc1"], rel=1e-5)
+    assert torch.equal(torch.get_rng_state(), state)
+    with pytest.raises(ValueError, match="size = 0"):
+        Sketch(0)
+
+
+def test_tokens_of_a_language_model_and_what_is_ignored() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(9, 6), nn.Tanh(), nn.Linear(6, 9))
+    tokens = torch.randint(0, 9, (7, 12))
+    labels = torch.where(torch.rand(7, 12) < 0.2, -100, tokens)
+    watched = watch(model, "2", classes="seen", ignore_index=-100, shift=True)
+    values = watched.measure([(tokens, labels)])
+    assert values["examples"] == int((labels[:, 1:] != -100).sum())
+    assert values["classes_seen"] == len(labels[:, 1:][labels[:, 1:] != -100].unique())
+
+
+def test_labels_belong_to_the_forward_passes_since_the_last_update() -> None:
+    x, y = data()
+    model = network().eval()
+    with watch(model, "3") as watched:
+        with pytest.raises(ValueError, match="saw no batch since the last update"):
+            watched.update(y)
+        model(x)
+        model(x)
+        with pytest.raises(ValueError, match="saw 180 examples in 2 calls, and there are 90 labels"):
+            watched.update(y)
+        model(x[:50])
+        model(x[50:])
+        watched.update(y)
+        with pytest.raises(ValueError, match="already catching"), watched:
+            pass
+    assert watched.compute()["examples"] == 90
+    model(x)
+    assert not any(watched._caught.values())
+
+
+def test_the_hooks_are_gone_after_an_interrupt() -> None:
+    model = network()
+    with pytest.raises(KeyboardInterrupt), watch(model, "3", inner=("0",)):
+        raise KeyboardInterrupt
+    assert not any(module._forward_hooks for module in model.modules())
+
+
+def test_wrapped_networks_are_watched_inside_and_wrong_names_refused() -> None:
+    x, y = data()
+    compiled = torch.compile(network(), backend="eager")
+    assert watch(compiled, "3").measure([(x, y)])["examples"] == 90
+    assert bare(compiled) is not compiled
+    with pytest.raises(ValueError, match="no linear layer called 'fc'; it has: 0, 3"):
+        watch(network(), "fc")
+    with pytest.raises(ValueError, match="no layer called 'body'; it has: 0, 1"):
+        watch(network(), "3", inner=("body",))
+
+
+def test_regression_is_watched_too() -> None:
+    x, _ = data()
+    values = watch(network(), "3", targets="regression").measure(DataLoader(TensorDataset(x, x[:, :3]), 20))
+    assert {"nrc1", "nrc2", "nrc3", "mse"} <= values.keys()
+    with pytest.raises(ValueError, match="leave inner= out"):
+        watch(network(), "3", inner=("0",), targets="regression")

@@ -1,0 +1,87 @@
+"""Neural collapse during training with Lightning."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Any, Literal
+
+from ufm.monitor.batches import selected
+from ufm.monitor.logs import Log
+from ufm.monitor.schedule import Schedule, in_order, log_all
+from ufm.monitor.watched import Watched, watch
+
+# one library under two names, whose classes do not mix: the one that the user has imported
+NAMES = ("lightning.pytorch", "pytorch_lightning")
+Callback: Any = import_module(next((name for name in NAMES if name in sys.modules), NAMES[1])).Callback
+
+
+class NeuralCollapseCallback(Callback):
+    """Measures collapse after training epochs, or on the way through the validation set; logs to the trainer and to `logs`.
+
+    layer   dotted name of the last Linear of the LightningModule, as "model.fc"
+    on      "train": a pass of its own over the training examples, each once, in evaluation mode (the measures of the papers);
+            "validation": the features of the trainer's own validation pass, which costs no forward pass
+    every, epochs   when: every so many epochs, or at those named (counted 1, 2, ...)
+
+    Other keywords as in `ufm.monitor.watch`. Weights, modes, random states and data order are as without the callback.
+    """
+
+    def __init__(
+        self,
+        layer: str,
+        on: Literal["train", "validation"] = "train",
+        every: int = 1,
+        epochs: Sequence[int] | None = None,
+        logs: Sequence[Log] = (),
+        group: str = "collapse",
+        **settings: Any,
+    ) -> None:
+        if on not in ("train", "validation"):
+            raise ValueError(f"on = {on!r}: it is 'train' or 'validation'")
+        self.layer, self.on, self.schedule, self.logs, self.group = layer, on, Schedule(every, epochs), logs, group
+        self.settings, self.watched = settings, None
+
+    watched: Watched | None
+
+    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+        """Find the layers, so that a wrong name ends the run before it begins."""
+        self.watched = watch(pl_module, self.layer, **self.settings)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Measure the training examples."""
+        if self.on == "train" and trainer.current_epoch + 1 in self.schedule and self.watched is not None:
+            with trainer.precision_plugin.forward_context():
+                values = self.watched.measure(in_order(trainer.train_dataloader))
+            self._log(trainer, pl_module, values)
+
+    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        """Begin to catch features."""
+        if self._catching(trainer) and self.watched is not None:
+            self.watched.reset()
+            self.watched.__enter__()
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Take in the features of the batch with its labels."""
+        if self._catching(trainer) and self.watched is not None and dataloader_idx == 0:
+            self.watched.update(selected(batch, self.watched.select).labels)
+
+    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        """Log what was caught."""
+        if self._catching(trainer) and self.watched is not None:
+            self.watched.__exit__(None, None, None)
+            self._log(trainer, pl_module, self.watched.compute())
+
+    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+        """Leave no hook behind."""
+        if self.watched is not None:
+            self.watched.__exit__(None, None, None)
+
+    def _catching(self, trainer: Any) -> bool:
+        return self.on == "validation" and not trainer.sanity_checking and trainer.current_epoch + 1 in self.schedule
+
+    def _log(self, trainer: Any, pl_module: Any, values: dict[str, float]) -> None:
+        pl_module.log_dict({f"{self.group}/{name}": value for name, value in values.items()}, rank_zero_only=True, batch_size=1)
+        if trainer.is_global_zero and self.watched is not None:
+            log_all(self.logs, trainer.current_epoch + 1, self.watched, values)

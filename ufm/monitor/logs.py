@@ -1,0 +1,134 @@
+"""Where measures go, epoch by epoch: CSV, TensorBoard, Weights & Biases, trackio, and the run folder of `sims.compare`.
+
+A log is called with (epoch, values, measurement). A run that was killed and goes on calls it again for epochs that it repeats:
+what lies from there on is replaced, what lies before stays.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ufm.files.store import write_text
+from ufm.monitor.measurement import Measurement
+from ufm.monitor.record import TRAJECTORY, Record
+
+RUN = "run.json"
+
+
+class Log(Protocol):
+    """What takes the measures of an epoch."""
+
+    def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
+        """Log one epoch."""
+
+
+class CsvLog:
+    """A table with one row an epoch, written whole and atomically; a column that is met later is empty before."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._rows: list[dict[str, str]] = []
+        if self.path.exists():
+            self._rows = list(csv.DictReader(io.StringIO(self.path.read_text())))
+            if any("epoch" not in row for row in self._rows):
+                raise ValueError(f"{self.path} is no table with a column 'epoch': choose another file")
+
+    def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
+        """Write the row of an epoch; rows of this and of later epochs are replaced."""
+        self._rows = [row for row in self._rows if int(row["epoch"]) < epoch]
+        self._rows.append({"epoch": str(epoch), **{name: repr(float(value)) for name, value in values.items()}})
+        text = io.StringIO()
+        writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self._rows for name in row)), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_text(self.path, text.getvalue())
+
+
+class TensorBoardLog:
+    """Scalars of a `torch.utils.tensorboard.SummaryWriter`, under `group`/NAME."""
+
+    def __init__(self, writer: Any, group: str = "collapse") -> None:
+        self.writer, self.group = writer, group
+
+    def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
+        """Add what is defined."""
+        for name, value in values.items():
+            if math.isfinite(value):
+                self.writer.add_scalar(f"{self.group}/{name}", value, epoch)
+
+
+class StepLog:
+    """`wandb.log`, `run.log` or `trackio.log`: one call an epoch, names as `group`/NAME beside `epoch`.
+
+    Their `step` counts calls of the whole training and must not fall, so the epoch is a value, not the step.
+    """
+
+    def __init__(self, log: Callable[[dict[str, float]], Any], group: str = "collapse") -> None:
+        self.log, self.group = log, group
+
+    def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
+        """Send what is defined."""
+        self.log({"epoch": epoch, **{f"{self.group}/{name}": v for name, v in values.items() if math.isfinite(v)}})
+
+
+class RunLog:
+    """A folder that `sims.compare` and `sims.figures` read: trajectory.npz, and run.json with what is known of the training.
+
+    lam, and by keyword: optimizer, loss, weight_decay, learning_rate, batch_size, seed, anything that JSON can hold. The folder
+    of a run with other facts is refused with ValueError; the same facts go on with it.
+    """
+
+    def __init__(self, folder: Path | str, lam: float | None = None, **facts: Any) -> None:
+        self.folder = Path(folder)
+        self._lam = float("nan") if lam is None else lam
+        facts = json.loads(json.dumps({"lambda": lam, **facts}))
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / RUN
+        saved = json.loads(path.read_text()) if path.exists() else facts
+        if saved != facts:
+            key = next(key for key in sorted(saved | facts) if saved.get(key) != facts.get(key))
+            was, now = saved.get(key), facts.get(key)
+            raise ValueError(
+                f"{self.folder} is another run ({key} = {was!r}, now {now!r}): choose another folder, or repeat its facts"
+            )
+        trajectory = self.folder / TRAJECTORY
+        self.record = Record.load(trajectory) if trajectory.exists() else Record.empty()
+        write_text(path, json.dumps(facts, indent=2) + "\n")
+
+    def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
+        """Write the epoch; this and later ones are replaced. Raises ValueError without a measurement of classes."""
+        if measurement is None:
+            raise ValueError("a run folder needs the measurement of classes: give watched.measurement or metric.measurement")
+        kept = self.record.before(epoch)
+        extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
+        self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), self._lam)
+        self.record.save(self.folder / TRAJECTORY)
+
+
+OWN = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")  # arrays of the record, by other ways
+
+
+def load_log(folder: Path) -> tuple[dict[str, Any], Record]:
+    """The facts and the record of a folder of `RunLog`. Raises ValueError where it is none."""
+    try:
+        facts = json.loads((folder / RUN).read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {folder / RUN}: {error}") from error
+    return facts, Record.load(folder / TRAJECTORY)
+
+
+def read_csv(path: Path) -> dict[str, np.ndarray]:
+    """The columns of a table that has one named `epoch`, NaN where a cell is empty. Raises ValueError for anything else."""
+    try:
+        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        if not rows or "epoch" not in rows[0]:
+            raise ValueError("it has no column 'epoch', or no row")
+        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+    except (OSError, UnicodeDecodeError, TypeError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error

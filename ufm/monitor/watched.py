@@ -1,0 +1,180 @@
+"""Features of a network caught on their way, during a pass of the user's own or one of ours that leaves no trace."""
+
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ufm.monitor.batches import Select, selected, to_device
+from ufm.monitor.layers import Reduce, any_layer, bare, first_tensor, linear_layer, pooled
+from ufm.monitor.measurement import Measurement
+from ufm.monitor.metric import NeuralCollapse
+from ufm.monitor.summary import OF_FEATURES
+from ufm.monitor.unchanged import batches_of, unchanged
+
+BY_LAYER = (*OF_FEATURES, "dropped", "lost_signal")
+
+
+def watch(
+    model: nn.Module,
+    layer: str,
+    inner: Sequence[str] = (),
+    reduce: Reduce = pooled,
+    lam: float | None = None,
+    targets: Literal["classes", "regression"] = "classes",
+    classes: Literal["all", "seen"] = "all",
+    ignore_index: int | None = None,
+    shift: bool = False,
+    select: Select | None = None,
+    scratch: Path | None = None,
+) -> "Watched":
+    """A watch over the last linear layer of a network, and over inner layers.
+
+    layer     dotted name of the last Linear: its input are the features, its weights the classifier
+    inner     dotted names of other layers: their outputs are measured without classifier, under "NAME/nc1" and so on
+    reduce    from the output of an inner layer to features (b, P): `pooled` takes the mean over the places of a convolution,
+              `Sketch(size)` a random projection of all numbers, `flattened` all of them
+    select    what of a batch is (inputs, labels), for `measure`, where it is no pair and no mapping with `labels`
+
+    The rest as in `NeuralCollapse`. Raises ValueError for names that the network does not have.
+    """
+    head = linear_layer(model, layer)
+    settings: Any = {"ignore_index": ignore_index, "shift": shift, "scratch": scratch, "classes": classes}
+    if targets == "regression":
+        if inner:
+            raise ValueError("inner layers are measured for classes; leave inner= out for targets='regression'")
+        metric = NeuralCollapse(targets=targets, lam=lam, scratch=scratch)
+        return Watched(model, head, {layer: (head, metric)}, reduce, select)
+    C = head.out_features
+    watched: dict[str, tuple[nn.Module, NeuralCollapse]] = {layer: (head, NeuralCollapse(C, lam=lam, **settings))}
+    watched |= {name: (any_layer(model, name), NeuralCollapse(C, **settings)) for name in inner if name != layer}
+    return Watched(model, head, watched, reduce, select)
+
+
+class Watched:
+    """Metrics of the layers of a network. `with` it, features are caught; `update(labels)` after every forward pass.
+
+    The first layer is the classifier. Nothing of the network is changed; hooks are there inside of the `with` block alone.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        head: nn.Linear,
+        layers: dict[str, tuple[nn.Module, NeuralCollapse]],
+        reduce: Reduce,
+        select: Select | None,
+    ) -> None:
+        self.model, self.reduce, self.select = model, reduce, select
+        self.metrics = {name: metric for name, (_, metric) in layers.items()}
+        self._modules = {name: module for name, (module, _) in layers.items()}
+        self._head, self._metric = head, next(iter(self.metrics.values()))
+        self._caught: dict[str, list[Tensor]] = {name: [] for name in layers}
+        self._hooks: list[torch.utils.hooks.RemovableHandle] = []
+
+    def __enter__(self) -> "Watched":
+        if self._hooks:
+            raise ValueError("this watch is already catching features: leave its with block first")
+        head, *inner = self._modules
+        self._hooks.append(self._head.register_forward_hook(lambda _, inputs, __: self._catch(head, inputs)))
+        for name in inner:
+            catch = lambda _, __, output, name=name: self._catch(name, output)  # noqa: E731
+            self._hooks.append(self._modules[name].register_forward_hook(catch))
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        while self._hooks:
+            self._hooks.pop().remove()
+        self._drop()
+
+    def update(self, labels: Tensor) -> None:
+        """Give the labels of the forward pass just made, or of several in their order.
+
+        Raises ValueError where a layer saw no batch since the last update, or another number of examples than there are labels.
+        """
+        try:
+            features = {name: self._of_layer(name, labels) for name in self.metrics}
+        finally:
+            self._drop()
+        for name, metric in self.metrics.items():
+            weights = (self._head.weight, self._head.bias) if metric is self._metric else None
+            metric.update(features[name], labels.to(features[name].device), classifier=weights)
+
+    def measure(self, loader: Iterable[Any]) -> dict[str, float]:
+        """Every measure from one pass over a loader in evaluation mode. Modes, random states and data order stay as they are."""
+        self.reset()
+        device = self._head.weight.device
+        with unchanged(self.model, loader), torch.no_grad(), self:
+            self.model.eval()
+            for batch in batches_of(loader):
+                chosen = selected(batch, self.select)
+                bare(self.model)(*to_device(chosen.args, device), **to_device(chosen.kwargs, device))
+                self.update(chosen.labels)
+        return self.compute()
+
+    def compute(self) -> dict[str, float]:
+        """Everything about the features of the classifier by name, and of inner layers under "NAME/nc1" and so on."""
+        values = self._metric.compute()
+        for name, metric in list(self.metrics.items())[1:]:
+            own = metric.compute()
+            values |= {f"{name}/{key}": own[key] for key in BY_LAYER if key in own}
+        return values
+
+    def by_layer(self) -> list[dict[str, float | str]]:
+        """One row a layer, the inner ones as they were named, then the classifier's features: measures, and `gain`.
+
+        gain is log of the geometric mean of omega less that of the layer before: a linear layer cannot make it positive.
+        """
+        head, *inner = self.metrics
+        rows: list[dict[str, float | str]] = []
+        before = float("nan")
+        for name in (*inner, head):
+            own = self.metrics[name].compute()
+            now = math.log(own["omega_geometric_mean"])
+            rows.append({"layer": name, **{key: own[key] for key in BY_LAYER if key in own}, "gain": now - before})
+            before = now
+        return rows
+
+    @property
+    def undefined(self) -> dict[str, str]:
+        """Why each NaN of the last `compute` is undefined."""
+        found = dict(self._metric.undefined)
+        for name, metric in list(self.metrics.items())[1:]:
+            found |= {f"{name}/{key}": reason for key, reason in metric.undefined.items() if key in BY_LAYER}
+        return found
+
+    @property
+    def measurement(self) -> Measurement:
+        """The last `compute` of the classifier's features, as a run stores it."""
+        return self._metric.measurement
+
+    @property
+    def known_measurement(self) -> Measurement | None:
+        """`measurement`, None where there is none: regression, or a class without example."""
+        return self._metric.measurement if self._metric.measured else None
+
+    def reset(self) -> None:
+        """Forget all features, and the weights of the classifier."""
+        for metric in self.metrics.values():
+            metric.reset()
+
+    def _catch(self, name: str, output: Any) -> None:
+        self._caught[name].append(first_tensor(output))
+
+    def _drop(self) -> None:
+        for caught in self._caught.values():
+            caught.clear()
+
+    def _of_layer(self, name: str, labels: Tensor) -> Tensor:
+        caught = self._caught[name]
+        if not caught:
+            raise ValueError(f"the layer {name!r} saw no batch since the last update: call the network inside of the with block")
+        features = torch.cat(caught)
+        if len(features) != len(labels):
+            seen = f"{len(features)} examples in {len(caught)} calls"
+            raise ValueError(f"the layer {name!r} saw {seen}, and there are {len(labels)} labels: update after each forward pass")
+        return features if name == next(iter(self.metrics)) else self.reduce(features)
