@@ -69,18 +69,18 @@ def of_run(path: Path, wanted: Wanted, epochs: tuple[int, ...] = ()) -> Entries:
 def _trained_again(path: Path, config: TrainConfig, data: Data, wanted: Wanted, epochs: tuple[int, ...]) -> Entries:
     from accelerate import Accelerator
 
-    from sims.train import make_deterministic
+    from sims.train import reproducible
 
     outside = [epoch for epoch in epochs if not 0 <= epoch <= config.epochs]
     if outside:
         raise ValueError(f"epoch {outside[0]} is outside 0..{config.epochs} of {path}")
-    make_deterministic()
-    trainer = Trainer(config, data, Accelerator(cpu=True))
-    for epoch in range(max(epochs) + 1):
-        if epoch:
-            trainer.train_epoch(epoch, lambda *_: None)
-        if epoch in epochs:
-            yield from _both(trainer.bare, data, config, str(path), epoch, wanted, trainer.optimizer)
+    with reproducible():
+        trainer = Trainer(config, data, Accelerator(cpu=True))
+        for epoch in range(max(epochs) + 1):
+            if epoch:
+                trainer.train_epoch(epoch, lambda *_: None)
+            if epoch in epochs:
+                yield from _both(trainer.bare, data, config, str(path), epoch, wanted, trainer.optimizer)
 
 
 def _both(model: nn.Module, data: Data, config: TrainConfig, source: str, epoch: int, wanted: Wanted, optimizer: Any) -> Entries:
