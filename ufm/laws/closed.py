@@ -11,6 +11,7 @@ Arrays are numpy or torch, any shape; C classes of N examples. A singular value 
 
 import math
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from manifolds.linalg import Array, namespace
 from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, wide
@@ -19,8 +20,8 @@ from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_ome
 class Law(ABC):
     """A law of motion of the singular values: its rate, its invariant Phi, and both in closed form."""
 
-    name: str
-    statement: str
+    name: ClassVar[str]
+    statement: ClassVar[str]
 
     @abstractmethod
     def rate(self, omega: Array, C: int, N: int) -> Array:

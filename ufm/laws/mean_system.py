@@ -1,14 +1,24 @@
-"""The unnormalized flow from any start, as its exact closed system for the class means.
+"""The unnormalized flow from any start, for any class sizes and class-block kernel, as its closed system for the class means.
 
-H H^T / n = A = E diag(a) E^T is conserved, so that in the frame diag(a)^{-1/2} E^T the class means B (P, C) obey
-    dB/dt = a^{-1} (I - B B^T / C) B / (C^2 N).
-The state carried is Z = (I - B B^T / C)^{-1} B = frame^{-T} Sigma_W^{-1} M, which obeys
-    dZ/dt = (a^{-1} B + (Z (B^T a^{-1} B) + B (B^T a^{-1} Z)) / C) / (C^2 N):
-omega^2 is the product of the singular values of B and Z, and nothing cancels however far the collapse has gone.
+dH/dt = -grad L_LS(H) Theta at lambda = 0, with Theta 1 on the deviations and r on the class means, conserves H Theta^{-1} H^T: in
+S = M diag(q), q = sqrt(pi), Pi = diag(pi), J = I - q q^T, A = Sigma_W + S S^T / r = E diag(a) E^T is constant. In the frame
+F = diag(a)^{-1/2} E^T, with B = F S / sqrt(r) and T = I + (r - 1) B B^T,
+
+    dB/dt = (r/n) a^{-1} T^{-1} B Pi (J - r B^T T^{-1} B).
+
+The state carried is Z = (I - B B^T)^{-1} B = F^{-T} Sigma_W^{-1} S / sqrt(r), which obeys, with Bt = T^{-1} B and
+X = a^{-1} Bt Pi (J - (r - 1) B^T Bt),
+
+    dZ/dt = (r/n) (X + Z (B^T X) + Bt Pi (Bt^T a^{-1} Z)):
+
+G = S^T Sigma_W^{-1} S = r B^T Z, whose eigenvalues are r times the product of the singular values of B and Z, and nothing cancels
+however far the collapse has gone.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -16,6 +26,7 @@ from manifolds.layout import ClassLayout
 from manifolds.whitening import principal_deviations
 from ufm.features.snr import Snr
 from ufm.interrupt import Interrupted
+from ufm.laws.general import GeneralLaw
 from ufm.laws.trajectory import Trajectory, follow
 
 IMPLICIT_UP_TO = 6000  # unknowns for which LSODA may hold its dense Jacobian
@@ -23,51 +34,109 @@ IMPLICIT_UP_TO = 6000  # unknowns for which LSODA may hold its dense Jacobian
 
 @dataclass(frozen=True, eq=False)
 class MeanSystem:
-    """a (P,), the whitened frame diag(a)^{-1/2} E^T (P, P), and the state at the start, Z (P, C)."""
+    """a (P,), the whitened frame diag(a)^{-1/2} E^T (P, P), the state at the start Z (P, C), class sizes, and r."""
 
     a: np.ndarray
     frame: np.ndarray
     Z: np.ndarray
-    C: int
-    N: int
+    counts: tuple[int, ...]
+    kernel_ratio: float = 1.0
+
+    @property
+    def C(self) -> int:
+        """Number of classes."""
+        return len(self.counts)
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return sum(self.counts)
 
     @property
     def K(self) -> int:
         """Number of singular values, min(C - 1, P)."""
         return min(self.C - 1, len(self.a))
 
+    @cached_property
+    def _pi(self) -> np.ndarray:
+        return np.asarray(self.counts, dtype=np.float64) / self.n
+
+    @cached_property
+    def _q(self) -> np.ndarray:
+        return np.sqrt(self._pi)
+
+    @property
+    def sigma_t(self) -> np.ndarray:
+        """The conserved A = H Theta^{-1} H^T / n, in its eigenvectors: Sigma_T for r = 1. (P,)"""
+        return self.a
+
     def velocity(self, Z: np.ndarray) -> np.ndarray:
         """dZ/dt. (P, C)"""
-        B = self._means(*np.linalg.svd(Z, full_matrices=False))
-        scaled = B / self.a[:, None]
-        inner = scaled.T @ B
-        return (scaled + (Z @ inner + B @ (scaled.T @ Z)) / self.C) / (self.C * self.C * self.N)
+        U, z, Vt = np.linalg.svd(Z, full_matrices=False)
+        b, r = _shrunk(z), self.kernel_ratio
+        damping = (1 - b * b) + r * b * b
+        B, Bt = (U * b) @ Vt, (U * (b / damping)) @ Vt
+        X = (Bt * self._pi) / self.a[:, None]
+        if r != 1:
+            X = X - ((X @ Vt.T) * ((r - 1) * b * b / damping)) @ Vt
+        X = X - np.outer(X @ self._q, self._q)
+        return (r / self.n) * (X + Z @ (B.T @ X) + (Bt * self._pi) @ (Bt.T @ (Z / self.a[:, None])))
 
     def snr(self, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """omega (K,) and V (C, K). omega^2 = b z with z = b / (1 - b^2 / C)"""
+        """omega (K,) and V (C, K) of Eq. 9's Sigma_W^{-1/2} (M - mu_G 1^T)."""
+        u, Vt = self.gram_spectrum(Z)
+        if min(self.counts) == max(self.counts):
+            return np.sqrt(self.C * u), Vt.T
+        _, omega, Vt = np.linalg.svd(np.sqrt(u)[:, None] * Vt / self._q, full_matrices=False)
+        return omega, Vt.T
+
+    def gram_spectrum(self, Z: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Eigenvalues u (K,) of G = S^T Sigma_W^{-1} S and their vectors, in rows (K, C). u = r b z with z = b / (1 - b^2)"""
         _, z, Vt = np.linalg.svd(Z, full_matrices=False)
-        return np.sqrt(self._shrunk(z) * z)[: self.K], Vt[: self.K].T
+        return (self.kernel_ratio * _shrunk(z) * z)[: self.K], Vt[: self.K]
+
+    def losses(self, Z: np.ndarray) -> tuple[float, float]:
+        """L_NC1 and L_NC2/3 at lambda = 0."""
+        u, Vt = self.gram_spectrum(Z)
+        p = (Vt * Vt) @ self._pi
+        rest = 1 - float(self._pi @ self._pi) - float(p.sum()) if self.K < self.C - 1 else 0.0
+        nc1, nc23 = GeneralLaw(self.counts).parts_of(u, p, np.asarray(rest))
+        return float(nc1), float(nc23)
 
     def state_of(self, M: np.ndarray) -> np.ndarray:
-        """Z of class means M (P, C) of the same flow, to what 1 - q leaves of float64."""
-        B = self.frame @ M
-        return np.linalg.solve(np.eye(len(B)) - B @ B.T / self.C, B)
-
-    def _means(self, U: np.ndarray, z: np.ndarray, Vt: np.ndarray) -> np.ndarray:
-        return (U * self._shrunk(z)) @ Vt
-
-    def _shrunk(self, z: np.ndarray) -> np.ndarray:
-        """The b >= 0 with b / (1 - b^2 / C) = z."""
-        return 2 * z / (1 + np.sqrt(1 + 4 * z * z / self.C))
+        """Z of class means M (P, C) less mu_G of the same flow, to what 1 - b^2 leaves of float64."""
+        B = self.frame @ (M * self._q) / math.sqrt(self.kernel_ratio)
+        return np.linalg.solve(np.eye(len(B)) - B @ B.T, B)
 
 
-def mean_system(H: np.ndarray, layout: ClassLayout, found: Snr) -> MeanSystem:
-    """The system of features H (P, n) with SNR `found`. Raises ValueError for unequal classes."""
+def mean_system(H: np.ndarray, layout: ClassLayout, measured: Snr, kernel_ratio: float = 1.0) -> MeanSystem:
+    """The system of features H (P, n) with SNR `measured`, any class sizes. Raises ValueError for kernel_ratio <= 0."""
+    if not 0 < kernel_ratio < math.inf:
+        raise ValueError(f"kernel_ratio = {kernel_ratio}: r must be positive and finite")
     H = np.asarray(H, dtype=np.float64)
-    M = layout.means(H) - H.mean(-1, keepdims=True)
-    E, deviations = principal_deviations(H - H.mean(-1, keepdims=True))
-    solved = found.whitening.apply_transposed(found.whitening.apply(M))  # Sigma_W^{-1} M
-    return MeanSystem(deviations**2, E.T / deviations[:, None], deviations[:, None] * (E.T @ solved), layout.C, layout.N)
+    H = H - H.mean(-1, keepdims=True)
+    M = layout.means(H)
+    S, scaled = M * np.sqrt(layout.priors), layout.add_to_means(H.copy(), M * (kernel_ratio**-0.5 - 1))
+    E, deviations = principal_deviations(scaled)
+    solved = measured.whitening.apply_transposed(measured.whitening.apply(S)) / math.sqrt(kernel_ratio)  # Sigma_W^{-1} S
+    Z = deviations[:, None] * (E.T @ solved)
+    return MeanSystem(deviations**2, E.T / deviations[:, None], Z, layout.sizes, float(kernel_ratio))
+
+
+def decayed_clock(t: np.ndarray, feature_decay: float) -> np.ndarray:
+    """tau = (exp(2 lambda_H t) - 1) / (2 lambda_H): with feature decay lambda_H, omega(t) is the undecayed omega(tau).
+
+    dH/dt = -grad L_LS(H) Theta - lambda_H H has H(t) = exp(-lambda_H t) H_undecayed(tau). t in any shape. Raises ValueError for a
+    negative decay, OverflowError where tau leaves float64.
+    """
+    if not feature_decay >= 0:
+        raise ValueError(f"feature_decay = {feature_decay}: lambda_H cannot be negative")
+    t = np.asarray(t, dtype=np.float64)
+    if feature_decay == 0:
+        return t
+    if t.size and 2 * feature_decay * float(t.max()) > 700:
+        raise OverflowError(f"t = {float(t.max()):g} with feature_decay = {feature_decay:g}: the undecayed clock leaves float64")
+    return np.expm1(2 * feature_decay * t) / (2 * feature_decay)
 
 
 def run_raw(
@@ -75,39 +144,55 @@ def run_raw(
 ) -> Trajectory:
     """omega at `times` (T,), times[0] the start; every value follows its vector from one step of the solver to the next.
 
-    V is that of the start. Raises RuntimeError where the solver fails; Interrupted, a KeyboardInterrupt with the
-    times reached, on Ctrl-C.
+    V is that of the start, V_t (T, C, K) those at every time. Raises RuntimeError where the solver fails; Interrupted, a
+    KeyboardInterrupt with the times reached, on Ctrl-C.
     """
     from scipy.integrate import DOP853, LSODA
 
     shape, end = system.Z.shape, float(times[-1])
-    scale = tolerance * float(abs(system.Z).max())
     omega, V = system.snr(system.Z)
-    V0, rows, count = V, np.tile(omega, (len(times), 1)), 1
+    rows, states = [(omega, V)] * int(np.searchsorted(times, times[0], side="right")), [system.Z]
+    states *= len(rows)
     solver = (LSODA if system.Z.size <= IMPLICIT_UP_TO else DOP853)(
         lambda t, z: system.velocity(z.reshape(shape)).reshape(-1),
         float(times[0]),
         system.Z.reshape(-1),
         end,
         rtol=tolerance,
-        atol=scale,
+        atol=tolerance * float(abs(system.Z).max()),
     )
     message = None
     try:
-        while solver.status == "running":
+        while solver.status == "running" and len(rows) < len(times):
             message = solver.step()
             inside = solver.dense_output()
-            while count < len(times) and times[count] <= solver.t:
-                rows[count], V = follow(V, *system.snr(inside(times[count]).reshape(shape)))
-                count += 1
+            while len(rows) < len(times) and times[len(rows)] <= solver.t:
+                states.append(inside(times[len(rows)]).reshape(shape))
+                omega, V = follow(V, *system.snr(states[-1]))
+                rows.append((omega, V))
             _, V = follow(V, *system.snr(solver.y.reshape(shape)))
             if progress is not None:
                 progress(solver.t / end)
         if solver.status == "failed":
             raise RuntimeError(f"the class-mean system could not be integrated past t = {solver.t:.6g}: {message}")
     except KeyboardInterrupt:
-        raise Interrupted(Trajectory(times[:count], rows[:count], V0, system.C, system.N)) from None
-    return Trajectory(times[:count], rows[:count], V0, system.C, system.N)
+        raise Interrupted(_trajectory(system, times, rows, states)) from None
+    return _trajectory(system, times, rows, states)
+
+
+def _trajectory(system: MeanSystem, times: np.ndarray, rows: list, states: list[np.ndarray]) -> Trajectory:
+    """The times reached; signs of the vectors continuous, losses of unequal classes among the observed."""
+    count = min(len(rows), len(states))
+    V_t = np.stack([V for _, V in rows[:count]])
+    for k in range(1, count):
+        V_t[k] *= np.where((V_t[k - 1] * V_t[k]).sum(0) < 0, -1.0, 1.0)
+    observed = {}
+    if min(system.counts) != max(system.counts):
+        nc1, nc23 = np.array([system.losses(Z) for Z in states[:count]]).T
+        observed = {"loss": nc1 + nc23, "loss_nc1": nc1, "loss_nc23": nc23}
+    omega = np.stack([omega for omega, _ in rows[:count]])
+    C, N = system.C, system.n // system.C
+    return Trajectory(times[:count], omega, V_t[0], C, N, V_t=V_t, observed=observed, counts=system.counts)
 
 
 def growth_time(system: MeanSystem, growth: float) -> float:
@@ -118,7 +203,7 @@ def growth_time(system: MeanSystem, growth: float) -> float:
     def smallest(t: float) -> float:
         return float(run_raw(system, np.array([0.0, t]), 1e-8).omega[-1].min())
 
-    high = system.C**2 * system.N * np.log(growth) * float(system.a.min())
+    high = system.n * np.log(growth) * float(system.a.min()) / float(system._pi.max())
     while smallest(high) < target:
         high *= 2
     low = high / 2 if smallest(high / 2) < target else 0.0
@@ -128,3 +213,8 @@ def growth_time(system: MeanSystem, growth: float) -> float:
         if high - low < 1e-9 * high:
             break
     return high
+
+
+def _shrunk(z: np.ndarray) -> np.ndarray:
+    """The b >= 0 with b / (1 - b^2) = z."""
+    return 2 * z / (1 + np.sqrt(1 + 4 * z * z))

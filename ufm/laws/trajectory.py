@@ -1,6 +1,6 @@
 """One type for every trajectory of the singular values, simulated or measured, so that they compare as equals."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -13,7 +13,8 @@ from ufm.features import central_path
 class Trajectory:
     """omega (T, K) at clock values t (T,), K = min(C-1, P), each column one singular value followed in time, descending at first.
 
-    V (C, K) and U (P, K) are the singular vectors at the start; laws (a)-(d) keep them. N is the number of examples a class.
+    V (C, K) and U (P, K) are the singular vectors at the start; laws (a)-(d) keep them. N is the number of examples a class, or
+    n // C where `counts` gives sizes that differ: Lemma 1 does not hold then, and the losses must be among the observed.
     Where they were measured: V_t (T, C, K) and U_t (T, P, K) at every time, and more quantities by name in `observed`, (T,) each.
     """
 
@@ -26,27 +27,37 @@ class Trajectory:
     V_t: np.ndarray | None = None
     U_t: np.ndarray | None = None
     observed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    counts: tuple[int, ...] | None = None
+
+    def _known(self, name: str, by_lemma_1: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
+        if name in self.observed:
+            return self.observed[name]
+        if self.counts is not None and min(self.counts) != max(self.counts):
+            raise ValueError(
+                f"{name} of unequal classes ({min(self.counts)} to {max(self.counts)}) is not a function of omega alone"
+            )
+        return by_lemma_1(self.omega, self.C)
 
     @cached_property
     def loss(self) -> np.ndarray:
-        """L_LS (T,), Lemma 1."""
-        return central_path.spectral_loss(self.omega, self.C)
+        """L_LS (T,), as observed, else by Lemma 1."""
+        return self._known("loss", central_path.spectral_loss)
 
     @cached_property
     def loss_nc1(self) -> np.ndarray:
-        """L_NC1 (T,), Lemma 1."""
-        return central_path.spectral_loss_nc1(self.omega, self.C)
+        """L_NC1 (T,), as observed, else by Lemma 1."""
+        return self._known("loss_nc1", central_path.spectral_loss_nc1)
 
     @cached_property
     def loss_nc23(self) -> np.ndarray:
-        """L_NC2/3 (T,), Lemma 1."""
-        return central_path.spectral_loss_nc23(self.omega, self.C)
+        """L_NC2/3 (T,), as observed, else by Lemma 1."""
+        return self._known("loss_nc23", central_path.spectral_loss_nc23)
 
     def rows(self, indices: np.ndarray) -> "Trajectory":
         """The same trajectory at some of its times."""
         V_t, U_t = (None if vectors is None else vectors[indices] for vectors in (self.V_t, self.U_t))
         observed = {name: values[indices] for name, values in self.observed.items()}
-        return Trajectory(self.t[indices], self.omega[indices], self.V, self.C, self.N, self.U, V_t, U_t, observed)
+        return Trajectory(self.t[indices], self.omega[indices], self.V, self.C, self.N, self.U, V_t, U_t, observed, self.counts)
 
 
 def follow(previous: np.ndarray, omega: np.ndarray, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -1,0 +1,307 @@
+"""The general law: any class sizes, ridge and kernel ratio, against the whole tensor X; loss, measures, accuracy, limits."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from tests.strategies import Problem, problems
+from tests.ufm.laws import oracles
+from ufm.features import measures
+from ufm.features.snr import snr
+from ufm.features.statistics import block_statistics
+from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.general import GeneralLaw
+from ufm.laws.general_trajectory import run_general
+
+any_sizes = problems(balanced=False, few_features=True)
+ridges = st.sampled_from([0.0, 0.03, 0.7])
+ratios = st.sampled_from([0.3, 1.0, 4.0, 30.0])
+
+
+def whole(problem: Problem) -> np.ndarray:
+    """Renormalized features with zero mean over examples. (P, n)"""
+    X = problem.X
+    return X - X.mean(1, keepdims=True)
+
+
+@given(any_sizes, ridges, ratios)
+def test_the_law_is_the_velocity_of_the_class_means_and_the_deviations_are_frozen(
+    problem: Problem, ridge: float, r: float
+) -> None:
+    layout, X = problem.layout, whole(problem)
+    law = GeneralLaw(layout.sizes, ridge, r)
+    velocity = oracles.renormalized_velocity(X, layout, ridge, oracles.class_kernel(layout, r))
+    scale = abs(velocity).max()
+    np.testing.assert_allclose(layout.deviations(velocity), 0 * X, atol=1e-11 * scale)
+    expected = layout.means(velocity) * np.sqrt(layout.priors)
+    np.testing.assert_allclose(law.velocity(law.scaled_means(layout.means(X))), expected, atol=1e-11 * scale)
+
+
+@given(any_sizes, ridges, ratios, st.floats(0.1, 3))
+def test_the_law_is_the_flow_of_the_whole_tensor(problem: Problem, ridge: float, r: float, share: float) -> None:
+    layout, X = problem.layout, whole(problem)
+    law, kernel = GeneralLaw(layout.sizes, ridge, r), oracles.class_kernel(layout, r)
+    t = np.array([0.0, 0.4, 1.0]) * share * law.time_unit
+    states = oracles.integrated(lambda X: oracles.renormalized_velocity(X, layout, ridge, kernel), X, t)
+    run = run_general(law, law.scaled_means(layout.means(X)), t)
+    for k, state in enumerate(states):
+        np.testing.assert_allclose(run.class_means(k), layout.means(state), atol=1e-9)
+        np.testing.assert_allclose(run.omega[k], oracles.singular_values(state, layout), rtol=1e-9, atol=1e-9)
+        np.testing.assert_allclose((run.U_t[k] * run.omega[k]) @ run.V_t[k].T, layout.means(state), atol=1e-9)
+        np.testing.assert_allclose(run.loss[k], oracles.ridge_loss(state, layout, ridge), rtol=1e-9)
+
+
+@given(any_sizes, st.floats(0.1, 3))
+def test_infinite_ratio_is_the_embedded_flow(problem: Problem, share: float) -> None:
+    """The class means of -P(grad L) with the orthogonal projection P: deviations do not move."""
+    layout, X = problem.layout, whole(problem)
+    law = GeneralLaw(layout.sizes, kernel_ratio=math.inf)
+
+    def field(X: np.ndarray) -> np.ndarray:
+        return -layout.spread(layout.means(oracles.ridge_gradient(X, layout, 0.0)))
+
+    t = np.array([0.0, share * law.time_unit])
+    state = oracles.integrated(field, X, t)[-1]
+    run = run_general(law, law.scaled_means(layout.means(X)), t)
+    np.testing.assert_allclose(run.class_means(1), layout.means(state), atol=1e-9)
+    large = GeneralLaw(layout.sizes, kernel_ratio=1e7)
+    near = run_general(large, law.scaled_means(layout.means(X)), t / 1e7)
+    np.testing.assert_allclose(near.omega, run.omega, rtol=1e-4)
+
+
+@given(any_sizes, ridges)
+def test_loss_and_parts_are_those_of_the_ridge_classifier(problem: Problem, ridge: float) -> None:
+    layout, X = problem.layout, whole(problem)
+    law = GeneralLaw(layout.sizes, ridge)
+    S = law.scaled_means(layout.means(X))
+    W, b = oracles.ridge_classifier(X, layout, ridge)
+    found_W, found_b = law.classifier(S)
+    np.testing.assert_allclose(found_W, W, atol=1e-10 * abs(W).max())
+    np.testing.assert_allclose(found_b, b, atol=1e-10)
+    nc1 = 0.5 * (1 + ridge) * float((W**2).sum())
+    residual = W @ layout.means(X) + b[:, None] - np.eye(layout.C)
+    nc23 = 0.5 * float((residual**2 * layout.priors).sum())
+    np.testing.assert_allclose(law.loss_parts(S), (nc1, nc23), rtol=1e-9)
+    np.testing.assert_allclose(law.loss(S), oracles.ridge_loss(X, layout, ridge), rtol=1e-9)
+    run = run_general(law, S, np.array([0.0]))
+    np.testing.assert_allclose((run.loss_nc1[0], run.loss_nc23[0]), (nc1, nc23), rtol=1e-9)
+    np.testing.assert_allclose(run.trajectory().loss, run.loss)
+
+
+@given(any_sizes, ridges)
+def test_measures_along_the_law_are_those_of_the_features(problem: Problem, ridge: float) -> None:
+    layout, X = problem.layout, whole(problem)
+    assume(layout.C > 2)
+    law = GeneralLaw(layout.sizes, ridge)
+    run = run_general(law, law.scaled_means(layout.means(X)), np.array([0.0]))
+    stats = block_statistics(X, layout)
+    W, _ = oracles.ridge_classifier(X, layout, ridge)
+    np.testing.assert_allclose(run.nc1[0], measures.phd_nc1(stats), rtol=1e-8)
+    np.testing.assert_allclose(run.nc3()[0], measures.phd_nc3(stats, W), rtol=1e-8, atol=1e-12)
+    M = layout.means(X)
+    for centre, means in (("examples", M), ("classes", M - M.mean(1, keepdims=True))):
+        np.testing.assert_allclose(run.equinorm(centre)[0], measures.phd_equinorm(means), rtol=1e-8)
+        np.testing.assert_allclose(run.equiangular(centre)[0], measures.phd_equiangular(means), rtol=1e-8, atol=1e-12)
+        np.testing.assert_allclose(run.maximal_angle(centre)[0], measures.phd_maximal_angle(means), rtol=1e-8, atol=1e-12)
+
+
+@given(problems(few_features=True), ridges, ratios, st.floats(0.1, 100))
+def test_equal_classes_are_closed_and_agree_with_the_integration(problem: Problem, ridge: float, r: float, share: float) -> None:
+    layout, X = problem.layout, problem.X
+    law = GeneralLaw(layout.sizes, ridge, r)
+    S, t = law.scaled_means(layout.means(X)), np.array([0.0, share * law.time_unit])
+    run = run_general(law, S, t)
+    assert run.frozen
+    np.testing.assert_allclose(run.omega[0], snr(X, layout).omega, rtol=1e-9)
+    u, s = run.u[-1], 1 + ridge
+    # d log u / dt = (2 / (C^2 N)) (r s + u) / (s + u)^2 along the closed omega
+    h = 1e-4 * t[-1]
+    a, b = (np.log(law.closed_omega(np.array([t[-1] + e]), run.omega[0])[0] ** 2) for e in (-h, h))
+    rate = 2 / (layout.C**2 * layout.N) * (r * s + u) / (s + u) ** 2
+    np.testing.assert_allclose((b - a) / (2 * h), rate, rtol=1e-6)
+    step = law.velocity(run.S(1))
+    slope = np.einsum("pk,pc,kc->k", run.U_t[1], step, run.V_t[1].T) / np.sqrt(u)
+    np.testing.assert_allclose(2 * slope, rate, rtol=1e-9)
+
+
+@given(problems(few_features=True), ridges, st.floats(1, 1e4))
+def test_the_ridge_rescales_law_a_and_law_b(problem: Problem, ridge: float, share: float) -> None:
+    """Laws (a) and (b) with C replaced by C (1 + lambda) in u, and the time divided by 1 + lambda."""
+    layout, X = problem.layout, problem.X
+    s, omega0 = 1 + ridge, snr(X, layout).omega
+    t = np.array([share * layout.C**2 * layout.N])
+    for r, closed in ((1.0, RENORMALIZED), (math.inf, EMBEDDED)):
+        law = GeneralLaw(layout.sizes, ridge, r)
+        run = run_general(law, law.scaled_means(layout.means(X)), t)
+        np.testing.assert_allclose(
+            run.omega[0], np.sqrt(s) * closed.omega(t / s, omega0 / np.sqrt(s), layout.C, layout.N)[0], rtol=1e-9
+        )
+
+
+@given(any_sizes, ridges, st.sampled_from([0.3, 1.0, 4.0, 30.0, math.inf]), st.floats(-3, 3))
+def test_the_reported_bound_holds_and_is_at_most_what_was_asked(problem: Problem, ridge: float, r: float, decade: float) -> None:
+    """Against a run with steps refined until its own bound is a hundred times smaller."""
+    layout, X = problem.layout, whole(problem)
+    law = GeneralLaw(layout.sizes, ridge, r)
+    S, t = law.scaled_means(layout.means(X)), np.array([0.1, 0.37, 1.0]) * 10.0**decade * law.time_unit
+    run, fine = run_general(law, S, t), run_general(law, S, t, accuracy=1e-12)
+    assert 0 < run.error <= 1e-10
+    assert fine.error <= 1e-12
+    for name in ("omega", "u"):
+        gap = abs(np.log(getattr(run, name) / getattr(fine, name))).max() * (0.5 if name == "u" else 1)
+        assert gap <= run.error + fine.error
+
+
+@pytest.mark.parametrize("r", [1.0, 6.0])
+def test_the_law_is_right_to_1e_10_against_thirty_digits(r: float) -> None:
+    """Taylor series of the law in mpmath, from a start whose singular values span six decades."""
+    import mpmath
+
+    law, rng = GeneralLaw((9, 4, 7), 0.2, r), np.random.default_rng(0)
+    S = np.diag([1e3, 1e-3]) @ law.scaled_means(rng.standard_normal((2, 3)))
+    t_end = 3.0 * law.time_unit
+    run = run_general(law, S, np.array([t_end]))
+    with mpmath.workdps(40):
+        counts = [mpmath.mpf(c) for c in law.counts]
+        pi = [c / law.n for c in counts]
+        q = mpmath.matrix([mpmath.sqrt(p) for p in pi])
+        J, Pi = mpmath.eye(3) - q * q.T, mpmath.diag(pi)
+        s, eye = 1 + mpmath.mpf(law.ridge), mpmath.eye(3)
+
+        def field(S: mpmath.matrix) -> mpmath.matrix:
+            G = S.T * S
+            K = mpmath.inverse(s * eye + G)
+            return S * K * Pi * K * (r * s * eye + G) * J / law.n
+
+        def end(steps: int) -> mpmath.matrix:  # Gragg's modified midpoint rule
+            h, old = t_end / mpmath.mpf(steps), mpmath.matrix(S.tolist())
+            new = old + h * field(old)
+            for _ in range(steps - 1):
+                old, new = new, old + 2 * h * field(new)
+            return (old + new + h * field(new)) / 2
+
+        orders = [20 * k for k in range(1, 11)]
+        table = [end(k) for k in orders]
+        for j in range(1, len(table)):
+            for i in range(len(table) - 1, j - 1, -1):
+                table[i] += (table[i] - table[i - 1]) / ((mpmath.mpf(orders[i]) / orders[i - j]) ** 2 - 1)
+        exact = [float(x) for x in mpmath.svd_r(table[-1], compute_uv=False)]
+        doubt = mpmath.norm(table[-1] - table[-2])
+    assert doubt < 1e-14
+    np.testing.assert_allclose(np.sqrt(run.u[0]), exact[:2], rtol=1e-10)
+
+
+@given(any_sizes, st.sampled_from([0.5, 1.0, 5.0]), ridges)
+def test_the_limit_is_a_regular_simplex_about_the_mean_of_the_class_means(problem: Problem, r: float, ridge: float) -> None:
+    """M^T M / (2 t / n) -> (I - 1 pi^T)(I - pi 1^T) for P >= C - 1: a simplex ETF about the mean of means, none about mu_G."""
+    layout, X = problem.layout, whole(problem)
+    assume(len(X) >= layout.C - 1 and layout.C > 2)
+    law = GeneralLaw(layout.sizes, ridge, r)
+    t = 1e13 * law.n * law.s
+    run = run_general(law, law.scaled_means(layout.means(X)), np.array([t]))
+    M = run.class_means(0)
+    centring = np.eye(layout.C) - np.outer(layout.priors, np.ones(layout.C))
+    np.testing.assert_allclose(law.limit_gram(), centring.T @ centring, atol=1e-14)
+    np.testing.assert_allclose(M.T @ M / (2 * t / law.n), law.limit_gram(), atol=1e-6)
+    distances = np.linalg.norm(M[:, :, None] - M[:, None, :], axis=0)[np.triu_indices(layout.C, 1)]
+    np.testing.assert_allclose(distances / distances.mean(), 1, atol=1e-6)
+    assert run.maximal_angle("classes")[0] < 1e-5
+    assert run.nc3("classes")[0] < 1e-9
+    assert run.maximal_angle("examples")[0] > 1e-3
+    assert run.nc3("examples")[0] > 1e-4
+    assert run.nc1[0] < 1e-9
+
+
+@given(any_sizes, ridges)
+def test_the_limit_of_the_embedded_flow_is_another(problem: Problem, ridge: float) -> None:
+    """r = infinity: G / (2 sqrt(s t / n)) -> (J Pi J)^{1/2}: no regular simplex about any centre."""
+    layout, X = problem.layout, whole(problem)
+    assume(len(X) >= layout.C - 1 and layout.C > 2)
+    law = GeneralLaw(layout.sizes, ridge, math.inf)
+    t = 1e10 * law.n
+    S = run_general(law, law.scaled_means(layout.means(X)), np.array([t])).S(0)
+    q = np.sqrt(layout.priors)
+    J = np.eye(layout.C) - np.outer(q, q)
+    values, E = np.linalg.eigh(J @ np.diag(layout.priors) @ J)
+    root = (E * np.sqrt(values.clip(min=0))) @ E.T
+    np.testing.assert_allclose(S.T @ S / (2 * math.sqrt(law.s * t / law.n)), root, atol=1e-3)
+
+
+def test_vectors_are_frozen_for_equal_classes_only() -> None:
+    law = GeneralLaw((30, 5, 11))
+    S = law.scaled_means(np.random.default_rng(0).standard_normal((4, 3)))
+    run = run_general(law, S, np.array([0.0, 3 * law.time_unit]))
+    assert abs((run.V_t[0] * run.V_t[1]).sum(0)).min() < 0.99
+    assert not run.frozen
+    with pytest.raises(ValueError, match="subsample"):
+        law.closed_omega(np.array([1.0]), run.omega[0])
+
+
+def test_zero_values_stay_zero_and_the_rest_is_unchanged() -> None:
+    law, rng = GeneralLaw((5, 9, 7, 12)), np.random.default_rng(0)
+    S = law.scaled_means(rng.standard_normal((6, 2)) @ rng.standard_normal((2, 4)))
+    t = np.array([0.0, 100.0])
+    run = run_general(law, S, t)
+    assert (run.omega[:, 2] == 0).all()
+    assert (run.u[:, 2] == 0).all()
+    assert (run.omega[1, :2] > run.omega[0, :2]).all()
+    np.testing.assert_allclose(run.S(0), S, atol=1e-14)
+    np.testing.assert_allclose(run.loss[1], law.loss(run.S(1)), rtol=1e-12)
+    none = run_general(law, 0 * S, t)
+    assert (none.omega == 0).all()
+    np.testing.assert_allclose(none.loss, 0.5 * (1 - (law.priors**2).sum()))
+
+
+def test_an_output_time_does_not_change_the_run() -> None:
+    law, rng = GeneralLaw((5, 9, 7)), np.random.default_rng(0)
+    S = law.scaled_means(rng.standard_normal((4, 3)))
+    few, many = (run_general(law, S, np.linspace(0, 500, count)).omega[-1] for count in (2, 300))
+    np.testing.assert_array_equal(few, many)
+
+
+def test_progress_is_told_and_may_stop() -> None:
+    law, seen = GeneralLaw((5, 9, 7)), []
+    S = law.scaled_means(np.random.default_rng(0).standard_normal((4, 3)))
+    run_general(law, S, np.array([0.0, 500.0]), progress=seen.append)
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+
+    def stop(share: float) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_general(law, S, np.array([0.0, 500.0]), progress=stop)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (((5,),), "C = 1"),
+        (((5, 0),), "class 1 has 0"),
+        (((5, 4), -0.1), "ridge = -0.1"),
+        (((5, 4), math.inf), "ridge = inf"),
+        (((5, 4), 0.0, 0.0), "kernel_ratio = 0.0"),
+        (((5, 4), 0.0, math.nan), "kernel_ratio = nan"),
+    ],
+)
+def test_laws_that_make_no_sense_are_refused(arguments: tuple, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GeneralLaw(*arguments)
+
+
+@pytest.mark.parametrize(
+    ("S", "t", "message"),
+    [
+        (np.ones((4, 2)), [0.0], "C = 3"),
+        (np.full((4, 3), np.nan), [0.0], "NaN"),
+        (np.ones((4, 3)), [-1.0, 2.0], "ascending and not negative"),
+        (np.ones((4, 3)), [2.0, 1.0], "ascending and not negative"),
+        (np.ones((4, 3)), [], "ascending and not negative"),
+    ],
+)
+def test_starts_and_times_that_make_no_sense_are_refused(S: np.ndarray, t: list[float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run_general(GeneralLaw((5, 9, 7)), S, np.array(t))

@@ -1,0 +1,178 @@
+"""The renormalized law for any class sizes, any ridge on the classifier and any class-block kernel.
+
+n_c examples in class c, pi_c = n_c / n, q = sqrt(pi), Pi = diag(pi), J = I - q q^T, s = 1 + lambda. With features renormalized
+(Sigma_W = I) and of global mean zero, S = M diag(q) (P x C), G = S^T S and K = (s I + G)^{-1}, the flow
+dX/dt = -Pi(grad L_LS Theta), Theta = 1 on the deviations and r on the class means, freezes the deviations and obeys
+
+    dS/dt = (1/n) S K Pi K (r s I + G) J.
+
+S q = 0 throughout. The eigenvalues u_j of G are omega_j^2 / C for equal classes, where the law is closed (`ufm.laws.closed`,
+`ufm.laws.kernel_ratio`). r = infinity is the limit of the flow on the clock t r: the gradient flow of the embedded metric.
+"""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from manifolds.layout import ClassLayout
+from manifolds.linalg import Array, identity_like, namespace
+from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.domain import wide
+from ufm.laws.kernel_ratio import RenormalizedKernelRatio
+from ufm.laws.one_vector import ComplementBasis
+
+
+@dataclass(frozen=True)
+class GeneralLaw:
+    """Class sizes n_c, ridge lambda on the classifier (not on its bias), r: the kernel on class means over that on deviations.
+
+    Raises ValueError for fewer than two classes, an empty class, a negative or infinite ridge, and r <= 0.
+    """
+
+    counts: tuple[int, ...]
+    ridge: float = 0.0
+    kernel_ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", ClassLayout(self.counts).sizes)
+        object.__setattr__(self, "ridge", float(self.ridge))
+        object.__setattr__(self, "kernel_ratio", float(self.kernel_ratio))
+        if not 0 <= self.ridge < math.inf:
+            raise ValueError(f"ridge = {self.ridge}: lambda must be finite and cannot be negative")
+        if not self.kernel_ratio > 0:
+            raise ValueError(f"kernel_ratio = {self.kernel_ratio}: r must be positive; math.inf is the embedded flow")
+
+    @property
+    def C(self) -> int:
+        """Number of classes."""
+        return len(self.counts)
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return sum(self.counts)
+
+    @property
+    def balanced(self) -> bool:
+        """Whether all classes have the same size, so that the law is closed."""
+        return min(self.counts) == max(self.counts)
+
+    @property
+    def s(self) -> float:
+        """1 + lambda"""
+        return 1.0 + self.ridge
+
+    @cached_property
+    def priors(self) -> np.ndarray:
+        """pi_c = n_c / n. (C,)"""
+        return np.asarray(self.counts, dtype=np.float64) / self.n
+
+    def scaled_means(self, M: Array) -> Array:
+        """S = (M - mu_G 1^T) diag(sqrt(pi)) of class means M (P, C) of renormalized features. (P, C), float64"""
+        M = self.checked(M)
+        pi = self.priors_like(M)
+        return (M - (M @ pi)[:, None]) * pi**0.5
+
+    def class_means(self, S: Array) -> Array:
+        """M = S diag(1 / sqrt(pi)), whose singular values are the omega_j of Eq. 9. (..., P, C) -> (..., P, C)"""
+        return S / self.priors_like(S) ** 0.5
+
+    def velocity(self, S: Array) -> Array:
+        """dS/dt = (1/n) S K Pi K (r s I + G) J. (P, C) -> (P, C)"""
+        S = self.checked(S)
+        basis = self.basis(S)
+        return basis.expand(self.reduced_velocity(basis.reduce(S)))
+
+    def reduced_velocity(self, Z: Array) -> Array:
+        """dZ/dt of Z = U^T S Q, U any frozen orthonormal columns and Q (C, C-1) an orthonormal basis orthogonal to q.
+
+        (m, C-1) -> (m, C-1), K and J never written out for r = 1.
+        """
+        xp, basis, s = namespace(Z), self.basis(Z), self.s
+        m, c = Z.shape[-2:]
+        B = xp.linalg.solve(Z @ Z.mT + s * identity_like(Z, m), Z)  # S K
+        gain = basis.reduce(basis.expand(B) * (self.priors_like(Z) / self.n))  # (1/n) S K Pi J
+        if self.kernel_ratio == 1:
+            return gain
+        damped = gain - (gain @ Z.mT) @ B  # s K by Woodbury's identity, whose last digits are lost where K has no 1 / s in it
+        if m == c:
+            damped = s * xp.linalg.solve(Z.mT @ Z + s * identity_like(Z, c), gain.mT).mT
+        return damped if math.isinf(self.kernel_ratio) else gain + (self.kernel_ratio - 1) * damped
+
+    @property
+    def time_unit(self) -> float:
+        """n s / (max(r, 1) max(pi)): no singular value grows faster than e-fold in it."""
+        r = 1.0 if math.isinf(self.kernel_ratio) else max(self.kernel_ratio, 1.0)
+        return self.n * self.s / (r * float(self.priors.max()))
+
+    @property
+    def spread_of_sizes(self) -> float:
+        """sqrt(n_max / n_min), by which an error of S relative to its singular values may grow on the way to those of M."""
+        return (max(self.counts) / min(self.counts)) ** 0.5
+
+    def closed_omega(self, t: Array, omega0: Array) -> Array:
+        """omega(t) for equal classes, in closed form. (T,), (K,) -> (T, K). Raises ValueError for classes of other sizes."""
+        N, r, root = ClassLayout(self.counts).N, self.kernel_ratio, self.s**0.5
+        if math.isinf(r) or r == 1:
+            law = RENORMALIZED if r == 1 else EMBEDDED
+            return root * law.omega(t / self.s, omega0 / root, self.C, N)
+        return RenormalizedKernelRatio(r, self.ridge).omega(t, omega0, self.C, N)
+
+    def loss(self, S: Array) -> float:
+        """L_LS with lambda's share, 1/2 tr Pi (s K - q q^T), of the ridge least-squares classifier with free bias. S (P, C)"""
+        nc1, nc23 = self.loss_parts(S)
+        return nc1 + nc23
+
+    def loss_parts(self, S: Array) -> tuple[float, float]:
+        """L_NC1 = s/2 tr Pi K G K and L_NC2/3 = s^2/2 tr Pi K J K, which sum to the loss. S (P, C)"""
+        u, p, rest = self.spectrum(self.basis(S).reduce(self.checked(S)))
+        nc1, nc23 = self.parts_of(u, p, rest)
+        return float(nc1), float(nc23)
+
+    def spectrum(self, Z: Array) -> tuple[Array, Array, Array]:
+        """Eigenvalues u_j of G, p_j = v_j^T Pi v_j of their vectors, and tr J Pi less the p_j. Z (m, C-1) -> (K,), (K,), ()
+
+        The last is 0 exactly where the vectors span everything orthogonal to q.
+        """
+        _, sigma, Vt = namespace(Z).linalg.svd(Z, full_matrices=False)
+        V, pi = self.basis(Z).expand(Vt), self.priors_like(Z)
+        p = (V * V) @ pi
+        rest = 1 - (pi * pi).sum() - p.sum()
+        return sigma * sigma, p, rest if len(p) < self.C - 1 else 0 * rest
+
+    def parts_of(self, u: Array, p: Array, rest: Array) -> tuple[Array, Array]:
+        """L_NC1 and L_NC2/3 of a `spectrum`. (..., K), (..., K), (...) -> (...), (...)"""
+        s = self.s
+        return 0.5 * s * (p * u / (s + u) ** 2).sum(-1), 0.5 * (p * (s / (s + u)) ** 2).sum(-1) + 0.5 * rest
+
+    def classifier(self, S: Array) -> tuple[Array, Array]:
+        """W = diag(q) K S^T (C, P) and b = pi (C,): ridge least squares with free bias on features of mean zero."""
+        S = self.checked(S)
+        A = S @ S.mT + self.s * identity_like(S, S.shape[0])
+        pi = self.priors_like(S)
+        return namespace(S).linalg.solve(A, S * pi**0.5).mT, pi
+
+    def limit_gram(self) -> np.ndarray:
+        """(I - 1 pi^T)(I - pi 1^T), the limit of M^T M / (2 t / n): Gram matrix of the centred one-hot e_c - pi. (C, C)"""
+        centring = np.eye(self.C) - self.priors[:, None]
+        return centring.T @ centring
+
+    def basis(self, like: Array) -> ComplementBasis:
+        """An orthonormal basis orthogonal to q = sqrt(pi), in the dtype and on the device of `like`."""
+        return ComplementBasis.of(self.priors_like(like) ** 0.5)
+
+    def priors_like(self, x: Array) -> Array:
+        """pi in the dtype and on the device of x. (C,)"""
+        xp = namespace(x)
+        return self.priors if xp is np else xp.as_tensor(self.priors, dtype=x.dtype, device=x.device)
+
+    def checked(self, M: Array) -> Array:
+        """M (P, C) as float64. Raises ValueError for another number of columns and for NaN or infinite entries."""
+        M = wide(M)
+        if M.ndim != 2 or M.shape[1] != self.C:
+            raise ValueError(f"shape {tuple(M.shape)}: (P, C) with C = {self.C} columns is needed, one a class")
+        if not bool(namespace(M).isfinite(M).all()):
+            raise ValueError("the class means have NaN or infinite entries")
+        return M

@@ -1,0 +1,237 @@
+"""A whole trajectory of the general law: closed for equal classes, integrated with a reported error bound otherwise."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import numpy as np
+
+from manifolds.linalg import Array, epsilon, namespace
+from ufm.arrays import as_numpy
+from ufm.features import central_path
+from ufm.laws.domain import wide
+from ufm.laws.general import GeneralLaw
+from ufm.laws.integrator import arcs
+from ufm.laws.trajectory import Trajectory
+
+ACCURACY = 1e-10  # largest relative error bound of a singular value
+CLOSED_ERROR = 1e-13  # of the closed laws
+
+Centre = Literal["examples", "classes"]
+
+
+@dataclass(frozen=True, eq=False)
+class GeneralTrajectory:
+    """omega, u and the singular vectors at times t (T,), values descending at every time; K = min(C - 1, P).
+
+    omega (T, K)  singular values of Eq. 9's Sigma_W^{-1/2} (M - mu_G 1^T), mu_G the mean over examples
+    u (T, K)      eigenvalues of G = S^T S; omega^2 / C for equal classes
+    error         bound on the relative error of every omega and sqrt(u), from the integrator's local errors
+    U_0 (P, K)    left singular vectors of the start; Z (T, K, C) with S_t = U_0 Z_t, or (K, C) for equal classes, where the
+                  vectors are frozen and S_t = U_0 diag(sqrt(u_t)) Z
+
+    Measures of the class means are about mu_G, the mean over examples, or with centre="classes" about the mean of the class
+    means. Only about the latter do NC2 and NC3 emerge for unequal classes: the means tend to a regular simplex, and mu_G is not
+    its centre.
+
+    Where two values cross the columns swap: unequal classes make them avoid each other, but a symmetry may let them cross.
+    """
+
+    law: GeneralLaw
+    t: Array
+    omega: Array
+    u: Array
+    error: float
+    U_0: Array
+    Z: Array
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the singular vectors stay as they are: equal classes."""
+        return self.Z.ndim == 2
+
+    def S(self, index: int) -> Array:
+        """S = M diag(sqrt(pi)) at one of the times. (P, C)"""
+        return self.U_0 @ self._reduced(index)
+
+    def class_means(self, index: int) -> Array:
+        """Class means of the renormalized features at one of the times. (P, C)"""
+        return self.law.class_means(self.S(index))
+
+    @cached_property
+    def V_t(self) -> Array:
+        """Right singular vectors of Eq. 9's matrix, signs continuous in time. (T, C, K)"""
+        return self._vectors[1]
+
+    @cached_property
+    def U_t(self) -> Array:
+        """Left singular vectors of Eq. 9's matrix, signs continuous in time. (T, P, K)"""
+        return self._vectors[0]
+
+    @property
+    def V(self) -> Array:
+        """Right singular vectors at the start. (C, K)"""
+        return self.V_t[0]
+
+    @cached_property
+    def _vectors(self) -> tuple[Array, Array]:
+        xp, T = namespace(self.Z), len(self.t)
+        if self.frozen:
+            return tuple(xp.broadcast_to(x, (T, *x.shape)) for x in (self.U_0, self.Z.mT))  # type: ignore[return-value]
+        U, V = [], []
+        for Z in self.Z:
+            left, _, right = xp.linalg.svd(self.law.class_means(Z), full_matrices=False)
+            right = right.mT
+            signs = _peak_signs(right) if not V else xp.where((V[-1] * right).sum(0) < 0, -1.0, 1.0)
+            U.append(self.U_0 @ (left * signs))
+            V.append(right * signs)
+        return xp.stack(U), xp.stack(V)
+
+    @cached_property
+    def _parts(self) -> tuple[Array, Array]:
+        """L_NC1 and L_NC2/3. (T,), (T,)"""
+        xp, law, basis = namespace(self.u), self.law, self.law.basis(self.u)
+        if self.frozen:
+            _, p, rest = law.spectrum(basis.reduce(self.Z))
+            return law.parts_of(self.u, p, rest)
+        parts = [law.parts_of(*law.spectrum(basis.reduce(Z))) for Z in self.Z]
+        nc1, nc23 = zip(*parts, strict=True)
+        return xp.stack(nc1), xp.stack(nc23)
+
+    @property
+    def loss(self) -> Array:
+        """L_LS = 1/2 tr Pi (s K - q q^T), of the ridge least-squares classifier with free bias. (T,)"""
+        return self.loss_nc1 + self.loss_nc23
+
+    @property
+    def loss_nc1(self) -> Array:
+        """L_NC1 = 1/2 tr W (Sigma_W + lambda I) W^T. (T,)"""
+        return self._parts[0]
+
+    @property
+    def loss_nc23(self) -> Array:
+        """L_NC2/3 = 1/2 sum_c pi_c ||W mu_c + b - e_c||^2. (T,)"""
+        return self._parts[1]
+
+    @cached_property
+    def nc1(self) -> Array:
+        """tr(Sigma_W Sigma_B^+) / C = sum_j 1 / (C u_j) over the non-zero values. (T,)"""
+        return central_path.spectral_nc1((self.law.C * self.u) ** 0.5)
+
+    def equinorm(self, centre: Centre = "examples") -> Array:
+        """NC2: Std_c / Avg_c of the norms of the class means. (T,)"""
+        return self._of_means(centre, central_path.spectral_equinorm)
+
+    def equiangular(self, centre: Centre = "examples") -> Array:
+        """NC2: Std over pairs of the cosines of the class means. (T,)"""
+        return self._of_means(centre, central_path.spectral_equiangular)
+
+    def maximal_angle(self, centre: Centre = "examples") -> Array:
+        """NC2: Avg over pairs of |cos + 1/(C-1)| of the class means. (T,)"""
+        return self._of_means(centre, central_path.spectral_maximal_angle)
+
+    def nc3(self, centre: Centre = "examples") -> Array:
+        """|| W^T / ||W||_F - M / ||M||_F ||_F^2 of the ridge least-squares classifier W and the class means. (T,)"""
+        law, xp = self.law, namespace(self.u)
+        values = []
+        for k in range(len(self.t)):
+            left, sigma, right = xp.linalg.svd(self._reduced(k), full_matrices=False)
+            W = (left * (sigma / (law.s + sigma * sigma))) @ right * law.priors_like(self.u) ** 0.5
+            M = self._centred(k, centre)
+            values.append(((W / (W * W).sum() ** 0.5 - M / (M * M).sum() ** 0.5) ** 2).sum())
+        return xp.stack(values)
+
+    def _of_means(self, centre: Centre, measure: Callable[[Array, Array], Array]) -> Array:
+        ones = 0 * self.U_0[0] + 1
+        return namespace(self.u).stack([measure(ones, self._centred(k, centre).mT) for k in range(len(self.t))])
+
+    def _reduced(self, index: int) -> Array:
+        """U_0^T S. (K, C)"""
+        return self.u[index][:, None] ** 0.5 * self.Z if self.frozen else self.Z[index]
+
+    def _centred(self, index: int, centre: Centre) -> Array:
+        """U_0^T times the class means about a centre. (K, C)"""
+        M = self.law.class_means(self._reduced(index))
+        return M if centre == "examples" else M - M.mean(-1)[:, None]
+
+    def trajectory(self) -> Trajectory:
+        """The same as the type that every simulated and measured trajectory has, numpy; N is the mean class size n / C."""
+        t, omega, U, V = (as_numpy(x) for x in (self.t, self.omega, self.U_t, self.V_t))
+        observed = {name: as_numpy(getattr(self, name)) for name in ("loss", "loss_nc1", "loss_nc23")}
+        vectors = {} if self.frozen else {"V_t": V, "U_t": U}
+        return Trajectory(
+            t, omega, V[0], self.law.C, self.law.n // self.law.C, U[0], **vectors, observed=observed, counts=self.law.counts
+        )
+
+
+def run_general(
+    law: GeneralLaw, S: Array, t: Array, accuracy: float = ACCURACY, progress: Callable[[float], None] | None = None
+) -> GeneralTrajectory:
+    """The trajectory from S (P, C) at times t (T,), ascending, t >= 0, S given at time 0. numpy, or torch on its device.
+
+    `accuracy` bounds the relative error of every singular value (default 1e-10). Singular values of S of at most
+    max(P, C) eps sigma_1 are rounding of zeros and stay exactly 0. `progress` gets the share of the time done, and may stop the
+    run by raising. Raises ValueError for bad times or means, RuntimeError where rounding forbids the accuracy.
+    """
+    S = law.checked(S)
+    times = _checked_times(t)
+    xp, K, basis = namespace(S), min(law.C - 1, S.shape[0]), law.basis(S)
+    U, sigma, Vt = xp.linalg.svd(basis.reduce(S), full_matrices=False)
+    moving = int((sigma > max(S.shape) * epsilon(S) * sigma[0]).sum())
+    sigma = xp.concatenate([sigma[:moving], 0 * sigma[moving:]])
+    if law.balanced or moving == 0:
+        signs = _peak_signs(basis.expand(Vt).mT)
+        t, omega0 = _like(times, S), (law.C * sigma * sigma) ** 0.5
+        omega = law.closed_omega(t, omega0) if moving else t[:, None] * omega0
+        Z = basis.expand(Vt) * signs[:, None]
+        return GeneralTrajectory(law, t, omega, omega * omega / law.C, CLOSED_ERROR, U * signs, Z)
+    states, error = _integrated(law, sigma[:moving, None] * Vt[:moving], times, accuracy, progress)
+    missing = xp.zeros((len(times), K - moving, law.C), dtype=S.dtype, device=S.device)
+    Z = xp.concatenate([basis.expand(xp.stack(states)), missing], 1)
+    omega, u = _values(law.class_means(Z)), _values(xp.stack(states)) ** 2
+    u = xp.concatenate([u, missing[..., 0]], -1)
+    return GeneralTrajectory(law, _like(times, S), omega, u, error, U, Z)
+
+
+def _integrated(
+    law: GeneralLaw, Z0: Array, times: np.ndarray, accuracy: float, progress: Callable[[float], None] | None
+) -> tuple[list[Array], float]:
+    """States at the times, and the error bound."""
+    done = int(np.searchsorted(times, 0.0, side="right"))
+    states, error = [Z0] * done, 0.0
+    if done == len(times):
+        return states, error
+    share = accuracy / law.spread_of_sizes
+    for arc in arcs(law.reduced_velocity, Z0, float(times[-1]), law.time_unit, share):
+        while done < len(times) and times[done] <= arc.end:
+            states.append(arc.state if times[done] == arc.end else arc.at(float(times[done])))
+            done += 1
+        error = arc.error * law.spread_of_sizes
+        if progress is not None:
+            progress(arc.end / float(times[-1]))
+    return states, error
+
+
+def _values(Z: Array) -> Array:
+    """Singular values, one matrix after the other: a batch would need them all at once. (T, m, c) -> (T, min(m, c))"""
+    xp = namespace(Z)
+    return xp.stack([xp.linalg.svd(z, full_matrices=False)[1] for z in Z])
+
+
+def _checked_times(t: Array) -> np.ndarray:
+    times = as_numpy(wide(t)).reshape(-1)
+    if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
+        raise ValueError(f"times t must be finite, ascending and not negative: the state is given at t = 0 (got {times[:5]} ...)")
+    return times
+
+
+def _peak_signs(V: Array) -> Array:
+    """+-1 for every column, the sign of its entry of largest modulus. (K,)"""
+    xp = namespace(V)
+    peaks = xp.take_along_axis(V, abs(V).argmax(-2)[None, :], -2) if xp is np else V.gather(-2, abs(V).argmax(-2)[None, :])
+    return xp.where(peaks[0] < 0, -1.0, 1.0)
+
+
+def _like(values: np.ndarray, x: Array) -> Array:
+    return values if namespace(x) is np else namespace(x).as_tensor(values, device=x.device)

@@ -1,0 +1,219 @@
+"""The joint gradient flow of classifier, bias and features from any start, as its closed system, for any class sizes.
+
+On 1/2 Ave ||W h + b - y||^2 every example of a class moves by the same affine map, so that (W, b, M, Sigma_W) closes. With
+pi_c = n_c / n, Pi = diag(pi), decays wd_W, wd_H, wd_b and kappa the rate of the classifier over that of the features,
+
+    dM/dt = -(1/n) W^T (W M + b 1^T - I) - wd_H M
+    dSigma_W/dt = -(1/n) (W^T W Sigma_W + Sigma_W W^T W) - 2 wd_H Sigma_W
+    dW/dt = -kappa (W (Sigma_W + M Pi M^T) + b (M pi)^T - Pi M^T + wd_W W)
+    db/dt = -kappa (W M pi + b - pi + wd_b b).
+
+kappa -> infinity at wd_W = wd_b = 0 is the central path, the unnormalized flow of `ufm.laws.mean_system`.
+The deviations are carried as D = R D_0 with dR/dt = -((1/n) W^T W + wd_H) R, so that Sigma_W = R Sigma_W(0) R^T stays positive
+definite and no digit of a collapsed Sigma_W is lost.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifolds.layout import ClassLayout
+from manifolds.whitening import principal_deviations
+from ufm.laws.trajectory import Trajectory, followed
+
+IMPLICIT_UP_TO = 2000  # unknowns for which the solver may hold a dense Jacobian
+
+
+@dataclass(frozen=True)
+class JointFlow:
+    """Class sizes, decays wd_W, wd_H, wd_b >= 0 and the rate ratio kappa > 0 (classifier over features).
+
+    With the loss 1/2 Ave ||W h + b - y||^2, a decay wd stands for wd/2 ||W||^2, and wd_H for n wd_H/2 Ave ||h||^2: every feature
+    vector has dh/dt = -(1/n) W^T (W h + b - y) - wd_H h. `bias=False` holds b at its start. Raises ValueError otherwise.
+    """
+
+    counts: tuple[int, ...]
+    wd_W: float = 0.0
+    wd_H: float = 0.0
+    wd_b: float = 0.0
+    kappa: float = 1.0
+    bias: bool = True
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", ClassLayout(self.counts).sizes)
+        for name in ("wd_W", "wd_H", "wd_b"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"{name} = {getattr(self, name)}: a decay must be finite and cannot be negative")
+        if not 0 < self.kappa < math.inf:
+            raise ValueError(
+                f"kappa = {self.kappa}: the rate ratio must be positive and finite; its limit is ufm.laws.mean_system"
+            )
+
+    @property
+    def C(self) -> int:
+        """Number of classes."""
+        return len(self.counts)
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return sum(self.counts)
+
+    @property
+    def priors(self) -> np.ndarray:
+        """pi_c = n_c / n. (C,)"""
+        return np.asarray(self.counts, dtype=np.float64) / self.n
+
+    def velocity(
+        self, W: np.ndarray, b: np.ndarray, M: np.ndarray, Sigma_W: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """dW/dt (C, P), db/dt (C,), dM/dt (P, C) and dSigma_W/dt (P, P)."""
+        pi, means = self.priors, M @ self.priors
+        residual = W @ M + b[:, None] - np.eye(self.C)
+        shrink = W.T @ W / self.n
+        dM = -W.T @ residual / self.n - self.wd_H * M
+        dSigma = -(shrink @ Sigma_W + Sigma_W @ shrink) - 2 * self.wd_H * Sigma_W
+        dW = -self.kappa * (W @ Sigma_W + (residual * pi) @ M.T + self.wd_W * W)
+        db = -self.kappa * (W @ means + b - pi + self.wd_b * b) if self.bias else 0 * b
+        return dW, db, dM, dSigma
+
+    def loss(self, W: np.ndarray, b: np.ndarray, M: np.ndarray, Sigma_W: np.ndarray) -> float:
+        """1/2 Ave ||W h + b - y||^2, without the decays."""
+        residual = W @ M + b[:, None] - np.eye(self.C)
+        return 0.5 * (float(((W @ Sigma_W) * W).sum()) + float((residual * residual * self.priors).sum()))
+
+    def energy(self, W: np.ndarray, b: np.ndarray, M: np.ndarray, Sigma_W: np.ndarray) -> float:
+        """What the flow descends: the loss, wd_W/2 ||W||^2, wd_b/2 ||b||^2 and n wd_H/2 Ave ||h||^2."""
+        squares = float(np.trace(Sigma_W)) + float((M * M * self.priors).sum())
+        decays = self.wd_W * float((W * W).sum()) + self.wd_b * float((b * b).sum()) + self.n * self.wd_H * squares
+        return self.loss(W, b, M, Sigma_W) + 0.5 * decays
+
+
+@dataclass(frozen=True, eq=False)
+class JointRun:
+    """W (T, C, P), b (T, C), M (T, P, C), Sigma_W (T, P, P) and R (T, P, P), with D_t = R_t D_0, at times t (T,)."""
+
+    flow: JointFlow
+    t: np.ndarray
+    W: np.ndarray
+    b: np.ndarray
+    M: np.ndarray
+    Sigma_W: np.ndarray
+    R: np.ndarray
+    root: np.ndarray  # L_0 (P, P) with Sigma_W(0) = L_0 L_0^T
+
+    @property
+    def loss(self) -> np.ndarray:
+        """1/2 Ave ||W h + b - y||^2, without the decays. (T,)"""
+        states = zip(self.W, self.b, self.M, self.Sigma_W, strict=True)
+        return np.array([self.flow.loss(*state) for state in states])
+
+    def features(self, index: int, H_0: np.ndarray) -> np.ndarray:
+        """H (P, n) at one of the times, of the flow that started at H_0 (P, n): M Y + R D_0."""
+        layout = ClassLayout(self.flow.counts)
+        return layout.add_to_means(self.R[index] @ layout.deviations(H_0), self.M[index])
+
+    def trajectory(self) -> Trajectory:
+        """omega and the vectors of Eq. 9's Sigma_W^{-1/2} (M - mu_G 1^T), followed in time, with the loss of (W, b) as observed.
+
+        From Sigma_W^{1/2}'s factor R L_0, so that a collapsed Sigma_W keeps its digits. Raises ValueError where it is singular.
+        """
+        K, omega, V, U = min(self.flow.C - 1, self.M.shape[1]), [], [], []
+        for M, R in zip(self.M, self.R, strict=True):
+            E, deviations, _ = np.linalg.svd(R @ self.root)
+            if not deviations[-1] > 0:
+                raise ValueError(f"Sigma_W has the eigenvalue {deviations[-1] ** 2:.2e}: omega is infinite along it")
+            snr = (E / deviations) @ (E.T @ (M - (M @ self.flow.priors)[:, None]))
+            left, sigma, right = np.linalg.svd(snr, full_matrices=False)
+            omega.append(sigma[:K])
+            V.append(right[:K].T)
+            U.append(left[:, :K])
+        omega_t, V_t, U_t = followed(np.stack(omega), np.stack(V), np.stack(U))
+        C, N = self.flow.C, self.flow.n // self.flow.C
+        observed = {"network_loss": self.loss}
+        U_0 = None if U_t is None else U_t[0]
+        return Trajectory(self.t, omega_t, V_t[0], C, N, U_0, V_t, U_t, observed, self.flow.counts)
+
+
+def run_joint(
+    flow: JointFlow,
+    W: np.ndarray,
+    b: np.ndarray,
+    M: np.ndarray,
+    Sigma_W: np.ndarray,
+    t: np.ndarray,
+    tolerance: float = 1e-10,
+    progress: Callable[[float], None] | None = None,
+) -> JointRun:
+    """The flow from W (C, P), b (C,), M (P, C), Sigma_W (P, P) at time 0 to times t (T,), ascending, t >= 0.
+
+    By LSODA where a dense Jacobian fits (large kappa is stiff), DOP853 otherwise, to the relative tolerance. `progress` gets the
+    share of the time done, and may stop the run by raising. Raises ValueError for shapes that do not go together and for bad
+    times, RuntimeError where the solver fails.
+    """
+    state, times = _checked(flow, W, b, M, Sigma_W), np.asarray(t, dtype=np.float64).reshape(-1)
+    if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
+        raise ValueError(f"times t must be finite, ascending and not negative, got {times[:5]}")
+    W, b, M, Sigma_W = state
+    P = M.shape[0]
+    start = [W, b, M, np.eye(P)]
+
+    def field(t: float, y: np.ndarray) -> np.ndarray:
+        W, b, M, R = _split(y, flow.C, P)
+        dW, db, dM, _ = flow.velocity(W, b, M, R @ Sigma_W @ R.T)
+        dR = -(W.T @ (W @ R)) / flow.n - flow.wd_H * R
+        return np.concatenate([x.reshape(-1) for x in (dW, db, dM, dR)])
+
+    y0 = np.concatenate([x.reshape(-1) for x in start])
+    states = [_split(y, flow.C, P) for y in _solve(field, y0, times, tolerance, progress)]
+    Ws, bs, Ms, Rs = (np.stack(parts) for parts in zip(*states, strict=True))
+    values, E = np.linalg.eigh(Sigma_W)
+    return JointRun(flow, times, Ws, bs, Ms, Rs @ Sigma_W @ Rs.mT, Rs, E * np.sqrt(values.clip(min=0)))
+
+
+def joint_start(H: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, np.ndarray]:
+    """M (P, C) and Sigma_W (P, P) of features H (P, n) in class blocks."""
+    H = np.asarray(H, dtype=np.float64)
+    E, deviations = principal_deviations(layout.deviations(H))
+    return layout.means(H), (E * deviations**2) @ E.T
+
+
+def _solve(
+    field: Callable, y0: np.ndarray, times: np.ndarray, tolerance: float, progress: Callable[[float], None] | None
+) -> list[np.ndarray]:
+    from scipy.integrate import DOP853, LSODA
+
+    rows, message = [y0] * int(np.searchsorted(times, 0.0, side="right")), None
+    if len(rows) == len(times):
+        return rows
+    kind = LSODA if y0.size <= IMPLICIT_UP_TO else DOP853
+    solver = kind(field, 0.0, y0, float(times[-1]), rtol=tolerance, atol=1e-3 * tolerance * float(abs(y0).max()))
+    while solver.status == "running":
+        message = solver.step()
+        inside = solver.dense_output()
+        while len(rows) < len(times) and times[len(rows)] <= solver.t:
+            rows.append(inside(times[len(rows)]))
+        if progress is not None:
+            progress(solver.t / float(times[-1]))
+    if solver.status == "failed":
+        raise RuntimeError(f"the joint system could not be integrated past t = {solver.t:.6g}: {message}")
+    return rows
+
+
+def _split(y: np.ndarray, C: int, P: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """W (C, P), b (C,), M (P, C) and R (P, P) from one vector."""
+    W, b, M, R = np.split(y, np.cumsum([C * P, C, P * C]))
+    return W.reshape(C, P), b, M.reshape(P, C), R.reshape(P, P)
+
+
+def _checked(flow: JointFlow, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+    W, b, M, Sigma_W = state = tuple(np.asarray(x, dtype=np.float64) for x in arrays)
+    P, C = len(M), flow.C
+    if (W.shape, b.shape, M.shape, Sigma_W.shape) != ((C, P), (C,), (P, C), (P, P)):
+        given = f"W {W.shape}, b {b.shape}, M {M.shape}, Sigma_W {Sigma_W.shape}"
+        raise ValueError(f"{given} do not go together: W (C, P), b (C,), M (P, C), Sigma_W (P, P) with C = {C} are needed")
+    if not all(np.isfinite(x).all() for x in state):
+        raise ValueError("the start has NaN or infinite entries")
+    return state

@@ -1,0 +1,211 @@
+"""The closed laws between (a) and (b), and beside (c): equal classes, a class-block kernel of ratio r, a ridge lambda.
+
+The kernel is 1 on the deviations and r on the class means; s = 1 + lambda, u = omega^2 / C, v = u / s.
+
+    RenormalizedKernelRatio   d log u / dt = (2 / (C^2 N)) (r s + u) / (s + u)^2
+                              Phi = s (v + (1/r) log v - ((r - 1)^2 / r) log(1 + v / r))
+    UnnormalizedKernelRatio   d log u / dt = (2 / (C^2 N)) ((r + u) / (1 + u))^2, from r Sigma_W + M M^T / C = I, lambda = 0
+                              Phi = (1/r^2) log u + (1 - 1/r^2) log(r + u) + ((r - 1)^2 / r) / (r + u)
+
+up to constants, Phi(u(t)) = Phi(u(0)) + 2 t / (C^2 N). r = 1 gives laws (a) and (c); r -> infinity, time divided by r (by r^2
+without renormalisation), gives law (b); the ridge rescales C to C (1 + lambda). Arrays are numpy or torch.
+
+No digits are lost to large or small r: every difference of logarithms is written with g(x) = x - log(1 + x) and
+k(x) = log(1 + x) - x / (1 + x), both positive, by the series of the inverse hyperbolic tangent for small x.
+"""
+
+import math
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+from manifolds.linalg import Array, namespace
+from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
+from ufm.laws.domain import LARGEST_LOG, check_omega, narrow, wide
+from ufm.laws.monotone import increasing_root
+
+EXACT_TAIL = 600.0  # of log u, beyond which the unnormalized Phi is its asymptote to the last digit
+
+
+class _KernelRatioLaw(Law):
+    """What both families share: Phi is inverted in log u."""
+
+    @abstractmethod
+    def _solve_log(self, phi: Array) -> Array:
+        """log u with Phi(u) = phi."""
+
+    def _solve(self, s: Array) -> Array:
+        return namespace(s).exp(self._solve_log(s))
+
+    def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
+        given = omega0
+        t, omega0 = wide(t), wide(omega0)
+        check_omega(omega0, int(C), int(N))
+        xp, moving = namespace(omega0), omega0 > 0
+        log_u = self._solve_log(self._phi_at(t, xp.where(moving, omega0, 1.0), int(C), int(N)))
+        return narrow(xp.where(moving, (log_u + math.log(C)) / 2, -math.inf), given)
+
+    def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """omega(t), t >= 0. (*t.shape, *omega0.shape). OverflowError past 1e150: use `log_omega`, or a smaller time."""
+        log_omega = self.log_omega(t, wide(omega0), C, N)
+        if bool((log_omega > LARGEST_LOG).any()):
+            raise OverflowError(f"log omega = {float(log_omega.max()):.6g}: use log_omega, or a smaller time")
+        return narrow(namespace(log_omega).exp(log_omega), omega0)
+
+
+@dataclass(frozen=True)
+class RenormalizedKernelRatio(_KernelRatioLaw):
+    """The renormalized law with kernel ratio r > 0 and ridge lambda >= 0 on the classifier's weights. ValueError otherwise."""
+
+    kernel_ratio: float
+    ridge: float = 0.0
+    name: ClassVar[str] = "renormalized-kernel-ratio"
+    statement: ClassVar[str] = "r v + log v - (r - 1)^2 log(1 + v / r), v = u / (1 + lambda): between laws (a) and (b)"
+
+    def __post_init__(self) -> None:
+        _check_ratio(self.kernel_ratio)
+        if not 0 <= self.ridge < math.inf:
+            raise ValueError(f"ridge = {self.ridge}: lambda must be finite and cannot be negative")
+
+    @property
+    def _s(self) -> float:
+        return 1.0 + self.ridge
+
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """d omega / dt = omega (r s + u) / (C^2 N (s + u)^2)"""
+        u, s = omega * omega / C, self._s
+        return omega * ((self.kernel_ratio * s + u) / (C * C * N * (s + u) ** 2))
+
+    def phi(self, u: Array) -> Array:
+        """Phi(u), up to a constant that depends on r alone."""
+        return self._s * self._phi_of(u / self._s)
+
+    def _phi_of(self, v: Array) -> Array:
+        xp, r = namespace(v), self.kernel_ratio
+        if r >= 1:
+            x = v / r
+            return (xp.log(v) + (2 * r - 1) * xp.log1p(x)) / r + r * log1p_remainder(x)
+        return v - xp.log1p(r / v) / r + (2 - r) * xp.log(r + v)
+
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """sqrt(2 t / (C N)), for every start, every r and every ridge"""
+        return RENORMALIZED.asymptote(t, omega0, C, N)
+
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        xp, r, s = namespace(omega), self.kernel_ratio, self._s
+        v, v0 = omega * omega / (C * s), omega0 * omega0 / (C * s)
+        dv = (omega - omega0) * ((omega + omega0) / (C * s))
+        z = dv / (r + v0)
+        shared = r * log1p_remainder(z) + z * v0 + 2 * xp.log1p(z)
+        return s * (shared + xp.log1p(r * dv / (v0 * (r + v))) / r)
+
+    def _solve_log(self, phi: Array) -> Array:
+        xp, r, target = namespace(phi), self.kernel_ratio, phi / self._s
+        if r >= 1:  # log v + v <= r Phi <= min(log v + 2 v + v^2 / 2, log v + r v)
+            high = xp.log(RENORMALIZED._solve(r * target))
+            by_embedded = xp.log(EMBEDDED._solve(r * target))
+            by_means = xp.log(RENORMALIZED._solve(r * target + math.log(r))) - math.log(r)
+            low = xp.maximum(by_embedded, by_means)
+        else:  # for v >= 1, v - 1 <= Phi <= 3 v; below, Phi <= 2.4 - log(1 + r / v) / r
+            high = xp.log(xp.maximum(target + 1, target * 0 + 1))
+            below = xp.maximum(2.4 - target, target * 0 + 1e-3)
+            far = xp.log(xp.maximum(target, target * 0 + 2.4) / 3)
+            near = math.log(r) - r * below - xp.log(-xp.expm1(-r * below))
+            low = xp.where(target < 2.4, xp.minimum(near, target * 0 + math.log(0.8)), far)
+        root = increasing_root(lambda y: self._phi_of(xp.exp(y)) - target, self._slope, low, high)
+        return root + math.log(self._s)
+
+    def _slope(self, y: Array) -> Array:
+        v = namespace(y).exp(y)
+        return (1 + v) * ((1 + v) / (self.kernel_ratio + v))
+
+
+@dataclass(frozen=True)
+class UnnormalizedKernelRatio(_KernelRatioLaw):
+    """The unnormalized law with kernel ratio r > 0, from r Sigma_W + M M^T / C = I. Raises ValueError for r <= 0."""
+
+    kernel_ratio: float
+    name: ClassVar[str] = "unnormalized-kernel-ratio"
+    statement: ClassVar[str] = "(1/r^2) log u + (1 - 1/r^2) log(r + u) + ((r - 1)^2 / r) / (r + u): law (c) for r = 1"
+
+    def __post_init__(self) -> None:
+        _check_ratio(self.kernel_ratio)
+
+    def rate(self, omega: Array, C: int, N: int) -> Array:
+        """d omega / dt = omega ((r + u) / (1 + u))^2 / (C^2 N)"""
+        u = omega * omega / C
+        return omega * (((self.kernel_ratio + u) / (1 + u)) ** 2 / (C * C * N))
+
+    def signal_share(self, u: Array) -> Array:
+        """r / (r + u), the share of d log omega that the class means make; the shrinking deviations make the rest."""
+        return self.kernel_ratio / (self.kernel_ratio + u)
+
+    def phi(self, u: Array) -> Array:
+        """Phi(u), up to a constant that depends on r alone."""
+        xp, r = namespace(u), self.kernel_ratio
+        if r >= 1:
+            x = u / r
+            return (xp.log(u) + (r - 1) * (2 * xp.log1p(x) + (r - 1) * log1p_excess(x))) / r**2
+        return xp.log(r + u) - (2 - r) / (r + u) - log1p_excess(r / u) / r**2
+
+    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+        """omega where log u = 2 t / (C^2 N) + Phi(u_0) less its constant: exact once u >> r."""
+        return self.omega(t, omega0, C, N)
+
+    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+        r = self.kernel_ratio
+        u, u0 = omega * omega / C, omega0 * omega0 / C
+        du = (omega - omega0) * ((omega + omega0) / C)
+        z, w = du / (r + u0), r * du / (u0 * (r + u))
+        grown = z * (u0 + 2) / (r + u) + z / (u * (r + u))  # z / (1 + z) = du / (r + u)
+        return log1p_excess(z) + log1p_excess(w) / r**2 + grown
+
+    def _solve_log(self, phi: Array) -> Array:
+        xp, r = namespace(phi), self.kernel_ratio
+        if r >= 1:  # 1 <= d(r^2 Phi) / d log u <= (1 + u)^2
+            T, square = phi * r**2, r**2
+            tail = (T + (square - 1) * math.log(r) + (r - 1) ** 2) / square
+            high = xp.minimum(T, tail)
+            past = (T + (square - 1) * math.log(r / 2) + (r - 1) ** 2 / 2) / square  # a lower bound where u >= r
+            low = xp.log(EMBEDDED._solve(T))
+            low = xp.where(past >= math.log(r), xp.maximum(low, past), low)
+        else:  # 1 <= dPhi / d log u <= 4 where u >= 1; below, Phi <= log(1 + r) - k(r / u) / r^2
+            far, tail = phi - float(self.phi(wide(1.0))), phi + 0.0
+            excess = xp.maximum(r * r * (math.log1p(r) - phi), far * 0 + 1e-300)
+            x = xp.where(excess < 0.125, xp.log(8 * excess) / 2, excess + 1)  # log of a bound on r / u
+            low, high = xp.where(far > 0, far / 4, math.log(r) - x), xp.maximum(far, far * 0)
+        inside = xp.clip(high, max=EXACT_TAIL)
+        low = xp.minimum(low, inside)
+        root = increasing_root(lambda y: self.phi(xp.exp(y)) - phi, self._slope, low, inside)
+        return xp.where(tail > EXACT_TAIL, tail, root)
+
+    def _slope(self, y: Array) -> Array:
+        u = namespace(y).exp(y)
+        return ((1 + u) / (self.kernel_ratio + u)) ** 2
+
+
+def log1p_remainder(x: Array) -> Array:
+    """g(x) = x - log(1 + x) to a few units in the last place, x > -1. Any shape."""
+    xp = namespace(x)
+    near = (x > -0.5) & (x < 1)
+    small = xp.where(near, x, 0.0)
+    y = small / (2 + small)  # log(1 + x) = 2 artanh y, and x - 2 y = x y
+    square, series = y * y, y * 0
+    for k in range(33, 1, -2):
+        series = series * square + 1 / k
+    far = xp.where(near, 1.0, x)
+    return xp.where(near, small * y - 2 * y * square * series, far - xp.log1p(far))
+
+
+def log1p_excess(x: Array) -> Array:
+    """k(x) = log(1 + x) - x / (1 + x) to a few units in the last place, x > -1. Any shape."""
+    xp = namespace(x)
+    near = (x > -0.5) & (x < 1)
+    small, far = xp.where(near, x, 0.0), xp.where(near, 1.0, x)
+    return xp.where(near, small * (small / (1 + small)) - log1p_remainder(small), xp.log1p(far) - far / (1 + far))
+
+
+def _check_ratio(r: float) -> None:
+    if not 0 < r < math.inf:
+        raise ValueError(f"kernel_ratio = {r}: r must be positive and finite; for its limit take EMBEDDED, time divided by r")

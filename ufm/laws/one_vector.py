@@ -1,0 +1,33 @@
+"""An orthonormal basis Q (C, C-1) of the complement of one unit vector, applied and never written out."""
+
+from dataclasses import dataclass
+
+from manifolds.linalg import Array, namespace
+
+
+@dataclass(frozen=True, eq=False)
+class ComplementBasis:
+    """Columns 2..C of the Householder reflection I - beta w w^T that takes q to -e_1. w (C,)"""
+
+    w: Array
+    beta: float
+
+    @classmethod
+    def of(cls, q: Array) -> "ComplementBasis":
+        """The basis orthogonal to q (C,), a unit vector with q_1 >= 0."""
+        xp = namespace(q)
+        w = q + 0.0
+        w[0] += 1.0
+        del xp
+        return cls(w, 2.0 / float((w * w).sum()))
+
+    def reduce(self, X: Array) -> Array:
+        """X Q. (..., C) -> (..., C-1)"""
+        return X[..., 1:] - (self.beta * (X @ self.w))[..., None] * self.w[1:]
+
+    def expand(self, Z: Array) -> Array:
+        """Z Q^T. (..., C-1) -> (..., C)"""
+        xp = namespace(Z)
+        along = (self.beta * (Z @ self.w[1:]))[..., None]
+        first, rest = -along * self.w[:1], Z - along * self.w[1:]
+        return xp.concatenate([first, rest], -1) if xp.__name__ == "numpy" else xp.cat([first, rest], -1)
