@@ -29,6 +29,7 @@ from ufm.interrupt import Interrupted
 from ufm.laws.general import GeneralLaw
 from ufm.laws.trajectory import Trajectory, follow
 
+MOST_STEPS = 20_000  # of the solver; a few hundred are usual
 IMPLICIT_UP_TO = 6000  # unknowns for which LSODA may hold its dense Jacobian
 
 
@@ -161,10 +162,12 @@ def run_raw(
         rtol=tolerance,
         atol=tolerance * float(abs(system.Z).max()),
     )
-    message = None
+    message, steps = None, 0
     try:
         while solver.status == "running" and len(rows) < len(times):
-            message = solver.step()
+            message, steps = solver.step(), steps + 1
+            if steps > MOST_STEPS:
+                solver.status, message = "failed", f"{MOST_STEPS} steps: rounding of the largest value hides the smallest"
             inside = solver.dense_output()
             while len(rows) < len(times) and times[len(rows)] <= solver.t:
                 states.append(inside(times[len(rows)]).reshape(shape))
@@ -174,7 +177,9 @@ def run_raw(
             if progress is not None:
                 progress(solver.t / end)
         if solver.status == "failed":
-            raise RuntimeError(f"the class-mean system could not be integrated past t = {solver.t:.6g}: {message}")
+            raise RuntimeError(
+                f"the class-mean system could not be integrated past t = {solver.t:.6g}: {message}; choose an earlier end"
+            )
     except KeyboardInterrupt:
         raise Interrupted(_trajectory(system, times, rows, states)) from None
     return _trajectory(system, times, rows, states)

@@ -1,4 +1,4 @@
-"""The discrete scheme for any class sizes, ridge and kernel ratio: against steps of the whole X; its safe step from both sides."""
+"""The discrete scheme for any class sizes, ridge and kernel ratio: against steps of the whole X, safe step from both sides."""
 
 import math
 

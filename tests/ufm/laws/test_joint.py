@@ -1,0 +1,128 @@
+"""The joint flow of classifier, bias and features: the closed system against the flow on (W, b, H), any sizes."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+
+from manifolds.layout import ClassLayout
+from tests import oracles as dense
+from tests.strategies import Problem, features, problems
+from tests.ufm.laws import oracles
+from ufm.features.snr import snr
+from ufm.laws.joint import JointFlow, JointRun, joint_start, run_joint
+from ufm.laws.mean_system import mean_system, run_raw
+
+decays = st.sampled_from([0.0, 1e-3, 0.05])
+
+
+def full(flow: JointFlow, W: np.ndarray, b: np.ndarray, H: np.ndarray, t: np.ndarray) -> list[tuple]:
+    """(W, b, H) at times t of the gradient flow, example by example."""
+    C, (P, n) = flow.C, H.shape
+    Y = dense.one_hot(ClassLayout(flow.counts))
+
+    def split(y: np.ndarray) -> tuple:
+        return y[: C * P].reshape(C, P), y[C * P : C * P + C], y[C * P + C :].reshape(P, n)
+
+    def field(t: float, y: np.ndarray) -> np.ndarray:
+        W, b, H = split(y)
+        R = W @ H + b[:, None] - Y
+        dW, db = R @ H.T / n + flow.wd_W * W, (R.mean(1) + flow.wd_b * b) * flow.bias
+        dH = W.T @ R / n + flow.wd_H * H
+        return -np.concatenate([flow.kappa * dW.ravel(), flow.kappa * db, dH.ravel()])
+
+    y0 = np.concatenate([W.ravel(), b, H.ravel()])
+    found = solve_ivp(field, (0, float(t[-1])), y0, method="DOP853", t_eval=t, rtol=1e-12, atol=1e-13)
+    return [split(y) for y in found.y.T]
+
+
+@given(problems(balanced=False, few_features=True), decays, decays, decays, st.sampled_from([0.3, 2.0]), st.booleans())
+def test_the_joint_system_is_the_flow_of_classifier_and_features(
+    problem: Problem, wd_W: float, wd_H: float, wd_b: float, kappa: float, bias: bool
+) -> None:
+    layout, H = problem.layout, problem.H / 3
+    flow = JointFlow(layout.sizes, wd_W, wd_H / 10, wd_b, kappa, bias)
+    W, b = problem.rng.standard_normal((layout.C, problem.P)) / 2, problem.rng.standard_normal(layout.C)
+    t = np.array([0.0, 0.3, 2.0, 6.0])
+    run = run_joint(flow, W, b, *joint_start(H, layout), t)
+    for k, (W_t, b_t, H_t) in enumerate(full(flow, W, b, H, t)):
+        np.testing.assert_allclose(run.W[k], W_t, atol=1e-8)
+        np.testing.assert_allclose(run.b[k], b_t, atol=1e-8)
+        np.testing.assert_allclose(run.features(k, H), H_t, atol=1e-8 * abs(H).max())
+        np.testing.assert_allclose(run.Sigma_W[k], H_t @ dense.class_centering(layout) @ H_t.T, atol=1e-8 * (H**2).max())
+        np.testing.assert_allclose(run.loss[k], dense.mse(H_t.T, layout.labels, W_t, b_t, 0.0), rtol=1e-7)
+    omega = np.sort(run.trajectory().omega[-1])[::-1]
+    np.testing.assert_allclose(omega, oracles.singular_values(H_t, layout), rtol=1e-5, atol=1e-7)
+
+
+@given(problems(balanced=False, few_features=True), decays, decays)
+def test_the_velocity_descends_the_energy(problem: Problem, wd_W: float, wd_H: float) -> None:
+    layout, flow = problem.layout, JointFlow(problem.layout.sizes, wd_W, wd_H, 0.02, 1.7)
+    M, Sigma_W = joint_start(problem.H, layout)
+    state = (problem.rng.standard_normal((layout.C, problem.P)), problem.rng.standard_normal(layout.C), M, Sigma_W)
+    velocity = flow.velocity(*state)
+    h = 1e-5 / max(abs(v).max() for v in velocity)
+    up, down = (flow.energy(*(x + e * v for x, v in zip(state, velocity, strict=True))) for e in (h, -h))
+    dW, db, dM, _ = velocity
+    W, b = state[:2]
+    R = W @ problem.H + b[:, None] - dense.one_hot(layout)
+    dH = -W.T @ R / layout.n - wd_H * problem.H
+    expected = -((dW**2).sum() + (db**2).sum()) / flow.kappa - (dH**2).sum()
+    np.testing.assert_allclose((up - down) / (2 * h), expected, rtol=1e-4)
+    assert dM.shape == M.shape
+
+
+def test_a_fast_classifier_is_the_central_path() -> None:
+    layout = ClassLayout((12, 7, 9))
+    H = features(layout, 4, np.random.default_rng(0))
+    H -= H.mean(1, keepdims=True)
+    t = np.array([0.0, 20.0, 60.0])
+    path = run_raw(mean_system(H, layout, snr(H, layout)), t).omega
+    gaps = []
+    for kappa in (30.0, 300.0):
+        W, b = oracles.ridge_classifier(H, layout, 0.0)
+        run = run_joint(JointFlow(layout.sizes, kappa=kappa), W, b, *joint_start(H, layout), t)
+        gaps.append(abs(run.trajectory().omega - path).max())
+    assert gaps[0] < 0.05
+    assert abs(gaps[0] / gaps[1] - 10) < 1  # first order in 1 / kappa
+
+
+def test_a_collapsed_covariance_keeps_its_digits() -> None:
+    """Deviations of size 1e-10 in one direction: Sigma_W has the condition number 1e20, which no float64 matrix can hold."""
+    rng, flow = np.random.default_rng(0), JointFlow((5, 6, 9))
+    Q = [np.linalg.qr(rng.standard_normal((2, 2)))[0] for _ in range(2)]
+    R, M = Q[0] @ np.diag([1.0, 1e-10]) @ Q[1], rng.standard_normal((1, 2, 3))
+    run = JointRun(flow, np.zeros(1), M.mT, M[0, :1], M, (R @ R.T)[None], R[None], np.eye(2))
+    centred = M[0] - (M[0] @ flow.priors)[:, None]
+    exact = np.diag([1.0, 1e10]) @ Q[0].T @ centred
+    np.testing.assert_allclose(run.trajectory().omega[0], np.linalg.svd(exact, compute_uv=False), rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"wd_W": -1.0}, "wd_W = -1"),
+        ({"wd_H": math.inf}, "wd_H = inf"),
+        ({"kappa": 0.0}, "kappa = 0"),
+        ({"kappa": math.inf}, "mean_system"),
+    ],
+)
+def test_flows_that_make_no_sense_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        JointFlow((5, 4), **options)
+
+
+def test_starts_that_do_not_go_together_are_refused() -> None:
+    flow = JointFlow((5, 4, 6))
+    W, b, M, Sigma = np.ones((3, 2)), np.ones(3), np.ones((2, 3)), np.eye(2)
+    with pytest.raises(ValueError, match="do not go together"):
+        run_joint(flow, W.T, b, M, Sigma, np.array([0.0]))
+    with pytest.raises(ValueError, match="NaN"):
+        run_joint(flow, W * np.nan, b, M, Sigma, np.array([0.0]))
+    with pytest.raises(ValueError, match="ascending"):
+        run_joint(flow, W, b, M, Sigma, np.array([-1.0]))
+    with pytest.raises(ValueError, match="infinite along it"):
+        run_joint(flow, W, b, M, 0 * Sigma, np.array([0.0])).trajectory()

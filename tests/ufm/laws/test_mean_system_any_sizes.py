@@ -1,0 +1,123 @@
+"""The unnormalized flow with unequal classes, a class-block kernel and feature decay: the closed system against the full one."""
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from manifolds.layout import ClassLayout
+from tests.strategies import Problem, features, problems
+from tests.ufm.laws import oracles
+from ufm.features.snr import snr
+from ufm.laws.mean_system import decayed_clock, mean_system, run_raw
+
+any_sizes = problems(balanced=False, few_features=True)
+ratios = st.sampled_from([0.3, 1.0, 4.0])
+
+
+def centred(problem: Problem) -> np.ndarray:
+    """Features with zero mean over examples. (P, n)"""
+    return problem.H - problem.H.mean(1, keepdims=True)
+
+
+def short_time(H: np.ndarray, layout: ClassLayout, r: float) -> float:
+    """A time in which the fastest direction grows by a factor of order one."""
+    return layout.n * float(np.linalg.eigvalsh(H @ H.T / layout.n)[0]) / max(r, 1) ** 2
+
+
+@given(any_sizes, ratios, st.floats(0.1, 2))
+def test_the_mean_system_is_the_full_flow_for_any_sizes_and_kernel(problem: Problem, r: float, share: float) -> None:
+    layout, H = problem.layout, centred(problem)
+    kernel, t = oracles.class_kernel(layout, r), np.array([0.0, 0.5, 1.0]) * share * short_time(H, layout, r)
+    system = mean_system(H, layout, snr(H, layout), r)
+    run = run_raw(system, t)
+    states = oracles.integrated(lambda H: -oracles.ridge_gradient(H, layout, 0.0) @ kernel, H, t)
+    for k, state in enumerate(states):
+        expected = oracles.singular_values(state, layout)
+        np.testing.assert_allclose(np.sort(run.omega[k])[::-1], expected, rtol=1e-7, atol=1e-9)
+        np.testing.assert_allclose(run.loss[k], oracles.ridge_loss(state, layout, 0.0), rtol=1e-7)
+        if r == 1:
+            np.testing.assert_allclose(system.snr(system.state_of(layout.means(state)))[0], expected, rtol=1e-7, atol=1e-8)
+    assert run.V_t is not None
+    np.testing.assert_allclose(abs(run.V_t[0]), abs(snr(H, layout).V), atol=1e-6)
+
+
+@given(any_sizes, st.floats(0.1, 2), st.integers(0, 2**31))
+def test_h_theta_inverse_h_t_is_conserved_for_any_kernel_that_keeps_the_mean(problem: Problem, share: float, seed: int) -> None:
+    """Theta any symmetric positive n x n matrix with Theta 1 = c 1, not only a class-block one."""
+    layout, H = problem.layout, centred(problem)
+    n, rng = layout.n, np.random.default_rng(seed)
+    Q = np.linalg.qr(np.column_stack([np.ones(n), rng.standard_normal((n, n - 1))]))[0]
+    Theta = (Q * rng.uniform(0.3, 3, n)) @ Q.T
+    t = np.array([0.0, share * short_time(H, layout, 3.0)])
+    end = oracles.integrated(lambda H: -oracles.ridge_gradient(H, layout, 0.0) @ Theta, H, t)[-1]
+    before, after = (X @ np.linalg.inv(Theta) @ X.T for X in (H, end))
+    np.testing.assert_allclose(after, before, atol=1e-9 * abs(before).max())
+    assert abs(end - H).max() > 1e-6
+
+
+@given(any_sizes, ratios, st.floats(0.05, 0.5), st.floats(0.1, 2))
+def test_feature_decay_is_a_change_of_clock(problem: Problem, r: float, decay: float, share: float) -> None:
+    layout, H = problem.layout, centred(problem)
+    unit = short_time(H, layout, r)
+    kernel, decay, t = oracles.class_kernel(layout, r), decay / unit, share * unit
+    tau = float(decayed_clock(np.array(t), decay))
+    velocity = oracles.ridge_gradient
+
+    def decayed(H: np.ndarray) -> np.ndarray:
+        return -velocity(H, layout, 0.0) @ kernel - decay * H
+
+    end = oracles.integrated(decayed, H, np.array([t]))[0]
+    undecayed = oracles.integrated(lambda H: -velocity(H, layout, 0.0) @ kernel, H, np.array([tau]))[0]
+    np.testing.assert_allclose(end, math.exp(-decay * t) * undecayed, atol=1e-8 * abs(H).max())
+    inverse = np.linalg.inv(kernel)
+    before, after = (X @ inverse @ X.T for X in (H, end))
+    np.testing.assert_allclose(after, math.exp(-2 * decay * t) * before, atol=1e-8 * abs(before).max())
+    run = run_raw(mean_system(H, layout, snr(H, layout), r), np.array([0.0, tau]))
+    np.testing.assert_allclose(np.sort(run.omega[-1])[::-1], oracles.singular_values(end, layout), rtol=1e-7, atol=1e-9)
+
+
+def test_the_decayed_clock_refuses_what_it_cannot_give() -> None:
+    np.testing.assert_array_equal(decayed_clock(np.array([0.0, 3.0]), 0.0), [0.0, 3.0])
+    np.testing.assert_allclose(decayed_clock(np.array([1e-9]), 1e-9), [1e-9], rtol=1e-15)
+    with pytest.raises(ValueError, match="feature_decay = -1"):
+        decayed_clock(np.array([1.0]), -1)
+    with pytest.raises(OverflowError, match="leaves float64"):
+        decayed_clock(np.array([1e4]), 1.0)
+
+
+def test_unequal_classes_from_total_covariance_one_grow_at_the_rates_of_their_sizes() -> None:
+    """Sigma_T = I: dS/dt = (1/n) S Pi (J - S^T S); the rates are the eigenvalues nu of J Pi J over n."""
+    layout = ClassLayout((20, 9, 14))
+    H = features(layout, 5, np.random.default_rng(0))
+    H -= H.mean(1, keepdims=True)
+    values, E = np.linalg.eigh(H @ H.T / layout.n)
+    H = (E / np.sqrt(values)) @ E.T @ H
+    system = mean_system(H, layout, snr(H, layout))
+    t = np.linspace(0, 18 * layout.n, 9)
+    run = run_raw(system, t)
+    slope = np.diff(np.log(run.omega), axis=0)[-1] / (t[1] - t[0])
+    assert run.omega[-1].min() > 90
+    q = np.sqrt(layout.priors)
+    J = np.eye(3) - np.outer(q, q)
+    nu = np.linalg.eigvalsh(J @ np.diag(layout.priors) @ J)[1:]
+    np.testing.assert_allclose(np.sort(slope) * layout.n, nu, rtol=1e-3)
+
+
+def test_a_run_past_the_digits_of_float64_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ufm.laws.mean_system.MOST_STEPS", 1000)
+    layout = ClassLayout((20, 9, 14))
+    H = features(layout, 5, np.random.default_rng(0))
+    system = mean_system(H, layout, snr(H, layout))
+    with pytest.raises(RuntimeError, match="choose an earlier end"):
+        run_raw(system, np.array([0.0, 1e3 * layout.n]))
+
+
+@pytest.mark.parametrize("r", [0.0, -2.0, math.inf, math.nan])
+def test_kernels_that_make_no_sense_are_refused(r: float) -> None:
+    layout = ClassLayout((9, 7))
+    H = features(layout, 3, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="kernel_ratio"):
+        mean_system(H, layout, snr(H, layout), r)
