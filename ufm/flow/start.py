@@ -1,16 +1,19 @@
 """Where a run starts: features in class blocks, balanced and reduced where asked for, their SNR, and the times of the run."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array
 from ufm.features import labels as layout
-from ufm.features.ranges import Reduction, reduce_to_range
 from ufm.features.snr import Snr, snr, snr_spectrum
 from ufm.flow.config import FlowConfig
 from ufm.laws.closed import Law
+
+if TYPE_CHECKING:
+    from ufm.features.ranges import Reduction
 
 MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce deserves a warning
 
@@ -23,7 +26,7 @@ class Start:
     layout: ClassLayout
     snr: Snr
     notes: tuple[str, ...]
-    reduction: Reduction | None = None
+    reduction: "Reduction | None" = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -50,6 +53,8 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
         notes.append(f"balanced to {classes.N} examples a class, {dropped} left out")
     reduction = None
     if config.reduce:
+        from ufm.features.ranges import reduce_to_range
+
         H, reduction = reduce_to_range(H, classes)
         notes.append(
             f"reduced to the range of Sigma_W: {reduction.dropped} of {reduction.dropped + len(H)} directions dropped, "
