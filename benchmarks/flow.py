@@ -14,8 +14,7 @@ from manifolds.geometry import constraint_residual
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, namespace
 from ufm.features.snr import renormalized_features, snr_spectrum
-from ufm.flow.config import FlowConfig
-from ufm.flow.start import output_times
+from ufm.flow.motion import log_spaced
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.discrete import recursion_step, run_discrete
 from ufm.tensor.vector_fields import advance_means, autograd_gradient, renormalize_after_step
@@ -42,6 +41,11 @@ class Row:
 def _end(omega: np.ndarray, C: int, N: int) -> float:
     """The time in which the smallest omega grows tenfold under law (a), where the command ends by default."""
     return float(RENORMALIZED.time(10 * omega[-1:], omega[-1:], C, N)[0])
+
+
+def _times(omega: np.ndarray, C: int, N: int) -> np.ndarray:
+    """The 1000 times of the command."""
+    return log_spaced(_end(omega, C, N), float(RENORMALIZED.time(1.01 * omega, omega, C, N).min()), 1000)
 
 
 def command() -> Iterator[Row]:
@@ -74,8 +78,8 @@ def trajectory() -> Iterator[Row]:
 
 
 def _closed_trajectory(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
-    omega, config = snr_spectrum(H, layout).omega, FlowConfig()
-    times = output_times(config, _end(omega, layout.C, layout.N), omega, layout.C, layout.N)
+    omega = snr_spectrum(H, layout).omega
+    times = _times(omega, layout.C, layout.N)
     return RENORMALIZED.omega(times, omega, layout.C, layout.N)
 
 
@@ -99,7 +103,7 @@ def closed_forms() -> Iterator[Row]:
     from scipy.special import wrightomega
 
     omega0 = np.linspace(0.97, 1.21, C - 1)
-    times = output_times(FlowConfig(), _end(omega0[::-1], C, N), omega0, C, N)
+    times = _times(omega0[::-1], C, N)
     u0 = omega0**2 / C
 
     def by_scipy() -> np.ndarray:

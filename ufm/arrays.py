@@ -5,6 +5,7 @@ A type checker sees `manifolds.linalg.Array`; a reader, and `typing.get_type_hin
 The letters are those of docs/notation.md: C classes, n examples, P features, K = min(C - 1, P).
 """
 
+import sys
 from typing import Annotated
 
 import numpy as np
@@ -31,10 +32,16 @@ LARGEST = 1e140  # of a feature, and 1 / LARGEST of the largest: products of pow
 def check_real(x: Array, what: str) -> None:
     """Raise ValueError unless x holds real floating-point numbers, none of them masked; TypeError unless it is an array."""
     xp = namespace(x)
-    if xp is np and isinstance(x, np.ma.MaskedArray):
+    if is_masked(x):
         raise ValueError(f"{what} are a masked array: leave the masked entries out, or fill them")
     if x.dtype.kind != "f" if xp is np else not x.is_floating_point():
         raise ValueError(f"{what} have dtype {x.dtype}: floating point is needed")
+
+
+def is_masked(x: Array) -> bool:
+    """Whether x is one of numpy's masked arrays; numpy.ma is not imported for it."""
+    masked = sys.modules.get("numpy.ma")
+    return masked is not None and isinstance(x, masked.MaskedArray)
 
 
 def check_scale(largest: float, what: str) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 
 from manifolds.layout import ClassLayout
-from ufm.arrays import Labels, Rows, check_real, check_scale
+from ufm.arrays import Labels, Rows, check_real, check_scale, is_masked
 
 
 def class_blocks(features: Rows, labels: Labels) -> tuple[np.ndarray, ClassLayout]:
@@ -38,7 +38,7 @@ def check_labels(features: Rows, labels: Labels) -> np.ndarray:
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise ValueError(f"features have NaN or infinite entries, first in row {row}")
     check_scale(float(abs(features).max()), "features")
-    if isinstance(labels, np.ma.MaskedArray):
+    if is_masked(labels):
         raise ValueError("labels are a masked array: leave the masked examples out")
     if labels.dtype.kind not in "iu" and not (
         labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all()

@@ -36,6 +36,7 @@ def parser() -> argparse.ArgumentParser:
     start = p.add_argument_group("start")
     start.add_argument("--C", type=int, help="classes of random features (default 10)")
     start.add_argument("--N", type=int, help="examples a class (default 500)")
+    start.add_argument("--sizes", metavar="N,N,...", help="examples of each class of random features, instead of --C and --N")
     start.add_argument("--P", type=int, help="features (default 512)")
     start.add_argument("--seed", type=int, default=0, help="seed of random features and of --balance (default 0)")
     start.add_argument("--features", metavar="FILE.npz", help="your own: arrays 'features' (n, P) and 'labels' (n,)")
@@ -44,12 +45,19 @@ def parser() -> argparse.ArgumentParser:
     start.add_argument("--start", choices=("whitened", "raw"), default="whitened", help="raw: unnormalized flow of H as it is")
     clock = p.add_argument_group("flow and clock")
     clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default (a))")
+    clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help="decay of the classifier (default 0)")
+    clock.add_argument(
+        "--kernel-ratio", type=float, default=1.0, metavar="R", help="speed of class means over that of deviations (default 1)"
+    )
+    clock.add_argument(
+        "--feature-decay", type=float, default=0.0, metavar="LAMBDA", help="decay of the unnormalized features (default 0)"
+    )
     end = clock.add_mutually_exclusive_group()
     end.add_argument(
         "--growth", type=float, default=10.0, help="end when the smallest omega has grown so many times (default 10)"
     )
     end.add_argument("--t-end", type=float, help="end at this flow time")
-    clock.add_argument("--points", type=int, default=1000, help="output times, log-spaced (default 1000)")
+    clock.add_argument("--points", type=int, help="output times, log-spaced (default 1000, fewer for many unequal classes)")
     step = clock.add_mutually_exclusive_group()
     step.add_argument("--eta", type=float, help="step size of the discrete scheme")
     step.add_argument("--steps", type=int, help="number of its steps (default 1000, more where the safe step asks for it)")
@@ -75,6 +83,8 @@ def flow_config(args: argparse.Namespace) -> FlowConfig:
     sizes = {name: value for name in "CNP" if (value := getattr(args, name)) is not None}
     if args.features is not None and sizes:
         raise ValueError(f"--features decides C, N and P: leave out {', '.join('--' + name for name in sizes)}")
+    if args.sizes is not None and (args.features is not None or {"C", "N"} & sizes.keys()):
+        raise ValueError(f"--sizes {args.sizes} decides C and N: leave out --C, --N and --features")
     if args.plot is not None and os.path.splitext(args.plot)[1] not in PLOT_SUFFIXES:
         raise ValueError(f"--plot {args.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
     if args.out is not None and os.path.splitext(args.out)[1] != ".npz":
@@ -93,9 +103,20 @@ def flow_config(args: argparse.Namespace) -> FlowConfig:
         "start",
         "reduce",
         "balance",
+        "ridge",
+        "kernel_ratio",
+        "feature_decay",
     )
     first = next(iter(LAWS)) if args.flow == "all" else args.flow
-    return FlowConfig(**sizes, flow=first, **{name: getattr(args, name) for name in names})
+    return FlowConfig(**sizes, sizes=sizes_of(args.sizes), flow=first, **{name: getattr(args, name) for name in names})
+
+
+def sizes_of(text: str | None) -> tuple[int, ...] | None:
+    """The class sizes of --sizes. Raises ValueError for what is no list of whole numbers."""
+    try:
+        return None if text is None else tuple(int(size) for size in text.split(","))
+    except ValueError:
+        raise ValueError(f"--sizes {text}: whole numbers with commas between them are needed, as in 50,20,5") from None
 
 
 class StageLine:

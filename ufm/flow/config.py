@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ufm.laws.closed import LAWS, UNNORMALIZED
+from ufm.laws.closed import EMBEDDED, LAWS, UNNORMALIZED
 from ufm.laws.discrete import MOST_STEPS
 
 SMALLEST = 1e-290  # of a time or a step size, for its parts to stay normal numbers
@@ -21,7 +21,7 @@ class FlowConfig:
     flow: str = "renormalized"
     growth: float = 10.0
     t_end: float | None = None
-    points: int = 1000
+    points: int | None = None
     eta: float | None = None
     steps: int | None = None
     full: bool = False
@@ -30,10 +30,16 @@ class FlowConfig:
     start: str = "whitened"
     reduce: bool = False
     balance: bool = False
+    sizes: tuple[int, ...] | None = None
+    ridge: float = 0.0
+    kernel_ratio: float = 1.0
+    feature_decay: float = 0.0
 
     def __post_init__(self) -> None:
         self._check_choices()
+        self._check_flow()
         self._check_numbers()
+        self._check_law()
 
     def _check_choices(self) -> None:
         if self.flow not in LAWS:
@@ -44,8 +50,18 @@ class FlowConfig:
             raise ValueError(f"the {self.flow} flow lives on whitened features: --start raw goes with --flow unnormalized")
         if self.balance and self.features is None:
             raise ValueError("random features have equal classes: --balance goes with --features")
+        if self.sizes is not None and (self.features is not None or len(self.sizes) < 2 or min(self.sizes) < 1):
+            raise ValueError(f"sizes = {self.sizes}: of random features, at least two classes of at least one example")
         if self.eta is not None and self.steps is not None:
             raise ValueError("eta and steps decide each other: give one of them")
+
+    def _check_flow(self) -> None:
+        if self.flow != UNNORMALIZED.name and self.feature_decay:
+            raise ValueError(f"the {self.flow} flow has no scale to decay: --feature-decay goes with --flow unnormalized")
+        if self.flow == UNNORMALIZED.name and self.ridge:
+            raise ValueError("the unnormalized flow is closed without a ridge only: --ridge goes with renormalized or embedded")
+        if self.flow == EMBEDDED.name and self.kernel_ratio != 1:
+            raise ValueError("the embedded flow is the limit of an infinite kernel ratio: --kernel-ratio goes with the others")
 
     def _check_numbers(self) -> None:
         for name in ("C", "N", "P", "seed", "points", "steps"):
@@ -56,11 +72,19 @@ class FlowConfig:
             raise ValueError(f"growth = {self.growth}: it must be greater than 1")
         if self.t_end is not None and not (SMALLEST <= self.t_end < math.inf):
             raise ValueError(f"t-end = {self.t_end}: it must be positive and finite, at least {SMALLEST:g}")
-        if self.points < 2:
+        if self.points is not None and self.points < 2:
             raise ValueError(f"points = {self.points}: at least the start and the end are needed")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed}: it cannot be negative")
+
+    def _check_law(self) -> None:
+        if not 0 <= self.ridge < math.inf:
+            raise ValueError(f"ridge = {self.ridge}: it must be finite and cannot be negative")
+        if not 0 < self.kernel_ratio < math.inf:
+            raise ValueError(f"kernel-ratio = {self.kernel_ratio}: it must be positive and finite")
+        if not 0 <= self.feature_decay < math.inf:
+            raise ValueError(f"feature-decay = {self.feature_decay}: it must be finite and cannot be negative")
         if self.eta is not None and not (SMALLEST <= self.eta < math.inf):
             raise ValueError(f"eta = {self.eta}: the step size must be positive and finite, at least {SMALLEST:g}")
         if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
             raise ValueError(f"steps = {self.steps}: between 1 and {MOST_STEPS:.0e} steps can be taken")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed}: it cannot be negative")

@@ -5,8 +5,10 @@ from typing import Any
 import numpy as np
 
 from ufm.features import central_path
-from ufm.flow.result import FlowRun
+from ufm.features.vectors import self_duality
+from ufm.flow.result import FlowRun, eigenvalues_of_gram
 from ufm.laws.closed import LAWS
+from ufm.laws.trajectory import Trajectory
 
 ROWS = 9
 COLUMNS = ("t", "flow min", "flow max", "step min", "step max", "L_LS", "L_NC1", "L_NC2/3", "NC1", "NC2 norm", "NC2 angle", "NC3")
@@ -19,7 +21,8 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
     at = np.searchsorted(scheme.t, flow.t[shown] * (1 + 1e-12), side="right") - 1
     part = flow.rows(shown)
     stepped = np.where(part.t[:, None] > scheme.t[-1] * (1 + 1e-9), np.nan, scheme.omega[at])  # the scheme may end earlier
-    still = np.nan if run.config.start == "raw" else 1.0  # NC2 needs V, which turns in a flow from a raw start
+    still = np.nan if run.config.start == "raw" and part.V_t is None else 1.0  # NC2 needs V, which turns from a raw start
+    V = part.V if part.V_t is None else part.V_t
     columns = (
         part.t,
         part.omega.min(1),
@@ -29,12 +32,29 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
         part.loss,
         part.loss_nc1,
         part.loss_nc23,
-        central_path.spectral_nc1(part.omega),
-        still * central_path.spectral_equinorm(part.omega, part.V),
-        still * central_path.spectral_maximal_angle(part.omega, part.V),
-        central_path.spectral_nc3(part.omega, part.C),
+        _nc1(run, part),
+        still * central_path.spectral_equinorm(part.omega, V),
+        still * central_path.spectral_maximal_angle(part.omega, V),
+        _nc3(run, part, V),
     )
     return [dict(zip(COLUMNS, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
+
+
+def _nc1(run: FlowRun, part: Trajectory) -> np.ndarray:
+    """tr(Sigma_W Sigma_B^+) / C, by Sigma_B's own eigenvalues u where classes are unequal. (T,)"""
+    if run.start.layout.balanced:
+        return central_path.spectral_nc1(part.omega)
+    return central_path.spectral_nc1(np.sqrt(part.C * eigenvalues_of_gram(part, run.start.layout.priors)))
+
+
+def _nc3(run: FlowRun, part: Trajectory, V: np.ndarray) -> np.ndarray:
+    """Self-duality of the (ridge) least-squares classifier W^T = S (s I + S^T S)^{-1} diag(sqrt(pi)), s = 1 + lambda. (T,)"""
+    if run.start.layout.balanced and run.config.ridge == 0:
+        return central_path.spectral_nc3(part.omega, part.C)
+    root, M = np.sqrt(run.start.layout.priors), part.omega[..., :, None] * V.mT
+    U, sigma, Vt = np.linalg.svd(M * root, full_matrices=False)
+    W = (U * (sigma / (1 + run.config.ridge + sigma**2))[..., None, :]) @ Vt * root
+    return self_duality(W, M)
 
 
 def run_summary(run: FlowRun) -> dict[str, Any]:
@@ -76,8 +96,23 @@ def _cell(value: float) -> str:
 def title(run: FlowRun) -> str:
     """The run in one line."""
     start = run.start
-    sizes = f"C = {start.layout.C}, N = {start.layout.N}, P = {len(start.H)}"
-    return f"{run.config.flow} flow, {sizes}" + ", raw start" * (run.config.start == "raw") + ", full state" * run.config.full
+    layout, config = start.layout, run.config
+    N = f"N = {layout.N}" if layout.balanced else f"N = {min(layout.sizes)} to {max(layout.sizes)}"
+    options = {"ridge": (config.ridge, 0), "kernel ratio": (config.kernel_ratio, 1), "feature decay": (config.feature_decay, 0)}
+    more = "".join(f", {name} {value:g}" for name, (value, plain) in options.items() if value != plain)
+    return (
+        f"{run.config.flow} flow, C = {layout.C}, {N}, P = {len(start.H)}{more}"
+        + ", raw start" * (run.config.start == "raw")
+        + ", full state" * run.config.full
+    )
+
+
+def statement(run: FlowRun) -> str:
+    """The law in one line."""
+    config, law = run.config, LAWS[run.config.flow]
+    if run.start.layout.balanced and config.ridge == 0 and config.kernel_ratio == 1:
+        return law.statement
+    return f"the flow of {law.statement.partition(':')[0]} for these class sizes, ridge and kernel ratio, integrated"
 
 
 def text(run: FlowRun, seconds: float) -> str:
@@ -86,7 +121,7 @@ def text(run: FlowRun, seconds: float) -> str:
     steps = f"{int(scheme.steps[-1])} steps of eta = {scheme.eta:.6g}"
     lines = [
         title(run),
-        LAWS[run.config.flow].statement,
+        statement(run),
         *start.notes,
         f"beside it the discrete scheme (renormalize after step), {steps}",
         "",

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 STORED = {"t", "omega", "U", "V", "eta", "t_discrete", "omega_discrete", "config"}  # what a stored run is read from
+LOSSES = ("loss", "loss_nc1", "loss_nc23")
+ALSO_STORED = {*LOSSES, "counts", "V_t", "U_t"}
 StageProgress = Callable[[str, float], None]
 
 
@@ -55,6 +57,9 @@ class FlowRun:
             "U": self.start.snr.left_vectors,
             "V": self.start.snr.V,
             "residual": np.array(self.residual),
+            "u": flow.observed["u"] if "u" in flow.observed else eigenvalues_of_gram(flow, self.start.layout.priors),
+            "counts": np.asarray(self.start.layout.sizes),
+            **{name: vectors for name in ("V_t", "U_t") if (vectors := getattr(flow, name)) is not None},
             "complete": np.array(self.complete),
             "config": np.array(json.dumps(self.provenance, sort_keys=True)),
         }
@@ -62,7 +67,10 @@ class FlowRun:
     @property
     def provenance(self) -> dict[str, Any]:
         """The configuration as run, with the sizes that the features decided, the notes and the versions behind it."""
-        sizes = {"C": self.start.layout.C, "N": self.start.layout.N, "P": len(self.start.H)}
+        layout = self.start.layout
+        sizes: dict[str, Any] = {"C": layout.C, "N": layout.n // layout.C, "P": len(self.start.H)}
+        if not layout.balanced:
+            sizes["counts"] = list(layout.sizes)
         reduction = self.start.reduction
         dropped = {} if reduction is None else {"dropped": reduction.dropped, "lost_signal": reduction.lost_signal}
         from ufm.files.store import provenance
@@ -71,11 +79,31 @@ class FlowRun:
         return asdict(self.config) | sizes | dropped | extra
 
 
+def eigenvalues_of_gram(flow: Trajectory, priors: np.ndarray) -> np.ndarray:
+    """u (T, K), the non-zero eigenvalues of G = S^T S, S = U diag(omega) V^T diag(sqrt(pi)); omega^2 / C for equal classes."""
+    if flow.counts is None or min(flow.counts) == max(flow.counts):
+        return flow.omega**2 / flow.C
+    V = flow.V if flow.V_t is None else flow.V_t
+    S = (flow.omega[..., :, None] * V.mT) * np.sqrt(priors)
+    return np.linalg.svd(S, compute_uv=False)[..., : flow.omega.shape[-1]] ** 2
+
+
+def spectral_losses(flow: Trajectory, priors: np.ndarray, ridge: float) -> dict[str, np.ndarray]:
+    """L_LS and its parts (T,) from S = U diag(omega) V^T diag(sqrt(pi)), for any class sizes and ridge."""
+    V = flow.V if flow.V_t is None else flow.V_t
+    _, sigma, Vt = np.linalg.svd((flow.omega[..., :, None] * V.mT) * np.sqrt(priors), full_matrices=False)
+    u, p, s = sigma**2, (Vt * Vt) @ priors, 1 + ridge
+    rest = (1 - priors @ priors) - p.sum(-1) if flow.omega.shape[-1] < flow.C - 1 else 0.0
+    nc1 = 0.5 * s * (p * u / (s + u) ** 2).sum(-1)
+    nc23 = 0.5 * (p * (s / (s + u)) ** 2).sum(-1) + 0.5 * rest
+    return {"loss": nc1 + nc23, "loss_nc1": nc1, "loss_nc23": nc23}
+
+
 def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
     """Flow and scheme of a file that `--out` wrote. Raises ValueError for another or a damaged file, with what is wrong."""
     from ufm.files import store
 
-    arrays = store.load_arrays(path, STORED)
+    arrays = store.load_arrays(path, STORED | ALSO_STORED)
     missing = STORED - arrays.keys()
     if missing:
         raise ValueError(f"{path} is no run of ufm.flow: it lacks {', '.join(sorted(missing))}")
@@ -92,7 +120,10 @@ def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
     eta = float(arrays["eta"])
     if not eta > 0 or arrays["U"].shape[1:] != (K,):
         raise ValueError(f"{path} is damaged: eta = {eta:g}, U of shape {arrays['U'].shape} for {K} singular values")
-    flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], C, N, arrays["U"])
+    counts = None if "counts" not in arrays else tuple(arrays["counts"].tolist())
+    losses = {name: arrays[name] for name in LOSSES if name in arrays and arrays[name].shape == (T,)}
+    V_t, U_t = arrays.get("V_t"), arrays.get("U_t")
+    flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], C, N, arrays["U"], V_t, U_t, losses, counts)
     steps = np.round(arrays["t_discrete"] / eta).astype(np.int64)
     return flow, DiscreteRun(steps, arrays["omega_discrete"], eta)
 

@@ -1,18 +1,20 @@
 """Where a run starts: features in class blocks, balanced and reduced where asked for, their SNR, and the times of the run."""
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array
 from ufm.features import labels as layout
-from ufm.features.ranges import Reduction, reduce_to_range
 from ufm.features.snr import Snr, snr, snr_spectrum
 from ufm.flow.config import FlowConfig
-from ufm.laws.closed import LAWS
+from ufm.laws.closed import Law
 
-FIRST_TIME = 1e-4  # of the whole run: the first output time after 0, at the latest
+if TYPE_CHECKING:
+    from ufm.features.ranges import Reduction
+
 MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce deserves a warning
 
 
@@ -24,7 +26,7 @@ class Start:
     layout: ClassLayout
     snr: Snr
     notes: tuple[str, ...]
-    reduction: Reduction | None = None
+    reduction: "Reduction | None" = None
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -49,13 +51,10 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
         dropped = classes.n - classes.C * min(classes.sizes)
         H, classes = layout.balance(H, classes, np.random.default_rng(config.seed))
         notes.append(f"balanced to {classes.N} examples a class, {dropped} left out")
-    if not classes.balanced:
-        raise ValueError(
-            f"class sizes differ ({min(classes.sizes)} to {max(classes.sizes)}) and the closed laws need equal classes: "
-            f"subsample every class to {min(classes.sizes)}, or let --balance do it"
-        )
     reduction = None
     if config.reduce:
+        from ufm.features.ranges import reduce_to_range
+
         H, reduction = reduce_to_range(H, classes)
         notes.append(
             f"reduced to the range of Sigma_W: {reduction.dropped} of {reduction.dropped + len(H)} directions dropped, "
@@ -72,27 +71,16 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
     return Start(H, classes, found, tuple(notes), reduction)
 
 
-def end_time(config: FlowConfig, start: Start) -> float:
-    """--t-end, or the time at which the smallest omega has grown --growth fold under the flow."""
-    if config.t_end is not None:
-        return config.t_end
-    C, N, omega0 = start.layout.C, start.layout.N, start.snr.omega
-    if not omega0[-1] > 0:
-        zeros = int((omega0 == 0).sum())
-        raise ValueError(f"{zeros} of {len(omega0)} singular values are zero and never grow: give --t-end instead of --growth")
-    if config.start == "raw":
-        from ufm.laws.mean_system import growth_time, mean_system
-
-        return growth_time(mean_system(start.H, start.layout, start.snr), config.growth)
-    return float(LAWS[config.flow].time(np.array(config.growth * omega0[-1]), omega0[-1:], C, N)[0])
+def closed_end_time(law: Law, start: Start, growth: float) -> float:
+    """When the smallest omega has grown `growth`-fold under a closed law."""
+    omega0 = start.snr.omega
+    return float(law.time(np.array(growth * omega0[-1]), omega0[-1:], start.layout.C, start.layout.N)[0])
 
 
-def output_times(config: FlowConfig, t_end: float, omega0: np.ndarray, C: int, N: int) -> np.ndarray:
-    """0 and logarithmically spaced times up to t_end, the first before any value has grown by 1 %. (points,)"""
-    moving = omega0[omega0 > 0]
-    onset = LAWS[config.flow].time(1.01 * moving, moving, C, N).min() if len(moving) else t_end
-    first = min(FIRST_TIME * t_end, float(onset))
-    return np.concatenate(([0.0], np.geomspace(first, t_end, config.points - 1) if config.points > 2 else [t_end]))
+def closed_onset(law: Law, start: Start, t_end: float) -> float:
+    """When the first omega has grown by 1 % under a closed law, t_end where none grows."""
+    moving = start.snr.omega[start.snr.omega > 0]
+    return float(law.time(1.01 * moving, moving, start.layout.C, start.layout.N).min()) if len(moving) else t_end
 
 
 def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLayout]:
@@ -101,15 +89,15 @@ def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLa
 
         H, classes = layout.class_blocks(*store.load_features(config.features))
         return H.astype(config.dtype, copy=False) if config.dtype == "float32" else H, classes
-    classes = ClassLayout.equal(config.C, config.N)
-    _check_examples(config.N)
+    classes = ClassLayout.equal(config.C, config.N) if config.sizes is None else ClassLayout(config.sizes)
+    _check_examples(min(classes.sizes))
     if config.P < 1:
         raise ValueError(f"P = {config.P}: at least one feature is needed")
     if not config.reduce:
         classes.check_rank(config.P)
     rng = np.random.default_rng(config.seed)
     notes.append(f"standard Gaussian features, seed {config.seed}")
-    return rng.standard_normal((config.P, classes.n), dtype=np.dtype(config.dtype)), classes
+    return rng.standard_normal((config.P, classes.n)).astype(config.dtype, copy=False), classes
 
 
 def _check_examples(N: int) -> None:

@@ -99,23 +99,37 @@ def schedule(
     t_end: float, omega0: np.ndarray, C: int, N: int, eta: float | None = None, steps: int | None = None
 ) -> tuple[float, int]:
     """Step size and number of steps up to t_end: as asked, else 1000, or as many as half the safe step needs, 200,000 at most."""
+    return schedule_within(t_end, safe_step_from(omega0, C, N), eta, steps)
+
+
+def schedule_within(
+    t_end: float, safe: float, eta: float | None = None, steps: int | None = None, default: int = DEFAULT_STEPS
+) -> tuple[float, int]:
+    """`schedule` for any safe step, and any number of steps by default, of which 200 times as many are taken at most."""
     if eta is not None:
         if not t_end / eta <= MOST_STEPS:
             raise ValueError(f"eta = {eta:g} needs {t_end / eta:.3g} steps to reach t = {t_end:g}, more than {MOST_STEPS:.0e}")
         return eta, max(1, int(np.ceil(t_end / eta * (1 - 1e-12))))
     if steps is None:
-        half_safe = safe_step_from(omega0, C, N) / 2
-        if t_end > half_safe * MOST_DEFAULT_STEPS:
-            return half_safe, MOST_DEFAULT_STEPS
-        steps = max(DEFAULT_STEPS, int(np.ceil(t_end / half_safe)))
+        half_safe, most = safe / 2, MOST_DEFAULT_STEPS * default // DEFAULT_STEPS
+        if t_end > half_safe * most:
+            return half_safe, most
+        steps = max(default, int(np.ceil(t_end / half_safe)))
     return t_end / steps, steps
 
 
 def step_warnings(t_end: float, eta: float, steps: int, omega0: np.ndarray, C: int, N: int) -> tuple[str, ...]:
     """Warnings where the step is beyond the safe one, and where the scheme ends before the flow does."""
-    safe, warnings = safe_step_from(omega0, C, N), []
+    safe = safe_step_from(omega0, C, N)
+    return warnings_within(
+        t_end, eta, steps, safe, f"4 C^2 N = {safe:g}" if safe == safe_step(C, N) else f"{safe:g} for these omega"
+    )
+
+
+def warnings_within(t_end: float, eta: float, steps: int, safe: float, bound: str) -> tuple[str, ...]:
+    """`step_warnings` for any safe step, called `bound`."""
+    warnings = []
     if eta >= safe:
-        bound = f"4 C^2 N = {safe:g}" if safe == safe_step(C, N) else f"{safe:g} for these omega"
         warnings.append(
             f"eta = {eta:g} is beyond the safe step, {bound}: omega may fall and deviations are reflected; "
             "the numbers are those of the scheme itself"

@@ -8,6 +8,7 @@ from typing import Literal
 import numpy as np
 
 from manifolds.linalg import Array, epsilon, namespace
+from ufm.arrays import as_numpy
 from ufm.features import central_path
 from ufm.laws.domain import wide
 from ufm.laws.general import GeneralLaw
@@ -156,8 +157,8 @@ class GeneralTrajectory:
 
     def trajectory(self) -> Trajectory:
         """The same as the type that every simulated and measured trajectory has, numpy; N is the mean class size n / C."""
-        t, omega, U, V = (_numpy(x) for x in (self.t, self.omega, self.U_t, self.V_t))
-        observed = {name: _numpy(getattr(self, name)) for name in ("loss", "loss_nc1", "loss_nc23")}
+        t, omega, U, V = (as_numpy(x) for x in (self.t, self.omega, self.U_t, self.V_t))
+        observed = {name: as_numpy(getattr(self, name)) for name in ("loss", "loss_nc1", "loss_nc23")}
         vectors = {} if self.frozen else {"V_t": V, "U_t": U}
         return Trajectory(
             t, omega, V[0], self.law.C, self.law.n // self.law.C, U[0], **vectors, observed=observed, counts=self.law.counts
@@ -219,7 +220,7 @@ def _values(Z: Array) -> Array:
 
 
 def _checked_times(t: Array) -> np.ndarray:
-    times = _numpy(wide(t)).reshape(-1)
+    times = as_numpy(wide(t)).reshape(-1)
     if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
         raise ValueError(f"times t must be finite, ascending and not negative: the state is given at t = 0 (got {times[:5]} ...)")
     return times
@@ -230,10 +231,6 @@ def _peak_signs(V: Array) -> Array:
     xp = namespace(V)
     peaks = xp.take_along_axis(V, abs(V).argmax(-2)[None, :], -2) if xp is np else V.gather(-2, abs(V).argmax(-2)[None, :])
     return xp.where(peaks[0] < 0, -1.0, 1.0)
-
-
-def _numpy(x: Array) -> np.ndarray:
-    return x if namespace(x) is np else x.detach().cpu().numpy()
 
 
 def _like(values: np.ndarray, x: Array) -> Array:

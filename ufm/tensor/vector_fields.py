@@ -114,6 +114,21 @@ def ls_gradient(H: Columns, layout: ClassLayout, lam: float = 0.0) -> Columns:
     return W.mT @ (residual / layout.n)
 
 
+def weighted_gradient(X: Columns, layout: ClassLayout, ridge: float = 0.0, kernel_ratio: float = 1.0) -> Columns:
+    """`central_path_gradient` for any class sizes and a ridge on W, its class means times `kernel_ratio`. (P, n)
+
+    W^T = ((1 + lambda) I + Sigma_B)^{-1} Mbar diag(pi), b = pi: least squares with free bias, for Sigma_W = I and mean zero.
+    """
+    xp = namespace(X)
+    pi = layout.priors.astype(X.dtype) if xp.__name__ == "numpy" else xp.as_tensor(layout.priors, dtype=X.dtype, device=X.device)
+    M = layout.means(X)
+    M = M - (M @ pi)[:, None]
+    Wt = xp.linalg.solve((1 + ridge) * identity_like(X, X.shape[-2]) + (M * pi) @ M.mT, M * pi)
+    residual = Wt.mT @ M + pi[:, None] - identity_like(X, layout.C)
+    G = (Wt / layout.n) @ layout.deviations(Wt.mT @ X)
+    return layout.add_to_means(G, (kernel_ratio / layout.n) * (Wt @ residual))
+
+
 def autograd_gradient(loss: Callable[[Array], Array]) -> AmbientGradient:
     """The ambient gradient of a user's own torch loss X -> scalar, as a function X -> (P, n)."""
 
@@ -125,11 +140,31 @@ def autograd_gradient(loss: Callable[[Array], Array]) -> AmbientGradient:
     return gradient
 
 
-def central_path_field(flow: Flow, layout: ClassLayout) -> AmbientGradient:
-    """The velocity X -> dX/dt of `flow` on L_LS, from its projection and the analytic gradient. (P, n) -> (P, n)"""
+def central_path_field(
+    flow: Flow, layout: ClassLayout, ridge: float = 0.0, kernel_ratio: float = 1.0, feature_decay: float = 0.0
+) -> AmbientGradient:
+    """The velocity X -> dX/dt of `flow` on L_LS, from its projection and the analytic gradient. (P, n) -> (P, n)
+
+    Any class sizes; the ridge is for features on the manifold, the decay for the unnormalized flow.
+    """
     if isinstance(flow, AmbientFlow):
-        return lambda X: flow.velocity(X, ls_gradient(X, layout), layout)
-    return lambda X: flow.velocity(X, central_path_gradient(X, layout), layout)
+        return lambda X: flow.velocity(X, _decayed_gradient(X, layout, kernel_ratio, feature_decay), layout)
+    gradient = manifold_gradient(layout, ridge, kernel_ratio)
+    return lambda X: flow.velocity(X, gradient(X), layout)
+
+
+def manifold_gradient(layout: ClassLayout, ridge: float = 0.0, kernel_ratio: float = 1.0) -> AmbientGradient:
+    """The gradient of L_LS on the manifold by the means' SVD for equal classes alone, by a solve otherwise. (P, n) -> (P, n)"""
+    if layout.balanced and ridge == 0 and kernel_ratio == 1:
+        return lambda X: central_path_gradient(X, layout)
+    return lambda X: weighted_gradient(X, layout, ridge, kernel_ratio)
+
+
+def _decayed_gradient(H: Columns, layout: ClassLayout, kernel_ratio: float, feature_decay: float) -> Columns:
+    G = ls_gradient(H, layout)
+    if kernel_ratio != 1:
+        G = layout.add_to_means(G, (kernel_ratio - 1) * layout.means(G))
+    return G + feature_decay * H if feature_decay else G
 
 
 def renormalize_after_step(X: Columns, eta: float, gradient: AmbientGradient, layout: ClassLayout) -> Columns:

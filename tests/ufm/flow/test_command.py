@@ -28,7 +28,8 @@ from ufm.tensor.vector_fields import advance_means, central_path_gradient, renor
 ROOT = Path(__file__).parents[3]
 SMALL = ["--C", "4", "--N", "20", "--P", "7"]
 ARRAYS = {
-    "t", "omega", "loss", "loss_nc1", "loss_nc23", "eta", "t_discrete", "omega_discrete", "U", "V", "residual", "complete",
+    "t", "omega", "loss", "loss_nc1", "loss_nc23", "eta", "t_discrete", "omega_discrete", "U", "V", "residual",
+    "complete", "u", "counts",
     "config",
 }  # fmt: skip
 
@@ -278,14 +279,14 @@ def test_balance_draws_by_the_seed(tmp_path: Path) -> None:
 def test_a_checkpoint_knows_the_contents_of_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = tmp_path / "features.npz", tmp_path / "run.npz"
     rows, labels = write_features(path)
-    monkeypatch.setattr("ufm.flow.full_state.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("ufm.flow.stages.CHECKPOINT_SECONDS", 0.0)
     options = ["--features", path, "--full", "--t-end", "5e3", "--quiet", "--out", out]
 
     def stop(self: object, *arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("ufm.flow.full_state._SchemeStage.record", stop)
+        patched.setattr("ufm.flow.stages.SchemeStage.record", stop)
         assert run(*options) == 130
     assert (tmp_path / "run.partial.npz").exists()
     store.save_arrays(path, {"features": rows + 0.1 * rows**2, "labels": labels})
@@ -320,7 +321,9 @@ def test_eta_beyond_the_safe_step_warns_and_gives_the_right_numbers(tmp_path: Pa
 def test_balance_and_reduce_are_explicit_choices(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "features.npz"
     rows, labels = write_features(path, sizes=(20, 25, 31))
-    assert "subsample every class to 20" in refused(capsys, "--features", path)
+    assert run("--features", path, "--json") == 0  # unequal classes need no option
+    config = json.loads(capsys.readouterr().out)["config"]
+    assert (config["counts"], config["N"], config["notes"]) == ([20, 25, 31], 25, [])
     assert run("--features", path, "--balance", "--json") == 0
     config = json.loads(capsys.readouterr().out)["config"]
     assert (config["C"], config["N"], config["P"]) == (3, 20, 5)
@@ -466,8 +469,8 @@ def test_a_killed_full_run_resumes_to_bitwise_the_same_result(tmp_path: Path) ->
         "--quiet",
     ]
     code = (
-        "import sys, ufm.flow.full_state, ufm.flow.command as command; "
-        "ufm.flow.full_state.CHECKPOINT_SECONDS = 0.0; sys.exit(command.main(sys.argv[1:]))"
+        "import sys, ufm.flow.stages, ufm.flow.command as command; "
+        "ufm.flow.stages.CHECKPOINT_SECONDS = 0.0; sys.exit(command.main(sys.argv[1:]))"
     )
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import ufm.flow.full_state
+import ufm.flow.stages
 from tests.ufm.flow.test_command import ROOT, SMALL, refused, run, write_features
 from ufm.files import store
 from ufm.flow import result
@@ -63,7 +63,7 @@ def test_a_machine_without_git_keeps_the_run(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_checkpoint_goes_only_after_the_result_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ufm.flow.full_state, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(ufm.flow.stages, "CHECKPOINT_SECONDS", 0.0)
     save = store.save_arrays
 
     def full_disk(path: Path, arrays: dict) -> None:
@@ -102,7 +102,7 @@ def test_an_interrupted_file_says_that_it_is_not_complete(tmp_path: Path, monkey
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(ufm.flow.full_state._SchemeStage, "record", stop)
+        patched.setattr(ufm.flow.stages.SchemeStage, "record", stop)
         assert run(*FULL, "--out", tmp_path / "run.npz") == 130
     assert not store.load_arrays(tmp_path / "run.npz")["complete"]
     assert run(*FULL, "--out", tmp_path / "run.npz") == 0
@@ -112,14 +112,14 @@ def test_an_interrupted_file_says_that_it_is_not_complete(tmp_path: Path, monkey
 def test_a_full_run_resumes_after_its_folder_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old").mkdir()
     write_features(tmp_path / "old" / "features.npz")
-    monkeypatch.setattr(ufm.flow.full_state, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(ufm.flow.stages, "CHECKPOINT_SECONDS", 0.0)
     options = ["--full", "--steps", "20", "--points", "10", "--growth", "3", "--quiet"]
 
     def stop(self: object, *arguments: object) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(ufm.flow.full_state._SchemeStage, "record", stop)
+        patched.setattr(ufm.flow.stages.SchemeStage, "record", stop)
         assert run("--features", tmp_path / "old" / "features.npz", *options, "--out", tmp_path / "old" / "run.npz") == 130
     (tmp_path / "old").rename(tmp_path / "new")
     monkeypatch.chdir(tmp_path / "new")
@@ -130,8 +130,8 @@ def test_a_full_run_resumes_after_its_folder_moved(tmp_path: Path, monkeypatch: 
 
 
 def interrupted_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(ufm.flow.full_state, "CHECKPOINT_SECONDS", 0.0)
-    record, calls = ufm.flow.full_state._SchemeStage.record, []
+    monkeypatch.setattr(ufm.flow.stages, "CHECKPOINT_SECONDS", 0.0)
+    record, calls = ufm.flow.stages.SchemeStage.record, []
 
     def stop(self: object, M: object) -> None:
         calls.append(M)
@@ -140,7 +140,7 @@ def interrupted_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
         record(self, M)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patched:
-        patched.setattr(ufm.flow.full_state._SchemeStage, "record", stop)
+        patched.setattr(ufm.flow.stages.SchemeStage, "record", stop)
         assert run(*FULL, "--out", tmp_path / "run.npz") == 130
     return tmp_path / "run.partial.npz"
 

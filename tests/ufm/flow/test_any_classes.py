@@ -1,0 +1,158 @@
+"""Unequal classes, ridge, kernel ratio, feature decay through the command: laws against the whole tensor and dense formulas."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.ufm.flow.test_command import refused, run, write_features
+from ufm.features.labels import class_blocks
+from ufm.features.least_squares import decompose, ls_classifier
+from ufm.features.measures import phd_equinorm, phd_maximal_angle, phd_nc1, phd_nc3
+from ufm.features.snr import renormalized_features
+from ufm.features.statistics import block_statistics
+from ufm.files import store
+from ufm.flow.result import load_flow
+
+SIZES, P = (12, 17, 31, 20), 6
+CASES = {
+    "sizes": ["--sizes", "12,17,31,20"],
+    "few features": ["--sizes", "12,17,31,20", "--P", "2"],
+    "ridge": ["--sizes", "12,17,31,20", "--ridge", "0.3"],
+    "ridge, equal classes": ["--C", "4", "--N", "20", "--ridge", "0.3"],
+    "kernel": ["--sizes", "12,17,31,20", "--kernel-ratio", "3"],
+    "kernel, equal classes": ["--C", "4", "--N", "20", "--kernel-ratio", "0.4", "--ridge", "0.1"],
+    "embedded": ["--sizes", "12,17,31,20", "--flow", "embedded"],
+    "embedded, ridge": ["--sizes", "12,17,31,20", "--flow", "embedded", "--ridge", "0.2"],
+    "unnormalized": ["--sizes", "12,17,31,20", "--flow", "unnormalized"],
+    "unnormalized, raw": ["--sizes", "12,17,31,20", "--flow", "unnormalized", "--start", "raw"],
+    "unnormalized, kernel": ["--sizes", "12,17,31,20", "--flow", "unnormalized", "--kernel-ratio", "2.5"],
+    "decay": ["--sizes", "12,17,31,20", "--flow", "unnormalized", "--feature-decay", "1e-3"],
+    "decay, equal classes": ["--C", "4", "--N", "20", "--flow", "unnormalized", "--feature-decay", "1e-3"],
+    "decay, kernel, raw": [
+        *("--sizes", "12,17,31,20", "--flow", "unnormalized"),
+        *("--feature-decay", "1e-3", "--kernel-ratio", "0.5", "--start", "raw"),
+    ],
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_the_whole_tensor_gives_the_numbers_of_the_law(case: str, tmp_path: Path) -> None:
+    options = [*CASES[case], *([] if "--P" in CASES[case] else ["--P", str(P)])]
+    common = [*options, "--steps", "30", "--points", "12", "--growth", "2.5", "--quiet"]
+    assert run(*common, "--out", tmp_path / "law.npz") == 0
+    assert run(*common, "--full", "--out", tmp_path / "full.npz") == 0
+    law, full = store.load_arrays(tmp_path / "law.npz"), store.load_arrays(tmp_path / "full.npz")
+    np.testing.assert_allclose(full["t"], law["t"], rtol=1e-12)
+    for name in ("omega", "u", "loss", "loss_nc1", "loss_nc23"):
+        np.testing.assert_allclose(full[name], law[name], rtol=2e-6, err_msg=name)
+    np.testing.assert_allclose(full["omega_discrete"], law["omega_discrete"], rtol=1e-9)
+    np.testing.assert_allclose(law["omega"][-1].min() / law["omega"][0].min(), 2.5, rtol=1e-5)
+    assert (law["omega"][1] < 1.02 * law["omega"][0]).all()
+    moves = len(set(law["counts"])) > 1
+    assert ("V_t" in law) == ("V_t" in full) == moves
+    if moves:
+        np.testing.assert_allclose(full["V_t"], law["V_t"], atol=2e-5)
+        np.testing.assert_allclose(law["V_t"][0], law["V"], atol=1e-9)
+        assert abs(law["V_t"][-1] - law["V_t"][0]).max() > 1e-3
+    else:
+        assert abs(np.diff(law["omega"], axis=0)).max() > 0
+    assert full["residual"] < 1e-6
+
+
+def test_unequal_classes_of_a_file_run_without_an_option_and_omega_is_that_of_eq_9(tmp_path: Path) -> None:
+    path, out = tmp_path / "features.npz", tmp_path / "run.npz"
+    rows, labels = write_features(path, sizes=SIZES, P=P)
+    assert run("--features", path, "--growth", "3", "--points", "9", "--quiet", "--out", out) == 0
+    arrays = store.load_arrays(out)
+    H, layout = class_blocks(rows, labels)
+    D = layout.deviations(H)
+    values, E = np.linalg.eigh(D @ D.T / layout.n)
+    snr = (E / np.sqrt(values)) @ E.T @ (layout.means(H) - H.mean(1, keepdims=True))
+    np.testing.assert_allclose(arrays["omega"][0], np.linalg.svd(snr, compute_uv=False)[:3], rtol=1e-10)
+    weighted = snr * np.sqrt(layout.priors)
+    np.testing.assert_allclose(arrays["u"][0], np.linalg.svd(weighted, compute_uv=False)[:3] ** 2, rtol=1e-10)
+    np.testing.assert_allclose((arrays["U"] * arrays["omega"][0]) @ arrays["V"].T, snr, atol=1e-9)
+    assert arrays["counts"].tolist() == list(SIZES)
+    assert (arrays["V_t"].shape, arrays["U_t"].shape) == ((9, 4, 3), (9, P, 3))
+    for t in range(9):  # V_t and U_t are singular vectors of one matrix: its weighted columns sum to nothing
+        M = (arrays["U_t"][t] * arrays["omega"][t]) @ arrays["V_t"][t].T
+        np.testing.assert_allclose(M @ layout.priors, 0, atol=1e-10)
+        np.testing.assert_allclose(
+            np.linalg.svd(M * np.sqrt(layout.priors), compute_uv=False)[:3] ** 2, arrays["u"][t], rtol=1e-8
+        )
+    flow, scheme = load_flow(out)
+    assert flow.counts == SIZES
+    np.testing.assert_array_equal(flow.loss, arrays["loss"])
+    np.testing.assert_array_equal(scheme.omega, arrays["omega_discrete"])
+
+
+def test_the_table_of_unequal_classes_measures_the_renormalized_features(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "features.npz"
+    rows, labels = write_features(path, sizes=SIZES, P=P)
+    assert run("--features", path, "--growth", "3", "--json") == 0
+    printed = json.loads(capsys.readouterr().out)
+    H, layout = class_blocks(rows, labels)
+    X, _ = renormalized_features(H, layout)
+    stats = block_statistics(X, layout)
+    W, b = ls_classifier(stats, 0.0)
+    parts, row = decompose(stats, W, b, 0.0), printed["table"][0]
+    expected = {
+        "L_LS": parts.ls,
+        "L_NC1": parts.nc1,
+        "L_NC2/3": parts.nc23,
+        "NC1": phd_nc1(stats),
+        "NC2 norm": phd_equinorm(stats.centred_means),
+        "NC2 angle": phd_maximal_angle(stats.centred_means),
+        "NC3": phd_nc3(stats, W),
+    }
+    np.testing.assert_allclose([row[name] for name in expected], list(expected.values()), rtol=1e-8)
+    assert printed["gap"] < 0.05
+    assert run("--features", path, "--growth", "3", "--plot", tmp_path / "figure.png") == 0
+    assert "N = 12 to 31" in capsys.readouterr().out
+
+
+def test_equal_sizes_are_the_closed_law(tmp_path: Path) -> None:
+    for name, sizes in (("a.npz", ["--sizes", "20,20,20,20"]), ("b.npz", ["--C", "4", "--N", "20"])):
+        assert run(*sizes, "--P", "7", "--quiet", "--out", tmp_path / name) == 0
+    a, b = store.load_arrays(tmp_path / "a.npz"), store.load_arrays(tmp_path / "b.npz")
+    for name in a.keys() - {"config"}:
+        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
+
+
+@pytest.mark.parametrize("sizes", [["--C", "4", "--N", "20"], ["--sizes", "12,17,31"]])
+def test_the_same_seed_at_float32_is_the_float64_data_rounded(sizes: list[str]) -> None:
+    from ufm.flow.command import flow_config, parser
+    from ufm.flow.start import prepare
+
+    double, single = (
+        prepare(flow_config(parser().parse_args([*sizes, "--P", "5", "--seed", "3", "--dtype", dtype])))
+        for dtype in ("float64", "float32")
+    )
+    assert single.H.dtype == np.float32
+    np.testing.assert_array_equal(single.H, double.H.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sizes", "20,20", "--C", "2"], "--sizes 20,20 decides C and N"),
+        (["--sizes", "20"], "at least two classes"),
+        (["--sizes", "20,x"], "whole numbers with commas"),
+        (["--sizes", "20,0"], "at least one example"),
+        (["--sizes", "20,1", "--P", "3"], "N = 1"),
+        (["--ridge", "-1"], "ridge = -1.0"),
+        (["--ridge", "nan"], "ridge = nan"),
+        (["--kernel-ratio", "0"], "kernel-ratio = 0.0"),
+        (["--kernel-ratio", "inf"], "kernel-ratio = inf"),
+        (["--feature-decay", "1e-3"], "goes with --flow unnormalized"),
+        (["--feature-decay", "-1", "--flow", "unnormalized"], "feature-decay = -1.0"),
+        (["--ridge", "0.1", "--flow", "unnormalized"], "--ridge goes with"),
+        (["--kernel-ratio", "2", "--flow", "embedded"], "--kernel-ratio goes with"),
+    ],
+)
+def test_options_that_make_no_sense_are_refused_with_the_number(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture
+) -> None:
+    assert message in refused(capsys, *arguments)

@@ -1,0 +1,240 @@
+"""Which law moves a run: the closed laws for equal classes, the general law or the class-mean system for everything else."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ufm.features.snr import Snr
+from ufm.flow.config import FlowConfig
+from ufm.flow.start import Start, closed_end_time, closed_onset
+from ufm.interrupt import Interrupted
+from ufm.laws import discrete
+from ufm.laws.closed import EMBEDDED, LAWS, UNNORMALIZED
+from ufm.laws.discrete import DiscreteRun
+from ufm.laws.trajectory import Trajectory
+
+if TYPE_CHECKING:
+    from ufm.laws.general import GeneralLaw
+    from ufm.laws.mean_system import MeanSystem
+
+FIRST_TIME = 1e-4  # of the whole run: the first output time after 0, at the latest
+FIRST_GROWTH = 0.01  # of any singular value by that time, at most
+SEARCH = 24  # points of a search for the end time
+LARGE = 2**25  # numbers in the singular vectors of a whole run, and hundreds of operations in its scheme, before both are thinned
+Share = Callable[[float], None]
+
+
+class ClosedMotion:
+    """Equal classes under law (a), (b) or (c): omega in closed form, singular vectors frozen."""
+
+    def __init__(self, config: FlowConfig, start: Start) -> None:
+        self.law, self.start, self.decay = LAWS[config.flow], start, config.feature_decay
+
+    def end_time(self, growth: float) -> float:
+        """When the smallest omega has grown `growth`-fold."""
+        return clock_of(closed_end_time(self.law, self.start, growth), self.decay)
+
+    def onset(self, t_end: float) -> float:
+        """A time by which no omega has grown by more than 1 %."""
+        return clock_of(closed_onset(self.law, self.start, t_end), self.decay)
+
+    def flow(self, times: np.ndarray, progress: Share) -> Trajectory:
+        """The flow at `times` (T,)."""
+        start, C, N = self.start, self.start.layout.C, self.start.layout.N
+        omega = self.law.omega(undecayed(times, self.decay), start.snr.omega, C, N)
+        return Trajectory(times, omega, start.snr.V, C, N, start.snr.U)
+
+
+class GeneralMotion:
+    """Any class sizes, ridge and kernel ratio, on renormalized features: the general law, in the coordinates of U."""
+
+    def __init__(self, config: FlowConfig, start: Start) -> None:
+        ratio = math.inf if config.flow == EMBEDDED.name else config.kernel_ratio
+        self.law, self.start = general_law(config, start, ratio), start
+        self.S = scaled_means(start)
+
+    def end_time(self, growth: float) -> float:
+        """When the smallest omega has grown `growth`-fold, to 1e-6 of it."""
+        return reaching(lambda times: self.flow(times).omega[:, -1], growth, self.law.time_unit)
+
+    def onset(self, t_end: float) -> float:
+        """A time by which no omega has grown by more than 1 %."""
+        return FIRST_GROWTH * self.law.time_unit
+
+    def flow(self, times: np.ndarray, progress: Share | None = None) -> Trajectory:
+        """The flow at `times` (T,), with V_t and U_t where the vectors move."""
+        from ufm.laws.general_trajectory import run_general
+
+        run = run_general(self.law, self.S, times, progress=progress)
+        flow, measured = run.trajectory(), self.start.snr
+        U_t = None if flow.U_t is None or measured.U is None else measured.U @ flow.U_t
+        flow = replace(flow, observed={**flow.observed, "u": run.u}, U_t=U_t)
+        return replace(flow, V=measured.V, U=measured.U, V_t=along(measured.V, flow.V_t), U_t=along(measured.U, U_t))
+
+
+class MeanMotion:
+    """The unnormalized flow from any start, with any class sizes and kernel ratio: the closed system of its class means."""
+
+    def __init__(self, config: FlowConfig, start: Start) -> None:
+        self.start, self.decay = start, config.feature_decay
+        self.system = mean_system_of(config, start)
+
+    def end_time(self, growth: float) -> float:
+        """When the smallest omega has grown `growth`-fold."""
+        from ufm.laws.mean_system import growth_time
+
+        return clock_of(growth_time(self.system, growth), self.decay)
+
+    def onset(self, t_end: float) -> float:
+        """A time by which no omega has grown by more than 1 %."""
+        system, pi = self.system, self.start.layout.priors
+        return FIRST_GROWTH * system.n * float(system.a.min()) / (max(1.0, system.kernel_ratio) * float(pi.max()))
+
+    def flow(self, times: np.ndarray, progress: Share) -> Trajectory:
+        """The flow at `times` (T,), with the V_t that turn."""
+        from ufm.laws.mean_system import run_raw
+
+        measured = self.start.snr
+        try:
+            flow = run_raw(self.system, undecayed(times, self.decay), progress=progress)
+        except Interrupted as stop:
+            flow = stop.partial
+            raise Interrupted(replace(flow, t=times[: len(flow.t)], V=measured.V, U=measured.U)) from None
+        return replace(flow, t=times, V=measured.V, U=measured.U, V_t=along(measured.V, flow.V_t))
+
+
+def motion_of(config: FlowConfig, start: Start) -> "ClosedMotion | GeneralMotion | MeanMotion":
+    """The law of this run."""
+    if config.flow == UNNORMALIZED.name:
+        return ClosedMotion(config, start) if is_plain(config, start) and config.start != "raw" else MeanMotion(config, start)
+    return ClosedMotion(config, start) if is_plain(config, start) else GeneralMotion(config, start)
+
+
+def end_time(config: FlowConfig, start: Start) -> float:
+    """--t-end, or the time at which the smallest omega has grown --growth fold under the flow."""
+    if config.t_end is not None:
+        return config.t_end
+    omega0 = start.snr.omega
+    if not omega0[-1] > 0:
+        zeros = int((omega0 == 0).sum())
+        raise ValueError(f"{zeros} of {len(omega0)} singular values are zero and never grow: give --t-end instead of --growth")
+    return motion_of(config, start).end_time(config.growth)
+
+
+def output_times(config: FlowConfig, start: Start, t_end: float) -> np.ndarray:
+    """0 and logarithmically spaced times up to t_end, the first before any value has grown by 1 %. (points,)"""
+    motion = motion_of(config, start)
+    points = config.points or (1000 if isinstance(motion, ClosedMotion) else thinned(start))
+    return log_spaced(t_end, motion.onset(t_end), points)
+
+
+def log_spaced(t_end: float, onset: float, points: int) -> np.ndarray:
+    """0 and logarithmically spaced times up to t_end, the first at the onset or before. (points,)"""
+    first = min(FIRST_TIME * t_end, onset)
+    return np.concatenate(([0.0], np.geomspace(first, t_end, points - 1) if points > 2 else [t_end]))
+
+
+def thinned(start: Start) -> int:
+    """Output times where singular vectors move: 1000, fewer where so many of them would not fit into memory."""
+    K = len(start.snr.omega)
+    return max(20, min(1000, LARGE // (K * (start.layout.C + K))))
+
+
+def schedule_of(config: FlowConfig, start: Start, t_end: float) -> tuple[float, int, tuple[str, ...]]:
+    """Step size, steps and warnings of the discrete scheme (D.1) with the ridge and the kernel of the run."""
+    layout, omega0 = start.layout, start.snr.omega
+    if is_plain(config, start):
+        C, N = layout.C, layout.N
+        eta, steps = discrete.schedule(t_end, omega0, C, N, config.eta, config.steps)
+        return eta, steps, discrete.step_warnings(t_end, eta, steps, omega0, C, N)
+    from ufm.laws.general_discrete import safe_step
+
+    safe = safe_step(general_law(config, start, config.kernel_ratio))
+    default = max(20, min(1000, 200 * LARGE // (len(omega0) ** 2 * layout.C)))
+    eta, steps = discrete.schedule_within(t_end, safe, config.eta, config.steps, default)
+    return eta, steps, discrete.warnings_within(t_end, eta, steps, safe, f"{safe:g} for these classes")
+
+
+def run_scheme(config: FlowConfig, start: Start, eta: float, steps: int, progress: Share) -> DiscreteRun:
+    """The discrete scheme (D.1) on its singular values, or on its class means where classes, ridge or kernel ask for it."""
+    layout, omega0 = start.layout, start.snr.omega
+    if is_plain(config, start):
+        return discrete.run_discrete(omega0, eta, steps, layout.C, layout.N, lambda done: progress(done / steps))
+    from ufm.laws.general_discrete import run_general_discrete
+
+    law = general_law(config, start, config.kernel_ratio)
+    run = run_general_discrete(law, scaled_means(start), eta, steps, lambda done: progress(done / steps))
+    return DiscreteRun(run.steps, run.omega, eta)
+
+
+def is_plain(config: FlowConfig, start: Start) -> bool:
+    """Whether singular values alone decide everything: equal classes, no ridge, one speed of means and deviations."""
+    return start.layout.balanced and config.ridge == 0 and config.kernel_ratio == 1
+
+
+def general_law(config: FlowConfig, start: Start, kernel_ratio: float) -> "GeneralLaw":
+    """The general law of these classes."""
+    from ufm.laws.general import GeneralLaw
+
+    return GeneralLaw(start.layout.sizes, config.ridge, kernel_ratio)
+
+
+def scaled_means(start: Start) -> np.ndarray:
+    """U^T S, S = (M - mu_G 1^T) diag(sqrt(pi)) of the renormalized features. (K, C)"""
+    return (start.snr.omega[:, None] * start.snr.V.T) * np.sqrt(start.layout.priors)
+
+
+def mean_system_of(config: FlowConfig, start: Start) -> "MeanSystem":
+    """The class-mean system from the features as they are, or brought to total covariance I."""
+    from ufm.features.snr import renormalized_features, snr
+    from ufm.laws.mean_system import mean_system
+
+    if config.start == "raw":
+        return mean_system(start.H, start.layout, start.snr, config.kernel_ratio)
+    H = to_total_covariance_one(*renormalized_features(start.H, start.layout), start)
+    return mean_system(H, start.layout, snr(H, start.layout), config.kernel_ratio)
+
+
+def to_total_covariance_one(X: np.ndarray, measured: Snr, start: Start) -> np.ndarray:
+    """(I + S S^T)^{-1/2} X, X the renormalized features: total covariance I. (P, n)"""
+    U, sigma, _ = np.linalg.svd(measured.left_vectors @ scaled_means(start), full_matrices=False)
+    return X + (U * ((1 + sigma**2) ** -0.5 - 1)) @ (U.T @ X)
+
+
+def reaching(smallest: Callable[[np.ndarray], np.ndarray], growth: float, unit: float) -> float:
+    """The time at which a curve, asked for at ascending times (T,) that begin with 0, has grown `growth`-fold."""
+    low, high = 0.0, unit * math.log(growth)
+    while (values := smallest(np.array([0.0, high])))[1] < growth * values[0]:
+        low, high = high, 4 * high
+    for _ in range(4):
+        times = np.concatenate(([0.0], np.linspace(low, high, SEARCH)[0 if low else 1 :]))
+        values = smallest(times)
+        above = max(int(np.argmax(values >= growth * values[0])), 1)
+        low, high = float(times[above - 1]), float(times[above])
+        if high - low < 1e-7 * high:
+            break
+    return high
+
+
+def along(vectors: np.ndarray | None, moving: np.ndarray | None) -> np.ndarray | None:
+    """Moving vectors (T, ., K) with the signs that `vectors` (., K) have at the start."""
+    if vectors is None or moving is None:
+        return moving
+    return moving * np.where((moving[0] * vectors).sum(0) < 0, -1.0, 1.0)
+
+
+def undecayed(t: np.ndarray, decay: float) -> np.ndarray:
+    """The clock on which a flow with feature decay is the flow without: (exp(2 lambda t) - 1) / (2 lambda)."""
+    if decay == 0:
+        return t
+    from ufm.laws.mean_system import decayed_clock
+
+    return decayed_clock(t, decay)
+
+
+def clock_of(tau: float, decay: float) -> float:
+    """The inverse of `undecayed`: log(1 + 2 lambda tau) / (2 lambda)."""
+    return math.log1p(2 * decay * tau) / (2 * decay) if decay else tau

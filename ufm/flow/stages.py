@@ -1,0 +1,210 @@
+"""The two stages of a run on the whole tensor, flow and scheme, and the checkpoint from which they resume."""
+
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from manifolds.geometry import constraint_residual
+from manifolds.linalg import Array, epsilon, namespace
+from ufm.arrays import as_numpy
+from ufm.features.snr import snr
+from ufm.files import store
+from ufm.flow.config import FlowConfig
+from ufm.flow.result import StageProgress
+from ufm.flow.start import Start
+from ufm.laws.closed import UNNORMALIZED
+from ufm.laws.trajectory import follow
+from ufm.tensor.integrate import dormand_prince, observe_at
+from ufm.tensor.vector_fields import FLOWS, central_path_field, manifold_gradient, renormalize_after_step
+
+CHECKPOINT_SECONDS = 10.0
+OFF_MANIFOLD = 1e-2  # residual of a stored state: float32 runs stay a hundred times below
+TOLERANCE = 1e-9  # local error of the integrator, relative; never below 50 eps of the dtype
+
+
+class Checkpoint:
+    """Where a run keeps its state; does nothing without a path."""
+
+    def __init__(self, path: Path | None, config: dict[str, Any]) -> None:
+        self.path, self.config = path, config
+        self.saved = {} if path is None else store.load_checkpoint(path, config) or {}
+        self.last = time.monotonic()
+
+    def offer(self, arrays: dict[str, np.ndarray], force: bool = False) -> None:
+        """Keep these arrays (beside those of earlier stages) if enough time has passed."""
+        if self.path is None or not (force or time.monotonic() - self.last > CHECKPOINT_SECONDS):
+            return
+        self.saved |= arrays
+        store.save_checkpoint(self.path, self.config, self.saved)
+        self.last = time.monotonic()
+
+
+class Stage:
+    """Singular values read from class means at `total` moments, each following its right vector; resumable."""
+
+    name = ""
+    scalars: ClassVar[dict[str, tuple[int, ...]]] = {}
+
+    def __init__(self, state: Array, total: int, start: Start) -> None:
+        self.state, self.total, self.layout, self.t = state, total, start.layout, 0.0
+        self.V0 = self.V = start.snr.V
+        self.omega = np.full((total, len(start.snr.omega)), np.nan)
+        self.omega[0] = start.snr.omega
+        self.count = 1
+        turns = not start.layout.balanced
+        self.V_t = np.full((total if turns else 1, *self.V0.shape), np.nan)
+        self.V_t[0] = self.V0
+
+    @property
+    def complete(self) -> bool:
+        """Whether every moment has been reached."""
+        return self.count == self.total
+
+    def read(self, M: Array) -> tuple[np.ndarray, np.ndarray]:
+        """omega (K,) and V (C, K) of class means on the manifold (P, C)."""
+        _, omega, Vt = np.linalg.svd(as_numpy(M), full_matrices=False)
+        K = self.omega.shape[1]
+        return omega[:K], Vt[:K].T
+
+    def record(self, M: Array) -> None:
+        """Take the singular values of the class means at the next moment."""
+        before = self.V
+        self.omega[self.count], self.V = follow(before, *self.read(M))
+        if len(self.V_t) > 1:
+            self.V = self.V_t[self.count] = self.V * np.where((self.V * before).sum(0) < 0, -1.0, 1.0)
+        self.count += 1
+
+    def residual(self) -> float:
+        """||X C_M X^T - I||_F of the state now."""
+        return float(constraint_residual(self.state, self.layout))
+
+    def overlap(self) -> float:
+        """min_j |<v_j(start), v_j(now)>|, 1 for frozen vectors."""
+        return float(abs((self.V0 * self.V).sum(0)).min())
+
+    def saved(self, **more: float) -> dict[str, np.ndarray]:
+        """Everything that resuming needs, by name."""
+        fields = {"state": as_numpy(self.state), "omega": self.omega, "V": self.V, "V_t": self.V_t, "count": np.array(self.count)}
+        fields |= {name: np.array(value) for name, value in more.items()}
+        return {f"{self.name}_{name}": value for name, value in fields.items()}
+
+    def restore(self, checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+        """Take the state of a checkpoint over, where it has one; returns all that was saved for this stage."""
+        saved = {key.removeprefix(f"{self.name}_"): value for key, value in checkpoint.saved.items() if key.startswith(self.name)}
+        if saved:
+            self._check_saved(saved, checkpoint.path)
+            self.state, self.t = _like(saved["state"], self.state), float(saved.get("t", 0.0))
+            self.omega, self.V, self.V_t, self.count = saved["omega"], saved["V"], saved["V_t"], int(saved["count"])
+            if not self.residual() <= OFF_MANIFOLD:
+                raise ValueError(f"{checkpoint.path} is damaged: its state violates what the {self.name} conserves; delete it")
+        return saved
+
+    def _check_saved(self, saved: dict[str, np.ndarray], path: Path | None) -> None:
+        """Raise ValueError unless every array is there, of the shape that this run has, finite and counted right."""
+        shapes = {
+            "state": tuple(self.state.shape),
+            "omega": self.omega.shape,
+            "V": self.V0.shape,
+            "V_t": self.V_t.shape,
+            "count": (),
+            **self.scalars,
+        }
+        for name, shape in shapes.items():
+            value = saved.get(name)
+            if value is None or value.shape != shape or value.dtype.kind not in "fi":
+                raise ValueError(f"{path} is damaged: {self.name}_{name} is not of shape {shape}; delete it to start again")
+        count = int(saved["count"])
+        counted = 1 <= count <= self.total and np.isfinite(saved["omega"][:count]).all()
+        if not (counted and all(np.isfinite(saved[name]).all() for name in shapes if name not in ("omega", "V_t"))):
+            raise ValueError(f"{path} is damaged: {self.name}_count = {count} does not go with its numbers; delete it")
+
+
+class FlowStage(Stage):
+    """The flow, integrated to every time."""
+
+    name = "flow"
+    scalars: ClassVar[dict[str, tuple[int, ...]]] = {"t": (), "size": ()}
+
+    def __init__(self, config: FlowConfig, state: Array, times: np.ndarray, start: Start) -> None:
+        super().__init__(state, len(times), start)
+        self.times, self.config, self.system = times, config, None
+        if config.flow == UNNORMALIZED.name:
+            from ufm.laws.mean_system import mean_system
+
+            H = as_numpy(state).astype(np.float64)
+            self.system = mean_system(H, start.layout, snr(H, start.layout), config.kernel_ratio)
+
+    def read(self, M: Array) -> tuple[np.ndarray, np.ndarray]:
+        """omega and V of class means; off the manifold through the conserved total covariance, undone of its decay."""
+        if self.system is None:
+            return super().read(M)
+        grown = as_numpy(M) * np.exp(self.config.feature_decay * self.times[self.count])
+        return self.system.snr(self.system.state_of(grown - (grown @ self.layout.priors)[:, None]))
+
+    def residual(self) -> float:
+        """||X C_M X^T - I||_F now; for the unnormalized flow the drift of H Theta^{-1} H^T / n, which it conserves, whitened."""
+        if self.system is None:
+            return super().residual()
+        H = as_numpy(self.state).astype(np.float64) * np.exp(self.config.feature_decay * self.t)
+        M = self.layout.means(H) * (self.config.kernel_ratio**-0.5 - 1)
+        B = self.system.frame @ self.layout.add_to_means(H, M)
+        return float(np.linalg.norm(B @ B.T / self.layout.n - np.eye(len(B))))
+
+    def run(self, checkpoint: Checkpoint, progress: StageProgress) -> "FlowStage":
+        """Integrate from the start, or from the checkpoint, to the last time."""
+        saved = self.restore(checkpoint)
+        t, size = (self.t, float(saved["size"])) if saved else (0.0, None)
+        if self.complete:
+            return self
+        tolerance = max(TOLERANCE, 50 * epsilon(self.state))
+        config = self.config
+        field = central_path_field(FLOWS[config.flow], self.layout, config.ridge, config.kernel_ratio, config.feature_decay)
+        steps = dormand_prince(field, self.state, t, float(self.times[-1]), self.layout.means, tolerance, size)
+        try:
+            for step, values in observe_at(steps, self.times[self.count :]):
+                for M in values:
+                    self.record(M)
+                self.state, t, size = step.X, step.t, step.next_size
+                self.t = t
+                checkpoint.offer(self.saved(t=t, size=size), force=self.complete)
+                progress("flow", t / float(self.times[-1]))
+        except KeyboardInterrupt:
+            if size is not None:
+                checkpoint.offer(self.saved(t=t, size=size), force=True)
+        return self
+
+
+class SchemeStage(Stage):
+    """The discrete scheme, step after step."""
+
+    name = "scheme"
+
+    def __init__(self, config: FlowConfig, state: Array, eta: float, kept: np.ndarray, start: Start) -> None:
+        super().__init__(state, len(kept), start)
+        self.eta, self.kept = eta, kept
+        self.gradient = manifold_gradient(start.layout, config.ridge, config.kernel_ratio)
+
+    def run(self, checkpoint: Checkpoint, progress: StageProgress) -> "SchemeStage":
+        """Renormalize after every step, from the start or the checkpoint, to the last step."""
+        self.restore(checkpoint)
+        consistent = (self.state, self.count, self.V)
+        try:
+            while not self.complete:
+                X = self.state
+                for _ in range(int(self.kept[self.count] - self.kept[self.count - 1])):
+                    X = renormalize_after_step(X, self.eta, self.gradient, self.layout)
+                self.record(self.layout.means(X))
+                consistent = (X, self.count, self.V)  # one assignment: an interrupt finds either the old or the new state
+                self.state = X
+                checkpoint.offer(self.saved())
+                progress("scheme", self.count / self.total)
+        except KeyboardInterrupt:
+            self.state, self.count, self.V = consistent
+            checkpoint.offer(self.saved(), force=True)
+        return self
+
+
+def _like(values: np.ndarray, x: Array) -> Array:
+    return values if namespace(x) is np else namespace(x).as_tensor(values, device=x.device)
