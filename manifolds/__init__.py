@@ -1,1 +1,122 @@
-"""Geometry of the normalized features manifold {X : X C_M X^T = I}; knows nothing of losses or networks."""
+"""Geometry of the normalized features manifold {X : X C_M X^T = I}; knows nothing of losses or networks.
+
+    manifolds.ClassLayout((5, 7, 6))                      the class sizes
+    manifolds.renormalize, nearest_point, ...             functions of (X, layout), numpy or torch, any leading batch axes
+    manifolds.EmbeddedMetric, BundleMetric                the two metrics
+    manifolds.geoopt.NormalizedFeatures, ...              for geoopt's optimizers
+    manifolds.pymanopt.NormalizedFeatures, ...            for pymanopt's optimizers
+
+Names are imported when they are asked for: `import manifolds` itself costs nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from manifolds import geoopt_adapter as geoopt
+    from manifolds import pymanopt_adapter as pymanopt
+    from manifolds.checks.derivatives import check_gradient, check_hessian
+    from manifolds.checks.manifold import check_manifold
+    from manifolds.checks.views import GeooptView, PymanoptView
+    from manifolds.descent import RiemannianDescent
+    from manifolds.geometry import (
+        constraint_residual,
+        dimension,
+        oblique_projection,
+        oblique_projection_adjoint,
+        orthogonal_projection,
+        renormalize,
+        tangency_residual,
+        within_covariance,
+    )
+    from manifolds.layout import Centering, ClassLayout
+    from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric
+    from manifolds.retractions import (
+        RETRACTIONS,
+        Retraction,
+        cholesky_retraction,
+        horizontal_renormalisation,
+        nearest_point,
+        polar_retraction,
+        renormalisation,
+    )
+    from manifolds.sampling import random_point
+    from manifolds.shooting import Shooting
+    from manifolds.steps import gradient_step, projected_step, renormalized_step
+    from manifolds.transports import differentiated_transport
+
+_HOMES = {
+    "checks.derivatives": ("check_gradient", "check_hessian"),
+    "checks.manifold": ("check_manifold",),
+    "checks.views": ("GeooptView", "PymanoptView"),
+    "descent": ("RiemannianDescent",),
+    "geometry": (
+        "constraint_residual", "dimension", "oblique_projection", "oblique_projection_adjoint", "orthogonal_projection",
+        "renormalize", "tangency_residual", "within_covariance",
+    ),
+    "layout": ("Centering", "ClassLayout"),
+    "metrics": ("BundleMetric", "EmbeddedMetric", "Metric"),
+    "retractions": (
+        "RETRACTIONS", "Retraction", "cholesky_retraction", "horizontal_renormalisation", "nearest_point", "polar_retraction",
+        "renormalisation",
+    ),
+    "sampling": ("random_point",),
+    "shooting": ("Shooting",),
+    "steps": ("gradient_step", "projected_step", "renormalized_step"),
+    "transports": ("differentiated_transport",),
+}  # fmt: skip
+_LIBRARIES = {"geoopt": "manifolds.geoopt_adapter", "pymanopt": "manifolds.pymanopt_adapter"}
+_WHERE = {name: f"manifolds.{module}" for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "RETRACTIONS",
+    "BundleMetric",
+    "Centering",
+    "ClassLayout",
+    "EmbeddedMetric",
+    "GeooptView",
+    "Metric",
+    "PymanoptView",
+    "Retraction",
+    "RiemannianDescent",
+    "Shooting",
+    "check_gradient",
+    "check_hessian",
+    "check_manifold",
+    "cholesky_retraction",
+    "constraint_residual",
+    "differentiated_transport",
+    "dimension",
+    "geoopt",
+    "gradient_step",
+    "horizontal_renormalisation",
+    "nearest_point",
+    "oblique_projection",
+    "oblique_projection_adjoint",
+    "orthogonal_projection",
+    "polar_retraction",
+    "projected_step",
+    "pymanopt",
+    "random_point",
+    "renormalisation",
+    "renormalize",
+    "renormalized_step",
+    "tangency_residual",
+    "within_covariance",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """The public name, imported now. Raises AttributeError for another, with a close one."""
+    if name in _LIBRARIES:
+        value = import_module(_LIBRARIES[name])
+    elif name in _WHERE:
+        value = getattr(import_module(_WHERE[name]), name)
+    else:
+        raise AttributeError(f"module 'manifolds' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

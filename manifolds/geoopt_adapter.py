@@ -1,41 +1,46 @@
 """The normalized features manifold for geoopt's optimizers and samplers, with either metric. Points are (..., P, n).
 
 The class structure is a ClassLayout of Python integers: no buffers to move, nothing in a state_dict, equal by structure.
-Choose a retraction by handing over a function of manifolds.retractions. Every map takes non-tangent vectors (geoopt's momentum
-starts as one) and returns points of the manifold.
+Choose a retraction by its name or by a function of manifolds.retractions. As geoopt asks, a parameter is checked for its shape
+when it is made, copied or loaded, and for feasibility by `check_point_on_manifold`. Every map takes non-tangent vectors (geoopt's
+momentum starts as one) and returns points of the manifold.
 Half precision is computed in float32 inside; what is stored is then feasible to the rounding of its storage only.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import geoopt
 import numpy as np
 import torch
+from geoopt.manifolds.base import ScalingInfo
 from geoopt.utils import size2shape
 
 from manifolds import sampling, steps
 from manifolds.geometry import constraint_residual, renormalize, tangency_residual
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric
-from manifolds.retractions import nearest_point, polar_retraction, renormalisation
+from manifolds.retractions import Move, as_retraction, nearest_point
 
 Check = tuple[bool, str | None]
-Retraction = Callable[[torch.Tensor, torch.Tensor, ClassLayout], torch.Tensor]
-
+Seed = int | np.random.Generator | None
 
 _Manifold: Any = geoopt.Manifold  # untyped
 
 
 class _Features(_Manifold):
-    """What both metrics share."""
+    """What both metrics share.
+
+    `seed` is a whole number, a numpy Generator, or None for fresh entropy; the global generators are never touched.
+    """
+
+    __scaling__ = geoopt.Manifold.__scaling__.copy()
 
     ndim = 2
     reversible = False
 
-    def __init__(self, metric: Metric, retraction: Retraction, seed: int) -> None:
+    def __init__(self, metric: Metric, retraction: Move | str, seed: Seed) -> None:
         super().__init__()
-        self.metric, self.layout, self._retraction = metric, metric.layout, retraction
+        self.metric, self.layout, self._retraction = metric, metric.layout, as_retraction(retraction)
         self._rng = np.random.default_rng(seed)
 
     def __eq__(self, other: object) -> bool:
@@ -44,7 +49,7 @@ class _Features(_Manifold):
     def __hash__(self) -> int:
         return hash((type(self), *self._structure()))
 
-    def _structure(self) -> tuple[ClassLayout, Retraction]:
+    def _structure(self) -> tuple[ClassLayout, Move]:
         return self.layout, self._retraction
 
     def extra_repr(self) -> str:
@@ -63,17 +68,14 @@ class _Features(_Manifold):
             return False, str(empty)
         return True, None
 
-    def assert_check_point(self, x: torch.Tensor) -> None:
-        """Raise ValueError for a wrong shape and for a point off the manifold, with the number: ManifoldParameter asks this."""
-        super().assert_check_point(x)
-        ok, reason = self._check_point_on_manifold(x)
-        if not ok:
-            raise ValueError(f"{reason}; project it first: manifold.projx(x)")
-
     def _check_point_on_manifold(self, x: torch.Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Check:
         residual = float(constraint_residual(x.detach(), self.layout).max()) if x.numel() else 0.0
         allowed = _storage_rounding(x, atol + rtol)
-        return (True, None) if residual <= allowed else (False, f"`||x C_M x^T - I||_F` = {residual:.3e} > {allowed:.1e}")
+        return (
+            (True, None)
+            if residual <= allowed
+            else (False, f"`||x C_M x^T - I||_F` = {residual:.3e} > {allowed:.1e}; project it first: manifold.projx(x)")
+        )
 
     def _check_vector_on_tangent(self, x: torch.Tensor, u: torch.Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Check:
         residual = float(tangency_residual(x.detach(), u.detach(), self.layout).max()) if x.numel() else 0.0
@@ -102,10 +104,12 @@ class _Features(_Manifold):
         """The retraction given to the constructor. Raises ValueError where the step loses rank."""
         return self._retraction(x, u, self.layout)
 
+    @__scaling__(ScalingInfo(lr=-1))
     def gradient_step(self, x: torch.Tensor, u: torch.Tensor, lr: float) -> torch.Tensor:
         """retr(x, -lr egrad2rgrad(x, u)), in one go where the retraction allows it: `manifolds.steps`."""
         return steps.gradient_step(x, u, lr, self.metric, self._retraction)
 
+    @__scaling__(ScalingInfo(lr=-1))
     def projected_step(self, x: torch.Tensor, u: torch.Tensor, lr: float) -> torch.Tensor:
         """The nearest point to x - lr u, equal to `gradient_step` to first order in lr and cheaper: `manifolds.steps`."""
         return steps.projected_step(x, u, lr, self.metric)
@@ -152,10 +156,10 @@ class _Features(_Manifold):
 class NormalizedFeatures(_Features):
     """Bundle metric: proju is Proposition 4's Pi, the gradient Pi Pi*, the retraction the paper's renormalisation."""
 
-    __scaling__ = geoopt.Manifold.__scaling__.copy()
+    __scaling__ = _Features.__scaling__.copy()
     name = "NormalizedFeatures(bundle)"
 
-    def __init__(self, layout: ClassLayout, *, retraction: Retraction = renormalisation, seed: int = 0) -> None:
+    def __init__(self, layout: ClassLayout, *, retraction: Move | str = "renormalisation", seed: Seed = None) -> None:
         super().__init__(BundleMetric(layout), retraction, seed)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:
@@ -166,10 +170,10 @@ class NormalizedFeatures(_Features):
 class EmbeddedNormalizedFeatures(_Features):
     """Frobenius metric: proju and gradient are the orthogonal P, the retraction is polar (second order)."""
 
-    __scaling__ = geoopt.Manifold.__scaling__.copy()
+    __scaling__ = _Features.__scaling__.copy()
     name = "NormalizedFeatures(embedded)"
 
-    def __init__(self, layout: ClassLayout, *, retraction: Retraction = polar_retraction, seed: int = 0) -> None:
+    def __init__(self, layout: ClassLayout, *, retraction: Move | str = "polar", seed: Seed = None) -> None:
         super().__init__(EmbeddedMetric(layout), retraction, seed)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Class blocks: the columns of X (..., P, n) grouped by class, and the class-centering operator, never as an n x n matrix."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,6 +9,14 @@ from typing import Protocol
 import numpy as np
 
 from manifolds.linalg import Array, namespace
+
+
+def whole_number(value: object, what: str) -> int:
+    """`value` as an int. Raises ValueError where it is none: a float, even a whole one, is more often a mistake than a size."""
+    try:
+        return operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise ValueError(f"{what} is {value!r}: a whole number is needed") from None
 
 
 class Centering(Protocol):
@@ -43,7 +52,7 @@ class ClassLayout:
     sizes: tuple[int, ...]
 
     def __post_init__(self) -> None:
-        sizes = tuple(int(size) for size in self.sizes)
+        sizes = tuple(whole_number(size, f"the size of class {c}") for c, size in enumerate(self.sizes))
         if len(sizes) < 2:
             raise ValueError(f"C = {len(sizes)} class: collapse needs at least C = 2 classes")
         if min(sizes) < 1:
@@ -53,6 +62,7 @@ class ClassLayout:
     @classmethod
     def equal(cls, C: int, N: int) -> "ClassLayout":
         """C classes of N examples each."""
+        C, N = whole_number(C, "C"), whole_number(N, "N")
         if C < 2:
             raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
         if N < 1:
@@ -182,7 +192,9 @@ class ClassLayout:
         return D + self.spread(dM)
 
     def check_rank(self, P: int) -> None:
-        """Raise ValueError where Sigma_W of P features cannot have full rank: n - C < P."""
+        """Raise ValueError where Sigma_W of P features cannot have full rank: n - C < P; and for P < 1."""
+        if P < 1:
+            raise ValueError(f"P = {P} features: at least one is needed")
         if self.n - self.C < P:
             what = f"C(N-1) = {self.n - self.C}" if self.balanced else f"n - C = {self.n - self.C}"
             raise ValueError(

@@ -27,6 +27,10 @@ class Metric(ABC):
 
     layout: ClassLayout
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.layout, ClassLayout):
+            raise ValueError(f"layout is {self.layout!r}: give a ClassLayout, as ClassLayout((5, 7, 6)) of the class sizes")
+
     @abstractmethod
     def inner(self, X: Array, U: Array, V: Array) -> Array:
         """g_X(U, V). (...)"""

@@ -1,27 +1,25 @@
 """The normalized features manifold for pymanopt's optimizers, with either metric. Points are (P, n), or (copies, P, n).
 
-Choose a retraction by handing over one of the functions of manifolds.retractions (or any (X, U, layout) -> point).
-Random points come from the generator of the manifold's own seed. pymanopt computes in numpy float64; costs may be numpy or torch.
+Choose a retraction by its name or by one of the functions of manifolds.retractions (or any (X, U, layout) -> point).
+Random points come from the manifold's own `seed`: a whole number, a numpy Generator, or None for fresh entropy.
+pymanopt computes in numpy float64; costs may be numpy or torch.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from pymanopt.manifolds.manifold import Manifold, RiemannianSubmanifold
+from pymanopt.manifolds.manifold import Manifold
 
 from manifolds import sampling, steps
 from manifolds.embedded import curvature
-from manifolds.geometry import dimension, orthogonal_projection
-from manifolds.layout import ClassLayout
+from manifolds.geometry import dimension
+from manifolds.layout import ClassLayout, whole_number
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric, typical_distance
-from manifolds.retractions import polar_retraction, renormalisation
+from manifolds.retractions import Move, as_retraction
 
-Retraction = Callable[[np.ndarray, np.ndarray, ClassLayout], np.ndarray]
-
+Seed = int | np.random.Generator | None
 
 _Manifold: Any = Manifold  # untyped
-_Submanifold: Any = RiemannianSubmanifold
 
 
 class _Features(_Manifold):
@@ -29,11 +27,12 @@ class _Features(_Manifold):
 
     metric: Metric
 
-    def __init__(self, metric: Metric, P: int, copies: int, retraction: Retraction, seed: int):
+    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move | str, seed: Seed):
+        P, copies = whole_number(P, "P"), whole_number(copies, "copies")
         if copies < 1:
             raise ValueError(f"copies = {copies}: at least one is needed")
         self.metric, self.layout, self.P, self.copies = metric, metric.layout, P, copies
-        self._retraction, self._rng = retraction, np.random.default_rng(seed)
+        self._retraction, self._rng = as_retraction(retraction), np.random.default_rng(seed)
         name = (
             f"Normalized features manifold P={P}, n={self.layout.n}, C={self.layout.C}, {type(metric).__name__}, copies={copies}"
         )
@@ -122,20 +121,22 @@ class NormalizedFeatures(_Features):
     """Bundle metric: projection Pi (Proposition 4), gradient Pi Pi*, retraction by renormalisation."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Retraction = renormalisation, seed: int = 0
+        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "renormalisation", seed: Seed = None
     ) -> None:
         super().__init__(BundleMetric(layout), P, copies, retraction, seed)
 
 
-class EmbeddedNormalizedFeatures(_Features, _Submanifold):
+class EmbeddedNormalizedFeatures(_Features):
     """Frobenius metric: orthogonal projection P, which is the gradient too; second-order polar retraction."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Retraction = polar_retraction, seed: int = 0
+        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "polar", seed: Seed = None
     ) -> None:
         super().__init__(EmbeddedMetric(layout), P, copies, retraction, seed)
 
     def weingarten(self, point: np.ndarray, tangent_vector: np.ndarray, normal_vector: np.ndarray) -> np.ndarray:
-        """Shape operator; takes any ambient vector in place of the normal one, whose tangent part it drops."""
-        normal = normal_vector - orthogonal_projection(point, normal_vector, self.layout)
-        return curvature.weingarten(point, tangent_vector, normal, self.layout)
+        """Shape operator, by which pymanopt's RiemannianSubmanifold makes the same Hessian with two projections more.
+
+        The tangent part of an ambient vector in place of the normal one is dropped.
+        """
+        return curvature.weingarten(point, tangent_vector, normal_vector, self.layout)

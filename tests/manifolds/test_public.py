@@ -4,6 +4,8 @@ import ast
 import importlib
 import inspect
 import pkgutil
+import subprocess
+import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -93,7 +95,8 @@ def imports() -> dict[str, set[str]]:
             if isinstance(node, ast.Import):
                 seen |= {alias.name for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module:
-                seen |= {f"{node.module}.{alias.name}" for alias in node.names} | {node.module}
+                inside = {f"{node.module}.{alias.name}" for alias in node.names}
+                seen |= inside & set(names) or {node.module}
         graph[name] = {other for other in seen if other in names and other != name}
     return graph
 
@@ -155,3 +158,22 @@ def test_random_points_have_class_means_of_their_own() -> None:
     M = layout.means(X)
     assert M.std() == pytest.approx(1, abs=0.15)
     assert abs(M.mean()) < 0.2
+
+
+def test_every_name_of_the_front_door_opens_and_is_documented() -> None:
+    assert set(manifolds.__all__) == {*manifolds._WHERE, *manifolds._LIBRARIES}
+    assert set(manifolds.__all__) <= set(dir(manifolds))
+    for name in manifolds.__all__:
+        assert getattr(manifolds, name) is not None
+        assert name == "RETRACTIONS" or inspect.getdoc(getattr(manifolds, name))
+    with pytest.raises(AttributeError, match="no attribute 'Stiefel'"):
+        manifolds.Stiefel  # noqa: B018
+    assert (FOLDER / "py.typed").exists()
+
+
+def test_the_front_door_costs_nothing_until_it_is_used() -> None:
+    code = (
+        "import sys, manifolds; print(sorted(m for m in sys.modules if m.split('.')[0] in ('numpy', 'torch', 'scipy', 'geoopt')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=FOLDER.parent, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -24,7 +24,7 @@ def manifold_class(request: pytest.FixtureRequest) -> type:
 
 @pytest.fixture(params=[1, 3], ids=["Single", "Multi"])
 def manifold(request: pytest.FixtureRequest, manifold_class: type) -> NormalizedFeatures | EmbeddedNormalizedFeatures:
-    return manifold_class(LAYOUT, P, copies=request.param)
+    return manifold_class(LAYOUT, P, copies=request.param, seed=0)
 
 
 def gram(x: np.ndarray) -> np.ndarray:
@@ -74,7 +74,7 @@ def test_random_point(manifold: NormalizedFeatures) -> None:
     np.testing.assert_allclose(gram(x), identity(manifold), rtol=0, atol=1e-12)
     assert np.linalg.norm(x - y) > 1e-6
     assert (np.random.get_state()[1] == state).all()  # noqa: NPY002
-    again = type(manifold)(LAYOUT, P, copies=manifold.copies).random_point()
+    again = type(manifold)(LAYOUT, P, copies=manifold.copies, seed=0).random_point()
     np.testing.assert_array_equal(x, again)
 
 
@@ -101,7 +101,7 @@ def test_euclidean_to_riemannian_gradient(manifold: NormalizedFeatures) -> None:
 
 def test_euclidean_to_riemannian_hessian_of_the_embedded_metric_against_pymanopts_own_oracle() -> None:
     """As pymanopt's tools.testing: P of the derivative of x -> P_x(egrad) along u, plus P(ehess)."""
-    manifold = EmbeddedNormalizedFeatures(LAYOUT, P)
+    manifold = EmbeddedNormalizedFeatures(LAYOUT, P, seed=0)
     C_M, n = oracles.class_centering(LAYOUT), LAYOUT.n
 
     def projection(x: np.ndarray, z: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ def test_euclidean_to_riemannian_hessian_of_the_embedded_metric_against_pymanopt
     "retraction", [retractions.renormalisation, retractions.polar_retraction, retractions.cholesky_retraction]
 )
 def test_retraction(manifold_class: type, retraction: object) -> None:
-    manifold = manifold_class(LAYOUT, P, retraction=retraction)
+    manifold = manifold_class(LAYOUT, P, retraction=retraction, seed=0)
     x = manifold.random_point()
     u = manifold.random_tangent_vector(x)
     np.testing.assert_allclose(gram(manifold.retraction(x, u)), np.eye(P), rtol=0, atol=1e-12)
@@ -205,7 +205,7 @@ def best() -> float:
 
 
 def test_numpy_and_torch_costs_have_the_same_derivatives(manifold_class: type) -> None:
-    manifold = manifold_class(LAYOUT, P)
+    manifold = manifold_class(LAYOUT, P, seed=0)
     ours, theirs = numpy_problem(manifold), torch_problem(manifold)
     x = manifold.random_point()
     u = manifold.random_tangent_vector(x)
@@ -227,14 +227,14 @@ def test_numpy_and_torch_costs_have_the_same_derivatives(manifold_class: type) -
     ids=["SD", "CG-FR", "CG-PR", "CG-HS", "CG-HZ", "CG-LS", "TR"],
 )
 def test_gradient_optimizers_find_the_known_minimum(manifold_class: type, optimizer: object) -> None:
-    manifold = manifold_class(LAYOUT, P)
+    manifold = manifold_class(LAYOUT, P, seed=0)
     result = optimizer.run(bounded(manifold), initial_point=manifold.random_point())  # type: ignore[attr-defined]
     np.testing.assert_allclose(float(result.cost), best(), rtol=1e-6)
     assert geometry.constraint_residual(result.point, LAYOUT) < 1e-13
 
 
 def test_trust_regions_converges_quadratically(manifold_class: type) -> None:
-    manifold = manifold_class(LAYOUT, P)
+    manifold = manifold_class(LAYOUT, P, seed=0)
     result = TrustRegions(verbosity=0, min_gradient_norm=1e-10).run(bounded(manifold), initial_point=manifold.random_point())
     assert result.gradient_norm < 1e-10
     assert result.iterations < 40
@@ -246,7 +246,7 @@ def test_trust_regions_converges_quadratically(manifold_class: type) -> None:
 @pytest.mark.parametrize("optimizer_class", [ParticleSwarm, NelderMead])
 def test_optimizers_without_gradients_run_and_improve(cls: type, optimizer_class: type) -> None:
     layout = ClassLayout((2, 3))
-    manifold = cls(layout, 1)
+    manifold = cls(layout, 1, seed=0)
     target = np.random.default_rng(4).standard_normal((1, layout.n)) + 4  # beyond every starting mean
 
     @pymanopt.function.numpy(manifold)
@@ -261,7 +261,7 @@ def test_optimizers_without_gradients_run_and_improve(cls: type, optimizer_class
     )
     start = [manifold.random_point() for _ in range(6)]
     best_start = min(f(x) for x in start)
-    twin = cls(layout, 1)
+    twin = cls(layout, 1, seed=0)
     result = optimizer_class(verbosity=0, **options).run(
         pymanopt.Problem(twin, pymanopt.function.numpy(twin)(f._original_function))
     )
