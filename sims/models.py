@@ -38,6 +38,9 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "beta": (float, "weight decay of ergen-pilanci"),
     "scale": (float, "size of the start (of the largest omega in central-path)"),
     "layers": (int, "linear layers of deep-linear"),
+    "targets": (str, "targets of mse-any-target: regression, encodings, noisy-labels or classes"),
+    "bias": (str, "bias of mse-any-target: free or none"),
+    "noise": (float, "share of wrong labels of mse-any-target's noisy-labels"),
     "flow": (str, "flow of central-path: renormalized or embedded"),
     "optimizer": (str, "solver, where a model has several; `list` names them"),
 }

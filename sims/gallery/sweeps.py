@@ -7,6 +7,7 @@ import numpy as np
 import torch
 
 from ufm.models import simplex
+from ufm.models.any_target import AnyTarget
 from ufm.models.base import Model, Quantities
 from ufm.models.central_path import CentralPath
 from ufm.models.dang import DeepLinear
@@ -216,6 +217,18 @@ def depth(model: DeepLinear, seed: int, device: str) -> Sweep:
     return Sweep("$\\lambda_W = \\lambda_H$", "logit that every class keeps", fine, lines, coarse, points, log_x=True)
 
 
+def kept_directions(model: AnyTarget, seed: int, device: str) -> Sweep:
+    """The singular values of the logits against sqrt(lw lh): every direction of the targets has a threshold of its own."""
+    sigma = replace(model, lambda_w=1e-12, lambda_h=1e-12).optimum.kept / model.layout.n
+    fine, coarse = np.linspace(1e-3, 1.15 * sigma[0], 150), sigma[0] * np.array([0.02, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.1])
+    at = [[replace(model, lambda_w=float(v), lambda_h=float(v)) for v in values] for values in (fine, coarse)]
+    names = [f"direction {j + 1}" for j in range(model.C)]
+    lines, points = predictions(at[0], "singular_values"), column(at[1], "singular_values", seed, device)
+    marks = {f"$s_{j + 1}/n$": float(s) for j, s in enumerate(sigma)}
+    lined, pointed = dict(zip(names, lines.T, strict=True)), dict(zip(names, points.T, strict=True))
+    return Sweep("$\\sqrt{\\lambda_W \\lambda_H}$", "singular value of $WH$", fine, lined, coarse, pointed, marks)
+
+
 SWEEPS: dict[str, tuple[Callable[..., Sweep], ...]] = {
     "central-path": (singular_values_of_the_flow,),
     "mixon": (law_on_the_subspace, start_size),
@@ -229,4 +242,5 @@ SWEEPS: dict[str, tuple[Callable[..., Sweep], ...]] = {
     "mse-free-bias": (by_threshold,),
     "mse-decayed-bias": (frame_onset,),
     "deep-linear": (depth,),
+    "mse-any-target": (kept_directions,),
 }

@@ -19,6 +19,7 @@ TABLE = {
     "mse-free-bias": ("tirer_bruna", "FreeBias"),
     "mse-decayed-bias": ("zhou", "DecayedBias"),
     "deep-linear": ("dang", "DeepLinear"),
+    "mse-any-target": ("any_target", "AnyTarget"),
 }
 NAMES = tuple(TABLE)
 

@@ -7,7 +7,8 @@ from typing import ClassVar
 import numpy as np
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_not_negative, need_positive
+from ufm.models.base import Facts, Quantities, Solved, need_etf, need_not_negative, need_positive
+from ufm.models.minimised import Minimised
 from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled
 from ufm.models.solvers.contract import Solver
@@ -16,7 +17,7 @@ from ufm.models.solvers.flat import FLAT_SOLVERS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Zhu(Model):
+class Zhu(Minimised):
     """min (1/CN) sum CE(W h + b) + lw/2 |W|^2 + lh/2 |H|^2 + lb/2 |b|^2.
 
     With tau = (C-1) sqrt(N lw lh) and c = C sqrt(N lw lh): for c >= 1 the only minimiser is W = H = 0; for c < 1 all logit gaps
@@ -83,7 +84,7 @@ class Zhu(Model):
         }
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; `logit_gap` is the smallest and the largest one."""
+        """The same at the solution; `logit_gap` is the smallest and the largest one."""
         W, H, b = solved.point
         common: Quantities = {
             "minimum": self.value(solved.point),

@@ -1,0 +1,30 @@
+"""Array types that say their axes, and the one way from a tensor to numpy.
+
+Each is a numpy array or a torch tensor of floating point (labels: integers), and a function returns the kind that it was given.
+A type checker sees `manifolds.linalg.Array`; a reader, and `typing.get_type_hints(f, include_extras=True)`, see the axes.
+The letters are those of docs/notation.md: C classes, n examples, P features, K = min(C - 1, P).
+"""
+
+from typing import Annotated
+
+import numpy as np
+
+from manifolds.linalg import Array, namespace
+
+Rows = Annotated[Array, "n P"]  # features as a network gives them, one row an example
+Labels = Annotated[Array, "n"]
+Columns = Annotated[Array, "P n"]  # features in class blocks: H, X, and gradients G at them
+ClassMeans = Annotated[Array, "P C"]
+PerClass = Annotated[Array, "C"]  # counts, priors, biases
+Covariance = Annotated[Array, "P P"]
+Weights = Annotated[Array, "C P"]  # of a classifier
+FeatureVector = Annotated[Array, "P"]
+SingularValues = Annotated[Array, "... K"]
+RightVectors = Annotated[Array, "... C K"]
+LeftVectors = Annotated[Array, "P K"]
+Scalars = Annotated[Array, "..."]
+
+
+def as_numpy(x: Array) -> np.ndarray:
+    """x itself where it is of numpy, else its values on the CPU."""
+    return x if namespace(x) is np else x.detach().cpu().numpy()
