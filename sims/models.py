@@ -41,6 +41,12 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "targets": (str, "targets of mse-any-target: regression, encodings, noisy-labels or classes"),
     "bias": (str, "bias of mse-any-target: free or none"),
     "noise": (float, "share of wrong labels of mse-any-target's noisy-labels"),
+    "weight_decay": (float, "weight decay of W and H in joint-decay"),
+    "smoothing": (float, "share delta of a label spread over all classes in label-smoothing"),
+    "gamma": (float, "exponent of the focal loss"),
+    "kernel_diagonal": (float, "kernel of block-kernel: an example with itself"),
+    "kernel_class": (float, "kernel of block-kernel: examples of one class"),
+    "kernel_other": (float, "kernel of block-kernel: examples of different classes"),
     "flow": (str, "flow of central-path: renormalized or embedded"),
     "optimizer": (str, "solver, where a model has several; `list` names them"),
 }

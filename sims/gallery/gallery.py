@@ -159,7 +159,7 @@ def markdown_table(reports: list[dict[str, Any]]) -> str:
     rows = [head, ("---",) * len(head)]
     for report in reports:
         facts = model_class(report["model"]).facts
-        key = "minimum" if "minimum" in report["predicted"] else "loss"
+        key = next((name for name in ("minimum", "loss") if name in report["predicted"]), next(iter(report["predicted"])))
         others = {name: value for name, value in report["deviation"].items() if name != key}
         worst = max(others, key=lambda name: others[name])
         cells = (f"{key} {shown(report['predicted'][key])}", shown(report["measured"][key]), f"{report['deviation'][key]:.1e}")

@@ -1,14 +1,15 @@
 """What a model predicts along one of its parameters, and what solves from random starts find: the gallery's right panels."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from sims.gallery.later_sweeps import LATER_SWEEPS
+from sims.gallery.sweep import Sweep, column, predictions, solved
 from ufm.models import simplex
-from ufm.models.any_target import AnyTarget
-from ufm.models.base import Model, Quantities
+from ufm.models.base import Model
 from ufm.models.central_path import CentralPath
 from ufm.models.dang import DeepLinear
 from ufm.models.e_wojtowytsch import EWojtowytsch
@@ -22,36 +23,6 @@ from ufm.models.solvers.gradient_flow import gradient_flow
 from ufm.models.tirer_bruna import BiasFree, FreeBias
 from ufm.models.zhou import DecayedBias
 from ufm.models.zhu import Zhu
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Lines that the theory predicts and points that were measured, label by label; vertical marks at predicted thresholds."""
-
-    x_label: str
-    y_label: str
-    line_x: np.ndarray
-    lines: dict[str, np.ndarray]
-    point_x: np.ndarray
-    points: dict[str, np.ndarray]
-    marks: dict[str, float] = field(default_factory=dict)
-    log_x: bool = False
-    log_y: bool = False
-
-
-def solved(model: Model, seed: int, device: str) -> Quantities:
-    """What a solve measures, without asking the theory for its domain."""
-    return model.measured(model.solve(seed, device))
-
-
-def column(models: Sequence[Model], quantity: str, seed: int, device: str) -> np.ndarray:
-    """One measured quantity along a list of models."""
-    return np.array([solved(model, seed, device)[quantity] for model in models])
-
-
-def predictions(models: Sequence[Model], quantity: str) -> np.ndarray:
-    """One predicted quantity along a list of models."""
-    return np.array([model.predicted()[quantity] for model in models])
 
 
 def singular_values_of_the_flow(model: CentralPath, seed: int, device: str) -> Sweep:
@@ -217,18 +188,6 @@ def depth(model: DeepLinear, seed: int, device: str) -> Sweep:
     return Sweep("$\\lambda_W = \\lambda_H$", "logit that every class keeps", fine, lines, coarse, points, log_x=True)
 
 
-def kept_directions(model: AnyTarget, seed: int, device: str) -> Sweep:
-    """The singular values of the logits against sqrt(lw lh): every direction of the targets has a threshold of its own."""
-    sigma = replace(model, lambda_w=1e-12, lambda_h=1e-12).optimum.kept / model.layout.n
-    fine, coarse = np.linspace(1e-3, 1.15 * sigma[0], 150), sigma[0] * np.array([0.02, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.1])
-    at = [[replace(model, lambda_w=float(v), lambda_h=float(v)) for v in values] for values in (fine, coarse)]
-    names = [f"direction {j + 1}" for j in range(model.C)]
-    lines, points = predictions(at[0], "singular_values"), column(at[1], "singular_values", seed, device)
-    marks = {f"$s_{j + 1}/n$": float(s) for j, s in enumerate(sigma)}
-    lined, pointed = dict(zip(names, lines.T, strict=True)), dict(zip(names, points.T, strict=True))
-    return Sweep("$\\sqrt{\\lambda_W \\lambda_H}$", "singular value of $WH$", fine, lined, coarse, pointed, marks)
-
-
 SWEEPS: dict[str, tuple[Callable[..., Sweep], ...]] = {
     "central-path": (singular_values_of_the_flow,),
     "mixon": (law_on_the_subspace, start_size),
@@ -242,5 +201,5 @@ SWEEPS: dict[str, tuple[Callable[..., Sweep], ...]] = {
     "mse-free-bias": (by_threshold,),
     "mse-decayed-bias": (frame_onset,),
     "deep-linear": (depth,),
-    "mse-any-target": (kept_directions,),
+    **LATER_SWEEPS,
 }
