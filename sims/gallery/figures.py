@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sims.gallery.sweeps import Sweep
-from ufm.models.base import Report
+from ufm.models.base import Simulation
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -15,10 +15,17 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # 
 DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^v<"
 FLOOR = 1e-16  # below it a defect is round-off, and a logarithmic axis has no zero
-SHORT = {"NC1": "NC1 within-class share", "NC2": "NC2 distance from the frame", "NC3": "NC3 distance from duality"}
+MEASURES = {
+    "NRC1": "NRC1 off the target's dimensions",
+    "NRC2": "NRC2 off the rows of $W$",
+    "NRC3": "NRC3 distance of $WW^T$",
+    "NC1": "NC1 within-class share",
+    "NC2": "NC2 distance from the frame",
+    "NC3": "NC3 distance from duality",
+}
 
 
-def model_figure(report: Report, sweeps: tuple[Sweep, ...]) -> "Figure":
+def model_figure(report: Simulation, sweeps: tuple[Sweep, ...]) -> "Figure":
     """One model: its collapse over time, then each sweep beside it."""
     from matplotlib.figure import Figure
 
@@ -33,9 +40,10 @@ def model_figure(report: Report, sweeps: tuple[Sweep, ...]) -> "Figure":
     return figure
 
 
-def draw_collapse(ax: "Axes", report: Report) -> None:
-    """NC1, NC2, NC3 and the distance of the objective from its minimum, on a logarithmic axis."""
-    for k, (name, label) in enumerate(SHORT.items()):
+def draw_collapse(ax: "Axes", report: Simulation) -> None:
+    """The model's measures of collapse and the distance of the objective from its minimum, on a logarithmic axis."""
+    for k, name in enumerate(name for name in MEASURES if name in report.history):
+        label = MEASURES[name]
         values = np.maximum(report.history[name], FLOOR)
         ax.semilogy(report.times, values, DASHES[k], color=COLOURS[k], label=label, linewidth=1.6)
     if "minimum" in report.predicted:

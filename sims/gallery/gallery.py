@@ -11,7 +11,7 @@ import numpy as np
 
 from ufm.files.store import check_writable, write_atomically
 from ufm.models import NAMES, model_class
-from ufm.models.base import Model, Quantity, Report, simulate
+from ufm.models.base import Model, Quantity, Simulation, simulate
 
 SPARKS = "▁▂▃▄▅▆▇█"
 FLOOR = 1e-16
@@ -20,7 +20,7 @@ GALLERY: dict[str, dict[str, Any]] = {"fang": {"majority": 2, "imbalance": 3.0, 
 Progress = Callable[[str], None]
 
 
-def as_json(report: Report) -> dict[str, Any]:
+def as_json(report: Simulation) -> dict[str, Any]:
     """The object that `--json` prints: predicted, measured and deviation by quantity, and what was run."""
     return {
         "model": report.model.facts.name,
@@ -37,7 +37,7 @@ def parameters(model: Model) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(model).items()}
 
 
-def as_text(report: Report) -> str:
+def as_text(report: Simulation) -> str:
     """A table of measured against predicted, and the collapse over time as one line a measure."""
     facts, model = report.model.facts, report.model
     parameters = ", ".join(f"{name} = {value}" for name, value in asdict(model).items() if value not in ("", ()))
@@ -79,7 +79,7 @@ def figure_path(out: Path, name: str) -> Path:
     return out / f"models-{name}.png"
 
 
-def save_figure(report: Report, path: Path) -> None:
+def save_figure(report: Simulation, path: Path) -> None:
     """Solve the sweeps of the model and write its figure, atomically."""
     from sims.gallery.figures import model_figure
     from sims.gallery.sweeps import SWEEPS
@@ -113,7 +113,7 @@ def check_folder(out: Path) -> None:
     check_writable(out / "models.md")
 
 
-def save_report(report: Report, out: Path) -> None:
+def save_report(report: Simulation, out: Path) -> None:
     """The figure first, then the JSON that marks the model as finished."""
     save_figure(report, figure_path(out, report.model.facts.name))
     save_json(as_json(report), out / f"{report.model.facts.name}.json")
@@ -158,7 +158,7 @@ def markdown_table(reports: list[dict[str, Any]]) -> str:
     rows = [head, ("---",) * len(head)]
     for report in reports:
         facts = model_class(report["model"]).facts
-        key = "minimum" if "minimum" in report["predicted"] else "loss"
+        key = next((name for name in ("minimum", "loss") if name in report["predicted"]), next(iter(report["predicted"])))
         others = {name: value for name, value in report["deviation"].items() if name != key}
         worst = max(others, key=lambda name: others[name])
         cells = (f"{key} {shown(report['predicted'][key])}", shown(report["measured"][key]), f"{report['deviation'][key]:.1e}")

@@ -1,13 +1,15 @@
 """What a model predicts along one of its parameters, and what solves from random starts find: the gallery's right panels."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
 
+from sims.gallery.later_sweeps import LATER_SWEEPS
+from sims.gallery.sweep import Sweep, column, predictions, solved
 from ufm.models import simplex
-from ufm.models.base import Model, Quantities
+from ufm.models.base import Model
 from ufm.models.central_path import CentralPath
 from ufm.models.dang import DeepLinear
 from ufm.models.e_wojtowytsch import EWojtowytsch
@@ -21,36 +23,6 @@ from ufm.models.solvers.gradient_flow import gradient_flow
 from ufm.models.tirer_bruna import BiasFree, FreeBias
 from ufm.models.zhou import DecayedBias
 from ufm.models.zhu import Zhu
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """Lines that the theory predicts and points that were measured, label by label; vertical marks at predicted thresholds."""
-
-    x_label: str
-    y_label: str
-    line_x: np.ndarray
-    lines: dict[str, np.ndarray]
-    point_x: np.ndarray
-    points: dict[str, np.ndarray]
-    marks: dict[str, float] = field(default_factory=dict)
-    log_x: bool = False
-    log_y: bool = False
-
-
-def solved(model: Model, seed: int, device: str) -> Quantities:
-    """What a solve measures, without asking the theory for its domain."""
-    return model.measured(model.solve(seed, device))
-
-
-def column(models: Sequence[Model], quantity: str, seed: int, device: str) -> np.ndarray:
-    """One measured quantity along a list of models."""
-    return np.array([solved(model, seed, device)[quantity] for model in models])
-
-
-def predictions(models: Sequence[Model], quantity: str) -> np.ndarray:
-    """One predicted quantity along a list of models."""
-    return np.array([model.predicted()[quantity] for model in models])
 
 
 def singular_values_of_the_flow(model: CentralPath, seed: int, device: str) -> Sweep:
@@ -229,4 +201,5 @@ SWEEPS: dict[str, tuple[Callable[..., Sweep], ...]] = {
     "mse-free-bias": (by_threshold,),
     "mse-decayed-bias": (frame_onset,),
     "deep-linear": (depth,),
+    **LATER_SWEEPS,
 }

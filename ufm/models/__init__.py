@@ -19,6 +19,13 @@ TABLE = {
     "mse-free-bias": ("tirer_bruna", "FreeBias"),
     "mse-decayed-bias": ("zhou", "DecayedBias"),
     "deep-linear": ("dang", "DeepLinear"),
+    "label-smoothing": ("zhou_losses", "LabelSmoothing"),
+    "focal": ("zhou_losses", "FocalLoss"),
+    "joint-decay": ("joint_decay", "JointDecay"),
+    "block-kernel": ("seleznova", "BlockKernel"),
+    "softmax-codes": ("jiang", "SoftmaxCodes"),
+    "seli": ("thrampoulidis", "Seli"),
+    "mse-any-target": ("any_target", "AnyTarget"),
 }
 NAMES = tuple(TABLE)
 

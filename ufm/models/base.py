@@ -12,7 +12,7 @@ from manifolds.layout import ClassLayout
 from ufm.models import simplex
 from ufm.models.objective.feasible import Feasible, Flat
 from ufm.models.objective.peeled import Point, gaussian_point
-from ufm.models.solvers.contract import Objective, Solver
+from ufm.models.solvers.contract import Solver
 
 Quantity = float | list[float]
 Quantities = dict[str, Quantity]
@@ -33,7 +33,7 @@ class Facts:
 
 @dataclass(frozen=True)
 class Solved:
-    """The last point of a solve, what was seen on the way, and its clock: iterations, or the time of a flow."""
+    """The last point of a solve, the path to it, and its clock: iterations, or the time of a flow."""
 
     point: Point
     path: tuple[Point, ...] = ()
@@ -43,27 +43,13 @@ class Solved:
     seed: int = 0
 
 
-class Recorder:
-    """An observer that keeps every point it is shown."""
-
-    def __init__(self) -> None:
-        self.points: list[Point] = []
-
-    def __call__(self, point: Point) -> None:
-        self.points.append(tuple(t.clone() for t in point))
-
-    def solved(self, start: Point, end: Point, seed: int) -> Solved:
-        """The path from start to end, one point an iteration."""
-        path = (start, *self.points, end)
-        return Solved(end, path, np.arange(len(path), dtype=np.float64), seed=seed)
-
-
 @dataclass(frozen=True, kw_only=True)
 class Model(ABC):
     """A problem in a classifier W (C, P) and features H (P, n) in class blocks; subclasses add penalties, energies, temperatures.
 
-    Construction checks that the problem makes sense; `check_domain` that the paper's theory covers it, so that a problem outside
-    the theory can still be solved. Both raise ValueError with the violated number and the way out.
+    `Minimised` and `Integrated` say how it is solved. Construction checks that the problem makes sense; `check_domain` that the
+    paper's theory covers it, so that a problem outside the theory can still be solved. Both raise ValueError with the violated
+    number and the way out.
     """
 
     facts: ClassVar[Facts]
@@ -101,38 +87,25 @@ class Model(ABC):
         """Raise ValueError where the theory says nothing about these parameters."""
 
     @abstractmethod
-    def objective(self, device: str = "cpu") -> Objective:
-        """The function that is minimised, with its tensors on the device."""
-
-    @abstractmethod
     def predicted(self) -> Quantities:
         """What the theory gives, by quantity; `minimum` where the problem has one."""
 
     @abstractmethod
     def measured(self, solved: Solved) -> Quantities:
-        """The same quantities at what the solve found."""
+        """The same quantities at the end of the solve."""
 
     def start(self, seed: int, device: str = "cpu") -> Point:
         """A seeded random feasible point: Gaussian entries, moved onto the feasible set."""
         point = gaussian_point(self.shapes, seed, device=device)
         return tuple(space.onto(t) for space, t in zip(self.feasible, point, strict=True))
 
-    def starts(self, seed: int, device: str = "cpu") -> list[Point]:
-        """The starts of which the lowest end counts: one, and more where the model has local minima."""
-        return [self.start(seed, device)]
-
+    @abstractmethod
     def solve(self, seed: int, device: str = "cpu") -> Solved:
-        """A real solve from every seeded random start; the lowest end."""
-        solver, objective = self.solvers[self.optimizer or next(iter(self.solvers))], self.objective(device)
-        found = []
-        for start in self.starts(seed, device):
-            recorder = Recorder()
-            found.append(recorder.solved(start, solver(objective, self.feasible, start, recorder), seed))
-        return min(found, key=lambda solved: self.value(solved.point))
+        """A real solve or integration from a seeded random start."""
 
+    @abstractmethod
     def value(self, point: Point) -> float:
-        """The objective at a feasible point."""
-        return float(self.objective(str(point[0].device)).value_and_gradient(point)[0])
+        """The loss at a feasible point."""
 
     def classifier_and_features(self, point: Point) -> tuple[Tensor, Tensor]:
         """W (C, P) and H (P, n) of a point."""
@@ -158,7 +131,7 @@ class Framed(Model):
 
 
 @dataclass(frozen=True)
-class Report:
+class Simulation:
     """One simulated model: the two columns of the table, their difference and the collapse on the way."""
 
     model: Model
@@ -177,7 +150,7 @@ def deviation(predicted: Quantity, measured: Quantity) -> float:
     return float(np.max(np.abs(np.asarray(measured) - np.asarray(predicted))))
 
 
-def simulate(model: Model, seed: int = 0, device: str = "cpu") -> Report:
+def simulate(model: Model, seed: int = 0, device: str = "cpu") -> Simulation:
     """Check the domain, solve from a random start, measure, and set the result beside the prediction."""
     model.check_domain()
     predicted = model.predicted()
@@ -188,7 +161,7 @@ def simulate(model: Model, seed: int = 0, device: str = "cpu") -> Report:
     rows = [{"objective": model.value(p), **model.collapse(p)} for p in solved.path]
     history = {name: np.array([row[name] for row in rows]) for name in (rows[0] if rows else ())}
     deviations = {name: deviation(predicted[name], measured[name]) for name in predicted}
-    return Report(model, seed, device, predicted, measured, deviations, solved.times, solved.clock, history)
+    return Simulation(model, seed, device, predicted, measured, deviations, solved.times, solved.clock, history)
 
 
 def need_positive(**values: float) -> None:

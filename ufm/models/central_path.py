@@ -1,6 +1,5 @@
 """Han, Papyan & Donoho 2022: gradient flow of the least-squares loss on the normalized features manifold, the central path."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,9 +9,9 @@ from torch import Tensor
 
 from manifolds.geometry import renormalize, within_covariance
 from ufm.laws.closed import Law
-from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
+from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
+from ufm.models.integrated import Integrated
 from ufm.models.objective.peeled import Point, gaussian_point
-from ufm.tensor.integrate import integrate_scipy
 from ufm.tensor.vector_fields import FLOWS, central_path_field
 
 REACH = {"renormalized": 3.0, "embedded": 1.5}  # end of the run in sqrt C; once round-off has left the manifold, the embedded
@@ -21,7 +20,7 @@ SPREAD = 5.0  # ratio of the largest to the smallest singular value of the start
 
 
 @dataclass(frozen=True, kw_only=True)
-class CentralPath(Model):
+class CentralPath(Integrated):
     """dX/dt = -Pi(grad L_LS(X)) on {X : X C_M X^T = I}, or with the orthogonal projection (`flow` embedded).
 
     The singular values omega_j of the class means follow the laws (a) and (b) of `ufm.laws.closed`, with frozen singular
@@ -82,29 +81,14 @@ class CentralPath(Model):
         M = (U * torch.as_tensor(self.omega0, device=device)) @ V.mT
         return (renormalize(self.layout.deviations(X), self.layout) + self.layout.spread(M),)
 
-    def objective(self, device: str = "cpu") -> "CentralPath":
-        """L_LS, which the flow descends; it is integrated and not minimised."""
-        del device
-        return self
+    def velocity(self, point: Point) -> Point:
+        """The field of the flow: minus the gradient of L_LS in its metric."""
+        return (central_path_field(FLOWS[self.flow], self.layout)(point[0]),)
 
-    def value_and_gradient(self, point: Point) -> tuple[Tensor, Point]:
-        """L_LS from the singular values of the class means, and the negative velocity of the flow."""
-        (X,) = point
-        omega = torch.linalg.svdvals(self.layout.means(X))[: self.C - 1]
-        return (1 / (omega**2 + self.C)).sum() / 2, (-central_path_field(FLOWS[self.flow], self.layout)(X),)
-
-    def curvature_at(self, point: Point) -> Callable[[Point], Point]:
-        """Not needed by an integrator."""
-        raise NotImplementedError
-
-    def solve(self, seed: int, device: str = "cpu") -> Solved:
-        """Integrate the full state from the random start by DOP853."""
-        (X,) = self.start(seed, device)
-        field = central_path_field(FLOWS[self.flow], self.layout)
-        on_host = hosted(field, X)
-        states = integrate_scipy(on_host, X.cpu().numpy(), self.times, tolerance=1e-11)
-        path = tuple((torch.from_numpy(state).to(X.device),) for state in states)
-        return Solved(path[-1], path, self.times, "time t")
+    def value(self, point: Point) -> float:
+        """L_LS from the singular values of the class means."""
+        omega = torch.linalg.svdvals(self.layout.means(point[0]))[: self.C - 1]
+        return float((1 / (omega**2 + self.C)).sum() / 2)
 
     def predicted(self) -> Quantities:
         """All omega_j at the last time, their largest ratio, L_LS, the residual of the constraint, and frozen deviations."""
@@ -135,8 +119,3 @@ class CentralPath(Model):
         (X,) = point
         U, omega, Vt = torch.linalg.svd(self.layout.means(X), full_matrices=False)
         return (U * (omega / (self.C + omega**2)) @ Vt).mT, X
-
-
-def hosted(field: Callable[[Tensor], Tensor], like: Tensor) -> Callable[[np.ndarray], np.ndarray]:
-    """A field on the device of a tensor as one on host arrays."""
-    return lambda x: field(torch.from_numpy(x).to(like.device)).cpu().numpy()

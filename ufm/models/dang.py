@@ -110,7 +110,7 @@ class DeepLinear(Framed, AnySizes, Squared):
         }
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found."""
+        """The same at the solution."""
         W, H = self.classifier_and_features(solved.point)
         shape = self.collapse(solved.point) if self.layout.balanced and self.roots.min() > 0 else {}
         return {

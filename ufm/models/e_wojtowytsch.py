@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Model, Quantities, Solved, need_etf
+from ufm.models.base import Facts, Quantities, Solved, need_etf
+from ufm.models.minimised import Minimised
 from ufm.models.objective.feasible import Feasible, Flat
 from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled, Point
@@ -37,7 +38,7 @@ class UnitBalls(Flat):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EWojtowytsch(Model):
+class EWojtowytsch(Minimised):
     """min (1/n) sum_i CE(W h_i) over |W|_op <= 1, |h_i| <= 1.
 
     Logits sqrt(C/(C-1)) (Y - 1/C), minimum log(1 + (C-1) exp(-sqrt(C/(C-1)))); H is a unit simplex ETF, W an isometry on its
@@ -85,7 +86,7 @@ class EWojtowytsch(Model):
         }
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; pairs are the smallest and the largest value."""
+        """The same at the solution; pairs are the smallest and the largest value."""
         W, H = solved.point
         lengths = H.norm(dim=0)
         restricted, _ = self.classifier_and_features(solved.point)

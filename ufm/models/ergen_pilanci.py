@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Framed, Quantities, Solved, need_positive
+from ufm.models.minimised import Minimised
 from ufm.models.objective.feasible import Feasible, Flat, NonNegative
 from ufm.models.objective.losses import SquaredError, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled, Point
@@ -39,7 +40,7 @@ def unfold(H: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ErgenPilanci(Framed, AnySizes):
+class ErgenPilanci(Framed, AnySizes, Minimised):
     """min 1/2 |W (BN_{g,a}(V))_+ - Y|_F^2 + beta/2 (|g|^2 + |a|^2 + |W|^2) over W, V, g, a with P >= C neurons.
 
     Logits sum_c (1 - beta/sqrt n_c)_+ y_c e_c^T: class c drops out exactly at beta >= sqrt n_c. One direction a class,

@@ -12,6 +12,7 @@ from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.fang_relaxation import semidefinite_relaxation
 from ufm.models.fang_theory import Optimum, collapse_ratio, optimum
+from ufm.models.minimised import Minimised
 from ufm.models.objective.feasible import Feasible, Spheres
 from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled, Point
@@ -24,7 +25,7 @@ BRACKET = 1e-4  # relative width to which solves bracket R0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fang(TwoGroups):
+class Fang(TwoGroups, Minimised):
     """min sum_k pi_k Ave_i CE(W h_ki), (1/K) sum_k |w_k|^2 <= E_W, (1/K) sum_k Ave_i |h_ki|^2 <= E_H, pi_k = n_k/n.
 
     The first `majority` classes have n_A = imbalance * n_B examples, any ratio >= 1: N columns stand for every class and carry
@@ -117,7 +118,7 @@ class Fang(TwoGroups):
         return result
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; the cosine as smallest and largest, R0 as a bracket of real solves, one column a class."""
+        """The same at the solution; the cosine as smallest and largest, R0 as a bracket of real solves, one column a class."""
         W, H = self.classifier_and_features(solved.point)
         if self.balanced:
             ratio = float(self.layout.means(H).norm() / W.norm())

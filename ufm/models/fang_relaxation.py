@@ -4,6 +4,7 @@ import numpy as np
 import torch
 
 from ufm.models.objective.feasible import Feasible
+from ufm.models.objective.losses import CrossEntropy
 from ufm.models.objective.peeled import Peeled, Point
 from ufm.models.solvers.contract import Objective, Observe
 
@@ -35,7 +36,7 @@ def semidefinite_relaxation(objective: Objective, feasible: Feasible, start: Poi
 
     Raises ValueError where the matrix has more than P eigenvalues, with the share that does not fit.
     """
-    if not isinstance(objective, Peeled):
+    if not (isinstance(objective, Peeled) and isinstance(objective.loss, CrossEntropy)):
         raise ValueError("the SDP relaxation is that of the layer-peeled model: use it with fang")
     W, H = start
     (C, P), N = W.shape, H.shape[1] // W.shape[0]

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
+from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
+from ufm.models.minimised import Minimised
 from ufm.models.objective.feasible import Feasible, Spheres
 from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled
@@ -12,7 +13,7 @@ from ufm.models.solvers.manifold import MANIFOLD_SOLVERS
 
 
 @dataclass(frozen=True, kw_only=True)
-class LuSteinerberger(Model):
+class LuSteinerberger(Minimised):
     """min (1/n) sum_i CE(tau W h_i), |w_c| = |h_i| = 1, tau the temperature; the paper has N = 1 and tau = 1.
 
     Minimum log(1 + (C-1) exp(-tau C/(C-1))), attained iff w_c = h_i of class c = a simplex ETF, for P >= C - 1.
@@ -59,6 +60,6 @@ class LuSteinerberger(Model):
         return {"minimum": minimum, "cosine": [-1 / (self.C - 1)] * 2, "NC1": 0.0, "NC2": 0.0, "NC3": 0.0}
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; `cosine` is the smallest and the largest one."""
+        """The same at the solution; `cosine` is the smallest and the largest one."""
         cosine = simplex.cosines(solved.point[0])
         return {"minimum": self.value(solved.point), "cosine": cosine, **self.collapse(solved.point)}

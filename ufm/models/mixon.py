@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
+from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
+from ufm.models.integrated import Integrated
 from ufm.models.objective.losses import SquaredError, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled, Point, gaussian_point
 from ufm.models.solvers.gradient_flow import gradient_flow
@@ -19,7 +20,7 @@ SPREAD = 8.0  # ratio of the largest to the smallest singular value of the start
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixon(Model):
+class Mixon(Integrated):
     """Gradient flow of 1/2 |W H + b 1^T - Y|_F^2: W' = -R H^T, H' = -W^T R, b' = -R 1, R = W H + b 1^T - Y.
 
     From entries of size `scale` -> 0 the flow first follows its linearisation at (0, 0, 1/C), which carries it next to the
@@ -64,6 +65,19 @@ class Mixon(Model):
         """P >= C - 1."""
         need_etf(self.C, self.P)
 
+    @property
+    def times(self) -> np.ndarray:
+        """From the start until collapse has settled."""
+        return np.linspace(0.0, self.duration, 121)
+
+    def velocity(self, point: Point) -> Point:
+        """Minus the gradient of the loss."""
+        return tuple(-g for g in self.objective(str(point[0].device)).value_and_gradient(point)[1])
+
+    def value(self, point: Point) -> float:
+        """The summed squared error."""
+        return float(self.objective(str(point[0].device)).value_and_gradient(point)[0])
+
     def objective(self, device: str = "cpu") -> Peeled:
         """The summed squared error with a free bias."""
         loss = SquaredError(one_hot(self.layout, device), column_weights(self.layout, 1.0, device))
@@ -94,15 +108,14 @@ class Mixon(Model):
 
     def solve(self, seed: int, device: str = "cpu") -> Solved:
         """Integrate the flow from the small start, again with b = 1/C while it is linear, and from a point of S."""
-        times = np.linspace(0.0, self.duration, 121)
-        path = gradient_flow(self.objective(device), self.start(seed, device), times)
+        path = gradient_flow(self.objective(device), self.start(seed, device), self.times)
         on_subspace = gradient_flow(self.objective(device), self.subspace_start(seed, device), self.subspace_times)
         values = [torch.linalg.svdvals(point[0])[: self.C - 1].tolist() for point in on_subspace]
         extra: Quantities = {
             "linearised": self.distance_from_linear(seed, device),
             "subspace_law": np.asarray(values).ravel().tolist(),
         }
-        return Solved(path[-1], path, times, "time t", extra, seed)
+        return Solved(path[-1], path, self.times, "time t", extra, seed)
 
     def distance_from_linear(self, seed: int, device: str = "cpu") -> float:
         """The relative distance of the flow from its linearisation, the larger of W's and H's, from b = 1/C at LINEAR/sqrt N."""

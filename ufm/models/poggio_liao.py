@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_positive
+from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
+from ufm.models.minimised import Minimised
 from ufm.models.objective.feasible import Feasible, Flat, Spheres
 from ufm.models.objective.losses import SquaredError, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled, Point
@@ -53,7 +54,7 @@ class Normalized:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PoggioLiao(Model):
+class PoggioLiao(Minimised):
     """min 1/2 |rho W H - (Y - 1/C)|_F^2 + lw/2 rho^2 over |W|_F = |H|_F = 1 and rho: two normalised layers, the norm rho decayed.
 
     rho* = sqrt(N) (C-1)/(1 + lw (C-1)), logits (Y - 1/C)/(1 + lw (C-1)), minimum (1/2) (C-1)^2 N lw/(1 + lw (C-1)); W and H then
@@ -107,7 +108,7 @@ class PoggioLiao(Model):
         return W * torch.sign(r), H
 
     def predicted(self) -> Quantities:
-        """Minimum, equilibrium norm as found and by the published formula, least and largest right and wrong logit, collapse."""
+        """Minimum, equilibrium norm (solved for, by the published formula), least and largest right and wrong logit, collapse."""
         shrink = 1 / (1 + self.lambda_w * (self.C - 1))
         rho = float(np.sqrt(self.N) * (self.C - 1) * shrink)
         return {
@@ -119,7 +120,7 @@ class PoggioLiao(Model):
         }
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found."""
+        """The same at the solution."""
         W, H = self.classifier_and_features(solved.point)
         rho = self.unit * solved.point[2].abs()
         F = W @ H

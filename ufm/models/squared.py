@@ -1,16 +1,17 @@
-"""What the squared-error companions share: the penalised objective and the soft threshold on its singular values."""
+"""What the squared-error models share: the penalised objective, and its minimum for any targets by one soft threshold."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.models.base import Model, need_positive
+from ufm.models.base import need_positive
+from ufm.models.minimised import Minimised
 from ufm.models.objective.losses import SquaredError, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled
 
 
 @dataclass(frozen=True, kw_only=True)
-class Squared(Model):
+class Squared(Minimised):
     """min 1/(2n) |W H + b 1^T - Y|_F^2 + lw/2 |W|^2 + lh/2 |H|^2 (+ lb/2 |b|^2), n examples in all."""
 
     lambda_w: float = 1e-2
@@ -39,6 +40,59 @@ class Squared(Model):
         """The penalised squared error."""
         loss = SquaredError(one_hot(self.layout, device), column_weights(self.layout, 1 / self.layout.n, device))
         return Peeled(loss, (self.lambda_w, self.lambda_h), self.bias_penalty)
+
+    @property
+    def optimum(self) -> "Optimum":
+        """The minimum for the labels; P does not limit it where the domain asks for enough features."""
+        Y = one_hot(self.layout).numpy()
+        return Optimum.of(Y, self.lambda_w, self.lambda_h, self.P, free_bias=self.bias_penalty == 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Optimum:
+    """min over W (q, P), H (P, n) and b of 1/(2n) |W H + b 1^T - Y|_F^2 + lw/2 |W|^2 + lh/2 |H|^2 for any targets Y (q, n).
+
+    For fixed logits Z = W H the penalty is at least sqrt(lw lh) |Z|_*, so Z = U (S - tau)_+ V^T with tau = n sqrt(lw lh) and
+    Y - b 1^T = U S V^T, b the mean of the targets where it is free and 0 without one; with P below the number of singular values
+    above tau the P largest are kept. W W^T = sqrt(lh/lw) U (S - tau)_+ U^T, H^T H = sqrt(lw/lh) V (S - tau)_+ V^T, and the
+    minimum is (1/n) sum_j tau s_j - tau^2/2, with s_j^2/2 for what is lost.
+    """
+
+    minimum: float
+    kept: np.ndarray  # (S - tau)_+, descending. (min(q, n),)
+    U: np.ndarray  # (q, min(q, n))
+    V: np.ndarray  # (n, min(q, n))
+    ratio: float  # sqrt(lh/lw)
+    bias: np.ndarray  # (q,)
+    margin: float  # s_P - s_{P+1} where P cuts what would be kept, else infinite: 0 where the minimiser is not determined
+
+    @classmethod
+    def of(cls, Y: np.ndarray, lambda_w: float, lambda_h: float, P: int, free_bias: bool) -> "Optimum":
+        """The minimum for targets Y (q, n)."""
+        n = Y.shape[1]
+        bias = Y.mean(1) if free_bias else np.zeros(len(Y))
+        U, s, Vt = np.linalg.svd(Y - bias[:, None], full_matrices=False)
+        tau = n * float(np.sqrt(lambda_w * lambda_h))
+        kept = np.maximum(s - tau, 0)
+        margin = float(s[P - 1] - s[P]) if len(s) > P and kept[P] > 0 else np.inf
+        kept[P:] = 0
+        terms = np.where(kept > 0, tau * s - tau * tau / 2, s * s / 2)
+        return cls(float(terms.sum()) / n, kept, U, Vt.T, float(np.sqrt(lambda_h / lambda_w)), bias, margin)
+
+    @property
+    def logits(self) -> np.ndarray:
+        """W H. (q, n)"""
+        return (self.U * self.kept) @ self.V.T
+
+    @property
+    def classifier_gram(self) -> np.ndarray:
+        """W W^T. (q, q)"""
+        return self.ratio * (self.U * self.kept) @ self.U.T
+
+    @property
+    def feature_gram(self) -> np.ndarray:
+        """H^T H. (n, n)"""
+        return (self.V * self.kept) @ self.V.T / self.ratio
 
 
 def thresholded(c: float) -> float:

@@ -9,7 +9,7 @@ from ufm.models import simplex
 from ufm.models.base import Facts, Framed, Quantities, Solved, need_etf, need_frame
 from ufm.models.sizes import AnySizes
 from ufm.models.solvers.flat import FLAT_SOLVERS
-from ufm.models.squared import Squared, thresholded
+from ufm.models.squared import Squared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,19 +38,20 @@ class BiasFree(Framed, AnySizes, Squared):
 
     def predicted(self) -> Quantities:
         """Minimum, squared lengths of the classifiers and of the class means, shrunken diagonal of the logits."""
-        s, sizes = np.maximum(1 - self.shrinkage, 0), np.asarray(self.layout.sizes)
-        ratio = np.sqrt(self.lambda_h * sizes / self.lambda_w)
-        terms = [size / self.layout.n * thresholded(t) for size, t in zip(sizes, self.shrinkage, strict=True)]
-        lengths = {"classifier_squared_norms": (ratio * s).tolist(), "feature_squared_norms": (s / ratio).tolist()}
-        logits = {"logits": s.tolist(), "logits_spread": 0.0, "logits_off_diagonal": 0.0}
-        return {"minimum": float(sum(terms)), **lengths, **logits, **self._shape(0.0)}
+        best, first = self.optimum, np.cumsum([0, *self.layout.sizes[:-1]])  # of every class
+        lengths = {
+            "classifier_squared_norms": best.classifier_gram.diagonal().tolist(),
+            "feature_squared_norms": best.feature_gram.diagonal()[first].tolist(),
+        }
+        logits = {"logits": best.logits[range(self.C), first].tolist(), "logits_spread": 0.0, "logits_off_diagonal": 0.0}
+        return {"minimum": best.minimum, **lengths, **logits, **self._shape(0.0)}
 
     def _shape(self, value: float) -> Quantities:
         """NC1..NC3 where the classes are equal and have not vanished."""
         return {"NC1": value, "NC2": value, "NC3": value} if self.layout.balanced and self.shrinkage.max() < 1 else {}
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found."""
+        """The same at the solution."""
         W, H = solved.point
         M = self.layout.means(H)
         return {
@@ -93,20 +94,18 @@ class FreeBias(Squared):
     def predicted(self) -> Quantities:
         """Minimum, smallest and largest right and wrong logit, bias, size of W, collapse."""
         c, C = float(self.shrinkage[0]), self.C
-        s = max(1 - c, 0.0)
+        best, s = self.optimum, max(1 - c, 0.0)
         shape = {"NC1": 0.0, "NC2": 0.0, "NC3": 0.0} if c < 1 else {}
-        squared_norm = (C - 1) * s * float(np.sqrt(self.lambda_h * self.N / self.lambda_w))
-        minimum = (C - 1) / C * thresholded(c)
         return {
-            "minimum": minimum,
+            "minimum": best.minimum,
             "logits": [s * (1 - 1 / C)] * 2 + [-s / C] * 2,
-            "bias": [1 / C] * C,
-            "W_squared_norm": squared_norm,
+            "bias": best.bias.tolist(),
+            "W_squared_norm": float(np.trace(best.classifier_gram)),
             **shape,
         }
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; the logits are those of W H."""
+        """The same at the solution; the logits are those of W H."""
         W, H, b = solved.point
         shape = self.collapse(solved.point) if self.shrinkage[0] < 1 else {}
         logits = simplex.logit_range(W @ H, self.layout)

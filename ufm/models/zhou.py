@@ -66,7 +66,7 @@ class DecayedBias(Squared):
         return {"minimum": minimum, "singular_values": [across] * (C - 1) + [along], "coupling": 0.0, "bias": [b] * C, **shape}
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; the last singular value is the one along 1, `coupling` what mixes 1 with the rest."""
+        """The same at the solution; the last singular value is the one along 1, `coupling` what mixes 1 with the rest."""
         W, H, b = solved.point
         Z = W @ self.layout.means(H)
         along = float(Z.sum() / self.C)

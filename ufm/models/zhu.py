@@ -7,8 +7,9 @@ from typing import ClassVar
 import numpy as np
 
 from ufm.models import simplex
-from ufm.models.base import Facts, Model, Quantities, Solved, need_etf, need_not_negative, need_positive
-from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
+from ufm.models.base import Facts, Quantities, Solved, need_etf, need_not_negative, need_positive
+from ufm.models.minimised import Minimised
+from ufm.models.objective.losses import CrossEntropy, Loss, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled
 from ufm.models.solvers.contract import Solver
 from ufm.models.solvers.curvature import smallest_curvature
@@ -16,7 +17,7 @@ from ufm.models.solvers.flat import FLAT_SOLVERS
 
 
 @dataclass(frozen=True, kw_only=True)
-class Zhu(Model):
+class Zhu(Minimised):
     """min (1/CN) sum CE(W h + b) + lw/2 |W|^2 + lh/2 |H|^2 + lb/2 |b|^2.
 
     With tau = (C-1) sqrt(N lw lh) and c = C sqrt(N lw lh): for c >= 1 the only minimiser is W = H = 0; for c < 1 all logit gaps
@@ -57,23 +58,46 @@ class Zhu(Model):
         """P >= C - 1."""
         need_etf(self.C, self.P)
 
+    def loss(self, device: str) -> Loss:
+        """The mean cross-entropy of logits."""
+        return CrossEntropy(one_hot(self.layout, device), column_weights(self.layout, 1 / self.layout.n, device))
+
     def objective(self, device: str = "cpu") -> Peeled:
-        """The mean cross-entropy with its penalties."""
-        loss = CrossEntropy(one_hot(self.layout, device), column_weights(self.layout, 1 / self.layout.n, device))
-        return Peeled(loss, (self.lambda_w, self.lambda_h), self.lambda_b)
+        """The mean loss with its penalties."""
+        return Peeled(self.loss(device), (self.lambda_w, self.lambda_h), self.lambda_b)
+
+    @property
+    def price(self) -> float:
+        """tau = (C-1) sqrt(N lw lh): what a logit gap of 1 costs in penalties."""
+        return self.threshold * (self.C - 1) / self.C
+
+    @property
+    def gap(self) -> float:
+        """The logit gap of the minimisers, 0 where they are zero."""
+        tau = self.price
+        return float(np.log((self.C - 1) * (1 - tau) / tau)) if self.threshold < 1 else 0.0
+
+    def loss_at(self, gap: float) -> float:
+        """The loss of an example all of whose wrong logits lie `gap` below the right one."""
+        return simplex.simplex_bound(self.C, gap)
+
+    @property
+    def curvature_at_zero(self) -> tuple[float, float]:
+        """The slope of the loss at W = H = 0 over that of cross-entropy, and the curvature of b across 1 without its decay."""
+        return 1.0, 1 / self.C
 
     def predicted(self) -> Quantities:
         """The minimum and what the minimisers share; sizes only where they are zero."""
         lw, lh, C, N = self.lambda_w, self.lambda_h, self.C, self.N
-        coupling = 1 / (C * np.sqrt(N))  # the cross block of the Hessian at zero has this singular value, C - 1 times
+        slope, across = self.curvature_at_zero
+        coupling = slope / (C * np.sqrt(N))  # the cross block of the Hessian at zero has this singular value, C - 1 times
         saddle = (lw + lh) / 2 - np.hypot((lw - lh) / 2, coupling)
-        zero = {"hessian_at_zero": float(min(saddle, self.lambda_b))}  # the bias along 1 has curvature lb
-        if self.threshold >= 1:
-            return {"minimum": float(np.log(C)), "W_squared_norm": 0.0, "H_squared_norm": 0.0, **zero}
-        tau = self.threshold * (C - 1) / C
-        gap = float(np.log((C - 1) * (1 - tau) / tau))
+        zero = {"hessian_at_zero": float(min(saddle, self.lambda_b + min(across, 0.0)))}  # the bias along 1 has curvature lb
+        gap = self.gap
+        if gap == 0:
+            return {"minimum": self.loss_at(0.0), "W_squared_norm": 0.0, "H_squared_norm": 0.0, **zero}
         return {
-            "minimum": float(-np.log1p(-tau) + tau * gap),
+            "minimum": self.loss_at(gap) + self.price * gap,
             "W_squared_norm": float((C - 1) * np.sqrt(lh * N / lw) * gap),
             "H_squared_norm": float((C - 1) * np.sqrt(lw * N / lh) * gap),
             **zero,
@@ -83,7 +107,7 @@ class Zhu(Model):
         }
 
     def measured(self, solved: Solved) -> Quantities:
-        """The same at the point found; `logit_gap` is the smallest and the largest one."""
+        """The same at the solution; `logit_gap` is the smallest and the largest one."""
         W, H, b = solved.point
         common: Quantities = {
             "minimum": self.value(solved.point),
@@ -91,7 +115,7 @@ class Zhu(Model):
             "H_squared_norm": float(H.norm() ** 2),
             "hessian_at_zero": smallest_curvature(self.objective(str(W.device)), (0 * W, 0 * H, 0 * b)),
         }
-        if self.threshold >= 1:
+        if self.gap == 0:
             return common
         gap = simplex.logit_gap(W @ H + b, self.layout)
         return {**common, "logit_gap": gap, "bias_spread": float((b - b.mean()).norm()), **self.collapse(solved.point)}

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ufm.models.base import Report
+from ufm.models.base import Simulation
 
 MINIMUM = 1e-13  # solves end at round-off of the gradient, where the minimum has an error of its square
 SQUARES = {"NC1": 1e-14, "NC3": 1e-14}  # squares of first-order errors
@@ -46,11 +46,34 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "mse-bias-free": {**SQUARES, **LOGITS, **dict.fromkeys(("classifier_squared_norms", "feature_squared_norms", "NC2"), FIRST)},
     "mse-free-bias": {**SQUARES, **dict.fromkeys(("logits", "bias", "W_squared_norm", "NC2"), FIRST)},
     "mse-decayed-bias": {**SQUARES, **dict.fromkeys(("singular_values", "coupling", "bias", "NC2"), FIRST)},
+    "label-smoothing": {
+        **SQUARES,
+        **dict.fromkeys(("W_squared_norm", "H_squared_norm", "logit_gap", "NC2", "bias_spread"), FIRST),
+        "hessian_at_zero": 1e-9,
+    },
+    "focal": {
+        **SQUARES,
+        **dict.fromkeys(("W_squared_norm", "H_squared_norm", "logit_gap", "NC2", "bias_spread"), FIRST),
+        "hessian_at_zero": 1e-9,
+    },
+    "softmax-codes": {"minimum": 1e-12, "one_vs_rest_margin": 1e-12, "NC1": 1e-14},
+    # sequential quadratic programming ends where multipliers explain the gradient to 1e-6
+    "seli": {"minimum": 1e-10, **dict.fromkeys(("logits", "classifier_gram", "feature_gram"), 1e-6), "NC1": 1e-14},
+    # integration to 1e-11; where P < C a saddle is left on the way
+    "joint-decay": dict.fromkeys(
+        (*("limit_logits", "law_logits", "law_classifier_gram", "law_feature_gram", "law_loss", "balance", "balance_rate"),),
+        1e-7,
+    ),
+    "block-kernel": dict.fromkeys(("law_logits", "law_loss", "within_share", "bias_moved", "invariant_drift"), 1e-9),
+    "mse-any-target": {
+        **dict.fromkeys(("singular_values", "classifier_gram", "bias", "logits_moved"), FIRST),
+        **dict.fromkeys(("NRC1", "NRC2", "NRC3"), 1e-14),
+    },
     "deep-linear": {**SQUARES, **LOGITS, **dict.fromkeys(("W_squared_norms", "H_squared_norm", "NC2"), FIRST)},
 }
 
 
-def assert_as_predicted(report: Report) -> None:
+def assert_as_predicted(report: Simulation) -> None:
     """Every deviation is within the tolerance of its model and key, absolute below 1, relative above; a key without one fails."""
     name = report.model.facts.name
     tolerances = {"minimum": MINIMUM, **TOLERANCES[name]}

@@ -33,16 +33,16 @@ class Flat:
         """The dimension of the set for a tensor of this shape."""
         return prod(shape)
 
-    def lay(self, x: Tensor) -> Tensor:
+    def to_rows(self, x: Tensor) -> Tensor:
         """The tensor as geoopt stores it."""
         return x
 
-    def unlay(self, laid: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of `lay`."""
-        return laid.reshape(shape)
+    def from_rows(self, rows: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of `to_rows`."""
+        return rows.reshape(shape)
 
     def geoopt(self) -> Any:
-        """geoopt's manifold of the laid tensors."""
+        """geoopt's manifold of the stored tensors."""
         from geoopt import Euclidean
 
         return Euclidean(ndim=2)
@@ -63,7 +63,7 @@ class NonNegative(Flat):
 class Spheres(Flat):
     """A product of unit spheres: every row (axis 1) or column (axis 0) of a matrix, or the whole matrix (axis None), has norm 1.
 
-    Laid as unit rows (spheres, dimension), which is geoopt's sphere.
+    Stored as unit rows (spheres, dimension), which is geoopt's sphere.
     """
 
     axis: int | None = None
@@ -84,13 +84,13 @@ class Spheres(Flat):
         """One less for every sphere."""
         return prod(shape) - (1 if self.axis is None else prod(shape) // shape[self.axis])
 
-    def lay(self, x: Tensor) -> Tensor:
+    def to_rows(self, x: Tensor) -> Tensor:
         """The unit vectors as rows. (spheres, dimension)"""
         return x.reshape(1, -1) if self.axis is None else (x.mT if self.axis == 0 else x)
 
-    def unlay(self, laid: Tensor, shape: torch.Size) -> Tensor:
-        """The inverse of `lay`."""
-        return laid.reshape(shape) if self.axis is None else (laid.mT if self.axis == 0 else laid)
+    def from_rows(self, rows: Tensor, shape: torch.Size) -> Tensor:
+        """The inverse of `to_rows`."""
+        return rows.reshape(shape) if self.axis is None else (rows.mT if self.axis == 0 else rows)
 
     def geoopt(self) -> Any:
         """The sphere over the last axis."""

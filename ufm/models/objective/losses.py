@@ -1,4 +1,4 @@
-"""The two losses of the literature: value, gradient and curvature in the logits Z (C, n), with a weight a column.
+"""The losses of the literature: value, gradient and curvature in the logits Z (C, n), with a weight a column.
 
 Both take numpy arrays and torch tensors, and return the kind that they hold.
 """
@@ -88,4 +88,54 @@ class SquaredError:
         return lambda dZ: dZ * self.weights
 
 
-Loss = CrossEntropy | SquaredError
+@dataclass(frozen=True, eq=False)
+class SmoothedCrossEntropy:
+    """Cross-entropy to (1 - delta) Y + delta/C: that of Y plus delta sum_i v_i (Z_{y_i i} - mean_c Z_ci), as one linear term."""
+
+    hard: CrossEntropy
+    smoothing: float
+
+    @cached_property
+    def slope(self) -> Array:
+        """delta diag(v) (Y - 1/C), the gradient of the linear term. (C, n)"""
+        return self.smoothing * self.hard.weights * (self.hard.Y - 1 / len(self.hard.Y))
+
+    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
+        """The loss and its gradient. (C, n) -> scalar, (C, n)"""
+        value, G = self.hard.value_and_gradient(Z)
+        return value + (self.slope * Z).sum(), G + self.slope
+
+    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
+        """That of cross-entropy. (C, n) -> (C, n)"""
+        return self.hard.curvature_at(Z)
+
+
+@dataclass(frozen=True, eq=False)
+class Focal:
+    """sum_i v_i u_i^gamma L_i, L_i the cross-entropy of a column, u_i = 1 - exp(-L_i) the probability of its wrong classes."""
+
+    hard: CrossEntropy
+    gamma: float
+
+    def slopes(self, L: Array) -> tuple[Array, Array, Array]:
+        """f(L) = (1 - exp(-L))^gamma L and its first two derivatives. (n,)"""
+        xp, g = namespace(L), self.gamma
+        u, p = -xp.expm1(-L), xp.exp(-L)
+        first = u**g + g * u ** (g - 1) * p * L
+        return u**g * L, first, g * u ** (g - 1) * p * (2 - L) + g * (g - 1) * u ** (g - 2) * p * p * L
+
+    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
+        """The loss and its gradient, f'(L_i) times that of cross-entropy. (C, n) -> scalar, (C, n)"""
+        L, p = self.hard.at(Z)
+        f, first, _ = self.slopes(L)
+        return f @ self.hard.weights, (p - self.hard.Y * p.sum(0)) * (self.hard.weights * first)
+
+    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
+        """f'(L_i) times that of cross-entropy, plus f''(L_i) along its gradient. (C, n) -> (C, n)"""
+        L, p = self.hard.at(Z)
+        _, first, second = self.slopes(L)
+        G, inner = p - self.hard.Y * p.sum(0), self.hard.curvature_at(Z)
+        return lambda dZ: first * inner(dZ) + G * (second * self.hard.weights * (G * dZ).sum(0))
+
+
+Loss = CrossEntropy | SquaredError | SmoothedCrossEntropy | Focal

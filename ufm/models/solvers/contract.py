@@ -20,12 +20,16 @@ SMALLEST = float(torch.finfo(torch.float64).tiny)
 Observe = Callable[[Point], None]
 
 
-class Objective(Protocol):
-    """A smooth function of a point with its Euclidean gradient and curvature."""
+class Potential(Protocol):
+    """A smooth function of a point with its Euclidean gradient: what a gradient flow needs."""
 
     def value_and_gradient(self, point: Point) -> tuple[Tensor, Point]:
         """f and its gradient."""
         ...
+
+
+class Objective(Potential, Protocol):
+    """A potential with its curvature: what a minimisation needs."""
 
     def curvature_at(self, point: Point) -> Callable[[Point], Point]:
         """The Hessian at a point, as a map of directions."""

@@ -54,7 +54,7 @@ def quasi_newton(vectors: Vectors, x: np.ndarray, goal: float, observe: Observe 
     """scipy's L-BFGS-B on log f from x until its gradient is `goal` or round-off hides any descent."""
     from scipy.optimize import Bounds, minimize
 
-    found = minimize(
+    result = minimize(
         vectors.value_and_euclidean,
         x,
         jac=True,
@@ -63,7 +63,7 @@ def quasi_newton(vectors: Vectors, x: np.ndarray, goal: float, observe: Observe 
         options={"gtol": goal, "ftol": 0.0, "maxcor": 8, "maxiter": 10_000, "maxfun": 20_000, "maxls": 50},
         callback=None if observe is None else lambda x: observe(vectors.point(x)),
     )
-    return found.x
+    return result.x
 
 
 def sgd(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:

@@ -1,14 +1,18 @@
-"""The gradient flow of an objective in continuous time."""
+"""Flows in continuous time: the integral curve of a velocity, and the gradient flow of a potential."""
+
+from collections.abc import Callable
 
 import numpy as np
 
 from ufm.models.objective.peeled import Point
-from ufm.models.solvers.contract import Objective
+from ufm.models.solvers.contract import Potential
 from ufm.models.solvers.vectors import Flattening
 
+Velocity = Callable[[Point], Point]
 
-def gradient_flow(objective: Objective, start: Point, times: np.ndarray, rtol: float = 1e-11) -> tuple[Point, ...]:
-    """The gradient flow x' = -grad f(x) at the given times, by scipy's DOP853 with the relative tolerance rtol.
+
+def integral_curve(velocity: Velocity, start: Point, times: np.ndarray, rtol: float = 1e-11) -> tuple[Point, ...]:
+    """The curve x' = velocity(x) at the given times (T,), by scipy's DOP853 with the relative tolerance rtol.
 
     Raises RuntimeError where the integration fails.
     """
@@ -16,12 +20,17 @@ def gradient_flow(objective: Objective, start: Point, times: np.ndarray, rtol: f
 
     flattening = Flattening(start)
 
-    def velocity(_: float, x: np.ndarray) -> np.ndarray:
-        return -flattening.vector(objective.value_and_gradient(flattening.point(x))[1])
+    def on_vectors(_: float, x: np.ndarray) -> np.ndarray:
+        return flattening.vector(velocity(flattening.point(x)))
 
     x0 = flattening.vector(start)
     atol = rtol * 1e-3 * float(np.abs(x0).max())  # a small start must not drown in the absolute tolerance
-    solution = solve_ivp(velocity, (times[0], times[-1]), x0, method="DOP853", t_eval=times, rtol=rtol, atol=atol)
+    solution = solve_ivp(on_vectors, (times[0], times[-1]), x0, method="DOP853", t_eval=times, rtol=rtol, atol=atol)
     if not solution.success:
         raise RuntimeError(f"DOP853 stopped at t = {solution.t[-1] if len(solution.t) else times[0]:.4g}: {solution.message}")
     return tuple(flattening.point(np.ascontiguousarray(x)) for x in solution.y.T)
+
+
+def gradient_flow(potential: Potential, start: Point, times: np.ndarray, rtol: float = 1e-11) -> tuple[Point, ...]:
+    """The gradient flow x' = -grad f(x) at the given times (T,). Raises RuntimeError where the integration fails."""
+    return integral_curve(lambda x: tuple(-g for g in potential.value_and_gradient(x)[1]), start, times, rtol)

@@ -43,8 +43,8 @@ def pymanopt_trust_region(objective: Objective, feasible: Feasible, start: Point
         riemannian_hessian=decorate(hessian),
     )
     optimizer = TrustRegions(verbosity=0, min_gradient_norm=COARSE, max_iterations=500)
-    found = optimizer.run(problem, initial_point=vectors.vector(start))
-    return polished(vectors, found.point, "pymanopt's trust regions", observe)
+    result = optimizer.run(problem, initial_point=vectors.vector(start))
+    return polished(vectors, result.point, "pymanopt's trust regions", observe)
 
 
 def geoopt_conjugate_gradient(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
@@ -53,17 +53,17 @@ def geoopt_conjugate_gradient(objective: Objective, feasible: Feasible, start: P
 
     shapes = [t.shape for t in start]
     make: Any = geoopt.ManifoldParameter  # its signature is torch's Parameter to a type checker
-    parameters = [make(s.lay(t).clone(), manifold=s.geoopt()) for s, t in zip(feasible, start, strict=True)]
+    parameters = [make(s.to_rows(t).clone(), manifold=s.geoopt()) for s, t in zip(feasible, start, strict=True)]
     how = {"line_search_method": "wolfe", "cg_method": "pr", "line_search_params": {"c1": 1e-4, "c2": 0.3}}
     optimizer = geoopt.optim.RiemannianLineSearch(parameters, **how)
 
     def current() -> Point:
-        return tuple(s.unlay(p.data, shape) for s, p, shape in zip(feasible, parameters, shapes, strict=True))
+        return tuple(s.from_rows(p.data, shape) for s, p, shape in zip(feasible, parameters, shapes, strict=True))
 
     def closure() -> float:
         value, slope = relative(objective, current())
         for s, parameter, g in zip(feasible, parameters, slope, strict=True):
-            parameter.grad = s.lay(g).clone()
+            parameter.grad = s.to_rows(g).clone()
         return float(value.log())
 
     for _ in range(5000):

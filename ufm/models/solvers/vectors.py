@@ -18,12 +18,12 @@ from ufm.models.solvers.contract import Objective, positive
 Curvature = Callable[[np.ndarray], np.ndarray]
 
 
-def hosted(thing: Any) -> Any:
+def on_numpy(thing: Any) -> Any:
     """A dataclass with its tensors as numpy arrays on the same memory, field by field; anything else unchanged."""
     if isinstance(thing, torch.Tensor):
         return thing.numpy()
     if is_dataclass(thing) and not isinstance(thing, type):
-        return replace(thing, **{f.name: hosted(getattr(thing, f.name)) for f in fields(thing)})
+        return replace(thing, **{f.name: on_numpy(getattr(thing, f.name)) for f in fields(thing)})
     return thing
 
 
@@ -57,7 +57,7 @@ class Vectors(Flattening):
     def __init__(self, objective: Objective, feasible: Feasible, start: Point) -> None:
         super().__init__(start)
         self.on_host = self.device.type == "cpu"
-        self.objective, self.feasible = hosted(objective) if self.on_host else objective, feasible
+        self.objective, self.feasible = on_numpy(objective) if self.on_host else objective, feasible
         self.lower = np.concatenate([np.full(t.numel(), s.lower) for s, t in zip(feasible, start, strict=True)])
         self.bounded, self.curved = bool(np.isfinite(self.lower).any()), any(isinstance(s, Spheres) for s in feasible)
         self.free: np.ndarray | None = None  # entries that move, where some are held at their bound

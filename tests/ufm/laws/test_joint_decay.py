@@ -1,0 +1,143 @@
+"""Law (e): the closed form against the integrated (W, H), its limit, its digits at every time, and the rate of balancing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
+
+from ufm.laws.joint_decay import JointDecayLaw, balance_defect, balanced_start
+from ufm.models.tirer_bruna import BiasFree
+
+
+@st.composite
+def problems(draw, balanced=True):
+    """Y, lambda, W, H with C, n, P pairwise distinct: labels of any sizes or Gaussian targets; P on both sides of C."""
+    C = draw(st.integers(2, 4))
+    sizes = draw(st.lists(st.integers(1, 6), min_size=C, max_size=C).filter(lambda sizes: sum(sizes) != C))
+    n = sum(sizes)
+    P = draw(st.integers(1, 7).filter(lambda P: P not in (C, n)))
+    rng = np.random.default_rng(draw(st.integers(0, 2**20)))
+    kind = draw(st.sampled_from(["labels", "gaussian", "low rank"]))
+    Y = np.repeat(np.eye(C), sizes, 1) if kind == "labels" else rng.standard_normal((C, n))
+    if kind == "low rank":
+        Y = rng.standard_normal((C, 1)) @ Y[:1]
+    scale = draw(st.sampled_from([0.01, 0.5, 2.0]))
+    W, H = scale * rng.standard_normal((C, P)), scale * rng.standard_normal((P, n))
+    return Y, draw(st.sampled_from([0.0, 0.1, 1.2])), *(balanced_start(W, H) if balanced else (W, H))
+
+
+def integrated(Y, decay, W, H, times):
+    """(W, H) at the times by DOP853 on the full state, from the gradients written out."""
+    C, P = W.shape
+
+    def field(_, x):
+        W, H = x[: C * P].reshape(C, P), x[C * P :].reshape(P, -1)
+        R = W @ H - Y
+        return -np.concatenate([(R @ H.T + decay * W).ravel(), (W.T @ R + decay * H).ravel()])
+
+    x0 = np.concatenate([W.ravel(), H.ravel()])
+    solution = solve_ivp(field, (0, times[-1]), x0, method="DOP853", t_eval=times, rtol=2.3e-14, atol=1e-15)
+    return [(x[: C * P].reshape(C, P), x[C * P :].reshape(P, -1)) for x in solution.y.T]
+
+
+@settings(max_examples=25)
+@given(problems())
+def test_the_law_is_the_flow_of_the_full_state(problem):
+    """Logits and both Gram matrices to 1e-11 along the whole trajectory, any targets, P on both sides of C."""
+    Y, decay, W, H = problem
+    law, times = JointDecayLaw(*problem), np.array([0.0, 0.03, 0.6, 2.5, 9.0])
+    for t, (W_t, H_t) in zip(times, integrated(Y, decay, W, H, times), strict=True):
+        A, B = law.state(t)
+        unit = max(1.0, np.linalg.norm(W_t) ** 2)
+        for ours, true in ((law.logits(t), W_t @ H_t), (A @ B, W_t @ H_t), (A @ A.T, W_t @ W_t.T), (B.T @ B, H_t.T @ H_t)):
+            assert np.abs(ours - true).max() < 1e-11 * unit
+        loss = 0.5 * ((W_t @ H_t - Y) ** 2).sum() + decay / 2 * ((W_t**2).sum() + (H_t**2).sum())
+        assert law.loss(t) == pytest.approx(loss, rel=1e-10, abs=1e-11)
+        assert balance_defect(A, B) < 1e-11 * unit
+
+
+@given(problems(), st.floats(0.01, 30.0), st.floats(0.01, 30.0))
+def test_the_law_goes_on_from_where_it_is(problem, s, t):
+    """The state at s + t is the state at t from the state at s: no rotation of feature space enters."""
+    Y, decay, *_ = problem
+    law = JointDecayLaw(*problem)
+    again = JointDecayLaw(Y, decay, *law.state(s))
+    size = max(1.0, np.abs(Y).max() ** 2 * Y.shape[1])
+    assert np.abs(again.logits(t) - law.logits(s + t)).max() < 1e-9 * size
+
+
+@pytest.mark.parametrize("t", [8.0, 40.0, 1e3, 1e9, 1e300])
+def test_no_digit_is_lost_where_the_bare_formula_loses_all(t):
+    """Sizes 7, 4, 2: against 400 decimal digits up to t = 40 and the limit beyond; the bare formula is off by 3e-9 at 8."""
+    mp = pytest.importorskip("mpmath").mp.clone()
+    rng, sizes, decay = np.random.default_rng(3), (7, 4, 2), 0.3
+    Y = np.repeat(np.eye(3), sizes, 1)
+    W, H = balanced_start(0.3 * rng.standard_normal((3, 5)), rng.standard_normal((5, 13)))
+    law = JointDecayLaw(Y, decay, W, H)
+    if t > 40:
+        assert law.logits(t) == pytest.approx(law.limit(), abs=2e-15)
+        return
+    mp.dps = 400
+    Q, F = mp.matrix(np.vstack([W, H.T]).tolist()), np.block([[-decay * np.eye(3), Y], [Y.T, -decay * np.eye(13)]])
+    values, E = mp.eigsy(mp.matrix(F.tolist()))
+    start = E.T * Q
+    gain = mp.diag([mp.expm1(2 * v * t) / (2 * v) for v in values])
+    moved = mp.diag([mp.exp(v * t) for v in values]) * start
+    QQ = E * (moved * mp.inverse(mp.eye(5) + start.T * gain * start) * moved.T) * E.T
+    exact = np.array((QQ[:3, 3:]).tolist(), dtype=np.float64)
+    assert np.abs(law.logits(t) - exact).max() < 2e-15
+
+
+def test_the_limit_is_the_soft_threshold_of_the_bias_free_model():
+    """Of the mean over n examples: lambda n and time t / n."""
+    rng, model = np.random.default_rng(0), BiasFree(C=3, P=5, sizes=(9, 4, 2), lambda_w=0.15, lambda_h=0.15)
+    n, Y = model.layout.n, np.repeat(np.eye(3), (9, 4, 2), 1)
+    W, H = balanced_start(0.1 * rng.standard_normal((3, 5)), rng.standard_normal((5, n)))
+    law = JointDecayLaw(Y, n * 0.15, W, H)
+    kept = law.logits(1e6)[range(3), np.cumsum([0, 9, 4])]
+    assert kept == pytest.approx(np.array(model.predicted()["logits"]), abs=1e-14)
+    assert (kept[:1] > 0).all()
+    assert np.abs(kept[2]) < 1e-14  # sqrt(2) < lambda: the class is lost
+    assert law.loss(1e6) / n == pytest.approx(model.predicted()["minimum"], rel=1e-13)
+
+
+def test_every_mode_of_an_aligned_start_is_logistic():
+    """a' = 2 a (s - lambda - a) for the singular values a of W H."""
+    rng, (s, decay) = np.random.default_rng(1), (np.array([2.0, 1.1, 0.4]), 0.6)
+    U, V, E = (np.linalg.qr(rng.standard_normal(shape))[0] for shape in ((3, 3), (7, 3), (5, 3)))
+    a = np.array([0.01, 0.3, 0.2])
+    law = JointDecayLaw((U * s) @ V.T, decay, (U * a**0.5) @ E.T, (E * a**0.5) @ V.T)
+    for t in (0.5, 3.0, 11.0):
+        growth = s - decay
+        logistic = growth / (1 + (growth / a - 1) * np.exp(-2 * growth * t))
+        assert np.diag(U.T @ law.logits(t) @ V) == pytest.approx(logistic, rel=1e-12)
+
+
+@settings(max_examples=10)
+@given(problems(balanced=False))
+def test_any_start_balances_at_the_rate_of_the_decay(problem):
+    Y, decay, W, H = problem
+    times = np.array([0.0, 0.4, 1.5])
+    first = W.T @ W - H @ H.T
+    for t, (W_t, H_t) in zip(times, integrated(Y, decay, W, H, times), strict=True):
+        left = W_t.T @ W_t - H_t @ H_t.T
+        assert np.abs(left - np.exp(-2 * decay * t) * first).max() < 1e-11 * max(1.0, np.abs(first).max())
+
+
+def test_what_the_law_refuses():
+    rng = np.random.default_rng(0)
+    Y, W, H = rng.standard_normal((3, 7)), rng.standard_normal((3, 4)), rng.standard_normal((4, 7))
+    with pytest.raises(ValueError, match=r"needs a balanced start; take W, H = balanced_start"):
+        JointDecayLaw(Y, 0.1, W, H)
+    W, H = balanced_start(W, H)
+    with pytest.raises(ValueError, match=r"weight_decay = -0\.1"):
+        JointDecayLaw(Y, -0.1, W, H)
+    with pytest.raises(ValueError, match=r"needs W \(C, P\) and H \(P, n\)"):
+        JointDecayLaw(Y, 0.1, W, H.T)
+    with pytest.raises(ValueError, match="NaN"):
+        JointDecayLaw(Y * np.nan, 0.1, W, H)
+    with pytest.raises(ValueError, match=r"t = -1\.0: the law runs forward"):
+        JointDecayLaw(Y, 0.1, W, H).logits(-1.0)
+    with pytest.raises(ValueError, match="2 columns for 3 singular values"):
+        balanced_start(W, H[:, :2])
