@@ -92,8 +92,10 @@ def _in_processes(work: Callable[[Any], Any], tasks: Mapping[str, Any], jobs: in
 
 def _on_dask(work: Callable[[Any], Any], tasks: Mapping[str, Any], engine: str, jobs: int) -> Iterator[tuple[str, Outcome[Any]]]:
     """dask's futures: its scheduler gives the tasks of a worker that dies to others, and tells which task kills them all."""
-    from distributed import Client, as_completed
-
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise ValueError("dask's scheduler is not installed: install the extra 'cluster'") from error
     host, _, port = engine.removeprefix(DASK_HOST).partition(":")
     try:
         if engine == DASK:  # no dashboard: it would listen on a port, and nobody asked for it
