@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # both with torch, which a finished run is told without
     from ufm.monitor.record import Record
 
 CONFIG, PROVENANCE, CHECKPOINT, TRAJECTORY = "config.json", "provenance.json", "checkpoint.pt", "trajectory.npz"
+SEARCH = "search.json"  # the table of a learning-rate search for this run
 DAMAGED = (RuntimeError, KeyError, AttributeError, TypeError, ValueError)  # what taking something else for a run raises
 
 
@@ -44,7 +45,8 @@ class RunFolder:
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read {path}: {error}; move it away to go on without it") from error
         write_text(self.path / CONFIG, self.config.to_json())
-        session = provenance() | _torch_facts() | {"processes": processes, "learning_rate_source": rate_source(self.config)}
+        rate = SEARCH if (self.path / SEARCH).exists() else rate_source(self.config)
+        session = provenance() | _torch_facts() | {"processes": processes, "learning_rate_source": rate}
         write_text(path, json.dumps([*sessions, session], indent=2) + "\n")
 
     def finish(self) -> None:

@@ -68,8 +68,9 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
             changed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value}
             given |= changed
     config = replace(config, **given)
-    _ = config.rate
-    return config
+    if args.search and args.lr is not None:
+        raise ValueError(f"--search looks for the learning rate that --lr {args.lr:g} gives: leave one of them out")
+    return config if args.search else replace(config, lr=config.rate)
 
 
 def _add(p: argparse.ArgumentParser, name: str, kind: Any) -> None:

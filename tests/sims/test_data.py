@@ -1,5 +1,6 @@
 """Official formats written byte by byte and read back; balance, padding, normalisation; every bad file has its error."""
 
+import contextlib
 import gzip
 import struct
 from pathlib import Path
@@ -256,3 +257,21 @@ def test_a_folder_of_jpegs_is_read_with_its_classes_in_alphabetical_order(
         assert part.images.shape == (4, 3, 32, 32)
         np.testing.assert_array_equal(np.sort(part.labels), [0, 0, 1, 1])
         np.testing.assert_array_equal(part.images[:, 0, 0, 0], np.array([40, 200])[part.labels])
+
+
+def test_a_matlab_file_that_crashes_its_parser_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(readers, "MATLAB_PARSER", "import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(ValueError, match=r"cannot read .*train_32x32.mat as a MATLAB v5 file: its parser died of signal 11"):
+        readers.read_svhn(tmp_path / "train_32x32.mat")
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_flipped_bit_of_a_matlab_file_is_an_error_or_without_meaning_for_its_form(seed: int, tmp_path: Path) -> None:
+    X = np.arange(4 * 4 * 3 * 5, dtype=np.uint8).reshape(4, 4, 3, 5)
+    savemat(tmp_path / "x.mat", {"X": X, "y": np.array([[10], [1], [9], [10], [2]], dtype=np.uint8)})
+    damaged = bytearray((tmp_path / "x.mat").read_bytes())
+    damaged[128 + 7 * seed] ^= 1 << seed  # in the tags and dimensions of the first array
+    (tmp_path / "x.mat").write_bytes(damaged)
+    with contextlib.suppress(ValueError):
+        found = readers.read_svhn(tmp_path / "x.mat")
+        assert (found.images.shape, found.images.dtype) == ((5, 3, 4, 4), np.uint8)

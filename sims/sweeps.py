@@ -1,0 +1,110 @@
+"""Many runs on one engine: processes of this machine, or dask workers here or anywhere; a failed run is reported, not fatal.
+
+A result depends on its task alone, so it is the same on every engine, in every order, and after a worker has died.
+"""
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from sims.command import first_line, say
+
+Task, Result = TypeVar("Task"), TypeVar("Result")
+SERIAL, PROCESSES, DASK, DASK_HOST = "serial", "processes", "dask", "dask://"
+ENGINES = "serial, processes, dask (workers of its own on this machine), dask://HOST:PORT (a running scheduler)"
+ATTEMPTS = 3  # times that tasks are given to processes together before those whose process dies every time are tried alone
+PORT = 8786  # where dask schedulers listen
+DIED = "its worker died every time"
+
+
+@dataclass(frozen=True)
+class Outcome(Generic[Result]):
+    """What a task gave: its value, or why it has none."""
+
+    value: Result | None
+    error: str | None = None
+
+
+def sweep(
+    work: Callable[[Task], Result],
+    tasks: Mapping[str, Task],
+    engine: str = PROCESSES,
+    jobs: int = 1,
+    progress: Callable[[str], None] = say,
+) -> dict[str, Outcome[Result]]:
+    """`work` on every task, by name and in the order of the tasks; `progress` gets a line a finished one.
+
+    work   a function that a worker can be sent; what it raises is the outcome of its task
+    jobs   how many tasks at a time, one of them in this process; with "dask://..." as many as the scheduler has workers for
+
+    A worker that dies costs its tasks another attempt. Raises ValueError for an unknown engine, and for a scheduler that does not
+    answer; an interrupt goes through.
+    """
+    if jobs < 1:
+        raise ValueError(f"jobs = {jobs}: at least 1 is needed")
+    if engine not in (SERIAL, PROCESSES, DASK) and not engine.startswith(DASK_HOST):
+        raise ValueError(f"engine = {engine!r}: it is one of {ENGINES}")
+    if engine == SERIAL:
+        found: Iterator[tuple[str, Outcome[Result]]] = (_attempt(work, name, task, os.getpid()) for name, task in tasks.items())
+    else:
+        found = _on_dask(work, tasks, engine, jobs) if engine.startswith(DASK) else _in_processes(work, tasks, jobs)
+    outcomes = {}
+    for name, outcome in found:
+        outcomes[name] = outcome
+        progress(f"[{len(outcomes)}/{len(tasks)}] {name}: {outcome.error or 'done'}")
+    return {name: outcomes[name] for name in tasks}
+
+
+def _attempt(work: Callable[[Any], Any], name: str, task: Any, caller: int) -> tuple[str, Outcome[Any]]:
+    if os.getpid() != caller:
+        with contextlib.suppress(ValueError):  # not the main thread of a dask worker
+            signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of a terminal is for the caller, who ends the workers
+    try:
+        return name, Outcome(work(task))
+    except Exception as error:
+        return name, Outcome(None, first_line(error))
+
+
+def _in_processes(work: Callable[[Any], Any], tasks: Mapping[str, Any], jobs: int) -> Iterator[tuple[str, Outcome[Any]]]:
+    """joblib's processes. One that dies takes the pool with it: what is not finished is begun again, alone in the end."""
+    from joblib import Parallel, delayed
+    from joblib.externals.loky.process_executor import BrokenProcessPool
+
+    left = dict(tasks)
+
+    def attempt(some: list[str]) -> Iterator[tuple[str, Outcome[Any]]]:
+        calls = [delayed(_attempt)(work, name, left[name], os.getpid()) for name in some]
+        with contextlib.suppress(BrokenProcessPool):
+            for name, outcome in Parallel(jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(calls):
+                del left[name]
+                yield name, outcome
+
+    for _ in range(ATTEMPTS):
+        if left:
+            yield from attempt(list(left))
+    for name in list(left):
+        yield from attempt([name])
+    yield from ((name, Outcome(None, DIED)) for name in left)
+
+
+def _on_dask(work: Callable[[Any], Any], tasks: Mapping[str, Any], engine: str, jobs: int) -> Iterator[tuple[str, Outcome[Any]]]:
+    """dask's futures: its scheduler gives the tasks of a worker that dies to others, and tells which task kills them all."""
+    try:
+        from distributed import Client, as_completed
+    except ImportError as error:
+        raise ValueError("dask's scheduler is not installed: install the extra 'cluster'") from error
+    host, _, port = engine.removeprefix(DASK_HOST).partition(":")
+    try:
+        if engine == DASK:  # no dashboard: it would listen on a port, and nobody asked for it
+            client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None, silence_logs=50)
+        else:
+            client = Client(f"tcp://{host}:{port or PORT}", timeout="10s")
+    except OSError as error:
+        raise ValueError(f"no dask scheduler answers at {host}:{port or PORT}") from error
+    with client:
+        futures = {client.submit(_attempt, work, name, task, os.getpid(), pure=False): name for name, task in tasks.items()}
+        for future in as_completed(futures):
+            yield future.result() if future.status == "finished" else (futures[future], Outcome(None, DIED))

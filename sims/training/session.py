@@ -1,0 +1,146 @@
+"""One training session: a configuration into a folder, from wherever the folder stands to the last epoch."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sims.command import say
+from sims.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from ufm.monitor.measurement import Measurement
+    from ufm.monitor.record import Record
+
+MEASURING_LIMIT = timedelta(hours=6)  # after which processes that wait for a measurement give up
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a worker of a sweep trains: the configuration, the folder, whether a GPU is left alone, and the CPU threads."""
+
+    config: TrainConfig
+    path: Path
+    cpu: bool = True
+    threads: int = 1
+
+
+def train_run(run: Run) -> "Record":
+    """`train` as a task of `sims.sweeps.sweep`: the same bits on every engine, because the number of threads is the same."""
+    set_threads(run.threads)
+    return train(run.config, run.path, run.cpu)
+
+
+def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool = False, quiet: bool = True) -> "Record":
+    """Train into the folder `out`, going on where it stands. Returns the Record of what was measured.
+
+    A finished run is answered from its record, without its data. Raises ValueError for what cannot be trained or does not belong
+    into the folder, ImportError without the extra 'train'.
+    """
+    from sims.training.folder import RunFolder
+
+    folder = RunFolder(out, config)
+    record = folder.finished()
+    if record is not None:
+        return record
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    from sims.training.data import load
+    from sims.training.loop import Trainer, run
+
+    data = load(config.data)
+    tracker = "tensorboard" if tensorboard else None
+    # process 0 measures while the others wait for it, far longer than any exchange of gradients takes
+    waiting = InitProcessGroupKwargs(timeout=MEASURING_LIMIT)
+    accelerator = Accelerator(
+        cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out, kwargs_handlers=[waiting]
+    )
+    if tensorboard:
+        accelerator.init_trackers("tensorboard")
+    line = ProgressLine(config, quiet or not accelerator.is_main_process)
+
+    def report(epoch: int, loss: float, found: "Measurement") -> None:
+        line.note(epoch, found)
+        if tensorboard:
+            accelerator.log({"training_loss": loss, **found.scalars}, step=epoch)
+
+    try:
+        with reproducible():
+            return run(Trainer(config, data, accelerator), folder, line.advance, report)
+    finally:
+        line.close()
+        if tensorboard:
+            accelerator.end_training()
+
+
+@contextlib.contextmanager
+def reproducible() -> Iterator[None]:
+    """Ask torch for the same bits every time and for float32 that is float32, on a GPU too; it warns where it cannot.
+
+    Torch's flags and random state are the caller's again afterwards.
+    """
+    import torch
+
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
+    strict, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    flags = ((torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False))
+    flags += ((torch.backends.cudnn, "allow_tf32", False), (torch.backends.cuda.matmul, "allow_tf32", False))
+    before = [getattr(place, name) for place, name, _ in flags]
+    try:
+        with torch.random.fork_rng():
+            torch.use_deterministic_algorithms(True, warn_only=True)
+            for place, name, value in flags:
+                setattr(place, name, value)
+            yield
+    finally:
+        torch.use_deterministic_algorithms(strict, warn_only=warn_only)
+        for (place, name, _), value in zip(flags, before, strict=True):
+            setattr(place, name, value)
+
+
+class ProgressLine:
+    """Batches done, their rate and the time left on standard error, with the last measures; drawn from the first batch on."""
+
+    def __init__(self, config: TrainConfig, quiet: bool) -> None:
+        self._epochs, self._quiet = config.epochs, quiet or sys.stderr is None
+        self._bar: Any = None
+
+    def advance(self, epoch: int, batch: int, batches: int) -> None:
+        """Draw the share of the epochs done."""
+        if self._bar is None:  # a resumed run has its rate from what it does itself
+            from tqdm import tqdm
+
+            form = "epoch {n:.1f}/{total} |{bar:20}| {rate_fmt}, {remaining} left{postfix}"
+            how = {"unit": "epoch", "disable": self._quiet, "file": sys.stderr, "mininterval": 0.5, "bar_format": form}
+            self._bar = tqdm(total=self._epochs, initial=epoch - 1, **how)
+        self._bar.update(epoch - 1 + batch / batches - self._bar.n)
+
+    def note(self, epoch: int, found: "Measurement") -> None:
+        """Show the measures of an epoch, and say what is undefined."""
+        s = found.scalars
+        if self._bar is not None:
+            self._bar.set_postfix(error=f"{s['train_error']:.2%}", nc1=f"{s['nc1']:.3g}", nc3=f"{s['nc3']:.3g}")
+        if found.undefined and not self._quiet:
+            text = f"epoch {epoch}: undefined: {'; '.join(found.undefined)}"
+            say(text) if self._bar is None else self._bar.write(text, file=sys.stderr)
+
+    def close(self) -> None:
+        """End the line."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def set_threads(count: int) -> None:
+    """Set the CPU threads of torch and numpy. Raises ValueError for none."""
+    import torch
+    from threadpoolctl import threadpool_limits
+
+    if count < 1:
+        raise ValueError(f"--threads {count}: at least 1 is needed")
+    torch.set_num_threads(count)
+    threadpool_limits(count)  # numpy's products have a pool of their own

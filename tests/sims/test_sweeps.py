@@ -1,0 +1,129 @@
+"""Sweeps on every engine: the serial results bit for bit, failures reported, killed workers, schedulers that are gone."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sims.sweeps import Outcome, sweep
+from sims.training import session
+from sims.training.session import Run, train_run
+from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, tiny
+
+ENGINES = ("serial", "processes", "dask")
+
+
+def quiet(_: str) -> None:
+    """No progress."""
+
+
+def square(number: int) -> int:
+    if number == 3:
+        raise ValueError("three\nis refused")
+    return number**2
+
+
+def squared_once_killed(task: tuple[int, str]) -> int:
+    """Dies of SIGKILL the first time that it is given 2, and every time that it is given 5."""
+    number, folder = task
+    met = Path(folder) / str(number)
+    if number == 5 or (number == 2 and not met.exists()):
+        met.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number**2
+
+
+def die_in_epoch_3(_: object, epoch: int, batch: int, batches: int) -> None:
+    if epoch == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def trained_once_killed(run: Run) -> object:
+    """Trains; the worker that is first given seed 1 is killed in its third epoch."""
+    met = run.path.parent / "killed"
+    if run.config.seed == 1 and not met.exists():
+        met.touch()
+        session.ProgressLine.advance = die_in_epoch_3  # type: ignore[method-assign]
+    return train_run(run)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_outcomes_come_in_the_order_of_the_tasks_and_a_failure_is_one_of_them(engine: str) -> None:
+    told: list[str] = []
+    outcomes = sweep(square, {f"of {k}": k for k in (5, 3, 2)}, engine, 2, told.append)
+    assert list(outcomes.items()) == [("of 5", Outcome(25)), ("of 3", Outcome(None, "three")), ("of 2", Outcome(4))]
+    assert len(told) == 3
+    assert {line.split("] ")[1] for line in told} == {"of 5: done", "of 3: three", "of 2: done"}
+    assert [line.split("]")[0] for line in told] == ["[1/3", "[2/3", "[3/3"]
+    assert sweep(square, {}, engine, 2, told.append) == {}
+
+
+@pytest.mark.parametrize("engine", ENGINES[1:])
+def test_a_killed_worker_costs_nothing_but_time_and_one_that_always_dies_its_own_task(engine: str, tmp_path: Path) -> None:
+    outcomes = sweep(squared_once_killed, {f"{k}": (k, str(tmp_path)) for k in range(7)}, engine, 2, quiet)
+    assert {name: outcome.value for name, outcome in outcomes.items() if name != "5"} == {
+        f"{k}": k**2 for k in (0, 1, 2, 3, 4, 6)
+    }
+    assert outcomes["5"] == Outcome(None, "its worker died every time")
+    assert (tmp_path / "2").exists()
+
+
+def test_training_is_the_serial_one_bit_for_bit_on_every_engine_though_a_worker_is_killed(tmp_path: Path) -> None:
+    configs = {f"seed-{seed}": tiny(4, robustness=0, seed=seed) for seed in range(3)}
+    found = {}
+    for engine in ENGINES:
+        runs = {name: Run(config, tmp_path / engine / name) for name, config in configs.items()}
+        (tmp_path / engine).mkdir()
+        found[engine] = sweep(train_run if engine == "serial" else trained_once_killed, runs, engine, 2, quiet)
+        assert all(outcome.error is None for outcome in found[engine].values())
+    for engine in ENGINES[1:]:
+        assert (tmp_path / engine / "killed").exists()
+        for name in configs:
+            assert_same_bits(tmp_path / "serial" / name, tmp_path / engine / name)
+            assert_same_arrays(found["serial"][name].value.arrays, found[engine][name].value.arrays)  # type: ignore[union-attr]
+
+
+def test_a_running_scheduler_is_used_and_one_that_is_gone_is_named(tmp_path: Path) -> None:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+        address = cluster.scheduler_address.removeprefix("tcp://")
+        assert sweep(square, {"a": 4, "b": 5}, f"dask://{address}", progress=quiet) == {"a": Outcome(16), "b": Outcome(25)}
+    with pytest.raises(ValueError, match=r"no dask scheduler answers at 127\.0\.0\.1:1$"):
+        sweep(square, {"a": 4}, "dask://127.0.0.1:1", progress=quiet)
+
+
+@pytest.mark.parametrize(
+    ("engine", "jobs", "message"), [("ray", 1, "engine = 'ray': it is one of serial"), ("serial", 0, "jobs = 0")]
+)
+def test_unknown_engines_are_refused(engine: str, jobs: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        sweep(square, {"a": 1}, engine, jobs, quiet)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_interrupt_ends_a_sweep_and_its_workers(engine: str, tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from sims import command; from sims.sweeps import sweep\n"
+        "def wait(path):\n    import pathlib, time; pathlib.Path(path).touch(); time.sleep(60)\n"
+        "def work(args):\n    sweep(wait, {f'{k}': sys.argv[2] + f'/{k}' for k in range(2)}, sys.argv[1], 2)\n"
+        "if __name__ == '__main__':\n"
+        "    sys.exit(command.run_command(command.Parser('python -m sims.nothing'), work, [], 'runs go on'))\n"
+    )
+    script = tmp_path / "script.py"
+    script.write_text(code)
+    call = [sys.executable, str(script), engine, str(tmp_path)]
+    process = subprocess.Popen(
+        call, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    deadline = time.monotonic() + 60
+    while not (tmp_path / "0").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
+    _, error = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert error == "\nsims.nothing: interrupted; runs go on\n"
