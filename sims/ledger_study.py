@@ -73,11 +73,8 @@ def study(args: argparse.Namespace) -> list[dict[str, Any]]:
             if differing:
                 raise ValueError(f"{path} was made with another {differing[0]}: choose another --out")
         else:
-            stored: dict[str, Any] = identity | {
-                "dataset": args.dataset,
-                "ledgers": list(run_cell(cell, data)),
-                "provenance": provenance(),
-            }
+            stored: dict[str, Any] = identity | {"dataset": args.dataset, "provenance": provenance()}
+            stored["ledgers"] = list(run_cell(cell, data))
             write_text(path, json.dumps(stored, allow_nan=False) + "\n")
         found.append(stored)
         if not args.quiet:

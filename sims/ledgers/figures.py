@@ -5,6 +5,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
 from sims.ledgers.entry import column, number
@@ -43,9 +44,9 @@ def _panel(ax: Axes, stored: dict[str, Any]) -> None:
         range(0, len(rows), step), [names[k][-22:] for k in range(0, len(rows), step)], rotation=60, ha="right", fontsize=7
     )
     handles = [
-        ax.bar(0, 0, color=LINEAR, label="affine operation, held out"),
-        ax.bar(0, 0, color=NONLINEAR, hatch="//", edgecolor="white", label="nonlinear operation, held out"),
-        ax.plot([], [], "o", color="black", mfc="white", ms=3, label="in sample")[0],
+        Patch(color=LINEAR, label="affine operation, held out"),
+        Patch(facecolor=NONLINEAR, hatch="//", edgecolor="white", label="nonlinear operation, held out"),
+        *ax.plot([], [], "o", color="black", mfc="white", ms=3, label="in sample"),
     ]
     ax.legend(handles=handles, fontsize=7, frameon=False, loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)

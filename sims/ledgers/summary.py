@@ -32,12 +32,15 @@ def _cell(name: str, split: str, members: list[dict[str, Any]]) -> dict[str, Any
         gains = np.array([column(e, f"{estimate}_gain")[acts] for e in members])
         total = np.array([column(e, estimate) for e in members])
         found[f"{estimate}_factors"] = [mean_and_interval(g, np.exp) for g in gains.T]
-        found[f"{estimate}_share_of_last"] = mean_and_interval(gains[:, -1] / gains.sum(1)) if len(acts) else None
-        found[f"{estimate}_from_to"] = np.exp(np.log(total).mean(0))[[0, -2]].tolist()
+        with np.errstate(divide="ignore", invalid="ignore"):  # an estimate of 0 is not told from nothing: then there is no number
+            levels = np.log(total)
+            whole = np.where(np.isfinite(gains).all(1), gains.sum(1), np.nan)
+            share = gains[:, -1] / whole if acts else np.zeros(0)
+            rest = levels[:, -2] - levels[:, 0] - whole
+        found[f"{estimate}_share_of_last"] = mean_and_interval(share)
+        found[f"{estimate}_from_to"] = np.exp(levels.mean(0))[[0, -2]].tolist()
         # everything that is no activation: what linear parts and norms lose together
-        found[f"{estimate}_rest"] = mean_and_interval(
-            np.log(total[:, -2] / total[:, 0]) - (gains.sum(1) if len(acts) else 0), np.exp
-        )
+        found[f"{estimate}_rest"] = mean_and_interval(rest, np.exp)
     found["even_share"] = 1 / len(acts) if acts else None
     forces = [next((f for f in e["forces"] or [] if f["parameter"] == "all"), None) for e in members]
     found["force_cosine"] = mean_and_interval([number(f["cosine"]) for f in forces if f])

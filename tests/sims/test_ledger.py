@@ -1,0 +1,119 @@
+"""`python -m sims.ledger` and the study: every source, the page, refusals in one line, and resuming."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sims import ledger, ledger_study
+from sims.ledgers.nets import Cell
+from sims.ledgers.summary import mean_and_interval
+from sims.train import train
+from sims.training.config import protocol
+
+SMALL = {"per_class": 20, "test_per_class": 20, "width": 0.02, "robustness": 0, "batch_size": 50}
+
+
+def user_network() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """What a user of MODULE:FUNCTION writes."""
+    torch.manual_seed(0)
+    y = torch.arange(90) % 3
+    x = torch.randn(90, 4) + y[:, None]
+    return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), [(x, y)]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from dataclasses import replace
+
+    folder = tmp_path_factory.mktemp("runs") / "digits <b>"
+    config = replace(protocol("digits", "mlp", "mse").scaled(3), **SMALL)
+    train(config, folder, cpu=True)
+    return folder
+
+
+def test_a_run_gives_the_ledgers_of_both_splits_and_a_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path.name: path.read_bytes() for path in run.iterdir()}
+    assert ledger.main([str(run), "--out", str(tmp_path), "--forces"]) == 0
+    assert "relu2" in capsys.readouterr().out
+    assert {path.name: path.read_bytes() for path in run.iterdir()} == before
+    stored = json.loads((tmp_path / "report.json").read_text())["ledgers"]
+    assert [e["split"] for e in stored] == ["train", "test"]
+    assert stored[0]["forces"][-1]["parameter"] == "all"
+    page = (tmp_path / "report.html").read_text()
+    assert "digits &lt;b&gt;" in page  # what a path holds is text
+    assert "digits <b>" not in page
+    assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_training_again_reaches_the_checkpoint(run: Path, tmp_path: Path) -> None:
+    assert ledger.main([str(run), "--epochs", "0", "3", "--out", str(tmp_path / "again"), "--quiet"]) == 0
+    assert ledger.main([str(run), "--out", str(tmp_path / "last"), "--quiet"]) == 0
+    again, last = (json.loads((tmp_path / name / "report.json").read_text())["ledgers"] for name in ("again", "last"))
+    assert [e["epoch"] for e in again] == [0, 0, 3, 3]
+    np.testing.assert_allclose(again[2]["omega"], last[0]["omega"], rtol=1e-6)
+
+
+def test_saved_features_and_a_function_are_sources_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    net, ((x, y),) = user_network()
+    names = []
+    for k, name in enumerate(("input", "linear", "relu")):
+        np.savez(tmp_path / f"{name}.npz", features=net[:k](x).detach().numpy(), labels=y.numpy())
+        names.append(str(tmp_path / f"{name}.npz"))
+    for sources, out in ((names, "a"), (["tests.sims.test_ledger:user_network"], "b")):
+        assert ledger.main([*sources, "--out", str(tmp_path / out)]) == 0
+    a, b = (json.loads((tmp_path / name / "report.json").read_text())["ledgers"][0] for name in "ab")
+    np.testing.assert_allclose(a["omega"], b["omega"][:3], rtol=1e-6)
+    assert a["rows"][1]["operation"] == "linear"
+    assert "held out" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [
+        (["nowhere"], "is no folder of a run"),
+        (["no.such.module:f"], "cannot import"),
+        (["one.npz"], "at least two .npz files"),
+        (["a.npz", "b.npz"], "cannot read"),
+        (["tests.sims.test_ledger:user_network", "--limit", "1"], "at least 2 features"),
+    ],
+)
+def test_bad_input_is_one_line(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ledger.main(arguments) == 2
+    error = capsys.readouterr().err
+    assert word in error
+    assert error.count("\n") == 1
+
+
+def test_the_study_resumes_and_refuses_other_data(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(ledger_study, "cells", lambda _: [Cell(width=12, depth=2, epochs=4, seed=s) for s in range(2)])
+    arguments = ["--out", str(tmp_path), "--per-class", "20", "--test-per-class", "20", "--quiet"]
+    assert ledger_study.main(arguments) == 0
+    first = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("mse*")}
+    assert len(first) == 2
+    next(iter(sorted(tmp_path.glob("mse*")))).unlink()  # as after a kill between two networks
+    assert ledger_study.main(arguments) == 0
+    again = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("mse*")}
+    assert sum(first[name] == again[name] for name in first) == 1
+    told = json.loads((tmp_path / "summary.json").read_text())
+    assert [row["split"] for row in told] == ["train", "test"]
+    assert len(told[0]["omega_factors"]) == 2
+    assert ledger_study.main([*arguments[:3], "25", *arguments[4:]]) == 2
+    assert "choose another --out" in capsys.readouterr().err
+
+
+def test_every_size_is_a_list_of_distinct_networks() -> None:
+    counts = {size: len(set(ledger_study.cells(size))) for size in ledger_study.SIZES}
+    assert counts == {"tiny": 24, "small": 84, "full": 160}
+    assert all(len(list(ledger_study.cells(size))) == count for size, count in counts.items())
+
+
+def test_intervals_over_networks_are_students() -> None:
+    middle, low, high = mean_and_interval([1.0, 2.0, 3.0]) or []
+    assert (middle, round(high - low, 3)) == (2.0, 4.968)
+    assert mean_and_interval([np.nan]) is None
