@@ -20,7 +20,16 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#00
 DASHES = ("-", "--", "-.", ":")
 MORE = {"nc0": "NC0: $\\|W^T 1\\|$", "effective_rank": "effective rank", "ncc_accuracy": "nearest-mean accuracy"}
 MORE |= {"nrc1": "NRC1", "nrc2": "NRC2", "nrc3": "NRC3", "mse": "squared error", "train_error": "training error"}
-TITLES = {line.name: (plot.ylabel if line.name.startswith("nc") else line.label) for plot in PLOTS for line in plot.lines} | MORE
+LABELLED = ("nc2", "test")  # measures of several things: their titles say of which
+TITLES = {
+    line.name: f"{plot.ylabel}, {line.label}"
+    if line.name.startswith(LABELLED)
+    else plot.ylabel
+    if "nc" in line.name[:2]
+    else line.label
+    for plot in PLOTS
+    for line in plot.lines
+} | MORE
 LOGARITHMIC = ("nc1", "loss", "loss_nc1", "loss_nc23", "loss_perp", "nrc1", "nrc2", "mse", "omega", "nc0")
 PANEL = (3.0, 2.2)  # inches
 MOST_LINES = 12  # singular values drawn one by one; above, their median and bands
