@@ -1,8 +1,8 @@
 """`python -m benchmarks.monitor`: NC1-NC4 of the same float32 features by our metric, by definition, and by plain accumulators.
 
 "two passes" writes the definitions of Papyan, Han & Donoho down over all features in memory. "accumulators" is how public
-measuring code works as we read its description: float32, class sums and an uncentred second moment, means subtracted afterwards, NC4
-in another pass; no line of it is copied. Digits are -log10 of the relative error against float64 two-pass values.
+measuring code works as we read its description: float32, class sums and an uncentred second moment, means subtracted afterwards,
+NC4 in another pass; no line of it is copied. Digits are -log10 of the relative error against float64 two-pass values.
 """
 
 import argparse
