@@ -1,65 +1,25 @@
-"""Torch functions with derivatives of their own: two of symmetric matrices, which autograd through eigh gets wrong at equal
-eigenvalues; the distance, found by shooting; and the logarithm, whose derivative is refused.
+"""The distance as a torch function with the derivative that shooting hides, and the refusal of what has none.
+
+`Distance` serves any metric with the four maps of `GeodesicMetric`.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 
-from manifolds.linalg import symmetrize
-from manifolds.matrix_functions import spectral_inverse_sqrt, spectral_lyapunov
-
-if TYPE_CHECKING:
-    from manifolds.metrics import Metric
+from manifolds.shooting import Shooting
 
 
-class InverseSqrt(torch.autograd.Function):
-    """R = S^{-1/2}. From R^2 = S^{-1}: R dR + dR R = -R^2 dS R^2.
+class GeodesicMetric(Protocol):
+    """What the distance asks of a metric."""
 
-    In the eigenbasis of S that is dR_ij = -dS_ij / (r_i r_j (r_i + r_j)), r = sqrt(eigenvalues).
-    """
+    def shoot(self, X: torch.Tensor, Y: torch.Tensor) -> Shooting: ...
 
-    generate_vmap_rule = True
+    def norm(self, X: torch.Tensor, U: torch.Tensor) -> torch.Tensor: ...
 
-    @staticmethod
-    def forward(S: torch.Tensor) -> torch.Tensor:
-        """S^{-1/2}. (..., P, P)"""
-        return spectral_inverse_sqrt(S)
+    def flat(self, X: torch.Tensor, U: torch.Tensor) -> torch.Tensor: ...
 
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> None:
-        """Keep R."""
-        ctx.save_for_backward(output)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-        """-R^2 Y R^2 with R Y + Y R the symmetric part of the incoming gradient; itself differentiable."""
-        (R,) = ctx.saved_tensors
-        return -(R @ (R @ Lyapunov.apply(R, symmetrize(gradient)) @ R) @ R)
-
-
-class Lyapunov(torch.autograd.Function):
-    """Y with A Y + Y A = B: dY solves A dY + dY A = dB - dA Y - Y dA."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
-        """The solution Y. (..., P, P)"""
-        return spectral_lyapunov(A, B)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
-        """Keep A and Y."""
-        ctx.save_for_backward(inputs[0], output)
-        ctx.right = inputs[1].shape
-
-    @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
-        """(-(V Y^T + Y^T V), V) with A V + V A the incoming gradient; itself differentiable."""
-        A, Y = ctx.saved_tensors
-        V = Lyapunov.apply(A, gradient)
-        return -symmetrize(V @ Y.mT + Y.mT @ V).sum_to_size(A.shape), V.sum_to_size(ctx.right)
+    def geodesic_transport(self, X: torch.Tensor, U: torch.Tensor, W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
 
 
 class Distance(torch.autograd.Function):
@@ -70,13 +30,15 @@ class Distance(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(X: torch.Tensor, Y: torch.Tensor, metric: "Metric") -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(X: torch.Tensor, Y: torch.Tensor, metric: GeodesicMetric) -> tuple[torch.Tensor, torch.Tensor]:
         """Length of the geodesic (...) and its start (..., P, n). Raises ValueError where the shooting did not converge."""
         start = metric.shoot(X, Y).require().vector
         return metric.norm(X, start), start
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, "Metric"], output: tuple[torch.Tensor, ...]) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor, GeodesicMetric], output: tuple[torch.Tensor, ...]
+    ) -> None:
         """Keep the ends, the start and the length."""
         X, Y, ctx.metric = inputs
         length, start = output
@@ -103,7 +65,7 @@ class Distance(torch.autograd.Function):
 
 
 ONCE = (
-    "the logarithm, found by shooting, has no derivative here: differentiate dist(X, Y), which has one, "
+    "the logarithm, from shooting, has no derivative here: differentiate dist(X, Y), which has one, "
     "or take log(X.detach(), Y.detach())"
 )
 TWICE = "dist is differentiable once: for second derivatives take differences of its gradient, which is -log for dist(X, Y)^2 / 2"

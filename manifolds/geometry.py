@@ -5,10 +5,10 @@ X, Z are (..., P, n) with columns in class blocks; D = n X C_M are the deviation
 Proposition 4's oblique Pi, and the Frobenius-orthogonal P. Half precision is computed in float32 inside, and so under autocast.
 """
 
-from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, frobenius_norm, identity_like, symmetrize
-from manifolds.matrix_functions import gram, inverse_sqrt
+from manifolds.layout import Centering, ClassLayout
+from manifolds.linalg import Array, frobenius_norm, gram, identity_like, symmetrize
 from manifolds.precision import at_least_float32
+from manifolds.roots import SYMMETRIC, whitened
 
 
 def dimension(layout: ClassLayout, P: int) -> int:
@@ -34,38 +34,44 @@ def renormalize(X: Array, layout: ClassLayout) -> Array:
     """Sigma_W^{-1/2} X, the paper's step back to the manifold along the fibre {S X : S symmetric positive definite}.
 
     (..., P, n) -> (..., P, n), differentiable in torch. Raises ValueError where Sigma_W is not positive definite, with the
-    number of lost directions and its extreme eigenvalues, and where n - C < P. Paper: D.1, Lemma 2.
+    number of lost directions, and where n - C < P. Paper: D.1, Lemma 2.
     """
     layout.check_rank(X.shape[-2])
-    return inverse_sqrt(within_covariance(X, layout)) @ X
+    # deviations and means are mapped apart: mapped together, the means' rounding, times ||A||, would land in the deviations
+    return layout.with_means(*whitened(layout.deviations(X), layout.means(X), layout.n, SYMMETRIC))
 
 
 @at_least_float32
-def oblique_projection(X: Array, Z: Array, layout: ClassLayout) -> Array:
+def oblique_projection(X: Array, Z: Array, layout: Centering) -> Array:
     """Pi(Z) = Z - 1/2 (X C_M Z^T + Z C_M X^T) X, along the fibre; not self-adjoint in the Frobenius product. (..., P, n)
 
     The differential of `renormalize` at a point of the manifold. Paper: Proposition 4, Lemma 2.
     """
-    return Z - symmetrize(layout.deviations(X) @ Z.mT / layout.n) @ X
+    return Z - _normal_part(layout.deviations(X), Z, layout) @ X
 
 
 @at_least_float32
-def oblique_projection_adjoint(X: Array, W: Array, layout: ClassLayout) -> Array:
+def oblique_projection_adjoint(X: Array, W: Array, layout: Centering) -> Array:
     """Pi*(W) = W - 1/2 (W X^T + X W^T) X C_M, the Frobenius adjoint of `oblique_projection`. (..., P, n)"""
     return W - symmetrize(W @ X.mT) @ layout.deviations(X) / layout.n
 
 
 @at_least_float32
-def orthogonal_projection(X: Array, Z: Array, layout: ClassLayout) -> Array:
+def orthogonal_projection(X: Array, Z: Array, layout: Centering) -> Array:
     """P(Z) = Z - (n/2) (X C_M Z^T + Z C_M X^T) X C_M, the Frobenius-orthogonal projection on the tangent space. (..., P, n)
 
     The only one of the two that turns an ambient gradient into the gradient of the embedded (Frobenius) metric.
     """
     D = layout.deviations(X)
-    return Z - symmetrize(D @ Z.mT / layout.n) @ D
+    return Z - _normal_part(D, Z, layout) @ D
 
 
 @at_least_float32
-def tangency_residual(X: Array, Z: Array, layout: ClassLayout) -> Array:
+def tangency_residual(X: Array, Z: Array, layout: Centering) -> Array:
     """||X C_M Z^T + Z C_M X^T||_F, zero for a tangent Z (corrected Proposition 3). (...)"""
-    return 2 * frobenius_norm(symmetrize(layout.deviations(X) @ Z.mT / layout.n))
+    return 2 * frobenius_norm(_normal_part(layout.deviations(X), Z, layout))
+
+
+def _normal_part(D: Array, Z: Array, layout: Centering) -> Array:
+    """sym(X C_M Z^T) from the deviations of both: class means, however large, leave no rounding in it. (..., P, P)"""
+    return symmetrize(D @ layout.deviations(Z).mT) / layout.n

@@ -3,10 +3,32 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Protocol
 
 import numpy as np
 
 from manifolds.linalg import Array, namespace
+
+
+class Centering(Protocol):
+    """A split of the columns of X (..., P, n) into deviations D and a rest X_M, orthogonal to them: X = D + X_M."""
+
+    @property
+    def n(self) -> int:
+        """The scale of the constraint D D^T = n I."""
+        ...
+
+    def deviations(self, X: Array) -> Array:
+        """D, the orthogonal projection of X on the centred rows. (..., P, n) -> (..., P, n)"""
+        ...
+
+    def rest(self, X: Array) -> Array:
+        """X_M = X - D. (..., P, n) -> (..., P, n)"""
+        ...
+
+    def rest_coordinates(self, X: Array) -> Array:
+        """X_M in an orthonormal basis of its rows. (..., P, n) -> (..., P, C)"""
+        ...
 
 
 @dataclass(frozen=True)
@@ -109,6 +131,14 @@ class ClassLayout:
             return M[..., None].expand(*M.shape, self.N).reshape(*M.shape[:-1], self.n)
         blocks = [M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)]
         return xp.cat(blocks, -1)
+
+    def rest(self, X: Array) -> Array:
+        """X_M = M Y, the class means repeated. (..., P, n) -> (..., P, n)"""
+        return self.spread(self.means(X))
+
+    def rest_coordinates(self, X: Array) -> Array:
+        """M diag(sqrt(n_c)). (..., P, n) -> (..., P, C)"""
+        return self.means(X) * (self.N**0.5 if self.balanced else namespace(X).sqrt(self._class_sizes(X)))
 
     def sums(self, X: Array) -> Array:
         """X Y^T, the class sums. (..., P, n) -> (..., P, C)"""

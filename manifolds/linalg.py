@@ -34,31 +34,55 @@ def epsilon(x: Array) -> float:
     return float(namespace(x).finfo(x.dtype).eps)
 
 
-def gram(D: Array) -> Array:
-    """D^T D (P, P) of D (n, P). On a CPU by numpy, which knows a product with one's own transpose and does half of the work."""
-    xp = namespace(D)
-    return D.mT @ D if xp is np or D.device.type != "cpu" else xp.from_numpy(gram(D.detach().numpy()))
+def skew(a: Array) -> Array:
+    """(a - a^T) / 2 over the last two axes."""
+    return (a - a.mT) / 2
+
+
+def inner(a: Array, b: Array) -> Array:
+    """<a, b> = tr(a b^T) over the last two axes. (...)"""
+    return namespace(a).sum(a * b, axis=(-2, -1))
+
+
+def gram(a: Array) -> Array:
+    """a a^T. (..., P, n) -> (..., P, P)
+
+    numpy recognises the product as symmetric and does half the work; torch does not, so that wide matrices are cut by hand.
+    """
+    xp, P = namespace(a), a.shape[-2]
+    if xp is np or P < 128:
+        return a @ a.mT
+    top, bottom = a[..., : P // 2, :], a[..., P // 2 :, :]
+    corner = bottom @ top.mT
+    return xp.cat([xp.cat([gram(top), corner.mT], -1), xp.cat([corner, gram(bottom)], -1)], -2)
+
+
+def block(rows: list[list[Array]]) -> Array:
+    """A matrix from blocks; leading axes are a batch."""
+    xp = namespace(rows[0][0])
+    return xp.concat([xp.concat(row, -1) for row in rows], -2)
 
 
 def frobenius_norm(a: Array) -> Array:
-    """||a||_F over the last two axes; leading axes are a batch."""
+    """||a||_F over the last two axes; leading axes are a batch. (...)"""
     xp = namespace(a)
     return xp.sqrt(xp.sum(a * a, axis=(-2, -1)))
 
 
-def cholesky_inverse(S: Array) -> Array:
-    """L^{-1} for S = L L^T (P, P) by halving, so that nearly all of its 2 P^3/3 flops are matrix products. Lower triangular.
+def inverse_cholesky(S: Array) -> Array:
+    """L^{-1} for S = L L^T, lower triangular. (..., P, P)
 
-    Raises numpy's or torch's LinAlgError where S is not positive definite; accurate to eps cond(S).
+    A single matrix by halving, so that nearly all of its 2 P^3/3 flops are matrix products. Accurate to eps cond(S).
+    Raises numpy's or torch's LinAlgError where S is not positive definite.
     """
     xp, size = namespace(S), S.shape[-1]
-    if size <= 64:
+    if size <= 64 or S.ndim > 2:
         return xp.linalg.inv(xp.linalg.cholesky(S))
     h = size // 2
     inverse = xp.zeros_like(S)
-    inverse[:h, :h] = top = cholesky_inverse(S[:h, :h])
+    inverse[:h, :h] = top = inverse_cholesky(S[:h, :h])
     B = S[h:, :h] @ top.mT
-    inverse[h:, h:] = bottom = cholesky_inverse(S[h:, h:] - B @ B.mT)
+    inverse[h:, h:] = bottom = inverse_cholesky(S[h:, h:] - B @ B.mT)
     inverse[h:, :h] = -bottom @ (B @ top)
     return inverse
 

@@ -17,8 +17,7 @@ from manifolds.bundle import geodesics as bundle_geodesics
 from manifolds.embedded import curvature, geodesics, logarithm
 from manifolds.geometry import oblique_projection, orthogonal_projection
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, namespace
-from manifolds.matrix_functions import inner
+from manifolds.linalg import Array, inner, namespace
 from manifolds.shooting import Shooting
 
 
@@ -149,11 +148,11 @@ class BundleMetric(Metric):
 
     def inner(self, X: Array, U: Array, V: Array) -> Array:
         """<Hor U, Hor V>_F. (...)"""
-        return bundle.bundle_inner(X, U, V)
+        return bundle.bundle_inner(X, U, V, self.layout)
 
     def flat(self, X: Array, U: Array) -> Array:
         """Hor U."""
-        return bundle.horizontal(X, U)
+        return bundle.horizontal(X, U, self.layout)
 
     def project(self, X: Array, Z: Array) -> Array:
         """Proposition 4's Pi(Z), along the fibre."""

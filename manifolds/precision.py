@@ -14,28 +14,48 @@ F = TypeVar("F", bound=Callable[..., Any])
 def at_least_float32(function: F) -> F:
     """Run `function` with half-precision arrays cast to float32, autocast off, and its arrays cast back at the end.
 
-    A half-precision result is feasible to the rounding of its storage only: about 1e-3 for float16, 1e-2 for bfloat16.
+    Arrays are found wherever they stand, by position or by keyword. A half-precision result is feasible to the rounding of its
+    storage only: about 1e-3 for float16, 1e-2 for bfloat16.
     """
 
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        first = args[0]
+        first = _first_array(args, kwargs)
+        if isinstance(first, np.ndarray):
+            return (
+                _in_float32(function, args, kwargs, first, np.float32) if first.dtype == np.float16 else function(*args, **kwargs)
+            )
         xp = namespace(first)
-        halves = (np.float16,) if xp is np else (xp.float16, xp.bfloat16)
-        if first.dtype in halves:
-            single = [_cast(arg, halves, np.float32 if xp is np else xp.float32) for arg in args]
-            return _restore(guarded(*single, **kwargs), first.dtype)
-        if xp is not np and xp.is_autocast_enabled(first.device.type):
-            with xp.autocast(first.device.type, enabled=False):
-                return function(*[_cast(arg, halves, first.dtype) for arg in args], **kwargs)
-        return function(*args, **kwargs)
+        halves = (xp.float16, xp.bfloat16)
+        if not (first.dtype in halves or xp.is_autocast_enabled(first.device.type)):
+            return function(*args, **kwargs)
+        with xp.autocast(first.device.type, enabled=False):
+            if first.dtype in halves:
+                return _in_float32(function, args, kwargs, first, xp.float32)
+            cast = {name: _cast(arg, first.dtype) for name, arg in kwargs.items()}
+            return function(*[_cast(arg, first.dtype) for arg in args], **cast)
 
     return guarded  # type: ignore[return-value]
 
 
-def _cast(arg: Any, dtypes: tuple[Any, ...], dtype: Any) -> Any:
-    """`arg` in `dtype` if it is an array of one of `dtypes`."""
-    if getattr(arg, "dtype", None) not in dtypes:
+def _first_array(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """The first array among the arguments. Raises TypeError where there is none."""
+    for arg in (*args, *kwargs.values()):
+        if hasattr(arg, "dtype") and hasattr(arg, "shape"):
+            return arg
+    kinds = ", ".join(type(arg).__name__ for arg in (*args, *kwargs.values()))
+    raise TypeError(f"expected a numpy array or a torch tensor among the arguments, got {kinds or 'none'}")
+
+
+def _in_float32(function: Callable[..., Any], args: Any, kwargs: dict[str, Any], first: Any, single: Any) -> Any:
+    """`function` of the arrays in `single`, its arrays in the dtype of `first`; an `out` goes through, to be refused."""
+    rest = {name: arg if name == "out" else _cast(arg, single) for name, arg in kwargs.items()}
+    return _restore(function(*[_cast(arg, single) for arg in args], **rest), first.dtype)
+
+
+def _cast(arg: Any, dtype: Any) -> Any:
+    """`arg` in `dtype` if it is an array of half precision."""
+    if not hasattr(arg, "dtype") or "float16" not in str(arg.dtype):
         return arg
     return arg.astype(dtype) if isinstance(arg, np.ndarray) else arg.to(dtype)
 

@@ -1,37 +1,82 @@
-"""Ways from a tangent vector back to the manifold, and one way home.
+"""Ways from a tangent vector back to the manifold, and home again, each one a frozen value.
 
-A retraction is a function (X, U, layout) -> point, so that any of these can be handed to an adapter:
+A retraction is a function (X, U, layout) -> point; these four are also usable by name where an adapter takes one:
 
-    renormalisation       (Z C_M Z^T)^{-1/2} Z        first order; Z = X + U
-    horizontal_renormalisation   the same of X + Hor U    first order; with the bundle gradient exactly the scheme of D.1
-    polar_retraction      polar factor of deviations  second order for the embedded metric; the nearest point
-    cholesky_retraction   L^{-1} on deviations        first order; the cheapest
+    "renormalisation"              (Z C_M Z^T)^{-1/2} Z         first order; Z = X + U
+    "horizontal renormalisation"   the same of X + Hor U        first order; with the bundle gradient exactly the scheme of D.1
+    "polar"                        polar factor of deviations   second order for the embedded metric; the nearest point
+    "cholesky"                     L^{-1} on deviations         first order; the cheapest
 
 In the first two the class means are scaled with the deviations, in the others they are free and simply add.
 X, U are (..., P, n). All raise ValueError where a step loses rank, with the number of lost directions.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 from manifolds.bundle.connection import horizontal
-from manifolds.geometry import renormalize
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, identity_like, namespace
-from manifolds.matrix_functions import check_positive_definite, gram, inverse_sqrt, sylvester_congruence
+from manifolds.linalg import Array, gram, identity_like, namespace, symmetrize
+from manifolds.matrix_functions import sylvester_congruence
 from manifolds.precision import at_least_float32
+from manifolds.roots import SYMMETRIC, TRIANGULAR, Root, whitened
+from manifolds.spectral import check_positive_definite
+
+Move = Callable[[Array, Array, ClassLayout], Array]  # (X, U, layout) -> point
+Inverse = Callable[[Array, Array, ClassLayout], Array]  # (X, Y, layout) -> the U that goes from X to Y
+
+
+@dataclass(frozen=True)
+class Retraction:
+    """R_X(U) = A Z for Z = X + U or X + Hor U, or A on the deviations of Z and its means; `root` makes A from D_Z D_Z^T / n."""
+
+    name: str
+    root: Root
+    scales_means: bool  # whether A is applied to the class means too
+    lifts: bool = False  # whether U is replaced by Hor U
+    _inverse: Inverse | None = None
+
+    def __call__(self, X: Array, U: Array, layout: ClassLayout) -> Array:
+        """The point R_X(U). (..., P, n). Raises ValueError where the step loses rank and where n - C < P."""
+        return _move(X=X, U=U, layout=layout, retraction=self)
+
+    def derivative(self, X: Array, U: Array, W: Array, layout: ClassLayout) -> Array:
+        """d/ds R_X(U + s W) at s = 0, tangent at R_X(U), linear in W. (..., P, n). Raises ValueError where the step loses rank.
+
+        A dZ + dA Z with dS = 2 sym(D dZ^T) / n.  [Absil, Mahony and Sepulchre 2008, Section 8.1.4]
+        """
+        return _derivative(X=X, U=U, W=W, layout=layout, retraction=self)
+
+    def inverse(self, X: Array, Y: Array, layout: ClassLayout) -> Array:
+        """The tangent U at X with R_X(U) = Y. (..., P, n). Raises ValueError where no closed form is known or Y is too far."""
+        if self._inverse is None:
+            raise ValueError(f"the inverse of {self.name} has no closed form here: take that of polar or renormalisation, or log")
+        return self._inverse(X, Y, layout)
 
 
 @at_least_float32
-def renormalisation(X: Array, U: Array, layout: ClassLayout) -> Array:
-    """Sigma_W(X + U)^{-1/2} (X + U), defined for every ambient U. (..., P, n)  [paper, D.1]"""
-    return renormalize(X + U, layout)
+def _move(X: Array, U: Array, layout: ClassLayout, retraction: Retraction) -> Array:
+    layout.check_rank(X.shape[-2])
+    return _onto(X + (horizontal(X, U, layout) if retraction.lifts else U), layout, retraction)
+
+
+def _onto(Z: Array, layout: ClassLayout, retraction: Retraction) -> Array:
+    """A Z, or A on the deviations of Z and its own means. (..., P, n)"""
+    M = layout.means(Z)
+    D, scaled = whitened(layout.deviations(Z), M, layout.n, retraction.root)
+    return layout.with_means(D, scaled if retraction.scales_means else M)
 
 
 @at_least_float32
-def horizontal_renormalisation(X: Array, U: Array, layout: ClassLayout) -> Array:
-    """Renormalisation of X + Hor U: across the fibres, then back along the one that was reached. (..., P, n)
-
-    With U = -eta Pi Pi* G of a loss that is constant on fibres, Hor U = -eta G: the discrete scheme of D.1, exactly.
-    """
-    return renormalize(X + horizontal(X, U), layout)
+def _derivative(X: Array, U: Array, W: Array, layout: ClassLayout, retraction: Retraction) -> Array:
+    layout.check_rank(X.shape[-2])
+    if retraction.lifts:
+        U, W = horizontal(X, U, layout), horizontal(X, W, layout)
+    Z = X + U
+    D, dD, M, dM = layout.deviations(Z), layout.deviations(W), layout.means(Z), layout.means(W)
+    A = retraction.root.of_covariance(gram(D) / layout.n)
+    dA = retraction.root.derivative(A, 2 * symmetrize(D @ dD.mT) / layout.n)
+    return layout.with_means(A @ dD + dA @ D, A @ dM + dA @ M if retraction.scales_means else dM)
 
 
 @at_least_float32
@@ -41,28 +86,7 @@ def nearest_point(Z: Array, layout: ClassLayout) -> Array:
     (..., P, n) -> (..., P, n). Raises ValueError where S is singular (the nearest point is not unique) and where n - C < P.
     """
     layout.check_rank(Z.shape[-2])
-    M = layout.means(Z)
-    D = layout.deviations(Z)
-    nearest = inverse_sqrt(gram(D) / layout.n) @ D
-    del D
-    return layout.with_means(nearest, M)
-
-
-@at_least_float32
-def polar_retraction(X: Array, U: Array, layout: ClassLayout) -> Array:
-    """Nearest point to X + U: the polar factor of its deviations and its own means. (..., P, n)  [Absil-Malick 2012]"""
-    return nearest_point(X + U, layout)
-
-
-@at_least_float32
-def cholesky_retraction(X: Array, U: Array, layout: ClassLayout) -> Array:
-    """L^{-1} D with D D^T / n = L L^T on the deviations D of X + U, and its means. (..., P, n)  [Sato-Aihara 2019]"""
-    layout.check_rank(X.shape[-2])
-    Z = X + U
-    M, D = layout.means(Z), layout.deviations(Z)
-    S = gram(D) / layout.n
-    check_positive_definite(namespace(S).linalg.eigvalsh(S), "Sigma_W")
-    return layout.with_means(namespace(S).linalg.solve(namespace(S).linalg.cholesky(S), D), M)
+    return _onto(Z, layout, polar_retraction)
 
 
 @at_least_float32
@@ -91,3 +115,28 @@ def _inverse_scale(D_X: Array, D_Y: Array, layout: ClassLayout) -> Array:
     eigenvalues = namespace(S).linalg.eigvalsh(S)
     check_positive_definite(eigenvalues, "the scale S of the inverse retraction (the points are too far apart)")
     return S
+
+
+renormalisation = Retraction("renormalisation", SYMMETRIC, scales_means=True, _inverse=inverse_renormalisation)
+horizontal_renormalisation = Retraction("horizontal renormalisation", SYMMETRIC, scales_means=True, lifts=True)
+polar_retraction = Retraction("polar", SYMMETRIC, scales_means=False, _inverse=inverse_polar_retraction)
+cholesky_retraction = Retraction("cholesky", TRIANGULAR, scales_means=False)
+
+RETRACTIONS = {
+    retraction.name: retraction
+    for retraction in (renormalisation, horizontal_renormalisation, polar_retraction, cholesky_retraction)
+}
+
+
+def as_retraction(choice: "str | Move") -> Move:
+    """A retraction of this module by its name, or any function (X, U, layout) -> point as it is.
+
+    Raises ValueError for another name and TypeError for what is not callable.
+    """
+    if isinstance(choice, str):
+        if choice not in RETRACTIONS:
+            raise ValueError(f"retraction {choice!r} is none of {', '.join(map(repr, RETRACTIONS))}; a function is taken too")
+        return RETRACTIONS[choice]
+    if not callable(choice):
+        raise TypeError(f"a retraction is a name or a function (X, U, layout) -> point, got {type(choice).__name__}")
+    return choice

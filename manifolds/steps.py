@@ -21,36 +21,31 @@ import numpy as np
 from manifolds.geometry import renormalize
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, identity_like, namespace, symmetrize
-from manifolds.matrix_functions import concrete, gram, inverse_cholesky, inverse_sqrt
 from manifolds.metrics import Metric
 from manifolds.precision import at_least_float32
-from manifolds.retractions import cholesky_retraction, nearest_point, polar_retraction, renormalisation
+from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction, renormalisation
+from manifolds.roots import whitened
+from manifolds.spectral import concrete
 
 BLOCK = 512  # columns worked on at once
 
-Retraction = Callable[[Array, Array, ClassLayout], Array]
 MeanVelocity = Callable[[Array, Array], Array]  # (class means of X, class sums of G) -> class means of the gradient
-WHITENERS: dict[Any, Callable[[Array], Array]] = {
-    polar_retraction: inverse_sqrt,
-    renormalisation: inverse_sqrt,
-    cholesky_retraction: inverse_cholesky,
-}
 
 
 @at_least_float32
 def gradient_step(
-    X: Array, G: Array, eta: float, metric: Metric, retraction: Retraction = polar_retraction, *, out: Array | None = None
+    X: Array, G: Array, eta: float, metric: Metric, retraction: Move | str = polar_retraction, *, out: Array | None = None
 ) -> Array:
     """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
 
     In one go for `polar_retraction`, `renormalisation` and `cholesky_retraction`, in two calls for any other.
     Raises ValueError where the step loses rank, and for an `out` of another shape or dtype or in the memory of X.
     """
-    layout = metric.layout
+    layout, retraction = metric.layout, as_retraction(retraction)
     _check_out(out, X, G)
     if out is not None and _may_share_memory(out, X):
         raise ValueError("out shares memory with X, which this step reads after it has begun to write: give G or another array")
-    if retraction not in WHITENERS or not _plain(X, G):
+    if not isinstance(retraction, Retraction) or retraction.lifts or not _plain(X, G):
         return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
     return _step(X, G, eta, layout, metric.mean_gradient, retraction, project=True, out=out)
 
@@ -112,9 +107,8 @@ def _step(
         for columns in _blocks(layout):
             Z[..., columns] += B @ _deviations(X, columns, M, layout)
         del B, K
-    A = WHITENERS[retraction](gram(Z) / layout.n)
-    _multiply(A, Z, layout, triangular=retraction is cholesky_retraction)
-    return layout.add_to_means(Z, A @ moved if retraction is renormalisation else moved)
+    scaled = whitened(Z, moved, layout.n, retraction.root, lambda A, Z: _multiply(A, Z, layout, retraction.root.triangular))[1]
+    return layout.add_to_means(Z, scaled if retraction.scales_means else moved)
 
 
 def _blocks(layout: ClassLayout) -> list[slice]:
@@ -133,16 +127,17 @@ def _deviations(X: Array, columns: slice, M: Array, layout: ClassLayout) -> Arra
     return part
 
 
-def _multiply(A: Array, Z: Array, layout: ClassLayout, triangular: bool) -> None:
-    """Z = A Z in place; half the work for a lower triangular A on numpy matrices."""
+def _multiply(A: Array, Z: Array, layout: ClassLayout, triangular: bool) -> Array:
+    """A Z, written into Z; half the work for a lower triangular A on numpy matrices."""
     if triangular and namespace(Z) is np and Z.ndim == 2 and Z.flags.c_contiguous:  # else BLAS would write into a copy
         from scipy.linalg import get_blas_funcs
 
         trmm: Any = get_blas_funcs("trmm", (Z,))
         trmm(1.0, A.T, Z.T, side=1, lower=0, overwrite_b=1)  # Z^T A^T, and Z^T lies in memory as BLAS wants it
-        return
+        return Z
     for columns in _blocks(layout):
         Z[..., columns] = A @ Z[..., columns]
+    return Z
 
 
 def _room(X: Array, G: Array, out: Array | None) -> Array:

@@ -7,8 +7,9 @@ other goes through the singular values of D itself, then through a second pass o
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
-from manifolds.linalg import Array, cholesky_inverse, congruence_residual, frobenius_norm, namespace, symmetrize
+from manifolds.linalg import Array, congruence_residual, frobenius_norm, inverse_cholesky, namespace, symmetrize
 
 WELL_CONDITIONED = 1e4  # bound on magnitude / lambda_min(Sigma_W) below which one pass leaves a residual under 1e-12
 
@@ -45,7 +46,7 @@ class Whitening:
         return float(frobenius_norm(gap))
 
 
-def degenerate_deviation(mean_square: float, P: int, precision: float) -> float:
+def degenerate_deviation(mean_square: Any, P: int, precision: float) -> Any:
     """sqrt(P) eps sqrt(Ave ||h||^2): a standard deviation that rounding alone can produce in features stored with that eps."""
     return P**0.5 * precision * mean_square**0.5
 
@@ -70,7 +71,7 @@ def whiten_once(S: Array, magnitude: float, degenerate: float, root: Callable[[A
     rounding it costs eps magnitude / lambda_min, which a bound computed from the factor holds below 1e4 eps.
     """
     try:
-        inverse = cholesky_inverse(S)
+        inverse = inverse_cholesky(S)
     except namespace(S).linalg.LinAlgError:
         return None
     absolute = abs(inverse)
@@ -88,8 +89,8 @@ def whiten(D: Array, degenerate: float, root: Callable[[Array, Array], Array]) -
     Raises ValueError for a rank-deficient Sigma_W, with the number of empty directions.
     """
     S = D @ D.mT / D.shape[-1]
-    found = whiten_once(S, infinity_norm(S), degenerate, root)
-    return _two_passes(D, degenerate) if found is None else found
+    once = whiten_once(S, infinity_norm(S), degenerate, root)
+    return _two_passes(D, degenerate) if once is None else once
 
 
 def infinity_norm(S: Array) -> float:
@@ -97,15 +98,16 @@ def infinity_norm(S: Array) -> float:
     return float(abs(S).sum(-1).max())
 
 
-def principal_deviations(D: Array) -> tuple[Array, Array]:
-    """Left singular vectors E (P, r) and singular values / sqrt(n) (r,) of D, r = min(P, n), descending.
+def principal_deviations(D: Array, n: int | None = None) -> tuple[Array, Array]:
+    """Left singular vectors E (..., P, r) and singular values / sqrt(n) (..., r) of D (..., P, k), r = min(P, k), descending.
 
-    By QR and SVD of D itself, so that every value is right to eps times the largest (through Sigma_W: to sqrt(eps) times it).
+    n is k unless given. By QR and SVD of D itself, so that every value is right to eps times the largest (through Sigma_W: to
+    sqrt(eps) times it).
     """
     xp = namespace(D)
     R = xp.linalg.qr(D.mT, mode="r")[1] if xp.__name__ == "torch" else xp.linalg.qr(D.mT, mode="r")
     E, values, _ = xp.linalg.svd(R.mT, full_matrices=False)
-    return E, values / D.shape[-1] ** 0.5
+    return E, values / (n or D.shape[-1]) ** 0.5
 
 
 def _two_passes(D: Array, degenerate: float) -> Whitening:

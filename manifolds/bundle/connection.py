@@ -7,31 +7,66 @@ X(t) carries W(t) parallel along U = dX/dt iff, with the class-mean part X_M = M
     dW/dt = ((sym(U W^T) - sym(S_U A S_W)) X_M - sym(D_U D_W^T) X) / n,
 
 so that a geodesic has U' equal to the right side at W = U. (The first variation gives Pi Pi*(2 L^{-1}(Q) X) with
-L(S) = S A + A S; on the manifold that is Q X_M / n.) All arrays are (..., P, n); U, V, W tangent at X.
+L(S) = S A + A S; on the manifold that is Q X_M / n.)
+
+On the manifold A = n I + M_w M_w^T, M_w the class means in orthonormal coordinates (P x C): S comes from the singular vectors of
+M_w, with no P x P decomposition, right to rounding however large the means are. All arrays are (..., P, n); U, V, W tangent at X.
 """
 
-from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, symmetrize
-from manifolds.matrix_functions import gram, inner, lyapunov
+from manifolds.layout import Centering, ClassLayout
+from manifolds.linalg import Array, gram, identity_like, inner, namespace, symmetrize
+from manifolds.matrix_functions import lyapunov
 from manifolds.precision import at_least_float32
+from manifolds.roots import records
 
 
 @at_least_float32
-def fibre_scale(X: Array, Z: Array) -> Array:
-    """S_Z, symmetric, with S_Z X the part of Z along the fibre: S A + A S = Z X^T + X Z^T, A = X X^T. (..., P, P)"""
-    return lyapunov(gram(X), 2 * symmetrize(Z @ X.mT))
+def fibre_scale(X: Array, Z: Array, layout: Centering) -> Array:
+    """S_Z, symmetric, with S_Z X the part of Z along the fibre: S A + A S = Z X^T + X Z^T, A = X X^T. (..., P, P)
+
+    X is on the manifold.
+    """
+    W = 2 * symmetrize(layout.deviations(X) @ layout.deviations(Z).mT)
+    M, M_Z = layout.rest_coordinates(X), layout.rest_coordinates(Z)
+    if records(X):  # singular vectors of equal singular values have no derivative
+        return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * symmetrize(M_Z @ M.mT))
+    return _structured_lyapunov(layout.n, M, W, M_Z)
+
+
+def _structured_lyapunov(n: int, M: Array, W: Array, Z: Array) -> Array:
+    """The symmetric S with S A + A S = W + Z M^T + M Z^T, A = n I + M M^T. M, Z (..., P, C), W (..., P, P) symmetric.
+
+    With M = E diag(s) F^T, E (P, K): S is W / 2n off the range of E, and a correction of rank 2K.
+    """
+    xp = namespace(M)
+    E, s, Ft = xp.linalg.svd(M, full_matrices=False)
+    rest = (Z @ Ft.mT) * s[..., None, :]  # Z M^T = rest E^T
+    WE = W @ E
+    BE = WE + rest + E @ (rest.mT @ E)  # the right side times E
+    inside = E.mT @ BE
+    squares = s * s
+    across = (BE - E @ inside) / (2 * n + squares[..., None, :])
+    corner = inside / (2 * n + squares[..., :, None] + squares[..., None, :])
+    # off the range of E: (I - E E^T) W (I - E E^T) / 2n
+    half = (E @ (E.mT @ WE) / 2 - WE) / (2 * n) + across + E @ corner / 2
+    S = half @ E.mT
+    return W / (2 * n) + (S + S.mT)
 
 
 @at_least_float32
-def horizontal(X: Array, Z: Array) -> Array:
+def horizontal(X: Array, Z: Array, layout: Centering) -> Array:
     """Hor(Z) = Z - S_Z X, the Frobenius-orthogonal projection off the fibre. (..., P, n)"""
-    return Z - fibre_scale(X, Z) @ X
+    return Z - fibre_scale(X, Z, layout) @ X
 
 
 @at_least_float32
-def bundle_inner(X: Array, U: Array, V: Array) -> Array:
-    """g(U, V) = <Hor U, Hor V>_F = <U, V> - <S_U, V X^T>. (...)"""
-    return inner(U, V) - inner(fibre_scale(X, U), V @ X.mT)
+def bundle_inner(X: Array, U: Array, V: Array, layout: Centering) -> Array:
+    """g(U, V) = <Hor U, Hor V>_F. (...)
+
+    Both factors are formed: <U, V> - <S_U, V X^T>, equal in exact arithmetic, leaves eps |U| |V| of what runs along the fibre.
+    """
+    lifted = horizontal(X, U, layout)
+    return inner(lifted, lifted if V is U else horizontal(X, V, layout))
 
 
 @at_least_float32
@@ -41,8 +76,8 @@ def bundle_gradient(X: Array, G: Array, layout: ClassLayout) -> Array:
     It is P G + sym(M (G Y^T)^T) M Y / n: it differs from the gradient of the embedded metric in the class means only.
     For an f that is constant on fibres, such as L_LS, Pi* G = G and this is the paper's Pi(G).
     """
-    n, D = layout.n, layout.deviations(X)
-    moved = symmetrize(D @ G.mT / n) @ D
+    D = layout.deviations(X)
+    moved = symmetrize(D @ layout.deviations(G).mT) / layout.n @ D
     del D
     return G - layout.with_means(moved, -mean_part(layout.means(X), layout.sums(G), layout))
 
@@ -59,23 +94,25 @@ def bundle_hessian(X: Array, G: Array, H: Array, U: Array, layout: ClassLayout) 
     Pi Pi*(H - sym(G X^T) U C_M + S_r U) - sym(A S_U S_r) X_M / n, r = Pi Pi* G; self-adjoint in g.
     """
     n, r = layout.n, bundle_gradient(X, G, layout)
-    S_U, S_r = fibre_scale(X, U), fibre_scale(X, r)
+    S_U, S_r = fibre_scale(X, U, layout), fibre_scale(X, r, layout)
     curved = H - symmetrize(G @ X.mT) @ layout.deviations(U) / n + S_r @ U
-    return bundle_gradient(X, curved, layout) - symmetrize(gram(X) @ S_U @ S_r) @ _mean_part(X, layout) / n
+    turned = symmetrize(_fibre_operator(X, S_U, layout) @ S_r) @ layout.means(X) / n
+    return bundle_gradient(X, curved, layout) - layout.spread(turned)
 
 
 @at_least_float32
-def bundle_connection(X: Array, U: Array, W: Array, layout: ClassLayout) -> Array:
+def bundle_connection(X: Array, U: Array, W: Array, layout: Centering) -> Array:
     """dW/dt of a W carried parallel along a curve of velocity U through X; for W = U a geodesic's acceleration. (..., P, n)"""
-    return connection_of_scales(X, U, W, fibre_scale(X, U), fibre_scale(X, W), layout)
+    return connection_of_scales(X, U, W, fibre_scale(X, U, layout), fibre_scale(X, W, layout), layout)
 
 
-def connection_of_scales(X: Array, U: Array, W: Array, S_U: Array, S_W: Array, layout: ClassLayout) -> Array:
+def connection_of_scales(X: Array, U: Array, W: Array, S_U: Array, S_W: Array, layout: Centering) -> Array:
     """`bundle_connection` where S_U and S_W are known already. (..., P, n)"""
-    across = symmetrize(U @ W.mT - S_U @ gram(X) @ S_W) @ _mean_part(X, layout)
+    across = symmetrize(U @ W.mT - S_U @ _fibre_operator(X, S_W, layout)) @ layout.rest(X)
     return (across - symmetrize(layout.deviations(U) @ layout.deviations(W).mT) @ X) / layout.n
 
 
-def _mean_part(X: Array, layout: ClassLayout) -> Array:
-    """X_M = M Y. (..., P, n)"""
-    return X - layout.deviations(X)
+def _fibre_operator(X: Array, S: Array, layout: Centering) -> Array:
+    """A S = X X^T S at X on the manifold. (..., P, P)"""
+    M = layout.rest_coordinates(X)
+    return layout.n * S + M @ (M.mT @ S)

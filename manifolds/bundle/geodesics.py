@@ -15,8 +15,8 @@ import numpy as np
 from manifolds.bundle.connection import bundle_inner, connection_of_scales, fibre_scale
 from manifolds.geometry import oblique_projection, renormalize
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, epsilon, frobenius_norm, namespace
-from manifolds.matrix_functions import gram, inverse_sqrt
+from manifolds.linalg import Array, epsilon, frobenius_norm, gram, namespace
+from manifolds.matrix_functions import inverse_sqrt
 from manifolds.precision import at_least_float32
 from manifolds.shooting import Shooting, Shot, approach, shoot_pairs
 
@@ -39,8 +39,7 @@ class IntegrationError(ValueError):
 class RowSpace:
     """Coordinates Z -> [D_Z B, M_Z diag(sqrt(n_c))] for deviations in the span of the orthonormal columns B (..., n, k).
 
-    An isometry of the Frobenius product that keeps the deviations apart: itself a layout for everything that asks one for
-    `deviations` and `n` only.
+    An isometry of the Frobenius product that keeps the deviations apart: itself a Centering.
     """
 
     layout: ClassLayout
@@ -68,10 +67,19 @@ class RowSpace:
         k = self.basis.shape[-1]
         return z[..., :k] @ self.basis.mT + self.layout.spread(z[..., k:] / self._weights(z))
 
-    def deviations(self, z: Array) -> Array:
-        """z with its mean coordinates set to zero. (..., P, k + C)"""
+    def deviations(self, X: Array) -> Array:
+        """X with its mean coordinates set to zero. (..., P, k + C)"""
         k = self.basis.shape[-1]
-        return namespace(z).concat([z[..., :k], 0 * z[..., k:]], -1)
+        return namespace(X).concat([X[..., :k], 0 * X[..., k:]], -1)
+
+    def rest(self, X: Array) -> Array:
+        """X with its deviation coordinates set to zero. (..., P, k + C)"""
+        k = self.basis.shape[-1]
+        return namespace(X).concat([0 * X[..., :k], X[..., k:]], -1)
+
+    def rest_coordinates(self, X: Array) -> Array:
+        """The mean coordinates, orthonormal already. (..., P, C)"""
+        return X[..., self.basis.shape[-1] :]
 
     def _weights(self, Z: Array) -> Array:
         xp = namespace(Z)
@@ -106,8 +114,8 @@ def _flow(rows: RowSpace, X: Array, velocities: Array, allowed: float = 0.0) -> 
     def field(state: Array) -> Array:
         if not abs(state[0]).max().item() <= RUNAWAY * size:
             raise IntegrationError("the step was too long")
-        scales = fibre_scale(state[0], state[1:])
-        carried = connection_of_scales(state[0], state[1], state[1:], scales[0], scales, rows)  # type: ignore[arg-type]
+        scales = fibre_scale(state[0], state[1:], rows)
+        carried = connection_of_scales(state[0], state[1], state[1:], scales[0], scales, rows)
         return xp.concat([state[1:2], carried], 0)
 
     size = abs(X).max().item()
@@ -124,7 +132,7 @@ def _flow(rows: RowSpace, X: Array, velocities: Array, allowed: float = 0.0) -> 
 
 
 def shoot_bundle_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
-    """The velocity at X of a bundle geodesic that hits Y at time 1, found in float64, with its verdict. Not differentiable."""
+    """The velocity at X of a bundle geodesic that hits Y at time 1, in float64, with its verdict. Not differentiable."""
     return shoot_pairs(lambda x, y: _bundle_log(x, y, layout), X, Y)
 
 
@@ -139,8 +147,8 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.n
 
     def aim(U: np.ndarray, end: np.ndarray) -> Shot:
         nonlocal allowed
-        U = oblique_projection(X, U, rows)  # type: ignore[arg-type]
-        if np.sqrt(bundle_inner(X, U, U)) > longest:
+        U = oblique_projection(X, U, rows)
+        if np.sqrt(bundle_inner(X, U, U, rows)) > longest:
             return Shot(U, np.inf, U)
         try:
             hit = _flow(rows, X, U[None], allowed)
@@ -148,17 +156,17 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.n
                 hit = _flow(rows, X, U[None])
             missed = end - hit[0]
             allowed = AIMING * float(np.linalg.norm(missed) / np.linalg.norm(end))
-            gap = oblique_projection(hit[0], missed, rows)  # type: ignore[arg-type]
+            gap = oblique_projection(hit[0], missed, rows)
             back = _flow(rows, hit[0], np.stack([-hit[1], gap]), AIMING)[2]
         except IntegrationError:  # a wild velocity: the search has diverged
             return Shot(U, np.inf, U)
-        return Shot(U, float(np.linalg.norm(missed)), oblique_projection(X, back, rows))  # type: ignore[arg-type]
+        return Shot(U, float(np.linalg.norm(missed)), oblique_projection(X, back, rows))
 
     def waypoint(t: float) -> np.ndarray:
         between = (1 - t) * X + t * target
         return target if t == 1.0 else inverse_sqrt(gram(rows.deviations(between)) / layout.n) @ between
 
-    U, gap, shots = approach(aim, waypoint, lambda end: oblique_projection(X, end - X, rows), tolerance)  # type: ignore[arg-type]
+    U, gap, shots = approach(aim, waypoint, lambda end: oblique_projection(X, end - X, rows), tolerance)
     return rows.lift(U), gap, shots, gap <= tolerance
 
 

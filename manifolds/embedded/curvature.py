@@ -12,7 +12,7 @@ def weingarten(X: Array, U: Array, V: Array, layout: ClassLayout) -> Array:
 
     [Absil, Mahony and Trumpf 2013]
     """
-    T = symmetrize(V @ layout.deviations(X).mT) / layout.n
+    T = symmetrize(layout.deviations(V) @ layout.deviations(X).mT) / layout.n
     return -orthogonal_projection(X, T @ layout.deviations(U), layout)
 
 
@@ -22,5 +22,5 @@ def embedded_hessian(X: Array, G: Array, H: Array, U: Array, layout: ClassLayout
 
     (..., P, n), tangent; self-adjoint in the Frobenius product.
     """
-    T = symmetrize(G @ layout.deviations(X).mT) / layout.n
+    T = symmetrize(layout.deviations(G) @ layout.deviations(X).mT) / layout.n
     return orthogonal_projection(X, H - T @ layout.deviations(U), layout)

@@ -11,9 +11,10 @@ on the deviations. X, U, W are (..., P, n); U and W must be tangent at X (projec
 import math
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, identity_like, namespace
-from manifolds.matrix_functions import block, concrete, gram, matrix_exp, skew
+from manifolds.linalg import Array, block, gram, identity_like, namespace, skew
+from manifolds.matrix_functions import matrix_exp
 from manifolds.precision import at_least_float32
+from manifolds.spectral import concrete
 
 TAYLOR_TERMS = 19  # 1/20! is below the rounding of float64 for steps of norm at most 1
 

@@ -16,7 +16,7 @@ ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, th
 
 
 def shoot_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
-    """The velocity at X of a geodesic that hits Y at time 1, found in float64, with its verdict. Embedded metric.
+    """The velocity at X of a geodesic that hits Y at time 1, in float64, with its verdict. Embedded metric.
 
     The shortest geodesic for points within the injectivity radius pi sqrt(n); beyond it a geodesic that need not be minimising.
     Not differentiable. Leading axes of X and Y broadcast; one search for each pair.

@@ -1,22 +1,25 @@
-"""The configuration of a training run: frozen, checked at the door, strict JSON; and the protocol files of the paper's cells.
+"""The configuration of a training run: frozen, checked at the door, strict JSON; and the table of the paper's cells.
 
 The protocol is that of Papyan, Han & Donoho (2020), which the MSE paper repeats: SGD with momentum 0.9 and weight decay 5e-4,
 batches of 128, 350 epochs, the rate divided by 10 at 1/3 and 2/3, 25 rates tried, 50 epochs measured.
 """
 
+import functools
 import json
+import tomllib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from types import NoneType, UnionType
-from typing import Any, get_args, get_origin
+from typing import Any
 
-from sims.training.data import DATASETS, JPEG, NORMALIZATIONS, DataChoice
-from sims.training.nets import NETS, STEMS
+import msgspec
 
-PROTOCOL = Path(__file__).parents[1] / "protocol"
+from sims.training.architectures import NETS, STEMS
+from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, DataChoice
+
+PROTOCOL = Path(__file__).parents[1] / "protocol" / "cells.toml"
 LOSSES, OPTIMIZERS = ("mse", "ce"), ("sgd", "adam", "lbfgs")
-OF_THE_DATASET = ("per_class", "test_per_class", "pad_to", "normalization", "stem")  # what all its cells share
+GRID = tuple(float(f"{1e-4 * 2500 ** (k / 24):.9g}") for k in range(25))  # 1e-4 to 0.25 in equal ratios
 EPOCHS, DECAYS = 350, (116, 233)
 MEASURED = (
     *range(1, 15), 16, 17, 19, 20, 22, 24, 27, 29, 32, 35, 38, 42, 45, 50, 54, 59, 65, 71, 77, 85, 92, 101, 110, 121, 132, 144,
@@ -159,58 +162,56 @@ class TrainConfig:
 
 def from_mapping(found: Mapping[str, Any], source: str) -> TrainConfig:
     """The configuration with these fields, defaults elsewhere. Raises ValueError for an unknown key or a wrong type."""
-    known = {field.name: field.type for field in fields(TrainConfig)}
-    unknown = sorted(found.keys() - known.keys())
+    known = [field.name for field in fields(TrainConfig)]
+    unknown = sorted(found.keys() - set(known))
     if unknown:
         raise ValueError(f"{source}: unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
-    return TrainConfig(**{name: _typed(value, known[name], f"{source}: {name}") for name, value in found.items()})
+    try:
+        return msgspec.convert(found, TrainConfig)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def load_config(path: Path) -> TrainConfig:
     """A configuration from a JSON file. Raises ValueError for anything that is not exactly one."""
     try:
         found = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} holds {type(found).__name__}, a configuration is an object")
     return from_mapping(found, str(path))
 
 
+@functools.cache
+def _table() -> dict[str, Any]:
+    return tomllib.loads(PROTOCOL.read_text(encoding="utf-8"))
+
+
 def cells() -> tuple[str, ...]:
-    """Names dataset-net-loss of the shipped protocol files."""
-    return tuple(sorted(path.stem for path in PROTOCOL.glob("*.json")))
+    """Names dataset-net-loss of the cells of the papers and of the small ones."""
+    return tuple(sorted(_table()["cells"] | _table()["small"]))
 
 
 def protocol(dataset: str, net: str, loss: str) -> TrainConfig:
-    """The shipped configuration of a cell, for CIFAR-10 as JPEG that of CIFAR-10.
+    """The configuration of a cell, for CIFAR-10 as JPEG that of CIFAR-10.
 
     Elsewhere the schedule that the cells of the papers share, on the dataset as its cells take it, and without a rate (`--lr`).
     Raises ValueError for an unknown dataset, net or loss.
     """
-    common = TrainConfig(dataset=dataset, net=net, loss=loss)
-    if dataset == JPEG:
-        return replace(protocol("cifar10", net, loss), dataset=JPEG)
-    name = f"{dataset}-{net}-{loss}"
-    if name in cells():
-        return load_config(PROTOCOL / f"{name}.json")
-    # the small cells are ours: their subsamples are no other network's
-    papers = [cell for cell in cells() if cell.startswith(f"{dataset}-") and ("-mlp-" not in cell or dataset == "digits")]
-    like = load_config(PROTOCOL / f"{papers[0]}.json")
-    return replace(common, lr_grid=like.lr_grid, **{field: getattr(like, field) for field in OF_THE_DATASET})
+    name, table = _name(dataset, net, loss), _table()
+    row = table["small"].get(name) or table["datasets"].get(dataset, {}) | table["cells"].get(name, {})
+    changes = {key: value for key, value in row.items() if key not in ("source", "epochs")}
+    config = from_mapping({"dataset": dataset, "net": net, "loss": loss, "lr_grid": GRID} | changes, f"{PROTOCOL.name}, {name}")
+    return config.scaled(row.get("epochs", EPOCHS))
 
 
-def _typed(value: Any, expected: Any, where: str) -> Any:
-    """`value` as the annotated type: JSON has no tuples, and whole numbers pass for floats; nothing else is converted."""
-    if isinstance(expected, UnionType):
-        if value is None and NoneType in get_args(expected):
-            return None
-        expected = next(kind for kind in get_args(expected) if kind is not NoneType)
-    if get_origin(expected) is tuple:
-        if not isinstance(value, list | tuple):
-            raise ValueError(f"{where} = {value!r}: a list is needed")
-        return tuple(_typed(entry, get_args(expected)[0], where) for entry in value)
-    allowed = (int, float) if expected is float else (expected,)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and expected is not bool):
-        raise ValueError(f"{where} = {value!r}: {expected.__name__} is needed")
-    return expected(value)
+def rate_source(config: TrainConfig) -> str:
+    """Where the learning rate comes from: what is said of the cell's, or that it was given."""
+    name = _name(config.dataset, config.net, config.loss)
+    row = (_table()["cells"] | _table()["small"]).get(name, {"source": "none"})
+    return str(_table()["sources"][row["source"]]) if config.lr == row.get("lr") else "given"
+
+
+def _name(dataset: str, net: str, loss: str) -> str:
+    return f"{'cifar10' if dataset == JPEG else dataset}-{net}-{loss}"

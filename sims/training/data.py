@@ -9,11 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.training.readers import READERS, Split, read_folder
+from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, READERS, DataChoice, Split, read_folder
 
-JPEG = "cifar10-jpeg"  # CIFAR-10 after lossy compression: not the published images, so never under their name
-DATASETS = ("digits", *READERS, JPEG)
-NORMALIZATIONS = ("channel", "pixel")
 DIGITS_TEST_SHARE = 0.2  # the digits come without an official split
 DIGITS_SPLIT_SEED = 0  # which digits are the test set is part of the dataset, not of a run
 IMAGE_COLUMNS, LABEL_COLUMNS = ("image", "img"), ("label", "labels")
@@ -53,21 +50,6 @@ class Data:
                 digest.update(str((array.dtype, array.shape)).encode())
                 digest.update(np.ascontiguousarray(array).data)
         return digest.hexdigest()
-
-
-@dataclass(frozen=True)
-class DataChoice:
-    """Which data, and what is done to it. `folder` has the official files; `hub` names a Hugging Face dataset instead."""
-
-    dataset: str
-    folder: str | None = None
-    hub: str | None = None
-    per_class: int | None = None
-    test_per_class: int | None = None
-    pad_to: int | None = None
-    normalization: str = "channel"
-    random_labels: bool = False
-    seed: int = 0
 
 
 def load(choice: DataChoice) -> Data:

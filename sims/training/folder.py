@@ -1,5 +1,6 @@
 """The folder of a run: config.json, provenance.json, trajectory.npz, features-EPOCH.npz, checkpoint.pt; every write atomic."""
 
+import hashlib
 import json
 import pickle
 import struct
@@ -7,16 +8,17 @@ import zipfile
 import zlib
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
-from sims.training.config import TrainConfig, from_mapping, load_config
+from sims.training.config import TrainConfig, from_mapping, load_config, rate_source
 from ufm.files.store import provenance, save_arrays, write_atomically, write_text
-from ufm.monitor.record import TRAJECTORY, Record
 
-CONFIG, PROVENANCE, CHECKPOINT = "config.json", "provenance.json", "checkpoint.pt"
+if TYPE_CHECKING:  # both with torch, which a finished run is told without
+    from ufm.monitor.record import Record
+
+CONFIG, PROVENANCE, CHECKPOINT, TRAJECTORY = "config.json", "provenance.json", "checkpoint.pt", "trajectory.npz"
 DAMAGED = (RuntimeError, KeyError, AttributeError, TypeError, ValueError)  # what taking something else for a run raises
 
 
@@ -39,13 +41,41 @@ class RunFolder:
         path = self.path / PROVENANCE
         try:
             sessions = [*json.loads(path.read_text())] if path.exists() else []
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read {path}: {error}; move it away to go on without it") from error
         write_text(self.path / CONFIG, self.config.to_json())
-        write_text(path, json.dumps([*sessions, training_provenance() | {"processes": processes}], indent=2) + "\n")
+        session = provenance() | _torch_facts() | {"processes": processes, "learning_rate_source": rate_source(self.config)}
+        write_text(path, json.dumps([*sessions, session], indent=2) + "\n")
 
-    def save_checkpoint(self, epoch: int, state: dict[str, Any], record: Record) -> None:
+    def finish(self) -> None:
+        """Note in the last session what the whole run consists of, for `finished`."""
+        sessions = json.loads((self.path / PROVENANCE).read_text())
+        sessions[-1]["finished"] = self._digests()
+        write_text(self.path / PROVENANCE, json.dumps(sessions, indent=2) + "\n")
+
+    def finished(self) -> "Record | None":
+        """The record, where the folder holds this run whole, bit for bit, on data in the same place; else None."""
+        from ufm.monitor.record import Record
+
+        try:
+            sessions = json.loads((self.path / PROVENANCE).read_text())
+            same = load_config(self.path / CONFIG) == self.config and sessions[-1]["finished"] == self._digests()
+            return Record.load(self.path / TRAJECTORY) if same else None
+        except (OSError, RecursionError, LookupError, TypeError, ValueError):
+            return None  # who goes on from here meets the same file and says what is wrong with it
+
+    def _digests(self) -> dict[str, str]:
+        """SHA-256 of what is needed to go on, and of the record."""
+        found = {}
+        for name in (CHECKPOINT, TRAJECTORY):
+            with (self.path / name).open("rb") as file:
+                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return found
+
+    def save_checkpoint(self, epoch: int, state: dict[str, Any], record: "Record") -> None:
         """Write the measured trajectory, then everything that the run needs to go on after this epoch."""
+        import torch
+
         record.save(self.path / TRAJECTORY)
         arrays = {name: torch.from_numpy(np.ascontiguousarray(value)) for name, value in record.arrays.items()}
         whole = {**state, "epoch": epoch, "record": arrays, "config": self.config.to_json()}
@@ -57,8 +87,12 @@ class RunFolder:
                 f"cannot write {self.path / CHECKPOINT}: is the disk full? ({first}); the last one is kept"
             ) from error
 
-    def load_checkpoint(self) -> tuple[int, dict[str, Any], Record] | None:
+    def load_checkpoint(self) -> "tuple[int, dict[str, Any], Record] | None":
         """Epoch, state (on the CPU) and record of the last checkpoint, or None. ValueError for a damaged or foreign one."""
+        import torch
+
+        from ufm.monitor.record import Record
+
         path = self.path / CHECKPOINT
         if not path.exists():
             return None
@@ -119,16 +153,17 @@ def _check_sums(path: Path) -> None:
         raise ValueError(f"the checksum of its record {damaged} is wrong")
 
 
-def load_run(path: Path) -> tuple[TrainConfig, Record]:
+def load_run(path: Path) -> "tuple[TrainConfig, Record]":
     """Configuration and record of a stored run. Raises ValueError for a folder that holds none."""
+    from ufm.monitor.record import Record
+
     if not (path / CONFIG).exists():
         raise ValueError(f"{path} is not the folder of a run: it has no {CONFIG}")
     return load_config(path / CONFIG), Record.load(path / TRAJECTORY)
 
 
-def training_provenance() -> dict[str, Any]:
-    """That of every result, and what torch computes on."""
-    return provenance() | {
-        "threads": torch.get_num_threads(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
-    }
+def _torch_facts() -> dict[str, Any]:
+    import torch
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {"threads": torch.get_num_threads(), "gpu": gpu}

@@ -200,6 +200,9 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: Report)
                     record = record.with_epoch(epoch, found, trainer.lam)
                     folder.save_checkpoint(epoch, trainer.state(), record)
                     report(epoch, loss, found)
+    with _main_process_alone(accelerator) as alone:
+        if alone and config.epochs in config.measured:
+            folder.finish()
     return record if accelerator.is_main_process else Record.empty()
 
 

@@ -142,6 +142,26 @@ READERS: dict[str, Callable[[Path], tuple[Split, Split]]] = {
 }
 
 
+JPEG = "cifar10-jpeg"  # CIFAR-10 after lossy compression: not the published images, so never under their name
+DATASETS = ("digits", *READERS, JPEG)
+NORMALIZATIONS = ("channel", "pixel")
+
+
+@dataclass(frozen=True)
+class DataChoice:
+    """Which data, and what is done to it. `folder` has the official files; `hub` names a Hugging Face dataset instead."""
+
+    dataset: str
+    folder: str | None = None
+    hub: str | None = None
+    per_class: int | None = None
+    test_per_class: int | None = None
+    pad_to: int | None = None
+    normalization: str = "channel"
+    random_labels: bool = False
+    seed: int = 0
+
+
 def read_folder(dataset: str, folder: Path) -> tuple[Split, Split]:
     """Train and test split of a dataset from a folder with its official files. Raises ValueError for what is missing or bad."""
     if dataset not in READERS:

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 from hypothesis import given
 
-from manifolds import geometry, matrix_functions
+from manifolds import geometry, linalg, matrix_functions, roots, spectral
 from manifolds.layout import ClassLayout
 from tests import oracles
 from tests.manifolds.points import LAYOUT, P, point
@@ -45,7 +45,7 @@ def test_the_series_near_a_multiple_of_the_identity_is_right_to_rounding(distanc
         np.testing.assert_allclose(
             matrix_functions.inverse_sqrt(torch.from_numpy(S.astype(dtype))), root, rtol=1e-4, atol=40 * eps
         )
-        short = matrix_functions.series_inverse_sqrt(S.astype(dtype))
+        short = spectral.series_inverse_sqrt(S.astype(dtype))
         assert short is not None or distance > 2e-3
         assert short is None or distance < 0.1 or size == 1
         if short is not None:
@@ -59,11 +59,32 @@ def test_the_congruence_is_solved_for_a_defective_matrix_too() -> None:
     np.testing.assert_allclose(S @ K + K.T @ S, B, rtol=0, atol=1e-13)
 
 
+@pytest.mark.parametrize("smallest", [1e-2, 1e-5, 1e-9, 1e-12])
+def test_the_congruence_is_solved_however_small_the_real_part(smallest: float) -> None:
+    """Residual relative to |S| |K|; a fixed number of doublings stopped short of it in silence."""
+    rng = np.random.default_rng(0)
+    Q = np.linalg.qr(rng.standard_normal((5, 5)))[0]
+    turned = Q @ (np.diag([1.0, 0.8, 0.5, 0.3, smallest]) + np.triu(rng.standard_normal((5, 5)), 1)) @ Q.T
+    for K in (np.diag([1.0, smallest]), turned):
+        B = 2 * np.eye(len(K))
+        for convert in (np.asarray, torch.from_numpy):
+            S = np.asarray(matrix_functions.sylvester_congruence(convert(K), convert(B)))
+            assert np.linalg.norm(S @ K + K.T @ S - B) < 1e-14 * (np.linalg.norm(S) * np.linalg.norm(K) + 1)
+    S = matrix_functions.sylvester_congruence(np.diag([1.0, 1e-5]), 2 * np.eye(2))
+    np.testing.assert_allclose(S, np.diag([1.0, 1e5]), rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("K", [np.diag([1.0, 0.0]), np.diag([1.0, -1e-6]), np.array([[0.0, 1.0], [-1.0, 0.0]])])
+def test_the_congruence_without_a_positive_real_part_is_refused(K: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="no positive real part"):
+        matrix_functions.sylvester_congruence(K, 2 * np.eye(2))
+
+
 @pytest.mark.parametrize("size", [3, 300])
 def test_gram_is_a_a_transposed_in_both_libraries(size: int) -> None:
     a = np.random.default_rng(0).standard_normal((2, size, 7))
-    np.testing.assert_allclose(matrix_functions.gram(torch.from_numpy(a)).numpy(), a @ a.mT, rtol=0, atol=1e-12)
-    np.testing.assert_allclose(matrix_functions.gram(a), a @ a.mT, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(linalg.gram(torch.from_numpy(a)).numpy(), a @ a.mT, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(linalg.gram(a), a @ a.mT, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("size", [1, 5, 150])
@@ -72,13 +93,13 @@ def test_inverse_cholesky_whitens_and_refuses(size: int, near: bool) -> None:
     rng = np.random.default_rng(0)
     S = np.stack([np.eye(size) + 1e-4 * np.ones((size, size)) if near else spd(rng, size)] * 2)
     for one in (S, S[0], torch.from_numpy(S), torch.from_numpy(S[0])):
-        inverse = np.asarray(matrix_functions.inverse_cholesky(one))
+        inverse = np.asarray(roots.TRIANGULAR.of_covariance(one))
         np.testing.assert_allclose(
             inverse @ S[: inverse.ndim - 1].reshape(inverse.shape) @ inverse.mT - np.eye(size), 0 * inverse, atol=1e-12
         )
         np.testing.assert_array_equal(inverse, np.tril(inverse))
     with pytest.raises(ValueError, match="directions are lost"):
-        matrix_functions.inverse_cholesky(np.diag([1.0, 0.0]))
+        roots.TRIANGULAR.of_covariance(np.diag([1.0, 0.0]))
 
 
 def test_matrix_exp_of_torch_is_as_accurate_as_scipys() -> None:

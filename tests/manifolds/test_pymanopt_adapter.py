@@ -52,7 +52,7 @@ def test_inner_product_and_norm(manifold: NormalizedFeatures) -> None:
     else:
         from manifolds.bundle.connection import horizontal
 
-        expected = np.sum(horizontal(x, a) * horizontal(x, b))
+        expected = np.sum(horizontal(x, a, LAYOUT) * horizontal(x, b, LAYOUT))
     np.testing.assert_allclose(manifold.inner_product(x, a, b), expected, rtol=0, atol=1e-12)
     np.testing.assert_allclose(manifold.norm(x, a), 1.0, rtol=1e-10)
     assert isinstance(manifold.inner_product(x, a, b), float)

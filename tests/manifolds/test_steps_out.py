@@ -6,7 +6,13 @@ import torch
 
 from manifolds import steps
 from manifolds.metrics import BundleMetric, EmbeddedMetric
-from manifolds.retractions import cholesky_retraction, horizontal_renormalisation, polar_retraction, renormalisation
+from manifolds.retractions import (
+    Retraction,
+    cholesky_retraction,
+    horizontal_renormalisation,
+    polar_retraction,
+    renormalisation,
+)
 from tests.manifolds.points import LAYOUT, P, point
 
 RETRACTIONS = (polar_retraction, renormalisation, cholesky_retraction, horizontal_renormalisation)
@@ -38,7 +44,7 @@ def test_a_gradient_step_over_its_own_point_is_refused_and_the_cheaper_ones_are_
 
 @pytest.mark.parametrize("recorded", [False, True])
 @pytest.mark.parametrize("retraction", [polar_retraction, horizontal_renormalisation])
-def test_an_array_of_another_shape_or_dtype_is_refused(recorded: bool, retraction: steps.Retraction) -> None:
+def test_an_array_of_another_shape_or_dtype_is_refused(recorded: bool, retraction: Retraction) -> None:
     X = torch.from_numpy(point()).requires_grad_(recorded)
     for out in (torch.empty(2, *X.shape, dtype=X.dtype), torch.empty(X.shape)):
         with pytest.raises(ValueError, match=r"out is .* but the step"):

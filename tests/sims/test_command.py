@@ -16,7 +16,7 @@ import ufm
 from sims import command
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("measure", "figures", "compare", "study", "models", "digits_features")
+COMMANDS = ("train", "measure", "figures", "compare", "study", "models", "digits_features")
 FULL = Path("/dev/full")
 
 
@@ -161,7 +161,7 @@ def test_a_terminal_that_is_not_utf8_shows_question_marks() -> None:
 def test_help_into_a_pipe_that_nobody_reads_is_silent() -> None:
     reading, writing = os.pipe()
     os.close(reading)
-    call = [sys.executable, "-m", "sims.models", "--help"]
+    call = [sys.executable, "-m", "sims.train", "--help"]
     buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # argparse hides it otherwise
     ended = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, env=buffered, check=False)
     os.close(writing)

@@ -213,16 +213,32 @@ def test_the_ingredients_train_and_their_decompositions_sum(name: str, tmp_path:
         np.testing.assert_allclose(a["nc2_equinorm_w"], 0, atol=1e-6)
 
 
-def test_training_asks_torch_for_determinism_and_full_float32(tmp_path: Path) -> None:
+def flags_of_torch() -> tuple[bool, ...]:
+    return (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        torch.backends.cudnn.deterministic,
+        torch.backends.cudnn.benchmark,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.allow_tf32,
+    )
+
+
+def test_training_asks_torch_for_determinism_and_full_float32_and_leaves_its_state_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     torch.use_deterministic_algorithms(False)
+    cudnn, matmul = torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+    seen = set()
+    monkeypatch.setattr(command.ProgressLine, "advance", lambda *_: seen.add(flags_of_torch()))
+    before, state = flags_of_torch(), torch.get_rng_state()
     command.train(tiny(1, robustness=0), tmp_path)
-    assert torch.are_deterministic_algorithms_enabled()
-    assert torch.is_deterministic_algorithms_warn_only_enabled()
-    assert not torch.backends.cudnn.allow_tf32
-    assert not torch.backends.cuda.matmul.allow_tf32
-    assert torch.backends.cudnn.deterministic
-    assert not torch.backends.cudnn.benchmark
+    assert seen == {(True, True, True, False, False, False)}
+    assert flags_of_torch() == before
+    assert (before[0], *before[4:]) == (False, True, True)
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
 
 
 def test_feature_decay_shrinks_features(tmp_path: Path) -> None:

@@ -3,11 +3,13 @@
 import errno
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,6 @@ import pytest
 import torch
 
 from sims import train as command
-from sims.training import folder as folder_module
 from sims.training.folder import RunFolder, load_run
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, interrupted_at, tiny, write_mnist
 from ufm.monitor.record import Record
@@ -57,11 +58,53 @@ def test_repeating_a_finished_run_changes_nothing(finished: Path) -> None:
     assert (finished / "checkpoint.pt").read_bytes() == before
 
 
+def test_a_finished_run_is_answered_without_its_data(
+    finished: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def read(*_: object) -> None:
+        raise AssertionError("the data is read")
+
+    monkeypatch.setattr("sims.training.data.load", read)
+    call = ["--config", str(finished / "config.json"), "--out", str(finished)]
+    before = {path.name: path.read_bytes() for path in finished.iterdir()}
+    assert command.main(call) == 0
+    captured = capsys.readouterr()
+    assert "zero training error" in captured.out
+    assert captured.err == ""  # no bar of a run that does not run
+    assert command.main([*call, "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["run"], told["epoch"]) == (str(finished), 4)
+    assert told["test_error"] == load_run(finished)[1].arrays["test_error"][-1]
+    assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
+
+
+@pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npz", "provenance.json", "config.json"])
+def test_a_finished_run_is_what_it_was_or_is_looked_at_again(name: str, finished: Path, tmp_path: Path) -> None:
+    config = tiny(save_features=(2, 4))
+    shutil.copytree(finished, tmp_path / "run")
+    folder = RunFolder(tmp_path / "run", config)
+    assert folder.finished() is not None
+    assert RunFolder(tmp_path / "run", replace(config, hub="elsewhere")).finished() is None
+    for content in (b"", b"[]", b"[3]", b'[{"finished": 3}]', b"[" * 100_000, None):
+        if content is None:
+            (tmp_path / "run" / name).unlink()
+        else:
+            (tmp_path / "run" / name).write_bytes(content)
+        assert folder.finished() is None
+
+
+def test_a_machine_without_git_trains(tmp_path: Path) -> None:
+    small = ["--epochs", "1", "--per-class", "12", "--test-per-class", "2", "--width", "0.01", "--robustness", "0", "--quiet"]
+    call = [sys.executable, "-m", "sims.train", *small, "--out", str(tmp_path / "run")]
+    subprocess.run(call, cwd=ROOT, check=True, env=os.environ | {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)})
+    session = json.loads((tmp_path / "run" / "provenance.json").read_text())[0]
+    assert session["commit"] is None
+    assert session["learning_rate_source"].startswith("picked by us")
+
+
 def test_a_damaged_checkpoint_is_an_error_and_the_trajectory_stays(
     finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     whole = (run / "checkpoint.pt").read_bytes()
@@ -115,8 +158,6 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, 
 def test_a_checkpoint_that_holds_something_else_is_one_line(
     change: Callable[[Any], Any], message: str, finished: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
-    import shutil
-
     run = tmp_path / "run"
     shutil.copytree(finished, run)
     torch.save(change(torch.load(run / "checkpoint.pt", weights_only=True)), run / "checkpoint.pt")
@@ -185,7 +226,7 @@ def test_a_full_disk_loses_nothing(error: Exception, message: str, tmp_path: Pat
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(folder_module.torch, "save", full)
+        patch.setattr(torch, "save", full)
         with pytest.raises(ValueError, match=message):
             command.train(config, tmp_path / "run")
     assert (tmp_path / "run" / "checkpoint.pt").read_bytes() == before

@@ -3,11 +3,10 @@
 import numpy as np
 
 from manifolds.layout import ClassLayout
+from ufm.arrays import Labels, Rows, check_real, check_scale
 
-LARGEST = 1e140
 
-
-def class_blocks(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, ClassLayout]:
+def class_blocks(features: Rows, labels: Labels) -> tuple[np.ndarray, ClassLayout]:
     """H (P, n) with columns in class blocks, and its layout. features (n, P), labels (n,) with values 0..C-1.
 
     The order inside a class is kept. Raises ValueError for mismatched shapes, NaN or infinite entries, labels that are not
@@ -26,7 +25,7 @@ def class_blocks(features: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, 
     return np.ascontiguousarray(features[order].T, dtype=native), ClassLayout(tuple(counts.tolist()))
 
 
-def check_labels(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
+def check_labels(features: Rows, labels: Labels) -> np.ndarray:
     """The labels as integers, after every check that labels (n,) and features (n, P) allow."""
     if features.ndim != 2 or labels.ndim != 1:
         raise ValueError(f"features must be (n, P) and labels (n,), got shapes {features.shape} and {labels.shape}")
@@ -34,14 +33,13 @@ def check_labels(features: np.ndarray, labels: np.ndarray) -> np.ndarray:
         raise ValueError(f"{len(features)} rows of features but {len(labels)} labels: one label a row is needed")
     if not features.size:
         raise ValueError(f"features have shape {features.shape}: at least one example and one feature are needed")
-    if features.dtype.kind != "f":
-        raise ValueError(f"features have dtype {features.dtype}: floating point is needed")
+    check_real(features, "features")
     if not np.isfinite(features).all():
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise ValueError(f"features have NaN or infinite entries, first in row {row}")
-    largest = float(abs(features).max())
-    if largest > LARGEST or 0 < largest < 1 / LARGEST:
-        raise ValueError(f"the largest feature is {largest:.2e}: its powers leave float64; rescale the features")
+    check_scale(float(abs(features).max()), "features")
+    if isinstance(labels, np.ma.MaskedArray):
+        raise ValueError("labels are a masked array: leave the masked examples out")
     if labels.dtype.kind not in "iu" and not (
         labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all()
     ):

@@ -16,7 +16,7 @@ from manifolds.whitening import (
     whiten,
     whiten_once,
 )
-from ufm.arrays import ClassMeans, Columns, LeftVectors, RightVectors, SingularValues, as_numpy
+from ufm.arrays import ClassMeans, Columns, LeftVectors, RightVectors, SingularValues, as_numpy, check_real, check_scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,6 +89,7 @@ def aligned_coordinates(X: Columns, layout: ClassLayout, U: LeftVectors, V: Righ
 
 
 def _decompose(H: Columns, layout: ClassLayout, root: Callable[[Array, Array], Array]) -> Snr:
+    check_real(H, "features")
     precision = epsilon(H)
     layout.check_columns(H)
     P = H.shape[-2]
@@ -124,6 +125,7 @@ def _whiten(
     S = H @ H.mT
     S /= layout.n
     magnitude, mean_square = infinity_norm(S), float(S.diagonal().sum())
+    check_scale(mean_square**0.5, "features")
     degenerate = degenerate_deviation(mean_square, H.shape[-2], precision)
     S -= (means * priors) @ means.mT
     found = whiten_once(S, magnitude, degenerate, root)

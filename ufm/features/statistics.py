@@ -1,12 +1,13 @@
 """Class statistics of features: the common input of every loss and measure; streaming, mergeable, accumulated in float64."""
 
+import operator
 from dataclasses import dataclass, fields
 
 import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, gram, namespace
-from ufm.arrays import ClassMeans, Columns, Covariance, FeatureVector, Labels, PerClass, Rows
+from ufm.arrays import ClassMeans, Columns, Covariance, FeatureVector, Labels, PerClass, Rows, check_real, check_scale
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
 
@@ -101,9 +102,9 @@ class StreamingStatistics:
     """
 
     def __init__(self, C: int) -> None:
+        self.C = operator.index(C)  # a count, not 2.9
         if C < 2:
             raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
-        self.C = C
         self._seen: _Moments | None = None
         self._rows: Array = None
         self._labels: Array = None
@@ -112,8 +113,8 @@ class StreamingStatistics:
     def update(self, features: Rows, labels: Labels) -> "StreamingStatistics":
         """Take in a batch: features (b, P) of any float dtype, labels (b,) integers in 0..C-1. Returns self.
 
-        Raises ValueError for mismatched shapes, labels that are no integers or out of range, and NaN or infinite features;
-        nothing is taken in then.
+        Raises ValueError, and takes nothing in, for mismatched shapes, labels that are no integers or out of range, features that
+        are not floating point, NaN, infinite, or so large or small that their powers overflow or vanish.
         """
         self._check(features, labels)
         features = features if namespace(features) is np else features.detach()
@@ -151,7 +152,7 @@ class StreamingStatistics:
         return ClassStatistics(counts, (near + rest).mT, scatter / counts.sum(), class_scatter / counts)
 
     def _check(self, features: Rows, labels: Labels) -> None:
-        namespace(features), namespace(labels)
+        check_real(features, "features"), namespace(labels)
         if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
             shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
             raise ValueError(f"a batch is features (b, P) and labels (b,), got shapes {shapes}")
@@ -160,8 +161,9 @@ class StreamingStatistics:
             raise ValueError(f"labels are {labels.dtype}, integers are needed")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.C:
             raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}, outside 0..{self.C - 1}")
-        if not bool(namespace(features).isfinite(features).all()):
-            raise ValueError("features have NaN or infinite entries")
+        if len(labels):
+            values = features if namespace(features) is np else features.detach()
+            check_scale(float(abs(values).max()), "features")
 
     def _check_features(self, P: int) -> None:
         known = self._rows if self._seen is None else self._seen.near
@@ -202,7 +204,7 @@ def _block_moments(H: Array, labels: Array, C: int) -> _Moments:
     H -= examples[labels]
     rest = (one_hot.mT @ H) / xp.clip(counts, min=1.0)[:, None]
     H -= rest[labels]
-    return _Moments(counts, examples, rest, gram(H), one_hot.mT @ xp.einsum("np,np->n", H, H))
+    return _Moments(counts, examples, rest, gram(H.mT), one_hot.mT @ xp.einsum("np,np->n", H, H))
 
 
 def statistics_of(features: Rows, labels: Labels, C: int) -> ClassStatistics:
@@ -218,5 +220,5 @@ def block_statistics(H: Columns, layout: ClassLayout) -> ClassStatistics:
     counts = np.asarray(layout.sizes, dtype=np.float64)
     variances = layout.means((D * D).sum(-2)[None, :])[0]
     return ClassStatistics(
-        counts if xp is np else xp.as_tensor(counts, device=H.device), layout.means(H), gram(D.mT) / layout.n, variances
+        counts if xp is np else xp.as_tensor(counts, device=H.device), layout.means(H), gram(D) / layout.n, variances
     )

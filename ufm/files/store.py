@@ -3,11 +3,10 @@
 import json
 import os
 import platform
+import stat
 import subprocess
 import sys
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -21,9 +20,11 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
 
     Raises ValueError where the folder does not exist or cannot be written; nothing is left behind.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    _remove_stale(path.parent)
+    temporary = path.with_name(_temporary_name())
     try:
-        with open(temporary, "wb") as file:
+        # O_EXCL takes no file and no link that is there already; the mode is that of the umask
+        with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -36,6 +37,27 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise
 
 
+def _temporary_name() -> str:
+    """A name that tells its host and process, so that others can see whether they still live."""
+    return f".{_host()}-{os.getpid()}-{os.urandom(6).hex()}.tmp"
+
+
+def _host() -> str:
+    return "".join(c if c.isalnum() else "_" for c in platform.node())[:64]
+
+
+def _remove_stale(folder: Path) -> None:
+    """Remove the temporary files that dead processes of this host left in a folder."""
+    for left in folder.glob(f".{_host()}-*.tmp"):
+        process = left.name.split("-")[1]
+        try:
+            os.kill(int(process), 0)
+        except ProcessLookupError:
+            left.unlink(missing_ok=True)
+        except (OSError, ValueError):
+            continue
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file, atomically."""
 
@@ -45,14 +67,22 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, write)
 
 
-def check_writable(path: Path) -> None:
-    """Raise ValueError where a file cannot be created beside `path`, before anything is computed for it."""
-    if path.is_dir():
-        raise ValueError(f"cannot write {path}: it is a folder")
-    probe = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def check_writable(path: Path, *read: Path | str) -> None:
+    """Raise ValueError where a file cannot be created at `path`, or is one that is `read`, before anything is computed for it."""
     try:
-        with open(probe, "wb"):
-            pass
+        if stat.S_ISDIR(os.stat(path).st_mode):
+            raise ValueError(f"cannot write {path}: it is a folder")
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+    for given in read:
+        same = os.path.realpath(path) == os.path.realpath(given)
+        if same or (path.exists() and os.path.exists(given) and os.path.samefile(path, given)):
+            raise ValueError(f"{path} would overwrite {given}, which is read: choose another name")
+    probe = path.with_name(_temporary_name())
+    try:
+        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         probe.unlink()
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
@@ -63,8 +93,11 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def load_arrays(path: Path | str) -> dict[str, np.ndarray]:
-    """All arrays of an .npz, nothing unpickled. Raises ValueError for a missing, unreadable or truncated file."""
+def load_arrays(path: Path | str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an .npz, all or those of `names` that it has; nothing unpickled, no other member read.
+
+    Raises ValueError for a missing, unreadable, damaged or truncated file, whatever is wrong with it.
+    """
     try:
         with open(path, "rb") as file:
             if file.read(2) not in (b"PK", b"\x93N"):
@@ -73,12 +106,27 @@ def load_arrays(path: Path | str) -> dict[str, np.ndarray]:
             loaded = np.load(file, allow_pickle=False)
             if isinstance(loaded, np.ndarray):
                 raise ValueError("it holds a single array, an .npz with named arrays is needed")
-            return {name: loaded[name] for name in loaded.files}
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, KeyError) as error:
-        reason = getattr(error, "strerror", None) or error
+            arrays = {name: loaded[name] for name in loaded.files if names is None or name in names}
+            strange = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
+            if strange:
+                raise ValueError(f"its member {strange[0]} is no array")
+            return arrays
+    except MemoryError as error:
+        raise ValueError(f"cannot read {path}: it does not fit into memory ({error})") from error
+    except Exception as error:  # a damaged archive or header raises anything, from SyntaxError to NotImplementedError
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
         raise ValueError(f"cannot read {path}: {reason}") from error
-    except ValueError as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def parse_json(text: str, source: Path | str) -> dict[str, Any]:
+    """A JSON object. Raises ValueError for anything else, however deep or long it is."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"cannot read {source}: its JSON is damaged ({str(error)[:80]})") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"cannot read {source}: a JSON object is needed, it holds a {type(value).__name__}")
+    return value
 
 
 def provenance() -> dict[str, Any]:
@@ -107,9 +155,9 @@ def _commit() -> str | None:
 
 def load_features(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """`features` (n, P) and `labels` (n,) of an .npz. Raises ValueError with the names found where these are missing."""
-    arrays = load_arrays(path)
+    arrays = load_arrays(path, ("features", "labels"))
     if not {"features", "labels"} <= arrays.keys():
-        names = ", ".join(sorted(arrays)) or "none"
+        names = ", ".join(sorted(load_arrays(path))) or "none"
         raise ValueError(f"{path} needs the arrays 'features' (n, P) and 'labels' (n,); it has: {names}")
     return arrays["features"], arrays["labels"]
 
@@ -127,7 +175,9 @@ def load_checkpoint(path: Path, config: Mapping[str, Any]) -> dict[str, np.ndarr
     if not path.exists():
         return None
     arrays = load_arrays(path)
-    saved = json.loads(str(arrays.pop("config")))
+    if "config" not in arrays:
+        raise ValueError(f"{path} is no checkpoint, it has no configuration: move it away or choose another --out")
+    saved = parse_json(str(arrays.pop("config")), path)
     current = json.loads(json.dumps(config))
     differing = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
     if differing:

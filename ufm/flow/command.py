@@ -79,8 +79,6 @@ def flow_config(args: argparse.Namespace) -> FlowConfig:
         raise ValueError(f"--plot {args.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
     if args.out is not None and os.path.splitext(args.out)[1] != ".npz":
         raise ValueError(f"--out {args.out}: the name must end in .npz")
-    if args.out is not None and args.features is not None and os.path.realpath(args.out) == os.path.realpath(args.features):
-        raise ValueError(f"--out {args.out} would overwrite the features: choose another name")
     names = (
         "seed",
         "features",
@@ -124,8 +122,8 @@ class StageLine:
             print(file=sys.stderr)
 
 
-def output_path(name: str | None, flow: str, several: bool) -> "Path | None":
-    """Where one flow writes, checked to be writable: the flow's name before the suffix where there are several."""
+def output_path(name: str | None, flow: str, several: bool, *read: str) -> "Path | None":
+    """Where one flow writes, checked to be writable and not `read`: the flow's name before the suffix where there are several."""
     if name is None:
         return None
     from pathlib import Path
@@ -134,15 +132,22 @@ def output_path(name: str | None, flow: str, several: bool) -> "Path | None":
 
     path = Path(name)
     path = path.with_name(f"{path.stem}.{flow}{path.suffix}") if several else path
-    check_writable(path)
+    check_writable(path, *read)
+    if path.suffix == ".npz":
+        check_writable(checkpoint_path(path), *read)
     return path
+
+
+def checkpoint_path(out: "Path") -> "Path":
+    """Where a --full run keeps its state until its result is stored."""
+    return out.with_suffix(".partial.npz")
 
 
 def run_and_write(config: FlowConfig, start: Start, paths: "tuple[Path | None, ...]", quiet: bool) -> FlowRun:
     """Run one flow, and write its arrays and its figure where asked for."""
     out, plot = paths
     progress = StageLine(quiet)
-    checkpoint = None if out is None else out.with_suffix(".partial.npz")
+    checkpoint = None if out is None else checkpoint_path(out)
     try:
         result = run_flow(config, start, progress, checkpoint)
     except Interrupted as stop:
@@ -169,7 +174,8 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) 
     if len(names) > 1 and args.start == "raw":
         raise ValueError("--start raw goes with --flow unnormalized, not with all")
     configs = {name: replace(first, flow=name) for name in names}
-    paths = {name: tuple(output_path(given, name, len(names) > 1) for given in (args.out, args.plot)) for name in names}
+    read = () if args.features is None else (args.features,)
+    paths = {name: tuple(output_path(given, name, len(names) > 1, *read) for given in (args.out, args.plot)) for name in names}
     start = prepare(first, left_vectors=args.out is not None)
     for config in configs.values():
         check(config, start)

@@ -48,6 +48,10 @@ class FlowConfig:
             raise ValueError("eta and steps decide each other: give one of them")
 
     def _check_numbers(self) -> None:
+        for name in ("C", "N", "P", "seed", "points", "steps"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{name} = {value!r}: it must be a whole number")
         if not (math.isfinite(self.growth) and self.growth > 1):
             raise ValueError(f"growth = {self.growth}: it must be greater than 1")
         if self.t_end is not None and not (SMALLEST <= self.t_end < math.inf):

@@ -8,7 +8,7 @@ import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from ufm.tensor.integrate import dormand_prince, observe_at
 from ufm.tensor.vector_fields import FLOWS, central_path_field, central_path_gradient, renormalize_after_step
 
 CHECKPOINT_SECONDS = 10.0
+OFF_MANIFOLD = 1e-2  # residual of a stored state: float32 runs stay a hundred times below
 TOLERANCE = 1e-9  # local error of the integrator, relative; never below 50 eps of the dtype
 
 
@@ -77,7 +78,10 @@ def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Pa
     times = output_times(config, t_end, found.omega, C, N)
     every_time = np.union1d(times, eta * kept)
     identity = {"t_end": t_end, "sha256 of the features": hashlib.sha256(np.ascontiguousarray(start.H).data).hexdigest()}
-    checkpoint = Checkpoint(path, {**asdict(config), **identity})
+    decided = {
+        name: value for name, value in asdict(config).items() if name != "features"
+    }  # their SHA-256 counts, not their path
+    checkpoint = Checkpoint(path, {**decided, **identity})
     flow = _FlowStage(config, H, every_time, start).run(checkpoint, progress)
     scheme = _SchemeStage(X, eta, kept, start).run(checkpoint, progress) if flow.complete else None
     trajectory = Trajectory(every_time, flow.omega, found.V, C, N, found.U)
@@ -108,6 +112,7 @@ class _Stage:
     """Singular values read from class means at `total` moments, each following its right vector; resumable."""
 
     name = ""
+    scalars: ClassVar[dict[str, tuple[int, ...]]] = {}
 
     def __init__(self, state: Array, total: int, start: Start) -> None:
         self.state, self.total, self.layout = state, total, start.layout
@@ -150,13 +155,29 @@ class _Stage:
         """Take the state of a checkpoint over, where it has one; returns all that was saved for this stage."""
         saved = {key.removeprefix(f"{self.name}_"): value for key, value in checkpoint.saved.items() if key.startswith(self.name)}
         if saved:
+            self._check_saved(saved, checkpoint.path)
             self.state = _like(saved["state"], self.state)
             self.omega, self.V, self.count = saved["omega"], saved["V"], int(saved["count"])
+            if not self.residual() <= OFF_MANIFOLD:
+                raise ValueError(f"{checkpoint.path} is damaged: its state violates what the {self.name} conserves; delete it")
         return saved
+
+    def _check_saved(self, saved: dict[str, np.ndarray], path: Path | None) -> None:
+        """Raise ValueError unless every array is there, of the shape that this run has, finite and counted right."""
+        shapes = {"state": tuple(self.state.shape), "omega": self.omega.shape, "V": self.V0.shape, "count": (), **self.scalars}
+        for name, shape in shapes.items():
+            value = saved.get(name)
+            if value is None or value.shape != shape or value.dtype.kind not in "fi":
+                raise ValueError(f"{path} is damaged: {self.name}_{name} is not of shape {shape}; delete it to start again")
+        count = int(saved["count"])
+        counted = 1 <= count <= self.total and np.isfinite(saved["omega"][:count]).all()
+        if not (counted and all(np.isfinite(saved[name]).all() for name in shapes if name != "omega")):
+            raise ValueError(f"{path} is damaged: {self.name}_count = {count} does not go with its numbers; delete it")
 
 
 class _FlowStage(_Stage):
     name = "flow"
+    scalars: ClassVar[dict[str, tuple[int, ...]]] = {"t": (), "size": ()}
 
     def __init__(self, config: FlowConfig, state: Array, times: np.ndarray, start: Start) -> None:
         super().__init__(state, len(times), start)

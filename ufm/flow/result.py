@@ -14,6 +14,7 @@ from ufm.laws.trajectory import Trajectory
 if TYPE_CHECKING:
     from pathlib import Path
 
+STORED = {"t", "omega", "U", "V", "eta", "t_discrete", "omega_discrete", "config"}  # what a stored run is read from
 StageProgress = Callable[[str, float], None]
 
 
@@ -71,17 +72,27 @@ class FlowRun:
 
 
 def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
-    """Flow and scheme of a file that `--out` wrote. Raises ValueError for another file."""
-    import json
-
+    """Flow and scheme of a file that `--out` wrote. Raises ValueError for another or a damaged file, with what is wrong."""
     from ufm.files import store
 
-    arrays = store.load_arrays(path)
-    missing = {"t", "omega", "U", "V", "eta", "t_discrete", "omega_discrete", "config"} - arrays.keys()
+    arrays = store.load_arrays(path, STORED)
+    missing = STORED - arrays.keys()
     if missing:
         raise ValueError(f"{path} is no run of ufm.flow: it lacks {', '.join(sorted(missing))}")
-    config, eta = json.loads(str(arrays["config"])), float(arrays["eta"])
-    flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], config["C"], config["N"], arrays["U"])
+    config = store.parse_json(str(arrays["config"]), path)
+    C, N = config.get("C"), config.get("N")
+    if not (isinstance(C, int) and isinstance(N, int) and C >= 2 and N >= 1):
+        raise ValueError(f"{path} is no run of ufm.flow: its configuration says C = {C!r}, N = {N!r}")
+    (T, K), S = arrays["omega"].shape if arrays["omega"].ndim == 2 else (-1, -1), arrays["t_discrete"].size
+    shapes = {"t": (T,), "omega": (T, K), "V": (C, K), "eta": (), "t_discrete": (S,), "omega_discrete": (S, K)}
+    for name, shape in shapes.items():
+        values = arrays[name]
+        if values.shape != shape or values.dtype.kind != "f" or not values.size or not np.isfinite(values).all():
+            raise ValueError(f"{path} is damaged: {name} of shape {values.shape} should hold finite numbers of shape {shape}")
+    eta = float(arrays["eta"])
+    if not eta > 0 or arrays["U"].shape[1:] != (K,):
+        raise ValueError(f"{path} is damaged: eta = {eta:g}, U of shape {arrays['U'].shape} for {K} singular values")
+    flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], C, N, arrays["U"])
     steps = np.round(arrays["t_discrete"] / eta).astype(np.int64)
     return flow, DiscreteRun(steps, arrays["omega_discrete"], eta)
 

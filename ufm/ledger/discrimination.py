@@ -10,7 +10,7 @@ leaves its range: those omega are inf, the others come from the contrasts withou
 without any condition on ranks; for the pseudo-inverse alone it is false (features (noise, signal), mapped to their sum).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -63,6 +63,14 @@ class Discrimination:
         """The same with class c counted sqrt(C pi_c) times, (C - 1,): square roots of C eig(Sigma_W^{-1} Sigma_B); any sizes."""
         q = np.sqrt(self.C * self.counts / self.n)
         return signal_omega(self.signal * q, np.linalg.qr(self.unbounded * q[:, None])[0])
+
+    def without(self, rows: np.ndarray) -> "Discrimination":
+        """The form of the features without the directions of some whitened rows (a, rank): those that single examples make."""
+        N = np.linalg.svd(rows)[2][np.linalg.matrix_rank(rows) :].T
+        T = self.whitener
+        signal = N.T @ self.signal
+        basis = N if namespace(T) is np else namespace(T).as_tensor(N, device=T.device)
+        return replace(self, gram=signal.T @ signal, whitener=T @ basis, signal=signal)
 
     def contrasts(self, E: np.ndarray) -> np.ndarray:
         """sqrt of the eigenvalues of E^T G E, descending, (k,): the SNR of k contrasts, columns of E (C, k); inf where unbounded.

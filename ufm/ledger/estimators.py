@@ -5,9 +5,10 @@ In sample G is inflated: with nu = n - C degrees of freedom and P features, Gaus
     E G_hat = n / (nu - P - 1) (G + P Psi),    Psi = diag(1 / n_c) - 1 1^T / n,
 
 the first factor from the inverse of a Wishart matrix, the second from the noise of the class means. `corrected` undoes both.
-`held_out` assumes neither factor: every example is put against an inverse covariance and class means made without it (so that
-no noise is multiplied with itself), and the scale of that inverse is met on held-out deviations. Both need nu > P + 3: under it
-the variance of an inverse Wishart matrix is infinite, and no number is given.
+`held_out` puts every example against linear readouts made without it, and measures their signal and their noise on what was left
+out; only what fitting the direction costs on average is taken from the Wishart distribution. Heavy tails and rare features, which
+the first formula does not know, are in what is measured. Both need nu > P + 4: under it the variance of an inverse Wishart matrix
+is infinite, and no number is given.
 Sources: Muirhead, Aspects of Multivariate Statistical Theory (1982), Theorem 3.2.11; Efron & Stein (1981) for the jackknife.
 """
 
@@ -15,12 +16,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.ledger.discrimination import Discrimination, form_omega, signal_omega
-from ufm.ledger.leave_one_out import Rows, left_out_forms, left_out_signal
+from ufm.ledger.discrimination import Discrimination, signal_omega
+from ufm.ledger.leave_one_out import ALONE, Rows, left_out_forms, left_out_readout
 
 LEVEL = 0.95
 DRAWS = 400
-ALONE = 1e-9  # what leverages leave of 1 where an example alone makes a direction, rounding allowed for
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,8 +50,8 @@ def too_few(found: Discrimination) -> str:
     nu, P = degrees_of_freedom(found), found.rank
     if found.unbounded.shape[1] and nu <= P:
         return f"{nu} degrees of freedom within classes do not fill {found.rank + found.dropped} features: omega in sample is inf"
-    if nu <= P + 3:
-        return f"n - C = {nu} for {P} features: above P + 3 = {P + 3} are needed; give more examples or fewer features"
+    if nu <= P + 4:
+        return f"n - C = {nu} for {P} features: above P + 4 = {P + 4} are needed; give more examples or fewer features"
     if found.counts.min() < 2:
         return "a class has a single example: leaving it out leaves none"
     return ""
@@ -66,12 +66,10 @@ def estimates(found: Discrimination, rows: Rows, seed: int = 0) -> Estimates:
     nu, P, counts = degrees_of_freedom(found), found.rank, found.counts
     form = corrected_form(rows.gram, nu, P, counts)
     corrected, interval = _bootstrap(form, rows.gram, nu, P, counts, np.random.default_rng(seed))
-    alone = int((counts[rows.labels] / (counts[rows.labels] - 1) * rows.leverages > 1 - ALONE).sum())
-    if alone:
-        reason = f"{alone} examples are alone in a direction of the features: without one of them the scatter loses rank"
+    if (counts[rows.labels] / (counts[rows.labels] - 1) * rows.leverages > 1 - ALONE).any():
+        reason = "an example is alone in a direction of the features: without it the scatter loses rank"
         return Estimates(omega, corrected, interval, *_nothing(K), np.full((found.n, K), np.nan), reason)
-    T, trace = left_out_signal(rows, counts)
-    held = form_omega(_centred(T, counts) * (P / trace))
+    held = np.sqrt(np.clip(_held_out(rows, nu, P, counts), 0, None))
     influence, deviation = _influence(form, rows, nu, P, counts)
     half = _quantile() * deviation
     held_interval = np.sqrt(np.clip(np.stack([held**2 - half, held**2 + half], 1), 0, None))
@@ -93,6 +91,25 @@ def corrected_form(gram: np.ndarray, nu: int, P: int, counts: np.ndarray) -> np.
 def mean_noise(counts: np.ndarray) -> np.ndarray:
     """Psi = diag(1 / n_c) - 1 1^T / n: the covariance of centred class means, in units of Sigma. (C, C)"""
     return np.diag(1 / counts) - 1 / counts.sum()
+
+
+def _held_out(rows: Rows, nu: int, P: int, counts: np.ndarray) -> np.ndarray:
+    """omega_j^2 (K,), descending, by what linear readouts do on the examples they were made without.
+
+    Along an eigenvector v of T, T_v = a G_v and Q_v = a^2 c (G_v + P Psi_v): a, how much larger the fitted inverse is in the
+    direction of the signal, is solved for; c = (nu' - 1) (nu' - P - 1) / ((nu' - P) (nu' - P - 3)), nu' = nu - 1, is what fitting
+    the direction costs (moments of the inverse Wishart matrix).
+    """
+    T, Q = (_centred(form, counts) for form in left_out_readout(rows, counts))
+    signal, V = _kernel_free(T, counts)
+    noise = np.einsum("ab,ak,bk->k", Q, V, V)
+    of_means = P * np.einsum("ab,ak,bk->k", mean_noise(counts), V, V)
+    m = nu - 1
+    cost = (m - 1) * (m - P - 1) / ((m - P) * (m - P - 3))
+    share = noise / cost
+    a = 2 * share / (signal + np.sqrt(signal**2 + 4 * of_means * share))
+    found = np.where((signal > 0) & (share > 0), signal / np.where(share > 0, a, 1), 0)
+    return np.sort(found)[::-1]
 
 
 def _quantile() -> float:

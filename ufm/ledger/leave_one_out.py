@@ -15,6 +15,7 @@ from manifolds.linalg import Array, namespace, symmetrize
 from ufm.features.statistics import ClassStatistics
 from ufm.ledger.discrimination import Discrimination
 
+ALONE = 1e-2  # an example with more than 1 - this of the variance of some direction is alone in it
 FOREIGN = 1e-2  # relative distance of the second pass's covariance from the first's above which the data cannot be the same
 
 
@@ -44,6 +45,7 @@ class SecondPass:
         self._stats, self._found = stats, found
         self._second = np.zeros((found.rank, found.rank))
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self._alone: list[np.ndarray] = []
 
     def update(self, features: Array, labels: Array) -> "SecondPass":
         """Take in a batch: features (b, P), labels (b,). Returns self."""
@@ -52,7 +54,9 @@ class SecondPass:
         Y = (wide - self._stats.means.mT[labels]) @ T
         Y, y = (Y, labels) if xp is np else (Y.cpu().numpy(), labels.cpu().numpy())
         self._second += Y.T @ Y
-        n = self._found.n
+        n, size = self._found.n, self._found.counts[y]
+        single = size / np.maximum(size - 1, 1) * (Y * Y).sum(1) / n > 1 - ALONE
+        self._alone.append(Y[single & (size > 1)])
         self._parts.append((np.asarray(y), (Y * Y).sum(1) / n, Y @ self._found.signal / n))
         return self
 
@@ -60,7 +64,13 @@ class SecondPass:
         """Take in everything that another pass over the same statistics has seen. Returns self."""
         self._second = self._second + other._second
         self._parts = [*self._parts, *other._parts]
+        self._alone = [*self._alone, *other._alone]
         return self
+
+    @property
+    def alone(self) -> np.ndarray:
+        """Whitened deviations (a, rank) of examples alone in a direction: n_c / (n_c - 1) h_i > 1 - ALONE."""
+        return np.concatenate([np.zeros((0, self._found.rank)), *self._alone])
 
     def compute(self) -> Rows:
         """The rows. Raises ValueError where the second pass has met other data than the first."""
@@ -88,18 +98,20 @@ def left_out_forms(rows: Rows, counts: np.ndarray, V: np.ndarray) -> np.ndarray:
     return full - 2 * r * e + h * e**2 + kappa / (1 - kappa * h) * (r - h * e) ** 2
 
 
-def left_out_signal(rows: Rows, counts: np.ndarray) -> tuple[np.ndarray, float]:
-    """T (C, C) and tr(Sigma A^{-1}), both met on examples that had no part in A and the means they are put against.
+def left_out_readout(rows: Rows, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """T and Q (C, C): signal and noise, met on examples left out, of the linear functionals made without them.
 
-    T_cc' = Ave over i in class c of (x_i - mu)^T A_{-i}^{-1} (mu_{c',-i} - mu); the trace is that of held-out deviations.
+    The functionals are A_{-i}^{-1} (mu_{c',-i} - mu). T_cc' is the average over i in class c of their values on x_i - mu, and
+    Q their covariance within classes on what was left out, sqrt((n_c - 1) / n_c) (x_i - mu_{c,-i}).
     """
     n, C = rows.r.shape
     size = counts[rows.labels]
     kappa, h, r = size / (size - 1), rows.leverages, rows.r
-    own = np.eye(C)[rows.labels] / (size - 1)[:, None]
+    one_hot = np.eye(C)[rows.labels]
+    own = one_hot / (size - 1)[:, None]
     toward = r - own * h[:, None]
     of_class = r[np.arange(n), rows.labels]
     first = rows.gram[rows.labels] / n + r - own * (of_class + h)[:, None]
     s = first + (kappa / (1 - kappa * h) * (of_class + h))[:, None] * toward
-    one_hot = np.eye(C)[rows.labels]
-    return (one_hot.T @ s) / counts[:, None], float((kappa * h / (1 - kappa * h)).mean())
+    noise = toward * (np.sqrt(kappa) / (1 - kappa * h))[:, None]
+    return (one_hot.T @ s) / counts[:, None], noise.T @ noise / n

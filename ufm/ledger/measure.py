@@ -5,7 +5,8 @@ result = ledger(model, loader)
 print(result.table())
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from manifolds.linalg import epsilon
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
-from ufm.ledger.discrimination import Discrimination, discrimination, form_omega
+from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
 from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
 from ufm.ledger.leave_one_out import SecondPass
 from ufm.ledger.reductions import Reduction, Sketch, halved
@@ -30,8 +31,9 @@ def ledger(model: nn.Module, loader: Loader, reduction: Reduction | None = None,
     reduction  what is done to tensors of more features than its limit: `Sketch(512)` (default), or `ChannelMeans(512)`
     seed       of the bootstrap behind the intervals of `corrected`
 
-    The loader is read three times (labels, statistics, what every example tells about itself), in any order, and must give the
-    same examples each time. Nothing of the caller's changes: modes, random generators, hooks, parameters.
+    The loader is read three times (labels, statistics, what every example tells about itself; a fourth time where single examples
+    make directions of their own), in any order, and must give the same examples each time. Nothing of the caller's changes:
+    modes, random generators, hooks, parameters.
     Labels may be any integers; classes are counted in their sorted order.
     Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, and for
     an operation whose output does not have the batch as its first axis.
@@ -41,12 +43,65 @@ def ledger(model: nn.Module, loader: Loader, reduction: Reduction | None = None,
         classes = _classes(loader)
         trace, note = traced(model)
         first = _first_pass(model, trace, loader, classes, reduction)
-        forms = [discrimination(stats, precision) for stats, precision in zip(first.statistics, first.precisions, strict=True)]
-        passes = [SecondPass(stats, form) for stats, form in zip(first.statistics, forms, strict=True)]
-        for x, y in _batches(loader, model, classes):
-            _second_pass(trace, x, y, iter(passes), reduction)
-    found = [estimates(form, second.compute(), seed) for form, second in zip(forms, passes, strict=True)]
-    return _assembled(first, forms, found, classes, trace.seen, note)
+        forms = first.forms()
+
+        def again(kept: list[Discrimination]) -> list[SecondPass]:
+            passes = [SecondPass(stats, form) for stats, form in zip(first.statistics, kept, strict=True)]
+            for x, y in _batches(loader, model, classes):
+                _second_pass(trace, x, y, iter(passes), reduction)
+            return passes
+
+        kept, found = _estimated(forms, again, seed)
+    return _assembled(first, forms, kept, found, classes, trace.seen, note)
+
+
+def ledger_of_features(
+    layers: Mapping[str, np.ndarray], labels: np.ndarray, reduction: Reduction | None = None, seed: int = 0
+) -> Ledger:
+    """The ledger of features in memory: name -> (n, P) in the order of the operations, the first being the input; labels (n,).
+
+    Raises ValueError for fewer than two layers, and for other numbers of examples than labels.
+    """
+    reduction = Sketch() if reduction is None else reduction
+    if len(layers) < 2:
+        raise ValueError(f"{len(layers)} layers: an input and at least one operation are needed")
+    tensors = {name: torch.from_numpy(np.ascontiguousarray(H)) for name, H in layers.items()}
+    for name, H in tensors.items():
+        if H.ndim != 2 or len(H) != len(labels):
+            raise ValueError(f"{name} has shape {tuple(H.shape)} and there are {len(labels)} labels: (n, P) and (n,) are needed")
+    classes = _classes([(None, torch.from_numpy(np.ascontiguousarray(labels)))])
+    y = torch.from_numpy(np.searchsorted(classes, labels))
+    first = _FirstPass(len(classes), reduction)
+    for name, H in tensors.items():
+        first.begin(Operation(name, "features"), {name: H})
+        first.streams[-1].update(reduction([H]), y)
+    first.close()
+    forms = first.forms()
+
+    def again(kept: list[Discrimination]) -> list[SecondPass]:
+        parts = zip(tensors.values(), first.statistics, kept, strict=True)
+        return [SecondPass(stats, form).update(reduction([H]), y) for H, stats, form in parts]
+
+    kept, found = _estimated(forms, again, seed)
+    return _assembled(first, forms, kept, found, classes, "features", "")
+
+
+def _estimated(
+    forms: list[Discrimination], again: Callable[[list[Discrimination]], list[SecondPass]], seed: int
+) -> tuple[list[Discrimination], list[Estimates]]:
+    """Estimates of every row, and the forms they are of: without directions that single examples make, which need a third pass.
+
+    Such a direction (a unit that one example switches on, a pixel that one image has) says nothing that could be checked on
+    another example. Leaving it out is a linear map, so that the estimates are of a lower bound; in sample nothing is left out.
+    """
+    passes = again(forms)
+    rows, alone = [second.compute() for second in passes], [second.alone for second in passes]
+    omega = [signal_omega(row.signal, form.unbounded) for row, form in zip(rows, forms, strict=True)]
+    kept = [form.without(a) if 0 < len(a) < form.rank else form for form, a in zip(forms, alone, strict=True)]
+    if any(map(len, alone)):
+        rows = [second.compute() for second in again(kept)]
+    found = [estimates(form, row, seed) for form, row in zip(kept, rows, strict=True)]
+    return kept, [replace(e, omega=values) for e, values in zip(found, omega, strict=True)]
 
 
 class _FirstPass:
@@ -61,6 +116,23 @@ class _FirstPass:
         self.reduced: list[bool] = []
         self.statistics: list[ClassStatistics] = []
 
+    def begin(self, operation: Operation, state: State) -> None:
+        """One more row, of a state like this one."""
+        self.operations.append(operation)
+        self.streams.append(StreamingStatistics(self.C))
+        self.precisions.append(max(epsilon(t) for t in state.values()))
+        self.sizes.append(sum(t[0].numel() for t in state.values()))
+        self.reduced.append(not self.reduction.keeps([tuple(t.shape) for t in state.values()]))
+
+    def close(self) -> None:
+        """The statistics of all batches, their buffers freed."""
+        self.statistics = [stream.compute() for stream in self.streams]
+        self.streams.clear()
+
+    def forms(self) -> list[Discrimination]:
+        """The form of every row."""
+        return [discrimination(stats, precision) for stats, precision in zip(self.statistics, self.precisions, strict=True)]
+
     def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
         """One batch through the network."""
         begins, met = not self.operations, 0
@@ -68,11 +140,7 @@ class _FirstPass:
         def visit(operation: Operation, state: State) -> None:
             nonlocal met
             if begins:
-                self.operations.append(operation)
-                self.streams.append(StreamingStatistics(self.C))
-                self.precisions.append(max(epsilon(t) for t in state.values()))
-                self.sizes.append(sum(t[0].numel() for t in state.values()))
-                self.reduced.append(not self.reduction.keeps([tuple(t.shape) for t in state.values()]))
+                self.begin(operation, state)
             if met >= len(self.operations) or self.operations[met].name != operation.name:
                 raise ValueError(f"the operations differ from batch to batch, first at {operation.name}: no ledger can be kept")
             self.streams[met].update(self.reduction(list(state.values())), y)
@@ -87,8 +155,7 @@ def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndar
     found = _FirstPass(len(classes), reduction)
     for x, y in _batches(loader, model, classes):
         found.take(x, y, trace)
-    found.statistics = [stream.compute() for stream in found.streams]
-    found.streams.clear()
+    found.close()
     return found
 
 
@@ -127,7 +194,13 @@ def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass
 
 
 def _assembled(
-    first: _FirstPass, forms: list[Discrimination], found: list[Estimates], classes: np.ndarray, seen: str, note: str
+    first: _FirstPass,
+    forms: list[Discrimination],
+    kept: list[Discrimination],
+    found: list[Estimates],
+    classes: np.ndarray,
+    seen: str,
+    note: str,
 ) -> Ledger:
     shortfalls = [
         (_shortfall(stats, form, precision) if isinstance(first.reduction, Sketch) else float("nan")) if reduced else 0.0
@@ -142,6 +215,7 @@ def _assembled(
         features=np.array(first.sizes),
         ranks=np.array([form.rank for form in forms]),
         dropped=np.array([form.dropped for form in forms]),
+        set_aside=np.array([form.rank - less.rank for form, less in zip(forms, kept, strict=True)]),
         reduced=np.array(first.reduced),
         shortfall=np.array(shortfalls),
         omega=np.stack([e.omega for e in found]),

@@ -21,7 +21,8 @@ class Ledger:
     corrected, held_out    (L+1, K) of the population, NaN where the data are too few (`reasons`); intervals (L+1, K, 2) at 95 %
     influence              (L+1, n, K) jackknife values of log omega_j, all of the same examples
     features, ranks        (L+1,) numbers of the state before reduction, and directions with variability that were measured
-    dropped                (L+1,) directions without variability
+    dropped, set_aside     (L+1,) directions without variability, and those that a single example makes, which the corrected and
+                           held-out values leave out
     reduced, shortfall     (L+1,) whether a tensor was reduced (omega is then a lower bound), and the mean of log omega that a
                            sketch half as wide loses (NaN for other reductions)
     seen, note             "torch.fx" or "hooks", and why
@@ -35,6 +36,7 @@ class Ledger:
     features: np.ndarray
     ranks: np.ndarray
     dropped: np.ndarray
+    set_aside: np.ndarray
     reduced: np.ndarray
     shortfall: np.ndarray
     omega: np.ndarray
@@ -103,6 +105,7 @@ class Ledger:
                 "features": int(self.features[k]),
                 "rank": int(self.ranks[k]),
                 "dropped": int(self.dropped[k]),
+                "set_aside": int(self.set_aside[k]),
                 "reduced": bool(self.reduced[k]),
                 "reason": self.reasons[k],
             }

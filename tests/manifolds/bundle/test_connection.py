@@ -24,7 +24,7 @@ def renormalized(layout: ClassLayout, size: int, seed: int = 0) -> np.ndarray:
 
 def tangent(X: np.ndarray, layout: ClassLayout, rng: np.random.Generator, length: float = 1.0) -> np.ndarray:
     U = geometry.oblique_projection(X, rng.standard_normal(X.shape), layout)
-    return U * (length / np.sqrt(bundle.bundle_inner(X, U, U)))
+    return U * (length / np.sqrt(bundle.bundle_inner(X, U, U, layout)))
 
 
 @given(problems(balanced=False))
@@ -32,22 +32,26 @@ def test_horizontal_is_the_frobenius_projection_off_the_fibre(problem: Problem) 
     X, Z, rng = problem.X, problem.direction(), problem.rng
     S = rng.standard_normal((problem.P, problem.P))
     S = S + S.T
-    hor = bundle.horizontal(X, Z)
+    hor = bundle.horizontal(X, Z, problem.layout)
     np.testing.assert_allclose(np.sum(hor * (S @ X)), 0, rtol=0, atol=1e-8)
-    np.testing.assert_allclose(bundle.horizontal(X, S @ X), 0 * X, rtol=0, atol=1e-10)
-    np.testing.assert_allclose(bundle.horizontal(X, hor), hor, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(bundle.horizontal(X, S @ X, problem.layout), 0 * X, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(bundle.horizontal(X, hor, problem.layout), hor, rtol=0, atol=1e-10)
     # the lift of a tangent vector: same image under Proposition 4's map
     layout = problem.layout
     U = geometry.oblique_projection(X, Z, layout)
-    np.testing.assert_allclose(geometry.oblique_projection(X, bundle.horizontal(X, U), layout), U, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(
+        geometry.oblique_projection(X, bundle.horizontal(X, U, problem.layout), layout), U, rtol=0, atol=1e-9
+    )
 
 
 @given(problems(balanced=False))
 def test_bundle_inner_is_the_product_of_lifts(problem: Problem) -> None:
     X, U, V = problem.X, problem.direction(), problem.direction()
-    expected = np.sum(bundle.horizontal(X, U) * bundle.horizontal(X, V))
-    np.testing.assert_allclose(bundle.bundle_inner(X, U, V), expected, rtol=0, atol=1e-8)
-    np.testing.assert_allclose(bundle.bundle_inner(X, U, V), bundle.bundle_inner(X, V, U), rtol=0, atol=1e-8)
+    expected = np.sum(bundle.horizontal(X, U, problem.layout) * bundle.horizontal(X, V, problem.layout))
+    np.testing.assert_allclose(bundle.bundle_inner(X, U, V, problem.layout), expected, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(
+        bundle.bundle_inner(X, U, V, problem.layout), bundle.bundle_inner(X, V, U, problem.layout), rtol=0, atol=1e-8
+    )
 
 
 @given(problems(balanced=False))
@@ -106,7 +110,9 @@ def test_bundle_geodesics_keep_speed_products_and_the_manifold_and_reverse(probl
     assert geometry.constraint_residual(Y, layout) < 1e-12
     assert geometry.tangency_residual(Y, W_Y, layout) < 1e-11
     for a, b, a_Y, b_Y in ((U, U, U_Y, U_Y), (U, W, U_Y, W_Y), (W, W, W_Y, W_Y)):
-        np.testing.assert_allclose(bundle.bundle_inner(Y, a_Y, b_Y), bundle.bundle_inner(X, a, b), rtol=0, atol=1e-8)
+        np.testing.assert_allclose(
+            bundle.bundle_inner(Y, a_Y, b_Y, layout), bundle.bundle_inner(X, a, b, layout), rtol=0, atol=1e-8
+        )
     X_back, U_back = bundle_geodesics.bundle_geodesic_transport(Y, -U_Y, U_Y, layout)
     np.testing.assert_allclose(X_back, X, rtol=0, atol=1e-9)
     np.testing.assert_allclose(U_back, U, rtol=0, atol=1e-8)
@@ -128,7 +134,7 @@ def test_bundle_geodesics_are_stationary_for_the_length_of_curves() -> None:
         h, total = 1e-5, 0.0
         for t in times:
             velocity = (curve(t + h) - curve(t - h)) / (2 * h)
-            total += bundle.bundle_inner(curve(t), velocity, velocity) / len(times)
+            total += bundle.bundle_inner(curve(t), velocity, velocity, layout) / len(times)
         return total
 
     def variation(straight: object) -> float:

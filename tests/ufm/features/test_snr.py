@@ -9,14 +9,14 @@ from hypothesis import strategies as st
 
 from manifolds.geometry import constraint_residual
 from manifolds.layout import ClassLayout
-from manifolds.linalg import cholesky_inverse, congruence_residual
+from manifolds.linalg import congruence_residual, inverse_cholesky
 from manifolds.whitening import degenerate_deviation, symmetric_root, triangular_root, whiten
 from tests import oracles
 from tests.strategies import Problem, features, problems
 from ufm.features import central_path
 from ufm.features.least_squares import decompose, ls_classifier
 from ufm.features.measures import phd_equiangular, phd_equinorm, phd_maximal_angle, phd_nc1, phd_nc3
-from ufm.features.ranges import reduce_to_range
+from ufm.features.ranges import reduce_to_range, snr_in_range
 from ufm.features.snr import aligned_coordinates, renormalized_features, snr, snr_spectrum
 from ufm.features.statistics import block_statistics
 
@@ -234,7 +234,7 @@ def test_blockwise_kernels_equal_the_plain_ones(P: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
     D = rng.standard_normal((P, 3 * P + 5))
     S = D @ D.T / D.shape[1]
-    inverse = cholesky_inverse(S)
+    inverse = inverse_cholesky(S)
     np.testing.assert_allclose(inverse @ np.linalg.cholesky(S), np.eye(P), atol=1e-10)
     np.testing.assert_allclose(np.triu(inverse, 1), 0)
     perturbed = S + 1e-3 * np.diag(rng.uniform(size=P))
@@ -247,3 +247,47 @@ def test_blockwise_kernels_equal_the_plain_ones(P: int, seed: int) -> None:
         A = whitening.apply(np.eye(P))
         np.testing.assert_allclose(A @ S @ A.T, np.eye(P), atol=1e-9)
         assert whitening.condition >= np.linalg.cond(S) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(("shift", "condition", "apart"), [(1e14, 1, 1), (1e8, 1e12, 1), (0, 1, 1e12), (0, 1e6, 1e10)])
+def test_far_means_cost_no_digits_of_what_is_stored(shift: float, condition: float, apart: float) -> None:
+    layout, P = ClassLayout.equal(4, 15), 6
+    rng = np.random.default_rng(0)
+    H = rng.standard_normal((P, layout.n)) * np.geomspace(1, condition**-0.5, P)[:, None]
+    H += layout.spread(apart * rng.standard_normal((P, 4))) + shift
+    expected = exact_omega(H, layout)
+    for matrix in (H, reduce_to_range(H, layout)[0]):
+        np.testing.assert_allclose(snr(matrix, layout).omega, expected, rtol=1e-13)
+        np.testing.assert_allclose(snr_spectrum(matrix, layout).omega, expected, rtol=1e-13)
+
+
+def test_a_reduction_that_drops_a_direction_keeps_the_digits_of_the_others() -> None:
+    layout, P = ClassLayout.equal(4, 15), 6
+    rng = np.random.default_rng(0)
+    H = rng.standard_normal((P, layout.n)) + layout.spread(1e9 * rng.standard_normal((P, 4)))
+    dead = np.vstack([H, np.zeros((1, layout.n))])
+    np.testing.assert_allclose(snr(reduce_to_range(dead, layout)[0], layout).omega, exact_omega(H, layout), rtol=1e-6)
+
+
+def test_statistics_know_how_far_their_snr_can_be_trusted() -> None:
+    layout, P = ClassLayout.equal(3, 17), 5
+    rng = np.random.default_rng(0)
+    for condition in (1.0, 1e8, 1e13):
+        H = rng.standard_normal((P, layout.n)) * np.geomspace(1, condition**-0.5, P)[:, None]
+        H += layout.spread(rng.standard_normal((P, 3)) * np.geomspace(1, condition**-0.5, P)[:, None])
+        measured = snr_in_range(block_statistics(H, layout), np.finfo(float).eps)
+        error = abs(measured.omega / exact_omega(H, layout) - 1).max()
+        assert error <= max(10 * measured.rounding, 1e-13)
+        assert condition / 10 < measured.rounding / np.finfo(float).eps < condition * 10
+
+
+def test_statistics_in_range_are_the_same_in_numpy_and_torch() -> None:
+    layout = ClassLayout((15, 22, 31))
+    H = features(layout, 5, np.random.default_rng(3))
+    H[2] = 0
+    stats = block_statistics(H, layout)
+    tensors = block_statistics(torch.from_numpy(H), layout)
+    ours, theirs = (snr_in_range(s, 1e-16) for s in (stats, tensors))
+    assert ours.dropped == theirs.dropped == 1
+    for name in ("omega", "V", "U"):
+        np.testing.assert_allclose(getattr(ours, name), getattr(theirs, name), atol=1e-12)

@@ -355,7 +355,7 @@ def test_balance_and_reduce_are_explicit_choices(tmp_path: Path, capsys: pytest.
         (["--out", "/nonexistent/run.npz"], "cannot write /nonexistent/run.npz"),
         (["--features", "none.npz"], "cannot read none.npz"),
         (["--features", "none.npz", "--P", "4"], "leave out --P"),
-        (["--features", "same.npz", "--out", "./same.npz"], "would overwrite the features"),
+        (["--features", "same.npz", "--out", "./same.npz"], "would overwrite same.npz, which is read"),
         (["--balance"], "--balance goes with --features"),
         (["--seed", "-1"], "seed = -1"),
         (["--t-end", "1e-320"], "at least 1e-290"),

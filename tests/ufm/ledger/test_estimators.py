@@ -13,7 +13,7 @@ from tests.ufm.ledger.maps import EPS, labels_of, statistics
 from ufm.features.statistics import StreamingStatistics, statistics_of
 from ufm.ledger.discrimination import discrimination
 from ufm.ledger.estimators import Estimates, corrected_form, draw_forms, estimates, mean_noise, too_few
-from ufm.ledger.leave_one_out import Rows, SecondPass, left_out_forms, left_out_signal
+from ufm.ledger.leave_one_out import Rows, SecondPass, left_out_forms, left_out_readout
 
 
 def measured(X: np.ndarray, y: np.ndarray, C: int) -> tuple[Estimates, Rows]:
@@ -48,7 +48,7 @@ def test_leaving_an_example_out_is_what_refitting_without_it_gives(problem: Prob
     V -= V.mean(0)  # contrasts: the centring of the class means then does not matter
     mu = X.mean(0)
     signal = np.zeros((C, C))
-    traces = []
+    noise: list[np.ndarray] = []
     for i in range(len(y)):
         keep = np.arange(len(y)) != i
         means = np.stack([X[keep & (y == c)].mean(0) for c in range(C)], 1)
@@ -58,10 +58,10 @@ def test_leaving_an_example_out_is_what_refitting_without_it_gives(problem: Prob
         np.testing.assert_allclose(left_out_forms(rows, counts, V)[i], np.diag(expected), rtol=1e-6)
         signal[y[i]] += (X[i] - mu) @ np.linalg.solve(A, means - mu[:, None]) / counts[y[i]]
         d = X[i] - means[:, y[i]]
-        traces.append((counts[y[i]] - 1) / counts[y[i]] * (d @ np.linalg.solve(A, d)))
-    T, trace = left_out_signal(rows, counts)
+        noise.append(((counts[y[i]] - 1) / counts[y[i]]) ** 0.5 * (d @ np.linalg.solve(A, means @ V)))
+    T, Q = left_out_readout(rows, counts)
     np.testing.assert_allclose(T, signal, rtol=1e-6, atol=1e-8 * abs(signal).max())
-    assert trace == pytest.approx(np.mean(traces), rel=1e-7)
+    np.testing.assert_allclose(V.T @ Q @ V, np.transpose(noise) @ np.array(noise) / len(y), rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9])
@@ -135,7 +135,7 @@ def test_batches_and_merged_passes_give_the_same(problem: Problem, size: int) ->
 
 def test_too_few_data_get_no_number_and_a_reason() -> None:
     rng = np.random.default_rng(0)
-    for n, P, word in ((60, 100, "omega in sample is inf"), (60, 55, "above P \\+ 3 = 58 are needed")):
+    for n, P, word in ((60, 100, "omega in sample is inf"), (60, 55, "above P \\+ 4 = 59 are needed")):
         y = np.arange(n) % 4
         found, _ = measured(rng.standard_normal((n, P)), y, 4)
         assert np.isnan(found.corrected).all()
@@ -145,7 +145,7 @@ def test_too_few_data_get_no_number_and_a_reason() -> None:
     X[:, 3] = 0
     X[7, 3] = 1.0  # a unit that a single example switches on
     found, _ = measured(X, np.arange(60) % 3, 3)
-    assert "1 examples are alone" in found.reason
+    assert "an example is alone" in found.reason
     assert np.isnan(found.held_out).all()
     assert np.isfinite(found.corrected).all()
     stats = statistics(rng.standard_normal((3, 13)), ClassLayout((1, 5, 7)))

@@ -12,7 +12,7 @@ from tests.ufm.ledger.maps import EPS
 from tests.ufm.ledger.networks import Blocks, DataDependent, InPlaceSkip, Remembering, images, vectors
 from ufm.features.snr import snr_spectrum
 from ufm.features.statistics import statistics_of
-from ufm.ledger import ChannelMeans, Ledger, Sketch, ledger
+from ufm.ledger import ChannelMeans, Ledger, Sketch, ledger, ledger_of_features
 from ufm.ledger.discrimination import discrimination
 
 
@@ -193,6 +193,37 @@ def test_too_few_examples_give_no_estimate_and_say_why() -> None:
     assert np.isfinite(found.held_out[-1]).all()
     assert "too few data" in found.table()
     assert "n - C = 15" in found.table() or "15 degrees" in found.table()
+
+
+def test_directions_of_single_examples_are_set_aside_counted_and_change_nothing_else() -> None:
+    torch.manual_seed(10)
+    x, y = whole(vectors())
+    alone = torch.zeros(120, 2).double()
+    alone[7, 0], alone[11, 1] = 3.0, -2.0
+    extended = torch.cat([x, alone], 1)
+    order = torch.randperm(120)
+    batches = [(extended[order[k : k + 50]], y[order[k : k + 50]]) for k in range(0, 120, 50)]
+    net = nn.Sequential(nn.Linear(8, 9), nn.Tanh(), nn.Linear(9, 3)).double()
+    found = ledger(net, batches)
+    assert found.set_aside.tolist() == [2, 2, 0, 0]
+    assert found.ranks.tolist() == [8, 8, 9, 3]
+    assert np.isfinite(found.held_out).all()
+    keep = torch.ones(120, dtype=torch.bool)
+    keep[[7, 11]] = False
+    plain = ledger(nn.Sequential(nn.Linear(6, 3)).double(), [(x[keep], y[keep])])
+    np.testing.assert_allclose(found.held_out[0], plain.held_out[0], rtol=0.05)
+    np.testing.assert_allclose(found.omega[0], omega_of(extended, y), rtol=1e-8)
+    columns = ledger_of_features({"x": extended.numpy(), "half": extended[:, :4].numpy()}, y.numpy())
+    np.testing.assert_allclose(columns.held_out[0], found.held_out[0], rtol=1e-6)
+    assert columns.operations == ("half",)
+    assert columns.set_aside.tolist() == [2, 0]
+
+
+def test_stored_features_are_refused_where_they_do_not_fit() -> None:
+    with pytest.raises(ValueError, match="an input and at least one"):
+        ledger_of_features({"x": np.ones((4, 2))}, np.arange(4) % 2)
+    with pytest.raises(ValueError, match="there are 4 labels"):
+        ledger_of_features({"x": np.ones((4, 2)), "y": np.ones((3, 2))}, np.arange(4) % 2)
 
 
 @pytest.mark.parametrize("reduction", [Sketch(24), ChannelMeans(24)])

@@ -1,0 +1,93 @@
+"""S^{-1/2} and the Lyapunov equation as torch functions: autograd through eigh is wrong where eigenvalues coincide.
+
+Both are differentiable to any order, backwards and forwards, and under torch.vmap.
+"""
+
+from typing import Any
+
+import torch
+
+from manifolds.linalg import symmetrize
+from manifolds.spectral import spectral_inverse_sqrt, spectral_lyapunov
+
+
+def inverse_sqrt(S: torch.Tensor, root: torch.Tensor | None = None) -> torch.Tensor:
+    """S^{-1/2}. (..., P, P). torch.compile takes no function with a forward derivative: there it has the backward one only."""
+    return (InverseSqrt if torch.compiler.is_compiling() else ForwardInverseSqrt).apply(S, root)
+
+
+def lyapunov(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    """The Y with A Y + Y A = B. (..., P, P). As `inverse_sqrt`."""
+    return (Lyapunov if torch.compiler.is_compiling() else ForwardLyapunov).apply(A, B)
+
+
+class InverseSqrt(torch.autograd.Function):
+    """R = S^{-1/2}. From R^2 = S^{-1}: R dR + dR R = -R^2 dS R^2.
+
+    In the eigenbasis of S that is dR_ij = -dS_ij / (r_i r_j (r_i + r_j)), r = sqrt(eigenvalues).
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(S: torch.Tensor, root: torch.Tensor | None) -> torch.Tensor:
+        """S^{-1/2}, or `root` where the value is known already, more accurately than S has it. (..., P, P)"""
+        return spectral_inverse_sqrt(S) if root is None else root.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, Any], output: torch.Tensor) -> None:
+        """Keep R."""
+        ctx.save_for_backward(output)
+        ctx.save_for_forward(output)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None]:  # type: ignore[override]
+        """-R^2 Y R^2 with R Y + Y R the symmetric part of the incoming gradient; itself differentiable."""
+        (R,) = ctx.saved_tensors
+        return -(R @ (R @ lyapunov(R, symmetrize(gradient)) @ R) @ R), None
+
+
+class ForwardInverseSqrt(InverseSqrt):
+    """The same, forwards as well."""
+
+    @staticmethod
+    def jvp(ctx: Any, dS: torch.Tensor, _: Any) -> torch.Tensor:  # type: ignore[override]
+        """The dR with R dR + dR R = -R^2 dS R^2; itself differentiable."""
+        (R,) = ctx.saved_tensors
+        return -lyapunov(R, R @ (R @ symmetrize(dS) @ R) @ R)
+
+
+class Lyapunov(torch.autograd.Function):
+    """Y with A Y + Y A = B: dY solves A dY + dY A = dB - dA Y - Y dA."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+        """The solution Y. (..., P, P)"""
+        return spectral_lyapunov(A, B)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor], output: torch.Tensor) -> None:
+        """Keep A and Y."""
+        ctx.save_for_backward(inputs[0], output)
+        ctx.save_for_forward(inputs[0], output)
+        ctx.right = inputs[1].shape
+
+    @staticmethod
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
+        """(-(V Y^T + Y^T V), V) with A V + V A the incoming gradient; itself differentiable."""
+        A, Y = ctx.saved_tensors
+        V = lyapunov(A, gradient)
+        return -symmetrize(V @ Y.mT + Y.mT @ V).sum_to_size(A.shape), V.sum_to_size(ctx.right)
+
+
+class ForwardLyapunov(Lyapunov):
+    """The same, forwards as well."""
+
+    @staticmethod
+    def jvp(ctx: Any, dA: torch.Tensor | None, dB: torch.Tensor | None) -> torch.Tensor:  # type: ignore[override]
+        """The dY with A dY + dY A = dB - dA Y - Y dA; itself differentiable."""
+        A, Y = ctx.saved_tensors
+        right = torch.zeros_like(Y) if dB is None else dB
+        return lyapunov(A, right if dA is None else right - dA @ Y - Y @ dA)

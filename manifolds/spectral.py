@@ -1,0 +1,132 @@
+"""Values of S^{-1/2} and of the Lyapunov equation's solution through eigenvectors or a series, without derivatives.
+
+Leading axes are a batch; a singular matrix raises, with its numbers.
+"""
+
+import math
+
+import numpy as np
+
+from manifolds.linalg import Array, epsilon, frobenius_norm, identity_like, namespace, symmetrize
+
+SERIES_TERMS = 9  # highest power in the series of (I + E)^{-1/2}: five products, less than an eigendecomposition
+BINOMIALS = [math.prod((-0.5 - j) / (j + 1) for j in range(k)) for k in range(SERIES_TERMS + 1)]  # binom(-1/2, k)
+NEAR = 1 / 4  # ||S - m I||_F / m up to which S counts as near a multiple of I
+NEAR_CONDITION = (1 + NEAR) / (1 - NEAR)
+
+
+def concrete(x: Array) -> float | bool | None:
+    """The Python value of a scalar array, or None while torch traces or vectorises, when it has none yet.
+
+    Checks that look at numbers are therefore skipped inside torch.compile and torch.vmap: there a violated one gives NaN.
+    """
+    xp = namespace(x)
+    if xp is not np:
+        if xp.compiler.is_compiling():
+            return None
+        try:
+            return x.item()
+        except RuntimeError:  # a tensor of torch.vmap has no single value
+            return None
+    return x.item()
+
+
+def is_concrete(x: Array) -> bool:
+    """Whether the numbers of x can be looked at: not while torch traces or vectorises."""
+    return namespace(x) is np or concrete(x[..., :1, :1].sum()) is not None
+
+
+def check_positive_definite(eigenvalues: Array, name: str) -> Array:
+    """Raise ValueError where a symmetric matrix of these eigenvalues (..., P), ascending, is singular to working precision.
+
+    The eigenvalues again, lost ones NaN: that is what is left to do while torch traces or vectorises.
+    """
+    P = eigenvalues.shape[-1]
+    return refuse_lost(eigenvalues, P * epsilon(eigenvalues) * eigenvalues[..., -1:], name, "eigenvalues")
+
+
+def refuse_lost(values: Array, threshold: Array, name: str, kind: str) -> Array:
+    """Raise ValueError where some of the `values` (..., P) are at most `threshold`; while torch traces, make them NaN instead."""
+    xp, lost = namespace(values), ~(values > threshold)
+    if not concrete(xp.any(lost)):
+        return xp.where(lost, float("nan"), values)
+    count, P = int(xp.max(xp.sum(lost, -1))), values.shape[-1]
+    raise ValueError(
+        f"{name} is not positive definite: {count} of {P} directions are lost ({kind} {float(values.min()):.3e} to "
+        f"{float(values.max()):.3e}); a smaller step or the reduction to the range of Sigma_W is needed"
+    )
+
+
+def check_finite(S: Array) -> None:
+    """Raise ValueError where Sigma_W has NaN or infinite entries."""
+    xp = namespace(S)
+    if concrete(xp.all(xp.isfinite(S))) is False:
+        raise ValueError("Sigma_W has NaN or infinite entries: the features overflowed or were not finite to begin with")
+
+
+def spectral_inverse_sqrt(S: Array) -> Array:
+    """S^{-1/2} by its series near a multiple of I, else through the eigenvectors, without a derivative. (..., P, P)
+
+    Raises ValueError for a singular S.
+    """
+    check_finite(S)
+    near = series_inverse_sqrt(S)
+    if near is not None:
+        return near
+    eigenvalues, E = namespace(S).linalg.eigh(S)
+    return root_of_spectrum(check_positive_definite(eigenvalues, "Sigma_W"), E)
+
+
+def root_of_spectrum(eigenvalues: Array, E: Array) -> Array:
+    """E diag(eigenvalues)^{-1/2} E^T. (..., P), (..., P, P) -> (..., P, P)"""
+    return (E / namespace(E).sqrt(eigenvalues)[..., None, :]) @ E.mT
+
+
+def conditioned_inverse_sqrt(S: Array) -> tuple[Array | None, float]:
+    """S^{-1/2} without a derivative, and cond(S) or a bound; (None, inf) where an eigenvalue is not positive. (..., P, P)"""
+    near = series_inverse_sqrt(S)
+    if near is not None:
+        return near, NEAR_CONDITION
+    eigenvalues, E = namespace(S).linalg.eigh(S)
+    if not float(eigenvalues[..., 0].min()) > 0:
+        return None, math.inf
+    return root_of_spectrum(eigenvalues, E), float((eigenvalues[..., -1] / eigenvalues[..., 0]).max())
+
+
+def distance_from_identity(S: Array) -> tuple[Array, Array, bool]:
+    """m = tr S / P (..., 1, 1), S - m I, and whether ||S - m I||_F < NEAR m; never, while torch traces or vectorises."""
+    xp = namespace(S)
+    mean = xp.linalg.diagonal(S).mean(-1)[..., None, None]
+    excess = S - mean * identity_like(S, S.shape[-1])
+    return mean, excess, bool(concrete(xp.all(frobenius_norm(excess)[..., None, None] < NEAR * mean)))
+
+
+def series_inverse_sqrt(S: Array) -> Array | None:
+    """S^{-1/2} = m^{-1/2} sum_k binom(-1/2, k) E^k, E = S/m - I, m = tr S / P, to rounding. (..., P, P)
+
+    None where it would be long, and while torch traces or vectorises. A small step from the manifold has a short one.
+    With ||E|| <= e = ||E^2||_F^{1/2} what is left out is below e^(terms + 1).
+    """
+    xp = namespace(S)
+    mean, E, near = distance_from_identity(S)
+    if not near:
+        return None
+    E /= mean
+    square = E @ E
+    size = math.sqrt(float(xp.max(frobenius_norm(square))))
+    terms = 0 if size == 0 else math.ceil(math.log(epsilon(S) / 8) / math.log(size)) - 1
+    if terms > SERIES_TERMS:
+        return None
+    highest, identity = terms - terms % 2, identity_like(S, S.shape[-1])
+    root = 0 * E
+    for k in range(highest, -1, -2):
+        root = root @ square if k < highest else root
+        root += BINOMIALS[k + 1] * E
+        root += BINOMIALS[k] * identity
+    return symmetrize(root) / xp.sqrt(mean)
+
+
+def spectral_lyapunov(A: Array, B: Array) -> Array:
+    """The Y with A Y + Y A = B for a symmetric positive definite A, without a derivative. (..., P, P)"""
+    eigenvalues, E = namespace(A).linalg.eigh(A)
+    return E @ ((E.mT @ B @ E) / (eigenvalues[..., :, None] + eigenvalues[..., None, :])) @ E.mT

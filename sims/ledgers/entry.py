@@ -1,0 +1,60 @@
+"""One ledger as JSON has it: what the report shows and the study stores; null for what is not finite."""
+
+from typing import Any
+
+import numpy as np
+
+from ufm.ledger import Ledger
+from ufm.ledger.force_balance import ForceBalance
+
+ARRAYS = ("omega", "corrected", "corrected_interval", "held_out", "held_out_interval", "shortfall")
+
+
+def entry(found: Ledger, source: str, split: str, epoch: int | None, forces: ForceBalance | None = None) -> dict[str, Any]:
+    """Everything of a ledger but the influence of every example, with where it comes from."""
+    interval = found.mean_gain_interval()
+    rows = found.rows()
+    for k, row in enumerate(rows):
+        low, high = interval[k - 1] if k else (np.nan, np.nan)
+        row["gain_interval"] = [float(low), float(high)]
+    return plain(
+        {
+            "source": source,
+            "split": split,
+            "epoch": epoch,
+            "examples": found.n,
+            "classes": found.classes.tolist(),
+            "seen": found.seen,
+            "note": found.note,
+            "rows": rows,
+            **{name: getattr(found, name).tolist() for name in ARRAYS},
+            "forces": None if forces is None else _forces(forces),
+        }
+    )
+
+
+def _forces(found: ForceBalance) -> list[dict[str, Any]]:
+    columns = ("means", "deviations", "total", "cosine", "ratio", "decay_cosine", "decay_ratio", "momentum_cosine")
+    names = (*found.names, "all")
+    return [{"parameter": name, **{c: float(getattr(found, c)[k]) for c in columns}} for k, name in enumerate(names)]
+
+
+def plain(value: Any) -> Any:
+    """The same with null for every number that is not finite, as JSON needs it; +inf stays as the string 'inf'."""
+    if isinstance(value, dict):
+        return {key: plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return "inf" if value == np.inf else None
+    return value
+
+
+def number(value: Any) -> float:
+    """A stored number back: NaN for null, inf for 'inf'."""
+    return float("nan") if value is None else float(value)
+
+
+def column(stored: dict[str, Any], name: str) -> np.ndarray:
+    """A column of the rows of a stored ledger. (L + 1,)"""
+    return np.array([number(row[name]) for row in stored["rows"]])

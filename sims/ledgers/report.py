@@ -1,0 +1,209 @@
+"""report.json, report.html and report.pdf of ledgers: the same numbers; the page holds its figures and fetches nothing."""
+
+import base64
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib import rc_context
+from matplotlib.backends.backend_pdf import PdfPages
+from matplotlib.figure import Figure
+
+from sims.ledgers import figures
+from sims.ledgers.entry import number
+from ufm.files.store import provenance, write_atomically, write_text
+
+TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Where is collapse made?</title>
+<meta name="viewport" content="width=device-width"><style>
+body{font:16px/1.5 Georgia,serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}
+h1,h2,h3{font-family:system-ui,sans-serif;line-height:1.2}h2{border-top:1px solid #ccc;padding-top:1.2rem}
+.scroll{overflow-x:auto}table{border-collapse:collapse;font:13px/1.4 system-ui,sans-serif;margin:.8rem 0}
+td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}td:first-child,th:first-child,td.t{text-align:left}
+tr.n td:first-child{border-left:.3rem solid #E69F00}tr.a td:first-child{border-left:.3rem solid #0072B2}
+figure{margin:1rem 0}img{max-width:100%}p.note{border-left:.3rem solid #999;padding:.2rem .8rem;background:#f5f5f5}
+@media print{h2{break-before:page}}
+</style></head><body><h1>Where in the network is collapse made?</h1>
+<p>Each row is the state of the network after an operation: &omega; is the geometric mean of the singular values of
+&Sigma;<sub>W</sub><sup>&minus;1/2</sup>M, and the factor is what the operation did to it. No affine operation can raise any
+&omega;<sub>j</sub> of the examples it is measured on. In sample, &omega; is inflated by few examples; corrected and held out
+estimate that of the population; brackets are 95&nbsp;% intervals of the held-out factor.</p>
+{% for group in groups %}<h2>{{ group.title }}</h2>
+<figure><img alt="Waterfall of the geometric mean of omega, operation by operation"
+src="data:image/png;base64,{{ group.figure }}">
+</figure>
+{% for e in group.entries %}<h3>{{ e.title }}</h3>
+<p>{{ e.examples }} examples, {{ e.classes|length }} classes, operations seen by {{ e.seen }}.</p>
+{% if e.note %}<p class="note">{{ e.note }}</p>{% endif %}
+{% for reason in e.reasons %}<p class="note">Too few data: {{ reason }}</p>{% endfor %}
+{% if e.set_aside %}<p class="note">Directions that a single example makes (up to {{ e.set_aside }}) are left out of the corrected
+and held-out values.</p>{% endif %}
+{% if e.reduced %}<p class="note">~ marks states reduced to fewer features: &omega; is a lower bound there, and a linear
+operation may seem to gain.</p>{% endif %}
+<div class="scroll"><table><tr><th>operation</th><th>kind</th><th>directions</th><th>in sample</th><th>factor</th>
+<th>corrected</th><th>factor</th><th>held out</th><th>factor</th><th>interval</th></tr>
+{% for r in e.table %}<tr class="{{ r.mark }}"><td>{{ r.operation }}</td><td class="t">{{ r.kind }}</td><td>{{ r.rank }}</td>
+{% for cell in r.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{% endfor %}</table></div>
+{% if e.forces %}<h4>Forces on the parameters</h4>
+<p>J<sup>T</sup>G of class means against deviations: cosine &minus;1 is balance.</p>
+<div class="scroll"><table><tr><th>parameter</th><th>means</th><th>deviations</th><th>left / means</th><th>cosine</th>
+<th>cosine with decay</th><th>left / decay</th></tr>
+{% for f in e.forces %}<tr><td>{{ f.parameter }}</td>{% for cell in f.cells %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+</table></div>{% endif %}
+{% endfor %}
+<figure><img alt="Every omega_j after every operation" src="data:image/png;base64,{{ group.spectra }}"></figure>
+{% endfor %}
+{% if over %}<h2>Over epochs</h2><figure><img alt="Factors of the nonlinear operations over epochs"
+src="data:image/png;base64,{{ over }}"></figure>{% endif %}
+<h2>Learned and memorised</h2><p>What an operation does to examples not trained on is learned; what it does beyond that to the
+training examples is memorised. Both held out.</p>
+{% for group in groups if group.columns %}<h3>{{ group.title }}</h3><div class="scroll"><table>
+<tr><th>operation</th><th>training</th><th>not trained on</th><th>ratio</th></tr>
+{% for row in group.columns %}<tr><td>{{ row[0] }}</td>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+</table></div>{% else %}<p>There is only one set of examples.</p>{% endfor %}
+<p><small>{{ provenance }}</small></p></body></html>
+"""
+
+
+def write_report(entries: list[dict[str, Any]], out: Path) -> None:
+    """Write DIR/report.json, DIR/report.html and DIR/report.pdf, each atomically."""
+    from jinja2 import Environment, StrictUndefined
+
+    out.mkdir(parents=True, exist_ok=True)
+    facts = provenance()
+    write_text(out / "report.json", json.dumps({"ledgers": entries, "provenance": facts}, indent=1, allow_nan=False) + "\n")
+    together = _groups(entries)
+    over = over_epochs(entries)
+    with rc_context({"savefig.dpi": 130}):
+        groups = [_group(title, members) for title, members in together.items()]
+        page = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
+        html = page.render(groups=groups, over=None if over is None else _png(over), provenance=json.dumps(facts))
+    write_text(out / "report.html", html + "\n")
+    write_atomically(out / "report.pdf", lambda file: _write_pdf(file, together, over))
+
+
+def over_epochs(entries: list[dict[str, Any]]) -> Figure | None:
+    """The figure over epochs where there are several of one source, else None."""
+    several = len({e["epoch"] for e in entries}) > 1 and len({e["source"] for e in entries}) == 1
+    return figures.over_epochs(entries) if several and all(e["epoch"] is not None for e in entries) else None
+
+
+def _groups(entries: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Splits of one source and epoch together."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for e in entries:
+        epoch = "" if e["epoch"] is None else f", epoch {e['epoch']}"
+        found.setdefault(f"{e['source']}{epoch}", []).append(e)
+    return found
+
+
+def _group(title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
+    return {
+        "title": title,
+        "entries": [_shown(e) for e in members],
+        "figure": _png(figures.waterfall(members)),
+        "spectra": _png(figures.spectra(members[0])),
+        "columns": _columns(members),
+    }
+
+
+def _shown(e: dict[str, Any]) -> dict[str, Any]:
+    reasons = sorted({row["reason"] for row in e["rows"] if row["reason"]})
+    forces = [{"parameter": f["parameter"], "cells": [_short(f[name]) for name in FORCES]} for f in e["forces"] or []]
+    reduced = any(row["reduced"] for row in e["rows"])
+    shown = {key: e[key] for key in ("examples", "classes", "seen", "note")}
+    return shown | {
+        "title": figures.SPLITS[e["split"]],
+        "reasons": reasons,
+        "reduced": reduced,
+        "set_aside": max(row["set_aside"] for row in e["rows"]),
+        "forces": forces,
+        "table": [_row(row) for row in e["rows"]],
+    }
+
+
+FORCES = ("means", "deviations", "ratio", "cosine", "decay_cosine", "decay_ratio")
+
+
+def _row(row: dict[str, Any]) -> dict[str, Any]:
+    cells = [
+        text for name in ("omega", "corrected", "held_out") for text in (_short(row[name]), _factor(number(row[f"{name}_gain"])))
+    ]
+    low, high = (_factor(number(v)) for v in row["gain_interval"])
+    mark = {True: "a", False: "n", None: ""}[row["affine"]]
+    rank = f"{row['rank']}{'~' if row['reduced'] else ''}"
+    return {
+        **{k: row[k] for k in ("operation", "kind")},
+        "rank": rank,
+        "mark": mark,
+        "cells": [*cells, f"{low} – {high}" if low else ""],
+    }
+
+
+def _columns(members: list[dict[str, Any]]) -> list[list[str]]:
+    by_split = {e["split"]: e["rows"] for e in members}
+    if not {"train", "test"} <= by_split.keys():
+        return []
+    found = []
+    for a, b in zip(by_split["train"][1:], by_split["test"][1:], strict=True):
+        first, second = number(a["held_out_gain"]), number(b["held_out_gain"])
+        found.append([a["operation"], _factor(first), _factor(second), _factor(first - second)])
+    return found
+
+
+def _short(value: Any) -> str:
+    value = number(value)
+    return "" if np.isnan(value) else f"{value:.3g}"
+
+
+def _factor(gain: float) -> str:
+    return f"{np.exp(gain):.3g}" if np.isfinite(gain) else ""
+
+
+def _png(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def _write_pdf(file: Any, groups: dict[str, list[dict[str, Any]]], over: Figure | None) -> None:
+    buffer = io.BytesIO()
+    with PdfPages(buffer) as pdf:
+        for title, members in groups.items():
+            figure = figures.waterfall(members)
+            figure.suptitle(title, fontsize=9)
+            pdf.savefig(figure)
+            for e in members:
+                for page in _table_pages(title, e):
+                    pdf.savefig(page)
+        if over is not None:
+            pdf.savefig(over)
+    file.write(buffer.getvalue())
+
+
+LINES_A_PAGE = 45
+
+
+def table_lines(e: dict[str, Any]) -> list[str]:
+    """The table as lines of text, and the reasons where numbers are missing."""
+    head = f"{'operation':<26}{'directions':>11}{'in sample':>11}{'x':>8}{'corrected':>11}{'x':>8}{'held out':>11}{'x':>8}"
+    lines = [head]
+    for row in map(_row, e["rows"]):
+        cells = "".join(f"{cell:>{width}}" for cell, width in zip(row["cells"], (11, 8) * 3, strict=False))
+        lines.append(f"{row['operation'][-25:]:<26}{row['rank']:>11}{cells}")
+    lines += sorted({f"too few data: {row['reason']}" for row in e["rows"] if row["reason"]})
+    return [*lines, *([e["note"]] if e["note"] else [])]
+
+
+def _table_pages(title: str, e: dict[str, Any]) -> list[Figure]:
+    """The table as pages of text."""
+    head, *lines = table_lines(e)
+    pages = []
+    for start in range(0, len(lines), LINES_A_PAGE):
+        page = Figure(figsize=(8.3, 11.7))
+        text = "\n".join([f"{title}, {figures.SPLITS[e['split']]}", "", head, *lines[start : start + LINES_A_PAGE]])
+        page.text(0.06, 0.95, text, family="monospace", fontsize=7, va="top")
+        pages.append(page)
+    return pages
