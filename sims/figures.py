@@ -1,11 +1,16 @@
-"""`python -m sims.figures RUNS... --out DIR`: Figures 2-12 and Table 1 of the paper from stored runs."""
+"""`python -m sims.figures RUNS... --out DIR`: Figures 2-12 and Table 1 of the paper from stored runs, measures of any log.
+
+Runs of `sims.train` give the paper's figures. Where any other log is among them (a folder of `RunLog`, a trajectory.npz, a CSV),
+every measure is drawn against the epoch, all runs overlaid: measures, one panel a measure, and measure-NAME one by one.
+"""
 
 import argparse
 import sys
 from pathlib import Path
 
 from sims.command import Parser, run_command, say
-from sims.training.folder import load_run
+from sims.training.folder import CONFIG, load_run
+from sims.training.log_figures import LoggedRun, load_logged, measures_of, overview
 from sims.training.paper_figures import (
     ABOUT_TRAIN_MEANS,
     OVERLAYS,
@@ -24,8 +29,8 @@ FORMATS = ("png", "pdf", "svg")
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser(prog="python -m sims.figures", description=__doc__, shared=("quiet",))
-    p.add_argument("runs", nargs="+", metavar="RUN", help="folders of sims.train, one a dataset, kind of network and loss")
+    p = Parser(prog="python -m sims.figures", description=__doc__.splitlines()[0], shared=("quiet",))
+    p.add_argument("runs", nargs="+", metavar="RUN", help="folders of sims.train, one a dataset, net and loss; or any log")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the figures")
     p.add_argument("--loss", choices=("mse", "ce"), default="mse", help="runs that Figures 2-9 show")
     p.add_argument("--test-means", choices=("own", "train"), default="own", help="class means of Figure 12")
@@ -44,10 +49,7 @@ def draw(runs: list[Run], out: Path, loss: str, suffix: str, test_means: str = "
     figures |= {overlay.number: overlay_figure(overlay, runs) for overlay in OVERLAYS}
     if test_means == "train":
         figures[ABOUT_TRAIN_MEANS.number] = overlay_figure(ABOUT_TRAIN_MEANS, runs)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(f"cannot make the folder {out}: {error.strerror}") from error
+    make_folder(out)
     written = []
     for number, figure in figures.items():
         if figure is not None:
@@ -58,6 +60,25 @@ def draw(runs: list[Run], out: Path, loss: str, suffix: str, test_means: str = "
     return written
 
 
+def draw_logs(runs: list[LoggedRun], out: Path, suffix: str) -> list[Path]:
+    """Draw every measure of any logs: all in one figure, and one by one. Returns what was written."""
+    names = measures_of(runs)
+    figures = {"measures": overview(runs)} | {f"measure-{name}": overview(runs, [name]) for name in names}
+    make_folder(out)
+    written = [out / f"{name}.{suffix}" for name in figures]
+    for path, figure in zip(written, figures.values(), strict=True):
+        save_figure(figure, path)
+    return written
+
+
+def make_folder(out: Path) -> None:
+    """Make the folder of the figures. Raises ValueError where that cannot be."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {out}: {error.strerror}") from error
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit codes as in `sims.command`."""
     return run_command(parser(), draw_runs, argv, "figures already written stay")
@@ -65,6 +86,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def draw_runs(args: argparse.Namespace) -> None:
     """Draw the runs asked for, and print the table."""
+    if any(not (Path(name) / CONFIG).exists() for name in args.runs):
+        draw_logs([load_logged(Path(name)) for name in args.runs], Path(args.out), args.format)
+        return
     runs = [Run(*load_run(Path(name))) for name in args.runs]
     written = draw(runs, Path(args.out), args.loss, args.format, args.test_means)
     missing = [n for n in range(2, 13) if not any(path.stem == f"figure-{n:02d}" for path in written)]

@@ -1,6 +1,7 @@
-"""`python -m sims.measure`: every measure of collapse of features in .npz files.
+"""`python -m sims.measure`: every measure of collapse of features in files, or what a run has measured.
 
-A file holds `features` (n, P) and `labels` (n,), and the classifier `W` (C, P), `b` (C,) and `epoch` where they are known.
+A file (.npz, .safetensors, or a memory-mapped .npy with labels.npy beside it) holds `features` (n, P) and `labels` (n,), and the
+classifier `W` (C, P), `b` (C,), `epoch`, `lambda` and more where they are known (`ufm.files.features`). A run is a folder.
 For a network in memory call `measure_network`, for features in memory `measure_features`.
 """
 
@@ -8,13 +9,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from sims.command import Parser, run_command, say
 from ufm.features.least_squares import ls_classifier
 from ufm.features.statistics import statistics_of
-from ufm.files.store import check_writable, load_arrays, load_features
+from ufm.files.features import load_feature_file, scalar
+from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
@@ -24,16 +27,20 @@ FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
 
 
-def measure_file(path: Path, lam: float) -> tuple[int | None, Measurement]:
-    """Epoch (None if unknown) and measures of a file; without W, the least-squares classifier at lambda stands in: L_perp = 0."""
-    features, labels = load_features(path)
+def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Measurement]:
+    """Epoch (None if unknown) and measures of a file; without W, the least-squares classifier at lambda stands in: L_perp = 0.
+
+    Without lam, lambda is that of the file, or 0.
+    """
+    arrays = load_feature_file(path)
+    features, labels = arrays["features"], arrays["labels"]
+    lam = lambda_of_file(arrays, path) if lam is None else lam
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: labels are {labels.dtype}, integers are needed")
     if features.dtype not in FLOATS or features.ndim != 2 or not features.shape[1] or labels.shape != features.shape[:1]:
         raise ValueError(f"{path}: features are {features.dtype} {features.shape} with labels {labels.shape}")
     if not len(labels):
         raise ValueError(f"{path} has no examples")
-    arrays = load_arrays(path)
     epoch = _epoch(arrays["epoch"], path) if "epoch" in arrays else None
     if "W" in arrays:
         W = arrays["W"]
@@ -46,7 +53,17 @@ def measure_file(path: Path, lam: float) -> tuple[int | None, Measurement]:
             W, b = ls_classifier(statistics_of(features, labels, int(labels.max()) + 1), lam)
         except ValueError as error:
             raise ValueError(f"{path} has no classifier W, and: {error}") from error
-    return epoch, measure_features(features, labels, W, b, lam)
+    found = measure_features(features, labels, W, b, lam)
+    error = scalar(arrays, "train_error", path)
+    return epoch, found if "W" in arrays or error is None else found.with_scalars({"train_error": error})
+
+
+def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
+    """The key `lambda` of a file, 0 without. Raises ValueError where it is no finite number that is not negative."""
+    lam = scalar(arrays, "lambda", path) or 0.0
+    if lam < 0:
+        raise ValueError(f"{path}: lambda = {lam}: the weight decay cannot be negative")
+    return lam
 
 
 def _epoch(found: np.ndarray, path: Path) -> int:
@@ -66,9 +83,15 @@ def _check_weights(W: np.ndarray, b: np.ndarray, path: Path) -> None:
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.measure", description="Measure collapse of features.", shared=("json", "quiet"))
-    p.add_argument("files", nargs="+", metavar="FILE.npz", help="features (n, P), labels (n,); W (C, P), b (C,), epoch")
-    p.add_argument("--lambda", dest="lam", type=float, default=0.0, help="weight decay of the loss (Eq. 2); C wd / 2 for MSELoss")
+    p.add_argument("files", nargs="+", metavar="FILE", help="features, labels; W, b, epoch, lambda where known; or one RUN")
+    p.add_argument(
+        "--lambda",
+        dest="lam",
+        type=float,
+        help="weight decay of the loss (Eq. 2); C wd / 2 for MSELoss (default the file's, or 0)",
+    )
     p.add_argument("--out", metavar="FILE.npz", help="write all quantities, one entry a file, as a trajectory")
+    p.add_argument("--report", metavar="FILE.html", help="write a self-contained page on the network")
     return p
 
 
@@ -79,15 +102,18 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(args: argparse.Namespace) -> None:
     """Measure every file, print and write what was asked for."""
-    record = Record.empty()
-    if not 0 <= args.lam < float("inf"):
+    record, found = Record.empty(), None
+    if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
-    if args.out is not None:
-        check_writable(Path(args.out))
+    for name in filter(None, (args.out, args.report)):
+        check_writable(Path(name))
+    if len(args.files) == 1 and Path(args.files[0]).is_dir():
+        show_run(Path(args.files[0]), args)
+        return
     for k, name in enumerate(args.files):
         known, found = measure_file(Path(name), args.lam)
         epoch = k if known is None else known
-        record = record.with_epoch(epoch, found, args.lam)
+        record = record.with_epoch(epoch, found, _lambda(Path(name)) if args.lam is None else args.lam)
         if args.out is not None:
             record.save(Path(args.out))
         for reason in found.undefined:
@@ -97,8 +123,37 @@ def measure(args: argparse.Namespace) -> None:
             scalars = {key: None if np.isnan(value) else value for key, value in found.scalars.items()}
             omega = [None if np.isnan(value) else float(value) for value in found.snr.omega]
             print(json.dumps({"file": name, "epoch": epoch, **scalars, "omega": omega, "dropped": found.snr.dropped}))
+    if args.report is not None:
+        write_report(Path(args.report), ", ".join(args.files), record.arrays, {}, found)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
+
+
+def _lambda(path: Path) -> float:
+    return lambda_of_file(load_feature_file(path), path)
+
+
+def show_run(path: Path, args: argparse.Namespace) -> None:
+    """The table of what a run has measured, and its page."""
+    from sims.training.log_figures import load_logged
+
+    run = load_logged(path)
+    if args.report is not None:
+        write_report(Path(args.report), run.name, run.columns, run.facts)
+    if args.out is not None:
+        Record(run.columns).save(Path(args.out))
+    if not args.quiet:
+        print(table(Record(run.columns), SHOWN))
+
+
+def write_report(
+    path: Path, title: str, columns: dict[str, np.ndarray], facts: dict[str, Any], last: Measurement | None = None
+) -> None:
+    """Write the page on a network, atomically."""
+    from sims.training.log_figures import LoggedRun
+    from sims.training.network_report import page
+
+    write_text(path, page(title, LoggedRun(title, columns, facts), last))
 
 
 if __name__ == "__main__":

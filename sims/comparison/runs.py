@@ -82,10 +82,12 @@ def _logged(path: Path) -> Observed:
 
 
 def _features(path: Path, lam: float) -> Observed:
-    from sims.measure import measure_file
+    from sims.measure import lambda_of_file, measure_file
+    from ufm.files.features import load_feature_file
 
     record, whole, sizes, notes = Record.empty(), True, (0, 0), {}
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
+        lam = lam or lambda_of_file(load_feature_file(file), file)
         epoch, found = measure_file(file, lam)
         before, sizes = sizes, (len(found.snr.U), len(found.snr.V))
         if position and sizes != before:

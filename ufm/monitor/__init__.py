@@ -19,7 +19,12 @@ def __getattr__(name: str) -> Any:
     """The public names, from the files that hold them when they are asked for."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("ufm", "manifolds"):
+            raise
+        raise ImportError(f"{name} needs {error.name}: pip install 'neural-collapse-flow[monitor]'") from error
 
 
 def __dir__() -> list[str]:

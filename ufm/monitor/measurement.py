@@ -137,7 +137,7 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
     for H, y in _chunks(features, labels):
         counts += decisions(H.double(), y, classifier, stats.means)
     found.values["train_error"], found.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
-    return measurement_of(found, stats, epsilon(torch.from_numpy(features[:0])))
+    return measurement_of(found, stats, epsilon(features[:0]))
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ class Moments(dict[str, Tensor]):
         rest = rows.new_zeros(k + 1, P).index_add(0, slots, rows) / counts.clamp(min=1)[:, None]
         rows -= rest[slots]
         squares = rows.new_zeros(k + 1).index_add(0, slots, torch.einsum("np,np->n", rows, rows))
-        return cls(dict(zip(NAMES, (classes, counts[:k], near[:k], rest[:k], gram(rows), squares[:k]), strict=True)))
+        return cls(dict(zip(NAMES, (classes, counts[:k], near[:k], rest[:k], gram(rows.mT), squares[:k]), strict=True)))
 
     @property
     def P(self) -> int:
@@ -96,7 +96,7 @@ class Moments(dict[str, Tensor]):
         }
         if slots is not None:
             changed = {name: whole[name].index_copy(0, slots, value) for name, value in changed.items()}
-        scatter = self["scatter"] + other["scatter"] + gram(delta * weight.sqrt()[:, None])
+        scatter = self["scatter"] + other["scatter"] + gram((delta * weight.sqrt()[:, None]).mT)
         return Moments({**changed, "classes": whole["classes"], "scatter": scatter})
 
     def statistics(self) -> ClassStatistics:

@@ -1,0 +1,124 @@
+"""`python -m benchmarks.monitor`: NC1-NC4 of the same float32 features by our metric, by definition, and by plain accumulators.
+
+"two passes" writes the definitions of Papyan, Han & Donoho down over all features in memory. "accumulators" is how public
+measuring code works as we read its description: float32, class sums and an uncentred second moment, means subtracted afterwards,
+NC4 in another pass; no line of it is copied. Digits are -log10 of the relative error against float64 two-pass values.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.timing import peak_megabytes
+from ufm.monitor import NeuralCollapse
+
+SIZES = {"small": (5_000, 64, 10), "medium": (50_000, 512, 10), "large": (100_000, 512, 1_000)}
+BATCH, OFFSET = 256, 30.0
+Values = dict[str, float]
+
+
+def data(n: int, P: int, C: int, noise: float) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """float32 features far from zero, labels, and a classifier along the class means."""
+    generator = torch.Generator().manual_seed(0)
+    y = torch.arange(n) % C
+    means = torch.randn(C, P, generator=generator)
+    H = OFFSET + means[y] + noise * torch.randn(n, P, generator=generator)
+    W = means - means.mean(0) + 0.1 * torch.randn(C, P, generator=generator)
+    return H, y, W, -W @ torch.full((P,), OFFSET)
+
+
+def ours(H: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Values:
+    """The metric, fed in batches."""
+    metric = NeuralCollapse(len(W))
+    for h, t in zip(H.split(BATCH), y.split(BATCH), strict=True):
+        metric.update(h, t, classifier=(W, b))
+    return metric.compute()
+
+
+def two_passes(H: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Values:
+    """The definitions over all features in float64, everything in memory."""
+    H, W, b, C = H.double(), W.double(), b.double(), len(W)
+    counts = torch.bincount(y, minlength=C).double()
+    means = torch.zeros(C, H.shape[1], dtype=H.dtype).index_add(0, y, H) / counts[:, None]
+    D = H - means[y]
+    return _values(D.T @ D / len(H), means, counts, W) | {"nc4": _disagreement(H.split(BATCH), means, W, b)}
+
+
+def accumulators(H: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Values:
+    """Sums and uncentred second moments in float32, then a second pass for NC4."""
+    C, P = W.shape
+    counts, sums, second = torch.zeros(C), torch.zeros(C, P), torch.zeros(P, P)
+    for h, t in zip(H.split(BATCH), y.split(BATCH), strict=True):
+        counts += torch.bincount(t, minlength=C)
+        sums.index_add_(0, t, h)
+        second += h.T @ h
+    means = sums / counts[:, None]
+    within = second / len(H) - (means * (counts / len(H))[:, None]).T @ means
+    return _values(within, means, counts, W) | {"nc4": _disagreement(H.split(BATCH), means, W, b)}
+
+
+def _values(within: Tensor, means: Tensor, counts: Tensor, W: Tensor) -> Values:
+    C, share = len(W), counts / counts.sum()
+    M = means - share @ means
+    U, values, _ = torch.linalg.svd(M.T * share.sqrt(), full_matrices=False)
+    K = min(C - 1, means.shape[1])
+    nc1 = float((((within @ U[:, :K]) * U[:, :K]).sum(0) / values[:K] ** 2).sum()) / C
+    unit = M / M.norm(dim=1, keepdim=True)
+    cosines = (unit @ unit.T)[tuple(torch.triu_indices(C, C, 1))]
+    nc3 = float(((W / W.norm() - M / M.norm()) ** 2).sum())
+    return {"nc1": nc1, "nc2_equiangular": float(cosines.std()), "nc3": nc3}
+
+
+def _disagreement(batches: tuple[Tensor, ...], means: Tensor, W: Tensor, b: Tensor) -> float:
+    apart = sum(int(((h @ W.T + b).argmax(1) != torch.cdist(h, means).argmin(1)).sum()) for h in batches)
+    return apart / sum(len(h) for h in batches)
+
+
+METHODS: dict[str, Callable[..., Values]] = {"our metric": ours, "two passes": two_passes, "accumulators": accumulators}
+
+
+def digits(value: float, exact: float) -> str:
+    """How many leading digits are right."""
+    error = abs(value - exact) / abs(exact) if exact else abs(value)
+    return "all" if error < 1e-15 else f"{max(-np.log10(error), 0):.1f}"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Print one table a size and one for features far more collapsed."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.monitor", description="Measuring collapse, side by side.")
+    parser.add_argument("--sizes", nargs="+", choices=SIZES, default=["medium", "large"])
+    parser.add_argument("--noise", nargs="+", type=float, default=[0.3, 1e-3], help="within-class deviation beside means of 1")
+    parser.add_argument("--memory", nargs=2, metavar=("SIZE", "METHOD"), help=argparse.SUPPRESS)
+    args = parser.parse_args(argv)
+    if args.memory:
+        METHODS.get(args.memory[1], lambda *_: None)(*data(*SIZES[args.memory[0]], 0.3))
+        return 0
+    for size in args.sizes:
+        peaks = {name: peak_megabytes("-m", "benchmarks.monitor", "--memory", size, name) for name in ("nothing", *METHODS)}
+        for noise in args.noise:
+            _table(size, noise, peaks)
+    return 0
+
+
+def _table(size: str, noise: float, peaks: dict[str, float]) -> None:
+    problem = data(*SIZES[size], noise)
+    exact = two_passes(*problem)
+    print(f"\n(n, P, C) = {SIZES[size]}, noise {noise:g}, offset {OFFSET:g}; {torch.get_num_threads()} thread(s)")
+    print("| method | seconds | MB beside the features | digits of NC1 | NC2 angle | NC3 | NC4 |\n|---|---|---|---|---|---|---|")
+    for name, method in METHODS.items():
+        times = []
+        for _ in range(2):
+            began = time.process_time()
+            found = method(*problem)
+            times.append(time.process_time() - began)
+        shown = " | ".join(digits(found[key], exact[key]) for key in ("nc1", "nc2_equiangular", "nc3", "nc4"))
+        print(f"| {name} | {min(times):.2f} | {peaks[name] - peaks['nothing']:.0f} | {shown} |", flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Measures of any logged runs against the epoch: one panel a measure, several runs overlaid, the spectrum readable at C = 100."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from sims.training.paper_figures import PLOTS
+from ufm.files.store import load_arrays
+from ufm.monitor.logs import RUN, load_log, read_csv
+from ufm.monitor.record import Record
+
+# Okabe and Ito's colours, told apart by colour-blind readers; dashes repeat the distinction in print
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
+DASHES = ("-", "--", "-.", ":")
+MORE = {"nc0": "NC0: $\\|W^T 1\\|$", "effective_rank": "effective rank", "ncc_accuracy": "nearest-mean accuracy"}
+MORE |= {"nrc1": "NRC1", "nrc2": "NRC2", "nrc3": "NRC3", "mse": "squared error", "train_error": "training error"}
+LABELLED = ("nc2", "test")  # measures of several things: their titles say of which
+TITLES = {
+    line.name: f"{plot.ylabel}, {line.label}"
+    if line.name.startswith(LABELLED)
+    else plot.ylabel
+    if "nc" in line.name[:2]
+    else line.label
+    for plot in PLOTS
+    for line in plot.lines
+} | MORE
+LOGARITHMIC = ("nc1", "loss", "loss_nc1", "loss_nc23", "loss_perp", "nrc1", "nrc2", "mse", "omega", "nc0")
+PANEL = (3.0, 2.2)  # inches
+MOST_LINES = 12  # singular values drawn one by one; above, their median and bands
+
+
+@dataclass(frozen=True, eq=False)
+class LoggedRun:
+    """A run by name: columns (T,) beside `epoch`, and omega (T, K) where it was stored; what is known of its training."""
+
+    name: str
+    columns: dict[str, np.ndarray]
+    facts: dict[str, Any]
+
+
+def load_logged(path: Path) -> LoggedRun:
+    """The run of a folder of `RunLog` or `sims.train`, of a trajectory.npz, or of a CSV. Raises ValueError for anything else."""
+    if path.suffix == ".csv":
+        return LoggedRun(path.stem, read_csv(path), {})
+    if path.is_dir() and (path / RUN).exists():
+        facts, record = load_log(path)
+        return LoggedRun(path.name, record.arrays, facts)
+    if path.is_dir():
+        from sims.training.folder import load_run
+
+        config, record = load_run(path)
+        return LoggedRun(path.name, record.arrays, {"net": config.net, "dataset": config.dataset, "loss": config.loss})
+    if "epoch" not in load_arrays(path):
+        raise ValueError(f"{path} is no log: it has no array 'epoch'")
+    return LoggedRun(path.stem, Record.load(path).arrays, {})
+
+
+def measures_of(runs: Sequence[LoggedRun]) -> list[str]:
+    """The measures that some run has, those of the paper first."""
+    known = [name for name in TITLES if any(name in run.columns for run in runs)]
+    return [*known, *(["omega"] if any("omega" in run.columns for run in runs) else [])]
+
+
+def overview(runs: Sequence[LoggedRun], names: Sequence[str] | None = None) -> Figure:
+    """One panel a measure. Raises ValueError where no run has any."""
+    names = list(names or measures_of(runs))
+    if not names:
+        raise ValueError("these runs have no measure that can be drawn")
+    columns = min(len(names), 4)
+    rows = -(-len(names) // columns)
+    figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows + 0.5), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).reshape(-1)
+    for axes, name in zip(grid, names, strict=False):
+        panel(axes, name, runs)
+    for axes in grid[len(names) :]:
+        axes.set_axis_off()
+    if len(runs) > 1:
+        entries = {line.get_label(): line for axes in grid for line in axes.get_lines() if line.get_label()[:1] != "_"}
+        figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(runs), 4), frameon=False)
+    return figure
+
+
+def panel(axes: Axes, name: str, runs: Sequence[LoggedRun]) -> None:
+    """One measure of all runs against the epoch."""
+    for k, run in enumerate(runs):
+        style: dict[str, Any] = {"color": COLORS[k % len(COLORS)], "linestyle": DASHES[k % len(DASHES)], "label": run.name}
+        if name == "omega" and "omega" in run.columns:
+            _spectrum(axes, run.columns["epoch"], run.columns["omega"], style)
+        elif name in run.columns:
+            axes.plot(run.columns["epoch"], run.columns[name], linewidth=1.5, marker=".", markersize=3, **style)
+    shown = np.concatenate([np.ravel(run.columns[name]) for run in runs if name in run.columns])
+    if name in LOGARITHMIC and (shown[np.isfinite(shown)] > 0).any():
+        axes.set_yscale("log")
+    axes.set_title(TITLES.get(name, "SNR singular values $\\omega_j$"), fontsize=9)
+    axes.set_xlabel("epoch", fontsize=8)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.tick_params(which="both", labelsize=8)
+    axes.grid(which="major", color="0.9", linewidth=0.6)
+    axes.set_axisbelow(True)
+
+
+def _spectrum(axes: Axes, epochs: np.ndarray, omega: np.ndarray, style: dict[str, Any]) -> None:
+    """Every value where they are few; where they are many their median, the middle half and the whole range."""
+    omega = np.where(omega > 0, omega, np.nan)
+    if omega.shape[1] <= MOST_LINES:
+        axes.plot(epochs, omega[:, 0], linewidth=1.2, **style)
+        axes.plot(epochs, omega[:, 1:], linewidth=0.9, color=style["color"], linestyle=style["linestyle"])
+        return
+    defined = np.isfinite(omega).any(1)
+    low, first, middle, third, high = np.nanquantile(omega[defined], (0, 0.25, 0.5, 0.75, 1), axis=1)
+    axes.fill_between(epochs[defined], low, high, color=style["color"], alpha=0.15, linewidth=0)
+    axes.fill_between(epochs[defined], first, third, color=style["color"], alpha=0.3, linewidth=0)
+    axes.plot(epochs[defined], middle, linewidth=1.5, **style)

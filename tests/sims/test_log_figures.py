@@ -1,0 +1,78 @@
+"""Any log is drawn, and a network has its page: measures, reasons and figures in one file."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sims import figures, measure
+from sims.training.log_figures import LoggedRun, load_logged, measures_of, overview
+from tests.sims.test_measure import arrays
+from ufm.files.store import save_arrays
+from ufm.monitor.logs import CsvLog, RunLog
+from ufm.monitor.measurement import Measurement, measure_features
+
+
+def measured(C: int = 3, seed: int = 0) -> Measurement:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(C), 12)
+    features = rng.standard_normal((C, C + 2))[labels] + 0.3 * rng.standard_normal((12 * C, C + 2))
+    return measure_features(features, labels, rng.standard_normal((C, C + 2)), np.zeros(C), 0.1)
+
+
+def log_of(path: Path, C: int = 3, epochs: int = 4) -> Path:
+    log = RunLog(path, lam=0.1, optimizer="SGD")
+    for epoch in range(1, epochs + 1):
+        found = measured(C, epoch)
+        log(epoch, found.scalars, found)
+    return path
+
+
+def test_runs_of_any_kind_are_overlaid_one_panel_a_measure(tmp_path: Path) -> None:
+    log_of(tmp_path / "one")
+    table = CsvLog(tmp_path / "two.csv")
+    table(1, {"nc1": 0.5, "nc3": float("nan")})
+    table(3, {"nc1": 0.2, "nc3": 0.1})
+    runs = [load_logged(tmp_path / "one"), load_logged(tmp_path / "two.csv"), load_logged(tmp_path / "one" / "trajectory.npz")]
+    drawn = overview(runs)
+    titled = [axes for axes in drawn.axes if axes.get_title()]
+    assert len(titled) == len(measures_of(runs))
+    nc1 = next(axes for axes in titled if "Sigma_W" in axes.get_title())
+    assert len(nc1.get_lines()) == 3
+    np.testing.assert_array_equal(nc1.get_lines()[1].get_ydata(), [0.5, 0.2])
+    assert figures.main([str(tmp_path / "one"), str(tmp_path / "two.csv"), "--out", str(tmp_path / "f"), "--format", "pdf"]) == 0
+    assert {"measures.pdf", "measure-nc1.pdf", "measure-omega.pdf"} <= {path.name for path in (tmp_path / "f").iterdir()}
+    assert (tmp_path / "f" / "measures.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_a_hundred_classes_are_a_band_and_few_are_lines() -> None:
+    for C, lines in ((5, 4), (100, 1)):
+        omega = np.abs(np.random.default_rng(0).standard_normal((6, C - 1))) + 1
+        axes = overview([LoggedRun("r", {"epoch": np.arange(6), "omega": omega}, {})]).axes[0]
+        assert len(axes.get_lines()) == lines
+        assert len(axes.collections) == (0 if C == 5 else 2)
+
+
+def test_the_page_of_a_network_stands_alone_and_says_what_is_undefined(tmp_path: Path) -> None:
+    found = arrays()
+    save_arrays(tmp_path / "f.npz", {**found, "W": 0 * found["W"]})
+    assert measure.main([str(tmp_path / "f.npz"), "--report", str(tmp_path / "r.html"), "--quiet"]) == 0
+    text = (tmp_path / "r.html").read_text()
+    assert "a vector is zero" in text
+    assert "undefined" in text
+    assert "src='data:image/png;base64," in text
+    assert "http" not in text.replace("http-equiv", "")
+    log_of(tmp_path / "a<b")
+    assert measure.main([str(tmp_path / "a<b"), "--report", str(tmp_path / "run.html"), "--quiet"]) == 0
+    page = (tmp_path / "run.html").read_text()
+    assert "a&lt;b" in page
+    assert "optimizer</td><td>SGD" in page
+    assert page.count("<img") == 2
+
+
+def test_what_is_no_log_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    save_arrays(tmp_path / "f.npz", arrays())
+    assert figures.main([str(tmp_path / "f.npz"), "--out", str(tmp_path / "f")]) == 2
+    assert "no array 'epoch'" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="no measure"):
+        overview([LoggedRun("r", {"epoch": np.arange(2)}, {})])
