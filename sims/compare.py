@@ -1,4 +1,4 @@
-"""`python -m sims.compare RUN [RUN ...] --out DIR`: which of the exact laws do trained networks follow?"""
+"""`python -m sims.compare RUN [RUN ...] --out DIR`: which models do measured features follow from where they are?"""
 
 import argparse
 import sys
@@ -18,7 +18,7 @@ def parser() -> Parser:
     p = Parser(prog="python -m sims.compare", description=__doc__)
     p.add_argument(
         "runs",
-        nargs="+",
+        nargs="*",
         metavar="RUN",
         help="folders of sims.train or of features-EPOCH.npz, .npz of ufm.flow (controls) or sims.measure; runs that differ by "
         "their seed alone are judged together",
@@ -34,6 +34,15 @@ def parser() -> Parser:
         help="start there instead, on the central path or not; zero-error: each run's own",
     )
     p.add_argument("--to-epoch", type=float, metavar="E", help="leave later epochs out")
+    p.add_argument(
+        "--group",
+        nargs="+",
+        action="append",
+        default=[],
+        metavar=("NAME", "RUN"),
+        help="runs to judge together, under a name (default: those whose configurations differ by the seed alone)",
+    )
+    p.add_argument("--choices", type=int, default=1, help="how many ways to choose the epochs were tried (default 1)")
     p.add_argument("--lambda", dest="lam", type=float, default=0.0, help="for folders of features alone")
     p.add_argument("--level", type=float, default=rule.level, help="of the bootstrap intervals (default %(default)s)")
     p.add_argument(
@@ -52,14 +61,19 @@ def summary(groups: list[Group]) -> str:
     lines = []
     for group in groups:
         v = group.verdict
-        lines.append(f"{group.name}: {label(v)}")
+        lines.append(f"{group.name}: {label(group.selection)}")
         if v.exponent is not None:
             left = ", ".join(f"{name} {found.fit.rms:.2%}" for name, found in v.evidence.items())
             lines.append(
                 f"  exponent p = {v.exponent.value:.2f} ({v.exponent.low:.2f} to {v.exponent.high:.2f}); laws: " + _laws()
             )
             lines.append(f"  left unexplained of omega: {left}")
-        lines.append(f"  {v.reason}")
+        for name, found in group.selection.support.items():
+            state = found.missing or ("refuted" if found.refuted else "compatible")
+            p = "" if found.missing else f" (p-values {found.p_rival:.2g} against rivals, {found.p_free:.2g} against free paths)"
+            lines.append(f"  model {name}: {state}{p}")
+        lines.append(f"  {group.selection.reason}")
+        lines += [f"  {note}" for note in group.entry_notes]
         for run, found in zip(group.runs, group.comparisons, strict=True):
             lines += [f"  {run.name}: {note}" for note in (*run.notes, *found.window.notes)]
     return "\n".join(lines)
@@ -75,18 +89,19 @@ def compare_runs(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
-    if args.seed < 0:
-        raise ValueError(f"--seed {args.seed}: it cannot be negative")
-    for option, value in (("from", args.from_epoch), ("to", args.to_epoch)):
-        if isinstance(value, float) and not abs(value) < float("inf"):
-            raise ValueError(f"--{option}-epoch {value}: it must be finite")
-    if len({Path(name).resolve() for name in args.runs}) < len(args.runs):
+    _check(args)
+    named = {name: members for name, *members in args.group}
+    names = [*args.runs, *(run for members in named.values() for run in members)]
+    if not names:
+        raise ValueError("no run is given: name a RUN, or a --group NAME RUN ...")
+    if len({Path(name).resolve() for name in names}) < len(names):
         raise ValueError("a run is named twice: it would count as two seeds and narrow the interval")
     rule = Rule(level=args.level, tolerance=args.tolerance, seed=args.seed)
     choice = Choice(args.fraction, args.from_epoch, args.to_epoch)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; a folder is needed")
-    groups = analyse([load_observed(Path(name), args.lam) for name in args.runs], choice, rule)
+    paths = {name: [str(Path(run)) for run in members] for name, members in named.items()}
+    groups = analyse([load_observed(Path(name), args.lam) for name in names], choice, rule, paths, args.choices)
     from sims.comparison.report import write_report
 
     write_report(groups, choice, rule, out)
@@ -95,6 +110,17 @@ def compare_runs(args: argparse.Namespace) -> None:
         print(summary(groups))
     which = f"{outcome}: " if name == NONE else ""
     print(f"verdict: {name} ({which}{reason}); see {out / 'report.html'}")
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Raise ValueError for numbers out of range."""
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}: it cannot be negative")
+    if args.choices < 1:
+        raise ValueError(f"--choices {args.choices}: at least 1 way to choose the epochs was taken")
+    for option, value in (("from", args.from_epoch), ("to", args.to_epoch)):
+        if isinstance(value, float) and not abs(value) < float("inf"):
+            raise ValueError(f"--{option}-epoch {value}: it must be finite")
 
 
 def _start(text: str) -> float | str:

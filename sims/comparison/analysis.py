@@ -6,10 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from sims.comparison.entries import measured
 from sims.comparison.runs import Observed
 from ufm.compare.clock import slopes_by_rate
 from ufm.compare.comparison import SCHEME, Comparison, compare
 from ufm.compare.exponent import EXPONENTS
+from ufm.compare.selection import NOT_COMPARED, Selection, judge
+from ufm.compare.selection import Rule as SelectionRule
 from ufm.compare.verdict import NONE, Rule, Verdict, decide
 from ufm.compare.window import FRACTION, Window, proximity
 from ufm.monitor.record import ZERO_ERROR
@@ -45,33 +48,61 @@ class Group:
     runs: Sequence[Observed]
     comparisons: Sequence[Comparison]
     verdict: Verdict
+    selection: Selection
+    entry_notes: Sequence[str] = ()
 
 
-def analyse(runs: Sequence[Observed], choice: Choice, rule: Rule) -> list[Group]:
-    """Every group of runs compared with the laws; runs differ inside a group by their seed alone."""
+def analyse(
+    runs: Sequence[Observed], choice: Choice, rule: Rule, named: Mapping[str, Sequence[str]] | None = None, choices: int = 1
+) -> list[Group]:
+    """Every group of runs compared with the models: those that `named` puts together by their paths, of the others those whose
+    configurations differ by the seed alone. `choices`: how many ways to choose the epochs are tried.
+    """
+    declared = {str(run): name for name, members in (named or {}).items() for run in members}
     groups: dict[str, list[Observed]] = {}
     for run in runs:
-        groups.setdefault(run.group, []).append(run)
+        groups.setdefault(declared.get(str(run.path), f"={run.group}"), []).append(run)
     found = []
-    for members in groups.values():
+    for key, members in groups.items():
         comparisons = [choice.compare(run) for run in members]
-        found.append(Group(_name(members), members, comparisons, decide(comparisons, rule)))
+        selection, notes = _select(members, comparisons, rule, choices)
+        name = _name(members) if key.startswith("=") else f"{key} ({len(members)} run{'s' if len(members) > 1 else ''})"
+        found.append(Group(name, members, comparisons, decide(comparisons, rule), selection, notes))
     return found
+
+
+def _select(
+    members: Sequence[Observed], comparisons: Sequence[Comparison], rule: Rule, choices: int
+) -> tuple[Selection, list[str]]:
+    usable, notes = [], []
+    for run, found in zip(members, comparisons, strict=True):
+        if found.window.compared is None:
+            continue
+        try:
+            one, note = measured(found.window.compared, run.entry(float(found.window.compared.t[0])))
+        except ValueError as error:
+            one, note = measured(found.window.compared, None)[0], str(error)
+        usable.append(one)
+        notes += [f"{run.name}: {note}"] if note else []
+    if not usable:
+        return Selection(NOT_COMPARED, "", (), comparisons[0].window.reason, {}), notes
+    return judge(usable, SelectionRule(level=rule.level, choices=choices, seed=rule.seed)), notes
 
 
 def overall(groups: Sequence[Group]) -> tuple[str, str, str]:
     """The verdict on all groups, its outcome and its reason: theirs where they agree, else none and "mixed"."""
-    first = groups[0].verdict
+    first = groups[0].selection
     if len(groups) == 1:
-        return first.name, first.outcome, first.reason
-    if all((group.verdict.name, group.verdict.outcome) == (first.name, first.outcome) for group in groups):
-        return first.name, first.outcome, f"so say all {len(groups)} groups of runs"
-    return NONE, "mixed", "the groups of runs differ: " + ", ".join(f"{group.name}: {label(group.verdict)}" for group in groups)
+        return first.name or NONE, first.outcome, first.reason
+    if all((group.selection.name, group.selection.outcome) == (first.name, first.outcome) for group in groups):
+        return first.name or NONE, first.outcome, f"so say all {len(groups)} groups of runs"
+    differ = ", ".join(f"{group.name}: {label(group.selection)}" for group in groups)
+    return NONE, "mixed", f"the groups of runs differ: {differ}"
 
 
-def label(verdict: Verdict) -> str:
-    """The law's name, or which "none" it is."""
-    return verdict.name if verdict.name != NONE else f"none ({verdict.outcome})"
+def label(found: Selection) -> str:
+    """The model's name, or which "none" it is."""
+    return found.name or f"none ({found.outcome})"
 
 
 def numbers(groups: Sequence[Group], choice: Choice, rule: Rule) -> dict[str, Any]:
@@ -106,9 +137,12 @@ def _group_numbers(group: Group) -> dict[str, Any]:
     exponent = None if v.exponent is None else asdict(v.exponent)
     head = {
         "name": group.name,
-        "verdict": v.name,
-        "outcome": v.outcome,
-        "reason": v.reason,
+        "verdict": group.selection.name or NONE,
+        "outcome": group.selection.outcome,
+        "reason": group.selection.reason,
+        "compatible": list(group.selection.compatible),
+        "models": {name: asdict(found) for name, found in group.selection.support.items()},
+        "notes": list(group.entry_notes),
         "exponent": exponent,
         "laws": evidence,
     }

@@ -61,7 +61,8 @@ def render(found: dict[str, Any], groups: list[Group], choice: Choice) -> str:
         f"<p class='verdict'>Verdict: <b>{_label(found)}</b>. {_text(_sentence(found['reason']))}</p>",
         "<p>The singular values &omega;<sub>j</sub> of the features' signal-to-noise matrix, u = &omega;&sup2;/C, obey "
         "d log u / dt &prop; (1+u)<sup>&minus;p</sup> under each exact law: p = 1 renormalized flow, p = 2 embedded flow, "
-        "p = 0 unnormalized flow. The exponent is measured without assuming anything about the clock.</p>",
+        "p = 0 unnormalized flow from &Sigma;<sub>T</sub> = I. The exponent describes a run; from other starts the unnormalized "
+        "flow has any exponent, so it identifies no law and no verdict rests on it.</p>",
         _overview(found),
         _figure(
             drawing.exponent_figure({"": groups}), "Exponent of every group of runs with its bootstrap interval, and the laws'."
@@ -88,6 +89,7 @@ def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list
         name = group.runs[first].name
         found = group.comparisons[first]
         parts += [
+            _models_table(values),
             _laws_table(values),
             _figure(
                 drawing.drift_figure(found),
@@ -138,15 +140,38 @@ def _runs_table(values: dict[str, Any]) -> str:
     return _table(heads, rows)
 
 
+def _models_table(values: dict[str, Any]) -> str:
+    rows = []
+    for name, model in values["models"].items():
+        state = _text(model["missing"]) or ("refuted" if model["refuted"] else "compatible")
+        numbers = [_number(model[key]) for key in ("parameter", "log_likelihood", "p_rival", "p_free")]
+        rows.append([name, state, *numbers, _percent(model["rms"])])
+    caption = (
+        "Each model predicts the whole SNR matrix, spectrum and vectors, from the class statistics of the first epoch compared, up to "
+        "a clock. p against rivals: the share of runs simulated from the model, with its noise, that fall as far behind the likeliest "
+        "other model; p against free paths: behind values that each follow a smooth path of their own. A model is refuted where no "
+        "simulated run does, in either. r: how many times faster class means move than deviations; kappa: rate of the classifier."
+    )
+    heads = [
+        "model",
+        "outcome",
+        "parameter",
+        "log likelihood",
+        "p against rivals",
+        "p against free paths",
+        "rms left of log &omega;",
+    ]
+    return _table(heads, rows, caption) if rows else ""
+
+
 def _laws_table(values: dict[str, Any]) -> str:
     rows = []
     for name, law in values["laws"].items():
         low, high = law["drift_share_interval"]
         share = f"{_number(law['drift_share'])} ({_number(low)} to {_number(high)})"
-        why = _text(law["refused"]) or "the verdict"
         p_values = [_number(law[f"{test}_p_value"]) for test in ("no_trend", "no_memory", "clock_advances")]
-        rows.append([name, _percent(law["left_unexplained"]), *p_values, share, why])
-    heads = ["law", "left unexplained", "p: no trend", "p: no memory", "p: clock advances", "drift share", "outcome"]
+        rows.append([name, _percent(law["left_unexplained"]), *p_values, share])
+    heads = ["law", "left unexplained", "p: no trend", "p: no memory", "p: clock advances", "drift share"]
     caption = (
         "Drift share: measured drift of the law's invariants over the least that another law would show; 0 where the law holds, "
         "1 where it does no better than the others."

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from sims.comparison.entries import entry_of_features, entry_of_simulation
+from ufm.compare.coordinates import Entry
 from ufm.compare.spectra import nc4_along
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.trajectory import Trajectory
@@ -32,6 +34,18 @@ class Observed:
     config: dict[str, Any]
     rates: np.ndarray | None = None
     notes: tuple[str, ...] = field(default=())
+    files: dict[Path, float] = field(default_factory=dict)
+    lam: float = 0.0
+
+    def entry(self, epoch: float) -> Entry | None:
+        """The class statistics of an epoch where they were stored: features of that epoch, or the start of a simulation."""
+        if self.kind == "simulated":
+            return entry_of_simulation(self.trajectory, self.config) if epoch == self.trajectory.t[0] else None
+        path = next((file for file, known in self.files.items() if known == epoch), None)
+        if path is None:
+            return None
+        decay = float(self.config.get("feature_decay", 0.0))
+        return entry_of_features(path, self.lam, 2 * self.lam / self.trajectory.C if self.kind == "trained" else 0.0, decay)
 
     def nc4(self, entry: float, omega: dict[str, np.ndarray], V: np.ndarray) -> dict[str, np.ndarray]:
         """NC4 along simulated omega (T, K) by name, from the features stored at the entry; empty where there are none."""
@@ -61,7 +75,7 @@ def load_observed(path: Path, lam: float = 0.0) -> Observed:
     if {"t", "omega", "config"} <= arrays.keys():
         return _simulated(path)
     if {"epoch", "omega", "V", "U", "counts"} <= arrays.keys():
-        return _of_record(path.stem, path, "features", path.stem, Record(arrays), {})
+        return _of_record(path.stem, path, "features", str(path.resolve()), Record(arrays), {})
     raise ValueError(f"{path} is no run: its arrays are {', '.join(sorted(arrays)) or 'none'}")
 
 
@@ -72,7 +86,9 @@ def _trained(path: Path) -> Observed:
     stored = asdict(config)
     observed = _of_record(path.name, path, "trained", _group(stored, ("seed", "save_features", "data_dir")), record, stored)
     rates = np.array([config.rate_at(max(int(epoch), 1)) for epoch in observed.trajectory.t])
-    return replace(observed, rates=rates)
+    saved = {path / f"features-{epoch:04d}.npz": float(epoch) for epoch in config.save_features}
+    lam = float(record.arrays.get("lambda", 0.0))
+    return replace(observed, rates=rates, files={file: epoch for file, epoch in saved.items() if file.exists()}, lam=lam)
 
 
 def _logged(path: Path) -> Observed:
@@ -86,6 +102,7 @@ def _features(path: Path, lam: float) -> Observed:
     from ufm.files.features import load_feature_file
 
     record, whole, sizes, notes = Record.empty(), True, (0, 0), {}
+    files: dict[Path, float] = {}
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
         lam = lam or lambda_of_file(load_feature_file(file), file)
         epoch, found = measure_file(file, lam)
@@ -100,10 +117,13 @@ def _features(path: Path, lam: float) -> Observed:
             notes["b"] = "files have W and no b: taken for a layer without bias"
         if epoch is None:
             notes["epoch"] = "files have no array `epoch`: counted 0, 1, ... in the order of their names"
+        files[file] = float(position if epoch is None else epoch)
         record = record.with_epoch(position if epoch is None else epoch, found, lam)
-    return _of_record(
-        path.name, path, "features", path.name, record, {"lambda": lam}, classifier=whole, notes=tuple(notes.values())
+    config = {"lambda": lam}
+    found = _of_record(
+        path.name, path, "features", str(path.resolve()), record, config, classifier=whole, notes=tuple(notes.values())
     )
+    return replace(found, files=files, lam=lam)
 
 
 def _simulated(path: Path) -> Observed:

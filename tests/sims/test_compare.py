@@ -197,7 +197,21 @@ def test_what_sims_measure_stored_is_a_run(tmp_path: Path) -> None:
     assert measure_main([*files, "--out", str(tmp_path / "measured.npz")]) == 0
     found = numbers_of(tmp_path / "measured.npz", Choice(from_epoch=0))
     assert found["groups"][0]["runs"][0]["kind"] == "features"
-    assert found["verdict"] == "renormalized"
+    assert (found["verdict"], found["outcome"]) == ("none", "undecided")  # it holds neither class means nor Sigma_W
+    assert found["groups"][0]["compatible"] == ["renormalized"]
+
+
+def test_groups_are_declared_and_never_read_off_a_folder_s_name(tmp_path: Path) -> None:
+    for folder, law in (("one", "renormalized"), ("two", "embedded")):
+        (tmp_path / folder).mkdir()
+        full_flow(law, tmp_path / folder / "log", seed=3, times=6)
+    logs = [tmp_path / folder / "log" for folder in ("one", "two")]
+    assert run_command(*logs, "--from-epoch", 0, "--out", tmp_path / "apart", "--quiet") == 0
+    assert [group["verdict"] for group in report(tmp_path / "apart")["groups"]] == ["renormalized", "embedded"]
+    assert run_command("--group", "both", *logs, "--from-epoch", 0, "--out", tmp_path / "together", "--quiet") == 0
+    (group,) = report(tmp_path / "together")["groups"]
+    assert group["name"] == "both (2 runs)"
+    assert (group["verdict"], group["outcome"]) == ("none", "refuted")
 
 
 def files_of(path: Path, trained: Path, files: dict[str, bytes | None]) -> Path:
@@ -273,6 +287,7 @@ def test_what_is_no_run_ends_in_one_line(kind: str, trained: Path, tmp_path: Pat
         ("--tolerance", "-1"),
         ("--tolerance", "nan"),
         ("--seed", "-1"),
+        ("--choices", "0"),
         ("--from-epoch", "nan"),
         ("--to-epoch", "nan"),
         ("--from-epoch", "inf"),

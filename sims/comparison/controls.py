@@ -1,0 +1,235 @@
+"""`python -m sims.comparison.controls --out FILE.jsonl`: how often the comparison names, leaves open and refutes what is known.
+
+Runs of every model are made from known starts, clocks and noise and judged; a file of one line a run is gone on with where it was
+left. Beside each stands an oracle: whether a likelihood ratio that knows the noise exceeds 100 against every rival.
+"""
+
+import argparse
+import itertools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ufm.compare.coordinates import Entry, frame_of, log_gram
+from ufm.compare.likelihood import RHOS, Noise
+from ufm.compare.models import MODELS, motions
+from ufm.compare.motions import Motion, trace, unnormalized_motion
+from ufm.compare.selection import Measured, Rule, _Run, judge
+
+ORACLE = float(np.log(100))
+TRUE = ("renormalized", "embedded", "unnormalized", "kernel")
+KERNEL_RATIO = 4.0
+
+
+@dataclass(frozen=True)
+class Case:
+    """A true model and how it is seen: C classes, P features, T epochs, growth of the geometric mean of omega, relative noise and
+    its correlation rho, spread of the standard deviations within classes (anisotropy), sizes of the classes, number of runs.
+    """
+
+    model: str
+    C: int = 10
+    T: int = 20
+    growth: float = 3.0
+    noise: float = 0.01
+    rho: float = 0.0
+    anisotropy: float = 0.0
+    unequal: bool = False
+    runs: int = 1
+    u: float = 1.0
+
+    @property
+    def P(self) -> int:
+        """Features: twice the classes, 120 for 100."""
+        return min(2 * self.C, self.C + 20)
+
+
+def make(case: Case, seed: int) -> list[Measured]:
+    """The runs of a case: errors of `noise` on every log omega, and as much rotation of every vector, the start included."""
+    rng = np.random.default_rng([seed, case.C, case.T, TRUE.index(case.model)])
+    return [_run(case, rng) for _ in range(case.runs)]
+
+
+def _run(case: Case, rng: np.random.Generator) -> Measured:
+    entry = _start(case, rng)
+    gram = entry.gram()
+    frame = frame_of(gram)
+    motion: Motion
+    if case.model == "kernel":
+        motion = unnormalized_motion(entry, KERNEL_RATIO)
+    else:
+        motion = motions(case.model, gram, entry.priors, entry)[0][1]
+    first = log_gram(gram, frame)
+    end = float(np.diagonal(first).mean() + np.log(case.growth))
+    Y, _ = trace(motion, frame, np.inf, end + 0.1, 0.005)
+    level = np.diagonal(Y, axis1=1, axis2=2).mean(1)
+    wanted = level[0] + np.log(case.growth) * np.linspace(0, 1, case.T) ** np.exp(rng.uniform(-0.7, 0.7))
+    place = np.interp(wanted, level, np.arange(len(level)))
+    low = np.minimum(place.astype(int), len(level) - 2)
+    share = (place - low)[:, None, None]
+    noisy = _with_noise((1 - share) * Y[low] + share * Y[low + 1], case, rng)
+    return _seen(noisy, frame, entry)
+
+
+def _start(case: Case, rng: np.random.Generator) -> Entry:
+    C, P = case.C, case.P
+    counts = np.full(C, 50) if not case.unequal else np.round(np.linspace(30, 90, C)).astype(int)
+    q = np.sqrt(counts / counts.sum())
+    B = np.linalg.qr(np.eye(C) - np.outer(q, q))[0][:, : C - 1] @ np.linalg.qr(rng.standard_normal((C - 1, C - 1)))[0]
+    B = np.linalg.qr(B - np.outer(q, q @ B))[0]
+    S = np.linalg.qr(rng.standard_normal((P, C - 1)))[0] * np.sqrt(case.u) * np.exp(rng.uniform(-0.5, 0.5, C - 1)) @ B.T
+    E, deviations = np.linalg.qr(rng.standard_normal((P, P)))[0], np.exp(rng.uniform(-1, 1, P) * case.anisotropy)
+    root = (E * deviations) @ E.T
+    return Entry(counts, root @ S / q, root @ root.T)
+
+
+def _with_noise(Y: np.ndarray, case: Case, rng: np.random.Generator) -> np.ndarray:
+    """exp(Y) N exp(Y), N = exp(2 noise E) with AR(1) symmetric E: 1 on its diagonal, sqrt(1 / K) off it. log of it halved."""
+    T, K, _ = Y.shape
+    E = rng.standard_normal((T, K, K))
+    E = (E + E.swapaxes(1, 2)) / 2 * np.where(np.eye(K) > 0, 1, np.sqrt(2 / K))
+    for t in range(1, T):
+        E[t] = case.rho * E[t - 1] + np.sqrt(1 - case.rho**2) * E[t]
+    half, middle = _exponential(Y), _exponential(2 * case.noise * E)
+    return log_gram(half @ middle @ half, np.eye(K))
+
+
+def _exponential(Y: np.ndarray) -> np.ndarray:
+    values, vectors = np.linalg.eigh(Y)
+    return (vectors * np.exp(values)[..., None, :]) @ vectors.swapaxes(-1, -2)
+
+
+def _seen(Y: np.ndarray, frame: np.ndarray, entry: Entry) -> Measured:
+    """omega, V and the entry's statistics of Y: class means that have the SNR seen in the Sigma_W there is."""
+    q = np.sqrt(entry.priors)
+    scaled = frame @ _exponential(Y)  # (T, C, K): a square root of G
+    _, omega, Vt = np.linalg.svd(scaled.swapaxes(-1, -2) / q, full_matrices=False)
+    U, _, Wt = np.linalg.svd(entry.M * q @ frame, full_matrices=False)
+    values, E = np.linalg.eigh(entry.sigma_w)
+    white = (E / np.sqrt(values)) @ E.T @ (entry.M * q) @ frame  # (P, K): its polar factor carries the start
+    U, _, Wt = np.linalg.svd(white, full_matrices=False)
+    M = (E * np.sqrt(values)) @ E.T @ (U @ Wt) @ scaled[0].T / q
+    return Measured(np.arange(1.0, len(Y) + 1), omega, Vt.swapaxes(-1, -2), entry.counts, Entry(entry.counts, M, entry.sigma_w))
+
+
+def oracle(case: Case, runs: list[Measured]) -> bool:
+    """Whether the true model is 100 times as likely as every rival that does not contain it, the noise being known."""
+    names = [name for name in MODELS if MODELS[name].needs != "classifier"]
+    total = dict.fromkeys(names, 0.0)
+    for run in runs:
+        state = _Run(run, names, Rule().tolerance)
+        K = np.diagonal(log_gram(runs[0].entry.gram(), frame_of(runs[0].entry.gram()))).size if runs[0].entry else 1
+        sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / K / 1.0))
+        for name in names:
+            total[name] += max(_known(fitted.r[0], noise, sigma, case.rho) for fitted, noise in state.fits[name])
+    rivals = [total[name] for name in names if name != case.model and case.model not in MODELS[name].contains]
+    return total[case.model] - max(rivals) > ORACLE
+
+
+def _known(r: np.ndarray, noise: Noise, sigma: np.ndarray, rho: float) -> float:
+    which = int(abs(RHOS - rho).argmin())
+    white = np.einsum("mst,tm->sm", noise.white[which], r[1:])
+    return float(-0.5 * ((white / sigma) ** 2).sum() - noise.log_det[which].sum())
+
+
+def cases() -> Iterator[Case]:
+    """All cases of the table."""
+    for model, rho, noise in itertools.product(TRUE, (0.0, 0.7, 0.95), (0.01, 0.03)):
+        for anisotropy, unequal in ((0.0, False), (0.7, False), (0.0, True), (0.7, True)):
+            yield Case(model, rho=rho, noise=noise, anisotropy=anisotropy, unequal=unequal)
+    for model, growth, T in itertools.product(TRUE, (1.2, 1.5, 3.0, 30.0), (4, 12, 60)):
+        yield Case(model, growth=growth, T=T, anisotropy=0.5)
+    for model, C in itertools.product(TRUE, (3, 100)):
+        yield Case(model, C=C, T=12, anisotropy=0.5)
+    for model, runs in itertools.product(TRUE, (2, 5)):
+        yield Case(model, T=12, runs=runs, noise=0.02, rho=0.7)
+
+
+def judged(case: Case, seed: int) -> dict[str, Any]:
+    """One run of a case, judged: outcome, name, whether the true model was refuted, and whether the oracle could tell."""
+    runs = make(case, seed)
+    found = judge(runs, Rule(seed=seed))
+    return {
+        **asdict(case),
+        "case_seed": seed,
+        "outcome": found.outcome,
+        "name": found.name,
+        "true_refuted": found.support[case.model].refuted,
+        "oracle": oracle(case, runs),
+    }
+
+
+def rates(lines: list[dict[str, Any]]) -> dict[str, float]:
+    """Shares of cases: wrong model named, true one refuted or named, the last also of those where the oracle tells."""
+    meant = [x for x in lines if x["growth"] >= 3 and x["T"] >= 12 and x["noise"] <= 0.01]
+    told = [x for x in meant if x["oracle"]]
+
+    def share(of: list[dict[str, Any]], test: str) -> float:
+        return float("nan") if not of else sum(_is(x, test) for x in of) / len(of)
+
+    return {
+        "cases": len(lines),
+        "wrong named": share(lines, "wrong"),
+        "true refuted": share(lines, "refuted"),
+        "true named": share(lines, "named"),
+        "cases of growth 3, 12 epochs, 1 %": len(meant),
+        "true named there": share(meant, "named"),
+        "oracle tells there": share(meant, "oracle"),
+        "true named where the oracle tells": share(told, "named"),
+    }
+
+
+def _is(line: dict[str, Any], test: str) -> bool:
+    return {
+        "wrong": line["outcome"] == "named" and line["name"] != line["model"],
+        "named": line["name"] == line["model"],
+        "refuted": line["true_refuted"],
+        "oracle": line["oracle"],
+    }[test]
+
+
+def table(lines: list[dict[str, Any]]) -> str:
+    """The rates in Markdown: of all cases, and by true model, noise, C, epochs, growth and number of runs."""
+    heads = list(rates(lines))
+    rows = [("all", lines)]
+    for key in ("model", "rho", "noise", "anisotropy", "unequal", "C", "T", "growth", "runs"):
+        for value in sorted({x[key] for x in lines}):
+            rows.append((f"{key} = {value}", [x for x in lines if x[key] == value]))
+    text = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
+    for name, of in rows:
+        cells = [f"{v:.0f}" if k.startswith("cases") else ("-" if np.isnan(v) else f"{v:.1%}") for k, v in rates(of).items()]
+        text.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(text) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command: judge what is missing of the table, then print it."""
+    p = argparse.ArgumentParser(prog="python -m sims.comparison.controls", description=__doc__, allow_abbrev=False)
+    p.add_argument("--out", required=True, metavar="FILE.jsonl", help="a line a run, gone on with")
+    p.add_argument("--seeds", type=int, default=20, help="runs a case (default 20)")
+    p.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long and print what there is")
+    args = p.parse_args(argv)
+    from sims.comparison.lines import append_line, read_lines, stopwatch
+
+    out, elapsed = Path(args.out), stopwatch()
+    lines = read_lines(out)
+    done = {json.dumps([x[k] for k in (*asdict(Case("kernel")), "case_seed")]) for x in lines}
+    order = list(cases())
+    np.random.default_rng(0).shuffle(order)  # type: ignore[arg-type]
+    for seed, case in itertools.product(range(args.seeds), order):
+        if elapsed() > args.seconds:
+            break
+        if json.dumps([*asdict(case).values(), seed]) not in done:
+            lines.append(judged(case, seed))
+            append_line(out, lines[-1])
+    print(table(lines) if lines else "no case was judged")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,71 @@
+"""The class statistics that the models start from, read from what a run stores: its features, or what a simulation declares."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
+from ufm.compare.selection import SAME_START, Measured
+from ufm.files.store import load_arrays, load_features
+from ufm.laws.closed import UNNORMALIZED
+from ufm.laws.trajectory import Trajectory
+
+
+def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_h: float = 0.0) -> Entry:
+    """Of a file of features (n, P) and labels, with W and b where it has them, on the range of Sigma_W.
+
+    Raises ValueError where the features have no variability left.
+    """
+    from manifolds.layout import ClassLayout
+    from ufm.features.labels import class_blocks
+    from ufm.features.snr import reduce_to_range
+
+    H, layout = class_blocks(*load_features(path))
+    assert isinstance(layout, ClassLayout)
+    reduced, reduction = reduce_to_range(H, layout)
+    means, deviations = layout.means(reduced), layout.deviations(reduced)
+    counts = np.asarray(layout.sizes)
+    mean = means @ (counts / counts.sum())
+    arrays = load_arrays(path)
+    W, b = None, None
+    if "W" in arrays:
+        W = arrays["W"].astype(np.float64)
+        outside = H.astype(np.float64).mean(1)
+        b = arrays.get("b", np.zeros(len(W))) + W @ (outside - reduction.basis @ (reduction.basis.T @ outside))
+        W = W @ reduction.basis
+    sigma_w = deviations @ deviations.T / layout.n
+    return Entry(counts, means - mean[:, None], sigma_w, W, b, mean, decay_w, decay_h, lam)
+
+
+def entry_of_simulation(flow: Trajectory, config: dict[str, Any]) -> Entry | None:
+    """What a run of `ufm.flow` starts from: Sigma_W = I, or Sigma_T = I for the unnormalized law; None for --start raw."""
+    if config.get("start") == "raw":
+        return None
+    counts = np.full(flow.C, flow.N)
+    SNR = flow.omega[0][:, None] * flow.V.T
+    if config.get("flow") != UNNORMALIZED.name:
+        return Entry(counts, SNR, np.eye(len(SNR)))
+    shrunk = 1 / (1 + flow.omega[0] ** 2 / flow.C)
+    return Entry(counts, np.sqrt(shrunk)[:, None] * SNR, np.diag(shrunk))
+
+
+def measured(compared: Trajectory, entry: Entry | None) -> tuple[Measured, str]:
+    """The epochs compared as they are judged, and why the statistics of the entry are not used ("" where they are).
+
+    They are not where the SNR that they have is not the one stored, as where different directions were dropped.
+    """
+    V = compared.V if compared.V_t is None else compared.V_t
+    counts = np.full(compared.C, compared.N)
+    note = ""
+    if entry is not None:
+        first = V if V.ndim == 2 else V[0]
+        stored = gram_of_spectrum(compared.omega[:1], first[None], entry.priors)[0]
+        frame = frame_of(stored)
+        gap = abs(log_gram(entry.gram(), frame) - log_gram(stored, frame)).max()
+        if gap > SAME_START:
+            entry, note = (
+                None,
+                f"the features of the entry have another SNR than the one stored ({gap:.2g} of log omega): not used",
+            )
+    return Measured(compared.t, compared.omega, V, counts, entry), note

@@ -1,0 +1,42 @@
+"""A file of one JSON object a line that a killed command leaves whole: read, appended, gone on with."""
+
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a file, none where there is no file; a last line cut off is left out. Raises ValueError for others."""
+    if not path.exists():
+        return []
+    found = []
+    texts = path.read_text().split("\n")
+    for k, text in enumerate(texts):
+        if not text:
+            continue
+        try:
+            found.append(json.loads(text))
+        except ValueError as error:
+            if k == len(texts) - 1:  # no newline follows: a write that was interrupted
+                continue
+            raise ValueError(f"{path}, line {k + 1}, is no JSON: {error}") from error
+    return found
+
+
+def append_line(path: Path, value: dict[str, Any]) -> None:
+    """One more line; one that was cut off before it is ended first."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(value) + "\n"
+    if path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:
+        kept = path.read_text().rsplit("\n", 1)
+        path.write_text(kept[0] + "\n" if len(kept) > 1 else "")
+    with path.open("a") as file:
+        file.write(text)
+
+
+def stopwatch() -> Callable[[], float]:
+    """Seconds since this call."""
+    began = time.monotonic()
+    return lambda: time.monotonic() - began

@@ -1,0 +1,179 @@
+"""The verdict: false names of the past do not come back, and what cannot be told apart is left open."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from sims.comparison.controls import Case, judged, make
+from tests.ufm.compare.descents import descend, entry_of, labelled, measured, white_start
+from tests.ufm.compare.synthetic import of_law
+from ufm.compare.coordinates import Entry
+from ufm.compare.exponent import fit_exponent, resample
+from ufm.compare.selection import FEWEST, NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, judge
+from ufm.laws.closed import LAWS, RENORMALIZED
+
+EQUAL, UNEQUAL = [50] * 10, [80, 70, 60, 55, 50, 50, 45, 40, 30, 20]
+
+
+def growing(H: np.ndarray, y: np.ndarray, growth: float, epochs: int, rate: float = 10.0) -> list[np.ndarray]:
+    """Plain descent until the geometric mean of omega has grown so far, at `epochs` moments."""
+    found = descend(H, y, rate, 600, 5)
+    level = np.array([np.log(np.linalg.svd(whitened(X, y))[1][: int(y.max())]).mean() for X in found])
+    inside = np.flatnonzero(level - level[0] <= np.log(growth))
+    assert len(inside) < len(found)
+    return [found[k] for k in np.unique(np.round(np.linspace(0, inside[-1], epochs)).astype(int))]
+
+
+def whitened(X: np.ndarray, y: np.ndarray) -> np.ndarray:
+    entry = entry_of(X, y)
+    values, E = np.linalg.eigh(entry.sigma_w)
+    return (E / np.sqrt(values)) @ E.T @ entry.M
+
+
+@pytest.mark.parametrize("sizes", [EQUAL, UNEQUAL], ids=["equal", "unequal"])
+@pytest.mark.parametrize("growth", [1.2, 1.4])
+@pytest.mark.parametrize("noise", [0.0, 0.01])
+def test_plain_descent_from_white_noise_is_never_called_renormalized(sizes: list[int], growth: float, noise: float) -> None:
+    """Sigma_W = I, u about 1: the exponent is near 1 there, and it is not the renormalized flow."""
+    for seed in range(2):
+        rng, y = np.random.default_rng(seed), labelled(sizes)
+        features = growing(white_start(rng, sizes, 20, 1.0), y, growth, 15)
+        found = judge([measured(features, y, noise, rng if noise else None)])
+        assert "unnormalized" in found.compatible
+        assert found.name in ("", "unnormalized")  # the two differ by 0.015 % of omega at growth 1.2: left open, not misnamed
+        if not noise:
+            assert found.support["unnormalized"].rms < 1e-4
+
+
+@pytest.mark.parametrize(("u", "spread"), [(1.0, 0.0), (10.0, 0.0), (1.0, 0.5)])
+def test_the_exponent_identifies_no_law_where_the_models_do(u: float, spread: float) -> None:
+    """One flow, plain descent, has any exponent, by its start; it is named all the same."""
+    rng, y = np.random.default_rng(3), labelled(EQUAL)
+    E = np.linalg.qr(rng.standard_normal((20, 20)))[0]
+    H = (E * np.exp(rng.uniform(-spread, spread, 20))) @ E.T @ white_start(rng, EQUAL, 20, u)
+    run = measured(growing(H, y, 2.0, 15, 30.0), y)
+    x = 2 * np.log(run.omega) - np.log(10)
+    p = fit_exponent([x], resample([9], 200, rng)).value
+    assert abs(p) > 0.25  # 0 is that of the unnormalized law, whose start has Sigma_T = I
+    found = judge([run])
+    assert (found.outcome, found.name) == (NAMED, "unnormalized")
+    assert found.support["unnormalized"].rms < 2e-3
+
+
+@pytest.mark.parametrize("model", ["renormalized", "unnormalized"])
+def test_correlated_noise_refutes_no_true_model(model: str) -> None:
+    refuted, named = 0, 0
+    for seed in range(6):
+        for rho, noise in ((0.7, 0.01), (0.95, 0.03)):
+            found = judged(Case(model, T=12, rho=rho, noise=noise, anisotropy=0.5), seed)
+            refuted += found["true_refuted"]
+            named += found["name"] == model
+            assert found["name"] in ("", model)
+    assert refuted <= 1
+    assert named >= 3
+
+
+@pytest.mark.parametrize("model", ["renormalized", "embedded", "unnormalized", "kernel"])
+@pytest.mark.parametrize("unequal", [False, True])
+def test_a_model_is_named_from_threefold_growth_and_twenty_epochs_of_one_per_cent(model: str, unequal: bool) -> None:
+    names = [judged(Case(model, anisotropy=0.7, unequal=unequal), seed)["name"] for seed in range(3)]
+    assert names == [model] * 3
+
+
+def test_a_basis_of_the_features_changes_no_verdict_of_the_renormalized_flow() -> None:
+    (run,) = make(Case("renormalized", C=6, T=12, growth=2.0), 0)
+    assert run.entry is not None
+    A = np.random.default_rng(0).standard_normal((run.entry.M.shape[0],) * 2)
+    turned = replace(run, entry=Entry(run.counts, A @ run.entry.M, A @ run.entry.sigma_w @ A.T))
+    first, second = judge([run]), judge([turned])
+    assert "renormalized" in first.compatible
+    assert "renormalized" in second.compatible
+    kept, moved = (found.support["renormalized"].log_likelihood for found in (first, second))
+    assert moved == pytest.approx(kept, rel=1e-6)
+
+
+def test_without_class_means_and_sigma_w_no_model_is_named_alone() -> None:
+    (run,) = make(Case("renormalized", T=15, anisotropy=0.5), 1)
+    found = judge([replace(run, entry=None)])
+    assert found.outcome == UNDECIDED
+    assert found.compatible == ("renormalized",)
+    assert "class means and Sigma_W" in found.reason
+    assert "Sigma_W" in found.support["unnormalized"].missing
+    frozen = of_law(RENORMALIZED, np.random.default_rng(0), T=15)  # a simulation without vectors at every time
+    run = make(Case("renormalized", T=15), 0)[0]
+    found = judge([Measured(np.arange(15.0), np.sqrt(10) * np.exp(frozen / 2), run.V[0], run.counts)])
+    assert found.compatible == ("renormalized",)
+
+
+def test_runs_of_one_experiment_share_a_model_and_decide_together() -> None:
+    case = Case("renormalized", T=12, noise=0.03, rho=0.7, runs=4, anisotropy=0.3)
+    together = judge(make(case, 0))
+    assert "renormalized" in together.compatible
+    alone = [judge([run]) for run in make(case, 0)]
+    assert len(together.compatible) <= min(len(found.compatible) for found in alone)
+    mixed = judge([make(Case(model, T=20, anisotropy=0.7), 0)[0] for model in ("renormalized", "unnormalized")])
+    assert mixed.outcome == REFUTED
+
+
+@pytest.mark.parametrize("make_log", ["at rest", "backwards", "to and fro", "own clocks"])
+def test_what_no_model_makes_is_named_nothing(make_log: str) -> None:
+    for seed in range(2):
+        rng = np.random.default_rng(seed)
+        (run,) = make(Case("renormalized", T=20, anisotropy=0.5), seed)
+        order = {"backwards": np.arange(20)[::-1], "to and fro": np.r_[0:20:2, 19:0:-2]}.get(make_log, np.arange(20))
+        omega, V = run.omega[order], run.V[order]
+        if make_log == "at rest":
+            omega = run.omega[0] * np.exp(0.01 * rng.standard_normal((20, 9)))
+            V = np.broadcast_to(run.V[0], run.V.shape)
+            omega[0] = run.omega[0]
+        if make_log == "own clocks":
+            growth = np.log(rng.uniform(1.5, 8, 9)) * np.linspace(0, 1, 20)[:, None] ** np.exp(rng.uniform(-1, 1, 9))
+            omega, V = run.omega[0] * np.exp(growth), np.broadcast_to(run.V[0], run.V.shape)
+        found = judge([Measured(run.t, omega, V, run.counts, None if make_log in ("backwards", "to and fro") else run.entry)])
+        assert found.name == ""
+        assert found.outcome == (UNDECIDED if make_log != "own clocks" else REFUTED)
+
+
+def test_a_run_reversed_with_its_own_statistics_is_refuted_by_every_model() -> None:
+    rng, y = np.random.default_rng(0), labelled(EQUAL)
+    features = growing(white_start(rng, EQUAL, 20, 1.0), y, 2.0, 15, 30.0)[::-1]
+    found = judge([measured(features, y)])
+    assert (found.outcome, found.compatible) == (REFUTED, ())
+
+
+def test_a_seed_repeats_the_verdict_and_nothing_global_is_touched() -> None:
+    run = make(Case("embedded", T=8), 0)
+    np.random.seed(1)  # noqa: NPY002
+    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    first, second = judge(run), judge(run)
+    assert first.support == second.support
+    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+
+
+def test_what_cannot_be_compared_says_why() -> None:
+    (run,) = make(Case("renormalized", T=5), 0)
+    assert judge([]).outcome == NOT_COMPARED
+    short = Measured(run.t[:3], run.omega[:3], run.V[:3], run.counts, run.entry)
+    assert judge([short]).reason == f"a run has fewer than {FEWEST} usable epochs"
+    with pytest.raises(ValueError, match="not those of the first epoch"):
+        judge([replace(run, omega=run.omega * 1.1)])
+
+
+@pytest.mark.parametrize("wrong", [{"level": 1.0}, {"choices": 0}, {"tolerance": 0.0}, {"seed": -1}], ids=str)
+def test_a_rule_that_decides_nothing_is_refused(wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        Rule(**wrong)  # type: ignore[arg-type]
+
+
+def test_more_choices_ask_for_more_evidence() -> None:
+    assert Rule(choices=3).simulations(4) > 2 * Rule().simulations(4)
+    assert Rule().simulations(4) == 159
+
+
+def test_the_closed_laws_without_noise_are_named_whatever_the_number_of_values() -> None:
+    for C, T in ((4, 30), (6, 5)):
+        x = of_law(LAWS["embedded"], np.random.default_rng(C), C, 9, T, C - 1)
+        (run,) = make(Case("embedded", C=C, T=T), 0)
+        found = judge([Measured(np.arange(float(T)), np.sqrt(C) * np.exp(x / 2), run.V[0], run.counts)])
+        assert found.compatible == ("embedded",)

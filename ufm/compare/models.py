@@ -1,0 +1,160 @@
+"""The models a run is compared with: what each needs, whether it has a parameter, which are special cases of which."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ufm.compare.coordinates import Entry
+from ufm.compare.likelihood import Path
+from ufm.compare.motions import Motion, joint_motion, renormalized_motion, trace, unnormalized_motion
+
+UNNORMALIZED, RENORMALIZED, EMBEDDED, KERNEL, JOINT = "unnormalized", "renormalized", "embedded", "kernel", "joint"
+KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
+RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
+MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
+GRID = 320  # points of a path
+MOST_VALUES = 64  # compared: of more, those that the models predict most differently
+CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
+
+
+@dataclass(frozen=True)
+class Model:
+    """A name, the parameter and its values where it has one, the models it contains, and what it needs of the entry."""
+
+    name: str
+    statement: str
+    parameter: str | None = None
+    values: tuple[float, ...] = ()
+    contains: tuple[str, ...] = ()
+    needs: str = "spectrum"
+
+
+MODELS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        Model(RENORMALIZED, "Eq. 5 with Proposition 4: features renormalized to Sigma_W = I after every step"),
+        Model(EMBEDDED, "Proposition 2 as printed: the Frobenius gradient flow on Sigma_W = I"),
+        Model(UNNORMALIZED, "plain gradient flow of the features, W at least squares; Sigma_T conserved", needs="statistics"),
+        Model(
+            KERNEL,
+            "the unnormalized flow with class means r times as fast as deviations",
+            "r",
+            KERNEL_RATIOS,
+            (UNNORMALIZED,),
+            "statistics",
+        ),
+        Model(
+            JOINT,
+            "gradient flow of features and classifier with the run's weight decays",
+            "kappa",
+            RATES,
+            (UNNORMALIZED,),
+            "classifier",
+        ),
+    )
+}
+
+
+def available(entry: Entry | None) -> dict[str, str]:
+    """Which models can be predicted from an entry: "" or what is missing, by name. None: only omega and V are known."""
+    found = {}
+    for name, model in MODELS.items():
+        missing = ""
+        if model.needs != "spectrum" and entry is None:
+            missing = "needs the class means and Sigma_W of the entry"
+        elif model.needs == "classifier" and (entry is None or entry.W is None):
+            missing = "needs the classifier W and b of the entry"
+        found[name] = missing
+    return found
+
+
+def motions(
+    name: str, gram: np.ndarray, priors: np.ndarray, entry: Entry | None, values: tuple[float, ...] | None = None
+) -> list[tuple[float | None, Motion]]:
+    """The flow of a model from an entry, one for every value of its parameter."""
+    model = MODELS[name]
+    lam = 0.0 if entry is None else entry.lam
+    if name == RENORMALIZED:
+        return [(None, renormalized_motion(gram, priors, 1.0, lam))]
+    if name == EMBEDDED:
+        return [(None, renormalized_motion(gram, priors, np.inf, lam))]
+    if entry is None:
+        raise ValueError(f"the model {name} needs the class means and Sigma_W of the entry")
+    if name == UNNORMALIZED:
+        return [(None, unnormalized_motion(entry))]
+    make: Callable[[Entry, float], Motion] = unnormalized_motion if name == KERNEL else joint_motion
+    return [(value, make(entry, value)) for value in (model.values if values is None else values)]
+
+
+def paths(
+    names: Sequence[str],
+    gram: np.ndarray,
+    priors: np.ndarray,
+    frame: np.ndarray,
+    entry: Entry | None,
+    largest: float,
+    mean: float,
+    values: tuple[float, ...] | None = None,
+) -> dict[str, list[tuple[float | None, np.ndarray, np.ndarray]]]:
+    """Of every model and value of its parameter: the value, Y (G, K, K) on an even grid, and d (G, K, K).
+
+    largest and mean of log omega are the measured ones, past which a path is followed.
+    """
+    found: dict[str, list[tuple[float | None, np.ndarray, np.ndarray]]] = {}
+    for name in names:
+        found[name] = []
+        for value, motion in motions(name, gram, priors, entry, values):
+            spacing = 0.005 if name == JOINT else 0.01
+            Y, t = trace(motion, frame, largest + MARGIN_LARGEST, mean + MARGIN_MEAN, spacing)
+            d = derivative_by_start(Y, t) if MODELS[name].needs == "spectrum" else np.ones_like(Y)
+            found[name].append((value, *_even(Y, d)))
+    return found
+
+
+def derivative_by_start(Y: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """d Y_t / d Y_0 (G, K, K) of a flow that moves every eigenvalue alike: exact on the diagonal, divided differences off it."""
+    x = np.diagonal(Y, axis1=1, axis2=2)
+    if len(t) < 3:
+        return np.ones_like(Y)
+    speed = np.gradient(x, t, axis=0)
+    own = np.clip(speed / np.where(speed[0] > 0, speed[0], 1.0), 0.0, 3.0)
+    gap = x[0][:, None] - x[0]
+    near = abs(gap) < CLOSE
+    ratio = (x[:, :, None] - x[:, None, :]) / np.where(near, 1.0, gap)
+    return np.where(near, (own[:, :, None] + own[:, None, :]) / 2, np.clip(ratio, -1.0, 3.0))
+
+
+def _even(Y: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """At most GRID points, even in the length of the path."""
+    if len(Y) <= GRID:
+        return Y, d
+    length = np.r_[0.0, np.cumsum(np.sqrt(((Y[1:] - Y[:-1]) ** 2).sum((1, 2))))]
+    wanted = np.linspace(0, length[-1], GRID)
+    low = np.clip(np.searchsorted(length, wanted, side="right") - 1, 0, len(Y) - 2)
+    step = length[low + 1] - length[low]
+    share = ((wanted - length[low]) / np.where(step > 0, step, 1.0))[:, None, None]
+    return (1 - share) * Y[low] + share * Y[low + 1], (1 - share) * d[low] + share * d[low + 1]
+
+
+def select(
+    predicted: dict[str, list[tuple[float | None, np.ndarray, np.ndarray]]], diagonal_only: bool
+) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the values of Y compared: the diagonal, and off it those that the models predict most differently."""
+    K = next(iter(predicted.values()))[0][1].shape[1]
+    if diagonal_only:
+        return np.arange(K), np.arange(K)
+    rows, columns = np.triu_indices(K)
+    if len(rows) <= MOST_VALUES:
+        return rows, columns
+    ends = np.stack([Y[-1] for found in predicted.values() for _, Y, _ in found])
+    spread = np.ptp(ends, axis=0)[rows, columns]
+    order = np.argsort(-spread, kind="stable")[:MOST_VALUES]
+    order = np.sort(order)
+    return rows[order], columns[order]
+
+
+def path_of(found: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:
+    """The values compared of one prediction."""
+    value, Y, d = found
+    return Path(Y[:, where[0], where[1]], d[:, where[0], where[1]], value)

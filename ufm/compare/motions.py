@@ -1,0 +1,182 @@
+"""Flows of the class statistics, advanced by one step of flow time each, and traced evenly in log omega.
+
+Every flow is a small closed system, for any class sizes. S = M diag(q) (P x C), q = sqrt(pi), J = I - q q^T, Pi = diag(pi):
+
+    renormalized, block kernel r   dS/dt = (1/n) S K Pi K (r (1 + lambda) I + G) J,  K = ((1 + lambda) I + G)^{-1};
+                                   Sigma_W is frozen; r -> infinity with t / r: the embedded flow
+    unnormalized, block kernel r   dS/dt = (r/n) A^{-1} S X,  A = Sigma_W + S S^T / r conserved,
+                                   X = J Q Pi J (I - N / r) Q,  N = S^T A^{-1} S,  Q = (I + (1 - 1/r) N)^{-1}
+    joint                          the gradient flow of (W, b, H) with weight decays: linear in H given (W, b) and the reverse
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ufm.compare.coordinates import Entry, log_gram
+
+SPACING = 0.02  # of log omega between two points of a path
+MOST_POINTS = 3000
+FIRST_STEP = 1e-3
+LONGEST, AT_REST = 1e12, 1e-15  # a step, and a speed of log omega, at which a flow has arrived
+NO_SIGNAL = 1e-26  # share of a direction in N below which it never matters
+State = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Motion:
+    """A state, how a step of flow time h changes it, and G (C, C) of a state."""
+
+    state: State
+    step: Callable[[State, float], State]
+    gram: Callable[[State], np.ndarray]
+
+
+def renormalized_motion(gram: np.ndarray, priors: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
+    """The renormalized flow from G (C, C) under a block kernel r (inf: embedded). Fourth-order Runge-Kutta steps."""
+    C, q = len(priors), np.sqrt(priors)
+    J = np.eye(C) - np.outer(q, q)
+    values, vectors = np.linalg.eigh(gram)
+    start = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
+
+    def velocity(S: np.ndarray) -> np.ndarray:
+        G = S.T @ S
+        K = np.linalg.inv((1 + lam) * np.eye(C) + G)
+        last = np.eye(C) if np.isinf(r) else r * (1 + lam) * np.eye(C) + G
+        return S @ (K * priors) @ K @ last @ J
+
+    def step(S: np.ndarray, h: float) -> np.ndarray:
+        k1 = velocity(S)
+        k2 = velocity(S + h / 2 * k1)
+        k3 = velocity(S + h / 2 * k2)
+        return S + h / 6 * (k1 + 2 * k2 + 2 * k3 + velocity(S + h * k3))
+
+    return Motion(start, step, lambda S: S.T @ S)
+
+
+def unnormalized_motion(entry: Entry, r: float = 1.0) -> Motion:
+    """The flow dH/dt = -grad L_LS Theta of any start, Theta 1 on deviations and r on class means: exponential midpoint."""
+    priors = entry.priors
+    C, q = len(priors), np.sqrt(priors)
+    J, one = np.eye(C) - np.outer(q, q), np.eye(C)
+    S0 = entry.M * q
+    a, E = np.linalg.eigh(entry.sigma_w + S0 @ S0.T / r)
+    if not a[0] > 0:
+        raise ValueError("Sigma_T is singular: reduce the features to the range of Sigma_W first")
+    S0 = E.T @ S0
+    share = (S0**2).sum(1) / a
+    kept = share > NO_SIGNAL * share.max()
+    S0, a = S0[kept], a[kept][:, None]
+
+    def inner(S: np.ndarray) -> np.ndarray:
+        return S.T @ (S / a)
+
+    def rate(S: np.ndarray) -> np.ndarray:
+        N = inner(S)
+        Q = np.linalg.inv(one + (1 - 1 / r) * N)
+        return r * (J @ (Q * priors) @ J @ (one - N / r) @ Q)
+
+    def advance(S: np.ndarray, X: np.ndarray, h: float) -> np.ndarray:
+        """S_i exp(h X / a_i) for every row i; X is similar to a symmetric matrix, its eigenvalues are real."""
+        values, vectors = np.linalg.eig(X)
+        moved = (S @ vectors) * np.exp(np.clip(h * values.real / a, -50, 50))
+        return (moved @ np.linalg.inv(vectors)).real
+
+    def step(S: np.ndarray, h: float) -> np.ndarray:
+        return advance(S, rate(advance(S, rate(S), h / 2)), h)
+
+    def gram(S: np.ndarray) -> np.ndarray:
+        N = inner(S)
+        return N @ np.linalg.inv(one - N / r)
+
+    return Motion(S0, step, gram)
+
+
+def joint_motion(entry: Entry, kappa: float) -> Motion:
+    """Gradient flow of (W, b, H) on 1/2 Ave ||W h + b - y||^2, W and b kappa / n times as fast, with weight decays. Strang steps.
+
+    The state is (W, b, M with its mean, a factor D of Sigma_W): in a step either half moves exactly while the other stands still.
+    Raises ValueError without a measured classifier.
+    """
+    if entry.W is None or entry.b is None or entry.mean is None:
+        raise ValueError("the joint flow needs the classifier W and b of the entry")
+    priors, C, P = entry.priors, len(entry.priors), len(entry.M)
+    q, Y = np.sqrt(priors), np.eye(C)
+    values, E = np.linalg.eigh(entry.sigma_w)
+    D0 = E * np.sqrt(np.clip(values, 0, None))
+    penalty = np.diag(np.r_[np.full(P, entry.decay_w), 0.0])
+
+    def features(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
+        """M and D after h: dM/dt = -W^T (W M + b - I) - n wd_H M and dD/dt = -W^T W D - n wd_H D, in the singular basis of W."""
+        U, s, Vt = np.linalg.svd(W, full_matrices=False)
+        fall = s * s + entry.decay_h
+        rest, kept = np.exp(-h * entry.decay_h), np.exp(-h * fall)
+        drive = -np.expm1(-h * fall) / np.where(fall > 0, fall, 1.0) * s
+        pull = U.T @ (Y - b[:, None])
+        M = rest * M + Vt.T @ ((kept - rest)[:, None] * (Vt @ M) + drive[:, None] * pull)
+        return M, rest * D + Vt.T @ ((kept - rest)[:, None] * (Vt @ D))
+
+    def classifier(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
+        """W and b after kappa h, in the eigenbasis of the second moment of the features and 1."""
+        wide = np.vstack([np.hstack([D, M * q]), np.r_[np.zeros(D.shape[1]), q][None]])
+        a, F = np.linalg.eigh(wide @ wide.T + penalty)
+        target = (np.vstack([M, np.ones(C)]) * priors).T @ F
+        now = np.hstack([W, b[:, None]]) @ F
+        growth = np.expm1(-kappa * h * np.clip(a, 0, None))
+        moved = now + growth * now - growth / np.where(a > 0, a, 1.0) * target
+        moved = moved @ F.T
+        return moved[:, :P], moved[:, P]
+
+    def step(state: State, h: float) -> State:
+        W, b, M, D = state
+        M, D = features(W, b, M, D, h / 2)
+        W, b = classifier(W, b, M, D, h)
+        M, D = features(W, b, M, D, h / 2)
+        return W, b, M, D
+
+    def gram(state: State) -> np.ndarray:
+        _, _, M, D = state
+        S = (M - (M @ priors)[:, None]) * q
+        white = np.linalg.lstsq(D, S, rcond=None)[0]
+        return white.T @ white
+
+    return Motion((entry.W, entry.b, entry.M + entry.mean[:, None], D0), step, gram)
+
+
+def trace(
+    motion: Motion, frame: np.ndarray, most: float, mean: float, spacing: float = SPACING, points: int = MOST_POINTS
+) -> tuple[np.ndarray, np.ndarray]:
+    """Y (S, K, K) and flow time (S,) along a flow, in steps of `spacing`, until the mean of its diagonal passes `mean` or its
+    largest entry `most`.
+
+    A flow that comes to rest, or whose G leaves float64, ends there. Y[0] is the start.
+    """
+    Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
+    state, h = motion.state, FIRST_STEP
+    for _ in range(20 * points):
+        trial = motion.step(state, h)
+        try:
+            after = log_gram(motion.gram(trial), frame)
+        except (ValueError, np.linalg.LinAlgError):
+            after = None
+        moved = np.inf if after is None else abs(after - Y[-1]).max()
+        if after is None or not moved <= 2 * spacing:
+            h /= 4
+            if h < 1e-300:
+                break
+            continue
+        if moved < spacing / 4:
+            if moved < AT_REST * h or h > LONGEST:
+                break
+            h *= min(0.8 * spacing / max(moved, spacing / 1e3), 1e3)
+            continue
+        Y.append(after)
+        times.append(times[-1] + h)
+        state = trial
+        h *= min(spacing / moved, 2.0)
+        diagonal = np.diagonal(after)
+        if len(Y) >= points or diagonal.mean() > mean or diagonal.max() > most:
+            break
+    return np.array(Y), np.array(times)

@@ -1,0 +1,263 @@
+"""Which models survive: likelihood ratios against every rival and against free paths, calibrated by a parametric bootstrap.
+
+A model is refuted where its likelihood falls behind the best rival's, or behind that of values that also follow smooth paths of
+their own, further than in every one of the runs that are simulated from it: its fitted clock, noise with the fitted
+correlation in time and across values, the start measured with that noise. There are so many that this has probability
+at most (1 - level) / (models x choices x 2) under the model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
+from ufm.compare.likelihood import Fitted, Noise, Path, at, fit_clock, simulate
+from ufm.compare.models import MODELS, available, path_of, paths, select
+
+NAMED, UNDECIDED, REFUTED, NOT_COMPARED = "named", "undecided", "refuted", "not compared"
+FEWEST = 4  # epochs
+REFINEMENTS, CLOSE_VALUES = 3, 0.02  # of a parameter, and the distance in its logarithm that ends them
+MOST_EPOCHS = 60  # of a longer run, so many are compared, spread evenly
+CHUNK = 20  # runs simulated at once
+NAN = float("nan")
+SAME_START = 1e-3  # of log omega between the statistics of the entry and the spectrum there
+
+
+@dataclass(frozen=True)
+class Rule:
+    """level: of all refutations together; choices: how many ways to choose the epochs were tried; tolerance: of log omega, the
+    accuracy below which no model is held to account; seed: of the bootstrap.
+    """
+
+    level: float = 0.95
+    choices: int = 1
+    tolerance: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.level < 1:
+            raise ValueError(f"level = {self.level}: it must be between 0 and 1")
+        if self.choices < 1:
+            raise ValueError(f"choices = {self.choices}: at least 1 way to choose the epochs was taken")
+        if not 0 < self.tolerance < 1:
+            raise ValueError(f"tolerance = {self.tolerance}: it must be between 0 and 1, 0.001 for example")
+        if self.seed < 0:
+            raise ValueError(f"seed = {self.seed}: it cannot be negative")
+
+    def simulations(self, models: int) -> int:
+        """Runs simulated of a model, of which not one may fall as far behind."""
+        return int(np.ceil(2 * models * self.choices / (1 - self.level))) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One run as it is judged: epochs t (T,), omega (T, K), right vectors V (T, C, K) or, where they were not measured, (C, K),
+    class counts (C,), and the class statistics of the first of these epochs where they are known.
+    """
+
+    t: np.ndarray
+    omega: np.ndarray
+    V: np.ndarray
+    counts: np.ndarray
+    entry: Entry | None = None
+
+
+@dataclass(frozen=True)
+class Support:
+    """What speaks for and against a model: log likelihood, its parameter, rms of log omega left, p-values, why it was not judged.
+
+    behind     log likelihood behind the best rival; free: behind free paths
+    p_rival, p_free   shares of runs simulated from the model that fall as far behind, (1 + count) / (1 + simulated)
+    """
+
+    log_likelihood: float
+    parameter: float | None
+    rms: float
+    behind: float
+    free: float
+    p_rival: float
+    p_free: float
+    refuted: bool
+    missing: str = ""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """outcome: "named", "undecided", "refuted" (every model) or "not compared"; name of the model, "" unless named; `compatible`
+    names those that are left, a model with a parameter beside its special cases too; `support` by name; the reason in a sentence.
+    """
+
+    outcome: str
+    name: str
+    compatible: tuple[str, ...]
+    reason: str
+    support: Mapping[str, Support]
+
+
+class _Run:
+    """One run in coordinates, with the predictions of every model."""
+
+    def __init__(self, run: Measured, names: Sequence[str], tolerance: float) -> None:
+        rows = np.arange(len(run.t))
+        if len(rows) > MOST_EPOCHS:
+            rows = np.unique(np.round(np.linspace(0, len(rows) - 1, MOST_EPOCHS)).astype(int))
+        priors = run.counts / run.counts.sum()
+        frozen = run.V.ndim == 2
+        V = np.broadcast_to(run.V, (len(run.t), *run.V.shape)) if frozen else run.V
+        gram = gram_of_spectrum(run.omega[rows], V[rows], priors)
+        frame = frame_of(gram[0])
+        Y = log_gram(gram, frame)
+        start = gram[0]
+        if run.entry is not None:
+            start = run.entry.gram()
+            gap = abs(log_gram(start, frame) - Y[0]).max()
+            if gap > SAME_START:
+                raise ValueError(f"the class statistics given are not those of the first epoch: log omega differs by {gap:.2g}")
+        diagonal = np.diagonal(Y, axis1=1, axis2=2)
+        self._given = (start, priors, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
+        predicted = paths(names, *self._given)
+        self.where = select(predicted, frozen)
+        self.kinds = (self.where[0] != self.where[1]).astype(int)
+        self.y = Y[:, self.where[0], self.where[1]]
+        self.tolerance = tolerance
+        self.paths: dict[str, list[Path]] = {name: [] for name in names}
+        self.fits: dict[str, list[tuple[Fitted, Noise]]] = {name: [] for name in names}
+        for name, found in predicted.items():
+            for one in found:
+                self._take_in(name, path_of(one, self.where))
+
+    def _take_in(self, name: str, path: Path) -> None:
+        fitted = self.fit(path, self.y[None], np.zeros((1, self.y.shape[1])))
+        self.paths[name].append(path)
+        self.fits[name].append((fitted, Noise(fitted.d[0], self.kinds, self.tolerance)))
+
+    def add(self, name: str, value: float) -> None:
+        """One more value of a model's parameter."""
+        self._take_in(name, path_of(paths([name], *self._given, (value,))[name][0], self.where))
+
+    def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:
+        """Runs y (B, T, m) at their best clocks, values weighted by what they leave."""
+        first = fit_clock(path, y, start, np.ones_like(start))
+        variance = (first.r[:, 1:] ** 2).mean(1) + self.tolerance**2
+        floor = 0.05 * variance.mean(1, keepdims=True)  # one value that fits by chance must not set the clock alone
+        return fit_clock(path, y, start, 1 / np.maximum(variance, floor))
+
+    def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log likelihoods (values of the parameter, B) of runs under a model, plain and with free paths."""
+        plain, free = [], []
+        for path, (_, noise) in zip(self.paths[name], self.fits[name], strict=True):
+            own, other, _ = noise.evaluate(self.fit(path, y, start).r)
+            plain.append(own)
+            free.append(other)
+        return np.array(plain), np.array(free)
+
+    def simulated(self, name: str, which: int, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Runs (count, T, m) of a model at its fitted clock and noise, and the noise of their starts (count, m)."""
+        fitted, noise = self.fits[name][which]
+        _, _, best = noise.evaluate(fitted.r)
+        errors = simulate(noise.innovations(fitted.r[0], best[0]), best[0], count, rng)
+        return at(self.paths[name][which], fitted.tau[0]) + errors, errors[:, 0]
+
+
+def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
+    """The models that survive on several runs of one experiment: one model and parameter for all, a clock for each.
+
+    Raises ValueError for entry statistics that are not those of a run's first epoch.
+    """
+    rule = rule or Rule()
+    if not runs:
+        return Selection(NOT_COMPARED, "", (), "no run was given", {})
+    if min(len(run.t) for run in runs) < FEWEST:
+        return Selection(NOT_COMPARED, "", (), f"a run has fewer than {FEWEST} usable epochs", {})
+    missing = {name: next((m for m in (available(run.entry)[name] for run in runs) if m), "") for name in MODELS}
+    names = [name for name in MODELS if not missing[name]]
+    states = [_Run(run, names, rule.tolerance) for run in runs]
+    given = [(state.y[None], np.zeros((1, state.y.shape[1]))) for state in states]
+    for name in names:
+        for _ in range(REFINEMENTS if MODELS[name].values else 0):
+            _refine(states, name)
+    observed = {name: _total(states, name, given) for name in names}
+    count = rule.simulations(len(names))
+    support = {}
+    for position, name in enumerate(names):
+        rng = np.random.default_rng([rule.seed, position])
+        support[name] = _support(states, names, name, observed, count, rng)
+    for name, why in missing.items():
+        if why:
+            support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
+    return _verdict(support)
+
+
+def _refine(states: Sequence[_Run], name: str) -> None:
+    """Add the value of the parameter at the top of the parabola, in its logarithm, through the likeliest and its neighbours."""
+    values = np.array([path.parameter for path in states[0].paths[name]], dtype=float)
+    scores = sum(state.scores(name, state.y[None], np.zeros((1, state.y.shape[1])))[0][:, 0] for state in states)
+    order = np.argsort(values)
+    x, y = np.log(values[order]), np.asarray(scores)[order]
+    top = int(y.argmax())
+    if 0 < top < len(x) - 1:
+        a, b, _ = np.polyfit(x[top - 1 : top + 2] - x[top], y[top - 1 : top + 2], 2)
+        new = x[top] - b / (2 * a) if a < 0 else x[top]
+        if abs(new - x).min() > CLOSE_VALUES:
+            for state in states:
+                state.add(name, float(np.exp(new)))
+
+
+def _total(
+    states: Sequence[_Run], name: str, samples: Sequence[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Log likelihood (B,) of all runs together at the best parameter, that of free paths beside it, and which it is."""
+    plain, free = np.zeros(()), np.zeros(())
+    for state, (y, start) in zip(states, samples, strict=True):
+        own, other = state.scores(name, y, start)
+        plain, free = plain + own, free + other
+    best = plain.argmax(0)
+    columns = np.arange(plain.shape[1])
+    return plain[best, columns], free[best, columns], best
+
+
+def _support(
+    states: Sequence[_Run],
+    names: Sequence[str],
+    name: str,
+    observed: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
+    count: int,
+    rng: np.random.Generator,
+) -> Support:
+    own, free, best = (found[0] for found in observed[name])
+    others = [other for other in names if other != name]
+    behind = max((float(observed[other][0][0]) for other in others), default=-np.inf) - own
+    ahead = float(free - own)
+    which = int(best)
+    done, far, far_free = 0, 0, 0
+    while done < count and not ((far or not behind > 0) and far_free):
+        size = min(CHUNK, count - done)
+        samples = [state.simulated(name, which, size, rng) for state in states]
+        mine, mine_free, _ = _total(states, name, samples)
+        if behind > 0 and not far:
+            rivals = np.max([_total(states, other, samples)[0] for other in others], axis=0)
+            far += int((rivals - mine >= behind).sum())
+        far_free += int((mine_free - mine >= ahead).sum())
+        done += size
+    p_rival = 1.0 if not behind > 0 else (1 + far) / (1 + done)
+    p_free = (1 + far_free) / (1 + done)
+    refuted = (behind > 0 and not far) or (ahead > 0 and not far_free)
+    rms = float(np.sqrt(np.mean([(state.fits[name][which][0].r[0, 1:] ** 2).mean() for state in states])))
+    return Support(float(own), states[0].paths[name][which].parameter, rms, float(behind), ahead, p_rival, p_free, refuted)
+
+
+def _verdict(support: Mapping[str, Support]) -> Selection:
+    left = tuple(name for name, found in support.items() if not found.missing and not found.refuted)
+    unknown = tuple(name for name, found in support.items() if found.missing and MODELS[name].needs != "classifier")
+    if not left:
+        if unknown:
+            return Selection(UNDECIDED, "", (), f"every model predicted is refuted; not predicted: {', '.join(unknown)}", support)
+        return Selection(REFUTED, "", (), "every model is refuted", support)
+    single = [name for name in left if all(other == name or name in MODELS[other].contains for other in left)]
+    if len(single) == 1 and not unknown:
+        return Selection(NAMED, single[0], left, "every other model is refuted or contains it", support)
+    if len(single) == 1:
+        why = f"{single[0]} is the one left, but {', '.join(unknown)} {support[unknown[0]].missing}"
+        return Selection(UNDECIDED, "", left, why, support)
+    return Selection(UNDECIDED, "", left, f"cannot be told apart here: {', '.join(left)}", support)
