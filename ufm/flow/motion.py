@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 FIRST_TIME = 1e-4  # of the whole run: the first output time after 0, at the latest
 FIRST_GROWTH = 0.01  # of any singular value by that time, at most
 SEARCH = 24  # points of a search for the end time
+MANY = 30_000  # class means times singular values of a run whose end time is searched for in one round only
 LARGE = 2**25  # numbers in the singular vectors of a whole run, and hundreds of operations in its scheme, before both are thinned
 Share = Callable[[float], None]
 
@@ -57,8 +58,11 @@ class GeneralMotion:
         self.S = scaled_means(start)
 
     def end_time(self, growth: float) -> float:
-        """When the smallest omega has grown `growth`-fold, to 1e-6 of it."""
-        return reaching(lambda times: self.flow(times).omega[:, -1], growth, self.law.time_unit)
+        """When the smallest omega has grown `growth`-fold, to 1e-6 of it; to a few percent where one run takes long."""
+        from ufm.laws.general_trajectory import run_general
+
+        rounds = 4 if self.S.size < MANY else 1
+        return reaching(lambda times: run_general(self.law, self.S, times).omega[:, -1], growth, self.law.time_unit, rounds)
 
     def onset(self, t_end: float) -> float:
         """A time by which no omega has grown by more than 1 %."""
@@ -204,12 +208,12 @@ def to_total_covariance_one(X: np.ndarray, measured: Snr, start: Start) -> np.nd
     return X + (U * ((1 + sigma**2) ** -0.5 - 1)) @ (U.T @ X)
 
 
-def reaching(smallest: Callable[[np.ndarray], np.ndarray], growth: float, unit: float) -> float:
+def reaching(smallest: Callable[[np.ndarray], np.ndarray], growth: float, unit: float, rounds: int) -> float:
     """The time at which a curve, asked for at ascending times (T,) that begin with 0, has grown `growth`-fold."""
     low, high = 0.0, unit * math.log(growth)
     while (values := smallest(np.array([0.0, high])))[1] < growth * values[0]:
         low, high = high, 4 * high
-    for _ in range(4):
+    for _ in range(rounds):
         times = np.concatenate(([0.0], np.linspace(low, high, SEARCH)[0 if low else 1 :]))
         values = smallest(times)
         above = max(int(np.argmax(values >= growth * values[0])), 1)
