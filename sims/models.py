@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from ufm.models import NAMES, model_class
+from ufm.models.references import bibtex
 
 if TYPE_CHECKING:
     from ufm.models.base import Model
@@ -63,7 +64,7 @@ class Parser(argparse.ArgumentParser):
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     p = Parser(prog="python -m sims.models", description=__doc__, allow_abbrev=False)
-    commands = p.add_subparsers(dest="command", required=True, metavar="{list,run,all}")
+    commands = p.add_subparsers(dest="command", required=True, metavar="{list,run,all,cite}")
     commands.add_parser("list", help="names, papers, options and solvers", allow_abbrev=False)
     run = commands.add_parser("run", help="one model: measured against predicted, collapse over time", allow_abbrev=False)
     run.add_argument("name", metavar="NAME", help=", ".join(NAMES))
@@ -71,6 +72,8 @@ def parser() -> argparse.ArgumentParser:
         run.add_argument(option(name), dest=name, type=kind, help=text, metavar=kind.__name__.upper())
     run.add_argument("--json", action="store_true", help="one JSON object with predicted, measured and deviation")
     run.add_argument("--out", type=Path, metavar="DIR", help="also write NAME.json and the figure models-NAME.png there")
+    cite = commands.add_parser("cite", help="BibTeX of what a model rests on", allow_abbrev=False)
+    cite.add_argument("name", metavar="NAME", help=", ".join(NAMES))
     every = commands.add_parser("all", help="every model: one table and one figure each; resumes", allow_abbrev=False)
     every.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for figures, reports and models.md")
     every.add_argument("--quiet", action="store_true", help="no progress")
@@ -167,6 +170,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "list":
             print(listing())
+        elif args.command == "cite":
+            print(bibtex(args.name))
         elif args.command == "run":
             run_one(args)
         else:
