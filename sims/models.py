@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sims.command import Failure, Parser, run_command, say
 from ufm.models import NAMES, model_class
+from ufm.models.references import bibtex
 
 if TYPE_CHECKING:
     from ufm.models.base import Model
@@ -55,7 +56,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.models", description=__doc__)
-    commands = p.add_subparsers(dest="command", required=True, metavar="{list,run,all}", help="what to do")
+    commands = p.add_subparsers(dest="command", required=True, metavar="{list,run,all,cite}", help="what to do")
     common = {"extra": "models", "shared": ("seed", "device", "json", "quiet")}
     commands.add_parser("list", help="names, papers, options and solvers")
     one = commands.add_parser("run", help="one model: measured against predicted, collapse over time", **common)
@@ -63,6 +64,8 @@ def parser() -> Parser:
     for name, (kind, text) in OPTIONS.items():
         one.add_argument(option(name), dest=name, type=kind, help=f"{text} (default: the model's)", metavar=kind.__name__.upper())
     one.add_argument("--out", type=Path, metavar="DIR", help="also write NAME.json and the figure models-NAME.png there")
+    cite = commands.add_parser("cite", help="BibTeX of what a model rests on")
+    cite.add_argument("name", metavar="NAME", help=", ".join(NAMES))
     every = commands.add_parser("all", help="every model: one table and one figure each; resumes", **common)
     every.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for figures, reports and models.md")
     return p
@@ -158,7 +161,8 @@ def main(argv: list[str] | None = None) -> int:
 
     def work(args: argparse.Namespace) -> None:
         try:
-            {"list": lambda _: print(listing()), "run": run_one, "all": run_all}[args.command](args)
+            works = {"list": lambda _: print(listing()), "cite": lambda a: print(bibtex(a.name)), "run": run_one, "all": run_all}
+            works[args.command](args)
         except RuntimeError as error:
             raise Failure(" ".join(str(error).split())) from error
 

@@ -19,7 +19,7 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
     """
     from manifolds.layout import ClassLayout
     from ufm.features.labels import class_blocks
-    from ufm.features.snr import reduce_to_range
+    from ufm.features.ranges import reduce_to_range
 
     H, layout = class_blocks(*load_features(path))
     assert isinstance(layout, ClassLayout)

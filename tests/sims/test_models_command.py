@@ -68,6 +68,25 @@ def test_the_table_shows_numbers_and_the_collapse(capsys):
     assert "▁" in out
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_cite_prints_bibtex_of_the_papers_that_the_facts_name(capsys, name):
+    code, out, _ = run(capsys, "cite", name)
+    assert code == 0
+    assert out.count("@") == out.count("author = ") == out.count("year = ") >= 1
+    assert out.count("{") == out.count("}")
+    paper = model_class(name).facts.paper
+    if "arXiv" in paper:
+        assert paper.split("arXiv ")[1].split()[0] in out
+    surname = paper.split(" ")[0].strip(",")
+    assert surname in out
+
+
+def test_cite_refuses_an_unknown_name(capsys):
+    code, _, err = run(capsys, "cite", "nobody")
+    assert code == 2
+    assert "choose from central-path" in err
+
+
 def test_list_names_everything(capsys):
     _, out, _ = run(capsys, "list")
     assert all(f"\n{name}\n" in f"\n{out}" for name in NAMES)

@@ -1,0 +1,63 @@
+"""Conventions for unequal classes, and measures of the whole feature matrix, each named after who uses it.
+
+`ufm.features.measures` weighs classes by their shares pi_c (Sigma_T = Sigma_W + Sigma_B, mu_G the mean over examples). The
+notebook of Papyan, Han & Donoho and the package `neural-collapse` (rhubarbwu) weigh every class the same in Sigma_B and mu_G and
+every example the same in Sigma_W. On equal classes both agree; on unequal ones they do not, and neither follows from the other.
+"""
+
+import numpy as np
+
+from manifolds.linalg import Array, namespace
+from ufm.arrays import Rows, SingularValues
+from ufm.features.measures import phd_nc1
+from ufm.features.statistics import ClassStatistics
+
+
+def notebook_nc1(stats: ClassStatistics) -> float:
+    """tr(Sigma_W Sigma_B^+) / C with mu_G and Sigma_B averages over classes, Sigma_W over examples: on equal classes `phd_nc1`.
+
+    The authors' notebook plots it without 1/C; rhubarbwu's package divides as here. Raises ValueError where Sigma_B loses rank.
+    """
+    same = 0 * stats.counts + stats.counts.sum() / stats.C
+    return phd_nc1(ClassStatistics(same, stats.means, stats.sigma_w, stats.class_variances))
+
+
+def xu_vci(omega: SingularValues, rank: int | None = None) -> Array:
+    """VCI = 1 - tr(Sigma_T^+ Sigma_B) / rank(Sigma_B), variability collapse index (Xu & Liu 2023, arXiv 2306.03440).
+
+    From the singular values of Eq. 9's SNR, equal classes: 1 - (1/K) sum_j u_j/(1 + u_j), u = omega^2/C, K = their number, with
+    C = K + 1 unless `rank` says how many classes less one there are. Invariant under every invertible map; 0 at full collapse.
+    omega (..., K) -> (...). Raises ValueError for a rank below K.
+    """
+    K = omega.shape[-1]
+    rank = K if rank is None else rank
+    if rank < K:
+        raise ValueError(f"rank = {rank} < {K} singular values: C - 1 is at least their number")
+    u = omega * omega / (rank + 1)
+    return (1 / (1 + u)).sum(-1) / K
+
+
+def xu_vci_of(stats: ClassStatistics) -> float:
+    """`xu_vci` of class statistics for any sizes, with class shares. Raises ValueError where Sigma_T is singular."""
+    xp = namespace(stats.means)
+    values, E = xp.linalg.eigh(stats.sigma_t)
+    trusted = stats.P * float(xp.finfo(values.dtype).eps) * float(values[-1])
+    if not float(values[0]) > trusted:
+        raise ValueError(
+            f"Sigma_T has rank {int((values > trusted).sum())} < {stats.P}: reduce to its range (`ufm.features.ranges`) first"
+        )
+    white = (E.mT @ (stats.centred_means * stats.priors**0.5)) / values[:, None] ** 0.5
+    return 1 - float((white * white).sum()) / min(stats.C - 1, stats.P)
+
+
+def roy_effective_rank(features: Rows) -> float:
+    """exp(-sum p_j log p_j), p = singular values of features (n, P) as shares: effective rank (Roy & Vetterli 2007).
+
+    Between 1 and min(n, P). Not centred: centre first where the mean is not meant. Raises ValueError for zero features.
+    """
+    xp = namespace(features)
+    s = xp.linalg.svd(features, full_matrices=False)[1]
+    if not float(s[0]) > 0:
+        raise ValueError("all features are zero: they have no rank")
+    p = s[s > 0] / s.sum()
+    return float(np.exp(-float((p * xp.log(p)).sum())))
