@@ -33,6 +33,22 @@ class Normalizer:
 
 
 @dataclass(frozen=True, eq=False)
+class Encoded:
+    """A split of a Hugging Face dataset whose images, in the column `image` of `table`, are decoded when rows are taken."""
+
+    table: Any
+    image: str
+    labels: np.ndarray
+
+    def rows(self, indices: np.ndarray) -> Split:
+        """Some of the examples, decoded."""
+        pixels = np.stack([np.asarray(picture, dtype=np.uint8) for picture in self.table.select(indices)[self.image]])
+        if pixels.ndim == 3:
+            pixels = pixels[..., None]
+        return Split(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
 class Data:
     """Training and test split, padded, with the normaliser of the training set and the number of classes."""
 
@@ -68,7 +84,7 @@ def load(choice: DataChoice) -> Data:
     return Data(_padded(train, padding), _padded(test, padding), normalizer, classes)
 
 
-def read(choice: DataChoice) -> tuple[Split, Split]:
+def read(choice: DataChoice) -> "tuple[Split | Encoded, Split | Encoded]":
     """Both splits as published."""
     if choice.folder is not None and choice.hub is not None:
         raise ValueError("the data comes from a folder or from the hub, not from both")
@@ -101,8 +117,8 @@ def digits() -> tuple[Split, Split]:
     return everything.rows(np.flatnonzero(~test)), everything.rows(np.flatnonzero(test))
 
 
-def from_hub(name: str) -> tuple[Split, Split]:
-    """Train and test split of a Hugging Face dataset, by name or local folder; the library is imported only here."""
+def from_hub(name: str) -> "tuple[Encoded, Encoded]":
+    """Train and test split, still encoded, of a Hugging Face dataset, by name or local folder."""
     try:
         from datasets import load_dataset
     except ImportError as error:
@@ -117,7 +133,7 @@ def from_hub(name: str) -> tuple[Split, Split]:
     return _hub_split(found["train"], name), _hub_split(found["test"], name)
 
 
-def balanced(split: Split, per_class: int | None, classes: int, rng: np.random.Generator, what: str) -> Split:
+def balanced(split: "Split | Encoded", per_class: int | None, classes: int, rng: np.random.Generator, what: str) -> Split:
     """`per_class` random examples of every class in their original order, or everything where it is None.
 
     Raises ValueError for a class without that many, or without any.
@@ -132,7 +148,7 @@ def balanced(split: Split, per_class: int | None, classes: int, rng: np.random.G
             f"class {c} has {counts[c]} {what} examples, {wanted} a class are needed: ask for at most {counts.min()}"
         )
     if per_class is None:
-        return split
+        return split.rows(np.arange(len(split.labels))) if isinstance(split, Encoded) else split
     kept = [rng.choice(np.flatnonzero(split.labels == c), per_class, replace=False) for c in range(classes)]
     return split.rows(np.sort(np.concatenate(kept)))
 
@@ -170,16 +186,13 @@ def _padded(split: Split, padding: tuple[int, int, int, int]) -> Split:
     return Split(np.pad(split.images, ((0, 0), (0, 0), padding[:2], padding[2:])), split.labels)
 
 
-def _hub_split(rows: Any, name: str) -> Split:
+def _hub_split(rows: Any, name: str) -> "Encoded":
     columns = rows.column_names
     image = next((column for column in IMAGE_COLUMNS if column in columns), None)
     label = next((column for column in LABEL_COLUMNS if column in columns), None)
     if image is None or label is None:
         raise ValueError(f"{name} needs a column of images and one of labels; it has: {', '.join(columns)}")
-    pixels = np.stack([np.asarray(picture, dtype=np.uint8) for picture in rows[image]])
-    if pixels.ndim == 3:
-        pixels = pixels[..., None]
     labels = np.asarray(rows[label], dtype=np.int64)
     if labels.min() < 0:
         raise ValueError(f"{name} has unlabelled examples (label {labels.min()})")
-    return Split(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), labels)
+    return Encoded(rows, image, labels)

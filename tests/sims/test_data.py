@@ -233,7 +233,7 @@ def test_hugging_face_datasets_by_name(tmp_path: Path, monkeypatch: pytest.Monke
         columns = Features({"img": Image(), "label": Value("int64")})
         rows = Dataset.from_dict({"img": list(images), "label": [0, 1, 2, 0, 1, 2]}, features=columns)
         rows.to_parquet(tmp_path / f"{name}.parquet")
-    train, test = data.from_hub(str(tmp_path))
+    train, test = (split.rows(np.arange(6)) for split in data.from_hub(str(tmp_path)))
     np.testing.assert_array_equal(train.images, written["train"].transpose(0, 3, 1, 2))
     np.testing.assert_array_equal(test.images[:, 1], written["test"][..., 1])
     np.testing.assert_array_equal(test.labels, [0, 1, 2, 0, 1, 2])
@@ -252,7 +252,13 @@ def test_a_folder_of_jpegs_is_read_with_its_classes_in_alphabetical_order(
             (tmp_path / "jpeg" / split / name).mkdir(parents=True)
             for k in range(2):
                 Image.new("RGB", (32, 32), (value, value, value)).save(tmp_path / "jpeg" / split / name / f"{k}.jpg")
+    decoded = []
+    monkeypatch.setattr(data.np, "stack", lambda pictures: decoded.append(len(pictures)) or np.array(pictures))
+    few = load(DataChoice("cifar10-jpeg", hub=str(tmp_path / "jpeg"), per_class=1, test_per_class=1))
+    assert decoded == [2, 2]  # what is not chosen is not decoded
     found = load(DataChoice("cifar10-jpeg", hub=str(tmp_path / "jpeg")))
+    assert len(few.train) == len(few.test) == 2
+    np.testing.assert_array_equal(few.train.images[:, 0, 0, 0], np.array([40, 200])[few.train.labels])
     for part in (found.train, found.test):
         assert part.images.shape == (4, 3, 32, 32)
         np.testing.assert_array_equal(np.sort(part.labels), [0, 0, 1, 1])
