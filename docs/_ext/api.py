@@ -1,0 +1,136 @@
+"""Writes the API reference as Markdown from the sources: every public module, class, method and function, with its signature.
+
+Nothing is imported, so that a page needs no optional package. Docstrings of the project are plain text with formulas in indented
+blocks; they are shown as written.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+PACKAGES = {
+    "ufm": "the theory: features to numbers, exact laws, models, comparison, monitor",
+    "manifolds": "geometry of {X : X C_M X^T = I}, for geoopt and pymanopt",
+    "sims": "experiments and their commands",
+}
+
+
+def public(name: str) -> bool:
+    """True for a name without a leading underscore."""
+    return not name.startswith("_")
+
+
+def paragraph(text: str) -> str:
+    """Running text, with the characters that Markdown would read escaped outside `code`."""
+    parts = re.split(r"(`[^`]+`)", text)
+    return "".join(part if part.startswith("`") else re.sub(r"([\\*_<>\[\]|{}#~$])", r"\\\1", part) for part in parts)
+
+
+def prose(docstring: str | None) -> str:
+    """A docstring as Markdown: indented lines are formulas and stay literal."""
+    if not docstring:
+        return ""
+    out = []
+    for block in re.split(r"\n\s*\n", docstring.expandtabs()):
+        lines = block.split("\n")
+        plain = [line for line in lines if line.strip() and not line.startswith("    ")]
+        if any(line.startswith("    ") for line in lines) or any("  " in line.strip() for line in plain):
+            out.append("```text\n" + "\n".join(line.rstrip() for line in lines) + "\n```")
+        else:
+            text = paragraph("\n".join(lines))
+            out.append(re.sub(r"^(\s*)([-+]|\d+\.)(\s)", r"\1\\\2\3", text) if not lines[0].lstrip().startswith("- ") else text)
+    return "\n\n".join(out)
+
+
+def signature(node: ast.FunctionDef | ast.AsyncFunctionDef, method: bool = False) -> str:
+    """`(X: Array, layout: ClassLayout) -> Array`, without self."""
+    arguments = node.args
+    static = any(isinstance(d, ast.Name) and d.id == "staticmethod" for d in node.decorator_list)
+    if method and not static and arguments.args:
+        arguments.args = arguments.args[1:]
+    returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
+    return f"({ast.unparse(arguments)}){returns}".replace("\n", " ")
+
+
+def bases_and_fields(node: ast.ClassDef) -> str:
+    """The fields of a dataclass as a table, else nothing."""
+    fields = [
+        (ast.unparse(x.target), ast.unparse(x.annotation), ast.unparse(x.value) if x.value else "")
+        for x in node.body
+        if isinstance(x, ast.AnnAssign) and public(ast.unparse(x.target))
+    ]
+    if not fields:
+        return ""
+    rows = [" | ".join(f"`{cell}`".replace("|", "\\|") if cell else " " for cell in row) for row in fields]
+    return "| field | type | default |\n|---|---|---|\n" + "\n".join(f"| {row} |" for row in rows)
+
+
+def describe(directive: str, head: str, body: str, fence: int = 4) -> str:
+    """One object of the Python domain."""
+    colons = ":" * fence
+    return f"{colons}{{py:{directive}}} {head}\n\n{body}\n{colons}"
+
+
+def members(node: ast.ClassDef) -> Iterator[str]:
+    """The public methods and properties of a class."""
+    for item in node.body:
+        if not isinstance(item, ast.FunctionDef) or not public(item.name):
+            continue
+        decorators = {ast.unparse(d) for d in item.decorator_list}
+        if any(d.endswith((".setter", "overload")) for d in decorators):
+            continue
+        if decorators & {"property", "cached_property", "functools.cached_property"}:
+            kind = f"\n:type: {ast.unparse(item.returns)}" if item.returns else ""
+            yield f":::::{{py:property}} {item.name}{kind}\n\n{prose(ast.get_docstring(item))}\n:::::"
+        else:
+            yield describe("method", item.name + signature(item, method=True), prose(ast.get_docstring(item)), 5)
+
+
+def module_page(name: str, tree: ast.Module) -> str | None:
+    """The page of a module, or None where it has nothing public."""
+    parts = []
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and public(node.name):
+            decorators = {ast.unparse(d) for d in node.decorator_list}
+            if "overload" not in decorators:
+                parts.append(describe("function", node.name + signature(node), prose(ast.get_docstring(node))))
+        elif isinstance(node, ast.ClassDef) and public(node.name):
+            body = [prose(ast.get_docstring(node)), bases_and_fields(node), *members(node)]
+            parts.append(describe("class", node.name, "\n\n".join(part for part in body if part), 6))
+    if not parts:
+        return None
+    head = f"# {name}\n\n:::{{py:module}} {name}\n:::\n\n{prose(ast.get_docstring(tree))}"
+    return "\n\n".join([head, *parts]) + "\n"
+
+
+def contents(names: list[str], depth: int = 1) -> str:
+    """A table of contents."""
+    return f":::{{toctree}}\n:maxdepth: {depth}\n\n" + "\n".join(names) + "\n:::\n"
+
+
+def write(root: Path, packages: tuple[str, ...], out: Path) -> None:
+    """Write one page a module and an index into `out`; pages that have not changed keep their time, stale ones go."""
+    out.mkdir(exist_ok=True)
+    pages: dict[str, str] = {}
+    for package in packages:
+        names = []
+        for path in sorted((root / package).rglob("*.py")):
+            parts = path.relative_to(root).with_suffix("").parts
+            if parts[-1] == "__init__" or any(map(str.isupper, parts)) or not all(map(public, parts)):
+                continue
+            page = module_page(".".join(parts), ast.parse(path.read_text()))
+            if page is not None:
+                names.append(".".join(parts))
+                pages[f"{names[-1]}.md"] = page
+        pages[f"{package}.md"] = f"# {package}\n\n{PACKAGES[package]}\n\n{contents(names)}"
+    index = "\n".join(f"- [{package}]({package}.md): {PACKAGES[package]}" for package in packages)
+    pages["index.md"] = (
+        "# API reference\n\nEvery public name, generated from the sources: signature, shapes, what is raised, and where the "
+        f"formula comes from.\n\n{index}\n\n{contents(list(packages), 2)}"
+    )
+    for stale in set(out.glob("*.md")) - {out / name for name in pages}:
+        stale.unlink()
+    for name, page in pages.items():
+        if not (out / name).exists() or (out / name).read_text() != page:
+            (out / name).write_text(page)

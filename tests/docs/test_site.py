@@ -1,0 +1,100 @@
+"""The site builds without a warning, its links lead somewhere, its tutorials run, and it asks no other machine for anything."""
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urldefrag
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+TUTORIALS = [page for page in sorted((DOCS / "tutorials").glob("*.md")) if page.name != "index.md"]
+CELL = re.compile(r"^```\{code-cell\} python\n(.*?)^```", re.M | re.S)
+
+
+@pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
+def test_a_tutorial_runs_top_to_bottom(page: Path, tmp_path: Path) -> None:
+    cells = CELL.findall(page.read_text())
+    assert len(cells) >= 3
+    (tmp_path / "page.py").write_text("\n".join(cells))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+class Page(HTMLParser):
+    """The anchors of a page, what it links to and what it loads."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.anchors: set[str] = set()
+        self.links: set[str] = set()
+        self.loads: set[str] = set()
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
+        given = {key: value or "" for key, value in attributes}
+        self.anchors |= {given[key] for key in ("id", "name") if key in given}
+        if tag == "a" and "href" in given:
+            self.links.add(given["href"])
+        if tag in ("script", "img", "iframe") and "src" in given:
+            self.loads.add(given["src"])
+        if tag == "link" and given.get("rel") in ("stylesheet", "preload", "icon"):
+            self.loads.add(given.get("href", ""))
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, warnings as errors; notebooks are executed by the test above and figures of the gallery by `make docs`."""
+    out = tmp_path_factory.mktemp("site")
+    options = ["-D", "nb_execution_mode=off", "-D", "sphinx_gallery_conf.plot_gallery=0", "-d", str(out / "trees")]
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", *options, str(DOCS), str(out / "html")]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-6000:]
+    return out / "html"
+
+
+def test_the_site_builds_and_every_link_leads_somewhere(site: Path) -> None:
+    pages = {path: Page(path.read_text()) for path in site.rglob("*.html") if "_static" not in path.parts}
+    assert len(pages) > 60
+    dead = []
+    for path, page in pages.items():
+        for link in page.links | page.loads:
+            target, anchor = urldefrag(unquote(link))
+            target = target.partition("?")[0]
+            if re.match(r"[a-z]+:", target):
+                continue
+            there = (path.parent / target).resolve() if target else path
+            if there.is_dir():
+                there /= "index.html"
+            if not there.exists() or (anchor and there in pages and anchor not in pages[there].anchors):
+                dead.append(f"{path.relative_to(site)} -> {link}")
+    assert not dead
+
+
+def test_pages_load_nothing_from_other_machines(site: Path) -> None:
+    for path in site.rglob("*.html"):
+        outside = {address for address in Page(path.read_text()).loads if re.match(r"(https?:)?//", address)}
+        assert not outside, (path.name, outside)
+
+
+def test_search_knows_the_public_names(site: Path) -> None:
+    index = (site / "searchindex.js").read_text()
+    for name in ("oblique_projection", "StreamingStatistics", "lambda_of_weight_decay"):
+        assert name.lower() in index.lower()
+
+
+@pytest.mark.parametrize("script", sorted((DOCS / "gallery").glob("plot_*.py")), ids=lambda path: path.stem)
+def test_a_script_of_the_gallery_draws(script: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
+    done = subprocess.run(
+        [sys.executable, str(script)], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
