@@ -36,9 +36,7 @@ def main() -> None:
     found = ledger(model, batches, Sketch(args.limit))
     ours = time.perf_counter() - began
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(
-        f"{args.net} x {args.width:g}, {args.images} images, {len(found.operations)} operations, {torch.get_num_threads()} threads"
-    )
+    print(f"{args.net} x {args.width:g}, {args.images} images, {len(found.operations)} operations")
     print(f"ledger {ours:.1f} s, two passes forward {plain:.1f} s, ratio {ours / plain:.2f}; peak {memory:.2f} GiB")
 
 

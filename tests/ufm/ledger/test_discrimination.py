@@ -161,9 +161,10 @@ def test_signal_without_noise_is_infinite_and_the_rest_stays_finite(problem: Pro
     before = form_of(problem.H, problem.layout)
     assert (found.omega[1:] <= before.omega[:-1] * (1 + SLACK)).all()  # interlacing: a contrast less
     assert (found.omega >= before.omega * (1 - SLACK)).all()  # and the theorem: H is a linear map of the features here
-    stats = statistics(problem.H, problem.layout)
-    full = discrimination(ClassStatistics(stats.counts, stats.means * 0 + stats.means, stats.sigma_w, stats.class_variances), EPS)
-    np.testing.assert_allclose(full.gram, before.gram)
+    turn = np.linalg.qr(problem.rng.standard_normal((problem.P + 1, problem.P + 1)))[0]
+    turned = form_of(turn @ np.concatenate([problem.H, one_hot[:1]]), problem.layout)  # no feature is without noise now
+    assert np.isinf(turned.omega[0])
+    np.testing.assert_allclose(turned.omega[1:], found.omega[1:], rtol=1e-7, atol=1e-7 * before.omega[0])
 
 
 def test_for_the_pseudo_inverse_alone_the_theorem_is_false() -> None:
