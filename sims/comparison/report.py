@@ -147,11 +147,11 @@ def _models_table(values: dict[str, Any]) -> str:
         numbers = [_number(model[key]) for key in ("parameter", "log_likelihood", "p_rival", "p_free")]
         rows.append([name, state, *numbers, _percent(model["rms"])])
     caption = (
-        "Each model predicts the whole SNR matrix, spectrum and vectors, from the class statistics of the first epoch "
-        "compared, up to a clock. p against rivals: the share of runs simulated from the model, with its noise, that fall"
-        " as far behind the likeliest other model; p against free paths: behind values that each follow a smooth path of "
-        "their own. A model is refuted where no simulated run does, in either. r: how many times faster class means move "
-        "than deviations; kappa: rate of the classifier."
+        "Each model predicts the whole SNR matrix, spectrum and vectors, from the class statistics of the first epoch compared, "
+        "up to a clock. p against rivals: the share of runs simulated from the model, with its noise, that fall as far behind "
+        "the likeliest other model; p against free paths: behind values that each follow a smooth path of their own. A model is "
+        "refuted where no simulated run does, in either. r: how many times faster class means move than deviations; kappa: rate "
+        "of the classifier."
     )
     heads = [
         "model",
