@@ -77,7 +77,10 @@ class Metric(ABC):
         return logarithm.underived(self.shoot(X, Y).require().vector, X, Y)
 
     def dist(self, X: Array, Y: Array) -> Array:
-        """Length of log(X, Y). (...). Raises as `log`, and in a second backward pass: torch differentiates it once."""
+        """Length of log(X, Y): the distance where `shoot` says minimising, else a bound. (...)
+
+        Raises as `log`, and in a second backward pass: torch differentiates it once.
+        """
         if namespace(X) is not np:
             from manifolds.distance import Distance
 

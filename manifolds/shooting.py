@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, namespace
 
 MEMORY = 6  # velocities that Anderson's acceleration looks back on
@@ -21,21 +22,31 @@ SHORTEST_MOVE = 1 / 64  # of the way to the target, before giving up
 
 @dataclass(frozen=True)
 class Shooting:
-    """Initial velocities `vector` (..., P, n), and for each its `gap` ||exp(X, vector) - Y||_F, `shots` and `converged` (...)."""
+    """Initial velocities `vector` (..., P, n), and for each its `gap` ||exp(X, vector) - Y||_F, `shots` and `converged` (...).
+
+    `minimising` (...) is True where no shorter geodesic exists: the length of `vector` is the distance. False is unknown: then
+    it bounds the distance from above. No shots were fired where the ends lie in two components: there the gap is infinite.
+    """
 
     vector: Any
     gap: np.ndarray
     shots: np.ndarray
     converged: np.ndarray
+    minimising: np.ndarray
 
     def require(self) -> "Shooting":
         """Itself; raises ValueError where a shot missed, with the largest gap."""
+        apart = int((self.shots == 0).sum())
+        if apart:
+            raise ValueError(
+                f"no geodesic found between {apart} of {self.converged.size} pairs of points: they lie in "
+                "the two components that the manifold has when n - C = P (opposite signs of det D_Y D_X^T)"
+            )
         if not self.converged.all():
             missed = int((~self.converged).sum())
             raise ValueError(
                 f"no geodesic found between {missed} of {self.converged.size} pairs of points: the largest gap is "
-                f"{self.gap.max():.3e} after {int(self.shots.max())} shots; are they further apart than the injectivity radius, "
-                "or in the two components that the manifold has when n - C = P?"
+                f"{self.gap.max():.3e} after {int(self.shots.max())} shots; are they further apart than the injectivity radius?"
             )
         return self
 
@@ -49,14 +60,28 @@ class Shot:
     correction: np.ndarray
 
 
-def shoot_pairs(search: Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, float, int, bool]], X: Array, Y: Array) -> Shooting:
-    """`search` (x, y) -> (vector, gap, shots, converged) in float64 for every pair of the broadcast batches X, Y (..., P, n)."""
+Result = tuple[np.ndarray, float, int, bool, bool]  # vector, gap, shots, converged, minimising
+Search = Callable[[np.ndarray, np.ndarray], Result]  # (x, y) -> Result
+
+
+def in_two_components(D_x: np.ndarray, D_y: np.ndarray, layout: ClassLayout) -> bool:
+    """Whether no curve on the manifold joins points of deviations D_x and D_y (P, n): n - C = P and det D_y D_x^T < 0."""
+    return layout.n - layout.C == len(D_x) and np.linalg.slogdet(D_y @ D_x.T)[0] < 0
+
+
+def apart(x: np.ndarray) -> Result:
+    """The result for points of two components: not a shot is fired."""
+    return np.zeros_like(x), np.inf, 0, False, False
+
+
+def shoot_pairs(search: Search, X: Array, Y: Array) -> Shooting:
+    """`search` (x, y) in float64 for every pair of the broadcast batches X, Y (..., P, n)."""
     shape = namespace(X).broadcast_shapes(X.shape, Y.shape)
     starts, ends = (np.broadcast_to(_double(Z), shape).reshape(-1, *shape[-2:]) for Z in (X, Y))
     results = [search(x, y) for x, y in zip(starts, ends, strict=True)]
     vector = np.asarray([result[0] for result in results]).reshape(shape)
-    gap, shots, converged = (np.asarray([result[k] for result in results]).reshape(shape[:-2]) for k in (1, 2, 3))
-    return Shooting(_like(vector, X), gap, shots, converged)
+    rest = (np.asarray([result[k] for result in results]).reshape(shape[:-2]) for k in (1, 2, 3, 4))
+    return Shooting(_like(vector, X), *rest)
 
 
 def _double(X: Array) -> np.ndarray:
@@ -95,14 +120,14 @@ def approach(
         t = min(reached + move, 1.0)
         target = waypoint(t)
         start = guess(target) if velocity is None else velocity * (t / reached)
-        found, gap, shots = shoot(aim, target, start, tolerance)
+        hit, gap, shots = shoot(aim, target, start, tolerance)
         total += shots
         if gap <= tolerance:
             if t == 1.0:
-                return found, gap, total
-            velocity, reached = found, t
+                return hit, gap, total
+            velocity, reached = hit, t
         elif move / 2 < SHORTEST_MOVE:
-            return found, gap if t == 1.0 else float(np.linalg.norm(waypoint(1.0) - target)) + gap, total
+            return hit, gap if t == 1.0 else float(np.linalg.norm(waypoint(1.0) - target)) + gap, total
         else:
             move /= 2
 

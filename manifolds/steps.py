@@ -28,6 +28,7 @@ from manifolds.roots import whitened
 from manifolds.spectral import concrete
 
 BLOCK = 512  # columns worked on at once
+FUSED_FROM = 100_000  # entries of a numpy X from which one go is faster than two calls; torch gains at every size
 
 MeanVelocity = Callable[[Array, Array], Array]  # (class means of X, class sums of G) -> class means of the gradient
 
@@ -38,14 +39,15 @@ def gradient_step(
 ) -> Array:
     """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
 
-    In one go for `polar_retraction`, `renormalisation` and `cholesky_retraction`, in two calls for any other.
+    In one go for `polar_retraction`, `renormalisation` and `cholesky_retraction`, in two for any other and for small arrays.
     Raises ValueError where the step loses rank, and for an `out` of another shape or dtype or in the memory of X.
     """
     layout, retraction = metric.layout, as_retraction(retraction)
     _check_out(out, X, G)
     if out is not None and _may_share_memory(out, X):
         raise ValueError("out shares memory with X, which this step reads after it has begun to write: give G or another array")
-    if not isinstance(retraction, Retraction) or retraction.lifts or not _plain(X, G):
+    small = namespace(X) is np and X.size < FUSED_FROM
+    if small or not isinstance(retraction, Retraction) or retraction.lifts or not _plain(X, G):
         return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
     return _step(X, G, eta, layout, metric.mean_gradient, retraction, project=True, out=out)
 

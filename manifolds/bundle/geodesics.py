@@ -18,7 +18,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, epsilon, frobenius_norm, gram, namespace
 from manifolds.matrix_functions import inverse_sqrt
 from manifolds.precision import at_least_float32
-from manifolds.shooting import Shooting, Shot, approach, shoot_pairs
+from manifolds.shooting import Result, Shooting, Shot, apart, approach, in_two_components, shoot_pairs
 
 COLUMNS = 7  # midpoint solutions with 2, 4, .., 14 substeps are extrapolated: order 14
 MOST_STEPS = 64
@@ -136,9 +136,11 @@ def shoot_bundle_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
     return shoot_pairs(lambda x, y: _bundle_log(x, y, layout), X, Y)
 
 
-def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, float, int, bool]:
-    """Velocity (P, n), gap, shots and verdict for one pair."""
+def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> Result:
+    """The velocity (P, n) for one pair, with its verdict; whether it is minimising is not known."""
     x, y = renormalize(x, layout), renormalize(y, layout)
+    if in_two_components(layout.deviations(x), layout.deviations(y), layout):
+        return apart(x)
     rows = RowSpace.spanned_by(layout, x, y)
     X, target = rows.reduce(x), rows.reduce(y)
     tolerance = ROUNDING * np.finfo(np.float64).eps * float(np.linalg.norm(target))
@@ -167,7 +169,7 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.n
         return target if t == 1.0 else inverse_sqrt(gram(rows.deviations(between)) / layout.n) @ between
 
     U, gap, shots = approach(aim, waypoint, lambda end: oblique_projection(X, end - X, rows), tolerance)
-    return rows.lift(U), gap, shots, gap <= tolerance
+    return rows.lift(U), gap, shots, bool(gap <= tolerance), False
 
 
 def integrate(field: Field, state: Array, steps: int, allowed: float = 0.0) -> tuple[Array, float]:

@@ -62,8 +62,8 @@ class SlopeVerdict:
         axes.legend()
 
     def __str__(self) -> str:
-        found = f"exact, largest error {self.errors.max():.1e}" if self.exact else f"slope {self.slope:.3f}"
-        return f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {found} (expected {self.expected:g})"
+        reached = f"exact, largest error {self.errors.max():.1e}" if self.exact else f"slope {self.slope:.3f}"
+        return f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {reached} (expected {self.expected:g})"
 
 
 def measure_slope(

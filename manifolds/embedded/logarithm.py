@@ -10,7 +10,7 @@ from manifolds.embedded import geodesics
 from manifolds.geometry import orthogonal_projection
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, frobenius_norm, namespace, symmetrize
-from manifolds.shooting import Shooting, Shot, approach, shoot_pairs
+from manifolds.shooting import Result, Shooting, Shot, apart, approach, in_two_components, shoot_pairs
 
 ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products
 
@@ -42,7 +42,7 @@ def underived(vector: Array, X: Array, Y: Array) -> Array:
 
 
 def dist(X: Array, Y: Array, layout: ClassLayout) -> Array:
-    """Length of the geodesic of `log`, the Riemannian distance within the injectivity radius. (...). Raises as `log`.
+    """Length of the geodesic of `log`: the distance where `shoot_log` says minimising, else a bound. (...). Raises as `log`.
 
     EmbeddedMetric(layout).dist is the same with a derivative.
     """
@@ -54,10 +54,12 @@ def midpoint(X: Array, Y: Array, layout: ClassLayout) -> Array:
     return geodesics.exp(X, orthogonal_projection(X, log(X, Y, layout), layout) / 2, layout)
 
 
-def _log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, float, int, bool]:
-    """Velocity (P, n), gap, shots and verdict for one pair."""
+def _log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> Result:
+    """The velocity (P, n) for one pair, with its verdict."""
     P, root = x.shape[-2], np.sqrt(layout.n)
     Q_x, Q_y = (_orthonormal(layout.deviations(z)) for z in (x, y))
+    if in_two_components(Q_x, Q_y, layout):
+        return apart(x)
     basis = _span(Q_x, Q_y)
     Q, target = Q_x @ basis, Q_y @ basis
     tolerance = ROUNDING * np.finfo(np.float64).eps * P
@@ -76,7 +78,8 @@ def _log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray,
 
     V, gap, shots = approach(aim, waypoint, lambda end: _stiefel_projection(Q, end - Q), tolerance)
     velocity = root * V @ basis.T + layout.spread(layout.means(y) - layout.means(x))
-    return velocity, root * gap, shots, gap <= tolerance
+    converged = bool(gap <= tolerance)
+    return velocity, root * gap, shots, converged, converged and bool(np.linalg.norm(V) < np.pi)  # class means are flat
 
 
 def _span(Q_x: np.ndarray, Q_y: np.ndarray) -> np.ndarray:

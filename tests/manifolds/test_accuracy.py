@@ -54,8 +54,8 @@ def test_every_way_to_the_manifold_is_feasible_to_rounding_whatever_the_conditio
     points |= {"renormalize": geometry.renormalize(Z, LAYOUT), "nearest": retractions.nearest_point(Z, LAYOUT)}
     points |= {"scheme": steps.renormalized_step(X, -Z, 1.0, LAYOUT)}
     points |= {"projected": steps.projected_step(X, -Z, 1.0, EmbeddedMetric(LAYOUT))}
-    for name, found in points.items():
-        assert residual(found) < bound, name
+    for name, moved in points.items():
+        assert residual(moved) < bound, name
 
 
 @pytest.mark.parametrize("condition", [10.0, 1e4])

@@ -43,7 +43,7 @@ def arguments() -> dict[str, Any]:
 
 def public_functions() -> list[Any]:
     """Those whose every required parameter has a value above and which take an array."""
-    known, found = arguments(), []
+    known, functions = arguments(), []
     for name in MODULES:
         module = importlib.import_module(name)
         for key, value in vars(module).items():
@@ -51,8 +51,8 @@ def public_functions() -> list[Any]:
                 continue
             required = [p.name for p in inspect.signature(value).parameters.values() if p.default is p.empty]
             if required and required[0] in known and set(required) <= set(known):
-                found.append(pytest.param(value, id=f"{name}.{key}"))
-    return found
+                functions.append(pytest.param(value, id=f"{name}.{key}"))
+    return functions
 
 
 @pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy], ids=["numpy", "torch"])

@@ -38,7 +38,7 @@ def test_a_step_in_one_go_is_gradient_and_retraction_one_after_another(problem: 
     for metric in (cls(layout) for cls in METRICS):
         for retraction in RETRACTIONS:
             expected = retraction(X, -eta * metric.gradient(X, G), layout)
-            with patch.object(steps, "BLOCK", block):
+            with patch.object(steps, "BLOCK", block), patch.object(steps, "FUSED_FROM", 0):
                 once = steps.gradient_step(X, G, eta, metric, retraction)
                 torch_once = steps.gradient_step(torch.from_numpy(X), torch.from_numpy(G), eta, metric, retraction)
                 batch = steps.gradient_step(X, np.stack([G, -G]), eta, metric, retraction)
@@ -83,7 +83,8 @@ def test_the_cholesky_step_is_geoopts_qr_step_on_the_deviations(problem: Problem
     root = layout.n**0.5
     Q, W = (torch.from_numpy(layout.deviations(A)).mT.contiguous() for A in (X, G))
     theirs = stiefel.retr(Q / root, -eta / layout.n * stiefel.egrad2rgrad(Q / root, W * root))
-    ours = steps.gradient_step(X, G, eta, EmbeddedMetric(layout), cholesky_retraction)
+    with patch.object(steps, "FUSED_FROM", 0):
+        ours = steps.gradient_step(X, G, eta, EmbeddedMetric(layout), cholesky_retraction)
     np.testing.assert_allclose(layout.deviations(ours), root * theirs.mT.numpy(), rtol=0, atol=1e-11)
     np.testing.assert_allclose(layout.means(ours), layout.means(X - eta * G), rtol=0, atol=1e-12)
 
@@ -121,7 +122,7 @@ def test_the_result_may_be_written_over_the_gradient(kind: str) -> None:
         partial(steps.renormalized_step, X, eta=0.1, layout=LAYOUT),
     ):
         expected, buffer = step(G=G), G + 0
-        with patch.object(steps, "BLOCK", 4):
+        with patch.object(steps, "BLOCK", 4), patch.object(steps, "FUSED_FROM", 0):
             step(G=buffer, out=buffer)
         np.testing.assert_allclose(buffer, expected, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match=r"out is \(3, 18\)"):
