@@ -71,12 +71,12 @@ def snr(H: Columns, layout: ClassLayout) -> Snr:
 
 def renormalized_features(H: Columns, layout: ClassLayout) -> tuple[Columns, Snr]:
     """X = Sigma_W^{-1/2} (H - mu_G 1^T), on the manifold and with zero global mean (assumptions A2, A3), and its SNR. (P, n)"""
-    found = snr(H, layout)
+    measured = snr(H, layout)
     H = _float64(H)
     D, M = deviations_and_means(H, layout)
     # deviations and means are mapped apart: mapped together, the means' rounding, times ||A||, would land in the deviations
-    X = found.whitening.apply(D)
-    return layout.add_to_means(X, found.whitening.apply(M)), found
+    X = measured.whitening.apply(D)
+    return layout.add_to_means(X, measured.whitening.apply(M)), measured
 
 
 def aligned_coordinates(X: Columns, layout: ClassLayout, U: LeftVectors, V: RightVectors) -> Array:
@@ -128,9 +128,9 @@ def _whiten(
     check_scale(mean_square**0.5, "features")
     degenerate = degenerate_deviation(mean_square, H.shape[-2], precision)
     S -= (means * priors) @ means.mT
-    found = whiten_once(S, magnitude, degenerate, root)
-    if found is not None:
-        return found, means - (means @ priors)[:, None]
+    once = whiten_once(S, magnitude, degenerate, root)
+    if once is not None:
+        return once, means - (means @ priors)[:, None]
     D, M = deviations_and_means(H, layout)
     return whiten(D, degenerate, root), M
 

@@ -60,7 +60,7 @@ def _nc3(run: FlowRun, part: Trajectory, V: np.ndarray) -> np.ndarray:
 def run_summary(run: FlowRun) -> dict[str, Any]:
     """One JSON object: configuration, clock, start and end of both, gap, residual, table, warnings, seconds."""
     flow, scheme = run.flow, run.scheme
-    found = {
+    values = {
         "config": run.provenance,
         "flow": run.config.flow,
         "t_end": float(flow.t[-1]),
@@ -77,7 +77,7 @@ def run_summary(run: FlowRun) -> dict[str, Any]:
         **run.measured,
         "complete": run.complete,
     }
-    return _finite(found)
+    return _finite(values)
 
 
 def _finite(value: Any) -> Any:

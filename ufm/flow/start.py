@@ -60,15 +60,15 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
             f"reduced to the range of Sigma_W: {reduction.dropped} of {reduction.dropped + len(H)} directions dropped, "
             f"which held {reduction.lost_signal:.2%} of the between-class signal"
         )
-    found = _measure(config, H, classes, left_vectors)
-    zeros = found.omega <= found.rounding
+    measured = _measure(config, H, classes, left_vectors)
+    zeros = measured.omega <= measured.rounding
     if zeros.any():
         notes.append(
-            f"{int(zeros.sum())} of {len(zeros)} singular values are zero to rounding (at most {found.rounding:.1e}) "
+            f"{int(zeros.sum())} of {len(zeros)} singular values are zero to rounding (at most {measured.rounding:.1e}) "
             "and set to 0: class means coincide or are dependent, and no flow moves them"
         )
-        found = replace(found, omega=np.where(zeros, 0.0, found.omega))
-    return Start(H, classes, found, tuple(notes), reduction)
+        measured = replace(measured, omega=np.where(zeros, 0.0, measured.omega))
+    return Start(H, classes, measured, tuple(notes), reduction)
 
 
 def closed_end_time(law: Law, start: Start, growth: float) -> float:
