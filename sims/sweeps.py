@@ -12,7 +12,8 @@ from typing import Any, Generic, TypeVar
 
 from sims.command import first_line, say
 
-Task, Result = TypeVar("Task"), TypeVar("Result")
+Task = TypeVar("Task")
+Result = TypeVar("Result")
 SERIAL, PROCESSES, DASK, DASK_HOST = "serial", "processes", "dask", "dask://"
 ENGINES = "serial, processes, dask (workers of its own on this machine), dask://HOST:PORT (a running scheduler)"
 ATTEMPTS = 3  # times that tasks are given to processes together before those whose process dies every time are tried alone
