@@ -132,7 +132,10 @@ def run_one(args: argparse.Namespace) -> None:
     from sims.gallery.gallery import as_json, as_text, check_folder, save_report
     from ufm.models.base import simulate
 
-    model.predicted()  # a theory may refuse parameters of its domain: before a folder is made
+    try:
+        model.predicted()  # a theory may refuse parameters of its domain: before a folder is made
+    except ArithmeticError as error:
+        raise ValueError(f"the prediction of {args.name} leaves the range of float64 at these parameters ({error})") from error
     if args.out is not None:
         check_folder(args.out)
     report = simulate(model, args.seed, args.device)

@@ -116,6 +116,7 @@ def test_a_defect_of_the_program_is_not_hidden(capsys: pytest.CaptureFixture) ->
         outcome(TypeError("a bug"), capsys)
 
 
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as a user's output is
 PRINTING = """
 import sys
 from sims import command
@@ -127,7 +128,7 @@ sys.exit(command.run_command(command.Parser("python -m sims.nothing"), work, [])
 
 def printing(text: str, times: int = 1, **how: object) -> subprocess.CompletedProcess:
     code = PRINTING.format(text=text, times=times)
-    settings = {"stderr": subprocess.PIPE, "cwd": ROOT, "check": False} | how
+    settings = {"stderr": subprocess.PIPE, "cwd": ROOT, "check": False, "env": BUFFERED} | how
     return subprocess.run([sys.executable, "-c", code], **settings)  # type: ignore[call-overload]
 
 
@@ -162,8 +163,7 @@ def test_help_into_a_pipe_that_nobody_reads_is_silent() -> None:
     reading, writing = os.pipe()
     os.close(reading)
     call = [sys.executable, "-m", "sims.train", "--help"]
-    buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # argparse hides it otherwise
-    ended = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, env=buffered, check=False)
+    ended = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, env=BUFFERED, check=False)
     os.close(writing)
     assert (ended.returncode, ended.stderr) == (141, b"")
 

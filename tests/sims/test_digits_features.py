@@ -102,6 +102,7 @@ def test_a_seed_decides_the_features() -> None:
     [
         (["--epochs", "0"], "epochs = 0"),
         (["--width", "0"], "width = 0"),
+        (["--width", "100000000000"], "width = 100000000000: the last layer has at most"),
         (["--seed", "-1"], "seed = -1"),
         (["--learning-rate", "nan"], "learning rate = nan"),
         (["--learning-rate", "1e30", "--epochs", "1", "--quiet"], "training diverged"),

@@ -99,6 +99,7 @@ def test_list_names_everything(capsys):
         (["run", "mixon", "--optimizer", "lbfgs"], "mixon has no --optimizer"),
         (["run", "lu-steinerberger", "--C", "8", "--P", "3"], "P = 3 < C - 1 = 7"),
         (["run", "zhu", "--lambda-w", "-1"], "lambda_w = -1.0: must be positive"),
+        (["run", "deep-linear", "--layers", "1000"], "the prediction of deep-linear leaves the range of float64"),
         (["run", "nobody"], "no model is called 'nobody'"),
         (["run", "zhu", "--depth", "3"], "unrecognized arguments: --depth 3"),
         (["run", "zhu", "--C", "three"], "invalid int value"),
