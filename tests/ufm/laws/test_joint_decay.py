@@ -89,6 +89,17 @@ def test_no_digit_is_lost_where_the_bare_formula_loses_all(t):
     assert np.abs(law.logits(t) - exact).max() < 2e-15
 
 
+def test_equal_classes_stay_equal_for_ever_below_p_equal_c():
+    """Equal singular values that round-off tells apart would drift apart as exp(1e-16 t): the end would move with the clock."""
+    rng, Y = np.random.default_rng(5), np.repeat(np.eye(4), 3, 1)
+    law = JointDecayLaw(Y, 0.1, *balanced_start(0.2 * rng.standard_normal((4, 2)), rng.standard_normal((2, 12))))
+    Q = np.linalg.qr(rng.standard_normal((4, 4)))[0]  # in a basis where the equal values are not exactly equal
+    turned = JointDecayLaw(Q @ Y, 0.1, Q @ law.W, law.H)
+    for one in (law, turned):
+        assert one.logits(1e18) == pytest.approx(one.logits(1e3), abs=1e-12)
+    assert turned.logits(1e18) == pytest.approx(Q @ law.logits(1e18), abs=1e-12)
+
+
 def test_the_limit_is_the_soft_threshold_of_the_bias_free_model():
     """Of the mean over n examples: lambda n and time t / n."""
     rng, model = np.random.default_rng(0), BiasFree(C=3, P=5, sizes=(9, 4, 2), lambda_w=0.15, lambda_h=0.15)
