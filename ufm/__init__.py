@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from ufm import files as files
     from ufm import flow as flow
     from ufm import laws as laws
+    from ufm import ledger as ledger
     from ufm import models as models
+    from ufm import monitor as monitor
     from ufm import tensor as tensor
     from ufm.features.labels import class_blocks as class_blocks
     from ufm.features.least_squares import decompose as decompose
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from ufm.laws.discrete import run_discrete as run_discrete
     from ufm.laws.trajectory import Trajectory as Trajectory
 
-_SUBPACKAGES = ("compare", "features", "files", "flow", "laws", "models", "tensor")
+_SUBPACKAGES = ("compare", "features", "files", "flow", "laws", "ledger", "models", "monitor", "tensor")
 _HOMES = {
     "EMBEDDED": "laws.closed",
     "LAWS": "laws.closed",
