@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.flow import SECTIONS, Row
+from benchmarks import flow, laws
+from benchmarks.rows import Row
 
+SECTIONS = (*flow.SECTIONS, *laws.SECTIONS)
 HEAD = ("quantity", "ours", "beside", "found (quartiles)", "target", "holds")
 
 

@@ -161,7 +161,14 @@ class GeneralLaw:
 
     def basis(self, like: Array) -> ComplementBasis:
         """An orthonormal basis orthogonal to q = sqrt(pi), in the dtype and on the device of `like`."""
-        return ComplementBasis.of(self.priors_like(like) ** 0.5)
+        return self._numpy_basis if namespace(like) is np and like.dtype == np.float64 else self._basis_of(self.priors_like(like))
+
+    @cached_property
+    def _numpy_basis(self) -> ComplementBasis:
+        return self._basis_of(self.priors)
+
+    def _basis_of(self, pi: Array) -> ComplementBasis:
+        return ComplementBasis.of(pi**0.5)
 
     def priors_like(self, x: Array) -> Array:
         """pi in the dtype and on the device of x. (C,)"""

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, epsilon, namespace
 from ufm.laws.discrete import kept_steps
 from ufm.laws.general import GeneralLaw
 
@@ -65,18 +65,24 @@ def general_step(law: GeneralLaw, S: Array, eta: float) -> Array:
     """
     if not 0 < eta < math.inf:
         raise ValueError(f"eta = {eta}: the step size must be positive and finite")
-    xp, S = namespace(S), law.checked(S)
-    W, _ = law.classifier(S)
-    ratio = law.kernel_ratio
-    gain = W.mT @ _damped(law, S)  # B J = S K Pi K J
+    S = law.checked(S)
+    xp, basis, s, h, ratio = namespace(S), law.basis(S), law.s, eta / law.n, law.kernel_ratio
+    U, sigma, Vt = xp.linalg.svd(basis.reduce(S), full_matrices=False)
+    Vt, damping = basis.expand(Vt), 1 / (s + sigma * sigma)
+    weighted = (sigma * damping)[:, None] * Vt * law.priors_like(S)  # U^T S K Pi
+    inner = weighted @ Vt.mT
+    gain = (inner * damping) @ Vt  # U^T B J on the span of V, then beside it
+    if len(sigma) < law.C - 1:
+        q = law.priors_like(S) ** 0.5
+        gain = gain + (weighted - inner @ Vt - (weighted @ q)[:, None] * q) / s
+    moved = sigma[:, None] * Vt + (h * s * (1.0 if math.isinf(ratio) else ratio)) * gain
     if math.isinf(ratio):
-        return S + (eta * law.s / law.n) * gain
-    moved = S + (eta * ratio * law.s / law.n) * gain
-    _, values, Ut = xp.linalg.svd(W, full_matrices=False)
-    factors = 1 - (eta / law.n) * values * values
-    if bool((factors == 0).any()):
+        return U @ moved
+    values, E = xp.linalg.eigh(inner * (sigma * damping))  # of U^T W^T W U
+    factors = 1 - h * values
+    if bool((abs(factors) <= 4 * epsilon(S)).any()):  # to rounding
         raise ValueError(f"eta = {eta:g} annihilates a direction of the deviations: choose one below {safe_step(law):g}")
-    return moved + Ut.mT @ ((1 / abs(factors) - 1)[:, None] * (Ut @ moved))
+    return (U @ E) @ ((E.mT @ moved) / abs(factors)[:, None])
 
 
 def run_general_discrete(
@@ -102,15 +108,3 @@ def run_general_discrete(
         if progress is not None:
             progress(stop)
     return GeneralDiscreteRun(kept, xp.stack(omega), xp.stack(u), float(eta), U @ Z)
-
-
-def _damped(law: GeneralLaw, S: Array) -> Array:
-    """diag(q) K J of S, (C, C), without cancellation where K is small."""
-    xp, basis = namespace(S), law.basis(S)
-    _, sigma, Vt = xp.linalg.svd(basis.reduce(S), full_matrices=False)
-    V, q = basis.expand(Vt), law.priors_like(S) ** 0.5
-    KJ = (V.mT / (law.s + sigma * sigma)) @ V
-    if len(sigma) < law.C - 1:
-        projector = xp.eye(law.C, dtype=S.dtype, device=S.device) - q[:, None] * q - V.mT @ V
-        KJ = KJ + projector / law.s
-    return q[:, None] * KJ

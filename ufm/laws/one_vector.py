@@ -15,10 +15,8 @@ class ComplementBasis:
     @classmethod
     def of(cls, q: Array) -> "ComplementBasis":
         """The basis orthogonal to q (C,), a unit vector with q_1 >= 0."""
-        xp = namespace(q)
         w = q + 0.0
         w[0] += 1.0
-        del xp
         return cls(w, 2.0 / float((w * w).sum()))
 
     def reduce(self, X: Array) -> Array:

@@ -1,0 +1,98 @@
+"""The laws for any class sizes beside what a user would otherwise step: the whole X, generically or by its class means alone."""
+
+import resource
+import time
+from collections.abc import Iterator
+
+import numpy as np
+
+from benchmarks.rows import Row, agree, faster
+from benchmarks.timing import Paired, paired
+from manifolds.geometry import oblique_projection, renormalize
+from manifolds.layout import ClassLayout
+from ufm.features.snr import renormalized_features
+from ufm.laws.closed import RENORMALIZED
+from ufm.laws.general import GeneralLaw
+from ufm.laws.general_discrete import general_step, safe_step
+from ufm.laws.general_trajectory import run_general
+from ufm.laws.kernel_ratio import RenormalizedKernelRatio
+from ufm.tensor.vector_fields import ls_gradient
+
+SIZES, P = tuple(range(455, 555, 10)), 512  # ten classes of 455 to 545 examples, 5000 in all
+MANY, FEW_FEATURES = 1000, 512
+RUN = 100  # steps measured in a row, as a run takes them
+
+
+def general_law() -> Iterator[Row]:
+    """A step of the general law in its reduced coordinates against steps of the whole X."""
+    law, layout = GeneralLaw(SIZES), ClassLayout(SIZES)
+    H = np.random.default_rng(0).standard_normal((P, layout.n))
+    X, _ = renormalized_features(H, layout)
+    S = law.scaled_means(layout.means(X))
+    U, sigma, Vt = np.linalg.svd(S, full_matrices=False)
+    K = law.C - 1
+    Z, eta = sigma[:K, None] * Vt[:K], 0.3 * safe_step(law)
+
+    def generic() -> np.ndarray:
+        return renormalize(X - eta * oblique_projection(X, ls_gradient(X, layout), layout), layout)
+
+    def by_means() -> np.ndarray:
+        change = law.class_means(general_step(law, U[:, :K].T @ (layout.means(X) * law.priors**0.5), eta) - Z)
+        return layout.add_to_means(X, 0 * (U[:, :K] @ change))  # X is written, and stays what it is
+
+    full = renormalize(X - eta * ls_gradient(X, layout), layout)
+    agree(law.class_means(U[:, :K] @ general_step(law, Z, eta)), layout.means(full), 1e-6)
+    what = "a step of the general law, C = 10, N about 500, P = 512"
+
+    def steps() -> None:
+        for _ in range(RUN):
+            general_step(law, Z, eta)
+
+    for other, name, least, pairs in (
+        (generic, "gradient, projection, renormalisation of the whole X", 1000, 9),
+        (by_means, "the exact class-mean step on X", 20, 25),
+    ):
+        found = paired(steps, other, pairs)
+        one = Paired(found.ours / RUN, found.other, found.ratio / RUN, found.low / RUN, found.high / RUN)
+        yield faster(what, name, one, least)
+
+
+def many_classes() -> Iterator[Row]:
+    """1000 classes of unequal size, P = 512: a whole trajectory with its error bound."""
+    rng = np.random.default_rng(0)
+    counts = tuple(rng.integers(20, 200, MANY).tolist())
+    law = GeneralLaw(counts)
+    S = law.scaled_means(rng.standard_normal((FEW_FEATURES, MANY)) / np.sqrt(counts))
+    end = 50.0 * law.n * law.C
+    began = time.process_time()
+    run = run_general(law, S, np.concatenate([[0.0], np.geomspace(1e-4 * end, end, 19)]))
+    seconds = time.process_time() - began
+    growth = float(run.omega[-1, -1] / run.omega[0, -1])
+    what = f"trajectory of 1000 unequal classes, P = 512, 20 times, smallest omega x {growth:.0f}"
+    yield Row(what, f"{seconds:.0f} s of one core", "", f"error bound {run.error:.1e}", "< 60 s, <= 1e-10", seconds < 60)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    yield Row("the same, peak memory", f"{peak:.0f} MB", "", f"{peak:.0f} MB", "< 2048 MB", peak < 2048)
+
+
+def kernel_ratio_law() -> Iterator[Row]:
+    """The closed law of a class-block kernel against scipy's Wright omega function, which inverts r = 1 alone."""
+    from scipy.special import wrightomega
+
+    C, N, omega0 = 10, 500, np.linspace(0.97, 1.21, 9)
+    times = np.concatenate([[0.0], np.geomspace(1.0, float(RENORMALIZED.time(10 * omega0, omega0, C, N).max()), 999)])
+    u0 = omega0**2 / C
+
+    def by_scipy() -> np.ndarray:
+        return np.sqrt(C * wrightomega(np.log(u0) + u0 + (2 / (C * C * N)) * times[:, None]))
+
+    agree(RenormalizedKernelRatio(1.0).omega(times, omega0, C, N), by_scipy(), 1e-13)
+    found = paired(lambda: RenormalizedKernelRatio(4.0).omega(times, omega0, C, N), by_scipy, 51, repeats=2)
+    what, ours, spread = (
+        "closed law of kernel ratio 4, 1000 points x 9 values",
+        f"{found.ours * 1e3:.2f} ms",
+        f"{found.ratio:.2f} x",
+    )
+    yield Row(what, ours, f"scipy.special.wrightomega: {found.other * 1e3:.2f} ms", spread)
+
+
+SECTIONS = (general_law, many_classes, kernel_ratio_law)
