@@ -52,7 +52,7 @@ def test_the_exponent_identifies_no_law_where_the_models_do(u: float, spread: fl
     rng, y = np.random.default_rng(3), labelled(EQUAL)
     E = np.linalg.qr(rng.standard_normal((20, 20)))[0]
     H = (E * np.exp(rng.uniform(-spread, spread, 20))) @ E.T @ white_start(rng, EQUAL, 20, u)
-    run = measured(growing(H, y, 2.0, 15, 30.0), y)
+    run = measured(growing(H, y, 2.0, 15, 15.0 * (1 + u)), y)
     x = 2 * np.log(run.omega) - np.log(10)
     p = fit_exponent([x], resample([9], 200, rng)).value
     assert abs(p) > 0.25  # 0 is that of the unnormalized law, whose start has Sigma_T = I
