@@ -182,7 +182,7 @@ def test_a_direction_that_is_rounding_only_is_refused(dtype: type, convert) -> N
     rng = np.random.default_rng(9)
     layout, size = ClassLayout.equal(3, 30), 16
     D = geometry.renormalize(layout.deviations(rng.standard_normal((size, layout.n))), layout)
-    D[-1] *= 2 * np.finfo(dtype).eps
+    D[-1] *= 8 * np.finfo(dtype).eps
     with pytest.raises(ValueError, match=f"1 of {size} directions are lost"):
         geometry.renormalize(convert(D.astype(dtype)), layout)
     D[-1] *= 50
