@@ -79,13 +79,9 @@ class JointDecayLaw:
         if not 0 <= t < np.inf:
             raise ValueError(f"t = {t}: the law runs forward from 0 to finite times")
         rates, (L, _) = self.modes[0], self._triangular
-        half_gain = _log_gain(rates, t)[:, None] / 2
-        with np.errstate(divide="ignore"):
-            size = np.log(np.abs(L))
-        column = np.maximum(0.0, (half_gain + size).max(0))  # of I + L^T G L, by logarithms: nothing overflows
-        gained = np.sign(L) * np.exp(half_gain + size - column)
+        gained, identity = _scaled_columns(_log_gain(rates, t) / 2, L)  # of I + L^T G L
         moved = gained * _speed(rates, t)[:, None] if t > 0 else L
-        _, R = np.linalg.qr(np.vstack([gained, np.diag(np.exp(-column))]))
+        _, R = np.linalg.qr(np.vstack([gained, np.diag(identity)]))
         return np.linalg.solve(R.T, moved.T).T
 
     def state(self, t: float) -> tuple[np.ndarray, np.ndarray]:
@@ -134,6 +130,20 @@ def balance_defect(W: np.ndarray, H: np.ndarray) -> float:
     A, B = W.T @ W, H @ H.T
     total = float(np.linalg.norm(A) + np.linalg.norm(B))
     return float(np.linalg.norm(A - B)) / total if total > 0 else 0.0
+
+
+def _scaled_columns(half_gain: np.ndarray, L: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """exp(half_gain_i) L_ij and 1, column by column over the largest of them. (m, r), (r,)
+
+    Growths are subtracted from each other first: added to the logarithm of an entry they would swallow its digits.
+    """
+    with np.errstate(divide="ignore"):
+        size = np.log(np.abs(L))
+    largest = (half_gain[:, None] + size).argmax(0)
+    reference = np.maximum(half_gain[largest], 0.0)
+    exponent = (half_gain[:, None] - reference) + size
+    column = np.maximum(exponent.max(0), -reference)
+    return np.sign(L) * np.exp(exponent - column), np.exp(-reference - column)
 
 
 def _log_gain(rates: np.ndarray, t: float) -> np.ndarray:
