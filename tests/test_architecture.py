@@ -94,7 +94,7 @@ STILL_TWICE = {  # two meanings that wait for a better name: take an entry out w
     *("Result", "Rows", "Rule", "Run", "Scalars", "Sketch", "State", "Verdict", "build"),
     *("cells", "column", "draw", "finished", "fit_clock", "inner", "measured", "over_epochs", "plain"),
     *("projected_step", "save_figure", "simulate", "spectra", "study", "summary", "table", "text", "train"),
-    *("write_report"),
+    "write_report",
 }
 
 
