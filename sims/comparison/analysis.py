@@ -11,8 +11,9 @@ from sims.comparison.runs import Observed
 from ufm.compare.clock import slopes_by_rate
 from ufm.compare.comparison import SCHEME, Comparison, compare
 from ufm.compare.exponent import EXPONENTS
-from ufm.compare.selection import NOT_COMPARED, Selection, judge
-from ufm.compare.selection import Rule as SelectionRule
+from ufm.compare.outcome import NOT_COMPARED, Selection
+from ufm.compare.outcome import Rule as SelectionRule
+from ufm.compare.selection import judge
 from ufm.compare.verdict import NONE, Rule, Verdict, decide
 from ufm.compare.window import FRACTION, Window, proximity
 from ufm.monitor.record import ZERO_ERROR

@@ -19,7 +19,8 @@ from ufm.compare.coordinates import Entry, frame_of, log_gram
 from ufm.compare.likelihood import RHOS, Noise
 from ufm.compare.models import MODELS, motions
 from ufm.compare.motions import Motion, trace, unnormalized_motion
-from ufm.compare.selection import Measured, Rule, _Run, judge
+from ufm.compare.outcome import Measured, Rule
+from ufm.compare.selection import _Run, judge
 
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")

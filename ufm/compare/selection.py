@@ -7,92 +7,20 @@ at most (1 - level) / (models x choices x 3) in each of the three tests under th
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
+from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
 from ufm.compare.likelihood import Fitted, Noise, Path, at, fit_clock, simulate
 from ufm.compare.models import MODELS, available, path_of, paths, select
+from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 
-NAMED, UNDECIDED, REFUTED, NOT_COMPARED = "named", "undecided", "refuted", "not compared"
 FEWEST = 4  # epochs
 REFINEMENTS, CLOSE_VALUES = 3, 0.02  # of a parameter, and the distance in its logarithm that ends them
 MOST_EPOCHS = 60  # of a longer run, so many are compared, spread evenly
 CHUNK = 20  # runs simulated at once
 NAN = float("nan")
 SAME_START = 1e-3  # of log omega between the statistics of the entry and the spectrum there
-
-
-@dataclass(frozen=True)
-class Rule:
-    """level: of all refutations together; choices: how many ways to choose the epochs were tried; tolerance: of log omega, the
-    accuracy below which no model is held to account; seed: of the bootstrap.
-    """
-
-    level: float = 0.95
-    choices: int = 1
-    tolerance: float = 1e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.level < 1:
-            raise ValueError(f"level = {self.level}: it must be between 0 and 1")
-        if self.choices < 1:
-            raise ValueError(f"choices = {self.choices}: at least 1 way to choose the epochs was taken")
-        if not 0 < self.tolerance < 1:
-            raise ValueError(f"tolerance = {self.tolerance}: it must be between 0 and 1, 0.001 for example")
-        if self.seed < 0:
-            raise ValueError(f"seed = {self.seed}: it cannot be negative")
-
-    def simulations(self, models: int) -> int:
-        """Runs simulated of a model, of which not one may fall as far behind."""
-        return int(np.ceil(3 * models * self.choices / (1 - self.level))) - 1
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One run as it is judged: epochs t (T,), omega (T, K), right vectors V (T, C, K) or, where they were not measured, (C, K),
-    class counts (C,), and the class statistics of the first of these epochs where they are known.
-    """
-
-    t: np.ndarray
-    omega: np.ndarray
-    V: np.ndarray
-    counts: np.ndarray
-    entry: Entry | None = None
-
-
-@dataclass(frozen=True)
-class Support:
-    """What speaks for and against a model: log likelihood, its parameter, rms of log omega left, p-values, why it was not judged.
-
-    behind     log likelihood behind the best rival; free: behind free paths
-    p_rival, p_free   shares of runs simulated from the model that fall as far behind, (1 + count) / (1 + simulated)
-    """
-
-    log_likelihood: float
-    parameter: float | None
-    rms: float
-    behind: float
-    free: float
-    p_rival: float
-    p_free: float
-    refuted: bool
-    missing: str = ""
-
-
-@dataclass(frozen=True)
-class Selection:
-    """outcome: "named", "undecided", "refuted" (every model) or "not compared"; name of the model, "" unless named; `compatible`
-    names those that are left, a model with a parameter beside its special cases too; `support` by name; the reason in a sentence.
-    """
-
-    outcome: str
-    name: str
-    compatible: tuple[str, ...]
-    reason: str
-    support: Mapping[str, Support]
 
 
 class _Run:
