@@ -19,7 +19,8 @@ from ufm.compare.coordinates import Entry, frame_of, log_gram
 from ufm.compare.likelihood import RHOS, Noise
 from ufm.compare.models import MODELS, motions
 from ufm.compare.motions import Motion, trace, unnormalized_motion
-from ufm.compare.selection import Measured, Rule, _Run, judge
+from ufm.compare.predicted_run import Measured, PredictedRun
+from ufm.compare.selection import Rule, judge
 
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")
@@ -122,7 +123,7 @@ def oracle(case: Case, runs: list[Measured]) -> bool:
     names = [name for name in MODELS if MODELS[name].needs != "classifier"]
     total = dict.fromkeys(names, 0.0)
     for run in runs:
-        state = _Run(run, names, Rule().tolerance)
+        state = PredictedRun(run, names, Rule().tolerance)
         K = np.diagonal(log_gram(runs[0].entry.gram(), frame_of(runs[0].entry.gram()))).size if runs[0].entry else 1
         sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / K / 1.0))
         for name in names:

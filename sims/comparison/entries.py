@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
-from ufm.compare.selection import SAME_START, Measured
+from ufm.compare.predicted_run import SAME_START, Measured
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.trajectory import Trajectory

@@ -11,17 +11,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
-from ufm.compare.likelihood import Fitted, Noise, Path, at, fit_clock, simulate
-from ufm.compare.models import MODELS, available, path_of, paths, select
+from ufm.compare.models import MODELS, available
+from ufm.compare.predicted_run import Measured, PredictedRun
 
 NAMED, UNDECIDED, REFUTED, NOT_COMPARED = "named", "undecided", "refuted", "not compared"
 FEWEST = 4  # epochs
 REFINEMENTS, CLOSE_VALUES = 3, 0.02  # of a parameter, and the distance in its logarithm that ends them
-MOST_EPOCHS = 60  # of a longer run, so many are compared, spread evenly
 CHUNK = 20  # runs simulated at once
 NAN = float("nan")
-SAME_START = 1e-3  # of log omega between the statistics of the entry and the spectrum there
 
 
 @dataclass(frozen=True)
@@ -48,19 +45,6 @@ class Rule:
     def simulations(self, models: int) -> int:
         """Runs simulated of a model, of which not one may fall as far behind."""
         return int(np.ceil(3 * models * self.choices / (1 - self.level))) - 1
-
-
-@dataclass(frozen=True, eq=False)
-class Measured:
-    """One run as it is judged: epochs t (T,), omega (T, K), right vectors V (T, C, K) or, where they were not measured, (C, K),
-    class counts (C,), and the class statistics of the first of these epochs where they are known.
-    """
-
-    t: np.ndarray
-    omega: np.ndarray
-    V: np.ndarray
-    counts: np.ndarray
-    entry: Entry | None = None
 
 
 @dataclass(frozen=True)
@@ -95,71 +79,6 @@ class Selection:
     support: Mapping[str, Support]
 
 
-class _Run:
-    """One run in coordinates, with the predictions of every model."""
-
-    def __init__(self, run: Measured, names: Sequence[str], tolerance: float) -> None:
-        rows = np.arange(len(run.t))
-        if len(rows) > MOST_EPOCHS:
-            rows = np.unique(np.round(np.linspace(0, len(rows) - 1, MOST_EPOCHS)).astype(int))
-        priors = run.counts / run.counts.sum()
-        frozen = run.V.ndim == 2
-        V = np.broadcast_to(run.V, (len(run.t), *run.V.shape)) if frozen else run.V
-        gram = gram_of_spectrum(run.omega[rows], V[rows], priors)
-        frame = frame_of(gram[0])
-        Y = log_gram(gram, frame)
-        start = gram[0]
-        if run.entry is not None:
-            start = run.entry.gram()
-            gap = abs(log_gram(start, frame) - Y[0]).max()
-            if gap > SAME_START:
-                raise ValueError(f"the class statistics given are not those of the first epoch: log omega differs by {gap:.2g}")
-        diagonal = np.diagonal(Y, axis1=1, axis2=2)
-        self._given = (start, priors, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
-        predicted = paths(names, *self._given)
-        self.where = select(predicted, frozen)
-        self.kinds = (self.where[0] != self.where[1]).astype(int)
-        self.y = Y[:, self.where[0], self.where[1]]
-        self.tolerance = tolerance
-        self.paths: dict[str, list[Path]] = {name: [] for name in names}
-        self.fits: dict[str, list[tuple[Fitted, Noise]]] = {name: [] for name in names}
-        for name, found in predicted.items():
-            for one in found:
-                self._take_in(name, path_of(one, self.where))
-
-    def _take_in(self, name: str, path: Path) -> None:
-        fitted = self.fit(path, self.y[None], np.zeros((1, self.y.shape[1])))
-        self.paths[name].append(path)
-        self.fits[name].append((fitted, Noise(fitted.d[0], self.kinds, self.tolerance)))
-
-    def add(self, name: str, value: float) -> None:
-        """One more value of a model's parameter."""
-        self._take_in(name, path_of(paths([name], *self._given, (value,))[name][0], self.where))
-
-    def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:
-        """Runs y (B, T, m) at their best clocks, values weighted by what they leave."""
-        first = fit_clock(path, y, start, np.ones_like(start))
-        variance = (first.r[:, 1:] ** 2).mean(1) + self.tolerance**2
-        floor = 0.05 * variance.mean(1, keepdims=True)  # one value that fits by chance must not set the clock alone
-        return fit_clock(path, y, start, 1 / np.maximum(variance, floor))
-
-    def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log likelihoods (values of the parameter, B) of runs under a model, plain and with free paths."""
-        plain, free = [], []
-        for path, (_, noise) in zip(self.paths[name], self.fits[name], strict=True):
-            own, other, _ = noise.evaluate(self.fit(path, y, start).r)
-            plain.append(own)
-            free.append(other)
-        return np.array(plain), np.array(free)
-
-    def simulated(self, name: str, which: int, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Runs (count, T, m) of a model at its fitted clock and noise, and the noise of their starts (count, m)."""
-        fitted, noise = self.fits[name][which]
-        _, _, best = noise.evaluate(fitted.r)
-        errors = simulate(noise.innovations(fitted.r[0], best[0]), best[0], count, rng)
-        return at(self.paths[name][which], fitted.tau[0]) + errors, errors[:, 0]
-
-
 def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
     """The models that survive on several runs of one experiment: one model and parameter for all, a clock for each.
 
@@ -172,7 +91,7 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
         return Selection(NOT_COMPARED, "", (), f"a run has fewer than {FEWEST} usable epochs", {})
     missing = {name: next((m for m in (available(run.entry)[name] for run in runs) if m), "") for name in MODELS}
     names = [name for name in MODELS if not missing[name]]
-    states = [_Run(run, names, rule.tolerance) for run in runs]
+    states = [PredictedRun(run, names, rule.tolerance) for run in runs]
     given = [(state.y[None], np.zeros((1, state.y.shape[1]))) for state in states]
     for name in names:
         for _ in range(REFINEMENTS if MODELS[name].values else 0):
@@ -189,7 +108,7 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
     return _verdict(support)
 
 
-def _refine(states: Sequence[_Run], name: str) -> None:
+def _refine(states: Sequence[PredictedRun], name: str) -> None:
     """Add the value of the parameter at the top of the parabola, in its logarithm, through the likeliest and its neighbours."""
     values = np.array([path.parameter for path in states[0].paths[name]], dtype=float)
     scores = sum(state.scores(name, state.y[None], np.zeros((1, state.y.shape[1])))[0][:, 0] for state in states)
@@ -205,7 +124,7 @@ def _refine(states: Sequence[_Run], name: str) -> None:
 
 
 def _total(
-    states: Sequence[_Run], name: str, samples: Sequence[tuple[np.ndarray, np.ndarray]]
+    states: Sequence[PredictedRun], name: str, samples: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log likelihood (runs, B) at the best common parameter, that of free paths of all runs (B,), and which it is (B,)."""
     scores = [state.scores(name, y, start) for state, (y, start) in zip(states, samples, strict=True)]
@@ -216,7 +135,7 @@ def _total(
 
 
 def _support(
-    states: Sequence[_Run],
+    states: Sequence[PredictedRun],
     names: Sequence[str],
     name: str,
     observed: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],

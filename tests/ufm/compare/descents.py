@@ -3,7 +3,7 @@
 import numpy as np
 
 from ufm.compare.coordinates import Entry
-from ufm.compare.selection import Measured
+from ufm.compare.predicted_run import Measured
 
 
 def labelled(sizes: list[int]) -> np.ndarray:

@@ -10,7 +10,8 @@ from tests.ufm.compare.descents import descend, entry_of, labelled, measured, wh
 from tests.ufm.compare.synthetic import of_law
 from ufm.compare.coordinates import Entry
 from ufm.compare.exponent import fit_exponent, resample
-from ufm.compare.selection import FEWEST, NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, judge
+from ufm.compare.predicted_run import Measured
+from ufm.compare.selection import FEWEST, NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Rule, judge
 from ufm.laws.closed import LAWS, RENORMALIZED
 
 EQUAL, UNEQUAL = [50] * 10, [80, 70, 60, 55, 50, 50, 45, 40, 30, 20]
