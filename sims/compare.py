@@ -38,7 +38,6 @@ def parser() -> Parser:
         "--group",
         nargs="+",
         action="append",
-        default=[],
         metavar=("NAME", "RUN"),
         help="runs to judge together, under a name (default: those whose configurations differ by the seed alone)",
     )
@@ -90,7 +89,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     if not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
     _check(args)
-    named = {name: members for name, *members in args.group}
+    named = {name: members for name, *members in args.group or ()}
     names = [*args.runs, *(run for members in named.values() for run in members)]
     if not names:
         raise ValueError("no run is given: name a RUN, or a --group NAME RUN ...")
