@@ -99,8 +99,8 @@ def _on_dask(work: Callable[[Any], Any], tasks: Mapping[str, Any], engine: str, 
         raise ValueError("dask's scheduler is not installed: install the extra 'cluster'") from error
     host, _, port = engine.removeprefix(DASK_HOST).partition(":")
     try:
-        if engine == DASK:  # no dashboard: it would listen on a port, and nobody asked for it
-            client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address=None, silence_logs=50)
+        if engine == DASK:  # a port of its own, for this machine alone: beside another scheduler the usual one is taken
+            client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
         else:
             client = Client(f"tcp://{host}:{port or PORT}", timeout="10s")
     except OSError as error:

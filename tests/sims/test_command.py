@@ -170,7 +170,13 @@ def test_help_into_a_pipe_that_nobody_reads_is_silent() -> None:
 
 def test_a_real_interrupt_ends_a_command_with_130_and_one_line(tmp_path: Path) -> None:
     call = [sys.executable, "-m", "sims.train", "--quiet", "--robustness", "0", "--out", str(tmp_path / "run")]
-    process = subprocess.Popen(call, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        call,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job starts with it ignored
+    )
     deadline = time.monotonic() + 60
     while not (tmp_path / "run" / "checkpoint.pt").exists() and time.monotonic() < deadline:
         time.sleep(0.05)

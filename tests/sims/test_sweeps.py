@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -118,7 +119,13 @@ def test_an_interrupt_ends_a_sweep_and_its_workers(engine: str, tmp_path: Path) 
     script.write_text(code)
     call = [sys.executable, str(script), engine, str(tmp_path)]
     process = subprocess.Popen(
-        call, cwd=ROOT, stderr=subprocess.PIPE, text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+        call,
+        cwd=ROOT,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job starts with it ignored
     )
     deadline = time.monotonic() + 60
     while not (tmp_path / "0").exists() and time.monotonic() < deadline:
@@ -127,3 +134,14 @@ def test_an_interrupt_ends_a_sweep_and_its_workers(engine: str, tmp_path: Path) 
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert error == "\nsims.nothing: interrupted; runs go on\n"
+
+
+def test_dask_starts_beside_another_dashboard() -> None:
+    with socket.socket() as taken:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            taken.bind(("127.0.0.1", 8787))  # dask's usual port
+            taken.listen()
+        except OSError:
+            pass  # somebody else has it already, which serves as well
+        assert sweep(square, {"one": 1, "two": 2}, "dask", 1, quiet) == {"one": Outcome(1), "two": Outcome(4)}
