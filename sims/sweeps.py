@@ -94,7 +94,7 @@ def _in_processes(work: Callable[[Any], Any], tasks: Mapping[str, Any], jobs: in
 def _on_dask(work: Callable[[Any], Any], tasks: Mapping[str, Any], engine: str, jobs: int) -> Iterator[tuple[str, Outcome[Any]]]:
     """dask's futures: its scheduler gives the tasks of a worker that dies to others, and tells which task kills them all."""
     try:
-        from distributed import Client, as_completed
+        from distributed import Client, as_completed, wait
     except ImportError as error:
         raise ValueError("dask's scheduler is not installed: install the extra 'cluster'") from error
     host, _, port = engine.removeprefix(DASK_HOST).partition(":")
@@ -107,5 +107,13 @@ def _on_dask(work: Callable[[Any], Any], tasks: Mapping[str, Any], engine: str, 
         raise ValueError(f"no dask scheduler answers at {host}:{port or PORT}") from error
     with client:
         futures = {client.submit(_attempt, work, name, task, os.getpid(), pure=False): name for name, task in tasks.items()}
+        died = []
         for future in as_completed(futures):
-            yield future.result() if future.status == "finished" else (futures[future], Outcome(None, DIED))
+            if future.status == "finished":
+                yield future.result()
+            else:
+                died.append(futures[future])
+        for name in died:  # alone: its worker may have died of another's task
+            future = client.submit(_attempt, work, name, tasks[name], os.getpid(), pure=False)
+            wait([future])
+            yield future.result() if future.status == "finished" else (name, Outcome(None, DIED))
