@@ -91,8 +91,10 @@ def documented_commands() -> list[list[str]]:
 
 @pytest.mark.parametrize("arguments", documented_commands(), ids=" ".join)
 def test_the_commands_left_for_a_gpu_build_their_networks(arguments: list[str]) -> None:
-    searched = ["--lr", "0.1"] if "--search" in arguments else []  # a search finds the rate
-    config = command.config_of(command.parser().parse_args([*arguments, *searched]))
+    args = command.parser().parse_args(arguments)
+    if args.search:
+        args.search, args.lr = False, 0.1  # one of the rates it tries
+    config = command.config_of(args)
     with torch.device("meta"):
         model = build(config.net, Shape(1 if "mnist" in config.dataset else 3, 32, 10, stem=config.stem))
     assert last_linear(model).out_features == 10
