@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -14,6 +15,7 @@ from ufm.features.snr import snr
 from ufm.features.statistics import block_statistics
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.general import GeneralLaw
+from ufm.laws.general_discrete import general_step
 from ufm.laws.general_trajectory import run_general
 
 any_sizes = problems(balanced=False, few_features=True)
@@ -305,3 +307,37 @@ def test_laws_that_make_no_sense_are_refused(arguments: tuple, message: str) -> 
 def test_starts_and_times_that_make_no_sense_are_refused(S: np.ndarray, t: list[float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run_general(GeneralLaw((5, 9, 7)), S, np.array(t))
+
+
+def on_torch(device: str) -> None:
+    """Every public call on a device gives numpy's numbers, and stays there."""
+    law, rng = GeneralLaw((5, 9, 7, 30), 0.1, 3.0), np.random.default_rng(0)
+    S, t = law.scaled_means(rng.standard_normal((6, 4))), np.array([0.0, 1.0, 50.0])
+    tensor, times = torch.from_numpy(S).to(device), torch.from_numpy(t).to(device)
+    run, expected = run_general(law, tensor, times), run_general(law, S, t)
+    for name in ("omega", "u", "loss", "loss_nc1", "nc1", "V_t", "U_t"):
+        value = getattr(run, name)
+        assert value.device.type == device
+        np.testing.assert_allclose(value.cpu(), getattr(expected, name), rtol=1e-9, atol=1e-11)
+    for centre in ("examples", "classes"):
+        np.testing.assert_allclose(run.nc3(centre).cpu(), expected.nc3(centre), rtol=1e-8)
+        np.testing.assert_allclose(run.equinorm(centre).cpu(), expected.equinorm(centre), rtol=1e-8)
+    np.testing.assert_allclose(law.velocity(tensor).cpu(), law.velocity(S), rtol=1e-10, atol=1e-15)
+    stepped = general_step(law, tensor, 10.0)
+    assert stepped.device.type == device
+    np.testing.assert_allclose(stepped.cpu(), general_step(law, S, 10.0), rtol=1e-10, atol=1e-13)
+    np.testing.assert_allclose(run.trajectory().omega, expected.omega, rtol=1e-9)
+    balanced = GeneralLaw((8, 8, 8, 8), 0.1)
+    closed = run_general(balanced, tensor, times)
+    np.testing.assert_allclose(closed.omega.cpu(), run_general(balanced, S, t).omega, rtol=1e-10)
+    np.testing.assert_allclose(closed.loss.cpu(), run_general(balanced, S, t).loss, rtol=1e-10)
+
+
+def test_torch_gives_the_same_numbers() -> None:
+    on_torch("cpu")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_cuda_gives_the_same_numbers() -> None:
+    on_torch("cuda")
