@@ -86,7 +86,7 @@ def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list
     ]
     first = next((k for k, found in enumerate(group.comparisons) if found.window.compared is not None), None)
     if first is not None:
-        name = group.runs[first].name
+        name = _text(group.runs[first].name)
         found = group.comparisons[first]
         parts += [
             _models_table(values),

@@ -347,3 +347,12 @@ def test_a_none_says_which_none_it_is(tmp_path: Path) -> None:
     bare = replace(run, trajectory=replace(run.trajectory, observed={}))
     with pytest.raises(ValueError, match="stores no training error"):
         Choice(from_epoch="zero-error").compare(bare)
+
+
+def test_the_name_of_a_run_is_text_in_the_report(simulated: Path, tmp_path: Path) -> None:
+    mean = tmp_path / "<img src=x onerror=alert(1)>.npz"
+    mean.write_bytes(simulated.read_bytes())
+    assert run_command(mean, "--out", tmp_path / "out", "--quiet") == 0
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "<img src=x" not in page
+    assert "&lt;img src=x onerror=alert(1)&gt;" in page
