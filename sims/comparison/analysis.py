@@ -96,7 +96,7 @@ def overall(groups: Sequence[Group]) -> tuple[str, str, str]:
     if len(groups) == 1:
         return first.name or NONE, first.outcome, first.reason
     if all((group.selection.name, group.selection.outcome) == (first.name, first.outcome) for group in groups):
-        return first.name or NONE, first.outcome, f"so say all {len(groups)} groups of runs"
+        return first.name or NONE, first.outcome, f"all {len(groups)} groups of runs agree"
     differ = ", ".join(f"{group.name}: {label(group.selection)}" for group in groups)
     return NONE, "mixed", f"the groups of runs differ: {differ}"
 

@@ -61,7 +61,7 @@ def profile(x: np.ndarray, p: float) -> Profile:
     found = _descend(x, _at(x, *_solve(start, _two_way(start)), p))
     means = np.tile(x.mean(0), (len(x), 1))
     still = _at(x, means, phi_between(np.zeros_like(x), means, p), p)
-    # Phi is bounded for p < 0, and the first step may end where nothing leads back: then from rest
+    # Phi is bounded for p < 0, and the first step may end where nothing leads back: then from no motion
     return found if found.squares <= still.squares else _descend(x, still)
 
 
@@ -117,10 +117,10 @@ def fit_exponent(logs: Sequence[np.ndarray], resamples: Sequence[np.ndarray], le
     for x, taken in zip(logs, resamples, strict=True):
         of_run = _score(profile(x, best), taken)
         score, information = score + of_run[0], information + of_run[1]
-    telling = information > 1e-9 * information.max(initial=0.0)
-    moved = best + score[telling] / information[telling]
+    informative = information > 1e-9 * information.max(initial=0.0)
+    moved = best + score[informative] / information[informative]
     tail = expanded_tail(level, sum(x.shape[1] for x in logs))
-    low, high = np.quantile(moved, [tail, 1 - tail]) if telling.any() else (-np.inf, np.inf)
+    low, high = np.quantile(moved, [tail, 1 - tail]) if informative.any() else (-np.inf, np.inf)
     edge = bool(min(best - SEARCHED[0], SEARCHED[-1] - best) < 1e-3)
     return Exponent(best, float(low), float(high), edge)
 

@@ -179,12 +179,12 @@ class _Unnormalized(Law):
         return self.omega(t, omega0, C, N)
 
     def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
-        """omega0 exp(t / (C^2 N)); OverflowError where it leaves float64: use `log_omega`."""
+        """omega0 exp(t / (C^2 N)); OverflowError where it overflows float64: use `log_omega`."""
         log_omega = self.log_omega(t, wide(omega0), C, N)
         largest = float(log_omega.max()) if log_omega.shape else float(log_omega)
         if largest > LARGEST_LOG:
             raise OverflowError(
-                f"law (c) reaches log omega = {largest:.6g}, where omega^2 leaves float64: use log_omega, or a smaller time"
+                f"law (c) reaches log omega = {largest:.6g}, where omega^2 overflows float64: use log_omega, or a smaller time"
             )
         return narrow(namespace(log_omega).exp(log_omega), omega0)
 

@@ -7,9 +7,9 @@ import numpy as np
 
 from manifolds.linalg import Array, namespace
 
-SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: the square of a smaller, the fourth power of a larger leaves float64
-LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger leaves float64
-SMALLEST_PHI = -680.0  # backwards in time; exp of less leaves float64
+SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: a smaller square underflows, a larger fourth power overflows
+LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger overflows float64
+SMALLEST_PHI = -680.0  # backwards in time; exp of less underflows
 BLOCK = 5000  # most values solved at a time: temporaries stay in the cache and off the page-fault path
 
 
@@ -49,6 +49,6 @@ def check_omega(omega: Array, C: int, N: int) -> None:
     if bool((omega < 0).any()):
         raise ValueError(f"omega = {float(omega.min()):.6g}: singular values are non-negative")
     if bool(((omega > 0) & (omega < SMALLEST_OMEGA)).any()):
-        raise ValueError(f"an omega lies in (0, {SMALLEST_OMEGA:g}), where its square leaves float64: set it to 0")
+        raise ValueError(f"an omega lies in (0, {SMALLEST_OMEGA:g}), where its square underflows float64: set it to 0")
     if bool((omega > LARGEST_OMEGA).any()):
-        raise ValueError(f"omega = {float(omega.max()):.6g} is above {LARGEST_OMEGA:g}, where its fourth power leaves float64")
+        raise ValueError(f"omega = {float(omega.max()):.6g} is above {LARGEST_OMEGA:g}, where its fourth power overflows float64")

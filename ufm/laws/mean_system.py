@@ -128,7 +128,7 @@ def decayed_clock(t: np.ndarray, feature_decay: float) -> np.ndarray:
     """tau = (exp(2 lambda_H t) - 1) / (2 lambda_H): with feature decay lambda_H, omega(t) is the undecayed omega(tau).
 
     dH/dt = -grad L_LS(H) Theta - lambda_H H has H(t) = exp(-lambda_H t) H_undecayed(tau). t in any shape. Raises ValueError for a
-    negative decay, OverflowError where tau leaves float64.
+    negative decay, OverflowError where tau overflows float64.
     """
     if not feature_decay >= 0:
         raise ValueError(f"feature_decay = {feature_decay}: lambda_H cannot be negative")
@@ -136,7 +136,9 @@ def decayed_clock(t: np.ndarray, feature_decay: float) -> np.ndarray:
     if feature_decay == 0:
         return t
     if t.size and 2 * feature_decay * float(t.max()) > 700:
-        raise OverflowError(f"t = {float(t.max()):g} with feature_decay = {feature_decay:g}: the undecayed clock leaves float64")
+        raise OverflowError(
+            f"t = {float(t.max()):g} with feature_decay = {feature_decay:g}: the undecayed clock overflows float64"
+        )
     return np.expm1(2 * feature_decay * t) / (2 * feature_decay)
 
 

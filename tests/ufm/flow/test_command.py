@@ -365,10 +365,10 @@ def test_balance_and_reduce_are_explicit_choices(tmp_path: Path, capsys: pytest.
         (["--eta", "1e-320"], "at least 1e-290"),
         (["--t-end", "1e300", "--eta", "1"], "needs 1e+300 steps"),
         (["--steps", "100000000000000000000000"], "between 1 and 1e+12"),
-        (["--growth", "1e160"], "fourth power leaves float64"),
-        (["--flow", "all", "--t-end", "1e9", "--out", "run.npz"], "leaves float64"),
+        (["--growth", "1e160"], "fourth power overflows float64"),
+        (["--flow", "all", "--t-end", "1e9", "--out", "run.npz"], "overflows float64"),
         (["--full", "--device", "nonsense"], "device 'nonsense' cannot be used"),
-        (["--flow", "unnormalized", "--t-end", "1e9"], "leaves float64"),
+        (["--flow", "unnormalized", "--t-end", "1e9"], "overflows float64"),
     ],
 )
 def test_bad_options_exit_2_with_the_number(

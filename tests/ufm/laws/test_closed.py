@@ -174,8 +174,8 @@ def test_shapes_blocks_and_torch_agree(law: Law, CN: tuple[int, int], rows: int,
         (0.0, [np.nan], 4, "omega has NaN"),
         (np.inf, [1.0], 4, "time t has NaN"),
         (0.0, [1.0], 1, "C = 1"),
-        (0.0, [1e-160], 4, "square leaves float64"),
-        (0.0, [1e80], 4, "fourth power leaves float64"),
+        (0.0, [1e-160], 4, "square underflows float64"),
+        (0.0, [1e80], 4, "fourth power overflows float64"),
     ],
 )
 def test_bad_input_is_refused_with_the_reason(law: Law, t: float, omega0: list[float], C: int, message: str) -> None:

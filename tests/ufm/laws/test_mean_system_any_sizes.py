@@ -84,7 +84,7 @@ def test_the_decayed_clock_refuses_what_it_cannot_give() -> None:
     np.testing.assert_allclose(decayed_clock(np.array([1e-9]), 1e-9), [1e-9], rtol=1e-15)
     with pytest.raises(ValueError, match="feature_decay = -1"):
         decayed_clock(np.array([1.0]), -1)
-    with pytest.raises(OverflowError, match="leaves float64"):
+    with pytest.raises(OverflowError, match="overflows float64"):
         decayed_clock(np.array([1e4]), 1.0)
 
 
