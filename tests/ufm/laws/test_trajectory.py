@@ -96,7 +96,7 @@ def test_rows_are_the_same_trajectory_at_some_times() -> None:
 
 
 def test_the_loss_of_a_network_is_not_taken_for_that_of_its_features() -> None:
-    """A measured run observes `loss`, the network's; L_LS is Lemma 1's or `ls_loss`, and unknown for unequal classes without it."""
+    """A measured run observes `loss`, the network's; L_LS is Lemma 1's or `ls_loss`, unknown for unequal classes without it."""
     t, omega, V = np.zeros(1), np.ones((1, 2)), np.eye(3)[:, :2]
     expected = central_path.spectral_loss(omega, 3)
     assert Trajectory(t, omega, V, 3, 5, observed={"loss": np.array([9.0])}).loss == expected
