@@ -101,4 +101,4 @@ def _columns(run: Trajectory, kept: np.ndarray) -> Trajectory:
         return run
     V, U, V_t, U_t = (None if a is None else a[..., kept] for a in (run.V, run.U, run.V_t, run.U_t))
     assert V is not None
-    return Trajectory(run.t, run.omega[:, kept], V, run.C, run.N, U, V_t, U_t, run.observed)
+    return Trajectory(run.t, run.omega[:, kept], V, run.C, run.N, U, V_t, U_t, run.observed, counts=run.counts)

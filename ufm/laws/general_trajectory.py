@@ -158,7 +158,7 @@ class GeneralTrajectory:
     def trajectory(self) -> Trajectory:
         """The same as the type that every simulated and measured trajectory has, numpy; N is the mean class size n / C."""
         t, omega, U, V = (as_numpy(x) for x in (self.t, self.omega, self.U_t, self.V_t))
-        observed = {name: as_numpy(getattr(self, name)) for name in ("loss", "loss_nc1", "loss_nc23")}
+        observed = {f"ls_{name}": as_numpy(getattr(self, name)) for name in ("loss", "loss_nc1", "loss_nc23")}
         vectors = {} if self.frozen else {"V_t": V, "U_t": U}
         return Trajectory(
             t, omega, V[0], self.law.C, self.law.n // self.law.C, U[0], **vectors, observed=observed, counts=self.law.counts

@@ -196,7 +196,7 @@ def _trajectory(system: MeanSystem, times: np.ndarray, rows: list, states: list[
     observed = {}
     if min(system.counts) != max(system.counts):
         nc1, nc23 = np.array([system.losses(Z) for Z in states[:count]]).T
-        observed = {"loss": nc1 + nc23, "loss_nc1": nc1, "loss_nc23": nc23}
+        observed = {"ls_loss": nc1 + nc23, "ls_loss_nc1": nc1, "ls_loss_nc23": nc23}
     omega = np.stack([omega for omega, _ in rows[:count]])
     C, N = system.C, system.n // system.C
     return Trajectory(times[:count], omega, V_t[0], C, N, V_t=V_t, observed=observed, counts=system.counts)
