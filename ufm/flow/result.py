@@ -96,7 +96,7 @@ def spectral_losses(flow: Trajectory, priors: np.ndarray, ridge: float) -> dict[
     rest = (1 - priors @ priors) - p.sum(-1) if flow.omega.shape[-1] < flow.C - 1 else 0.0
     nc1 = 0.5 * s * (p * u / (s + u) ** 2).sum(-1)
     nc23 = 0.5 * (p * (s / (s + u)) ** 2).sum(-1) + 0.5 * rest
-    return {"loss": nc1 + nc23, "loss_nc1": nc1, "loss_nc23": nc23}
+    return {"ls_loss": nc1 + nc23, "ls_loss_nc1": nc1, "ls_loss_nc23": nc23}
 
 
 def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
@@ -121,7 +121,7 @@ def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
     if not eta > 0 or arrays["U"].shape[1:] != (K,):
         raise ValueError(f"{path} is damaged: eta = {eta:g}, U of shape {arrays['U'].shape} for {K} singular values")
     counts = None if "counts" not in arrays else tuple(arrays["counts"].tolist())
-    losses = {name: arrays[name] for name in LOSSES if name in arrays and arrays[name].shape == (T,)}
+    losses = {f"ls_{name}": arrays[name] for name in LOSSES if name in arrays and arrays[name].shape == (T,)}
     V_t, U_t = arrays.get("V_t"), arrays.get("U_t")
     flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], C, N, arrays["U"], V_t, U_t, losses, counts)
     steps = np.round(arrays["t_discrete"] / eta).astype(np.int64)
