@@ -7,7 +7,7 @@ import torch
 
 from manifolds.geoopt_adapter import EmbeddedNormalizedFeatures, NormalizedFeatures
 
-Rule = Callable[[Any, torch.Tensor, torch.Tensor, float], torch.Tensor]
+StepRule = Callable[[Any, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
 def gradient_rule(manifold: Any, x: torch.Tensor, gradient: torch.Tensor, lr: float) -> torch.Tensor:
@@ -26,7 +26,7 @@ class RiemannianDescent(torch.optim.Optimizer):
     Raises ValueError for a learning rate that is not positive and for a parameter on another manifold (take geoopt's optimizers).
     """
 
-    def __init__(self, params: Iterable[torch.Tensor], lr: float, rule: Rule = gradient_rule) -> None:
+    def __init__(self, params: Iterable[torch.Tensor], lr: float, rule: StepRule = gradient_rule) -> None:
         if not lr > 0:
             raise ValueError(f"lr = {lr}: the learning rate must be positive")
         super().__init__(params, {"lr": lr})

@@ -60,8 +60,8 @@ class Shot:
     correction: np.ndarray
 
 
-Result = tuple[np.ndarray, float, int, bool, bool]  # vector, gap, shots, converged, minimising
-Search = Callable[[np.ndarray, np.ndarray], Result]  # (x, y) -> Result
+ShootingResult = tuple[np.ndarray, float, int, bool, bool]  # vector, gap, shots, converged, minimising
+Search = Callable[[np.ndarray, np.ndarray], ShootingResult]  # (x, y) -> Result
 
 
 def in_two_components(D_x: np.ndarray, D_y: np.ndarray, layout: ClassLayout) -> bool:
@@ -69,7 +69,7 @@ def in_two_components(D_x: np.ndarray, D_y: np.ndarray, layout: ClassLayout) -> 
     return layout.n - layout.C == len(D_x) and np.linalg.slogdet(D_y @ D_x.T)[0] < 0
 
 
-def apart(x: np.ndarray) -> Result:
+def apart(x: np.ndarray) -> ShootingResult:
     """The result for points of two components: not a shot is fired."""
     return np.zeros_like(x), np.inf, 0, False, False
 

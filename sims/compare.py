@@ -8,13 +8,13 @@ from sims.command import Parser, run_command
 from sims.comparison.analysis import Choice, Group, analyse, label, overall
 from sims.comparison.runs import load_observed
 from ufm.compare.exponent import EXPONENTS
-from ufm.compare.verdict import NONE, Rule
+from ufm.compare.verdict import NONE, LawRule
 from ufm.compare.window import FRACTION
 
 
 def parser() -> Parser:
     """The command line."""
-    rule = Rule()
+    rule = LawRule()
     p = Parser(prog="python -m sims.compare", description=__doc__)
     p.add_argument(
         "runs",
@@ -55,7 +55,7 @@ def parser() -> Parser:
     return p
 
 
-def summary(groups: list[Group]) -> str:
+def summary_lines(groups: list[Group]) -> str:
     """A line a group of runs: verdict, exponent, what each law leaves unexplained; and the reason."""
     lines = []
     for group in groups:
@@ -95,7 +95,7 @@ def compare_runs(args: argparse.Namespace) -> None:
         raise ValueError("no run is given: name a RUN, or a --group NAME RUN ...")
     if len({Path(name).resolve() for name in names}) < len(names):
         raise ValueError("a run is named twice: it would count as two seeds and narrow the interval")
-    rule = Rule(level=args.level, tolerance=args.tolerance, seed=args.seed)
+    rule = LawRule(level=args.level, tolerance=args.tolerance, seed=args.seed)
     choice = Choice(args.fraction, args.from_epoch, args.to_epoch)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; a folder is needed")
@@ -106,7 +106,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     write_report(groups, choice, rule, out)
     name, outcome, reason = overall(groups)
     if not args.quiet:
-        print(summary(groups))
+        print(summary_lines(groups))
     which = f"{outcome}: " if name == NONE else ""
     print(f"verdict: {name} ({which}{reason}); see {out / 'report.html'}")
 

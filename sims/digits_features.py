@@ -74,7 +74,7 @@ def relu_network(pixels: int, width: int) -> torch.nn.Sequential:
     )
 
 
-def train(images: torch.Tensor, labels: torch.Tensor, config: Training, quiet: bool = False) -> torch.nn.Sequential:
+def train_network(images: torch.Tensor, labels: torch.Tensor, config: Training, quiet: bool = False) -> torch.nn.Sequential:
     """A network trained by SGD, learning rate falling as a cosine to zero; the same for the same seed, machine and versions.
 
     The loss is torch.nn.MSELoss, the mean over batch AND classes. Progress goes to standard error.
@@ -139,7 +139,7 @@ def write(out: Path, config: Training, quiet: bool) -> dict[str, Any]:
         raise ValueError(f"--out {out}: the name must end in .npz")
     store.check_writable(out)
     images, labels = balanced_digits()
-    arrays = last_layer(train(images, labels, config, quiet), images)
+    arrays = last_layer(train_network(images, labels, config, quiet), images)
     provenance = asdict(config) | {"batch": BATCH, "momentum": MOMENTUM, "torch": torch.__version__, "numpy": np.__version__}
     text = np.array(json.dumps(provenance, sort_keys=True))
     store.save_arrays(out, arrays | {"labels": labels.numpy(), "config": text})

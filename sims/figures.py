@@ -15,7 +15,7 @@ from sims.training.paper_figures import (
     ABOUT_TRAIN_MEANS,
     OVERLAYS,
     PLOTS,
-    Run,
+    StoredRun,
     check_distinct,
     overlay_figure,
     plot_figure,
@@ -38,7 +38,7 @@ def parser() -> Parser:
     return p
 
 
-def draw(runs: list[Run], out: Path, loss: str, suffix: str, test_means: str = "own") -> list[Path]:
+def draw(runs: list[StoredRun], out: Path, loss: str, suffix: str, test_means: str = "own") -> list[Path]:
     """Write every figure that the runs have the measures for, and the table. Returns what was written.
 
     `test_means` "own" or "train": whose class means the test examples of Figure 12 are measured about.
@@ -89,7 +89,7 @@ def draw_runs(args: argparse.Namespace) -> None:
     if any(not (Path(name) / CONFIG).exists() for name in args.runs):
         draw_logs([load_logged(Path(name)) for name in args.runs], Path(args.out), args.format)
         return
-    runs = [Run(*load_run(Path(name))) for name in args.runs]
+    runs = [StoredRun(*load_run(Path(name))) for name in args.runs]
     written = draw(runs, Path(args.out), args.loss, args.format, args.test_means)
     missing = [n for n in range(2, 13) if not any(path.stem == f"figure-{n:02d}" for path in written)]
     if missing:

@@ -28,7 +28,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def requested_ledgers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The ledgers asked for, one after another."""
     from sims.ledgers.sources import Wanted, of_features, of_function, of_run
     from ufm.ledger import ChannelMeans, Sketch
@@ -50,7 +50,7 @@ def measured(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{source} is no folder of a run, no .npz and not MODULE:FUNCTION")
 
 
-def table(found: dict[str, Any]) -> str:
+def ledger_table(found: dict[str, Any]) -> str:
     """A stored ledger as text."""
     from sims.ledgers.report import table_lines
 
@@ -65,14 +65,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.out is not None and Path(args.out).is_file():
             raise ValueError(f"--out {args.out} is a file: a folder is needed")
-        for found in measured(args):
+        for found in requested_ledgers(args):
             entries.append(found)
             if not args.quiet:
-                print(table(found) + "\n", flush=True)
+                print(ledger_table(found) + "\n", flush=True)
         if args.out is not None:
-            from sims.ledgers.report import write_report
+            from sims.ledgers.report import write_ledger_report
 
-            write_report(entries, Path(args.out))
+            write_ledger_report(entries, Path(args.out))
     except (ValueError, OSError) as error:
         print(f"sims.ledger: error: {error}", file=sys.stderr)
         return 2

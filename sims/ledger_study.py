@@ -14,7 +14,7 @@ from typing import Any
 SIZES = ("tiny", "small", "full")
 
 
-def cells(size: str) -> Iterator[Any]:
+def study_cells(size: str) -> Iterator[Any]:
     """The networks of a size: `tiny` (seconds each, 3 seeds), `small` (all variants, 3 seeds), `full` (5 seeds, depths to 12)."""
     from sims.ledgers.nets import Cell
 
@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     return p
 
 
-def study(args: argparse.Namespace) -> list[dict[str, Any]]:
+def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Run what is missing; every stored network, in order. Raises ValueError for a folder of other data or another version."""
     from sims.ledgers.nets import run_cell
     from sims.training.data import DataChoice, load
@@ -62,7 +62,7 @@ def study(args: argparse.Namespace) -> list[dict[str, Any]]:
     data = load(choice)
     out.mkdir(parents=True, exist_ok=True)
     found = []
-    for cell in cells(args.size):
+    for cell in study_cells(args.size):
         if args.only and args.only not in cell.name:
             continue
         path = out / f"{cell.name.replace(' ', '_').replace('=', '-')}_epochs-{cell.epochs}_seed-{cell.seed}.json"
@@ -87,15 +87,15 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 done, 2 bad input with one line on standard error, 130 stopped."""
     args = parser().parse_args(argv)
     try:
-        from sims.ledgers.summary import summary, text
+        from sims.ledgers.summary import summary, summary_text
         from ufm.files.store import write_text
 
-        found = study(args)
+        found = ledger_study(args)
         if not found:
             raise ValueError(f"no cell of size {args.size} has {args.only!r} in its name")
         told = summary(found)
         write_text(Path(args.out) / "summary.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
-        print(text(told))
+        print(summary_text(told))
     except (ValueError, OSError) as error:
         print(f"sims.ledger_study: error: {error}", file=sys.stderr)
         return 2

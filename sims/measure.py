@@ -124,7 +124,7 @@ def measure(args: argparse.Namespace) -> None:
             omega = [None if np.isnan(value) else float(value) for value in found.snr.omega]
             print(json.dumps({"file": name, "epoch": epoch, **scalars, "omega": omega, "dropped": found.snr.dropped}))
     if args.report is not None:
-        write_report(Path(args.report), ", ".join(args.files), record.arrays, {}, found)
+        write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, found)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
 
@@ -139,14 +139,14 @@ def show_run(path: Path, args: argparse.Namespace) -> None:
 
     run = load_logged(path)
     if args.report is not None:
-        write_report(Path(args.report), run.name, run.columns, run.facts)
+        write_network_report(Path(args.report), run.name, run.columns, run.facts)
     if args.out is not None:
         Record(run.columns).save(Path(args.out))
     if not args.quiet:
         print(table(Record(run.columns), SHOWN))
 
 
-def write_report(
+def write_network_report(
     path: Path, title: str, columns: dict[str, np.ndarray], facts: dict[str, Any], last: Measurement | None = None
 ) -> None:
     """Write the page on a network, atomically."""

@@ -82,7 +82,7 @@ def owned(name: str) -> set[str]:
     return {f.name for f in fields(cls)} - (set() if cls.solvers else {"optimizer"})
 
 
-def build(name: str, given: dict[str, Any]) -> "Model":
+def build_model(name: str, given: dict[str, Any]) -> "Model":
     """The model with the given parameters. Raises ValueError for one that it does not have, with the reason."""
     cls = model_class(name)
     foreign = sorted(given.keys() - owned(name))
@@ -125,7 +125,7 @@ def check_seed(seed: int) -> None:
 def run_one(args: argparse.Namespace) -> None:
     """`run`: solve, print, and write where asked."""
     given = {name: value for name in OPTIONS if (value := getattr(args, name)) is not None}
-    model = build(args.name, given)
+    model = build_model(args.name, given)
     model.check_domain()
     check_seed(args.seed)
     check_device(args.device)

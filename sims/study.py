@@ -14,7 +14,7 @@ from pathlib import Path
 from sims.command import Parser, run_command
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.training.config import TrainConfig, protocol
-from ufm.compare.verdict import NONE, Rule
+from ufm.compare.verdict import NONE, LawRule
 from ufm.laws.closed import LAWS
 
 LOSSES = ("mse", "ce")
@@ -73,7 +73,7 @@ def finished(path: Path, config: TrainConfig) -> bool:
     return same and int(record.epochs[-1]) == config.epochs
 
 
-def table(columns: dict[str, list[Group]]) -> str:
+def exponent_table(columns: dict[str, list[Group]]) -> str:
     """Two tables in Markdown, a row a kind of run: its exponent for every choice of epochs, and what the laws leave for one."""
     names = list(dict.fromkeys(group.name for groups in columns.values() for group in groups))
     lines = ["| exponent, verdict | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
@@ -108,15 +108,15 @@ def report(paths: list[Path], out: Path) -> str:
     runs = [load_observed(path) for path in paths]
     columns = {}
     for title, choice in CHOICES.items():
-        columns[title] = analyse(runs, choice, Rule())
-        write_report(columns[title], choice, Rule(), out / title.replace(" ", "-"))
-    draw(columns, out)
-    text = table(columns)
+        columns[title] = analyse(runs, choice, LawRule())
+        write_report(columns[title], choice, LawRule(), out / title.replace(" ", "-"))
+    draw_exponents(columns, out)
+    text = exponent_table(columns)
     write_text(out / "study.md", text)
     return text
 
 
-def draw(columns: dict[str, list[Group]], out: Path) -> None:
+def draw_exponents(columns: dict[str, list[Group]], out: Path) -> None:
     """The exponents of all runs, and the first run from its zero training error on, as PNG for a page."""
     from sims.comparison import figures as drawing
     from ufm.files.plot import save_figure

@@ -18,7 +18,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, epsilon, frobenius_norm, gram, namespace
 from manifolds.matrix_functions import inverse_sqrt
 from manifolds.precision import at_least_float32
-from manifolds.shooting import Result, Shooting, Shot, apart, approach, in_two_components, shoot_pairs
+from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 COLUMNS = 7  # midpoint solutions with 2, 4, .., 14 substeps are extrapolated: order 14
 MOST_STEPS = 64
@@ -136,7 +136,7 @@ def shoot_bundle_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
     return shoot_pairs(lambda x, y: _bundle_log(x, y, layout), X, Y)
 
 
-def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> Result:
+def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingResult:
     """The velocity (P, n) for one pair, with its verdict; whether it is minimising is not known."""
     x, y = renormalize(x, layout), renormalize(y, layout)
     if in_two_components(layout.deviations(x), layout.deviations(y), layout):

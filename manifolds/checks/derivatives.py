@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.checks.manifold import Result
-from manifolds.checks.slopes import Verdict, measure_slope
-from manifolds.checks.views import ManifoldView, Point, Vector, flat
+from manifolds.checks.manifold import CheckResult
+from manifolds.checks.slopes import Bound, measure_slope
+from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 
-Cost = Callable[[Point], Any]
-Gradient = Callable[[Point], Vector]
-Hessian = Callable[[Point, Vector], Vector]
-Move = Callable[[Point, Vector], Point]
+Cost = Callable[[ManifoldPoint], Any]
+Gradient = Callable[[ManifoldPoint], Vector]
+Hessian = Callable[[ManifoldPoint, Vector], Vector]
+RetractionMap = Callable[[ManifoldPoint, Vector], ManifoldPoint]
 
 
-def check_gradient(view: ManifoldView, cost: Cost, gradient: Gradient, move: Move | None = None) -> list[Result]:
+def check_gradient(view: ManifoldView, cost: Cost, gradient: Gradient, move: RetractionMap | None = None) -> list[CheckResult]:
     """f(R(x, t u)) - f(x) - t g(grad f, u) falls with slope 2 along any retraction; the gradient is tangent."""
     move = move or view.retract
     x = view.random_point()
@@ -32,7 +32,9 @@ def check_gradient(view: ManifoldView, cost: Cost, gradient: Gradient, move: Mov
     ]
 
 
-def check_hessian(view: ManifoldView, cost: Cost, gradient: Gradient, hessian: Hessian, move: Move | None = None) -> list[Result]:
+def check_hessian(
+    view: ManifoldView, cost: Cost, gradient: Gradient, hessian: Hessian, move: RetractionMap | None = None
+) -> list[CheckResult]:
     """f minus its quadratic model falls with slope 3 along exp (or a second-order `move`); the Hessian is linear, symmetric."""
     move = move or view.exp
     x = view.random_point()
@@ -47,8 +49,8 @@ def check_hessian(view: ManifoldView, cost: Cost, gradient: Gradient, hessian: H
     return [
         model,
         _tangency(view, x, Hu, "Hessian is tangent"),
-        Verdict("Hessian is linear", float(np.linalg.norm(combination)) / float(np.linalg.norm(flat(Hu))), 1e-9),
-        Verdict("Hessian is symmetric", abs(view.inner(x, u, Hv) - view.inner(x, Hu, v)) / size, 1e-9),
+        Bound("Hessian is linear", float(np.linalg.norm(combination)) / float(np.linalg.norm(flat(Hu))), 1e-9),
+        Bound("Hessian is symmetric", abs(view.inner(x, u, Hv) - view.inner(x, Hu, v)) / size, 1e-9),
     ]
 
 
@@ -65,9 +67,9 @@ def torch_derivatives(view: ManifoldView, cost: Cost) -> Gradient:
     return gradient
 
 
-def _tangency(view: ManifoldView, x: Point, u: Vector, name: str) -> Verdict:
+def _tangency(view: ManifoldView, x: ManifoldPoint, u: Vector, name: str) -> Bound:
     residual = float(np.linalg.norm(flat(view.project(x, u)) - flat(u)))
-    return Verdict(name, residual / max(1.0, float(np.linalg.norm(flat(u)))), 1e-9)
+    return Bound(name, residual / max(1.0, float(np.linalg.norm(flat(u)))), 1e-9)
 
 
 def _noise(value: float) -> float:

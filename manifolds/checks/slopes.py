@@ -11,7 +11,7 @@ WINDOW = 9  # points of a straight piece: one decade of STEPS
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Bound:
     """A number that a law wants small: `value` <= `bound`."""
 
     name: str

@@ -11,11 +11,11 @@ import numpy as np
 
 POINT_SIZE = 0.3  # of the normal numbers that are projected to a point: well inside the models of hyperbolic space
 
-Point = Any
+ManifoldPoint = Any
 Vector = Any
 
 
-def flat(value: Point | Vector) -> np.ndarray:
+def flat(value: ManifoldPoint | Vector) -> np.ndarray:
     """All entries of a point or vector, one after the other, as float64 numpy."""
     if isinstance(value, (list, tuple)):
         return np.concatenate([flat(part) for part in value])
@@ -30,47 +30,47 @@ class ManifoldView(ABC):
         self.manifold, self.rng = manifold, np.random.default_rng(seed)
 
     @abstractmethod
-    def random_point(self) -> Point:
+    def random_point(self) -> ManifoldPoint:
         """A point."""
 
     @abstractmethod
-    def random_ambient(self, x: Point) -> Vector:
+    def random_ambient(self, x: ManifoldPoint) -> Vector:
         """A standard normal ambient vector at x."""
 
     @abstractmethod
-    def inner(self, x: Point, u: Vector, v: Vector) -> float:
+    def inner(self, x: ManifoldPoint, u: Vector, v: Vector) -> float:
         """g(u, v), summed over batch axes."""
 
     @abstractmethod
-    def project(self, x: Point, z: Vector) -> Vector:
+    def project(self, x: ManifoldPoint, z: Vector) -> Vector:
         """On the tangent space."""
 
     @abstractmethod
-    def gradient(self, x: Point, g: Vector) -> Vector:
+    def gradient(self, x: ManifoldPoint, g: Vector) -> Vector:
         """Riemannian from ambient gradient."""
 
     @abstractmethod
-    def retract(self, x: Point, u: Vector) -> Point:
+    def retract(self, x: ManifoldPoint, u: Vector) -> ManifoldPoint:
         """The retraction."""
 
     @abstractmethod
-    def exp(self, x: Point, u: Vector) -> Point:
+    def exp(self, x: ManifoldPoint, u: Vector) -> ManifoldPoint:
         """The exponential map."""
 
     @abstractmethod
-    def log(self, x: Point, y: Point) -> Vector:
+    def log(self, x: ManifoldPoint, y: ManifoldPoint) -> Vector:
         """Its inverse."""
 
     @abstractmethod
-    def dist(self, x: Point, y: Point) -> float:
+    def dist(self, x: ManifoldPoint, y: ManifoldPoint) -> float:
         """The distance."""
 
     @abstractmethod
-    def transport(self, x: Point, y: Point, u: Vector) -> Vector:
+    def transport(self, x: ManifoldPoint, y: ManifoldPoint, u: Vector) -> Vector:
         """The vector transport that optimizers use."""
 
     @abstractmethod
-    def parallel_transport(self, x: Point, y: Point, u: Vector) -> Vector:
+    def parallel_transport(self, x: ManifoldPoint, y: ManifoldPoint, u: Vector) -> Vector:
         """Parallel transport along the geodesic from x to y."""
 
     @property
@@ -78,12 +78,12 @@ class ManifoldView(ABC):
     def dimension(self) -> int:
         """The dimension that the manifold claims."""
 
-    def random_tangent(self, x: Point) -> Vector:
+    def random_tangent(self, x: ManifoldPoint) -> Vector:
         """A random tangent vector of norm 1."""
         u = self.project(x, self.random_ambient(x))
         return u * (1 / self.norm(x, u))
 
-    def norm(self, x: Point, u: Vector) -> float:
+    def norm(self, x: ManifoldPoint, u: Vector) -> float:
         """sqrt(g(u, u))."""
         return max(self.inner(x, u, u), 0.0) ** 0.5
 
@@ -91,40 +91,40 @@ class ManifoldView(ABC):
 class PymanoptView(ManifoldView):
     """A pymanopt manifold, single or product. Its random points come from the manifold, not from the view."""
 
-    def random_point(self) -> Point:
+    def random_point(self) -> ManifoldPoint:
         return self.manifold.random_point()
 
-    def random_ambient(self, x: Point) -> Vector:
+    def random_ambient(self, x: ManifoldPoint) -> Vector:
         if isinstance(x, (list, tuple)):
             zero = self.manifold.zero_vector(x)
             return type(zero)([self.rng.standard_normal(np.shape(part)) for part in x])
         return self.rng.standard_normal(x.shape)
 
-    def inner(self, x: Point, u: Vector, v: Vector) -> float:
+    def inner(self, x: ManifoldPoint, u: Vector, v: Vector) -> float:
         return float(self.manifold.inner_product(x, u, v))
 
-    def project(self, x: Point, z: Vector) -> Vector:
+    def project(self, x: ManifoldPoint, z: Vector) -> Vector:
         return self.manifold.projection(x, z)
 
-    def gradient(self, x: Point, g: Vector) -> Vector:
+    def gradient(self, x: ManifoldPoint, g: Vector) -> Vector:
         return self.manifold.euclidean_to_riemannian_gradient(x, g)
 
-    def retract(self, x: Point, u: Vector) -> Point:
+    def retract(self, x: ManifoldPoint, u: Vector) -> ManifoldPoint:
         return self.manifold.retraction(x, u)
 
-    def exp(self, x: Point, u: Vector) -> Point:
+    def exp(self, x: ManifoldPoint, u: Vector) -> ManifoldPoint:
         return self.manifold.exp(x, u)
 
-    def log(self, x: Point, y: Point) -> Vector:
+    def log(self, x: ManifoldPoint, y: ManifoldPoint) -> Vector:
         return self.manifold.log(x, y)
 
-    def dist(self, x: Point, y: Point) -> float:
+    def dist(self, x: ManifoldPoint, y: ManifoldPoint) -> float:
         return float(self.manifold.dist(x, y))
 
-    def transport(self, x: Point, y: Point, u: Vector) -> Vector:
+    def transport(self, x: ManifoldPoint, y: ManifoldPoint, u: Vector) -> Vector:
         return self.manifold.transport(x, y, u)
 
-    def parallel_transport(self, x: Point, y: Point, u: Vector) -> Vector:
+    def parallel_transport(self, x: ManifoldPoint, y: ManifoldPoint, u: Vector) -> Vector:
         return _optional(self.manifold, "parallel_transport")(x, y, u)
 
     @property
@@ -139,37 +139,37 @@ class GeooptView(ManifoldView):
         super().__init__(manifold, seed)
         self.shape = shape
 
-    def random_point(self) -> Point:
+    def random_point(self) -> ManifoldPoint:
         return self.manifold.projx(POINT_SIZE * self._normal())
 
-    def random_ambient(self, x: Point) -> Vector:
+    def random_ambient(self, x: ManifoldPoint) -> Vector:
         return self._normal()
 
-    def inner(self, x: Point, u: Vector, v: Vector) -> float:
+    def inner(self, x: ManifoldPoint, u: Vector, v: Vector) -> float:
         return float(self.manifold.inner(x, u, v).sum())
 
-    def project(self, x: Point, z: Vector) -> Vector:
+    def project(self, x: ManifoldPoint, z: Vector) -> Vector:
         return self.manifold.proju(x, z)
 
-    def gradient(self, x: Point, g: Vector) -> Vector:
+    def gradient(self, x: ManifoldPoint, g: Vector) -> Vector:
         return self.manifold.egrad2rgrad(x, g)
 
-    def retract(self, x: Point, u: Vector) -> Point:
+    def retract(self, x: ManifoldPoint, u: Vector) -> ManifoldPoint:
         return self.manifold.retr(x, u)
 
-    def exp(self, x: Point, u: Vector) -> Point:
+    def exp(self, x: ManifoldPoint, u: Vector) -> ManifoldPoint:
         return self.manifold.expmap(x, u)
 
-    def log(self, x: Point, y: Point) -> Vector:
+    def log(self, x: ManifoldPoint, y: ManifoldPoint) -> Vector:
         return self.manifold.logmap(x, y)
 
-    def dist(self, x: Point, y: Point) -> float:
+    def dist(self, x: ManifoldPoint, y: ManifoldPoint) -> float:
         return float((self.manifold.dist(x, y) ** 2).sum()) ** 0.5
 
-    def transport(self, x: Point, y: Point, u: Vector) -> Vector:
+    def transport(self, x: ManifoldPoint, y: ManifoldPoint, u: Vector) -> Vector:
         return self.manifold.transp(x, y, u)
 
-    def parallel_transport(self, x: Point, y: Point, u: Vector) -> Vector:
+    def parallel_transport(self, x: ManifoldPoint, y: ManifoldPoint, u: Vector) -> Vector:
         if not self.manifold.reversible:
             raise NotImplementedError("geoopt has parallel transport only where a manifold is reversible")
         return self.manifold.transp_follow_expmap(x, self.manifold.logmap(x, y), u)

@@ -10,7 +10,7 @@ from manifolds.embedded import geodesics
 from manifolds.geometry import orthogonal_projection
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, frobenius_norm, namespace, symmetrize
-from manifolds.shooting import Result, Shooting, Shot, apart, approach, in_two_components, shoot_pairs
+from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products
 
@@ -54,7 +54,7 @@ def midpoint(X: Array, Y: Array, layout: ClassLayout) -> Array:
     return geodesics.exp(X, orthogonal_projection(X, log(X, Y, layout), layout) / 2, layout)
 
 
-def _log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> Result:
+def _log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingResult:
     """The velocity (P, n) for one pair, with its verdict."""
     P, root = x.shape[-2], np.sqrt(layout.n)
     Q_x, Q_y = (_orthonormal(layout.deviations(z)) for z in (x, y))

@@ -14,7 +14,7 @@ from ufm.compare.exponent import EXPONENTS
 from ufm.compare.outcome import NOT_COMPARED, Selection
 from ufm.compare.outcome import Rule as SelectionRule
 from ufm.compare.selection import judge
-from ufm.compare.verdict import NONE, Rule, Verdict, decide
+from ufm.compare.verdict import NONE, LawRule, Verdict, decide
 from ufm.compare.window import FRACTION, Window, proximity
 from ufm.monitor.record import ZERO_ERROR
 
@@ -54,7 +54,7 @@ class Group:
 
 
 def analyse(
-    runs: Sequence[Observed], choice: Choice, rule: Rule, named: Mapping[str, Sequence[str]] | None = None, choices: int = 1
+    runs: Sequence[Observed], choice: Choice, rule: LawRule, named: Mapping[str, Sequence[str]] | None = None, choices: int = 1
 ) -> list[Group]:
     """Every group of runs compared with the models: those that `named` puts together by their paths, of the others those whose
     configurations differ by the seed alone. `choices`: how many ways to choose the epochs are tried.
@@ -73,7 +73,7 @@ def analyse(
 
 
 def _select(
-    members: Sequence[Observed], comparisons: Sequence[Comparison], rule: Rule, choices: int
+    members: Sequence[Observed], comparisons: Sequence[Comparison], rule: LawRule, choices: int
 ) -> tuple[Selection, list[str]]:
     usable, notes = [], []
     for run, found in zip(members, comparisons, strict=True):
@@ -106,7 +106,7 @@ def label(found: Selection) -> str:
     return found.name or f"none ({found.outcome})"
 
 
-def numbers(groups: Sequence[Group], choice: Choice, rule: Rule) -> dict[str, Any]:
+def numbers(groups: Sequence[Group], choice: Choice, rule: LawRule) -> dict[str, Any]:
     """Everything of the report as JSON takes it: `verdict`, `reason`, `groups`, and how they were found."""
     verdict, outcome, reason = overall(groups)
     return {

@@ -194,7 +194,7 @@ def _is(line: dict[str, Any], test: str) -> bool:
     }[test]
 
 
-def table(lines: list[dict[str, Any]]) -> str:
+def rates_table(lines: list[dict[str, Any]]) -> str:
     """The rates in Markdown: of all cases, and by true model, noise, C, epochs, growth and number of runs."""
     heads = list(rates(lines))
     rows = [("all", lines)]
@@ -228,7 +228,7 @@ def main(argv: list[str] | None = None) -> int:
         if json.dumps([*asdict(case).values(), seed]) not in done:
             lines.append(judged(case, seed))
             append_line(out, lines[-1])
-    print(table(lines) if lines else "no case was judged")
+    print(rates_table(lines) if lines else "no case was judged")
     return 0
 
 

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from sims.comparison import figures as drawing
 from sims.comparison.analysis import Choice, Group, numbers
 from ufm.compare.comparison import SCHEME
-from ufm.compare.verdict import NONE, Rule
+from ufm.compare.verdict import NONE, LawRule
 from ufm.files.store import provenance, write_text
 
 STYLE = """
@@ -30,21 +30,21 @@ details{margin:.6rem 0}pre{font-size:12px;white-space:pre-wrap;overflow-wrap:any
 """
 
 
-def write_report(groups: list[Group], choice: Choice, rule: Rule, out: Path) -> dict[str, Any]:
+def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path) -> dict[str, Any]:
     """Write DIR/report.json and DIR/report.html, atomically, and return the numbers."""
-    found = plain(numbers(groups, choice, rule) | {"provenance": provenance()})
+    found = json_values(numbers(groups, choice, rule) | {"provenance": provenance()})
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.html", render(found, groups, choice))
     write_text(out / "report.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
     return found
 
 
-def plain(value: Any) -> Any:
+def json_values(value: Any) -> Any:
     """The same as JSON has it: arrays as lists, numbers of numpy as Python's, and null for what is not finite."""
     if isinstance(value, dict):
-        return {str(key): plain(entry) for key, entry in value.items()}
+        return {str(key): json_values(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
-        return [plain(entry) for entry in value]
+        return [json_values(entry) for entry in value]
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, float) and not np.isfinite(value):

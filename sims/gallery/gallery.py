@@ -17,7 +17,7 @@ SPARKS = "▁▂▃▄▅▆▇█"
 FLOOR = 1e-16
 GALLERY: dict[str, dict[str, Any]] = {"fang": {"majority": 2, "imbalance": 3.0, "energy_h": 1.0}}  # else the defaults
 
-Progress = Callable[[str], None]
+ProgressText = Callable[[str], None]
 
 
 def as_json(report: Simulation) -> dict[str, Any]:
@@ -79,7 +79,7 @@ def figure_path(out: Path, name: str) -> Path:
     return out / f"models-{name}.png"
 
 
-def save_figure(report: Simulation, path: Path) -> None:
+def save_sweep_figure(report: Simulation, path: Path) -> None:
     """Solve the sweeps of the model and write its figure, atomically."""
     from sims.gallery.figures import model_figure
     from sims.gallery.sweeps import SWEEPS
@@ -115,11 +115,11 @@ def check_folder(out: Path) -> None:
 
 def save_report(report: Simulation, out: Path) -> None:
     """The figure first, then the JSON that marks the model as finished."""
-    save_figure(report, figure_path(out, report.model.facts.name))
+    save_sweep_figure(report, figure_path(out, report.model.facts.name))
     save_json(as_json(report), out / f"{report.model.facts.name}.json")
 
 
-def finished(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
+def saved_report(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
     """The saved report of exactly this model and seed, or None; anything but a whole report counts as absent."""
     path = out / f"{model.facts.name}.json"
     if not (path.exists() and figure_path(out, model.facts.name).exists()):
@@ -136,12 +136,12 @@ def finished(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
     return saved if same else None
 
 
-def make_gallery(out: Path, seed: int, device: str, progress: Progress) -> list[dict[str, Any]]:
+def make_gallery(out: Path, seed: int, device: str, progress: ProgressText) -> list[dict[str, Any]]:
     """The reports of every model, skipping what a previous run has finished; writes `models.md`, their table."""
     reports = []
     for k, name in enumerate(NAMES):
         model = gallery_model(name)
-        saved = finished(model, seed, out)
+        saved = saved_report(model, seed, out)
         progress(f"[{k + 1}/{len(NAMES)}] {name}: {'already there' if saved else 'solving'}")
         if saved is None:
             report = simulate(model, seed, device)

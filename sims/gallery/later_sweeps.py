@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from sims.gallery.sweep import Sweep, column, predictions, solved
+from sims.gallery.sweep import Sweep, measured_column, predictions, solved
 from ufm.models.any_target import AnyTarget
 from ufm.models.base import Model
 from ufm.models.jiang import SoftmaxCodes
@@ -24,7 +24,7 @@ def kept_directions(model: AnyTarget, seed: int, device: str) -> Sweep:
     fine, coarse = np.linspace(1e-3, 1.15 * sigma[0], 150), sigma[0] * np.array([0.02, 0.1, 0.2, 0.35, 0.5, 0.7, 0.85, 1.1])
     at = [[replace(model, lambda_w=float(v), lambda_h=float(v)) for v in values] for values in (fine, coarse)]
     names = [f"direction {j + 1}" for j in range(model.C)]
-    lines, points = predictions(at[0], "singular_values"), column(at[1], "singular_values", seed, device)
+    lines, points = predictions(at[0], "singular_values"), measured_column(at[1], "singular_values", seed, device)
     marks = {f"$s_{j + 1}/n$": float(s) for j, s in enumerate(sigma)}
     lined, pointed = dict(zip(names, lines.T, strict=True)), dict(zip(names, points.T, strict=True))
     return Sweep("$\\sqrt{\\lambda_W \\lambda_H}$", "singular value of $WH$", fine, lined, coarse, pointed, marks)
@@ -55,7 +55,7 @@ def gap_by_gamma(model: FocalLoss, seed: int, device: str) -> Sweep:
         base = replace(model, lambda_w=decay, lambda_h=decay)
         name = f"$\\lambda = {decay:g}$"
         lines[name] = np.array([replace(base, gamma=float(v)).gap for v in fine])
-        points[name] = column([replace(base, gamma=float(v)) for v in coarse], "logit_gap", seed, device).mean(1)
+        points[name] = measured_column([replace(base, gamma=float(v)) for v in coarse], "logit_gap", seed, device).mean(1)
     return Sweep("exponent $\\gamma$", "logit gap $g$", fine, lines, coarse, points)
 
 
@@ -97,7 +97,7 @@ def margin_by_classes(model: SoftmaxCodes, seed: int, device: str) -> Sweep:
         models: list[Model] = [replace(model, C=int(C), P=P) for C in classes]
         padding = np.full(most - 2 - len(classes), np.nan)
         lines[f"$P = {P}$"] = np.append(predictions(models, "one_vs_rest_margin"), padding)
-        points[f"$P = {P}$"] = np.append(column(models, "one_vs_rest_margin", seed, device), padding)
+        points[f"$P = {P}$"] = np.append(measured_column(models, "one_vs_rest_margin", seed, device), padding)
     classes = np.arange(2, most)
     return Sweep("classes $C$", "one-vs-rest margin", classes, lines, classes, points)
 

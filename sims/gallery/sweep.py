@@ -28,7 +28,7 @@ def solved(model: Model, seed: int, device: str) -> Quantities:
     return model.measured(model.solve(seed, device))
 
 
-def column(models: Sequence[Model], quantity: str, seed: int, device: str) -> np.ndarray:
+def measured_column(models: Sequence[Model], quantity: str, seed: int, device: str) -> np.ndarray:
     """One measured quantity along a list of models."""
     return np.array([solved(model, seed, device)[quantity] for model in models])
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from sims.gallery.later_sweeps import LATER_SWEEPS
-from sims.gallery.sweep import Sweep, column, predictions, solved
+from sims.gallery.sweep import Sweep, measured_column, predictions, solved
 from ufm.models import simplex
 from ufm.models.base import Model
 from ufm.models.central_path import CentralPath
@@ -72,7 +72,7 @@ def start_size(model: Mixon, seed: int, device: str) -> Sweep:
 def minimum_by_dimension(model: LuSteinerberger, seed: int, device: str) -> Sweep:
     """The minimum against the dimension: at the simplex bound from P = C - 1 on, above it before."""
     dimensions = np.arange(2, model.C + 4)
-    found = column([replace(model, P=int(P)) for P in dimensions], "minimum", seed, device)
+    found = measured_column([replace(model, P=int(P)) for P in dimensions], "minimum", seed, device)
     bound = np.full(len(dimensions), model.predicted()["minimum"])
     marks = {"$P = C - 1$": float(model.C - 1)}
     return Sweep("dimension $P$", "minimum", dimensions, {"simplex bound": bound}, dimensions, {"solve": found}, marks)
@@ -84,7 +84,7 @@ def gap_by_classes(model: EWojtowytsch, seed: int, device: str) -> Sweep:
     models: list[Model] = [replace(model, C=int(C), P=13) for C in classes]
     lines = {"$\\sqrt{C/(C-1)}$": predictions(models, "logit_gap")[:, 0]}
     return Sweep(
-        "classes $C$", "logit gap", classes, lines, classes, {"solve": column(models, "logit_gap", seed, device).mean(1)}
+        "classes $C$", "logit gap", classes, lines, classes, {"solve": measured_column(models, "logit_gap", seed, device).mean(1)}
     )
 
 
@@ -92,7 +92,7 @@ def norm_by_decay(model: PoggioLiao, seed: int, device: str) -> Sweep:
     """The equilibrium norm against the weight decay."""
     fine, coarse = np.geomspace(1e-3, 10, 100), np.geomspace(1e-3, 10, 9)
     line = predictions([replace(model, lambda_w=float(v)) for v in fine], "norm")
-    found = column([replace(model, lambda_w=float(v)) for v in coarse], "norm", seed, device)
+    found = measured_column([replace(model, lambda_w=float(v)) for v in coarse], "norm", seed, device)
     return Sweep("$\\lambda$", "norm $\\rho$", fine, {"theory": line}, coarse, {"solve": found}, log_x=True)
 
 
@@ -144,7 +144,7 @@ def by_threshold(model: Zhu | FreeBias, seed: int, device: str) -> Sweep:
     fine, coarse = np.linspace(0.05, 1.3, 120), np.array([0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97, 1.03, 1.15, 1.3])
     line, found = (
         predictions(decays(fine, model), "W_squared_norm"),
-        column(decays(coarse, model), "W_squared_norm", seed, device),
+        measured_column(decays(coarse, model), "W_squared_norm", seed, device),
     )
     marks = {"$c = 1$": 1.0}
     return Sweep("$c = C \\sqrt{N \\lambda_W \\lambda_H}$", "$|W|_F^2$", fine, {"theory": line}, coarse, {"solve": found}, marks)
@@ -170,7 +170,7 @@ def frame_onset(model: DecayedBias, seed: int, device: str) -> Sweep:
     fine, coarse = onset * np.geomspace(0.2, 30, 200), onset * np.array([0.25, 0.5, 0.8, 0.95, 1.05, 1.3, 2, 4, 10, 25])
     values = lambda table: {"along $1$": table[:, -1], "across $1$": table[:, 0]}  # noqa: E731
     line = values(predictions([replace(model, lambda_b=float(v)) for v in fine], "singular_values"))
-    found = values(column([replace(model, lambda_b=float(v)) for v in coarse], "singular_values", seed, device))
+    found = values(measured_column([replace(model, lambda_b=float(v)) for v in coarse], "singular_values", seed, device))
     marks = {"$\\lambda_b^* = c/(1-c)$": onset}
     return Sweep("$\\lambda_b$", "singular values of $WH / \\sqrt{N}$", fine, line, coarse, found, marks, log_x=True)
 
@@ -184,7 +184,7 @@ def depth(model: DeepLinear, seed: int, device: str) -> Sweep:
         at = [replace(model, layers=M, lambda_w=float(v), lambda_h=float(v)) for v in fine]
         lines[name] = predictions(at, "logits")[:, 0]
         found = [replace(model, layers=M, lambda_w=float(v), lambda_h=float(v)) for v in coarse]
-        points[name] = column(found, "logits", seed, device).mean(1)
+        points[name] = measured_column(found, "logits", seed, device).mean(1)
     return Sweep("$\\lambda_W = \\lambda_H$", "logit that every class keeps", fine, lines, coarse, points, log_x=True)
 
 

@@ -53,7 +53,7 @@ def _panel(ax: Axes, stored: dict[str, Any]) -> None:
     ax.margins(y=0.25)
 
 
-def spectra(stored: dict[str, Any]) -> Figure:
+def draw_spectra(stored: dict[str, Any]) -> Figure:
     """Every omega_j after every operation: held out as lines, in sample dotted."""
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     ax = figure.subplots()

@@ -67,7 +67,7 @@ training examples is memorised. Both held out.</p>
 """
 
 
-def write_report(entries: list[dict[str, Any]], out: Path) -> None:
+def write_ledger_report(entries: list[dict[str, Any]], out: Path) -> None:
     """Write DIR/report.json, DIR/report.html and DIR/report.pdf, each atomically."""
     from jinja2 import Environment, StrictUndefined
 
@@ -75,7 +75,7 @@ def write_report(entries: list[dict[str, Any]], out: Path) -> None:
     facts = provenance()
     write_text(out / "report.json", json.dumps({"ledgers": entries, "provenance": facts}, indent=1, allow_nan=False) + "\n")
     together = _groups(entries)
-    over = over_epochs(entries)
+    over = figure_over_epochs(entries)
     with rc_context({"savefig.dpi": 130}):
         groups = [_group(title, members) for title, members in together.items()]
         page = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
@@ -84,7 +84,7 @@ def write_report(entries: list[dict[str, Any]], out: Path) -> None:
     write_atomically(out / "report.pdf", lambda file: _write_pdf(file, together, over))
 
 
-def over_epochs(entries: list[dict[str, Any]]) -> Figure | None:
+def figure_over_epochs(entries: list[dict[str, Any]]) -> Figure | None:
     """The figure over epochs where there are several of one source, else None."""
     several = len({e["epoch"] for e in entries}) > 1 and len({e["source"] for e in entries}) == 1
     return figures.over_epochs(entries) if several and all(e["epoch"] is not None for e in entries) else None
@@ -104,7 +104,7 @@ def _group(title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
         "title": title,
         "entries": [_shown(e) for e in members],
         "figure": _png(figures.waterfall(members)),
-        "spectra": _png(figures.spectra(members[0])),
+        "spectra": _png(figures.draw_spectra(members[0])),
         "columns": _columns(members),
     }
 

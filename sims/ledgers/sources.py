@@ -20,7 +20,7 @@ from sims.training.objective import summed_loss
 from ufm.files.store import load_arrays, load_features
 from ufm.ledger import ledger, ledger_of_features
 from ufm.ledger.force_balance import ForceBalance, force_balance
-from ufm.ledger.reductions import Reduction
+from ufm.ledger.reductions import StateReduction
 
 Entries = Iterator[dict[str, Any]]
 FLOATS = (np.float16, np.float32, np.float64)
@@ -40,7 +40,7 @@ class Reread:
 class Wanted:
     """What is measured: training and test examples a class (None for all), the reduction, forces or not, seed of intervals."""
 
-    reduction: Reduction
+    reduction: StateReduction
     per_class: int | None = None
     forces: bool = False
     seed: int = 0

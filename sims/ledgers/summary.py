@@ -63,7 +63,7 @@ def mean_and_interval(values: Any, scale: Any = None) -> list[float] | None:
     return [float(v) for v in (triple if scale is None else scale(triple))]
 
 
-def text(told: list[dict[str, Any]]) -> str:
+def summary_text(told: list[dict[str, Any]]) -> str:
     """A table: factors of the activations, the last one's share (even split in brackets), in sample and held out."""
     lines = [f"{'cell':<34} {'split':<6} {'error':>7}  factors held out [in sample]; share of the last (even)"]
     for row in told:

@@ -29,7 +29,7 @@ from ufm.monitor.record import Record
 
 EVALUATION_BATCH = 256
 Progress = Callable[[int, int, int], None]  # (epoch, batch, batches an epoch)
-Report = Callable[[int, float, Measurement], None]  # (epoch, training loss, what was measured)
+OnMeasurement = Callable[[int, float, Measurement], None]  # (epoch, training loss, what was measured)
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,7 +178,7 @@ class Trainer:
             self._features[:] = [inputs[0]]
 
 
-def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: Report) -> Record:
+def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: OnMeasurement) -> Record:
     """Train, measure and checkpoint from wherever the folder stands to the last epoch. Returns what process 0 measured, there.
 
     Raises ValueError, in every process, where training diverges or where one process cannot measure or store.

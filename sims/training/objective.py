@@ -14,7 +14,7 @@ LBFGS_ITERATIONS, LBFGS_HISTORY = 10, 10  # inner iterations a batch, and pairs 
 
 
 @dataclass(frozen=True)
-class Group:
+class DecayGroup:
     """Parameters that share a weight decay."""
 
     parameters: list[nn.Parameter]
@@ -51,17 +51,17 @@ def summed_loss(config: TrainConfig) -> Callable[[Tensor, Tensor, Tensor], Tenso
     return loss
 
 
-def groups(model: nn.Module, head: nn.Linear, config: TrainConfig) -> list[Group]:
+def groups(model: nn.Module, head: nn.Linear, config: TrainConfig) -> list[DecayGroup]:
     """Trained parameters with their weight decay: all alike, or only the classifier's where features decay instead."""
     of_head = {id(p) for p in head.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     last = [p for p in trained if id(p) in of_head]
     body = [p for p in trained if id(p) not in of_head]
-    found = [Group(body, 0.0 if config.feature_decay else config.weight_decay), Group(last, config.weight_decay)]
+    found = [DecayGroup(body, 0.0 if config.feature_decay else config.weight_decay), DecayGroup(last, config.weight_decay)]
     return [group for group in found if group.parameters]
 
 
-def optimizer_of(parts: list[Group], config: TrainConfig) -> torch.optim.Optimizer:
+def optimizer_of(parts: list[DecayGroup], config: TrainConfig) -> torch.optim.Optimizer:
     """SGD with momentum, Adam (weight decay in the gradient), or L-BFGS with a strong Wolfe search (decay in the loss)."""
     if config.optimizer == "lbfgs":
         everything = [p for group in parts for p in group.parameters]

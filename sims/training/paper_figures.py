@@ -30,7 +30,7 @@ NARROWEST = 4.8  # inches, what two entries of the legend side by side need
 
 
 @dataclass(frozen=True, eq=False)
-class Run:
+class StoredRun:
     """A stored run."""
 
     config: TrainConfig
@@ -110,9 +110,9 @@ OVERLAYS = (
 ABOUT_TRAIN_MEANS = replace(OVERLAYS[-1], title="Collapse of test data to the training means", name="test_nc1_train_means")
 
 
-def check_distinct(runs: Sequence[Run]) -> None:
+def check_distinct(runs: Sequence[StoredRun]) -> None:
     """Raise ValueError where two runs would share a panel and a loss."""
-    seen: dict[tuple[tuple[str, str], str], Run] = {}
+    seen: dict[tuple[tuple[str, str], str], StoredRun] = {}
     for run in runs:
         key = (run.cell, run.config.loss)
         if key in seen:
@@ -120,11 +120,11 @@ def check_distinct(runs: Sequence[Run]) -> None:
         seen[key] = run
 
 
-def plot_figure(plot: Plot, runs: Sequence[Run]) -> Figure | None:
+def plot_figure(plot: Plot, runs: Sequence[StoredRun]) -> Figure | None:
     """A figure of single runs, or None where none of them measured it."""
     shown = [run for run in runs if any(line.name in run.record.arrays for line in plot.lines)]
 
-    def draw(axes: Axes, here: Sequence[Run]) -> None:
+    def draw(axes: Axes, here: Sequence[StoredRun]) -> None:
         for run in here:
             for line in plot.lines:
                 _curve(axes, run.record, line, plot.log)
@@ -133,11 +133,11 @@ def plot_figure(plot: Plot, runs: Sequence[Run]) -> Figure | None:
     return _grid(shown, plot.title, plot.ylabel, draw) if shown else None
 
 
-def overlay_figure(overlay: Overlay, runs: Sequence[Run]) -> Figure | None:
+def overlay_figure(overlay: Overlay, runs: Sequence[StoredRun]) -> Figure | None:
     """A figure of both losses, or None where no run measured it."""
     shown = [run for run in runs if overlay.name in run.record.arrays]
 
-    def draw(axes: Axes, here: Sequence[Run]) -> None:
+    def draw(axes: Axes, here: Sequence[StoredRun]) -> None:
         for run in sorted(here, key=lambda run: run.config.loss, reverse=True):  # MSE first, as in the paper's legends
             mse = run.config.loss == "mse"
             line = Line(overlay.name, "MSE" if mse else "cross-entropy", BLUE if mse else ORANGE, "-" if mse else "--")
@@ -147,7 +147,7 @@ def overlay_figure(overlay: Overlay, runs: Sequence[Run]) -> Figure | None:
     return _grid(shown, overlay.title, overlay.ylabel, draw) if shown else None
 
 
-def improvement(run: Run, name: str) -> tuple[float, float] | None:
+def improvement(run: StoredRun, name: str) -> tuple[float, float] | None:
     """A quantity at the first epoch of zero training error and at the last; None where that epoch was not reached."""
     zero = run.record.zero_error_epoch
     if zero is None or name not in run.record.arrays:
@@ -156,7 +156,7 @@ def improvement(run: Run, name: str) -> tuple[float, float] | None:
     return float(values[np.flatnonzero(run.record.epochs == zero)[0]]), float(values[-1])
 
 
-def table_one(runs: Sequence[Run]) -> str:
+def table_one(runs: Sequence[StoredRun]) -> str:
     """Table 1 in Markdown: test accuracy (%) at zero training error and at the end, and the gain of robustness of Figure 9."""
     rows = ["| dataset | net | loss | acc. 0-error | acc. final | zero-error epoch |", "|---|---|---|---|---|---|"]
     gains: dict[str, list[float]] = {"accuracy, percentage points": [], "robustness": []}
@@ -179,12 +179,12 @@ def table_one(runs: Sequence[Run]) -> str:
     return "\n".join(rows) + "\n"
 
 
-def _order(run: Run) -> tuple[int, int, str]:
+def _order(run: StoredRun) -> tuple[int, int, str]:
     kind, dataset = run.cell
     return DATASETS.index(dataset), KINDS.index(kind), run.config.loss
 
 
-def _grid(runs: Sequence[Run], title: str, ylabel: str, draw: Callable[[Axes, Sequence[Run]], None]) -> Figure:
+def _grid(runs: Sequence[StoredRun], title: str, ylabel: str, draw: Callable[[Axes, Sequence[StoredRun]], None]) -> Figure:
     rows = [kind for kind in KINDS if any(run.cell[0] == kind for run in runs)]
     columns = [dataset for dataset in DATASETS if any(run.cell[1] == dataset for run in runs)]
     size = (max(PANEL[0] * len(columns) + MARGIN[0], NARROWEST), PANEL[1] * len(rows) + MARGIN[1])

@@ -15,13 +15,13 @@ from manifolds.layout import ClassLayout
 from sims import compare as command
 from sims import train as train_command
 from sims.comparison.analysis import Choice, analyse, numbers
-from sims.comparison.report import plain
+from sims.comparison.report import json_values
 from sims.comparison.runs import load_observed
 from sims.measure import main as measure_main
 from sims.training.config import TrainConfig
 from tests.strategies import features
 from tests.ufm.compare.synthetic import clock
-from ufm.compare.verdict import Rule
+from ufm.compare.verdict import LawRule
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import renormalized_features
 from ufm.features.statistics import statistics_of
@@ -59,7 +59,7 @@ def report(out: Path) -> dict[str, Any]:
 
 def numbers_of(path: Path, choice: Choice) -> dict[str, Any]:
     """What report.json of one run would hold, without drawing anything."""
-    found = plain(numbers(analyse([load_observed(path)], choice, Rule()), choice, Rule()))
+    found = json_values(numbers(analyse([load_observed(path)], choice, LawRule()), choice, LawRule()))
     json.dumps(found, allow_nan=False)
     return found
 
@@ -340,9 +340,9 @@ def test_a_none_says_which_none_it_is(tmp_path: Path) -> None:
     assert any("no array `epoch`" in note for note in run.notes)
     assert any("lambda = 0.5" in note for note in run.notes)
     assert any("without bias" in note for note in run.notes)
-    (group,) = analyse([run], Choice(), Rule())
+    (group,) = analyse([run], Choice(), LawRule())
     assert (group.verdict.name, group.verdict.outcome) == ("none", "not compared")
-    (group,) = analyse([run], Choice(from_epoch=0.0), Rule())  # C = 3: one pair
+    (group,) = analyse([run], Choice(from_epoch=0.0), LawRule())  # C = 3: one pair
     assert (group.verdict.name, group.verdict.outcome) == ("none", "undecided")
     bare = replace(run, trajectory=replace(run.trajectory, observed={}))
     with pytest.raises(ValueError, match="stores no training error"):

@@ -89,7 +89,7 @@ def test_a_seed_decides_the_features() -> None:
     images, labels = images[:200], labels[:200]
     one, again, other = (
         digits_features.last_layer(
-            digits_features.train(images, labels, digits_features.Training(epochs=1, seed=seed), quiet=True), images
+            digits_features.train_network(images, labels, digits_features.Training(epochs=1, seed=seed), quiet=True), images
         )["features"]
         for seed in (1, 1, 2)
     )

@@ -9,7 +9,7 @@ import pytest
 from sims import figures
 from sims.training.config import TrainConfig, protocol
 from sims.training.folder import RunFolder
-from sims.training.paper_figures import OVERLAYS, PLOTS, Run, overlay_figure, plot_figure, table_one
+from sims.training.paper_figures import OVERLAYS, PLOTS, StoredRun, overlay_figure, plot_figure, table_one
 from ufm.monitor.record import Record, table
 
 EPOCHS = np.array([1, 2, 5, 9])
@@ -25,8 +25,8 @@ def record(seed: int = 0, errors: tuple[float, ...] = (0.5, 0.0011, 0.001, 0.0))
     return Record(arrays)
 
 
-def run(net: str = "resnet18", dataset: str = "mnist", loss: str = "mse", seed: int = 0) -> Run:
-    return Run(TrainConfig(net=net, dataset=dataset, loss=loss), record(seed))
+def run(net: str = "resnet18", dataset: str = "mnist", loss: str = "mse", seed: int = 0) -> StoredRun:
+    return StoredRun(TrainConfig(net=net, dataset=dataset, loss=loss), record(seed))
 
 
 @pytest.mark.parametrize("plot", PLOTS, ids=lambda plot: f"figure {plot.number}")
@@ -78,7 +78,7 @@ def test_the_zero_error_epoch_is_the_first_within_a_thousandth() -> None:
 
 
 def test_table_one_is_the_test_accuracy_at_zero_error_and_at_the_end() -> None:
-    never = Run(TrainConfig(net="vgg11", dataset="svhn"), record(errors=(0.5, 0.4, 0.3, 0.2)))
+    never = StoredRun(TrainConfig(net="vgg11", dataset="svhn"), record(errors=(0.5, 0.4, 0.3, 0.2)))
     text = table_one([never, run(), run("vgg11")])
     assert "| MNIST | resnet18 | mse | 75.00 | 90.00 | 5 |" in text
     assert "| SVHN | vgg11 | mse | not reached | 90.00 | - |" in text

@@ -91,7 +91,7 @@ def test_bad_input_is_one_line(arguments: list[str], word: str, capsys: pytest.C
 def test_the_study_resumes_and_refuses_other_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(ledger_study, "cells", lambda _: [Cell(width=12, depth=2, epochs=4, seed=s) for s in range(2)])
+    monkeypatch.setattr(ledger_study, "study_cells", lambda _: [Cell(width=12, depth=2, epochs=4, seed=s) for s in range(2)])
     arguments = ["--out", str(tmp_path), "--per-class", "20", "--test-per-class", "20", "--quiet"]
     assert ledger_study.main(arguments) == 0
     first = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("mse*")}
@@ -108,9 +108,9 @@ def test_the_study_resumes_and_refuses_other_data(
 
 
 def test_every_size_is_a_list_of_distinct_networks() -> None:
-    counts = {size: len(set(ledger_study.cells(size))) for size in ledger_study.SIZES}
+    counts = {size: len(set(ledger_study.study_cells(size))) for size in ledger_study.SIZES}
     assert counts == {"tiny": 24, "small": 84, "full": 160}
-    assert all(len(list(ledger_study.cells(size))) == count for size, count in counts.items())
+    assert all(len(list(ledger_study.study_cells(size))) == count for size, count in counts.items())
 
 
 def test_intervals_over_networks_are_students() -> None:

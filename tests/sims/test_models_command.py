@@ -145,8 +145,8 @@ def test_sizes_reach_the_model_and_a_saved_report_with_sizes_counts(capsys, tmp_
     assert code == 0
     assert (report["parameters"]["sizes"], report["parameters"]["N"]) == ([6, 4, 2], 2)
     assert report["deviation"]["minimum"] < 1e-12
-    assert model_gallery.finished(model_class("ergen-pilanci")(sizes=(6, 4, 2)), 0, tmp_path) == report
-    assert model_gallery.finished(model_class("ergen-pilanci")(sizes=(6, 2, 4)), 0, tmp_path) is None
+    assert model_gallery.saved_report(model_class("ergen-pilanci")(sizes=(6, 4, 2)), 0, tmp_path) == report
+    assert model_gallery.saved_report(model_class("ergen-pilanci")(sizes=(6, 2, 4)), 0, tmp_path) is None
 
 
 def test_sweeps_run_on_the_device_of_the_report(capsys, tmp_path, monkeypatch):
@@ -221,7 +221,7 @@ def test_all_writes_everything_and_resumes(two_models, capsys, tmp_path, monkeyp
     model = model_gallery.gallery_model("e-wojtowytsch")
     for broken in ([1, 2], None, whole | {"deviation": {}}, whole | {"measured": 3}):
         (tmp_path / "e-wojtowytsch.json").write_text(json.dumps(broken))
-        assert model_gallery.finished(model, 0, tmp_path) is None
+        assert model_gallery.saved_report(model, 0, tmp_path) is None
     (tmp_path / "e-wojtowytsch.json").write_text('{"half a fi')  # as if written without care and killed
     solved = []
     monkeypatch.setattr(model_gallery, "simulate", lambda model, *rest: solved.append(model) or simulate(model, *rest))

@@ -34,7 +34,7 @@ class Fitted:
     d: np.ndarray
 
 
-def fit_clock(path: Path, y: np.ndarray, start: np.ndarray, weight: np.ndarray) -> Fitted:
+def most_likely_clock(path: Path, y: np.ndarray, start: np.ndarray, weight: np.ndarray) -> Fitted:
     """The never decreasing clock, 0 at first, of the least weighted squares: dynamic programming, then one step between points.
 
     y (B, T, m); start (B, m) is what the measured start of each differs by from that of the path; weight (B, m).
@@ -150,7 +150,7 @@ class Noise:
         return np.where(spread > 1e-3 * self.tolerance, white * extra, filler)
 
 
-def simulate(innovations: np.ndarray, best: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def simulate_noise(innovations: np.ndarray, best: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Stationary AR(1) noise (count, T, m) whose innovations have the covariance of these (T - 1, m), across values too.
 
     best (m,) are the fitted indices of rho; half of the runs take the next larger ones, as fits to few epochs fall short.

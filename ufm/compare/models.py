@@ -19,7 +19,7 @@ CLOSE = 0.05  # of log omega between two starts whose divided difference is a de
 
 
 @dataclass(frozen=True)
-class Model:
+class CandidateModel:
     """A name, the parameter and its values where it has one, the models it contains, and what it needs of the entry."""
 
     name: str
@@ -30,13 +30,15 @@ class Model:
     needs: str = "spectrum"
 
 
-MODELS: dict[str, Model] = {
+MODELS: dict[str, CandidateModel] = {
     model.name: model
     for model in (
-        Model(RENORMALIZED, "Eq. 5 with Proposition 4: features renormalized to Sigma_W = I after every step"),
-        Model(EMBEDDED, "Proposition 2 as printed: the Frobenius gradient flow on Sigma_W = I"),
-        Model(UNNORMALIZED, "plain gradient flow of the features, W at least squares; Sigma_T conserved", needs="statistics"),
-        Model(
+        CandidateModel(RENORMALIZED, "Eq. 5 with Proposition 4: features renormalized to Sigma_W = I after every step"),
+        CandidateModel(EMBEDDED, "Proposition 2 as printed: the Frobenius gradient flow on Sigma_W = I"),
+        CandidateModel(
+            UNNORMALIZED, "plain gradient flow of the features, W at least squares; Sigma_T conserved", needs="statistics"
+        ),
+        CandidateModel(
             KERNEL,
             "the unnormalized flow with class means r times as fast as deviations",
             "r",
@@ -44,7 +46,7 @@ MODELS: dict[str, Model] = {
             (UNNORMALIZED,),
             "statistics",
         ),
-        Model(
+        CandidateModel(
             JOINT,
             "gradient flow of features and classifier with the run's weight decays",
             "kappa",

@@ -22,16 +22,16 @@ MOST_POINTS = 3000
 FIRST_STEP = 1e-3
 LONGEST, AT_REST = 1e12, 1e-15  # a step, and a speed of log omega, at which a flow has arrived
 NO_SIGNAL = 1e-26  # share of a direction in N below which it never matters
-State = Any
+FlowState = Any
 
 
 @dataclass(frozen=True, eq=False)
 class Motion:
     """A state, how a step of flow time h changes it, and G (C, C) of a state."""
 
-    state: State
-    step: Callable[[State, float], State]
-    gram: Callable[[State], np.ndarray]
+    state: FlowState
+    step: Callable[[FlowState, float], FlowState]
+    gram: Callable[[FlowState], np.ndarray]
 
 
 def renormalized_motion(gram: np.ndarray, priors: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
@@ -129,14 +129,14 @@ def joint_motion(entry: Entry, kappa: float) -> Motion:
         moved = moved @ F.T
         return moved[:, :P], moved[:, P]
 
-    def step(state: State, h: float) -> State:
+    def step(state: FlowState, h: float) -> FlowState:
         W, b, M, D = state
         M, D = features(W, b, M, D, h / 2)
         W, b = classifier(W, b, M, D, h)
         M, D = features(W, b, M, D, h / 2)
         return W, b, M, D
 
-    def gram(state: State) -> np.ndarray:
+    def gram(state: FlowState) -> np.ndarray:
         _, _, M, D = state
         S = (M - (M @ priors)[:, None]) * q
         white = np.linalg.lstsq(D, S, rcond=None)[0]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
-from ufm.compare.likelihood import Fitted, Noise, Path, at, fit_clock, simulate
+from ufm.compare.likelihood import Fitted, Noise, Path, at, most_likely_clock, simulate_noise
 from ufm.compare.models import MODELS, available, path_of, paths, select
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 
@@ -66,10 +66,10 @@ class _Run:
 
     def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:
         """Runs y (B, T, m) at their best clocks, values weighted by what they leave."""
-        first = fit_clock(path, y, start, np.ones_like(start))
+        first = most_likely_clock(path, y, start, np.ones_like(start))
         variance = (first.r[:, 1:] ** 2).mean(1) + self.tolerance**2
         floor = 0.05 * variance.mean(1, keepdims=True)  # one value that fits by chance must not set the clock alone
-        return fit_clock(path, y, start, 1 / np.maximum(variance, floor))
+        return most_likely_clock(path, y, start, 1 / np.maximum(variance, floor))
 
     def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log likelihoods (values of the parameter, B) of runs under a model, plain and with free paths."""
@@ -84,7 +84,7 @@ class _Run:
         """Runs (count, T, m) of a model at its fitted clock and noise, and the noise of their starts (count, m)."""
         fitted, noise = self.fits[name][which]
         _, _, best = noise.evaluate(fitted.r)
-        errors = simulate(noise.innovations(fitted.r[0], best[0]), best[0], count, rng)
+        errors = simulate_noise(noise.innovations(fitted.r[0], best[0]), best[0], count, rng)
         return at(self.paths[name][which], fitted.tau[0]) + errors, errors[:, 0]
 
 

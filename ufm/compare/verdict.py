@@ -19,7 +19,7 @@ PAIRS = 3  # fewer pairs have no bootstrap interval
 
 
 @dataclass(frozen=True)
-class Rule:
+class LawRule:
     """What a verdict asks of a law.
 
     level        of the bootstrap intervals
@@ -77,9 +77,9 @@ class Verdict:
     evidence: Mapping[str, Evidence]
 
 
-def decide(comparisons: Sequence[Comparison], rule: Rule | None = None) -> Verdict:
+def decide(comparisons: Sequence[Comparison], rule: LawRule | None = None) -> Verdict:
     """One verdict on several runs of one experiment (seeds): they share the exponent, each has its own clock and starts."""
-    rule = rule or Rule()
+    rule = rule or LawRule()
     usable = [found for found in comparisons if found.window.compared is not None]
     if not usable:
         return Verdict(NONE, NOT_COMPARED, comparisons[0].window.reason if comparisons else "no run was given", None, {})
@@ -110,7 +110,7 @@ def _evidence(
     taken: list[np.ndarray],
     exponent: Exponent,
     moved: float,
-    rule: Rule,
+    rule: LawRule,
 ) -> Evidence:
     fits = [fit_law(x, EXPONENTS[law]) for x in logs]
     rms = float(np.sqrt(np.mean([fit.rms**2 for fit in fits])))
@@ -133,7 +133,7 @@ def _least(p_values: Iterable[float]) -> float:
     return min(1.0, min(known) * len(known)) if known else float("nan")
 
 
-def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, travelled: float, rule: Rule) -> str:
+def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, travelled: float, rule: LawRule) -> str:
     p = EXPONENTS[law]
     if moved < rule.motion:
         return f"the singular values hardly move together: their common motion is {moved:.2g} times the largest pattern of noise"
@@ -153,7 +153,7 @@ def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, travelled: fl
     return ""
 
 
-def _why_none(exponent: Exponent, evidence: Mapping[str, Evidence], rule: Rule) -> tuple[str, str]:
+def _why_none(exponent: Exponent, evidence: Mapping[str, Evidence], rule: LawRule) -> tuple[str, str]:
     """Outcome and reason."""
     interval = f"p = {exponent.value:.2f}, {rule.level:.0%} interval {exponent.low:.2f} to {exponent.high:.2f}"
     inside = [name for name, found in evidence.items() if "outside" not in found.refused]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ufm.ledger.discrimination import Discrimination, signal_omega
-from ufm.ledger.leave_one_out import ALONE, Rows, left_out_forms, left_out_readout
+from ufm.ledger.leave_one_out import ALONE, LeaveOneOutRows, left_out_forms, left_out_readout
 
 LEVEL = 0.95
 DRAWS = 400
@@ -57,7 +57,7 @@ def too_few(found: Discrimination) -> str:
     return ""
 
 
-def estimates(found: Discrimination, rows: Rows, seed: int = 0) -> Estimates:
+def estimates(found: Discrimination, rows: LeaveOneOutRows, seed: int = 0) -> Estimates:
     """All three, with intervals at 95 %. The bootstrap's draws depend on `seed` alone."""
     omega = signal_omega(rows.signal, found.unbounded)
     K, reason = found.C - 1, too_few(found)
@@ -93,7 +93,7 @@ def mean_noise(counts: np.ndarray) -> np.ndarray:
     return np.diag(1 / counts) - 1 / counts.sum()
 
 
-def _held_out(rows: Rows, nu: int, P: int, counts: np.ndarray) -> np.ndarray:
+def _held_out(rows: LeaveOneOutRows, nu: int, P: int, counts: np.ndarray) -> np.ndarray:
     """omega_j^2 (K,), descending, by what linear readouts do on the examples they were made without.
 
     Along an eigenvector v of T, T_v = a G_v and Q_v = a^2 c (G_v + P Psi_v): a, how much larger the fitted inverse is in the
@@ -126,7 +126,7 @@ def _centred(T: np.ndarray, counts: np.ndarray) -> np.ndarray:
     return (T + T.swapaxes(-1, -2)) / 2
 
 
-def _influence(form: np.ndarray, rows: Rows, nu: int, P: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _influence(form: np.ndarray, rows: LeaveOneOutRows, nu: int, P: int, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """log omega_j of the corrected form with example i left out, less that with all, (n, K), and the jackknife's standard
     deviation of omega_j^2 (K,); both to first order in the change of the form."""
     values, V = _kernel_free(form, counts)

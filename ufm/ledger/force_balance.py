@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ufm.ledger.tracing import undisturbed
 
-Loss = Any  # (logits (b, C), labels (b,)) -> scalar mean over the batch
+LogitLoss = Any  # (logits (b, C), labels (b,)) -> scalar mean over the batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ def force_balance(
     model: nn.Module,
     loader: Iterable[Any],
     layer: nn.Module,
-    loss: Loss,
+    loss: LogitLoss,
     weight_decay: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
 ) -> ForceBalance:
@@ -74,7 +74,7 @@ def force_balance(
 
 
 def _features_and_gradient(
-    model: nn.Module, layer: nn.Module, loss: Loss, x: Tensor, y: Tensor, count: int
+    model: nn.Module, layer: nn.Module, loss: LogitLoss, x: Tensor, y: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
     """Features (b, P) with their graph, and the gradient (b, P) of the mean over all `count` examples with respect to them."""
     met: list[Tensor] = []
@@ -96,7 +96,7 @@ def _features_and_gradient(
     return met[0], torch.autograd.grad(value, met[1])[0]
 
 
-def _class_gradients(model: nn.Module, loader: Iterable[Any], layer: nn.Module, loss: Loss, count: int) -> dict[int, Tensor]:
+def _class_gradients(model: nn.Module, loader: Iterable[Any], layer: nn.Module, loss: LogitLoss, count: int) -> dict[int, Tensor]:
     """The average over every class of the gradients of its examples, in float64."""
     sums: dict[int, Tensor] = {}
     sizes: dict[int, int] = {}
@@ -113,7 +113,7 @@ def _pulls(
     model: nn.Module,
     loader: Iterable[Any],
     layer: nn.Module,
-    loss: Loss,
+    loss: LogitLoss,
     parameters: list[nn.Parameter],
     averages: dict[int, Tensor],
     count: int,

@@ -20,7 +20,7 @@ FOREIGN = 1e-2  # relative distance of the second pass's covariance from the fir
 
 
 @dataclass(frozen=True, eq=False)
-class Rows:
+class LeaveOneOutRows:
     """Per example: labels (n,), leverages h (n,), r (n, C); and whitened means (rank, C) with the second pass's digits."""
 
     labels: np.ndarray
@@ -72,7 +72,7 @@ class SecondPass:
         """Whitened deviations (a, rank) of examples alone in a direction: n_c / (n_c - 1) h_i > 1 - ALONE."""
         return np.concatenate([np.zeros((0, self._found.rank)), *self._alone])
 
-    def compute(self) -> Rows:
+    def compute(self) -> LeaveOneOutRows:
         """The rows. Raises ValueError where the second pass has met other data than the first."""
         labels, h, r = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         n, counts = self._found.n, np.bincount(labels, minlength=self._found.C)
@@ -82,13 +82,13 @@ class SecondPass:
         gap = float(abs(covariance - np.eye(len(covariance))).max())
         if gap > FOREIGN:
             raise ValueError(f"the second pass met other features than the first (covariances differ by {gap:.1e}): {WAY_OUT}")
-        return Rows(labels, h, r, np.linalg.solve(np.linalg.cholesky(symmetrize(covariance)), self._found.signal))
+        return LeaveOneOutRows(labels, h, r, np.linalg.solve(np.linalg.cholesky(symmetrize(covariance)), self._found.signal))
 
 
 WAY_OUT = "give a loader without random augmentation and without drop_last, in whatever order"
 
 
-def left_out_forms(rows: Rows, counts: np.ndarray, V: np.ndarray) -> np.ndarray:
+def left_out_forms(rows: LeaveOneOutRows, counts: np.ndarray, V: np.ndarray) -> np.ndarray:
     """v_k^T M_{-i}^T A_{-i}^{-1} M_{-i} v_k for the columns of V (C, k), without example i, for every i. (n, k)"""
     size, h = counts[rows.labels], rows.leverages[:, None]
     e = V[rows.labels] / (size - 1)[:, None]
@@ -98,7 +98,7 @@ def left_out_forms(rows: Rows, counts: np.ndarray, V: np.ndarray) -> np.ndarray:
     return full - 2 * r * e + h * e**2 + kappa / (1 - kappa * h) * (r - h * e) ** 2
 
 
-def left_out_readout(rows: Rows, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def left_out_readout(rows: LeaveOneOutRows, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """T and Q (C, C): signal and noise, met on examples left out, of the linear functionals made without them.
 
     The functionals are A_{-i}^{-1} (mu_{c',-i} - mu). T_cc' is the average over i in class c of their values on x_i - mu, and

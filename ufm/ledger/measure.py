@@ -18,14 +18,14 @@ from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
 from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
 from ufm.ledger.leave_one_out import SecondPass
-from ufm.ledger.reductions import Reduction, Sketch, halved
+from ufm.ledger.reductions import Sketch, StateReduction, halved
 from ufm.ledger.result import Ledger
 from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
 
 Loader = Iterable[Any]  # of batches (inputs, labels, ...)
 
 
-def ledger(model: nn.Module, loader: Loader, reduction: Reduction | None = None, seed: int = 0) -> Ledger:
+def ledger(model: nn.Module, loader: Loader, reduction: StateReduction | None = None, seed: int = 0) -> Ledger:
     """The ledger of `model` in evaluation mode on the examples of `loader`, batches (inputs (b, ...), labels (b,), ...).
 
     reduction  what is done to tensors of more features than its limit: `Sketch(512)` (default), or `ChannelMeans(512)`
@@ -56,7 +56,7 @@ def ledger(model: nn.Module, loader: Loader, reduction: Reduction | None = None,
 
 
 def ledger_of_features(
-    layers: Mapping[str, np.ndarray], labels: np.ndarray, reduction: Reduction | None = None, seed: int = 0
+    layers: Mapping[str, np.ndarray], labels: np.ndarray, reduction: StateReduction | None = None, seed: int = 0
 ) -> Ledger:
     """The ledger of features in memory: name -> (n, P) in the order of the operations, the first being the input; labels (n,).
 
@@ -107,7 +107,7 @@ def _estimated(
 class _FirstPass:
     """Operations, and statistics of the state after each, as the batches come."""
 
-    def __init__(self, C: int, reduction: Reduction) -> None:
+    def __init__(self, C: int, reduction: StateReduction) -> None:
         self.C, self.reduction = C, reduction
         self.operations: list[Operation] = []
         self.streams: list[StreamingStatistics] = []
@@ -151,7 +151,7 @@ class _FirstPass:
             raise ValueError(f"a batch went through {met} operations, the first one through {len(self.operations)}")
 
 
-def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndarray, reduction: Reduction) -> _FirstPass:
+def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndarray, reduction: StateReduction) -> _FirstPass:
     found = _FirstPass(len(classes), reduction)
     for x, y in _batches(loader, model, classes):
         found.take(x, y, trace)
@@ -186,7 +186,7 @@ def _batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> Iterator[
         yield batch[0].to(device), torch.from_numpy(np.searchsorted(classes, labels)).to(device)
 
 
-def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass], reduction: Reduction) -> None:
+def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass], reduction: StateReduction) -> None:
     def visit(_: Operation, state: State) -> None:
         next(passes).update(reduction(list(state.values())), y)
 

@@ -77,7 +77,7 @@ class ChannelMeans:
         return Sketch(self.limit, self.seed)(state)
 
 
-Reduction = Sketch | ChannelMeans
+StateReduction = Sketch | ChannelMeans
 
 
 def halved(stats: ClassStatistics) -> ClassStatistics:

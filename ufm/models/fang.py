@@ -11,7 +11,7 @@ from manifolds.layout import ClassLayout
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.fang_relaxation import semidefinite_relaxation
-from ufm.models.fang_theory import Optimum, collapse_ratio, optimum
+from ufm.models.fang_theory import ReducedOptimum, collapse_ratio, optimum
 from ufm.models.minimised import Minimised
 from ufm.models.objective.feasible import Feasible, Spheres
 from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
@@ -94,7 +94,7 @@ class Fang(TwoGroups, Minimised):
         W, H = point
         return W * float(np.sqrt(self.C * self.energy_w)), H * float(np.sqrt(self.C * self.N * self.energy_h))
 
-    def exact(self) -> Optimum:
+    def exact(self) -> ReducedOptimum:
         """The optimum for unequal classes, by symmetry."""
         return optimum(self.majority, self.C - self.majority, self.imbalance, self.budget)
 

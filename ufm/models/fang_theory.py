@@ -97,7 +97,7 @@ class Reduced:
 
 
 @dataclass(frozen=True)
-class Optimum:
+class ReducedOptimum:
     """The optimum of the reduced problem: its value, s_A, s_B, (p, q) and the multiplier mu of the nuclear norm."""
 
     value: float
@@ -115,7 +115,7 @@ class Optimum:
         return float((between - self.s_B / K_B) / (between + self.s_B * (1 - 1 / K_B)))
 
 
-def optimum(K_A: int, K_B: int, ratio: float, budget: float, tied: bool = False) -> Optimum:
+def optimum(K_A: int, K_B: int, ratio: float, budget: float, tied: bool = False) -> ReducedOptimum:
     """The exact optimum for n_A/n_B = ratio and T = budget; `tied` holds the minorities together."""
     total = K_A * ratio + K_B
     reduced = Reduced(K_A, K_B, ratio / total, 1 / total)
@@ -125,7 +125,7 @@ def optimum(K_A: int, K_B: int, ratio: float, budget: float, tied: bool = False)
     value, slope = reduced.derivatives(x)
     sizes = [abs(slope[0]) / max(K_A - 1, 1), 0.0 if tied else abs(slope[1]) / max(K_B - 1, 1), np.hypot(slope[2], slope[3])]
     y_A, y_B, p, q = x.tolist()
-    return Optimum(value, y_A / np.sqrt(max(K_A - 1, 1)), y_B / np.sqrt(max(K_B - 1, 1)), p, q, float(max(sizes)))
+    return ReducedOptimum(value, y_A / np.sqrt(max(K_A - 1, 1)), y_B / np.sqrt(max(K_B - 1, 1)), p, q, float(max(sizes)))
 
 
 def collapse_ratio(K: int, K_A: int, energy_h: float, energy_w: float) -> float:
@@ -151,7 +151,7 @@ def collapse_ratio(K: int, K_A: int, energy_h: float, energy_w: float) -> float:
     return float(np.exp(brentq(excess, 0.0, high, xtol=1e-13, rtol=1e-13)))
 
 
-def dense_logits(best: Optimum, K_A: int, K_B: int) -> np.ndarray:
+def dense_logits(best: ReducedOptimum, K_A: int, K_B: int) -> np.ndarray:
     """Z of an optimum, written out. (K, K)"""
     K = K_A + K_B
     A, B = np.r_[np.ones(K_A), np.zeros(K_B)], np.r_[np.zeros(K_A), np.ones(K_B)]

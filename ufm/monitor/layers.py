@@ -57,7 +57,7 @@ def flattened(features: Tensor) -> Tensor:
     return features.flatten(1)
 
 
-class Sketch:
+class RandomProjection:
     """Gaussian random projection of all numbers of an example to `size` features, the same for every batch (seeded).
 
     Distances between examples keep their ratio to about sqrt(8 log(n) / size) (Johnson & Lindenstrauss 1984); the SNR of a sketch

@@ -48,7 +48,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, eq=False)
-class Scalars:
+class ScalarCollector:
     """Scalars under construction and the reasons of the undefined ones."""
 
     values: dict[str, float]
@@ -68,22 +68,22 @@ class Scalars:
             self.undefined.append(f"{names[0]}: {error}")
 
 
-def scalars_of(stats: ClassStatistics, classifier: Classifier, lam: float) -> Scalars:
+def scalars_of(stats: ClassStatistics, classifier: Classifier, lam: float) -> ScalarCollector:
     """Losses and measures that the statistics decide: all but NC4 and the error."""
     found = feature_scalars(stats)
     add_classifier_scalars(found, stats, classifier, lam)
     return found
 
 
-def feature_scalars(stats: ClassStatistics) -> Scalars:
+def feature_scalars(stats: ClassStatistics) -> ScalarCollector:
     """What needs no classifier: NC1, and NC2 of the centred class means."""
-    found = Scalars({}, [])
+    found = ScalarCollector({}, [])
     found.add("nc1", lambda: measures.phd_nc1(stats))
     _add_angles(found, "", stats.centred_means)
     return found
 
 
-def add_classifier_scalars(found: Scalars, stats: ClassStatistics, classifier: Classifier, lam: float) -> None:
+def add_classifier_scalars(found: ScalarCollector, stats: ClassStatistics, classifier: Classifier, lam: float) -> None:
     """What needs the classifier: the loss and its parts, NC2 of its rows, NC3."""
 
     def losses() -> tuple[float, ...]:
@@ -103,13 +103,15 @@ def _self_duality(stats: ClassStatistics, W: Tensor) -> float:
     return measures.phd_nc3(stats, W)
 
 
-def _add_angles(found: Scalars, suffix: str, vectors: Tensor) -> None:
+def _add_angles(found: ScalarCollector, suffix: str, vectors: Tensor) -> None:
     found.add(f"nc2_equinorm{suffix}", lambda: measures.phd_equinorm(vectors))
     for name, k in (("nc2_equiangular", 0), ("nc2_maxangle", 1)):
         found.add(f"{name}{suffix}", lambda k=k: angles(vectors)[k])
 
 
-def measurement_of(found: Scalars, stats: ClassStatistics, precision: float, test_snr: RangeSnr | None = None) -> Measurement:
+def measurement_of(
+    found: ScalarCollector, stats: ClassStatistics, precision: float, test_snr: RangeSnr | None = None
+) -> Measurement:
     """The scalars with the SNR of the features; precision is the machine epsilon of their dtype."""
     K = min(stats.C - 1, stats.P)
     try:

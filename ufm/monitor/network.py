@@ -15,7 +15,7 @@ from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.spool import FeatureSpool
 from ufm.monitor.batches import Select, selected, to_device
 from ufm.monitor.layers import bare, linear_layer
-from ufm.monitor.measurement import Measurement, Scalars, decisions, measurement_of, scalars_of
+from ufm.monitor.measurement import Measurement, ScalarCollector, decisions, measurement_of, scalars_of
 from ufm.monitor.unchanged import batches_of, unchanged
 
 
@@ -109,7 +109,7 @@ def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassSta
     return stats, int(wrong) / stats.n, precision
 
 
-def _add_test(found: Scalars, batches: Batches, classifier: Classifier, train: ClassStatistics, lam: float) -> RangeSnr:
+def _add_test(found: ScalarCollector, batches: Batches, classifier: Classifier, train: ClassStatistics, lam: float) -> RangeSnr:
     """Test-set versions, NC4 against the class means of the training set as Papyan, Han & Donoho, NC1 both ways.
 
     Returns the SNR of the test set.

@@ -17,7 +17,7 @@ from ufm.monitor.measurement import (
     MEASURES,
     Decisions,
     Measurement,
-    Scalars,
+    ScalarCollector,
     add_classifier_scalars,
     feature_scalars,
     measurement_of,
@@ -81,7 +81,7 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
 
 
 def _add_classifier(
-    found: Scalars, stats: ClassStatistics, classifier: Classifier, classes: Tensor, lam: float | None
+    found: ScalarCollector, stats: ClassStatistics, classifier: Classifier, classes: Tensor, lam: float | None
 ) -> dict[str, str]:
     """Adds what the classifier decides about the classes that have examples; returns reasons that replace those of the rest."""
     C, reasons = len(classifier.W), {}
@@ -114,7 +114,7 @@ def of_targets(
 
     `distances` of a mean (P,) and of bases sums over all examples what `ufm.monitor.regression.squared_distances` sums.
     """
-    found = Scalars({}, [])
+    found = ScalarCollector({}, [])
     try:
         stats = moments.statistics()
     except ValueError as error:

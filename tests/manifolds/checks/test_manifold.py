@@ -10,7 +10,7 @@ import torch
 from manifolds import geoopt_adapter, pymanopt_adapter, retractions
 from manifolds.checks import derivatives as derivative_checks
 from manifolds.checks import manifold as checks
-from manifolds.checks.slopes import SlopeVerdict, Verdict, measure_slope
+from manifolds.checks.slopes import Bound, SlopeVerdict, measure_slope
 from manifolds.checks.views import GeooptView, ManifoldView, PymanoptView, flat
 from manifolds.geometry import oblique_projection
 from manifolds.layout import ClassLayout
@@ -185,7 +185,7 @@ def test_slopes_are_measured_on_curves_of_known_order() -> None:
     assert exact.passed
     hidden = measure_slope("drowned in rounding", lambda t: 1e-3 if t > 0.9 else 1e-16, 2, 1e-15)
     assert not hidden.passed
-    assert not Verdict("not a number", float("nan"), 1.0).passed
+    assert not Bound("not a number", float("nan"), 1.0).passed
 
 
 def test_a_slope_draws_itself_on_given_axes() -> None:

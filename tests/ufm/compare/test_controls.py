@@ -26,13 +26,13 @@ from tests.ufm.compare.synthetic import (
 )
 from ufm.compare.comparison import Comparison, compare
 from ufm.compare.exponent import EXPONENTS
-from ufm.compare.verdict import NONE, Rule, Verdict, decide
+from ufm.compare.verdict import NONE, LawRule, Verdict, decide
 from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 
 EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 
 
-def judged(logs: Sequence[np.ndarray], C: int = 10, N: int = 500, rule: Rule | None = None) -> Verdict:
+def judged(logs: Sequence[np.ndarray], C: int = 10, N: int = 500, rule: LawRule | None = None) -> Verdict:
     return decide([compare(trajectory(x, C, N)) for x in logs], rule)
 
 
@@ -219,7 +219,7 @@ def test_nothing_to_compare_has_its_reason() -> None:
 def test_long_simulations_are_thinned_and_a_seed_repeats_the_verdict() -> None:
     rng = np.random.default_rng(6)
     x = noisy(of_law(EMBEDDED, rng, T=700), rng)
-    first, second, other = judged([x]), judged([x]), judged([x], rule=Rule(seed=1))
+    first, second, other = judged([x]), judged([x]), judged([x], rule=LawRule(seed=1))
     assert first.name == EMBEDDED.name
     assert first.exponent == second.exponent
     assert first.exponent != other.exponent
@@ -232,4 +232,4 @@ def test_long_simulations_are_thinned_and_a_seed_repeats_the_verdict() -> None:
 )
 def test_a_rule_that_decides_nothing_is_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(wrong))):
-        Rule(**wrong)  # type: ignore[arg-type]
+        LawRule(**wrong)  # type: ignore[arg-type]

@@ -13,10 +13,10 @@ from tests.ufm.ledger.maps import EPS, labels_of, statistics
 from ufm.features.statistics import StreamingStatistics, statistics_of
 from ufm.ledger.discrimination import discrimination
 from ufm.ledger.estimators import Estimates, corrected_form, draw_forms, estimates, mean_noise, too_few
-from ufm.ledger.leave_one_out import Rows, SecondPass, left_out_forms, left_out_readout
+from ufm.ledger.leave_one_out import LeaveOneOutRows, SecondPass, left_out_forms, left_out_readout
 
 
-def measured(X: np.ndarray, y: np.ndarray, C: int) -> tuple[Estimates, Rows]:
+def measured(X: np.ndarray, y: np.ndarray, C: int) -> tuple[Estimates, LeaveOneOutRows]:
     stats = statistics_of(X, y, C)
     form = discrimination(stats, EPS)
     rows = SecondPass(stats, form).update(X, y).compute()

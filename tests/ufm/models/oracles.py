@@ -10,7 +10,7 @@ FIRST = 1e-8  # first-order errors: round-off of the gradient over the smallest 
 LOGITS = dict.fromkeys(("logits", "logits_spread", "logits_off_diagonal"), FIRST)
 
 TOLERANCES: dict[str, dict[str, float]] = {
-    # integration to 1e-11 and no stopping rule
+    # integration to 1e-13 and no stopping rule
     "central-path": {
         "omega": 1e-8,
         "omega_ratio": 1e-8,
@@ -59,7 +59,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
     "softmax-codes": {"minimum": 1e-12, "one_vs_rest_margin": 1e-12, "NC1": 1e-14},
     # sequential quadratic programming ends where multipliers explain the gradient to 1e-6
     "seli": {"minimum": 1e-10, **dict.fromkeys(("logits", "classifier_gram", "feature_gram"), 1e-6), "NC1": 1e-14},
-    # integration to 1e-11; where P < C a saddle is left on the way
+    # integration to 1e-13; where P < C a saddle is left on the way
     "joint-decay": dict.fromkeys(
         (*("limit_logits", "law_logits", "law_classifier_gram", "law_feature_gram", "law_loss", "balance", "balance_rate"),),
         1e-7,

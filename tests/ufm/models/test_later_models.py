@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
@@ -176,6 +176,7 @@ def test_joint_decay_is_law_e_along_the_path(sizes, P, decay, seed):
 
 
 @settings(max_examples=8)
+@example({"C": 3, "N": 2, "P": 4}, 0.25, 0.125, 0.875, 9780)  # the integration passes close to a saddle, where its errors grow
 @given(shapes(classes=(2, 4)), st.floats(0.05, 2), st.floats(0.1, 3), st.floats(0, 1), SEEDS)
 def test_block_kernel_law_and_invariant(shape, single, step, other, seed):
     kernel = {"kernel_diagonal": other + step + single, "kernel_class": other + step, "kernel_other": other}

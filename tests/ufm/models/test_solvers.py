@@ -14,7 +14,7 @@ from ufm.models.objective.feasible import Flat, NonNegative
 from ufm.models.objective.losses import SquaredError
 from ufm.models.objective.peeled import Peeled, gaussian_point
 from ufm.models.poggio_liao import PoggioLiao
-from ufm.models.solvers.contract import check_stationary, projected_step, size, tangent_gradient
+from ufm.models.solvers.contract import check_stationary, projected_move, size, tangent_gradient
 from ufm.models.solvers.curvature import largest_curvature, smallest_curvature
 from ufm.models.solvers.flat import FLAT_SOLVERS, bounded_lbfgs
 from ufm.models.solvers.gradient_flow import gradient_flow
@@ -93,7 +93,7 @@ def test_curvatures_are_the_eigenvalues_of_the_dense_hessian():
 
 def test_a_point_that_is_not_stationary_is_an_error():
     (centre,) = gaussian_point(((2, 2),), 0)
-    gradient = projected_step(Bowl(centre), (Flat(),), (centre + 1,))  # four entries of 1 over an objective of 3
+    gradient = projected_move(Bowl(centre), (Flat(),), (centre + 1,))  # four entries of 1 over an objective of 3
     with pytest.raises(RuntimeError, match=r"stopped at a gradient of 6\.67e-01 times the objective"):
         check_stationary(gradient, "nothing")
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from ufm.monitor import measure_features, measure_network, watch
-from ufm.monitor.layers import Sketch, bare, flattened
+from ufm.monitor.layers import RandomProjection, bare, flattened
 
 
 def data(n: int = 90, C: int = 3, P: int = 5) -> tuple[Tensor, Tensor]:
@@ -116,7 +116,7 @@ def test_convolutions_are_pooled_flattened_or_sketched_without_touching_the_rand
     for reduce, features in (
         (None, maps.mean((2, 3))),
         (flattened, maps.flatten(1)),
-        (Sketch(6), Sketch(6)(maps)),
+        (RandomProjection(6), RandomProjection(6)(maps)),
     ):
         settings: dict[str, Any] = {} if reduce is None else {"reduce": reduce}
         found = watch(model, "2", inner=("0",), **settings).measure([(x, y)])
@@ -124,7 +124,7 @@ def test_convolutions_are_pooled_flattened_or_sketched_without_touching_the_rand
         assert found["0/nc1"] == pytest.approx(expected.scalars["nc1"], rel=1e-5)
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match="size = 0"):
-        Sketch(0)
+        RandomProjection(0)
 
 
 def test_tokens_of_a_language_model_and_what_is_ignored() -> None:

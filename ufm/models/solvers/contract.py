@@ -66,7 +66,7 @@ def toward(feasible: Feasible, point: Point, gradient: Point, step: float) -> Po
     return tuple(s.onto(x - step * g) - x for s, x, g in zip(feasible, point, gradient, strict=True))
 
 
-def projected_step(objective: Objective, feasible: Feasible, point: Point) -> Point:
+def projected_move(objective: Objective, feasible: Feasible, point: Point) -> Point:
     """The move of a unit gradient step on log f: zero exactly at stationary points; minus the gradient on flat space."""
     return toward(feasible, point, relative(objective, point)[1], 1.0)
 
@@ -77,7 +77,7 @@ def tangent_gradient(objective: Objective, feasible: Feasible, point: Point) -> 
     return tuple(s.tangent(t, g) for s, t, g in zip(feasible, point, gradient, strict=True))
 
 
-def inner(a: Point, b: Point) -> float:
+def euclidean_inner(a: Point, b: Point) -> float:
     """Euclidean inner product of two points or gradients."""
     return float(torch.stack([(x * y).sum() for x, y in zip(a, b, strict=True)]).sum())
 

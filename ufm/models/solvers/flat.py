@@ -8,7 +8,7 @@ import torch
 
 from ufm.models.objective.feasible import Feasible
 from ufm.models.objective.peeled import Point
-from ufm.models.solvers.contract import GRADIENT, Objective, Observe, Solver, check_stationary, projected_step, size
+from ufm.models.solvers.contract import GRADIENT, Objective, Observe, Solver, check_stationary, projected_move, size
 from ufm.models.solvers.curvature import largest_curvature
 from ufm.models.solvers.newton import EXACT, newton, polished
 from ufm.models.solvers.vectors import Vectors
@@ -43,7 +43,7 @@ def bounded_lbfgs(objective: Objective, feasible: Feasible, start: Point, observ
     while True:
         x = quasi_newton(vectors, x, goal, observe)
         end = vectors.point(vectors.onto(newton(vectors, vectors.snapped(x, SNAP), observe)))
-        left = projected_step(objective, feasible, end)
+        left = projected_move(objective, feasible, end)
         if size(left) <= 10 * EXACT or goal <= GRADIENT:
             check_stationary(left, "L-BFGS-B")
             return end

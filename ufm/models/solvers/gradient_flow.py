@@ -11,7 +11,7 @@ from ufm.models.solvers.vectors import Flattening
 Velocity = Callable[[Point], Point]
 
 
-def integral_curve(velocity: Velocity, start: Point, times: np.ndarray, rtol: float = 1e-11) -> tuple[Point, ...]:
+def integral_curve(velocity: Velocity, start: Point, times: np.ndarray, rtol: float = 1e-13) -> tuple[Point, ...]:
     """The curve x' = velocity(x) at the given times (T,), by scipy's DOP853 with the relative tolerance rtol.
 
     Raises RuntimeError where the integration fails.
@@ -31,6 +31,6 @@ def integral_curve(velocity: Velocity, start: Point, times: np.ndarray, rtol: fl
     return tuple(flattening.point(np.ascontiguousarray(x)) for x in solution.y.T)
 
 
-def gradient_flow(potential: Potential, start: Point, times: np.ndarray, rtol: float = 1e-11) -> tuple[Point, ...]:
+def gradient_flow(potential: Potential, start: Point, times: np.ndarray, rtol: float = 1e-13) -> tuple[Point, ...]:
     """The gradient flow x' = -grad f(x) at the given times (T,). Raises RuntimeError where the integration fails."""
     return integral_curve(lambda x: tuple(-g for g in potential.value_and_gradient(x)[1]), start, times, rtol)

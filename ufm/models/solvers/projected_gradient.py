@@ -7,8 +7,8 @@ from ufm.models.solvers.contract import (
     Objective,
     Observe,
     check_stationary,
-    inner,
-    projected_step,
+    euclidean_inner,
+    projected_move,
     relative,
     size,
     toward,
@@ -29,7 +29,7 @@ def spectral_projected_gradient(objective: Objective, feasible: Feasible, start:
         if size(toward(feasible, point, gradient, 1.0)) <= GRADIENT:
             break
         direction = toward(feasible, point, gradient, step)
-        slope, share = inner(gradient, direction), 1.0
+        slope, share = euclidean_inner(gradient, direction), 1.0
         while True:
             trial = tuple(x + share * d for x, d in zip(point, direction, strict=True))
             value, trial_gradient = relative(objective, trial)
@@ -40,11 +40,11 @@ def spectral_projected_gradient(objective: Objective, feasible: Feasible, start:
         if share < 1e-10:
             break
         change = tuple(b - a for a, b in zip(gradient, trial_gradient, strict=True))
-        curvature = share * inner(direction, change)
-        step = min(max(share**2 * inner(direction, direction) / curvature, 1e-6), 1e6) if curvature > 0 else 1e6
+        curvature = share * euclidean_inner(direction, change)
+        step = min(max(share**2 * euclidean_inner(direction, direction) / curvature, 1e-6), 1e6) if curvature > 0 else 1e6
         point, gradient = trial, trial_gradient
         recent.append(level)
         if observe is not None:
             observe(point)
-    check_stationary(projected_step(objective, feasible, point), "projected gradient")
+    check_stationary(projected_move(objective, feasible, point), "projected gradient")
     return point

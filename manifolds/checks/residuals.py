@@ -1,0 +1,20 @@
+"""Differences of points and vectors of a manifold, relative to their size."""
+
+import numpy as np
+
+from manifolds.checks.views import ManifoldPoint, Vector, flat
+
+
+def relative_gap(a: ManifoldPoint | Vector, b: ManifoldPoint | Vector) -> float:
+    """||a - b|| relative to max(1, ||b||), over all entries."""
+    return gap_norm(flat(a), flat(b)) / max(1.0, float(np.linalg.norm(flat(b))))
+
+
+def gap_norm(a: np.ndarray, b: np.ndarray) -> float:
+    """||a - b||."""
+    return float(np.linalg.norm(a - b))
+
+
+def map_rounding(x: ManifoldPoint) -> float:
+    """Error that double precision leaves in a map to points the size of x."""
+    return 100 * np.finfo(np.float64).eps * max(1.0, float(np.linalg.norm(flat(x))))
