@@ -38,7 +38,7 @@ class _Features(_Manifold):
     ndim = 2
     reversible = False
 
-    def __init__(self, metric: Metric, retraction: Move | str, seed: Seed) -> None:
+    def __init__(self, metric: Metric, retraction: Move[torch.Tensor] | str, seed: Seed) -> None:
         super().__init__()
         self.metric, self.layout, self._retraction = metric, metric.layout, as_retraction(retraction)
         self._rng = np.random.default_rng(seed)
@@ -49,7 +49,7 @@ class _Features(_Manifold):
     def __hash__(self) -> int:
         return hash((type(self), *self._structure()))
 
-    def _structure(self) -> tuple[ClassLayout, Move]:
+    def _structure(self) -> tuple[ClassLayout, Move[torch.Tensor]]:
         return self.layout, self._retraction
 
     def extra_repr(self) -> str:
@@ -159,7 +159,9 @@ class NormalizedFeatures(_Features):
     __scaling__ = _Features.__scaling__.copy()
     name = "NormalizedFeatures(bundle)"
 
-    def __init__(self, layout: ClassLayout, *, retraction: Move | str = "renormalisation", seed: Seed = None) -> None:
+    def __init__(
+        self, layout: ClassLayout, *, retraction: Move[torch.Tensor] | str = "renormalisation", seed: Seed = None
+    ) -> None:
         super().__init__(BundleMetric(layout), retraction, seed)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:
@@ -173,7 +175,7 @@ class EmbeddedNormalizedFeatures(_Features):
     __scaling__ = _Features.__scaling__.copy()
     name = "NormalizedFeatures(embedded)"
 
-    def __init__(self, layout: ClassLayout, *, retraction: Move | str = "polar", seed: Seed = None) -> None:
+    def __init__(self, layout: ClassLayout, *, retraction: Move[torch.Tensor] | str = "polar", seed: Seed = None) -> None:
         super().__init__(EmbeddedMetric(layout), retraction, seed)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:

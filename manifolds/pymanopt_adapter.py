@@ -27,7 +27,7 @@ class _Features(_Manifold):
 
     metric: Metric
 
-    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move | str, seed: Seed):
+    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move[np.ndarray] | str, seed: Seed):
         P, copies = whole_number(P, "P"), whole_number(copies, "copies")
         if copies < 1:
             raise ValueError(f"copies = {copies}: at least one is needed")
@@ -121,7 +121,13 @@ class NormalizedFeatures(_Features):
     """Bundle metric: projection Pi (Proposition 4), gradient Pi Pi*, retraction by renormalisation."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "renormalisation", seed: Seed = None
+        self,
+        layout: ClassLayout,
+        P: int,
+        *,
+        copies: int = 1,
+        retraction: Move[np.ndarray] | str = "renormalisation",
+        seed: Seed = None,
     ) -> None:
         super().__init__(BundleMetric(layout), P, copies, retraction, seed)
 
@@ -130,7 +136,7 @@ class EmbeddedNormalizedFeatures(_Features):
     """Frobenius metric: orthogonal projection P, which is the gradient too; second-order polar retraction."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "polar", seed: Seed = None
+        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move[np.ndarray] | str = "polar", seed: Seed = None
     ) -> None:
         super().__init__(EmbeddedMetric(layout), P, copies, retraction, seed)
 

@@ -7,7 +7,7 @@ A network trained with the mean over batch AND classes and SGD weight decay wd h
 
 from dataclasses import dataclass
 
-from manifolds.linalg import Array, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, identity_like, namespace, symmetrize
 from ufm.arrays import PerClass, Weights
 from ufm.features.statistics import ClassStatistics
 
@@ -32,7 +32,7 @@ def lambda_of_weight_decay(weight_decay: float, C: int) -> float:
     return 0.5 * C * weight_decay
 
 
-def ls_classifier(stats: ClassStatistics, lam: float) -> tuple[Weights, PerClass]:
+def ls_classifier(stats: ClassStatistics[ArrayT], lam: float) -> tuple[Weights[ArrayT], PerClass[ArrayT]]:
     """W_LS (C, P) and b_LS (C,), the minimisers of the loss for fixed features (corrected Proposition 1, unextended; Eq. 7).
 
     With S = Sigma_T + lambda/(1+lambda) mu mu^T + lambda I:
@@ -51,7 +51,7 @@ def ls_classifier(stats: ClassStatistics, lam: float) -> tuple[Weights, PerClass
     return W, (pi - W @ mu) / (1 + lam)
 
 
-def extended_ls_classifier(stats: ClassStatistics, lam: float) -> Array:
+def extended_ls_classifier(stats: ClassStatistics[ArrayT], lam: float) -> ArrayT:
     """[W_LS, b_LS] = Ave(y h~^T) (Sigma~_T + mu~ mu~^T + lambda I)^{-1}, h~ = [h; 1] (corrected Proposition 1). (C, P+1)
 
     Same errors as `ls_classifier`.
@@ -69,7 +69,7 @@ def extended_ls_classifier(stats: ClassStatistics, lam: float) -> Array:
     return xp.linalg.solve(S, means * stats.priors).mT
 
 
-def check_classifier(stats: ClassStatistics, W: Weights, b: PerClass) -> None:
+def check_classifier(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array]) -> None:
     """Raise ValueError unless W is (C, P) and b is (C,) of the features that were measured; TypeError unless they are arrays."""
     namespace(W), namespace(b)
     if tuple(W.shape) != (stats.C, stats.P):
@@ -80,7 +80,7 @@ def check_classifier(stats: ClassStatistics, W: Weights, b: PerClass) -> None:
         )
 
 
-def mse_loss(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> float:
+def mse_loss(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array], lam: float) -> float:
     """The loss of any classifier W (C, P), b (C,), from the statistics alone: exact, since it is quadratic in the features.
 
     Raises ValueError for other shapes.
@@ -89,7 +89,7 @@ def mse_loss(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> flo
     return _within_part(stats, W, lam) + 0.5 * lam * float((b * b).sum()) + _between_part(stats, W, b)
 
 
-def decompose(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> Decomposition:
+def decompose(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array], lam: float) -> Decomposition:
     """The loss of (W, b) split as in Theorems 1 and 2. W (C, P), b (C,), ValueError for other shapes.
 
     Same errors as `ls_classifier`.
@@ -110,7 +110,7 @@ def decompose(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> De
     return Decomposition(mse_loss(stats, W, b, lam), nc1, nc23, perp)
 
 
-def _whitened(stats: ClassStatistics, W: Weights) -> tuple[ClassStatistics, Weights]:
+def _whitened(stats: ClassStatistics[ArrayT], W: Weights[ArrayT]) -> tuple[ClassStatistics[ArrayT], Weights[ArrayT]]:
     """The same loss (at lambda = 0) in coordinates where Sigma_W = I, so that its condition number does not enter."""
     xp = namespace(stats.means)
     try:
@@ -121,18 +121,18 @@ def _whitened(stats: ClassStatistics, W: Weights) -> tuple[ClassStatistics, Weig
     return ClassStatistics(stats.counts, means, identity_like(L, stats.P), stats.class_variances), W @ L
 
 
-def _within_part(stats: ClassStatistics, W: Weights, lam: float) -> float:
+def _within_part(stats: ClassStatistics[Array], W: Weights[Array], lam: float) -> float:
     """1/2 tr W (Sigma_W + lambda I) W^T"""
     return 0.5 * float(((W @ stats.sigma_w) * W).sum() + lam * (W * W).sum())
 
 
-def _between_part(stats: ClassStatistics, W: Weights, b: PerClass) -> float:
+def _between_part(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array]) -> float:
     """1/2 sum_c pi_c ||W mu_c + b - e_c||^2"""
     residual = W @ stats.means + b[:, None] - identity_like(W, stats.C)
     return 0.5 * float((residual * residual * stats.priors).sum())
 
 
-def _undecayed_classifier(stats: ClassStatistics) -> Weights:
+def _undecayed_classifier(stats: ClassStatistics[ArrayT]) -> Weights[ArrayT]:
     """diag(pi) Mbar^T Sigma_T^{-1} without inverting Sigma_T where Sigma_W can be whitened: right to round-off under collapse.
 
     With A Sigma_W A^T = I and A Mbar diag(pi)^{1/2} = U diag(s) V^T: W = diag(pi)^{1/2} V diag(s / (1 + s^2)) U^T A.

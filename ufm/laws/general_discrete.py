@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, namespace
+from manifolds.linalg import Array, ArrayT, epsilon, namespace
 from ufm.laws.discrete import kept_steps
 from ufm.laws.general import GeneralLaw
 
@@ -58,7 +58,7 @@ def _safe(law: GeneralLaw, squared_norm: float) -> float:
     return law.n / (squared_norm * max(1.0, law.kernel_ratio / 2))
 
 
-def general_step(law: GeneralLaw, S: Array, eta: float) -> Array:
+def general_step(law: GeneralLaw, S: ArrayT, eta: float) -> ArrayT:
     """One exact step of the scheme. (P, C) -> (P, C)
 
     Raises ValueError for eta <= 0 and where the step makes a deviation vanish: the renormalisation does not exist there.

@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, namespace
+from manifolds.linalg import Array, ArrayT, epsilon, namespace
 from ufm.arrays import as_numpy
 from ufm.features import central_path
 from ufm.laws.domain import wide
@@ -142,7 +142,7 @@ class GeneralTrajectory:
             values.append(((W / (W * W).sum() ** 0.5 - M / (M * M).sum() ** 0.5) ** 2).sum())
         return xp.stack(values)
 
-    def _of_means(self, centre: Centre, measure: Callable[[Array, Array], Array]) -> Array:
+    def _of_means(self, centre: Centre, measure: Callable[[ArrayT, ArrayT], ArrayT]) -> ArrayT:
         ones = 0 * self.U_0[0] + 1
         return namespace(self.u).stack([measure(ones, self._centred(k, centre).mT) for k in range(len(self.t))])
 
@@ -195,8 +195,8 @@ def run_general(
 
 
 def _integrated(
-    law: GeneralLaw, Z0: Array, times: np.ndarray, accuracy: float, progress: Callable[[float], None] | None
-) -> tuple[list[Array], float]:
+    law: GeneralLaw, Z0: ArrayT, times: np.ndarray, accuracy: float, progress: Callable[[float], None] | None
+) -> tuple[list[ArrayT], float]:
     """States at the times, and the error bound."""
     done = int(np.searchsorted(times, 0.0, side="right"))
     states, error = [Z0] * done, 0.0
@@ -213,7 +213,7 @@ def _integrated(
     return states, error
 
 
-def _values(Z: Array) -> Array:
+def _values(Z: ArrayT) -> ArrayT:
     """Singular values, one matrix after the other: a batch would need them all at once. (T, m, c) -> (T, min(m, c))"""
     xp = namespace(Z)
     return xp.stack([xp.linalg.svd(z, full_matrices=False)[1] for z in Z])
@@ -226,12 +226,13 @@ def _checked_times(t: Array) -> np.ndarray:
     return times
 
 
-def _peak_signs(V: Array) -> Array:
+def _peak_signs(V: ArrayT) -> ArrayT:
     """+-1 for every column, the sign of its entry of largest modulus. (K,)"""
     xp = namespace(V)
-    peaks = xp.take_along_axis(V, abs(V).argmax(-2)[None, :], -2) if xp is np else V.gather(-2, abs(V).argmax(-2)[None, :])
+    largest = abs(V).argmax(-2)[None, :]
+    peaks = xp.take_along_axis(V, largest, -2) if isinstance(V, np.ndarray) else xp.gather(V, -2, largest)
     return xp.where(peaks[0] < 0, -1.0, 1.0)
 
 
-def _like(values: np.ndarray, x: Array) -> Array:
-    return values if namespace(x) is np else namespace(x).as_tensor(values, device=x.device)
+def _like(values: np.ndarray, x: ArrayT) -> ArrayT:
+    return namespace(x).asarray(values, device=x.device)

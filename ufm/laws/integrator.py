@@ -15,16 +15,17 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, array_like, namespace
 
 SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 8.0  # factors of the step-size controller
 FIRST = 0.02  # size of the first step on the clock
 STAGES = 12
 
-Field = Callable[[Array], Array]
+Field = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,9 +35,9 @@ class Arc:
 
     t: float
     end: float
-    state: Array
+    state: Any
     error: float
-    at: Callable[[float], Array]
+    at: Callable[[float], Any]
 
 
 def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> Iterator[Arc]:
@@ -67,8 +68,8 @@ def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> I
         S, slope, tau, size = new, last_slope, stop, h * min(FASTEST, max(SLOWEST, factor))
 
 
-def _inside(field: Field, S: Array, slope: Array, tau: float, t_0: float) -> Callable[[float], Array]:
-    def at(t: float) -> Array:
+def _inside(field: Field, S: ArrayT, slope: ArrayT, tau: float, t_0: float) -> Callable[[float], ArrayT]:
+    def at(t: float) -> ArrayT:
         return _attempt(field, S, slope, tau, math.log1p(t / t_0) - tau, t_0)[0]
 
     return at
@@ -82,7 +83,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.vstack([DOP853.A, DOP853.B]), np.append(DOP853.C, 1.0), np.stack([DOP853.E5, DOP853.E3])
 
 
-def _attempt(field: Field, S: Array, slope: Array, tau: float, h: float, t_0: float) -> tuple[Array, Array]:
+def _attempt(field: Field, S: ArrayT, slope: ArrayT, tau: float, h: float, t_0: float) -> tuple[ArrayT, ArrayT]:
     """The state after a step h and its 13 slopes dS/dtau, the last one at that state. (m, c), (13, m, c)"""
     xp, (A, C, _) = namespace(S), _tables()
     stages, point = xp.empty((STAGES + 1, *S.shape), dtype=S.dtype, device=S.device), S
@@ -94,11 +95,10 @@ def _attempt(field: Field, S: Array, slope: Array, tau: float, h: float, t_0: fl
     return point, stages
 
 
-def _combine(weights: np.ndarray, stages: Array) -> Array:
+def _combine(weights: np.ndarray, stages: ArrayT) -> ArrayT:
     """sum_i weights_i stages_i, as one product that reads every stage once."""
-    xp, k = namespace(stages), len(weights)
-    factors = weights if xp is np else xp.as_tensor(weights, dtype=stages.dtype, device=stages.device)
-    return (factors @ stages[:k].reshape(k, -1)).reshape(stages.shape[1:])
+    k = len(weights)
+    return (array_like(weights, stages) @ stages[:k].reshape(k, -1)).reshape(stages.shape[1:])
 
 
 def _local_error(stages: Array, new: Array, h: float) -> float:
@@ -111,6 +111,6 @@ def _local_error(stages: Array, new: Array, h: float) -> float:
     return share * (float(_squares(fifth)[-1]) / smallest) ** 0.5 if smallest > 0 else math.inf
 
 
-def _squares(Y: Array) -> Array:
+def _squares(Y: ArrayT) -> ArrayT:
     """Squares of the singular values of Y (m, c), ascending. (m,)"""
     return namespace(Y).linalg.eigvalsh(Y @ Y.mT).clip(min=0)
