@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ufm.features import central_path
+from ufm.features import spectral_loss
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -50,17 +50,17 @@ class Trajectory:
     @cached_property
     def loss(self) -> np.ndarray:
         """L_LS (T,): `ls_loss` where it is among the observed, else by Lemma 1."""
-        return self._known("ls_loss", central_path.spectral_loss)
+        return self._known("ls_loss", spectral_loss.spectral_loss)
 
     @cached_property
     def loss_nc1(self) -> np.ndarray:
         """L_NC1 (T,): `ls_loss_nc1` where it is among the observed, else by Lemma 1."""
-        return self._known("ls_loss_nc1", central_path.spectral_loss_nc1)
+        return self._known("ls_loss_nc1", spectral_loss.spectral_loss_nc1)
 
     @cached_property
     def loss_nc23(self) -> np.ndarray:
         """L_NC2/3 (T,): `ls_loss_nc23` where it is among the observed, else by Lemma 1."""
-        return self._known("ls_loss_nc23", central_path.spectral_loss_nc23)
+        return self._known("ls_loss_nc23", spectral_loss.spectral_loss_nc23)
 
     def rows(self, indices: np.ndarray) -> "Trajectory":
         """The same trajectory at some of its times."""

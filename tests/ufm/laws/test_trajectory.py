@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ufm.compare.synthetic import class_vectors
-from ufm.features import central_path
+from ufm.features import spectral_loss
 from ufm.laws.trajectory import Trajectory, followed
 from ufm.monitor.record import Record
 
@@ -100,7 +100,7 @@ def test_rows_are_the_same_trajectory_at_some_times() -> None:
 def test_the_loss_of_a_network_is_not_taken_for_that_of_its_features() -> None:
     """A measured run observes `loss`, the network's; L_LS is Lemma 1's or `ls_loss`, unknown for unequal classes without it."""
     t, omega, V = np.zeros(1), np.ones((1, 2)), np.eye(3)[:, :2]
-    expected = central_path.spectral_loss(omega, 3)
+    expected = spectral_loss.spectral_loss(omega, 3)
     assert Trajectory(t, omega, V, 3, 5, observed={"loss": np.array([9.0])}).loss == expected
     assert Trajectory(t, omega, V, 3, 5, observed={"ls_loss": np.array([9.0])}).loss == 9
     with pytest.raises(ValueError, match="ls_loss of unequal classes"):
