@@ -124,7 +124,7 @@ def test_a_table_holds_every_number_of_a_trajectory() -> None:
     np.testing.assert_array_equal(frame.index, one.t)
     np.testing.assert_array_equal(frame[names[:K]], one.omega)
     np.testing.assert_array_equal(frame["loss"], one.observed["ls_loss"])
-    np.testing.assert_array_equal(frame["loss_nc1"], central_path.spectral_loss_nc1(one.omega, C))
+    np.testing.assert_array_equal(frame["loss_nc1"], spectral_loss.spectral_loss_nc1(one.omega, C))
     np.testing.assert_array_equal(frame["nc1"], one.observed["nc1"])
 
 
