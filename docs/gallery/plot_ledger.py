@@ -2,8 +2,8 @@
 Where in a network collapse is made
 ===================================
 
-The signal-to-noise ratio after every operation of a trained network, as a waterfall: linear operations cannot raise it, so every step
-upwards belongs to a nonlinearity.
+The signal-to-noise ratio after every operation of a trained network, as a waterfall: linear operations cannot raise it, so every
+step upwards belongs to a nonlinearity.
 """
 
 import matplotlib.pyplot as plt

@@ -2,8 +2,8 @@
 A training run, watched
 =======================
 
-A perceptron trained on digits and measured after every tenth epoch with `ufm.monitor`: variability within classes falls, the norms
-of class means become equal, and the classifier aligns with them.
+A perceptron trained on digits and measured on the way with `ufm.monitor`: variability within classes falls, the norms of class
+means become equal, and the classifier aligns with them.
 """
 
 import matplotlib.pyplot as plt

@@ -2,8 +2,8 @@
 Unequal classes
 ===============
 
-With classes of 50, 20 and 5 examples the singular vectors turn and the values avoid each other, yet the class means tend to a regular
-simplex: all edges become equal. Only the mean over examples is not its centre, so that equal norms appear about the mean of the
+With classes of 50, 20 and 5 examples the singular vectors turn and the values avoid each other, yet the class means tend to a
+regular simplex: all edges become equal. Only the mean over examples is not its centre: equal norms appear about the mean of the
 class means alone.
 """
 
