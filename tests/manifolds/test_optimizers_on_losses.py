@@ -15,7 +15,7 @@ from manifolds.layout import ClassLayout
 from tests.manifolds.losses import cross_entropy, least_squares
 from tests.strategies import features
 from ufm.laws import discrete
-from ufm.tensor import flows
+from ufm.tensor import renormalized_flow as flows
 
 LAYOUT, P = ClassLayout.equal(4, 6), 5
 LOSSES = {

@@ -24,7 +24,7 @@ from ufm.flow import command as flow
 from ufm.flow import result
 from ufm.laws.closed import LAWS
 from ufm.laws.discrete import run_discrete
-from ufm.tensor.flows import advance_means, central_path_gradient, renormalize_after_step
+from ufm.tensor.renormalized_flow import advance_means, central_path_gradient, renormalize_after_step
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--C", "4", "--N", "20", "--P", "7"]

@@ -13,7 +13,7 @@ from ufm.features.snr import snr
 from ufm.interrupt import Interrupted
 from ufm.laws import discrete
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
-from ufm.tensor.flows import central_path_gradient, ls_gradient, renormalize_after_step
+from ufm.tensor.renormalized_flow import central_path_gradient, ls_gradient, renormalize_after_step
 
 
 @given(problems(), st.floats(1e-3, 0.95), st.integers(1, 6))

@@ -16,8 +16,8 @@ from ufm.models.base import simulate
 from ufm.models.central_path import CentralPath
 from ufm.models.mixon import Mixon
 from ufm.models.solvers.gradient_flow import gradient_flow
-from ufm.tensor.flows import ls_gradient
 from ufm.tensor.integrate import integrate_scipy
+from ufm.tensor.renormalized_flow import ls_gradient
 
 
 def residual(model: Mixon, point):

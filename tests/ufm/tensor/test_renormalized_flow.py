@@ -18,7 +18,8 @@ from ufm.features.snr import Snr, renormalized_features, snr
 from ufm.features.statistics import block_statistics
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.discrete import safe_step
-from ufm.tensor import flows
+from ufm.laws.limits import renormalized_features_limit, snr_limit
+from ufm.tensor import renormalized_flow as flows
 from ufm.tensor.integrate import integrate_scipy
 
 
@@ -262,9 +263,11 @@ def test_theorem_3_and_corollary_2_neural_collapse_emerges(problem: Problem, nam
     t = float(law.time(np.array(1e5), found.omega[-1:], C, N)[0])
     omega = law.omega(np.array(t), found.omega, C, N)
     flows.advance_means(X, found, found.omega, omega, layout)
-    limit = found.left_vectors @ found.V.T
+    limit = snr_limit(found.left_vectors, found.V)
+    features = renormalized_features_limit(found.left_vectors, found.V, layout)
     np.testing.assert_allclose(layout.means(X) / omega[0], limit, atol=1e-3)
-    np.testing.assert_allclose(X / omega[0], np.kron(limit, np.ones(N)), atol=1e-3)
+    np.testing.assert_allclose(X / omega[0], features, atol=1e-3)
+    np.testing.assert_array_equal(features, np.kron(limit, np.ones(N)))
     stats = block_statistics(X, layout)
     W, b = ls_classifier(stats, 0.0)
     assert phd_nc1(stats) < 1e-8
@@ -313,3 +316,13 @@ def test_unequal_classes_are_refused_by_the_closed_gradient_and_taken_by_the_gen
     with pytest.raises(ValueError, match="subsample every class to 5"):
         flows.central_path_gradient(X, layout)
     assert flows.ls_gradient(X, layout).shape == X.shape
+
+
+def test_the_limits_refuse_what_has_no_simplex() -> None:
+    U, V = np.eye(5)[:, :3], np.eye(4)[:, :3]
+    with pytest.raises(ValueError, match="U has 2 columns, V 3"):
+        snr_limit(U=U[:, :2], V=V)
+    with pytest.raises(ValueError, match="needs C - 1 = 3"):
+        snr_limit(U=U[:, :2], V=V[:, :2])
+    with pytest.raises(ValueError, match=r"class sizes \(2, 3, 4, 5\)"):
+        renormalized_features_limit(U=U, V=V, layout=ClassLayout((2, 3, 4, 5)))
