@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ufm import models as models
     from ufm import monitor as monitor
     from ufm import tensor as tensor
+    from ufm.citation import cite as cite
     from ufm.features.labels import class_blocks as class_blocks
     from ufm.features.least_squares import lambda_of_weight_decay as lambda_of_weight_decay
     from ufm.features.least_squares import ls_classifier as ls_classifier
@@ -50,6 +51,7 @@ _HOMES = {
     "StreamingStatistics": "features.statistics",
     "Trajectory": "laws.trajectory",
     "UNNORMALIZED": "laws.closed",
+    "cite": "citation",
     "class_blocks": "features.labels",
     "decompose": "features.loss_decomposition",
     "lambda_of_weight_decay": "features.least_squares",
