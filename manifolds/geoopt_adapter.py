@@ -20,9 +20,9 @@ from manifolds.geometry import constraint_residual, renormalize, tangency_residu
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric
 from manifolds.retractions import Move, as_retraction, nearest_point
+from manifolds.rng import RNG
 
 Check = tuple[bool, str | None]
-Seed = int | np.random.Generator | None
 
 _Manifold: Any = geoopt.Manifold  # untyped
 
@@ -30,7 +30,8 @@ _Manifold: Any = geoopt.Manifold  # untyped
 class _Features(_Manifold):
     """What both metrics share.
 
-    `seed` is a whole number, a numpy Generator, or None for fresh entropy; the global generators are never touched.
+    `rng`, or `seed` for geoopt's word, is a whole number, a numpy Generator, or None for fresh entropy; the global generators are
+    never touched.
     """
 
     __scaling__ = geoopt.Manifold.__scaling__.copy()
@@ -38,7 +39,7 @@ class _Features(_Manifold):
     ndim = 2
     reversible = False
 
-    def __init__(self, metric: Metric, retraction: Move | str, seed: Seed) -> None:
+    def __init__(self, metric: Metric, retraction: Move | str, seed: RNG) -> None:
         super().__init__()
         self.metric, self.layout, self._retraction = metric, metric.layout, as_retraction(retraction)
         self._rng = np.random.default_rng(seed)
@@ -137,11 +138,13 @@ class _Features(_Manifold):
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         generator: np.random.Generator | None = None,
+        rng: RNG = None,
     ) -> torch.Tensor:
-        """A random point of that size from `generator`, or from the manifold's own; never from the global one."""
+        """A random point of that size from `rng` or `generator`, or from the manifold's own; never from the global one."""
         shape: tuple[int, ...] = tuple(size2shape(*size))  # type: ignore[assignment]
         self._assert_check_shape(shape, "x")
-        point = sampling.random_point(self.layout, shape[-2], generator or self._rng, shape[:-2])
+        drawn = generator if rng is None else rng
+        point = sampling.random_point(self.layout, shape[-2], self._rng if drawn is None else drawn, shape[:-2])
         dtype = torch.get_default_dtype() if dtype is None else dtype
         tensor: Any = geoopt.ManifoldTensor
         return tensor(torch.as_tensor(point, dtype=dtype, device=device), manifold=self)
@@ -159,8 +162,15 @@ class NormalizedFeatures(_Features):
     __scaling__ = _Features.__scaling__.copy()
     name = "NormalizedFeatures(bundle)"
 
-    def __init__(self, layout: ClassLayout, *, retraction: Move | str = "renormalisation", seed: Seed = None) -> None:
-        super().__init__(BundleMetric(layout), retraction, seed)
+    def __init__(
+        self,
+        layout: ClassLayout,
+        *,
+        retraction: Move | str = "renormalisation",
+        seed: RNG = None,
+        rng: RNG = None,
+    ) -> None:
+        super().__init__(BundleMetric(layout), retraction, seed if rng is None else rng)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:
         """Renormalisation, along the fibre."""
@@ -173,8 +183,15 @@ class EmbeddedNormalizedFeatures(_Features):
     __scaling__ = _Features.__scaling__.copy()
     name = "NormalizedFeatures(embedded)"
 
-    def __init__(self, layout: ClassLayout, *, retraction: Move | str = "polar", seed: Seed = None) -> None:
-        super().__init__(EmbeddedMetric(layout), retraction, seed)
+    def __init__(
+        self,
+        layout: ClassLayout,
+        *,
+        retraction: Move | str = "polar",
+        seed: RNG = None,
+        rng: RNG = None,
+    ) -> None:
+        super().__init__(EmbeddedMetric(layout), retraction, seed if rng is None else rng)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:
         """The nearest point."""

@@ -1,7 +1,7 @@
 """The normalized features manifold for pymanopt's optimizers, with either metric. Points are (P, n), or (copies, P, n).
 
 Choose a retraction by its name or by one of the functions of manifolds.retractions (or any (X, U, layout) -> point).
-Random points come from the manifold's own `seed`: a whole number, a numpy Generator, or None for fresh entropy.
+Random points come from the manifold's own `rng` (or `seed`): a whole number, a numpy Generator, or None for fresh entropy.
 pymanopt computes in numpy float64; costs may be numpy or torch.
 """
 
@@ -16,8 +16,7 @@ from manifolds.geometry import dimension
 from manifolds.layout import ClassLayout, whole_number
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric, typical_distance
 from manifolds.retractions import Move, as_retraction
-
-Seed = int | np.random.Generator | None
+from manifolds.rng import RNG
 
 _Manifold: Any = Manifold  # untyped
 
@@ -27,7 +26,7 @@ class _Features(_Manifold):
 
     metric: Metric
 
-    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move | str, seed: Seed):
+    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move | str, seed: RNG):
         P, copies = whole_number(P, "P"), whole_number(copies, "copies")
         if copies < 1:
             raise ValueError(f"copies = {copies}: at least one is needed")
@@ -121,18 +120,32 @@ class NormalizedFeatures(_Features):
     """Bundle metric: projection Pi (Proposition 4), gradient Pi Pi*, retraction by renormalisation."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "renormalisation", seed: Seed = None
+        self,
+        layout: ClassLayout,
+        P: int,
+        *,
+        copies: int = 1,
+        retraction: Move | str = "renormalisation",
+        seed: RNG = None,
+        rng: RNG = None,
     ) -> None:
-        super().__init__(BundleMetric(layout), P, copies, retraction, seed)
+        super().__init__(BundleMetric(layout), P, copies, retraction, seed if rng is None else rng)
 
 
 class EmbeddedNormalizedFeatures(_Features):
     """Frobenius metric: orthogonal projection P, which is the gradient too; second-order polar retraction."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "polar", seed: Seed = None
+        self,
+        layout: ClassLayout,
+        P: int,
+        *,
+        copies: int = 1,
+        retraction: Move | str = "polar",
+        seed: RNG = None,
+        rng: RNG = None,
     ) -> None:
-        super().__init__(EmbeddedMetric(layout), P, copies, retraction, seed)
+        super().__init__(EmbeddedMetric(layout), P, copies, retraction, seed if rng is None else rng)
 
     def weingarten(self, point: np.ndarray, tangent_vector: np.ndarray, normal_vector: np.ndarray) -> np.ndarray:
         """Shape operator, by which pymanopt's RiemannianSubmanifold makes the same Hessian with two projections more.

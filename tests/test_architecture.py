@@ -86,7 +86,6 @@ SAME_NAME = {  # what may be defined in several modules, and why
     "inverse_sqrt": "numpy's half and torch's half of one function",
     "lyapunov": "numpy's half and torch's half of one function",
     "NeuralCollapseCallback": "the same callback for Lightning and for transformers",
-    "Seed": "what the adapters of both libraries take as a seed",
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from manifolds.linalg import Array, epsilon, namespace
 from ufm.arrays import as_numpy
-from ufm.features import central_path
+from ufm.features import spectral_loss
 from ufm.laws.domain import wide
 from ufm.laws.general import GeneralLaw
 from ufm.laws.integrator import arcs
@@ -117,19 +117,19 @@ class GeneralTrajectory:
     @cached_property
     def nc1(self) -> Array:
         """tr(Sigma_W Sigma_B^+) / C = sum_j 1 / (C u_j) over the non-zero values. (T,)"""
-        return central_path.spectral_nc1((self.law.C * self.u) ** 0.5)
+        return spectral_loss.spectral_nc1((self.law.C * self.u) ** 0.5)
 
     def equinorm(self, centre: Centre = "examples") -> Array:
         """NC2: Std_c / Avg_c of the norms of the class means. (T,)"""
-        return self._of_means(centre, central_path.spectral_equinorm)
+        return self._of_means(centre, spectral_loss.spectral_equinorm)
 
     def equiangular(self, centre: Centre = "examples") -> Array:
         """NC2: Std over pairs of the cosines of the class means. (T,)"""
-        return self._of_means(centre, central_path.spectral_equiangular)
+        return self._of_means(centre, spectral_loss.spectral_equiangular)
 
     def maximal_angle(self, centre: Centre = "examples") -> Array:
         """NC2: Avg over pairs of |cos + 1/(C-1)| of the class means. (T,)"""
-        return self._of_means(centre, central_path.spectral_maximal_angle)
+        return self._of_means(centre, spectral_loss.spectral_maximal_angle)
 
     def nc3(self, centre: Centre = "examples") -> Array:
         """|| W^T / ||W||_F - M / ||M||_F ||_F^2 of the ridge least-squares classifier W and the class means. (T,)"""

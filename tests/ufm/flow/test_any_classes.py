@@ -8,7 +8,8 @@ import pytest
 
 from tests.ufm.flow.test_command import refused, run, write_features
 from ufm.features.labels import class_blocks
-from ufm.features.least_squares import decompose, ls_classifier
+from ufm.features.least_squares import ls_classifier
+from ufm.features.loss_decomposition import decompose
 from ufm.features.measures import phd_equinorm, phd_maximal_angle, phd_nc1, phd_nc3
 from ufm.features.snr import renormalized_features
 from ufm.features.statistics import block_statistics
