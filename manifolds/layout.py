@@ -4,7 +4,6 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
@@ -17,27 +16,6 @@ def whole_number(value: object, what: str) -> int:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise ValueError(f"{what} is {value!r}: a whole number is needed") from None
-
-
-class Centering(Protocol):
-    """A split of the columns of X (..., P, n) into deviations D and a rest X_M, orthogonal to them: X = D + X_M."""
-
-    @property
-    def n(self) -> int:
-        """The scale of the constraint D D^T = n I."""
-        ...
-
-    def deviations(self, X: Array) -> Array:
-        """D, the orthogonal projection of X on the centred rows. (..., P, n) -> (..., P, n)"""
-        ...
-
-    def rest(self, X: Array) -> Array:
-        """X_M = X - D. (..., P, n) -> (..., P, n)"""
-        ...
-
-    def rest_coordinates(self, X: Array) -> Array:
-        """X_M in an orthonormal basis of its rows. (..., P, n) -> (..., P, C)"""
-        ...
 
 
 @dataclass(frozen=True)
@@ -141,6 +119,47 @@ class ClassLayout:
             return M[..., None].expand(*M.shape, self.N).reshape(*M.shape[:-1], self.n)
         blocks = [M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)]
         return xp.cat(blocks, -1)
+
+    @property
+    def columns(self) -> int:
+        """n, the columns of X: of C_M as a `manifolds.forms.SemidefiniteForm`."""
+        return self.n
+
+    @property
+    def rank(self) -> int:
+        """n - C, the rank of C_M."""
+        return self.n - self.C
+
+    @property
+    def factors(self) -> int:
+        """n, the columns of the factor sqrt(n) C_M of C_M."""
+        return self.n
+
+    @property
+    def scale(self) -> float:
+        """n, which makes the metric of that form the Frobenius one."""
+        return float(self.n)
+
+    def apply(self, X: Array) -> Array:
+        """X C_M = D / n. (..., P, n)"""
+        return self.deviations(X) / self.n
+
+    def range_coordinates(self, X: Array) -> Array:
+        """D / sqrt(n). (..., P, n) -> (..., P, n)"""
+        return self.deviations(X) / self.n**0.5
+
+    def kernel_coordinates(self, X: Array) -> Array:
+        """M diag(sqrt(n_c)). (..., P, n) -> (..., P, C)"""
+        return self.rest_coordinates(X)
+
+    def combine(self, F: Array, K: Array) -> Array:
+        """sqrt(n) F + K diag(1 / sqrt(n_c)) Y. (..., P, n), (..., P, C) -> (..., P, n)"""
+        D, sizes = F * self.n**0.5, self._class_sizes(K)
+        return self.deviations(D) + self.spread(K / sizes**0.5)
+
+    def range_gradient(self, E: Array) -> Array:
+        """sqrt(n) times the deviations of E. (..., P, n) -> (..., P, n)"""
+        return self.deviations(E) * self.n**0.5
 
     def rest(self, X: Array) -> Array:
         """X_M = M Y, the class means repeated. (..., P, n) -> (..., P, n)"""

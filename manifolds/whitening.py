@@ -98,7 +98,7 @@ def infinity_norm(S: Array) -> float:
     return float(abs(S).sum(-1).max())
 
 
-def principal_deviations(D: Array, n: int | None = None) -> tuple[Array, Array]:
+def principal_deviations(D: Array, n: float | None = None) -> tuple[Array, Array]:
     """Left singular vectors E (..., P, r) and singular values / sqrt(n) (..., r) of D (..., P, k), r = min(P, k), descending.
 
     n is k unless given. By QR and SVD of D itself, so that every value is right to eps times the largest (through Sigma_W: to
