@@ -14,11 +14,11 @@ from ufm.laws.general_trajectory import GeneralTrajectory
 
 ACCURACY = 1e-10  # largest relative error bound of a singular value
 CLOSED_ERROR = 1e-13  # of the closed laws
-Progress = Callable[[float], None]
+ShareDone = Callable[[float], None]
 
 
 def run_general(
-    law: GeneralLaw, S: Array, t: Array, accuracy: float = ACCURACY, progress: Progress | None = None
+    law: GeneralLaw, S: Array, t: Array, accuracy: float = ACCURACY, progress: ShareDone | None = None
 ) -> GeneralTrajectory:
     """The trajectory from S (P, C) at times t (T,), ascending, t >= 0, S given at time 0. numpy, or torch on its device.
 
@@ -39,7 +39,7 @@ def run_general_beside(
     t: Array,
     beside: np.ndarray,
     accuracy: float = ACCURACY,
-    progress: Progress | None = None,
+    progress: ShareDone | None = None,
 ) -> tuple[GeneralTrajectory, Array]:
     """`run_general` at times t (T,), and omega (B, K) alone at more times `beside` (B,), ascending, from one integration."""
     S = law.checked(S)

@@ -31,7 +31,7 @@ Field = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, eq=False)
-class Clock:
+class RescaledTime:
     """dS/dtau of dS/dt = field(S) in tau = log(1 + t / t_0)."""
 
     field: Field
@@ -58,7 +58,7 @@ class Arc:
     `end`, and any state inside.
     """
 
-    clock: Clock
+    clock: RescaledTime
     t: float
     end: float
     start: Array
@@ -92,7 +92,7 @@ def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> I
     `accuracy` bounds the sum of the relative errors of the singular values. Raises RuntimeError where the step size vanishes: the
     field is not smooth, or rounding is larger than the accuracy; OverflowError where the time overflows float64.
     """
-    clock = Clock(field, t_0)
+    clock = RescaledTime(field, t_0)
     end = clock.tau(t_end)
     tau, error, slope = 0.0, 0.0, clock.slope(0.0, S)
     size = min(end, FIRST)
@@ -130,7 +130,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.vstack([DOP853.A, DOP853.B]), np.append(DOP853.C, 1.0), np.stack([DOP853.E5, DOP853.E3])
 
 
-def _attempt(clock: Clock, S: Array, slope: Array, tau: float, h: float) -> tuple[Array, Array]:
+def _attempt(clock: RescaledTime, S: Array, slope: Array, tau: float, h: float) -> tuple[Array, Array]:
     """The state after a step h and its 13 slopes dS/dtau, the last one at that state. (m, c), (13, m, c)"""
     xp, (A, C, _) = namespace(S), _tables()
     stages, point = xp.empty((STAGES + 1, *S.shape), dtype=S.dtype, device=S.device), S
