@@ -10,6 +10,10 @@ from manifolds.array import ArrayT as ArrayT
 from manifolds.array import ArrayT_co as ArrayT_co
 
 
+class RankDeficient(ValueError):
+    """Sigma_W is singular, so that no feature can be whitened; its range is smaller than the space."""
+
+
 def namespace(x: Array) -> Any:
     """The module (numpy or torch) that owns x; torch is never imported for it. Raises TypeError for anything else."""
     if isinstance(x, (np.ndarray, np.generic)):
@@ -22,7 +26,11 @@ def namespace(x: Array) -> Any:
 
 def array_like(values: Any, x: ArrayT) -> ArrayT:
     """Numbers as an array with the kind, dtype and device of x."""
-    return namespace(x).asarray(values, dtype=x.dtype, device=x.device)
+    xp = namespace(x)
+    convert: Any = (
+        xp.asarray if xp is np else xp.as_tensor
+    )  # torch.asarray warns of a tensor that is recorded, or drops the record
+    return convert(values, dtype=x.dtype, device=x.device)
 
 
 def detached(x: ArrayT) -> ArrayT:

@@ -40,13 +40,13 @@ class Root:
     name: str
     of_covariance: Callable[[Any], Any]
     conditioned: Callable[[Any], tuple[Any, float]]
-    of_deviations: Callable[[Any, Any, int, Any], Any]
+    of_deviations: Callable[[Any, Any, float, Any], Any]
     derivative: Callable[[Any, Any], Any]
     triangular: bool
 
 
 def whitened(
-    D: ArrayT, M: ArrayT, n: int, root: Root, multiply: Callable[[ArrayT, ArrayT], ArrayT] = lambda A, D: A @ D
+    D: ArrayT, M: ArrayT, n: float, root: Root, multiply: Callable[[ArrayT, ArrayT], ArrayT] = lambda A, D: A @ D
 ) -> tuple[ArrayT, ArrayT]:
     """A D and A M for the deviations D (..., P, n) and whatever else is to be mapped with them, M (..., P, C).
 
@@ -67,7 +67,7 @@ def whitened(
     return multiply(A, D), A @ M
 
 
-def _smallest_deviation(D: ArrayT, M: ArrayT, n: int) -> ArrayT:
+def _smallest_deviation(D: ArrayT, M: ArrayT, n: float) -> ArrayT:
     """The standard deviation that rounding alone can produce in features of deviations D and class means M. (..., 1)"""
     xp, classes = namespace(D), max(M.shape[-1], 1)
     square = xp.sum(D * D, (-2, -1)) / n + xp.sum(M * M, (-2, -1)) / classes
@@ -88,7 +88,7 @@ def _conditioned_symmetric(S: ArrayT) -> tuple[ArrayT | None, float]:
     return (None if A is None else inverse_sqrt(S, A)), condition
 
 
-def _symmetric_of_deviations(D: ArrayT, S: ArrayT, n: int, smallest: ArrayT) -> ArrayT:
+def _symmetric_of_deviations(D: ArrayT, S: ArrayT, n: float, smallest: ArrayT) -> ArrayT:
     recorded = records(S)
     E, deviations = principal_deviations(detached(D), n)
     deviations = refuse_lost(deviations, smallest, "Sigma_W", "standard deviations")
@@ -120,7 +120,7 @@ def _conditioned_triangular(S: ArrayT) -> tuple[ArrayT | None, float]:
     return A, infinity_norm(S) * float(absolute.sum(-1).max()) * float(absolute.sum(-2).max())  # >= cond(S)
 
 
-def _triangular_of_deviations(D: ArrayT, S: ArrayT, n: int, smallest: ArrayT) -> ArrayT:
+def _triangular_of_deviations(D: ArrayT, S: ArrayT, n: float, smallest: ArrayT) -> ArrayT:
     del S
     xp = namespace(D)
     deviations = principal_deviations(detached(D), n)[1]

@@ -22,7 +22,7 @@ import numpy as np
 from manifolds.geometry import renormalize
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, detached, identity_like, namespace, symmetrize
-from manifolds.metrics import Metric
+from manifolds.metrics import LayoutMetric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction, renormalisation
 from manifolds.roots import whitened
@@ -39,7 +39,7 @@ def gradient_step(
     X: ArrayT,
     G: ArrayT,
     eta: float,
-    metric: Metric,
+    metric: LayoutMetric,
     retraction: Move[ArrayT] | str = polar_retraction,
     *,
     out: ArrayT | None = None,
@@ -60,7 +60,7 @@ def gradient_step(
 
 
 @at_least_float32
-def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: Metric, *, out: ArrayT | None = None) -> ArrayT:
+def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, out: ArrayT | None = None) -> ArrayT:
     """The nearest point to X - eta G, its means moved by the metric's gradient: projected gradient descent. (..., P, n)
 
     Its derivative by eta at 0 is -metric.gradient(X, G), since P is the derivative of the nearest point: to first order in eta it

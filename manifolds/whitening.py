@@ -13,6 +13,7 @@ from manifolds.linalg import (
     Array,
     ArrayT,
     ArrayT_co,
+    RankDeficient,
     congruence_residual,
     frobenius_norm,
     inverse_cholesky,
@@ -109,7 +110,7 @@ def infinity_norm(S: Array) -> float:
     return float(abs(S).sum(-1).max())
 
 
-def principal_deviations(D: ArrayT, n: int | None = None) -> tuple[ArrayT, ArrayT]:
+def principal_deviations(D: ArrayT, n: float | None = None) -> tuple[ArrayT, ArrayT]:
     """Left singular vectors E (..., P, r) and singular values / sqrt(n) (..., r) of D (..., P, k), r = min(P, k), descending.
 
     n is k unless given. By QR and SVD of D itself, so that every value is right to eps times the largest (through Sigma_W: to
@@ -129,9 +130,9 @@ def _two_passes(D: ArrayT, degenerate: float) -> Whitening[ArrayT]:
             "Sigma_W = 0 but for rounding: every example equals its class mean, so omega is infinite: collapse is complete"
         )
     if empty:
-        raise ValueError(
+        raise RankDeficient(
             f"Sigma_W is rank-deficient: {empty} of {P} directions have a standard deviation of at most {degenerate:.2e} "
-            f"(the largest has {float(deviations[0]):.2e}). Choose the reduction to the range of Sigma_W explicitly (--reduce)"
+            f"(the largest has {float(deviations[0]):.2e}). Choose the reduction to the range of Sigma_W explicitly"
         )
     first = symmetrize((E / deviations) @ E.mT)
     X = first @ D

@@ -8,16 +8,16 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.centering import MeanSplit
 from manifolds.embedded import geodesics
 from manifolds.geometry import orthogonal_projection
-from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, frobenius_norm, namespace, symmetrize
 from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products
 
 
-def shoot_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
+def shoot_log(X: Array, Y: Array, layout: MeanSplit) -> Shooting:
     """The velocity at X of a geodesic that hits Y at time 1, in float64, with its verdict. Embedded metric.
 
     The shortest geodesic for points within the injectivity radius pi sqrt(n); beyond it a geodesic that need not be minimising.
@@ -26,7 +26,7 @@ def shoot_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
     return shoot_pairs(lambda x, y: _log(x, y, layout), X, Y)
 
 
-def log(X: ArrayT, Y: ArrayT, layout: ClassLayout) -> ArrayT:
+def log(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where the shooting did not converge, with its gap.
 
     Not differentiable: torch raises ValueError in the backward pass.
@@ -44,7 +44,7 @@ def underived(vector: ArrayT, X: ArrayT, Y: ArrayT) -> ArrayT:
     return refuse_derivative(vector, X, Y)
 
 
-def dist(X: ArrayT, Y: ArrayT, layout: ClassLayout) -> ArrayT:
+def dist(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """Length of the geodesic of `log`: the distance where `shoot_log` says minimising, else a bound. (...). Raises as `log`.
 
     EmbeddedMetric(layout).dist is the same with a derivative.
@@ -52,12 +52,12 @@ def dist(X: ArrayT, Y: ArrayT, layout: ClassLayout) -> ArrayT:
     return frobenius_norm(log(X, Y, layout))
 
 
-def midpoint(X: ArrayT, Y: ArrayT, layout: ClassLayout) -> ArrayT:
+def midpoint(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """exp(X, log(X, Y) / 2). (..., P, n). Raises as `log`."""
     return geodesics.exp(X, orthogonal_projection(X, log(X, Y, layout), layout) / 2, layout)
 
 
-def _log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingResult:
+def _log(x: np.ndarray, y: np.ndarray, layout: MeanSplit) -> ShootingResult:
     """The velocity (P, n) for one pair, with its verdict."""
     P, root = x.shape[-2], np.sqrt(layout.n)
     Q_x, Q_y = (_orthonormal(layout.deviations(z)) for z in (x, y))

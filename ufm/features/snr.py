@@ -139,8 +139,8 @@ def _priors(like: ArrayT, layout: ClassLayout) -> ArrayT:
 
 
 def _float64(H: ArrayT) -> ArrayT:
-    xp = namespace(H)
-    return xp.asarray(H, dtype=xp.float64, device=H.device)
+    xp, array = namespace(H), cast("Any", H)
+    return array.astype(np.float64, copy=False) if xp is np else array.to(xp.float64)
 
 
 def _signs(V: ArrayT) -> ArrayT:

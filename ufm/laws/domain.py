@@ -6,7 +6,7 @@ from typing import Any, overload
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, array_like, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 
 SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: a smaller square underflows, a larger fourth power overflows
 LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger overflows float64
@@ -45,8 +45,10 @@ def narrow(result: ArrayT, given: Any) -> ArrayT:
     """The result in the floating dtype of what was given, float64 where that has none."""
     if isinstance(given, int | float | list | tuple):
         return result
-    floating = given.dtype.kind == "f" if namespace(given) is np else given.is_floating_point()
-    return array_like(result, given) if floating else result
+    array: Any = result
+    if namespace(given) is np:
+        return array.astype(given.dtype) if given.dtype.kind == "f" and given.dtype != result.dtype else array
+    return array.to(given.dtype) if given.is_floating_point() else array
 
 
 def check_omega(omega: Array, C: int, N: int) -> None:
