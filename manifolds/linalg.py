@@ -27,9 +27,7 @@ def namespace(x: Array) -> Any:
 def array_like(values: Any, x: ArrayT) -> ArrayT:
     """Numbers as an array with the kind, dtype and device of x."""
     xp = namespace(x)
-    convert: Any = (
-        xp.asarray if xp is np else xp.as_tensor
-    )  # torch.asarray warns of a tensor that is recorded, or drops the record
+    convert: Any = xp.asarray if xp is np else xp.as_tensor  # torch.asarray would drop the record for derivatives, or warn
     return convert(values, dtype=x.dtype, device=x.device)
 
 

@@ -26,11 +26,15 @@ def in_blocks(f: Callable[[ArrayT], ArrayT], s: ArrayT) -> ArrayT:
 
 
 @overload
-def wide(value: ArrayT) -> ArrayT: ...
+def wide(value: ArrayT) -> ArrayT:
+    """An array or a tensor stays what it is."""
+    ...
 
 
 @overload
-def wide(value: float | Sequence[float]) -> np.ndarray: ...
+def wide(value: float | Sequence[float]) -> np.ndarray:
+    """Plain numbers become a numpy array."""
+    ...
 
 
 def wide(value: Any) -> Any:
