@@ -5,6 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import torch
+
+from manifolds.linalg import array_like
+from ufm.laws.domain import narrow
+
 ROOT = Path(__file__).parents[1]
 
 PROGRAM = """
@@ -65,3 +71,11 @@ def test_a_type_checker_refuses_what_is_no_array_and_no_layout(tmp_path: Path) -
     wrong = {number for number, line in enumerate(PROGRAM.split("\n"), 1) if "# wrong" in line}
     assert wrong - refused.keys() == set()
     assert {line: said for line, said in refused.items() if line not in wrong} == {}
+
+
+def test_a_conversion_keeps_the_record_for_derivatives() -> None:
+    x = torch.tensor([1.0, 2.0], requires_grad=True)
+    for converted in (array_like(3 * x, x.double()), narrow(3 * x.double(), x)):
+        (slope,) = torch.autograd.grad(converted.sum(), x)
+        assert slope.tolist() == [3.0, 3.0]
+    assert narrow(np.float64(2.0), np.zeros(1, np.float32)).dtype == np.float32
