@@ -39,7 +39,7 @@ def wide(value: float | Sequence[float]) -> np.ndarray:
 
 def wide(value: Any) -> Any:
     """Scalars, sequences, arrays and tensors as float64."""
-    if isinstance(value, int | float | list | tuple):
+    if isinstance(value, (int, float, list, tuple)):
         return np.asarray(value, dtype=np.float64)
     xp = namespace(value)
     return np.asarray(value, dtype=np.float64) if xp is np else value.to(xp.float64)
@@ -47,7 +47,7 @@ def wide(value: Any) -> Any:
 
 def narrow(result: ArrayT, given: Any) -> ArrayT:
     """The result in the floating dtype of what was given, float64 where that has none."""
-    if isinstance(given, int | float | list | tuple):
+    if isinstance(given, (int, float, list, tuple)):
         return result
     array: Any = result
     if namespace(given) is np:
