@@ -170,6 +170,21 @@ def test_the_same_seed_at_float32_is_the_float64_data_rounded(sizes: list[str]) 
     np.testing.assert_array_equal(single.H, double.H.astype(np.float32))
 
 
+def test_a_seed_gives_float32_the_float64_data_rounded_through_the_command(tmp_path: Path) -> None:
+    """A run of --seed at float32 is that of a file with the float64 draws rounded, bit by bit."""
+    layout, options = ClassLayout((12, 17, 31)), ["--growth", "2", "--points", "5", "--steps", "20", "--quiet"]
+    drawn = np.random.default_rng(3).standard_normal((5, layout.n))
+    store.save_arrays(tmp_path / "rounded.npz", {"features": drawn.T.astype(np.float32), "labels": layout.labels})
+    store.save_arrays(tmp_path / "drawn.npz", {"features": drawn.T, "labels": layout.labels})
+    random = ["--sizes", "12,17,31", "--P", "5", "--seed", "3"]
+    for dtype, name in (("float32", "rounded.npz"), ("float64", "drawn.npz")):
+        assert run(*random, "--dtype", dtype, *options, "--out", tmp_path / "random.npz") == 0
+        assert run("--features", tmp_path / name, "--dtype", dtype, *options, "--out", tmp_path / "file.npz") == 0
+        of_seed, of_file = store.load_arrays(tmp_path / "random.npz"), store.load_arrays(tmp_path / "file.npz")
+        for key in of_seed.keys() - {"config"}:
+            np.testing.assert_array_equal(of_seed[key], of_file[key], err_msg=key)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
