@@ -54,8 +54,10 @@ def test_the_whole_tensor_gives_the_numbers_of_the_law(case: str, tmp_path: Path
     np.testing.assert_allclose(law["omega"][-1].min() / law["omega"][0].min(), 2.5, rtol=1e-5)
     assert (law["omega"][1] < 1.02 * law["omega"][0]).all()
     moves = len(set(law["counts"])) > 1
-    assert ("V_t" in law) == ("V_t" in full) == moves
+    for name in ("V_t", "U_t"):
+        assert (name in law) == (name in full) == moves
     if moves:
+        np.testing.assert_allclose(full["U_t"], law["U_t"], atol=2e-5)
         np.testing.assert_allclose(full["V_t"], law["V_t"], atol=2e-5)
         np.testing.assert_allclose(law["V_t"][0], law["V"], atol=1e-9)
         assert abs(law["V_t"][-1] - law["V_t"][0]).max() > 1e-3
