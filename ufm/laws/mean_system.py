@@ -163,9 +163,8 @@ def run_raw(
 ) -> Trajectory:
     """omega at `times` (T,), times[0] the start; every value follows its vector from one step of the solver to the next.
 
-    V is that of the start, V_t (T, C, K) those at every time, U_t (T, P, K) those at the times where `left_vectors` (T,) is true, by
-    a P x P singular value decomposition each, and NaN at others. Raises RuntimeError where the solver fails; Interrupted, a
-    KeyboardInterrupt with the times reached, on Ctrl-C.
+    V is that of the start, V_t (T, C, K) those at every time, U_t (T, P, K) those where `left_vectors` (T,) is true, else NaN.
+    Raises RuntimeError where the solver fails; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
     """
     from scipy.integrate import DOP853, LSODA
 
