@@ -14,10 +14,11 @@ from manifolds import steps
 from manifolds.forms import SemidefiniteForm
 from manifolds.generalized import GeneralizedStiefelMetric
 from manifolds.geometry import renormalize
-from manifolds.geoopt_base import Exact, MetricManifold, Seed
+from manifolds.geoopt_base import Exact, MetricManifold
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.retractions import Move, nearest_point
+from manifolds.rng import RNG
 
 
 class _Features(MetricManifold):
@@ -25,7 +26,7 @@ class _Features(MetricManifold):
 
     __scaling__ = MetricManifold.__scaling__.copy()
 
-    def __init__(self, metric: BundleMetric | EmbeddedMetric, retraction: Move | str, seed: Seed) -> None:
+    def __init__(self, metric: BundleMetric | EmbeddedMetric, retraction: Move | str, seed: RNG) -> None:
         super().__init__(metric, retraction, seed)
         self.metric, self.layout = metric, metric.layout
 
@@ -50,8 +51,15 @@ class NormalizedFeatures(_Features):
     __scaling__ = _Features.__scaling__.copy()
     name = "NormalizedFeatures(bundle)"
 
-    def __init__(self, layout: ClassLayout, *, retraction: Move | str = "renormalisation", seed: Seed = None) -> None:
-        super().__init__(BundleMetric(layout), retraction, seed)
+    def __init__(
+        self,
+        layout: ClassLayout,
+        *,
+        retraction: Move | str = "renormalisation",
+        seed: RNG = None,
+        rng: RNG = None,
+    ) -> None:
+        super().__init__(BundleMetric(layout), retraction, seed if rng is None else rng)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:
         """Renormalisation, along the fibre."""
@@ -64,8 +72,15 @@ class EmbeddedNormalizedFeatures(_Features):
     __scaling__ = _Features.__scaling__.copy()
     name = "NormalizedFeatures(embedded)"
 
-    def __init__(self, layout: ClassLayout, *, retraction: Move | str = "polar", seed: Seed = None) -> None:
-        super().__init__(EmbeddedMetric(layout), retraction, seed)
+    def __init__(
+        self,
+        layout: ClassLayout,
+        *,
+        retraction: Move | str = "polar",
+        seed: RNG = None,
+        rng: RNG = None,
+    ) -> None:
+        super().__init__(EmbeddedMetric(layout), retraction, seed if rng is None else rng)
 
     def projx(self, x: torch.Tensor) -> torch.Tensor:
         """The nearest point."""
@@ -79,9 +94,9 @@ class GeneralizedStiefel(MetricManifold):
     name = "GeneralizedStiefel"
     _constraint, _tangency = "`||x B x^T - I||_F`", "`||x B u^T + u B x^T||_F`"
 
-    def __init__(self, form: SemidefiniteForm, *, retraction: Move | str = "polar", seed: Seed = None) -> None:
+    def __init__(self, form: SemidefiniteForm, *, retraction: Move | str = "polar", seed: RNG = None, rng: RNG = None) -> None:
         metric = GeneralizedStiefelMetric(form)
-        super().__init__(metric, retraction, seed)
+        super().__init__(metric, retraction, seed if rng is None else rng)
         self.metric, self.form = metric, form
 
     def extra_repr(self) -> str:

@@ -9,9 +9,9 @@ from geoopt.utils import size2shape
 
 from manifolds.metric import Metric
 from manifolds.retractions import Move, as_retraction
+from manifolds.rng import RNG
 
 Check = tuple[bool, str | None]
-Seed = int | np.random.Generator | None
 
 _Manifold: Any = geoopt.Manifold  # untyped
 
@@ -19,7 +19,8 @@ _Manifold: Any = geoopt.Manifold  # untyped
 class MetricManifold(_Manifold):
     """What every metric shares.
 
-    `seed` is a whole number, a numpy Generator, or None for fresh entropy; the global generators are never touched.
+    `rng`, or `seed` for geoopt's word, is a whole number, a numpy Generator, or None for fresh entropy; the global generators are
+    never touched.
     """
 
     __scaling__ = geoopt.Manifold.__scaling__.copy()
@@ -30,7 +31,7 @@ class MetricManifold(_Manifold):
 
     metric: Any
 
-    def __init__(self, metric: Metric, retraction: Move | str, seed: Seed) -> None:
+    def __init__(self, metric: Metric, retraction: Move | str, seed: RNG) -> None:
         super().__init__()
         self.metric, self._retraction = metric, as_retraction(retraction)
         self._rng = np.random.default_rng(seed)
@@ -113,11 +114,13 @@ class MetricManifold(_Manifold):
         dtype: torch.dtype | None = None,
         device: torch.device | None = None,
         generator: np.random.Generator | None = None,
+        rng: RNG = None,
     ) -> torch.Tensor:
-        """A random point of that size from `generator`, or from the manifold's own; never from the global one."""
+        """A random point of that size from `rng` or `generator`, or from the manifold's own; never from the global one."""
         shape: tuple[int, ...] = tuple(size2shape(*size))  # type: ignore[assignment]
         self._assert_check_shape(shape, "x")
-        point = self.metric.random_point(shape[-2], generator or self._rng, shape[:-2])
+        drawn = generator if rng is None else rng
+        point = self.metric.random_point(shape[-2], self._rng if drawn is None else np.random.default_rng(drawn), shape[:-2])
         dtype = torch.get_default_dtype() if dtype is None else dtype
         tensor: Any = geoopt.ManifoldTensor
         return tensor(torch.as_tensor(point, dtype=dtype, device=device), manifold=self)

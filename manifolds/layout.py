@@ -7,7 +7,7 @@ from functools import cached_property
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, RankDeficient, namespace
 
 
 def whole_number(value: object, what: str) -> int:
@@ -216,9 +216,9 @@ class ClassLayout:
             raise ValueError(f"P = {P} features: at least one is needed")
         if self.n - self.C < P:
             what = f"C(N-1) = {self.n - self.C}" if self.balanced else f"n - C = {self.n - self.C}"
-            raise ValueError(
+            raise RankDeficient(
                 f"{what} < P = {P}: Sigma_W is singular and the manifold is empty; use at least {-(-(P + self.C) // self.C)} "
-                "examples a class, fewer features, or the reduction to the range of Sigma_W (--reduce)"
+                "examples a class, fewer features, or the reduction to the range of Sigma_W"
             )
 
     def check_columns(self, X: Array) -> None:

@@ -1,7 +1,7 @@
 """The normalized features manifold for pymanopt's optimizers, with either metric. Points are (P, n), or (copies, P, n).
 
 Choose a retraction by its name or by one of the functions of manifolds.retractions (or any (X, U, layout) -> point).
-Random points come from the manifold's own `seed`: a whole number, a numpy Generator, or None for fresh entropy.
+Random points come from the manifold's own `rng` (or `seed`): a whole number, a numpy Generator, or None for fresh entropy.
 pymanopt computes in numpy float64; costs may be numpy or torch.
 """
 
@@ -18,8 +18,7 @@ from manifolds.layout import ClassLayout, whole_number
 from manifolds.metric import Metric
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.retractions import Move, as_retraction
-
-Seed = int | np.random.Generator | None
+from manifolds.rng import RNG
 
 _Manifold: Any = Manifold  # untyped
 
@@ -29,7 +28,7 @@ class _MetricManifold(_Manifold):
 
     metric: Any
 
-    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move | str, seed: Seed, name: str):
+    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move | str, seed: RNG, name: str):
         P, copies = whole_number(P, "P"), whole_number(copies, "copies")
         if copies < 1:
             raise ValueError(f"copies = {copies}: at least one is needed")
@@ -115,7 +114,7 @@ class _MetricManifold(_Manifold):
 class _Features(_MetricManifold):
     """Normalized features, with either metric."""
 
-    def __init__(self, metric: BundleMetric | EmbeddedMetric, P: int, copies: int, retraction: Move | str, seed: Seed):
+    def __init__(self, metric: BundleMetric | EmbeddedMetric, P: int, copies: int, retraction: Move | str, seed: RNG):
         self.layout = metric.layout
         name = f"Normalized features manifold n={self.layout.n}, C={self.layout.C}, {type(metric).__name__}"
         super().__init__(metric, P, copies, retraction, seed, name)
@@ -129,18 +128,32 @@ class NormalizedFeatures(_Features):
     """Bundle metric: projection Pi (Proposition 4), gradient Pi Pi*, retraction by renormalisation."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "renormalisation", seed: Seed = None
+        self,
+        layout: ClassLayout,
+        P: int,
+        *,
+        copies: int = 1,
+        retraction: Move | str = "renormalisation",
+        seed: RNG = None,
+        rng: RNG = None,
     ) -> None:
-        super().__init__(BundleMetric(layout), P, copies, retraction, seed)
+        super().__init__(BundleMetric(layout), P, copies, retraction, seed if rng is None else rng)
 
 
 class EmbeddedNormalizedFeatures(_Features):
     """Frobenius metric: orthogonal projection P, which is the gradient too; second-order polar retraction."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "polar", seed: Seed = None
+        self,
+        layout: ClassLayout,
+        P: int,
+        *,
+        copies: int = 1,
+        retraction: Move | str = "polar",
+        seed: RNG = None,
+        rng: RNG = None,
     ) -> None:
-        super().__init__(EmbeddedMetric(layout), P, copies, retraction, seed)
+        super().__init__(EmbeddedMetric(layout), P, copies, retraction, seed if rng is None else rng)
 
     def weingarten(self, point: np.ndarray, tangent_vector: np.ndarray, normal_vector: np.ndarray) -> np.ndarray:
         """Shape operator, by which pymanopt's RiemannianSubmanifold makes the same Hessian with two projections more.
@@ -157,8 +170,22 @@ class GeneralizedStiefel(_MetricManifold):
     """
 
     def __init__(
-        self, form: SemidefiniteForm, P: int, *, copies: int = 1, retraction: Move | str = "polar", seed: Seed = None
+        self,
+        form: SemidefiniteForm,
+        P: int,
+        *,
+        copies: int = 1,
+        retraction: Move | str = "polar",
+        seed: RNG = None,
+        rng: RNG = None,
     ) -> None:
         metric = GeneralizedStiefelMetric(form)
-        super().__init__(metric, P, copies, retraction, seed, f"Generalized Stiefel manifold n={form.columns}, rank={form.rank}")
+        super().__init__(
+            metric,
+            P,
+            copies,
+            retraction,
+            seed if rng is None else rng,
+            f"Generalized Stiefel manifold n={form.columns}, rank={form.rank}",
+        )
         self.form = form

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from manifolds.linalg import Array, congruence_residual, frobenius_norm, inverse_cholesky, namespace, symmetrize
+from manifolds.linalg import Array, RankDeficient, congruence_residual, frobenius_norm, inverse_cholesky, namespace, symmetrize
 
 WELL_CONDITIONED = 1e4  # bound on magnitude / lambda_min(Sigma_W) below which one pass leaves a residual under 1e-12
 
@@ -118,9 +118,9 @@ def _two_passes(D: Array, degenerate: float) -> Whitening:
             "Sigma_W = 0 but for rounding: every example equals its class mean, so omega is infinite: collapse is complete"
         )
     if empty:
-        raise ValueError(
+        raise RankDeficient(
             f"Sigma_W is rank-deficient: {empty} of {P} directions have a standard deviation of at most {degenerate:.2e} "
-            f"(the largest has {float(deviations[0]):.2e}). Choose the reduction to the range of Sigma_W explicitly (--reduce)"
+            f"(the largest has {float(deviations[0]):.2e}). Choose the reduction to the range of Sigma_W explicitly"
         )
     first = symmetrize((E / deviations) @ E.mT)
     X = first @ D
