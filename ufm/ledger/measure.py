@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manifolds.linalg import epsilon
+from manifolds.linalg import Array, epsilon
 from manifolds.rng import RNG, seed_from
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
@@ -127,7 +127,7 @@ class _FirstPass:
         self.precisions: list[float] = []
         self.sizes: list[int] = []
         self.reduced: list[bool] = []
-        self.statistics: list[ClassStatistics] = []
+        self.statistics: list[ClassStatistics[Array]] = []
 
     def begin(self, operation: Operation, state: State) -> None:
         """One more row, of a state like this one."""
@@ -243,7 +243,7 @@ def _assembled(
     )
 
 
-def _shortfall(stats: ClassStatistics, whole: Discrimination, precision: float) -> float:
+def _shortfall(stats: ClassStatistics[Array], whole: Discrimination, precision: float) -> float:
     """Mean log of corrected omega of a sketch over that of one half as wide; NaN where either has too few data."""
     half = discrimination(halved(stats), precision)
     logs = []

@@ -79,7 +79,7 @@ class RandomProjection:
         return wide @ self._matrix
 
 
-def effective_rank(stats: ClassStatistics) -> float:
+def effective_rank(stats: ClassStatistics[Tensor]) -> float:
     """exp of the entropy of the singular values of the centred features, as shares of their sum (Roy & Vetterli 2007).
 
     Raises ValueError where all features are equal.

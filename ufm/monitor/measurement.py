@@ -68,14 +68,14 @@ class ScalarCollector:
             self.undefined.append(f"{names[0]}: {error}")
 
 
-def scalars_of(stats: ClassStatistics, classifier: Classifier, lam: float) -> ScalarCollector:
+def scalars_of(stats: ClassStatistics[Tensor], classifier: Classifier, lam: float) -> ScalarCollector:
     """Losses and measures that the statistics decide: all but NC4 and the error."""
     found = feature_scalars(stats)
     add_classifier_scalars(found, stats, classifier, lam)
     return found
 
 
-def feature_scalars(stats: ClassStatistics) -> ScalarCollector:
+def feature_scalars(stats: ClassStatistics[Tensor]) -> ScalarCollector:
     """What needs no classifier: NC1, and NC2 of the centred class means."""
     found = ScalarCollector({}, [])
     found.add("nc1", lambda: measures.phd_nc1(stats))
@@ -83,7 +83,7 @@ def feature_scalars(stats: ClassStatistics) -> ScalarCollector:
     return found
 
 
-def add_classifier_scalars(found: ScalarCollector, stats: ClassStatistics, classifier: Classifier, lam: float) -> None:
+def add_classifier_scalars(found: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier, lam: float) -> None:
     """What needs the classifier: the loss and its parts, NC2 of its rows, NC3."""
 
     def losses() -> tuple[float, ...]:
@@ -97,7 +97,7 @@ def add_classifier_scalars(found: ScalarCollector, stats: ClassStatistics, class
     found.add("nc3", lambda: _self_duality(stats, classifier.W))
 
 
-def _self_duality(stats: ClassStatistics, W: Tensor) -> float:
+def _self_duality(stats: ClassStatistics[Tensor], W: Tensor) -> float:
     if not bool(W.any()):
         raise ValueError("W = 0 has no direction")
     return measures.phd_nc3(stats, W)
@@ -110,7 +110,7 @@ def _add_angles(found: ScalarCollector, suffix: str, vectors: Tensor) -> None:
 
 
 def measurement_of(
-    found: ScalarCollector, stats: ClassStatistics, precision: float, test_snr: RangeSnr | None = None
+    found: ScalarCollector, stats: ClassStatistics[Tensor], precision: float, test_snr: RangeSnr | None = None
 ) -> Measurement:
     """The scalars with the SNR of the features; precision is the machine epsilon of their dtype."""
     K = min(stats.C - 1, stats.P)

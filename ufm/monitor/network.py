@@ -97,7 +97,7 @@ def _check_logits(returned: object, output: Tensor) -> None:
         )
 
 
-def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassStatistics, float, float]:
+def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassStatistics[Tensor], float, float]:
     streaming, wrong, precision = StreamingStatistics(C), 0, 0.0
     for features, logits, labels in batches:
         streaming.update(features, labels)
@@ -109,7 +109,9 @@ def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassSta
     return stats, int(wrong) / stats.n, precision
 
 
-def _add_test(found: ScalarCollector, batches: Batches, classifier: Classifier, train: ClassStatistics, lam: float) -> RangeSnr:
+def _add_test(
+    found: ScalarCollector, batches: Batches, classifier: Classifier, train: ClassStatistics[Tensor], lam: float
+) -> RangeSnr:
     """Test-set versions, NC4 against the class means of the training set as Papyan, Han & Donoho, NC1 both ways.
 
     Returns the SNR of the test set.
@@ -128,7 +130,7 @@ def _add_test(found: ScalarCollector, batches: Batches, classifier: Classifier, 
     return measurement_of(test, stats, precision).snr
 
 
-def _about(train: ClassStatistics, test: ClassStatistics) -> ClassStatistics:
+def _about(train: ClassStatistics[Tensor], test: ClassStatistics[Tensor]) -> ClassStatistics[Tensor]:
     """Classes and means of the training set, and the scatter of the test set about those means."""
     shift = test.means - train.means
     scatter = test.sigma_w + (shift * test.priors) @ shift.mT

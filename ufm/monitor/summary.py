@@ -81,7 +81,7 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
 
 
 def _add_classifier(
-    found: ScalarCollector, stats: ClassStatistics, classifier: Classifier, classes: Tensor, lam: float | None
+    found: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier, classes: Tensor, lam: float | None
 ) -> dict[str, str]:
     """Adds what the classifier decides about the classes that have examples; returns reasons that replace those of the rest."""
     C, reasons = len(classifier.W), {}
