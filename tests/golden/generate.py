@@ -2,8 +2,9 @@
 
     python -m tests.golden.generate        writes tests/golden/*.json again
 
-Nothing of `manifolds` is used. Centering is an n x n matrix, roots come from eigenvectors, derivatives are differences at twice the
-digits, geodesics and parallel transport are Taylor series of their differential equations. docs/golden.md describes the files.
+Nothing of `manifolds` is used. Centering is an n x n matrix, roots come from eigenvectors, derivatives are differences at
+twice the digits, geodesics and parallel transport are Taylor series of their differential equations.
+docs/geometry.md describes the files.
 """
 
 import json
@@ -11,8 +12,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mpmath import mp, mpf
 from mpmath import matrix as Matrix
+from mpmath import mp, mpf
 
 DIGITS = 50
 WORKING = 70  # digits of everything but differences
