@@ -42,9 +42,9 @@ class SecondPass:
     the first whitening, is accumulated beside them: with it G is right to eps sqrt(cond(Sigma_W)) instead of eps cond(Sigma_W).
     """
 
-    def __init__(self, stats: ClassStatistics[Array], found: Discrimination) -> None:
-        self._stats, self._found = stats, found
-        self._second = np.zeros((found.rank, found.rank))
+    def __init__(self, stats: ClassStatistics[Array], discrimination: Discrimination) -> None:
+        self._stats, self._found = stats, discrimination
+        self._second = np.zeros((discrimination.rank, discrimination.rank))
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._alone: list[np.ndarray] = []
 
