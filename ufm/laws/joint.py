@@ -181,7 +181,7 @@ def joint_start(H: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, np.ndar
 
 
 def _solve(
-    field: Callable[[np.ndarray], np.ndarray],
+    field: Callable[[float, np.ndarray], np.ndarray],
     y0: np.ndarray,
     times: np.ndarray,
     tolerance: float,
