@@ -111,20 +111,23 @@ def measure(args: argparse.Namespace) -> None:
         record = record.with_epoch(epoch, measurement, _lambda(Path(name)) if args.lam is None else args.lam)
         if args.out is not None:
             record.save(Path(args.out))
-        for reason in measurement.undefined:
-            say(f"{name}: undefined: {reason}")
-        if measurement.snr.rounding > WORTH_SAYING:
-            error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"
-            say(
-                f"{name}: warning: {error}: Sigma_W in float64 is close to singular; python -m ufm.flow goes through the deviations"
-            )
+        _warn(name, measurement)
         if args.json:
-            snr = {name: getattr(measurement.snr, name) for name in ("omega", "dropped", "rounding")}
+            snr = {key: getattr(measurement.snr, key) for key in ("omega", "dropped", "rounding")}
             print_json({"file": name, "epoch": epoch, **measurement.scalars, **snr})
     if args.report is not None:
         write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
+
+
+def _warn(name: str, measurement: Measurement) -> None:
+    """Say what is undefined, and where digits are lost."""
+    for reason in measurement.undefined:
+        say(f"{name}: undefined: {reason}")
+    if measurement.snr.rounding > WORTH_SAYING:
+        error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"
+        say(f"{name}: warning: {error}, Sigma_W in float64 is close to singular; ufm.flow goes through the deviations instead")
 
 
 def _lambda(path: Path) -> float:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import sims.measure
 from tests.attack.commands import COMMANDS, run
 from ufm.features.labels import class_blocks
 from ufm.features.snr import snr
+from ufm.features.statistics import CHUNK, block_statistics, statistics_of
 from ufm.files.store import save_arrays
 
 
@@ -66,3 +68,20 @@ def test_digits_that_a_covariance_does_not_hold_are_told(tmp_path: Path, capsys:
 def test_nothing_is_told_where_all_digits_are_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert sims.measure.main([str(features_file(tmp_path / "f.npz", 1e4)), "--json"]) == 0
     assert capsys.readouterr().err == ""
+
+
+def test_many_classes_need_the_memory_of_those_in_a_batch() -> None:
+    C, P = 6007, 3
+    rng = np.random.default_rng(5)
+    labels = rng.permutation(np.repeat(np.arange(C), 2))
+    features = rng.standard_normal((2 * C, P))
+    tracemalloc.start()
+    measured = statistics_of(features, labels, C)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * CHUNK * C  # a table of rows against classes in float64
+    H, layout = class_blocks(features, labels)
+    expected = block_statistics(H, layout)
+    np.testing.assert_allclose(measured.means, expected.means, rtol=1e-13, atol=1e-14)
+    np.testing.assert_allclose(measured.sigma_w, expected.sigma_w, rtol=1e-12)
+    np.testing.assert_allclose(measured.class_variances, expected.class_variances, rtol=1e-10)
