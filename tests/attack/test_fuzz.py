@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from tests.attack.commands import Outcome, check_answer, run
 from tests.attack.files import command_lines, file_bytes, placed
@@ -74,6 +75,18 @@ def check_measures(measured: dict, content: bytes, outcome: Outcome) -> None:
 @given(line=command_lines(), content=file_bytes())
 def test_a_command_answers_or_says_why_not(line: tuple[str, list[str]], content: bytes) -> None:
     attack(line, content)
+
+
+@settings(max_examples=SHORT)
+@given(seed=st.integers(0, 2**32 - 1), power=st.integers(-60, 60), shift=st.sampled_from((0.0, 1.0, 1e6)))
+def test_a_number_that_is_told_is_right(seed: int, power: int, shift: float) -> None:
+    rng = np.random.default_rng(seed)
+    labels = np.repeat(np.arange(4), [3, 9, 5, 7])
+    buffer = io.BytesIO()
+    np.savez(buffer, features=10.0**power * (rng.standard_normal((24, 5)) + shift), labels=labels)
+    outcome = attack(("sims.measure", ["FILE", "--json", "--lambda", "0.1"]), buffer.getvalue())
+    assert outcome.code == 0, outcome
+    assert None not in json.loads(outcome.out)["omega"]
 
 
 @pytest.mark.attack

@@ -85,3 +85,11 @@ def test_many_classes_need_the_memory_of_those_in_a_batch() -> None:
     np.testing.assert_allclose(measured.means, expected.means, rtol=1e-13, atol=1e-14)
     np.testing.assert_allclose(measured.sigma_w, expected.sigma_w, rtol=1e-12)
     np.testing.assert_allclose(measured.class_variances, expected.class_variances, rtol=1e-10)
+
+
+def test_features_that_are_all_equal_have_no_loss_at_lambda_zero(tmp_path: Path) -> None:
+    path = tmp_path / "f.npz"
+    save_arrays(path, {"features": np.zeros((6, 1)), "labels": np.repeat([0, 1], 3), "W": np.ones((2, 1)), "b": np.ones(2)})
+    outcome = run("sims.measure", [str(path)])
+    assert outcome.code == 0
+    assert "undefined: loss: Sigma_T = 0" in outcome.err
