@@ -75,7 +75,7 @@ def run_command(
         if signal.getsignal(signal.SIGINT) is leave_importing:  # the imports are over
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
-            refuse_lost_values(parser, sys.argv[1:] if argv is None else argv)
+            refuse_lost_values(parser.error, sys.argv[1:] if argv is None else argv)
             work(parser.parse_args(argv))
         finally:
             if sys.stdout is not None:

@@ -1,7 +1,6 @@
 """What the options mean that several commands have: one type, one help text, and the default where a command has no other."""
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 SHARED: dict[str, dict[str, Any]] = {
@@ -24,10 +23,10 @@ def shared_option(name: str, without: str | None = None, **changed: Any) -> dict
     return settings if without is None else settings | {"help": f"{settings['help']} (default: {without})"}
 
 
-def refuse_lost_values(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+def refuse_lost_values(error: Callable[[str], object], arguments: Sequence[str]) -> None:
     """End with the parser's error at `--option=--`, whose value Python's parser takes for the end of the options and loses."""
     for argument in arguments:
         if argument == "--":
             return
         if argument.startswith("-") and argument.endswith("=--"):
-            parser.error(f"{argument}: '--' is no value; write ./-- for a file of that name")
+            error(f"{argument}: '--' is no value; write ./-- for a file of that name")

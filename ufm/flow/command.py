@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted (what was computed is written)."""
     began = time.perf_counter()
     command_line = parser()
-    refuse_lost_values(command_line, sys.argv[1:] if argv is None else argv)
+    refuse_lost_values(command_line.error, sys.argv[1:] if argv is None else argv)
     args = command_line.parse_args(argv)
     runs: dict[str, FlowRun] = {}
     code = 0
