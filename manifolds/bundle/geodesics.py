@@ -19,7 +19,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, epsilon, frobenius_norm, gram, namespace
 from manifolds.matrix_functions import inverse_sqrt
 from manifolds.precision import at_least_float32
-from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
+from manifolds.shooting import SHOTS, Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 COLUMNS = 7  # midpoint solutions with 2, 4, .., 14 substeps are extrapolated: order 14
 MOST_STEPS = 64
@@ -176,7 +176,10 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingRe
         between = (1 - t) * X + t * target
         return target if t == 1.0 else inverse_sqrt(gram(rows.deviations(between)) / layout.n) @ between
 
-    U, gap, shots = approach(aim, waypoint, lambda end: oblique_projection(X, end - X, rows), tolerance)
+    try:
+        U, gap, shots = approach(aim, waypoint, lambda end: oblique_projection(X, end - X, rows), tolerance)
+    except ValueError:  # antipodal ends: half way between them Sigma_W is singular
+        return np.zeros_like(x), np.inf, SHOTS, False, False
     return rows.lift(U), gap, shots, bool(gap <= tolerance), False
 
 

@@ -166,3 +166,11 @@ def test_pymanopt_gradient_represents_the_differential(name: str) -> None:
     u, G = manifold.random_tangent_vector(x), rng.standard_normal(x.shape)
     gradient = manifold.euclidean_to_riemannian_gradient(x, G)
     np.testing.assert_allclose(manifold.inner_product(x, gradient, u), np.sum(G * u), rtol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["bundle", "embedded"])
+def test_antipodal_points_are_refused_by_the_logarithm_itself(name: str) -> None:
+    manifold = PYMANOPT[name](11)
+    x = manifold.random_point()
+    with pytest.raises(ValueError, match="no geodesic found between 1 of 1 pairs"):
+        manifold.log(x, -x)
