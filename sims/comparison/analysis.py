@@ -75,7 +75,7 @@ def analyse(
 def _select(
     members: Sequence[Observed], comparisons: Sequence[Comparison], rule: LawRule, choices: int
 ) -> tuple[Selection, list[str]]:
-    usable, notes = [], []
+    usable, notes = list[Any](), list[str]()
     for run, found in zip(members, comparisons, strict=True):
         if found.window.compared is None:
             continue
@@ -186,7 +186,7 @@ def _run_numbers(run: Observed, found: Comparison) -> dict[str, Any]:
 def _clock_numbers(run: Observed, found: Comparison, name: str) -> dict[str, Any]:
     pair, compared = found.pairs[name], found.window.compared
     assert compared is not None
-    slopes = []
+    slopes: list[Any] = []
     if run.rates is not None:
         rates = run.rates[np.searchsorted(run.trajectory.t, compared.t)]
         slopes = [
