@@ -7,6 +7,7 @@ at most (1 - level) / (models x choices x 3) in each of the three tests under th
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -73,7 +74,7 @@ class _Run:
 
     def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log likelihoods (values of the parameter, B) of runs under a model, plain and with free paths."""
-        plain, free = [], []
+        plain, free = list[Any](), list[Any]()
         for path, (_, noise) in zip(self.paths[name], self.fits[name], strict=True):
             own, other, _ = noise.evaluate(self.fit(path, y, start).r)
             plain.append(own)
