@@ -58,7 +58,7 @@ def narrow(result: ArrayT, given: Any) -> ArrayT:
     if not floating or given.dtype == result.dtype:
         return result
     finite = xp.where(xp.isfinite(result), abs(result), 0.0)
-    largest = float(finite.max()) if math.prod(finite.shape) else 0.0
+    largest = finite.max().item() if math.prod(finite.shape) else 0.0
     if largest > float(xp.finfo(given.dtype).max):
         raise OverflowError(f"{largest:.6g} overflows {given.dtype}: give float64, or a smaller time")
     return array.astype(given.dtype) if xp is np else array.to(given.dtype)
