@@ -14,7 +14,7 @@ from ufm.features.snr import renormalized_features
 from ufm.laws.closed import RENORMALIZED
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step, safe_step
-from ufm.laws.general_trajectory import run_general
+from ufm.laws.general_run import run_general
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
 from ufm.tensor.renormalized_flow import ls_gradient
 

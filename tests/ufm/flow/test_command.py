@@ -122,7 +122,7 @@ def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture) -> None:
 def test_a_flow_that_outruns_the_scheme_says_so(capsys: pytest.CaptureFixture) -> None:
     assert run(*SMALL, "--growth", "1e5", "--json") == 0
     printed = capsys.readouterr()
-    assert "choose --steps or --eta" in printed.err
+    assert "choose more steps or a larger eta" in printed.err
     table = json.loads(printed.out)["table"]
     assert table[-1]["step min"] is None
     assert table[-1]["flow min"] > 1e4
