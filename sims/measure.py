@@ -23,6 +23,7 @@ from ufm.monitor.record import Record, table
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
 FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
+WORTH_SAYING = 1e-6  # relative error of omega, beyond which the digits of a table are wrong
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
 
 
@@ -52,9 +53,9 @@ def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Meas
             W, b = ls_classifier(statistics_of(features, labels, int(labels.max()) + 1), lam)
         except ValueError as error:
             raise ValueError(f"{path} has no classifier W, and: {error}") from error
-    found = measure_features(features, labels, W, b, lam)
+    measurement = measure_features(features, labels, W, b, lam)
     error = scalar(arrays, "train_error", path)
-    return epoch, found if "W" in arrays or error is None else found.with_scalars({"train_error": error})
+    return epoch, measurement if "W" in arrays or error is None else measurement.with_scalars({"train_error": error})
 
 
 def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
@@ -65,10 +66,10 @@ def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
     return lam
 
 
-def _epoch(found: np.ndarray, path: Path) -> int:
-    if found.ndim or not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(f"{path}: epoch is {found.dtype} {found.shape}, one integer is needed")
-    return int(found)
+def _epoch(epoch: np.ndarray, path: Path) -> int:
+    if epoch.ndim or not np.issubdtype(epoch.dtype, np.integer):
+        raise ValueError(f"{path}: epoch is {epoch.dtype} {epoch.shape}, one integer is needed")
+    return int(epoch)
 
 
 def _check_weights(W: np.ndarray, b: np.ndarray, path: Path) -> None:
@@ -96,29 +97,37 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(args: argparse.Namespace) -> None:
     """Measure every file, print and write what was asked for."""
-    record, found = Record.empty(), None
+    record, measurement = Record.empty(), None
     if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
     for name in filter(None, (args.out, args.report)):
-        check_writable(Path(name))
+        check_writable(Path(name), *args.files)
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return
     for k, name in enumerate(args.files):
-        known, found = measure_file(Path(name), args.lam)
+        known, measurement = measure_file(Path(name), args.lam)
         epoch = k if known is None else known
-        record = record.with_epoch(epoch, found, _lambda(Path(name)) if args.lam is None else args.lam)
+        record = record.with_epoch(epoch, measurement, _lambda(Path(name)) if args.lam is None else args.lam)
         if args.out is not None:
             record.save(Path(args.out))
-        for reason in found.undefined:
-            say(f"{name}: undefined: {reason}")
+        _warn(name, measurement)
         if args.json:
-            snr = {"omega": found.snr.omega, "dropped": found.snr.dropped}
-            print_json({"file": name, "epoch": epoch, **found.scalars, **snr})
+            snr = {key: getattr(measurement.snr, key) for key in ("omega", "dropped", "rounding")}
+            print_json({"file": name, "epoch": epoch, **measurement.scalars, **snr})
     if args.report is not None:
-        write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, found)
+        write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
+
+
+def _warn(name: str, measurement: Measurement) -> None:
+    """Say what is undefined, and where digits are lost."""
+    for reason in measurement.undefined:
+        say(f"{name}: undefined: {reason}")
+    if measurement.snr.rounding > WORTH_SAYING:
+        error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"
+        say(f"{name}: warning: {error}, Sigma_W in float64 is close to singular; ufm.flow goes through the deviations instead")
 
 
 def _lambda(path: Path) -> float:

@@ -7,6 +7,7 @@ at most (1 - level) / (models x choices x 3) in each of the three tests under th
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -51,8 +52,8 @@ class _Run:
         self.tolerance = tolerance
         self.paths: dict[str, list[Path]] = {name: [] for name in names}
         self.fits: dict[str, list[tuple[Fitted, Noise]]] = {name: [] for name in names}
-        for name, found in predicted.items():
-            for one in found:
+        for name, predictions in predicted.items():
+            for one in predictions:
                 self._take_in(name, path_of(one, self.where))
 
     def _take_in(self, name: str, path: Path) -> None:
@@ -73,7 +74,7 @@ class _Run:
 
     def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log likelihoods (values of the parameter, B) of runs under a model, plain and with free paths."""
-        plain, free = [], []
+        plain, free = list[Any](), list[Any]()
         for path, (_, noise) in zip(self.paths[name], self.fits[name], strict=True):
             own, other, _ = noise.evaluate(self.fit(path, y, start).r)
             plain.append(own)
@@ -137,7 +138,7 @@ def _total(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log likelihood (runs, B) at the best common parameter, that of free paths of all runs (B,), and which it is (B,)."""
     scores = [state.scores(name, y, start) for state, (y, start) in zip(states, samples, strict=True)]
-    plain, free = (np.stack([found[k] for found in scores]) for k in (0, 1))  # (runs, values, B)
+    plain, free = (np.stack([pair[k] for pair in scores]) for k in (0, 1))  # (runs, values, B)
     best = plain.sum(0).argmax(0)
     columns = np.arange(len(best))
     return plain[:, best, columns], free.sum(0)[best, columns], best
@@ -181,8 +182,8 @@ def _behind(own: np.ndarray, others: Sequence[np.ndarray]) -> tuple[np.ndarray, 
 
 
 def _verdict(support: Mapping[str, Support]) -> Selection:
-    left = tuple(name for name, found in support.items() if not found.missing and not found.refuted)
-    unknown = tuple(name for name, found in support.items() if found.missing and MODELS[name].needs != "classifier")
+    left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
+    unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs != "classifier")
     if not left:
         if unknown:
             return Selection(UNDECIDED, "", (), f"every model predicted is refuted; not predicted: {', '.join(unknown)}", support)

@@ -69,14 +69,14 @@ class GraphTrace:
                     run.env.pop(source, None)
 
     def _state(self, run: fx.Interpreter, k: int, batch: int) -> State:
-        found: State = {}
+        state: State = {}
         for node in self.nodes[: k + 1]:
             if node in self.fed and self.last_read[node] > k and node in run.env:
                 for j, tensor in enumerate(_tensors(run.env[node])):
                     # two names of one tensor (a view that changes nothing, an in-place result) are one part of the state
-                    if not any(tensor is other for other in found.values()):
-                        found[f"{node.name}.{j}"] = _by_example(tensor, batch, node.name)
-        return found
+                    if not any(tensor is other for other in state.values()):
+                        state[f"{node.name}.{j}"] = _by_example(tensor, batch, node.name)
+        return state
 
     def _described(self, node: fx.Node) -> tuple[str, str]:
         if node.op == "placeholder":
@@ -91,7 +91,7 @@ class GraphTrace:
         """Whether f((a + b) / 2) = (f(a) + f(b)) / 2 for the examples a of the batch and their neighbours b."""
         if not any(_tensors(run.env.get(source)) for source in node.all_input_nodes if source in self.fed):
             return None
-        kept, outcomes = dict(run.env), []
+        kept, outcomes = dict(run.env), list[Any]()
         try:
             for mix in (lambda t: t.clone(), lambda t: (t + t.roll(1, 0)) / 2):
                 for source in node.all_input_nodes:
@@ -198,13 +198,13 @@ def _tensors(value: Any) -> list[Tensor]:
         return [value] if value.is_floating_point() and value.ndim else []
     if isinstance(value, dict):
         value = list(value.values())
-    return [t for part in value for t in _tensors(part)] if isinstance(value, tuple | list) else []
+    return [t for part in value for t in _tensors(part)] if isinstance(value, (tuple, list)) else []
 
 
 def _mapped(value: Any, change: Any) -> Any:
     if isinstance(value, Tensor):
         return change(value) if value.is_floating_point() and value.ndim else value
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return type(value)(_mapped(part, change) for part in value)
     return value
 
