@@ -12,6 +12,7 @@ from manifolds.linalg import Array, ArrayT, epsilon, frobenius_norm, identity_li
 SERIES_TERMS = 9  # highest power in the series of (I + E)^{-1/2}: five products, less than an eigendecomposition
 BINOMIALS = [math.prod((-0.5 - j) / (j + 1) for j in range(k)) for k in range(SERIES_TERMS + 1)]  # binom(-1/2, k)
 NEAR = 1 / 4  # ||S - m I||_F / m up to which S counts as near a multiple of I
+SERIES_FROM = 24  # rows from which the series is faster than an eigendecomposition
 NEAR_CONDITION = (1 + NEAR) / (1 - NEAR)
 
 
@@ -110,9 +111,11 @@ def distance_from_identity(S: ArrayT) -> tuple[ArrayT, ArrayT, bool]:
 def series_inverse_sqrt(S: ArrayT) -> ArrayT | None:
     """S^{-1/2} = m^{-1/2} sum_k binom(-1/2, k) E^k, E = S/m - I, m = tr S / P, to rounding. (..., P, P)
 
-    None where it would be long, and while torch traces or vectorises. A small step from the manifold has a short one.
+    None where it would be long or S is small, and while torch traces or vectorises. A small step has a short one.
     With ||E|| <= e = ||E^2||_F^{1/2} what is left out is below e^(terms + 1).
     """
+    if S.shape[-1] < SERIES_FROM:
+        return None
     xp = namespace(S)
     mean, E, near = distance_from_identity(S)
     if not near:
