@@ -7,13 +7,12 @@ import geoopt
 import numpy as np
 import torch
 from geoopt.utils import size2shape
-from torch._C._functorch import maybe_current_level
-from torch.autograd import forward_ad
 
 from manifolds.linalg import ArrayT
 from manifolds.metric import Metric
 from manifolds.retractions import Move, Retraction
 from manifolds.rng import RNG
+from manifolds.spectral import is_plain
 
 Check = tuple[bool, str | None]
 
@@ -197,14 +196,12 @@ def _quickly(function: Callable[..., Any], *tensors: torch.Tensor) -> torch.Tens
 
 def _small_arrays(tensors: tuple[torch.Tensor, ...]) -> list[np.ndarray] | None:
     """The tensors' memory as numpy arrays, or None where that would be large, elsewhere, or lose what torch wants to know."""
-    if torch.compiler.is_compiling() or forward_ad._current_level >= 0 or maybe_current_level() is not None:
-        return None
-    first, recording = tensors[0].dtype, torch.is_grad_enabled()
-    if first not in (torch.float32, torch.float64):
+    first = tensors[0].dtype
+    if first not in (torch.float32, torch.float64) or not is_plain(*tensors):
         return None
     arrays: dict[int, np.ndarray] = {}  # the same tensor twice is the same array twice, and is told by that
     for tensor in tensors:
-        if tensor.dtype != first or tensor.numel() > SMALL or not tensor.is_cpu or (recording and tensor.requires_grad):
+        if tensor.dtype != first or tensor.numel() > SMALL or not tensor.is_cpu:
             return None
         if id(tensor) not in arrays:
             arrays[id(tensor)] = tensor.detach().numpy()
