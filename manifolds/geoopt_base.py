@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from geoopt.utils import size2shape
 
+from manifolds.autograd import are_untracked
 from manifolds.linalg import ArrayT
 from manifolds.metric import Metric
 from manifolds.retractions import Move, Retraction
 from manifolds.rng import RNG
-from manifolds.spectral import is_plain
 
 Check = tuple[bool, str | None]
 
@@ -197,7 +197,7 @@ def _quickly(function: Callable[..., Any], *tensors: torch.Tensor) -> torch.Tens
 def _small_arrays(tensors: tuple[torch.Tensor, ...]) -> list[np.ndarray] | None:
     """The tensors' memory as numpy arrays, or None where that would be large, elsewhere, or lose what torch wants to know."""
     first = tensors[0].dtype
-    if first not in (torch.float32, torch.float64) or not is_plain(*tensors):
+    if first not in (torch.float32, torch.float64) or not are_untracked(tensors):
         return None
     arrays: dict[int, np.ndarray] = {}  # the same tensor twice is the same array twice, and is told by that
     for tensor in tensors:

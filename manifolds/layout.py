@@ -170,7 +170,15 @@ class ClassLayout:
 
     def rest_coordinates(self, X: ArrayT) -> ArrayT:
         """M diag(sqrt(n_c)). (..., P, n) -> (..., P, C)"""
-        return self.means(X) * (self.N**0.5 if self.balanced else namespace(X).sqrt(self._class_sizes(X)))
+        return self._weighted(self.means(X))
+
+    def parts(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+        """D and M diag(sqrt(n_c)), for one look at the means. (..., P, n), (..., P, C)"""
+        M = self.means(X)
+        return self.deviations(X, M), self._weighted(M)
+
+    def _weighted(self, M: ArrayT) -> ArrayT:
+        return M * (self.N**0.5 if self.balanced else namespace(M).sqrt(self._class_sizes(M)))
 
     def sums(self, X: ArrayT) -> ArrayT:
         """X Y^T, the class sums. (..., P, n) -> (..., P, C)"""

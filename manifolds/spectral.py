@@ -46,17 +46,15 @@ def is_concrete(x: Array) -> bool:
     return namespace(x) is np or concrete(x[..., :1, :1].sum()) is not None
 
 
-def is_plain(*arrays: Array) -> bool:
+def is_untracked(*arrays: Array) -> bool:
     """Whether these are numpy's, or tensors of which torch records, traces and maps nothing now."""
     xp = namespace(arrays[0])
     if xp is np:
         return True
-    if xp.compiler.is_compiling() or xp.autograd.forward_ad._current_level >= 0:
-        return False
-    if xp._C._functorch.maybe_current_level() is not None:  # inside torch.vmap or a transform of torch.func
-        return False
+    from manifolds import autograd
+
     tensors: tuple[Any, ...] = arrays
-    return not (xp.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
+    return autograd.are_untracked(tensors)
 
 
 def check_positive_definite(eigenvalues: ArrayT, name: str) -> ArrayT:

@@ -26,7 +26,7 @@ from manifolds.metrics import LayoutMetric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction, renormalisation
 from manifolds.roots import whitened
-from manifolds.spectral import concrete, is_plain
+from manifolds.spectral import concrete, is_untracked
 
 BLOCK = 512  # columns worked on at once
 FUSED_FROM = 100_000  # entries of X from which one go is faster than calls one after another
@@ -53,7 +53,7 @@ def gradient_step(
     _check_out(out, X, G)
     if out is not None and _may_share_memory(out, X):
         raise ValueError("out shares memory with X, which this step reads after it has begun to write: give G or another array")
-    if not isinstance(retraction, Retraction) or retraction.lifts or not is_plain(X, G):
+    if not isinstance(retraction, Retraction) or retraction.lifts or not is_untracked(X, G):
         return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
     if _is_small(X):
         return _by_numpy(lambda x, g: retraction(x, -float(eta) * metric.gradient(x, g), layout), X, G, out)
@@ -69,7 +69,7 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
     """
     layout = metric.layout
     _check_out(out, X, G)
-    if not is_plain(X, G):
+    if not is_untracked(X, G):
         return _put(_projected(X, G, eta, metric), out)
     if _is_small(X):
         return _by_numpy(lambda x, g: _projected(x, g, float(eta), metric), X, G, out)
@@ -80,7 +80,7 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
 def renormalized_step(X: ArrayT, G: ArrayT, eta: float, layout: ClassLayout, *, out: ArrayT | None = None) -> ArrayT:
     """renormalize(X - eta G), the paper's scheme D.1 for any loss. (..., P, n). Raises ValueError where the step loses rank."""
     _check_out(out, X, G)
-    if not is_plain(X, G):
+    if not is_untracked(X, G):
         return _put(renormalize(X - eta * G, layout), out)
     if _is_small(X):
         return _by_numpy(lambda x, g: renormalize(x - float(eta) * g, layout), X, G, out)

@@ -27,8 +27,8 @@ def fibre_scale(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
     X is on the manifold.
     """
-    W = 2 * symmetrize(layout.deviations(X) @ layout.deviations(Z).mT)
-    M, M_Z = layout.rest_coordinates(X), layout.rest_coordinates(Z)
+    (D, M), (D_Z, M_Z) = layout.parts(X), layout.parts(Z)
+    W = 2 * symmetrize(D @ D_Z.mT)
     if records(X):  # singular vectors of equal singular values have no derivative
         return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * symmetrize(M_Z @ M.mT))
     return structured_lyapunov(layout.n, M, W, M_Z)
