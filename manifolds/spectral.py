@@ -89,7 +89,7 @@ def spectral_inverse_sqrt(S: ArrayT) -> ArrayT:
     Raises ValueError for a singular S.
     """
     check_finite(S)
-    near = series_inverse_sqrt(S)
+    near = series_inverse_sqrt(S) if S.shape[-1] >= SERIES_FROM else None
     if near is not None:
         return near
     eigenvalues, E = namespace(S).linalg.eigh(S)
@@ -103,7 +103,7 @@ def root_of_spectrum(eigenvalues: ArrayT, E: ArrayT) -> ArrayT:
 
 def conditioned_inverse_sqrt(S: ArrayT) -> tuple[ArrayT | None, float]:
     """S^{-1/2} without a derivative, and cond(S) or a bound; (None, inf) where an eigenvalue is not positive. (..., P, P)"""
-    near = series_inverse_sqrt(S)
+    near = series_inverse_sqrt(S) if S.shape[-1] >= SERIES_FROM else None
     if near is not None:
         return near, NEAR_CONDITION
     eigenvalues, E = namespace(S).linalg.eigh(S)
@@ -123,11 +123,9 @@ def distance_from_identity(S: ArrayT) -> tuple[ArrayT, ArrayT, bool]:
 def series_inverse_sqrt(S: ArrayT) -> ArrayT | None:
     """S^{-1/2} = m^{-1/2} sum_k binom(-1/2, k) E^k, E = S/m - I, m = tr S / P, to rounding. (..., P, P)
 
-    None where it would be long or S is small, and while torch traces or vectorises. A small step has a short one.
+    None where it would be long, and while torch traces or vectorises. A small step has a short one.
     With ||E|| <= e = ||E^2||_F^{1/2} what is left out is below e^(terms + 1).
     """
-    if S.shape[-1] < SERIES_FROM:
-        return None
     xp = namespace(S)
     mean, E, near = distance_from_identity(S)
     if not near:
