@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
+import torch
 
 from benchmarks.rows import Row, agree, faster, milliseconds, ratio
 from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes, run_python
 from manifolds.geometry import constraint_residual
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, namespace
 from ufm.features.snr import renormalized_features, snr_spectrum
 from ufm.flow.motion import log_spaced
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
@@ -126,9 +126,8 @@ def discrete_scheme() -> Iterator[Row]:
     yield faster("discrete recursion, 1000 steps", "autograd steps on the full X (7 measured, x 1000)", thousand, 10_000)
 
 
-def _ls_loss(X: Array, layout: ClassLayout) -> Array:
+def _ls_loss(X: torch.Tensor, layout: ClassLayout) -> torch.Tensor:
     """L_LS of centred X as one writes it in torch: the least-squares classifier, its outputs, the mean squared residual."""
-    torch = namespace(X)
     M = layout.means(X)
     W = torch.linalg.solve(X @ X.mT / layout.n, M).mT / layout.C
     residual = W @ X + (1 / layout.C) - layout.spread(torch.eye(layout.C, dtype=X.dtype, device=X.device))

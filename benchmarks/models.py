@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import Any
 
 import numpy as np
 import torch
@@ -116,10 +117,10 @@ def folded(model: ErgenPilanci) -> Loss:
     return lambda W, V, g, a: batch_normalized_value(W, V, g, a, Y, model.beta)
 
 
-def problems(sizes: dict[str, int]) -> list[tuple[Model, Loss]]:
+def problems(sizes: dict[str, Any]) -> list[tuple[Model, Loss]]:
     """The minimisations."""
     C = sizes["C"]
-    weak = {"lambda_w": 0.1 / (C * sizes["N"] ** 0.5), "lambda_h": 0.1 / (C * sizes["N"] ** 0.5)}
+    weak: dict[str, Any] = {"lambda_w": 0.1 / (C * sizes["N"] ** 0.5), "lambda_h": 0.1 / (C * sizes["N"] ** 0.5)}
     zhu, free, biased, bias_free = (
         Zhu(**sizes, **weak),
         FreeBias(**sizes, **weak),

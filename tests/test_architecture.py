@@ -113,7 +113,7 @@ def test_a_public_name_has_one_meaning() -> None:
 def test_results_are_named_after_what_they_are() -> None:
     """No variable, parameter or attribute is called `found`: that says how it came, not what it is."""
     called = [
-        f"{name(path)}:{node.lineno}"
+        f"{name(path)}: {ast.unparse(node)[:80]}"
         for path in MODULES
         for node in ast.walk(ast.parse(path.read_text()))
         if {"found", "_found"} & {getattr(node, field, None) for field in ("id", "arg", "attr")}

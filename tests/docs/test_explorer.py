@@ -32,9 +32,11 @@ def in_the_browser(script: str, folder: Path) -> dict:
         f'<pre id="answer"></pre><script>{(EXPLORER / "laws.js").read_text()}</script>'
         f'<script>let answer; {script}; document.getElementById("answer").textContent = JSON.stringify(answer);</script>'
     )
-    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", page.as_uri()]
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}", page.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
-    return json.loads(re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.S).group(1))
+    answer = re.search(r'<pre id="answer">(.*?)</pre>', done.stdout, re.S)
+    assert answer is not None
+    return json.loads(answer[1])
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +146,7 @@ def test_no_request_leaves_the_page() -> None:
 
 def test_the_page_draws_every_figure_from_its_link(tmp_path: Path) -> None:
     address = (EXPLORER / "index.html").as_uri() + "#C=5&N=30&P=3&imbalance=4&u=0&spread=1&seed=2&lambda=1&r=2&T=5&shown=embedded"
-    command = [BROWSER, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", address]
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", address]
     done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
     assert done.stdout.count("<polyline") == 4 + 3 + 3
     assert "Class sizes " in done.stdout

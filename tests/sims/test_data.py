@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_the_embedded_digits_are_those_of_scikit_learn_split_once() -> None:
     from sklearn.datasets import load_digits
 
     train, test = data.digits()
-    everything = load_digits()
+    everything: Any = load_digits()
     assert len(train) + len(test) == 1797
     rows = {image.tobytes() for split in (train, test) for image in split.images}
     assert rows == {image.astype(np.uint8).tobytes() for image in everything.images}

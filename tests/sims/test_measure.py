@@ -26,7 +26,8 @@ def test_several_files_become_one_trajectory(tmp_path: Path, capsys: pytest.Capt
     assert len(capsys.readouterr().out.splitlines()) == 3
     record = Record.load(tmp_path / "t.npz")
     np.testing.assert_array_equal(record.epochs, [3, 8])
-    expected = measure_features(*(arrays(1)[name] for name in ("features", "labels", "W", "b")), 0.1)
+    data = arrays(1)
+    expected = measure_features(data["features"], data["labels"], data["W"], data["b"], 0.1)
     for name, value in expected.scalars.items():
         assert record.arrays[name][1] == value, name
 

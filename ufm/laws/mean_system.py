@@ -173,8 +173,12 @@ def run_raw(
     omega, V = system.snr(system.Z)
     rows, states = [(omega, V)] * int(np.searchsorted(times, times[0], side="right")), [system.Z]
     states *= len(rows)
+
+    def velocity(t: float, z: np.ndarray) -> np.ndarray:
+        return system.velocity(z.reshape(shape)).reshape(-1)
+
     solver = (LSODA if system.Z.size <= IMPLICIT_UP_TO else DOP853)(
-        lambda t, z: system.velocity(z.reshape(shape)).reshape(-1),
+        velocity,
         float(times[0]),
         system.Z.reshape(-1),
         end,

@@ -58,7 +58,7 @@ def of_law(law: Law, rng: np.random.Generator, C: int = C, N: int = N, T: int = 
     x0 = starts(rng, K)
     top = x0.max() + 2 * np.log(rng.uniform(3, 10)) * clock(rng, T)
     omega0 = np.sqrt(C) * np.exp(x0 / 2)
-    t = law.time(np.sqrt(C) * np.exp(top / 2), np.full(T, omega0.max()), C, N)
+    t: np.ndarray = law.time(np.sqrt(C) * np.exp(top / 2), np.full(T, omega0.max()), C, N)
     return 2 * law.log_omega(t, omega0, C, N) - np.log(C)
 
 

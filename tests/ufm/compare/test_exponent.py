@@ -35,7 +35,7 @@ def test_phi_between_is_the_integral(x0: float, x1: float, p: float) -> None:
             mpmath.mpf(max(x0, x1)),
         ]
         expected = mpmath.quad(lambda y: (1 + mpmath.exp(y)) ** p, corner) * (1 if x1 >= x0 else -1)
-    assert phi_between(np.array([x0]), np.array([x1]), p)[0] == pytest.approx(float(expected), rel=1e-13, abs=1e-300)
+    assert phi_between(np.array([x0]), np.array([x1]), p)[0] == pytest.approx(float(mpmath.mpf(expected)), rel=1e-13, abs=1e-300)
 
 
 @pytest.mark.parametrize("law", EXPONENTS, ids=lambda law: law.name)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from sims.comparison.controls import Case, judged, make
+from tests.typed import global_state
 from tests.ufm.compare.descents import descend, entry_of, labelled, measured, white_start
 from tests.ufm.compare.synthetic import of_law
 from ufm.compare.coordinates import Entry
@@ -146,10 +147,10 @@ def test_a_run_reversed_with_its_own_statistics_is_refuted_by_every_model() -> N
 def test_a_seed_repeats_the_verdict_and_nothing_global_is_touched() -> None:
     run = make(Case("embedded", T=8), 0)
     np.random.seed(1)  # noqa: NPY002
-    before = np.random.get_state()[1].copy()  # noqa: NPY002
+    before = global_state()
     first, second = judge(run), judge(run)
     assert first.support == second.support
-    assert (np.random.get_state()[1] == before).all()  # noqa: NPY002
+    assert (global_state() == before).all()
 
 
 def test_what_cannot_be_compared_says_why() -> None:

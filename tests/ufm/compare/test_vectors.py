@@ -35,7 +35,7 @@ def test_the_largest_principal_angle_is_scipys(exponent: float, seed: int) -> No
     B = A * np.cos(angles) + Q[:, K : 2 * K] * np.sin(angles)
     B = B @ orthonormal(rng, K, K)
     found = largest_principal_angle(A, B)
-    assert found == pytest.approx(subspace_angles(A, B).max(), rel=1e-6, abs=1e-15)
+    assert found == pytest.approx(max(subspace_angles(A, B)), rel=1e-6, abs=1e-15)
     assert found == pytest.approx(min(10**exponent, np.pi / 2), rel=1e-6, abs=2e-15)
     assert largest_principal_angle(B, A) == pytest.approx(found, rel=1e-6, abs=2e-15)
 
@@ -84,6 +84,7 @@ def test_a_known_rotation_is_measured() -> None:
     found = frozen(omega, U, np.tile(V, (4, 1, 1)))
     assert found.angle_u is not None
     assert found.rotated is not None
+    assert found.subspace_u is not None
     np.testing.assert_allclose(found.angle_u, theta[:, None] * [0, 1, 0], rtol=1e-7, atol=1e-14)
     np.testing.assert_allclose(found.subspace_u, theta, rtol=1e-7, atol=1e-14)
     np.testing.assert_allclose(found.rotated, 9 * np.sin(theta) ** 2 / 26, atol=1e-14)
@@ -98,6 +99,7 @@ def test_left_and_right_vectors_that_turn_apart_are_rotated_even_at_equal_values
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
     found = frozen(np.tile([2.0, 2.0, 1.0], (2, 1)), np.stack([U, U @ turn]), np.stack([V, V]))
     assert found.rotated is not None
+    assert found.subspace_u is not None
     np.testing.assert_allclose(found.rotated, [0, 8 * sin**2 / 9], atol=1e-14)
     assert found.subspace_u is not None
     assert found.subspace_u.max() < 1e-14

@@ -81,7 +81,7 @@ def test_the_file_of_a_run_is_the_flow_of_the_whole_tensor_to_1e_9(
     order = rng.permutation(layout.n)
     store.save_arrays(path, {"features": rows[order], "labels": layout.labels[order]})
     options = ["--ridge", ridge, "--kernel-ratio", ratio, "--growth", 2, "--points", 6, "--steps", 20, "--quiet"]
-    assert run("--features", path, *options, "--out", out) == 0
+    assert run("--features", path, *map(str, options), "--out", out) == 0
     stored = store.load_arrays(out)
     H, _ = class_blocks(rows[order], layout.labels[order])
     H = H - H.mean(1, keepdims=True)

@@ -139,6 +139,7 @@ def test_a_dataset_names_every_axis() -> None:
     assert dict(data.sizes) == {"t": T, "j": K, "c": C, "p": P}
     assert (data.attrs["C"], data.attrs["N"], data.attrs["counts"]) == (C, N, [8] * C)
     np.testing.assert_array_equal(data["omega"].sel(j=2), one.omega[:, 1])
+    assert one.U_t is not None
     np.testing.assert_array_equal(data["U_t"].isel(t=3, p=1), one.U_t[3, 1])
     np.testing.assert_array_equal(data["V"].transpose("c", "j"), one.V)
     np.testing.assert_array_equal(data["loss_nc23"], one.loss_nc23)

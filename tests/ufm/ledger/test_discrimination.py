@@ -27,7 +27,7 @@ def lower(first: np.ndarray, second: np.ndarray) -> bool:
 def test_the_form_is_that_of_the_definition(problem: Problem) -> None:
     found = form_of(problem.H, problem.layout)
     expected = dense_form(problem.H, problem.layout)
-    np.testing.assert_allclose(found.gram, expected, atol=1e-9 * np.linalg.norm(expected))
+    np.testing.assert_allclose(found.gram, expected, atol=1e-9 * float(np.linalg.norm(expected)))
     assert found.dropped == 0
     assert not found.unbounded.size
 
@@ -55,7 +55,7 @@ def test_every_linear_map_lowers_the_form(problem: Problem, kind: str) -> None:
 def test_injective_maps_lose_nothing(problem: Problem, kind: str) -> None:
     before = form_of(problem.H, problem.layout)
     after = form_of(matrix(kind, problem.P, problem.rng) @ problem.H, problem.layout)
-    np.testing.assert_allclose(after.gram, before.gram, atol=1e-8 * np.linalg.norm(before.gram))
+    np.testing.assert_allclose(after.gram, before.gram, atol=1e-8 * float(np.linalg.norm(before.gram)))
     assert after.rank == problem.P
 
 
@@ -67,7 +67,7 @@ def test_equality_iff_nothing_discriminating_is_lost(problem: Problem) -> None:
     directions = np.linalg.solve(stats.sigma_w, stats.centred_means)
     basis = np.linalg.svd(directions)[0][:, : min(problem.layout.C - 1, problem.P)]
     kept = form_of(basis.T @ problem.H, problem.layout)
-    np.testing.assert_allclose(kept.gram, before.gram, atol=1e-8 * np.linalg.norm(before.gram))
+    np.testing.assert_allclose(kept.gram, before.gram, atol=1e-8 * float(np.linalg.norm(before.gram)))
     away = np.linalg.svd(basis[:, :1])[0][:, 1:]
     lost = form_of(away.T @ problem.H, problem.layout)
     assert np.trace(lost.gram) < np.trace(before.gram) * (1 - 1e-6)
@@ -122,7 +122,7 @@ def test_batch_norm_over_everything_at_once_loses_nothing(problem: Problem, affi
     layer = torch.nn.BatchNorm1d(problem.P, affine=affine, eps=1e-9).double()
     out = layer.train()(torch.from_numpy(problem.H.T)).detach().numpy().T
     before, after = form_of(problem.H, problem.layout), form_of(out, problem.layout)
-    np.testing.assert_allclose(after.gram, before.gram, atol=1e-8 * np.linalg.norm(before.gram))
+    np.testing.assert_allclose(after.gram, before.gram, atol=1e-8 * float(np.linalg.norm(before.gram)))
 
 
 def test_batch_norm_by_batches_in_training_mode_can_make_collapse() -> None:
@@ -147,7 +147,7 @@ def test_rank_deficient_features_are_counted_and_change_nothing(problem: Problem
     before = form_of(problem.H, problem.layout)
     assert found.dropped == extra + 2
     assert not found.unbounded.size
-    np.testing.assert_allclose(found.gram, before.gram, atol=1e-7 * np.linalg.norm(before.gram))
+    np.testing.assert_allclose(found.gram, before.gram, atol=1e-7 * float(np.linalg.norm(before.gram)))
 
 
 @given(problems(balanced=False))

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from manifolds.layout import ClassLayout
+from tests.typed import global_state
 from tests.ufm.ledger.maps import EPS
 from tests.ufm.ledger.networks import Blocks, DataDependent, InPlaceSkip, Remembering, images, vectors
 from ufm.features.snr import snr_spectrum
@@ -115,12 +116,12 @@ def test_nothing_of_the_callers_changes() -> None:
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=17, shuffle=True)
     calls: list[int] = []
     handle = net.layer.register_forward_hook(lambda *_: calls.append(1))
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    states = torch.get_rng_state(), random.getstate(), global_state()
     weights = {name: value.clone() for name, value in net.state_dict().items()}
     found = ledger(net, loader)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
-    assert (np.random.get_state()[1] == states[2]).all()  # noqa: NPY002
+    assert (global_state() == states[2]).all()
     assert (net.training, net.drop.training, net.layer.training) == (True, False, True)
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
     assert list(net.layer._forward_hooks) == [handle.id]

@@ -31,7 +31,7 @@ def dense(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray
     sigma_w = sum(np.outer(h - means[y], h - means[y]) for h, y in zip(features, labels, strict=True)) / n
     sigma_b = sum(np.outer(m, m) * np.mean(labels == c) for c, m in enumerate(centred))
     left, values, _ = np.linalg.svd(sigma_b)
-    pinv = sum(np.outer(left[:, k], left[:, k]) / values[k] for k in range(min(C - 1, len(mu))))
+    pinv = np.sum([np.outer(left[:, k], left[:, k]) / values[k] for k in range(min(C - 1, len(mu)))], axis=0)
     ls = oracles.least_squares(features, labels, C, lam)
     W_ls, b_ls = ls[:, :-1], ls[:, -1]
 
@@ -77,10 +77,11 @@ def identity_net(W: np.ndarray, b: np.ndarray) -> nn.Module:
     """A network whose last linear layer sees its input."""
     model = nn.Sequential()
     model.add_module("body", nn.Identity())
-    model.add_module("head", nn.Linear(W.shape[1], len(W)).double())
+    head = nn.Linear(W.shape[1], len(W)).double()
+    model.add_module("head", head)
     with torch.no_grad():
-        model.get_submodule("head").weight.copy_(torch.from_numpy(W))
-        model.get_submodule("head").bias.copy_(torch.from_numpy(b))
+        head.weight.copy_(torch.from_numpy(W))
+        head.bias.copy_(torch.from_numpy(b))
     return model
 
 
@@ -131,7 +132,7 @@ def test_the_snr_equals_that_of_the_features(seed: int, unequal: bool, noise: fl
     expected = exact.snr(np.ascontiguousarray(features[order].T), ClassLayout(tuple(np.bincount(labels))))
     found = measure_network(identity_net(W, b), loader(features, labels), "head", 0.1).snr
     assert (found.dropped, found.lost_signal) == (0, pytest.approx(0, abs=1e-13))
-    np.testing.assert_allclose(found.omega, expected.omega, rtol=1e-9)
+    np.testing.assert_allclose(found.omega, np.asarray(expected.omega, float), rtol=1e-9)
     assert_same_pairs(found.U, found.V, expected.left_vectors, expected.V, expected.omega)
 
 

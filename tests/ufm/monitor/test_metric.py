@@ -70,7 +70,7 @@ def test_collapsed_float32_features_far_from_zero_keep_all_digits() -> None:
     metric = NeuralCollapse(4)
     for h, y in zip(torch.from_numpy(features).split(7), torch.from_numpy(labels).split(7), strict=True):
         metric.update(h, y)
-    expected = np.trace(exact.sigma_w @ np.linalg.pinv(exact.sigma_b, rcond=1e-9)) / 4
+    expected = np.trace(np.asarray(exact.sigma_w, float) @ np.linalg.pinv(np.asarray(exact.sigma_b, float), rcond=1e-9)) / 4
     assert metric.compute()["nc1"] == pytest.approx(expected, rel=1e-9)
 
 
@@ -206,11 +206,11 @@ def test_reset_forgets_everything() -> None:
 def test_moments_stay_float64_when_the_network_around_changes_precision(convert: Any) -> None:
     H, y, W, b = tensors(8, 1e-5)
     holder = nn.Module()
-    holder.metric = fed(NeuralCollapse(len(W)), H[:20], y[:20], W, b, [])
+    holder.metric = metric = fed(NeuralCollapse(len(W)), H[:20], y[:20], W, b, [])
     convert(holder)
-    holder.metric.update(H[20:], y[20:])
+    metric.update(H[20:], y[20:])
     expected = fed(NeuralCollapse(len(W)), H, y, W, b, []).compute()["nc1"]
-    assert holder.metric.compute()["nc1"] == pytest.approx(expected, rel=1e-9)
+    assert metric.compute()["nc1"] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])

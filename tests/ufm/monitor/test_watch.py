@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from tests.typed import linear
 from ufm.monitor import measure_features, measure_network, watch
 from ufm.monitor.layers import RandomProjection, bare, flattened
 
@@ -96,7 +97,7 @@ def test_inner_layers_are_their_outputs_and_a_linear_one_makes_no_collapse() -> 
     model.eval()
     with torch.no_grad():
         out = model[0](x).numpy()
-    W, b = (p.detach().numpy() for p in (model[3].weight, model[3].bias))
+    W, b = (p.detach().numpy() for p in linear(model[3]).parameters())
     expected = measure_features(out, y.numpy(), W, b, 0.0)
     assert values["0/nc1"] == pytest.approx(expected.scalars["nc1"], rel=1e-9)
     assert values["2/nc1"] == pytest.approx(values["nc1"], rel=1e-12)
@@ -169,6 +170,7 @@ def test_wrapped_networks_are_watched_inside_and_wrong_names_refused() -> None:
     x, y = data()
     compiled = torch.compile(network(), backend="eager")
     assert watch(compiled, "3").measure([(x, y)])["examples"] == 90
+    assert isinstance(compiled, nn.Module)
     assert bare(compiled) is not compiled
     with pytest.raises(ValueError, match="no linear layer called 'fc'; it has: 0, 3"):
         watch(network(), "fc")

@@ -208,7 +208,7 @@ def test_unnormalized_flow_conserves_the_second_moment_for_every_start(problem: 
     np.testing.assert_allclose(G @ H.T, 0, atol=1e-10)
     times = np.array([0.0, 30.0 * layout.C**2 * layout.N * 0.01])
     end = integrate_scipy(flows.central_path_field(flows.UNNORMALIZED_FLOW, layout), H, times)[-1]
-    np.testing.assert_allclose(end @ end.T, H @ H.T, rtol=1e-7, atol=1e-7 * np.linalg.norm(H) ** 2)
+    np.testing.assert_allclose(end @ end.T, H @ H.T, rtol=1e-7, atol=1e-7 * float(np.linalg.norm(H)) ** 2)
 
 
 @given(problems())
