@@ -97,12 +97,12 @@ def test_the_cholesky_step_is_geoopts_qr_step_on_the_deviations(problem: Problem
 def test_a_recorded_compiled_or_vectorised_step_is_the_same_and_differentiable() -> None:
     X, G = torch.from_numpy(point()), torch.from_numpy(np.random.default_rng(1).standard_normal((P, LAYOUT.n)))
     metric = BundleMetric(LAYOUT)
-    step: Callable[..., torch.Tensor]
-    for step in (
+    every: list[Callable[..., torch.Tensor]] = [
         partial(steps.gradient_step, eta=0.1, metric=metric),
         partial(steps.projected_step, eta=0.1, metric=metric),
         partial(steps.renormalized_step, eta=0.1, layout=LAYOUT),
-    ):
+    ]
+    for step in every:
         expected = step(X, G)
         leaf = G.clone().requires_grad_(True)
         recorded = step(X, leaf)

@@ -60,7 +60,7 @@ def test_the_page_of_a_network_stands_alone_and_says_what_is_undefined(tmp_path:
     text = (tmp_path / "r.html").read_text()
     assert "a vector is zero" in text
     assert "undefined" in text
-    assert "src='data:image/png;base64," in text
+    assert 'src="data:image/png;base64,' in text
     assert "http" not in text.replace("http-equiv", "")
     log_of(tmp_path / "a<b")
     assert measure.main([str(tmp_path / "a<b"), "--report", str(tmp_path / "run.html"), "--quiet"]) == 0
