@@ -13,7 +13,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 COMMANDS = {"ufm/flow/command.py"}
 FIGURES = {"ufm/files/plot.py"}
 FILES = {"ufm/files/store.py"}
-LONGEST = 260
+LONGEST = 250
 
 
 def name(path: Path) -> str:

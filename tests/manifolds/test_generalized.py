@@ -156,7 +156,7 @@ def test_points_of_two_components_are_told_at_once() -> None:
         (lambda: MatrixForm.of_factor(np.eye(3) * 1j), "G is complex"),
         (lambda: MatrixForm.of_matrix(np.eye(3), tolerance=-1.0), r"tolerance = -1\.0"),
         (lambda: MatrixForm.of_factor(np.eye(3), tolerance=float("nan")), "tolerance = nan"),
-        (lambda: GeneralizedStiefelMetric(WeightedCentering), "the class WeightedCentering itself"),
+        (lambda: GeneralizedStiefelMetric(WeightedCentering), "the class WeightedCentering itself"),  # type: ignore[bad-argument-type]
         (lambda: geoopt_adapter.GeneralizedStiefel(FACTOR, retraction="horizontal renormalisation"), "take 'polar'"),
         (lambda: pymanopt_adapter.GeneralizedStiefel(FACTOR, 2, retraction="horizontal renormalisation"), "take 'polar'"),
         (lambda: GeneralizedStiefelMetric(WEIGHTS).project(np.ones((2, 1)), np.ones((2, 1))), "1 columns but the form 9"),

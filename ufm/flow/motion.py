@@ -97,7 +97,7 @@ class MeanMotion:
 
     def end_time(self, growth: float) -> float:
         """When the smallest omega has grown `growth`-fold."""
-        from ufm.laws.mean_system import growth_time
+        from ufm.laws.mean_system_run import growth_time
 
         return clock_of(growth_time(self.system, growth), self.decay)
 
@@ -108,7 +108,7 @@ class MeanMotion:
 
     def flow(self, times: np.ndarray, beside: np.ndarray, progress: Share) -> tuple[Trajectory, np.ndarray]:
         """The flow at `times` (T,), with V_t and U_t where they are wanted, and omega alone at the times `beside` (B,)."""
-        from ufm.laws.mean_system import run_raw
+        from ufm.laws.mean_system_run import run_raw
 
         every, measured = np.union1d(times, beside), self.start.snr
         wanted = None if measured.U is None else np.isin(every, times)

@@ -11,7 +11,8 @@ from manifolds.layout import ClassLayout
 from tests.strategies import Problem, features, problems
 from tests.ufm.laws import oracles
 from ufm.features.snr import snr
-from ufm.laws.mean_system import decayed_clock, mean_system, run_raw
+from ufm.laws.mean_system import decayed_clock, mean_system
+from ufm.laws.mean_system_run import run_raw
 
 any_sizes = problems(balanced=False, few_features=True)
 ratios = st.sampled_from([0.3, 1.0, 4.0])
