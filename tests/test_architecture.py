@@ -28,15 +28,22 @@ BY_NAME = {module_name(path): path for path in MODULES}
 
 
 def dependencies(path: Path) -> set[str]:
-    """The modules of the project that a module imports anywhere: at its top, inside a function, for the type checker."""
-    needed = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The modules of the project that a module imports: at its top, in a function, for the type checker, by import_module."""
+    here, tree, needed = module_name(path), ast.parse(path.read_text()), set()
+    package = here if path.name == "__init__.py" else here.rpartition(".")[0]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             needed |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            needed |= {dotted if dotted in BY_NAME else node.module for dotted in inner}
-    return (needed & BY_NAME.keys()) - {module_name(path)}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) + 1 - node.level]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            needed |= {dotted if dotted in BY_NAME else module for dotted in inner}
+    if "import_module" in {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}:
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        texts -= set(PACKAGES)
+        needed |= texts | {f"{package}.{text}" for text in texts}  # the tables of names that are imported when they are used
+    return (needed & BY_NAME.keys()) - {here}
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:

@@ -123,7 +123,7 @@ def test_unequal_classes_from_total_covariance_one_grow_at_the_rates_of_their_si
 
 
 def test_a_run_past_the_digits_of_float64_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ufm.laws.mean_system.MOST_STEPS", 1000)
+    monkeypatch.setattr("ufm.laws.mean_system_run.MOST_STEPS", 1000)
     layout = ClassLayout((20, 9, 14))
     H = features(layout, 5, np.random.default_rng(0))
     system = mean_system(H, layout, snr(H, layout))
