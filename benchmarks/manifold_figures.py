@@ -158,7 +158,7 @@ def optimizers() -> None:
             calls, values = np.array([c for c in curve if c[0] <= budget]).T
             axes.loglog(calls, np.maximum(values - floor, 1e-13), style, color=colour, linewidth=2, label=name)
         axes.set(title=title, xlabel="gradient (or Hessian-vector) evaluations")
-        axes.set_ylabel("loss" if floor == 0 else "loss - lowest found")
+        axes.set_ylabel("loss" if floor == 0 else "loss - lowest reached")
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="lower center", ncols=4)
     figure.savefig(FIGURES / "manifold-optimizers.png", **SAVE)

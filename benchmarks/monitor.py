@@ -114,9 +114,9 @@ def _table(size: str, noise: float, peaks: dict[str, float]) -> None:
         times = []
         for _ in range(2):
             began = time.process_time()
-            found = method(*problem)
+            answer = method(*problem)
             times.append(time.process_time() - began)
-        shown = " | ".join(digits(found[key], exact[key]) for key in ("nc1", "nc2_equiangular", "nc3", "nc4"))
+        shown = " | ".join(digits(answer[key], exact[key]) for key in ("nc1", "nc2_equiangular", "nc3", "nc4"))
         print(f"| {name} | {min(times):.2f} | {peaks[name] - peaks['nothing']:.0f} | {shown} |", flush=True)
 
 

@@ -121,7 +121,8 @@ def test_results_are_named_after_what_they_are() -> None:
     """No variable, parameter or attribute is called `found`: that says how it came, not what it is."""
     called = [
         f"{name(path)}: {ast.unparse(node)[:80]}"
-        for path in MODULES
+        for folder in (*PACKAGES, "tests", "benchmarks", "docs")
+        for path in (ROOT / folder).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if {"found", "_found"} & {getattr(node, field, None) for field in ("id", "arg", "attr")}
     ]
@@ -129,13 +130,13 @@ def test_results_are_named_after_what_they_are() -> None:
 
 
 def imported(path: Path) -> set[str]:
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+            names.add(node.module)
+    return names
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -33,8 +33,8 @@ def test_several_files_become_one_trajectory(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_without_a_classifier_the_least_squares_one_stands_in(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    found = {name: arrays()[name] for name in ("features", "labels")}
-    save_arrays(tmp_path / "f.npz", found)
+    data = {name: arrays()[name] for name in ("features", "labels")}
+    save_arrays(tmp_path / "f.npz", data)
     assert main([str(tmp_path / "f.npz"), "--lambda", "0.1", "--json"]) == 0
     s = json.loads(capsys.readouterr().out)
     assert s["loss_perp"] < 1e-25
@@ -94,9 +94,9 @@ def test_labels_far_beyond_the_examples_need_no_memory(tmp_path: Path, capsys: p
 
 
 def test_dead_features_without_a_classifier_ask_for_lambda(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    found = {name: arrays()[name] for name in ("features", "labels")}
-    found["features"] = np.hstack([found["features"], np.zeros((60, 1), dtype=np.float32)])
-    save_arrays(tmp_path / "f.npz", found)
+    data = {name: arrays()[name] for name in ("features", "labels")}
+    data["features"] = np.hstack([data["features"], np.zeros((60, 1), dtype=np.float32)])
+    save_arrays(tmp_path / "f.npz", data)
     assert main([str(tmp_path / "f.npz")]) == 2
     assert "use lambda > 0" in capsys.readouterr().err
     assert "W" not in load_arrays(tmp_path / "f.npz")

@@ -273,8 +273,8 @@ def test_a_plain_import_of_the_command_is_light():
     code = (
         "import sys, sims.models; print([m for m in ('torch', 'scipy', 'geoopt', 'pymanopt', 'matplotlib') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert found.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.slow

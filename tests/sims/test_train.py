@@ -179,10 +179,10 @@ def test_saved_features_are_what_flow_and_measure_read(finished: Path, tmp_path:
     record, file = Record.load(finished / "trajectory.npz"), str(finished / "features-0004.npz")
     lam, out = str(float(record.arrays["lambda"])), tmp_path / "again.npz"
     assert measure_main([file, "--lambda", lam, "--json", "--out", str(out)]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["epoch"] == 4
+    report = json.loads(capsys.readouterr().out)
+    assert report["epoch"] == 4
     for name in ("loss", "loss_perp", "nc1", "nc2_equinorm", "nc3", "nc4", "train_error"):
-        assert found[name] == pytest.approx(record.arrays[name][3], rel=1e-9), name
+        assert report[name] == pytest.approx(record.arrays[name][3], rel=1e-9), name
     again = Record.load(out)
     np.testing.assert_allclose(again.arrays["omega"][0], record.arrays["omega"][3], rtol=1e-9)
     assert flow_main(["--features", file, "--reduce", "--quiet", "--points", "5"]) == 0

@@ -64,10 +64,10 @@ def test_closed_form_solves_its_differential_equation(law: Law, CN: tuple[int, i
     C, N = CN
     omega0 = np.array([10.0**e, 1.7 * 10.0**e])
     t_end = float(law.time(np.array(growth * omega0[0]), omega0[:1], C, N)[0])
-    found = solve_ivp(
+    solution = solve_ivp(
         lambda t, y: law.rate(np.exp(y), C, N) / np.exp(y), (0, t_end), np.log(omega0), method="DOP853", rtol=1e-11, atol=1e-12
     )
-    np.testing.assert_allclose(np.exp(found.y[:, -1]), law.omega(np.array(t_end), omega0, C, N), rtol=1e-8)
+    np.testing.assert_allclose(np.exp(solution.y[:, -1]), law.omega(np.array(t_end), omega0, C, N), rtol=1e-8)
 
 
 @given(laws, sizes, st.floats(-5, 5), st.floats(-6, 3))

@@ -77,8 +77,8 @@ def test_collapsed_float32_features_far_from_zero_keep_all_digits() -> None:
 def test_values_are_those_of_measure_features() -> None:
     H, y, W, b = tensors(7, 0.3)
     values = fed(NeuralCollapse(len(W), lam=0.05), H, y, W, b, [11]).compute()
-    found = measure_features(H.numpy(), y.numpy(), W.numpy(), b.numpy(), 0.05)
-    for name, value in found.scalars.items():
+    measurement = measure_features(H.numpy(), y.numpy(), W.numpy(), b.numpy(), 0.05)
+    for name, value in measurement.scalars.items():
         assert values[name] == pytest.approx(value, rel=1e-10, abs=1e-13), name
 
 
@@ -100,9 +100,9 @@ def test_ignored_labels_count_for_nothing_whatever_their_features_hold() -> None
     expected = fed(NeuralCollapse(len(W), lam=0.1), H, y, W, b, []).compute()
     padded = torch.cat([H[:5], torch.full_like(H[:3], float("nan")), H[5:]])
     labels = torch.cat([y[:5], torch.full((3,), -100), y[5:]])
-    found = NeuralCollapse(len(W), lam=0.1, ignore_index=-100)
-    found.update(padded, labels, classifier=(W, b))
-    assert found.compute() == pytest.approx(expected, rel=1e-10, abs=1e-13)
+    values = NeuralCollapse(len(W), lam=0.1, ignore_index=-100)
+    values.update(padded, labels, classifier=(W, b))
+    assert values.compute() == pytest.approx(expected, rel=1e-10, abs=1e-13)
 
 
 def test_tokens_are_rows_and_a_causal_model_predicts_the_next() -> None:
@@ -218,9 +218,9 @@ def test_any_float_dtype_is_taken_as_it_is(dtype: torch.dtype) -> None:
     H, y, W, b = tensors(8, 0.3)
     H = H.to(dtype)
     exact = fed(NeuralCollapse(len(W)), H.double(), y, W, b, []).compute()
-    found = fed(NeuralCollapse(len(W)), H, y, W, b, [5]).compute()
+    values = fed(NeuralCollapse(len(W)), H, y, W, b, [5]).compute()
     for name in ("nc1", "nc3", "nc4", "train_error"):
-        assert found[name] == pytest.approx(exact[name], rel=1e-9), name
+        assert values[name] == pytest.approx(exact[name], rel=1e-9), name
 
 
 class NothingAsked(TorchDispatchMode):

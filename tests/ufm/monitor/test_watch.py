@@ -69,8 +69,8 @@ def test_any_structure_of_batches_gives_the_same_numbers(make: Callable[[Tensor,
     x, y = data()
     model = Keyword()
     expected = watch(model, "net.3").measure([(x, y)])
-    found = watch(model, "net.3", select=select).measure([make(a, t) for a, t in zip(x.split(45), y.split(45), strict=True)])
-    assert found == pytest.approx(expected, rel=1e-4, nan_ok=True)
+    values = watch(model, "net.3", select=select).measure([make(a, t) for a, t in zip(x.split(45), y.split(45), strict=True)])
+    assert values == pytest.approx(expected, rel=1e-4, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -120,9 +120,9 @@ def test_convolutions_are_pooled_flattened_or_sketched_without_touching_the_rand
         (RandomProjection(6), RandomProjection(6)(maps)),
     ):
         settings: dict[str, Any] = {} if reduce is None else {"reduce": reduce}
-        found = watch(model, "2", inner=("0",), **settings).measure([(x, y)])
+        values = watch(model, "2", inner=("0",), **settings).measure([(x, y)])
         expected = measure_features(features.numpy(), y.numpy(), np.ones((3, features.shape[1])), np.zeros(3), 0.0)
-        assert found["0/nc1"] == pytest.approx(expected.scalars["nc1"], rel=1e-5)
+        assert values["0/nc1"] == pytest.approx(expected.scalars["nc1"], rel=1e-5)
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match="size = 0"):
         RandomProjection(0)
