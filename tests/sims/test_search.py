@@ -66,7 +66,7 @@ def test_a_search_on_processes_is_the_serial_one(tmp_path: Path) -> None:
     configs = {
         engine: search(config, tmp_path / engine, True, 1, engine, 2, lambda _: None) for engine in ("serial", "processes")
     }
-    assert runs["serial"] == runs["processes"]
+    assert configs["serial"] == configs["processes"]
     assert (tmp_path / "serial" / "search.json").read_bytes() == (tmp_path / "processes" / "search.json").read_bytes()
     for rate in ("0.01", "0.05"):
         assert_same_bits(*(tmp_path / engine / "search" / f"lr-{rate}" for engine in configs))
