@@ -20,6 +20,8 @@ from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.retractions import Move
 from manifolds.rng import RNG
 
+__all__ = ["EmbeddedNormalizedFeatures", "GeneralizedStiefel", "NormalizedFeatures"]
+
 _Manifold: Any = Manifold  # untyped
 
 

@@ -136,7 +136,8 @@ def test_a_vocabulary_keeps_the_classes_seen_alone() -> None:
     assert (values["classes_seen"], values["examples"]) == (C, len(H))
     assert np.isnan(values["loss"])
     assert "have no example, and the loss counts all" in metric.undefined["loss_perp"]
-    assert len(metric.near) == C
+    near: Any = metric.near
+    assert len(near) == C
 
 
 def test_fewer_features_than_classes_less_one_are_measured() -> None:
@@ -277,6 +278,7 @@ def test_what_cannot_be_taken_in_is_refused_and_nothing_of_it_stays() -> None:
     assert metric.compute() == before
     with pytest.raises(ValueError, match="the classifier is W"):
         NeuralCollapse(C).update(H, y, classifier=(W.T, b))
+    refused: Any = NeuralCollapse  # given wrong settings on purpose
     for settings, message in (
         ({}, "at least 2 classes"),
         ({"num_classes": 1}, "at least 2 classes"),
@@ -285,7 +287,7 @@ def test_what_cannot_be_taken_in_is_refused_and_nothing_of_it_stays() -> None:
         ({"num_classes": 3, "targets": "regression"}, "leave it out"),
     ):
         with pytest.raises(ValueError, match=message):
-            NeuralCollapse(**settings)
+            refused(**settings)
     with pytest.raises(ValueError, match="call compute"):
         _ = NeuralCollapse(3).measurement
 

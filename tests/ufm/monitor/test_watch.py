@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.typed import linear
-from ufm.monitor import measure_features, measure_network, watch
+from ufm.monitor import Watched, measure_features, measure_network, watch
 from ufm.monitor.layers import RandomProjection, bare, flattened
 
 
@@ -93,6 +93,7 @@ def test_inner_layers_are_their_outputs_and_a_linear_one_makes_no_collapse() -> 
     x, y = data()
     model = network()
     watched = watch(model, "3", inner=("0", "1", "2"))
+    assert isinstance(watched, Watched)
     values = watched.measure([(x, y)])
     model.eval()
     with torch.no_grad():
@@ -169,8 +170,8 @@ def test_the_hooks_are_gone_after_an_interrupt() -> None:
 def test_wrapped_networks_are_watched_inside_and_wrong_names_refused() -> None:
     x, y = data()
     compiled = torch.compile(network(), backend="eager")
-    assert watch(compiled, "3").measure([(x, y)])["examples"] == 90
     assert isinstance(compiled, nn.Module)
+    assert watch(compiled, "3").measure([(x, y)])["examples"] == 90
     assert bare(compiled) is not compiled
     with pytest.raises(ValueError, match="no linear layer called 'fc'; it has: 0, 3"):
         watch(network(), "fc")
