@@ -91,8 +91,8 @@ def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> I
     """Accepted steps of dS/dt = field(S) from t = 0 to t_end > 0, which may be infinite.
 
     S (m, c) of full row rank; t_0 > 0 is the unit of the clock.
-    `accuracy` bounds the sum of the relative errors of the singular values. Raises RuntimeError where the step size vanishes: the
-    field is not smooth, or rounding is larger than the accuracy; OverflowError where the time overflows float64.
+    `accuracy` bounds the sum of the relative errors of the singular values. Raises OverflowError where the step size vanishes, as
+    rounding is larger than the accuracy, and where the time overflows float64.
     """
     clock = RescaledTime(field, t_0)
     end = clock.tau(t_end)
@@ -108,7 +108,9 @@ def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> I
             size = h * max(SLOWEST, factor if math.isfinite(factor) else 0.0)
             if size < 1e-12 * (1 + tau):
                 at = clock.time(tau)
-                raise RuntimeError(f"rounding forbids the accuracy {accuracy:.1e} past t = {at:.6g}: ask for less, or end there")
+                raise OverflowError(
+                    f"t = {at:.6g}: later, rounding exceeds the accuracy {accuracy:.1e}; end there, or ask for less"
+                )
             continue
         error += local
         stop = end if last else tau + h

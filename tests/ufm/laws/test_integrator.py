@@ -8,6 +8,7 @@ import pytest
 from scipy.integrate import solve_ivp
 
 from ufm.laws.general import GeneralLaw
+from ufm.laws.general_run import run_general
 from ufm.laws.integrator import Arc, arcs
 from ufm.laws.interpolant import moved
 
@@ -72,3 +73,16 @@ def test_a_state_whose_bound_is_too_large_comes_from_a_step_of_its_own() -> None
     state, bound = arc.at(t, accuracy=1e-12)
     assert bound == 0
     assert relative(state, refined(law, arc, t)) < relative(arc.at(t, accuracy=1.0)[0], refined(law, arc, t)) / 10
+
+
+def test_a_time_past_the_digits_of_float64_is_refused_and_the_time_named_in_it_is_reached() -> None:
+    """The embedded flow with P < C - 1: the vectors' rest, which should vanish, is rounding of a cancellation there."""
+    law = GeneralLaw((9, 17, 12, 14, 30), kernel_ratio=math.inf)
+    S = law.scaled_means(np.random.default_rng(0).standard_normal((2, 5)))
+    with pytest.raises(
+        OverflowError, match=r"^t = .*: later, rounding exceeds the accuracy .*; end there, or ask for less$"
+    ) as refused:
+        run_general(law, S, np.array([0.0, 1e10]))
+    last = float(str(refused.value)[4:].split(":")[0])
+    assert run_general(law, S, np.array([0.0, 0.99 * last])).error <= 1e-10
+    run_general(law, S, np.array([0.0, 2 * last]), accuracy=1e-7)
