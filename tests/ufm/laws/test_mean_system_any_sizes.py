@@ -122,7 +122,7 @@ def test_unequal_classes_from_total_covariance_one_grow_at_the_rates_of_their_si
     np.testing.assert_allclose(np.sort(slope) * layout.n, nu, rtol=1e-3)
 
 
-def test_a_run_past_the_digits_of_float64_is_refused_at_once_with_the_time_and_the_way_out() -> None:
+def test_a_run_past_the_digits_of_float64_is_refused_with_the_time_and_the_way_out() -> None:
     layout = ClassLayout((20, 9, 14))
     H = features(layout, 5, np.random.default_rng(0))
     system = mean_system(H, layout, snr(H, layout))
