@@ -54,8 +54,7 @@ class Moments(dict[str, Tensor]):
         if not n:
             return cls.empty(k, P, rows.device)
         kept = labels != IGNORED
-        if rows.device.type != "cpu" or not bool(kept.all()):  # a CPU may be asked
-            rows.masked_fill_(~kept[:, None], 0.0)
+        rows.masked_fill_(~kept[:, None], 0.0)
         slots = torch.where(kept, labels, k)  # rows that count for nothing share a slot of zeros behind the classes
         numbers = torch.arange(n, device=rows.device)
         first = torch.full((k + 1,), n - 1, device=rows.device).scatter_reduce(0, slots, numbers, "amin")
