@@ -13,6 +13,8 @@ from ufm.features.pairs import cosine_deviation, mean_maximal_angle_gap
 from ufm.features.statistics import ClassStatistics
 from ufm.features.vectors import norms, pair_cosines, sample_deviation, self_duality
 
+MOST_ENTRIES = 2**21  # of differences of rows and class means held at once: 16 MB
+
 
 def phd_nc1(stats: ClassStatistics[Array]) -> float:
     """tr(Sigma_W Sigma_B^+) / C, variability collapse (MSE paper, Figure 7). Raises ValueError where Sigma_B loses rank."""
@@ -162,10 +164,23 @@ def nearest_mean(features: Rows[ArrayT], class_means: ClassMeans[ArrayT]) -> Lab
         nearest[k + row] = column
         if len(row) > len(rows):
             doubtful = xp.bincount(row, minlength=len(rows)) > 1
-            columns = xp.unique(column[doubtful[row]])
-            distances = [((rows[doubtful] - class_means[:, c]) ** 2).sum(-1) for c in columns]
-            nearest[k : k + len(rows)][doubtful] = columns[xp.stack(distances, -1).argmin(-1)]
+            kept = doubtful[row]
+            distances = _distances(rows, class_means, row[kept], column[kept])
+            nearest[k : k + len(rows)][doubtful] = distances[doubtful].argmin(-1)
     return nearest
+
+
+def _distances(
+    rows: Rows[ArrayT], class_means: ClassMeans[ArrayT], row: Labels[ArrayT], column: Labels[ArrayT]
+) -> Rows[ArrayT]:
+    """Squared distances (n, C) of some pairs of rows and class means, infinity elsewhere."""
+    xp, (P, C) = namespace(rows), class_means.shape
+    distances = xp.full((len(rows), C), float("inf"), dtype=rows.dtype, device=rows.device)
+    size = max(1, MOST_ENTRIES // P)
+    for start in range(0, len(row), size):
+        i, c = row[start : start + size], column[start : start + size]
+        distances[i, c] = ((rows[i] - class_means.mT[c]) ** 2).sum(-1)
+    return distances
 
 
 def rows_at_a_time(C: int) -> int:
@@ -182,6 +197,18 @@ def _candidates(H: Rows[ArrayT], M: ClassMeans[ArrayT], squares: PerClass[ArrayT
     rounding = 2 * (len(M) + 4) * epsilon(scores) * longest * (2 * xp.einsum("np,np->n", H, H) ** 0.5 + longest)
     row, column = xp.where(scores <= (xp.amin(scores, -1) + rounding)[:, None])
     return row, column
+    nearest = scores.argmin(-1)
+    near = scores <= (xp.amin(scores, -1) + rounding)[:, None]
+    doubtful = near.sum(-1) > 1
+    if bool(doubtful.any()):
+        rows, distances = features[doubtful], xp.full_like(scores[doubtful], float("inf"))
+        row, c = xp.where(near[doubtful])
+        size = max(1, MOST_ENTRIES // len(class_means))
+        for start in range(0, len(row), size):
+            pairs = row[start : start + size], c[start : start + size]
+            distances[pairs] = ((rows[pairs[0]] - class_means.mT[pairs[1]]) ** 2).sum(-1)
+        nearest[doubtful] = distances.argmin(-1)
+    return nearest
 
 
 def _distance_to_etf(product: Array, W: Weights[Array]) -> float:
