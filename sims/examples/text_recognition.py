@@ -86,9 +86,8 @@ def show_classifier(W: np.ndarray, names: list[str]) -> Figure:
         axes.hist(cosines, 80, range=(0, 1), histtype="step", label=name)
         if name == "classifier":
             together, lengths = cosines > TOGETHER, np.linalg.norm(M, axis=0)
-            print(
-                f"{together.sum()} rows have another within a cosine of {TOGETHER}, {int(together[wanted].sum())} of letters and digits;"
-            )
+            few = int(together[wanted].sum())
+            print(f"{together.sum()} rows have another within a cosine of {TOGETHER}, {few} of letters and digits among them;")
             print(f"their mean norm is {lengths[together].mean():.3f}, that of the others {lengths[~together].mean():.3f}")
             order = [k for k in np.argsort(-cosines) if k < others[k] and k in wanted][:8]
             print("nearest letters and digits:", ", ".join(f"{names[k]} {names[others[k]]} {cosines[k]:.2f}" for k in order))

@@ -170,9 +170,7 @@ def nearest_mean(features: Rows[ArrayT], class_means: ClassMeans[ArrayT]) -> Lab
     return nearest
 
 
-def _distances(
-    rows: Rows[ArrayT], class_means: ClassMeans[ArrayT], row: Labels[ArrayT], column: Labels[ArrayT]
-) -> Rows[ArrayT]:
+def _distances(rows: Rows[ArrayT], class_means: ClassMeans[ArrayT], row: Labels[ArrayT], column: Labels[ArrayT]) -> Rows[ArrayT]:
     """Squared distances (n, C) of some pairs of rows and class means, infinity elsewhere."""
     xp, (P, C) = namespace(rows), class_means.shape
     distances = xp.full((len(rows), C), float("inf"), dtype=rows.dtype, device=rows.device)
@@ -197,18 +195,6 @@ def _candidates(H: Rows[ArrayT], M: ClassMeans[ArrayT], squares: PerClass[ArrayT
     rounding = 2 * (len(M) + 4) * epsilon(scores) * longest * (2 * xp.einsum("np,np->n", H, H) ** 0.5 + longest)
     row, column = xp.where(scores <= (xp.amin(scores, -1) + rounding)[:, None])
     return row, column
-    nearest = scores.argmin(-1)
-    near = scores <= (xp.amin(scores, -1) + rounding)[:, None]
-    doubtful = near.sum(-1) > 1
-    if bool(doubtful.any()):
-        rows, distances = features[doubtful], xp.full_like(scores[doubtful], float("inf"))
-        row, c = xp.where(near[doubtful])
-        size = max(1, MOST_ENTRIES // len(class_means))
-        for start in range(0, len(row), size):
-            pairs = row[start : start + size], c[start : start + size]
-            distances[pairs] = ((rows[pairs[0]] - class_means.mT[pairs[1]]) ** 2).sum(-1)
-        nearest[doubtful] = distances.argmin(-1)
-    return nearest
 
 
 def _distance_to_etf(product: Array, W: Weights[Array]) -> float:
