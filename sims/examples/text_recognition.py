@@ -75,9 +75,8 @@ def show_classifier(W: np.ndarray, names: list[str]) -> Figure:
     (C, P), wanted = W.shape, [k for k, name in enumerate(names) if name and name in LETTERS]
     figure = Figure(figsize=(6.4, 3), layout="constrained")
     axes = figure.subplots()
-    print(
-        f"{C} classes, P = {P}: unit vectors that add up to 0 have a std of cosines of at least {(1 / P - 1 / (C - 1)) ** 0.5:.4f}"
-    )
+    least = (1 / P - 1 / (C - 1)) ** 0.5
+    print(f"{C} classes, P = {P}: unit vectors that add up to 0 have a std of cosines of at least {least:.4f}")
     for name, rows in {"classifier": W, "Gaussian": np.random.default_rng(0).standard_normal(W.shape)}.items():
         M = centred(rows)
         values = phd_equinorm(M), phd_equiangular(M), phd_maximal_angle(M)
