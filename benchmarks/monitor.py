@@ -3,7 +3,7 @@
 "two passes" writes the definitions of Papyan, Han & Donoho down over all features in memory, in float64. "rhubarbwu" is
 rhubarbwu/neural-collapse from its definition, no line of it copied: float32, a pass for the means, one for the covariance about
 them, one for NC4, where squared distances are expanded and the bias does not enter. "sums" is the same in one pass: class sums
-and an uncentred second moment, means subtracted afterwards. Digits are -log10 of the relative error against float64 two-pass values.
+and an uncentred second moment, means subtracted afterwards. Digits are -log10 of the relative error against float64 two passes.
 """
 
 import argparse
