@@ -8,11 +8,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from manifolds.linalg import RankDeficient
+from ufm.distributed import processes
 from ufm.flow.config import FlowConfig
 from ufm.flow.report import run_summary, text, title
 from ufm.flow.result import FlowRun
 from ufm.flow.run import check, run_flow
-from ufm.flow.start import Start, prepare
+from ufm.flow.source import alone, read_by, started
+from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
 from ufm.options import refuse_lost_values, shared_option
@@ -49,7 +51,11 @@ def parser() -> FlowParser:
     start.add_argument("--sizes", metavar="N,N,...", help="examples of each class (default: N of all C)")
     start.add_argument("--P", type=int, help="features (default 512)")
     start.add_argument("--seed", **shared_option("seed", "0"))
-    start.add_argument("--features", metavar="FILE.npz", help="arrays 'features' (n, P), 'labels' (n,) (default: random)")
+    start.add_argument(
+        "--features",
+        metavar="FILE.npz",
+        help="arrays 'features' (n, P), 'labels' (n,); a quoted pattern 'DIR/*.npz' for shards (default: random)",
+    )
     start.add_argument("--balance", action="store_true", help="subsample every class to the size of the smallest")
     start.add_argument("--reduce", action="store_true", help="drop the directions in which Sigma_W is zero, and say how many")
     start.add_argument(
@@ -209,9 +215,12 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) 
     if len(names) > 1 and args.start == "raw":
         raise ValueError("--start raw goes with --flow unnormalized, not with all")
     configs = {name: replace(first, flow=name) for name in names}
-    read = () if args.features is None else (args.features,)
+    group = processes()
+    if group.size > 1:
+        alone(args, group.rank)
+    read = read_by(args.features)
     paths = {name: tuple(output_path(given, name, len(names) > 1, *read) for given in (args.out, args.plot)) for name in names}
-    start = prepare(first, left_vectors=args.out is not None)
+    start = started(first, group, left_vectors=args.out is not None)
     for config in configs.values():
         check(config, start)
     for name, config in configs.items():

@@ -214,9 +214,13 @@ def mean_system_of(config: FlowConfig, start: Start) -> "MeanSystem":
     from ufm.features.snr import renormalized_features, snr
     from ufm.laws.mean_system import mean_system
 
+    if start.statistics is not None:
+        from ufm.flow.sharded_start import factored_system
+
+        return factored_system(config, start, start.statistics)
     if config.start == "raw":
-        return mean_system(start.H, start.layout, start.snr, config.kernel_ratio)
-    X, measured = renormalized_features(start.H, start.layout)
+        return mean_system(start.features, start.layout, start.snr, config.kernel_ratio)
+    X, measured = renormalized_features(start.features, start.layout)
     H = measured.left_vectors.T @ to_total_covariance_one(X, measured, start)
     return mean_system(H, start.layout, snr(H, start.layout), config.kernel_ratio)
 
