@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from manifolds import pymanopt_adapter as pymanopt
     from manifolds.centering import Centering
     from manifolds.checks.derivatives import check_gradient, check_hessian
+    from manifolds.checks.forms import check_form
     from manifolds.checks.manifold import check_manifold
     from manifolds.checks.views import GeooptView, PymanoptView
     from manifolds.forms import SemidefiniteForm, WeightedCentering
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "centering": ("Centering",),
     "checks.derivatives": ("check_gradient", "check_hessian"),
+    "checks.forms": ("check_form",),
     "checks.manifold": ("check_manifold",),
     "checks.views": ("GeooptView", "PymanoptView"),
     "torch_optimizer": ("RiemannianDescent",),
@@ -94,6 +96,7 @@ __all__ = [
     "SemidefiniteForm",
     "Shooting",
     "WeightedCentering",
+    "check_form",
     "check_gradient",
     "check_hessian",
     "check_manifold",

@@ -6,7 +6,7 @@ import numpy as np
 
 from manifolds.embedded.logarithm import underived
 from manifolds.linalg import Array, ArrayT, namespace
-from manifolds.retractions import Move
+from manifolds.retractions import Move, as_retraction
 from manifolds.shooting import Shooting
 
 
@@ -36,6 +36,10 @@ class Metric(ABC):
     @abstractmethod
     def retract(self, X: ArrayT, U: ArrayT, retraction: Move[ArrayT] | str) -> ArrayT:
         """R_X(U). (..., P, n). Raises ValueError where the step loses rank."""
+
+    def as_retraction(self, choice: Move[ArrayT] | str) -> Move[ArrayT]:
+        """The retraction of that name, or the function itself. Raises ValueError for what this metric has no use for."""
+        return as_retraction(choice)
 
     @abstractmethod
     def random_point(self, P: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.ndarray:

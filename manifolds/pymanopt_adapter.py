@@ -17,7 +17,7 @@ from manifolds.generalized import GeneralizedStiefelMetric
 from manifolds.layout import ClassLayout, whole_number
 from manifolds.metric import Metric
 from manifolds.metrics import BundleMetric, EmbeddedMetric
-from manifolds.retractions import Move, as_retraction
+from manifolds.retractions import Move
 from manifolds.rng import RNG
 
 _Manifold: Any = Manifold  # untyped
@@ -33,7 +33,7 @@ class _MetricManifold(_Manifold):
         if copies < 1:
             raise ValueError(f"copies = {copies}: at least one is needed")
         self.metric, self.P, self.copies = metric, P, copies
-        self._retraction, self._rng = as_retraction(retraction), np.random.default_rng(seed)
+        self._retraction, self._rng = metric.as_retraction(retraction), np.random.default_rng(seed)
         super().__init__(f"{name}, P={P}, copies={copies}", copies * metric.dimension(P))
 
     @property
