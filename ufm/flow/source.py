@@ -1,7 +1,5 @@
 """Where the features of a command come from: random, one file, or shards that one or several processes read."""
 
-import argparse
-
 from ufm.distributed import Processes
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start, prepare
@@ -16,14 +14,12 @@ def read_by(features: str | None) -> tuple[str, ...]:
     return tuple(map(str, Shards.of(features).paths)) if is_pattern(features) else (features,)
 
 
-def alone(args: argparse.Namespace, rank: int) -> None:
-    """Let the first of several processes alone write and print. Raises ValueError where there is nothing to share."""
+def check_shared(features: str | None) -> None:
+    """Raise ValueError where several processes have nothing to share."""
     from ufm.files.shards import is_pattern
 
-    if args.features is None or not is_pattern(args.features):
+    if features is None or not is_pattern(features):
         raise ValueError("several processes share shards: give --features 'FOLDER/*.npz', or start one process")
-    if rank:
-        args.out, args.plot, args.json, args.quiet = None, None, False, True
 
 
 def started(config: FlowConfig, group: Processes, left_vectors: bool) -> Start:

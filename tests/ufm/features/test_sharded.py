@@ -1,4 +1,4 @@
-"""Class statistics of shards: equal to those of all features in memory, also where Sigma_W is ill-conditioned and means are far."""
+"""Class statistics of shards: those of all features in memory, also for ill-conditioned Sigma_W and far means."""
 
 import numpy as np
 import pytest

@@ -1,6 +1,5 @@
 """`python -m ufm.flow --features 'DIR/*.npz'`: the same run as on one file, in one process or in two real ones."""
 
-import argparse
 import json
 import os
 import socket
@@ -13,7 +12,7 @@ import numpy as np
 import pytest
 
 from ufm.flow.command import main
-from ufm.flow.source import alone
+from ufm.flow.source import check_shared
 
 ROOT = Path(__file__).parents[3]
 
@@ -82,7 +81,7 @@ def test_no_shard_is_overwritten(shards, capsys):
 
 def test_several_processes_without_shards_are_refused():
     with pytest.raises(ValueError, match="several processes share shards"):
-        alone(argparse.Namespace(features="all.npz"), 0)
+        check_shared("all.npz")
 
 
 def close(one: Path, other: Path, tolerance: float) -> None:
