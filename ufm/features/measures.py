@@ -12,6 +12,8 @@ from ufm.arrays import ClassMeans, Labels, PerClass, Rows, Weights
 from ufm.features.statistics import ClassStatistics
 from ufm.features.vectors import norms, pair_cosines, sample_deviation, self_duality
 
+MOST_ENTRIES = 2**21  # of differences of rows and class means held at once: 16 MB
+
 
 def phd_nc1(stats: ClassStatistics[Array]) -> float:
     """tr(Sigma_W Sigma_B^+) / C, variability collapse (MSE paper, Figure 7). Raises ValueError where Sigma_B loses rank."""
@@ -158,11 +160,16 @@ def nearest_mean(features: Rows[ArrayT], class_means: ClassMeans[ArrayT]) -> Lab
     longest = squares.max() ** 0.5
     rounding = 2 * (len(M) + 4) * epsilon(scores) * longest * (2 * xp.einsum("np,np->n", H, H) ** 0.5 + longest)
     nearest = scores.argmin(-1)
-    doubtful = (scores <= (xp.amin(scores, -1) + rounding)[:, None]).sum(-1) > 1
+    near = scores <= (xp.amin(scores, -1) + rounding)[:, None]
+    doubtful = near.sum(-1) > 1
     if bool(doubtful.any()):
-        rows = features[doubtful]
-        distances = [((rows - class_means[:, c]) ** 2).sum(-1) for c in range(class_means.shape[1])]
-        nearest[doubtful] = xp.stack(distances, -1).argmin(-1)
+        rows, distances = features[doubtful], xp.full_like(scores[doubtful], float("inf"))
+        row, c = xp.where(near[doubtful])
+        size = max(1, MOST_ENTRIES // len(class_means))
+        for start in range(0, len(row), size):
+            pairs = row[start : start + size], c[start : start + size]
+            distances[pairs] = ((rows[pairs[0]] - class_means.mT[pairs[1]]) ** 2).sum(-1)
+        nearest[doubtful] = distances.argmin(-1)
     return nearest
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from manifolds.linalg import Array
 from ufm.features.snr import renormalized_features
 from ufm.flow.config import FlowConfig
-from ufm.flow.motion import end_time, output_times, schedule_of
+from ufm.flow.motion import end_time, output_times, schedule_of, vectors_turn
 from ufm.flow.result import FlowRun, StageProgress, largest_gap, spectral_losses
 from ufm.flow.stages import Checkpoint, FlowStage, SchemeStage
 from ufm.flow.start import Start, on_device, to_total_covariance_one
@@ -76,7 +76,7 @@ def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Pa
 def whole_trajectory(config: FlowConfig, start: Start, times: np.ndarray, every_time: np.ndarray, flow: FlowStage) -> Trajectory:
     """What the flow's stage has recorded at the output times reached, with the losses where omega alone does not decide them."""
     layout, measured = start.layout, start.snr
-    V_t = None if layout.balanced else flow.V_t
+    V_t = flow.V_t if vectors_turn(config, start) else None
     shown = np.searchsorted(every_time, times)
     shown = shown[shown < flow.count]
     bare = Trajectory(

@@ -44,7 +44,8 @@ def _nc1(run: FlowRun, part: Trajectory) -> np.ndarray:
     """tr(Sigma_W Sigma_B^+) / C, by Sigma_B's own eigenvalues u where classes are unequal. (T,)"""
     if run.start.layout.balanced:
         return spectral_loss.spectral_nc1(part.omega)
-    return spectral_loss.spectral_nc1(np.sqrt(part.C * eigenvalues_of_gram(part, run.start.layout.priors)))
+    u = part.observed["u"] if "u" in part.observed else eigenvalues_of_gram(part, run.start.layout.priors)
+    return spectral_loss.spectral_nc1(np.sqrt(part.C * u))
 
 
 def _nc3(run: FlowRun, part: Trajectory, V: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ufm.features import measures
 
-TILE = 2048  # vectors; a tile of their cosines is 32 MB
+MOST_AT_ONCE = 2048  # vectors whose cosines are one table, of 32 MB
+TILE = 256  # vectors; a tile of their cosines stays in the cache
 
 
 def angles(vectors: Tensor) -> tuple[float, float]:
@@ -15,7 +16,7 @@ def angles(vectors: Tensor) -> tuple[float, float]:
 
     Raises ValueError where a vector is zero.
     """
-    if vectors.shape[1] <= TILE:
+    if vectors.shape[1] <= MOST_AT_ONCE:
         return measures.phd_equiangular(vectors), measures.phd_maximal_angle(vectors)
     return tiled_angles(vectors, TILE)
 

@@ -146,6 +146,35 @@ def test_a_pair_of_means_far_closer_than_the_others_is_told_apart(kind) -> None:
     assert measures.phd_nc4(kind(features), kind(W), kind(b), kind(means)) == 0
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("at_a_time", [1, 40])
+def test_ties_among_many_coinciding_means_are_decided_in_few_products(
+    kind, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Means on a small lattice coincide: nearest is the first of the nearest, over the candidates alone."""
+    monkeypatch.setattr(measures, "MOST_ENTRIES", at_a_time)
+    rng = np.random.default_rng(4)
+    means, rows = rng.integers(0, 3, (3, 50)).astype(float), rng.integers(0, 3, (70, 3)).astype(float)
+    distances = ((rows[:, :, None] - means[None]) ** 2).sum(1)
+    assert measures.nearest_mean(kind(rows), kind(means)).tolist() == distances.argmin(1).tolist()
+
+
+def test_ties_of_thousands_of_classes_cost_products_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One subtraction for all candidates, not one a class."""
+    means = np.random.default_rng(4).integers(0, 9, (4, 3000)).astype(float)
+    whole = np.ndarray.__getitem__
+    calls: list[int] = []
+
+    class Counted(np.ndarray):
+        def __getitem__(self, key):
+            calls.append(1)
+            return whole(self, key)
+
+    nearest = measures.nearest_mean(means.T[:20].copy(), means.view(Counted))
+    assert len(calls) < 100
+    assert (means[:, np.asarray(nearest)] == means[:, :20]).all()
+
+
 def test_undefined_measures_are_refused() -> None:
     labels = np.repeat(np.arange(3), 4)
     rng = np.random.default_rng(0)
