@@ -161,7 +161,7 @@ def log_spaced(t_end: float, onset: float, points: int) -> np.ndarray:
 
 def thinned(start: Start) -> int:
     """Output times where vectors move: 1000, fewer where so many of them, K (C + P) numbers each, would not fit into memory."""
-    K, P = len(start.snr.omega), len(start.H)
+    K, P = len(start.snr.omega), start.P
     return max(20, min(1000, LARGE // (K * (start.layout.C + (K if start.snr.U is None else P)))))
 
 
