@@ -1,5 +1,7 @@
 """Every measure against its definition written out, example by example and pair by pair; exact values at perfect collapse."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -134,6 +136,22 @@ def test_nearest_mean_decisions_survive_a_collapse_that_expanded_distances_do_no
     features = np.repeat(means.T, 50, axis=0)
     W, b = np.array([[-1.0, 0.0], [1.0, 0.0]], dtype=np.float32), np.array([100.0005, -100.0005], dtype=np.float32)
     assert measures.phd_nc4(features, W, b, means) == 0
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("gap", [1.0, 1e-9])
+def test_the_nearest_mean_is_that_of_all_distances_however_many_rows_at_a_time(
+    kind: Any, gap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five means of which pairs are as close as `gap`, rows that are cut into blocks of 7."""
+    rng = np.random.default_rng(4)
+    means = np.repeat(rng.standard_normal((3, 3)), 2, axis=1)[:, :5] + gap * rng.standard_normal((3, 5))
+    features = means[:, rng.integers(0, 5, 40)].T + 0.3 * gap * rng.standard_normal((40, 3))
+    expected = ((features[:, :, None] - means) ** 2).sum(1).argmin(1)
+    assert len(np.unique(expected)) == 5
+    monkeypatch.setattr(measures, "rows_at_a_time", lambda C: 7)
+    np.testing.assert_array_equal(np.asarray(measures.nearest_mean(kind(features), kind(means))), expected)
+    assert len(measures.nearest_mean(kind(features[:0]), kind(means))) == 0
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])

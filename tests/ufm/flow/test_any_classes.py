@@ -219,6 +219,8 @@ def test_the_same_seed_at_float32_is_the_float64_data_rounded(sizes: list[str]) 
         prepare(flow_config(parser().parse_args([*sizes, "--P", "5", "--seed", "3", "--dtype", dtype])))
         for dtype in ("float64", "float32")
     )
+    assert single.H is not None
+    assert double.H is not None
     assert single.H.dtype == np.float32
     np.testing.assert_array_equal(single.H, double.H.astype(np.float32))
 
