@@ -38,7 +38,7 @@ MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) 
 def gradient_step(
     X: ArrayT,
     G: ArrayT,
-    eta: float,
+    eta: float | Array,
     metric: LayoutMetric,
     retraction: Move[ArrayT] | str = polar_retraction,
     *,
@@ -57,7 +57,7 @@ def gradient_step(
         return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
     if _is_small(X):
         return _by_numpy(lambda x, g: retraction(x, -float(eta) * metric.gradient(x, g), layout), X, G, out)
-    return _step(X, G, eta, layout, metric.mean_gradient, retraction, project=True, out=out)
+    return _step(X, G, float(eta), layout, metric.mean_gradient, retraction, project=True, out=out)
 
 
 @at_least_float32
@@ -73,7 +73,7 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
         return _put(_projected(X, G, eta, metric), out)
     if _is_small(X):
         return _by_numpy(lambda x, g: _projected(x, g, float(eta), metric), X, G, out)
-    return _step(X, G, eta, layout, metric.mean_gradient, polar_retraction, project=False, out=out)
+    return _step(X, G, float(eta), layout, metric.mean_gradient, polar_retraction, project=False, out=out)
 
 
 @at_least_float32
@@ -84,7 +84,7 @@ def renormalized_step(X: ArrayT, G: ArrayT, eta: float, layout: ClassLayout, *, 
         return _put(renormalize(X - eta * G, layout), out)
     if _is_small(X):
         return _by_numpy(lambda x, g: renormalize(x - float(eta) * g, layout), X, G, out)
-    return _step(X, G, eta, layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False, out=out)
+    return _step(X, G, float(eta), layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False, out=out)
 
 
 def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT:

@@ -140,6 +140,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, 
     folder, config = RunFolder(tmp_path, tiny(save_features=(2, 4))), tiny(save_features=(2, 4))
     whole = (finished / "checkpoint.pt").read_bytes()
     before = RunFolder(finished, config).load_checkpoint()
+    assert before is not None
     rng, noticed = np.random.default_rng(seed), 0
     for position in rng.integers(0, len(whole), 40):
         damaged = bytearray(whole)
@@ -164,6 +165,10 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, 
         (lambda whole: {name: value for name, value in whole.items() if name != "model"}, "KeyError: 'model'"),
         (lambda whole: {**whole, "model": {"weight": torch.zeros(3)}}, "RuntimeError: Error(s) in loading state_dict"),
         (lambda whole: {**whole, "optimizer": {"state": {}, "param_groups": []}}, "cannot read the checkpoint"),
+        (lambda whole: {**whole, "epoch": 10**6}, "it stands after epoch 1000000 of "),
+        (lambda whole: {**whole, "epoch": -1}, "it stands after epoch -1 of "),
+        (lambda whole: {**whole, "epoch": 2}, "it stands after epoch 2 of "),
+        (lambda whole: {**whole, "model": {name: w * float("nan") for name, w in whole["model"].items()}}, "is not finite"),
     ],
 )
 def test_a_checkpoint_that_holds_something_else_is_one_line(

@@ -53,7 +53,7 @@ def test_past_the_safe_step_deviations_are_reflected(problem: Problem, ridge: fl
     law = GeneralLaw(layout.sizes, ridge, r)
     S = law.scaled_means(layout.means(X))
     W, _ = oracles.ridge_classifier(X, layout, ridge)
-    eta = factor * layout.n / np.linalg.norm(W, 2) ** 2
+    eta = float(factor * layout.n / np.linalg.norm(W, 2) ** 2)
     values, E = np.linalg.eigh(np.eye(len(X)) - eta / layout.n * W.T @ W)
     assume((abs(values) > 1e-3).all())
     assert values[0] < 0
@@ -114,6 +114,21 @@ def test_twice_the_safe_step_is_where_the_loss_may_rise(problem: Problem, factor
     top = left[:, :1].T @ residual
     after = left[:, :1].T @ (q[:, None] * J - W @ moved)
     np.testing.assert_allclose(after, (1 - 2 * factor) * top, atol=1e-9 * abs(top).max())
+
+
+@given(any_sizes, ridges, st.floats(2, 50), st.floats(0.5, 2))
+def test_for_ratios_past_two_the_safe_step_is_where_residuals_of_the_means_begin_to_grow(
+    problem: Problem, ridge: float, r: float, factor: float
+) -> None:
+    """A step of the whole tensor multiplies them by 1 - 2 factor along the largest singular value of its fixed classifier."""
+    layout, X = problem.layout, whole(problem)
+    law = GeneralLaw(layout.sizes, ridge, r)
+    W, b = oracles.ridge_classifier(X, layout, ridge)
+    eta = factor * safe_step_from(law, law.scaled_means(layout.means(X)))
+    stepped = X - eta * oracles.ridge_gradient(X, layout, ridge) @ oracles.class_kernel(layout, r)
+    top = np.linalg.svd(W)[0][:, 0]
+    before, after = (top @ (W @ layout.means(Z) + b[:, None] - np.eye(layout.C)) for Z in (X, stepped))
+    np.testing.assert_allclose(after, (1 - 2 * factor) * before, atol=1e-8 * abs(before).max())
 
 
 @given(problems(few_features=True), st.floats(0.01, 0.9), st.integers(1, 6))
