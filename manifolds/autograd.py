@@ -6,19 +6,9 @@ Both are differentiable to any order, backwards and forwards, and under torch.vm
 from typing import Any
 
 import torch
-from torch._C._functorch import maybe_current_level
-from torch.autograd import forward_ad
-from torch.compiler import is_compiling
 
 from manifolds.linalg import symmetrize
 from manifolds.spectral import spectral_inverse_sqrt, spectral_lyapunov
-
-
-def are_untracked(tensors: tuple[torch.Tensor, ...]) -> bool:
-    """Whether torch records, traces and maps nothing of these now: neither backwards, forwards, nor in torch.func or compile."""
-    if is_compiling() or forward_ad._current_level >= 0 or maybe_current_level() is not None:
-        return False
-    return not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors))
 
 
 def inverse_sqrt(S: torch.Tensor, root: torch.Tensor | None = None) -> torch.Tensor:

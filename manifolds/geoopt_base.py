@@ -8,11 +8,11 @@ import numpy as np
 import torch
 from geoopt.utils import size2shape
 
-from manifolds.autograd import are_untracked
 from manifolds.linalg import ArrayT
 from manifolds.metric import Metric
 from manifolds.retractions import Move, Retraction
 from manifolds.rng import RNG
+from manifolds.tracking import are_untracked
 
 Check = tuple[bool, str | None]
 

@@ -51,10 +51,10 @@ def is_untracked(*arrays: Array) -> bool:
     xp = namespace(arrays[0])
     if xp is np:
         return True
-    from manifolds import autograd
+    from manifolds import tracking
 
     tensors: tuple[Any, ...] = arrays
-    return autograd.are_untracked(tensors)
+    return tracking.are_untracked(tensors)
 
 
 def check_positive_definite(eigenvalues: ArrayT, name: str) -> ArrayT:
