@@ -34,6 +34,7 @@ from manifolds.retractions import nearest_point  # noqa: E402
 
 SIZES = ((4, 25, 8), (10, 100, 64), (10, 200, 256), (10, 500, 512))
 REDUCTION = 1e-5  # of the gradient norm, in the whole runs
+Parameter: Any = geoopt.ManifoldParameter  # untyped
 Optimizer = Callable[[list[torch.Tensor]], Any]
 OPTIMIZERS: dict[str, Optimizer] = {
     "RiemannianSGD": lambda points: geoopt.optim.RiemannianSGD(points, lr=1e-3),
@@ -74,7 +75,7 @@ def steps(size: tuple[int, int, int], layout: ClassLayout, X: np.ndarray, rng: n
 
 
 def _our_step(X: torch.Tensor, G: torch.Tensor, manifold: Any, make: Optimizer) -> Callable[[], object]:
-    x = geoopt.ManifoldParameter(X.clone(), manifold=manifold)
+    x = Parameter(X.clone(), manifold=manifold)
     optimizer = make([x])
 
     def step() -> None:
@@ -85,7 +86,7 @@ def _our_step(X: torch.Tensor, G: torch.Tensor, manifold: Any, make: Optimizer) 
 
 
 def _their_step(X: torch.Tensor, G: torch.Tensor, layout: ClassLayout, make: Optimizer) -> Callable[[], object]:
-    Q = geoopt.ManifoldParameter((layout.deviations(X) / layout.n**0.5).mT.contiguous(), manifold=geoopt.EuclideanStiefel())
+    Q = Parameter((layout.deviations(X) / layout.n**0.5).mT.contiguous(), manifold=geoopt.EuclideanStiefel())
     M = torch.nn.Parameter(layout.means(X))
     optimizer, G_Q, G_M = make([Q, M]), layout.deviations(G).mT.contiguous(), layout.means(G)
 
@@ -148,10 +149,11 @@ def runs(size: tuple[int, int, int], layout: ClassLayout, X: np.ndarray, target:
     for name, optimizer in (("ConjugateGradient", ConjugateGradient), ("TrustRegions", TrustRegions)):
         lines = []
         for problem, point in ((_our_problem(f), X), (_their_problem(f), start)):
-            first = problem.manifold.norm(point, problem.riemannian_gradient(point))
+            manifold: Any = problem.manifold
+            first = float(manifold.norm(point, problem.riemannian_gradient(point)))
             run = optimizer(verbosity=0, min_gradient_norm=REDUCTION * first, max_iterations=500, max_time=600)
             began = time.process_time()
-            result = run.run(problem, initial_point=point)
+            result: Any = run.run(problem, initial_point=point)
             lines.append((time.process_time() - began, result.iterations, result.gradient_norm / first, result.cost))
         (ours, *_), (theirs, *_) = lines
         both = "; Stiefel x Euclidean ".join(

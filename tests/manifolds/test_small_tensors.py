@@ -1,11 +1,13 @@
 """Small tensors go through numpy in geoopt's classes: the same numbers, and nothing lost of what torch wants to know."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 
 from manifolds import geoopt_adapter
-from manifolds.layout import ClassLayout
+from manifolds.centering import MeanSplit
 from manifolds.retractions import nearest_point
 from tests.manifolds.points import LAYOUT, P
 
@@ -49,8 +51,8 @@ def test_whatever_torch_records_traces_or_maps_stays_torchs() -> None:
     assert manifold.retr(x, with_grad).requires_grad
     with torch.no_grad():
         assert not manifold.retr(x, with_grad).requires_grad
-    _, tangent = torch.func.jvp(lambda v: manifold.retr(x, v), (u,), (u,))
-    step = 1e-6
+    pair: Any = torch.func.jvp(lambda v: manifold.retr(x, v), (u,), (u,))
+    tangent, step = pair[1], 1e-6
     difference = (manifold.retr(x, (1 + step) * u) - manifold.retr(x, (1 - step) * u)) / (2 * step)
     np.testing.assert_allclose(tangent, difference, atol=1e-7)
     batch = torch.stack([u, 2 * u])
@@ -61,12 +63,12 @@ def test_whatever_torch_records_traces_or_maps_stays_torchs() -> None:
     np.testing.assert_allclose(gradient, reference, atol=1e-12)
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(u, u)
-        carried = torch.autograd.forward_ad.unpack_dual(manifold.retr(x, dual)).tangent
+        carried: Any = torch.autograd.forward_ad.unpack_dual(manifold.retr(x, dual)).tangent
     np.testing.assert_allclose(carried, tangent, atol=1e-12)
 
 
 def test_a_retraction_of_the_callers_own_is_given_tensors() -> None:
-    def own(X: torch.Tensor, U: torch.Tensor, layout: ClassLayout) -> torch.Tensor:
+    def own(X: torch.Tensor, U: torch.Tensor, layout: MeanSplit) -> torch.Tensor:
         assert isinstance(X, torch.Tensor)
         return nearest_point(torch.add(X, U), layout)
 
