@@ -64,7 +64,7 @@ def _run(case: Case, rng: np.random.Generator) -> Measured:
     if case.model == "kernel":
         motion = unnormalized_motion(entry, KERNEL_RATIO)
     else:
-        motion = motions(case.model, gram, entry.priors, entry)[0][1]
+        motion = motions(case.model, gram, entry.counts, entry)[0][1]
     first = log_gram(gram, frame)
     end = float(np.diagonal(first).mean() + np.log(case.growth))
     Y, _ = trace(motion, frame, np.inf, end + 0.1, 0.005)

@@ -1,9 +1,10 @@
 """How likely a measured run is under a predicted path: monotone clock profiled out, AR(1) noise of every value, a noisy start.
 
 Of value i at epoch t the run has y_ti = mu_i(tau_t; start) + e_ti with stationary AR(1) noise, E e_si e_ti = sigma_i^2
-rho_i^|s-t| over measured epochs, the first included. As the prediction starts from y_0, its residual is e_t - d_i(tau_t) e_0,
-with d the derivative of the prediction by its start; that is the covariance used. sigma_i is marginal under an inverse-gamma
-prior of PRIOR_FREEDOMS degrees whose scale the values of a kind share, rho_i maximal over RHOS; `tolerance` adds in quadrature.
+rho^|s-t| over measured epochs, the first included; rho is one number for the values on the diagonal and one for those off it. As
+the prediction starts from y_0, its residual is e_t - d_i(tau_t) e_0, with d the derivative of the prediction by its start; that
+is the covariance used. sigma_i is marginal under an inverse-gamma prior of PRIOR_FREEDOMS degrees around the scale of its kind,
+rho maximal over RHOS; `tolerance` adds in quadrature.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 
 RHOS = np.array([0.0, 0.25, 0.5, 0.7, 0.85, 0.95, 0.98])
-PRIOR_FREEDOMS = 4.0
+PRIOR_FREEDOMS = 10.0  # of the noise of one value around that of its kind: a spread of sizes by about 1.5
+CHOSEN = 2.0  # freedoms that are taken up by choosing the likeliest model and its parameter
 TRENDS = 3  # smooth functions of the epoch that the free rival adds to every value, fewer for fewer epochs
 EPOCHS_A_TREND = 4
 
@@ -27,11 +29,14 @@ class Path:
 
 @dataclass(frozen=True, eq=False)
 class Fitted:
-    """Runs (B, T, m) at their best clocks: grid positions tau (B, T), residuals r (B, T, m), derivatives there d (B, T, m)."""
+    """Runs (B, T, m) at their best clocks: grid positions tau (B, T), residuals r (B, T, m), derivatives there d (B, T, m),
+    and the share of every value's noise that the clock takes up, (B, m).
+    """
 
     tau: np.ndarray
     r: np.ndarray
     d: np.ndarray
+    taken: np.ndarray
 
 
 def most_likely_clock(path: Path, y: np.ndarray, start: np.ndarray, weight: np.ndarray) -> Fitted:
@@ -56,7 +61,8 @@ def most_likely_clock(path: Path, y: np.ndarray, start: np.ndarray, weight: np.n
     delta = np.clip((w * v * r).sum(-1) / np.where(norm > 0, norm, 1.0), -0.5, 0.5)
     delta[:, 0] = 0.0
     delta = np.clip(tau + delta, 0, G - 1) - tau
-    return Fitted(tau + delta, r - delta[..., None] * v, np.broadcast_to(d[tau], y.shape))
+    taken = (w * v * v / np.where(norm > 0, norm, 1.0)[..., None])[:, 1:].mean(1)
+    return Fitted(tau + delta, r - delta[..., None] * v, np.broadcast_to(d[tau], y.shape), taken)
 
 
 def at(path: Path, tau: np.ndarray) -> np.ndarray:
@@ -88,12 +94,13 @@ def _monotone(cost: np.ndarray) -> np.ndarray:
 class Noise:
     """The likelihood of residuals for derivatives d (T, m) of the start: whitening for every rho, with and without trends.
 
-    kinds (m,) numbers the values that share a scale of noise: those on the diagonal and those off it.
+    kinds (m,) numbers the values that share a scale and a correlation of noise: those on the diagonal and those off it.
     """
 
     def __init__(self, d: np.ndarray, kinds: np.ndarray, tolerance: float) -> None:
         T = len(d)
         self.T, self.kinds, self.tolerance = T, kinds, tolerance
+        self.sets = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
         s = np.arange(T)
         R = RHOS[:, None, None] ** abs(s[:, None] - s)  # (rho, T, T)
         later = d[1:].T  # (m, T - 1)
@@ -112,56 +119,70 @@ class Noise:
         trends = (s[1:, None] / (T - 1)) ** np.arange(1, count + 1)
         self.trends = np.linalg.qr(self.white @ trends)[0] if count else None
 
-    def evaluate(self, r: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Log likelihood (B,), that with every value's own trends (B,), and the best rho's index (B, m). r (B, T, m)"""
-        white = np.einsum("rmst,btm->rbms", self.white, r[:, 1:], optimize=True)
-        squares = (white**2).sum(-1)
-        plain, best = self._total(squares)
+    def evaluate(self, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log likelihood (B,) and that with every value's own trends (B,). r (B, T, m)"""
+        white, squares = self._whitened(r)
+        plain = self._by_rho(squares).max(0).sum(-1)
         if self.trends is None:
-            return plain, plain, best
+            return plain, plain
         along = np.einsum("rmsq,rbms->rbmq", self.trends, white, optimize=True)
-        free, _ = self._total(np.maximum(squares - (along**2).sum(-1), 0.0))
-        return plain, free, best
+        free = self._by_rho(np.maximum(squares - (along**2).sum(-1), 0.0), self.trends.shape[-1])
+        return plain, free.max(0).sum(-1)
 
-    def _total(self, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _whitened(self, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        white = np.einsum("rmst,btm->rbms", self.white, r[:, 1:], optimize=True)
+        return white, (white**2).sum(-1)
+
+    def _by_rho(self, squares: np.ndarray, trends: int = 0) -> np.ndarray:
+        """Log likelihood of every kind (rho, B, kinds) of sums of squares (rho, B, m)."""
         n = self.T - 1
         squares = squares + n * self.tolerance**2
-        profile = -0.5 * n * np.log(squares) - self.log_det[:, None]
-        best = profile.argmax(0)  # (B, m)
-        chosen = np.take_along_axis(squares, best[None], 0)[0]
-        det = np.take_along_axis(np.broadcast_to(self.log_det[:, None], squares.shape), best[None], 0)[0]
-        total = np.zeros(squares.shape[1])
-        for kind in np.unique(self.kinds):
-            of = self.kinds == kind
-            scale = PRIOR_FREEDOMS * np.exp(np.log(chosen[:, of] / n).mean(1, keepdims=True))
-            value = 0.5 * PRIOR_FREEDOMS * np.log(scale) - 0.5 * (PRIOR_FREEDOMS + n) * np.log(scale + chosen[:, of])
-            total += (value - det[:, of]).sum(1)
-        return total, best
+        total = []
+        for of in self.sets:
+            scale = PRIOR_FREEDOMS * squares[..., of].mean(-1, keepdims=True) / n
+            value = 0.5 * PRIOR_FREEDOMS * np.log(scale) - 0.5 * (PRIOR_FREEDOMS + n) * np.log(scale + squares[..., of])
+            total.append((value - self.log_det[:, None, of]).sum(-1))
+        return np.stack(total, axis=-1)
 
-    def innovations(self, r: np.ndarray, best: np.ndarray) -> np.ndarray:
-        """The whitened residuals of one run at its best rhos, (T - 1, m), corrected for the clock fitted. r (T, m), best (m,)"""
-        T, m = r.shape
-        white = np.einsum("mst,tm->sm", self.white[best, np.arange(m)], r[1:])
-        white = white * np.sqrt(m / max(m - 1, 1))  # the clock of every epoch takes up one of its m values
-        spread = np.sqrt((white**2).sum(0))
-        extra = np.sqrt(spread**2 + (T - 1) * self.tolerance**2) / np.where(spread > 0, spread, 1.0)
-        rng = np.random.default_rng(0)
-        filler = self.tolerance * rng.standard_normal(white.shape)
-        return np.where(spread > 1e-3 * self.tolerance, white * extra, filler)
+    def simulate(self, fitted: Fitted, count: int, rng: np.random.Generator) -> np.ndarray:
+        """Stationary AR(1) noise (count, T, m) like that of a fitted run (B = 1): rho as likely as it is, sizes of every value
+        shrunk to those of its kind, correlation across values as far as it stands out of what so few epochs make.
+        """
+        n = self.T - 1
+        white, squares = self._whitened(fitted.r)
+        likely = self._by_rho(squares)[:, 0]  # (rho, kinds)
+        rho, sigma = np.empty((count, len(self.kinds))), np.empty(len(self.kinds))
+        left = np.empty((n, len(self.kinds)))
+        for kind, of in enumerate(self.sets):
+            weight = np.exp(likely[:, kind] - likely[:, kind].max())
+            rho[:, of] = RHOS[rng.choice(len(RHOS), count, p=weight / weight.sum())][:, None]
+            best = int(likely[:, kind].argmax())
+            own = squares[best, 0, of] + n * self.tolerance**2
+            by_clock, by_choice = float(fitted.taken[0, of].mean()), min(CHOSEN / (n * len(of)), 0.5)
+            kept = max(1 - by_clock, 1 / self.T) * (1 - by_choice)  # of the noise, in the residuals
+            sigma[of] = np.sqrt((PRIOR_FREEDOMS * own.mean() / n + own) / (PRIOR_FREEDOMS + n) / kept)
+            left[:, of] = white[best, 0, of].T
+        share = correlated(left / sigma, fitted.taken[0])
+        e = np.sqrt(1 - share) * sigma * rng.standard_normal((count, self.T, len(self.kinds)))
+        e += np.sqrt(share / n) * rng.standard_normal((count, self.T, n)) @ left
+        fresh = np.sqrt(1 - rho**2)
+        for t in range(1, self.T):
+            e[:, t] = rho * e[:, t - 1] + fresh * e[:, t]
+        return e
 
 
-def simulate_noise(innovations: np.ndarray, best: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Stationary AR(1) noise (count, T, m) whose innovations have the covariance of these (T - 1, m), across values too.
+def correlated(z: np.ndarray, taken: np.ndarray) -> float:
+    """Share of the covariance of standardised residuals (n, m) that stands out: 1 - noise / squares (Schaefer & Strimmer 2005).
 
-    best (m,) are the fitted indices of rho; half of the runs take the next larger ones, as fits to few epochs fall short.
+    What the clock takes up makes residuals depend on each other too, -sqrt(taken_i taken_j), and is no correlation of the noise.
     """
-    n, m = innovations.shape
-    larger = np.minimum(best + 1, len(RHOS) - 1)
-    rhos = RHOS[np.where(np.arange(count)[:, None] % 2 == 1, larger, best)]
-    e = rng.standard_normal((count, n + 1, n)) @ innovations / np.sqrt(n)
-    fresh = np.sqrt(1 - rhos**2)
-    out = np.empty((count, n + 1, m))
-    out[:, 0] = e[:, 0]
-    for t in range(1, n + 1):
-        out[:, t] = rhos * out[:, t - 1] + fresh * e[:, t]
-    return out
+    n, m = z.shape
+    if m < 3 or n < 3:
+        return 0.0
+    rows, columns = np.triu_indices(m, 1)
+    products = z[:, rows] * z[:, columns]
+    mean = products.mean(0)
+    spread = ((products - mean) ** 2).sum(0) / (n * (n - 1))
+    beside = mean + np.sqrt(taken[rows] * taken[columns])
+    aside = np.minimum(mean**2, beside**2).sum()
+    return float(np.clip(1 - spread.sum() / aside, 0.0, 1.0)) if aside > 0 else 0.0

@@ -72,15 +72,15 @@ def available(entry: Entry | None) -> dict[str, str]:
 
 
 def motions(
-    name: str, gram: np.ndarray, priors: np.ndarray, entry: Entry | None, values: tuple[float, ...] | None = None
+    name: str, gram: np.ndarray, counts: np.ndarray, entry: Entry | None, values: tuple[float, ...] | None = None
 ) -> list[tuple[float | None, Motion]]:
     """The flow of a model from an entry, one for every value of its parameter."""
     model = MODELS[name]
     lam = 0.0 if entry is None else entry.lam
     if name == RENORMALIZED:
-        return [(None, renormalized_motion(gram, priors, 1.0, lam))]
+        return [(None, renormalized_motion(gram, counts, 1.0, lam))]
     if name == EMBEDDED:
-        return [(None, renormalized_motion(gram, priors, np.inf, lam))]
+        return [(None, renormalized_motion(gram, counts, np.inf, lam))]
     if entry is None:
         raise ValueError(f"the model {name} needs the class means and Sigma_W of the entry")
     if name == UNNORMALIZED:
@@ -92,7 +92,7 @@ def motions(
 def paths(
     names: Sequence[str],
     gram: np.ndarray,
-    priors: np.ndarray,
+    counts: np.ndarray,
     frame: np.ndarray,
     entry: Entry | None,
     largest: float,
@@ -106,7 +106,7 @@ def paths(
     found: dict[str, list[tuple[float | None, np.ndarray, np.ndarray]]] = {}
     for name in names:
         found[name] = []
-        for value, motion in motions(name, gram, priors, entry, values):
+        for value, motion in motions(name, gram, counts, entry, values):
             spacing = 0.005 if name == JOINT else 0.01
             Y, t = trace(motion, frame, largest + MARGIN_LARGEST, mean + MARGIN_MEAN, spacing)
             d = derivative_by_start(Y, t) if MODELS[name].needs == "spectrum" else np.ones_like(Y)

@@ -2,11 +2,13 @@
 
 Every flow is a small closed system, for any class sizes. S = M diag(q) (P x C), q = sqrt(pi), J = I - q q^T, Pi = diag(pi):
 
-    renormalized, block kernel r   dS/dt = (1/n) S K Pi K (r (1 + lambda) I + G) J,  K = ((1 + lambda) I + G)^{-1};
-                                   Sigma_W is frozen; r -> infinity with t / r: the embedded flow
-    unnormalized, block kernel r   dS/dt = (r/n) A^{-1} S X,  A = Sigma_W + S S^T / r conserved,
+    renormalized, block kernel r   `ufm.laws.general`; r -> infinity with t / r: the embedded flow
+    unnormalized, block kernel r   `ufm.laws.mean_system`: dS/dt = (r/n) A^{-1} S X,  A = Sigma_W + S S^T / r conserved,
                                    X = J Q Pi J (I - N / r) Q,  N = S^T A^{-1} S,  Q = (I + (1 - 1/r) N)^{-1}
-    joint                          the gradient flow of (W, b, H) with weight decays: linear in H given (W, b) and the reverse
+    joint                          `ufm.laws.joint`, the gradient flow of (W, b, H) with weight decays: linear in H given (W, b)
+                                   and the reverse
+
+The last two are advanced by exponentials, which the stiffness of small eigenvalues of A and of W^T W leaves stable at any step.
 """
 
 from collections.abc import Callable
@@ -16,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ufm.compare.coordinates import Entry, log_gram
+from ufm.laws.general import GeneralLaw
 
 SPACING = 0.02  # of log omega between two points of a path
 MOST_POINTS = 3000
@@ -34,26 +37,27 @@ class Motion:
     gram: Callable[[FlowState], np.ndarray]
 
 
-def renormalized_motion(gram: np.ndarray, priors: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
-    """The renormalized flow from G (C, C) under a block kernel r (inf: embedded). Fourth-order Runge-Kutta steps."""
-    C, q = len(priors), np.sqrt(priors)
-    J = np.eye(C) - np.outer(q, q)
+def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
+    """The renormalized law from G (C, C) under a block kernel r (inf: embedded), time / n. Fourth-order Runge-Kutta steps."""
+    law = GeneralLaw(tuple(int(count) for count in counts), lam, r)
     values, vectors = np.linalg.eigh(gram)
-    start = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
+    basis = law.basis(gram)
+    start = basis.reduce(np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T)
 
-    def velocity(S: np.ndarray) -> np.ndarray:
-        G = S.T @ S
-        K = np.linalg.inv((1 + lam) * np.eye(C) + G)
-        last = np.eye(C) if np.isinf(r) else r * (1 + lam) * np.eye(C) + G
-        return S @ (K * priors) @ K @ last @ J
+    def velocity(Z: np.ndarray) -> np.ndarray:
+        return law.n * law.reduced_velocity(Z)
 
-    def step(S: np.ndarray, h: float) -> np.ndarray:
-        k1 = velocity(S)
-        k2 = velocity(S + h / 2 * k1)
-        k3 = velocity(S + h / 2 * k2)
-        return S + h / 6 * (k1 + 2 * k2 + 2 * k3 + velocity(S + h * k3))
+    def step(Z: np.ndarray, h: float) -> np.ndarray:
+        k1 = velocity(Z)
+        k2 = velocity(Z + h / 2 * k1)
+        k3 = velocity(Z + h / 2 * k2)
+        return Z + h / 6 * (k1 + 2 * k2 + 2 * k3 + velocity(Z + h * k3))
 
-    return Motion(start, step, lambda S: S.T @ S)
+    def gram_of_state(Z: np.ndarray) -> np.ndarray:
+        S = basis.expand(Z)
+        return S.T @ S
+
+    return Motion(start, step, gram_of_state)
 
 
 def unnormalized_motion(entry: Entry, r: float = 1.0) -> Motion:
@@ -73,16 +77,19 @@ def unnormalized_motion(entry: Entry, r: float = 1.0) -> Motion:
     def inner(S: np.ndarray) -> np.ndarray:
         return S.T @ (S / a)
 
-    def rate(S: np.ndarray) -> np.ndarray:
-        N = inner(S)
-        Q = np.linalg.inv(one + (1 - 1 / r) * N)
-        return r * (J @ (Q * priors) @ J @ (one - N / r) @ Q)
+    projected = (J * priors) @ J
 
-    def advance(S: np.ndarray, X: np.ndarray, h: float) -> np.ndarray:
-        """S_i exp(h X / a_i) for every row i; X is similar to a symmetric matrix, its eigenvalues are real."""
-        values, vectors = np.linalg.eig(X)
-        moved = (S @ vectors) * np.exp(np.clip(h * values.real / a, -50, 50))
-        return (moved @ np.linalg.inv(vectors)).real
+    def rate(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """X = T Lambda T^{-1}: its eigenvalues, T and T^{-1}. X is similar to a symmetric matrix by a function of N."""
+        nu, V = np.linalg.eigh(inner(S))
+        root = np.sqrt(1 - nu / r)
+        values, vectors = np.linalg.eigh(r * _between(V.T @ projected @ V, root / (1 + (1 - 1 / r) * nu)))
+        return values, V @ (vectors / root[:, None]), (vectors.T * root) @ V.T
+
+    def advance(S: np.ndarray, X: tuple[np.ndarray, np.ndarray, np.ndarray], h: float) -> np.ndarray:
+        """S_i exp(h X / a_i) for every row i."""
+        values, T, inverse = X
+        return ((S @ T) * np.exp(np.clip(h * values / a, -50, 50))) @ inverse
 
     def step(S: np.ndarray, h: float) -> np.ndarray:
         return advance(S, rate(advance(S, rate(S), h / 2)), h)
@@ -92,6 +99,11 @@ def unnormalized_motion(entry: Entry, r: float = 1.0) -> Motion:
         return N @ np.linalg.inv(one - N / r)
 
     return Motion(S0, step, gram)
+
+
+def _between(B: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """diag(scale) B diag(scale)"""
+    return scale[:, None] * B * scale
 
 
 def joint_motion(entry: Entry, kappa: float) -> Motion:

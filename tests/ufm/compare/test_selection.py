@@ -168,8 +168,8 @@ def test_a_rule_that_decides_nothing_is_refused(wrong: dict[str, float]) -> None
 
 
 def test_more_choices_ask_for_more_evidence() -> None:
-    assert Rule(choices=3).simulations(4) > 2 * Rule().simulations(4)
-    assert Rule().simulations(4) == 239
+    assert Rule(choices=3).simulations(4, 2) > 2 * Rule().simulations(4, 2)
+    assert (Rule().simulations(4, 2), Rule().simulations(4, 3)) == (159, 239)
 
 
 def test_the_closed_laws_without_noise_are_named_whatever_the_number_of_values() -> None:
