@@ -2,30 +2,47 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PIP := python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test slow bench docs clean
+.PHONY: run test slow bench docs lowest constraints clean
 
-run: $(VENV)/.installed
+run: $(VENV)/.core
 	$(BIN)/python -m ufm.flow --C 10 --N 500 --P 512
 
-test: $(VENV)/.installed
+test: $(VENV)/.test
 	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
 
-slow: $(VENV)/.installed
+slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow or gpu"
 
-bench: $(VENV)/.installed
+bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
 
-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
+docs: $(VENV)/.test
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+# the theory and the geometry on the oldest versions that pyproject.toml allows
+lowest:
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(PYTHON) tests/lowest.py > $(VENV)-lowest/lowest.txt
+	$(VENV)-lowest/bin/$(PIP) -c $(VENV)-lowest/lowest.txt -e . pytest hypothesis mpmath
+	$(VENV)-lowest/bin/python -m pytest -W ignore::DeprecationWarning -m "not slow and not gpu" tests/manifolds tests/ufm/features tests/ufm/laws tests/ufm/tensor tests/ufm/flow
+
+# every version of constraints.txt anew: the newest that install together
+constraints:
+	$(PYTHON) -m venv $(VENV)-constraints
+	$(VENV)-constraints/bin/$(PIP) -e ".[test]"
+	(sed -n '1,/^#.*$$/p' constraints.txt | grep '^#'; $(VENV)-constraints/bin/python -m pip freeze --exclude-editable | grep '==' | sed 's/+cpu$$//') > $(VENV)-constraints/new.txt
+	mv $(VENV)-constraints/new.txt constraints.txt
+
+$(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[test]"
-	$(BIN)/python -m compileall -q ufm manifolds sims
+	$(BIN)/$(PIP) -c constraints.txt -e .
+	touch $@
+
+$(VENV)/.test: $(VENV)/.core
+	$(BIN)/$(PIP) -c constraints.txt -e ".[test]"
 	touch $@
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-constraints

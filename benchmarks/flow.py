@@ -17,7 +17,7 @@ from ufm.features.snr import renormalized_features, snr_spectrum
 from ufm.flow.motion import log_spaced
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.discrete import recursion_step, run_discrete
-from ufm.tensor.vector_fields import advance_means, autograd_gradient, renormalize_after_step
+from ufm.tensor.renormalized_flow import advance_means, autograd_gradient, renormalize_after_step
 
 C, N, P = 10, 500, 512  # the main size
 HEAVY = ("torch", "scipy", "geoopt", "pymanopt", "matplotlib")

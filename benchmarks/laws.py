@@ -14,9 +14,9 @@ from ufm.features.snr import renormalized_features
 from ufm.laws.closed import RENORMALIZED
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step, safe_step
-from ufm.laws.general_trajectory import run_general
+from ufm.laws.general_run import run_general
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
-from ufm.tensor.vector_fields import ls_gradient
+from ufm.tensor.renormalized_flow import ls_gradient
 
 SIZES, P = tuple(range(455, 555, 10)), 512  # ten classes of 455 to 545 examples, 5000 in all
 MANY, FEW_FEATURES = 1000, 512

@@ -31,7 +31,7 @@ from manifolds import steps  # noqa: E402
 from manifolds.layout import ClassLayout  # noqa: E402
 from manifolds.metrics import BundleMetric, EmbeddedMetric  # noqa: E402
 from manifolds.retractions import cholesky_retraction, nearest_point, polar_retraction, renormalisation  # noqa: E402
-from ufm.tensor.vector_fields import central_path_gradient  # noqa: E402
+from ufm.tensor.renormalized_flow import central_path_gradient  # noqa: E402
 
 ETA = 50.0
 

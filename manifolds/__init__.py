@@ -15,10 +15,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from manifolds import geoopt_adapter as geoopt
     from manifolds import pymanopt_adapter as pymanopt
+    from manifolds.centering import Centering
     from manifolds.checks.derivatives import check_gradient, check_hessian
     from manifolds.checks.manifold import check_manifold
     from manifolds.checks.views import GeooptView, PymanoptView
     from manifolds.descent import RiemannianDescent
+    from manifolds.forms import SemidefiniteForm, WeightedCentering
+    from manifolds.generalized import GeneralizedStiefelMetric
     from manifolds.geometry import (
         constraint_residual,
         dimension,
@@ -29,8 +32,10 @@ if TYPE_CHECKING:
         tangency_residual,
         within_covariance,
     )
-    from manifolds.layout import Centering, ClassLayout
-    from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric
+    from manifolds.layout import ClassLayout
+    from manifolds.matrix_form import MatrixForm
+    from manifolds.metric import Metric
+    from manifolds.metrics import BundleMetric, EmbeddedMetric
     from manifolds.retractions import (
         RETRACTIONS,
         Retraction,
@@ -46,16 +51,21 @@ if TYPE_CHECKING:
     from manifolds.transports import differentiated_transport
 
 _HOMES = {
+    "centering": ("Centering",),
     "checks.derivatives": ("check_gradient", "check_hessian"),
     "checks.manifold": ("check_manifold",),
     "checks.views": ("GeooptView", "PymanoptView"),
     "descent": ("RiemannianDescent",),
+    "forms": ("SemidefiniteForm", "WeightedCentering"),
+    "generalized": ("GeneralizedStiefelMetric",),
     "geometry": (
         "constraint_residual", "dimension", "oblique_projection", "oblique_projection_adjoint", "orthogonal_projection",
         "renormalize", "tangency_residual", "within_covariance",
     ),
-    "layout": ("Centering", "ClassLayout"),
-    "metrics": ("BundleMetric", "EmbeddedMetric", "Metric"),
+    "layout": ("ClassLayout",),
+    "matrix_form": ("MatrixForm",),
+    "metric": ("Metric",),
+    "metrics": ("BundleMetric", "EmbeddedMetric"),
     "retractions": (
         "RETRACTIONS", "Retraction", "cholesky_retraction", "horizontal_renormalisation", "nearest_point", "polar_retraction",
         "renormalisation",
@@ -74,12 +84,16 @@ __all__ = [
     "Centering",
     "ClassLayout",
     "EmbeddedMetric",
+    "GeneralizedStiefelMetric",
     "GeooptView",
+    "MatrixForm",
     "Metric",
     "PymanoptView",
     "Retraction",
     "RiemannianDescent",
+    "SemidefiniteForm",
     "Shooting",
+    "WeightedCentering",
     "check_gradient",
     "check_hessian",
     "check_manifold",

@@ -5,7 +5,8 @@ X, Z are (..., P, n) with columns in class blocks; D = n X C_M are the deviation
 Proposition 4's oblique Pi, and the Frobenius-orthogonal P. Half precision is computed in float32 inside, and so under autocast.
 """
 
-from manifolds.layout import Centering, ClassLayout
+from manifolds.centering import Centering, MeanSplit
+from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, frobenius_norm, gram, identity_like, symmetrize
 from manifolds.precision import at_least_float32
 from manifolds.roots import SYMMETRIC, whitened
@@ -18,19 +19,19 @@ def dimension(layout: ClassLayout, P: int) -> int:
 
 
 @at_least_float32
-def within_covariance(X: Array, layout: ClassLayout) -> Array:
+def within_covariance(X: Array, layout: MeanSplit) -> Array:
     """Sigma_W = X C_M X^T = D D^T / n. (..., P, P)"""
     return gram(layout.deviations(X)) / layout.n
 
 
 @at_least_float32
-def constraint_residual(X: Array, layout: ClassLayout) -> Array:
+def constraint_residual(X: Array, layout: MeanSplit) -> Array:
     """||X C_M X^T - I||_F, zero on the manifold. (...)"""
     return frobenius_norm(within_covariance(X, layout) - identity_like(X, X.shape[-2]))
 
 
 @at_least_float32
-def renormalize(X: Array, layout: ClassLayout) -> Array:
+def renormalize(X: Array, layout: MeanSplit) -> Array:
     """Sigma_W^{-1/2} X, the paper's step back to the manifold along the fibre {S X : S symmetric positive definite}.
 
     (..., P, n) -> (..., P, n), differentiable in torch. Raises ValueError where Sigma_W is not positive definite, with the

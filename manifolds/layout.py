@@ -4,11 +4,10 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Protocol
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, RankDeficient, namespace
 
 
 def whole_number(value: object, what: str) -> int:
@@ -17,27 +16,6 @@ def whole_number(value: object, what: str) -> int:
         return operator.index(value)  # type: ignore[arg-type]
     except TypeError:
         raise ValueError(f"{what} is {value!r}: a whole number is needed") from None
-
-
-class Centering(Protocol):
-    """A split of the columns of X (..., P, n) into deviations D and a rest X_M, orthogonal to them: X = D + X_M."""
-
-    @property
-    def n(self) -> int:
-        """The scale of the constraint D D^T = n I."""
-        ...
-
-    def deviations(self, X: Array) -> Array:
-        """D, the orthogonal projection of X on the centred rows. (..., P, n) -> (..., P, n)"""
-        ...
-
-    def rest(self, X: Array) -> Array:
-        """X_M = X - D. (..., P, n) -> (..., P, n)"""
-        ...
-
-    def rest_coordinates(self, X: Array) -> Array:
-        """X_M in an orthonormal basis of its rows. (..., P, n) -> (..., P, C)"""
-        ...
 
 
 @dataclass(frozen=True)
@@ -142,6 +120,47 @@ class ClassLayout:
         blocks = [M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)]
         return xp.cat(blocks, -1)
 
+    @property
+    def columns(self) -> int:
+        """n, the columns of X: of C_M as a `manifolds.forms.SemidefiniteForm`."""
+        return self.n
+
+    @property
+    def rank(self) -> int:
+        """n - C, the rank of C_M."""
+        return self.n - self.C
+
+    @property
+    def factors(self) -> int:
+        """n, the columns of the factor sqrt(n) C_M of C_M."""
+        return self.n
+
+    @property
+    def scale(self) -> float:
+        """n, which makes the metric of that form the Frobenius one."""
+        return float(self.n)
+
+    def apply(self, X: Array) -> Array:
+        """X C_M = D / n. (..., P, n)"""
+        return self.deviations(X) / self.n
+
+    def range_coordinates(self, X: Array) -> Array:
+        """D / sqrt(n). (..., P, n) -> (..., P, n)"""
+        return self.deviations(X) / self.n**0.5
+
+    def kernel_coordinates(self, X: Array) -> Array:
+        """M diag(sqrt(n_c)). (..., P, n) -> (..., P, C)"""
+        return self.rest_coordinates(X)
+
+    def combine(self, F: Array, K: Array) -> Array:
+        """sqrt(n) F + K diag(1 / sqrt(n_c)) Y. (..., P, n), (..., P, C) -> (..., P, n)"""
+        D, sizes = F * self.n**0.5, self._class_sizes(K)
+        return self.deviations(D) + self.spread(K / sizes**0.5)
+
+    def range_gradient(self, E: Array) -> Array:
+        """sqrt(n) times the deviations of E. (..., P, n) -> (..., P, n)"""
+        return self.deviations(E) * self.n**0.5
+
     def rest(self, X: Array) -> Array:
         """X_M = M Y, the class means repeated. (..., P, n) -> (..., P, n)"""
         return self.spread(self.means(X))
@@ -197,9 +216,9 @@ class ClassLayout:
             raise ValueError(f"P = {P} features: at least one is needed")
         if self.n - self.C < P:
             what = f"C(N-1) = {self.n - self.C}" if self.balanced else f"n - C = {self.n - self.C}"
-            raise ValueError(
+            raise RankDeficient(
                 f"{what} < P = {P}: Sigma_W is singular and the manifold is empty; use at least {-(-(P + self.C) // self.C)} "
-                "examples a class, fewer features, or the reduction to the range of Sigma_W (--reduce)"
+                "examples a class, fewer features, or the reduction to the range of Sigma_W"
             )
 
     def check_columns(self, X: Array) -> None:

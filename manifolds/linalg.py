@@ -8,6 +8,10 @@ import numpy as np
 Array = Any  # numpy.ndarray or torch.Tensor; every function returns the kind that it was given
 
 
+class RankDeficient(ValueError):
+    """Sigma_W is singular, so that no feature can be whitened; its range is smaller than the space."""
+
+
 def namespace(x: Array) -> Any:
     """The module (numpy or torch) that owns x; torch is never imported for it. Raises TypeError for anything else."""
     if isinstance(x, (np.ndarray, np.generic)):

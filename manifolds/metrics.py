@@ -7,7 +7,7 @@ Both are frozen and compare by structure. All arrays are (..., P, n), numpy or t
 """
 
 import math
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,15 +15,18 @@ import numpy as np
 from manifolds.bundle import connection as bundle
 from manifolds.bundle import geodesics as bundle_geodesics
 from manifolds.embedded import curvature, geodesics, logarithm
-from manifolds.geometry import oblique_projection, orthogonal_projection
+from manifolds.geometry import constraint_residual, dimension, oblique_projection, orthogonal_projection, tangency_residual
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, inner, namespace
+from manifolds.linalg import Array, inner
+from manifolds.metric import Metric
+from manifolds.retractions import Move, as_retraction
+from manifolds.sampling import random_point
 from manifolds.shooting import Shooting
 
 
 @dataclass(frozen=True)
-class Metric(ABC):
-    """A Riemannian metric on the normalized features manifold of `layout`."""
+class LayoutMetric(Metric):
+    """A metric on the normalized features manifold of `layout`."""
 
     layout: ClassLayout
 
@@ -31,78 +34,42 @@ class Metric(ABC):
         if not isinstance(self.layout, ClassLayout):
             raise ValueError(f"layout is {self.layout!r}: give a ClassLayout, as ClassLayout((5, 7, 6)) of the class sizes")
 
-    @abstractmethod
-    def inner(self, X: Array, U: Array, V: Array) -> Array:
-        """g_X(U, V). (...)"""
+    def check_shape(self, P: int, columns: int) -> None:
+        """Raise ValueError for another number of columns than the layout, and where n - C < P."""
+        self.layout.check_columns(np.empty((0, columns)))
+        self.layout.check_rank(P)
 
-    @abstractmethod
-    def flat(self, X: Array, U: Array) -> Array:
-        """The ambient array with <flat(U), V>_F = g_X(U, V) for every V, whose `gradient` is U. (..., P, n)"""
+    def dimension(self, P: int) -> int:
+        """P n - P (P + 1) / 2."""
+        return dimension(self.layout, P)
 
-    @abstractmethod
-    def project(self, X: Array, Z: Array) -> Array:
-        """The metric's own projection of an ambient Z on the tangent space at X. (..., P, n)"""
+    def typical_distance(self, P: int) -> float:
+        """sqrt(P n), the Frobenius size of the deviations."""
+        return math.sqrt(P * self.layout.n)
 
-    @abstractmethod
-    def gradient(self, X: Array, G: Array) -> Array:
-        """Riemannian from ambient gradient: g(gradient, U) = <G, U>_F for every tangent U. (..., P, n)"""
+    def constraint_residual(self, X: Array) -> Array:
+        """||X C_M X^T - I||_F. (...)"""
+        return constraint_residual(X, self.layout)
+
+    def tangency_residual(self, X: Array, Z: Array) -> Array:
+        """||X C_M Z^T + Z C_M X^T||_F. (...)"""
+        return tangency_residual(X, Z, self.layout)
+
+    def retract(self, X: Array, U: Array, retraction: Move | str) -> Array:
+        """retraction(X, U, layout). (..., P, n)"""
+        return as_retraction(retraction)(X, U, self.layout)
+
+    def random_point(self, P: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.ndarray:
+        """`manifolds.random_point`. (*batch, P, n)"""
+        return random_point(self.layout, P, rng, batch)
 
     @abstractmethod
     def mean_gradient(self, M: Array, sums: Array) -> Array:
         """Class means of `gradient`, from the means M of X and the class sums G Y^T of the ambient gradient. (..., P, C)"""
 
-    @abstractmethod
-    def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
-        """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)"""
-
-    @abstractmethod
-    def exp(self, X: Array, U: Array) -> Array:
-        """The geodesic that leaves X with velocity U (projected first), at time 1. (..., P, n)"""
-
-    @abstractmethod
-    def geodesic_transport(self, X: Array, U: Array, W: Array) -> tuple[Array, Array]:
-        """exp(X, U), and W carried parallel along that geodesic: an isometry. (..., P, n) each"""
-
-    @abstractmethod
-    def shoot(self, X: Array, Y: Array) -> Shooting:
-        """The velocity from X to Y with its convergence verdict."""
-
-    def norm(self, X: Array, U: Array) -> Array:
-        """sqrt(g_X(U, U)), zero where rounding makes the square negative. (...)"""
-        square = self.inner(X, U, U)
-        return namespace(square).sqrt(namespace(square).clip(square, 0, None))
-
-    def log(self, X: Array, Y: Array) -> Array:
-        """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where shooting missed, and in a backward pass."""
-        return logarithm.underived(self.shoot(X, Y).require().vector, X, Y)
-
-    def dist(self, X: Array, Y: Array) -> Array:
-        """Length of log(X, Y): the distance where `shoot` says minimising, else a bound. (...)
-
-        Raises as `log`, and in a second backward pass: torch differentiates it once.
-        """
-        if namespace(X) is not np:
-            from manifolds.distance import Distance
-
-            return Distance.apply(X, Y, self)[0]
-        return self.norm(X, self.log(X, Y))
-
-    def midpoint(self, X: Array, Y: Array) -> Array:
-        """Half way along the geodesic from X to Y. (..., P, n). Raises as `log`."""
-        return self.exp(X, self.log(X, Y) / 2)
-
-    def transport(self, X: Array, Y: Array, W: Array) -> Array:
-        """Vector transport by projection on the tangent space at Y. (..., P, n)"""
-        del X
-        return self.project(Y, W)
-
-    def parallel_transport(self, X: Array, Y: Array, W: Array) -> Array:
-        """W carried parallel along the geodesic from X to Y. (..., P, n). Raises as `log`."""
-        return self.geodesic_transport(X, self.log(X, Y), W)[1]
-
 
 @dataclass(frozen=True)
-class EmbeddedMetric(Metric):
+class EmbeddedMetric(LayoutMetric):
     """The Frobenius metric: sqrt(n) Stiefel x class means, isometrically."""
 
     @property
@@ -150,7 +117,7 @@ class EmbeddedMetric(Metric):
 
 
 @dataclass(frozen=True)
-class BundleMetric(Metric):
+class BundleMetric(LayoutMetric):
     """The metric that measures across the fibres {S X}: its first-order retraction is the paper's renormalisation."""
 
     def inner(self, X: Array, U: Array, V: Array) -> Array:
@@ -188,8 +155,3 @@ class BundleMetric(Metric):
     def shoot(self, X: Array, Y: Array) -> Shooting:
         """Along integrated geodesics."""
         return bundle_geodesics.shoot_bundle_log(X, Y, self.layout)
-
-
-def typical_distance(layout: ClassLayout, P: int) -> float:
-    """sqrt(P n), the Frobenius size of the deviations: the scale for a trust region."""
-    return math.sqrt(P * layout.n)

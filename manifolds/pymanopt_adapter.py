@@ -1,7 +1,7 @@
 """The normalized features manifold for pymanopt's optimizers, with either metric. Points are (P, n), or (copies, P, n).
 
 Choose a retraction by its name or by one of the functions of manifolds.retractions (or any (X, U, layout) -> point).
-Random points come from the manifold's own `seed`: a whole number, a numpy Generator, or None for fresh entropy.
+Random points come from the manifold's own `rng` (or `seed`): a whole number, a numpy Generator, or None for fresh entropy.
 pymanopt computes in numpy float64; costs may be numpy or torch.
 """
 
@@ -10,33 +10,31 @@ from typing import Any
 import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
-from manifolds import sampling, steps
+from manifolds import steps
 from manifolds.embedded import curvature
-from manifolds.geometry import dimension
+from manifolds.forms import SemidefiniteForm
+from manifolds.generalized import GeneralizedStiefelMetric
 from manifolds.layout import ClassLayout, whole_number
-from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric, typical_distance
+from manifolds.metric import Metric
+from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.retractions import Move, as_retraction
-
-Seed = int | np.random.Generator | None
+from manifolds.rng import RNG
 
 _Manifold: Any = Manifold  # untyped
 
 
-class _Features(_Manifold):
-    """What both metrics share. Raises ValueError for an empty manifold (n - C < P) and for fewer than one copy."""
+class _MetricManifold(_Manifold):
+    """What every metric shares. Raises ValueError for an empty manifold (n - C < P) and for fewer than one copy."""
 
-    metric: Metric
+    metric: Any
 
-    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move | str, seed: Seed):
+    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move | str, seed: RNG, name: str):
         P, copies = whole_number(P, "P"), whole_number(copies, "copies")
         if copies < 1:
             raise ValueError(f"copies = {copies}: at least one is needed")
-        self.metric, self.layout, self.P, self.copies = metric, metric.layout, P, copies
+        self.metric, self.P, self.copies = metric, P, copies
         self._retraction, self._rng = as_retraction(retraction), np.random.default_rng(seed)
-        name = (
-            f"Normalized features manifold P={P}, n={self.layout.n}, C={self.layout.C}, {type(metric).__name__}, copies={copies}"
-        )
-        super().__init__(name, copies * dimension(self.layout, P))
+        super().__init__(f"{name}, P={P}, copies={copies}", copies * metric.dimension(P))
 
     @property
     def _batch(self) -> tuple[int, ...]:
@@ -44,8 +42,8 @@ class _Features(_Manifold):
 
     @property
     def typical_dist(self) -> float:
-        """sqrt(copies P n)."""
-        return np.sqrt(self.copies) * typical_distance(self.layout, self.P)
+        """sqrt(copies) times the size of the constrained part of a point."""
+        return np.sqrt(self.copies) * self.metric.typical_distance(self.P)
 
     def inner_product(self, point: np.ndarray, tangent_vector_a: np.ndarray, tangent_vector_b: np.ndarray) -> float:
         """g(a, b), summed over copies."""
@@ -62,7 +60,7 @@ class _Features(_Manifold):
     to_tangent_space = projection
 
     def euclidean_to_riemannian_gradient(self, point: np.ndarray, euclidean_gradient: np.ndarray) -> np.ndarray:
-        """P G, or Pi Pi* G."""
+        """The metric's gradient: P G, Pi Pi* G."""
         return self.metric.gradient(point, euclidean_gradient)
 
     def euclidean_to_riemannian_hessian(
@@ -73,11 +71,7 @@ class _Features(_Manifold):
 
     def retraction(self, point: np.ndarray, tangent_vector: np.ndarray) -> np.ndarray:
         """The retraction given to the constructor. Raises ValueError where a step loses rank."""
-        return self._retraction(point, tangent_vector, self.layout)
-
-    def gradient_step(self, point: np.ndarray, euclidean_gradient: np.ndarray, step: float) -> np.ndarray:
-        """retraction(point, -step euclidean_to_riemannian_gradient(...)) in one go: `manifolds.steps`."""
-        return steps.gradient_step(point, euclidean_gradient, step, self.metric, self._retraction)
+        return self.metric.retract(point, tangent_vector, self._retraction)
 
     def exp(self, point: np.ndarray, tangent_vector: np.ndarray) -> np.ndarray:
         """The metric's exponential map."""
@@ -105,7 +99,7 @@ class _Features(_Manifold):
 
     def random_point(self) -> np.ndarray:
         """A point from the manifold's own generator."""
-        return sampling.random_point(self.layout, self.P, self._rng, self._batch)
+        return self.metric.random_point(self.P, self._rng, self._batch)
 
     def random_tangent_vector(self, point: np.ndarray) -> np.ndarray:
         """A random direction of norm 1."""
@@ -117,22 +111,49 @@ class _Features(_Manifold):
         return np.zeros_like(point)
 
 
+class _Features(_MetricManifold):
+    """Normalized features, with either metric."""
+
+    def __init__(self, metric: BundleMetric | EmbeddedMetric, P: int, copies: int, retraction: Move | str, seed: RNG):
+        self.layout = metric.layout
+        name = f"Normalized features manifold n={self.layout.n}, C={self.layout.C}, {type(metric).__name__}"
+        super().__init__(metric, P, copies, retraction, seed, name)
+
+    def gradient_step(self, point: np.ndarray, euclidean_gradient: np.ndarray, step: float) -> np.ndarray:
+        """retraction(point, -step euclidean_to_riemannian_gradient(...)) in one go: `manifolds.steps`."""
+        return steps.gradient_step(point, euclidean_gradient, step, self.metric, self._retraction)
+
+
 class NormalizedFeatures(_Features):
     """Bundle metric: projection Pi (Proposition 4), gradient Pi Pi*, retraction by renormalisation."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "renormalisation", seed: Seed = None
+        self,
+        layout: ClassLayout,
+        P: int,
+        *,
+        copies: int = 1,
+        retraction: Move | str = "renormalisation",
+        seed: RNG = None,
+        rng: RNG = None,
     ) -> None:
-        super().__init__(BundleMetric(layout), P, copies, retraction, seed)
+        super().__init__(BundleMetric(layout), P, copies, retraction, seed if rng is None else rng)
 
 
 class EmbeddedNormalizedFeatures(_Features):
     """Frobenius metric: orthogonal projection P, which is the gradient too; second-order polar retraction."""
 
     def __init__(
-        self, layout: ClassLayout, P: int, *, copies: int = 1, retraction: Move | str = "polar", seed: Seed = None
+        self,
+        layout: ClassLayout,
+        P: int,
+        *,
+        copies: int = 1,
+        retraction: Move | str = "polar",
+        seed: RNG = None,
+        rng: RNG = None,
     ) -> None:
-        super().__init__(EmbeddedMetric(layout), P, copies, retraction, seed)
+        super().__init__(EmbeddedMetric(layout), P, copies, retraction, seed if rng is None else rng)
 
     def weingarten(self, point: np.ndarray, tangent_vector: np.ndarray, normal_vector: np.ndarray) -> np.ndarray:
         """Shape operator, by which pymanopt's RiemannianSubmanifold makes the same Hessian with two projections more.
@@ -140,3 +161,31 @@ class EmbeddedNormalizedFeatures(_Features):
         The tangent part of an ambient vector in place of the normal one is dropped.
         """
         return curvature.weingarten(point, tangent_vector, normal_vector, self.layout)
+
+
+class GeneralizedStiefel(_MetricManifold):
+    """{X : X B X^T = I_P} of a positive semidefinite form B, with the metric of `manifolds.generalized`; polar retraction.
+
+    Raises ValueError where rank(B) < P.
+    """
+
+    def __init__(
+        self,
+        form: SemidefiniteForm,
+        P: int,
+        *,
+        copies: int = 1,
+        retraction: Move | str = "polar",
+        seed: RNG = None,
+        rng: RNG = None,
+    ) -> None:
+        metric = GeneralizedStiefelMetric(form)
+        super().__init__(
+            metric,
+            P,
+            copies,
+            retraction,
+            seed if rng is None else rng,
+            f"Generalized Stiefel manifold n={form.columns}, rank={form.rank}",
+        )
+        self.form = form

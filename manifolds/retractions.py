@@ -15,15 +15,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from manifolds.bundle.connection import horizontal
-from manifolds.layout import ClassLayout
+from manifolds.centering import MeanSplit
 from manifolds.linalg import Array, gram, identity_like, namespace, symmetrize
 from manifolds.matrix_functions import sylvester_congruence
 from manifolds.precision import at_least_float32
 from manifolds.roots import SYMMETRIC, TRIANGULAR, Root, whitened
 from manifolds.spectral import check_positive_definite
 
-Move = Callable[[Array, Array, ClassLayout], Array]  # (X, U, layout) -> point
-Inverse = Callable[[Array, Array, ClassLayout], Array]  # (X, Y, layout) -> the U that goes from X to Y
+Move = Callable[[Array, Array, MeanSplit], Array]  # (X, U, layout) -> point
+Inverse = Callable[[Array, Array, MeanSplit], Array]  # (X, Y, layout) -> the U that goes from X to Y
 
 
 @dataclass(frozen=True)
@@ -36,18 +36,18 @@ class Retraction:
     lifts: bool = False  # whether U is replaced by Hor U
     _inverse: Inverse | None = None
 
-    def __call__(self, X: Array, U: Array, layout: ClassLayout) -> Array:
+    def __call__(self, X: Array, U: Array, layout: MeanSplit) -> Array:
         """The point R_X(U). (..., P, n). Raises ValueError where the step loses rank and where n - C < P."""
         return _move(X=X, U=U, layout=layout, retraction=self)
 
-    def derivative(self, X: Array, U: Array, W: Array, layout: ClassLayout) -> Array:
+    def derivative(self, X: Array, U: Array, W: Array, layout: MeanSplit) -> Array:
         """d/ds R_X(U + s W) at s = 0, tangent at R_X(U), linear in W. (..., P, n). Raises ValueError where the step loses rank.
 
         A dZ + dA Z with dS = 2 sym(D dZ^T) / n.  [Absil, Mahony and Sepulchre 2008, Section 8.1.4]
         """
         return _derivative(X=X, U=U, W=W, layout=layout, retraction=self)
 
-    def inverse(self, X: Array, Y: Array, layout: ClassLayout) -> Array:
+    def inverse(self, X: Array, Y: Array, layout: MeanSplit) -> Array:
         """The tangent U at X with R_X(U) = Y. (..., P, n). Raises ValueError where no closed form is known or Y is too far."""
         if self._inverse is None:
             raise ValueError(f"the inverse of {self.name} has no closed form here: take that of polar or renormalisation, or log")
@@ -55,12 +55,12 @@ class Retraction:
 
 
 @at_least_float32
-def _move(X: Array, U: Array, layout: ClassLayout, retraction: Retraction) -> Array:
+def _move(X: Array, U: Array, layout: MeanSplit, retraction: Retraction) -> Array:
     layout.check_rank(X.shape[-2])
     return _onto(X + (horizontal(X, U, layout) if retraction.lifts else U), layout, retraction)
 
 
-def _onto(Z: Array, layout: ClassLayout, retraction: Retraction) -> Array:
+def _onto(Z: Array, layout: MeanSplit, retraction: Retraction) -> Array:
     """A Z, or A on the deviations of Z and its own means. (..., P, n)"""
     M = layout.means(Z)
     D, scaled = whitened(layout.deviations(Z), M, layout.n, retraction.root)
@@ -68,7 +68,7 @@ def _onto(Z: Array, layout: ClassLayout, retraction: Retraction) -> Array:
 
 
 @at_least_float32
-def _derivative(X: Array, U: Array, W: Array, layout: ClassLayout, retraction: Retraction) -> Array:
+def _derivative(X: Array, U: Array, W: Array, layout: MeanSplit, retraction: Retraction) -> Array:
     layout.check_rank(X.shape[-2])
     if retraction.lifts:
         U, W = horizontal(X, U, layout), horizontal(X, W, layout)
@@ -80,7 +80,7 @@ def _derivative(X: Array, U: Array, W: Array, layout: ClassLayout, retraction: R
 
 
 @at_least_float32
-def nearest_point(Z: Array, layout: ClassLayout) -> Array:
+def nearest_point(Z: Array, layout: MeanSplit) -> Array:
     """The point nearest to Z in the Frobenius norm: S^{-1/2} D on the deviations D of Z, S = D D^T / n, and Z's means.
 
     (..., P, n) -> (..., P, n). Raises ValueError where S is singular (the nearest point is not unique) and where n - C < P.
@@ -90,7 +90,7 @@ def nearest_point(Z: Array, layout: ClassLayout) -> Array:
 
 
 @at_least_float32
-def inverse_renormalisation(X: Array, Y: Array, layout: ClassLayout) -> Array:
+def inverse_renormalisation(X: Array, Y: Array, layout: MeanSplit) -> Array:
     """The tangent U at X with renormalisation(X, U) = Y: U = S Y - X, S K + K^T S = 2 I, K = Y C_M X^T. (..., P, n)
 
     Exists for Y near X; raises ValueError where S is not positive definite, with its smallest eigenvalue.
@@ -99,7 +99,7 @@ def inverse_renormalisation(X: Array, Y: Array, layout: ClassLayout) -> Array:
 
 
 @at_least_float32
-def inverse_polar_retraction(X: Array, Y: Array, layout: ClassLayout) -> Array:
+def inverse_polar_retraction(X: Array, Y: Array, layout: MeanSplit) -> Array:
     """The tangent U at X with polar_retraction(X, U) = Y: S D_Y - D_X on deviations, the difference on means. (..., P, n)
 
     S K + K^T S = 2 I with K = D_Y D_X^T / n. Exists for Y near X; raises ValueError where S is not positive definite.
@@ -108,7 +108,7 @@ def inverse_polar_retraction(X: Array, Y: Array, layout: ClassLayout) -> Array:
     return layout.with_means(_inverse_scale(D_X, D_Y, layout) @ D_Y - D_X, layout.means(Y) - layout.means(X))
 
 
-def _inverse_scale(D_X: Array, D_Y: Array, layout: ClassLayout) -> Array:
+def _inverse_scale(D_X: Array, D_Y: Array, layout: MeanSplit) -> Array:
     """The symmetric positive definite S that puts S D_Y - D_X into the tangent space at X. (..., P, P)"""
     K = D_Y @ D_X.mT / layout.n
     S = sylvester_congruence(K, 2 * identity_like(K, K.shape[-1]))

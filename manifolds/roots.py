@@ -39,13 +39,13 @@ class Root:
     name: str
     of_covariance: Callable[[Array], Array]
     conditioned: Callable[[Array], tuple[Array | None, float]]
-    of_deviations: Callable[[Array, Array, int, Array], Array]
+    of_deviations: Callable[[Array, Array, float, Array], Array]
     derivative: Callable[[Array, Array], Array]
     triangular: bool
 
 
 def whitened(
-    D: Array, M: Array, n: int, root: Root, multiply: Callable[[Array, Array], Array] = lambda A, D: A @ D
+    D: Array, M: Array, n: float, root: Root, multiply: Callable[[Array, Array], Array] = lambda A, D: A @ D
 ) -> tuple[Array, Array]:
     """A D and A M for the deviations D (..., P, n) and whatever else is to be mapped with them, M (..., P, C).
 
@@ -66,7 +66,7 @@ def whitened(
     return multiply(A, D), A @ M
 
 
-def _smallest_deviation(D: Array, M: Array, n: int) -> Array:
+def _smallest_deviation(D: Array, M: Array, n: float) -> Array:
     """The standard deviation that rounding alone can produce in features of deviations D and class means M. (..., 1)"""
     xp, classes = namespace(D), max(M.shape[-1], 1)
     square = xp.sum(D * D, (-2, -1)) / n + xp.sum(M * M, (-2, -1)) / classes
@@ -86,7 +86,7 @@ def _conditioned_symmetric(S: Array) -> tuple[Array | None, float]:
     return (None if A is None else inverse_sqrt(S, A)), condition
 
 
-def _symmetric_of_deviations(D: Array, S: Array, n: int, smallest: Array) -> Array:
+def _symmetric_of_deviations(D: Array, S: Array, n: float, smallest: Array) -> Array:
     recorded = records(S)
     E, deviations = principal_deviations(D.detach() if recorded else D, n)
     deviations = refuse_lost(deviations, smallest, "Sigma_W", "standard deviations")
@@ -118,7 +118,7 @@ def _conditioned_triangular(S: Array) -> tuple[Array | None, float]:
     return A, infinity_norm(S) * float(absolute.sum(-1).max()) * float(absolute.sum(-2).max())  # >= cond(S)
 
 
-def _triangular_of_deviations(D: Array, S: Array, n: int, smallest: Array) -> Array:
+def _triangular_of_deviations(D: Array, S: Array, n: float, smallest: Array) -> Array:
     del S
     xp, recorded = namespace(D), records(D)
     deviations = principal_deviations(D.detach() if recorded else D, n)[1]

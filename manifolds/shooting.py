@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.centering import MeanSplit
 from manifolds.linalg import Array, namespace
 
 MEMORY = 6  # velocities that Anderson's acceleration looks back on
@@ -64,9 +64,9 @@ ShootingResult = tuple[np.ndarray, float, int, bool, bool]  # vector, gap, shots
 Search = Callable[[np.ndarray, np.ndarray], ShootingResult]  # (x, y) -> Result
 
 
-def in_two_components(D_x: np.ndarray, D_y: np.ndarray, layout: ClassLayout) -> bool:
+def in_two_components(D_x: np.ndarray, D_y: np.ndarray, layout: MeanSplit) -> bool:
     """Whether no curve on the manifold joins points of deviations D_x and D_y (P, n): n - C = P and det D_y D_x^T < 0."""
-    return layout.n - layout.C == len(D_x) and np.linalg.slogdet(D_y @ D_x.T)[0] < 0
+    return layout.rank == len(D_x) and np.linalg.slogdet(D_y @ D_x.T)[0] < 0
 
 
 def apart(x: np.ndarray) -> ShootingResult:

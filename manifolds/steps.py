@@ -21,7 +21,7 @@ import numpy as np
 from manifolds.geometry import renormalize
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, identity_like, namespace, symmetrize
-from manifolds.metrics import Metric
+from manifolds.metrics import LayoutMetric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction, renormalisation
 from manifolds.roots import whitened
@@ -35,7 +35,7 @@ MeanVelocity = Callable[[Array, Array], Array]  # (class means of X, class sums 
 
 @at_least_float32
 def gradient_step(
-    X: Array, G: Array, eta: float, metric: Metric, retraction: Move | str = polar_retraction, *, out: Array | None = None
+    X: Array, G: Array, eta: float, metric: LayoutMetric, retraction: Move | str = polar_retraction, *, out: Array | None = None
 ) -> Array:
     """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
 
@@ -53,7 +53,7 @@ def gradient_step(
 
 
 @at_least_float32
-def projected_step(X: Array, G: Array, eta: float, metric: Metric, *, out: Array | None = None) -> Array:
+def projected_step(X: Array, G: Array, eta: float, metric: LayoutMetric, *, out: Array | None = None) -> Array:
     """The nearest point to X - eta G, its means moved by the metric's gradient: projected gradient descent. (..., P, n)
 
     Its derivative by eta at 0 is -metric.gradient(X, G), since P is the derivative of the nearest point: to first order in eta it

@@ -4,12 +4,12 @@ X, U, W are (..., P, n), numpy or torch. Equals parallel transport to first orde
 [Absil, Mahony and Sepulchre 2008, Section 8.1.4]
 """
 
-from manifolds.layout import ClassLayout
+from manifolds.centering import MeanSplit
 from manifolds.linalg import Array
 from manifolds.retractions import RETRACTIONS, Move, Retraction, as_retraction
 
 
-def differentiated_transport(X: Array, U: Array, W: Array, layout: ClassLayout, retraction: Move | str) -> Array:
+def differentiated_transport(X: Array, U: Array, W: Array, layout: MeanSplit, retraction: Move | str) -> Array:
     """D R_X(U)[W] for R = `retraction`, one of the four of `manifolds.retractions` or its name. (..., P, n)
 
     Raises ValueError for another retraction and where the step loses rank.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from manifolds.linalg import Array, congruence_residual, frobenius_norm, inverse_cholesky, namespace, symmetrize
+from manifolds.linalg import Array, RankDeficient, congruence_residual, frobenius_norm, inverse_cholesky, namespace, symmetrize
 
 WELL_CONDITIONED = 1e4  # bound on magnitude / lambda_min(Sigma_W) below which one pass leaves a residual under 1e-12
 
@@ -98,7 +98,7 @@ def infinity_norm(S: Array) -> float:
     return float(abs(S).sum(-1).max())
 
 
-def principal_deviations(D: Array, n: int | None = None) -> tuple[Array, Array]:
+def principal_deviations(D: Array, n: float | None = None) -> tuple[Array, Array]:
     """Left singular vectors E (..., P, r) and singular values / sqrt(n) (..., r) of D (..., P, k), r = min(P, k), descending.
 
     n is k unless given. By QR and SVD of D itself, so that every value is right to eps times the largest (through Sigma_W: to
@@ -118,9 +118,9 @@ def _two_passes(D: Array, degenerate: float) -> Whitening:
             "Sigma_W = 0 but for rounding: every example equals its class mean, so omega is infinite: collapse is complete"
         )
     if empty:
-        raise ValueError(
+        raise RankDeficient(
             f"Sigma_W is rank-deficient: {empty} of {P} directions have a standard deviation of at most {degenerate:.2e} "
-            f"(the largest has {float(deviations[0]):.2e}). Choose the reduction to the range of Sigma_W explicitly (--reduce)"
+            f"(the largest has {float(deviations[0]):.2e}). Choose the reduction to the range of Sigma_W explicitly"
         )
     first = symmetrize((E / deviations) @ E.mT)
     X = first @ D

@@ -1,1 +1,28 @@
 """Experiments: real networks trained, measured and compared with the simulation."""
+
+import os
+import re
+import signal
+import sys
+from types import FrameType
+
+
+def command_started() -> str | None:
+    """The command NAME that is being started as `python -m sims.NAME`; None where the package is merely imported."""
+    if sys.argv[:1] != ["-m"]:  # what Python calls itself while it imports the packages of a module that it is to run
+        return None
+    words = iter(sys.orig_argv[1:])
+    option = next((match for word in words if (match := re.fullmatch(r"-[bBdEiIOPqsSuvx]*m(.*)", word))), None)
+    module = None if option is None else option[1] or next(words, "")
+    return module if module and module.startswith(f"{__name__}.") else None
+
+
+def leave_importing(_: int, __: FrameType | None) -> None:
+    """Leave on Ctrl-C with one line: an interrupt among the imports of a command, before `sims.command` answers for it."""
+    os.write(2, f"\n{_COMMAND}: interrupted; nothing was written\n".encode())
+    os._exit(130)
+
+
+_COMMAND = command_started()
+if _COMMAND is not None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+    signal.signal(signal.SIGINT, leave_importing)

@@ -8,20 +8,19 @@ none of them.
 import argparse
 import contextlib
 import io
+import json
+import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 import ufm
+from sims import leave_importing
+from ufm.options import shared_option
 
 FAILED, REFUSED, INTERRUPTED, NO_READER = 1, 2, 130, 141
-SHARED: dict[str, dict[str, Any]] = {
-    "seed": {"type": int, "default": 0, "help": "seed of everything random"},
-    "device": {"default": "cpu", "help": "torch device that computes: cpu, cuda, cuda:1, ..."},
-    "json": {"action": "store_true", "help": "one JSON object a line on standard output instead of text"},
-    "quiet": {"action": "store_true", "help": "no progress and no table"},
-}
 
 
 class Failure(RuntimeError):
@@ -32,12 +31,13 @@ class _Help(argparse.HelpFormatter):
     """Help that ends in the default, where there is one and the text does not tell it."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
-        told = action.default in (None, False, argparse.SUPPRESS) or "default" in (action.help or "")
-        return action.help if told else f"{action.help} (default: %(default)s)"
+        # 0 is a default, and equal to False
+        said = action.default is None or action.default is False or action.default == argparse.SUPPRESS
+        return action.help if said or "default" in (action.help or "") else f"{action.help} (default: %(default)s)"
 
 
 class Parser(argparse.ArgumentParser):
-    """The parser of `python -m sims.NAME`, its `prog`, or of a subcommand: `--version`, and the shared options that are named.
+    """The parser of `python -m sims.NAME`, its `prog`, or of a subcommand: `--version`, and the options of `ufm.options` named.
 
     Errors are one line and exit code 2. `extra` is the extra of the installation that has the libraries of the command.
     """
@@ -47,7 +47,11 @@ class Parser(argparse.ArgumentParser):
         self.name, self.extra = prog.removeprefix("python -m ").split()[0], extra
         self.add_argument("--version", action="version", version=f"{self.name} {ufm.__version__}", help="print it and leave")
         for name in shared:
-            self.add_argument(f"--{name}", **SHARED[name])
+            self.add_shared(name)
+
+    def add_shared(self, name: str, without: str | None = None, **changed: Any) -> None:
+        """Add an option of `ufm.options`; `without` says in words what happens where it is not given."""
+        self.add_argument(f"--{name}", **shared_option(name, without, **changed))
 
     def error(self, message: str) -> NoReturn:
         """One line on standard error."""
@@ -68,6 +72,8 @@ def run_command(
         if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":  # ? for what a terminal that is not UTF-8 lacks
             stream.reconfigure(errors="replace")
     try:
+        if signal.getsignal(signal.SIGINT) is leave_importing:  # the imports are over
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             work(parser.parse_args(argv))
         finally:
@@ -93,6 +99,22 @@ def say(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None:
             print(text, file=sys.stderr, flush=True)
+
+
+def json_values(value: Any) -> Any:
+    """The same as JSON has it: arrays as lists, numbers of numpy as Python's, and null for what is not finite."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): json_values(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_values(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def print_json(value: Any) -> None:
+    """One JSON object on one line of standard output."""
+    print(json.dumps(json_values(value), allow_nan=False), flush=True)
 
 
 def first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sims.command import Parser, run_command
+from sims.command import Parser, print_json, run_command
 from sims.comparison.analysis import Choice, Group, analyse, label, overall
 from sims.comparison.runs import load_observed
 from ufm.compare.exponent import EXPONENTS
@@ -15,7 +15,7 @@ from ufm.compare.window import FRACTION
 def parser() -> Parser:
     """The command line."""
     rule = LawRule()
-    p = Parser(prog="python -m sims.compare", description=__doc__)
+    p = Parser(prog="python -m sims.compare", description=__doc__, shared=("seed", "json", "quiet"))
     p.add_argument(
         "runs",
         nargs="*",
@@ -31,9 +31,9 @@ def parser() -> Parser:
         "--from-epoch",
         type=_start,
         metavar="E",
-        help="start there instead, on the central path or not; zero-error: each run's own",
+        help="start there, on the central path or not; zero-error: each run's own (default: where the central path begins)",
     )
-    p.add_argument("--to-epoch", type=float, metavar="E", help="leave later epochs out")
+    p.add_argument("--to-epoch", type=float, metavar="E", help="leave later epochs out (default: none)")
     p.add_argument(
         "--group",
         nargs="+",
@@ -42,7 +42,7 @@ def parser() -> Parser:
         help="runs to judge together, under a name (default: those whose configurations differ by the seed alone)",
     )
     p.add_argument("--choices", type=int, default=1, help="how many ways to choose the epochs were tried (default 1)")
-    p.add_argument("--lambda", dest="lam", type=float, default=0.0, help="for folders of features alone")
+    p.add_shared("lambda", "the run's; for folders of features alone the files', or 0")
     p.add_argument("--level", type=float, default=rule.level, help="of the bootstrap intervals (default %(default)s)")
     p.add_argument(
         "--tolerance",
@@ -50,8 +50,6 @@ def parser() -> Parser:
         default=rule.tolerance,
         help="rms relative error of omega that a law may leave even with a trend (default %(default)s)",
     )
-    p.add_argument("--seed", type=int, default=rule.seed, help="of the bootstrap (default %(default)s)")
-    p.add_argument("--quiet", action="store_true", help="print the verdict alone")
     return p
 
 
@@ -85,8 +83,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare_runs(args: argparse.Namespace) -> None:
     """Check the options, judge the runs, write the report and print the verdict."""
-    out = Path(args.out)
-    if not 0 <= args.lam < float("inf"):
+    out, lam = Path(args.out), args.lam or 0.0
+    if not 0 <= lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
     _check(args)
     named = {name: members for name, *members in args.group or ()}
@@ -100,10 +98,13 @@ def compare_runs(args: argparse.Namespace) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; a folder is needed")
     paths = {name: [str(Path(run)) for run in members] for name, members in named.items()}
-    groups = analyse([load_observed(Path(name), args.lam) for name in names], choice, rule, paths, args.choices)
+    groups = analyse([load_observed(Path(name), lam) for name in names], choice, rule, paths, args.choices)
     from sims.comparison.report import write_report
 
-    write_report(groups, choice, rule, out)
+    report = write_report(groups, choice, rule, out)
+    if args.json:
+        print_json(report)
+        return
     name, outcome, reason = overall(groups)
     if not args.quiet:
         print(summary_lines(groups))

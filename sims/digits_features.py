@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sims.command import Parser, run_command, say
+from sims.command import Parser, print_json, run_command, say
 from ufm.files import store
 
 CLASSES, PER_CLASS = 10, 174  # the smallest of the ten classes has 174 images
@@ -50,14 +50,9 @@ class Training:
 
 
 def balanced_digits() -> tuple[torch.Tensor, torch.Tensor]:
-    """The first 174 images of every digit, pixels in [0, 1], and their labels. (n, 64) float32, (n,) int64
+    """The first 174 images of every digit, pixels in [0, 1], and their labels. (n, 64) float32, (n,) int64"""
+    from sklearn.datasets import load_digits
 
-    Raises ValueError where scikit-learn is not installed.
-    """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ValueError("the digits come with scikit-learn, which is not installed: pip install scikit-learn") from error
     pixels, labels = load_digits(return_X_y=True)
     rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(CLASSES)]))
     return torch.from_numpy((pixels[rows] / 16).astype(np.float32)), torch.from_numpy(labels[rows])
@@ -158,7 +153,7 @@ def train_and_write(args: argparse.Namespace) -> None:
     config = Training(args.epochs, args.seed, args.width, args.learning_rate, args.weight_decay)
     about = write(Path(args.out), config, args.quiet)
     if args.json:
-        print(json.dumps(about))
+        print_json(about)
     elif not args.quiet:
         print("{file}: {n} examples in {C} classes, {P} features, {dead} of them dead ReLU units (always 0)".format(**about))
 

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sims.command import Parser, run_command, say
+from sims.command import Parser, print_json, run_command, say
 from sims.training.folder import CONFIG, load_run
 from sims.training.log_figures import LoggedRun, load_logged, measures_of, overview
 from sims.training.paper_figures import (
@@ -29,7 +29,7 @@ FORMATS = ("png", "pdf", "svg")
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser(prog="python -m sims.figures", description=__doc__.splitlines()[0], shared=("quiet",))
+    p = Parser(prog="python -m sims.figures", description=__doc__.splitlines()[0], shared=("json", "quiet"))
     p.add_argument("runs", nargs="+", metavar="RUN", help="folders of sims.train, one a dataset, net and loss; or any log")
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the figures")
     p.add_argument("--loss", choices=("mse", "ce"), default="mse", help="runs that Figures 2-9 show")
@@ -85,17 +85,21 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def draw_runs(args: argparse.Namespace) -> None:
-    """Draw the runs asked for, and print the table."""
+    """Draw the runs asked for, and print the table, or with `--json` what was written."""
     if any(not (Path(name) / CONFIG).exists() for name in args.runs):
-        draw_logs([load_logged(Path(name)) for name in args.runs], Path(args.out), args.format)
-        return
-    runs = [StoredRun(*load_run(Path(name))) for name in args.runs]
-    written = draw(runs, Path(args.out), args.loss, args.format, args.test_means)
-    missing = [n for n in range(2, 13) if not any(path.stem == f"figure-{n:02d}" for path in written)]
-    if missing:
-        say(f"not measured by these runs: Figure {', '.join(map(str, missing))}")
-    if not args.quiet:
-        print(table_one(runs))
+        written = draw_logs([load_logged(Path(name)) for name in args.runs], Path(args.out), args.format)
+        shown = ""
+    else:
+        runs = [StoredRun(*load_run(Path(name))) for name in args.runs]
+        written = draw(runs, Path(args.out), args.loss, args.format, args.test_means)
+        missing = [n for n in range(2, 13) if not any(path.stem == f"figure-{n:02d}" for path in written)]
+        if missing:
+            say(f"not measured by these runs: Figure {', '.join(map(str, missing))}")
+        shown = table_one(runs)
+    if args.json:
+        print_json({"runs": args.runs, "written": [str(path) for path in written]})
+    elif shown and not args.quiet:
+        print(shown)
 
 
 if __name__ == "__main__":

@@ -10,21 +10,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sims.command import Parser, print_json, run_command
+
 REDUCTIONS = ("sketch", "channels")
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m sims.ledger", description=__doc__, allow_abbrev=False)
+    p = Parser(prog="python -m sims.ledger", description=__doc__, shared=("seed", "json", "quiet"))
     p.add_argument("sources", nargs="+", metavar="SOURCE", help="run folders, MODULE:FUNCTION, or features FILE.npz FILE.npz ...")
-    p.add_argument("--out", metavar="DIR", help="write report.json, report.html and report.pdf there")
-    p.add_argument("--epochs", type=int, nargs="+", default=[], help="epochs of a run; it is trained again to reach them")
-    p.add_argument("--per-class", type=int, help="examples a class that are measured (default all)")
-    p.add_argument("--limit", type=int, default=512, help="features above which a state is reduced (default 512)")
+    p.add_argument(
+        "--out", metavar="DIR", help="write report.json, report.html and report.pdf there (default: nothing is written)"
+    )
+    p.add_argument(
+        "--epochs", type=int, nargs="+", default=[], help="of a run, which is trained again to reach them (default: its last)"
+    )
+    p.add_shared("per-class", "all")
+    p.add_argument("--limit", type=int, default=512, help="features above which a state is reduced")
     p.add_argument("--reduction", choices=REDUCTIONS, default="sketch", help="random sums of features, or means of channels")
     p.add_argument("--forces", action="store_true", help="forces of class means and deviations on the parameters of a run")
-    p.add_argument("--seed", type=int, default=0, help="of the bootstrap, the subsample and the sketch")
-    p.add_argument("--quiet", action="store_true", help="no tables")
     return p
 
 
@@ -50,36 +54,34 @@ def requested_ledgers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{source} is no folder of a run, no .npz and not MODULE:FUNCTION")
 
 
-def ledger_table(found: dict[str, Any]) -> str:
+def ledger_table(entry: dict[str, Any]) -> str:
     """A stored ledger as text."""
     from sims.ledgers.report import table_lines
 
-    epoch = "" if found["epoch"] is None else f", epoch {found['epoch']}"
-    return "\n".join([f"{found['source']}{epoch}, {found['split']}, {found['examples']} examples", *table_lines(found)])
+    epoch = "" if entry["epoch"] is None else f", epoch {entry['epoch']}"
+    return "\n".join([f"{entry['source']}{epoch}, {entry['split']}, {entry['examples']} examples", *table_lines(entry)])
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, 2 bad input with one line on standard error."""
-    args = parser().parse_args(argv)
-    entries: list[dict[str, Any]] = []
-    try:
-        if args.out is not None and Path(args.out).is_file():
-            raise ValueError(f"--out {args.out} is a file: a folder is needed")
-        for found in requested_ledgers(args):
-            entries.append(found)
-            if not args.quiet:
-                print(ledger_table(found) + "\n", flush=True)
-        if args.out is not None:
-            from sims.ledgers.report import write_ledger_report
+    """Run the command; exit codes as in `sims.command`."""
+    return run_command(parser(), show_ledgers, argv)
 
-            write_ledger_report(entries, Path(args.out))
-    except (ValueError, OSError) as error:
-        print(f"sims.ledger: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sims.ledger: stopped", file=sys.stderr)
-        return 130
-    return 0
+
+def show_ledgers(args: argparse.Namespace) -> None:
+    """Print every ledger asked for as soon as it is known, as a table or with `--json` as a line, and write the report."""
+    if args.out is not None and Path(args.out).is_file():
+        raise ValueError(f"--out {args.out} is a file: a folder is needed")
+    entries = []
+    for entry in requested_ledgers(args):
+        entries.append(entry)
+        if args.json:
+            print_json(entry)
+        elif not args.quiet:
+            print(ledger_table(entry) + "\n", flush=True)
+    if args.out is not None:
+        from sims.ledgers.report import write_ledger_report
+
+        write_ledger_report(entries, Path(args.out))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from sims.command import Parser, print_json, run_command, say
+
 SIZES = ("tiny", "small", "full")
 
 
@@ -36,23 +38,25 @@ def study_cells(size: str) -> Iterator[Any]:
             yield replace(cell, seed=seed, epochs=epochs)
 
 
-def parser() -> argparse.ArgumentParser:
+def parser() -> Parser:
     """The command line."""
-    p = argparse.ArgumentParser(prog="python -m sims.ledger_study", description=__doc__, allow_abbrev=False)
+    p = Parser(prog="python -m sims.ledger_study", description=__doc__, shared=("json", "quiet"))
     p.add_argument("--size", choices=SIZES, default="tiny", help="how many networks: tiny 24, small 84, full 160")
-    p.add_argument("--out", default="runs/ledger-study", help="folder of the results, one file a network, and summary.json")
-    p.add_argument("--dataset", default="digits", help="digits (default), fashionmnist, cifar10-jpeg, ...")
-    p.add_argument("--data-dir", help="folder with the official files")
-    p.add_argument("--hub", help="Hugging Face dataset, or the folder of one, to take instead")
-    p.add_argument("--per-class", type=int, help="training examples a class (default all)")
-    p.add_argument("--test-per-class", type=int, help="test examples a class (default all)")
-    p.add_argument("--only", help="only cells whose name contains this")
-    p.add_argument("--quiet", action="store_true", help="no line a network")
+    p.add_argument("--out", default="runs/ledger-study", metavar="DIR", help="folder of one file a network and summary.json")
+    p.add_argument("--dataset", default="digits", help="digits, fashionmnist, cifar10-jpeg, ...")
+    p.add_shared("data-dir", "none")
+    p.add_shared("hub", "none")
+    p.add_shared("per-class", "all")
+    p.add_shared("test-per-class", "all")
+    p.add_argument("--only", metavar="TEXT", help="only networks whose name contains it (default: all)")
     return p
 
 
 def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Run what is missing; every stored network, in order. Raises ValueError for a folder of other data or another version."""
+    """Run what is missing, with a line of progress each; every stored network, in order.
+
+    Raises ValueError for a folder of other data or another version.
+    """
     from sims.ledgers.nets import run_cell
     from sims.training.data import DataChoice, load
     from ufm.files.store import provenance, write_text
@@ -61,7 +65,7 @@ def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
     choice = DataChoice(args.dataset, args.data_dir, args.hub, args.per_class, args.test_per_class)
     data = load(choice)
     out.mkdir(parents=True, exist_ok=True)
-    found = []
+    networks = []
     for cell in study_cells(args.size):
         if args.only and args.only not in cell.name:
             continue
@@ -76,33 +80,32 @@ def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
             stored: dict[str, Any] = identity | {"dataset": args.dataset, "provenance": provenance()}
             stored["ledgers"] = list(run_cell(cell, data))
             write_text(path, json.dumps(stored, allow_nan=False) + "\n")
-        found.append(stored)
+        networks.append(stored)
         if not args.quiet:
             errors = {e["split"]: e["error"] for e in stored["ledgers"]}
-            print(f"{cell.name}, seed {cell.seed}: error {errors['train']:.2%} train, {errors['test']:.2%} test", flush=True)
-    return found
+            say(f"{cell.name}, seed {cell.seed}: error {errors['train']:.2%} train, {errors['test']:.2%} test")
+    return networks
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, 2 bad input with one line on standard error, 130 stopped."""
-    args = parser().parse_args(argv)
-    try:
-        from sims.ledgers.summary import summary, summary_text
-        from ufm.files.store import write_text
+    """Run the command; exit codes as in `sims.command`."""
+    return run_command(parser(), run_study, argv, "the networks that are done are kept")
 
-        found = ledger_study(args)
-        if not found:
-            raise ValueError(f"no cell of size {args.size} has {args.only!r} in its name")
-        told = summary(found)
-        write_text(Path(args.out) / "summary.json", json.dumps(told, indent=1, allow_nan=False) + "\n")
-        print(summary_text(told))
-    except (ValueError, OSError) as error:
-        print(f"sims.ledger_study: error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("sims.ledger_study: stopped; the networks that are done are kept", file=sys.stderr)
-        return 130
-    return 0
+
+def run_study(args: argparse.Namespace) -> None:
+    """Run what is missing, write the summary of all, and print it."""
+    from sims.ledgers.summary import summary, summary_text
+    from ufm.files.store import write_text
+
+    networks = ledger_study(args)
+    if not networks:
+        raise ValueError(f"no network of size {args.size} has {args.only!r} in its name")
+    answers = summary(networks)
+    write_text(Path(args.out) / "summary.json", json.dumps(answers, indent=1, allow_nan=False) + "\n")
+    if args.json:
+        print_json(answers)
+    elif not args.quiet:
+        print(summary_text(answers))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ For a network in memory call `measure_network`, for features in memory `measure_
 """
 
 import argparse
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sims.command import Parser, run_command, say
+from sims.command import Parser, print_json, run_command, say
 from ufm.features.least_squares import ls_classifier
 from ufm.features.statistics import statistics_of
 from ufm.files.features import load_feature_file, scalar
@@ -84,14 +83,9 @@ def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.measure", description="Measure collapse of features.", shared=("json", "quiet"))
     p.add_argument("files", nargs="+", metavar="FILE", help="features, labels; W, b, epoch, lambda where known; or one RUN")
-    p.add_argument(
-        "--lambda",
-        dest="lam",
-        type=float,
-        help="weight decay of the loss (Eq. 2); C wd / 2 for MSELoss (default the file's, or 0)",
-    )
-    p.add_argument("--out", metavar="FILE.npz", help="write all quantities, one entry a file, as a trajectory")
-    p.add_argument("--report", metavar="FILE.html", help="write a self-contained page on the network")
+    p.add_shared("lambda", "the file's, or 0")
+    p.add_argument("--out", metavar="FILE.npz", help="write all quantities, one entry a file (default: none)")
+    p.add_argument("--report", metavar="FILE.html", help="write a self-contained page on the network (default: none)")
     return p
 
 
@@ -119,10 +113,8 @@ def measure(args: argparse.Namespace) -> None:
         for reason in found.undefined:
             say(f"{name}: undefined: {reason}")
         if args.json:
-            # JSON has no NaN: what is undefined is null
-            scalars = {key: None if np.isnan(value) else value for key, value in found.scalars.items()}
-            omega = [None if np.isnan(value) else float(value) for value in found.snr.omega]
-            print(json.dumps({"file": name, "epoch": epoch, **scalars, "omega": omega, "dropped": found.snr.dropped}))
+            snr = {"omega": found.snr.omega, "dropped": found.snr.dropped}
+            print_json({"file": name, "epoch": epoch, **found.scalars, **snr})
     if args.report is not None:
         write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, found)
     if not args.json and not args.quiet:
@@ -142,8 +134,18 @@ def show_run(path: Path, args: argparse.Namespace) -> None:
         write_network_report(Path(args.report), run.name, run.columns, run.facts)
     if args.out is not None:
         Record(run.columns).save(Path(args.out))
-    if not args.quiet:
+    if args.json:
+        for k, epoch in enumerate(run.columns["epoch"]):
+            print_json({"run": run.name, "epoch": int(epoch), **_epoch_row(run.columns, k)})
+    elif not args.quiet:
         print(table(Record(run.columns), SHOWN))
+
+
+def _epoch_row(columns: dict[str, np.ndarray], k: int) -> dict[str, Any]:
+    """The scalars and omega of the k-th measured epoch."""
+    length = len(columns["epoch"])
+    names = (name for name in sorted(columns) if columns[name].shape == (length,) and name not in ("epoch", "counts"))
+    return {name: columns[name][k] for name in (*names, *(["omega"] if "omega" in columns else []))}
 
 
 def write_network_report(

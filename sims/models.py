@@ -1,14 +1,13 @@
 """`python -m sims.models`: the models of the neural-collapse literature, simulated and set beside their theory."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sims.command import Failure, Parser, run_command, say
+from sims.command import Failure, Parser, print_json, run_command, say
 from ufm.models import NAMES, model_class
 from ufm.models.references import bibtex
 
@@ -63,7 +62,7 @@ def parser() -> Parser:
     one.add_argument("name", metavar="NAME", help=", ".join(NAMES))
     for name, (kind, text) in OPTIONS.items():
         one.add_argument(option(name), dest=name, type=kind, help=f"{text} (default: the model's)", metavar=kind.__name__.upper())
-    one.add_argument("--out", type=Path, metavar="DIR", help="also write NAME.json and the figure models-NAME.png there")
+    one.add_argument("--out", type=Path, metavar="DIR", help="write NAME.json and the figure models-NAME.png there (default: no)")
     cite = commands.add_parser("cite", help="BibTeX of what a model rests on")
     cite.add_argument("name", metavar="NAME", help=", ".join(NAMES))
     every = commands.add_parser("all", help="every model: one table and one figure each; resumes", **common)
@@ -142,7 +141,7 @@ def run_one(args: argparse.Namespace) -> None:
     if args.out is not None:
         save_report(report, args.out)
     if args.json or not args.quiet:
-        print(json.dumps(as_json(report), allow_nan=False) if args.json else as_text(report))
+        print_json(as_json(report)) if args.json else print(as_text(report))
 
 
 def run_all(args: argparse.Namespace) -> None:
@@ -154,7 +153,8 @@ def run_all(args: argparse.Namespace) -> None:
     check_folder(args.out)
     reports = make_gallery(args.out, args.seed, args.device, (lambda _: None) if args.quiet else say)
     if args.json:
-        print("\n".join(json.dumps(report, allow_nan=False) for report in reports))
+        for report in reports:
+            print_json(report)
     elif not args.quiet:
         print(markdown_table(reports), end="")
 

@@ -10,8 +10,9 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
-from sims.command import Parser, run_command
+from sims.command import Parser, print_json, run_command, say
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.training.config import TrainConfig, protocol
 from ufm.compare.verdict import NONE, LawRule
@@ -39,7 +40,7 @@ def configurations(loss: str, seed: int, data_dir: str | None) -> Iterator[tuple
         yield FASHION, replace(fashion, loss=loss, robustness=0, data_dir=data_dir, seed=seed)
 
 
-def train_all(out: Path, seeds: range, data_dir: str | None, share: tuple[int, int]) -> list[Path]:
+def train_all(out: Path, seeds: range, data_dir: str | None, share: tuple[int, int], quiet: bool = False) -> list[Path]:
     """Train what is missing of this share (k, of n) of the runs, and return the folders of all of them that are finished."""
     if data_dir is not None:  # wrong files are told before hours of training, not after
         from sims.training.data import load
@@ -53,12 +54,12 @@ def train_all(out: Path, seeds: range, data_dir: str | None, share: tuple[int, i
     ]
     for position, (path, config) in enumerate(wanted):
         if position % share[1] == share[0] and not finished(path, config):
-            print(f"{path.name}, {position + 1} of {len(wanted)} ...", end=" ", file=sys.stderr, flush=True)
-            began = time.monotonic()
             from sims.train import train
 
+            began = time.monotonic()
             train(config, path, cpu=True)
-            print(f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+            if not quiet:
+                say(f"{path.name}, {position + 1} of {len(wanted)}: {time.monotonic() - began:.0f} s")
     return [path for path, config in wanted if finished(path, config)]
 
 
@@ -99,8 +100,8 @@ def _exponent(group: Group) -> str:
     return f"{p.value:.2f} ({p.low:.2f} to {p.high:.2f}), {verdict}"
 
 
-def report(paths: list[Path], out: Path) -> str:
-    """One report a choice of epochs, the figures, and the table; returns the table."""
+def report(paths: list[Path], out: Path) -> dict[str, list[Group]]:
+    """One report a choice of epochs, the figures, and the table; returns the groups of runs by choice of epochs."""
     from sims.comparison.report import write_report
     from sims.comparison.runs import load_observed
     from ufm.files.store import write_text
@@ -111,9 +112,15 @@ def report(paths: list[Path], out: Path) -> str:
         columns[title] = analyse(runs, choice, LawRule())
         write_report(columns[title], choice, LawRule(), out / title.replace(" ", "-"))
     draw_exponents(columns, out)
-    text = exponent_table(columns)
-    write_text(out / "study.md", text)
-    return text
+    write_text(out / "study.md", exponent_table(columns))
+    return columns
+
+
+def verdict_row(group: Group) -> dict[str, Any]:
+    """The verdict on a group and its exponent with the interval, null where there is none."""
+    p = group.verdict.exponent
+    exponent = None if p is None else {"value": p.value, "low": p.low, "high": p.high}
+    return {"verdict": group.verdict.name, "outcome": group.verdict.outcome, "exponent": exponent}
 
 
 def draw_exponents(columns: dict[str, list[Group]], out: Path) -> None:
@@ -137,12 +144,12 @@ def draw_exponents(columns: dict[str, list[Group]], out: Path) -> None:
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser(prog="python -m sims.study", description=__doc__)
+    p = Parser(prog="python -m sims.study", description=__doc__, shared=("json", "quiet"))
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the reports; resumes what it holds")
-    p.add_argument("--data-dir", help="folder with the official files of Fashion-MNIST; without it, digits alone")
+    p.add_shared("data-dir", "none: digits alone, without Fashion-MNIST")
     p.add_argument("--seeds", type=int, default=5, help="runs of every kind")
     p.add_argument("--share", default="1/1", metavar="K/N", help="train the K-th of N shares, to run N commands side by side")
-    p.add_argument("--threads", type=int, default=1, help="CPU threads")
+    p.add_shared("threads", default=1)
     return p
 
 
@@ -152,16 +159,23 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def study(args: argparse.Namespace) -> None:
-    """Train what is missing, and report."""
+    """Train what is missing, and report: the table, or with `--json` one line a kind of run."""
     out, share = Path(args.out), _share(args.share)
     if args.seeds < 1 or args.threads < 1:
         raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
     import torch
 
     torch.set_num_threads(args.threads)
-    paths = train_all(out, range(args.seeds), args.data_dir, share)
-    if share[1] == 1:
-        print(report(paths, out))
+    paths = train_all(out, range(args.seeds), args.data_dir, share, args.quiet)
+    if share[1] > 1:
+        return
+    columns = report(paths, out)
+    if args.json:
+        for title, groups in columns.items():
+            for group in groups:
+                print_json({"epochs": title, "runs": group.name, **verdict_row(group)})
+    elif not args.quiet:
+        print(exponent_table(columns))
 
 
 def _share(text: str) -> tuple[int, int]:

@@ -1,13 +1,11 @@
 """`python -m sims.train`: train a network as the paper does, measure its collapse, resume where it was stopped."""
 
 import argparse
-import json
-import math
 import os
 import sys
 from pathlib import Path
 
-from sims.command import Parser, run_command, say
+from sims.command import Parser, print_json, run_command, say
 from sims.sweeps import ENGINES, PROCESSES
 from sims.training.config import LOSSES, TrainConfig
 from sims.training.options import add_fields, config_of
@@ -25,16 +23,16 @@ def parser() -> Parser:
     p.add_argument("--dataset", help="digits (default; embedded), mnist, fashionmnist, cifar10, svhn, stl10, cifar10-jpeg")
     p.add_argument("--net", help="mlp (default), vgg11, vgg13, resnet18, ..., densenet250")
     p.add_argument("--loss", choices=LOSSES, help="of the cell (default mse)")
-    p.add_argument("--config", metavar="FILE.json", help="a configuration instead of the shipped cell of dataset, net and loss")
+    p.add_argument("--config", metavar="FILE.json", help="a configuration (default: the shipped cell of dataset, net and loss)")
     p.add_argument("--out", metavar="RUN", help="folder of the run (default runs/DATASET-NET-LOSS); resumes what it holds")
-    p.add_argument("--epochs", type=int, help="scale the whole schedule to so many epochs")
+    p.add_argument("--epochs", type=int, help="scale the whole schedule to so many (default: the cell's)")
     add_fields(p)
     p.add_argument("--search", action="store_true", help="try every rate of the grid first, train with the best")
     p.add_argument("--engine", default=PROCESSES, help=f"of the search: {ENGINES}")
     p.add_argument("--jobs", type=int, default=1, help="runs of the search at a time")
-    p.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="auto takes a GPU where there is one")
+    p.add_shared("device", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--cpu", action="store_const", dest="device", const="cpu", help="leave a GPU alone, as device cpu")
-    p.add_argument("--threads", type=int, help="CPU threads (another number may change the last bits)")
+    p.add_shared("threads", "the library's own choice")
     p.add_argument("--tensorboard", action="store_true", help="log the measures for TensorBoard under RUN")
     return p
 
@@ -49,6 +47,8 @@ def train_and_tell(args: argparse.Namespace) -> None:
     config = config_of(args)
     out = Path(args.out or f"runs/{config.dataset}-{config.net}-{config.loss}")
     if args.threads is not None:
+        if args.threads < 1:
+            raise ValueError(f"--threads {args.threads}: at least 1 is needed")
         set_threads(args.threads)
     if args.device == "cuda":
         _check_cuda()
@@ -61,8 +61,7 @@ def train_and_tell(args: argparse.Namespace) -> None:
     zero = record.zero_error_epoch
     if args.json:
         last = {name: float(record.arrays[name][-1]) for name in SHOWN if name in record.arrays}
-        last = {name: value if math.isfinite(value) else None for name, value in last.items()}  # JSON has no NaN
-        print(json.dumps({"run": str(out), "epoch": int(record.epochs[-1]), "zero_error_epoch": zero, **last}))
+        print_json({"run": str(out), "epoch": int(record.epochs[-1]), "zero_error_epoch": zero, **last})
     elif not args.quiet:
         from ufm.monitor.record import table
 

@@ -80,13 +80,13 @@ SAME_NAME = {  # what may be defined in several modules, and why
     "parser": "every command has one",
     "NormalizedFeatures": "the same manifold for geoopt and for pymanopt",
     "EmbeddedNormalizedFeatures": "the same manifold for geoopt and for pymanopt",
+    "GeneralizedStiefel": "the same manifold for geoopt and for pymanopt",
     "Field": "the vector fields that the integrator beside it takes",
     "safe_step": "the bound of the closed scheme and of the general one",
     "safe_step_from": "the bound of the closed scheme and of the general one",
     "inverse_sqrt": "numpy's half and torch's half of one function",
     "lyapunov": "numpy's half and torch's half of one function",
     "NeuralCollapseCallback": "the same callback for Lightning and for transformers",
-    "Seed": "what the adapters of both libraries take as a seed",
 }
 
 

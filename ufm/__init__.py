@@ -25,10 +25,11 @@ if TYPE_CHECKING:
     from ufm import models as models
     from ufm import monitor as monitor
     from ufm import tensor as tensor
+    from ufm.citation import cite as cite
     from ufm.features.labels import class_blocks as class_blocks
-    from ufm.features.least_squares import decompose as decompose
     from ufm.features.least_squares import lambda_of_weight_decay as lambda_of_weight_decay
     from ufm.features.least_squares import ls_classifier as ls_classifier
+    from ufm.features.loss_decomposition import decompose as decompose
     from ufm.features.ranges import reduce_to_range as reduce_to_range
     from ufm.features.snr import renormalized_features as renormalized_features
     from ufm.features.snr import snr as snr
@@ -50,8 +51,9 @@ _HOMES = {
     "StreamingStatistics": "features.statistics",
     "Trajectory": "laws.trajectory",
     "UNNORMALIZED": "laws.closed",
+    "cite": "citation",
     "class_blocks": "features.labels",
-    "decompose": "features.least_squares",
+    "decompose": "features.loss_decomposition",
     "lambda_of_weight_decay": "features.least_squares",
     "load_flow": "flow.result",
     "ls_classifier": "features.least_squares",

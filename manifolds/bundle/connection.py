@@ -13,7 +13,8 @@ On the manifold A = n I + M_w M_w^T, M_w the class means in orthonormal coordina
 M_w, with no P x P decomposition, right to rounding however large the means are. All arrays are (..., P, n); U, V, W tangent at X.
 """
 
-from manifolds.layout import Centering, ClassLayout
+from manifolds.centering import Centering
+from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, gram, identity_like, inner, namespace, symmetrize
 from manifolds.matrix_functions import lyapunov
 from manifolds.precision import at_least_float32
@@ -33,7 +34,7 @@ def fibre_scale(X: Array, Z: Array, layout: Centering) -> Array:
     return _structured_lyapunov(layout.n, M, W, M_Z)
 
 
-def _structured_lyapunov(n: int, M: Array, W: Array, Z: Array) -> Array:
+def _structured_lyapunov(n: float, M: Array, W: Array, Z: Array) -> Array:
     """The symmetric S with S A + A S = W + Z M^T + M Z^T, A = n I + M M^T. M, Z (..., P, C), W (..., P, P) symmetric.
 
     With M = E diag(s) F^T, E (P, K): S is W / 2n off the range of E, and a correction of rank 2K.

@@ -10,7 +10,7 @@ on the deviations. X, U, W are (..., P, n); U and W must be tangent at X (projec
 
 import math
 
-from manifolds.layout import ClassLayout
+from manifolds.centering import MeanSplit
 from manifolds.linalg import Array, block, gram, identity_like, namespace, skew
 from manifolds.matrix_functions import matrix_exp
 from manifolds.precision import at_least_float32
@@ -19,7 +19,7 @@ from manifolds.spectral import concrete
 TAYLOR_TERMS = 19  # 1/20! is below the rounding of float64 for steps of norm at most 1
 
 
-def injectivity_radius(layout: ClassLayout) -> float:
+def injectivity_radius(layout: MeanSplit) -> float:
     """pi sqrt(n): shorter geodesics are minimising and unique. Embedded metric, in units of X.
 
     The Stiefel manifold's pi (Zimmermann and Stoye 2024), scaled by sqrt(n).
@@ -28,7 +28,7 @@ def injectivity_radius(layout: ClassLayout) -> float:
 
 
 @at_least_float32
-def exp(X: Array, U: Array, layout: ClassLayout) -> Array:
+def exp(X: Array, U: Array, layout: MeanSplit) -> Array:
     """The point at time 1 of the geodesic that leaves X with velocity U. (..., P, n)
 
     Exact for every length. The rounding of X off the manifold is removed as well, so that long walks do not drift.
@@ -56,7 +56,7 @@ def _coefficients(G: Array, QV: Array, S: Array) -> tuple[Array, Array]:
 
 
 @at_least_float32
-def geodesic_transport(X: Array, U: Array, W: Array, layout: ClassLayout) -> tuple[Array, Array]:
+def geodesic_transport(X: Array, U: Array, W: Array, layout: MeanSplit) -> tuple[Array, Array]:
     """(exp(X, U), W transported parallel along that geodesic). (..., P, n) each
 
     In the moving frame of the two one-parameter groups that make the geodesic, the equation of parallel transport has constant

@@ -6,16 +6,16 @@ both), so the shots are fired at 2P x P matrices, whatever n is. X, Y are (..., 
 
 import numpy as np
 
+from manifolds.centering import MeanSplit
 from manifolds.embedded import geodesics
 from manifolds.geometry import orthogonal_projection
-from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, frobenius_norm, namespace, symmetrize
 from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products
 
 
-def shoot_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
+def shoot_log(X: Array, Y: Array, layout: MeanSplit) -> Shooting:
     """The velocity at X of a geodesic that hits Y at time 1, in float64, with its verdict. Embedded metric.
 
     The shortest geodesic for points within the injectivity radius pi sqrt(n); beyond it a geodesic that need not be minimising.
@@ -24,7 +24,7 @@ def shoot_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
     return shoot_pairs(lambda x, y: _log(x, y, layout), X, Y)
 
 
-def log(X: Array, Y: Array, layout: ClassLayout) -> Array:
+def log(X: Array, Y: Array, layout: MeanSplit) -> Array:
     """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where the shooting did not converge, with its gap.
 
     Not differentiable: torch raises ValueError in the backward pass.
@@ -41,7 +41,7 @@ def underived(vector: Array, X: Array, Y: Array) -> Array:
     return refuse_derivative(vector, X, Y)
 
 
-def dist(X: Array, Y: Array, layout: ClassLayout) -> Array:
+def dist(X: Array, Y: Array, layout: MeanSplit) -> Array:
     """Length of the geodesic of `log`: the distance where `shoot_log` says minimising, else a bound. (...). Raises as `log`.
 
     EmbeddedMetric(layout).dist is the same with a derivative.
@@ -49,12 +49,12 @@ def dist(X: Array, Y: Array, layout: ClassLayout) -> Array:
     return frobenius_norm(log(X, Y, layout))
 
 
-def midpoint(X: Array, Y: Array, layout: ClassLayout) -> Array:
+def midpoint(X: Array, Y: Array, layout: MeanSplit) -> Array:
     """exp(X, log(X, Y) / 2). (..., P, n). Raises as `log`."""
     return geodesics.exp(X, orthogonal_projection(X, log(X, Y, layout), layout) / 2, layout)
 
 
-def _log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingResult:
+def _log(x: np.ndarray, y: np.ndarray, layout: MeanSplit) -> ShootingResult:
     """The velocity (P, n) for one pair, with its verdict."""
     P, root = x.shape[-2], np.sqrt(layout.n)
     Q_x, Q_y = (_orthonormal(layout.deviations(z)) for z in (x, y))

@@ -32,7 +32,7 @@ class Choice:
         start = self.from_epoch
         if isinstance(start, str):
             if "train_error" not in run.trajectory.observed:
-                raise ValueError(f"{run.name} stores no training error, so {start} is unknown: give --from-epoch as a number")
+                raise ValueError(f"{run.name} stores no training error, so {start} is unknown: give from_epoch as a number")
             reached = run.trajectory.t[run.trajectory.observed["train_error"] <= ZERO_ERROR]
             if not len(reached):
                 window = Window(run.trajectory.t, proximity(run.trajectory), None, None, "the training error never reaches 0.1 %")

@@ -7,10 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
+from sims.command import json_values
 from sims.comparison import figures as drawing
 from sims.comparison.analysis import Choice, Group, numbers
 from ufm.compare.comparison import SCHEME
@@ -37,19 +37,6 @@ def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path) 
     write_text(out / "report.html", render(found, groups, choice))
     write_text(out / "report.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
     return found
-
-
-def json_values(value: Any) -> Any:
-    """The same as JSON has it: arrays as lists, numbers of numpy as Python's, and null for what is not finite."""
-    if isinstance(value, dict):
-        return {str(key): json_values(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [json_values(entry) for entry in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value
 
 
 def render(found: dict[str, Any], groups: list[Group], choice: Choice) -> str:

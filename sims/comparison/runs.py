@@ -112,7 +112,7 @@ def _features(path: Path, lam: float) -> Observed:
         arrays = load_arrays(file)
         whole = whole and "W" in arrays
         if "W" in arrays:
-            notes["lambda"] = f"L_perp is that of lambda = {lam:g} (--lambda; C wd / 2 for MSELoss and weight decay wd)"
+            notes["lambda"] = f"L_perp is that of lambda = {lam:g} (C wd / 2 for MSELoss and weight decay wd)"
         if "W" in arrays and "b" not in arrays:
             notes["b"] = "files have W and no b: taken for a layer without bias"
         if epoch is None:

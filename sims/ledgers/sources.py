@@ -59,7 +59,7 @@ def of_run(path: Path, wanted: Wanted, epochs: tuple[int, ...] = ()) -> Entries:
         return
     saved = RunFolder(path, config).load_checkpoint()
     if saved is None:
-        raise ValueError(f"{path} has no checkpoint: train it, or name --epochs to train it again")
+        raise ValueError(f"{path} has no checkpoint: train it, or choose epochs, for which it is trained again")
     epoch, state, _ = saved
     model = network(config, data)
     model.load_state_dict(state["model"])

@@ -128,7 +128,7 @@ class TrainConfig:
         """The learning rate at the start. Raises ValueError where none is known."""
         if self.lr is None:
             grid = f", for example from the grid {self.lr_grid[0]:g} to {self.lr_grid[-1]:g}" if self.lr_grid else ""
-            raise ValueError(f"no tuned learning rate is known for {self.dataset}, {self.net}, {self.loss}: give --lr{grid}")
+            raise ValueError(f"no tuned learning rate is known for {self.dataset}, {self.net}, {self.loss}: give lr{grid}")
         return self.lr
 
     def rate_at(self, epoch: int) -> float:

@@ -93,11 +93,11 @@ def read(choice: DataChoice) -> "tuple[Split | Encoded, Split | Encoded]":
     if choice.dataset == "digits":
         return digits()
     if choice.dataset == JPEG:
-        raise ValueError(f"{JPEG} has no official files: say where its folders train/CLASS and test/CLASS are with --hub")
+        raise ValueError(f"{JPEG} has no official files: say where its folders train/CLASS and test/CLASS are (hub)")
     if choice.dataset not in READERS:
         raise ValueError(f"no dataset is called {choice.dataset!r}; there are {', '.join(DATASETS)}")
     if choice.folder is None:
-        raise ValueError(f"{choice.dataset} is not embedded: say where its official files are (--data-dir) or its name (--hub)")
+        raise ValueError(f"{choice.dataset} is not embedded: say where its official files are (data_dir) or its name (hub)")
     return read_folder(choice.dataset, Path(choice.folder))
 
 

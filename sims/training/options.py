@@ -8,6 +8,7 @@ from types import NoneType, UnionType
 from typing import Any, get_args
 
 from sims.training.config import TrainConfig, load_config, protocol
+from ufm.options import SHARED
 
 CELL = {"dataset": "digits", "net": "mlp", "loss": "mse"}  # the default one
 NAMED = (*CELL, "epochs")  # options with a meaning of their own
@@ -22,13 +23,8 @@ HELP = {
     "decay_factor": "factor of the rate then",
     "measured": "epochs that are measured",
     "stem": "first convolution: 3x3, or 7x7 with pooling",
-    "seed": "seed of initialisation, order and subsample",
     "lr_grid": "learning rates of a search",
     "lr": "learning rate (default: the tuned one of the protocol)",
-    "data_dir": "folder with the official files, or none",
-    "hub": "Hugging Face dataset to take instead, or none",
-    "per_class": "training examples a class, or all",
-    "test_per_class": "test examples a class, or all",
     "pad_to": "pad images with zeros to this side, or none",
     "normalization": "subtract mean and divide by deviation of every channel or pixel",
     "random_labels": "permute the training labels",
@@ -76,7 +72,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
 def _add(p: argparse.ArgumentParser, name: str, kind: Any) -> None:
     """The option of one field of the configuration; None, its default, leaves the field as it is."""
     option, default = f"--{name.replace('_', '-')}", getattr(TrainConfig(), name)
-    text = HELP[name]
+    text = SHARED[spelling]["help"] if (spelling := option.removeprefix("--")) in SHARED else HELP[name]
     if "default" not in text:
         shown = f"{default[0]} ... {default[-1]}" if isinstance(default, tuple) and default else default
         text += f" (default: the cell's, else {shown if shown not in (None, ()) else WORDS.get(name, 'none')})"

@@ -35,7 +35,7 @@ def search(
     is `out`/search.json. Raises ValueError for a given rate, for several processes, where runs failed otherwise, or all diverged.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("a search trains many runs beside each other: start it in one process, and say how many with --jobs")
+        raise ValueError("a search trains many runs beside each other: start it in one process, and say how many there")
     runs = {f"lr-{lr:g}": _run(config, lr, out, cpu, threads) for lr in config.lr_grid or GRID}
     tried = []
     for name, outcome in sweep(train_run, runs, engine, jobs, progress).items():
@@ -60,7 +60,7 @@ def best(tried: list[Tried]) -> float:
     """The rate with the smallest test error, of several the smallest. Raises ValueError where all diverged."""
     ends = [(row.test_error, row.lr) for row in tried if row.test_error is not None]
     if not ends:
-        raise ValueError(f"training diverged at all {len(tried)} rates: give smaller ones with --lr-grid")
+        raise ValueError(f"training diverged at all {len(tried)} rates: give a smaller lr_grid")
     return min(ends)[1]
 
 

@@ -141,6 +141,6 @@ def set_threads(count: int) -> None:
     from threadpoolctl import threadpool_limits
 
     if count < 1:
-        raise ValueError(f"--threads {count}: at least 1 is needed")
+        raise ValueError(f"{count} threads: at least 1 is needed")
     torch.set_num_threads(count)
     threadpool_limits(count)  # numpy's products have a pool of their own

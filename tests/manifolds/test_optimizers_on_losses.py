@@ -15,7 +15,7 @@ from manifolds.layout import ClassLayout
 from tests.manifolds.losses import cross_entropy, least_squares
 from tests.strategies import features
 from ufm.laws import discrete
-from ufm.tensor import vector_fields
+from ufm.tensor import renormalized_flow as flows
 
 LAYOUT, P = ClassLayout.equal(4, 6), 5
 LOSSES = {
@@ -54,7 +54,7 @@ def test_the_torch_losses_are_the_theorys() -> None:
     for lam in (0.0, 0.05):
         leaf = torch.from_numpy(X).requires_grad_(True)
         least_squares(leaf, LAYOUT, lam).backward()
-        np.testing.assert_allclose(leaf.grad.numpy(), vector_fields.ls_gradient(X, LAYOUT, lam), rtol=0, atol=1e-13)
+        np.testing.assert_allclose(leaf.grad.numpy(), flows.ls_gradient(X, LAYOUT, lam), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("eta", [1.0, 50.0])
@@ -65,7 +65,7 @@ def test_bundle_gradient_descent_along_the_horizontal_lift_is_the_discrete_schem
     ours = descend(manifold, X, eta, 50)
     paper, values = X, omega(X)
     for _ in range(50):
-        paper = vector_fields.renormalize_after_step(paper, eta, partial(vector_fields.ls_gradient, layout=LAYOUT), LAYOUT)
+        paper = flows.renormalize_after_step(paper, eta, partial(flows.ls_gradient, layout=LAYOUT), LAYOUT)
         values = discrete.recursion_step(values, eta, LAYOUT.C, LAYOUT.N)
     np.testing.assert_allclose(ours, paper, rtol=0, atol=1e-12)
     np.testing.assert_allclose(omega(ours), values, rtol=1e-12)
@@ -88,9 +88,7 @@ def test_bundle_gradient_descent_by_plain_renormalisation_is_eulers_method_on_th
     def gap(step: float) -> float:
         once = descend(geoopt_adapter.NormalizedFeatures(LAYOUT), X, step, 1)
         return float(
-            np.linalg.norm(
-                once - vector_fields.renormalize_after_step(X, step, partial(vector_fields.ls_gradient, layout=LAYOUT), LAYOUT)
-            )
+            np.linalg.norm(once - flows.renormalize_after_step(X, step, partial(flows.ls_gradient, layout=LAYOUT), LAYOUT))
         )
 
     assert 1.9 < np.log2(gap(2.0) / gap(1.0)) < 2.1
@@ -105,7 +103,7 @@ def test_at_the_matching_step_plain_renormalisation_too_is_the_scheme_of_the_pap
     f = level / (C + level**2) ** 2
     matched = eta / (1 - eta * f * level / (C * N))
     ours = descend(geoopt_adapter.NormalizedFeatures(LAYOUT), X, matched, 1)
-    paper = vector_fields.renormalize_after_step(X, eta, partial(vector_fields.ls_gradient, layout=LAYOUT), LAYOUT)
+    paper = flows.renormalize_after_step(X, eta, partial(flows.ls_gradient, layout=LAYOUT), LAYOUT)
     np.testing.assert_allclose(ours, paper, rtol=0, atol=1e-12)
     assert values.shape == (C,)
 
@@ -113,7 +111,7 @@ def test_at_the_matching_step_plain_renormalisation_too_is_the_scheme_of_the_pap
 def test_embedded_gradient_descent_follows_proposition_2_and_the_bundle_one_does_not() -> None:
     X, eta, steps = start(), 0.5, 400
     ends = {cls: omega(descend(cls(LAYOUT), X, eta, steps)) for cls in GEOOPT}
-    laws = {GEOOPT[0]: vector_fields.RENORMALIZED_FLOW.law, GEOOPT[1]: vector_fields.EMBEDDED_FLOW.law}
+    laws = {GEOOPT[0]: flows.RENORMALIZED_FLOW.law, GEOOPT[1]: flows.EMBEDDED_FLOW.law}
     for cls, law in laws.items():
         np.testing.assert_allclose(ends[cls], law.omega(np.array([eta * steps]), omega(X), LAYOUT.C, LAYOUT.N)[-1], rtol=2e-3)
     assert (ends[GEOOPT[0]] > 1.05 * ends[GEOOPT[1]]).all()

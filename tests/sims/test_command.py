@@ -1,6 +1,7 @@
 """One dialect of all commands: version, help with defaults, one-line errors, pipes, full disks, odd terminals, interrupts."""
 
 import argparse
+import ast
 import importlib
 import os
 import re
@@ -8,28 +9,73 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 import ufm
 from sims import command
+from ufm.options import SHARED
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ("train", "measure", "figures", "compare", "study", "models", "digits_features")
+COMMANDS = (
+    "sims.train",
+    "sims.measure",
+    "sims.figures",
+    "sims.compare",
+    "sims.study",
+    "sims.models",
+    "sims.digits_features",
+    "sims.ledger",
+    "sims.ledger_study",
+    "ufm.flow",
+)
 FULL = Path("/dev/full")
+BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as a user's output is
+OWN = {  # options of several commands whose meaning is the command's own, and why
+    "--out": "what is written, and whether it is a file or a folder",
+    "--epochs": "scales a schedule, trains a small net, or names epochs of a run",
+    "--dataset": "a cell of the protocol, or the data of a study",
+    "--loss": "of the cell, or of the runs that are drawn",
+    "--optimizer": "of a network, or of a model",
+    "--weight-decay": "of a network's parameters, or of a model's W and H",
+    "--feature-decay": "of a network, or of a flow",
+    "--width": "a factor of the channels, or the features of one layer",
+    "--flow": "of a model, or of the command",
+    "--C": "of a model, or of random features",
+    "--N": "of a model, or of random features",
+    "--P": "of a model, or of random features",
+    "--sizes": "of a model, or of random features",
+}
+
+
+def module_of(name: str) -> ModuleType:
+    return importlib.import_module("ufm.flow.command" if name == "ufm.flow" else name)
 
 
 def parser_of(name: str) -> argparse.ArgumentParser:
-    return importlib.import_module(f"sims.{name}").parser()
+    return module_of(name).parser()
 
 
-def subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
-    found = [parser]
+def with_subparsers(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    parsers = [parser]
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
-            found += action.choices.values()
-    return found
+            parsers += action.choices.values()
+    return parsers
+
+
+def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
+    return parser._get_formatter()._expand_help(action)
+
+
+def options_of(name: str) -> Iterator[tuple[str, argparse.ArgumentParser, argparse.Action]]:
+    for parser in with_subparsers(parser_of(name)):
+        for action in parser._actions:
+            if action.option_strings:
+                yield max(action.option_strings, key=len), parser, action
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -37,45 +83,148 @@ def test_every_command_tells_its_version(name: str, capsys: pytest.CaptureFixtur
     with pytest.raises(SystemExit) as left:
         parser_of(name).parse_args(["--version"])
     assert left.value.code == 0
-    assert capsys.readouterr().out == f"sims.{name} {ufm.__version__}\n"
+    assert capsys.readouterr().out == f"{name} {ufm.__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_option_has_a_help_text_that_ends_in_its_default(name: str) -> None:
-    for parser in subparsers(parser_of(name)):
-        text = " ".join(parser.format_help().split())
-        for action in parser._actions:
-            assert action.help, f"{name}: {action.dest} has no help"
-            told = action.default not in (None, False, argparse.SUPPRESS)
-            if told and action.option_strings:
-                described = text.rpartition(action.option_strings[-1])[2]
-                shown = re.escape(str(action.default))
-                assert re.match(rf".*?default:? {shown}", described), f"{name}: {action.dest}"
+def test_every_option_has_a_help_text_and_says_its_default(name: str) -> None:
+    for parser in with_subparsers(parser_of(name)):
+        assert all(action.help for action in parser._actions), name
+    for option, parser, action in options_of(name):
+        flag = action.nargs == 0 and action.default in (False, None, argparse.SUPPRESS)
+        if action.required or flag or isinstance(action, argparse._HelpAction | argparse._VersionAction):
+            continue
+        text = help_of(parser, action)
+        shown = re.search(r"default:? ([^)]+)", text) or re.search(r"(\S+) \(default", text)
+        assert shown, f"{name}: {option} does not say its default"
+        if isinstance(action.default, int | float) and not isinstance(action.default, bool):
+            assert float(shown[1]) == action.default, f"{name}: {option}"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_is_quiet_or_speaks_json(name: str) -> None:
+    assert {"--json", "--quiet", "--version"} <= {option for option, _, _ in options_of(name)}
+
+
+def meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, object]:
+    """Help text without the default, type (that of a configuration takes a word beside it), and the kind of the option."""
+    kind = getattr(action.type, "__name__", "str").split(" or ")[0]
+    return re.sub(r"[ (]*\(default.*", "", help_of(parser, action)), kind, action.nargs
+
+
+def test_an_option_means_the_same_wherever_it_is() -> None:
+    meanings: dict[str, dict[str, set]] = {}
+    for name in COMMANDS:
+        for option, parser, action in options_of(name):
+            meanings.setdefault(option, {}).setdefault(name, set()).add(meaning(parser, action))
+    several = {option: set.union(*by_name.values()) for option, by_name in meanings.items() if len(by_name) > 1}
+    assert {option: texts for option, texts in several.items() if len(texts) > 1 and option not in OWN} == {}
+    assert OWN.keys() <= several.keys()
+    assert {f"--{name}" for name in SHARED} <= several.keys()
+
+
+LIBRARY = [
+    path
+    for package in ("manifolds", "ufm", "sims")
+    for path in sorted((ROOT / package).rglob("*.py"))
+    if path.parent != ROOT / "sims" and path.parent != ROOT / "ufm" / "flow" and path.name not in ("options.py", "controls.py")
+]
+
+
+def test_no_message_of_the_library_names_an_option() -> None:
+    messages = [
+        f"{path.relative_to(ROOT)}: {node.value}"
+        for path in LIBRARY
+        for raised in ast.walk(ast.parse(path.read_text()))
+        if not isinstance(raised, ast.Module)
+        for node in ast.walk(raised)
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and "`" not in node.value
+        if re.search(r"(^|[ ('])--[a-z]", node.value)
+    ]
+    assert messages == []
 
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_option_is_one_line_and_exit_code_two(name: str, capsys: pytest.CaptureFixture) -> None:
-    module = importlib.import_module(f"sims.{name}")
     with pytest.raises(SystemExit) as left:
-        module.main(["--no-such-option"])
+        module_of(name).main(["--no-such-option"])
     error = capsys.readouterr().err
     assert left.value.code == 2
-    assert error.startswith(f"sims.{name}: error: ")
+    assert error.startswith(f"{name}: error: ")
     assert error.count("\n") == 1
 
 
-@pytest.mark.parametrize("option", command.SHARED)
-def test_a_shared_option_means_the_same_wherever_it_is(option: str) -> None:
-    settings = {
-        (action.default, action.type, action.nargs)
-        for name in COMMANDS
-        for parser in subparsers(parser_of(name))
-        for action in parser._actions
-        if f"--{option}" in action.option_strings
-        and not (name == "train" and option in ("seed", "device"))  # the cell's seed, and the launcher's device
-        and not (name == "compare" and option == "seed")  # a seed of the bootstrap with a default of its own
-    }
-    assert len(settings) == 1
+AT_IMPORT = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path, target=None):
+        if name == {library!r}:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGINT)
+            for _ in range(10**6): pass
+if sys.argv[0] == "-m":
+    sys.meta_path.insert(0, Interrupt())
+"""
+
+
+@pytest.mark.parametrize("library", ["argparse", "numpy"])
+@pytest.mark.parametrize("name", COMMANDS)
+def test_an_interrupt_among_the_imports_is_one_line(name: str, library: str, tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(AT_IMPORT.format(library=library))
+    done = subprocess.run(
+        [sys.executable, "-m", name, *ARGUMENTS[name]],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert done.returncode == 130, done.stderr
+    assert done.stdout == ""
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(f"{name}: interrupted")
+    assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["sitecustomize.py"]
+
+
+ARGUMENTS: dict[str, list[str]] = {
+    "sims.train": ["--out", "run"],
+    "sims.measure": ["absent.npz", "--out", "out.npz"],
+    "sims.figures": ["absent", "--out", "figures"],
+    "sims.compare": ["absent", "--out", "report"],
+    "sims.study": ["--out", "study"],
+    "sims.models": ["run", "mixon", "--out", "models"],
+    "sims.digits_features": ["--out", "features.npz"],
+    "sims.ledger": ["absent", "--out", "ledger"],
+    "sims.ledger_study": ["--out", "study"],
+    "ufm.flow": ["--out", "run.npz"],
+}
+
+
+def test_the_interrupt_of_a_program_that_imports_sims_is_its_own(tmp_path: Path) -> None:
+    code = "import signal, sims.command; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+    package = tmp_path / "program"
+    package.mkdir()
+    (package / "__init__.py").write_text("import sims.command")
+    (package / "__main__.py").write_text(code)
+    subprocess.run(
+        [sys.executable, "-m", "program", "sims.measure"],
+        cwd=tmp_path,
+        check=True,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )
+
+
+@pytest.mark.parametrize("name", ["sims.models", "sims.ledger", "ufm.flow"])  # subcommands, light imports, no sims.command
+def test_a_reader_that_leaves_a_command_is_no_error(name: str) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    ended = subprocess.run(
+        [sys.executable, "-m", name, "--help"], stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, env=BUFFERED, check=False
+    )
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def outcome(error: BaseException | None, capsys: pytest.CaptureFixture) -> tuple[int, str]:
@@ -116,10 +265,10 @@ def test_a_defect_of_the_program_is_not_hidden(capsys: pytest.CaptureFixture) ->
         outcome(TypeError("a bug"), capsys)
 
 
-BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as a user's output is
 PRINTING = """
 import sys
 from sims import command
+from ufm.options import SHARED
 def work(args):
     print({text!r} * {times})
 sys.exit(command.run_command(command.Parser("python -m sims.nothing"), work, []))
@@ -157,15 +306,6 @@ def test_a_closed_output_is_no_error() -> None:
 def test_a_terminal_that_is_not_utf8_shows_question_marks() -> None:
     ended = printing("▁ĉ\udcff", stdout=subprocess.PIPE, env=os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)})
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, b"???\n", b"")
-
-
-def test_help_into_a_pipe_that_nobody_reads_is_silent() -> None:
-    reading, writing = os.pipe()
-    os.close(reading)
-    call = [sys.executable, "-m", "sims.train", "--help"]
-    ended = subprocess.run(call, stdout=writing, stderr=subprocess.PIPE, cwd=ROOT, env=BUFFERED, check=False)
-    os.close(writing)
-    assert (ended.returncode, ended.stderr) == (141, b"")
 
 
 def test_a_real_interrupt_ends_a_command_with_130_and_one_line(tmp_path: Path) -> None:

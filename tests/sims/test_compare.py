@@ -28,7 +28,7 @@ from ufm.features.statistics import statistics_of
 from ufm.files.store import load_arrays, save_arrays
 from ufm.flow.command import main as flow_main
 from ufm.laws.closed import LAWS, UNNORMALIZED
-from ufm.tensor.vector_fields import FLOWS, central_path_field
+from ufm.tensor.renormalized_flow import FLOWS, central_path_field
 
 C, N, P = 6, 20, 8
 VERDICTS = {"renormalized", "embedded", "unnormalized", "none"}

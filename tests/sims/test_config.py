@@ -205,7 +205,7 @@ def test_every_other_cell_has_the_common_schedule_and_asks_for_a_rate(dataset: s
         assert (config.pad_to == 32) is ("mnist" in dataset)
         assert (config.stem == "7x7") is (dataset == "stl10")
     with pytest.raises(
-        ValueError, match=f"known for {dataset}, {net}, {loss}: give --lr, for example from the grid 0.0001 to 0.25"
+        ValueError, match=f"known for {dataset}, {net}, {loss}: give lr, for example from the grid 0.0001 to 0.25"
     ):
         _ = config.rate
 
@@ -225,7 +225,7 @@ def test_the_rate_is_divided_by_ten_after_each_third() -> None:
     assert [config.rate_at(epoch) for epoch in (1, 116, 117, 233, 234, 350)] == pytest.approx(
         [0.5, 0.5, 0.05, 0.05, 0.005, 0.005]
     )
-    with pytest.raises(ValueError, match=r"no tuned learning rate .* give --lr, for example from the grid 0.0001 to 0.25"):
+    with pytest.raises(ValueError, match=r"no tuned learning rate .* give lr, for example from the grid 0.0001 to 0.25"):
         _ = protocol("stl10", "vgg13", "ce").rate
 
 

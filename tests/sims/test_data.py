@@ -210,9 +210,9 @@ def test_choices_that_make_no_sense(tmp_path: Path) -> None:
     for choice, message in (
         (DataChoice("mnist", folder=folder, pad_to=6), "5 x 7 cannot be padded to 6: ask for at least 7"),
         (DataChoice("mnist", folder=folder, normalization="row"), "'row': it is one of channel, pixel"),
-        (DataChoice("mnist"), "--data-dir"),
+        (DataChoice("mnist"), "data_dir"),
         (DataChoice("mnist", folder=folder, hub="mnist"), "not from both"),
-        (DataChoice("cifar10-jpeg", folder=folder), "no official files.*--hub"),
+        (DataChoice("cifar10-jpeg", folder=folder), r"no official files.*\(hub\)"),
         (DataChoice("letters"), "'letters'; there are digits, mnist"),
         (DataChoice("mnist", hub=str(tmp_path / "absent")), "cannot load the dataset"),
     ):

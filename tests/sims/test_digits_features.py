@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from sims import digits_features
-from ufm.features.least_squares import decompose, lambda_of_weight_decay
+from ufm.features.least_squares import lambda_of_weight_decay
+from ufm.features.loss_decomposition import decompose
 from ufm.features.statistics import statistics_of
 from ufm.files import store
 

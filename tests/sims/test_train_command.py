@@ -24,10 +24,10 @@ def test_only_the_first_line_of_an_error_is_printed(monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--dataset", "cifar10", "--net", "resnet18"], "no tuned learning rate is known for cifar10, resnet18, mse: give --lr"),
+        (["--dataset", "cifar10", "--net", "resnet18"], "no tuned learning rate is known for cifar10, resnet18, mse: give lr"),
         (["--dataset", "cifar100"], "dataset = 'cifar100'"),
-        (["--dataset", "stl10", "--net", "vgg13", "--loss", "ce"], "give --lr"),
-        (["--dataset", "mnist", "--net", "resnet18"], "--data-dir"),
+        (["--dataset", "stl10", "--net", "vgg13", "--loss", "ce"], "give lr"),
+        (["--dataset", "mnist", "--net", "resnet18"], "data_dir"),
         (["--dataset", "mnist", "--net", "resnet18", "--data-dir", "absent"], "none of train-images-idx3-ubyte"),
         (["--dataset", "mnist", "--net", "resnet18", "--data-dir", "x" * 300], "File name too long"),
         (["--per-class", "900"], "900 a class are needed: ask for at most 140"),

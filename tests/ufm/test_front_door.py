@@ -55,4 +55,4 @@ def test_type_checkers_see_what_is_imported_when_used(tmp_path: Path) -> None:
 
 def test_the_command_says_its_version() -> None:
     done = subprocess.run([sys.executable, "-m", "ufm.flow", "--version"], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout == f"python -m ufm.flow {ufm.__version__}\n"
+    assert done.stdout == f"ufm.flow {ufm.__version__}\n"

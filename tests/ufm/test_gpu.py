@@ -15,7 +15,7 @@ from ufm.files import store
 from ufm.flow import command as flow
 from ufm.laws.closed import LAWS
 from ufm.tensor.integrate import dormand_prince
-from ufm.tensor.vector_fields import FLOWS, advance_means, central_path_field, central_path_gradient, renormalize_after_step
+from ufm.tensor.renormalized_flow import FLOWS, advance_means, central_path_field, central_path_gradient, renormalize_after_step
 
 pytestmark = [
     pytest.mark.gpu,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ufm.features import central_path
+from ufm.features import spectral_loss
 
 NAMES = ("spread", "loss", "loss_nc1", "loss_nc23", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3")
 
@@ -11,14 +11,14 @@ def spectra(omega: np.ndarray, V: np.ndarray, C: int) -> dict[str, np.ndarray]:
     """max omega / min omega, L_LS and its parts, NC1 to NC3 of the renormalized features, (T,) each. omega (T, K), V (T, C, K)"""
     return {
         "spread": omega.max(-1) / omega.min(-1),
-        "loss": central_path.spectral_loss(omega, C),
-        "loss_nc1": central_path.spectral_loss_nc1(omega, C),
-        "loss_nc23": central_path.spectral_loss_nc23(omega, C),
-        "nc1": central_path.spectral_nc1(omega),
-        "nc2_equinorm": central_path.spectral_equinorm(omega, V),
-        "nc2_equiangular": central_path.spectral_equiangular(omega, V),
-        "nc2_maxangle": central_path.spectral_maximal_angle(omega, V),
-        "nc3": central_path.spectral_nc3(omega, C),
+        "loss": spectral_loss.spectral_loss(omega, C),
+        "loss_nc1": spectral_loss.spectral_loss_nc1(omega, C),
+        "loss_nc23": spectral_loss.spectral_loss_nc23(omega, C),
+        "nc1": spectral_loss.spectral_nc1(omega),
+        "nc2_equinorm": spectral_loss.spectral_equinorm(omega, V),
+        "nc2_equiangular": spectral_loss.spectral_equiangular(omega, V),
+        "nc2_maxangle": spectral_loss.spectral_maximal_angle(omega, V),
+        "nc3": spectral_loss.spectral_nc3(omega, C),
     }
 
 

@@ -65,7 +65,7 @@ def _entry(t: np.ndarray, ratio: np.ndarray, fraction: float, last: float) -> tu
     if not within.any():
         return None, f"no epoch is measured up to {last:g}"
     if np.isnan(ratio).all():
-        return None, "no classifier was measured, so the entry to the central path is unknown: name it, as --from-epoch does"
+        return None, "no classifier was measured, so the entry to the central path is unknown: choose from_epoch"
     outside = np.flatnonzero(~(ratio[within] < fraction))
     first = outside[-1] + 1 if len(outside) else 0
     if first < within.sum():
@@ -73,7 +73,7 @@ def _entry(t: np.ndarray, ratio: np.ndarray, fraction: float, last: float) -> tu
     least = np.nanmin(ratio[within])
     return None, (
         f"the run is not on the central path at its end: L_perp / L_LS is {ratio[within][-1]:.3g} there and {least:.3g} at the "
-        f"least, {fraction:g} is asked for; --from-epoch compares all the same"
+        f"least, {fraction:g} is asked for; a chosen from_epoch is compared all the same"
     )
 
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from manifolds.layout import ClassLayout
+from manifolds.rng import RNG
 from ufm.arrays import Labels, Rows, check_real, check_scale, is_masked
 
 
@@ -51,9 +52,9 @@ def check_labels(features: Rows, labels: Labels) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def balance(H: np.ndarray, layout: ClassLayout, rng: np.random.Generator) -> tuple[np.ndarray, ClassLayout]:
+def balance(H: np.ndarray, layout: ClassLayout, rng: RNG) -> tuple[np.ndarray, ClassLayout]:
     """A random subsample with equal classes, each of the smallest size. H (P, n) -> (P, C min n_c)"""
-    smallest = min(layout.sizes)
+    smallest, rng = min(layout.sizes), np.random.default_rng(rng)
     ends = np.cumsum(layout.sizes)
     columns = [
         end - size + np.sort(rng.choice(size, smallest, replace=False)) for size, end in zip(layout.sizes, ends, strict=True)

@@ -1,30 +1,13 @@
-"""The least-squares classifier of given features, and the decomposition of the MSE loss (Propositions 1, Theorems 1 and 2).
+"""The least-squares classifier of given features (Proposition 1, Eq. 7): it puts them on the central path (Definition 1, Eq. 4).
 
-The loss is the paper's Eq. 2, L = 1/2 Ave ||W h + b - y||^2 + lambda/2 (||W||_F^2 + ||b||^2), averaged over examples, any class
-sizes.
+It minimises the paper's Eq. 2, L = 1/2 Ave ||W h + b - y||^2 + lambda/2 (||W||_F^2 + ||b||^2), averaged over examples, any class
+sizes; its predictions do not see an invertible map of the features (Eq. 8).
 A network trained with the mean over batch AND classes and SGD weight decay wd has lambda = C wd / 2 (`lambda_of_weight_decay`).
 """
-
-from dataclasses import dataclass
 
 from manifolds.linalg import Array, identity_like, namespace, symmetrize
 from ufm.arrays import PerClass, Weights
 from ufm.features.statistics import ClassStatistics
-
-
-@dataclass(frozen=True)
-class Decomposition:
-    """L = L_NC1 + L_NC2/3 + L_perp, each with its share of the weight decay; `ls` is L_LS = L_NC1 + L_NC2/3."""
-
-    loss: float
-    nc1: float
-    nc23: float
-    perp: float
-
-    @property
-    def ls(self) -> float:
-        """L_LS, the loss on the central path."""
-        return self.nc1 + self.nc23
 
 
 def lambda_of_weight_decay(weight_decay: float, C: int) -> float:
@@ -67,69 +50,6 @@ def extended_ls_classifier(stats: ClassStatistics, lam: float) -> Array:
     second_moment[: stats.P, : stats.P] += stats.sigma_w
     S = second_moment + lam * identity_like(means, stats.P + 1)
     return xp.linalg.solve(S, means * stats.priors).mT
-
-
-def check_classifier(stats: ClassStatistics, W: Weights, b: PerClass) -> None:
-    """Raise ValueError unless W is (C, P) and b is (C,) of the features that were measured; TypeError unless they are arrays."""
-    namespace(W), namespace(b)
-    if tuple(W.shape) != (stats.C, stats.P):
-        raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
-    if tuple(b.shape) != (stats.C,):
-        raise ValueError(
-            f"b has shape {tuple(b.shape)}, these features need (C,) = ({stats.C},); a network without bias has zeros"
-        )
-
-
-def mse_loss(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> float:
-    """The loss of any classifier W (C, P), b (C,), from the statistics alone: exact, since it is quadratic in the features.
-
-    Raises ValueError for other shapes.
-    """
-    check_classifier(stats, W, b)
-    return _within_part(stats, W, lam) + 0.5 * lam * float((b * b).sum()) + _between_part(stats, W, b)
-
-
-def decompose(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> Decomposition:
-    """The loss of (W, b) split as in Theorems 1 and 2. W (C, P), b (C,), ValueError for other shapes.
-
-    Same errors as `ls_classifier`.
-
-    L_NC1 = 1/2 tr W_LS (Sigma_W + lambda I) W_LS^T + lambda/2 ||b_LS||^2
-    L_NC2/3 = 1/2 sum_c pi_c ||W_LS mu_c + b_LS - e_c||^2
-    L_perp = 1/2 tr D A D^T, D = [W - W_LS, b - b_LS], A = Sigma~_T + mu~ mu~^T + lambda I.
-    """
-    check_classifier(stats, W, b)
-    if lam == 0:
-        stats, W = _whitened(stats, W)
-    W_ls, b_ls = ls_classifier(stats, lam)
-    nc1 = _within_part(stats, W_ls, lam) + 0.5 * lam * float((b_ls * b_ls).sum())
-    nc23 = _between_part(stats, W_ls, b_ls)
-    dW, db = W - W_ls, b - b_ls
-    shifts = dW @ stats.means + db[:, None]
-    perp = _within_part(stats, dW, lam) + 0.5 * lam * float((db * db).sum()) + 0.5 * float((shifts * shifts * stats.priors).sum())
-    return Decomposition(mse_loss(stats, W, b, lam), nc1, nc23, perp)
-
-
-def _whitened(stats: ClassStatistics, W: Weights) -> tuple[ClassStatistics, Weights]:
-    """The same loss (at lambda = 0) in coordinates where Sigma_W = I, so that its condition number does not enter."""
-    xp = namespace(stats.means)
-    try:
-        L = xp.linalg.cholesky(symmetrize(stats.sigma_w))
-    except xp.linalg.LinAlgError:
-        return stats, W
-    means = xp.linalg.solve(L, stats.means)
-    return ClassStatistics(stats.counts, means, identity_like(L, stats.P), stats.class_variances), W @ L
-
-
-def _within_part(stats: ClassStatistics, W: Weights, lam: float) -> float:
-    """1/2 tr W (Sigma_W + lambda I) W^T"""
-    return 0.5 * float(((W @ stats.sigma_w) * W).sum() + lam * (W * W).sum())
-
-
-def _between_part(stats: ClassStatistics, W: Weights, b: PerClass) -> float:
-    """1/2 sum_c pi_c ||W mu_c + b - e_c||^2"""
-    residual = W @ stats.means + b[:, None] - identity_like(W, stats.C)
-    return 0.5 * float((residual * residual * stats.priors).sum())
 
 
 def _undecayed_classifier(stats: ClassStatistics) -> Weights:

@@ -12,7 +12,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import epsilon, namespace, symmetrize
 from manifolds.whitening import degenerate_deviation, principal_deviations
 from ufm.arrays import Columns, PerClass, Weights, as_numpy
-from ufm.features.least_squares import Decomposition, decompose
+from ufm.features.loss_decomposition import Decomposition, decompose
 from ufm.features.snr import deviations_and_means
 from ufm.features.statistics import ClassStatistics
 

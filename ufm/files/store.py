@@ -176,7 +176,7 @@ def load_checkpoint(path: Path, config: Mapping[str, Any]) -> dict[str, np.ndarr
         return None
     arrays = load_arrays(path)
     if "config" not in arrays:
-        raise ValueError(f"{path} is no checkpoint, it has no configuration: move it away or choose another --out")
+        raise ValueError(f"{path} is no checkpoint, it has no configuration: move it away or choose another file")
     saved = parse_json(str(arrays.pop("config")), path)
     current = json.loads(json.dumps(config))
     differing = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))

@@ -5,8 +5,9 @@ import os
 import sys
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
+from manifolds.linalg import RankDeficient
 from ufm.flow.config import FlowConfig
 from ufm.flow.report import run_summary, text, title
 from ufm.flow.result import FlowRun
@@ -14,6 +15,7 @@ from ufm.flow.run import check, run_flow
 from ufm.flow.start import Start, prepare
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
+from ufm.options import shared_option
 from ufm.version import __version__
 
 if TYPE_CHECKING:
@@ -24,25 +26,35 @@ PROGRESS_SECONDS = 1.0
 EARLIEST_ESTIMATE = 0.02  # share of a stage before which its speed says little about the time left
 
 
-def parser() -> argparse.ArgumentParser:
+class FlowParser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        """One line on standard error, exit code 2."""
+        self.exit(2, f"ufm.flow: error: {message}\n")
+
+
+def parser() -> FlowParser:
     """The command line."""
-    p = argparse.ArgumentParser(
+    p = FlowParser(
         prog="python -m ufm.flow",
         description="Whiten features, run an exact flow of their SNR singular values and the discrete scheme beside it.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=120),  # asking the terminal would import shutil
     )
-    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    p.add_argument("--version", action="version", version=f"ufm.flow {__version__}", help="print it and leave")
     start = p.add_argument_group("start")
     start.add_argument("--C", type=int, help="classes of random features (default 10)")
     start.add_argument("--N", type=int, help="examples a class (default 500)")
-    start.add_argument("--sizes", metavar="N,N,...", help="examples of each class of random features, instead of --C and --N")
+    start.add_argument("--sizes", metavar="N,N,...", help="examples of each class (default: N of all C)")
     start.add_argument("--P", type=int, help="features (default 512)")
-    start.add_argument("--seed", type=int, default=0, help="seed of random features and of --balance (default 0)")
-    start.add_argument("--features", metavar="FILE.npz", help="your own: arrays 'features' (n, P) and 'labels' (n,)")
+    start.add_argument("--seed", **shared_option("seed", "0"))
+    start.add_argument("--features", metavar="FILE.npz", help="arrays 'features' (n, P), 'labels' (n,) (default: random)")
     start.add_argument("--balance", action="store_true", help="subsample every class to the size of the smallest")
     start.add_argument("--reduce", action="store_true", help="drop the directions in which Sigma_W is zero, and say how many")
-    start.add_argument("--start", choices=("whitened", "raw"), default="whitened", help="raw: unnormalized flow of H as it is")
+    start.add_argument(
+        "--start", choices=("whitened", "raw"), default="whitened", help="raw: unnormalized flow of H as it is (default whitened)"
+    )
     clock = p.add_argument_group("flow and clock")
     clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default (a))")
     clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help="decay of the classifier (default 0)")
@@ -56,14 +68,14 @@ def parser() -> argparse.ArgumentParser:
     end.add_argument(
         "--growth", type=float, default=10.0, help="end when the smallest omega has grown so many times (default 10)"
     )
-    end.add_argument("--t-end", type=float, help="end at this flow time")
+    end.add_argument("--t-end", type=float, help="end at this flow time (default: by growth)")
     clock.add_argument("--points", type=int, help="output times, log-spaced (default 1000, fewer for many unequal classes)")
     step = clock.add_mutually_exclusive_group()
-    step.add_argument("--eta", type=float, help="step size of the discrete scheme")
+    step.add_argument("--eta", type=float, help="step size of the discrete scheme (default: by steps)")
     step.add_argument("--steps", type=int, help="number of its steps (default 1000, more where the safe step asks for it)")
     how = p.add_argument_group("computation")
     how.add_argument("--full", action="store_true", help="carry the whole tensor X through both schemes; resumes beside --out")
-    how.add_argument("--device", help="torch device that holds the features (cpu, cuda, ...); without it numpy")
+    how.add_argument("--device", **shared_option("device", "none, numpy computes", default=None))
     how.add_argument(
         "--dtype",
         choices=("float64", "float32"),
@@ -71,10 +83,12 @@ def parser() -> argparse.ArgumentParser:
         help="of the features and of X; float32 halves the memory of --full and keeps 3 to 4 digits (default float64)",
     )
     out = p.add_argument_group("output")
-    out.add_argument("--out", metavar="FILE.npz", help="arrays of the run; with --flow all FILE.NAME.npz for each flow")
-    out.add_argument("--plot", metavar="FILE", help="figure, .png, .svg or .pdf; named as --out is")
-    out.add_argument("--json", action="store_true", help="one JSON object on standard output instead of the table")
-    out.add_argument("--quiet", action="store_true", help="no table and no progress")
+    out.add_argument(
+        "--out", metavar="FILE.npz", help="arrays of the run; with --flow all one FILE.NAME.npz each (default: none)"
+    )
+    out.add_argument("--plot", metavar="FILE", help="figure, .png, .svg or .pdf; named as --out is (default: none)")
+    out.add_argument("--json", **shared_option("json"))
+    out.add_argument("--quiet", **shared_option("quiet"))
     return p
 
 
@@ -221,7 +235,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run_flows(args, began, runs)
     except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
-        print(f"ufm.flow: error: {error or type(error).__name__}", file=sys.stderr)
+        advice = " (--reduce)" if isinstance(error, RankDeficient) else ""
+        print(f"ufm.flow: error: {error or type(error).__name__}{advice}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(

@@ -18,13 +18,12 @@ from ufm.laws.trajectory import Trajectory
 
 if TYPE_CHECKING:
     from ufm.laws.general import GeneralLaw
+    from ufm.laws.general_trajectory import GeneralTrajectory
     from ufm.laws.mean_system import MeanSystem
 
 FIRST_TIME = 1e-4  # of the whole run: the first output time after 0, at the latest
 FIRST_GROWTH = 0.01  # of any singular value by that time, at most
-SEARCH = 24  # points of a search for the end time
-MANY = 30_000  # class means times singular values of a run whose end time is searched for in one round only
-LARGE = 2**25  # numbers in the singular vectors of a whole run, and hundreds of operations in its scheme, before both are thinned
+LARGE = 2**24  # numbers in the singular vectors of a whole run, and hundreds of operations in its scheme, before both are thinned
 Share = Callable[[float], None]
 
 
@@ -42,11 +41,11 @@ class ClosedMotion:
         """A time by which no omega has grown by more than 1 %."""
         return clock_of(closed_onset(self.law, self.start, t_end), self.decay)
 
-    def flow(self, times: np.ndarray, progress: Share) -> Trajectory:
-        """The flow at `times` (T,)."""
-        start, C, N = self.start, self.start.layout.C, self.start.layout.N
-        omega = self.law.omega(undecayed(times, self.decay), start.snr.omega, C, N)
-        return Trajectory(times, omega, start.snr.V, C, N, start.snr.U)
+    def flow(self, times: np.ndarray, beside: np.ndarray, progress: Share) -> tuple[Trajectory, np.ndarray]:
+        """The flow at `times` (T,), and omega alone at the times `beside` (B,)."""
+        snr, C, N = self.start.snr, self.start.layout.C, self.start.layout.N
+        omega, at_steps = (self.law.omega(undecayed(t, self.decay), snr.omega, C, N) for t in (times, beside))
+        return Trajectory(times, omega, snr.V, C, N, snr.U), at_steps
 
 
 class GeneralMotion:
@@ -58,21 +57,31 @@ class GeneralMotion:
         self.S = scaled_means(start)
 
     def end_time(self, growth: float) -> float:
-        """When the smallest omega has grown `growth`-fold, to 1e-6 of it; to a few percent where one run takes long."""
-        from ufm.laws.general_trajectory import run_general
+        """When the smallest omega has grown `growth`-fold, to about 1e-7 of it."""
+        from ufm.laws.general_states import time_of_growth
 
-        rounds = 4 if self.S.size < MANY else 1
-        return reaching(lambda times: run_general(self.law, self.S, times).omega[:, -1], growth, self.law.time_unit, rounds)
+        return time_of_growth(self.law, self.S, growth)
 
     def onset(self, t_end: float) -> float:
         """A time by which no omega has grown by more than 1 %."""
         return FIRST_GROWTH * self.law.time_unit
 
-    def flow(self, times: np.ndarray, progress: Share | None = None) -> Trajectory:
-        """The flow at `times` (T,), with V_t and U_t where the vectors move."""
-        from ufm.laws.general_trajectory import run_general
+    def flow(self, times: np.ndarray, beside: np.ndarray, progress: Share) -> tuple[Trajectory, np.ndarray]:
+        """The flow at `times` (T,), with V_t and U_t where the vectors move, and omega alone at the times `beside` (B,)."""
+        from ufm.laws.general_run import run_general_beside
 
-        run = run_general(self.law, self.S, times, progress=progress)
+        try:
+            run, at_steps = run_general_beside(self.law, self.S, times, beside, progress=progress)
+        except Interrupted as stop:
+            run, at_steps = stop.partial
+            raise Interrupted((self._trajectory(run), at_steps)) from None
+        try:
+            return self._trajectory(run), at_steps
+        except KeyboardInterrupt:  # the integration is done: a second Ctrl-C ends this as well
+            raise Interrupted((self._trajectory(run), at_steps)) from None
+
+    def _trajectory(self, run: "GeneralTrajectory") -> Trajectory:
+        """The same with left vectors in the coordinates of the features, signs as in the start."""
         flow, measured = run.trajectory(), self.start.snr
         U_t = None if flow.U_t is None or measured.U is None else measured.U @ flow.U_t
         flow = replace(flow, observed={**flow.observed, "u": run.u}, U_t=U_t)
@@ -97,17 +106,22 @@ class MeanMotion:
         system, pi = self.system, self.start.layout.priors
         return FIRST_GROWTH * system.n * float(system.a.min()) / (max(1.0, system.kernel_ratio) * float(pi.max()))
 
-    def flow(self, times: np.ndarray, progress: Share) -> Trajectory:
-        """The flow at `times` (T,), with the V_t that turn."""
+    def flow(self, times: np.ndarray, beside: np.ndarray, progress: Share) -> tuple[Trajectory, np.ndarray]:
+        """The flow at `times` (T,), with the V_t that turn, and omega alone at the times `beside` (B,)."""
         from ufm.laws.mean_system import run_raw
 
-        measured = self.start.snr
+        every = np.union1d(times, beside)
         try:
-            flow = run_raw(self.system, undecayed(times, self.decay), progress=progress)
+            flow, stopped = run_raw(self.system, undecayed(every, self.decay), progress=progress), False
         except Interrupted as stop:
-            flow = stop.partial
-            raise Interrupted(replace(flow, t=times[: len(flow.t)], V=measured.V, U=measured.U)) from None
-        return replace(flow, t=times, V=measured.V, U=measured.U, V_t=along(measured.V, flow.V_t))
+            flow, stopped = stop.partial, True
+        reached, measured = every[: len(flow.t)], self.start.snr
+        shown, compared = (np.searchsorted(every, t[t <= reached[-1]]) for t in (times, beside))
+        part = flow.rows(shown)
+        part = replace(part, t=reached[shown], V=measured.V, U=measured.U, V_t=along(measured.V, part.V_t))
+        if stopped:
+            raise Interrupted((part, flow.omega[compared]))
+        return part, flow.omega[compared]
 
 
 def motion_of(config: FlowConfig, start: Start) -> "ClosedMotion | GeneralMotion | MeanMotion":
@@ -157,7 +171,7 @@ def schedule_of(config: FlowConfig, start: Start, t_end: float) -> tuple[float, 
     from ufm.laws.general_discrete import safe_step
 
     safe = safe_step(general_law(config, start, config.kernel_ratio))
-    default = max(20, min(1000, 200 * LARGE // (len(omega0) ** 2 * layout.C)))
+    default = max(20, min(1000, 400 * LARGE // (len(omega0) ** 2 * layout.C)))
     eta, steps = discrete.schedule_within(t_end, safe, config.eta, config.steps, default)
     return eta, steps, discrete.warnings_within(t_end, eta, steps, safe, f"{safe:g} for these classes")
 
@@ -170,7 +184,10 @@ def run_scheme(config: FlowConfig, start: Start, eta: float, steps: int, progres
     from ufm.laws.general_discrete import run_general_discrete
 
     law = general_law(config, start, config.kernel_ratio)
-    run = run_general_discrete(law, scaled_means(start), eta, steps, lambda done: progress(done / steps))
+    try:
+        run = run_general_discrete(law, scaled_means(start), eta, steps, lambda done: progress(done / steps))
+    except Interrupted as stop:
+        raise Interrupted(DiscreteRun(stop.partial.steps, stop.partial.omega, eta)) from None
     return DiscreteRun(run.steps, run.omega, eta)
 
 
@@ -206,21 +223,6 @@ def to_total_covariance_one(X: np.ndarray, measured: Snr, start: Start) -> np.nd
     """(I + S S^T)^{-1/2} X, X the renormalized features: total covariance I. (P, n)"""
     U, sigma, _ = np.linalg.svd(measured.left_vectors @ scaled_means(start), full_matrices=False)
     return X + (U * ((1 + sigma**2) ** -0.5 - 1)) @ (U.T @ X)
-
-
-def reaching(smallest: Callable[[np.ndarray], np.ndarray], growth: float, unit: float, rounds: int) -> float:
-    """The time at which a curve, asked for at ascending times (T,) that begin with 0, has grown `growth`-fold."""
-    low, high = 0.0, unit * math.log(growth)
-    while (values := smallest(np.array([0.0, high])))[1] < growth * values[0]:
-        low, high = high, 4 * high
-    for _ in range(rounds):
-        times = np.concatenate(([0.0], np.linspace(low, high, SEARCH)[0 if low else 1 :]))
-        values = smallest(times)
-        above = max(int(np.argmax(values >= growth * values[0])), 1)
-        low, high = float(times[above - 1]), float(times[above])
-        if high - low < 1e-7 * high:
-            break
-    return high
 
 
 def along(vectors: np.ndarray | None, moving: np.ndarray | None) -> np.ndarray | None:

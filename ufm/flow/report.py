@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm.features import central_path
+from ufm.features import spectral_loss
 from ufm.features.vectors import self_duality
 from ufm.flow.result import FlowRun, eigenvalues_of_gram
 from ufm.laws.closed import LAWS
@@ -33,8 +33,8 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
         part.loss_nc1,
         part.loss_nc23,
         _nc1(run, part),
-        still * central_path.spectral_equinorm(part.omega, V),
-        still * central_path.spectral_maximal_angle(part.omega, V),
+        still * spectral_loss.spectral_equinorm(part.omega, V),
+        still * spectral_loss.spectral_maximal_angle(part.omega, V),
         _nc3(run, part, V),
     )
     return [dict(zip(COLUMNS, map(float, values), strict=True)) for values in zip(*columns, strict=True)]
@@ -43,14 +43,14 @@ def table_rows(run: FlowRun) -> list[dict[str, float]]:
 def _nc1(run: FlowRun, part: Trajectory) -> np.ndarray:
     """tr(Sigma_W Sigma_B^+) / C, by Sigma_B's own eigenvalues u where classes are unequal. (T,)"""
     if run.start.layout.balanced:
-        return central_path.spectral_nc1(part.omega)
-    return central_path.spectral_nc1(np.sqrt(part.C * eigenvalues_of_gram(part, run.start.layout.priors)))
+        return spectral_loss.spectral_nc1(part.omega)
+    return spectral_loss.spectral_nc1(np.sqrt(part.C * eigenvalues_of_gram(part, run.start.layout.priors)))
 
 
 def _nc3(run: FlowRun, part: Trajectory, V: np.ndarray) -> np.ndarray:
     """Self-duality of the (ridge) least-squares classifier W^T = S (s I + S^T S)^{-1} diag(sqrt(pi)), s = 1 + lambda. (T,)"""
     if run.start.layout.balanced and run.config.ridge == 0:
-        return central_path.spectral_nc3(part.omega, part.C)
+        return spectral_loss.spectral_nc3(part.omega, part.C)
     root, M = np.sqrt(run.start.layout.priors), part.omega[..., :, None] * V.mT
     U, sigma, Vt = np.linalg.svd(M * root, full_matrices=False)
     W = (U * (sigma / (1 + run.config.ridge + sigma**2))[..., None, :]) @ Vt * root

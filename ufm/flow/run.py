@@ -11,7 +11,7 @@ from ufm.flow.motion import ClosedMotion, end_time, motion_of, output_times, run
 from ufm.flow.result import FlowRun, StageProgress, largest_gap, silent
 from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
-from ufm.laws.discrete import DiscreteRun
+from ufm.laws.discrete import DiscreteRun, kept_steps
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -32,15 +32,15 @@ def run_flow(config: FlowConfig, start: Start, progress: StageProgress = silent,
     t_end = end_time(config, start)
     motion, times = motion_of(config, start), output_times(config, start, t_end)
     eta, steps, warnings = schedule_of(config, start, t_end)
-    flow, complete = _attempt(lambda: motion.flow(times, lambda share: progress("flow", share)))
-    scheme, at_steps = DiscreteRun(np.arange(1), start.snr.omega[None], eta), flow.rows(np.arange(1))
+    kept = eta * kept_steps(steps)
+    (flow, at_steps), complete = _attempt(lambda: motion.flow(times, kept, lambda share: progress("flow", share)))
+    scheme = DiscreteRun(np.arange(1), start.snr.omega[None], eta)
     if complete:
         scheme, complete = _attempt(
             lambda: run_scheme(config, start, eta, steps, lambda share: progress("scheme", share)), scheme
         )
-        at_steps, whole = _attempt(lambda: motion.flow(scheme.t, lambda share: progress("comparison", share)), at_steps)
-        complete &= whole
-    gap = largest_gap(scheme.omega[: len(at_steps.t)], at_steps.omega)
+    both = min(len(scheme.omega), len(at_steps))
+    gap = largest_gap(scheme.omega[:both], at_steps[:both])
     residual, seconds = start.snr.whitening.residual, time.perf_counter() - began
     result = FlowRun(config, start, flow, scheme, gap, residual, seconds, (*start.warnings, *warnings), complete)
     if not complete:
@@ -64,4 +64,4 @@ def check(config: FlowConfig, start: Start) -> None:
     """Raise what `run_flow` would raise for this flow, before anything is computed: ValueError, or OverflowError past float64."""
     motion = motion_of(config, start)
     if isinstance(motion, ClosedMotion):
-        motion.flow(np.array([0.0, end_time(config, start)]), lambda share: None)
+        motion.flow(np.array([0.0, end_time(config, start)]), np.zeros(1), lambda share: None)

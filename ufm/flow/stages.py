@@ -17,7 +17,7 @@ from ufm.flow.start import Start
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.trajectory import follow
 from ufm.tensor.integrate import dormand_prince, observe_at
-from ufm.tensor.vector_fields import FLOWS, central_path_field, manifold_gradient, renormalize_after_step
+from ufm.tensor.renormalized_flow import FLOWS, central_path_field, manifold_gradient, renormalize_after_step
 
 CHECKPOINT_SECONDS = 10.0
 OFF_MANIFOLD = 1e-2  # residual of a stored state: float32 runs stay a hundred times below

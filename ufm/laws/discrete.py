@@ -137,7 +137,7 @@ def warnings_within(t_end: float, eta: float, steps: int, safe: float, bound: st
     if eta * steps < t_end * (1 - 1e-9):
         warnings.append(
             f"the scheme would need {t_end / eta:.3g} steps of half its safe step to reach t = {t_end:g}: "
-            f"it is run for {steps}, to t = {eta * steps:g}; choose --steps or --eta to go further"
+            f"it is run for {steps}, to t = {eta * steps:g}; choose more steps or a larger eta to go further"
         )
     return tuple(warnings)
 

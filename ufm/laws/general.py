@@ -90,22 +90,37 @@ class GeneralLaw:
 
         (m, C-1) -> (m, C-1), K and J never written out for r = 1.
         """
-        xp, basis, s = namespace(Z), self.basis(Z), self.s
-        m, c = Z.shape[-2:]
-        B = xp.linalg.solve(Z @ Z.mT + s * identity_like(Z, m), Z)  # S K
-        gain = basis.reduce(basis.expand(B) * (self.priors_like(Z) / self.n))  # (1/n) S K Pi J
+        gain, damped, _ = self.reduced_terms(Z)
         if self.kernel_ratio == 1:
             return gain
-        damped = gain - (gain @ Z.mT) @ B  # s K by Woodbury's identity, whose last digits are lost where K has no 1 / s in it
-        if m == c:
-            damped = s * xp.linalg.solve(Z.mT @ Z + s * identity_like(Z, c), gain.mT).mT
         return damped if math.isinf(self.kernel_ratio) else gain + (self.kernel_ratio - 1) * damped
+
+    def reduced_terms(self, Z: Array, damping: bool | None = None) -> tuple[Array, Array, Array]:
+        """(1/n) S K Pi J, the same times s K on the right, and S K, as those of Z (m, C-1). Three times (m, C-1)
+
+        The second only with `damping`, by default where r is not 1.
+        """
+        xp, basis, s = namespace(Z), self.basis(Z), self.s
+        m, c = Z.shape[-2:]
+        B = xp.linalg.solve(Z @ Z.mT + s * identity_like(Z, m), Z)
+        gain = basis.weighted(B, self.priors_like(Z) / self.n)
+        if not (self.kernel_ratio != 1 if damping is None else damping):
+            return gain, gain, B
+        if m == c:
+            return gain, s * xp.linalg.solve(Z.mT @ Z + s * identity_like(Z, c), gain.mT).mT, B
+        return gain, gain - (gain @ Z.mT) @ B, B  # Woodbury's identity, whose last digits are lost where K has no 1 / s in it
 
     @property
     def time_unit(self) -> float:
         """n s / (max(r, 1) max(pi)): no singular value grows faster than e-fold in it."""
         r = 1.0 if math.isinf(self.kernel_ratio) else max(self.kernel_ratio, 1.0)
         return self.n * self.s / (r * float(self.priors.max()))
+
+    @cached_property
+    def largest_weight(self) -> float:
+        """nu, the largest eigenvalue of J Pi J: 1 / C for equal classes."""
+        J = np.eye(self.C) - np.sqrt(np.outer(self.priors, self.priors))
+        return float(np.linalg.eigvalsh(J * self.priors @ J)[-1])
 
     @property
     def spread_of_sizes(self) -> float:

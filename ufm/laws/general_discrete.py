@@ -18,9 +18,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, namespace
+from manifolds.linalg import Array, epsilon, identity_like, namespace
+from ufm.interrupt import Interrupted
 from ufm.laws.discrete import kept_steps
 from ufm.laws.general import GeneralLaw
+from ufm.laws.general_states import reduced_start
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,9 +43,7 @@ class GeneralDiscreteRun:
 
 def safe_step(law: GeneralLaw) -> float:
     """4 s n / nu, over max(1, r / 2): below it no deviation is reflected and the loss falls at every step, from any features."""
-    J = np.eye(law.C) - np.sqrt(np.outer(law.priors, law.priors))
-    nu = float(np.linalg.eigvalsh(J * law.priors @ J)[-1])
-    return _safe(law, nu / (4 * law.s))
+    return _safe(law, law.largest_weight / (4 * law.s))
 
 
 def safe_step_from(law: GeneralLaw, S: Array) -> float:
@@ -66,23 +66,25 @@ def general_step(law: GeneralLaw, S: Array, eta: float) -> Array:
     if not 0 < eta < math.inf:
         raise ValueError(f"eta = {eta}: the step size must be positive and finite")
     S = law.checked(S)
-    xp, basis, s, h, ratio = namespace(S), law.basis(S), law.s, eta / law.n, law.kernel_ratio
-    U, sigma, Vt = xp.linalg.svd(basis.reduce(S), full_matrices=False)
-    Vt, damping = basis.expand(Vt), 1 / (s + sigma * sigma)
-    weighted = (sigma * damping)[:, None] * Vt * law.priors_like(S)  # U^T S K Pi
-    inner = weighted @ Vt.mT
-    gain = (inner * damping) @ Vt  # U^T B J on the span of V, then beside it
-    if len(sigma) < law.C - 1:
-        q = law.priors_like(S) ** 0.5
-        gain = gain + (weighted - inner @ Vt - (weighted @ q)[:, None] * q) / s
-    moved = sigma[:, None] * Vt + (h * s * (1.0 if math.isinf(ratio) else ratio)) * gain
+    basis, start = law.basis(S), reduced_start(law, S)
+    return start.U @ basis.expand(_reduced_step(law, start.sigma[:, None] * start.Vt, eta))
+
+
+def _reduced_step(law: GeneralLaw, Z: Array, eta: float) -> Array:
+    """`general_step` of Z = U^T S Q, Q a basis orthogonal to q. (m, C-1) -> (m, C-1)"""
+    xp, h, ratio = namespace(Z), eta / law.n, law.kernel_ratio
+    _, damped, B = law.reduced_terms(Z, damping=True)
+    moved = Z + (eta * (1.0 if math.isinf(ratio) else ratio)) * damped
     if math.isinf(ratio):
-        return U @ moved
-    values, E = xp.linalg.eigh(inner * (sigma * damping))  # of U^T W^T W U
+        return moved
+    A = law.basis(Z).weighted(B, law.priors_like(Z)) @ B.mT  # U^T W^T W U
+    if eta < safe_step(law):  # I - h A is positive definite
+        return xp.linalg.solve(identity_like(Z, len(Z)) - h * A, moved)
+    values, E = xp.linalg.eigh(A)
     factors = 1 - h * values
-    if bool((abs(factors) <= 4 * epsilon(S)).any()):  # to rounding
+    if bool((abs(factors) <= 4 * epsilon(Z)).any()):  # to rounding
         raise ValueError(f"eta = {eta:g} annihilates a direction of the deviations: choose one below {safe_step(law):g}")
-    return (U @ E) @ ((E.mT @ moved) / abs(factors)[:, None])
+    return E @ ((E.mT @ moved) / abs(factors)[:, None])
 
 
 def run_general_discrete(
@@ -90,21 +92,30 @@ def run_general_discrete(
 ) -> GeneralDiscreteRun:
     """`steps` steps of size eta from S (P, C), in the coordinates of its left singular vectors; at most 10,001 of them are kept.
 
-    `progress` gets the number of steps done, and may stop the run by raising. Same errors as `general_step`, ValueError for
-    steps < 1.
+    `progress` gets the number of steps done. Same errors as `general_step`, ValueError for steps < 1; Interrupted, a
+    KeyboardInterrupt with the steps kept until then and the state at the last step done, on Ctrl-C.
     """
     if steps < 1:
         raise ValueError(f"steps = {steps}: at least one step is needed")
+    if not 0 < eta < math.inf:
+        raise ValueError(f"eta = {eta}: the step size must be positive and finite")
     S = law.checked(S)
-    xp, K, kept = namespace(S), min(law.C - 1, S.shape[0]), kept_steps(steps)
-    U = xp.linalg.svd(S, full_matrices=False)[0][:, :K]
-    Z = U.mT @ S
-    omega, u = [], []
-    for start, stop in zip([0, *kept[:-1].tolist()], kept.tolist(), strict=True):
-        for _ in range(stop - start):
-            Z = general_step(law, Z, eta)
-        omega.append(xp.linalg.svd(law.class_means(Z), full_matrices=False)[1])
-        u.append(xp.linalg.svd(Z, full_matrices=False)[1] ** 2)
-        if progress is not None:
-            progress(stop)
-    return GeneralDiscreteRun(kept, xp.stack(omega), xp.stack(u), float(eta), U @ Z)
+    xp, basis, kept, start = namespace(S), law.basis(S), kept_steps(steps), reduced_start(law, S)
+    Z, omega, u = start.sigma[:, None] * start.Vt, [], []
+
+    def done() -> GeneralDiscreteRun:
+        return GeneralDiscreteRun(kept[: len(u)], xp.stack(omega[: len(u)]), xp.stack(u), float(eta), start.U @ basis.expand(Z))
+
+    try:
+        for before, stop in zip([0, *kept[:-1].tolist()], kept.tolist(), strict=True):
+            for _ in range(stop - before):
+                Z = _reduced_step(law, Z, eta)
+            omega.append(xp.linalg.svd(law.class_means(basis.expand(Z)), full_matrices=False)[1])
+            u.append(xp.linalg.svd(Z, full_matrices=False)[1] ** 2)
+            if progress is not None:
+                progress(stop)
+    except KeyboardInterrupt:
+        if not u:
+            raise
+        raise Interrupted(done()) from None
+    return done()

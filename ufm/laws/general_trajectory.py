@@ -1,22 +1,16 @@
-"""A whole trajectory of the general law: closed for equal classes, integrated with a reported error bound otherwise."""
+"""A whole trajectory of the general law: singular values and vectors, loss and its parts, NC1 to NC4."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-import numpy as np
-
-from manifolds.linalg import Array, epsilon, namespace
+from manifolds.linalg import Array, namespace
 from ufm.arrays import as_numpy
-from ufm.features import central_path
-from ufm.laws.domain import wide
+from ufm.features import spectral_loss
 from ufm.laws.general import GeneralLaw
-from ufm.laws.integrator import arcs
+from ufm.laws.general_states import peak_signs
 from ufm.laws.trajectory import Trajectory
-
-ACCURACY = 1e-10  # largest relative error bound of a singular value
-CLOSED_ERROR = 1e-13  # of the closed laws
 
 Centre = Literal["examples", "classes"]
 
@@ -83,7 +77,7 @@ class GeneralTrajectory:
         for Z in self.Z:
             left, _, right = xp.linalg.svd(self.law.class_means(Z), full_matrices=False)
             right = right.mT
-            signs = _peak_signs(right) if not V else xp.where((V[-1] * right).sum(0) < 0, -1.0, 1.0)
+            signs = peak_signs(right) if not V else xp.where((V[-1] * right).sum(0) < 0, -1.0, 1.0)
             U.append(self.U_0 @ (left * signs))
             V.append(right * signs)
         return xp.stack(U), xp.stack(V)
@@ -117,19 +111,19 @@ class GeneralTrajectory:
     @cached_property
     def nc1(self) -> Array:
         """tr(Sigma_W Sigma_B^+) / C = sum_j 1 / (C u_j) over the non-zero values. (T,)"""
-        return central_path.spectral_nc1((self.law.C * self.u) ** 0.5)
+        return spectral_loss.spectral_nc1((self.law.C * self.u) ** 0.5)
 
     def equinorm(self, centre: Centre = "examples") -> Array:
         """NC2: Std_c / Avg_c of the norms of the class means. (T,)"""
-        return self._of_means(centre, central_path.spectral_equinorm)
+        return self._of_means(centre, spectral_loss.spectral_equinorm)
 
     def equiangular(self, centre: Centre = "examples") -> Array:
         """NC2: Std over pairs of the cosines of the class means. (T,)"""
-        return self._of_means(centre, central_path.spectral_equiangular)
+        return self._of_means(centre, spectral_loss.spectral_equiangular)
 
     def maximal_angle(self, centre: Centre = "examples") -> Array:
         """NC2: Avg over pairs of |cos + 1/(C-1)| of the class means. (T,)"""
-        return self._of_means(centre, central_path.spectral_maximal_angle)
+        return self._of_means(centre, spectral_loss.spectral_maximal_angle)
 
     def nc3(self, centre: Centre = "examples") -> Array:
         """|| W^T / ||W||_F - M / ||M||_F ||_F^2 of the ridge least-squares classifier W and the class means. (T,)"""
@@ -163,75 +157,3 @@ class GeneralTrajectory:
         return Trajectory(
             t, omega, V[0], self.law.C, self.law.n // self.law.C, U[0], **vectors, observed=observed, counts=self.law.counts
         )
-
-
-def run_general(
-    law: GeneralLaw, S: Array, t: Array, accuracy: float = ACCURACY, progress: Callable[[float], None] | None = None
-) -> GeneralTrajectory:
-    """The trajectory from S (P, C) at times t (T,), ascending, t >= 0, S given at time 0. numpy, or torch on its device.
-
-    `accuracy` bounds the relative error of every singular value (default 1e-10). Singular values of S of at most
-    max(P, C) eps sigma_1 are rounding of zeros and stay exactly 0. `progress` gets the share of the time done, and may stop the
-    run by raising. Raises ValueError for bad times or means, RuntimeError where rounding forbids the accuracy.
-    """
-    S = law.checked(S)
-    times = _checked_times(t)
-    xp, K, basis = namespace(S), min(law.C - 1, S.shape[0]), law.basis(S)
-    U, sigma, Vt = xp.linalg.svd(basis.reduce(S), full_matrices=False)
-    moving = int((sigma > max(S.shape) * epsilon(S) * sigma[0]).sum())
-    sigma = xp.concatenate([sigma[:moving], 0 * sigma[moving:]])
-    if law.balanced or moving == 0:
-        signs = _peak_signs(basis.expand(Vt).mT)
-        t, omega0 = _like(times, S), (law.C * sigma * sigma) ** 0.5
-        omega = law.closed_omega(t, omega0) if moving else t[:, None] * omega0
-        Z = basis.expand(Vt) * signs[:, None]
-        return GeneralTrajectory(law, t, omega, omega * omega / law.C, CLOSED_ERROR, U * signs, Z)
-    states, error = _integrated(law, sigma[:moving, None] * Vt[:moving], times, accuracy, progress)
-    missing = xp.zeros((len(times), K - moving, law.C), dtype=S.dtype, device=S.device)
-    Z = xp.concatenate([basis.expand(xp.stack(states)), missing], 1)
-    omega, u = _values(law.class_means(Z)), _values(xp.stack(states)) ** 2
-    u = xp.concatenate([u, missing[..., 0]], -1)
-    return GeneralTrajectory(law, _like(times, S), omega, u, error, U, Z)
-
-
-def _integrated(
-    law: GeneralLaw, Z0: Array, times: np.ndarray, accuracy: float, progress: Callable[[float], None] | None
-) -> tuple[list[Array], float]:
-    """States at the times, and the error bound."""
-    done = int(np.searchsorted(times, 0.0, side="right"))
-    states, error = [Z0] * done, 0.0
-    if done == len(times):
-        return states, error
-    share = accuracy / law.spread_of_sizes
-    for arc in arcs(law.reduced_velocity, Z0, float(times[-1]), law.time_unit, share):
-        while done < len(times) and times[done] <= arc.end:
-            states.append(arc.state if times[done] == arc.end else arc.at(float(times[done])))
-            done += 1
-        error = arc.error * law.spread_of_sizes
-        if progress is not None:
-            progress(arc.end / float(times[-1]))
-    return states, error
-
-
-def _values(Z: Array) -> Array:
-    """Singular values, one matrix after the other: a batch would need them all at once. (T, m, c) -> (T, min(m, c))"""
-    xp = namespace(Z)
-    return xp.stack([xp.linalg.svd(z, full_matrices=False)[1] for z in Z])
-
-
-def _checked_times(t: Array) -> np.ndarray:
-    times = as_numpy(wide(t)).reshape(-1)
-    if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
-        raise ValueError(f"times t must be finite, ascending and not negative: the state is given at t = 0 (got {times[:5]} ...)")
-    return times
-
-
-def _peak_signs(V: Array) -> Array:
-    """+-1 for every column, the sign of its entry of largest modulus. (K,)"""
-    xp = namespace(V)
-    peaks = xp.take_along_axis(V, abs(V).argmax(-2)[None, :], -2) if xp is np else V.gather(-2, abs(V).argmax(-2)[None, :])
-    return xp.where(peaks[0] < 0, -1.0, 1.0)
-
-
-def _like(values: np.ndarray, x: Array) -> Array:
-    return values if namespace(x) is np else namespace(x).as_tensor(values, device=x.device)

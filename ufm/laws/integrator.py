@@ -5,73 +5,121 @@ the tables are scipy's), in the clock tau = log(1 + t / t_0), in which a flow th
 takes even steps. numpy or torch, on the device of S.
 
 The error of a step is taken relative to the rows of S. With S = diag(row norms) Y, an error diag(row norms) e is S Y^+ e, and by
-Ostrowski's theorem it moves every singular value by a factor between 1 -+ ||e||_2 / sigma_min(Y). A step of the share x of the
-clock may use the share x of the accuracy asked for: `Arc.error`, the sum of these factors, stays below it. The estimate is that
-of the formulas of lower order, some hundred times the error of the one that is carried on. A state inside a step is made by a
-shorter step from the same start, since an interpolant would be worse than the step.
+Ostrowski's theorem it moves every singular value by a factor between 1 -+ ||e||_2 / sigma_min(Y). A step from tau to tau + h may
+use the share (1 + tau)^{-1/2} - (1 + tau + h)^{-1/2} of the accuracy asked for: these shares never sum to more than 1, so that a
+run needs no end, and a longer run repeats a shorter one. `Arc.error`, the sum of the factors, stays below the accuracy. The
+estimate is that of the formulas of lower order, some hundred times the error of the one that is carried on. A state inside a step
+comes from `ufm.laws.interpolant`, or from a shorter step from the same start where its bound is too large.
 """
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 
 import numpy as np
 
 from manifolds.linalg import Array, namespace
+from ufm.laws.interpolant import Interpolant, combine, interpolant, moved
 
 SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 8.0  # factors of the step-size controller
 FIRST = 0.02  # size of the first step on the clock
 STAGES = 12
+LATEST = 650.0  # on the clock; the time overflows float64 soon after
 
 Field = Callable[[Array], Array]
 
 
 @dataclass(frozen=True, eq=False)
-class Arc:
-    """One accepted step: its times from `t` to `end`, the state at its end, the sum of the relative errors so far, and any state
-    inside it by its time."""
+class RescaledTime:
+    """dS/dtau of dS/dt = field(S) in tau = log(1 + t / t_0)."""
 
+    field: Field
+    t_0: float
+
+    def slope(self, tau: float, S: Array) -> Array:
+        """t_0 e^tau field(S)"""
+        slope = self.field(S)
+        slope *= self.t_0 * math.exp(tau)
+        return slope
+
+    def time(self, tau: float) -> float:
+        """t of tau."""
+        return self.t_0 * math.expm1(tau)
+
+    def tau(self, t: float) -> float:
+        """tau of t."""
+        return math.log1p(t / self.t_0)
+
+
+@dataclass(frozen=True, eq=False)
+class Arc:
+    """One accepted step: the times `t` and `end`, the states `start` and `state` at them, the sum of the relative errors up to
+    `end`, and any state inside.
+    """
+
+    clock: RescaledTime
     t: float
     end: float
+    start: Array
     state: Array
     error: float
-    at: Callable[[float], Array]
+    tau: float
+    h: float
+    stages: Array
+
+    def at(self, t: float, accuracy: float = 0.0) -> tuple[Array, float]:
+        """The state at a time inside, and a bound on the relative error that it adds: at most `accuracy`."""
+        if t == self.end:
+            return self.state, 0.0
+        h = self.clock.tau(t) - self.tau
+        if accuracy > 0 and self._inside.error <= accuracy:
+            return self._inside(h / self.h), self._inside.error
+        return _attempt(self.clock, self.start, self.stages[0], self.tau, h)[0], 0.0
+
+    @cached_property
+    def _inside(self) -> Interpolant:
+        def slope(share: float, S: Array) -> Array:
+            return self.clock.slope(self.tau + share * self.h, S)
+
+        return interpolant(slope, self.start, self.state, self.stages, self.h)
 
 
 def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> Iterator[Arc]:
-    """Accepted steps of dS/dt = field(S) from t = 0 to t_end > 0. S (m, c) of full row rank; t_0 > 0 is the unit of the clock.
+    """Accepted steps of dS/dt = field(S) from t = 0 to t_end > 0, which may be infinite.
 
+    S (m, c) of full row rank; t_0 > 0 is the unit of the clock.
     `accuracy` bounds the sum of the relative errors of the singular values. Raises RuntimeError where the step size vanishes: the
-    field is not smooth, or rounding is larger than the accuracy.
+    field is not smooth, or rounding is larger than the accuracy; OverflowError where the time overflows float64.
     """
-    end = math.log1p(t_end / t_0)
-    tau, error, slope = 0.0, 0.0, t_0 * field(S)
+    clock = RescaledTime(field, t_0)
+    end = clock.tau(t_end)
+    tau, error, slope = 0.0, 0.0, clock.slope(0.0, S)
     size = min(end, FIRST)
     while tau < end:
         last = tau + size >= end * (1 - 1e-14)
         h = end - tau if last else size
-        new, stages = _attempt(field, S, slope, tau, h, t_0)
-        local, allowed = _local_error(stages, new, h), accuracy * h / end
+        new, stages = _attempt(clock, S, slope, tau, h)
+        local, allowed = _local_error(stages, new, h), accuracy * _share(tau, h)
         factor = SAFETY * (allowed / local) ** (1 / 7) if local > 0 else FASTEST
         if not local <= allowed:
             size = h * max(SLOWEST, factor if math.isfinite(factor) else 0.0)
-            if size < 1e-12 * end:
-                at = t_0 * math.expm1(tau)
+            if size < 1e-12 * (1 + tau):
+                at = clock.time(tau)
                 raise RuntimeError(f"rounding forbids the accuracy {accuracy:.1e} past t = {at:.6g}: ask for less, or end there")
             continue
         error += local
-        stop, last_slope = end if last else tau + h, stages[STAGES] + 0.0
-        start, until = t_0 * math.expm1(tau), t_end if last else t_0 * math.expm1(stop)
-        yield Arc(start, until, new, error, _inside(field, S, slope, tau, t_0))
-        S, slope, tau, size = new, last_slope, stop, h * min(FASTEST, max(SLOWEST, factor))
+        stop = end if last else tau + h
+        if stop > LATEST:
+            raise OverflowError(f"t = {clock.time(tau):.6g}: later times of this flow overflow float64")
+        yield Arc(clock, clock.time(tau), t_end if last else clock.time(stop), S, new, error, tau, h, stages)
+        S, slope, tau, size = new, stages[STAGES], stop, h * min(FASTEST, max(SLOWEST, factor))
 
 
-def _inside(field: Field, S: Array, slope: Array, tau: float, t_0: float) -> Callable[[float], Array]:
-    def at(t: float) -> Array:
-        return _attempt(field, S, slope, tau, math.log1p(t / t_0) - tau, t_0)[0]
-
-    return at
+def _share(tau: float, h: float) -> float:
+    """(1 + tau)^{-1/2} - (1 + tau + h)^{-1/2}, without cancellation."""
+    before, after = math.sqrt(1 + tau), math.sqrt(1 + tau + h)
+    return h / (before * after * (before + after))
 
 
 @cache
@@ -82,35 +130,21 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.vstack([DOP853.A, DOP853.B]), np.append(DOP853.C, 1.0), np.stack([DOP853.E5, DOP853.E3])
 
 
-def _attempt(field: Field, S: Array, slope: Array, tau: float, h: float, t_0: float) -> tuple[Array, Array]:
+def _attempt(clock: RescaledTime, S: Array, slope: Array, tau: float, h: float) -> tuple[Array, Array]:
     """The state after a step h and its 13 slopes dS/dtau, the last one at that state. (m, c), (13, m, c)"""
     xp, (A, C, _) = namespace(S), _tables()
     stages, point = xp.empty((STAGES + 1, *S.shape), dtype=S.dtype, device=S.device), S
     stages[0] = slope
     for k in range(1, STAGES + 1):
-        point = S + _combine(h * A[k, :k], stages)
-        stages[k] = field(point)
-        stages[k] *= t_0 * math.exp(tau + C[k] * h)
+        point = S + combine(h * A[k, :k], stages)
+        stages[k] = clock.slope(tau + C[k] * h, point)
     return point, stages
-
-
-def _combine(weights: np.ndarray, stages: Array) -> Array:
-    """sum_i weights_i stages_i, as one product that reads every stage once."""
-    xp, k = namespace(stages), len(weights)
-    factors = weights if xp is np else xp.as_tensor(weights, dtype=stages.dtype, device=stages.device)
-    return (factors @ stages[:k].reshape(k, -1)).reshape(stages.shape[1:])
 
 
 def _local_error(stages: Array, new: Array, h: float) -> float:
     """A bound on the relative change of every singular value by the error estimate."""
     norms = ((new * new).sum(-1) ** 0.5)[:, None]
-    fifth, third = (_combine(h * weights, stages) / norms for weights in _tables()[2])
+    fifth, third = (combine(h * weights, stages) / norms for weights in _tables()[2])
     size = float((fifth * fifth).sum())
     share = (size / (size + 0.01 * float((third * third).sum()))) ** 0.5 if size > 0 else 0.0
-    smallest = float(_squares(new / norms)[0])
-    return share * (float(_squares(fifth)[-1]) / smallest) ** 0.5 if smallest > 0 else math.inf
-
-
-def _squares(Y: Array) -> Array:
-    """Squares of the singular values of Y (m, c), ascending. (m,)"""
-    return namespace(Y).linalg.eigvalsh(Y @ Y.mT).clip(min=0)
+    return share * moved(fifth, new / norms)

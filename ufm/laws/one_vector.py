@@ -29,3 +29,13 @@ class ComplementBasis:
         along = (self.beta * (Z @ self.w[1:]))[..., None]
         first, rest = -along * self.w[:1], Z - along * self.w[1:]
         return xp.concatenate([first, rest], -1) if xp.__name__ == "numpy" else xp.cat([first, rest], -1)
+
+    def weighted(self, Z: Array, weights: Array) -> Array:
+        """Z Q^T diag(weights) Q, without the columns in between. (..., C-1), (C,) -> (..., C-1)"""
+        w, rest = self.w[1:], weights[1:]
+        along = self.beta * (Z @ w)
+        Y = Z - along[..., None] * w
+        Y *= rest
+        first = -along * (self.w[0] * weights[0])
+        Y -= (self.beta * (first * self.w[0] + Y @ w))[..., None] * w
+        return Y

@@ -1,12 +1,21 @@
 """One type for every trajectory of the singular values, simulated or measured, so that they compare as equals."""
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ufm.features import central_path
+from ufm.features import spectral_loss
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import xarray as xr
+
+LOSSES = ("loss", "loss_nc1", "loss_nc23")
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,23 +50,60 @@ class Trajectory:
     @cached_property
     def loss(self) -> np.ndarray:
         """L_LS (T,): `ls_loss` where it is among the observed, else by Lemma 1."""
-        return self._known("ls_loss", central_path.spectral_loss)
+        return self._known("ls_loss", spectral_loss.spectral_loss)
 
     @cached_property
     def loss_nc1(self) -> np.ndarray:
         """L_NC1 (T,): `ls_loss_nc1` where it is among the observed, else by Lemma 1."""
-        return self._known("ls_loss_nc1", central_path.spectral_loss_nc1)
+        return self._known("ls_loss_nc1", spectral_loss.spectral_loss_nc1)
 
     @cached_property
     def loss_nc23(self) -> np.ndarray:
         """L_NC2/3 (T,): `ls_loss_nc23` where it is among the observed, else by Lemma 1."""
-        return self._known("ls_loss_nc23", central_path.spectral_loss_nc23)
+        return self._known("ls_loss_nc23", spectral_loss.spectral_loss_nc23)
 
     def rows(self, indices: np.ndarray) -> "Trajectory":
         """The same trajectory at some of its times."""
         V_t, U_t = (None if vectors is None else vectors[indices] for vectors in (self.V_t, self.U_t))
         observed = {name: values[indices] for name, values in self.observed.items()}
         return Trajectory(self.t[indices], self.omega[indices], self.V, self.C, self.N, self.U, V_t, U_t, observed, self.counts)
+
+    def to_pandas(self) -> "pd.DataFrame":
+        """One row a time: t as index, columns omega_1, ..., omega_K, the losses where they are known, and the observed.
+
+        Raises ImportError where pandas is not installed.
+        """
+        columns = {f"omega_{j + 1}": values for j, values in enumerate(self.omega.T)} | self._columns()
+        return _optional("pandas").DataFrame(columns, index=_optional("pandas").Index(self.t, name="t"))
+
+    def to_xarray(self) -> "xr.Dataset":
+        """omega (t, j), losses where known and the observed (t,), V (c, j), U (p, j), V_t, U_t; C, N, counts as attributes.
+
+        Raises ImportError where xarray is not installed.
+        """
+        vectors = {"V": ("c", "j"), "U": ("p", "j"), "V_t": ("t", "c", "j"), "U_t": ("t", "p", "j")}
+        variables: dict[str, Any] = {"omega": (("t", "j"), self.omega)}
+        variables |= {name: (("t",), values) for name, values in self._columns().items()}
+        variables |= {name: (axes, getattr(self, name)) for name, axes in vectors.items() if getattr(self, name) is not None}
+        attributes = {"C": self.C, "N": self.N} | ({} if self.counts is None else {"counts": list(self.counts)})
+        coordinates = {"t": self.t, "j": np.arange(1, self.omega.shape[1] + 1)}
+        return _optional("xarray").Dataset(variables, coordinates, attributes)
+
+    def _columns(self) -> dict[str, np.ndarray]:
+        """The losses and the observed, (T,) each, those that are known."""
+        losses = {}
+        for name in LOSSES:
+            with contextlib.suppress(ValueError):  # of unequal classes, and not observed
+                losses[name] = getattr(self, name)
+        others = {name: values for name, values in self.observed.items() if name.removeprefix("ls_") not in losses}
+        return losses | {name: np.asarray(values) for name, values in others.items() if np.shape(values) == self.t.shape}
+
+
+def _optional(name: str) -> Any:
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise ImportError(f"{name} is not installed: pip install 'neural-collapse-flow[tables]'", name=name) from error
 
 
 def follow(previous: np.ndarray, omega: np.ndarray, V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

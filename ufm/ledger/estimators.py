@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.rng import RNG
 from ufm.ledger.discrimination import Discrimination, signal_omega
 from ufm.ledger.leave_one_out import ALONE, LeaveOneOutRows, left_out_forms, left_out_readout
 
@@ -57,15 +58,15 @@ def too_few(found: Discrimination) -> str:
     return ""
 
 
-def estimates(found: Discrimination, rows: LeaveOneOutRows, seed: int = 0) -> Estimates:
-    """All three, with intervals at 95 %. The bootstrap's draws depend on `seed` alone."""
+def estimates(found: Discrimination, rows: LeaveOneOutRows, seed: int = 0, *, rng: RNG = None) -> Estimates:
+    """All three, with intervals at 95 %. The bootstrap draws from `rng`, or from `seed` where it is None."""
     omega = signal_omega(rows.signal, found.unbounded)
     K, reason = found.C - 1, too_few(found)
     if reason:
         return Estimates(omega, *_nothing(K), *_nothing(K), np.full((found.n, K), np.nan), reason)
     nu, P, counts = degrees_of_freedom(found), found.rank, found.counts
     form = corrected_form(rows.gram, nu, P, counts)
-    corrected, interval = _bootstrap(form, rows.gram, nu, P, counts, np.random.default_rng(seed))
+    corrected, interval = _bootstrap(form, rows.gram, nu, P, counts, np.random.default_rng(seed if rng is None else rng))
     if (counts[rows.labels] / (counts[rows.labels] - 1) * rows.leverages > 1 - ALONE).any():
         reason = "an example is alone in a direction of the features: without it the scatter loses rank"
         return Estimates(omega, corrected, interval, *_nothing(K), np.full((found.n, K), np.nan), reason)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from manifolds.linalg import epsilon
+from manifolds.rng import RNG, seed_from
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
 from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
@@ -25,11 +26,18 @@ from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
 Loader = Iterable[Any]  # of batches (inputs, labels, ...)
 
 
-def ledger(model: nn.Module, loader: Loader, reduction: StateReduction | None = None, seed: int = 0) -> Ledger:
+def ledger(
+    model: nn.Module,
+    loader: Loader,
+    reduction: StateReduction | None = None,
+    seed: int = 0,
+    *,
+    rng: RNG = None,
+) -> Ledger:
     """The ledger of `model` in evaluation mode on the examples of `loader`, batches (inputs (b, ...), labels (b,), ...).
 
     reduction  what is done to tensors of more features than its limit: `Sketch(512)` (default), or `ChannelMeans(512)`
-    seed       of the bootstrap behind the intervals of `corrected`
+    seed       of the bootstrap behind the intervals of `corrected`; or `rng`, a generator or a seed
 
     The loader is read three times (labels, statistics, what every example tells about itself; a fourth time where single examples
     make directions of their own), in any order, and must give the same examples each time. Nothing of the caller's changes:
@@ -51,12 +59,17 @@ def ledger(model: nn.Module, loader: Loader, reduction: StateReduction | None = 
                 _second_pass(trace, x, y, iter(passes), reduction)
             return passes
 
-        kept, found = _estimated(forms, again, seed)
+        kept, found = _estimated(forms, again, seed_from(rng, seed))
     return _assembled(first, forms, kept, found, classes, trace.seen, note)
 
 
 def ledger_of_features(
-    layers: Mapping[str, np.ndarray], labels: np.ndarray, reduction: StateReduction | None = None, seed: int = 0
+    layers: Mapping[str, np.ndarray],
+    labels: np.ndarray,
+    reduction: StateReduction | None = None,
+    seed: int = 0,
+    *,
+    rng: RNG = None,
 ) -> Ledger:
     """The ledger of features in memory: name -> (n, P) in the order of the operations, the first being the input; labels (n,).
 
@@ -82,7 +95,7 @@ def ledger_of_features(
         parts = zip(tensors.values(), first.statistics, kept, strict=True)
         return [SecondPass(stats, form).update(reduction([H]), y) for H, stats, form in parts]
 
-    kept, found = _estimated(forms, again, seed)
+    kept, found = _estimated(forms, again, seed_from(rng, seed))
     return _assembled(first, forms, kept, found, classes, "features", "")
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from manifolds.layout import ClassLayout
+from manifolds.rng import RNG, seed_from
 from ufm.models import simplex
 from ufm.models.objective.feasible import Feasible, Flat
 from ufm.models.objective.peeled import Point, gaussian_point
@@ -150,8 +151,12 @@ def deviation(predicted: Quantity, measured: Quantity) -> float:
     return float(np.max(np.abs(np.asarray(measured) - np.asarray(predicted))))
 
 
-def simulate(model: Model, seed: int = 0, device: str = "cpu") -> Simulation:
-    """Check the domain, solve from a random start, measure, and set the result beside the prediction."""
+def simulate(model: Model, seed: int = 0, device: str = "cpu", *, rng: RNG = None) -> Simulation:
+    """Check the domain, solve from a random start, measure, and set the result beside the prediction.
+
+    `rng` is a generator that the seed is drawn from, or a seed; the result holds the seed that was used.
+    """
+    seed = seed_from(rng, seed)
     model.check_domain()
     predicted = model.predicted()
     solved = model.solve(seed, device)

@@ -12,7 +12,7 @@ from ufm.laws.closed import Law
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.integrated import Integrated
 from ufm.models.objective.peeled import Point, gaussian_point
-from ufm.tensor.vector_fields import FLOWS, central_path_field
+from ufm.tensor.renormalized_flow import FLOWS, central_path_field
 
 REACH = {"renormalized": 3.0, "embedded": 1.5}  # end of the run in sqrt C; once round-off has left the manifold, the embedded
 # field leads further away from it, so that flow is followed for less long

@@ -58,7 +58,7 @@ class ErgenPilanci(Framed, AnySizes, Minimised):
         constraint="batch normalisation and ReLU, beta-decay on g, a and W",
         theory="logits (1 - beta/sqrt(n_c))_+ y_c; class c drops out at beta >= sqrt(n_c); orthogonal class means",
         domain="P >= C neurons, beta > 0; unequal classes too",
-        needs="one penalty (--beta) covers W and the normalisation",
+        needs="one penalty (beta) covers W and the normalisation",
     )
     solvers: ClassVar[Mapping[str, Solver]] = {"lbfgs": bounded_lbfgs, "projected-gradient": spectral_projected_gradient}
     C: int = 3

@@ -36,7 +36,7 @@ class JointDecay(Framed, AnySizes, Integrated):
         constraint="weight decay on W and H: gradient flow of both",
         theory="Q Q^T(t) in closed form, Q = [W; H^T]; towards (1 - n wd/sqrt(n_k))_+ of every logit",
         domain="any P, wd >= 0, scale > 0; unequal classes too",
-        needs="one decay (--weight-decay) covers W and H, and there is no bias",
+        needs="one decay (weight_decay) covers W and H, and there is no bias",
     )
     weight_decay: float = 0.02
     scale: float = 0.2

@@ -69,7 +69,7 @@ class PoggioLiao(Minimised):
         constraint="|W|_F = |H|_F = 1, norm rho with weight decay",
         theory="equilibrium norm rho = <Y,F>/(lam + |F|^2); simplex ETF, rho = sqrt(N)(C-1)/(1 + lam(C-1))",
         domain="P >= C - 1, lw > 0",
-        needs="only the norm rho is decayed (--lambda-w)",
+        needs="only the norm rho is decayed (lambda_w)",
     )
     solvers = MANIFOLD_SOLVERS
     lambda_w: float = 0.1

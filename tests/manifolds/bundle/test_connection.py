@@ -13,7 +13,7 @@ from manifolds.metrics import BundleMetric, EmbeddedMetric
 from tests import oracles
 from tests.manifolds.points import LAYOUT, P, cost, point
 from tests.strategies import Problem, problems
-from ufm.tensor.vector_fields import ls_gradient
+from ufm.tensor.renormalized_flow import ls_gradient
 
 SMALL = ClassLayout((3, 4))
 

@@ -60,7 +60,7 @@ def test_a_run_off_the_central_path_says_by_how_much(ratio: list[float]) -> None
     found = find_window(trained(ratio))
     assert found.entry is None
     assert found.compared is None
-    for number in ("0.27", f"{min(ratio):g}", "0.1", "--from-epoch"):
+    for number in ("0.27", f"{min(ratio):g}", "0.1", "from_epoch"):
         assert number in found.reason
     assert compared_epochs(find_window(trained(ratio), from_epoch=15).compared) == [20, 30, 40]
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from tests import oracles
 from tests.strategies import Problem, problems
-from ufm.features.least_squares import decompose, extended_ls_classifier, lambda_of_weight_decay, ls_classifier, mse_loss
+from ufm.features.least_squares import extended_ls_classifier, lambda_of_weight_decay, ls_classifier
+from ufm.features.loss_decomposition import decompose, mse_loss
 from ufm.features.statistics import ClassStatistics, block_statistics, statistics_of
 
 lambdas = st.sampled_from([1e-6, 1e-2, 0.3, 5.0])

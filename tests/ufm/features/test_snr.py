@@ -13,8 +13,9 @@ from manifolds.linalg import congruence_residual, inverse_cholesky
 from manifolds.whitening import degenerate_deviation, symmetric_root, triangular_root, whiten
 from tests import oracles
 from tests.strategies import Problem, features, problems
-from ufm.features import central_path
-from ufm.features.least_squares import decompose, ls_classifier
+from ufm.features import spectral_loss
+from ufm.features.least_squares import ls_classifier
+from ufm.features.loss_decomposition import decompose
 from ufm.features.measures import phd_equiangular, phd_equinorm, phd_maximal_angle, phd_nc1, phd_nc3
 from ufm.features.ranges import reduce_to_range, snr_in_range
 from ufm.features.snr import aligned_coordinates, renormalized_features, snr, snr_spectrum
@@ -60,13 +61,13 @@ def test_lemma_1_the_loss_and_its_parts_are_spectral(problem: Problem) -> None:
     stats = block_statistics(problem.H, layout)
     parts = decompose(stats, *ls_classifier(stats, 0.0), 0.0)
     omega = snr(problem.H, layout).omega
-    np.testing.assert_allclose(central_path.spectral_loss(omega, C), parts.ls, rtol=1e-9)
-    np.testing.assert_allclose(central_path.spectral_loss_nc1(omega, C), parts.nc1, rtol=1e-8)
-    np.testing.assert_allclose(central_path.spectral_loss_nc23(omega, C), parts.nc23, rtol=1e-8)
+    np.testing.assert_allclose(spectral_loss.spectral_loss(omega, C), parts.ls, rtol=1e-9)
+    np.testing.assert_allclose(spectral_loss.spectral_loss_nc1(omega, C), parts.nc1, rtol=1e-8)
+    np.testing.assert_allclose(spectral_loss.spectral_loss_nc23(omega, C), parts.nc23, rtol=1e-8)
     printed = 0.5 * np.sum((omega**2 / (omega**2 + C) - 1) ** 2 / C)
-    np.testing.assert_allclose(central_path.spectral_loss_nc23(omega, C), printed, rtol=1e-9)
-    slope = oracles.directional_derivative(lambda w: central_path.spectral_loss(w, C), omega, np.eye(len(omega))[0])
-    np.testing.assert_allclose(slope, -central_path.loss_slope(omega, C)[0], rtol=1e-6)
+    np.testing.assert_allclose(spectral_loss.spectral_loss_nc23(omega, C), printed, rtol=1e-9)
+    slope = oracles.directional_derivative(lambda w: spectral_loss.spectral_loss(w, C), omega, np.eye(len(omega))[0])
+    np.testing.assert_allclose(slope, -spectral_loss.loss_slope(omega, C)[0], rtol=1e-6)
 
 
 @given(problems(few_features=True).filter(lambda p: p.layout.C - 1 > p.P))
@@ -76,9 +77,9 @@ def test_fewer_features_than_classes_leave_a_loss_that_no_flow_removes(problem: 
     stats = block_statistics(problem.H, layout)
     parts = decompose(stats, *ls_classifier(stats, 0.0), 0.0)
     omega = snr(problem.H, layout).omega
-    np.testing.assert_allclose(central_path.spectral_loss(omega, C), parts.ls, rtol=1e-9)
-    np.testing.assert_allclose(central_path.spectral_loss_nc23(omega, C), parts.nc23, rtol=1e-9)
-    np.testing.assert_allclose(central_path.spectral_loss(omega * 1e9, C), (C - 1 - problem.P) / (2 * C), rtol=1e-12)
+    np.testing.assert_allclose(spectral_loss.spectral_loss(omega, C), parts.ls, rtol=1e-9)
+    np.testing.assert_allclose(spectral_loss.spectral_loss_nc23(omega, C), parts.nc23, rtol=1e-9)
+    np.testing.assert_allclose(spectral_loss.spectral_loss(omega * 1e9, C), (C - 1 - problem.P) / (2 * C), rtol=1e-12)
 
 
 @given(problems())
@@ -88,11 +89,11 @@ def test_measures_along_a_law_are_those_of_the_renormalized_features(problem: Pr
     stats = block_statistics(X, layout)
     W, _ = ls_classifier(stats, 0.0)
     M = stats.centred_means
-    np.testing.assert_allclose(central_path.spectral_nc1(found.omega), phd_nc1(stats), rtol=1e-8)
-    np.testing.assert_allclose(central_path.spectral_equinorm(found.omega, found.V), phd_equinorm(M), atol=1e-9)
-    np.testing.assert_allclose(central_path.spectral_equiangular(found.omega, found.V), phd_equiangular(M), atol=1e-8)
-    np.testing.assert_allclose(central_path.spectral_maximal_angle(found.omega, found.V), phd_maximal_angle(M), atol=1e-8)
-    np.testing.assert_allclose(central_path.spectral_nc3(found.omega, layout.C), phd_nc3(stats, W), atol=1e-10)
+    np.testing.assert_allclose(spectral_loss.spectral_nc1(found.omega), phd_nc1(stats), rtol=1e-8)
+    np.testing.assert_allclose(spectral_loss.spectral_equinorm(found.omega, found.V), phd_equinorm(M), atol=1e-9)
+    np.testing.assert_allclose(spectral_loss.spectral_equiangular(found.omega, found.V), phd_equiangular(M), atol=1e-8)
+    np.testing.assert_allclose(spectral_loss.spectral_maximal_angle(found.omega, found.V), phd_maximal_angle(M), atol=1e-8)
+    np.testing.assert_allclose(spectral_loss.spectral_nc3(found.omega, layout.C), phd_nc3(stats, W), atol=1e-10)
 
 
 @given(problems(balanced=False))

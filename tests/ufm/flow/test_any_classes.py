@@ -6,9 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from manifolds.layout import ClassLayout
 from tests.ufm.flow.test_command import refused, run, write_features
+from tests.ufm.laws import oracles
 from ufm.features.labels import class_blocks
-from ufm.features.least_squares import decompose, ls_classifier
+from ufm.features.least_squares import ls_classifier
+from ufm.features.loss_decomposition import decompose
 from ufm.features.measures import phd_equinorm, phd_maximal_angle, phd_nc1, phd_nc3
 from ufm.features.snr import renormalized_features
 from ufm.features.statistics import block_statistics
@@ -59,6 +62,39 @@ def test_the_whole_tensor_gives_the_numbers_of_the_law(case: str, tmp_path: Path
     else:
         assert abs(np.diff(law["omega"], axis=0)).max() > 0
     assert full["residual"] < 1e-6
+
+
+@pytest.mark.parametrize(("ridge", "ratio", "features"), [(0.0, 1.0, 6), (0.3, 4.0, 6), (0.05, 0.4, 2)])
+def test_the_file_of_a_run_is_the_flow_of_the_whole_tensor_to_1e_9(
+    ridge: float, ratio: float, features: int, tmp_path: Path
+) -> None:
+    """Hidden features of unequal classes through the command, against X itself integrated to 1e-12 with dense matrices.
+
+    The features are skewed, scaled apart by a factor of 1000, and far from zero.
+    """
+    path, out, rng = tmp_path / "features.npz", tmp_path / "run.npz", np.random.default_rng(7)
+    layout = ClassLayout((9, 17, 12, 14))
+    rows = rng.standard_normal((layout.n, features)) + rng.standard_normal((layout.C, features))[layout.labels]
+    rows = 50 + rows @ (np.geomspace(1, 1e-3, features)[:, None] * np.linalg.qr(rng.standard_normal((features, features)))[0])
+    order = rng.permutation(layout.n)
+    store.save_arrays(path, {"features": rows[order], "labels": layout.labels[order]})
+    options = ["--ridge", ridge, "--kernel-ratio", ratio, "--growth", 2, "--points", 6, "--steps", 20, "--quiet"]
+    assert run("--features", path, *options, "--out", out) == 0
+    stored = store.load_arrays(out)
+    H, _ = class_blocks(rows[order], layout.labels[order])
+    H = H - H.mean(1, keepdims=True)
+    E, deviations, _ = np.linalg.svd(layout.deviations(H), full_matrices=False)  # Sigma_W itself would square their condition
+    X = (E * (np.sqrt(layout.n) / deviations)) @ E.T @ H
+    kernel = oracles.class_kernel(layout, ratio)
+    states = oracles.integrated(lambda X: oracles.renormalized_velocity(X, layout, ridge, kernel), X, stored["t"])
+    K = min(layout.C - 1, features)
+    for k, state in enumerate(states):
+        M = layout.means(state)
+        np.testing.assert_allclose(stored["omega"][k], oracles.singular_values(state, layout), rtol=1e-9)
+        u = np.linalg.svd(M * np.sqrt(layout.priors), compute_uv=False)[:K] ** 2
+        np.testing.assert_allclose(stored["u"][k], u, rtol=1e-9)
+        np.testing.assert_allclose((stored["U_t"][k] * stored["omega"][k]) @ stored["V_t"][k].T, M, atol=1e-9 * abs(M).max())
+        np.testing.assert_allclose(stored["loss"][k], oracles.ridge_loss(state, layout, ridge), rtol=1e-9)
 
 
 def test_unequal_classes_of_a_file_run_without_an_option_and_omega_is_that_of_eq_9(tmp_path: Path) -> None:

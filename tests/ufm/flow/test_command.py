@@ -13,8 +13,9 @@ import pytest
 
 from manifolds.layout import ClassLayout
 from tests.strategies import features
-from ufm.features import central_path, measures
-from ufm.features.least_squares import decompose, ls_classifier
+from ufm.features import measures, spectral_loss
+from ufm.features.least_squares import ls_classifier
+from ufm.features.loss_decomposition import decompose
 from ufm.features.snr import renormalized_features, snr
 from ufm.features.statistics import block_statistics
 from ufm.files import store
@@ -23,7 +24,7 @@ from ufm.flow import command as flow
 from ufm.flow import result
 from ufm.laws.closed import LAWS
 from ufm.laws.discrete import run_discrete
-from ufm.tensor.vector_fields import advance_means, central_path_gradient, renormalize_after_step
+from ufm.tensor.renormalized_flow import advance_means, central_path_gradient, renormalize_after_step
 
 ROOT = Path(__file__).parents[3]
 SMALL = ["--C", "4", "--N", "20", "--P", "7"]
@@ -78,7 +79,7 @@ def test_the_file_holds_exactly_the_named_arrays_and_they_are_right(tmp_path: Pa
     np.testing.assert_allclose(omega, LAWS[name].omega(t, found.omega, C, N), rtol=1e-13)
     np.testing.assert_allclose(omega[-1].min(), 10 * omega[0].min(), rtol=1e-12)
     for key, function in (("loss", "spectral_loss"), ("loss_nc1", "spectral_loss_nc1"), ("loss_nc23", "spectral_loss_nc23")):
-        np.testing.assert_allclose(arrays[key], getattr(central_path, function)(omega, C), rtol=1e-14)
+        np.testing.assert_allclose(arrays[key], getattr(spectral_loss, function)(omega, C), rtol=1e-14)
     scheme = run_discrete(found.omega, float(arrays["eta"]), 1000, C, N)
     np.testing.assert_allclose(arrays["omega_discrete"], scheme.omega, rtol=1e-12)
     np.testing.assert_allclose(arrays["t_discrete"], scheme.t, rtol=1e-12)
@@ -121,7 +122,7 @@ def test_table_and_json_say_the_same(capsys: pytest.CaptureFixture) -> None:
 def test_a_flow_that_outruns_the_scheme_says_so(capsys: pytest.CaptureFixture) -> None:
     assert run(*SMALL, "--growth", "1e5", "--json") == 0
     printed = capsys.readouterr()
-    assert "choose --steps or --eta" in printed.err
+    assert "choose more steps or a larger eta" in printed.err
     table = json.loads(printed.out)["table"]
     assert table[-1]["step min"] is None
     assert table[-1]["flow min"] > 1e4

@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 from manifolds.geometry import renormalize
 from tests import oracles
 from tests.strategies import Problem, problems
-from ufm.features import central_path
+from ufm.features import spectral_loss
 from ufm.features.snr import snr
 from ufm.interrupt import Interrupted
 from ufm.laws import discrete
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
-from ufm.tensor.vector_fields import central_path_gradient, ls_gradient, renormalize_after_step
+from ufm.tensor.renormalized_flow import central_path_gradient, ls_gradient, renormalize_after_step
 
 
 @given(problems(), st.floats(1e-3, 0.95), st.integers(1, 6))
@@ -37,7 +37,7 @@ def test_past_the_safe_step_values_are_absolute_and_deviations_reflect(problem: 
     eta = factor * discrete.safe_step(C, N)
     start, D = snr(X, layout), layout.deviations(X)
     stepped = renormalize(X - eta * central_path_gradient(X, layout), layout)
-    f = central_path.loss_slope(start.omega, C)
+    f = spectral_loss.loss_slope(start.omega, C)
     denominator = 1 - eta * f * start.omega / (C * N)
     assume((abs(denominator) > 1e-3).all())
     omega = discrete.recursion_step(start.omega, eta, C, N)
@@ -53,19 +53,19 @@ def test_below_the_safe_step_omega_grows_and_the_loss_falls(C: int, N: int, logs
     eta = share * discrete.safe_step(C, N)
     stepped = discrete.recursion_step(omega, eta, C, N)
     assert (stepped >= omega).all()
-    assert central_path.spectral_loss(stepped, C) <= central_path.spectral_loss(omega, C)
-    denominators = 1 - eta * central_path.loss_slope(omega, C) * omega / (C * N)
+    assert spectral_loss.spectral_loss(stepped, C) <= spectral_loss.spectral_loss(omega, C)
+    denominators = 1 - eta * spectral_loss.loss_slope(omega, C) * omega / (C * N)
     assert (denominators > 0).all()
 
 
 def test_the_safe_step_is_sharp_at_omega_squared_equal_C() -> None:
     C, N = 5, 7
     omega = np.array([np.sqrt(C)])
-    at = discrete.safe_step(C, N) * central_path.loss_slope(omega, C) * omega / (C * N)
+    at = discrete.safe_step(C, N) * spectral_loss.loss_slope(omega, C) * omega / (C * N)
     np.testing.assert_allclose(at, 1, rtol=1e-14)
     np.testing.assert_allclose(discrete.safe_step_from(omega, C, N), discrete.safe_step(C, N), rtol=1e-14)
     beyond = discrete.safe_step_from(np.array([10.0]), C, N)
-    np.testing.assert_allclose(beyond * central_path.loss_slope(np.array([10.0]), C) * 10.0 / (C * N), 1, rtol=1e-13)
+    np.testing.assert_allclose(beyond * spectral_loss.loss_slope(np.array([10.0]), C) * 10.0 / (C * N), 1, rtol=1e-13)
     assert beyond > discrete.safe_step(C, N)
 
 

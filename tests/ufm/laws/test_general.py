@@ -16,7 +16,7 @@ from ufm.features.statistics import block_statistics
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step
-from ufm.laws.general_trajectory import run_general
+from ufm.laws.general_run import run_general
 
 any_sizes = problems(balanced=False, few_features=True)
 ridges = st.sampled_from([0.0, 0.03, 0.7])

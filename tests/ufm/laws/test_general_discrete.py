@@ -14,7 +14,7 @@ from tests.ufm.laws import oracles
 from ufm.laws import discrete
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step, run_general_discrete, safe_step, safe_step_from
-from ufm.laws.general_trajectory import run_general
+from ufm.laws.general_run import run_general
 
 any_sizes = problems(balanced=False, few_features=True)
 ridges = st.sampled_from([0.0, 0.03, 0.7])

@@ -12,7 +12,7 @@ from ufm.interrupt import Interrupted
 from ufm.laws.mean_system import growth_time, mean_system, run_raw
 from ufm.laws.trajectory import follow
 from ufm.tensor.integrate import integrate_scipy
-from ufm.tensor.vector_fields import UNNORMALIZED_FLOW, central_path_field
+from ufm.tensor.renormalized_flow import UNNORMALIZED_FLOW, central_path_field
 
 
 @given(problems(few_features=True), st.floats(0.02, 0.4))

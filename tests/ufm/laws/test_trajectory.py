@@ -1,12 +1,14 @@
 """Singular values followed in time by their vectors, through crossings and changes of sign."""
 
+import sys
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.ufm.compare.synthetic import class_vectors
-from ufm.features import central_path
+from ufm.features import spectral_loss
 from ufm.laws.trajectory import Trajectory, followed
 from ufm.monitor.record import Record
 
@@ -98,7 +100,7 @@ def test_rows_are_the_same_trajectory_at_some_times() -> None:
 def test_the_loss_of_a_network_is_not_taken_for_that_of_its_features() -> None:
     """A measured run observes `loss`, the network's; L_LS is Lemma 1's or `ls_loss`, unknown for unequal classes without it."""
     t, omega, V = np.zeros(1), np.ones((1, 2)), np.eye(3)[:, :2]
-    expected = central_path.spectral_loss(omega, 3)
+    expected = spectral_loss.spectral_loss(omega, 3)
     assert Trajectory(t, omega, V, 3, 5, observed={"loss": np.array([9.0])}).loss == expected
     assert Trajectory(t, omega, V, 3, 5, observed={"ls_loss": np.array([9.0])}).loss == 9
     with pytest.raises(ValueError, match="ls_loss of unequal classes"):
@@ -106,3 +108,44 @@ def test_the_loss_of_a_network_is_not_taken_for_that_of_its_features() -> None:
     kept = Trajectory(t, omega, V, 3, 5, observed={"ls_loss_nc1": t + 2}, counts=(4, 5, 6)).rows(np.array([0]))
     assert kept.counts == (4, 5, 6)
     assert kept.loss_nc1 == 2
+
+
+def observed_trajectory(counts: tuple[int, ...] | None = None) -> Trajectory:
+    omega, V, U = crossing(np.random.default_rng(4))
+    observed = {"ls_loss": np.arange(T) / 7, "nc1": 1 / np.arange(1, T + 1), "spectrum": omega}
+    return Trajectory(np.geomspace(1, 50, T), omega, V[0], C, N, U[0], V, U, observed, counts)
+
+
+def test_a_table_holds_every_number_of_a_trajectory() -> None:
+    one = observed_trajectory()
+    frame = one.to_pandas()
+    names = [*(f"omega_{j}" for j in range(1, K + 1)), "loss", "loss_nc1", "loss_nc23", "nc1"]
+    assert list(frame.columns) == names
+    np.testing.assert_array_equal(frame.index, one.t)
+    np.testing.assert_array_equal(frame[names[:K]], one.omega)
+    np.testing.assert_array_equal(frame["loss"], one.observed["ls_loss"])
+    np.testing.assert_array_equal(frame["loss_nc1"], spectral_loss.spectral_loss_nc1(one.omega, C))
+    np.testing.assert_array_equal(frame["nc1"], one.observed["nc1"])
+
+
+def test_unequal_classes_tabulate_only_the_losses_that_were_observed() -> None:
+    frame = observed_trajectory((8, 8, 8, 8, 9)).to_pandas()
+    assert [name for name in frame.columns if "loss" in name] == ["loss"]
+
+
+def test_a_dataset_names_every_axis() -> None:
+    one = observed_trajectory((8, 8, 8, 8, 8))
+    data = one.to_xarray()
+    assert dict(data.sizes) == {"t": T, "j": K, "c": C, "p": P}
+    assert (data.attrs["C"], data.attrs["N"], data.attrs["counts"]) == (C, N, [8] * C)
+    np.testing.assert_array_equal(data["omega"].sel(j=2), one.omega[:, 1])
+    np.testing.assert_array_equal(data["U_t"].isel(t=3, p=1), one.U_t[3, 1])
+    np.testing.assert_array_equal(data["V"].transpose("c", "j"), one.V)
+    np.testing.assert_array_equal(data["loss_nc23"], one.loss_nc23)
+
+
+@pytest.mark.parametrize(("name", "method"), [("pandas", "to_pandas"), ("xarray", "to_xarray")])
+def test_a_missing_library_says_what_to_install(name: str, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(ImportError, match=rf"{name} is not installed: pip install 'neural-collapse-flow\[tables\]'"):
+        getattr(observed_trajectory(), method)()

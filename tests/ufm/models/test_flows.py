@@ -17,7 +17,7 @@ from ufm.models.central_path import CentralPath
 from ufm.models.mixon import Mixon
 from ufm.models.solvers.gradient_flow import gradient_flow
 from ufm.tensor.integrate import integrate_scipy
-from ufm.tensor.vector_fields import ls_gradient
+from ufm.tensor.renormalized_flow import ls_gradient
 
 
 def residual(model: Mixon, point):

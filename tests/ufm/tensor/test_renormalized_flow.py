@@ -10,14 +10,16 @@ from manifolds import geometry
 from manifolds.layout import ClassLayout
 from tests import oracles
 from tests.strategies import Problem, problems
-from ufm.features import central_path
-from ufm.features.least_squares import decompose, ls_classifier
+from ufm.features import spectral_loss
+from ufm.features.least_squares import ls_classifier
+from ufm.features.loss_decomposition import decompose
 from ufm.features.measures import phd_maximal_angle, phd_nc1, phd_nc3, phd_nc4
 from ufm.features.snr import Snr, renormalized_features, snr
 from ufm.features.statistics import block_statistics
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.discrete import safe_step
-from ufm.tensor import vector_fields
+from ufm.laws.limits import renormalized_features_limit, snr_limit
+from ufm.tensor import renormalized_flow as flows
 from ufm.tensor.integrate import integrate_scipy
 
 
@@ -43,7 +45,7 @@ def distinct(found: Snr) -> bool:
 @given(problems(balanced=False), st.sampled_from([0.0, 0.05, 1.0]))
 def test_ls_gradient_is_the_derivative_of_the_loss(problem: Problem, lam: float) -> None:
     H, layout, Z = problem.H, problem.layout, problem.direction()
-    G = vector_fields.ls_gradient(H, layout, lam)
+    G = flows.ls_gradient(H, layout, lam)
     slope = oracles.directional_derivative(lambda H: ls_loss(H, layout, lam), H, Z / np.linalg.norm(Z))
     np.testing.assert_allclose(np.sum(G * Z) / np.linalg.norm(Z), slope, atol=1e-8)
 
@@ -51,8 +53,8 @@ def test_ls_gradient_is_the_derivative_of_the_loss(problem: Problem, lam: float)
 @given(problems())
 def test_gradient_on_the_manifold_is_the_general_one_and_orthogonal_to_the_features(problem: Problem) -> None:
     X, found, layout = start(problem)
-    G = vector_fields.central_path_gradient(X, layout)
-    np.testing.assert_allclose(G, vector_fields.ls_gradient(X, layout), atol=1e-12)
+    G = flows.central_path_gradient(X, layout)
+    np.testing.assert_allclose(G, flows.ls_gradient(X, layout), atol=1e-12)
     np.testing.assert_allclose(G @ X.T, 0, atol=1e-11)
     U, V, omega, C, N = found.left_vectors, found.V, found.omega, layout.C, layout.N
     f = omega / (C + omega**2) ** 2
@@ -71,8 +73,8 @@ def test_autograd_of_a_user_s_loss_gives_the_same_gradient(problem: Problem) -> 
         W = torch.linalg.solve(X @ X.mT, X @ Y.mT).mT
         return 0.5 * ((W @ X - Y) ** 2).sum() / n
 
-    gradient = vector_fields.autograd_gradient(loss)
-    np.testing.assert_allclose(gradient(torch.from_numpy(X)).numpy(), vector_fields.central_path_gradient(X, layout), atol=1e-11)
+    gradient = flows.autograd_gradient(loss)
+    np.testing.assert_allclose(gradient(torch.from_numpy(X)).numpy(), flows.central_path_gradient(X, layout), atol=1e-11)
 
 
 @given(problems())
@@ -97,11 +99,11 @@ def test_erratum_4_lemma_4_is_the_ambient_gradient_and_leaves_the_manifold(probl
     Y, C_M = oracles.one_hot(layout), oracles.class_centering(layout)
     f = omega / (C + omega**2) ** 2
     lemma_4 = (U * f) @ (V.T @ Y / N - omega[:, None] * (U.T @ X @ C_M))  # printed, all rows together
-    G = vector_fields.central_path_gradient(X, layout)
+    G = flows.central_path_gradient(X, layout)
     np.testing.assert_allclose(lemma_4, -G, atol=1e-11)
     assert geometry.tangency_residual(X, lemma_4, layout) > 1e-6 * np.max(f * omega)
     # and it is not Eq. 5 with Proposition 4, whose velocity moves the class means alone
-    velocity = vector_fields.RENORMALIZED_FLOW.velocity(X, G, layout)
+    velocity = flows.RENORMALIZED_FLOW.velocity(X, G, layout)
     np.testing.assert_allclose(layout.deviations(velocity), 0, atol=1e-11)
     means = (U * (f * (1 + omega**2 / C) / N)) @ V.T
     np.testing.assert_allclose(layout.means(velocity), means, atol=1e-11)
@@ -111,9 +113,9 @@ def test_erratum_4_lemma_4_is_the_ambient_gradient_and_leaves_the_manifold(probl
 @given(problems())
 def test_the_embedded_flow_moves_the_means_alone_too_but_slower(problem: Problem) -> None:
     X, found, layout = start(problem)
-    G = vector_fields.central_path_gradient(X, layout)
-    velocity = vector_fields.EMBEDDED_FLOW.velocity(X, G, layout)
-    f = central_path.loss_slope(found.omega, layout.C)
+    G = flows.central_path_gradient(X, layout)
+    velocity = flows.EMBEDDED_FLOW.velocity(X, G, layout)
+    f = spectral_loss.loss_slope(found.omega, layout.C)
     np.testing.assert_allclose(layout.deviations(velocity), 0, atol=1e-11)
     np.testing.assert_allclose(layout.means(velocity), (found.left_vectors * (f / layout.N)) @ found.V.T, atol=1e-11)
     assert geometry.tangency_residual(X, velocity, layout) < 1e-11
@@ -123,24 +125,24 @@ def test_the_embedded_flow_moves_the_means_alone_too_but_slower(problem: Problem
 def test_lemma_5_holds_for_the_embedded_flow_and_not_for_equation_5_with_proposition_4(problem: Problem) -> None:
     X, found, layout = start(problem)
     C, N, omega = layout.C, layout.N, found.omega
-    G = vector_fields.central_path_gradient(X, layout)
+    G = flows.central_path_gradient(X, layout)
     lemma_5 = omega / (N * (C + omega**2) ** 2)
 
-    def rate(flow: vector_fields.Flow) -> np.ndarray:
+    def rate(flow: flows.Flow) -> np.ndarray:
         return np.sum((found.left_vectors.T @ layout.means(flow.velocity(X, G, layout))) * found.V.T, axis=1)
 
-    np.testing.assert_allclose(rate(vector_fields.EMBEDDED_FLOW), lemma_5, rtol=1e-8)
-    np.testing.assert_allclose(rate(vector_fields.EMBEDDED_FLOW), EMBEDDED.rate(omega, C, N), rtol=1e-8)
-    np.testing.assert_allclose(rate(vector_fields.RENORMALIZED_FLOW), RENORMALIZED.rate(omega, C, N), rtol=1e-8)
-    np.testing.assert_allclose(rate(vector_fields.RENORMALIZED_FLOW) / lemma_5, 1 + omega**2 / C, rtol=1e-8)  # not 1: erratum 5
+    np.testing.assert_allclose(rate(flows.EMBEDDED_FLOW), lemma_5, rtol=1e-8)
+    np.testing.assert_allclose(rate(flows.EMBEDDED_FLOW), EMBEDDED.rate(omega, C, N), rtol=1e-8)
+    np.testing.assert_allclose(rate(flows.RENORMALIZED_FLOW), RENORMALIZED.rate(omega, C, N), rtol=1e-8)
+    np.testing.assert_allclose(rate(flows.RENORMALIZED_FLOW) / lemma_5, 1 + omega**2 / C, rtol=1e-8)  # not 1: erratum 5
 
 
 @given(
     problems(),
     st.sampled_from(
         [
-            (vector_fields.RENORMALIZED_FLOW, geometry.oblique_projection),
-            (vector_fields.EMBEDDED_FLOW, geometry.orthogonal_projection),
+            (flows.RENORMALIZED_FLOW, geometry.oblique_projection),
+            (flows.EMBEDDED_FLOW, geometry.orthogonal_projection),
         ]
     ),
 )
@@ -151,13 +153,13 @@ def test_velocity_on_the_manifold_is_minus_the_projected_gradient_of_any_loss(pr
     np.testing.assert_allclose(flow.velocity(X, G, layout), -project(X, G, layout), atol=1e-10)
 
 
-@pytest.mark.parametrize("flow", [vector_fields.RENORMALIZED_FLOW, vector_fields.EMBEDDED_FLOW], ids=lambda flow: flow.name)
-def test_the_constraint_survives_long_integration(flow: vector_fields.Flow) -> None:
+@pytest.mark.parametrize("flow", [flows.RENORMALIZED_FLOW, flows.EMBEDDED_FLOW], ids=lambda flow: flow.name)
+def test_the_constraint_survives_long_integration(flow: flows.Flow) -> None:
     """Rounding off the manifold grows as exp(omega^2 / C) under the bare orthogonal projection: here that is exp(224)."""
     layout = ClassLayout.equal(2, 4)
     X, found = renormalized_features(np.random.default_rng(0).standard_normal((3, 8)), layout)
     t = float(flow.law.time(10 * found.omega, found.omega, 2, 4)[0])
-    field = vector_fields.central_path_field(flow, layout)
+    field = flows.central_path_field(flow, layout)
     end = integrate_scipy(field, X, np.array([0.0, t]))[-1]
     assert geometry.constraint_residual(end, layout) < 1e-8
     np.testing.assert_allclose(snr(end, layout).omega, 10 * found.omega, rtol=1e-7)
@@ -167,11 +169,11 @@ def test_the_constraint_survives_long_integration(flow: vector_fields.Flow) -> N
 def test_every_flow_of_the_full_state_follows_its_closed_law(problem: Problem, name: str) -> None:
     X, found, layout = start(problem)
     C, N = layout.C, layout.N
-    flow = vector_fields.FLOWS[name]
+    flow = flows.FLOWS[name]
     H = X if name != "unnormalized" else oracles.inverse_sqrt(X @ X.T / layout.n) @ X
     t_end = float(flow.law.time(np.array(2.5 * found.omega[0]), found.omega[:1], C, N)[0])
     times = np.linspace(0, t_end, 4)
-    states = integrate_scipy(vector_fields.central_path_field(flow, layout), H, times)
+    states = integrate_scipy(flows.central_path_field(flow, layout), H, times)
     expected = flow.law.omega(times, found.omega, C, N)
     for state, omega in zip(states, expected, strict=True):
         np.testing.assert_allclose(snr(state, layout).omega, omega, rtol=1e-6)
@@ -185,7 +187,7 @@ def test_proposition_2_is_not_the_law_of_equation_5_as_the_paper_defines_it(prob
     X, found, layout = start(problem)
     C, N = layout.C, layout.N
     t = float(RENORMALIZED.time(np.array(3 * found.omega[0]), found.omega[:1], C, N)[0])
-    end = integrate_scipy(vector_fields.central_path_field(vector_fields.RENORMALIZED_FLOW, layout), X, np.array([0.0, t]))[-1]
+    end = integrate_scipy(flows.central_path_field(flows.RENORMALIZED_FLOW, layout), X, np.array([0.0, t]))[-1]
     omega = snr(end, layout).omega
 
     def printed(omega: np.ndarray) -> np.ndarray:  # c_1 log omega + c_2 omega^2 + c_3 omega^4, Eq. 10
@@ -202,10 +204,10 @@ def test_proposition_2_is_not_the_law_of_equation_5_as_the_paper_defines_it(prob
 @given(problems())
 def test_unnormalized_flow_conserves_the_second_moment_for_every_start(problem: Problem) -> None:
     H, layout = problem.H - problem.H.mean(-1, keepdims=True), problem.layout
-    G = vector_fields.ls_gradient(H, layout)
+    G = flows.ls_gradient(H, layout)
     np.testing.assert_allclose(G @ H.T, 0, atol=1e-10)
     times = np.array([0.0, 30.0 * layout.C**2 * layout.N * 0.01])
-    end = integrate_scipy(vector_fields.central_path_field(vector_fields.UNNORMALIZED_FLOW, layout), H, times)[-1]
+    end = integrate_scipy(flows.central_path_field(flows.UNNORMALIZED_FLOW, layout), H, times)[-1]
     np.testing.assert_allclose(end @ end.T, H @ H.T, rtol=1e-7, atol=1e-7 * np.linalg.norm(H) ** 2)
 
 
@@ -217,8 +219,8 @@ def test_law_c_s_squares_are_logistic_and_features_collapse(problem: Problem) ->
     m2 = np.linalg.svd(layout.means(H), compute_uv=False)[: C - 1] ** 2 / C
     np.testing.assert_allclose(m2, found.omega**2 / (C + found.omega**2), rtol=1e-8)
     t = 3.0 * C**2 * N
-    vector_fields.advance_unnormalized(
-        H, snr(H, layout), found.omega, vector_fields.UNNORMALIZED_FLOW.law.omega(np.array(t), found.omega, C, N), layout
+    flows.advance_unnormalized(
+        H, snr(H, layout), found.omega, flows.UNNORMALIZED_FLOW.law.omega(np.array(t), found.omega, C, N), layout
     )
     q = np.linalg.svd(layout.means(H), compute_uv=False)[: C - 1] ** 2 / C
     np.testing.assert_allclose(q / (1 - q), m2 / (1 - m2) * np.exp(2 * t / (C**2 * N)), rtol=1e-6)
@@ -227,17 +229,17 @@ def test_law_c_s_squares_are_logistic_and_features_collapse(problem: Problem) ->
 @given(problems(), st.sampled_from(["renormalized", "embedded"]))
 def test_exact_class_mean_step_is_the_flow_in_place(problem: Problem, name: str) -> None:
     X, found, layout = start(problem)
-    flow = vector_fields.FLOWS[name]
+    flow = flows.FLOWS[name]
     t = float(flow.law.time(np.array(2 * found.omega[0]), found.omega[:1], layout.C, layout.N)[0])
     omega = flow.law.omega(np.array(t), found.omega, layout.C, layout.N)
-    end = integrate_scipy(vector_fields.central_path_field(flow, layout), X, np.array([0.0, t]))[-1]
+    end = integrate_scipy(flows.central_path_field(flow, layout), X, np.array([0.0, t]))[-1]
     moved = X.copy()
-    assert vector_fields.advance_means(moved, found, found.omega, omega, layout) is moved
+    assert flows.advance_means(moved, found, found.omega, omega, layout) is moved
     np.testing.assert_allclose(moved, end, atol=1e-6 * omega[0])
     np.testing.assert_allclose(layout.deviations(moved), layout.deviations(X), atol=1e-12)
     tensor = torch.from_numpy(X.copy())
     torch_start = snr(torch.from_numpy(problem.H), layout)
-    vector_fields.advance_means(tensor, torch_start, torch.from_numpy(found.omega), torch.from_numpy(omega), layout)
+    flows.advance_means(tensor, torch_start, torch.from_numpy(found.omega), torch.from_numpy(omega), layout)
     np.testing.assert_allclose(tensor.numpy(), moved, atol=1e-8)
 
 
@@ -246,9 +248,9 @@ def test_exact_unnormalized_step_is_the_flow_in_place(problem: Problem) -> None:
     X, found, layout = start(problem)
     H = oracles.inverse_sqrt(X @ X.T / layout.n) @ X
     t = 0.8 * layout.C**2 * layout.N
-    omega = vector_fields.UNNORMALIZED_FLOW.law.omega(np.array(t), found.omega, layout.C, layout.N)
-    end = integrate_scipy(vector_fields.central_path_field(vector_fields.UNNORMALIZED_FLOW, layout), H, np.array([0.0, t]))[-1]
-    np.testing.assert_allclose(vector_fields.advance_unnormalized(H, snr(H, layout), found.omega, omega, layout), end, atol=1e-6)
+    omega = flows.UNNORMALIZED_FLOW.law.omega(np.array(t), found.omega, layout.C, layout.N)
+    end = integrate_scipy(flows.central_path_field(flows.UNNORMALIZED_FLOW, layout), H, np.array([0.0, t]))[-1]
+    np.testing.assert_allclose(flows.advance_unnormalized(H, snr(H, layout), found.omega, omega, layout), end, atol=1e-6)
 
 
 @given(problems(), st.sampled_from(["renormalized", "embedded"]))
@@ -257,13 +259,15 @@ def test_theorem_3_and_corollary_2_neural_collapse_emerges(problem: Problem, nam
     X, found, layout = start(problem)
     C, N = layout.C, layout.N
     assume(found.omega[-1] > 0.01)
-    law = vector_fields.FLOWS[name].law
+    law = flows.FLOWS[name].law
     t = float(law.time(np.array(1e5), found.omega[-1:], C, N)[0])
     omega = law.omega(np.array(t), found.omega, C, N)
-    vector_fields.advance_means(X, found, found.omega, omega, layout)
-    limit = found.left_vectors @ found.V.T
+    flows.advance_means(X, found, found.omega, omega, layout)
+    limit = snr_limit(found.left_vectors, found.V)
+    features = renormalized_features_limit(found.left_vectors, found.V, layout)
     np.testing.assert_allclose(layout.means(X) / omega[0], limit, atol=1e-3)
-    np.testing.assert_allclose(X / omega[0], np.kron(limit, np.ones(N)), atol=1e-3)
+    np.testing.assert_allclose(X / omega[0], features, atol=1e-3)
+    np.testing.assert_array_equal(features, np.kron(limit, np.ones(N)))
     stats = block_statistics(X, layout)
     W, b = ls_classifier(stats, 0.0)
     assert phd_nc1(stats) < 1e-8
@@ -278,8 +282,8 @@ def test_renormalize_after_step_takes_any_loss(problem: Problem, share: float) -
     X, _, layout = start(problem)
     eta = share * safe_step(layout.C, layout.N)
     T = problem.rng.standard_normal(X.shape)
-    gradient = vector_fields.autograd_gradient(lambda X: 0.5 * ((X - torch.from_numpy(T)) ** 2).sum() / layout.n)
-    stepped = vector_fields.renormalize_after_step(torch.from_numpy(X), eta / layout.n, gradient, layout).numpy()
+    gradient = flows.autograd_gradient(lambda X: 0.5 * ((X - torch.from_numpy(T)) ** 2).sum() / layout.n)
+    stepped = flows.renormalize_after_step(torch.from_numpy(X), eta / layout.n, gradient, layout).numpy()
     expected = geometry.renormalize(X - eta / layout.n * (X - T) / layout.n, layout)
     np.testing.assert_allclose(stepped, expected, atol=1e-9)
     assert geometry.constraint_residual(stepped, layout) < 1e-10
@@ -291,20 +295,16 @@ def test_float32_flows_work_and_lose_digits_only(backend: str) -> None:
     rng = np.random.default_rng(0)
     X, found = renormalized_features(rng.standard_normal((7, layout.n)) + layout.spread(rng.standard_normal((7, 4))), layout)
     single = X.astype(np.float32) if backend == "numpy" else torch.from_numpy(X.astype(np.float32))
-    G = vector_fields.central_path_gradient(single, layout)
-    for value in (G, vector_fields.ls_gradient(single, layout)):
+    G = flows.central_path_gradient(single, layout)
+    for value in (G, flows.ls_gradient(single, layout)):
         assert value.dtype == single.dtype
-        np.testing.assert_allclose(np.asarray(value), vector_fields.central_path_gradient(X, layout), atol=1e-7)
-    for flow in vector_fields.FLOWS.values():
+        np.testing.assert_allclose(np.asarray(value), flows.central_path_gradient(X, layout), atol=1e-7)
+    for flow in flows.FLOWS.values():
         velocity = flow.velocity(single, G, layout)
-        np.testing.assert_allclose(
-            np.asarray(velocity), flow.velocity(X, vector_fields.ls_gradient(X, layout), layout), atol=1e-6
-        )
+        np.testing.assert_allclose(np.asarray(velocity), flow.velocity(X, flows.ls_gradient(X, layout), layout), atol=1e-6)
     stepped = single
     for _ in range(50):
-        stepped = vector_fields.renormalize_after_step(
-            stepped, 10.0, lambda X: vector_fields.central_path_gradient(X, layout), layout
-        )
+        stepped = flows.renormalize_after_step(stepped, 10.0, lambda X: flows.central_path_gradient(X, layout), layout)
     assert stepped.dtype == single.dtype
     assert float(geometry.constraint_residual(stepped, layout)) < 1e-4
     assert found.omega.dtype == np.float64
@@ -314,5 +314,15 @@ def test_unequal_classes_are_refused_by_the_closed_gradient_and_taken_by_the_gen
     layout = ClassLayout((5, 9))
     X = np.random.default_rng(0).standard_normal((3, 14))
     with pytest.raises(ValueError, match="subsample every class to 5"):
-        vector_fields.central_path_gradient(X, layout)
-    assert vector_fields.ls_gradient(X, layout).shape == X.shape
+        flows.central_path_gradient(X, layout)
+    assert flows.ls_gradient(X, layout).shape == X.shape
+
+
+def test_the_limits_refuse_what_has_no_simplex() -> None:
+    U, V = np.eye(5)[:, :3], np.eye(4)[:, :3]
+    with pytest.raises(ValueError, match="U has 2 columns, V 3"):
+        snr_limit(U=U[:, :2], V=V)
+    with pytest.raises(ValueError, match="needs C - 1 = 3"):
+        snr_limit(U=U[:, :2], V=V[:, :2])
+    with pytest.raises(ValueError, match=r"class sizes \(2, 3, 4, 5\)"):
+        renormalized_features_limit(U=U, V=V, layout=ClassLayout((2, 3, 4, 5)))

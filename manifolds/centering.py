@@ -1,0 +1,107 @@
+"""What the kernel asks of the columns of X: the part that the constraint sees, and the rest, which is free."""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from manifolds.linalg import Array, namespace
+
+
+class Centering(Protocol):
+    """A split of the columns of X (..., P, n) into deviations D and a rest X_M, orthogonal to them: X = D + X_M."""
+
+    @property
+    def n(self) -> float:
+        """The scale of the constraint D D^T = n I."""
+        ...
+
+    def deviations(self, X: Array) -> Array:
+        """D, the orthogonal projection of X on the centred rows. (..., P, n) -> (..., P, n)"""
+        ...
+
+    def rest(self, X: Array) -> Array:
+        """X_M = X - D. (..., P, n) -> (..., P, n)"""
+        ...
+
+    def rest_coordinates(self, X: Array) -> Array:
+        """X_M in an orthonormal basis of its rows. (..., P, n) -> (..., P, C)"""
+        ...
+
+
+class MeanSplit(Centering, Protocol):
+    """A `Centering` with coordinates M of the rest, and the way back from D and M."""
+
+    @property
+    def rank(self) -> int:
+        """The rows that D can have at most, linearly independent."""
+        ...
+
+    def means(self, X: Array) -> Array:
+        """M. (..., P, n) -> (..., P, C)"""
+        ...
+
+    def spread(self, M: Array) -> Array:
+        """The X_M of these coordinates. (..., P, C) -> (..., P, n)"""
+        ...
+
+    def with_means(self, D: Array, dM: Array) -> Array:
+        """D + spread(dM) for a D of the caller's own, which may be written on. (..., P, n)"""
+        ...
+
+    def check_rank(self, P: int) -> None:
+        """Raise ValueError where no D has P independent rows."""
+        ...
+
+
+@dataclass(frozen=True)
+class SplitColumns:
+    """Coordinates z = [D, K]: `split` columns of D with D D^T = n I, then those of K, which are free. Itself a `Centering`."""
+
+    split: int
+    n: float
+    rank: int
+
+    def deviations(self, X: Array) -> Array:
+        """[D, 0]. (..., P, k + m)"""
+        if X.shape[-1] == self.split:
+            return X
+        return namespace(X).concat([X[..., : self.split], 0 * X[..., self.split :]], -1)
+
+    def rest(self, X: Array) -> Array:
+        """[0, K]. (..., P, k + m)"""
+        return namespace(X).concat([0 * X[..., : self.split], X[..., self.split :]], -1)
+
+    def rest_coordinates(self, X: Array) -> Array:
+        """K. (..., P, m)"""
+        return X[..., self.split :]
+
+    def means(self, X: Array) -> Array:
+        """K: what the constraint does not see. (..., P, m)"""
+        return X[..., self.split :]
+
+    def spread(self, M: Array) -> Array:
+        """[0, M]. (..., P, k + m)"""
+        xp = namespace(M)
+        shape = (*M.shape[:-1], self.split)
+        zero = np.zeros(shape, M.dtype) if xp is np else M.new_zeros(shape)
+        return xp.concat([zero, M], -1)
+
+    def with_means(self, D: Array, dM: Array) -> Array:
+        """D + [0, dM]. (..., P, k + m)"""
+        return namespace(D).concat([D[..., : self.split], D[..., self.split :] + dM], -1)
+
+    def check_rank(self, P: int) -> None:
+        """Raise ValueError where the manifold is empty: rank(B) < P; and for P < 1."""
+        check_form_rank(self.rank, P)
+
+
+def check_form_rank(rank: int, P: int) -> None:
+    """Raise ValueError where no X (P, n) has X B X^T = I: rank(B) < P; and for P < 1."""
+    if P < 1:
+        raise ValueError(f"P = {P} rows: at least one is needed")
+    if rank < P:
+        raise ValueError(
+            f"rank(B) = {rank} < P = {P}: no X has X B X^T = I; take at most {rank} rows, or a form of higher rank "
+            "(more examples, or a ridge added to B by yourself)"
+        )

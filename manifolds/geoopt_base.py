@@ -1,0 +1,177 @@
+"""What geoopt's optimizers ask of a manifold, answered by any `manifolds.metric.Metric`. Points are (..., P, n)."""
+
+from typing import Any
+
+import geoopt
+import numpy as np
+import torch
+from geoopt.utils import size2shape
+
+from manifolds.metric import Metric
+from manifolds.retractions import Move, as_retraction
+from manifolds.rng import RNG
+
+Check = tuple[bool, str | None]
+
+_Manifold: Any = geoopt.Manifold  # untyped
+
+
+class MetricManifold(_Manifold):
+    """What every metric shares.
+
+    `rng`, or `seed` for geoopt's word, is a whole number, a numpy Generator, or None for fresh entropy; the global generators are
+    never touched.
+    """
+
+    __scaling__ = geoopt.Manifold.__scaling__.copy()
+
+    ndim = 2
+    reversible = False
+    _constraint, _tangency = "`||x C_M x^T - I||_F`", "`||x C_M u^T + u C_M x^T||_F`"
+
+    metric: Any
+
+    def __init__(self, metric: Metric, retraction: Move | str, seed: RNG) -> None:
+        super().__init__()
+        self.metric, self._retraction = metric, as_retraction(retraction)
+        self._rng = np.random.default_rng(seed)
+
+    def __eq__(self, other: object) -> bool:
+        return type(self) is type(other) and self._structure() == other._structure()  # type: ignore[attr-defined]
+
+    def __hash__(self) -> int:
+        return hash((type(self), *self._structure()))
+
+    def _structure(self) -> tuple[Metric, Move]:
+        return self.metric, self._retraction
+
+    def _check_shape(self, shape: tuple[int, ...], name: str) -> Check:
+        ok, reason = super()._check_shape(shape, name)
+        if not ok:
+            return False, reason
+        try:
+            self.metric.check_shape(shape[-2], shape[-1])
+        except ValueError as wrong:
+            return False, f"`{name}`: {wrong}"
+        return True, None
+
+    def _check_point_on_manifold(self, x: torch.Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Check:
+        residual = float(self.metric.constraint_residual(x.detach()).max()) if x.numel() else 0.0
+        allowed = _storage_rounding(x, atol + rtol)
+        return (
+            (True, None)
+            if residual <= allowed
+            else (False, f"{self._constraint} = {residual:.3e} > {allowed:.1e}; project it first: manifold.projx(x)")
+        )
+
+    def _check_vector_on_tangent(self, x: torch.Tensor, u: torch.Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Check:
+        residual = float(self.metric.tangency_residual(x.detach(), u.detach()).max()) if x.numel() else 0.0
+        allowed = _storage_rounding(x, atol + rtol) * max(1.0, float(u.detach().abs().max()))
+        return (True, None) if residual <= allowed else (False, f"{self._tangency} = {residual:.3e} > {allowed:.1e}")
+
+    def inner(self, x: torch.Tensor, u: torch.Tensor, v: torch.Tensor | None = None, *, keepdim: bool = False) -> torch.Tensor:
+        """g_x(u, v). (...) or (..., 1, 1)"""
+        value = self.metric.inner(x, u, u if v is None else v)
+        return value[..., None, None] if keepdim else value
+
+    def norm(self, x: torch.Tensor, u: torch.Tensor, *, keepdim: bool = False) -> torch.Tensor:
+        """sqrt(g_x(u, u)). (...) or (..., 1, 1)"""
+        value = self.metric.norm(x, u)
+        return value[..., None, None] if keepdim else value
+
+    def proju(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The metric's own projection."""
+        return self.metric.project(x, u)
+
+    def egrad2rgrad(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The metric's gradient from the ambient gradient u."""
+        return self.metric.gradient(x, u)
+
+    def retr(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The retraction given to the constructor. Raises ValueError where the step loses rank."""
+        return self.metric.retract(x, u, self._retraction)
+
+    def expmap(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The metric's exponential map, of the projected u."""
+        return self.metric.exp(x, u)
+
+    def logmap(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        """Inverse of expmap, by shooting. Raises ValueError where it did not converge, and in a backward pass."""
+        return self.metric.log(x, y)
+
+    def dist(self, x: torch.Tensor, y: torch.Tensor, *, keepdim: bool = False) -> torch.Tensor:
+        """Norm of the logmap, differentiable once. (...) or (..., 1, 1)"""
+        value = self.metric.dist(x, y)
+        return value[..., None, None] if keepdim else value
+
+    def transp(self, x: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Vector transport by projection at y."""
+        return self.metric.transport(x, y, v)
+
+    def random(
+        self,
+        *size: int,
+        dtype: torch.dtype | None = None,
+        device: torch.device | None = None,
+        generator: np.random.Generator | None = None,
+        rng: RNG = None,
+    ) -> torch.Tensor:
+        """A random point of that size from `rng` or `generator`, or from the manifold's own; never from the global one."""
+        shape: tuple[int, ...] = tuple(size2shape(*size))  # type: ignore[assignment]
+        self._assert_check_shape(shape, "x")
+        drawn = generator if rng is None else rng
+        point = self.metric.random_point(shape[-2], self._rng if drawn is None else np.random.default_rng(drawn), shape[:-2])
+        dtype = torch.get_default_dtype() if dtype is None else dtype
+        tensor: Any = geoopt.ManifoldTensor
+        return tensor(torch.as_tensor(point, dtype=dtype, device=device), manifold=self)
+
+    def origin(
+        self, *size: int, dtype: torch.dtype | None = None, device: torch.device | None = None, seed: int | None = 42
+    ) -> torch.Tensor:
+        """The random point of that seed: the same one at every call."""
+        return self.random(*size, dtype=dtype, device=device, generator=np.random.default_rng(seed))
+
+
+class Exact:
+    """Retraction by the exponential map with parallel transport: reversible."""
+
+    reversible = True
+    metric: Any
+
+    def retr(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
+        """The exponential map, of the projected u."""
+        return self.metric.exp(x, u)
+
+    def gradient_step(self, x: torch.Tensor, u: torch.Tensor, lr: float) -> torch.Tensor:
+        """Along the geodesic of -lr egrad2rgrad(x, u)."""
+        return self.metric.exp(x, -lr * self.metric.gradient(x, u))
+
+    def transp(self, x: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """Parallel transport along the geodesic from x to y. Raises ValueError where no geodesic is found."""
+        return self.metric.parallel_transport(x, y, v)
+
+    def retr_transp(self, x: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The end of the geodesic, and v carried parallel along it."""
+        return self.metric.geodesic_transport(x, u, v)
+
+    def expmap_transp(self, x: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same: the retraction is the exponential map."""
+        return self.metric.geodesic_transport(x, u, v)
+
+    def transp_follow_retr(self, x: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """v carried parallel along the geodesic of u."""
+        return self.metric.geodesic_transport(x, u, v)[1]
+
+    def transp_follow_expmap(self, x: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+        """v carried parallel along the geodesic of u."""
+        return self.metric.geodesic_transport(x, u, v)[1]
+
+    def extra_repr(self) -> str:
+        """With geoopt's word for a retraction that is the exponential map."""
+        return "exact, " + super().extra_repr()  # type: ignore[misc]
+
+
+def _storage_rounding(x: torch.Tensor, tolerance: float) -> float:
+    """`tolerance` times P, or what rounding x to its storage does to the constraint, whichever is larger."""
+    size: Any = float(x.detach().abs().max()) if x.numel() else 1.0
+    return x.shape[-2] * max(tolerance, 4 * torch.finfo(x.dtype).eps * max(size, 1.0))

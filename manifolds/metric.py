@@ -1,0 +1,107 @@
+"""What an optimizer may ask of a Riemannian manifold of matrices X (..., P, n), and what follows from it."""
+
+from abc import ABC, abstractmethod
+
+import numpy as np
+
+from manifolds.embedded.logarithm import underived
+from manifolds.linalg import Array, namespace
+from manifolds.retractions import Move
+from manifolds.shooting import Shooting
+
+
+class Metric(ABC):
+    """A Riemannian metric on a manifold of matrices X (..., P, n)."""
+
+    @abstractmethod
+    def check_shape(self, P: int, columns: int) -> None:
+        """Raise ValueError where X (..., P, columns) cannot be on the manifold, with the number."""
+
+    @abstractmethod
+    def dimension(self, P: int) -> int:
+        """Of the manifold for P rows. Raises ValueError where it is empty."""
+
+    @abstractmethod
+    def typical_distance(self, P: int) -> float:
+        """The scale for a trust region."""
+
+    @abstractmethod
+    def constraint_residual(self, X: Array) -> Array:
+        """Distance of the constraint from the identity, zero on the manifold. (...)"""
+
+    @abstractmethod
+    def tangency_residual(self, X: Array, Z: Array) -> Array:
+        """Zero for a tangent Z. (...)"""
+
+    @abstractmethod
+    def retract(self, X: Array, U: Array, retraction: Move | str) -> Array:
+        """R_X(U). (..., P, n). Raises ValueError where the step loses rank."""
+
+    @abstractmethod
+    def random_point(self, P: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.ndarray:
+        """A point drawn with `rng`. (*batch, P, n)"""
+
+    @abstractmethod
+    def inner(self, X: Array, U: Array, V: Array) -> Array:
+        """g_X(U, V). (...)"""
+
+    @abstractmethod
+    def flat(self, X: Array, U: Array) -> Array:
+        """The ambient array with <flat(U), V>_F = g_X(U, V) for every V, whose `gradient` is U. (..., P, n)"""
+
+    @abstractmethod
+    def project(self, X: Array, Z: Array) -> Array:
+        """The metric's own projection of an ambient Z on the tangent space at X. (..., P, n)"""
+
+    @abstractmethod
+    def gradient(self, X: Array, G: Array) -> Array:
+        """Riemannian from ambient gradient: g(gradient, U) = <G, U>_F for every tangent U. (..., P, n)"""
+
+    @abstractmethod
+    def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
+        """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)"""
+
+    @abstractmethod
+    def exp(self, X: Array, U: Array) -> Array:
+        """The geodesic that leaves X with velocity U (projected first), at time 1. (..., P, n)"""
+
+    @abstractmethod
+    def geodesic_transport(self, X: Array, U: Array, W: Array) -> tuple[Array, Array]:
+        """exp(X, U), and W carried parallel along that geodesic: an isometry. (..., P, n) each"""
+
+    @abstractmethod
+    def shoot(self, X: Array, Y: Array) -> Shooting:
+        """The velocity from X to Y with its convergence verdict."""
+
+    def norm(self, X: Array, U: Array) -> Array:
+        """sqrt(g_X(U, U)), zero where rounding makes the square negative. (...)"""
+        square = self.inner(X, U, U)
+        return namespace(square).sqrt(namespace(square).clip(square, 0, None))
+
+    def log(self, X: Array, Y: Array) -> Array:
+        """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where shooting missed, and in a backward pass."""
+        return underived(self.shoot(X, Y).require().vector, X, Y)
+
+    def dist(self, X: Array, Y: Array) -> Array:
+        """Length of log(X, Y): the distance where `shoot` says minimising, else a bound. (...)
+
+        Raises as `log`, and in a second backward pass: torch differentiates it once.
+        """
+        if namespace(X) is not np:
+            from manifolds.distance import Distance
+
+            return Distance.apply(X, Y, self)[0]
+        return self.norm(X, self.log(X, Y))
+
+    def midpoint(self, X: Array, Y: Array) -> Array:
+        """Half way along the geodesic from X to Y. (..., P, n). Raises as `log`."""
+        return self.exp(X, self.log(X, Y) / 2)
+
+    def transport(self, X: Array, Y: Array, W: Array) -> Array:
+        """Vector transport by projection on the tangent space at Y. (..., P, n)"""
+        del X
+        return self.project(Y, W)
+
+    def parallel_transport(self, X: Array, Y: Array, W: Array) -> Array:
+        """W carried parallel along the geodesic from X to Y. (..., P, n). Raises as `log`."""
+        return self.geodesic_transport(X, self.log(X, Y), W)[1]

@@ -1,0 +1,101 @@
+"""States of the general law at given times, and the time of a given growth, each from one integration in reduced coordinates."""
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifolds.linalg import Array, epsilon, namespace
+from ufm.laws.general import GeneralLaw
+from ufm.laws.integrator import Arc, arcs
+
+SEARCH_ACCURACY = 1e-7  # of omega, where only the time of a growth is wanted
+
+
+@dataclass(frozen=True, eq=False)
+class ReducedStart:
+    """S = U (diag(sigma) Vt) Q^T with sigma (K,), K = min(C - 1, P), of which the first `moving` are not rounding of zeros.
+
+    U (P, K), Vt (K, C-1), Q an orthonormal basis orthogonal to q.
+    """
+
+    U: Array
+    sigma: Array
+    Vt: Array
+    moving: int
+
+    @property
+    def Z(self) -> Array:
+        """U^T S Q of the values that move. (moving, C-1)"""
+        return self.sigma[: self.moving, None] * self.Vt[: self.moving]
+
+
+def reduced_start(law: GeneralLaw, S: Array) -> ReducedStart:
+    """S (P, C) in its own singular vectors. Values of at most max(P, C) eps sigma_1 are rounding of zeros and set to 0."""
+    xp, K = namespace(S), min(law.C - 1, S.shape[0])
+    U, sigma, Vt = xp.linalg.svd(law.basis(S).reduce(S), full_matrices=False)
+    moving = int((sigma > max(S.shape) * epsilon(S) * sigma[0]).sum())
+    sigma = xp.concatenate([sigma[:moving], 0 * sigma[moving:]])
+    return ReducedStart(U[:, :K], sigma[:K], Vt[:K], moving)
+
+
+def states_at(
+    law: GeneralLaw, Z: Array, times: np.ndarray, accuracy: float, progress: Callable[[float], None] | None = None
+) -> Iterator[tuple[Array, float]]:
+    """Z (m, C-1) at ascending times (T,), Z given at time 0, each with a bound on the relative error of its singular values.
+
+    Half of `accuracy` is for the steps, half for the states inside them.
+    """
+    done = int(np.searchsorted(times, 0.0, side="right"))
+    yield from [(Z, 0.0)] * done
+    if done == len(times):
+        return
+    end, share = float(times[-1]), 0.5 * accuracy / law.spread_of_sizes
+    for arc in arcs(law.reduced_velocity, Z, end, law.time_unit, share):
+        last = int(np.searchsorted(times, arc.end, side="right"))
+        inside = share if last - done > 1 else 0.0  # one state costs as much by a step of its own as by an interpolant
+        for t in times[done:last]:
+            state, more = arc.at(float(t), inside)
+            yield state, (arc.error + more) * law.spread_of_sizes
+        done = last
+        if progress is not None:
+            progress(arc.end / end)
+
+
+def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:
+    """When the smallest omega has grown `growth`-fold from S (P, C), to about 1e-7 of it.
+
+    Raises ValueError where a singular value is zero and never grows, OverflowError where the time overflows float64.
+    """
+    S = law.checked(S)
+    start, basis = reduced_start(law, S), law.basis(S)
+    if start.moving < len(start.sigma):
+        raise ValueError(f"{len(start.sigma) - start.moving} of {len(start.sigma)} singular values are zero and never grow")
+
+    def smallest(Z: Array) -> float:
+        return float(namespace(Z).linalg.svd(law.class_means(basis.expand(Z)), full_matrices=False)[1][start.moving - 1])
+
+    target = growth * smallest(start.Z)
+    share = SEARCH_ACCURACY / law.spread_of_sizes
+    for arc in arcs(law.reduced_velocity, start.Z, math.inf, law.time_unit, share):
+        if smallest(arc.state) >= target:
+            return _crossing(arc, lambda Z: math.log(smallest(Z) / target))
+    raise OverflowError(f"no growth by {growth:g} within float64")  # the arcs raise before
+
+
+def _crossing(arc: Arc, excess: Callable[[Array], float]) -> float:
+    """The time inside an arc at which a function of the state becomes 0."""
+    from scipy.optimize import brentq
+
+    def at(t: float) -> float:
+        return excess(arc.at(t, SEARCH_ACCURACY)[0] if t > arc.t else arc.start)
+
+    return arc.t if at(arc.t) >= 0 else float(brentq(at, arc.t, arc.end, xtol=1e-300, rtol=1e-10))  # type: ignore[arg-type]
+
+
+def peak_signs(V: Array) -> Array:
+    """+-1 for every column, the sign of its entry of largest modulus. (K,)"""
+    xp = namespace(V)
+    peaks = xp.take_along_axis(V, abs(V).argmax(-2)[None, :], -2) if xp is np else V.gather(-2, abs(V).argmax(-2)[None, :])
+    return xp.where(peaks[0] < 0, -1.0, 1.0)

@@ -1,0 +1,22 @@
+"""What the options mean that several commands have: one type, one help text, and the default where a command has no other."""
+
+from typing import Any
+
+SHARED: dict[str, dict[str, Any]] = {
+    "seed": {"type": int, "default": 0, "help": "seed of everything random"},
+    "device": {"default": "cpu", "help": "torch device that computes: cpu, cuda, cuda:1, ..."},
+    "json": {"action": "store_true", "help": "JSON on standard output instead of text, one object a line"},
+    "quiet": {"action": "store_true", "help": "no progress and no table"},
+    "threads": {"type": int, "help": "CPU threads; another number may change the last bits"},
+    "lambda": {"type": float, "dest": "lam", "help": "weight decay of the loss (Eq. 2); C wd / 2 for MSELoss"},
+    "data-dir": {"help": "folder with the official files"},
+    "hub": {"help": "Hugging Face dataset, or the folder of one, to take instead"},
+    "per-class": {"type": int, "help": "training examples a class"},
+    "test-per-class": {"type": int, "help": "test examples a class"},
+}
+
+
+def shared_option(name: str, without: str | None = None, **changed: Any) -> dict[str, Any]:
+    """The settings of a shared option for `add_argument`; `without` says in words what happens where it is not given."""
+    settings = SHARED[name] | changed
+    return settings if without is None else settings | {"help": f"{settings['help']} (default: {without})"}
