@@ -1,11 +1,11 @@
 """What the kernel asks of the columns of X: the part that the constraint sees, and the rest, which is free."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import ArrayT, namespace
 
 
 class Centering(Protocol):
@@ -16,15 +16,15 @@ class Centering(Protocol):
         """The scale of the constraint D D^T = n I."""
         ...
 
-    def deviations(self, X: Array) -> Array:
+    def deviations(self, X: ArrayT) -> ArrayT:
         """D, the orthogonal projection of X on the centred rows. (..., P, n) -> (..., P, n)"""
         ...
 
-    def rest(self, X: Array) -> Array:
+    def rest(self, X: ArrayT) -> ArrayT:
         """X_M = X - D. (..., P, n) -> (..., P, n)"""
         ...
 
-    def rest_coordinates(self, X: Array) -> Array:
+    def rest_coordinates(self, X: ArrayT) -> ArrayT:
         """X_M in an orthonormal basis of its rows. (..., P, n) -> (..., P, C)"""
         ...
 
@@ -37,15 +37,15 @@ class MeanSplit(Centering, Protocol):
         """The rows that D can have at most, linearly independent."""
         ...
 
-    def means(self, X: Array) -> Array:
+    def means(self, X: ArrayT) -> ArrayT:
         """M. (..., P, n) -> (..., P, C)"""
         ...
 
-    def spread(self, M: Array) -> Array:
+    def spread(self, M: ArrayT) -> ArrayT:
         """The X_M of these coordinates. (..., P, C) -> (..., P, n)"""
         ...
 
-    def with_means(self, D: Array, dM: Array) -> Array:
+    def with_means(self, D: ArrayT, dM: ArrayT) -> ArrayT:
         """D + spread(dM) for a D of the caller's own, which may be written on. (..., P, n)"""
         ...
 
@@ -62,32 +62,33 @@ class SplitColumns:
     n: float
     rank: int
 
-    def deviations(self, X: Array) -> Array:
+    def deviations(self, X: ArrayT) -> ArrayT:
         """[D, 0]. (..., P, k + m)"""
         if X.shape[-1] == self.split:
             return X
         return namespace(X).concat([X[..., : self.split], 0 * X[..., self.split :]], -1)
 
-    def rest(self, X: Array) -> Array:
+    def rest(self, X: ArrayT) -> ArrayT:
         """[0, K]. (..., P, k + m)"""
         return namespace(X).concat([0 * X[..., : self.split], X[..., self.split :]], -1)
 
-    def rest_coordinates(self, X: Array) -> Array:
+    def rest_coordinates(self, X: ArrayT) -> ArrayT:
         """K. (..., P, m)"""
         return X[..., self.split :]
 
-    def means(self, X: Array) -> Array:
+    def means(self, X: ArrayT) -> ArrayT:
         """K: what the constraint does not see. (..., P, m)"""
         return X[..., self.split :]
 
-    def spread(self, M: Array) -> Array:
+    def spread(self, M: ArrayT) -> ArrayT:
         """[0, M]. (..., P, k + m)"""
         xp = namespace(M)
+        array: Any = M
         shape = (*M.shape[:-1], self.split)
-        zero = np.zeros(shape, M.dtype) if xp is np else M.new_zeros(shape)
+        zero = np.zeros(shape, M.dtype) if xp is np else array.new_zeros(shape)
         return xp.concat([zero, M], -1)
 
-    def with_means(self, D: Array, dM: Array) -> Array:
+    def with_means(self, D: ArrayT, dM: ArrayT) -> ArrayT:
         """D + [0, dM]. (..., P, k + m)"""
         return namespace(D).concat([D[..., : self.split], D[..., self.split :] + dM], -1)
 

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import ArrayT, array_like
 
 
 class SemidefiniteForm(Protocol):
@@ -42,23 +42,23 @@ class SemidefiniteForm(Protocol):
         """s of the metric s <U B, V> + <U_ker, V_ker>."""
         ...
 
-    def apply(self, X: Array) -> Array:
+    def apply(self, X: ArrayT) -> ArrayT:
         """X B. (..., P, n)"""
         ...
 
-    def range_coordinates(self, X: Array) -> Array:
+    def range_coordinates(self, X: ArrayT) -> ArrayT:
         """F = X G. (..., P, n) -> (..., P, k)"""
         ...
 
-    def kernel_coordinates(self, X: Array) -> Array:
+    def kernel_coordinates(self, X: ArrayT) -> ArrayT:
         """K, the part of X in the kernel of B in orthonormal coordinates. (..., P, n) -> (..., P, m)"""
         ...
 
-    def combine(self, F: Array, K: Array) -> Array:
+    def combine(self, F: ArrayT, K: ArrayT) -> ArrayT:
         """The X of these coordinates: F G^+ and the kernel's part. (..., P, k), (..., P, m) -> (..., P, n)"""
         ...
 
-    def range_gradient(self, E: Array) -> Array:
+    def range_gradient(self, E: ArrayT) -> ArrayT:
         """E (G^+)^T, the gradient by F from the gradient E by X. (..., P, n) -> (..., P, k)"""
         ...
 
@@ -101,33 +101,27 @@ class WeightedCentering:
         """1."""
         return 1.0
 
-    def apply(self, X: Array) -> Array:
+    def apply(self, X: ArrayT) -> ArrayT:
         """(X - X w 1^T) diag(w). (..., P, n)"""
-        return self.range_coordinates(X) * as_array(np.asarray(self.weights), X) ** 0.5
+        return self.range_coordinates(X) * array_like(np.asarray(self.weights), X) ** 0.5
 
-    def range_coordinates(self, X: Array) -> Array:
+    def range_coordinates(self, X: ArrayT) -> ArrayT:
         """(X - X w 1^T) diag(sqrt(w)). (..., P, n)"""
-        w = as_array(np.asarray(self.weights), X)
+        w = array_like(np.asarray(self.weights), X)
         centred = X - X.mean(-1)[..., None]  # the weighted mean of what is centred already leaves no rounding of a large mean
         return (centred - (centred @ w)[..., None]) * w**0.5
 
-    def kernel_coordinates(self, X: Array) -> Array:
+    def kernel_coordinates(self, X: ArrayT) -> ArrayT:
         """X 1 / sqrt(n). (..., P, 1)"""
         return X.mean(-1)[..., None] * self.columns**0.5
 
-    def combine(self, F: Array, K: Array) -> Array:
+    def combine(self, F: ArrayT, K: ArrayT) -> ArrayT:
         """F / sqrt(w), its mean moved to that of K. (..., P, n)"""
-        X = F / as_array(np.asarray(self.weights), F) ** 0.5
+        X = F / array_like(np.asarray(self.weights), F) ** 0.5
         return X - X.mean(-1)[..., None] + K / self.columns**0.5
 
-    def range_gradient(self, E: Array) -> Array:
+    def range_gradient(self, E: ArrayT) -> ArrayT:
         """(E - mean) / sqrt(w), less its part along sqrt(w). (..., P, n)"""
-        root = as_array(np.asarray(self.weights), E) ** 0.5
+        root = array_like(np.asarray(self.weights), E) ** 0.5
         scaled = (E - E.mean(-1)[..., None]) / root
         return scaled - (scaled @ root)[..., None] * root
-
-
-def as_array(values: np.ndarray, X: Array) -> Array:
-    """`values` with the kind, dtype and device of X."""
-    xp = namespace(X)
-    return values.astype(X.dtype, copy=False) if xp is np else xp.as_tensor(values, dtype=X.dtype, device=X.device)

@@ -18,7 +18,7 @@ from manifolds import geometry
 from manifolds.centering import SplitColumns, check_form_rank
 from manifolds.embedded import curvature, geodesics, logarithm
 from manifolds.forms import SemidefiniteForm
-from manifolds.linalg import Array, inner, namespace
+from manifolds.linalg import Array, ArrayT, inner, namespace
 from manifolds.metric import Metric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, as_retraction, nearest_point
@@ -61,23 +61,23 @@ class GeneralizedStiefelMetric(Metric):
         """pi sqrt(s)."""
         return np.pi * self.form.scale**0.5
 
-    def constraint_residual(self, X: Array) -> Array:
+    def constraint_residual(self, X: ArrayT) -> ArrayT:
         """||X B X^T - I||_F. (...)"""
         return geometry.constraint_residual(*self._split(X))
 
-    def tangency_residual(self, X: Array, Z: Array) -> Array:
+    def tangency_residual(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """||X B Z^T + Z B X^T||_F. (...)"""
         x, split = self._split(X)
         return geometry.tangency_residual(x, self._coordinates(Z), split)
 
     @at_least_float32
-    def nearest_point(self, Z: Array) -> Array:
+    def nearest_point(self, Z: ArrayT) -> ArrayT:
         """The point nearest to Z in the norm of g: (Z B Z^T)^{-1/2} Z, the kernel's part unchanged. (..., P, n)"""
         self.check_shape(*Z.shape[-2:])
         return self._point(nearest_point(*self._split(Z)))
 
     @at_least_float32
-    def retract(self, X: Array, U: Array, retraction: Move | str = "polar") -> Array:
+    def retract(self, X: ArrayT, U: ArrayT, retraction: Move[ArrayT] | str = "polar") -> ArrayT:
         """R_X(U), by the name of a retraction or a function (z, u, split) of coordinates. (..., P, n)
 
         "polar" is of second order; "cholesky" of first and cheaper; "renormalisation" scales the kernel's part too.
@@ -100,45 +100,45 @@ class GeneralizedStiefelMetric(Metric):
         return self.nearest_point(form.combine(left @ right, K))
 
     @at_least_float32
-    def inner(self, X: Array, U: Array, V: Array) -> Array:
+    def inner(self, X: ArrayT, U: ArrayT, V: ArrayT) -> ArrayT:
         """s <U B, V> + <U_ker, V_ker>. (...)"""
         del X
         u = self._coordinates(U)
         return inner(u, u if V is U else self._coordinates(V))
 
     @at_least_float32
-    def flat(self, X: Array, U: Array) -> Array:
+    def flat(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """U M, M = s B + the projection on the kernel. (..., P, n)"""
         del X
         form, K = self.form, self.form.kernel_coordinates(U)
         return form.scale * form.apply(U) + form.combine(0 * form.range_coordinates(U), K)
 
     @at_least_float32
-    def project(self, X: Array, Z: Array) -> Array:
+    def project(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """Z - sym(X B Z^T) X_ran, orthogonal in g. (..., P, n)"""
         x, split = self._split(X)
         return self._point(geometry.orthogonal_projection(x, self._coordinates(Z), split))
 
     @at_least_float32
-    def gradient(self, X: Array, G: Array) -> Array:
+    def gradient(self, X: ArrayT, G: ArrayT) -> ArrayT:
         """The projection of G M^{-1}: g(gradient, U) = <G, U>_F. (..., P, n)"""
         x, split = self._split(X)
         return self._point(geometry.orthogonal_projection(x, self._covector(G), split))
 
     @at_least_float32
-    def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
+    def hessian(self, X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT) -> ArrayT:
         """Of the Levi-Civita connection of g. (..., P, n)"""
         x, split = self._split(X)
         return self._point(curvature.embedded_hessian(x, self._covector(G), self._covector(H), self._coordinates(U), split))
 
     @at_least_float32
-    def exp(self, X: Array, U: Array) -> Array:
+    def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """Closed form. (..., P, n)"""
         x, split = self._split(X)
         return self._point(geodesics.exp(x, geometry.orthogonal_projection(x, self._coordinates(U), split), split))
 
     @at_least_float32
-    def geodesic_transport(self, X: Array, U: Array, W: Array) -> tuple[Array, Array]:
+    def geodesic_transport(self, X: ArrayT, U: ArrayT, W: ArrayT) -> tuple[ArrayT, ArrayT]:
         """Closed form. (..., P, n) each"""
         x, split = self._split(X)
         u, w = (geometry.orthogonal_projection(x, self._coordinates(Z), split) for Z in (U, W))
@@ -151,21 +151,21 @@ class GeneralizedStiefelMetric(Metric):
         shooting = logarithm.shoot_log(x, self._coordinates(Y), split)
         return replace(shooting, vector=self._point(shooting.vector))
 
-    def _split(self, X: Array) -> tuple[Array, SplitColumns]:
+    def _split(self, X: ArrayT) -> tuple[ArrayT, SplitColumns]:
         """The coordinates z = [sqrt(s) F, K] of X, and how they are split."""
         form = self.form
         F = form.range_coordinates(X) * form.scale**0.5
         z = namespace(X).concat([F, form.kernel_coordinates(X)], -1)
         return z, SplitColumns(form.factors, form.scale, form.rank)
 
-    def _coordinates(self, X: Array) -> Array:
+    def _coordinates(self, X: ArrayT) -> ArrayT:
         return self._split(X)[0]
 
-    def _covector(self, G: Array) -> Array:
+    def _covector(self, G: ArrayT) -> ArrayT:
         """The gradient by the coordinates z, from the gradient by X."""
         form = self.form
         return namespace(G).concat([form.range_gradient(G) / form.scale**0.5, form.kernel_coordinates(G)], -1)
 
-    def _point(self, z: Array) -> Array:
+    def _point(self, z: ArrayT) -> ArrayT:
         """The X of coordinates z."""
         return self.form.combine(z[..., : self.form.factors] / self.form.scale**0.5, z[..., self.form.factors :])

@@ -7,7 +7,7 @@ Proposition 4's oblique Pi, and the Frobenius-orthogonal P. Half precision is co
 
 from manifolds.centering import Centering, MeanSplit
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, frobenius_norm, gram, identity_like, symmetrize
+from manifolds.linalg import ArrayT, frobenius_norm, gram, identity_like, symmetrize
 from manifolds.precision import at_least_float32
 from manifolds.roots import SYMMETRIC, whitened
 
@@ -19,19 +19,19 @@ def dimension(layout: ClassLayout, P: int) -> int:
 
 
 @at_least_float32
-def within_covariance(X: Array, layout: MeanSplit) -> Array:
+def within_covariance(X: ArrayT, layout: MeanSplit) -> ArrayT:
     """Sigma_W = X C_M X^T = D D^T / n. (..., P, P)"""
     return gram(layout.deviations(X)) / layout.n
 
 
 @at_least_float32
-def constraint_residual(X: Array, layout: MeanSplit) -> Array:
+def constraint_residual(X: ArrayT, layout: MeanSplit) -> ArrayT:
     """||X C_M X^T - I||_F, zero on the manifold. (...)"""
     return frobenius_norm(within_covariance(X, layout) - identity_like(X, X.shape[-2]))
 
 
 @at_least_float32
-def renormalize(X: Array, layout: MeanSplit) -> Array:
+def renormalize(X: ArrayT, layout: MeanSplit) -> ArrayT:
     """Sigma_W^{-1/2} X, the paper's step back to the manifold along the fibre {S X : S symmetric positive definite}.
 
     (..., P, n) -> (..., P, n), differentiable in torch. Raises ValueError where Sigma_W is not positive definite, with the
@@ -43,7 +43,7 @@ def renormalize(X: Array, layout: MeanSplit) -> Array:
 
 
 @at_least_float32
-def oblique_projection(X: Array, Z: Array, layout: Centering) -> Array:
+def oblique_projection(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     """Pi(Z) = Z - 1/2 (X C_M Z^T + Z C_M X^T) X, along the fibre; not self-adjoint in the Frobenius product. (..., P, n)
 
     The differential of `renormalize` at a point of the manifold. Paper: Proposition 4, Lemma 2.
@@ -52,13 +52,13 @@ def oblique_projection(X: Array, Z: Array, layout: Centering) -> Array:
 
 
 @at_least_float32
-def oblique_projection_adjoint(X: Array, W: Array, layout: Centering) -> Array:
+def oblique_projection_adjoint(X: ArrayT, W: ArrayT, layout: Centering) -> ArrayT:
     """Pi*(W) = W - 1/2 (W X^T + X W^T) X C_M, the Frobenius adjoint of `oblique_projection`. (..., P, n)"""
     return W - symmetrize(W @ X.mT) @ layout.deviations(X) / layout.n
 
 
 @at_least_float32
-def orthogonal_projection(X: Array, Z: Array, layout: Centering) -> Array:
+def orthogonal_projection(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     """P(Z) = Z - (n/2) (X C_M Z^T + Z C_M X^T) X C_M, the Frobenius-orthogonal projection on the tangent space. (..., P, n)
 
     The only one of the two that turns an ambient gradient into the gradient of the embedded (Frobenius) metric.
@@ -68,11 +68,11 @@ def orthogonal_projection(X: Array, Z: Array, layout: Centering) -> Array:
 
 
 @at_least_float32
-def tangency_residual(X: Array, Z: Array, layout: Centering) -> Array:
+def tangency_residual(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     """||X C_M Z^T + Z C_M X^T||_F, zero for a tangent Z (corrected Proposition 3). (...)"""
     return 2 * frobenius_norm(_normal_part(layout.deviations(X), Z, layout))
 
 
-def _normal_part(D: Array, Z: Array, layout: Centering) -> Array:
+def _normal_part(D: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     """sym(X C_M Z^T) from the deviations of both: class means, however large, leave no rounding in it. (..., P, P)"""
     return symmetrize(D @ layout.deviations(Z).mT) / layout.n

@@ -26,7 +26,7 @@ class _Features(MetricManifold):
 
     __scaling__ = MetricManifold.__scaling__.copy()
 
-    def __init__(self, metric: BundleMetric | EmbeddedMetric, retraction: Move | str, seed: RNG) -> None:
+    def __init__(self, metric: BundleMetric | EmbeddedMetric, retraction: Move[torch.Tensor] | str, seed: RNG) -> None:
         super().__init__(metric, retraction, seed)
         self.metric, self.layout = metric, metric.layout
 
@@ -55,7 +55,7 @@ class NormalizedFeatures(_Features):
         self,
         layout: ClassLayout,
         *,
-        retraction: Move | str = "renormalisation",
+        retraction: Move[torch.Tensor] | str = "renormalisation",
         seed: RNG = None,
         rng: RNG = None,
     ) -> None:
@@ -76,7 +76,7 @@ class EmbeddedNormalizedFeatures(_Features):
         self,
         layout: ClassLayout,
         *,
-        retraction: Move | str = "polar",
+        retraction: Move[torch.Tensor] | str = "polar",
         seed: RNG = None,
         rng: RNG = None,
     ) -> None:
@@ -94,7 +94,9 @@ class GeneralizedStiefel(MetricManifold):
     name = "GeneralizedStiefel"
     _constraint, _tangency = "`||x B x^T - I||_F`", "`||x B u^T + u B x^T||_F`"
 
-    def __init__(self, form: SemidefiniteForm, *, retraction: Move | str = "polar", seed: RNG = None, rng: RNG = None) -> None:
+    def __init__(
+        self, form: SemidefiniteForm, *, retraction: Move[torch.Tensor] | str = "polar", seed: RNG = None, rng: RNG = None
+    ) -> None:
         metric = GeneralizedStiefelMetric(form)
         super().__init__(metric, retraction, seed if rng is None else rng)
         self.metric, self.form = metric, form

@@ -31,7 +31,7 @@ class MetricManifold(_Manifold):
 
     metric: Any
 
-    def __init__(self, metric: Metric, retraction: Move | str, seed: RNG) -> None:
+    def __init__(self, metric: Metric, retraction: Move[torch.Tensor] | str, seed: RNG) -> None:
         super().__init__()
         self.metric, self._retraction = metric, as_retraction(retraction)
         self._rng = np.random.default_rng(seed)
@@ -42,7 +42,7 @@ class MetricManifold(_Manifold):
     def __hash__(self) -> int:
         return hash((type(self), *self._structure()))
 
-    def _structure(self) -> tuple[Metric, Move]:
+    def _structure(self) -> tuple[Metric, Move[torch.Tensor]]:
         return self.metric, self._retraction
 
     def _check_shape(self, shape: tuple[int, ...], name: str) -> Check:

@@ -4,10 +4,11 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, RankDeficient, namespace
+from manifolds.linalg import Array, ArrayT, RankDeficient, array_like, namespace
 
 
 def whole_number(value: object, what: str) -> int:
@@ -100,21 +101,22 @@ class ClassLayout:
         """Class of every column. (n,)"""
         return np.repeat(np.arange(self.C), self.sizes)
 
-    def means(self, X: Array) -> Array:
+    def means(self, X: ArrayT) -> ArrayT:
         """Class means. (..., P, n) -> (..., P, C)"""
         self.check_columns(X)
         if self.balanced:
             return X.reshape(*X.shape[:-1], self.C, self.N).mean(-1)
-        if namespace(X) is np:
+        xp = namespace(X)
+        if isinstance(X, np.ndarray):
             starts = np.concatenate(([0], np.cumsum(self.sizes)[:-1]))
-            return np.add.reduceat(X, starts, axis=-1) / np.asarray(self.sizes, dtype=X.dtype)
-        return namespace(X).stack([block.mean(-1) for block in X.split(self.sizes, dim=-1)], -1)
+            return xp.add.reduceat(X, starts, -1) / self._class_sizes(X)
+        return xp.stack([block.mean(-1) for block in xp.split(X, self.sizes, dim=-1)], -1)
 
-    def spread(self, M: Array) -> Array:
+    def spread(self, M: ArrayT) -> ArrayT:
         """M Y: the class means repeated over their examples. (..., P, C) -> (..., P, n)"""
         xp = namespace(M)
-        if xp is np:
-            return np.repeat(M, self.sizes, axis=-1)
+        if isinstance(M, np.ndarray):
+            return xp.repeat(M, self.sizes, axis=-1)
         if self.balanced:
             return M[..., None].expand(*M.shape, self.N).reshape(*M.shape[:-1], self.n)
         blocks = [M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)]
@@ -140,62 +142,63 @@ class ClassLayout:
         """n, which makes the metric of that form the Frobenius one."""
         return float(self.n)
 
-    def apply(self, X: Array) -> Array:
+    def apply(self, X: ArrayT) -> ArrayT:
         """X C_M = D / n. (..., P, n)"""
         return self.deviations(X) / self.n
 
-    def range_coordinates(self, X: Array) -> Array:
+    def range_coordinates(self, X: ArrayT) -> ArrayT:
         """D / sqrt(n). (..., P, n) -> (..., P, n)"""
         return self.deviations(X) / self.n**0.5
 
-    def kernel_coordinates(self, X: Array) -> Array:
+    def kernel_coordinates(self, X: ArrayT) -> ArrayT:
         """M diag(sqrt(n_c)). (..., P, n) -> (..., P, C)"""
         return self.rest_coordinates(X)
 
-    def combine(self, F: Array, K: Array) -> Array:
+    def combine(self, F: ArrayT, K: ArrayT) -> ArrayT:
         """sqrt(n) F + K diag(1 / sqrt(n_c)) Y. (..., P, n), (..., P, C) -> (..., P, n)"""
         D, sizes = F * self.n**0.5, self._class_sizes(K)
         return self.deviations(D) + self.spread(K / sizes**0.5)
 
-    def range_gradient(self, E: Array) -> Array:
+    def range_gradient(self, E: ArrayT) -> ArrayT:
         """sqrt(n) times the deviations of E. (..., P, n) -> (..., P, n)"""
         return self.deviations(E) * self.n**0.5
 
-    def rest(self, X: Array) -> Array:
+    def rest(self, X: ArrayT) -> ArrayT:
         """X_M = M Y, the class means repeated. (..., P, n) -> (..., P, n)"""
         return self.spread(self.means(X))
 
-    def rest_coordinates(self, X: Array) -> Array:
+    def rest_coordinates(self, X: ArrayT) -> ArrayT:
         """M diag(sqrt(n_c)). (..., P, n) -> (..., P, C)"""
         return self.means(X) * (self.N**0.5 if self.balanced else namespace(X).sqrt(self._class_sizes(X)))
 
-    def sums(self, X: Array) -> Array:
+    def sums(self, X: ArrayT) -> ArrayT:
         """X Y^T, the class sums. (..., P, n) -> (..., P, C)"""
         return self.means(X) * self._class_sizes(X)
 
-    def per_class(self, sums: Array) -> Array:
+    def per_class(self, sums: ArrayT) -> ArrayT:
         """Class means from class sums. (..., P, C) -> (..., P, C)"""
         return sums / self._class_sizes(sums)
 
-    def _class_sizes(self, X: Array) -> Array:
+    def _class_sizes(self, X: ArrayT) -> ArrayT | int:
         """n_c as a number, or with the dtype and device of X. (C,)"""
         if self.balanced:
             return self.N
-        xp = namespace(X)
-        return np.asarray(self.sizes, X.dtype) if xp is np else xp.as_tensor(self.sizes, dtype=X.dtype, device=X.device)
+        return array_like(self.sizes, X)
 
-    def deviations(self, X: Array) -> Array:
+    def deviations(self, X: ArrayT) -> ArrayT:
         """D = X - M Y = n X C_M. (..., P, n) -> (..., P, n)"""
         M = self.means(X)
         if self.balanced:
             return (X.reshape(*X.shape[:-1], self.C, self.N) - M[..., None]).reshape(X.shape)
         return X - self.spread(M)
 
-    def add_to_means(self, X: Array, dM: Array) -> Array:
+    def add_to_means(self, X: ArrayT, dM: ArrayT) -> ArrayT:
         """X + dM Y written into X itself: one read and one write of X, no second X. X (..., P, n), dM (..., P, C)"""
         self.check_columns(X)
         if self.balanced:
-            blocks = X.reshape(*X.shape[:-1], self.C, self.N) if namespace(X) is np else X.view(*X.shape[:-1], self.C, self.N)
+            array: Any = X
+            shape = (*X.shape[:-1], self.C, self.N)
+            blocks = array.reshape(shape) if namespace(X) is np else array.view(shape)
             blocks += dM[..., None]
             return X
         start = 0
@@ -204,7 +207,7 @@ class ClassLayout:
             start += size
         return X
 
-    def with_means(self, D: Array, dM: Array) -> Array:
+    def with_means(self, D: ArrayT, dM: ArrayT) -> ArrayT:
         """D + dM Y for a D of the caller's own, written into D unless torch is recording for a derivative. D (..., P, n)"""
         if namespace(D) is np or not namespace(D).is_grad_enabled():
             return self.add_to_means(D, dM)

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 
-Array = Any  # numpy.ndarray or torch.Tensor; every function returns the kind that it was given
+from manifolds.array import Array as Array
+from manifolds.array import ArrayT as ArrayT
+from manifolds.array import ArrayT_co as ArrayT_co
 
 
 class RankDeficient(ValueError):
@@ -22,13 +24,25 @@ def namespace(x: Array) -> Any:
     raise TypeError(f"expected a numpy array or a torch tensor, got {type(x).__name__}")
 
 
-def identity_like(x: Array, size: int) -> Array:
-    """I_size with the dtype and device of x."""
+def array_like(values: Any, x: ArrayT) -> ArrayT:
+    """Numbers as an array with the kind, dtype and device of x."""
     xp = namespace(x)
-    return xp.eye(size, dtype=x.dtype) if xp is np else xp.eye(size, dtype=x.dtype, device=x.device)
+    convert: Any = xp.asarray if xp is np else xp.as_tensor  # torch.asarray would drop the record for derivatives, or warn
+    return convert(values, dtype=x.dtype, device=x.device)
 
 
-def symmetrize(a: Array) -> Array:
+def detached(x: ArrayT) -> ArrayT:
+    """x itself where it is of numpy, else without its record for derivatives."""
+    tensor: Any = x
+    return x if namespace(x) is np else tensor.detach()
+
+
+def identity_like(x: ArrayT, size: int) -> ArrayT:
+    """I_size with the dtype and device of x."""
+    return namespace(x).eye(size, dtype=x.dtype, device=x.device)
+
+
+def symmetrize(a: ArrayT) -> ArrayT:
     """(a + a^T) / 2 over the last two axes."""
     return (a + a.mT) / 2
 
@@ -38,17 +52,17 @@ def epsilon(x: Array) -> float:
     return float(namespace(x).finfo(x.dtype).eps)
 
 
-def skew(a: Array) -> Array:
+def skew(a: ArrayT) -> ArrayT:
     """(a - a^T) / 2 over the last two axes."""
     return (a - a.mT) / 2
 
 
-def inner(a: Array, b: Array) -> Array:
+def inner(a: ArrayT, b: ArrayT) -> ArrayT:
     """<a, b> = tr(a b^T) over the last two axes. (...)"""
     return namespace(a).sum(a * b, axis=(-2, -1))
 
 
-def gram(a: Array) -> Array:
+def gram(a: ArrayT) -> ArrayT:
     """a a^T. (..., P, n) -> (..., P, P)
 
     numpy recognises the product as symmetric and does half the work; torch does not, so that wide matrices are cut by hand.
@@ -61,19 +75,19 @@ def gram(a: Array) -> Array:
     return xp.cat([xp.cat([gram(top), corner.mT], -1), xp.cat([corner, gram(bottom)], -1)], -2)
 
 
-def block(rows: list[list[Array]]) -> Array:
+def block(rows: list[list[ArrayT]]) -> ArrayT:
     """A matrix from blocks; leading axes are a batch."""
     xp = namespace(rows[0][0])
     return xp.concat([xp.concat(row, -1) for row in rows], -2)
 
 
-def frobenius_norm(a: Array) -> Array:
+def frobenius_norm(a: ArrayT) -> ArrayT:
     """||a||_F over the last two axes; leading axes are a batch. (...)"""
     xp = namespace(a)
     return xp.sqrt(xp.sum(a * a, axis=(-2, -1)))
 
 
-def inverse_cholesky(S: Array) -> Array:
+def inverse_cholesky(S: ArrayT) -> ArrayT:
     """L^{-1} for S = L L^T, lower triangular. (..., P, P)
 
     A single matrix by halving, so that nearly all of its 2 P^3/3 flops are matrix products. Accurate to eps cond(S).

@@ -5,8 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.forms import as_array
-from manifolds.linalg import Array
+from manifolds.linalg import ArrayT, array_like
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +18,7 @@ class MatrixForm:
     basis: np.ndarray
     sigma: np.ndarray
     kernel: np.ndarray
-    _cast: dict[Any, Array] = field(default_factory=dict, repr=False)
+    _cast: dict[Any, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def of_factor(cls, G: np.ndarray, tolerance: float | None = None) -> "MatrixForm":
@@ -93,40 +92,40 @@ class MatrixForm:
         return 1.0
 
     @property
-    def _numbers(self) -> tuple[np.ndarray, ...]:
+    def _numbers(self) -> tuple[Any, ...]:
         return self.basis, self.sigma, self.kernel
 
-    def apply(self, X: Array) -> Array:
+    def apply(self, X: ArrayT) -> ArrayT:
         """X V diag(sigma^2) V^T. (..., P, n)"""
         basis, sigma, _ = self._like(X)
         return (X @ basis * sigma**2) @ basis.mT
 
-    def range_coordinates(self, X: Array) -> Array:
+    def range_coordinates(self, X: ArrayT) -> ArrayT:
         """X V diag(sigma). (..., P, n) -> (..., P, rank)"""
         basis, sigma, _ = self._like(X)
         return X @ basis * sigma
 
-    def kernel_coordinates(self, X: Array) -> Array:
+    def kernel_coordinates(self, X: ArrayT) -> ArrayT:
         """X times the kernel's basis. (..., P, n) -> (..., P, n - rank)"""
         return X @ self._like(X)[2]
 
-    def combine(self, F: Array, K: Array) -> Array:
+    def combine(self, F: ArrayT, K: ArrayT) -> ArrayT:
         """F diag(1 / sigma) V^T + K (kernel)^T. (..., P, n)"""
         basis, sigma, kernel = self._like(F)
         return (F / sigma) @ basis.mT + K @ kernel.mT
 
-    def range_gradient(self, E: Array) -> Array:
+    def range_gradient(self, E: ArrayT) -> ArrayT:
         """E V diag(1 / sigma). (..., P, n) -> (..., P, rank)"""
         basis, sigma, _ = self._like(E)
         return E @ basis / sigma
 
-    def _like(self, X: Array) -> tuple[Array, ...]:
+    def _like(self, X: ArrayT) -> tuple[ArrayT, ...]:
         """Basis, sigma and kernel with the dtype and device of X."""
         if isinstance(X, np.ndarray) and X.dtype == np.float64:
             return self._numbers
         key = (X.dtype, None if isinstance(X, np.ndarray) else str(X.device))
         if key not in self._cast:
-            self._cast[key] = tuple(as_array(part, X) for part in self._numbers)
+            self._cast[key] = tuple(array_like(part, X) for part in self._numbers)
         return self._cast[key]
 
 

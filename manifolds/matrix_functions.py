@@ -4,16 +4,17 @@ In torch the first two have the derivatives that autograd through eigh gets wron
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, identity_like, namespace, symmetrize
+from manifolds.linalg import ArrayT, epsilon, identity_like, namespace, symmetrize
 from manifolds.spectral import concrete, spectral_inverse_sqrt, spectral_lyapunov
 
 DOUBLINGS = 48  # of Smith's method: eigenvalues of real part 1e-13 still converge
 
 
-def inverse_sqrt(S: Array, root: Array | None = None) -> Array:
+def inverse_sqrt(S: ArrayT, root: ArrayT | None = None) -> ArrayT:
     """S^{-1/2} of a symmetric positive definite S, with the correct derivative in torch. (..., P, P)
 
     Autograd through eigh is wrong where eigenvalues coincide, as all of them do on the manifold; the derivative
@@ -24,29 +25,32 @@ def inverse_sqrt(S: Array, root: Array | None = None) -> Array:
         return spectral_inverse_sqrt(S) if root is None else root
     from manifolds import autograd
 
-    return autograd.inverse_sqrt(S, root)
+    differentiable: Any = autograd.inverse_sqrt
+    return differentiable(S, root)
 
 
-def lyapunov(A: Array, B: Array) -> Array:
+def lyapunov(A: ArrayT, B: ArrayT) -> ArrayT:
     """The Y with A Y + Y A = B for a symmetric positive definite A; differentiable to any order in torch. (..., P, P)"""
     if namespace(A) is np:
         return spectral_lyapunov(A, B)
     from manifolds import autograd
 
-    return autograd.lyapunov(A, B)
+    differentiable: Any = autograd.lyapunov
+    return differentiable(A, B)
 
 
-def matrix_exp(a: Array) -> Array:
+def matrix_exp(a: ArrayT) -> ArrayT:
     """exp(a) over the last two axes."""
     if namespace(a) is np:
-        from scipy.linalg import expm
+        import scipy.linalg
 
+        expm: Any = scipy.linalg.expm
         return expm(a)
     # torch stops its Taylor series too early for small norms (error 8e-12 at norm 0.03): exp(a) = exp(a + I) / e is not small
     return namespace(a).linalg.matrix_exp(a + identity_like(a, a.shape[-1])) / math.e
 
 
-def sylvester_congruence(K: Array, B: Array) -> Array:
+def sylvester_congruence(K: ArrayT, B: ArrayT) -> ArrayT:
     """The symmetric S with S K + K^T S = B for symmetric B, K with eigenvalues of positive real part. (..., P, P)
 
     Smith's doubling of S = Q + U^T S U, U = (K - I)(K + I)^{-1}, Q = 2 (K + I)^{-T} B (K + I)^{-1}: products only.

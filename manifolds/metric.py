@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 import numpy as np
 
 from manifolds.embedded.logarithm import underived
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 from manifolds.retractions import Move
 from manifolds.shooting import Shooting
 
@@ -26,15 +26,15 @@ class Metric(ABC):
         """The scale for a trust region."""
 
     @abstractmethod
-    def constraint_residual(self, X: Array) -> Array:
+    def constraint_residual(self, X: ArrayT) -> ArrayT:
         """Distance of the constraint from the identity, zero on the manifold. (...)"""
 
     @abstractmethod
-    def tangency_residual(self, X: Array, Z: Array) -> Array:
+    def tangency_residual(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """Zero for a tangent Z. (...)"""
 
     @abstractmethod
-    def retract(self, X: Array, U: Array, retraction: Move | str) -> Array:
+    def retract(self, X: ArrayT, U: ArrayT, retraction: Move[ArrayT] | str) -> ArrayT:
         """R_X(U). (..., P, n). Raises ValueError where the step loses rank."""
 
     @abstractmethod
@@ -42,47 +42,47 @@ class Metric(ABC):
         """A point drawn with `rng`. (*batch, P, n)"""
 
     @abstractmethod
-    def inner(self, X: Array, U: Array, V: Array) -> Array:
+    def inner(self, X: ArrayT, U: ArrayT, V: ArrayT) -> ArrayT:
         """g_X(U, V). (...)"""
 
     @abstractmethod
-    def flat(self, X: Array, U: Array) -> Array:
+    def flat(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """The ambient array with <flat(U), V>_F = g_X(U, V) for every V, whose `gradient` is U. (..., P, n)"""
 
     @abstractmethod
-    def project(self, X: Array, Z: Array) -> Array:
+    def project(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """The metric's own projection of an ambient Z on the tangent space at X. (..., P, n)"""
 
     @abstractmethod
-    def gradient(self, X: Array, G: Array) -> Array:
+    def gradient(self, X: ArrayT, G: ArrayT) -> ArrayT:
         """Riemannian from ambient gradient: g(gradient, U) = <G, U>_F for every tangent U. (..., P, n)"""
 
     @abstractmethod
-    def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
+    def hessian(self, X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT) -> ArrayT:
         """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)"""
 
     @abstractmethod
-    def exp(self, X: Array, U: Array) -> Array:
+    def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """The geodesic that leaves X with velocity U (projected first), at time 1. (..., P, n)"""
 
     @abstractmethod
-    def geodesic_transport(self, X: Array, U: Array, W: Array) -> tuple[Array, Array]:
+    def geodesic_transport(self, X: ArrayT, U: ArrayT, W: ArrayT) -> tuple[ArrayT, ArrayT]:
         """exp(X, U), and W carried parallel along that geodesic: an isometry. (..., P, n) each"""
 
     @abstractmethod
     def shoot(self, X: Array, Y: Array) -> Shooting:
         """The velocity from X to Y with its convergence verdict."""
 
-    def norm(self, X: Array, U: Array) -> Array:
+    def norm(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """sqrt(g_X(U, U)), zero where rounding makes the square negative. (...)"""
         square = self.inner(X, U, U)
         return namespace(square).sqrt(namespace(square).clip(square, 0, None))
 
-    def log(self, X: Array, Y: Array) -> Array:
+    def log(self, X: ArrayT, Y: ArrayT) -> ArrayT:
         """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where shooting missed, and in a backward pass."""
         return underived(self.shoot(X, Y).require().vector, X, Y)
 
-    def dist(self, X: Array, Y: Array) -> Array:
+    def dist(self, X: ArrayT, Y: ArrayT) -> ArrayT:
         """Length of log(X, Y): the distance where `shoot` says minimising, else a bound. (...)
 
         Raises as `log`, and in a second backward pass: torch differentiates it once.
@@ -93,15 +93,15 @@ class Metric(ABC):
             return Distance.apply(X, Y, self)[0]
         return self.norm(X, self.log(X, Y))
 
-    def midpoint(self, X: Array, Y: Array) -> Array:
+    def midpoint(self, X: ArrayT, Y: ArrayT) -> ArrayT:
         """Half way along the geodesic from X to Y. (..., P, n). Raises as `log`."""
         return self.exp(X, self.log(X, Y) / 2)
 
-    def transport(self, X: Array, Y: Array, W: Array) -> Array:
+    def transport(self, X: ArrayT, Y: ArrayT, W: ArrayT) -> ArrayT:
         """Vector transport by projection on the tangent space at Y. (..., P, n)"""
         del X
         return self.project(Y, W)
 
-    def parallel_transport(self, X: Array, Y: Array, W: Array) -> Array:
+    def parallel_transport(self, X: ArrayT, Y: ArrayT, W: ArrayT) -> ArrayT:
         """W carried parallel along the geodesic from X to Y. (..., P, n). Raises as `log`."""
         return self.geodesic_transport(X, self.log(X, Y), W)[1]

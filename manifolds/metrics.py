@@ -17,7 +17,7 @@ from manifolds.bundle import geodesics as bundle_geodesics
 from manifolds.embedded import curvature, geodesics, logarithm
 from manifolds.geometry import constraint_residual, dimension, oblique_projection, orthogonal_projection, tangency_residual
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, inner
+from manifolds.linalg import Array, ArrayT, inner
 from manifolds.metric import Metric
 from manifolds.retractions import Move, as_retraction
 from manifolds.sampling import random_point
@@ -47,15 +47,15 @@ class LayoutMetric(Metric):
         """sqrt(P n), the Frobenius size of the deviations."""
         return math.sqrt(P * self.layout.n)
 
-    def constraint_residual(self, X: Array) -> Array:
+    def constraint_residual(self, X: ArrayT) -> ArrayT:
         """||X C_M X^T - I||_F. (...)"""
         return constraint_residual(X, self.layout)
 
-    def tangency_residual(self, X: Array, Z: Array) -> Array:
+    def tangency_residual(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """||X C_M Z^T + Z C_M X^T||_F. (...)"""
         return tangency_residual(X, Z, self.layout)
 
-    def retract(self, X: Array, U: Array, retraction: Move | str) -> Array:
+    def retract(self, X: ArrayT, U: ArrayT, retraction: Move[ArrayT] | str) -> ArrayT:
         """retraction(X, U, layout). (..., P, n)"""
         return as_retraction(retraction)(X, U, self.layout)
 
@@ -64,7 +64,7 @@ class LayoutMetric(Metric):
         return random_point(self.layout, P, rng, batch)
 
     @abstractmethod
-    def mean_gradient(self, M: Array, sums: Array) -> Array:
+    def mean_gradient(self, M: ArrayT, sums: ArrayT) -> ArrayT:
         """Class means of `gradient`, from the means M of X and the class sums G Y^T of the ambient gradient. (..., P, C)"""
 
 
@@ -77,37 +77,37 @@ class EmbeddedMetric(LayoutMetric):
         """pi sqrt(n)."""
         return geodesics.injectivity_radius(self.layout)
 
-    def inner(self, X: Array, U: Array, V: Array) -> Array:
+    def inner(self, X: ArrayT, U: ArrayT, V: ArrayT) -> ArrayT:
         """<U, V>_F. (...)"""
         return inner(U, V)
 
-    def flat(self, X: Array, U: Array) -> Array:
+    def flat(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """U itself."""
         del X
         return U
 
-    def project(self, X: Array, Z: Array) -> Array:
+    def project(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """P(Z), orthogonal."""
         return orthogonal_projection(X, Z, self.layout)
 
-    def gradient(self, X: Array, G: Array) -> Array:
+    def gradient(self, X: ArrayT, G: ArrayT) -> ArrayT:
         """P(G)."""
         return orthogonal_projection(X, G, self.layout)
 
-    def mean_gradient(self, M: Array, sums: Array) -> Array:
+    def mean_gradient(self, M: ArrayT, sums: ArrayT) -> ArrayT:
         """Those of G."""
         del M
         return self.layout.per_class(sums)
 
-    def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
+    def hessian(self, X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT) -> ArrayT:
         """P(H - n sym(G C_M X^T) U C_M)."""
         return curvature.embedded_hessian(X, G, H, U, self.layout)
 
-    def exp(self, X: Array, U: Array) -> Array:
+    def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """Closed form."""
         return geodesics.exp(X, self.project(X, U), self.layout)
 
-    def geodesic_transport(self, X: Array, U: Array, W: Array) -> tuple[Array, Array]:
+    def geodesic_transport(self, X: ArrayT, U: ArrayT, W: ArrayT) -> tuple[ArrayT, ArrayT]:
         """Closed form."""
         return geodesics.geodesic_transport(X, self.project(X, U), self.project(X, W), self.layout)
 
@@ -120,35 +120,35 @@ class EmbeddedMetric(LayoutMetric):
 class BundleMetric(LayoutMetric):
     """The metric that measures across the fibres {S X}: its first-order retraction is the paper's renormalisation."""
 
-    def inner(self, X: Array, U: Array, V: Array) -> Array:
+    def inner(self, X: ArrayT, U: ArrayT, V: ArrayT) -> ArrayT:
         """<Hor U, Hor V>_F. (...)"""
         return bundle.bundle_inner(X, U, V, self.layout)
 
-    def flat(self, X: Array, U: Array) -> Array:
+    def flat(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """Hor U."""
         return bundle.horizontal(X, U, self.layout)
 
-    def project(self, X: Array, Z: Array) -> Array:
+    def project(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """Proposition 4's Pi(Z), along the fibre."""
         return oblique_projection(X, Z, self.layout)
 
-    def gradient(self, X: Array, G: Array) -> Array:
+    def gradient(self, X: ArrayT, G: ArrayT) -> ArrayT:
         """Pi Pi* G."""
         return bundle.bundle_gradient(X, G, self.layout)
 
-    def mean_gradient(self, M: Array, sums: Array) -> Array:
+    def mean_gradient(self, M: ArrayT, sums: ArrayT) -> ArrayT:
         """Those of G + sym(M (G Y^T)^T) M Y / n."""
         return self.layout.per_class(sums) + bundle.mean_part(M, sums, self.layout)
 
-    def hessian(self, X: Array, G: Array, H: Array, U: Array) -> Array:
+    def hessian(self, X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT) -> ArrayT:
         """Of the Levi-Civita connection of g."""
         return bundle.bundle_hessian(X, G, H, U, self.layout)
 
-    def exp(self, X: Array, U: Array) -> Array:
+    def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """Integrated to rounding."""
         return bundle_geodesics.bundle_exp(X, self.project(X, U), self.layout)
 
-    def geodesic_transport(self, X: Array, U: Array, W: Array) -> tuple[Array, Array]:
+    def geodesic_transport(self, X: ArrayT, U: ArrayT, W: ArrayT) -> tuple[ArrayT, ArrayT]:
         """Integrated to rounding."""
         return bundle_geodesics.bundle_geodesic_transport(X, self.project(X, U), self.project(X, W), self.layout)
 

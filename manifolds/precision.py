@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -35,7 +35,7 @@ def at_least_float32(function: F) -> F:
             cast = {name: _cast(arg, first.dtype) for name, arg in kwargs.items()}
             return function(*[_cast(arg, first.dtype) for arg in args], **cast)
 
-    return guarded  # type: ignore[return-value]
+    return cast("F", guarded)
 
 
 def _first_array(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

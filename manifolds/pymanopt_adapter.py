@@ -28,7 +28,7 @@ class _MetricManifold(_Manifold):
 
     metric: Any
 
-    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move | str, seed: RNG, name: str):
+    def __init__(self, metric: Metric, P: int, copies: int, retraction: Move[np.ndarray] | str, seed: RNG, name: str):
         P, copies = whole_number(P, "P"), whole_number(copies, "copies")
         if copies < 1:
             raise ValueError(f"copies = {copies}: at least one is needed")
@@ -114,7 +114,7 @@ class _MetricManifold(_Manifold):
 class _Features(_MetricManifold):
     """Normalized features, with either metric."""
 
-    def __init__(self, metric: BundleMetric | EmbeddedMetric, P: int, copies: int, retraction: Move | str, seed: RNG):
+    def __init__(self, metric: BundleMetric | EmbeddedMetric, P: int, copies: int, retraction: Move[np.ndarray] | str, seed: RNG):
         self.layout = metric.layout
         name = f"Normalized features manifold n={self.layout.n}, C={self.layout.C}, {type(metric).__name__}"
         super().__init__(metric, P, copies, retraction, seed, name)
@@ -133,7 +133,7 @@ class NormalizedFeatures(_Features):
         P: int,
         *,
         copies: int = 1,
-        retraction: Move | str = "renormalisation",
+        retraction: Move[np.ndarray] | str = "renormalisation",
         seed: RNG = None,
         rng: RNG = None,
     ) -> None:
@@ -149,7 +149,7 @@ class EmbeddedNormalizedFeatures(_Features):
         P: int,
         *,
         copies: int = 1,
-        retraction: Move | str = "polar",
+        retraction: Move[np.ndarray] | str = "polar",
         seed: RNG = None,
         rng: RNG = None,
     ) -> None:
@@ -175,7 +175,7 @@ class GeneralizedStiefel(_MetricManifold):
         P: int,
         *,
         copies: int = 1,
-        retraction: Move | str = "polar",
+        retraction: Move[np.ndarray] | str = "polar",
         seed: RNG = None,
         rng: RNG = None,
     ) -> None:

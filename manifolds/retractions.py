@@ -13,17 +13,18 @@ X, U are (..., P, n). All raise ValueError where a step loses rank, with the num
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from manifolds.bundle.connection import horizontal
 from manifolds.centering import MeanSplit
-from manifolds.linalg import Array, gram, identity_like, namespace, symmetrize
+from manifolds.linalg import ArrayT, gram, identity_like, namespace, symmetrize
 from manifolds.matrix_functions import sylvester_congruence
 from manifolds.precision import at_least_float32
 from manifolds.roots import SYMMETRIC, TRIANGULAR, Root, whitened
 from manifolds.spectral import check_positive_definite
 
-Move = Callable[[Array, Array, MeanSplit], Array]  # (X, U, layout) -> point
-Inverse = Callable[[Array, Array, MeanSplit], Array]  # (X, Y, layout) -> the U that goes from X to Y
+Move = Callable[[ArrayT, ArrayT, MeanSplit], ArrayT]  # (X, U, layout) -> point
+Inverse = Callable[[Any, Any, MeanSplit], Any]  # (X, Y, layout) -> the U that goes from X to Y
 
 
 @dataclass(frozen=True)
@@ -36,18 +37,18 @@ class Retraction:
     lifts: bool = False  # whether U is replaced by Hor U
     _inverse: Inverse | None = None
 
-    def __call__(self, X: Array, U: Array, layout: MeanSplit) -> Array:
+    def __call__(self, X: ArrayT, U: ArrayT, layout: MeanSplit) -> ArrayT:
         """The point R_X(U). (..., P, n). Raises ValueError where the step loses rank and where n - C < P."""
         return _move(X=X, U=U, layout=layout, retraction=self)
 
-    def derivative(self, X: Array, U: Array, W: Array, layout: MeanSplit) -> Array:
+    def derivative(self, X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit) -> ArrayT:
         """d/ds R_X(U + s W) at s = 0, tangent at R_X(U), linear in W. (..., P, n). Raises ValueError where the step loses rank.
 
         A dZ + dA Z with dS = 2 sym(D dZ^T) / n.  [Absil, Mahony and Sepulchre 2008, Section 8.1.4]
         """
         return _derivative(X=X, U=U, W=W, layout=layout, retraction=self)
 
-    def inverse(self, X: Array, Y: Array, layout: MeanSplit) -> Array:
+    def inverse(self, X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
         """The tangent U at X with R_X(U) = Y. (..., P, n). Raises ValueError where no closed form is known or Y is too far."""
         if self._inverse is None:
             raise ValueError(f"the inverse of {self.name} has no closed form here: take that of polar or renormalisation, or log")
@@ -55,12 +56,12 @@ class Retraction:
 
 
 @at_least_float32
-def _move(X: Array, U: Array, layout: MeanSplit, retraction: Retraction) -> Array:
+def _move(X: ArrayT, U: ArrayT, layout: MeanSplit, retraction: Retraction) -> ArrayT:
     layout.check_rank(X.shape[-2])
     return _onto(X + (horizontal(X, U, layout) if retraction.lifts else U), layout, retraction)
 
 
-def _onto(Z: Array, layout: MeanSplit, retraction: Retraction) -> Array:
+def _onto(Z: ArrayT, layout: MeanSplit, retraction: Retraction) -> ArrayT:
     """A Z, or A on the deviations of Z and its own means. (..., P, n)"""
     M = layout.means(Z)
     D, scaled = whitened(layout.deviations(Z), M, layout.n, retraction.root)
@@ -68,7 +69,7 @@ def _onto(Z: Array, layout: MeanSplit, retraction: Retraction) -> Array:
 
 
 @at_least_float32
-def _derivative(X: Array, U: Array, W: Array, layout: MeanSplit, retraction: Retraction) -> Array:
+def _derivative(X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit, retraction: Retraction) -> ArrayT:
     layout.check_rank(X.shape[-2])
     if retraction.lifts:
         U, W = horizontal(X, U, layout), horizontal(X, W, layout)
@@ -80,7 +81,7 @@ def _derivative(X: Array, U: Array, W: Array, layout: MeanSplit, retraction: Ret
 
 
 @at_least_float32
-def nearest_point(Z: Array, layout: MeanSplit) -> Array:
+def nearest_point(Z: ArrayT, layout: MeanSplit) -> ArrayT:
     """The point nearest to Z in the Frobenius norm: S^{-1/2} D on the deviations D of Z, S = D D^T / n, and Z's means.
 
     (..., P, n) -> (..., P, n). Raises ValueError where S is singular (the nearest point is not unique) and where n - C < P.
@@ -90,7 +91,7 @@ def nearest_point(Z: Array, layout: MeanSplit) -> Array:
 
 
 @at_least_float32
-def inverse_renormalisation(X: Array, Y: Array, layout: MeanSplit) -> Array:
+def inverse_renormalisation(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """The tangent U at X with renormalisation(X, U) = Y: U = S Y - X, S K + K^T S = 2 I, K = Y C_M X^T. (..., P, n)
 
     Exists for Y near X; raises ValueError where S is not positive definite, with its smallest eigenvalue.
@@ -99,7 +100,7 @@ def inverse_renormalisation(X: Array, Y: Array, layout: MeanSplit) -> Array:
 
 
 @at_least_float32
-def inverse_polar_retraction(X: Array, Y: Array, layout: MeanSplit) -> Array:
+def inverse_polar_retraction(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """The tangent U at X with polar_retraction(X, U) = Y: S D_Y - D_X on deviations, the difference on means. (..., P, n)
 
     S K + K^T S = 2 I with K = D_Y D_X^T / n. Exists for Y near X; raises ValueError where S is not positive definite.
@@ -108,7 +109,7 @@ def inverse_polar_retraction(X: Array, Y: Array, layout: MeanSplit) -> Array:
     return layout.with_means(_inverse_scale(D_X, D_Y, layout) @ D_Y - D_X, layout.means(Y) - layout.means(X))
 
 
-def _inverse_scale(D_X: Array, D_Y: Array, layout: MeanSplit) -> Array:
+def _inverse_scale(D_X: ArrayT, D_Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """The symmetric positive definite S that puts S D_Y - D_X into the tangent space at X. (..., P, P)"""
     K = D_Y @ D_X.mT / layout.n
     S = sylvester_congruence(K, 2 * identity_like(K, K.shape[-1]))
@@ -128,7 +129,7 @@ RETRACTIONS = {
 }
 
 
-def as_retraction(choice: "str | Move") -> Move:
+def as_retraction(choice: Move[ArrayT] | str) -> Move[ArrayT]:
     """A retraction of this module by its name, or any function (X, U, layout) -> point as it is.
 
     Raises ValueError for another name and TypeError for what is not callable.

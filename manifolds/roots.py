@@ -7,10 +7,11 @@ While torch traces or vectorises, no number can be looked at: there both passes 
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, gram, inverse_cholesky, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, detached, epsilon, gram, inverse_cholesky, namespace, symmetrize
 from manifolds.matrix_functions import inverse_sqrt, lyapunov
 from manifolds.spectral import (
     NEAR_CONDITION,
@@ -37,16 +38,16 @@ class Root:
     """
 
     name: str
-    of_covariance: Callable[[Array], Array]
-    conditioned: Callable[[Array], tuple[Array | None, float]]
-    of_deviations: Callable[[Array, Array, float, Array], Array]
-    derivative: Callable[[Array, Array], Array]
+    of_covariance: Callable[[Any], Any]
+    conditioned: Callable[[Any], tuple[Any, float]]
+    of_deviations: Callable[[Any, Any, float, Any], Any]
+    derivative: Callable[[Any, Any], Any]
     triangular: bool
 
 
 def whitened(
-    D: Array, M: Array, n: float, root: Root, multiply: Callable[[Array, Array], Array] = lambda A, D: A @ D
-) -> tuple[Array, Array]:
+    D: ArrayT, M: ArrayT, n: float, root: Root, multiply: Callable[[ArrayT, ArrayT], ArrayT] = lambda A, D: A @ D
+) -> tuple[ArrayT, ArrayT]:
     """A D and A M for the deviations D (..., P, n) and whatever else is to be mapped with them, M (..., P, C).
 
     `multiply` (A, D) -> A D. Raises ValueError where D D^T / n is singular to rounding, with the number of lost directions.
@@ -66,7 +67,7 @@ def whitened(
     return multiply(A, D), A @ M
 
 
-def _smallest_deviation(D: Array, M: Array, n: float) -> Array:
+def _smallest_deviation(D: ArrayT, M: ArrayT, n: float) -> ArrayT:
     """The standard deviation that rounding alone can produce in features of deviations D and class means M. (..., 1)"""
     xp, classes = namespace(D), max(M.shape[-1], 1)
     square = xp.sum(D * D, (-2, -1)) / n + xp.sum(M * M, (-2, -1)) / classes
@@ -76,59 +77,60 @@ def _smallest_deviation(D: Array, M: Array, n: float) -> Array:
 def records(S: Array) -> bool:
     """Whether torch may ask for a derivative of what is made of S."""
     xp = namespace(S)
-    return xp is not np and (S.requires_grad or xp.autograd.forward_ad._current_level >= 0)
+    tensor: Any = S
+    return xp is not np and (tensor.requires_grad or xp.autograd.forward_ad._current_level >= 0)
 
 
-def _conditioned_symmetric(S: Array) -> tuple[Array | None, float]:
+def _conditioned_symmetric(S: ArrayT) -> tuple[ArrayT | None, float]:
     if not records(S):
         return conditioned_inverse_sqrt(S)
-    A, condition = conditioned_inverse_sqrt(S.detach())
+    A, condition = conditioned_inverse_sqrt(detached(S))
     return (None if A is None else inverse_sqrt(S, A)), condition
 
 
-def _symmetric_of_deviations(D: Array, S: Array, n: float, smallest: Array) -> Array:
+def _symmetric_of_deviations(D: ArrayT, S: ArrayT, n: float, smallest: ArrayT) -> ArrayT:
     recorded = records(S)
-    E, deviations = principal_deviations(D.detach() if recorded else D, n)
+    E, deviations = principal_deviations(detached(D), n)
     deviations = refuse_lost(deviations, smallest, "Sigma_W", "standard deviations")
     A = symmetrize(root_of_spectrum(deviations * deviations, E))
     return inverse_sqrt(S, A) if recorded else A
 
 
-def _symmetric_derivative(A: Array, dS: Array) -> Array:
+def _symmetric_derivative(A: ArrayT, dS: ArrayT) -> ArrayT:
     """A dA + dA A = -A^2 dS A^2."""
     square = A @ A
     return lyapunov(A, -(square @ dS @ square))
 
 
-def _checked_inverse_cholesky(S: Array) -> Array:
+def _checked_inverse_cholesky(S: ArrayT) -> ArrayT:
     if not distance_from_identity(S)[2]:  # else every eigenvalue is within a quarter of their mean
         check_finite(S)
         check_positive_definite(namespace(S).linalg.eigvalsh(S), "Sigma_W")
     return inverse_cholesky(S)
 
 
-def _conditioned_triangular(S: Array) -> tuple[Array | None, float]:
+def _conditioned_triangular(S: ArrayT) -> tuple[ArrayT | None, float]:
     try:
         A = inverse_cholesky(S)
     except namespace(S).linalg.LinAlgError:
         return None, float("inf")
     if distance_from_identity(S)[2]:
         return A, NEAR_CONDITION
-    S, absolute = (S.detach(), abs(A.detach())) if records(S) else (S, abs(A))
+    S, absolute = detached(S), abs(detached(A))
     return A, infinity_norm(S) * float(absolute.sum(-1).max()) * float(absolute.sum(-2).max())  # >= cond(S)
 
 
-def _triangular_of_deviations(D: Array, S: Array, n: float, smallest: Array) -> Array:
+def _triangular_of_deviations(D: ArrayT, S: ArrayT, n: float, smallest: ArrayT) -> ArrayT:
     del S
-    xp, recorded = namespace(D), records(D)
-    deviations = principal_deviations(D.detach() if recorded else D, n)[1]
+    xp = namespace(D)
+    deviations = principal_deviations(detached(D), n)[1]
     refuse_lost(deviations, smallest, "Sigma_W", "standard deviations")
     R = xp.linalg.qr(D.mT)[1]
     sign = xp.sign(xp.linalg.diagonal(R))[..., None, :]
     return xp.tril(xp.linalg.inv(R.mT * sign)) * n**0.5
 
 
-def _triangular_derivative(A: Array, dS: Array) -> Array:
+def _triangular_derivative(A: ArrayT, dS: ArrayT) -> ArrayT:
     """-low(A dS A^T) A, low the lower triangle with half of the diagonal."""
     xp, T = namespace(A), A @ dS @ A.mT
     return -(xp.tril(T, -1) + (T - xp.tril(T, -1) - xp.triu(T, 1)) / 2) @ A

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.centering import MeanSplit
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, array_like, namespace
 
 MEMORY = 6  # velocities that Anderson's acceleration looks back on
 SHOTS = 60  # shots at one target before the verdict
@@ -81,15 +81,11 @@ def shoot_pairs(search: Search, X: Array, Y: Array) -> Shooting:
     results = [search(x, y) for x, y in zip(starts, ends, strict=True)]
     vector = np.asarray([result[0] for result in results]).reshape(shape)
     rest = (np.asarray([result[k] for result in results]).reshape(shape[:-2]) for k in (1, 2, 3, 4))
-    return Shooting(_like(vector, X), *rest)
+    return Shooting(array_like(vector, X), *rest)
 
 
-def _double(X: Array) -> np.ndarray:
+def _double(X: Any) -> np.ndarray:
     return np.asarray(X if isinstance(X, np.ndarray) else X.detach().double().cpu().numpy(), dtype=np.float64)
-
-
-def _like(vector: np.ndarray, X: Array) -> Any:
-    return vector.astype(X.dtype) if isinstance(X, np.ndarray) else namespace(X).as_tensor(vector, dtype=X.dtype, device=X.device)
 
 
 Aim = Callable[[np.ndarray, np.ndarray], Shot]  # (velocity, target) -> Shot

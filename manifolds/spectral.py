@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, frobenius_norm, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, epsilon, frobenius_norm, identity_like, namespace, symmetrize
 
 SERIES_TERMS = 9  # highest power in the series of (I + E)^{-1/2}: five products, less than an eigendecomposition
 BINOMIALS = [math.prod((-0.5 - j) / (j + 1) for j in range(k)) for k in range(SERIES_TERMS + 1)]  # binom(-1/2, k)
@@ -36,7 +36,7 @@ def is_concrete(x: Array) -> bool:
     return namespace(x) is np or concrete(x[..., :1, :1].sum()) is not None
 
 
-def check_positive_definite(eigenvalues: Array, name: str) -> Array:
+def check_positive_definite(eigenvalues: ArrayT, name: str) -> ArrayT:
     """Raise ValueError where a symmetric matrix of these eigenvalues (..., P), ascending, is singular to working precision.
 
     The eigenvalues again, lost ones NaN: that is what is left to do while torch traces or vectorises.
@@ -45,7 +45,7 @@ def check_positive_definite(eigenvalues: Array, name: str) -> Array:
     return refuse_lost(eigenvalues, P * epsilon(eigenvalues) * eigenvalues[..., -1:], name, "eigenvalues")
 
 
-def refuse_lost(values: Array, threshold: Array, name: str, kind: str) -> Array:
+def refuse_lost(values: ArrayT, threshold: ArrayT, name: str, kind: str) -> ArrayT:
     """Raise ValueError where some of the `values` (..., P) are at most `threshold`; while torch traces, make them NaN instead."""
     xp, lost = namespace(values), ~(values > threshold)
     if not concrete(xp.any(lost)):
@@ -64,7 +64,7 @@ def check_finite(S: Array) -> None:
         raise ValueError("Sigma_W has NaN or infinite entries: the features overflowed or were not finite to begin with")
 
 
-def spectral_inverse_sqrt(S: Array) -> Array:
+def spectral_inverse_sqrt(S: ArrayT) -> ArrayT:
     """S^{-1/2} by its series near a multiple of I, else through the eigenvectors, without a derivative. (..., P, P)
 
     Raises ValueError for a singular S.
@@ -77,12 +77,12 @@ def spectral_inverse_sqrt(S: Array) -> Array:
     return root_of_spectrum(check_positive_definite(eigenvalues, "Sigma_W"), E)
 
 
-def root_of_spectrum(eigenvalues: Array, E: Array) -> Array:
+def root_of_spectrum(eigenvalues: ArrayT, E: ArrayT) -> ArrayT:
     """E diag(eigenvalues)^{-1/2} E^T. (..., P), (..., P, P) -> (..., P, P)"""
     return (E / namespace(E).sqrt(eigenvalues)[..., None, :]) @ E.mT
 
 
-def conditioned_inverse_sqrt(S: Array) -> tuple[Array | None, float]:
+def conditioned_inverse_sqrt(S: ArrayT) -> tuple[ArrayT | None, float]:
     """S^{-1/2} without a derivative, and cond(S) or a bound; (None, inf) where an eigenvalue is not positive. (..., P, P)"""
     near = series_inverse_sqrt(S)
     if near is not None:
@@ -93,7 +93,7 @@ def conditioned_inverse_sqrt(S: Array) -> tuple[Array | None, float]:
     return root_of_spectrum(eigenvalues, E), float((eigenvalues[..., -1] / eigenvalues[..., 0]).max())
 
 
-def distance_from_identity(S: Array) -> tuple[Array, Array, bool]:
+def distance_from_identity(S: ArrayT) -> tuple[ArrayT, ArrayT, bool]:
     """m = tr S / P (..., 1, 1), S - m I, and whether ||S - m I||_F < NEAR m; never, while torch traces or vectorises."""
     xp = namespace(S)
     mean = xp.linalg.diagonal(S).mean(-1)[..., None, None]
@@ -101,7 +101,7 @@ def distance_from_identity(S: Array) -> tuple[Array, Array, bool]:
     return mean, excess, bool(concrete(xp.all(frobenius_norm(excess)[..., None, None] < NEAR * mean)))
 
 
-def series_inverse_sqrt(S: Array) -> Array | None:
+def series_inverse_sqrt(S: ArrayT) -> ArrayT | None:
     """S^{-1/2} = m^{-1/2} sum_k binom(-1/2, k) E^k, E = S/m - I, m = tr S / P, to rounding. (..., P, P)
 
     None where it would be long, and while torch traces or vectorises. A small step from the manifold has a short one.
@@ -126,7 +126,7 @@ def series_inverse_sqrt(S: Array) -> Array | None:
     return symmetrize(root) / xp.sqrt(mean)
 
 
-def spectral_lyapunov(A: Array, B: Array) -> Array:
+def spectral_lyapunov(A: ArrayT, B: ArrayT) -> ArrayT:
     """The Y with A Y + Y A = B for a symmetric positive definite A, without a derivative. (..., P, P)"""
     eigenvalues, E = namespace(A).linalg.eigh(A)
     return E @ ((E.mT @ B @ E) / (eigenvalues[..., :, None] + eigenvalues[..., None, :])) @ E.mT

@@ -13,6 +13,7 @@ X, G are (..., P, n), numpy or torch; torch's on the CPU are worked on through n
 Nothing is recorded for a derivative: where torch records, compiles or vectorises, the maps are called one after another.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 
 from manifolds.geometry import renormalize
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, detached, identity_like, namespace, symmetrize
 from manifolds.metrics import LayoutMetric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction, renormalisation
@@ -30,13 +31,19 @@ from manifolds.spectral import concrete
 BLOCK = 512  # columns worked on at once
 FUSED_FROM = 100_000  # entries of a numpy X from which one go is faster than two calls; torch gains at every size
 
-MeanVelocity = Callable[[Array, Array], Array]  # (class means of X, class sums of G) -> class means of the gradient
+MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) -> class means of the gradient
 
 
 @at_least_float32
 def gradient_step(
-    X: Array, G: Array, eta: float, metric: LayoutMetric, retraction: Move | str = polar_retraction, *, out: Array | None = None
-) -> Array:
+    X: ArrayT,
+    G: ArrayT,
+    eta: float,
+    metric: LayoutMetric,
+    retraction: Move[ArrayT] | str = polar_retraction,
+    *,
+    out: ArrayT | None = None,
+) -> ArrayT:
     """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
 
     In one go for `polar_retraction`, `renormalisation` and `cholesky_retraction`, in two for any other and for small arrays.
@@ -46,14 +53,14 @@ def gradient_step(
     _check_out(out, X, G)
     if out is not None and _may_share_memory(out, X):
         raise ValueError("out shares memory with X, which this step reads after it has begun to write: give G or another array")
-    small = namespace(X) is np and X.size < FUSED_FROM
+    small = namespace(X) is np and math.prod(X.shape) < FUSED_FROM
     if small or not isinstance(retraction, Retraction) or retraction.lifts or not _plain(X, G):
         return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
     return _step(X, G, eta, layout, metric.mean_gradient, retraction, project=True, out=out)
 
 
 @at_least_float32
-def projected_step(X: Array, G: Array, eta: float, metric: LayoutMetric, *, out: Array | None = None) -> Array:
+def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, out: ArrayT | None = None) -> ArrayT:
     """The nearest point to X - eta G, its means moved by the metric's gradient: projected gradient descent. (..., P, n)
 
     Its derivative by eta at 0 is -metric.gradient(X, G), since P is the derivative of the nearest point: to first order in eta it
@@ -69,7 +76,7 @@ def projected_step(X: Array, G: Array, eta: float, metric: LayoutMetric, *, out:
 
 
 @at_least_float32
-def renormalized_step(X: Array, G: Array, eta: float, layout: ClassLayout, *, out: Array | None = None) -> Array:
+def renormalized_step(X: ArrayT, G: ArrayT, eta: float, layout: ClassLayout, *, out: ArrayT | None = None) -> ArrayT:
     """renormalize(X - eta G), the paper's scheme D.1 for any loss. (..., P, n). Raises ValueError where the step loses rank."""
     _check_out(out, X, G)
     if not _plain(X, G):
@@ -78,24 +85,26 @@ def renormalized_step(X: Array, G: Array, eta: float, layout: ClassLayout, *, ou
 
 
 def _step(
-    X: Array,
-    G: Array,
+    X: ArrayT,
+    G: ArrayT,
     eta: float,
     layout: ClassLayout,
     velocity: MeanVelocity,
     retraction: Retraction,
     project: bool,
-    out: Array | None,
-) -> Array:
+    out: ArrayT | None,
+) -> ArrayT:
     """A Z on the deviations, where Z = D - eta (G_D - K D) with K = 0 unless `project`; the means moved by `velocity`."""
     xp = namespace(X)
     if xp is not np and X.device.type == "cpu":
-        x, g, room = (A if A is None else A.detach().numpy() for A in (X, G, out))
+        x, g = np.asarray(detached(X)), np.asarray(detached(G))
+        room = None if out is None else np.asarray(detached(out))
         return xp.from_numpy(_step(x, g, float(eta), layout, velocity, retraction, project, room))
     layout.check_rank(X.shape[-2])
     M, sums = layout.means(X), layout.sums(G)
     moved = M - eta * velocity(M, sums)
-    Z, K = _room(X, G, out), 0
+    Z: ArrayT = _room(X, G, out)
+    K: Any = 0
     for columns in _blocks(layout):
         D, W = _deviations(X, columns, M, layout), _deviations(G, columns, layout.per_class(sums), layout)
         W *= -eta
@@ -118,7 +127,7 @@ def _blocks(layout: ClassLayout) -> list[slice]:
     return [slice(start, min(start + BLOCK, layout.n)) for start in range(0, layout.n, BLOCK)]
 
 
-def _deviations(X: Array, columns: slice, M: Array, layout: ClassLayout) -> Array:
+def _deviations(X: ArrayT, columns: slice, M: ArrayT, layout: ClassLayout) -> ArrayT:
     """Some columns of X - M Y, a copy. (..., P, b)"""
     part = X[..., columns].copy() if namespace(X) is np else X[..., columns].clone()
     ends = np.cumsum(layout.sizes)
@@ -129,9 +138,9 @@ def _deviations(X: Array, columns: slice, M: Array, layout: ClassLayout) -> Arra
     return part
 
 
-def _multiply(A: Array, Z: Array, layout: ClassLayout, triangular: bool) -> Array:
+def _multiply(A: ArrayT, Z: ArrayT, layout: ClassLayout, triangular: bool) -> ArrayT:
     """A Z, written into Z; half the work for a lower triangular A on numpy matrices."""
-    if triangular and namespace(Z) is np and Z.ndim == 2 and Z.flags.c_contiguous:  # else BLAS would write into a copy
+    if triangular and isinstance(Z, np.ndarray) and Z.ndim == 2 and Z.flags.c_contiguous:  # else BLAS would write into a copy
         from scipy.linalg import get_blas_funcs
 
         trmm: Any = get_blas_funcs("trmm", (Z,))
@@ -142,13 +151,13 @@ def _multiply(A: Array, Z: Array, layout: ClassLayout, triangular: bool) -> Arra
     return Z
 
 
-def _room(X: Array, G: Array, out: Array | None) -> Array:
+def _room(X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
     """`out`, or an empty array for the result."""
     xp = namespace(X)
     if out is not None:
         return out
     shape = xp.broadcast_shapes(X.shape, G.shape)
-    return np.empty(shape, X.dtype) if xp is np else X.new_empty(shape)
+    return xp.empty(shape, dtype=X.dtype, device=X.device)
 
 
 def _check_out(out: Array | None, X: Array, G: Array) -> None:
@@ -163,14 +172,16 @@ def _check_out(out: Array | None, X: Array, G: Array) -> None:
 def _may_share_memory(a: Array, b: Array) -> bool:
     """Whether two arrays could overlap in memory; never known while torch compiles or vectorises."""
     xp = namespace(a)
+    tensors: tuple[Any, Any] = (a, b)
     if xp is np:
-        return np.may_share_memory(a, b)
+        return np.may_share_memory(*tensors)
     if xp.compiler.is_compiling() or concrete(a[..., :1, :1].sum()) is None:
         return False
-    return a.untyped_storage().data_ptr() == b.untyped_storage().data_ptr()
+    first, second = (memory.untyped_storage().data_ptr() for memory in tensors)
+    return first == second
 
 
-def _put(Z: Array, out: Array | None) -> Array:
+def _put(Z: ArrayT, out: ArrayT | None) -> ArrayT:
     """Z, in `out` where that is given."""
     if out is None:
         return Z
@@ -183,5 +194,6 @@ def _plain(X: Array, G: Array) -> bool:
     xp = namespace(X)
     if xp is np:
         return True
-    recorded = xp.is_grad_enabled() and (X.requires_grad or G.requires_grad)
+    tensors: tuple[Any, Any] = (X, G)
+    recorded = xp.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
     return not recorded and all(concrete(A[..., :1, :1].sum()) is not None for A in (X, G))

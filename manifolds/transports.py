@@ -5,11 +5,11 @@ X, U, W are (..., P, n), numpy or torch. Equals parallel transport to first orde
 """
 
 from manifolds.centering import MeanSplit
-from manifolds.linalg import Array
+from manifolds.linalg import ArrayT
 from manifolds.retractions import RETRACTIONS, Move, Retraction, as_retraction
 
 
-def differentiated_transport(X: Array, U: Array, W: Array, layout: MeanSplit, retraction: Move | str) -> Array:
+def differentiated_transport(X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit, retraction: Move[ArrayT] | str) -> ArrayT:
     """D R_X(U)[W] for R = `retraction`, one of the four of `manifolds.retractions` or its name. (..., P, n)
 
     Raises ValueError for another retraction and where the step loses rank.

@@ -7,29 +7,39 @@ other goes through the singular values of D itself, then through a second pass o
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Generic
 
-from manifolds.linalg import Array, RankDeficient, congruence_residual, frobenius_norm, inverse_cholesky, namespace, symmetrize
+from manifolds.linalg import (
+    Array,
+    ArrayT,
+    ArrayT_co,
+    RankDeficient,
+    congruence_residual,
+    frobenius_norm,
+    inverse_cholesky,
+    namespace,
+    symmetrize,
+)
 
 WELL_CONDITIONED = 1e4  # bound on magnitude / lambda_min(Sigma_W) below which one pass leaves a residual under 1e-12
 
 
 @dataclass(frozen=True, eq=False)
-class Whitening:
+class Whitening(Generic[ArrayT_co]):
     """A = factors[-1] ... factors[0] with A Sigma_W A^T = I; apply the factors one after another, never their product."""
 
-    factors: tuple[Array, ...]
-    covariance: Array  # the covariance that the last factor whitens (P, P)
+    factors: tuple[ArrayT_co, ...]
+    covariance: ArrayT_co  # the covariance that the last factor whitens (P, P)
     condition: float  # upper bound on cond(Sigma_W) after one pass, its value after two
     triangular: bool = False  # whether the last factor is lower triangular
 
-    def apply(self, B: Array) -> Array:
+    def apply(self, B: ArrayT) -> ArrayT:
         """A B. (P, k) -> (P, k)"""
         for factor in self.factors:
             B = factor @ B
         return B
 
-    def apply_transposed(self, B: Array) -> Array:
+    def apply_transposed(self, B: ArrayT) -> ArrayT:
         """A^T B. (P, k) -> (P, k)"""
         for factor in reversed(self.factors):
             B = factor.mT @ B
@@ -51,20 +61,22 @@ def degenerate_deviation(mean_square: Any, P: int, precision: float) -> Any:
     return P**0.5 * precision * mean_square**0.5
 
 
-def triangular_root(S: Array, inverse: Array) -> Array:
+def triangular_root(S: ArrayT, inverse: ArrayT) -> ArrayT:
     """L^{-1} of S = L L^T: the cheapest A with A S A^T = I, enough for the singular values and right vectors of the SNR."""
     del S
     return inverse
 
 
-def symmetric_root(S: Array, inverse: Array) -> Array:
+def symmetric_root(S: ArrayT, inverse: ArrayT) -> ArrayT:
     """S^{-1/2}, the paper's renormalisation: needed for the left vectors U of the SNR and for X itself."""
     del inverse
     eigenvalues, E = namespace(S).linalg.eigh(S)
     return symmetrize((E / namespace(S).sqrt(eigenvalues)) @ E.mT)
 
 
-def whiten_once(S: Array, magnitude: float, degenerate: float, root: Callable[[Array, Array], Array]) -> Whitening | None:
+def whiten_once(
+    S: ArrayT, magnitude: float, degenerate: float, root: Callable[[ArrayT, ArrayT], ArrayT]
+) -> Whitening[ArrayT] | None:
     """The whitening of S = Sigma_W (P, P) by one factorisation, or None where that could cost more than about 1e-12.
 
     `magnitude` is ||.||_inf of what S was computed from, S itself or the larger second moment that the means were taken out of:
@@ -82,7 +94,7 @@ def whiten_once(S: Array, magnitude: float, degenerate: float, root: Callable[[A
     return Whitening((root(S, inverse),), S, condition, triangular=root is triangular_root)
 
 
-def whiten(D: Array, degenerate: float, root: Callable[[Array, Array], Array]) -> Whitening:
+def whiten(D: ArrayT, degenerate: float, root: Callable[[ArrayT, ArrayT], ArrayT]) -> Whitening[ArrayT]:
     """A with A Sigma_W A^T = I for deviations D (P, n), of the kind that `root` makes; symmetric wherever two passes are needed.
 
     `degenerate` is the standard deviation at and below which a direction counts as empty.
@@ -98,7 +110,7 @@ def infinity_norm(S: Array) -> float:
     return float(abs(S).sum(-1).max())
 
 
-def principal_deviations(D: Array, n: float | None = None) -> tuple[Array, Array]:
+def principal_deviations(D: ArrayT, n: float | None = None) -> tuple[ArrayT, ArrayT]:
     """Left singular vectors E (..., P, r) and singular values / sqrt(n) (..., r) of D (..., P, k), r = min(P, k), descending.
 
     n is k unless given. By QR and SVD of D itself, so that every value is right to eps times the largest (through Sigma_W: to
@@ -110,7 +122,7 @@ def principal_deviations(D: Array, n: float | None = None) -> tuple[Array, Array
     return E, values / (n or D.shape[-1]) ** 0.5
 
 
-def _two_passes(D: Array, degenerate: float) -> Whitening:
+def _two_passes(D: ArrayT, degenerate: float) -> Whitening[ArrayT]:
     E, deviations = principal_deviations(D)
     P, empty = D.shape[-2], int((deviations <= degenerate).sum()) + max(D.shape[-2] - deviations.shape[-1], 0)
     if empty == P:

@@ -52,9 +52,9 @@ def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Meas
             W, b = ls_classifier(statistics_of(features, labels, int(labels.max()) + 1), lam)
         except ValueError as error:
             raise ValueError(f"{path} has no classifier W, and: {error}") from error
-    found = measure_features(features, labels, W, b, lam)
+    measurement = measure_features(features, labels, W, b, lam)
     error = scalar(arrays, "train_error", path)
-    return epoch, found if "W" in arrays or error is None else found.with_scalars({"train_error": error})
+    return epoch, measurement if "W" in arrays or error is None else measurement.with_scalars({"train_error": error})
 
 
 def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
@@ -65,10 +65,10 @@ def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
     return lam
 
 
-def _epoch(found: np.ndarray, path: Path) -> int:
-    if found.ndim or not np.issubdtype(found.dtype, np.integer):
-        raise ValueError(f"{path}: epoch is {found.dtype} {found.shape}, one integer is needed")
-    return int(found)
+def _epoch(epoch: np.ndarray, path: Path) -> int:
+    if epoch.ndim or not np.issubdtype(epoch.dtype, np.integer):
+        raise ValueError(f"{path}: epoch is {epoch.dtype} {epoch.shape}, one integer is needed")
+    return int(epoch)
 
 
 def _check_weights(W: np.ndarray, b: np.ndarray, path: Path) -> None:
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def measure(args: argparse.Namespace) -> None:
     """Measure every file, print and write what was asked for."""
-    record, found = Record.empty(), None
+    record, measurement = Record.empty(), None
     if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
     for name in filter(None, (args.out, args.report)):
@@ -105,18 +105,18 @@ def measure(args: argparse.Namespace) -> None:
         show_run(Path(args.files[0]), args)
         return
     for k, name in enumerate(args.files):
-        known, found = measure_file(Path(name), args.lam)
+        known, measurement = measure_file(Path(name), args.lam)
         epoch = k if known is None else known
-        record = record.with_epoch(epoch, found, _lambda(Path(name)) if args.lam is None else args.lam)
+        record = record.with_epoch(epoch, measurement, _lambda(Path(name)) if args.lam is None else args.lam)
         if args.out is not None:
             record.save(Path(args.out))
-        for reason in found.undefined:
+        for reason in measurement.undefined:
             say(f"{name}: undefined: {reason}")
         if args.json:
-            snr = {"omega": found.snr.omega, "dropped": found.snr.dropped}
-            print_json({"file": name, "epoch": epoch, **found.scalars, **snr})
+            snr = {"omega": measurement.snr.omega, "dropped": measurement.snr.dropped}
+            print_json({"file": name, "epoch": epoch, **measurement.scalars, **snr})
     if args.report is not None:
-        write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, found)
+        write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
 

@@ -49,11 +49,11 @@ def sweep(
     if engine not in (SERIAL, PROCESSES, DASK) and not engine.startswith(DASK_HOST):
         raise ValueError(f"engine = {engine!r}: it is one of {ENGINES}")
     if engine == SERIAL:
-        found: Iterator[tuple[str, Outcome[Result]]] = (_attempt(work, name, task, os.getpid()) for name, task in tasks.items())
+        pairs: Iterator[tuple[str, Outcome[Result]]] = (_attempt(work, name, task, os.getpid()) for name, task in tasks.items())
     else:
-        found = _on_dask(work, tasks, engine, jobs) if engine.startswith(DASK) else _in_processes(work, tasks, jobs)
+        pairs = _on_dask(work, tasks, engine, jobs) if engine.startswith(DASK) else _in_processes(work, tasks, jobs)
     outcomes = {}
-    for name, outcome in found:
+    for name, outcome in pairs:
         outcomes[name] = outcome
         progress(f"[{len(outcomes)}/{len(tasks)}] {name}: {outcome.error or 'done'}")
     return {name: outcomes[name] for name in tasks}

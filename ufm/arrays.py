@@ -6,24 +6,26 @@ The letters are those of docs/notation.md: C classes, n examples, P features, K 
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.array import Array as Array
+from manifolds.array import ArrayT as ArrayT
+from manifolds.linalg import namespace
 
-Rows = Annotated[Array, "n P"]  # features as a network gives them, one row an example
-Labels = Annotated[Array, "n"]
-Columns = Annotated[Array, "P n"]  # features in class blocks: H, X, and gradients G at them
-ClassMeans = Annotated[Array, "P C"]
-PerClass = Annotated[Array, "C"]  # counts, priors, biases
-Covariance = Annotated[Array, "P P"]
-Weights = Annotated[Array, "C P"]  # of a classifier
-FeatureVector = Annotated[Array, "P"]
-SingularValues = Annotated[Array, "... K"]
-RightVectors = Annotated[Array, "... C K"]
-LeftVectors = Annotated[Array, "P K"]
-Scalars = Annotated[Array, "..."]
+Rows = Annotated[ArrayT, "n P"]  # features as a network gives them, one row an example
+Labels = Annotated[ArrayT, "n"]
+Columns = Annotated[ArrayT, "P n"]  # features in class blocks: H, X, and gradients G at them
+ClassMeans = Annotated[ArrayT, "P C"]
+PerClass = Annotated[ArrayT, "C"]  # counts, priors, biases
+Covariance = Annotated[ArrayT, "P P"]
+Weights = Annotated[ArrayT, "C P"]  # of a classifier
+FeatureVector = Annotated[ArrayT, "P"]
+SingularValues = Annotated[ArrayT, "... K"]
+RightVectors = Annotated[ArrayT, "... C K"]
+LeftVectors = Annotated[ArrayT, "P K"]
+Scalars = Annotated[ArrayT, "..."]
 
 
 LARGEST = 1e140  # of a feature, and 1 / LARGEST of the largest: products of powers of others overflow or vanish in float64
@@ -34,7 +36,7 @@ def check_real(x: Array, what: str) -> None:
     xp = namespace(x)
     if is_masked(x):
         raise ValueError(f"{what} are a masked array: leave the masked entries out, or fill them")
-    if x.dtype.kind != "f" if xp is np else not x.is_floating_point():
+    if x.dtype.kind != "f" if xp is np else not xp.is_floating_point(x):
         raise ValueError(f"{what} have dtype {x.dtype}: floating point is needed")
 
 
@@ -54,4 +56,5 @@ def check_scale(largest: float, what: str) -> None:
 
 def as_numpy(x: Array) -> np.ndarray:
     """x itself where it is of numpy, else its values on the CPU."""
-    return x if namespace(x) is np else x.detach().cpu().numpy()
+    array: Any = x
+    return array if namespace(x) is np else array.detach().cpu().numpy()

@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ufm.laws.general import GeneralLaw
-from ufm.laws.general_trajectory import run_general
+from ufm.laws.general_run import run_general
 
 law = GeneralLaw((50, 20, 5))
 S = law.scaled_means(np.random.default_rng(4).standard_normal((6, 3)))

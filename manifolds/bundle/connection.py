@@ -15,14 +15,14 @@ M_w, with no P x P decomposition, right to rounding however large the means are.
 
 from manifolds.centering import Centering
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, gram, identity_like, inner, namespace, symmetrize
+from manifolds.linalg import ArrayT, gram, identity_like, inner, namespace, symmetrize
 from manifolds.matrix_functions import lyapunov
 from manifolds.precision import at_least_float32
 from manifolds.roots import records
 
 
 @at_least_float32
-def fibre_scale(X: Array, Z: Array, layout: Centering) -> Array:
+def fibre_scale(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     """S_Z, symmetric, with S_Z X the part of Z along the fibre: S A + A S = Z X^T + X Z^T, A = X X^T. (..., P, P)
 
     X is on the manifold.
@@ -34,7 +34,7 @@ def fibre_scale(X: Array, Z: Array, layout: Centering) -> Array:
     return _structured_lyapunov(layout.n, M, W, M_Z)
 
 
-def _structured_lyapunov(n: float, M: Array, W: Array, Z: Array) -> Array:
+def _structured_lyapunov(n: float, M: ArrayT, W: ArrayT, Z: ArrayT) -> ArrayT:
     """The symmetric S with S A + A S = W + Z M^T + M Z^T, A = n I + M M^T. M, Z (..., P, C), W (..., P, P) symmetric.
 
     With M = E diag(s) F^T, E (P, K): S is W / 2n off the range of E, and a correction of rank 2K.
@@ -55,13 +55,13 @@ def _structured_lyapunov(n: float, M: Array, W: Array, Z: Array) -> Array:
 
 
 @at_least_float32
-def horizontal(X: Array, Z: Array, layout: Centering) -> Array:
+def horizontal(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     """Hor(Z) = Z - S_Z X, the Frobenius-orthogonal projection off the fibre. (..., P, n)"""
     return Z - fibre_scale(X, Z, layout) @ X
 
 
 @at_least_float32
-def bundle_inner(X: Array, U: Array, V: Array, layout: Centering) -> Array:
+def bundle_inner(X: ArrayT, U: ArrayT, V: ArrayT, layout: Centering) -> ArrayT:
     """g(U, V) = <Hor U, Hor V>_F. (...)
 
     Both factors are formed: <U, V> - <S_U, V X^T>, equal in exact arithmetic, leaves eps |U| |V| of what runs along the fibre.
@@ -71,7 +71,7 @@ def bundle_inner(X: Array, U: Array, V: Array, layout: Centering) -> Array:
 
 
 @at_least_float32
-def bundle_gradient(X: Array, G: Array, layout: ClassLayout) -> Array:
+def bundle_gradient(X: ArrayT, G: ArrayT, layout: ClassLayout) -> ArrayT:
     """Pi Pi* G, the gradient of the bundle metric from the ambient gradient G. (..., P, n)
 
     It is P G + sym(M (G Y^T)^T) M Y / n: it differs from the gradient of the embedded metric in the class means only.
@@ -83,13 +83,13 @@ def bundle_gradient(X: Array, G: Array, layout: ClassLayout) -> Array:
     return G - layout.with_means(moved, -mean_part(layout.means(X), layout.sums(G), layout))
 
 
-def mean_part(M: Array, sums: Array, layout: ClassLayout) -> Array:
+def mean_part(M: ArrayT, sums: ArrayT, layout: ClassLayout) -> ArrayT:
     """sym(M (G Y^T)^T) M / n, the class means by which Pi Pi* G exceeds P G, from the class sums G Y^T. (..., P, C)"""
     return symmetrize(M @ sums.mT) @ M / layout.n
 
 
 @at_least_float32
-def bundle_hessian(X: Array, G: Array, H: Array, U: Array, layout: ClassLayout) -> Array:
+def bundle_hessian(X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT, layout: ClassLayout) -> ArrayT:
     """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)
 
     Pi Pi*(H - sym(G X^T) U C_M + S_r U) - sym(A S_U S_r) X_M / n, r = Pi Pi* G; self-adjoint in g.
@@ -102,18 +102,18 @@ def bundle_hessian(X: Array, G: Array, H: Array, U: Array, layout: ClassLayout) 
 
 
 @at_least_float32
-def bundle_connection(X: Array, U: Array, W: Array, layout: Centering) -> Array:
+def bundle_connection(X: ArrayT, U: ArrayT, W: ArrayT, layout: Centering) -> ArrayT:
     """dW/dt of a W carried parallel along a curve of velocity U through X; for W = U a geodesic's acceleration. (..., P, n)"""
     return connection_of_scales(X, U, W, fibre_scale(X, U, layout), fibre_scale(X, W, layout), layout)
 
 
-def connection_of_scales(X: Array, U: Array, W: Array, S_U: Array, S_W: Array, layout: Centering) -> Array:
+def connection_of_scales(X: ArrayT, U: ArrayT, W: ArrayT, S_U: ArrayT, S_W: ArrayT, layout: Centering) -> ArrayT:
     """`bundle_connection` where S_U and S_W are known already. (..., P, n)"""
     across = symmetrize(U @ W.mT - S_U @ _fibre_operator(X, S_W, layout)) @ layout.rest(X)
     return (across - symmetrize(layout.deviations(U) @ layout.deviations(W).mT) @ X) / layout.n
 
 
-def _fibre_operator(X: Array, S: Array, layout: Centering) -> Array:
+def _fibre_operator(X: ArrayT, S: ArrayT, layout: Centering) -> ArrayT:
     """A S = X X^T S at X on the manifold. (..., P, P)"""
     M = layout.rest_coordinates(X)
     return layout.n * S + M @ (M.mT @ S)

@@ -9,13 +9,14 @@ X, U, W, Y are (..., P, n); U and W tangent at X.
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from manifolds.bundle.connection import bundle_inner, connection_of_scales, fibre_scale
 from manifolds.geometry import oblique_projection, renormalize
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, epsilon, frobenius_norm, gram, namespace
+from manifolds.linalg import Array, ArrayT, array_like, epsilon, frobenius_norm, gram, namespace
 from manifolds.matrix_functions import inverse_sqrt
 from manifolds.precision import at_least_float32
 from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
@@ -57,38 +58,36 @@ class RowSpace:
         """Number of examples."""
         return self.layout.n
 
-    def reduce(self, Z: Array) -> Array:
+    def reduce(self, Z: ArrayT) -> ArrayT:
         """Coordinates of Z. (..., P, n) -> (..., P, k + C)"""
         weights = self._weights(Z)
         return namespace(Z).concat([self.layout.deviations(Z) @ self.basis, self.layout.means(Z) * weights], -1)
 
-    def lift(self, z: Array) -> Array:
+    def lift(self, z: ArrayT) -> ArrayT:
         """The Z of these coordinates. (..., P, k + C) -> (..., P, n)"""
         k = self.basis.shape[-1]
         return z[..., :k] @ self.basis.mT + self.layout.spread(z[..., k:] / self._weights(z))
 
-    def deviations(self, X: Array) -> Array:
+    def deviations(self, X: ArrayT) -> ArrayT:
         """X with its mean coordinates set to zero. (..., P, k + C)"""
         k = self.basis.shape[-1]
         return namespace(X).concat([X[..., :k], 0 * X[..., k:]], -1)
 
-    def rest(self, X: Array) -> Array:
+    def rest(self, X: ArrayT) -> ArrayT:
         """X with its deviation coordinates set to zero. (..., P, k + C)"""
         k = self.basis.shape[-1]
         return namespace(X).concat([0 * X[..., :k], X[..., k:]], -1)
 
-    def rest_coordinates(self, X: Array) -> Array:
+    def rest_coordinates(self, X: ArrayT) -> ArrayT:
         """The mean coordinates, orthonormal already. (..., P, C)"""
         return X[..., self.basis.shape[-1] :]
 
-    def _weights(self, Z: Array) -> Array:
-        xp = namespace(Z)
-        sizes = np.sqrt(np.asarray(self.layout.sizes, dtype=np.float64))
-        return sizes.astype(Z.dtype) if xp is np else xp.as_tensor(sizes, dtype=Z.dtype, device=Z.device)
+    def _weights(self, Z: ArrayT) -> ArrayT:
+        return array_like(np.sqrt(np.asarray(self.layout.sizes, dtype=np.float64)), Z)
 
 
 @at_least_float32
-def bundle_exp(X: Array, U: Array, layout: ClassLayout) -> Array:
+def bundle_exp(X: ArrayT, U: ArrayT, layout: ClassLayout) -> ArrayT:
     """The point at time 1 of the geodesic that leaves X with velocity U. (..., P, n)
 
     Raises ValueError where the integrator cannot follow it, with the error that is left.
@@ -99,7 +98,7 @@ def bundle_exp(X: Array, U: Array, layout: ClassLayout) -> Array:
 
 
 @at_least_float32
-def bundle_geodesic_transport(X: Array, U: Array, W: Array, layout: ClassLayout) -> tuple[Array, Array]:
+def bundle_geodesic_transport(X: ArrayT, U: ArrayT, W: ArrayT, layout: ClassLayout) -> tuple[ArrayT, ArrayT]:
     """(bundle_exp(X, U), W carried parallel along that geodesic): an isometry of g. (..., P, n) each"""
     rows = RowSpace.spanned_by(layout, X, U, W)
     end = _flow(rows, rows.reduce(X), namespace(X).stack([rows.reduce(U), rows.reduce(W)]))
@@ -107,7 +106,7 @@ def bundle_geodesic_transport(X: Array, U: Array, W: Array, layout: ClassLayout)
     return Y, oblique_projection(Y, rows.lift(end[2]), layout)
 
 
-def _flow(rows: RowSpace, X: Array, velocities: Array, allowed: float = 0.0) -> Array:
+def _flow(rows: RowSpace, X: ArrayT, velocities: ArrayT, allowed: float = 0.0) -> ArrayT:
     """X and its velocities (1 + m, ..., P, k + C), the first of them the geodesic's own, at time 1, to rounding or `allowed`."""
     xp = namespace(X)
 
@@ -172,7 +171,7 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingRe
     return rows.lift(U), gap, shots, bool(gap <= tolerance), False
 
 
-def integrate(field: Field, state: Array, steps: int, allowed: float = 0.0) -> tuple[Array, float]:
+def integrate(field: Field, state: ArrayT, steps: int, allowed: float = 0.0) -> tuple[ArrayT, float]:
     """d state/dt = field(state) from 0 to 1: the state there, and the error estimate relative to each part state[i].
 
     `steps` to begin with, doubled until the error is `allowed`, or rounding where that is larger, or MOST_STEPS is passed;
@@ -203,9 +202,9 @@ def _relative(change: Array, state: Array) -> float:
     return max(a / (b or 1.0) for a, b in sizes)
 
 
-def _extrapolated(field: Field, state: Array, h: float, enough: float) -> tuple[Array, float]:
+def _extrapolated(field: Field, state: ArrayT, h: float, enough: float) -> tuple[ArrayT, float]:
     """One step of length h by Aitken-Neville on Gragg's midpoint rule, of order 14 at most, and its last relative change."""
-    row: list[Array] = []
+    row: list[Any] = []
     change = float("inf")
     for j in range(1, COLUMNS + 1):
         new = [_midpoint(field, state, h, 2 * j)]
@@ -219,7 +218,7 @@ def _extrapolated(field: Field, state: Array, h: float, enough: float) -> tuple[
     return row[-1], change
 
 
-def _midpoint(field: Field, state: Array, h: float, substeps: int) -> Array:
+def _midpoint(field: Field, state: ArrayT, h: float, substeps: int) -> ArrayT:
     """Gragg's smoothed midpoint rule."""
     step = h / substeps
     before, now = state, state + step * field(state)

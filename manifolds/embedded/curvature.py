@@ -2,12 +2,12 @@
 
 from manifolds.centering import MeanSplit
 from manifolds.geometry import orthogonal_projection
-from manifolds.linalg import Array, symmetrize
+from manifolds.linalg import ArrayT, symmetrize
 from manifolds.precision import at_least_float32
 
 
 @at_least_float32
-def weingarten(X: Array, U: Array, V: Array, layout: MeanSplit) -> Array:
+def weingarten(X: ArrayT, U: ArrayT, V: ArrayT, layout: MeanSplit) -> ArrayT:
     """-P(T D_U), the derivative of P along the tangent U applied to the normal V = T D_X, T = sym(V D_X^T) / n. (..., P, n)
 
     [Absil, Mahony and Trumpf 2013]
@@ -17,7 +17,7 @@ def weingarten(X: Array, U: Array, V: Array, layout: MeanSplit) -> Array:
 
 
 @at_least_float32
-def embedded_hessian(X: Array, G: Array, H: Array, U: Array, layout: MeanSplit) -> Array:
+def embedded_hessian(X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT, layout: MeanSplit) -> ArrayT:
     """P(H - n sym(G C_M X^T) U C_M): Riemannian Hessian along U from the ambient gradient G and ambient Hessian along U, H.
 
     (..., P, n), tangent; self-adjoint in the Frobenius product.

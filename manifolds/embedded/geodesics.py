@@ -11,7 +11,7 @@ on the deviations. X, U, W are (..., P, n); U and W must be tangent at X (projec
 import math
 
 from manifolds.centering import MeanSplit
-from manifolds.linalg import Array, block, gram, identity_like, namespace, skew
+from manifolds.linalg import ArrayT, block, gram, identity_like, namespace, skew
 from manifolds.matrix_functions import matrix_exp
 from manifolds.precision import at_least_float32
 from manifolds.spectral import concrete
@@ -28,7 +28,7 @@ def injectivity_radius(layout: MeanSplit) -> float:
 
 
 @at_least_float32
-def exp(X: Array, U: Array, layout: MeanSplit) -> Array:
+def exp(X: ArrayT, U: ArrayT, layout: MeanSplit) -> ArrayT:
     """The point at time 1 of the geodesic that leaves X with velocity U. (..., P, n)
 
     Exact for every length. The rounding of X off the manifold is removed as well, so that long walks do not drift.
@@ -38,13 +38,13 @@ def exp(X: Array, U: Array, layout: MeanSplit) -> Array:
     return alpha @ D_X + beta @ D_U + layout.spread(layout.means(X) + layout.means(U))
 
 
-def stiefel_exp(Q: Array, V: Array) -> Array:
+def stiefel_exp(Q: ArrayT, V: ArrayT) -> ArrayT:
     """The geodesic at time 1 on matrices with orthonormal rows Q (..., P, n), Euclidean metric, V tangent at Q. (..., P, n)"""
     alpha, beta = _coefficients(gram(Q), Q @ V.mT, gram(V))
     return alpha @ Q + beta @ V
 
 
-def _coefficients(G: Array, QV: Array, S: Array) -> tuple[Array, Array]:
+def _coefficients(G: ArrayT, QV: ArrayT, S: ArrayT) -> tuple[ArrayT, ArrayT]:
     """alpha, beta (..., P, P) of Q(1) = alpha Q + beta V from Q Q^T, Q V^T, V V^T; orthonormal to rounding, whatever Q's is."""
     P = G.shape[-1]
     A, identity = skew(QV), identity_like(G, P)
@@ -56,7 +56,7 @@ def _coefficients(G: Array, QV: Array, S: Array) -> tuple[Array, Array]:
 
 
 @at_least_float32
-def geodesic_transport(X: Array, U: Array, W: Array, layout: MeanSplit) -> tuple[Array, Array]:
+def geodesic_transport(X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit) -> tuple[ArrayT, ArrayT]:
     """(exp(X, U), W transported parallel along that geodesic). (..., P, n) each
 
     In the moving frame of the two one-parameter groups that make the geodesic, the equation of parallel transport has constant
@@ -69,7 +69,7 @@ def geodesic_transport(X: Array, U: Array, W: Array, layout: MeanSplit) -> tuple
     return exp(X, U, layout), moved + layout.spread(M)
 
 
-def stiefel_transport(Q: Array, V: Array, W: Array) -> Array:
+def stiefel_transport(Q: ArrayT, V: ArrayT, W: ArrayT) -> ArrayT:
     """Parallel transport of W along the geodesic of V on matrices with orthonormal rows, from time 0 to 1. (..., P, n)"""
     frame, A, R = _moving_frame(Q, V)
     P = Q.shape[-2]
@@ -80,7 +80,7 @@ def stiefel_transport(Q: Array, V: Array, W: Array) -> Array:
     return (frame @ turned + rest).mT
 
 
-def stiefel_transport_back(Q: Array, V: Array, W: Array) -> Array:
+def stiefel_transport_back(Q: ArrayT, V: ArrayT, W: ArrayT) -> ArrayT:
     """Parallel transport of W, tangent at the end of the geodesic of V, back to its start Q. (..., P, n)"""
     frame, A, R = _moving_frame(Q, V)
     P = Q.shape[-2]
@@ -91,7 +91,7 @@ def stiefel_transport_back(Q: Array, V: Array, W: Array) -> Array:
     return (frame @ namespace(Q).concat([a, b], -2) + rest).mT
 
 
-def _moving_frame(Q: Array, V: Array) -> tuple[Array, Array, Array]:
+def _moving_frame(Q: ArrayT, V: ArrayT) -> tuple[ArrayT, ArrayT, ArrayT]:
     """Orthonormal columns [Q^T B] whose span holds V^T, A = Q V^T and R = B^T V^T. (..., n, r), (..., P, P), (..., r - P, P)"""
     xp, P = namespace(Q), Q.shape[-2]
     A = skew(Q @ V.mT)
@@ -99,13 +99,13 @@ def _moving_frame(Q: Array, V: Array) -> tuple[Array, Array, Array]:
     return xp.concat([Q.mT, B], -1), A, B.mT @ V.mT
 
 
-def _rotation(A: Array, R: Array) -> Array:
+def _rotation(A: ArrayT, R: ArrayT) -> ArrayT:
     """exp([[2A, -R^T], [R, 0]]), the orthogonal factor that carries the frame to the end of the geodesic."""
     corner = R @ R.mT
     return matrix_exp(block([[2 * A, -R.mT], [R, 0 * corner]]))
 
 
-def _transport_equation(A: Array, R: Array, a: Array, b: Array, time: float) -> tuple[Array, Array]:
+def _transport_equation(A: ArrayT, R: ArrayT, a: ArrayT, b: ArrayT, time: float) -> tuple[ArrayT, ArrayT]:
     """Solve a' = 3/2 [a, A] + skew(R^T b), b' = b A - R a, whose operator is skew-adjoint, from 0 to `time` by Taylor steps."""
     xp = namespace(A)
     bound = 3 * _norm_bound(A) + 2 * _norm_bound(R)
@@ -119,7 +119,7 @@ def _transport_equation(A: Array, R: Array, a: Array, b: Array, time: float) -> 
     return a, b
 
 
-def _norm_bound(a: Array) -> Array:
+def _norm_bound(a: ArrayT) -> ArrayT:
     """sqrt(||a||_1 ||a||_inf) >= ||a||_2. (...)"""
     xp = namespace(a)
     if a.shape[-2] == 0:

@@ -4,12 +4,14 @@ The minimising geodesic between two Stiefel matrices stays in the span of their 
 both), so the shots are fired at 2P x P matrices, whatever n is. X, Y are (..., P, n).
 """
 
+from typing import Any
+
 import numpy as np
 
 from manifolds.centering import MeanSplit
 from manifolds.embedded import geodesics
 from manifolds.geometry import orthogonal_projection
-from manifolds.linalg import Array, frobenius_norm, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, frobenius_norm, namespace, symmetrize
 from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products
@@ -24,7 +26,7 @@ def shoot_log(X: Array, Y: Array, layout: MeanSplit) -> Shooting:
     return shoot_pairs(lambda x, y: _log(x, y, layout), X, Y)
 
 
-def log(X: Array, Y: Array, layout: MeanSplit) -> Array:
+def log(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """Tangent U at X with exp(X, U) = Y. (..., P, n). Raises ValueError where the shooting did not converge, with its gap.
 
     Not differentiable: torch raises ValueError in the backward pass.
@@ -32,16 +34,17 @@ def log(X: Array, Y: Array, layout: MeanSplit) -> Array:
     return underived(shoot_log(X, Y, layout).require().vector, X, Y)
 
 
-def underived(vector: Array, X: Array, Y: Array) -> Array:
+def underived(vector: ArrayT, X: ArrayT, Y: ArrayT) -> ArrayT:
     """`vector`, with a derivative by X and Y that raises ValueError in torch. (..., P, n)"""
     if namespace(X) is np:
         return vector
-    from manifolds.distance import refuse_derivative
+    from manifolds import distance
 
+    refuse_derivative: Any = distance.refuse_derivative
     return refuse_derivative(vector, X, Y)
 
 
-def dist(X: Array, Y: Array, layout: MeanSplit) -> Array:
+def dist(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """Length of the geodesic of `log`: the distance where `shoot_log` says minimising, else a bound. (...). Raises as `log`.
 
     EmbeddedMetric(layout).dist is the same with a derivative.
@@ -49,7 +52,7 @@ def dist(X: Array, Y: Array, layout: MeanSplit) -> Array:
     return frobenius_norm(log(X, Y, layout))
 
 
-def midpoint(X: Array, Y: Array, layout: MeanSplit) -> Array:
+def midpoint(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """exp(X, log(X, Y) / 2). (..., P, n). Raises as `log`."""
     return geodesics.exp(X, orthogonal_projection(X, log(X, Y, layout), layout) / 2, layout)
 

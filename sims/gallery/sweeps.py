@@ -28,7 +28,7 @@ from ufm.models.zhu import Zhu
 def singular_values_of_the_flow(model: CentralPath, seed: int, device: str) -> Sweep:
     """omega_j(t): the law against the integrated state."""
     path = model.solve(seed, device)
-    found = np.array([torch.linalg.svdvals(model.layout.means(X))[: model.C - 1].tolist() for (X,) in path.path[::5]])
+    measured = np.array([torch.linalg.svdvals(model.layout.means(X))[: model.C - 1].tolist() for (X,) in path.path[::5]])
     times = np.linspace(0, path.times[-1], 200)
     law = model.law.omega(times, model.omega0, model.C, model.N)
     label = "$\\omega_{}$"
@@ -39,7 +39,7 @@ def singular_values_of_the_flow(model: CentralPath, seed: int, device: str) -> S
         times,
         dict(zip(names, law.T, strict=True)),
         path.times[::5],
-        dict(zip(names, found.T, strict=True)),
+        dict(zip(names, measured.T, strict=True)),
     )
 
 
@@ -48,34 +48,34 @@ def law_on_the_subspace(model: Mixon, seed: int, device: str) -> Sweep:
     times = np.linspace(0, 2, 120) / model.rate
     measured_at = np.linspace(0, 2, 13) / model.rate
     path = gradient_flow(model.objective(device), model.subspace_start(seed, device), measured_at)
-    found = np.array([torch.linalg.svdvals(point[0])[: model.C - 1].tolist() for point in path])
+    measured = np.array([torch.linalg.svdvals(point[0])[: model.C - 1].tolist() for point in path])
     law = model.law(times, model.subspace_singular_values)
     names = [f"$\\sigma_{j + 1}$" for j in range(model.C - 1)]
-    lines, points = dict(zip(names, law.T, strict=True)), dict(zip(names, found.T, strict=True))
+    lines, points = dict(zip(names, law.T, strict=True)), dict(zip(names, measured.T, strict=True))
     return Sweep("time $t$", "singular values of $W$ on $\\mathcal{S}$", times, lines, measured_at, points)
 
 
 def start_size(model: Mixon, seed: int, device: str) -> Sweep:
     """The within-class share that survives, against the size of the start: the theory is the limit on the left."""
     scales = np.geomspace(1e-4, 1.0, 9)
-    found = []
+    measured = []
     for scale in scales:
         small = replace(model, scale=float(scale))
         times = np.array([0.0, small.duration])
-        found.append(
+        measured.append(
             small.collapse(gradient_flow(small.objective(device), small.start(seed, device), times, rtol=1e-9)[-1])["NC1"]
         )
     name = "within-class share of $|H|^2$"
-    return Sweep("size of the start", name, scales, {}, scales, {"flow at its end": np.array(found)}, log_x=True, log_y=True)
+    return Sweep("size of the start", name, scales, {}, scales, {"flow at its end": np.array(measured)}, log_x=True, log_y=True)
 
 
 def minimum_by_dimension(model: LuSteinerberger, seed: int, device: str) -> Sweep:
     """The minimum against the dimension: at the simplex bound from P = C - 1 on, above it before."""
     dimensions = np.arange(2, model.C + 4)
-    found = measured_column([replace(model, P=int(P)) for P in dimensions], "minimum", seed, device)
+    measured = measured_column([replace(model, P=int(P)) for P in dimensions], "minimum", seed, device)
     bound = np.full(len(dimensions), model.predicted()["minimum"])
     marks = {"$P = C - 1$": float(model.C - 1)}
-    return Sweep("dimension $P$", "minimum", dimensions, {"simplex bound": bound}, dimensions, {"solve": found}, marks)
+    return Sweep("dimension $P$", "minimum", dimensions, {"simplex bound": bound}, dimensions, {"solve": measured}, marks)
 
 
 def gap_by_classes(model: EWojtowytsch, seed: int, device: str) -> Sweep:
@@ -92,8 +92,8 @@ def norm_by_decay(model: PoggioLiao, seed: int, device: str) -> Sweep:
     """The equilibrium norm against the weight decay."""
     fine, coarse = np.geomspace(1e-3, 10, 100), np.geomspace(1e-3, 10, 9)
     line = predictions([replace(model, lambda_w=float(v)) for v in fine], "norm")
-    found = measured_column([replace(model, lambda_w=float(v)) for v in coarse], "norm", seed, device)
-    return Sweep("$\\lambda$", "norm $\\rho$", fine, {"theory": line}, coarse, {"solve": found}, log_x=True)
+    measured = measured_column([replace(model, lambda_w=float(v)) for v in coarse], "norm", seed, device)
+    return Sweep("$\\lambda$", "norm $\\rho$", fine, {"theory": line}, coarse, {"solve": measured}, log_x=True)
 
 
 def drop_out(model: ErgenPilanci, seed: int, device: str) -> Sweep:
@@ -101,7 +101,7 @@ def drop_out(model: ErgenPilanci, seed: int, device: str) -> Sweep:
     base = replace(model, N=2, majority=1, imbalance=3.0)
     fine, coarse = np.linspace(0.05, 2.8, 200), np.linspace(0.1, 2.75, 11)
     lines = np.array([replace(base, beta=float(v)).kept for v in fine])
-    found = np.array([solved(replace(base, beta=float(v)), seed, device)["logits"] for v in coarse])
+    measured = np.array([solved(replace(base, beta=float(v)), seed, device)["logits"] for v in coarse])
     names = {"$n_c = 6$": 0, "$n_c = 2$": 2}
     marks = {"$\\sqrt{6}$": float(np.sqrt(6)), "$\\sqrt{2}$": float(np.sqrt(2))}
     return Sweep(
@@ -110,7 +110,7 @@ def drop_out(model: ErgenPilanci, seed: int, device: str) -> Sweep:
         fine,
         {name: lines[:, k] for name, k in names.items()},
         coarse,
-        {name: found[:, k] for name, k in names.items()},
+        {name: measured[:, k] for name, k in names.items()},
         marks,
     )
 
@@ -127,9 +127,9 @@ def minority_collapse(model: Fang, seed: int, device: str) -> Sweep:
 
     K_A, K_B = base.majority, base.C - base.majority
     line = np.array([replace(base, imbalance=float(R)).exact().minority_cosine(K_A, K_B) for R in fine])
-    found = np.array([cosine(replace(base, imbalance=float(R))) for R in coarse[coarse >= 1]])
+    measured = np.array([cosine(replace(base, imbalance=float(R))) for R in coarse[coarse >= 1]])
     label = f"$R_0 = {R0:.3f}$"
-    lines, points = {"theory": line}, {"solve": found}
+    lines, points = {"theory": line}, {"solve": measured}
     x = "$R = n_A / n_B$"
     return Sweep(x, "cosine between minority classifiers", fine, lines, coarse[coarse >= 1], points, {label: R0}, log_x=True)
 
@@ -142,12 +142,14 @@ def decays(c: np.ndarray, model: Zhu | FreeBias | BiasFree) -> list[Model]:
 def by_threshold(model: Zhu | FreeBias, seed: int, device: str) -> Sweep:
     """|W|_F^2 against c, zero from c = 1 on."""
     fine, coarse = np.linspace(0.05, 1.3, 120), np.array([0.07, 0.15, 0.3, 0.45, 0.6, 0.75, 0.9, 0.97, 1.03, 1.15, 1.3])
-    line, found = (
+    line, measured = (
         predictions(decays(fine, model), "W_squared_norm"),
         measured_column(decays(coarse, model), "W_squared_norm", seed, device),
     )
     marks = {"$c = 1$": 1.0}
-    return Sweep("$c = C \\sqrt{N \\lambda_W \\lambda_H}$", "$|W|_F^2$", fine, {"theory": line}, coarse, {"solve": found}, marks)
+    return Sweep(
+        "$c = C \\sqrt{N \\lambda_W \\lambda_H}$", "$|W|_F^2$", fine, {"theory": line}, coarse, {"solve": measured}, marks
+    )
 
 
 def unequal_logits(model: BiasFree, seed: int, device: str) -> Sweep:
@@ -155,11 +157,11 @@ def unequal_logits(model: BiasFree, seed: int, device: str) -> Sweep:
     base = replace(model, N=3, majority=2, imbalance=4.0)
     fine, coarse = np.linspace(1e-3, 0.13, 150), np.linspace(0.005, 0.125, 9)
     lines = np.array([replace(base, lambda_w=float(v), lambda_h=float(v)).predicted()["logits"] for v in fine])
-    found = np.array([solved(replace(base, lambda_w=float(v), lambda_h=float(v)), seed, device)["logits"] for v in coarse])
+    measured = np.array([solved(replace(base, lambda_w=float(v), lambda_h=float(v)), seed, device)["logits"] for v in coarse])
     names = {"$n_k = 12$": 0, "$n_k = 3$": model.C - 1}
     marks = {f"$\\sqrt{{{n}}}/n$": float(np.sqrt(n) / base.layout.n) for n in (12, 3)}
     x = "$\\sqrt{\\lambda_W \\lambda_H}$"
-    lined, pointed = {name: lines[:, k] for name, k in names.items()}, {name: found[:, k] for name, k in names.items()}
+    lined, pointed = {name: lines[:, k] for name, k in names.items()}, {name: measured[:, k] for name, k in names.items()}
     return Sweep(x, "logit $s_k$ that the class keeps", fine, lined, coarse, pointed, marks)
 
 
@@ -170,9 +172,9 @@ def frame_onset(model: DecayedBias, seed: int, device: str) -> Sweep:
     fine, coarse = onset * np.geomspace(0.2, 30, 200), onset * np.array([0.25, 0.5, 0.8, 0.95, 1.05, 1.3, 2, 4, 10, 25])
     values = lambda table: {"along $1$": table[:, -1], "across $1$": table[:, 0]}  # noqa: E731
     line = values(predictions([replace(model, lambda_b=float(v)) for v in fine], "singular_values"))
-    found = values(measured_column([replace(model, lambda_b=float(v)) for v in coarse], "singular_values", seed, device))
+    measured = values(measured_column([replace(model, lambda_b=float(v)) for v in coarse], "singular_values", seed, device))
     marks = {"$\\lambda_b^* = c/(1-c)$": onset}
-    return Sweep("$\\lambda_b$", "singular values of $WH / \\sqrt{N}$", fine, line, coarse, found, marks, log_x=True)
+    return Sweep("$\\lambda_b$", "singular values of $WH / \\sqrt{N}$", fine, line, coarse, measured, marks, log_x=True)
 
 
 def depth(model: DeepLinear, seed: int, device: str) -> Sweep:
@@ -183,8 +185,8 @@ def depth(model: DeepLinear, seed: int, device: str) -> Sweep:
         name = f"{M} layer" + "s" * (M > 1)
         at = [replace(model, layers=M, lambda_w=float(v), lambda_h=float(v)) for v in fine]
         lines[name] = predictions(at, "logits")[:, 0]
-        found = [replace(model, layers=M, lambda_w=float(v), lambda_h=float(v)) for v in coarse]
-        points[name] = measured_column(found, "logits", seed, device).mean(1)
+        models = [replace(model, layers=M, lambda_w=float(v), lambda_h=float(v)) for v in coarse]
+        points[name] = measured_column(models, "logits", seed, device).mean(1)
     return Sweep("$\\lambda_W = \\lambda_H$", "logit that every class keeps", fine, lines, coarse, points, log_x=True)
 
 

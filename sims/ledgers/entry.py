@@ -10,10 +10,10 @@ from ufm.ledger.force_balance import ForceBalance
 ARRAYS = ("omega", "corrected", "corrected_interval", "held_out", "held_out_interval", "shortfall")
 
 
-def entry(found: Ledger, source: str, split: str, epoch: int | None, forces: ForceBalance | None = None) -> dict[str, Any]:
+def entry(measured: Ledger, source: str, split: str, epoch: int | None, forces: ForceBalance | None = None) -> dict[str, Any]:
     """Everything of a ledger but the influence of every example, with where it comes from."""
-    interval = found.mean_gain_interval()
-    rows = found.rows()
+    interval = measured.mean_gain_interval()
+    rows = measured.rows()
     for k, row in enumerate(rows):
         low, high = interval[k - 1] if k else (np.nan, np.nan)
         row["gain_interval"] = [float(low), float(high)]
@@ -22,21 +22,21 @@ def entry(found: Ledger, source: str, split: str, epoch: int | None, forces: For
             "source": source,
             "split": split,
             "epoch": epoch,
-            "examples": found.n,
-            "classes": found.classes.tolist(),
-            "seen": found.seen,
-            "note": found.note,
+            "examples": measured.n,
+            "classes": measured.classes.tolist(),
+            "seen": measured.seen,
+            "note": measured.note,
             "rows": rows,
-            **{name: getattr(found, name).tolist() for name in ARRAYS},
+            **{name: getattr(measured, name).tolist() for name in ARRAYS},
             "forces": None if forces is None else _forces(forces),
         }
     )
 
 
-def _forces(found: ForceBalance) -> list[dict[str, Any]]:
+def _forces(balance: ForceBalance) -> list[dict[str, Any]]:
     columns = ("means", "deviations", "total", "cosine", "ratio", "decay_cosine", "decay_ratio", "momentum_cosine")
-    names = (*found.names, "all")
-    return [{"parameter": name, **{c: float(getattr(found, c)[k]) for c in columns}} for k, name in enumerate(names)]
+    names = (*balance.names, "all")
+    return [{"parameter": name, **{c: float(getattr(balance, c)[k]) for c in columns}} for k, name in enumerate(names)]
 
 
 def plain(value: Any) -> Any:

@@ -137,8 +137,8 @@ def _measured(
     for examples, what in ((train, "train"), (test, "test")):
         batches = list(examples.in_order())
         balance = force_balance(net, batches, net.classifier, loss, cell.decay, optimizer) if forces and what == "train" else None
-        found = entry(ledger(net, batches, Sketch(), cell.seed), cell.name, what, epoch, balance)
+        stored = entry(ledger(net, batches, Sketch(), cell.seed), cell.name, what, epoch, balance)
         net.eval()
         with torch.no_grad():
             wrong = sum(int((net(x).argmax(1) != y).sum()) for x, y in batches)
-        yield found | {"error": wrong / len(examples.labels), "seed": cell.seed}
+        yield stored | {"error": wrong / len(examples.labels), "seed": cell.seed}

@@ -92,11 +92,11 @@ def figure_over_epochs(entries: list[dict[str, Any]]) -> Figure | None:
 
 def _groups(entries: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     """Splits of one source and epoch together."""
-    found: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for e in entries:
         epoch = "" if e["epoch"] is None else f", epoch {e['epoch']}"
-        found.setdefault(f"{e['source']}{epoch}", []).append(e)
-    return found
+        groups.setdefault(f"{e['source']}{epoch}", []).append(e)
+    return groups
 
 
 def _group(title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
@@ -146,11 +146,11 @@ def _columns(members: list[dict[str, Any]]) -> list[list[str]]:
     by_split = {e["split"]: e["rows"] for e in members}
     if not {"train", "test"} <= by_split.keys():
         return []
-    found = []
+    columns = []
     for a, b in zip(by_split["train"][1:], by_split["test"][1:], strict=True):
         first, second = number(a["held_out_gain"]), number(b["held_out_gain"])
-        found.append([a["operation"], _factor(first), _factor(second), _factor(first - second)])
-    return found
+        columns.append([a["operation"], _factor(first), _factor(second), _factor(first - second)])
+    return columns
 
 
 def _short(value: Any) -> str:

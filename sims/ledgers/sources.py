@@ -119,8 +119,8 @@ def of_features(paths: list[Path], wanted: Wanted) -> dict[str, Any]:
             raise ValueError(f"two files are called {path.stem}: name them after their operations")
         layers[path.stem], labels = H, y
         epochs |= {int(a["epoch"]) for a in (load_arrays(path),) if "epoch" in a}
-    found = ledger_of_features(layers, labels, wanted.reduction, wanted.seed)
-    return entry(found, ", ".join(map(str, paths)), "features", epochs.pop() if len(epochs) == 1 else None)
+    measured = ledger_of_features(layers, labels, wanted.reduction, wanted.seed)
+    return entry(measured, ", ".join(map(str, paths)), "features", epochs.pop() if len(epochs) == 1 else None)
 
 
 def of_function(spec: str, wanted: Wanted) -> Entries:

@@ -26,27 +26,27 @@ def summary(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _cell(name: str, split: str, members: list[dict[str, Any]]) -> dict[str, Any]:
     acts = [k for k, row in enumerate(members[0]["rows"]) if k and "acts" in row["operation"]]
-    found: dict[str, Any] = {"cell": name, "split": split, "networks": len(members)}
-    found["error"] = mean_and_interval([e["error"] for e in members])
+    numbers: dict[str, Any] = {"cell": name, "split": split, "networks": len(members)}
+    numbers["error"] = mean_and_interval([e["error"] for e in members])
     for estimate in ("omega", "held_out"):
         gains = np.array([column(e, f"{estimate}_gain")[acts] for e in members])
         total = np.array([column(e, estimate) for e in members])
-        found[f"{estimate}_factors"] = [mean_and_interval(g, np.exp) for g in gains.T]
+        numbers[f"{estimate}_factors"] = [mean_and_interval(g, np.exp) for g in gains.T]
         with np.errstate(divide="ignore", invalid="ignore"):  # an estimate of 0 is not told from nothing: then there is no number
             levels = np.log(total)
             whole = np.where(np.isfinite(gains).all(1), gains.sum(1), np.nan)
             share = gains[:, -1] / whole if acts else np.zeros(0)
             rest = levels[:, -2] - levels[:, 0] - whole
-        found[f"{estimate}_share_of_last"] = mean_and_interval(share)
-        found[f"{estimate}_from_to"] = np.exp(levels.mean(0))[[0, -2]].tolist()
+        numbers[f"{estimate}_share_of_last"] = mean_and_interval(share)
+        numbers[f"{estimate}_from_to"] = np.exp(levels.mean(0))[[0, -2]].tolist()
         # everything that is no activation: what linear parts and norms lose together
-        found[f"{estimate}_rest"] = mean_and_interval(rest, np.exp)
-    found["even_share"] = 1 / len(acts) if acts else None
+        numbers[f"{estimate}_rest"] = mean_and_interval(rest, np.exp)
+    numbers["even_share"] = 1 / len(acts) if acts else None
     forces = [next((f for f in e["forces"] or [] if f["parameter"] == "all"), None) for e in members]
-    found["force_cosine"] = mean_and_interval([number(f["cosine"]) for f in forces if f])
-    found["left_over_means"] = mean_and_interval([number(f["ratio"]) for f in forces if f])
-    found["decay_cosine"] = mean_and_interval([number(f["decay_cosine"]) for f in forces if f])
-    return plain(found)
+    numbers["force_cosine"] = mean_and_interval([number(f["cosine"]) for f in forces if f])
+    numbers["left_over_means"] = mean_and_interval([number(f["ratio"]) for f in forces if f])
+    numbers["decay_cosine"] = mean_and_interval([number(f["decay_cosine"]) for f in forces if f])
+    return plain(numbers)
 
 
 def mean_and_interval(values: Any, scale: Any = None) -> list[float] | None:

@@ -160,14 +160,14 @@ class TrainConfig:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def from_mapping(found: Mapping[str, Any], source: str) -> TrainConfig:
+def from_mapping(given: Mapping[str, Any], source: str) -> TrainConfig:
     """The configuration with these fields, defaults elsewhere. Raises ValueError for an unknown key or a wrong type."""
     known = [field.name for field in fields(TrainConfig)]
-    unknown = sorted(found.keys() - set(known))
+    unknown = sorted(given.keys() - set(known))
     if unknown:
         raise ValueError(f"{source}: unknown key {unknown[0]!r}; the keys are {', '.join(known)}")
     try:
-        return msgspec.convert(found, TrainConfig)
+        return msgspec.convert(given, TrainConfig)
     except msgspec.ValidationError as error:
         raise ValueError(f"{source}: {error}") from error
 
@@ -175,12 +175,12 @@ def from_mapping(found: Mapping[str, Any], source: str) -> TrainConfig:
 def load_config(path: Path) -> TrainConfig:
     """A configuration from a JSON file. Raises ValueError for anything that is not exactly one."""
     try:
-        found = json.loads(path.read_text())
+        given = json.loads(path.read_text())
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} holds {type(found).__name__}, a configuration is an object")
-    return from_mapping(found, str(path))
+    if not isinstance(given, dict):
+        raise ValueError(f"{path} holds {type(given).__name__}, a configuration is an object")
+    return from_mapping(given, str(path))
 
 
 @functools.cache

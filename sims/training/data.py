@@ -107,8 +107,8 @@ def digits() -> tuple[Split, Split]:
         from sklearn.datasets import load_digits
     except ImportError as error:
         raise ValueError("the digits come with scikit-learn: install the extra 'train'") from error
-    found: Any = load_digits()
-    everything = Split(found.images.astype(np.uint8)[:, None], found.target.astype(np.int64))
+    bundle: Any = load_digits()
+    everything = Split(bundle.images.astype(np.uint8)[:, None], bundle.target.astype(np.int64))
     rng = np.random.default_rng(DIGITS_SPLIT_SEED)
     test = np.zeros(len(everything), dtype=bool)
     for c in range(10):
@@ -124,13 +124,13 @@ def from_hub(name: str) -> "tuple[Encoded, Encoded]":
     except ImportError as error:
         raise ValueError("named datasets need the library datasets: install the extra 'train'") from error
     try:
-        found: Any = load_dataset(name)
+        dataset: Any = load_dataset(name)
     except Exception as error:  # the library raises its own and those of every transport below it
         raise ValueError(f"cannot load the dataset {name!r}: {type(error).__name__}: {error}") from error
-    missing = [split for split in ("train", "test") if split not in found]
+    missing = [split for split in ("train", "test") if split not in dataset]
     if missing:
-        raise ValueError(f"{name} has no split {missing[0]!r}; it has: {', '.join(found)}")
-    return _hub_split(found["train"], name), _hub_split(found["test"], name)
+        raise ValueError(f"{name} has no split {missing[0]!r}; it has: {', '.join(dataset)}")
+    return _hub_split(dataset["train"], name), _hub_split(dataset["test"], name)
 
 
 def balanced(split: "Split | Encoded", per_class: int | None, classes: int, rng: np.random.Generator, what: str) -> Split:

@@ -68,11 +68,11 @@ class RunFolder:
 
     def _digests(self) -> dict[str, str]:
         """SHA-256 of what is needed to go on, and of the record."""
-        found = {}
+        digests = {}
         for name in (CHECKPOINT, TRAJECTORY):
             with (self.path / name).open("rb") as file:
-                found[name] = hashlib.file_digest(file, "sha256").hexdigest()
-        return found
+                digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
+        return digests
 
     def save_checkpoint(self, epoch: int, state: dict[str, Any], record: "Record") -> None:
         """Write the measured trajectory, then everything that the run needs to go on after this epoch."""

@@ -151,20 +151,20 @@ class Trainer:
         W, b = (weights.cpu().numpy() for weights in (classifier.W, classifier.b))
         wanted = epoch in self.config.save_features
         keep = (lambda H, y: folder.save_features(epoch, H, y, W, b)) if wanted else None
-        found = measure_network(
+        measurement = measure_network(
             self.bare, self.train.in_order(), CLASSIFIER, self.lam, self.test.in_order(), keep=keep, scratch=folder.path
         )
         if self.config.robustness:
             sample = robustness_sample(len(self.test.labels), self.config.robustness, self.config.seed)
             images, _ = self.test.batch(torch.from_numpy(sample).to(self.accelerator.device))
-            found.scalars["robustness"] = deepfool_robustness(self.bare, images)
-        return found
+            measurement.scalars["robustness"] = deepfool_robustness(self.bare, images)
+        return measurement
 
     def state(self) -> dict[str, Any]:
         """Everything that changes in training."""
         scaler = self.accelerator.scaler
-        found = {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict(), "data": self.fingerprint}
-        return found | ({} if scaler is None else {"scaler": scaler.state_dict()})
+        content = {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict(), "data": self.fingerprint}
+        return content | ({} if scaler is None else {"scaler": scaler.state_dict()})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state saved by `state`."""
@@ -196,10 +196,10 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: OnMeasu
         if epoch in config.measured:
             with _main_process_alone(accelerator) as alone:
                 if alone:
-                    found = trainer.measure(folder, epoch)
-                    record = record.with_epoch(epoch, found, trainer.lam)
+                    measurement = trainer.measure(folder, epoch)
+                    record = record.with_epoch(epoch, measurement, trainer.lam)
                     folder.save_checkpoint(epoch, trainer.state(), record)
-                    report(epoch, loss, found)
+                    report(epoch, loss, measurement)
     with _main_process_alone(accelerator) as alone:
         if alone and config.epochs in config.measured:
             folder.finish()

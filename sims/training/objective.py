@@ -57,8 +57,8 @@ def groups(model: nn.Module, head: nn.Linear, config: TrainConfig) -> list[Decay
     trained = [p for p in model.parameters() if p.requires_grad]
     last = [p for p in trained if id(p) in of_head]
     body = [p for p in trained if id(p) not in of_head]
-    found = [DecayGroup(body, 0.0 if config.feature_decay else config.weight_decay), DecayGroup(last, config.weight_decay)]
-    return [group for group in found if group.parameters]
+    groups = [DecayGroup(body, 0.0 if config.feature_decay else config.weight_decay), DecayGroup(last, config.weight_decay)]
+    return [group for group in groups if group.parameters]
 
 
 def optimizer_of(parts: list[DecayGroup], config: TrainConfig) -> torch.optim.Optimizer:

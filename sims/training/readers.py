@@ -88,10 +88,10 @@ def read_cifar10(paths: list[Path]) -> Split:
 
 def read_svhn(path: Path) -> Split:
     """SVHN's cropped digits, MATLAB v5: X (32, 32, 3, n), y (n, 1) with 10 for the digit 0."""
-    found = _matlab_arrays(path)
-    if not {"X", "y"} <= found.keys():
-        raise ValueError(f"{path} needs the variables X and y; it has: {', '.join(k for k in found if k[0] != '_') or 'none'}")
-    X, y = found["X"], found["y"].reshape(-1)
+    arrays = _matlab_arrays(path)
+    if not {"X", "y"} <= arrays.keys():
+        raise ValueError(f"{path} needs the variables X and y; it has: {', '.join(k for k in arrays if k[0] != '_') or 'none'}")
+    X, y = arrays["X"], arrays["y"].reshape(-1)
     if X.ndim != 4 or X.shape[2] != 3 or X.shape[3] != len(y) or X.dtype != np.uint8:
         raise ValueError(f"{path}: X is {X.dtype} {X.shape} with {len(y)} labels, expected uint8 (height, width, 3, {len(y)})")
     if len(y) and not 1 <= y.min() <= y.max() <= CLASSES:

@@ -25,12 +25,12 @@ def deepfool_robustness(model: nn.Module, images: Tensor) -> float:
         attacked = PyTorchModel(model, bounds=(-UNBOUNDED, UNBOUNDED), device=images.device)
         decisions = model(images).argmax(1)
         attack = L2DeepFoolAttack(steps=STEPS, candidates=CANDIDATES, overshoot=OVERSHOOT, loss="logits")
-        found = attack.run(attacked, images, decisions)
+        perturbed = attack.run(attacked, images, decisions)
     finally:
         model.train(training)
         for parameter, trains in zip(model.parameters(), trained, strict=True):
             parameter.requires_grad_(trains)
-    return float(((found - images).flatten(1).double().norm(dim=1) / lengths).mean())
+    return float(((perturbed - images).flatten(1).double().norm(dim=1) / lengths).mean())
 
 
 def robustness_sample(n: int, count: int, seed: int) -> np.ndarray:

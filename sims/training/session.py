@@ -64,10 +64,10 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         accelerator.init_trackers("tensorboard")
     line = ProgressLine(config, quiet or not accelerator.is_main_process)
 
-    def report(epoch: int, loss: float, found: "Measurement") -> None:
-        line.note(epoch, found)
+    def report(epoch: int, loss: float, measurement: "Measurement") -> None:
+        line.note(epoch, measurement)
         if tensorboard:
-            accelerator.log({"training_loss": loss, **found.scalars}, step=epoch)
+            accelerator.log({"training_loss": loss, **measurement.scalars}, step=epoch)
 
     try:
         with reproducible():
@@ -120,13 +120,13 @@ class ProgressLine:
             self._bar = tqdm(total=self._epochs, initial=epoch - 1, **how)
         self._bar.update(epoch - 1 + batch / batches - self._bar.n)
 
-    def note(self, epoch: int, found: "Measurement") -> None:
+    def note(self, epoch: int, measurement: "Measurement") -> None:
         """Show the measures of an epoch, and say what is undefined."""
-        s = found.scalars
+        s = measurement.scalars
         if self._bar is not None:
             self._bar.set_postfix(error=f"{s['train_error']:.2%}", nc1=f"{s['nc1']:.3g}", nc3=f"{s['nc3']:.3g}")
-        if found.undefined and not self._quiet:
-            text = f"epoch {epoch}: undefined: {'; '.join(found.undefined)}"
+        if measurement.undefined and not self._quiet:
+            text = f"epoch {epoch}: undefined: {'; '.join(measurement.undefined)}"
             say(text) if self._bar is None else self._bar.write(text, file=sys.stderr)
 
     def close(self) -> None:

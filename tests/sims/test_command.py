@@ -202,12 +202,15 @@ ARGUMENTS: dict[str, list[str]] = {
 
 
 def test_the_interrupt_of_a_program_that_imports_sims_is_its_own(tmp_path: Path) -> None:
-    code = "import signal, sims.command; assert signal.getsignal(signal.SIGINT) is signal.default_int_handler"
+    code = (
+        "import signal; own = signal.getsignal(signal.SIGINT); import sims.command; assert signal.getsignal(signal.SIGINT) is own"
+    )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     package = tmp_path / "program"
     package.mkdir()
-    (package / "__init__.py").write_text("import sims.command")
-    (package / "__main__.py").write_text(code)
+    before = "import signal; own = signal.getsignal(signal.SIGINT)"  # ignored already in a job of the background
+    (package / "__init__.py").write_text(f"{before}; import sims.command")
+    (package / "__main__.py").write_text("import signal, program; assert signal.getsignal(signal.SIGINT) is program.own")
     subprocess.run(
         [sys.executable, "-m", "program", "sims.measure"],
         cwd=tmp_path,

@@ -7,13 +7,13 @@ every example the same in Sigma_W. On equal classes both agree; on unequal ones 
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 from ufm.arrays import Rows, SingularValues
 from ufm.features.measures import phd_nc1
 from ufm.features.statistics import ClassStatistics
 
 
-def notebook_nc1(stats: ClassStatistics) -> float:
+def notebook_nc1(stats: ClassStatistics[Array]) -> float:
     """tr(Sigma_W Sigma_B^+) / C with mu_G and Sigma_B averages over classes, Sigma_W over examples: on equal classes `phd_nc1`.
 
     The authors' notebook plots it without 1/C; rhubarbwu's package divides as here. Raises ValueError where Sigma_B loses rank.
@@ -22,7 +22,7 @@ def notebook_nc1(stats: ClassStatistics) -> float:
     return phd_nc1(ClassStatistics(same, stats.means, stats.sigma_w, stats.class_variances))
 
 
-def xu_vci(omega: SingularValues, rank: int | None = None) -> Array:
+def xu_vci(omega: SingularValues[ArrayT], rank: int | None = None) -> ArrayT:
     """VCI = 1 - tr(Sigma_T^+ Sigma_B) / rank(Sigma_B), variability collapse index (Xu & Liu 2023, arXiv 2306.03440).
 
     From the singular values of Eq. 9's SNR, equal classes: 1 - (1/K) sum_j u_j/(1 + u_j), u = omega^2/C, K = their number, with
@@ -37,7 +37,7 @@ def xu_vci(omega: SingularValues, rank: int | None = None) -> Array:
     return (1 / (1 + u)).sum(-1) / K
 
 
-def xu_vci_of(stats: ClassStatistics) -> float:
+def xu_vci_of(stats: ClassStatistics[Array]) -> float:
     """`xu_vci` of class statistics for any sizes, with class shares. Raises ValueError where Sigma_T is singular."""
     xp = namespace(stats.means)
     values, E = xp.linalg.eigh(stats.sigma_t)
@@ -50,7 +50,7 @@ def xu_vci_of(stats: ClassStatistics) -> float:
     return 1 - float((white * white).sum()) / min(stats.C - 1, stats.P)
 
 
-def roy_effective_rank(features: Rows) -> float:
+def roy_effective_rank(features: Rows[Array]) -> float:
     """exp(-sum p_j log p_j), p = singular values of features (n, P) as shares: effective rank (Roy & Vetterli 2007).
 
     Between 1 and min(n, P). Not centred: centre first where the mean is not meant. Raises ValueError for zero features.

@@ -12,7 +12,7 @@ from manifolds.linalg import Array
 from ufm.arrays import Covariance, FeatureVector, Weights
 
 
-def zhao_nc0(W: Weights) -> float:
+def zhao_nc0(W: Weights[Array]) -> float:
     """||1^T W||_2 of the rows of W (C, P): 0 is necessary for a self-dual simplex ETF."""
     sums = W.sum(0)
     return float((sums * sums).sum() ** 0.5)
@@ -41,7 +41,7 @@ def cross_entropy_step(
 
 def squared_error_step(
     state: ColumnSums,
-    second_moment: Covariance,
+    second_moment: Covariance[Array],
     lr: float,
     weight_decay: float,
     momentum: float = 0.0,
@@ -60,7 +60,9 @@ def squared_error_step(
     return state.stepped(gradient, lr, momentum, nesterov)
 
 
-def bias_free_step(state: ColumnSums, second_moment: Covariance, mean: FeatureVector, lr: float, wd: float) -> ColumnSums:
+def bias_free_step(
+    state: ColumnSums, second_moment: Covariance[Array], mean: FeatureVector[Array], lr: float, wd: float
+) -> ColumnSums:
     """The next s = 1^T W of gradient descent on 1/2 Ave ||W h - y||^2, no bias: gradient s E[h h^T] - E[h] + wd s. (P,)
 
     Without a bias the features' mean `mean` = E[h] (P,) drives it: s = 0 is not kept, its fixed point is

@@ -7,7 +7,7 @@ from manifolds.rng import RNG
 from ufm.arrays import Labels, Rows, check_real, check_scale, is_masked
 
 
-def class_blocks(features: Rows, labels: Labels) -> tuple[np.ndarray, ClassLayout]:
+def class_blocks(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> tuple[np.ndarray, ClassLayout]:
     """H (P, n) with columns in class blocks, and its layout. features (n, P), labels (n,) with values 0..C-1.
 
     The order inside a class is kept. Raises ValueError for mismatched shapes, NaN or infinite entries, labels that are not
@@ -26,7 +26,7 @@ def class_blocks(features: Rows, labels: Labels) -> tuple[np.ndarray, ClassLayou
     return np.ascontiguousarray(features[order].T, dtype=native), ClassLayout(tuple(counts.tolist()))
 
 
-def check_labels(features: Rows, labels: Labels) -> np.ndarray:
+def check_labels(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> np.ndarray:
     """The labels as integers, after every check that labels (n,) and features (n, P) allow."""
     if features.ndim != 2 or labels.ndim != 1:
         raise ValueError(f"features must be (n, P) and labels (n,), got shapes {features.shape} and {labels.shape}")

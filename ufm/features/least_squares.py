@@ -5,7 +5,7 @@ sizes; its predictions do not see an invertible map of the features (Eq. 8).
 A network trained with the mean over batch AND classes and SGD weight decay wd has lambda = C wd / 2 (`lambda_of_weight_decay`).
 """
 
-from manifolds.linalg import Array, identity_like, namespace, symmetrize
+from manifolds.linalg import ArrayT, identity_like, namespace, symmetrize
 from ufm.arrays import PerClass, Weights
 from ufm.features.statistics import ClassStatistics
 
@@ -15,7 +15,7 @@ def lambda_of_weight_decay(weight_decay: float, C: int) -> float:
     return 0.5 * C * weight_decay
 
 
-def ls_classifier(stats: ClassStatistics, lam: float) -> tuple[Weights, PerClass]:
+def ls_classifier(stats: ClassStatistics[ArrayT], lam: float) -> tuple[Weights[ArrayT], PerClass[ArrayT]]:
     """W_LS (C, P) and b_LS (C,), the minimisers of the loss for fixed features (corrected Proposition 1, unextended; Eq. 7).
 
     With S = Sigma_T + lambda/(1+lambda) mu mu^T + lambda I:
@@ -34,7 +34,7 @@ def ls_classifier(stats: ClassStatistics, lam: float) -> tuple[Weights, PerClass
     return W, (pi - W @ mu) / (1 + lam)
 
 
-def extended_ls_classifier(stats: ClassStatistics, lam: float) -> Array:
+def extended_ls_classifier(stats: ClassStatistics[ArrayT], lam: float) -> ArrayT:
     """[W_LS, b_LS] = Ave(y h~^T) (Sigma~_T + mu~ mu~^T + lambda I)^{-1}, h~ = [h; 1] (corrected Proposition 1). (C, P+1)
 
     Same errors as `ls_classifier`.
@@ -52,7 +52,7 @@ def extended_ls_classifier(stats: ClassStatistics, lam: float) -> Array:
     return xp.linalg.solve(S, means * stats.priors).mT
 
 
-def _undecayed_classifier(stats: ClassStatistics) -> Weights:
+def _undecayed_classifier(stats: ClassStatistics[ArrayT]) -> Weights[ArrayT]:
     """diag(pi) Mbar^T Sigma_T^{-1} without inverting Sigma_T where Sigma_W can be whitened: right to round-off under collapse.
 
     With A Sigma_W A^T = I and A Mbar diag(pi)^{1/2} = U diag(s) V^T: W = diag(pi)^{1/2} V diag(s / (1 + s^2)) U^T A.

@@ -6,7 +6,7 @@ sizes.
 
 from dataclasses import dataclass
 
-from manifolds.linalg import identity_like, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, identity_like, namespace, symmetrize
 from ufm.arrays import PerClass, Weights
 from ufm.features.least_squares import ls_classifier
 from ufm.features.statistics import ClassStatistics
@@ -27,7 +27,7 @@ class Decomposition:
         return self.nc1 + self.nc23
 
 
-def check_classifier(stats: ClassStatistics, W: Weights, b: PerClass) -> None:
+def check_classifier(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array]) -> None:
     """Raise ValueError unless W is (C, P) and b is (C,) of the features that were measured; TypeError unless they are arrays."""
     namespace(W), namespace(b)
     if tuple(W.shape) != (stats.C, stats.P):
@@ -38,7 +38,7 @@ def check_classifier(stats: ClassStatistics, W: Weights, b: PerClass) -> None:
         )
 
 
-def mse_loss(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> float:
+def mse_loss(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array], lam: float) -> float:
     """The loss of any classifier W (C, P), b (C,), from the statistics alone: exact, since it is quadratic in the features.
 
     Raises ValueError for other shapes.
@@ -47,7 +47,7 @@ def mse_loss(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> flo
     return _within_part(stats, W, lam) + 0.5 * lam * float((b * b).sum()) + _between_part(stats, W, b)
 
 
-def decompose(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> Decomposition:
+def decompose(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array], lam: float) -> Decomposition:
     """The loss of (W, b) split as in Theorems 1 and 2. W (C, P), b (C,), ValueError for other shapes.
 
     Same errors as `ls_classifier`.
@@ -68,7 +68,7 @@ def decompose(stats: ClassStatistics, W: Weights, b: PerClass, lam: float) -> De
     return Decomposition(mse_loss(stats, W, b, lam), nc1, nc23, perp)
 
 
-def _whitened(stats: ClassStatistics, W: Weights) -> tuple[ClassStatistics, Weights]:
+def _whitened(stats: ClassStatistics[ArrayT], W: Weights[ArrayT]) -> tuple[ClassStatistics[ArrayT], Weights[ArrayT]]:
     """The same loss (at lambda = 0) in coordinates where Sigma_W = I, so that its condition number does not enter."""
     xp = namespace(stats.means)
     try:
@@ -79,12 +79,12 @@ def _whitened(stats: ClassStatistics, W: Weights) -> tuple[ClassStatistics, Weig
     return ClassStatistics(stats.counts, means, identity_like(L, stats.P), stats.class_variances), W @ L
 
 
-def _within_part(stats: ClassStatistics, W: Weights, lam: float) -> float:
+def _within_part(stats: ClassStatistics[Array], W: Weights[Array], lam: float) -> float:
     """1/2 tr W (Sigma_W + lambda I) W^T"""
     return 0.5 * float(((W @ stats.sigma_w) * W).sum() + lam * (W * W).sum())
 
 
-def _between_part(stats: ClassStatistics, W: Weights, b: PerClass) -> float:
+def _between_part(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array]) -> float:
     """1/2 sum_c pi_c ||W mu_c + b - e_c||^2"""
     residual = W @ stats.means + b[:, None] - identity_like(W, stats.C)
     return 0.5 * float((residual * residual * stats.priors).sum())

@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from ufm.arrays import Weights, as_numpy
+from ufm.arrays import Array, Weights, as_numpy
 
 
-def jiang_one_vs_rest_margin(W: Weights) -> float:
+def jiang_one_vs_rest_margin(W: Weights[Array]) -> float:
     """min_c dist(w_c, conv{w_j : j != c}) of the rows of W (C, P) divided by their lengths (Jiang et al. 2024, arXiv 2310.05351).
 
     C/(C-1) at a simplex ETF, its largest value for C <= P + 1. Raises ValueError for a zero row and for fewer than 2 rows.

@@ -7,13 +7,13 @@ numpy or torch. "Centred" means are mu_c - mu_G.
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, identity_like, namespace
+from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
 from ufm.arrays import ClassMeans, Labels, PerClass, Rows, Weights
 from ufm.features.statistics import ClassStatistics
 from ufm.features.vectors import norms, pair_cosines, sample_deviation, self_duality
 
 
-def phd_nc1(stats: ClassStatistics) -> float:
+def phd_nc1(stats: ClassStatistics[Array]) -> float:
     """tr(Sigma_W Sigma_B^+) / C, variability collapse (MSE paper, Figure 7). Raises ValueError where Sigma_B loses rank."""
     return zhu_nc1(stats)
 
@@ -34,13 +34,13 @@ def phd_maximal_angle(vectors: Array) -> float:
     return float(abs(pair_cosines(_checked(vectors)) + 1 / (vectors.shape[1] - 1)).mean())
 
 
-def phd_nc3(stats: ClassStatistics, W: Weights) -> float:
+def phd_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
     """|| W^T / ||W||_F - Mbar / ||Mbar||_F ||_F^2, self-duality (Figure 6). W is not centred."""
     _check_rows(stats, W)
     return float(self_duality(W.mT, stats.centred_means))
 
 
-def phd_nc4(features: Rows, W: Weights, b: PerClass, class_means: ClassMeans) -> float:
+def phd_nc4(features: Rows[Array], W: Weights[Array], b: PerClass[Array], class_means: ClassMeans[Array]) -> float:
     """Share of features (n, P) on which the network and the nearest class mean disagree (Figure 8). class_means (P, C) uncentred.
 
     With test features and train means this is the PNAS figure; with train features the authors' notebook.
@@ -52,7 +52,7 @@ def phd_nc4(features: Rows, W: Weights, b: PerClass, class_means: ClassMeans) ->
     return _disagreements(features, W, b, class_means) / len(features)
 
 
-def zhu_nc1(stats: ClassStatistics) -> float:
+def zhu_nc1(stats: ClassStatistics[Array]) -> float:
     """tr(Sigma_W Sigma_B^+) / K (Zhu et al. 2021, NC1), K = C classes: the same quantity as `phd_nc1`.
 
     The pseudo-inverse is Moore and Penrose's, of exact rank min(C - 1, P). Raises ValueError where Sigma_B has less.
@@ -70,35 +70,35 @@ def zhu_nc1(stats: ClassStatistics) -> float:
     return float((((stats.sigma_w @ U) * U).sum(0) / values**2).sum()) / stats.C
 
 
-def zhu_nc2(W: Weights) -> float:
+def zhu_nc2(W: Weights[Array]) -> float:
     """|| W W^T / ||W W^T||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC2)."""
     gram = W @ W.mT
     return float(_frobenius(gram / _frobenius(gram) - _unit_etf(W)))
 
 
-def zhu_nc2_centred(W: Weights) -> float:
+def zhu_nc2_centred(W: Weights[Array]) -> float:
     """`zhu_nc2` of W minus its mean row, as Zhou et al. (2022, MSE) measure it."""
     return zhu_nc2(W - W.mean(0)[None, :])
 
 
-def zhu_nc3(stats: ClassStatistics, W: Weights) -> float:
+def zhu_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
     """|| W Mbar / ||W Mbar||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC3)."""
     _check_rows(stats, W)
     return _distance_to_etf(W @ stats.centred_means, W)
 
 
-def yaras_nc3(stats: ClassStatistics, W: Weights) -> float:
+def yaras_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
     """`zhu_nc3` with the class means as they are, not centred (Yaras et al. 2022, code)."""
     _check_rows(stats, W)
     return _distance_to_etf(W @ stats.means, W)
 
 
-def zhu_bias(stats: ClassStatistics, W: Weights, b: PerClass) -> float:
+def zhu_bias(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array]) -> float:
     """|| b + W mu_G ||_2 (Zhu et al. 2021): 0 where the bias only centres the features."""
     return float(((b + W @ stats.global_mean) ** 2).sum() ** 0.5)
 
 
-def galanti_cdnv(stats: ClassStatistics) -> float:
+def galanti_cdnv(stats: ClassStatistics[Array]) -> float:
     """Avg_{c != c'} (s_c^2 + s_c'^2) / (2 ||mu_c - mu_c'||^2), class-distance normalised variance (Galanti et al. 2021).
 
     Raises ValueError where two class means coincide.
@@ -111,12 +111,12 @@ def galanti_cdnv(stats: ClassStatistics) -> float:
     return float(((variances[first] + variances[second]) / (2 * gaps)).mean())
 
 
-def tirer_trace_ratio(stats: ClassStatistics) -> float:
+def tirer_trace_ratio(stats: ClassStatistics[Array]) -> float:
     """tr Sigma_W / tr Sigma_B (Tirer, Huang & Niles-Weed 2022)."""
     return float(stats.sigma_w.diagonal().sum() / ((stats.centred_means**2).sum(0) * stats.priors).sum())
 
 
-def liu_log_uniformity(stats: ClassStatistics) -> float:
+def liu_log_uniformity(stats: ClassStatistics[Array]) -> float:
     """Avg_{c != c'} log(1 / || v_c - v_c' ||), v_c the unit centred means: hyperspherical uniformity (Liu et al. 2023).
 
     With their logarithmic kernel. Smallest at a simplex ETF. Raises ValueError where two directions coincide.
@@ -127,25 +127,25 @@ def liu_log_uniformity(stats: ClassStatistics) -> float:
     return float(-0.5 * namespace(cosines).log(2 - 2 * cosines).mean())
 
 
-def ammar_nc5(stats: ClassStatistics, ood_features: Rows) -> float:
+def ammar_nc5(stats: ClassStatistics[Array], ood_features: Rows[Array]) -> float:
     """Avg_c |cos(mu_c - mu_G, mu_ood - mu_G)|, orthogonality of out-of-distribution features (n, P) (Ammar et al. 2024, NC5)."""
     direction = ood_features.mean(0) - stats.global_mean
     M = stats.centred_means
     return float(abs((direction @ M) / (norms(_checked(M)) * (direction * direction).sum() ** 0.5)).mean())
 
 
-def _check_rows(stats: ClassStatistics, W: Weights) -> None:
+def _check_rows(stats: ClassStatistics[Array], W: Weights[Array]) -> None:
     if tuple(W.shape) != (stats.C, stats.P):
         raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
 
 
-def _disagreements(features: Rows, W: Weights, b: PerClass, class_means: ClassMeans) -> int:
+def _disagreements(features: Rows[Array], W: Weights[Array], b: PerClass[Array], class_means: ClassMeans[Array]) -> int:
     """Rows whose argmax_c <w_c, h> + b_c is not argmin_c ||h - mu_c||."""
     decisions = (features @ W.mT + b).argmax(-1)
     return int((decisions != nearest_mean(features, class_means)).sum())
 
 
-def nearest_mean(features: Rows, class_means: ClassMeans) -> Labels:
+def nearest_mean(features: Rows[ArrayT], class_means: ClassMeans[ArrayT]) -> Labels[ArrayT]:
     """argmin_c ||h - mu_c|| of rows (n, P): by ||m_c||^2 - 2 <h, m_c> about the mean of the means, one matrix product.
 
     Rows whose two best are no further apart than its rounding are decided by the distances themselves, where nothing cancels.
@@ -166,21 +166,21 @@ def nearest_mean(features: Rows, class_means: ClassMeans) -> Labels:
     return nearest
 
 
-def _distance_to_etf(product: Array, W: Weights) -> float:
+def _distance_to_etf(product: Array, W: Weights[Array]) -> float:
     return float(_frobenius(product / _frobenius(product) - _unit_etf(W)))
 
 
-def _unit_etf(W: Weights) -> Array:
+def _unit_etf(W: Weights[ArrayT]) -> ArrayT:
     """(I - 1 1^T / K) / sqrt(K - 1), of Frobenius norm 1. (K, K)"""
     K = W.shape[0]
     return (identity_like(W, K) - 1 / K) / (K - 1) ** 0.5
 
 
-def _frobenius(a: Array) -> Array:
+def _frobenius(a: ArrayT) -> ArrayT:
     return (a * a).sum() ** 0.5
 
 
-def _checked(vectors: Array) -> Array:
+def _checked(vectors: ArrayT) -> ArrayT:
     """The columns (P, C) themselves. Raises ValueError where one is zero."""
     if not float(norms(vectors).min()) > 0:
         raise ValueError("a vector is zero: its angle and the measures built on it are not defined")

@@ -1,10 +1,10 @@
 """Scores of single inputs that use collapse to tell data of other distributions: high for known, low for unknown inputs."""
 
-from manifolds.linalg import namespace
+from manifolds.linalg import ArrayT, namespace
 from ufm.arrays import FeatureVector, PerClass, Rows, Scalars, Weights
 
 
-def ammar_neco(features: Rows, training: Rows, k: int) -> Scalars:
+def ammar_neco(features: Rows[ArrayT], training: Rows[ArrayT], k: int) -> Scalars[ArrayT]:
     """||P_k h|| / ||h|| of features (m, P), centred by the mean of training features (n, P), P_k their k leading components.
 
     NECO (Ben Ammar et al. 2024, arXiv 2310.06823), k usually C - 1; their code multiplies by the largest logit for some networks
@@ -23,7 +23,9 @@ def ammar_neco(features: Rows, training: Rows, k: int) -> Scalars:
     return (inside * inside).sum(-1) ** 0.5 / lengths
 
 
-def liu_nci(features: Rows, W: Weights, b: PerClass, global_mean: FeatureVector, alpha: float) -> Scalars:
+def liu_nci(
+    features: Rows[ArrayT], W: Weights[ArrayT], b: PerClass[ArrayT], global_mean: FeatureVector[ArrayT], alpha: float
+) -> Scalars[ArrayT]:
     """<w_c, h - mu_G> / ||h - mu_G|| + alpha ||h||_1 with c = argmax W h + b, features (m, P), W (C, P), mu_G (P,).
 
     NCI, detecting out-of-distribution through the lens of neural collapse (Liu & Qin 2025). Raises ValueError for alpha < 0 and

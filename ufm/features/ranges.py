@@ -4,17 +4,20 @@ Nothing is dropped silently: what was left out is counted and returned. numpy or
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import epsilon, namespace, symmetrize
+from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.whitening import degenerate_deviation, principal_deviations
 from ufm.arrays import Columns, PerClass, Weights, as_numpy
 from ufm.features.loss_decomposition import Decomposition, decompose
 from ufm.features.snr import deviations_and_means
 from ufm.features.statistics import ClassStatistics
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +29,7 @@ class Reduction:
     lost_signal: float
 
 
-def reduce_to_range(H: Columns, layout: ClassLayout) -> tuple[np.ndarray, Reduction]:
+def reduce_to_range(H: Columns[Array], layout: ClassLayout) -> tuple[np.ndarray, Reduction]:
     """H in an orthonormal basis of the range of Sigma_W: (P, n) -> (r, n), and what was dropped.
 
     Directions whose within-class standard deviation is at most sqrt(P) eps sqrt(Ave ||h||^2), eps of the dtype of H, are dropped.
@@ -52,8 +55,8 @@ def reduce_to_range(H: Columns, layout: ClassLayout) -> tuple[np.ndarray, Reduct
 class Classifier:
     """The last layer in float64: W (C, P), b (C,), zero where the layer has no bias."""
 
-    W: Weights
-    b: PerClass
+    W: Weights["Tensor"]
+    b: PerClass["Tensor"]
 
     @classmethod
     def of(cls, layer: Any) -> "Classifier":
@@ -79,7 +82,7 @@ class RangeSnr:
     rounding: float = 0.0
 
 
-def snr_in_range(stats: ClassStatistics, precision: float) -> RangeSnr:
+def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
     """The SNR restricted to the range of Sigma_W, from the statistics alone. Raises ValueError for Sigma_W = 0.
 
     Dropped are directions whose standard deviation rounding can produce: at most sqrt(P) eps sqrt(Ave ||h||^2) with the eps of
@@ -106,7 +109,7 @@ def snr_in_range(stats: ClassStatistics, precision: float) -> RangeSnr:
     return RangeSnr(np.pad(omega, missing[1]), np.pad(V * sign, missing), np.pad(U * sign, missing), dropped, lost, rounding)
 
 
-def decomposition(stats: ClassStatistics, classifier: Classifier, lam: float) -> Decomposition:
+def decomposition(stats: ClassStatistics[Array], classifier: Classifier, lam: float) -> Decomposition:
     """The loss and its parts. At lambda = 0 on the range of Sigma_T, where they stay unique whatever features are dead.
 
     Along an empty direction all features are equal, so the classifier acts on it as a bias.

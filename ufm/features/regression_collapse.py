@@ -4,11 +4,11 @@ Features H are rows (n, P), targets Y rows (n, q), W (q, P); numpy or torch. Fea
 so that the first two lie between 0 and 1.
 """
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 from ufm.arrays import Rows
 
 
-def andriopoulos_nrc1(features: Rows, q: int) -> float:
+def andriopoulos_nrc1(features: Rows[Array], q: int) -> float:
     """Ave_i ||h_i - proj(h_i on the q leading principal directions)||^2 of centred unit features (n, P): 0 on a q-space.
 
     Raises ValueError for q < 1 and where a feature lies on the mean of all.
@@ -20,7 +20,7 @@ def andriopoulos_nrc1(features: Rows, q: int) -> float:
     return float(values[q:].sum()) / len(features)
 
 
-def andriopoulos_nrc2(features: Rows, W: Array) -> float:
+def andriopoulos_nrc2(features: Rows[Array], W: Array) -> float:
     """Ave_i ||h_i - proj(h_i on the row space of W)||^2 of centred unit features (n, P), W (q, P): 0 where W sees all of them.
 
     Raises ValueError where W is zero or a feature lies on the mean of all.
@@ -54,7 +54,7 @@ def andriopoulos_nrc3(W: Array, targets: Array, c: float) -> float:
     return float(((G / sizes[1] - T / sizes[0]) ** 2).sum())
 
 
-def _unit_rows(features: Rows) -> Rows:
+def _unit_rows(features: Rows[ArrayT]) -> Rows[ArrayT]:
     centred = features - features.mean(0)
     lengths = (centred * centred).sum(-1) ** 0.5
     if not float(lengths.min()) > 0:

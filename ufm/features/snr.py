@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any, Generic, cast
 
 import numpy as np
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, epsilon, namespace
+from manifolds.linalg import ArrayT, ArrayT_co, array_like, epsilon, namespace
 from manifolds.whitening import (
     Whitening,
     degenerate_deviation,
@@ -20,21 +21,21 @@ from ufm.arrays import ClassMeans, Columns, LeftVectors, RightVectors, SingularV
 
 
 @dataclass(frozen=True, eq=False)
-class Snr:
+class Snr(Generic[ArrayT_co]):
     """omega (K,) descending, K = min(C-1, P), right vectors V (C, K), left vectors U (P, K), and the whitening behind them.
 
     SNR = U diag(omega) V^T (Definition 2). U is None where only the spectrum was asked for.
     The sign of a pair (u_j, v_j) is fixed by a positive largest entry of v_j.
     """
 
-    omega: SingularValues
-    V: RightVectors
-    U: LeftVectors | None
-    whitening: Whitening
+    omega: SingularValues[ArrayT_co]
+    V: RightVectors[ArrayT_co]
+    U: LeftVectors[ArrayT_co] | None
+    whitening: Whitening[ArrayT_co]
     precision: float  # machine epsilon of the dtype that the features came in
 
     @property
-    def left_vectors(self) -> LeftVectors:
+    def left_vectors(self) -> LeftVectors[ArrayT_co]:
         """U. Raises ValueError where only the spectrum was measured."""
         if self.U is None:
             raise ValueError("the left vectors U were not computed: measure with ufm.features.snr.snr, not snr_spectrum")
@@ -45,15 +46,13 @@ class Snr:
         """64 eps omega_1: a singular value that is no larger may be rounding of a zero."""
         return 64 * self.precision * float(self.omega[0])
 
-    def to_numpy(self) -> "Snr":
+    def to_numpy(self) -> "Snr[np.ndarray]":
         """The same with omega, V and U as numpy arrays (they come off a device); the whitening stays where it is."""
-        if namespace(self.omega) is np:
-            return self
         U = None if self.U is None else as_numpy(self.U)
-        return Snr(as_numpy(self.omega), as_numpy(self.V), U, self.whitening, self.precision)
+        return Snr(as_numpy(self.omega), as_numpy(self.V), U, cast("Whitening[Any]", self.whitening), self.precision)
 
 
-def snr_spectrum(H: Columns, layout: ClassLayout) -> Snr:
+def snr_spectrum(H: Columns[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
     """omega and V of features H (P, n) in class blocks, at the cost of one Sigma_W.
 
     Raises ValueError for a rank-deficient Sigma_W, with the number of empty directions.
@@ -61,7 +60,7 @@ def snr_spectrum(H: Columns, layout: ClassLayout) -> Snr:
     return _decompose(H, layout, triangular_root)
 
 
-def snr(H: Columns, layout: ClassLayout) -> Snr:
+def snr(H: Columns[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
     """omega, V and U of features H (P, n) in class blocks. Paper: Definition 2.
 
     Raises ValueError for a rank-deficient Sigma_W, with the number of empty directions.
@@ -69,7 +68,7 @@ def snr(H: Columns, layout: ClassLayout) -> Snr:
     return _decompose(H, layout, symmetric_root)
 
 
-def renormalized_features(H: Columns, layout: ClassLayout) -> tuple[Columns, Snr]:
+def renormalized_features(H: Columns[ArrayT], layout: ClassLayout) -> tuple[Columns[ArrayT], Snr[ArrayT]]:
     """X = Sigma_W^{-1/2} (H - mu_G 1^T), on the manifold and with zero global mean (assumptions A2, A3), and its SNR. (P, n)"""
     measured = snr(H, layout)
     H = _float64(H)
@@ -79,7 +78,7 @@ def renormalized_features(H: Columns, layout: ClassLayout) -> tuple[Columns, Snr
     return layout.add_to_means(X, measured.whitening.apply(M)), measured
 
 
-def aligned_coordinates(X: Columns, layout: ClassLayout, U: LeftVectors, V: RightVectors) -> Array:
+def aligned_coordinates(X: Columns[ArrayT], layout: ClassLayout, U: LeftVectors[ArrayT], V: RightVectors[ArrayT]) -> ArrayT:
     """U^T X (V kron I_N), in which the class means are diag(omega) (Definitions 3-5). X (P, n), U (P, K), V (C, K) -> (K, K N)
 
     The paper takes K = C with P = C; any K columns give the corresponding rows and blocks. Needs equal classes.
@@ -88,7 +87,7 @@ def aligned_coordinates(X: Columns, layout: ClassLayout, U: LeftVectors, V: Righ
     return namespace(X).einsum("kcn,cj->kjn", blocks, V).reshape(U.shape[1], V.shape[1] * layout.N)
 
 
-def _decompose(H: Columns, layout: ClassLayout, root: Callable[[Array, Array], Array]) -> Snr:
+def _decompose(H: Columns[ArrayT], layout: ClassLayout, root: Callable[[ArrayT, ArrayT], ArrayT]) -> Snr[ArrayT]:
     check_real(H, "features")
     precision = epsilon(H)
     layout.check_columns(H)
@@ -103,7 +102,7 @@ def _decompose(H: Columns, layout: ClassLayout, root: Callable[[Array, Array], A
     return Snr(omega, V * sign, U * sign if root is symmetric_root else None, whitening, precision)
 
 
-def deviations_and_means(H: Columns, layout: ClassLayout) -> tuple[Columns, ClassMeans]:
+def deviations_and_means(H: Columns[ArrayT], layout: ClassLayout) -> tuple[Columns[ArrayT], ClassMeans[ArrayT]]:
     """D = H - M Y and M - mu_G 1^T, to rounding of the spread of a class and of the distance of two, not of that from the origin.
 
     (P, n) -> (P, n), (P, C)
@@ -117,8 +116,8 @@ def deviations_and_means(H: Columns, layout: ClassLayout) -> tuple[Columns, Clas
 
 
 def _whiten(
-    H: Columns, layout: ClassLayout, precision: float, root: Callable[[Array, Array], Array]
-) -> tuple[Whitening, ClassMeans]:
+    H: Columns[ArrayT], layout: ClassLayout, precision: float, root: Callable[[ArrayT, ArrayT], ArrayT]
+) -> tuple[Whitening[ArrayT], ClassMeans[ArrayT]]:
     """The whitening and M - mu_G 1^T: from Ave h h^T minus the class means where that costs nothing, else from the deviations."""
     means = layout.means(H)
     priors = _priors(means, layout)
@@ -135,17 +134,16 @@ def _whiten(
     return whiten(D, degenerate, root), M
 
 
-def _priors(like: Array, layout: ClassLayout) -> Array:
-    xp = namespace(like)
-    return layout.priors if xp is np else xp.as_tensor(layout.priors, device=like.device)
+def _priors(like: ArrayT, layout: ClassLayout) -> ArrayT:
+    return array_like(layout.priors, like)
 
 
-def _float64(H: Array) -> Array:
-    xp = namespace(H)
-    return H.astype(np.float64, copy=False) if xp is np else H.to(xp.float64)
+def _float64(H: ArrayT) -> ArrayT:
+    xp, array = namespace(H), cast("Any", H)
+    return array.astype(np.float64, copy=False) if xp is np else array.to(xp.float64)
 
 
-def _signs(V: Array) -> Array:
+def _signs(V: ArrayT) -> ArrayT:
     """+-1 for every column, the sign of its entry of largest modulus. (K,)"""
     xp = namespace(V)
     largest = abs(V).argmax(-2)

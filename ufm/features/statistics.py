@@ -2,27 +2,28 @@
 
 import operator
 from dataclasses import dataclass, fields
+from typing import Any, Generic
 
 import numpy as np
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, gram, namespace
+from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gram, namespace
 from ufm.arrays import ClassMeans, Columns, Covariance, FeatureVector, Labels, PerClass, Rows, check_real, check_scale
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
 
 
 @dataclass(frozen=True)
-class ClassStatistics:
+class ClassStatistics(Generic[ArrayT_co]):
     """Counts n_c (C,), class means (P, C), Sigma_W (P, P) and within-class variances s_c^2 = Ave_i ||h_ic - mu_c||^2 (C,).
 
     With priors pi_c = n_c / n, so that for any class sizes Sigma_T = Sigma_W + Sigma_B and the loss decomposition is exact.
     """
 
-    counts: PerClass
-    means: ClassMeans
-    sigma_w: Covariance
-    class_variances: PerClass
+    counts: PerClass[ArrayT_co]
+    means: ClassMeans[ArrayT_co]
+    sigma_w: Covariance[ArrayT_co]
+    class_variances: PerClass[ArrayT_co]
 
     @property
     def C(self) -> int:
@@ -40,28 +41,28 @@ class ClassStatistics:
         return int(self.counts.sum())
 
     @property
-    def priors(self) -> PerClass:
+    def priors(self) -> PerClass[ArrayT_co]:
         """pi_c = n_c / n. (C,)"""
         return self.counts / self.counts.sum()
 
     @property
-    def global_mean(self) -> FeatureVector:
+    def global_mean(self) -> FeatureVector[ArrayT_co]:
         """mu_G = sum_c pi_c mu_c, the mean over examples. (P,)"""
         return self.means @ self.priors
 
     @property
-    def centred_means(self) -> ClassMeans:
+    def centred_means(self) -> ClassMeans[ArrayT_co]:
         """mu_c - mu_G. (P, C)"""
         return self.means - self.global_mean[:, None]
 
     @property
-    def sigma_b(self) -> Covariance:
+    def sigma_b(self) -> Covariance[ArrayT_co]:
         """Sigma_B = sum_c pi_c (mu_c - mu_G)(mu_c - mu_G)^T. (P, P)"""
         M = self.centred_means
         return (M * self.priors) @ M.mT
 
     @property
-    def sigma_t(self) -> Covariance:
+    def sigma_t(self) -> Covariance[ArrayT_co]:
         """Sigma_T = Sigma_W + Sigma_B. (P, P)"""
         return self.sigma_w + self.sigma_b
 
@@ -73,11 +74,11 @@ class _Moments:
     A mean is the sum of a point `near` it and `rest`: rounding is that of the spread of a class, however far it lies.
     """
 
-    counts: Array
-    near: Array
-    rest: Array
-    scatter: Array
-    class_scatter: Array
+    counts: Any
+    near: Any
+    rest: Any
+    scatter: Any
+    class_scatter: Any
 
     def merged(self, other: "_Moments") -> "_Moments":
         """The moments of both, by the formulas of Chan, Golub & LeVeque (1983)."""
@@ -106,25 +107,24 @@ class StreamingStatistics:
         if C < 2:
             raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
         self._seen: _Moments | None = None
-        self._rows: Array = None
-        self._labels: Array = None
+        self._rows: Any = None
+        self._labels: Any = None
         self._waiting = 0
 
-    def update(self, features: Rows, labels: Labels) -> "StreamingStatistics":
+    def update(self, features: Rows[Array], labels: Labels[Array]) -> "StreamingStatistics":
         """Take in a batch: features (b, P) of any float dtype, labels (b,) integers in 0..C-1. Returns self.
 
         Raises ValueError, and takes nothing in, for mismatched shapes, labels that are no integers or out of range, features that
         are not floating point, NaN, infinite, or so large or small that their powers overflow or vanish.
         """
         self._check(features, labels)
-        features = features if namespace(features) is np else features.detach()
         if self._rows is None:
             self._rows, self._labels = _room(features, labels)
         taken = 0
         while taken < len(labels):
             step = min(len(labels) - taken, CHUNK - self._waiting)
             into, out_of = slice(self._waiting, self._waiting + step), slice(taken, taken + step)
-            self._rows[into], self._labels[into] = features[out_of], labels[out_of]
+            self._rows[into], self._labels[into] = detached(features[out_of]), labels[out_of]
             taken, self._waiting = taken + step, self._waiting + step
             if self._waiting == CHUNK:
                 self._take_in_waiting()
@@ -140,7 +140,7 @@ class StreamingStatistics:
             self._take_in(other._seen)
         return self
 
-    def compute(self) -> ClassStatistics:
+    def compute(self) -> ClassStatistics[Any]:
         """The statistics of everything seen so far. Raises ValueError where a class has no example yet."""
         self._take_in_waiting()
         if self._seen is None:
@@ -151,7 +151,7 @@ class StreamingStatistics:
             raise ValueError(f"class {empty[0]} has no example yet: every one of the {self.C} classes needs one")
         return ClassStatistics(counts, (near + rest).mT, scatter / counts.sum(), class_scatter / counts)
 
-    def _check(self, features: Rows, labels: Labels) -> None:
+    def _check(self, features: Rows[Array], labels: Labels[Array]) -> None:
         check_real(features, "features"), namespace(labels)
         if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
             shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
@@ -162,8 +162,7 @@ class StreamingStatistics:
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.C:
             raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}, outside 0..{self.C - 1}")
         if len(labels):
-            values = features if namespace(features) is np else features.detach()
-            check_scale(float(abs(values).max()), "features")
+            check_scale(float(abs(detached(features)).max()), "features")
 
     def _check_features(self, P: int) -> None:
         known = self._rows if self._seen is None else self._seen.near
@@ -180,16 +179,15 @@ class StreamingStatistics:
 
 
 def _are_integers(labels: Array) -> bool:
-    if namespace(labels) is np:
+    xp = namespace(labels)
+    if xp is np:
         return labels.dtype.kind in "iub"
-    return not (labels.is_floating_point() or labels.is_complex())
+    return not (xp.is_floating_point(labels) or xp.is_complex(labels))
 
 
-def _room(features: Rows, labels: Labels) -> tuple[Array, Array]:
+def _room(features: Rows[ArrayT], labels: Labels[ArrayT]) -> tuple[ArrayT, ArrayT]:
     """Empty float64 rows (CHUNK, P) and labels (CHUNK,), where the features are."""
     xp, P = namespace(features), features.shape[1]
-    if xp is np:
-        return np.empty((CHUNK, P)), np.empty(CHUNK, dtype=np.int64)
     rows = xp.empty((CHUNK, P), dtype=xp.float64, device=features.device)
     return rows, xp.empty(CHUNK, dtype=xp.int64, device=features.device)
 
@@ -197,28 +195,24 @@ def _room(features: Rows, labels: Labels) -> tuple[Array, Array]:
 def _block_moments(H: Array, labels: Array, C: int) -> _Moments:
     """The moments of float64 rows H (n, P), which become their deviations from the class means on the way."""
     xp = namespace(H)
-    one_hot = labels[:, None] == (np.arange(C) if xp is np else xp.arange(C, device=H.device))
-    one_hot = one_hot.astype(np.float64) if xp is np else one_hot.to(H.dtype)
+    one_hot = array_like(labels[:, None] == xp.arange(C, device=H.device), H)
     counts = one_hot.sum(0)
-    examples = H[one_hot.argmax(0)]  # one of every class, from which the others are far less far than from the origin
+    examples = H[xp.argmax(one_hot, 0)]  # one of every class, from which the others are far less far than from the origin
     H -= examples[labels]
     rest = (one_hot.mT @ H) / xp.clip(counts, min=1.0)[:, None]
     H -= rest[labels]
     return _Moments(counts, examples, rest, gram(H.mT), one_hot.mT @ xp.einsum("np,np->n", H, H))
 
 
-def statistics_of(features: Rows, labels: Labels, C: int) -> ClassStatistics:
+def statistics_of(features: Rows[ArrayT], labels: Labels[ArrayT], C: int) -> ClassStatistics[ArrayT]:
     """Class statistics of features (n, P) with labels (n,) in 0..C-1."""
     return StreamingStatistics(C).update(features, labels).compute()
 
 
-def block_statistics(H: Columns, layout: ClassLayout) -> ClassStatistics:
+def block_statistics(H: Columns[ArrayT], layout: ClassLayout) -> ClassStatistics[ArrayT]:
     """Class statistics of features in class blocks. H (P, n)"""
     xp = namespace(H)
-    H = H.astype(np.float64) if xp is np else H.detach().to(xp.float64)
+    H = xp.asarray(detached(H), dtype=xp.float64, device=H.device)
     D = layout.deviations(H)
-    counts = np.asarray(layout.sizes, dtype=np.float64)
     variances = layout.means((D * D).sum(-2)[None, :])[0]
-    return ClassStatistics(
-        counts if xp is np else xp.as_tensor(counts, device=H.device), layout.means(H), gram(D) / layout.n, variances
-    )
+    return ClassStatistics(array_like(layout.sizes, H), layout.means(H), gram(D) / layout.n, variances)

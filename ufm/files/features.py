@@ -47,10 +47,10 @@ def scalar(arrays: dict[str, np.ndarray], name: str, path: Path) -> float | None
     """One number by its key, None where it is absent. Raises ValueError where it is no single finite number."""
     if name not in arrays:
         return None
-    found = arrays[name]
-    if found.size != 1 or not np.issubdtype(found.dtype, np.number) or not np.isfinite(found).all():
-        raise ValueError(f"{path}: {name} is {found.dtype} {found.shape}, one finite number is needed")
-    return float(found.reshape(()))
+    value = arrays[name]
+    if value.size != 1 or not np.issubdtype(value.dtype, np.number) or not np.isfinite(value).all():
+        raise ValueError(f"{path}: {name} is {value.dtype} {value.shape}, one finite number is needed")
+    return float(value.reshape(()))
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ufm.arrays import as_numpy
 from ufm.features.snr import Snr
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start, closed_end_time, closed_onset
@@ -84,7 +85,7 @@ class GeneralMotion:
         """The same with left vectors in the coordinates of the features, signs as in the start."""
         flow, measured = run.trajectory(), self.start.snr
         U_t = None if flow.U_t is None or measured.U is None else measured.U @ flow.U_t
-        flow = replace(flow, observed={**flow.observed, "u": run.u}, U_t=U_t)
+        flow = replace(flow, observed={**flow.observed, "u": as_numpy(run.u)}, U_t=U_t)
         return replace(flow, V=measured.V, U=measured.U, V_t=along(measured.V, flow.V_t), U_t=along(measured.U, U_t))
 
 
@@ -188,7 +189,7 @@ def run_scheme(config: FlowConfig, start: Start, eta: float, steps: int, progres
         run = run_general_discrete(law, scaled_means(start), eta, steps, lambda done: progress(done / steps))
     except Interrupted as stop:
         raise Interrupted(DiscreteRun(stop.partial.steps, stop.partial.omega, eta)) from None
-    return DiscreteRun(run.steps, run.omega, eta)
+    return DiscreteRun(run.steps, as_numpy(run.omega), eta)
 
 
 def is_plain(config: FlowConfig, start: Start) -> bool:
@@ -219,7 +220,7 @@ def mean_system_of(config: FlowConfig, start: Start) -> "MeanSystem":
     return mean_system(H, start.layout, snr(H, start.layout), config.kernel_ratio)
 
 
-def to_total_covariance_one(X: np.ndarray, measured: Snr, start: Start) -> np.ndarray:
+def to_total_covariance_one(X: np.ndarray, measured: Snr[np.ndarray], start: Start) -> np.ndarray:
     """(I + S S^T)^{-1/2} X, X the renormalized features: total covariance I. (P, n)"""
     U, sigma, _ = np.linalg.svd(measured.left_vectors @ scaled_means(start), full_matrices=False)
     return X + (U * ((1 + sigma**2) ** -0.5 - 1)) @ (U.T @ X)

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from manifolds.geometry import constraint_residual
-from manifolds.linalg import Array, epsilon, namespace
+from manifolds.linalg import Array, ArrayT, epsilon, namespace
 from ufm.arrays import as_numpy
 from ufm.features.snr import snr
 from ufm.files import store
@@ -206,5 +206,5 @@ class SchemeStage(Stage):
         return self
 
 
-def _like(values: np.ndarray, x: Array) -> Array:
-    return values if namespace(x) is np else namespace(x).as_tensor(values, device=x.device)
+def _like(values: np.ndarray, x: ArrayT) -> ArrayT:
+    return namespace(x).asarray(values, device=x.device)

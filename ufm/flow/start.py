@@ -24,7 +24,7 @@ class Start:
 
     H: np.ndarray
     layout: ClassLayout
-    snr: Snr
+    snr: Snr[np.ndarray]
     notes: tuple[str, ...]
     reduction: "Reduction | None" = None
 
@@ -105,7 +105,7 @@ def _check_examples(N: int) -> None:
         raise ValueError(f"N = {N} example a class: there is no within-class variability to whiten; at least N = 2 is needed")
 
 
-def _measure(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr:
+def _measure(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr[np.ndarray]:
     measure = snr if left_vectors or config.full or config.start == "raw" else snr_spectrum
     if config.device is None or config.start == "raw":
         return measure(H, classes)

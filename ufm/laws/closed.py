@@ -13,7 +13,7 @@ import math
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import ArrayT, namespace
 from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, wide
 
 
@@ -24,26 +24,26 @@ class Law(ABC):
     statement: ClassVar[str]
 
     @abstractmethod
-    def rate(self, omega: Array, C: int, N: int) -> Array:
+    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """d omega / dt. Any shape."""
 
     @abstractmethod
-    def phi(self, u: Array) -> Array:
+    def phi(self, u: ArrayT) -> ArrayT:
         """The invariant Phi(u), u = omega^2 / C. Any shape."""
 
     @abstractmethod
-    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """Leading term of omega(t) as t -> infinity. (*t.shape, *omega0.shape)"""
 
     @abstractmethod
-    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+    def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
         """Phi(u) - Phi(u0) without cancellation, for omega0 > 0."""
 
     @abstractmethod
-    def _solve(self, s: Array) -> Array:
+    def _solve(self, s: ArrayT) -> ArrayT:
         """The u > 0 with Phi(u) = s, to a few units in the last place."""
 
-    def time(self, omega: Array, omega0: Array, C: int, N: int) -> Array:
+    def time(self, omega: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """t(omega) = (C^2 N / 2) (Phi(u) - Phi(u0)): when a singular value that starts at omega0 reaches omega.
 
         Raises ValueError unless both are positive (a singular value that starts at 0 never moves).
@@ -56,7 +56,7 @@ class Law(ABC):
                 raise ValueError("omega = 0 is a fixed point of every law: it is reached from, and leads to, no other value")
         return narrow((C * C * N / 2) * self._phi_difference(omega, omega0, C), given)
 
-    def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
 
         Computed in float64, returned in the dtype of omega0. t may be negative (backwards).
@@ -73,13 +73,13 @@ class Law(ABC):
         omega = in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
         return narrow(omega if all_move else xp.where(moving, omega, 0.0), given)
 
-    def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def log_omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape)"""
         omega = self.omega(t, omega0, C, N)
         xp = namespace(omega)
         return xp.where(omega > 0, xp.log(xp.where(omega > 0, omega, 1.0)), -math.inf)
 
-    def _phi_at(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def _phi_at(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """Phi(u0) + 2 t / (C^2 N). (*t.shape, *omega0.shape)"""
         if not bool(namespace(t).isfinite(t).all()):
             raise ValueError("time t has NaN or infinite entries")
@@ -94,23 +94,23 @@ class _Renormalized(Law):
     name = "renormalized"
     statement = "law (a): log u + u, the paper's Eq. 5 with Proposition 4"
 
-    def rate(self, omega: Array, C: int, N: int) -> Array:
+    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """omega / (C N (C + omega^2))"""
         return omega / (C * N * (C + omega * omega))
 
-    def phi(self, u: Array) -> Array:
+    def phi(self, u: ArrayT) -> ArrayT:
         """log u + u"""
         return namespace(u).log(u) + u
 
-    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """sqrt(2 t / (C N)), for every start"""
         return _for_every(omega0, namespace(t).sqrt(2 * t / (C * N)), t)
 
-    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+    def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
         log_ratio, difference, _ = _differences(omega, omega0, C)
         return log_ratio + difference
 
-    def _solve(self, s: Array) -> Array:
+    def _solve(self, s: ArrayT) -> ArrayT:
         """The Wright omega function, by two steps of the fourth-order iteration of Fritsch, Shafer & Crowley (1973)."""
         xp = namespace(s)
         above = xp.clip(s, min=1.0)
@@ -129,23 +129,23 @@ class _Embedded(Law):
     name = "embedded"
     statement = "law (b): log u + 2 u + u^2/2, the paper's Eq. 10; gradient flow of the Frobenius metric"
 
-    def rate(self, omega: Array, C: int, N: int) -> Array:
+    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """omega / (N (C + omega^2)^2), the paper's Eq. 28"""
         return omega / (N * (C + omega * omega) ** 2)
 
-    def phi(self, u: Array) -> Array:
+    def phi(self, u: ArrayT) -> ArrayT:
         """log u + 2 u + u^2 / 2"""
         return namespace(u).log(u) + u * (2 + u / 2)
 
-    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """(4 t / N)^{1/4}, for every start (Corollary 1, c_3 = N/4)"""
         return _for_every(omega0, (4 * t / N) ** 0.25, t)
 
-    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+    def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
         log_ratio, difference, total = _differences(omega, omega0, C)
         return log_ratio + difference * (2 + total / 2)
 
-    def _solve(self, s: Array) -> Array:
+    def _solve(self, s: ArrayT) -> ArrayT:
         """Two steps, of fourth and of third order, in the relative change x of u.
 
         With k = 1 / (1 + u) and r = k^2 (s - Phi(u)), the series r = x + (1/2 - k) x^2 + (k^2/3) x^3 is reversed by a quotient.
@@ -166,19 +166,19 @@ class _Unnormalized(Law):
     name = "unnormalized"
     statement = "law (c): log u, plain gradient flow of L_LS from total covariance I"
 
-    def rate(self, omega: Array, C: int, N: int) -> Array:
+    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """omega / (C^2 N)"""
         return omega / (C * C * N)
 
-    def phi(self, u: Array) -> Array:
+    def phi(self, u: ArrayT) -> ArrayT:
         """log u"""
         return namespace(u).log(u)
 
-    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega0 exp(t / (C^2 N)): exact at every time"""
         return self.omega(t, omega0, C, N)
 
-    def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega0 exp(t / (C^2 N)); OverflowError where it overflows float64: use `log_omega`."""
         log_omega = self.log_omega(t, wide(omega0), C, N)
         largest = float(log_omega.max()) if log_omega.shape else float(log_omega)
@@ -188,7 +188,7 @@ class _Unnormalized(Law):
             )
         return narrow(namespace(log_omega).exp(log_omega), omega0)
 
-    def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def log_omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega0 + t / (C^2 N)"""
         given = omega0
         t, omega0, C, N = wide(t), wide(omega0), int(C), int(N)
@@ -201,10 +201,10 @@ class _Unnormalized(Law):
         log_omega = t.reshape(t.shape + (1,) * log0.ndim) / (C * C * N) + log0
         return narrow(xp.where(moving, log_omega, -math.inf), given)
 
-    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+    def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
         return _differences(omega, omega0, C)[0]
 
-    def _solve(self, s: Array) -> Array:
+    def _solve(self, s: ArrayT) -> ArrayT:
         return namespace(s).exp(s)
 
 
@@ -214,14 +214,14 @@ UNNORMALIZED: Law = _Unnormalized()
 LAWS: dict[str, Law] = {law.name: law for law in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
 
 
-def _differences(omega: Array, omega0: Array, C: int) -> tuple[Array, Array, Array]:
+def _differences(omega: ArrayT, omega0: ArrayT, C: int) -> tuple[ArrayT, ArrayT, ArrayT]:
     """log(u/u0), u - u0 and u + u0, the first two without cancellation."""
     step = omega - omega0
     log_ratio = 2 * namespace(omega).log1p(step / omega0)
     return log_ratio, step * ((omega + omega0) / C), (omega * omega + omega0 * omega0) / C
 
 
-def _for_every(omega0: Array, value: Array, t: Array) -> Array:
+def _for_every(omega0: ArrayT, value: ArrayT, t: ArrayT) -> ArrayT:
     """value(t) for every moving singular value, 0 for one that starts at 0."""
     omega0 = wide(omega0)
     return value.reshape(t.shape + (1,) * omega0.ndim) * namespace(omega0).where(omega0 > 0, 1.0, 0.0)

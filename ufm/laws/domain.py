@@ -1,11 +1,12 @@
 """What the laws take and how they compute it: float64 inside whatever comes in, checked at the door, block by block."""
 
-from collections.abc import Callable
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, overload
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 
 SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: a smaller square underflows, a larger fourth power overflows
 LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger overflows float64
@@ -13,17 +14,30 @@ SMALLEST_PHI = -680.0  # backwards in time; exp of less underflows
 BLOCK = 5000  # most values solved at a time: temporaries stay in the cache and off the page-fault path
 
 
-def in_blocks(f: Callable[[Array], Array], s: Array) -> Array:
+def in_blocks(f: Callable[[ArrayT], ArrayT], s: ArrayT) -> ArrayT:
     """f(s); a numpy array is overwritten, in equal blocks of at most BLOCK values."""
-    if namespace(s) is not np or s.size <= BLOCK:
+    xp, size = namespace(s), math.prod(s.shape)
+    if not isinstance(s, np.ndarray) or size <= BLOCK:
         return f(s)
-    s = np.ascontiguousarray(s)
-    for block in np.array_split(s.reshape(-1), -(-s.size // BLOCK)):
+    s = xp.ascontiguousarray(s)
+    for block in xp.array_split(s.reshape(-1), -(-size // BLOCK)):
         block[...] = f(block)
     return s
 
 
-def wide(value: Any) -> Array:
+@overload
+def wide(value: ArrayT) -> ArrayT:
+    """An array or a tensor stays what it is."""
+    ...
+
+
+@overload
+def wide(value: float | Sequence[float]) -> np.ndarray:
+    """Plain numbers become a numpy array."""
+    ...
+
+
+def wide(value: Any) -> Any:
     """Scalars, sequences, arrays and tensors as float64."""
     if isinstance(value, int | float | list | tuple):
         return np.asarray(value, dtype=np.float64)
@@ -31,13 +45,14 @@ def wide(value: Any) -> Array:
     return np.asarray(value, dtype=np.float64) if xp is np else value.to(xp.float64)
 
 
-def narrow(result: Array, given: Any) -> Array:
+def narrow(result: ArrayT, given: Any) -> ArrayT:
     """The result in the floating dtype of what was given, float64 where that has none."""
     if isinstance(given, int | float | list | tuple):
         return result
+    array: Any = result
     if namespace(given) is np:
-        return result.astype(given.dtype) if given.dtype.kind == "f" and given.dtype != result.dtype else result
-    return result.to(given.dtype) if given.is_floating_point() else result
+        return array.astype(given.dtype) if given.dtype.kind == "f" and given.dtype != result.dtype else array
+    return array.to(given.dtype) if given.is_floating_point() else array
 
 
 def check_omega(omega: Array, C: int, N: int) -> None:

@@ -17,7 +17,7 @@ from functools import cached_property
 import numpy as np
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, identity_like, namespace
+from manifolds.linalg import Array, ArrayT, array_like, identity_like, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.domain import wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
@@ -69,23 +69,23 @@ class GeneralLaw:
         """pi_c = n_c / n. (C,)"""
         return np.asarray(self.counts, dtype=np.float64) / self.n
 
-    def scaled_means(self, M: Array) -> Array:
+    def scaled_means(self, M: ArrayT) -> ArrayT:
         """S = (M - mu_G 1^T) diag(sqrt(pi)) of class means M (P, C) of renormalized features. (P, C), float64"""
         M = self.checked(M)
         pi = self.priors_like(M)
         return (M - (M @ pi)[:, None]) * pi**0.5
 
-    def class_means(self, S: Array) -> Array:
+    def class_means(self, S: ArrayT) -> ArrayT:
         """M = S diag(1 / sqrt(pi)), whose singular values are the omega_j of Eq. 9. (..., P, C) -> (..., P, C)"""
         return S / self.priors_like(S) ** 0.5
 
-    def velocity(self, S: Array) -> Array:
+    def velocity(self, S: ArrayT) -> ArrayT:
         """dS/dt = (1/n) S K Pi K (r s I + G) J. (P, C) -> (P, C)"""
         S = self.checked(S)
         basis = self.basis(S)
         return basis.expand(self.reduced_velocity(basis.reduce(S)))
 
-    def reduced_velocity(self, Z: Array) -> Array:
+    def reduced_velocity(self, Z: ArrayT) -> ArrayT:
         """dZ/dt of Z = U^T S Q, U any frozen orthonormal columns and Q (C, C-1) an orthonormal basis orthogonal to q.
 
         (m, C-1) -> (m, C-1), K and J never written out for r = 1.
@@ -95,7 +95,7 @@ class GeneralLaw:
             return gain
         return damped if math.isinf(self.kernel_ratio) else gain + (self.kernel_ratio - 1) * damped
 
-    def reduced_terms(self, Z: Array, damping: bool | None = None) -> tuple[Array, Array, Array]:
+    def reduced_terms(self, Z: ArrayT, damping: bool | None = None) -> tuple[ArrayT, ArrayT, ArrayT]:
         """(1/n) S K Pi J, the same times s K on the right, and S K, as those of Z (m, C-1). Three times (m, C-1)
 
         The second only with `damping`, by default where r is not 1.
@@ -127,7 +127,7 @@ class GeneralLaw:
         """sqrt(n_max / n_min), by which an error of S relative to its singular values may grow on the way to those of M."""
         return (max(self.counts) / min(self.counts)) ** 0.5
 
-    def closed_omega(self, t: Array, omega0: Array) -> Array:
+    def closed_omega(self, t: ArrayT, omega0: ArrayT) -> ArrayT:
         """omega(t) for equal classes, in closed form. (T,), (K,) -> (T, K). Raises ValueError for classes of other sizes."""
         N, r, root = ClassLayout(self.counts).N, self.kernel_ratio, self.s**0.5
         if math.isinf(r) or r == 1:
@@ -146,7 +146,7 @@ class GeneralLaw:
         nc1, nc23 = self.parts_of(u, p, rest)
         return float(nc1), float(nc23)
 
-    def spectrum(self, Z: Array) -> tuple[Array, Array, Array]:
+    def spectrum(self, Z: ArrayT) -> tuple[ArrayT, ArrayT, ArrayT]:
         """Eigenvalues u_j of G, p_j = v_j^T Pi v_j of their vectors, and tr J Pi less the p_j. Z (m, C-1) -> (K,), (K,), ()
 
         The last is 0 exactly where the vectors span everything orthogonal to q.
@@ -157,12 +157,12 @@ class GeneralLaw:
         rest = 1 - (pi * pi).sum() - p.sum()
         return sigma * sigma, p, rest if len(p) < self.C - 1 else 0 * rest
 
-    def parts_of(self, u: Array, p: Array, rest: Array) -> tuple[Array, Array]:
+    def parts_of(self, u: ArrayT, p: ArrayT, rest: ArrayT) -> tuple[ArrayT, ArrayT]:
         """L_NC1 and L_NC2/3 of a `spectrum`. (..., K), (..., K), (...) -> (...), (...)"""
         s = self.s
         return 0.5 * s * (p * u / (s + u) ** 2).sum(-1), 0.5 * (p * (s / (s + u)) ** 2).sum(-1) + 0.5 * rest
 
-    def classifier(self, S: Array) -> tuple[Array, Array]:
+    def classifier(self, S: ArrayT) -> tuple[ArrayT, ArrayT]:
         """W = diag(q) K S^T (C, P) and b = pi (C,): ridge least squares with free bias on features of mean zero."""
         S = self.checked(S)
         A = S @ S.mT + self.s * identity_like(S, S.shape[0])
@@ -185,12 +185,11 @@ class GeneralLaw:
     def _basis_of(self, pi: Array) -> ComplementBasis:
         return ComplementBasis.of(pi**0.5)
 
-    def priors_like(self, x: Array) -> Array:
+    def priors_like(self, x: ArrayT) -> ArrayT:
         """pi in the dtype and on the device of x. (C,)"""
-        xp = namespace(x)
-        return self.priors if xp is np else xp.as_tensor(self.priors, dtype=x.dtype, device=x.device)
+        return array_like(self.priors, x)
 
-    def checked(self, M: Array) -> Array:
+    def checked(self, M: ArrayT) -> ArrayT:
         """M (P, C) as float64. Raises ValueError for another number of columns and for NaN or infinite entries."""
         M = wide(M)
         if M.ndim != 2 or M.shape[1] != self.C:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, identity_like, namespace
+from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
 from ufm.interrupt import Interrupted
 from ufm.laws.discrete import kept_steps
 from ufm.laws.general import GeneralLaw
@@ -58,7 +58,7 @@ def _safe(law: GeneralLaw, squared_norm: float) -> float:
     return law.n / (squared_norm * max(1.0, law.kernel_ratio / 2))
 
 
-def general_step(law: GeneralLaw, S: Array, eta: float) -> Array:
+def general_step(law: GeneralLaw, S: ArrayT, eta: float) -> ArrayT:
     """One exact step of the scheme. (P, C) -> (P, C)
 
     Raises ValueError for eta <= 0 and where the step makes a deviation vanish: the renormalisation does not exist there.
@@ -70,7 +70,7 @@ def general_step(law: GeneralLaw, S: Array, eta: float) -> Array:
     return start.U @ basis.expand(_reduced_step(law, start.sigma[:, None] * start.Vt, eta))
 
 
-def _reduced_step(law: GeneralLaw, Z: Array, eta: float) -> Array:
+def _reduced_step(law: GeneralLaw, Z: ArrayT, eta: float) -> ArrayT:
     """`general_step` of Z = U^T S Q, Q a basis orthogonal to q. (m, C-1) -> (m, C-1)"""
     xp, h, ratio = namespace(Z), eta / law.n, law.kernel_ratio
     _, damped, B = law.reduced_terms(Z, damping=True)

@@ -1,10 +1,11 @@
 """The general law run: closed for equal classes, integrated with a reported error bound otherwise."""
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 from ufm.arrays import as_numpy
 from ufm.interrupt import Interrupted
 from ufm.laws.domain import wide
@@ -35,18 +36,19 @@ def run_general(
 
 def run_general_beside(
     law: GeneralLaw,
-    S: Array,
+    S: ArrayT,
     t: Array,
     beside: np.ndarray,
     accuracy: float = ACCURACY,
     progress: ShareDone | None = None,
-) -> tuple[GeneralTrajectory, Array]:
+) -> tuple[GeneralTrajectory, ArrayT]:
     """`run_general` at times t (T,), and omega (B, K) alone at more times `beside` (B,), ascending, from one integration."""
     S = law.checked(S)
     times, others = _checked_times(t), _checked_times(beside) if len(beside) else beside
     start = reduced_start(law, S)
     if law.balanced or start.moving == 0:
-        return _closed(law, start, times), _closed(law, start, others).omega
+        omega: Any = _closed(law, start, others).omega
+        return _closed(law, start, times), omega
     visited, states, values, error = np.union1d(times, others), [], [], 0.0
     wanted, compared = np.isin(visited, times), np.isin(visited, others)
     passed = 0
@@ -76,10 +78,10 @@ def _closed(law: GeneralLaw, start: ReducedStart, times: np.ndarray) -> GeneralT
 def _integrated(
     law: GeneralLaw,
     start: ReducedStart,
-    main: tuple[np.ndarray, list[Array]],
-    beside: tuple[np.ndarray, list[Array]],
+    main: tuple[np.ndarray, list[ArrayT]],
+    beside: tuple[np.ndarray, list[ArrayT]],
     error: float,
-) -> tuple[GeneralTrajectory, Array]:
+) -> tuple[GeneralTrajectory, ArrayT]:
     """What the states at the times reached, without repetitions, and the values beside them, make."""
     (times, states), (others, values) = main, beside
     xp, K, like = namespace(start.sigma), len(start.sigma), start.sigma
@@ -94,13 +96,13 @@ def _integrated(
     return run, xp.stack([values[k] for k in at[at < len(values)]]) if len(others) else u[:0]
 
 
-def _omega(law: GeneralLaw, start: ReducedStart, state: Array) -> Array:
+def _omega(law: GeneralLaw, start: ReducedStart, state: ArrayT) -> ArrayT:
     """Singular values of Eq. 9's matrix, zeros included. (K,)"""
     omega = _values(law.class_means(law.basis(state).expand(state))[None])[0]
     return namespace(omega).concatenate([omega, 0 * start.sigma[start.moving :]])
 
 
-def _values(Z: Array) -> Array:
+def _values(Z: ArrayT) -> ArrayT:
     """Singular values, one matrix after the other: a batch would need them all at once. (T, m, c) -> (T, min(m, c))"""
     xp = namespace(Z)
     return xp.stack([xp.linalg.svd(z, full_matrices=False)[1] for z in Z])
@@ -113,5 +115,5 @@ def _checked_times(t: Array) -> np.ndarray:
     return times
 
 
-def _like(values: np.ndarray, x: Array) -> Array:
-    return values if namespace(x) is np else namespace(x).as_tensor(values, device=x.device)
+def _like(values: np.ndarray, x: ArrayT) -> ArrayT:
+    return namespace(x).asarray(values, device=x.device)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, namespace
+from manifolds.linalg import Array, ArrayT, epsilon, namespace
 from ufm.laws.general import GeneralLaw
 from ufm.laws.integrator import Arc, arcs
 
@@ -41,8 +41,8 @@ def reduced_start(law: GeneralLaw, S: Array) -> ReducedStart:
 
 
 def states_at(
-    law: GeneralLaw, Z: Array, times: np.ndarray, accuracy: float, progress: Callable[[float], None] | None = None
-) -> Iterator[tuple[Array, float]]:
+    law: GeneralLaw, Z: ArrayT, times: np.ndarray, accuracy: float, progress: Callable[[float], None] | None = None
+) -> Iterator[tuple[ArrayT, float]]:
     """Z (m, C-1) at ascending times (T,), Z given at time 0, each with a bound on the relative error of its singular values.
 
     Half of `accuracy` is for the steps, half for the states inside them.
@@ -94,8 +94,9 @@ def _crossing(arc: Arc, excess: Callable[[Array], float]) -> float:
     return arc.t if at(arc.t) >= 0 else float(brentq(at, arc.t, arc.end, xtol=1e-300, rtol=1e-10))  # type: ignore[arg-type]
 
 
-def peak_signs(V: Array) -> Array:
+def peak_signs(V: ArrayT) -> ArrayT:
     """+-1 for every column, the sign of its entry of largest modulus. (K,)"""
     xp = namespace(V)
-    peaks = xp.take_along_axis(V, abs(V).argmax(-2)[None, :], -2) if xp is np else V.gather(-2, abs(V).argmax(-2)[None, :])
+    largest = abs(V).argmax(-2)[None, :]
+    peaks = xp.take_along_axis(V, largest, -2) if isinstance(V, np.ndarray) else xp.gather(V, -2, largest)
     return xp.where(peaks[0] < 0, -1.0, 1.0)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 from ufm.arrays import as_numpy
 from ufm.features import spectral_loss
 from ufm.laws.general import GeneralLaw
@@ -136,7 +136,7 @@ class GeneralTrajectory:
             values.append(((W / (W * W).sum() ** 0.5 - M / (M * M).sum() ** 0.5) ** 2).sum())
         return xp.stack(values)
 
-    def _of_means(self, centre: Centre, measure: Callable[[Array, Array], Array]) -> Array:
+    def _of_means(self, centre: Centre, measure: Callable[[ArrayT, ArrayT], ArrayT]) -> ArrayT:
         ones = 0 * self.U_0[0] + 1
         return namespace(self.u).stack([measure(ones, self._centred(k, centre).mT) for k in range(len(self.t))])
 

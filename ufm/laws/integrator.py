@@ -16,10 +16,11 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
+from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 from ufm.laws.interpolant import Interpolant, combine, interpolant, moved
 
 SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 8.0  # factors of the step-size controller
@@ -27,7 +28,7 @@ FIRST = 0.02  # size of the first step on the clock
 STAGES = 12
 LATEST = 650.0  # on the clock; the time overflows float64 soon after
 
-Field = Callable[[Array], Array]
+Field = Callable[[Any], Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +38,7 @@ class RescaledTime:
     field: Field
     t_0: float
 
-    def slope(self, tau: float, S: Array) -> Array:
+    def slope(self, tau: float, S: ArrayT) -> ArrayT:
         """t_0 e^tau field(S)"""
         slope = self.field(S)
         slope *= self.t_0 * math.exp(tau)
@@ -61,14 +62,14 @@ class Arc:
     clock: RescaledTime
     t: float
     end: float
-    start: Array
-    state: Array
+    start: Any
+    state: Any
     error: float
     tau: float
     h: float
-    stages: Array
+    stages: Any
 
-    def at(self, t: float, accuracy: float = 0.0) -> tuple[Array, float]:
+    def at(self, t: float, accuracy: float = 0.0) -> tuple[Any, float]:
         """The state at a time inside, and a bound on the relative error that it adds: at most `accuracy`."""
         if t == self.end:
             return self.state, 0.0
@@ -79,7 +80,7 @@ class Arc:
 
     @cached_property
     def _inside(self) -> Interpolant:
-        def slope(share: float, S: Array) -> Array:
+        def slope(share: float, S: ArrayT) -> ArrayT:
             return self.clock.slope(self.tau + share * self.h, S)
 
         return interpolant(slope, self.start, self.state, self.stages, self.h)
@@ -130,7 +131,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.vstack([DOP853.A, DOP853.B]), np.append(DOP853.C, 1.0), np.stack([DOP853.E5, DOP853.E3])
 
 
-def _attempt(clock: RescaledTime, S: Array, slope: Array, tau: float, h: float) -> tuple[Array, Array]:
+def _attempt(clock: RescaledTime, S: ArrayT, slope: ArrayT, tau: float, h: float) -> tuple[ArrayT, ArrayT]:
     """The state after a step h and its 13 slopes dS/dtau, the last one at that state. (m, c), (13, m, c)"""
     xp, (A, C, _) = namespace(S), _tables()
     stages, point = xp.empty((STAGES + 1, *S.shape), dtype=S.dtype, device=S.device), S

@@ -10,24 +10,25 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, array_like, namespace
 
 PROBE = 0.7  # of the step, where the defect is measured
-Slope = Callable[[float, Array], Array]
+Slope = Callable[[float, Any], Any]
 
 
 @dataclass(frozen=True, eq=False)
 class Interpolant:
     """A polynomial in the share x of a step, and a bound on the relative error of its singular values."""
 
-    start: Array
-    terms: Array
+    start: Any
+    terms: Any
     error: float
 
-    def __call__(self, x: float) -> Array:
+    def __call__(self, x: float) -> Any:
         """The state at the share x of the step. (m, c)"""
         return _value(self.start, self.terms, x)
 
@@ -40,11 +41,10 @@ def interpolant(slope: Slope, start: Array, end: Array, stages: Array, h: float)
     return Interpolant(start, terms, 0.5 * moved(defect / norms, end / norms))
 
 
-def combine(weights: np.ndarray, stages: Array) -> Array:
+def combine(weights: np.ndarray, stages: ArrayT) -> ArrayT:
     """sum_i weights_i stages_i, as one product that reads every stage once."""
-    xp, k = namespace(stages), len(weights)
-    factors = weights if xp is np else xp.as_tensor(weights, dtype=stages.dtype, device=stages.device)
-    return (factors @ stages[:k].reshape(k, -1)).reshape(stages.shape[1:])
+    k = len(weights)
+    return (array_like(weights, stages) @ stages[:k].reshape(k, -1)).reshape(stages.shape[1:])
 
 
 def moved(error: Array, Y: Array) -> float:
@@ -53,7 +53,7 @@ def moved(error: Array, Y: Array) -> float:
     return (float(_squares(error)[-1]) / smallest) ** 0.5 if smallest > 0 else math.inf
 
 
-def _squares(Y: Array) -> Array:
+def _squares(Y: ArrayT) -> ArrayT:
     """Squares of the singular values of Y (m, c), ascending. (m,)"""
     return namespace(Y).linalg.eigvalsh(Y @ Y.mT).clip(min=0)
 
@@ -66,7 +66,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return DOP853.A_EXTRA, DOP853.C_EXTRA, DOP853.D
 
 
-def _terms(slope: Slope, start: Array, end: Array, stages: Array, h: float) -> Array:
+def _terms(slope: Slope, start: ArrayT, end: ArrayT, stages: ArrayT, h: float) -> ArrayT:
     """Coefficients of the nested polynomial x (f_0 + (1-x) (f_1 + x (f_2 + ...))). (7, m, c)"""
     xp, (A, C, D) = namespace(start), _tables()
     first, more = len(stages), len(C)
@@ -83,11 +83,11 @@ def _terms(slope: Slope, start: Array, end: Array, stages: Array, h: float) -> A
     return terms
 
 
-def _value(start: Array, terms: Array, x: float) -> Array:
+def _value(start: ArrayT, terms: ArrayT, x: float) -> ArrayT:
     return start + combine(np.cumprod([x, 1 - x] * 3 + [x]), terms)
 
 
-def _derivative(terms: Array, x: float) -> Array:
+def _derivative(terms: ArrayT, x: float) -> ArrayT:
     """d/dx of `_value`."""
     powers = [(k // 2 + 1, (k + 1) // 2) for k in range(len(terms))]  # term k is x^a (1-x)^b
     return combine(np.array([x ** (a - 1) * (1 - x) ** b * (a - b * x / (1 - x)) for a, b in powers]), terms)

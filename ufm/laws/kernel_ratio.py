@@ -19,7 +19,7 @@ from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import ArrayT, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.domain import LARGEST_LOG, check_omega, narrow, wide
 from ufm.laws.monotone import increasing_root
@@ -31,13 +31,13 @@ class _KernelRatioLaw(Law):
     """What both families share: Phi is inverted in log u."""
 
     @abstractmethod
-    def _solve_log(self, phi: Array) -> Array:
+    def _solve_log(self, phi: ArrayT) -> ArrayT:
         """log u with Phi(u) = phi."""
 
-    def _solve(self, s: Array) -> Array:
+    def _solve(self, s: ArrayT) -> ArrayT:
         return namespace(s).exp(self._solve_log(s))
 
-    def log_omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def log_omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
         given = omega0
         t, omega0 = wide(t), wide(omega0)
@@ -46,7 +46,7 @@ class _KernelRatioLaw(Law):
         log_u = self._solve_log(self._phi_at(t, xp.where(moving, omega0, 1.0), int(C), int(N)))
         return narrow(xp.where(moving, (log_u + math.log(C)) / 2, -math.inf), given)
 
-    def omega(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega(t), t >= 0. (*t.shape, *omega0.shape). OverflowError past 1e150: use `log_omega`, or a smaller time."""
         log_omega = self.log_omega(t, wide(omega0), C, N)
         if bool((log_omega > LARGEST_LOG).any()):
@@ -72,27 +72,27 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
     def _s(self) -> float:
         return 1.0 + self.ridge
 
-    def rate(self, omega: Array, C: int, N: int) -> Array:
+    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """d omega / dt = omega (r s + u) / (C^2 N (s + u)^2)"""
         u, s = omega * omega / C, self._s
         return omega * ((self.kernel_ratio * s + u) / (C * C * N * (s + u) ** 2))
 
-    def phi(self, u: Array) -> Array:
+    def phi(self, u: ArrayT) -> ArrayT:
         """Phi(u), up to a constant that depends on r alone."""
         return self._s * self._phi_of(u / self._s)
 
-    def _phi_of(self, v: Array) -> Array:
+    def _phi_of(self, v: ArrayT) -> ArrayT:
         xp, r = namespace(v), self.kernel_ratio
         if r >= 1:
             x = v / r
             return (xp.log(v) + (2 * r - 1) * xp.log1p(x)) / r + r * log1p_remainder(x)
         return v - xp.log1p(r / v) / r + (2 - r) * xp.log(r + v)
 
-    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """sqrt(2 t / (C N)), for every start, every r and every ridge"""
         return RENORMALIZED.asymptote(t, omega0, C, N)
 
-    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+    def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
         xp, r, s = namespace(omega), self.kernel_ratio, self._s
         v, v0 = omega * omega / (C * s), omega0 * omega0 / (C * s)
         dv = (omega - omega0) * ((omega + omega0) / (C * s))
@@ -100,7 +100,7 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
         shared = r * log1p_remainder(z) + z * v0 + 2 * xp.log1p(z)
         return s * (shared + xp.log1p(r * dv / (v0 * (r + v))) / r)
 
-    def _solve_log(self, phi: Array) -> Array:
+    def _solve_log(self, phi: ArrayT) -> ArrayT:
         xp, r, target = namespace(phi), self.kernel_ratio, phi / self._s
         if r >= 1:  # log v + v <= r Phi <= min(log v + 2 v + v^2 / 2, log v + r v)
             high = xp.log(RENORMALIZED._solve(r * target))
@@ -116,7 +116,7 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
         root = increasing_root(lambda y: self._phi_of(xp.exp(y)) - target, self._slope, low, high)
         return root + math.log(self._s)
 
-    def _slope(self, y: Array) -> Array:
+    def _slope(self, y: ArrayT) -> ArrayT:
         v = namespace(y).exp(y)
         return (1 + v) * ((1 + v) / (self.kernel_ratio + v))
 
@@ -132,16 +132,16 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
     def __post_init__(self) -> None:
         _check_ratio(self.kernel_ratio)
 
-    def rate(self, omega: Array, C: int, N: int) -> Array:
+    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """d omega / dt = omega ((r + u) / (1 + u))^2 / (C^2 N)"""
         u = omega * omega / C
         return omega * (((self.kernel_ratio + u) / (1 + u)) ** 2 / (C * C * N))
 
-    def signal_share(self, u: Array) -> Array:
+    def signal_share(self, u: ArrayT) -> ArrayT:
         """r / (r + u), the share of d log omega that the class means make; the shrinking deviations make the rest."""
         return self.kernel_ratio / (self.kernel_ratio + u)
 
-    def phi(self, u: Array) -> Array:
+    def phi(self, u: ArrayT) -> ArrayT:
         """Phi(u), up to a constant that depends on r alone."""
         xp, r = namespace(u), self.kernel_ratio
         if r >= 1:
@@ -149,11 +149,11 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
             return (xp.log(u) + (r - 1) * (2 * xp.log1p(x) + (r - 1) * log1p_excess(x))) / r**2
         return xp.log(r + u) - (2 - r) / (r + u) - log1p_excess(r / u) / r**2
 
-    def asymptote(self, t: Array, omega0: Array, C: int, N: int) -> Array:
+    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega where log u = 2 t / (C^2 N) + Phi(u_0) less its constant: exact once u >> r."""
         return self.omega(t, omega0, C, N)
 
-    def _phi_difference(self, omega: Array, omega0: Array, C: int) -> Array:
+    def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
         r = self.kernel_ratio
         u, u0 = omega * omega / C, omega0 * omega0 / C
         du = (omega - omega0) * ((omega + omega0) / C)
@@ -161,7 +161,7 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
         grown = z * (u0 + 2) / (r + u) + z / (u * (r + u))  # z / (1 + z) = du / (r + u)
         return log1p_excess(z) + log1p_excess(w) / r**2 + grown
 
-    def _solve_log(self, phi: Array) -> Array:
+    def _solve_log(self, phi: ArrayT) -> ArrayT:
         xp, r = namespace(phi), self.kernel_ratio
         if r >= 1:  # 1 <= d(r^2 Phi) / d log u <= (1 + u)^2
             T, square = phi * r**2, r**2
@@ -180,12 +180,12 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
         root = increasing_root(lambda y: self.phi(xp.exp(y)) - phi, self._slope, low, inside)
         return xp.where(tail > EXACT_TAIL, tail, root)
 
-    def _slope(self, y: Array) -> Array:
+    def _slope(self, y: ArrayT) -> ArrayT:
         u = namespace(y).exp(y)
         return ((1 + u) / (self.kernel_ratio + u)) ** 2
 
 
-def log1p_remainder(x: Array) -> Array:
+def log1p_remainder(x: ArrayT) -> ArrayT:
     """g(x) = x - log(1 + x) to a few units in the last place, x > -1. Any shape."""
     xp = namespace(x)
     near = (x > -0.5) & (x < 1)
@@ -198,7 +198,7 @@ def log1p_remainder(x: Array) -> Array:
     return xp.where(near, small * y - 2 * y * square * series, far - xp.log1p(far))
 
 
-def log1p_excess(x: Array) -> Array:
+def log1p_excess(x: ArrayT) -> ArrayT:
     """k(x) = log(1 + x) - x / (1 + x) to a few units in the last place, x > -1. Any shape."""
     xp = namespace(x)
     near = (x > -0.5) & (x < 1)

@@ -1,10 +1,10 @@
 """Where the renormalized flow ends (Theorem 3, Corollary 2, Eqs. 11 and 12): the limits of the SNR matrix and of the features."""
 
 from manifolds.layout import ClassLayout
-from ufm.arrays import ClassMeans, Columns, LeftVectors, RightVectors
+from ufm.arrays import ArrayT, ClassMeans, Columns, LeftVectors, RightVectors
 
 
-def snr_limit(U: LeftVectors, V: RightVectors) -> ClassMeans:
+def snr_limit(U: LeftVectors[ArrayT], V: RightVectors[ArrayT]) -> ClassMeans[ArrayT]:
     """lim SNR_t / omega_max(t) = U V^T, with the singular vectors of the start. U (P, K), V (C, K) -> (P, C)
 
     With K = C - 1 its columns are a simplex ETF: (U V^T)^T (U V^T) = I - 11^T/C (NC2). Source: Eq. 11.
@@ -18,7 +18,7 @@ def snr_limit(U: LeftVectors, V: RightVectors) -> ClassMeans:
     return U @ V.mT
 
 
-def renormalized_features_limit(U: LeftVectors, V: RightVectors, layout: ClassLayout) -> Columns:
+def renormalized_features_limit(U: LeftVectors[ArrayT], V: RightVectors[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
     """lim X_t / omega_max(t) = (U V^T) kron 1_N^T: every example at its class mean (NC1). (P, n) in class order
 
     Source: Eq. 12, for equal classes. Raises as `snr_limit`, and ValueError for unequal classes, whose limit is another one.

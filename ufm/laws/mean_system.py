@@ -110,7 +110,7 @@ class MeanSystem:
         return np.linalg.solve(np.eye(len(B)) - B @ B.T, B)
 
 
-def mean_system(H: np.ndarray, layout: ClassLayout, measured: Snr, kernel_ratio: float = 1.0) -> MeanSystem:
+def mean_system(H: np.ndarray, layout: ClassLayout, measured: Snr[np.ndarray], kernel_ratio: float = 1.0) -> MeanSystem:
     """The system of features H (P, n) with SNR `measured`, any class sizes. Raises ValueError for kernel_ratio <= 0."""
     if not 0 < kernel_ratio < math.inf:
         raise ValueError(f"kernel_ratio = {kernel_ratio}: r must be positive and finite")

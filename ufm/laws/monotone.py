@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import ArrayT, namespace
 
 MOST_STEPS = 200
 
 
-def increasing_root(f: Callable[[Array], Array], slope: Callable[[Array], Array], low: Array, high: Array) -> Array:
+def increasing_root(f: Callable[[ArrayT], ArrayT], slope: Callable[[ArrayT], ArrayT], low: ArrayT, high: ArrayT) -> ArrayT:
     """The y of [low, high] with f(y) = 0 for an increasing f of slope f' > 0, by Newton's method inside a shrinking bracket.
 
     Elementwise, any shape. A Newton step that leaves the bracket or does not halve the last one is replaced by a bisection.

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,18 +19,18 @@ class ComplementBasis:
         w[0] += 1.0
         return cls(w, 2.0 / float((w * w).sum()))
 
-    def reduce(self, X: Array) -> Array:
+    def reduce(self, X: ArrayT) -> ArrayT:
         """X Q. (..., C) -> (..., C-1)"""
         return X[..., 1:] - (self.beta * (X @ self.w))[..., None] * self.w[1:]
 
-    def expand(self, Z: Array) -> Array:
+    def expand(self, Z: ArrayT) -> ArrayT:
         """Z Q^T. (..., C-1) -> (..., C)"""
         xp = namespace(Z)
         along = (self.beta * (Z @ self.w[1:]))[..., None]
         first, rest = -along * self.w[:1], Z - along * self.w[1:]
         return xp.concatenate([first, rest], -1) if xp.__name__ == "numpy" else xp.cat([first, rest], -1)
 
-    def weighted(self, Z: Array, weights: Array) -> Array:
+    def weighted(self, Z: ArrayT, weights: ArrayT) -> ArrayT:
         """Z Q^T diag(weights) Q, without the columns in between. (..., C-1), (C,) -> (..., C-1)"""
         w, rest = self.w[1:], weights[1:]
         along = self.beta * (Z @ w)

@@ -11,6 +11,7 @@ without any condition on ranks; for the pseudo-inverse alone it is false (featur
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -82,7 +83,7 @@ class Discrimination:
         return _with_infinite(self.signal @ E @ np.linalg.svd(reached)[0][:, r:], r)
 
 
-def discrimination(stats: ClassStatistics, precision: float) -> Discrimination:
+def discrimination(stats: ClassStatistics[Array], precision: float) -> Discrimination:
     """The form G of class statistics. `precision` is the machine epsilon of the dtype that the features came in.
 
     Every feature is first divided by its own deviation, which changes no omega and takes bad scaling out of the eigenvalues.
@@ -142,7 +143,8 @@ def _largest(M: Array) -> float:
 
 
 def _numpy(a: Array) -> np.ndarray:
-    return a if namespace(a) is np else a.detach().cpu().numpy()
+    array: Any = a
+    return array if namespace(a) is np else array.detach().cpu().numpy()
 
 
 def _row_space(rows: np.ndarray) -> np.ndarray:

@@ -41,42 +41,42 @@ class Estimates:
     reason: str
 
 
-def degrees_of_freedom(found: Discrimination) -> int:
+def degrees_of_freedom(discrimination: Discrimination) -> int:
     """nu = n - C, the rank that the scatter within classes can have."""
-    return found.n - found.C
+    return discrimination.n - discrimination.C
 
 
-def too_few(found: Discrimination) -> str:
+def too_few(discrimination: Discrimination) -> str:
     """Why no honest number can be given, or an empty string."""
-    nu, P = degrees_of_freedom(found), found.rank
-    if found.unbounded.shape[1] and nu <= P:
-        return f"{nu} degrees of freedom within classes do not fill {found.rank + found.dropped} features: omega in sample is inf"
+    nu, P = degrees_of_freedom(discrimination), discrimination.rank
+    if discrimination.unbounded.shape[1] and nu <= P:
+        return f"{nu} degrees of freedom within classes do not fill {P + discrimination.dropped} features: omega in sample is inf"
     if nu <= P + 4:
         return f"n - C = {nu} for {P} features: above P + 4 = {P + 4} are needed; give more examples or fewer features"
-    if found.counts.min() < 2:
+    if discrimination.counts.min() < 2:
         return "a class has a single example: leaving it out leaves none"
     return ""
 
 
-def estimates(found: Discrimination, rows: LeaveOneOutRows, seed: int = 0, *, rng: RNG = None) -> Estimates:
+def estimates(discrimination: Discrimination, rows: LeaveOneOutRows, seed: int = 0, *, rng: RNG = None) -> Estimates:
     """All three, with intervals at 95 %. The bootstrap draws from `rng`, or from `seed` where it is None."""
-    omega = signal_omega(rows.signal, found.unbounded)
-    K, reason = found.C - 1, too_few(found)
+    omega = signal_omega(rows.signal, discrimination.unbounded)
+    K, reason = discrimination.C - 1, too_few(discrimination)
     if reason:
-        return Estimates(omega, *_nothing(K), *_nothing(K), np.full((found.n, K), np.nan), reason)
-    nu, P, counts = degrees_of_freedom(found), found.rank, found.counts
+        return Estimates(omega, *_nothing(K), *_nothing(K), np.full((discrimination.n, K), np.nan), reason)
+    nu, P, counts = degrees_of_freedom(discrimination), discrimination.rank, discrimination.counts
     form = corrected_form(rows.gram, nu, P, counts)
     corrected, interval = _bootstrap(form, rows.gram, nu, P, counts, np.random.default_rng(seed if rng is None else rng))
     if (counts[rows.labels] / (counts[rows.labels] - 1) * rows.leverages > 1 - ALONE).any():
         reason = "an example is alone in a direction of the features: without it the scatter loses rank"
-        return Estimates(omega, corrected, interval, *_nothing(K), np.full((found.n, K), np.nan), reason)
+        return Estimates(omega, corrected, interval, *_nothing(K), np.full((discrimination.n, K), np.nan), reason)
     held = np.sqrt(np.clip(_held_out(rows, nu, P, counts), 0, None))
     influence, deviation = _influence(form, rows, nu, P, counts)
     half = _quantile() * deviation
     held_interval = np.sqrt(np.clip(np.stack([held**2 - half, held**2 + half], 1), 0, None))
     for values in (corrected, interval, held, held_interval):
         values[P:] = 0  # fewer features than contrasts
-        values[: found.unbounded.shape[1]] = np.inf
+        values[: discrimination.unbounded.shape[1]] = np.inf
     return Estimates(omega, corrected, interval, held, held_interval, influence, "")
 
 
@@ -109,8 +109,8 @@ def _held_out(rows: LeaveOneOutRows, nu: int, P: int, counts: np.ndarray) -> np.
     cost = (m - 1) * (m - P - 1) / ((m - P) * (m - P - 3))
     share = noise / cost
     a = 2 * share / (signal + np.sqrt(signal**2 + 4 * of_means * share))
-    found = np.where((signal > 0) & (share > 0), signal / np.where(share > 0, a, 1), 0)
-    return np.sort(found)[::-1]
+    values = np.where((signal > 0) & (share > 0), signal / np.where(share > 0, a, 1), 0)
+    return np.sort(values)[::-1]
 
 
 def _quantile() -> float:
@@ -166,9 +166,9 @@ def _bootstrap(
     seen = np.linalg.eigvalsh(basis.T @ gram @ basis)[::-1] * (nu - P - 1) / counts.sum()
     ratio = drawn[:, :P] / (values + noise)[:P]
     low, high = np.quantile(ratio, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
-    found = np.zeros((3, len(values)))
-    found[:, :P] = seen[:P] / np.stack([ratio.mean(0), high, low]) - noise[:P]
-    unbiased, *interval = np.sqrt(np.clip(found, 0, None))
+    replicates = np.zeros((3, len(values)))
+    replicates[:, :P] = seen[:P] / np.stack([ratio.mean(0), high, low]) - noise[:P]
+    unbiased, *interval = np.sqrt(np.clip(replicates, 0, None))
     return unbiased, np.stack(interval, 1)
 
 

@@ -124,8 +124,8 @@ def _pulls(
         H, G = _features_and_gradient(model, layer, loss, x, y, count)
         of_means = torch.stack([averages[c] for c in y.tolist()]).to(G.dtype)
         for sums, pull, keep in ((means, of_means, True), (deviations, G - of_means, False)):
-            found = torch.autograd.grad(H, parameters, pull, retain_graph=keep, allow_unused=True)
-            for total, part in zip(sums, found, strict=True):
+            gradients = torch.autograd.grad(H, parameters, pull, retain_graph=keep, allow_unused=True)
+            for total, part in zip(sums, gradients, strict=True):
                 if part is not None:
                     total += part
     return means, deviations

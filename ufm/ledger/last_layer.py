@@ -20,10 +20,10 @@ class LastLayer:
 
     S: np.ndarray
     R: np.ndarray
-    stats: ClassStatistics
+    stats: ClassStatistics[np.ndarray]
 
     @classmethod
-    def over(cls, stats: ClassStatistics) -> "LastLayer":
+    def over(cls, stats: ClassStatistics[np.ndarray]) -> "LastLayer":
         """The system over features with these (numpy) statistics. Raises ValueError for a singular Sigma_W."""
         smallest = float(np.linalg.eigvalsh(stats.sigma_w)[0])
         if not smallest > 0:

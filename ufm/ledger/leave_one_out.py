@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace, symmetrize
+from manifolds.linalg import Array, detached, namespace, symmetrize
+from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics
 from ufm.ledger.discrimination import Discrimination
 
@@ -41,18 +42,17 @@ class SecondPass:
     the first whitening, is accumulated beside them: with it G is right to eps sqrt(cond(Sigma_W)) instead of eps cond(Sigma_W).
     """
 
-    def __init__(self, stats: ClassStatistics, found: Discrimination) -> None:
-        self._stats, self._found = stats, found
-        self._second = np.zeros((found.rank, found.rank))
+    def __init__(self, stats: ClassStatistics[Array], discrimination: Discrimination) -> None:
+        self._stats, self._found = stats, discrimination
+        self._second = np.zeros((discrimination.rank, discrimination.rank))
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._alone: list[np.ndarray] = []
 
     def update(self, features: Array, labels: Array) -> "SecondPass":
         """Take in a batch: features (b, P), labels (b,). Returns self."""
         xp, T = namespace(features), self._found.whitener
-        wide = features.astype(np.float64) if xp is np else features.detach().to(T.dtype)
-        Y = (wide - self._stats.means.mT[labels]) @ T
-        Y, y = (Y, labels) if xp is np else (Y.cpu().numpy(), labels.cpu().numpy())
+        wide = xp.asarray(detached(features), dtype=T.dtype, device=features.device)
+        Y, y = as_numpy((wide - self._stats.means.mT[labels]) @ T), as_numpy(labels)
         self._second += Y.T @ Y
         n, size = self._found.n, self._found.counts[y]
         single = size / np.maximum(size - 1, 1) * (Y * Y).sum(1) / n > 1 - ALONE

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manifolds.linalg import epsilon
+from manifolds.linalg import Array, epsilon
 from manifolds.rng import RNG, seed_from
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
@@ -59,8 +59,8 @@ def ledger(
                 _second_pass(trace, x, y, iter(passes), reduction)
             return passes
 
-        kept, found = _estimated(forms, again, seed_from(rng, seed))
-    return _assembled(first, forms, kept, found, classes, trace.seen, note)
+        kept, estimated = _estimated(forms, again, seed_from(rng, seed))
+    return _assembled(first, forms, kept, estimated, classes, trace.seen, note)
 
 
 def ledger_of_features(
@@ -95,8 +95,8 @@ def ledger_of_features(
         parts = zip(tensors.values(), first.statistics, kept, strict=True)
         return [SecondPass(stats, form).update(reduction([H]), y) for H, stats, form in parts]
 
-    kept, found = _estimated(forms, again, seed_from(rng, seed))
-    return _assembled(first, forms, kept, found, classes, "features", "")
+    kept, estimated = _estimated(forms, again, seed_from(rng, seed))
+    return _assembled(first, forms, kept, estimated, classes, "features", "")
 
 
 def _estimated(
@@ -113,8 +113,8 @@ def _estimated(
     kept = [form.without(a) if 0 < len(a) < form.rank else form for form, a in zip(forms, alone, strict=True)]
     if any(map(len, alone)):
         rows = [second.compute() for second in again(kept)]
-    found = [estimates(form, row, seed) for form, row in zip(kept, rows, strict=True)]
-    return kept, [replace(e, omega=values) for e, values in zip(found, omega, strict=True)]
+    estimated = [estimates(form, row, seed) for form, row in zip(kept, rows, strict=True)]
+    return kept, [replace(e, omega=values) for e, values in zip(estimated, omega, strict=True)]
 
 
 class _FirstPass:
@@ -127,7 +127,7 @@ class _FirstPass:
         self.precisions: list[float] = []
         self.sizes: list[int] = []
         self.reduced: list[bool] = []
-        self.statistics: list[ClassStatistics] = []
+        self.statistics: list[ClassStatistics[Array]] = []
 
     def begin(self, operation: Operation, state: State) -> None:
         """One more row, of a state like this one."""
@@ -165,11 +165,11 @@ class _FirstPass:
 
 
 def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndarray, reduction: StateReduction) -> _FirstPass:
-    found = _FirstPass(len(classes), reduction)
+    first = _FirstPass(len(classes), reduction)
     for x, y in _batches(loader, model, classes):
-        found.take(x, y, trace)
-    found.close()
-    return found
+        first.take(x, y, trace)
+    first.close()
+    return first
 
 
 def _classes(loader: Loader) -> np.ndarray:
@@ -179,12 +179,12 @@ def _classes(loader: Loader) -> np.ndarray:
             "the loader can be read only once; the ledger reads it three times: give a DataLoader or a list of batches"
         )
     labels = [np.unique(torch.as_tensor(batch[1]).cpu().numpy()) for batch in loader]
-    found = np.unique(np.concatenate(labels)) if labels else np.zeros(0, dtype=np.int64)
-    if found.dtype.kind not in "iub":
-        raise ValueError(f"labels are {found.dtype}: integers are needed")
-    if len(found) < 2:
-        raise ValueError(f"the loader gives {len(found)} classes: at least 2 are needed")
-    return found
+    present = np.unique(np.concatenate(labels)) if labels else np.zeros(0, dtype=np.int64)
+    if present.dtype.kind not in "iub":
+        raise ValueError(f"labels are {present.dtype}: integers are needed")
+    if len(present) < 2:
+        raise ValueError(f"the loader gives {len(present)} classes: at least 2 are needed")
+    return present
 
 
 def _batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
@@ -210,7 +210,7 @@ def _assembled(
     first: _FirstPass,
     forms: list[Discrimination],
     kept: list[Discrimination],
-    found: list[Estimates],
+    estimated: list[Estimates],
     classes: np.ndarray,
     seen: str,
     note: str,
@@ -231,19 +231,19 @@ def _assembled(
         set_aside=np.array([form.rank - less.rank for form, less in zip(forms, kept, strict=True)]),
         reduced=np.array(first.reduced),
         shortfall=np.array(shortfalls),
-        omega=np.stack([e.omega for e in found]),
-        corrected=np.stack([e.corrected for e in found]),
-        corrected_interval=np.stack([e.corrected_interval for e in found]),
-        held_out=np.stack([e.held_out for e in found]),
-        held_out_interval=np.stack([e.held_out_interval for e in found]),
-        influence=np.stack([e.influence for e in found]),
-        reasons=tuple(e.reason for e in found),
+        omega=np.stack([e.omega for e in estimated]),
+        corrected=np.stack([e.corrected for e in estimated]),
+        corrected_interval=np.stack([e.corrected_interval for e in estimated]),
+        held_out=np.stack([e.held_out for e in estimated]),
+        held_out_interval=np.stack([e.held_out_interval for e in estimated]),
+        influence=np.stack([e.influence for e in estimated]),
+        reasons=tuple(e.reason for e in estimated),
         seen=seen,
         note=note,
     )
 
 
-def _shortfall(stats: ClassStatistics, whole: Discrimination, precision: float) -> float:
+def _shortfall(stats: ClassStatistics[Array], whole: Discrimination, precision: float) -> float:
     """Mean log of corrected omega of a sketch over that of one half as wide; NaN where either has too few data."""
     half = discrimination(halved(stats), precision)
     logs = []

@@ -84,8 +84,10 @@ def best_threshold(m: float) -> tuple[float, float]:
 
     grid = np.linspace(-m - 6, m + 8, 200)
     k = int(np.argmin([loss(b) for b in grid]))
-    found = minimize_scalar(loss, bounds=(grid[max(k - 1, 0)], grid[min(k + 1, 199)]), method="bounded", options={"xatol": 1e-10})
-    return float(found.x), float(exp(-found.fun))
+    minimum = minimize_scalar(
+        loss, bounds=(grid[max(k - 1, 0)], grid[min(k + 1, 199)]), method="bounded", options={"xatol": 1e-10}
+    )
+    return float(minimum.x), float(exp(-minimum.fun))
 
 
 def _check_signal(m: float) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifolds.linalg import ArrayT
 from ufm.features.statistics import ClassStatistics
 
 LIMIT = 512
@@ -80,7 +81,7 @@ class ChannelMeans:
 StateReduction = Sketch | ChannelMeans
 
 
-def halved(stats: ClassStatistics) -> ClassStatistics:
+def halved(stats: ClassStatistics[ArrayT]) -> ClassStatistics[ArrayT]:
     """The statistics of the sums of pairs of features (1, 2), (3, 4), ...: a sketch half as wide, of the sketch."""
     P = stats.P - stats.P % 2
     means = stats.means[:P].reshape(P // 2, 2, -1).sum(1)

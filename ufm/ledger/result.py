@@ -85,17 +85,17 @@ class Ledger:
 
     def violations(self) -> np.ndarray:
         """The largest in-sample gain of every affine operation between unreduced states, else NaN; the theorem says <= 0."""
-        found = np.full(len(self.operations), np.nan)
+        excess = np.full(len(self.operations), np.nan)
         for k, affine in enumerate(self.affine):
             sizable = self.omega[k + 1] > ROUNDING * self.omega[k, 0]
             finite = np.isfinite(self.gain[k]) & sizable
             if affine and not self.reduced[k] and not self.reduced[k + 1] and finite.any():
-                found[k] = self.gain[k][finite].max()
-        return found
+                excess[k] = self.gain[k][finite].max()
+        return excess
 
     def rows(self) -> list[dict[str, Any]]:
         """One dictionary a row: name, kind, affine, features, rank, dropped, geometric means and gains, reason."""
-        found = []
+        lines = []
         levels = {name: self.level(name) for name in ESTIMATES}
         for k in range(len(self.operations) + 1):
             row: dict[str, Any] = {
@@ -113,8 +113,8 @@ class Ledger:
                 row[name] = float(np.exp(levels[name][k]))
                 with np.errstate(invalid="ignore"):
                     row[f"{name}_gain"] = float(levels[name][k] - levels[name][k - 1]) if k else float("nan")
-            found.append(row)
-        return found
+            lines.append(row)
+        return lines
 
     def table(self) -> str:
         """The rows as text: geometric mean of omega after each operation and the factor it gained, three estimates."""

@@ -69,14 +69,14 @@ class GraphTrace:
                     run.env.pop(source, None)
 
     def _state(self, run: fx.Interpreter, k: int, batch: int) -> State:
-        found: State = {}
+        state: State = {}
         for node in self.nodes[: k + 1]:
             if node in self.fed and self.last_read[node] > k and node in run.env:
                 for j, tensor in enumerate(_tensors(run.env[node])):
                     # two names of one tensor (a view that changes nothing, an in-place result) are one part of the state
-                    if not any(tensor is other for other in found.values()):
-                        found[f"{node.name}.{j}"] = _by_example(tensor, batch, node.name)
-        return found
+                    if not any(tensor is other for other in state.values()):
+                        state[f"{node.name}.{j}"] = _by_example(tensor, batch, node.name)
+        return state
 
     def _described(self, node: fx.Node) -> tuple[str, str]:
         if node.op == "placeholder":

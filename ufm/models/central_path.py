@@ -66,7 +66,7 @@ class CentralPath(Integrated):
     def times(self) -> np.ndarray:
         """From the start until the smallest singular value has reached a multiple of sqrt C and of the start's largest one."""
         goal = REACH[self.flow] * max(np.sqrt(self.C), self.scale)
-        return np.linspace(0, float(self.law.time(goal, float(self.omega0[-1]), self.C, self.N)), 41)
+        return np.linspace(0, float(self.law.time(np.asarray(goal), self.omega0[-1:], self.C, self.N)[0]), 41)
 
     def check_domain(self) -> None:
         """C (N-1) >= P >= C - 1."""
@@ -92,7 +92,7 @@ class CentralPath(Integrated):
 
     def predicted(self) -> Quantities:
         """All omega_j at the last time, their largest ratio, L_LS, the residual of the constraint, and frozen deviations."""
-        omega = self.law.omega(float(self.times[-1]), self.omega0, self.C, self.N)
+        omega = self.law.omega(self.times[-1:], self.omega0, self.C, self.N)[0]
         loss = float((0.5 / (omega**2 + self.C)).sum())
         frozen = {"constraint_residual": 0.0, "deviations_moved": 0.0, "left_vectors_turned": 0.0}
         return {"omega": omega.tolist(), "omega_ratio": float(omega.max() / omega.min()), "loss": loss, **frozen}

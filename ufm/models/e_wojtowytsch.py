@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifolds.linalg import ArrayT, namespace
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_etf
 from ufm.models.minimised import Minimised
@@ -22,19 +23,21 @@ from ufm.models.solvers.projected_gradient import spectral_projected_gradient
 class SpectralBall(Flat):
     """{W : |W|_op <= 1}."""
 
-    def onto(self, x: Tensor) -> Tensor:
+    def onto(self, x: ArrayT) -> ArrayT:
         """The nearest point: singular values clipped at 1."""
-        U, s, Vt = torch.linalg.svd(x, full_matrices=False)
-        return (U * s.clamp(max=1)) @ Vt
+        xp = namespace(x)
+        U, s, Vt = xp.linalg.svd(x, full_matrices=False)
+        return (U * xp.clip(s, max=1)) @ Vt
 
 
 @dataclass(frozen=True)
 class UnitBalls(Flat):
     """{H : every column has norm at most 1}."""
 
-    def onto(self, x: Tensor) -> Tensor:
+    def onto(self, x: ArrayT) -> ArrayT:
         """The nearest point: longer columns scaled back to 1."""
-        return x / x.norm(dim=0).clamp(min=1)
+        xp = namespace(x)
+        return x / xp.clip(xp.linalg.vector_norm(x, axis=0), min=1)
 
 
 @dataclass(frozen=True, kw_only=True)

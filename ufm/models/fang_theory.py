@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifolds.linalg import ArrayT, array_like
+from ufm.arrays import as_numpy
 from ufm.models.objective.feasible import Flat
 from ufm.models.objective.peeled import Point
 from ufm.models.solvers.projected_gradient import spectral_projected_gradient
@@ -38,15 +40,15 @@ class Spectrum(Flat):
         """Price of a unit of s_A, of s_B and of |(p, q)| in these coordinates. (3,)"""
         return np.sqrt(np.array([self.K_A - 1, self.K_B - 1, 1], dtype=np.float64))
 
-    def onto(self, x: Tensor) -> Tensor:
+    def onto(self, x: ArrayT) -> ArrayT:
         """The nearest point: all three sizes lowered by one multiple of their prices, not below 0."""
-        y = x.numpy()
+        y = as_numpy(x)
         radius = np.hypot(y[2], y[3])
         sizes, weights = np.array([abs(y[0]), abs(y[1]), radius]), self.weights
         sizes[[self.K_A == 1, self.K_B == 1 or self.tied, False]] = 0.0
         kept = sizes if sizes @ weights <= self.budget else lowered(sizes, weights, self.budget)
         scale = kept[2] / radius if radius > 0 else 0.0
-        return torch.from_numpy(np.array([np.sign(y[0]) * kept[0], np.sign(y[1]) * kept[1], scale * y[2], scale * y[3]]))
+        return array_like(np.array([np.sign(y[0]) * kept[0], np.sign(y[1]) * kept[1], scale * y[2], scale * y[3]]), x)
 
 
 def lowered(sizes: np.ndarray, weights: np.ndarray, budget: float) -> np.ndarray:

@@ -48,7 +48,7 @@ def refuse(faults: Tensor, C: int, labels: Tensor | None = None) -> None:
     """Raise ValueError where there are faults. Labels, where they are known, are named."""
     outside, infinite = faults.tolist()
     if outside:
-        found = "" if labels is None else f" (they run from {int(labels.min())} to {int(labels.max())})"
-        raise ValueError(f"{outside} examples have a label outside of 0..{C - 1}{found}; ignore_index= leaves a label out")
+        given = "" if labels is None else f" (they run from {int(labels.min())} to {int(labels.max())})"
+        raise ValueError(f"{outside} examples have a label outside of 0..{C - 1}{given}; ignore_index= leaves a label out")
     if infinite:
         raise ValueError(f"{infinite} examples have NaN or infinite features")

@@ -16,7 +16,7 @@ WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and of torch.co
 def bare(model: nn.Module) -> nn.Module:
     """The network inside of DistributedDataParallel or torch.compile."""
     while True:
-        inner = next((found for name in WRAPPERS if isinstance(found := getattr(model, name, None), nn.Module)), None)
+        inner = next((inside for name in WRAPPERS if isinstance(inside := getattr(model, name, None), nn.Module)), None)
         if inner is None or type(model).__name__ not in ("DistributedDataParallel", "DataParallel", "OptimizedModule"):
             return model
         model = inner
@@ -24,18 +24,18 @@ def bare(model: nn.Module) -> nn.Module:
 
 def linear_layer(model: nn.Module, name: str) -> nn.Linear:
     """The Linear layer called `name` (dotted). Raises ValueError with the linear layers there are where it is none of them."""
-    found = {path: layer for path, layer in bare(model).named_modules() if isinstance(layer, nn.Linear)}
-    if name not in found:
-        raise ValueError(f"the network has no linear layer called {name!r}; it has: {', '.join(found) or 'none'}")
-    return found[name]
+    linear = {path: layer for path, layer in bare(model).named_modules() if isinstance(layer, nn.Linear)}
+    if name not in linear:
+        raise ValueError(f"the network has no linear layer called {name!r}; it has: {', '.join(linear) or 'none'}")
+    return linear[name]
 
 
 def any_layer(model: nn.Module, name: str) -> nn.Module:
     """The module called `name` (dotted). Raises ValueError with the names there are where it is none of them."""
-    found = dict(bare(model).named_modules())
-    if not name or name not in found:
-        raise ValueError(f"the network has no layer called {name!r}; it has: {', '.join(filter(None, found)) or 'none'}")
-    return found[name]
+    modules = dict(bare(model).named_modules())
+    if not name or name not in modules:
+        raise ValueError(f"the network has no layer called {name!r}; it has: {', '.join(filter(None, modules)) or 'none'}")
+    return modules[name]
 
 
 def first_tensor(output: Any) -> Tensor:
@@ -79,7 +79,7 @@ class RandomProjection:
         return wide @ self._matrix
 
 
-def effective_rank(stats: ClassStatistics) -> float:
+def effective_rank(stats: ClassStatistics[Tensor]) -> float:
     """exp of the entropy of the singular values of the centred features, as shares of their sum (Roy & Vetterli 2007).
 
     Raises ValueError where all features are equal.

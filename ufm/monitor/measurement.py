@@ -40,11 +40,11 @@ class Measurement:
     @property
     def reasons(self) -> dict[str, str]:
         """Why each undefined quantity is undefined; the parts of the loss share the reason of the loss."""
-        found = dict(reason.split(": ", 1) for reason in self.undefined)
+        by_name = dict(reason.split(": ", 1) for reason in self.undefined)
         for prefix in ("", "test_"):
-            if f"{prefix}loss" in found:
-                found |= {f"{prefix}{part}": found[f"{prefix}loss"] for part in LOSSES}
-        return found
+            if f"{prefix}loss" in by_name:
+                by_name |= {f"{prefix}{part}": by_name[f"{prefix}loss"] for part in LOSSES}
+        return by_name
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,22 +68,22 @@ class ScalarCollector:
             self.undefined.append(f"{names[0]}: {error}")
 
 
-def scalars_of(stats: ClassStatistics, classifier: Classifier, lam: float) -> ScalarCollector:
+def scalars_of(stats: ClassStatistics[Tensor], classifier: Classifier, lam: float) -> ScalarCollector:
     """Losses and measures that the statistics decide: all but NC4 and the error."""
-    found = feature_scalars(stats)
-    add_classifier_scalars(found, stats, classifier, lam)
-    return found
+    scalars = feature_scalars(stats)
+    add_classifier_scalars(scalars, stats, classifier, lam)
+    return scalars
 
 
-def feature_scalars(stats: ClassStatistics) -> ScalarCollector:
+def feature_scalars(stats: ClassStatistics[Tensor]) -> ScalarCollector:
     """What needs no classifier: NC1, and NC2 of the centred class means."""
-    found = ScalarCollector({}, [])
-    found.add("nc1", lambda: measures.phd_nc1(stats))
-    _add_angles(found, "", stats.centred_means)
-    return found
+    scalars = ScalarCollector({}, [])
+    scalars.add("nc1", lambda: measures.phd_nc1(stats))
+    _add_angles(scalars, "", stats.centred_means)
+    return scalars
 
 
-def add_classifier_scalars(found: ScalarCollector, stats: ClassStatistics, classifier: Classifier, lam: float) -> None:
+def add_classifier_scalars(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier, lam: float) -> None:
     """What needs the classifier: the loss and its parts, NC2 of its rows, NC3."""
 
     def losses() -> tuple[float, ...]:
@@ -92,25 +92,25 @@ def add_classifier_scalars(found: ScalarCollector, stats: ClassStatistics, class
         parts = decomposition(stats, classifier, lam)
         return parts.loss, parts.nc1, parts.nc23, parts.perp
 
-    found.add_all(LOSSES, losses)
-    _add_angles(found, "_w", classifier.W.mT)
-    found.add("nc3", lambda: _self_duality(stats, classifier.W))
+    scalars.add_all(LOSSES, losses)
+    _add_angles(scalars, "_w", classifier.W.mT)
+    scalars.add("nc3", lambda: _self_duality(stats, classifier.W))
 
 
-def _self_duality(stats: ClassStatistics, W: Tensor) -> float:
+def _self_duality(stats: ClassStatistics[Tensor], W: Tensor) -> float:
     if not bool(W.any()):
         raise ValueError("W = 0 has no direction")
     return measures.phd_nc3(stats, W)
 
 
-def _add_angles(found: ScalarCollector, suffix: str, vectors: Tensor) -> None:
-    found.add(f"nc2_equinorm{suffix}", lambda: measures.phd_equinorm(vectors))
+def _add_angles(scalars: ScalarCollector, suffix: str, vectors: Tensor) -> None:
+    scalars.add(f"nc2_equinorm{suffix}", lambda: measures.phd_equinorm(vectors))
     for name, k in (("nc2_equiangular", 0), ("nc2_maxangle", 1)):
-        found.add(f"{name}{suffix}", lambda k=k: angles(vectors)[k])
+        scalars.add(f"{name}{suffix}", lambda k=k: angles(vectors)[k])
 
 
 def measurement_of(
-    found: ScalarCollector, stats: ClassStatistics, precision: float, test_snr: RangeSnr | None = None
+    scalars: ScalarCollector, stats: ClassStatistics[Tensor], precision: float, test_snr: RangeSnr | None = None
 ) -> Measurement:
     """The scalars with the SNR of the features; precision is the machine epsilon of their dtype."""
     K = min(stats.C - 1, stats.P)
@@ -119,8 +119,8 @@ def measurement_of(
     except ValueError as error:
         nothing = np.full((stats.C + stats.P + 1, K), np.nan)
         snr = RangeSnr(nothing[0], nothing[1 : stats.C + 1], nothing[stats.C + 1 :], stats.P, 1.0)
-        found.undefined.append(f"omega: {error}")
-    return Measurement(found.values, snr, stats.counts.cpu().numpy().astype(np.int64), tuple(found.undefined), test_snr)
+        scalars.undefined.append(f"omega: {error}")
+    return Measurement(scalars.values, snr, stats.counts.cpu().numpy().astype(np.int64), tuple(scalars.undefined), test_snr)
 
 
 def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray, lam: float) -> Measurement:
@@ -135,11 +135,11 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
     for H, y in _chunks(features, labels):
         streaming.update(H, y)
     stats = streaming.compute()
-    found, counts = scalars_of(stats, classifier, lam), Decisions()
+    scalars, counts = scalars_of(stats, classifier, lam), Decisions()
     for H, y in _chunks(features, labels):
         counts += decisions(H.double(), y, classifier, stats.means)
-    found.values["train_error"], found.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
-    return measurement_of(found, stats, epsilon(features[:0]))
+    scalars.values["train_error"], scalars.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
+    return measurement_of(scalars, stats, epsilon(features[:0]))
 
 
 @dataclass(frozen=True)

@@ -148,8 +148,8 @@ class NeuralCollapse(MomentsMetric):
 
     def _decide(self, classifier: Classifier | None, means: Tensor) -> Decisions:
         def counts(rows: Tensor, labels: Tensor) -> Tensor:
-            found = decisions(rows, labels, classifier, means, self.classes)
-            return torch.tensor([found.wrong, found.apart, found.wrong_by_mean], device=rows.device)
+            decided = decisions(rows, labels, classifier, means, self.classes)
+            return torch.tensor([decided.wrong, decided.apart, decided.wrong_by_mean], device=rows.device)
 
         return Decisions(*self._over_stored(counts, torch.zeros(3, dtype=torch.int64)).tolist())
 

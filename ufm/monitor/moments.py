@@ -99,7 +99,7 @@ class Moments(dict[str, Tensor]):
         scatter = self["scatter"] + other["scatter"] + gram((delta * weight.sqrt()[:, None]).mT)
         return Moments({**changed, "classes": whole["classes"], "scatter": scatter})
 
-    def statistics(self) -> ClassStatistics:
+    def statistics(self) -> ClassStatistics[Tensor]:
         """Counts, means, Sigma_W and variances of the classes kept. Raises ValueError where one of them has no example."""
         counts = self["counts"]
         if not float(counts.sum()):

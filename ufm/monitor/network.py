@@ -47,15 +47,15 @@ def measure_network(
     with unchanged(model, *loaders), torch.no_grad(), FeatureSpool(scratch) as spool:
         model.eval()
         stats, error, precision = _train_pass(_batches(model, head, loader, select), head.out_features, spool)
-        found = scalars_of(stats, classifier, lam)
-        found.values["train_error"] = error
-        found.values["nc4"] = _nc4(spool.chunks(CHUNK), classifier, stats.means, stats.n)
+        scalars = scalars_of(stats, classifier, lam)
+        scalars.values["train_error"] = error
+        scalars.values["nc4"] = _nc4(spool.chunks(CHUNK), classifier, stats.means, stats.n)
         if keep is not None:
             keep(spool.features, spool.labels)
         test_snr = None
         if test_loader is not None:
-            test_snr = _add_test(found, _batches(model, head, test_loader, select), classifier, stats, lam)
-    return measurement_of(found, stats, precision, test_snr)
+            test_snr = _add_test(scalars, _batches(model, head, test_loader, select), classifier, stats, lam)
+    return measurement_of(scalars, stats, precision, test_snr)
 
 
 Batches = Iterator[tuple[Tensor, Tensor, Tensor]]
@@ -97,7 +97,7 @@ def _check_logits(returned: object, output: Tensor) -> None:
         )
 
 
-def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassStatistics, float, float]:
+def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassStatistics[Tensor], float, float]:
     streaming, wrong, precision = StreamingStatistics(C), 0, 0.0
     for features, logits, labels in batches:
         streaming.update(features, labels)
@@ -109,7 +109,9 @@ def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassSta
     return stats, int(wrong) / stats.n, precision
 
 
-def _add_test(found: ScalarCollector, batches: Batches, classifier: Classifier, train: ClassStatistics, lam: float) -> RangeSnr:
+def _add_test(
+    scalars: ScalarCollector, batches: Batches, classifier: Classifier, train: ClassStatistics[Tensor], lam: float
+) -> RangeSnr:
     """Test-set versions, NC4 against the class means of the training set as Papyan, Han & Donoho, NC1 both ways.
 
     Returns the SNR of the test set.
@@ -123,12 +125,12 @@ def _add_test(found: ScalarCollector, batches: Batches, classifier: Classifier, 
     test = scalars_of(stats, classifier, lam)
     test.values["nc4"], test.values["error"] = apart / stats.n, int(wrong) / stats.n
     test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats)))
-    found.values.update({f"test_{name}": value for name, value in test.values.items()})
-    found.undefined.extend(f"test_{reason}" for reason in test.undefined)
+    scalars.values.update({f"test_{name}": value for name, value in test.values.items()})
+    scalars.undefined.extend(f"test_{reason}" for reason in test.undefined)
     return measurement_of(test, stats, precision).snr
 
 
-def _about(train: ClassStatistics, test: ClassStatistics) -> ClassStatistics:
+def _about(train: ClassStatistics[Tensor], test: ClassStatistics[Tensor]) -> ClassStatistics[Tensor]:
     """Classes and means of the training set, and the scatter of the test set about those means."""
     shift = test.means - train.means
     scatter = test.sigma_w + (shift * test.priors) @ shift.mT

@@ -38,15 +38,15 @@ class Record:
         """The measured epochs. (T,)"""
         return self.arrays.get("epoch", np.zeros(0, dtype=np.int64))
 
-    def with_epoch(self, epoch: int, found: Measurement, lam: float) -> "Record":
+    def with_epoch(self, epoch: int, measurement: Measurement, lam: float) -> "Record":
         """The record with one more measured epoch. Raises ValueError where another quantity is measured than before."""
-        row: dict[str, np.ndarray] = {name: np.asarray(value) for name, value in sorted(found.scalars.items())}
-        row |= {"epoch": np.asarray(epoch)} | _snr_arrays(found.snr, "")
-        if found.test_snr is not None:
-            row |= _snr_arrays(found.test_snr, "test_")
+        row: dict[str, np.ndarray] = {name: np.asarray(value) for name, value in sorted(measurement.scalars.items())}
+        row |= {"epoch": np.asarray(epoch)} | _snr_arrays(measurement.snr, "")
+        if measurement.test_snr is not None:
+            row |= _snr_arrays(measurement.test_snr, "test_")
         if self.arrays:
             row = {name: value for name, value in row.items() if name in self.arrays or name not in LATER}
-        fixed = {"counts": found.counts, "lambda": np.asarray(lam)}
+        fixed = {"counts": measurement.counts, "lambda": np.asarray(lam)}
         if not self.arrays:
             return Record({name: value[None] for name, value in row.items()} | fixed)
         if (row.keys() | fixed.keys()) != self.arrays.keys():
@@ -93,8 +93,8 @@ class Record:
         """
         counts = self.arrays["counts"]
         if counts.min() != counts.max():
-            found = f"classes have {counts.min()} to {counts.max()} examples"
-            raise ValueError(f"{found}: a trajectory needs equal classes; measure {counts.min()} of each")
+            sizes = f"classes have {counts.min()} to {counts.max()} examples"
+            raise ValueError(f"{sizes}: a trajectory needs equal classes; measure {counts.min()} of each")
         defined = np.isfinite(self.arrays["omega"]).all(1)
         if not defined.any():
             raise ValueError("the SNR is undefined at every measured epoch")
@@ -108,8 +108,8 @@ class Record:
 
 
 def _snr_arrays(snr: RangeSnr, prefix: str) -> dict[str, np.ndarray]:
-    found = {"omega": snr.omega, "V": snr.V, "U": snr.U, "dropped": snr.dropped, "lost_signal": snr.lost_signal}
-    return {f"{prefix}{name}": np.asarray(value) for name, value in found.items()}
+    arrays = {"omega": snr.omega, "V": snr.V, "U": snr.U, "dropped": snr.dropped, "lost_signal": snr.lost_signal}
+    return {f"{prefix}{name}": np.asarray(value) for name, value in arrays.items()}
 
 
 def table(record: Record, names: Sequence[str]) -> str:

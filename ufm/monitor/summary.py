@@ -62,37 +62,37 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     except ValueError as error:
         values = dict.fromkeys((*OF_FEATURES, *OF_CLASSIFIER), float("nan"))
         return Summary(values, dict.fromkeys(values, str(error)))
-    found, reasons = feature_scalars(stats), dict[str, str]()
-    found.add("effective_rank", lambda: effective_rank(stats))
+    scalars, reasons = feature_scalars(stats), dict[str, str]()
+    scalars.add("effective_rank", lambda: effective_rank(stats))
     if classifier is None:
         reasons |= dict.fromkeys(OF_CLASSIFIER, NO_CLASSIFIER)
     else:
-        reasons |= _add_classifier(found, stats, classifier, moments["classes"], lam)
+        reasons |= _add_classifier(scalars, stats, classifier, moments["classes"], lam)
     decided = DECIDED[-1:] if classifier is None else DECIDED
-    found.add_all(decided, lambda: _shares(decide(classifier, stats.means), stats.n, classifier))
-    found.values.update(dict.fromkeys((name for name in reasons if name not in found.values), float("nan")))
-    measured = measurement_of(found, stats, precision)
-    found.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr))
-    measured = replace(measured, undefined=tuple(found.undefined))
-    values = {**found.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}
+    scalars.add_all(decided, lambda: _shares(decide(classifier, stats.means), stats.n, classifier))
+    scalars.values.update(dict.fromkeys((name for name in reasons if name not in scalars.values), float("nan")))
+    measured = measurement_of(scalars, stats, precision)
+    scalars.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr))
+    measured = replace(measured, undefined=tuple(scalars.undefined))
+    values = {**scalars.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}
     values |= {"examples": float(stats.n), "classes_seen": float(stats.C)}
     shared = {name: measured.reasons[decided[0]] for name in decided if decided[0] in measured.reasons}
     return Summary(values, {**shared, **measured.reasons, **reasons}, measured)
 
 
 def _add_classifier(
-    found: ScalarCollector, stats: ClassStatistics, classifier: Classifier, classes: Tensor, lam: float | None
+    scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier, classes: Tensor, lam: float | None
 ) -> dict[str, str]:
     """Adds what the classifier decides about the classes that have examples; returns reasons that replace those of the rest."""
     C, reasons = len(classifier.W), {}
     seen = classifier if stats.C == C else Classifier(classifier.W[classes], classifier.b[classes])
-    add_classifier_scalars(found, stats, seen, 0.0 if lam is None else lam)
+    add_classifier_scalars(scalars, stats, seen, 0.0 if lam is None else lam)
     if stats.C < C:
         reasons = dict.fromkeys(LOSSES, f"{C - stats.C} of {C} classes have no example, and the loss counts all")
     elif lam is None:
         reasons = dict.fromkeys(LOSSES, NO_LAMBDA)
-    found.values.update(dict.fromkeys(reasons, float("nan")))
-    found.values["nc0"] = nc0(classifier.W)
+    scalars.values.update(dict.fromkeys(reasons, float("nan")))
+    scalars.values["nc0"] = nc0(classifier.W)
     return reasons
 
 
@@ -114,7 +114,7 @@ def of_targets(
 
     `distances` of a mean (P,) and of bases sums over all examples what `ufm.monitor.regression.squared_distances` sums.
     """
-    found = ScalarCollector({}, [])
+    scalars = ScalarCollector({}, [])
     try:
         stats = moments.statistics()
     except ValueError as error:
@@ -125,14 +125,14 @@ def of_targets(
     def share(basis: Callable[[], Tensor]) -> float:
         return float(distances(joint.mean[:P], (basis(),))[0]) / stats.n
 
-    found.add("nrc1", lambda: share(lambda: regression.principal_subspace(joint)))
+    scalars.add("nrc1", lambda: share(lambda: regression.principal_subspace(joint)))
     reasons = dict[str, str]()
     if classifier is None:
         reasons = dict.fromkeys(("nrc2", "nrc3", "mse"), NO_CLASSIFIER)
-        found.values.update(dict.fromkeys(reasons, float("nan")))
+        scalars.values.update(dict.fromkeys(reasons, float("nan")))
     else:
-        found.add("nrc2", lambda: share(lambda: regression.row_space(classifier.W)))
-        found.add("nrc3", lambda: regression.nrc3(classifier.W, joint.target_covariance)[0])
-        found.values["mse"] = regression.mean_squared_error(joint, classifier.W, classifier.b)
-    reasons |= dict(reason.split(": ", 1) for reason in found.undefined)
-    return Summary({**found.values, "examples": float(stats.n)}, reasons)
+        scalars.add("nrc2", lambda: share(lambda: regression.row_space(classifier.W)))
+        scalars.add("nrc3", lambda: regression.nrc3(classifier.W, joint.target_covariance)[0])
+        scalars.values["mse"] = regression.mean_squared_error(joint, classifier.W, classifier.b)
+    reasons |= dict(reason.split(": ", 1) for reason in scalars.undefined)
+    return Summary({**scalars.values, "examples": float(stats.n)}, reasons)

@@ -50,12 +50,12 @@ def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
 
 def _generators(loader: Iterable[Any]) -> list[torch.Generator]:
     """The distinct generators of a loader and of its samplers, however deep they are wrapped."""
-    found: dict[int, torch.Generator] = {}
+    generators: dict[int, torch.Generator] = {}
     waiting: list[Any] = [loader]
     while waiting:
         holder = waiting.pop()
         generator = getattr(holder, "generator", None)
         if isinstance(generator, torch.Generator):
-            found[id(generator)] = generator
+            generators[id(generator)] = generator
         waiting += [inner for name in ("batch_sampler", "sampler") if (inner := getattr(holder, name, None)) is not None]
-    return list(found.values())
+    return list(generators.values())

@@ -142,10 +142,10 @@ class Watched:
     @property
     def undefined(self) -> dict[str, str]:
         """Why each NaN of the last `compute` is undefined."""
-        found = dict(self._metric.undefined)
+        undefined = dict(self._metric.undefined)
         for name, metric in list(self.metrics.items())[1:]:
-            found |= {f"{name}/{key}": reason for key, reason in metric.undefined.items() if key in BY_LAYER}
-        return found
+            undefined |= {f"{name}/{key}": reason for key, reason in metric.undefined.items() if key in BY_LAYER}
+        return undefined
 
     @property
     def measurement(self) -> Measurement:

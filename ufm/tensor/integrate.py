@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array
+from manifolds.linalg import Array, ArrayT
 
 A = (
     (),
@@ -110,7 +110,7 @@ def integrate_scipy(
     return solution.y.T.reshape(len(times), *X.shape)
 
 
-def _attempt(field: Callable[[Array], Array], X: Array, k1: Array, h: float) -> tuple[list[Array], Array, Array]:
+def _attempt(field: Callable[[ArrayT], ArrayT], X: ArrayT, k1: ArrayT, h: float) -> tuple[list[ArrayT], ArrayT, ArrayT]:
     """The seven stages, the new state (fifth order) and the error estimate. The last stage is the field at the new state."""
     stages = [k1]
     point = X
@@ -123,7 +123,7 @@ def _attempt(field: Callable[[Array], Array], X: Array, k1: Array, h: float) -> 
     return stages, point, _combine(ERROR, stages, h)
 
 
-def _combine(weights: tuple[float, ...], stages: list[Array], h: float) -> Array:
+def _combine(weights: tuple[float, ...], stages: list[ArrayT], h: float) -> ArrayT:
     """h sum_i weights_i stages_i, with one temporary of the size of a stage."""
     total = (h * weights[0]) * stages[0]
     for weight, stage in zip(weights[1:], stages[1:], strict=True):
@@ -132,10 +132,10 @@ def _combine(weights: tuple[float, ...], stages: list[Array], h: float) -> Array
     return total
 
 
-def _dense(X: Array, stages: list[Array], t: float, h: float, observe: Callable[[Array], Array]) -> Callable[[float], Array]:
+def _dense(X: ArrayT, stages: list[ArrayT], t: float, h: float, observe: Callable[[ArrayT], ArrayT]) -> Callable[[float], ArrayT]:
     start, slopes = observe(X), [observe(stage) for stage in stages]
 
-    def observed(time: float) -> Array:
+    def observed(time: float) -> ArrayT:
         theta = (time - t) / h
         weights = DENSE @ theta ** np.arange(1, 5)
         return start + _combine(tuple(weights.tolist()), slopes, h)

@@ -7,10 +7,10 @@ X (P, n) has its columns in class blocks.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, array_like, detached, identity_like, namespace, symmetrize
 from manifolds.steps import renormalized_step
 from ufm.arrays import Columns, SingularValues
 from ufm.features.least_squares import ls_classifier
@@ -30,7 +30,7 @@ class Flow(Protocol):
     @property
     def law(self) -> laws.Law: ...
 
-    def velocity(self, X: Columns, G: Columns, layout: ClassLayout) -> Columns:
+    def velocity(self, X: Columns[ArrayT], G: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
         """dX/dt at X. (P, n)"""
         ...
 
@@ -52,7 +52,7 @@ class ProjectedFlow:
         """The name of its law."""
         return self.law.name
 
-    def velocity(self, X: Columns, G: Columns, layout: ClassLayout) -> Columns:
+    def velocity(self, X: Columns[ArrayT], G: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
         """-(G - L B). (P, n)"""
         D = layout.deviations(X)
         A = symmetrize(D @ G.mT / layout.n)
@@ -75,7 +75,7 @@ class AmbientFlow:
         """The name of its law."""
         return self.law.name
 
-    def velocity(self, X: Columns, G: Columns, layout: ClassLayout) -> Columns:
+    def velocity(self, X: Columns[ArrayT], G: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
         """-G. (P, n)"""
         del X, layout
         return -G
@@ -87,7 +87,7 @@ UNNORMALIZED_FLOW = AmbientFlow(laws.UNNORMALIZED)
 FLOWS: dict[str, Flow] = {flow.name: flow for flow in (RENORMALIZED_FLOW, EMBEDDED_FLOW, UNNORMALIZED_FLOW)}
 
 
-def central_path_gradient(X: Columns, layout: ClassLayout) -> Columns:
+def central_path_gradient(X: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
     """G = -(1/N) U diag(f) V^T Y + U diag(f omega) U^T X C_M, the gradient of L_LS at a point of the manifold. (P, n)
 
     Needs X C_M X^T = I, zero global mean and equal classes (ValueError otherwise for the classes; the rest is not checked here:
@@ -101,26 +101,24 @@ def central_path_gradient(X: Columns, layout: ClassLayout) -> Columns:
     return layout.add_to_means(G, -(U * (f / N)) @ Vt)
 
 
-def ls_gradient(H: Columns, layout: ClassLayout, lam: float = 0.0) -> Columns:
+def ls_gradient(H: Columns[ArrayT], layout: ClassLayout, lam: float = 0.0) -> Columns[ArrayT]:
     """grad L_LS(H) = W_LS^T (W_LS H + b_LS 1^T - Y) / n, for any features, any class sizes and any lambda. (P, n)
 
     By the envelope theorem the least-squares classifier contributes no derivative of its own. Same errors as `ls_classifier`.
     """
     W, b = ls_classifier(block_statistics(H, layout), lam)
-    xp = namespace(H)
-    W, b = (W.astype(H.dtype), b.astype(H.dtype)) if xp.__name__ == "numpy" else (W.to(H.dtype), b.to(H.dtype))
-    targets = xp.eye(layout.C, dtype=H.dtype) if xp.__name__ == "numpy" else xp.eye(layout.C, dtype=H.dtype, device=H.device)
-    residual = layout.add_to_means(W @ H + b[:, None], -targets)
+    W, b = array_like(W, H), array_like(b, H)
+    residual = layout.add_to_means(W @ H + b[:, None], -identity_like(H, layout.C))
     return W.mT @ (residual / layout.n)
 
 
-def weighted_gradient(X: Columns, layout: ClassLayout, ridge: float = 0.0, kernel_ratio: float = 1.0) -> Columns:
+def weighted_gradient(X: Columns[ArrayT], layout: ClassLayout, ridge: float = 0.0, kernel_ratio: float = 1.0) -> Columns[ArrayT]:
     """`central_path_gradient` for any class sizes and a ridge on W, its class means times `kernel_ratio`. (P, n)
 
     W^T = ((1 + lambda) I + Sigma_B)^{-1} Mbar diag(pi), b = pi: least squares with free bias, for Sigma_W = I and mean zero.
     """
     xp = namespace(X)
-    pi = layout.priors.astype(X.dtype) if xp.__name__ == "numpy" else xp.as_tensor(layout.priors, dtype=X.dtype, device=X.device)
+    pi = array_like(layout.priors, X)
     M = layout.means(X)
     M = M - (M @ pi)[:, None]
     Wt = xp.linalg.solve((1 + ridge) * identity_like(X, X.shape[-2]) + (M * pi) @ M.mT, M * pi)
@@ -132,8 +130,9 @@ def weighted_gradient(X: Columns, layout: ClassLayout, ridge: float = 0.0, kerne
 def autograd_gradient(loss: Callable[[Array], Array]) -> AmbientGradient:
     """The ambient gradient of a user's own torch loss X -> scalar, as a function X -> (P, n)."""
 
-    def gradient(X: Array) -> Array:
-        point = X.detach().requires_grad_(True)
+    def gradient(X: ArrayT) -> ArrayT:
+        point: Any = detached(X)
+        point.requires_grad_(True)
         (G,) = namespace(X).autograd.grad(loss(point), point)
         return G
 
@@ -160,19 +159,25 @@ def manifold_gradient(layout: ClassLayout, ridge: float = 0.0, kernel_ratio: flo
     return lambda X: weighted_gradient(X, layout, ridge, kernel_ratio)
 
 
-def _decayed_gradient(H: Columns, layout: ClassLayout, kernel_ratio: float, feature_decay: float) -> Columns:
+def _decayed_gradient(H: Columns[ArrayT], layout: ClassLayout, kernel_ratio: float, feature_decay: float) -> Columns[ArrayT]:
     G = ls_gradient(H, layout)
     if kernel_ratio != 1:
         G = layout.add_to_means(G, (kernel_ratio - 1) * layout.means(G))
     return G + feature_decay * H if feature_decay else G
 
 
-def renormalize_after_step(X: Columns, eta: float, gradient: AmbientGradient, layout: ClassLayout) -> Columns:
+def renormalize_after_step(X: Columns[ArrayT], eta: float, gradient: AmbientGradient, layout: ClassLayout) -> Columns[ArrayT]:
     """renormalize(X - eta G(X)), one step of the paper's discrete scheme D.1, for any loss. (P, n)"""
     return renormalized_step(X, gradient(X), eta, layout)
 
 
-def advance_means(X: Columns, start: Snr, omega_from: SingularValues, omega_to: SingularValues, layout: ClassLayout) -> Columns:
+def advance_means(
+    X: Columns[ArrayT],
+    start: Snr[ArrayT],
+    omega_from: SingularValues[ArrayT],
+    omega_to: SingularValues[ArrayT],
+    layout: ClassLayout,
+) -> Columns[ArrayT]:
     """X + U diag(omega_to - omega_from) V^T Y written into X: the exact step of laws (a), (b) and of the scheme (d). (P, n)
 
     Only the class means move on the manifold, so this reads and writes X once and needs no second X. omega_* (K,).
@@ -183,8 +188,12 @@ def advance_means(X: Columns, start: Snr, omega_from: SingularValues, omega_to: 
 
 
 def advance_unnormalized(
-    H: Columns, start: Snr, omega_from: SingularValues, omega_to: SingularValues, layout: ClassLayout
-) -> Columns:
+    H: Columns[ArrayT],
+    start: Snr[ArrayT],
+    omega_from: SingularValues[ArrayT],
+    omega_to: SingularValues[ArrayT],
+    layout: ClassLayout,
+) -> Columns[ArrayT]:
     """The exact step of law (c) written into H, started from H H^T / n = I. (P, n)
 
     With q = omega^2 / (C + omega^2): class means U diag(sqrt(C q)) V^T, deviations along u_j shrink as sqrt(1 - q).

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifolds.linalg import Array
+from manifolds.linalg import ArrayT, namespace
 
 
 @dataclass(frozen=True)
@@ -17,15 +17,15 @@ class Flat:
 
     lower: ClassVar[float] = -np.inf
 
-    def onto(self, x: Array) -> Array:
+    def onto(self, x: ArrayT) -> ArrayT:
         """The point itself."""
         return x
 
-    def tangent(self, x: Array, z: Array) -> Array:
+    def tangent(self, x: ArrayT, z: ArrayT) -> ArrayT:
         """The orthogonal projection of z on the tangent space at x."""
         return z
 
-    def along(self, x: Array, z: Array) -> Array:
+    def along(self, x: ArrayT, z: ArrayT) -> ArrayT | float:
         """0 on flat space, <x, z> on spheres, whose Riemannian Hessian is the tangent part of H d - <x, grad> d."""
         return 0.0
 
@@ -54,9 +54,9 @@ class NonNegative(Flat):
 
     lower: ClassVar[float] = 0.0
 
-    def onto(self, x: Array) -> Array:
+    def onto(self, x: ArrayT) -> ArrayT:
         """The nearest point: negative entries set to 0."""
-        return x.clip(min=0)
+        return namespace(x).clip(x, min=0)
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,15 @@ class Spheres(Flat):
 
     axis: int | None = None
 
-    def onto(self, x: Array) -> Array:
+    def onto(self, x: ArrayT) -> ArrayT:
         """The nearest point of the set: every row, column or the whole divided by its norm."""
         return x / self.along(x, x) ** 0.5
 
-    def tangent(self, x: Array, z: Array) -> Array:
+    def tangent(self, x: ArrayT, z: ArrayT) -> ArrayT:
         """z without its part along every unit vector."""
         return z - x * self.along(x, z)
 
-    def along(self, x: Array, z: Array) -> Array:
+    def along(self, x: ArrayT, z: ArrayT) -> ArrayT:
         """The inner product of every vector of x with that of z, ready to broadcast."""
         return (x * z).sum() if self.axis is None else (x * z).sum(self.axis, keepdims=True)
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, namespace
+from manifolds.linalg import Array, ArrayT, namespace
 
 
 def one_hot(layout: ClassLayout, device: str = "cpu") -> Tensor:
@@ -43,7 +43,7 @@ class CrossEntropy:
         """1 - Y. (C, n)"""
         return 1 - self.Y
 
-    def at(self, Z: Array) -> tuple[Array, Array]:
+    def at(self, Z: ArrayT) -> tuple[ArrayT, ArrayT]:
         """The loss of every column and the probabilities of its wrong classes, 0 at the right one. (C, n) -> (n,), (C, n)"""
         xp = namespace(Z)
         margins = Z - (self.Y * Z).sum(0)
@@ -52,17 +52,17 @@ class CrossEntropy:
         total = terms.sum(0)
         return top + xp.log1p(total + xp.expm1(-top)), terms / (total + xp.exp(-top))
 
-    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
+    def value_and_gradient(self, Z: ArrayT) -> tuple[ArrayT, ArrayT]:
         """The loss and its gradient diag(v) (softmax Z - Y). (C, n) -> scalar, (C, n)"""
         losses, p = self.at(Z)
         return losses @ self.weights, (p - self.Y * p.sum(0)) * self.weights
 
-    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
+    def curvature_at(self, Z: ArrayT) -> Callable[[ArrayT], ArrayT]:
         """The derivative of the gradient at Z as a map of directions. (C, n) -> (C, n)"""
         _, p = self.at(Z)
         weighted = p * self.weights
 
-        def apply(dZ: Array) -> Array:
+        def apply(dZ: ArrayT) -> ArrayT:
             moves = dZ - (self.Y * dZ).sum(0)
             result = weighted * (moves - (p * moves).sum(0))
             return result - self.Y * result.sum(0)
@@ -77,13 +77,13 @@ class SquaredError:
     Y: Array
     weights: Array
 
-    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
+    def value_and_gradient(self, Z: ArrayT) -> tuple[ArrayT, ArrayT]:
         """The loss and its gradient (Z - Y) diag(v). (C, n) -> scalar, (C, n)"""
         R = Z - self.Y
         G = R * self.weights
         return (R * G).sum() / 2, G
 
-    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
+    def curvature_at(self, Z: ArrayT) -> Callable[[ArrayT], ArrayT]:
         """The derivative of the gradient at Z as a map of directions. (C, n) -> (C, n)"""
         return lambda dZ: dZ * self.weights
 
@@ -100,12 +100,12 @@ class SmoothedCrossEntropy:
         """delta diag(v) (Y - 1/C), the gradient of the linear term. (C, n)"""
         return self.smoothing * self.hard.weights * (self.hard.Y - 1 / len(self.hard.Y))
 
-    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
+    def value_and_gradient(self, Z: ArrayT) -> tuple[ArrayT, ArrayT]:
         """The loss and its gradient. (C, n) -> scalar, (C, n)"""
         value, G = self.hard.value_and_gradient(Z)
         return value + (self.slope * Z).sum(), G + self.slope
 
-    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
+    def curvature_at(self, Z: ArrayT) -> Callable[[ArrayT], ArrayT]:
         """That of cross-entropy. (C, n) -> (C, n)"""
         return self.hard.curvature_at(Z)
 
@@ -117,20 +117,20 @@ class Focal:
     hard: CrossEntropy
     gamma: float
 
-    def slopes(self, L: Array) -> tuple[Array, Array, Array]:
+    def slopes(self, L: ArrayT) -> tuple[ArrayT, ArrayT, ArrayT]:
         """f(L) = (1 - exp(-L))^gamma L and its first two derivatives. (n,)"""
         xp, g = namespace(L), self.gamma
         u, p = -xp.expm1(-L), xp.exp(-L)
         first = u**g + g * u ** (g - 1) * p * L
         return u**g * L, first, g * u ** (g - 1) * p * (2 - L) + g * (g - 1) * u ** (g - 2) * p * p * L
 
-    def value_and_gradient(self, Z: Array) -> tuple[Array, Array]:
+    def value_and_gradient(self, Z: ArrayT) -> tuple[ArrayT, ArrayT]:
         """The loss and its gradient, f'(L_i) times that of cross-entropy. (C, n) -> scalar, (C, n)"""
         L, p = self.hard.at(Z)
         f, first, _ = self.slopes(L)
         return f @ self.hard.weights, (p - self.hard.Y * p.sum(0)) * (self.hard.weights * first)
 
-    def curvature_at(self, Z: Array) -> Callable[[Array], Array]:
+    def curvature_at(self, Z: ArrayT) -> Callable[[ArrayT], ArrayT]:
         """f'(L_i) times that of cross-entropy, plus f''(L_i) along its gradient. (C, n) -> (C, n)"""
         L, p = self.hard.at(Z)
         _, first, second = self.slopes(L)

@@ -41,7 +41,7 @@ class Peeled:
                 gradient[j] = gradient[j] + penalty * factor
                 value = value + penalty / 2 * squared_norm(factor)
         if self.bias_penalty is not None:
-            gradient.append(G.sum(1, keepdims=True) + self.bias_penalty * point[-1])
+            gradient.append(G.sum(1)[:, None] + self.bias_penalty * point[-1])
             value = value + self.bias_penalty / 2 * squared_norm(point[-1])
         return value, tuple(gradient)
 
@@ -70,7 +70,7 @@ class Peeled:
                 if penalty:
                     result[j] = result[j] + penalty * moves[j]
             if self.bias_penalty is not None:
-                result.append(dG.sum(1, keepdims=True) + self.bias_penalty * direction[-1])
+                result.append(dG.sum(1)[:, None] + self.bias_penalty * direction[-1])
             return tuple(result)
 
         return apply
