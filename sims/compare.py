@@ -60,19 +60,20 @@ def summary_lines(groups: list[Group]) -> str:
         v = group.verdict
         lines.append(f"{group.name}: {label(group.selection)}")
         if v.exponent is not None:
-            left = ", ".join(f"{name} {found.fit.rms:.2%}" for name, found in v.evidence.items())
+            left = ", ".join(f"{name} {law.fit.rms:.2%}" for name, law in v.evidence.items())
             lines.append(
                 f"  exponent p = {v.exponent.value:.2f} ({v.exponent.low:.2f} to {v.exponent.high:.2f}); laws: " + _laws()
             )
             lines.append(f"  left unexplained of omega: {left}")
-        for name, found in group.selection.support.items():
-            state = found.missing or ("refuted" if found.refuted else "compatible")
-            p = "" if found.missing else f" (p-values {found.p_rival:.2g} against rivals, {found.p_free:.2g} against free paths)"
-            lines.append(f"  model {name}: {state}{p}")
+        for name, support in group.selection.support.items():
+            state = support.missing or ("refuted" if support.refuted else "compatible")
+            if not support.missing:
+                state += f" (p-values {support.p_rival:.2g} against rivals, {support.p_free:.2g} against free paths)"
+            lines.append(f"  model {name}: {state}")
         lines.append(f"  {group.selection.reason}")
         lines += [f"  {note}" for note in group.entry_notes]
-        for run, found in zip(group.runs, group.comparisons, strict=True):
-            lines += [f"  {run.name}: {note}" for note in (*run.notes, *found.window.notes)]
+        for run, comparison in zip(group.runs, group.comparisons, strict=True):
+            lines += [f"  {run.name}: {note}" for note in (*run.notes, *comparison.window.notes)]
     return "\n".join(lines)
 
 

@@ -84,8 +84,8 @@ def exponent_table(columns: dict[str, list[Group]]) -> str:
     lines += ["", f"| left unexplained of omega, {PICTURED} | " + " | ".join(LAWS) + " | rotated at the end |"]
     lines.append("|---" * (len(LAWS) + 2) + "|")
     for group in columns[PICTURED]:
-        found = group.verdict.evidence
-        left = [f"{found[law].fit.rms:.1%}" if law in found else "-" for law in LAWS]
+        evidence = group.verdict.evidence
+        left = [f"{evidence[law].fit.rms:.1%}" if law in evidence else "-" for law in LAWS]
         ends = [member.frozen.rotated[-1] for member in group.comparisons if member.frozen and member.frozen.rotated is not None]
         rotated = f"{min(ends):.0%} to {max(ends):.0%}" if ends else "-"
         lines.append(f"| {group.name} | " + " | ".join([*left, rotated]) + " |")

@@ -110,15 +110,11 @@ def test_a_public_name_has_one_meaning() -> None:
     assert {defined: where for defined, where in homes.items() if len(where) > 1 and defined not in known} == {}
 
 
-BEING_RENAMED = ("ufm/compare/", "sims/comparison/", "sims/compare.py", "sims/study.py")  # may only shrink
-
-
 def test_results_are_named_after_what_they_are() -> None:
     """No variable, parameter or attribute is called `found`: that says how it came, not what it is."""
     called = [
         f"{name(path)}:{node.lineno}"
         for path in MODULES
-        if not name(path).startswith(BEING_RENAMED)
         for node in ast.walk(ast.parse(path.read_text()))
         if "found" in (getattr(node, "id", None), getattr(node, "arg", None), getattr(node, "attr", None))
     ]

@@ -63,26 +63,26 @@ def analyse(
     groups: dict[str, list[Observed]] = {}
     for run in runs:
         groups.setdefault(declared.get(str(run.path), f"={run.group}"), []).append(run)
-    found = []
+    judged = []
     for key, members in groups.items():
         comparisons = [choice.compare(run) for run in members]
         selection, notes = _select(members, comparisons, rule, choices)
         name = _name(members) if key.startswith("=") else f"{key} ({len(members)} run{'s' if len(members) > 1 else ''})"
-        found.append(Group(name, members, comparisons, decide(comparisons, rule), selection, notes))
-    return found
+        judged.append(Group(name, members, comparisons, decide(comparisons, rule), selection, notes))
+    return judged
 
 
 def _select(
     members: Sequence[Observed], comparisons: Sequence[Comparison], rule: LawRule, choices: int
 ) -> tuple[Selection, list[str]]:
     usable, notes = [], []
-    for run, found in zip(members, comparisons, strict=True):
-        if found.window.compared is None:
+    for run, comparison in zip(members, comparisons, strict=True):
+        if comparison.window.compared is None:
             continue
         try:
-            one, note = measured(found.window.compared, run.entry(float(found.window.compared.t[0])))
+            one, note = measured(comparison.window.compared, run.entry(float(comparison.window.compared.t[0])))
         except ValueError as error:
-            one, note = measured(found.window.compared, None)[0], str(error)
+            one, note = measured(comparison.window.compared, None)[0], str(error)
         usable.append(one)
         notes += [f"{run.name}: {note}"] if note else []
     if not usable:
@@ -101,9 +101,9 @@ def overall(groups: Sequence[Group]) -> tuple[str, str, str]:
     return NONE, "mixed", f"the groups of runs differ: {differ}"
 
 
-def label(found: Selection) -> str:
+def label(selection: Selection) -> str:
     """The model's name, or which "none" it is."""
-    return found.name or f"none ({found.outcome})"
+    return selection.name or f"none ({selection.outcome})"
 
 
 def numbers(groups: Sequence[Group], choice: Choice, rule: LawRule) -> dict[str, Any]:
@@ -124,17 +124,17 @@ def _group_numbers(group: Group) -> dict[str, Any]:
     v = group.verdict
     evidence = {
         name: {
-            "left_unexplained": found.fit.rms,
-            "no_trend_p_value": found.fit.no_trend,
-            "no_memory_p_value": found.fit.no_memory,
-            "clock_advances_p_value": found.fit.advances,
-            "drift_share": found.share,
-            "drift_share_interval": [found.share_low, found.share_high],
-            "refused": found.refused,
+            "left_unexplained": law.fit.rms,
+            "no_trend_p_value": law.fit.no_trend,
+            "no_memory_p_value": law.fit.no_memory,
+            "clock_advances_p_value": law.fit.advances,
+            "drift_share": law.share,
+            "drift_share_interval": [law.share_low, law.share_high],
+            "refused": law.refused,
         }
-        for name, found in v.evidence.items()
+        for name, law in v.evidence.items()
     }
-    runs = [_run_numbers(run, found) for run, found in zip(group.runs, group.comparisons, strict=True)]
+    runs = [_run_numbers(run, comparison) for run, comparison in zip(group.runs, group.comparisons, strict=True)]
     exponent = None if v.exponent is None else asdict(v.exponent)
     head = {
         "name": group.name,
@@ -142,7 +142,7 @@ def _group_numbers(group: Group) -> dict[str, Any]:
         "outcome": group.selection.outcome,
         "reason": group.selection.reason,
         "compatible": list(group.selection.compatible),
-        "models": {name: asdict(found) for name, found in group.selection.support.items()},
+        "models": {name: asdict(support) for name, support in group.selection.support.items()},
         "notes": list(group.entry_notes),
         "exponent": exponent,
         "laws": evidence,
@@ -150,8 +150,8 @@ def _group_numbers(group: Group) -> dict[str, Any]:
     return head | {"runs": runs}
 
 
-def _run_numbers(run: Observed, found: Comparison) -> dict[str, Any]:
-    window = found.window
+def _run_numbers(run: Observed, comparison: Comparison) -> dict[str, Any]:
+    window = comparison.window
     head: dict[str, Any] = {
         "name": run.name,
         "kind": run.kind,
@@ -168,7 +168,7 @@ def _run_numbers(run: Observed, found: Comparison) -> dict[str, Any]:
     if compared is None:
         return head
     pairs = np.stack(np.triu_indices(compared.omega.shape[1], 1), axis=1)
-    head |= {"epoch": compared.t, "omega": compared.omega, "pairs": pairs, "singular_vectors": _vectors(found)}
+    head |= {"epoch": compared.t, "omega": compared.omega, "pairs": pairs, "singular_vectors": _vectors(comparison)}
     head["drift"] = {
         name: {
             "measured": drift.measured,
@@ -176,15 +176,15 @@ def _run_numbers(run: Observed, found: Comparison) -> dict[str, Any]:
             "rms_expected": {other: float(np.sqrt((values[1:] ** 2).mean())) for other, values in drift.expected.items()},
             "share": drift.share,
         }
-        for name, drift in found.drifts.items()
+        for name, drift in comparison.drifts.items()
     }
-    head["clocks"] = {name: _clock_numbers(run, found, name) for name in found.pairs}
-    head["spectra"] = spectra_of(run, found)
+    head["clocks"] = {name: _clock_numbers(run, comparison, name) for name in comparison.pairs}
+    head["spectra"] = spectra_of(run, comparison)
     return head
 
 
-def _clock_numbers(run: Observed, found: Comparison, name: str) -> dict[str, Any]:
-    pair, compared = found.pairs[name], found.window.compared
+def _clock_numbers(run: Observed, comparison: Comparison, name: str) -> dict[str, Any]:
+    pair, compared = comparison.pairs[name], comparison.window.compared
     assert compared is not None
     slopes = []
     if run.rates is not None:
@@ -197,24 +197,24 @@ def _clock_numbers(run: Observed, found: Comparison, name: str) -> dict[str, Any
     return {"flow_time": pair.clock.tau, **error, "slopes": slopes}
 
 
-def spectra_of(run: Observed, found: Comparison) -> dict[str, Mapping[str, np.ndarray]]:
+def spectra_of(run: Observed, comparison: Comparison) -> dict[str, Mapping[str, np.ndarray]]:
     """Spread, loss, NC1 to NC4 (T,) by source: measured from omega and V, the network's own, every law and the scheme."""
-    compared = found.window.compared
+    compared = comparison.window.compared
     assert compared is not None
-    sources: dict[str, dict[str, np.ndarray]] = {"measured": dict(next(iter(found.pairs.values())).measured)}
-    for name, pair in found.pairs.items():
+    sources: dict[str, dict[str, np.ndarray]] = {"measured": dict(next(iter(comparison.pairs.values())).measured)}
+    for name, pair in comparison.pairs.items():
         sources[name] = dict(pair.simulated)
     own = {name: values for name, values in compared.observed.items() if name.startswith(("nc", "loss"))}
     if own:
         sources["network"] = own
-    paths = {name: np.exp(pair.clock.predicted) for name, pair in found.pairs.items() if name != SCHEME}
+    paths = {name: np.exp(pair.clock.predicted) for name, pair in comparison.pairs.items() if name != SCHEME}
     for name, values in run.nc4(float(compared.t[0]), paths, compared.V).items():
         sources[name]["nc4"] = values
     return dict(sources)
 
 
-def _vectors(found: Comparison) -> dict[str, Any] | None:
-    frozen = found.frozen
+def _vectors(comparison: Comparison) -> dict[str, Any] | None:
+    frozen = comparison.frozen
     if frozen is None:
         return None
     degrees = {

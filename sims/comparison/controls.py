@@ -154,13 +154,13 @@ def cases() -> Iterator[Case]:
 def judged(case: Case, seed: int) -> dict[str, Any]:
     """One run of a case, judged: outcome, name, whether the true model was refuted, and whether the oracle could tell."""
     runs = make(case, seed)
-    found = judge(runs, Rule(seed=seed))
+    selection = judge(runs, Rule(seed=seed))
     return {
         **asdict(case),
         "case_seed": seed,
-        "outcome": found.outcome,
-        "name": found.name,
-        "true_refuted": found.support[case.model].refuted,
+        "outcome": selection.outcome,
+        "name": selection.name,
+        "true_refuted": selection.support[case.model].refuted,
         "oracle": oracle(case, runs),
     }
 

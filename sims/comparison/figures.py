@@ -46,11 +46,11 @@ def exponent_figure(columns: Mapping[str, Sequence[Group]]) -> Figure | None:
         for law, p in EXPONENTS.items():
             axes.axvline(p, color=STYLES[law.name][0], linestyle=STYLES[law.name][1], label=f"{law.name} ($p$ = {p:g})")
         for group in groups:
-            found = group.verdict.exponent
-            if found is not None:
+            exponent = group.verdict.exponent
+            if exponent is not None:
                 row = len(names) - 1 - names.index(group.name)
-                axes.plot(np.clip([found.low, found.high], *SHOWN), [row, row], color=BLACK, linewidth=1.4)
-                axes.plot(np.clip(found.value, *SHOWN), row, "o", color=BLACK, markersize=4)
+                axes.plot(np.clip([exponent.low, exponent.high], *SHOWN), [row, row], color=BLACK, linewidth=1.4)
+                axes.plot(np.clip(exponent.value, *SHOWN), row, "o", color=BLACK, markersize=4)
         axes.set_title(title, fontsize=9)
         axes.set_xlim(*SHOWN)
         _finish(axes)
@@ -64,30 +64,30 @@ def exponent_figure(columns: Mapping[str, Sequence[Group]]) -> Figure | None:
 def proximity_figure(group: Group, fraction: float) -> Figure:
     """L_perp / L_LS of every run over epochs, with the entry to the central path."""
     figure, axes = _single()
-    ratios = [np.where(np.isfinite(found.window.ratio), found.window.ratio, np.nan) for found in group.comparisons]
+    ratios = [np.where(np.isfinite(comparison.window.ratio), comparison.window.ratio, np.nan) for comparison in group.comparisons]
     if all(np.isnan(ratio).all() or not (ratio > 0).any() for ratio in ratios):
         known = not any(np.isnan(ratio).all() for ratio in ratios)
         text = "simulated: on the central path from the start" if known else "no classifier was measured"
         axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
         return figure
-    for k, (found, ratio) in enumerate(zip(group.comparisons, ratios, strict=True)):
+    for k, (comparison, ratio) in enumerate(zip(group.comparisons, ratios, strict=True)):
         label = "measured" if k == 0 else None
-        axes.semilogy(found.window.epochs, ratio, color=BLACK, linewidth=1.0, alpha=0.7, label=label)
-        if found.window.entry is not None:
-            axes.axvline(found.window.entry, color=BLUE, linewidth=0.8, label="start of the comparison" if k == 0 else None)
+        axes.semilogy(comparison.window.epochs, ratio, color=BLACK, linewidth=1.0, alpha=0.7, label=label)
+        if comparison.window.entry is not None:
+            axes.axvline(comparison.window.entry, color=BLUE, linewidth=0.8, label="start of the comparison" if k == 0 else None)
     axes.axhline(fraction, color=RED, linestyle="--", linewidth=1.0, label=f"{fraction:g}")
     axes.set_ylabel("$L_{LS}^{\\perp}\\,/\\,L_{LS}$")
     axes.legend(frameon=False, fontsize=8)
     return figure
 
 
-def drift_figure(found: Comparison) -> Figure:
+def drift_figure(comparison: Comparison) -> Figure:
     """The drift of every law's invariants, rms over pairs: measured, and as each law would show it."""
-    run = found.window.compared
+    run = comparison.window.compared
     assert run is not None
     figure = Figure(figsize=(9.0, 3.0), layout="constrained")
-    for axes, (name, drift) in zip(figure.subplots(1, 3), found.drifts.items(), strict=True):
+    for axes, (name, drift) in zip(figure.subplots(1, 3), comparison.drifts.items(), strict=True):
         axes.plot(run.t, _rms(drift.measured), "o-", color=BLACK, markersize=2.5, linewidth=1.0, label="measured")
         for other, values in drift.expected.items():
             if other != name:
@@ -106,13 +106,13 @@ def drift_figure(found: Comparison) -> Figure:
 
 def clock_figure(group: Group, member: int = 0) -> Figure:
     """Singular values with the laws at their best clocks, the clocks, and the error that remains, of one run."""
-    found, observed = group.comparisons[member], group.runs[member]
-    run = found.window.compared
+    comparison, observed = group.comparisons[member], group.runs[member]
+    run = comparison.window.compared
     assert run is not None
     figure = Figure(figsize=(9.0, 3.2), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
     left.semilogy(run.t, run.omega, "o", color=BLACK, markersize=2)
-    for name, pair in found.pairs.items():
+    for name, pair in comparison.pairs.items():
         color, dash = STYLES[name]
         clock = pair.clock
         outer = np.exp(clock.predicted[:, [0, -1]])  # the largest and the smallest at the entry: more lines hide the dots
@@ -136,13 +136,13 @@ def clock_figure(group: Group, member: int = 0) -> Figure:
 
 def vectors_figure(group: Group) -> Figure | None:
     """Angles of the singular vectors with those at the entry, and the rotated share, of every run. None where unmeasured."""
-    shown = [found for found in group.comparisons if found.frozen is not None]
+    shown = [comparison for comparison in group.comparisons if comparison.frozen is not None]
     if not shown:
         return None
     figure = Figure(figsize=(9.0, 3.0), layout="constrained")
     left, middle, right = figure.subplots(1, 3)
-    for found in shown:
-        frozen, run = found.frozen, found.window.compared
+    for comparison in shown:
+        frozen, run = comparison.frozen, comparison.window.compared
         assert frozen is not None
         assert run is not None
         for axes, angle in ((left, frozen.angle_u), (middle, frozen.angle_v)):
@@ -165,10 +165,10 @@ def vectors_figure(group: Group) -> Figure | None:
 
 def spectra_figure(group: Group, member: int = 0) -> Figure:
     """Spread, loss, NC1-NC4 of one run: measured from omega and V, and as the laws have them at their best clocks."""
-    found, observed = group.comparisons[member], group.runs[member]
-    run = found.window.compared
+    comparison, observed = group.comparisons[member], group.runs[member]
+    run = comparison.window.compared
     assert run is not None
-    sources = spectra_of(observed, found)
+    sources = spectra_of(observed, comparison)
     figure = Figure(figsize=(9.0, 7.0), layout="constrained")
     for axes, (name, label, log) in zip(figure.subplots(3, 3).flat, SPECTRA, strict=True):
         draw = axes.semilogy if log else axes.plot
@@ -177,7 +177,7 @@ def spectra_figure(group: Group, member: int = 0) -> Figure:
                 draw(run.t, sources["network"]["nc4"], "o", color=BLACK, markersize=2.5, label="measured")
         else:
             draw(run.t, sources["measured"][name], "o", color=BLACK, markersize=2.5, label="measured")
-        for law in found.pairs:
+        for law in comparison.pairs:
             if name in sources[law]:
                 draw(run.t, sources[law][name], STYLES[law][1], color=STYLES[law][0], linewidth=1.2, label=law)
         low, high = axes.get_ylim()

@@ -11,18 +11,18 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     """The objects of a file, none where there is no file; a last line cut off is left out. Raises ValueError for others."""
     if not path.exists():
         return []
-    found = []
+    objects = []
     texts = path.read_text().split("\n")
     for k, text in enumerate(texts):
         if not text:
             continue
         try:
-            found.append(json.loads(text))
+            objects.append(json.loads(text))
         except ValueError as error:
             if k == len(texts) - 1:  # no newline follows: a write that was interrupted
                 continue
             raise ValueError(f"{path}, line {k + 1}, is no JSON: {error}") from error
-    return found
+    return objects
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:

@@ -32,32 +32,32 @@ details{margin:.6rem 0}pre{font-size:12px;white-space:pre-wrap;overflow-wrap:any
 
 def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path) -> dict[str, Any]:
     """Write DIR/report.json and DIR/report.html, atomically, and return the numbers."""
-    found = json_values(numbers(groups, choice, rule) | {"provenance": provenance()})
+    report = json_values(numbers(groups, choice, rule) | {"provenance": provenance()})
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "report.html", render(found, groups, choice))
-    write_text(out / "report.json", json.dumps(found, indent=1, allow_nan=False) + "\n")
-    return found
+    write_text(out / "report.html", render(report, groups, choice))
+    write_text(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    return report
 
 
-def render(found: dict[str, Any], groups: list[Group], choice: Choice) -> str:
+def render(report: dict[str, Any], groups: list[Group], choice: Choice) -> str:
     """The page."""
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Which law do these runs follow?</title>",
         f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style></head><body>",
         "<h1>Which law do these runs follow?</h1>",
-        f"<p class='verdict'>Verdict: <b>{_label(found)}</b>. {_text(_sentence(found['reason']))}</p>",
+        f"<p class='verdict'>Verdict: <b>{_label(report)}</b>. {_text(_sentence(report['reason']))}</p>",
         "<p>The singular values &omega;<sub>j</sub> of the features' signal-to-noise matrix, u = &omega;&sup2;/C, obey "
         "d log u / dt &prop; (1+u)<sup>&minus;p</sup> under each exact law: p = 1 renormalized flow, p = 2 embedded flow, "
         "p = 0 unnormalized flow from &Sigma;<sub>T</sub> = I. The exponent describes a run; from other starts the unnormalized "
         "flow has any exponent, so it identifies no law and no verdict rests on it.</p>",
-        _overview(found),
+        _overview(report),
         _figure(
             drawing.exponent_figure({"": groups}), "Exponent of every group of runs with its bootstrap interval, and the laws'."
         ),
     ]
-    for group, values in zip(groups, found["groups"], strict=True):
+    for group, values in zip(groups, report["groups"], strict=True):
         parts += _group_section(group, values, choice)
-    parts.append(_details("Rule and provenance", {key: found[key] for key in ("rule", "epochs", "provenance")}))
+    parts.append(_details("Rule and provenance", {key: report[key] for key in ("rule", "epochs", "provenance")}))
     return "\n".join(part for part in parts if part) + "\n</body></html>\n"
 
 
@@ -71,15 +71,15 @@ def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list
             "Proximity to the central path (the claim of the paper's Figure 2), every run of the group.",
         ),
     ]
-    first = next((k for k, found in enumerate(group.comparisons) if found.window.compared is not None), None)
+    first = next((k for k, comparison in enumerate(group.comparisons) if comparison.window.compared is not None), None)
     if first is not None:
         name = _text(group.runs[first].name)
-        found = group.comparisons[first]
+        comparison = group.comparisons[first]
         parts += [
             _models_table(values),
             _laws_table(values),
             _figure(
-                drawing.drift_figure(found),
+                drawing.drift_figure(comparison),
                 f"Clock-free test, {name}: drift, since the start of the comparison, of each law's invariants: measured, and as "
                 "each law would show it. A law that holds keeps its own at zero.",
             ),
@@ -103,14 +103,14 @@ def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list
     return [*parts, _details("Configuration", configurations)]
 
 
-def _overview(found: dict[str, Any]) -> str:
+def _overview(report: dict[str, Any]) -> str:
     rows = []
-    for group in found["groups"]:
+    for group in report["groups"]:
         p = group["exponent"]
         interval = "&ndash;" if p is None else f"{p['value']:.2f} ({_number(p['low'])} to {_number(p['high'])})"
-        left = [_percent(group["laws"].get(name, {}).get("left_unexplained")) for name in found["exponents"]]
+        left = [_percent(group["laws"].get(name, {}).get("left_unexplained")) for name in report["exponents"]]
         rows.append([_text(group["name"]), _label(group), interval, *left])
-    heads = ["runs", "verdict", "exponent p", *(f"left by {name}" for name in found["exponents"])]
+    heads = ["runs", "verdict", "exponent p", *(f"left by {name}" for name in report["exponents"])]
     return _table(heads, rows, "What a law leaves unexplained is the rms relative error of &omega; at its best clock and starts.")
 
 

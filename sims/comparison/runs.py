@@ -105,8 +105,8 @@ def _features(path: Path, lam: float) -> Observed:
     files: dict[Path, float] = {}
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
         lam = lam or lambda_of_file(load_feature_file(file), file)
-        epoch, found = measure_file(file, lam)
-        before, sizes = sizes, (len(found.snr.U), len(found.snr.V))
+        epoch, measurement = measure_file(file, lam)
+        before, sizes = sizes, (len(measurement.snr.U), len(measurement.snr.V))
         if position and sizes != before:
             raise ValueError(f"{file} has P, C = {sizes[0]}, {sizes[1]}, the files before it {before[0]}, {before[1]}")
         arrays = load_arrays(file)
@@ -118,12 +118,12 @@ def _features(path: Path, lam: float) -> Observed:
         if epoch is None:
             notes["epoch"] = "files have no array `epoch`: counted 0, 1, ... in the order of their names"
         files[file] = float(position if epoch is None else epoch)
-        record = record.with_epoch(position if epoch is None else epoch, found, lam)
+        record = record.with_epoch(position if epoch is None else epoch, measurement, lam)
     config = {"lambda": lam}
-    found = _of_record(
+    observed = _of_record(
         path.name, path, "features", str(path.resolve()), record, config, classifier=whole, notes=tuple(notes.values())
     )
-    return replace(found, files=files, lam=lam)
+    return replace(observed, files=files, lam=lam)
 
 
 def _simulated(path: Path) -> Observed:
@@ -177,8 +177,8 @@ def _whitened(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     from ufm.features.snr import renormalized_features
 
     H, layout = class_blocks(*load_features(path))
-    X, found = renormalized_features(reduce_to_range(H, layout)[0], layout)
-    return found.left_vectors.T @ layout.deviations(X), layout.labels, found.V
+    X, snr = renormalized_features(reduce_to_range(H, layout)[0], layout)
+    return snr.left_vectors.T @ layout.deviations(X), layout.labels, snr.V
 
 
 def _aligned(own: np.ndarray, V: np.ndarray) -> np.ndarray:

@@ -73,26 +73,26 @@ def fit_clock(simulated: Trajectory, log_omega: np.ndarray) -> Clock:
         wanted[1:] = isotonic_regression((tau + step)[1:], weights=weight[1:]).x
         wanted = np.clip(wanted, low, high)
         for _ in range(HALVINGS):
-            found = _squares(motion, wanted, log_omega)
-            if found < best:
+            squares = _squares(motion, wanted, log_omega)
+            if squares < best:
                 break
             wanted = (tau + wanted) / 2
-        if not found < best:
+        if not squares < best:
             break
-        tau, best = wanted, found
+        tau, best = wanted, squares
     predicted = motion(tau)
     return Clock(tau, predicted, log_omega - predicted, bool(tau[-1] >= t[-1] * (1 - 1e-9)))
 
 
 def slopes_by_rate(epochs: np.ndarray, tau: np.ndarray, rates: np.ndarray) -> list[tuple[float, float, int]]:
     """(learning rate, flow time an epoch, epochs) of every stretch of constant learning rate with at least 3 epochs."""
-    found = []
+    stretches = []
     edges = [0, *(np.flatnonzero(np.diff(rates)) + 1), len(rates)]
     for first, last in pairwise(edges):
         if last - first >= 3:
             slope = np.polyfit(epochs[first:last], tau[first:last], 1)[0]
-            found.append((float(rates[first]), float(slope), int(last - first)))
-    return found
+            stretches.append((float(rates[first]), float(slope), int(last - first)))
+    return stretches
 
 
 def _squares(motion: PchipInterpolator, tau: np.ndarray, log_omega: np.ndarray) -> float:

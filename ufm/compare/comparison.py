@@ -100,5 +100,5 @@ def _scheme(run: Trajectory, t_end: float) -> Trajectory | None:
         return None
     omega0 = run.omega[0]
     eta, steps = schedule(t_end * np.exp(MARGIN), omega0, run.C, run.N)
-    found = run_discrete(omega0, eta, steps, run.C, run.N)
-    return Trajectory(found.t, found.omega, run.V, run.C, run.N, run.U)
+    discrete = run_discrete(omega0, eta, steps, run.C, run.N)
+    return Trajectory(discrete.t, discrete.omega, run.V, run.C, run.N, run.U)

@@ -58,11 +58,11 @@ def profile(x: np.ndarray, p: float) -> Profile:
     """The a_j, b_t for which log u, Phi_p(u_tj) = a_j + b_t, is nearest to x (T, K): Gauss-Newton, halved until it improves."""
     additive = x.mean(0) + (x.mean(1) - x.mean())[:, None]  # the exact answer for p = 0
     start = _at(x, additive, phi_between(np.zeros_like(x), additive, p), p)
-    found = _descend(x, _at(x, *_solve(start, _two_way(start)), p))
+    nearest = _descend(x, _at(x, *_solve(start, _two_way(start)), p))
     means = np.tile(x.mean(0), (len(x), 1))
     still = _at(x, means, phi_between(np.zeros_like(x), means, p), p)
     # Phi is bounded for p < 0, and the first step may end where nothing leads back: then from no motion
-    return found if found.squares <= still.squares else _descend(x, still)
+    return nearest if nearest.squares <= still.squares else _descend(x, still)
 
 
 def refitted(x: np.ndarray, at: Profile, phi: np.ndarray) -> Profile:
@@ -70,21 +70,21 @@ def refitted(x: np.ndarray, at: Profile, phi: np.ndarray) -> Profile:
     return _at(x, *_solve(at, phi), at.p)
 
 
-def _descend(x: np.ndarray, found: Profile) -> Profile:
+def _descend(x: np.ndarray, nearest: Profile) -> Profile:
     for _ in range(ROUNDS):
-        step = _two_way(found) - found.phi
+        step = _two_way(nearest) - nearest.phi
         for _ in range(HALVINGS):
-            trial = _at(x, *_solve(found, found.phi + step), found.p)
-            if trial.squares < found.squares:
+            trial = _at(x, *_solve(nearest, nearest.phi + step), nearest.p)
+            if trial.squares < nearest.squares:
                 break
             step = step / 2
-        gain = found.squares - trial.squares
+        gain = nearest.squares - trial.squares
         if not gain > 0:
-            return found
-        found = trial
-        if gain <= ENOUGH * found.squares:
-            return found
-    return found
+            return nearest
+        nearest = trial
+        if gain <= ENOUGH * nearest.squares:
+            return nearest
+    return nearest
 
 
 @dataclass(frozen=True)

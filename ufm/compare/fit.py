@@ -43,17 +43,17 @@ def fit_law(x: np.ndarray, p: float) -> Fit:
     F test of slopes and bends in time of every error; products of neighbouring epochs against all orders of the epochs. White
     relative errors of omega, and nothing else, make no_trend uniform on (0, 1). x = log u (T, K), K >= 2 and T >= 3
     """
-    found = profile(x, p)
-    plain, free = _left_over(found, 0)
-    advances, back = _advance(x, found)
+    nearest = profile(x, p)
+    plain, free = _left_over(nearest, 0)
+    advances, back = _advance(x, nearest)
     no_trend = float("nan")
     for degree in range(min(DEGREE, len(x) - 2), 0, -1):
-        bent, free_bent = _left_over(found, degree)
+        bent, free_bent = _left_over(nearest, degree)
         if free_bent >= free - free_bent and bent > 0:  # enough is left to measure the noise by
             ratio = (max(plain - bent, 0.0) / (free - free_bent)) / (bent / free_bent)
             no_trend = float(f_distribution.sf(ratio, free - free_bent, free_bent))
             break
-    return Fit(found.rms, no_trend, _no_memory(found.error), advances, back)
+    return Fit(nearest.rms, no_trend, _no_memory(nearest.error), advances, back)
 
 
 def travelled(logs: Sequence[np.ndarray]) -> float:
@@ -69,9 +69,9 @@ def motion(logs: Sequence[np.ndarray], p: float) -> float:
     """
     moved, noise = 0.0, 0.0
     for x in logs:
-        found = profile(x, p)
-        moved += float(((x - x.mean(0)) ** 2).sum()) / 4 - found.squares
-        noise += (np.sqrt(len(x) - 1) + np.sqrt(x.shape[1] - 1)) ** 2 * max(found.rms, ROUNDING) ** 2
+        nearest = profile(x, p)
+        moved += float(((x - x.mean(0)) ** 2).sum()) / 4 - nearest.squares
+        noise += (np.sqrt(len(x) - 1) + np.sqrt(x.shape[1] - 1)) ** 2 * max(nearest.rms, ROUNDING) ** 2
     return float(np.sqrt(max(moved, 0.0) / noise))
 
 
@@ -85,30 +85,30 @@ def _no_memory(error: np.ndarray) -> float:
     return float((1 + (alike >= own).sum()) / (1 + ORDERS))
 
 
-def _advance(x: np.ndarray, found: Profile) -> tuple[float, float]:
+def _advance(x: np.ndarray, nearest: Profile) -> tuple[float, float]:
     """The p-value of a clock that never goes back (of a standing one: less where it advances), and the rms of what that adds."""
     T, K = x.shape
-    clock = found.phi[:, found.x[0].argmin()]  # of the smallest value, where Phi has the most digits
+    clock = nearest.phi[:, nearest.x[0].argmin()]  # of the smallest value, where Phi has the most digits
     clock = clock - clock[0]
-    forward = isotonic_regression(clock, weights=(found.sensitivity**2).sum(1)).x
+    forward = isotonic_regression(clock, weights=(nearest.sensitivity**2).sum(1)).x
     if np.array_equal(forward, clock):
         return 1.0, 0.0
-    added = max(refitted(x, found, found.phi + (forward - clock)[:, None]).squares - found.squares, 0.0)
-    least = max(found.squares, found.error.size * ROUNDING**2)
+    added = max(refitted(x, nearest, nearest.phi + (forward - clock)[:, None]).squares - nearest.squares, 0.0)
+    least = max(nearest.squares, nearest.error.size * ROUNDING**2)
     p = float(f_distribution.sf((K - 1) * added / least, T - 1, (T - 1) * (K - 1)))
     return p, float(np.sqrt(added / ((T - 1) * (K - 1))))
 
 
-def _left_over(found: Profile, degree: int) -> tuple[float, int]:
+def _left_over(nearest: Profile, degree: int) -> tuple[float, int]:
     """Squared errors of log omega after one more linear fit of a_j, b_t and polynomials in time of every j, and its freedoms."""
-    T, K = found.x.shape
-    weight = found.sensitivity
+    T, K = nearest.x.shape
+    weight = nearest.sensitivity
     unit = 1 / np.sqrt((weight**2).sum(1))  # of b_t: the sensitivities of a law run over many decades
     trend = np.vander(np.linspace(-1, 1, T), degree + 1, increasing=True)[:, 1:]
     matrix, right, squares = np.zeros((T, T)), np.zeros(T), 0.0
     for j in range(K):
         own = np.linalg.qr(np.column_stack([weight[:, j] / np.linalg.norm(weight[:, j]), trend]))[0]
-        y, shared = found.error[:, j], np.diag(weight[:, j] * unit)
+        y, shared = nearest.error[:, j], np.diag(weight[:, j] * unit)
         y = y - own @ (own.T @ y)
         shared = shared - own @ (own.T @ shared)
         matrix += shared.T @ shared

@@ -60,15 +60,15 @@ MODELS: dict[str, CandidateModel] = {
 
 def available(entry: Entry | None) -> dict[str, str]:
     """Which models can be predicted from an entry: "" or what is missing, by name. None: only omega and V are known."""
-    found = {}
+    reasons = {}
     for name, model in MODELS.items():
         missing = ""
         if model.needs != "spectrum" and entry is None:
             missing = "needs the class means and Sigma_W of the entry"
         elif model.needs == "classifier" and (entry is None or entry.W is None):
             missing = "needs the classifier W and b of the entry"
-        found[name] = missing
-    return found
+        reasons[name] = missing
+    return reasons
 
 
 def motions(
@@ -103,15 +103,15 @@ def paths(
 
     largest and mean of log omega are the measured ones, past which a path is followed.
     """
-    found: dict[str, list[tuple[float | None, np.ndarray, np.ndarray]]] = {}
+    predicted: dict[str, list[tuple[float | None, np.ndarray, np.ndarray]]] = {}
     for name in names:
-        found[name] = []
+        predicted[name] = []
         for value, motion in motions(name, gram, counts, entry, values):
             spacing = 0.005 if name == JOINT else 0.01
             Y, t = trace(motion, frame, largest + MARGIN_LARGEST, mean + MARGIN_MEAN, spacing)
             d = derivative_by_start(Y, t) if MODELS[name].needs == "spectrum" else np.ones_like(Y)
-            found[name].append((value, *_even(Y, d)))
-    return found
+            predicted[name].append((value, *_even(Y, d)))
+    return predicted
 
 
 def derivative_by_start(Y: np.ndarray, t: np.ndarray) -> np.ndarray:
@@ -149,14 +149,14 @@ def select(
     rows, columns = np.triu_indices(K)
     if len(rows) <= MOST_VALUES:
         return rows, columns
-    ends = np.stack([Y[-1] for found in predicted.values() for _, Y, _ in found])
+    ends = np.stack([Y[-1] for predictions in predicted.values() for _, Y, _ in predictions])
     spread = np.ptp(ends, axis=0)[rows, columns]
     order = np.argsort(-spread, kind="stable")[:MOST_VALUES]
     order = np.sort(order)
     return rows[order], columns[order]
 
 
-def path_of(found: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:
+def path_of(prediction: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:
     """The values compared of one prediction."""
-    value, Y, d = found
+    value, Y, d = prediction
     return Path(Y[:, where[0], where[1]], d[:, where[0], where[1]], value)

@@ -53,8 +53,8 @@ class _Run:
         self.tolerance = tolerance
         self.paths: dict[str, list[Path]] = {name: [] for name in names}
         self.fits: dict[str, list[tuple[Fitted, Noise]]] = {name: [] for name in names}
-        for name, found in predicted.items():
-            for one in found:
+        for name, predictions in predicted.items():
+            for one in predictions:
                 self._take_in(name, path_of(one, self.where))
         if KERNEL in names:  # at r = 1 it is the unnormalized flow
             self.paths[KERNEL].append(replace(self.paths[UNNORMALIZED][0], parameter=1.0))
@@ -150,7 +150,7 @@ def _total(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log likelihood (runs, B) at the best common parameter, that of free paths of all runs (B,), and which it is (B,)."""
     scores = [state.scores(name, y, start) for state, (y, start) in zip(states, samples, strict=True)]
-    plain, free = (np.stack([found[k] for found in scores]) for k in (0, 1))  # (runs, values, B)
+    plain, free = (np.stack([pair[k] for pair in scores]) for k in (0, 1))  # (runs, values, B)
     best = plain.sum(0).argmax(0)
     columns = np.arange(len(best))
     return plain[:, best, columns], free.sum(0)[best, columns], best
@@ -211,8 +211,8 @@ def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
 
 
 def _verdict(support: Mapping[str, Support]) -> Selection:
-    left = tuple(name for name, found in support.items() if not found.missing and not found.refuted)
-    unknown = tuple(name for name, found in support.items() if found.missing and MODELS[name].needs != "classifier")
+    left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
+    unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs != "classifier")
     if not left:
         if unknown:
             return Selection(UNDECIDED, "", (), f"every model predicted is refuted; not predicted: {', '.join(unknown)}", support)

@@ -29,11 +29,11 @@ def nc4_along(deviations: np.ndarray, labels: np.ndarray, omega: np.ndarray, V: 
     deviations U^T D (K, n), labels (n,), omega (T, K), V (C, K)
     """
     C = len(V)
-    found = np.empty(len(omega))
+    shares = np.empty(len(omega))
     for k, values in enumerate(omega):
         means = values[:, None] * V.T  # U^T M
         x = deviations + means[:, labels]
         logits = (V * (values / (C + values**2))) @ x
         nearest = ((means * means).sum(0)[:, None] / 2 - means.T @ x).argmin(0)
-        found[k] = (logits.argmax(0) != nearest).mean()
-    return found
+        shares[k] = (logits.argmax(0) != nearest).mean()
+    return shares

@@ -80,10 +80,10 @@ class Verdict:
 def decide(comparisons: Sequence[Comparison], rule: LawRule | None = None) -> Verdict:
     """One verdict on several runs of one experiment (seeds): they share the exponent, each has its own clock and starts."""
     rule = rule or LawRule()
-    usable = [found for found in comparisons if found.window.compared is not None]
+    usable = [comparison for comparison in comparisons if comparison.window.compared is not None]
     if not usable:
         return Verdict(NONE, NOT_COMPARED, comparisons[0].window.reason if comparisons else "no run was given", None, {})
-    logs = [_thinned(found.log_u) for found in usable]
+    logs = [_thinned(comparison.log_u) for comparison in usable]
     pairs = sum(x.shape[1] * (x.shape[1] - 1) // 2 for x in logs)
     if pairs < PAIRS or min(x.shape[1] for x in logs) < 2:
         reason = (
@@ -96,7 +96,7 @@ def decide(comparisons: Sequence[Comparison], rule: LawRule | None = None) -> Ve
     evidence = {name: _evidence(law, usable, logs, taken, exponent, moved, rule) for name, law in LAWS.items()}
     if moved < rule.motion:
         return Verdict(NONE, UNDECIDED, next(iter(evidence.values())).refused, exponent, evidence)
-    kept = [name for name, found in evidence.items() if not found.refused]
+    kept = [name for name, own in evidence.items() if not own.refused]
     if len(kept) == 1:
         reason = f"its exponent and no other law's is within the interval, {_left(evidence[kept[0]].fit)}"
         return Verdict(kept[0], A_LAW, reason, exponent, evidence)
@@ -114,7 +114,7 @@ def _evidence(
 ) -> Evidence:
     fits = [fit_law(x, EXPONENTS[law]) for x in logs]
     rms = float(np.sqrt(np.mean([fit.rms**2 for fit in fits])))
-    drifts = [found.drifts[law.name] for found in usable]
+    drifts = [comparison.drifts[law.name] for comparison in usable]
     share = share_interval(drifts, [np.ones((1, x.shape[1]), dtype=int) for x in logs], rule.level)[0]  # of all runs as they are
     low, high = share_interval(drifts, taken, rule.level)
     fit = Fit(
@@ -156,7 +156,7 @@ def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, travelled: fl
 def _why_none(exponent: Exponent, evidence: Mapping[str, Evidence], rule: LawRule) -> tuple[str, str]:
     """Outcome and reason."""
     interval = f"p = {exponent.value:.2f}, {rule.level:.0%} interval {exponent.low:.2f} to {exponent.high:.2f}"
-    inside = [name for name, found in evidence.items() if "outside" not in found.refused]
+    inside = [name for name, own in evidence.items() if "outside" not in own.refused]
     if not inside:
         return NO_LAW, f"the exponent is none of the laws': {interval}"
     if len(inside) > 1:

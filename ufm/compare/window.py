@@ -44,8 +44,8 @@ def find_window(
     inside = np.flatnonzero((measured.t >= entry) & (measured.t <= last))
     usable, notes = _usable(measured.rows(inside))
     if len(usable.t) < FEWEST:
-        found = f"{len(usable.t)} usable epoch{'' if len(usable.t) == 1 else 's'}"
-        return Window(measured.t, ratio, entry, None, f"{found} from epoch {entry:g} on: at least {FEWEST} are needed", notes)
+        epochs = f"{len(usable.t)} usable epoch{'' if len(usable.t) == 1 else 's'}"
+        return Window(measured.t, ratio, entry, None, f"{epochs} from epoch {entry:g} on: at least {FEWEST} are needed", notes)
     if not usable.omega.shape[1]:
         return Window(measured.t, ratio, entry, None, "every singular value vanishes: no class mean differs from another", notes)
     return Window(measured.t, ratio, entry, usable, "", notes)
