@@ -1,4 +1,4 @@
-"""`python -m sims.study --out DIR`: train several networks with several seeds and ask which law each kind follows.
+"""`python -m sims.study --out DIR`: train several networks with several seeds and ask which model each kind follows.
 
 Every run is a folder of `sims.train` under DIR/runs, resumed where it was stopped and left alone where it is finished; the
 comparisons follow, one report a choice of epochs, with a table for docs.
@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sims.command import Parser, print_json, run_command, say
-from sims.comparison.analysis import Choice, Group, analyse
+from sims.comparison.analysis import Choice, Group, analyse, label
 from sims.training.config import TrainConfig, protocol
+from ufm.compare.outcome import NOT_COMPARED
 from ufm.compare.verdict import NONE, LawRule
 from ufm.laws.closed import LAWS
 
@@ -93,11 +94,11 @@ def exponent_table(columns: dict[str, list[Group]]) -> str:
 
 
 def _exponent(group: Group) -> str:
-    p, compared = group.verdict.exponent, sum(member.window.compared is not None for member in group.comparisons)
-    if p is None:
-        return f"{group.verdict.outcome}: {compared} of {len(group.runs)} runs get there"
-    verdict = group.verdict.name if group.verdict.name != NONE else group.verdict.outcome
-    return f"{p.value:.2f} ({p.low:.2f} to {p.high:.2f}), {verdict}"
+    compared = sum(member.window.compared is not None for member in group.comparisons)
+    if group.selection.outcome == NOT_COMPARED:
+        return f"{NOT_COMPARED}: {compared} of {len(group.runs)} runs get there"
+    p = group.verdict.exponent
+    return label(group.selection) if p is None else f"{p.value:.2f} ({p.low:.2f} to {p.high:.2f}), {label(group.selection)}"
 
 
 def report(paths: list[Path], out: Path) -> dict[str, list[Group]]:
@@ -117,10 +118,12 @@ def report(paths: list[Path], out: Path) -> dict[str, list[Group]]:
 
 
 def verdict_row(group: Group) -> dict[str, Any]:
-    """The verdict on a group and its exponent with the interval, null where there is none."""
+    """The models that survive on a group, and its exponent with the interval, null where there is none, as a description."""
     p = group.verdict.exponent
     exponent = None if p is None else {"value": p.value, "low": p.low, "high": p.high}
-    return {"verdict": group.verdict.name, "outcome": group.verdict.outcome, "exponent": exponent}
+    selection = group.selection
+    verdict = {"verdict": selection.name or NONE, "outcome": selection.outcome, "compatible": list(selection.compatible)}
+    return {**verdict, "exponent": exponent}
 
 
 def draw_exponents(columns: dict[str, list[Group]], out: Path) -> None:

@@ -9,7 +9,11 @@ import torch
 
 from sims import study
 from sims import train as train_command
+from sims.comparison.analysis import Group
 from sims.training.config import TrainConfig
+from ufm.compare.exponent import Exponent
+from ufm.compare.outcome import NAMED, REFUTED, UNDECIDED, Selection
+from ufm.compare.verdict import Verdict
 from ufm.files.store import load_arrays
 
 SMALL: dict[str, Any] = {"per_class": 20, "test_per_class": 5, "width": 0.05, "batch_size": 50, "robustness": 0, "lr": 0.05}
@@ -76,6 +80,28 @@ def test_shares_are_disjoint_and_complete_and_write_no_report(tmp_path: Path) ->
     assert run_study("--out", tmp_path, "--seeds", 2, "--share", "2/2") == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2
     assert not (tmp_path / "study.md").exists()
+
+
+@pytest.mark.parametrize(
+    ("selection", "said"),
+    [
+        (Selection(NAMED, "unnormalized", ("unnormalized",), "", {}), "unnormalized"),
+        (Selection(UNDECIDED, "", ("kernel", "unnormalized"), "", {}), "none (undecided)"),
+        (Selection(REFUTED, "", (), "", {}), "none (refuted)"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_no_verdict_of_the_study_rests_on_the_exponent(selection: Selection, said: str) -> None:
+    """The exponent is that of the renormalized law, as plain descent from Sigma_W = I has it."""
+    description = Verdict("renormalized", "law", "", Exponent(1.01, 0.99, 1.04, at_bound=False), {})
+    group = Group("tiny", [], [], description, selection)
+    row = study.verdict_row(group)
+    assert (row["verdict"], row["outcome"]) == (selection.name or "none", selection.outcome)
+    assert row["compatible"] == list(selection.compatible)
+    assert row["exponent"]["value"] == 1.01
+    table = study.exponent_table({title: [group] for title in study.CHOICES})
+    assert f"| tiny | 1.01 (0.99 to 1.04), {said} |" in table
+    assert "renormalized |\n" not in table.split("left unexplained")[0]
 
 
 @pytest.mark.parametrize(
