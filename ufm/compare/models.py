@@ -1,7 +1,7 @@
 """The models a run is compared with: what each needs, whether it has a parameter, which are special cases of which."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from ufm.compare.motions import Motion, joint_motion, renormalized_motion, trace
 UNNORMALIZED, RENORMALIZED, EMBEDDED, KERNEL, JOINT = "unnormalized", "renormalized", "embedded", "kernel", "joint"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
+NUDGE = 0.01  # of log omega, between the two starts of a finite difference
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
 GRID = 320  # points of a path
 MOST_VALUES = 64  # compared: of more, those that the models predict most differently
@@ -109,7 +110,15 @@ def paths(
         for value, motion in motions(name, gram, counts, entry, values):
             spacing = 0.005 if name == JOINT else 0.01
             Y, t = trace(motion, frame, largest + MARGIN_LARGEST, mean + MARGIN_MEAN, spacing)
-            d = derivative_by_start(Y, t) if MODELS[name].needs == "spectrum" else np.ones_like(Y)
+            if MODELS[name].needs == "spectrum":
+                d = derivative_by_start(Y, t)
+            else:
+                assert entry is not None
+                larger = replace(entry, M=np.exp(NUDGE) * entry.M)
+                ((_, other),) = motions(name, gram, counts, larger, None if value is None else (value,))
+                d = derivative_by_larger_start(
+                    Y, t, *trace(other, frame, largest + 2 * MARGIN_LARGEST, mean + 2 * MARGIN_MEAN, spacing)
+                )
             predicted[name].append((value, *_even(Y, d)))
     return predicted
 
@@ -125,6 +134,18 @@ def derivative_by_start(Y: np.ndarray, t: np.ndarray) -> np.ndarray:
     near = abs(gap) < CLOSE
     ratio = (x[:, :, None] - x[:, None, :]) / np.where(near, 1.0, gap)
     return np.where(near, (own[:, :, None] + own[:, None, :]) / 2, np.clip(ratio, -1.0, 3.0))
+
+
+def derivative_by_larger_start(Y: np.ndarray, t: np.ndarray, larger: np.ndarray, times: np.ndarray) -> np.ndarray:
+    """d Y_t / d Y_0 (G, K, K) by the path from class means e^NUDGE as large, with which A = Sigma_W + S S^T / r grows.
+
+    From Sigma_W = I and equal classes, g = omega_0^2: d = 1 - 2 (log omega_t - log omega_0) g / (1 + g), where d = 1 would take
+    half of the noise of the start for a trend. Off the diagonal the mean of both values, which a divided difference is near.
+    """
+    x, other = np.diagonal(Y, axis1=1, axis2=2), np.diagonal(larger, axis1=1, axis2=2)
+    moved = np.stack([np.interp(t, times, column) for column in other.T], axis=1)
+    own = np.clip((moved - x) / NUDGE, -1.0, 3.0)
+    return (own[:, :, None] + own[:, None, :]) / 2
 
 
 def _even(Y: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from manifolds.layout import ClassLayout
 from tests.ufm.compare.descents import descend, descend_jointly, entry_of, labelled, white_start
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram, of_log_gram
-from ufm.compare.models import derivative_by_start
+from ufm.compare.models import KERNEL, derivative_by_start, paths
+from ufm.compare.models import UNNORMALIZED as UNNORMALIZED_MODEL
 from ufm.compare.motions import joint_motion, renormalized_motion, trace, unnormalized_motion
 from ufm.features.snr import snr as snr_of
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
@@ -234,3 +235,30 @@ def test_what_cannot_be_predicted_says_why() -> None:
         singular.gram()
     with pytest.raises(ValueError, match="W and b"):
         joint_motion(Entry(np.ones(3), np.ones((4, 3)), np.eye(4)), 1.0)
+
+
+@pytest.mark.parametrize("r", [1.0, 3.0])
+def test_the_derivative_by_the_start_of_the_unnormalized_flow(r: float) -> None:
+    """From Sigma_W = I: 1 - 2 (log omega_t - log omega_0) g / (1 + g) for r = 1, and the finite difference of one value alone."""
+    C, omega = 4, np.array([0.5, 1.0, 1.8])
+    V = np.linalg.svd(np.eye(C) - 1 / C)[0][:, : C - 1]
+
+    def start(values: np.ndarray) -> Entry:
+        return Entry(np.full(C, 10), np.vstack([(V * values).T, np.zeros((2, C))]) * np.sqrt(C), np.eye(5))
+
+    predicted = paths(
+        [UNNORMALIZED_MODEL if r == 1 else KERNEL], start(omega).gram(), np.full(C, 10), V, start(omega), 2.0, 0.8, (r,)
+    )
+    ((_, Y, d),) = next(iter(predicted.values()))
+    x = np.diagonal(Y, axis1=1, axis2=2)
+    seen = np.diagonal(d, axis1=1, axis2=2)
+    assert seen[-1].min() < 0.5
+    if r == 1:
+        g = omega**2
+        np.testing.assert_allclose(seen, 1 - 2 * (x - x[0]) * g / (1 + g), atol=0.03)
+    Y1, t1 = trace(unnormalized_motion(start(omega), r), V, 2.0, 0.8, 0.0025)
+    for k in range(C - 1):
+        Y2, t2 = trace(unnormalized_motion(start(omega * np.exp(1e-3 * np.eye(C - 1)[k])), r), V, 2.5, 0.9, 0.0025)
+        alone = (np.interp(t1, t2, Y2[:, k, k]) - Y1[:, k, k]) / 1e-3
+        at_same = np.interp(Y1[:, k, k], x[:, k], seen[:, k])
+        np.testing.assert_allclose(alone, at_same, atol=0.06)
