@@ -4,16 +4,20 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test slow bench docs lowest constraints clean
+.PHONY: run test slow attack bench docs lowest constraints clean
 
 run: $(VENV)/.core
 	$(BIN)/python -m ufm.flow --C 10 --N 500 --P 512
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu"
+	$(BIN)/python -m pytest -n 2 -m "not slow and not gpu and not attack"
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow or gpu"
+
+# hostile command lines, kills, full disks and second writers; ATTACK_LINES and ATTACK_KILLS change the counts
+attack: $(VENV)/.test
+	$(BIN)/python -m pytest -n 2 -m "attack or not attack" tests/attack
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks

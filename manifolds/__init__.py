@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from manifolds.checks.derivatives import check_gradient, check_hessian
     from manifolds.checks.manifold import check_manifold
     from manifolds.checks.views import GeooptView, PymanoptView
-    from manifolds.descent import RiemannianDescent
     from manifolds.forms import SemidefiniteForm, WeightedCentering
     from manifolds.generalized import GeneralizedStiefelMetric
     from manifolds.geometry import (
@@ -48,6 +47,7 @@ if TYPE_CHECKING:
     from manifolds.sampling import random_point
     from manifolds.shooting import Shooting
     from manifolds.steps import gradient_step, projected_step, renormalized_step
+    from manifolds.torch_optimizer import RiemannianDescent
     from manifolds.transports import differentiated_transport
 
 _HOMES = {
@@ -55,7 +55,7 @@ _HOMES = {
     "checks.derivatives": ("check_gradient", "check_hessian"),
     "checks.manifold": ("check_manifold",),
     "checks.views": ("GeooptView", "PymanoptView"),
-    "descent": ("RiemannianDescent",),
+    "torch_optimizer": ("RiemannianDescent",),
     "forms": ("SemidefiniteForm", "WeightedCentering"),
     "generalized": ("GeneralizedStiefelMetric",),
     "geometry": (

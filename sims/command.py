@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 
 import ufm
 from sims import leave_importing
-from ufm.options import shared_option
+from ufm.options import refuse_lost_values, shared_option
 
 FAILED, REFUSED, INTERRUPTED, NO_READER = 1, 2, 130, 141
 
@@ -75,6 +75,7 @@ def run_command(
         if signal.getsignal(signal.SIGINT) is leave_importing:  # the imports are over
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
+            refuse_lost_values(parser.error, sys.argv[1:] if argv is None else argv)
             work(parser.parse_args(argv))
         finally:
             if sys.stdout is not None:

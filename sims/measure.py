@@ -23,6 +23,7 @@ from ufm.monitor.record import Record, table
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
 FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
+WORTH_SAYING = 1e-6  # relative error of omega, beyond which the digits of a table are wrong
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
 
 
@@ -100,7 +101,7 @@ def measure(args: argparse.Namespace) -> None:
     if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
     for name in filter(None, (args.out, args.report)):
-        check_writable(Path(name))
+        check_writable(Path(name), *args.files)
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return
@@ -110,15 +111,23 @@ def measure(args: argparse.Namespace) -> None:
         record = record.with_epoch(epoch, measurement, _lambda(Path(name)) if args.lam is None else args.lam)
         if args.out is not None:
             record.save(Path(args.out))
-        for reason in measurement.undefined:
-            say(f"{name}: undefined: {reason}")
+        _warn(name, measurement)
         if args.json:
-            snr = {"omega": measurement.snr.omega, "dropped": measurement.snr.dropped}
+            snr = {key: getattr(measurement.snr, key) for key in ("omega", "dropped", "rounding")}
             print_json({"file": name, "epoch": epoch, **measurement.scalars, **snr})
     if args.report is not None:
         write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
+
+
+def _warn(name: str, measurement: Measurement) -> None:
+    """Say what is undefined, and where digits are lost."""
+    for reason in measurement.undefined:
+        say(f"{name}: undefined: {reason}")
+    if measurement.snr.rounding > WORTH_SAYING:
+        error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"
+        say(f"{name}: warning: {error}, Sigma_W in float64 is close to singular; ufm.flow goes through the deviations instead")
 
 
 def _lambda(path: Path) -> float:

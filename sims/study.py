@@ -65,7 +65,7 @@ def train_all(out: Path, seeds: range, data_dir: str | None, share: tuple[int, i
 
 
 def finished(path: Path, config: TrainConfig) -> bool:
-    """Whether a folder holds this run, to its last epoch; where the data lay does not matter."""
+    """Whether a folder holds this run, to its last epoch; where the data were does not matter."""
     from sims.training.folder import load_run
 
     if not (path / "trajectory.npz").exists():

@@ -1,5 +1,6 @@
 """What the options mean that several commands have: one type, one help text, and the default where a command has no other."""
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 SHARED: dict[str, dict[str, Any]] = {
@@ -20,3 +21,12 @@ def shared_option(name: str, without: str | None = None, **changed: Any) -> dict
     """The settings of a shared option for `add_argument`; `without` says in words what happens where it is not given."""
     settings = SHARED[name] | changed
     return settings if without is None else settings | {"help": f"{settings['help']} (default: {without})"}
+
+
+def refuse_lost_values(error: Callable[[str], object], arguments: Sequence[str]) -> None:
+    """End with the parser's error at `--option=--`, whose value Python's parser takes for the end of the options and loses."""
+    for argument in arguments:
+        if argument == "--":
+            return
+        if argument.startswith("-") and argument.endswith("=--"):
+            error(f"{argument}: '--' is no value; write ./-- for a file of that name")

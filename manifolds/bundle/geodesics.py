@@ -19,7 +19,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, epsilon, frobenius_norm, gram, namespace
 from manifolds.matrix_functions import inverse_sqrt
 from manifolds.precision import at_least_float32
-from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
+from manifolds.shooting import SHOTS, Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 COLUMNS = 7  # midpoint solutions with 2, 4, .., 14 substeps are extrapolated: order 14
 MOST_STEPS = 64
@@ -92,6 +92,7 @@ def bundle_exp(X: ArrayT, U: ArrayT, layout: ClassLayout) -> ArrayT:
 
     Raises ValueError where the integrator cannot follow it, with the error that is left.
     """
+    X, U = _broadcast(X, U)
     rows = RowSpace.spanned_by(layout, X, U)
     end = _flow(rows, rows.reduce(X), rows.reduce(U)[None])
     return renormalize(rows.lift(end[0]), layout)
@@ -100,10 +101,18 @@ def bundle_exp(X: ArrayT, U: ArrayT, layout: ClassLayout) -> ArrayT:
 @at_least_float32
 def bundle_geodesic_transport(X: ArrayT, U: ArrayT, W: ArrayT, layout: ClassLayout) -> tuple[ArrayT, ArrayT]:
     """(bundle_exp(X, U), W carried parallel along that geodesic): an isometry of g. (..., P, n) each"""
+    X, U, W = _broadcast(X, U, W)
     rows = RowSpace.spanned_by(layout, X, U, W)
     end = _flow(rows, rows.reduce(X), namespace(X).stack([rows.reduce(U), rows.reduce(W)]))
     Y = renormalize(rows.lift(end[0]), layout)
     return Y, oblique_projection(Y, rows.lift(end[2]), layout)
+
+
+def _broadcast(*parts: ArrayT) -> tuple[ArrayT, ...]:
+    """The arrays with the leading axes of all of them."""
+    xp = namespace(parts[0])
+    shape = xp.broadcast_shapes(*(part.shape for part in parts))
+    return tuple(xp.broadcast_to(part, shape) for part in parts)
 
 
 def _flow(rows: RowSpace, X: ArrayT, velocities: ArrayT, allowed: float = 0.0) -> ArrayT:
@@ -167,7 +176,10 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingRe
         between = (1 - t) * X + t * target
         return target if t == 1.0 else inverse_sqrt(gram(rows.deviations(between)) / layout.n) @ between
 
-    U, gap, shots = approach(aim, waypoint, lambda end: oblique_projection(X, end - X, rows), tolerance)
+    try:
+        U, gap, shots = approach(aim, waypoint, lambda end: oblique_projection(X, end - X, rows), tolerance)
+    except ValueError:  # antipodal ends: half way between them Sigma_W is singular
+        return np.zeros_like(x), np.inf, SHOTS, False, False
     return rows.lift(U), gap, shots, bool(gap <= tolerance), False
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from manifolds.checks.manifold import CheckResult
 from manifolds.checks.slopes import Bound, measure_slope
+from manifolds.checks.support import require_support
 from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 
 Cost = Callable[[ManifoldPoint], Any]
@@ -23,6 +24,7 @@ def check_gradient(view: ManifoldView, cost: Cost, gradient: Gradient, move: Ret
     """f(R(x, t u)) - f(x) - t g(grad f, u) falls with slope 2 along any retraction; the gradient is tangent."""
     move = move or view.retract
     x = view.random_point()
+    require_support(view, x)
     u = view.random_tangent(x)
     grad = gradient(x)
     value, first = float(cost(x)), view.inner(x, grad, u)
@@ -38,6 +40,7 @@ def check_hessian(
     """f minus its quadratic model falls with slope 3 along exp (or a second-order `move`); the Hessian is linear, symmetric."""
     move = move or view.exp
     x = view.random_point()
+    require_support(view, x)
     u, v = view.random_tangent(x), view.random_tangent(x)
     Hu, Hv = hessian(x, u), hessian(x, v)
     value, first, second = float(cost(x)), view.inner(x, gradient(x), u), view.inner(x, Hu, u)

@@ -11,8 +11,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from manifolds.checks.residuals import gap_norm, map_rounding, relative_gap
+from manifolds.checks.residuals import gap_norm, geodesic_velocity, map_rounding, relative_gap
 from manifolds.checks.slopes import Bound, SlopeVerdict, measure_slope
+from manifolds.checks.support import require_support
 from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 
 ROUNDING = 1e-9  # relative residual that double precision may leave
@@ -169,7 +170,8 @@ def check_geodesic(view: ManifoldView) -> list[CheckResult]:
     return laws + _if_implemented(
         lambda: Bound(
             "geodesic carries its velocity parallel",
-            gap_norm(_velocity(view, x, u), flat(view.parallel_transport(x, curve[-1], u))) / float(np.linalg.norm(flat(u))),
+            gap_norm(geodesic_velocity(view, x, u), flat(view.parallel_transport(x, curve[-1], u)))
+            / float(np.linalg.norm(flat(u))),
             1e-6,
         )
     )
@@ -212,7 +214,11 @@ def check_parallel_transport(view: ManifoldView) -> list[CheckResult]:
 
 
 def check_manifold(view: ManifoldView, retraction_order: int = 1, transport_order: int = 1) -> Report:
-    """Every check above on one manifold; what it does not implement is listed as missing, never as passed."""
+    """Every check above on one manifold; what it does not implement is listed as missing, never as passed.
+
+    Raises ValueError for what the laws are not those of: complex manifolds, quotients, tangent vectors in coordinates.
+    """
+    require_support(view, view.random_point())
     checks: dict[str, Callable[[], list[CheckResult]]] = {
         "inner product": lambda: check_inner(view),
         "projection": lambda: check_projection(view),
@@ -246,9 +252,3 @@ def _if_implemented(law: Callable[[], CheckResult]) -> list[CheckResult]:
         return [law()]
     except NotImplementedError:
         return []
-
-
-def _velocity(view: ManifoldView, x: ManifoldPoint, u: Vector) -> np.ndarray:
-    """d/dt exp(x, t u) at t = 1 by Richardson's central differences."""
-    coarse, fine = ((flat(view.exp(x, u * (1 + h))) - flat(view.exp(x, u * (1 - h)))) / (2 * h) for h in (2e-3, 1e-3))
-    return (4 * fine - coarse) / 3

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from manifolds.checks.views import ManifoldPoint, Vector, flat
+from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 
 
 def relative_gap(a: ManifoldPoint | Vector, b: ManifoldPoint | Vector) -> float:
@@ -18,3 +18,9 @@ def gap_norm(a: np.ndarray, b: np.ndarray) -> float:
 def map_rounding(x: ManifoldPoint) -> float:
     """Error that double precision leaves in a map to points the size of x."""
     return 100 * np.finfo(np.float64).eps * max(1.0, float(np.linalg.norm(flat(x))))
+
+
+def geodesic_velocity(view: ManifoldView, x: ManifoldPoint, u: Vector) -> np.ndarray:
+    """d/dt exp(x, t u) at t = 1 by Richardson's central differences."""
+    coarse, fine = ((flat(view.exp(x, u * (1 + h))) - flat(view.exp(x, u * (1 - h)))) / (2 * h) for h in (2e-3, 1e-3))
+    return (4 * fine - coarse) / 3

@@ -15,12 +15,16 @@ ManifoldPoint = Any
 Vector = Any
 
 
+def entries(value: ManifoldPoint | Vector) -> list[np.ndarray]:
+    """The arrays that a point or vector consists of, as numpy."""
+    if isinstance(value, (list, tuple)):
+        return [array for part in value for array in entries(part)]
+    return [value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)]
+
+
 def flat(value: ManifoldPoint | Vector) -> np.ndarray:
     """All entries of a point or vector, one after the other, as float64 numpy."""
-    if isinstance(value, (list, tuple)):
-        return np.concatenate([flat(part) for part in value])
-    array = value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)
-    return array.astype(np.float64).ravel()
+    return np.concatenate([array.astype(np.float64).ravel() for array in entries(value)])
 
 
 class ManifoldView(ABC):
@@ -81,7 +85,10 @@ class ManifoldView(ABC):
     def random_tangent(self, x: ManifoldPoint) -> Vector:
         """A random tangent vector of norm 1."""
         u = self.project(x, self.random_ambient(x))
-        return u * (1 / self.norm(x, u))
+        norm = self.norm(x, u)
+        if not norm > 0:
+            raise ValueError(f"{self.manifold}: a random tangent vector has norm {norm}: the point is not on the manifold")
+        return u * (1 / norm)
 
     def norm(self, x: ManifoldPoint, u: Vector) -> float:
         """sqrt(g(u, u))."""
@@ -133,14 +140,21 @@ class PymanoptView(ManifoldView):
 
 
 class GeooptView(ManifoldView):
-    """A geoopt manifold and the `shape` of a point on it. Random points are projections of the view's own normal numbers."""
+    """A geoopt manifold and the `shape` of a point on it.
+
+    Random points are projections of the view's own normal numbers, or the manifold's own where its projection takes none.
+    """
 
     def __init__(self, manifold: Any, shape: tuple[int, ...], seed: int = 0) -> None:
         super().__init__(manifold, seed)
         self.shape = shape
 
     def random_point(self) -> ManifoldPoint:
-        return self.manifold.projx(POINT_SIZE * self._normal())
+        try:
+            x = self.manifold.projx(POINT_SIZE * self._normal())
+        except RuntimeError:  # a complex manifold's projection takes no real numbers
+            return self._own_point()
+        return x if self.manifold.check_point_on_manifold(x) else self.manifold.projx(self._own_point().double())
 
     def random_ambient(self, x: ManifoldPoint) -> Vector:
         return self._normal()
@@ -177,6 +191,14 @@ class GeooptView(ManifoldView):
     @property
     def dimension(self) -> int:
         raise NotImplementedError("geoopt's manifolds do not state a dimension")
+
+    def _own_point(self) -> Any:
+        """A random point by the manifold itself; torch's global generator is left as it was."""
+        import torch
+
+        with torch.random.fork_rng(devices=()):
+            torch.manual_seed(int(self.rng.integers(2**31)))
+            return self.manifold.random(*self.shape).detach().as_subclass(torch.Tensor)
 
     def _normal(self) -> Any:
         import torch

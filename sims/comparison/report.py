@@ -1,7 +1,6 @@
 """report.json and report.html: the same numbers, the second with figures and nothing to fetch."""
 
 import base64
-import html
 import io
 import json
 from pathlib import Path
@@ -17,7 +16,16 @@ from ufm.compare.comparison import SCHEME
 from ufm.compare.verdict import NONE, LawRule
 from ufm.files.store import provenance, write_text
 
-STYLE = """
+Part = dict[str, Any]  # a table or a figure of the page; an empty one is left out
+TEMPLATE = """{% macro table(t) %}<table><thead><tr>
+{%- for cell in t.heads %}<th>{{ cell }}</th>{% endfor %}</tr></thead><tbody>
+{%- for row in t.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
+{%- if t.caption %}<p><small>{{ t.caption }}</small></p>{% endif %}{% endmacro -%}
+{% macro figure(f) %}<figure><img alt="{{ f.caption }}" src="data:image/svg+xml;base64,{{ f.data }}">
+<figcaption>{{ f.caption }}</figcaption></figure>{% endmacro -%}
+{% macro details(title, text) %}<details><summary>{{ title }}</summary><pre>{{ text }}</pre></details>{% endmacro -%}
+<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Which law do these runs follow?</title>
+<meta name="viewport" content="width=device-width"><style>
 body{font:16px/1.5 Georgia,serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}
 h1,h2,h3{font-family:system-ui,sans-serif;line-height:1.2}h2{border-top:1px solid #ccc;padding-top:1.2rem;margin-top:2.4rem}
 table{border-collapse:collapse;font:14px/1.4 system-ui,sans-serif;margin:.8rem 0}
@@ -27,6 +35,21 @@ figure{margin:1rem 0}figcaption{font-size:.9rem;color:#333}img{max-width:100%}
 .verdict{font-size:1.2rem;border-left:.4rem solid #0072B2;padding:.4rem .9rem;background:#f3f6f9}
 details{margin:.6rem 0}pre{font-size:12px;white-space:pre-wrap;overflow-wrap:anywhere}
 @media print{body{max-width:none;margin:0}h2{break-before:page}figure,table{break-inside:avoid}}
+</style></head><body>
+<h1>Which law do these runs follow?</h1>
+<p class="verdict">Verdict: <b>{{ label }}</b>. {{ reason }}</p>
+<p>The singular values &omega;<sub>j</sub> of the features' signal-to-noise matrix, u = &omega;&sup2;/C, obey
+d log u / dt &prop; (1+u)<sup>&minus;p</sup> under each exact law: p = 1 renormalized flow, p = 2 embedded flow,
+p = 0 unnormalized flow from &Sigma;<sub>T</sub> = I. The exponent describes a run; from other starts the unnormalized
+flow has any exponent, so it identifies no law and no verdict rests on it.</p>
+{{ table(overview) }}
+{% if exponents %}{{ figure(exponents) }}{% endif %}
+{% for group in groups %}<h2>{{ group.name }}</h2>
+<p class="verdict"><b>{{ group.label }}</b>: {{ group.reason }}</p>
+{% for part in group.parts %}{% if part.data %}{{ figure(part) }}{% else %}{{ table(part) }}{% endif %}
+{% endfor %}{{ details("Configuration", group.configuration) }}
+{% endfor %}{{ details("Rule and provenance", provenance) }}
+</body></html>
 """
 
 
@@ -40,31 +63,35 @@ def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path) 
 
 
 def render(report: dict[str, Any], groups: list[Group], choice: Choice) -> str:
-    """The page."""
-    parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'><title>Which law do these runs follow?</title>",
-        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style></head><body>",
-        "<h1>Which law do these runs follow?</h1>",
-        f"<p class='verdict'>Verdict: <b>{_label(report)}</b>. {_text(_sentence(report['reason']))}</p>",
-        "<p>The singular values &omega;<sub>j</sub> of the features' signal-to-noise matrix, u = &omega;&sup2;/C, obey "
-        "d log u / dt &prop; (1+u)<sup>&minus;p</sup> under each exact law: p = 1 renormalized flow, p = 2 embedded flow, "
-        "p = 0 unnormalized flow from &Sigma;<sub>T</sub> = I. The exponent describes a run; from other starts the unnormalized "
-        "flow has any exponent, so it identifies no law and no verdict rests on it.</p>",
-        _overview(report),
-        _figure(
-            drawing.exponent_figure({"": groups}), "Exponent of every group of runs with its bootstrap interval, and the laws'."
-        ),
-    ]
-    for group, values in zip(groups, report["groups"], strict=True):
-        parts += _group_section(group, values, choice)
-    parts.append(_details("Rule and provenance", {key: report[key] for key in ("rule", "epochs", "provenance")}))
-    return "\n".join(part for part in parts if part) + "\n</body></html>\n"
+    """The page; every name and number on it is text, whatever characters it holds."""
+    from jinja2 import Environment, StrictUndefined
+
+    caption = "Exponent of every group of runs with its bootstrap interval, and the laws'."
+    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
+    html = page.render(
+        label=_label(report),
+        reason=_sentence(report["reason"]),
+        overview=_overview(report),
+        exponents=_figure(drawing.exponent_figure({"": groups}), caption),
+        groups=[_section(*pair, choice) for pair in zip(groups, report["groups"], strict=True)],
+        provenance=_json({key: report[key] for key in ("rule", "epochs", "provenance")}),
+    )
+    return html + "\n"
 
 
-def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list[str]:
+def _section(group: Group, values: dict[str, Any], choice: Choice) -> dict[str, Any]:
+    return {
+        "name": group.name,
+        "label": _label(values),
+        "reason": _sentence(values["reason"]),
+        "parts": _parts(group, values, choice),
+        "configuration": _json({run["name"]: run["config"] for run in values["runs"]}),
+    }
+
+
+def _parts(group: Group, values: dict[str, Any], choice: Choice) -> list[Part]:
+    """Tables and figures of a group, in their order."""
     parts = [
-        f"<h2>{_text(group.name)}</h2>",
-        f"<p class='verdict'><b>{_label(values)}</b>: {_text(_sentence(values['reason']))}</p>",
         _runs_table(values),
         _figure(
             drawing.proximity_figure(group, choice.fraction),
@@ -73,7 +100,7 @@ def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list
     ]
     first = next((k for k, comparison in enumerate(group.comparisons) if comparison.window.compared is not None), None)
     if first is not None:
-        name = _text(group.runs[first].name)
+        name = group.runs[first].name
         comparison = group.comparisons[first]
         parts += [
             _models_table(values),
@@ -95,42 +122,41 @@ def _group_section(group: Group, values: dict[str, Any], choice: Choice) -> list
             ),
             _figure(
                 drawing.spectra_figure(group, first),
-                f"{name}: spread, losses and collapse of the renormalized features, measured from &omega; and V, and as the laws "
+                f"{name}: spread, losses and collapse of the renormalized features, measured from ω and V, and as the laws "
                 "have them.",
             ),
         ]
-    configurations = {run["name"]: run["config"] for run in values["runs"]}
-    return [*parts, _details("Configuration", configurations)]
+    return [part for part in parts if part]
 
 
-def _overview(report: dict[str, Any]) -> str:
+def _overview(report: dict[str, Any]) -> Part:
     rows = []
     for group in report["groups"]:
         p = group["exponent"]
-        interval = "&ndash;" if p is None else f"{p['value']:.2f} ({_number(p['low'])} to {_number(p['high'])})"
+        interval = "–" if p is None else f"{p['value']:.2f} ({_number(p['low'])} to {_number(p['high'])})"
         left = [_percent(group["laws"].get(name, {}).get("left_unexplained")) for name in report["exponents"]]
-        rows.append([_text(group["name"]), _label(group), interval, *left])
+        rows.append([group["name"], _label(group), interval, *left])
     heads = ["runs", "verdict", "exponent p", *(f"left by {name}" for name in report["exponents"])]
-    return _table(heads, rows, "What a law leaves unexplained is the rms relative error of &omega; at its best clock and starts.")
+    return _table(heads, rows, "What a law leaves unexplained is the rms relative error of ω at its best clock and starts.")
 
 
-def _runs_table(values: dict[str, Any]) -> str:
+def _runs_table(values: dict[str, Any]) -> Part:
     rows = []
     for run in values["runs"]:
         ratio = [value for value in run["proximity"]["loss_perp_over_loss_ls"] if value is not None]
-        compared = f"{len(run['epoch'])} epochs" if run["compared"] is True else _text(run["compared"])
-        notes = _text("; ".join(run["notes"])) or "&ndash;"
+        compared = f"{len(run['epoch'])} epochs" if run["compared"] is True else run["compared"]
+        notes = "; ".join(run["notes"]) or "–"
         sizes = f"{run['C']}, {run['N']}, {run['P'] or '?'}"
-        last = _number(ratio[-1]) if ratio else "&ndash;"
-        rows.append([_text(run["name"]), sizes, last, _number(run["entry"]), compared, notes])
-    heads = ["run", "C, N, P", "L<sup>&perp;</sup>/L<sub>LS</sub> at the end", "from epoch", "compared", "notes"]
+        last = _number(ratio[-1]) if ratio else "–"
+        rows.append([run["name"], sizes, last, _number(run["entry"]), compared, notes])
+    heads = ["run", "C, N, P", "L⊥/L(LS) at the end", "from epoch", "compared", "notes"]
     return _table(heads, rows)
 
 
-def _models_table(values: dict[str, Any]) -> str:
+def _models_table(values: dict[str, Any]) -> Part:
     rows = []
     for name, model in values["models"].items():
-        state = _text(model["missing"]) or ("refuted" if model["refuted"] else "compatible")
+        state = model["missing"] or ("refuted" if model["refuted"] else "compatible")
         numbers = [_number(model[key]) for key in ("parameter", "log_likelihood", "p_rival", "p_free")]
         rows.append([name, state, *numbers, _percent(model["rms"])])
     caption = (
@@ -147,12 +173,12 @@ def _models_table(values: dict[str, Any]) -> str:
         "log likelihood",
         "p against rivals",
         "p against free paths",
-        "rms left of log &omega;",
+        "rms left of log ω",
     ]
-    return _table(heads, rows, caption) if rows else ""
+    return _table(heads, rows, caption) if rows else {}
 
 
-def _laws_table(values: dict[str, Any]) -> str:
+def _laws_table(values: dict[str, Any]) -> Part:
     rows = []
     for name, law in values["laws"].items():
         low, high = law["drift_share_interval"]
@@ -164,58 +190,48 @@ def _laws_table(values: dict[str, Any]) -> str:
         "Drift share: measured drift of the law's invariants over the least that another law would show; 0 where the law holds, "
         "1 where it does no better than the others."
     )
-    return _table(heads, rows, caption) if rows else ""
+    return _table(heads, rows, caption) if rows else {}
 
 
-def _clock_table(run: dict[str, Any]) -> str:
+def _clock_table(run: dict[str, Any]) -> Part:
     rows = []
     for name, clock in run["clocks"].items():
-        slopes = "; ".join(f"{s['learning_rate']:.3g}: {s['flow_time_per_epoch']:.3g}" for s in clock["slopes"]) or "&ndash;"
+        slopes = "; ".join(f"{s['learning_rate']:.3g}: {s['flow_time_per_epoch']:.3g}" for s in clock["slopes"]) or "–"
         rows.append([name, _percent(clock["rms_log_omega"]), slopes])
     caption = "Started from the measured features of the entry, without any freedom but the clock."
     label = "scheme: renormalize after every step" if SCHEME in run["clocks"] else ""
-    heads = ["law", "rms error of log &omega;", "learning rate: flow time an epoch"]
+    heads = ["law", "rms error of log ω", "learning rate: flow time an epoch"]
     return _table(heads, rows, f"{caption} {label}")
 
 
-def _table(heads: list[str], rows: list[list[str]], caption: str = "") -> str:
-    head = "".join(f"<th>{cell}</th>" for cell in heads)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    note = f"<p><small>{caption}</small></p>" if caption else ""
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+def _table(heads: list[str], rows: list[list[str]], caption: str = "") -> Part:
+    return {"heads": heads, "rows": rows, "caption": caption, "data": None}
 
 
-def _figure(figure: Figure | None, caption: str) -> str:
+def _figure(figure: Figure | None, caption: str) -> Part:
+    """The figure as the text of an address; an empty part, which the page leaves out, for None."""
     if figure is None:
-        return ""
+        return {}
     with rc_context({"svg.hashsalt": "report"}), io.BytesIO() as buffer:  # the same report twice is the same bytes
         figure.savefig(buffer, format="svg", metadata={"Date": None})
-        data = base64.b64encode(buffer.getvalue()).decode()
-    plain_caption = html.escape(html.unescape(caption), quote=True)
-    return (
-        f"<figure><img alt='{plain_caption}' src='data:image/svg+xml;base64,{data}'><figcaption>{caption}</figcaption></figure>"
-    )
+        return {"rows": None, "data": base64.b64encode(buffer.getvalue()).decode(), "caption": caption}
 
 
-def _details(title: str, value: Any) -> str:
-    return f"<details><summary>{title}</summary><pre>{_text(json.dumps(value, indent=1, sort_keys=True))}</pre></details>"
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=1, sort_keys=True)
 
 
 def _label(values: dict[str, Any]) -> str:
-    return _text(values["verdict"]) + (f" ({_text(values['outcome'])})" if values["verdict"] == NONE else "")
+    return values["verdict"] + (f" ({values['outcome']})" if values["verdict"] == NONE else "")
 
 
 def _sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def _text(value: Any) -> str:
-    return html.escape(str(value))
-
-
 def _number(value: float | None) -> str:
-    return "&ndash;" if value is None else f"{value:.3g}"
+    return "–" if value is None else f"{value:.3g}"
 
 
 def _percent(value: float | None) -> str:
-    return "&ndash;" if value is None else "below 0.0001 %" if value < 1e-6 else f"{100 * value:.2g} %"
+    return "–" if value is None else "below 0.0001 %" if value < 1e-6 else f"{100 * value:.2g} %"

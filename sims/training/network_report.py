@@ -16,7 +16,9 @@ STYLE = """
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}
 table{border-collapse:collapse;font-size:14px;margin:.8rem 0}
 td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:left}
-td.n{text-align:right;font-variant-numeric:tabular-nums}figure{margin:1rem 0}img{max-width:100%}
+td.n{text-align:right;font-variant-numeric:tabular-nums}figure{margin:1rem 0;overflow-x:auto}img{max-width:100%}
+@media screen and (max-width:40rem){img{max-width:none;width:40rem}}
+@media print{body{max-width:none;margin:0}tr,figure{break-inside:avoid}}
 """
 MEANINGS = {
     "train_error": "share of examples that the classifier gets wrong",
@@ -30,6 +32,14 @@ MEANINGS = {
     "loss_nc1": "its part of variability",
     "loss_nc23": "its part of the class means",
     "loss_perp": "its part of the distance from the least-squares classifier",
+    "nc2_equinorm_w": "relative spread of the lengths of the rows of W",
+    "nc2_equiangular_w": "spread of the cosines between the rows of W",
+    "nc2_maxangle_w": "mean distance of the cosines of the rows of W from -1/(C-1)",
+    "dropped": "directions without variability within classes, which omega leaves out",
+    "lost_signal": "share of the squared norm of the centred class means along the directions left out",
+    "robustness": "mean DeepFool perturbation relative to the length of an image",
+    "error": "share of examples that the classifier gets wrong",
+    "nc1_train_means": "nc1 about the class means of the training set",
 }
 
 
@@ -67,9 +77,15 @@ def _table(columns: Mapping[str, np.ndarray], reasons: Mapping[str, str]) -> str
     for name in ordered:
         value = float(columns[name][-1])
         shown = f"{value:.6g}" if np.isfinite(value) else "undefined"
-        note = MEANINGS.get(name, "") if np.isfinite(value) else reasons.get(name, "")
+        note = _meaning(name) if np.isfinite(value) else reasons.get(name, "")
         rows.append(f"<tr><td>{html.escape(name)}</td><td class='n'>{shown}</td><td>{html.escape(note)}</td></tr>")
     return f"<table><tr><th>measure</th><th>value</th><th></th></tr>{''.join(rows)}</table>"
+
+
+def _meaning(name: str) -> str:
+    """What a measure is; `test_` before its name says that it is the test set's."""
+    meaning = MEANINGS.get(name.removeprefix("test_"), "")
+    return f"test set: {meaning}" if meaning and name.startswith("test_") else meaning
 
 
 def _spectrum(omega: np.ndarray) -> Figure:

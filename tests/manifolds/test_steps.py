@@ -13,7 +13,6 @@ from hypothesis import strategies as st
 
 from manifolds import geometry, geoopt_adapter, pymanopt_adapter, steps
 from manifolds.checks.slopes import measure_slope
-from manifolds.descent import RiemannianDescent, projected_rule
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.retractions import (
@@ -23,6 +22,7 @@ from manifolds.retractions import (
     polar_retraction,
     renormalisation,
 )
+from manifolds.torch_optimizer import RiemannianDescent, projected_rule
 from tests.manifolds.losses import cross_entropy
 from tests.manifolds.points import LAYOUT, P, point
 from tests.strategies import Problem, problems

@@ -68,6 +68,7 @@ def test_the_page_of_a_network_stands_alone_and_says_what_is_undefined(tmp_path:
     assert "a&lt;b" in page
     assert "optimizer</td><td>SGD" in page
     assert page.count("<img") == 2
+    assert "<td></td>" not in text  # every measure says what it is, or why it is undefined
 
 
 def test_what_is_no_log_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -78,6 +78,17 @@ def test_a_finished_run_is_answered_without_its_data(
     assert {path.name: path.read_bytes() for path in finished.iterdir()} == before
 
 
+def test_a_finished_run_is_answered_without_torch_and_scipy(finished: Path) -> None:
+    program = (
+        "import sys; from sims.train import main; code = main(sys.argv[1:]); "
+        "heavy = {'torch', 'scipy', 'matplotlib', 'sklearn'} & sys.modules.keys(); sys.exit(f'{heavy}' if heavy else code)"
+    )
+    call = [sys.executable, "-c", program, "--config", str(finished / "config.json"), "--out", str(finished)]
+    done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "zero training error" in done.stdout
+
+
 @pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npz", "provenance.json", "config.json"])
 def test_a_finished_run_is_what_it_was_or_is_looked_at_again(name: str, finished: Path, tmp_path: Path) -> None:
     config = tiny(save_features=(2, 4))

@@ -163,7 +163,7 @@ def trace(
     """Y (S, K, K) and flow time (S,) along a flow, in steps of `spacing`, until the mean of its diagonal passes `mean` or its
     largest entry `most`.
 
-    A flow that comes to rest, or whose G overflows float64, ends there. Y[0] is the start.
+    A flow that reaches a stationary point, or whose G overflows float64, ends there. Y[0] is the start.
     """
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
     state, h = motion.state, FIRST_STEP

@@ -121,6 +121,8 @@ def decomposition(stats: ClassStatistics[Array], classifier: Classifier, lam: fl
     kept = values > stats.P * epsilon(values) * float(values[-1])
     if bool(kept.all()):
         return decompose(stats, W, b, lam)
+    if not bool(kept.any()):
+        raise ValueError("Sigma_T = 0: all features are equal, no classifier of them is the best at lambda = 0")
     basis = E[:, kept]
     mu = stats.global_mean
     b = b + W @ (mu - basis @ (basis.mT @ mu))

@@ -172,7 +172,7 @@ class StreamingStatistics:
     def _take_in_waiting(self) -> None:
         if self._waiting:
             count, self._waiting = self._waiting, 0
-            self._take_in(_block_moments(self._rows[:count], self._labels[:count], self.C))
+            self._take_in(_moments_of(self._rows[:count], self._labels[:count], self.C))
 
     def _take_in(self, moments: _Moments) -> None:
         self._seen = moments if self._seen is None else self._seen.merged(moments)
@@ -190,6 +190,22 @@ def _room(features: Rows[ArrayT], labels: Labels[ArrayT]) -> tuple[ArrayT, Array
     xp, P = namespace(features), features.shape[1]
     rows = xp.empty((CHUNK, P), dtype=xp.float64, device=features.device)
     return rows, xp.empty(CHUNK, dtype=xp.int64, device=features.device)
+
+
+def _moments_of(H: Array, labels: Array, C: int) -> _Moments:
+    """The moments of float64 rows H (n, P), which become their deviations; memory is that of the classes that are there."""
+    if len(H) >= C:
+        return _block_moments(H, labels, C)
+    xp = namespace(H)
+    present, inverse = xp.unique(labels, return_inverse=True)
+    few = _block_moments(H, inverse, len(present))
+
+    def among_all(values: Any) -> Any:
+        everywhere = xp.zeros((C, *values.shape[1:]), dtype=values.dtype, device=H.device)
+        everywhere[present] = values
+        return everywhere
+
+    return _Moments(*(getattr(few, f.name) if f.name == "scatter" else among_all(getattr(few, f.name)) for f in fields(_Moments)))
 
 
 def _block_moments(H: Array, labels: Array, C: int) -> _Moments:

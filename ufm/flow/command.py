@@ -15,7 +15,7 @@ from ufm.flow.run import check, run_flow
 from ufm.flow.start import Start, prepare
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
-from ufm.options import shared_option
+from ufm.options import refuse_lost_values, shared_option
 from ufm.version import __version__
 
 if TYPE_CHECKING:
@@ -229,7 +229,9 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) 
 def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted (what was computed is written)."""
     began = time.perf_counter()
-    args = parser().parse_args(argv)
+    command_line = parser()
+    refuse_lost_values(command_line.error, sys.argv[1:] if argv is None else argv)
+    args = command_line.parse_args(argv)
     runs: dict[str, FlowRun] = {}
     code = 0
     try:

@@ -14,10 +14,10 @@ import numpy as np
 from manifolds.linalg import Array
 from ufm.features.snr import renormalized_features
 from ufm.flow.config import FlowConfig
-from ufm.flow.motion import end_time, output_times, schedule_of, to_total_covariance_one
+from ufm.flow.motion import end_time, output_times, schedule_of
 from ufm.flow.result import FlowRun, StageProgress, largest_gap, spectral_losses
 from ufm.flow.stages import Checkpoint, FlowStage, SchemeStage
-from ufm.flow.start import Start, on_device
+from ufm.flow.start import Start, on_device, to_total_covariance_one
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.discrete import DiscreteRun, kept_steps
@@ -48,19 +48,18 @@ def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Pa
     kept, times = kept_steps(steps), output_times(config, start, t_end)
     every_time = np.union1d(times, eta * kept)
     checkpoint = Checkpoint(path, run_identity(config, start, t_end))
-    flow = FlowStage(config, H, every_time, start).run(checkpoint, progress)
+    flow = FlowStage(config, H, every_time, start, np.isin(every_time, times)).run(checkpoint, progress)
     scheme = SchemeStage(config, X, eta, kept, start)
     if flow.complete:
         scheme.run(checkpoint, progress)
-    trajectory = whole_trajectory(config, start, every_time, flow)
+    trajectory = whole_trajectory(config, start, times, every_time, flow)
     discrete_run = DiscreteRun(kept[: scheme.count], scheme.omega[: scheme.count], eta)
     gap = largest_gap(discrete_run.omega, flow.omega[np.searchsorted(every_time, discrete_run.t)])
-    shown = np.searchsorted(every_time, times)
     complete = flow.complete and scheme.complete
     result = FlowRun(
         config,
         start,
-        trajectory.rows(shown[shown < flow.count]),
+        trajectory,
         discrete_run,
         gap,
         max(flow.residual(), scheme.residual()),
@@ -74,15 +73,18 @@ def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Pa
     return result
 
 
-def whole_trajectory(config: FlowConfig, start: Start, times: np.ndarray, flow: FlowStage) -> Trajectory:
-    """What the flow's stage has recorded, with the losses where omega alone does not decide them."""
+def whole_trajectory(config: FlowConfig, start: Start, times: np.ndarray, every_time: np.ndarray, flow: FlowStage) -> Trajectory:
+    """What the flow's stage has recorded at the output times reached, with the losses where omega alone does not decide them."""
     layout, measured = start.layout, start.snr
     V_t = None if layout.balanced else flow.V_t
-    bare = Trajectory(times, flow.omega, measured.V, layout.C, layout.n // layout.C, measured.U, V_t, counts=layout.sizes).rows(
-        np.arange(flow.count)
-    )
+    shown = np.searchsorted(every_time, times)
+    shown = shown[shown < flow.count]
+    bare = Trajectory(
+        every_time, flow.omega, measured.V, layout.C, layout.n // layout.C, measured.U, V_t, counts=layout.sizes
+    ).rows(shown)
+    U_t = flow.U_t[: len(shown)] if len(flow.U_t) else None
     observed = {} if layout.balanced and config.ridge == 0 else spectral_losses(bare, layout.priors, config.ridge)
-    return Trajectory(bare.t, bare.omega, bare.V, bare.C, bare.N, bare.U, bare.V_t, None, observed, layout.sizes)
+    return Trajectory(bare.t, bare.omega, bare.V, bare.C, bare.N, bare.U, bare.V_t, U_t, observed, layout.sizes)
 
 
 def run_identity(config: FlowConfig, start: Start, t_end: float) -> dict[str, object]:

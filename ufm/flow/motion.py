@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ufm.arrays import as_numpy
-from ufm.features.snr import Snr
 from ufm.flow.config import FlowConfig
-from ufm.flow.start import Start, closed_end_time, closed_onset
+from ufm.flow.start import Start, closed_end_time, closed_onset, scaled_means, to_total_covariance_one
 from ufm.interrupt import Interrupted
 from ufm.laws import discrete
 from ufm.laws.closed import EMBEDDED, LAWS, UNNORMALIZED
@@ -93,7 +92,7 @@ class MeanMotion:
     """The unnormalized flow from any start, with any class sizes and kernel ratio: the closed system of its class means."""
 
     def __init__(self, config: FlowConfig, start: Start) -> None:
-        self.start, self.decay = start, config.feature_decay
+        self.start, self.decay, self.raw = start, config.feature_decay, config.start == "raw"
         self.system = mean_system_of(config, start)
 
     def end_time(self, growth: float) -> float:
@@ -108,18 +107,21 @@ class MeanMotion:
         return FIRST_GROWTH * system.n * float(system.a.min()) / (max(1.0, system.kernel_ratio) * float(pi.max()))
 
     def flow(self, times: np.ndarray, beside: np.ndarray, progress: Share) -> tuple[Trajectory, np.ndarray]:
-        """The flow at `times` (T,), with the V_t that turn, and omega alone at the times `beside` (B,)."""
+        """The flow at `times` (T,), with V_t and U_t where they are wanted, and omega alone at the times `beside` (B,)."""
         from ufm.laws.mean_system import run_raw
 
-        every = np.union1d(times, beside)
+        every, measured = np.union1d(times, beside), self.start.snr
+        wanted = None if measured.U is None else np.isin(every, times)
         try:
-            flow, stopped = run_raw(self.system, undecayed(every, self.decay), progress=progress), False
+            flow, stopped = run_raw(self.system, undecayed(every, self.decay), progress=progress, left_vectors=wanted), False
         except Interrupted as stop:
             flow, stopped = stop.partial, True
-        reached, measured = every[: len(flow.t)], self.start.snr
+        reached = every[: len(flow.t)]
         shown, compared = (np.searchsorted(every, t[t <= reached[-1]]) for t in (times, beside))
         part = flow.rows(shown)
-        part = replace(part, t=reached[shown], V=measured.V, U=measured.U, V_t=along(measured.V, part.V_t))
+        U_t = part.U_t if part.U_t is None or self.raw else measured.U @ part.U_t
+        moving = {"V_t": along(measured.V, part.V_t), "U_t": along(measured.U, U_t)}
+        part = replace(part, t=reached[shown], V=measured.V, U=measured.U, **moving)
         if stopped:
             raise Interrupted((part, flow.omega[compared]))
         return part, flow.omega[compared]
@@ -204,26 +206,19 @@ def general_law(config: FlowConfig, start: Start, kernel_ratio: float) -> "Gener
     return GeneralLaw(start.layout.sizes, config.ridge, kernel_ratio)
 
 
-def scaled_means(start: Start) -> np.ndarray:
-    """U^T S, S = (M - mu_G 1^T) diag(sqrt(pi)) of the renormalized features. (K, C)"""
-    return (start.snr.omega[:, None] * start.snr.V.T) * np.sqrt(start.layout.priors)
-
-
 def mean_system_of(config: FlowConfig, start: Start) -> "MeanSystem":
-    """The class-mean system from the features as they are, or brought to total covariance I."""
+    """The class-mean system from the features as they are, or brought to total covariance I.
+
+    The latter in the coordinates of U (K of them): nothing moves outside, where both covariances stay I.
+    """
     from ufm.features.snr import renormalized_features, snr
     from ufm.laws.mean_system import mean_system
 
     if config.start == "raw":
         return mean_system(start.H, start.layout, start.snr, config.kernel_ratio)
-    H = to_total_covariance_one(*renormalized_features(start.H, start.layout), start)
+    X, measured = renormalized_features(start.H, start.layout)
+    H = measured.left_vectors.T @ to_total_covariance_one(X, measured, start)
     return mean_system(H, start.layout, snr(H, start.layout), config.kernel_ratio)
-
-
-def to_total_covariance_one(X: np.ndarray, measured: Snr[np.ndarray], start: Start) -> np.ndarray:
-    """(I + S S^T)^{-1/2} X, X the renormalized features: total covariance I. (P, n)"""
-    U, sigma, _ = np.linalg.svd(measured.left_vectors @ scaled_means(start), full_matrices=False)
-    return X + (U * ((1 + sigma**2) ** -0.5 - 1)) @ (U.T @ X)
 
 
 def along(vectors: np.ndarray | None, moving: np.ndarray | None) -> np.ndarray | None:

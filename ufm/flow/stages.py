@@ -47,7 +47,7 @@ class Stage:
     name = ""
     scalars: ClassVar[dict[str, tuple[int, ...]]] = {}
 
-    def __init__(self, state: Array, total: int, start: Start) -> None:
+    def __init__(self, state: Array, total: int, start: Start, wanted: np.ndarray | None = None) -> None:
         self.state, self.total, self.layout, self.t = state, total, start.layout, 0.0
         self.V0 = self.V = start.snr.V
         self.omega = np.full((total, len(start.snr.omega)), np.nan)
@@ -56,6 +56,9 @@ class Stage:
         turns = not start.layout.balanced
         self.V_t = np.full((total if turns else 1, *self.V0.shape), np.nan)
         self.V_t[0] = self.V0
+        self.wanted = np.zeros(total, dtype=bool) if wanted is None else wanted  # moments whose left vectors are kept
+        self.U_t = np.full((int(self.wanted.sum()) if turns else 0, len(start.H), len(start.snr.omega)), np.nan)
+        self.U_t[:1] = start.snr.left_vectors
 
     @property
     def complete(self) -> bool:
@@ -68,12 +71,18 @@ class Stage:
         K = self.omega.shape[1]
         return omega[:K], Vt[:K].T
 
+    def left_vectors(self, M: Array, omega: np.ndarray, V: np.ndarray) -> np.ndarray:
+        """The left vectors (P, K) of the same class means that go with omega and V; columns of zeros where omega = 0."""
+        return as_numpy(M) @ V / np.where(omega > 0, omega, np.inf)
+
     def record(self, M: Array) -> None:
         """Take the singular values of the class means at the next moment."""
         before = self.V
         self.omega[self.count], self.V = follow(before, *self.read(M))
         if len(self.V_t) > 1:
             self.V = self.V_t[self.count] = self.V * np.where((self.V * before).sum(0) < 0, -1.0, 1.0)
+        if self.wanted[self.count] and len(self.U_t):
+            self.U_t[self.wanted[: self.count].sum()] = self.left_vectors(M, self.omega[self.count], self.V)
         self.count += 1
 
     def residual(self) -> float:
@@ -86,7 +95,8 @@ class Stage:
 
     def saved(self, **more: float) -> dict[str, np.ndarray]:
         """Everything that resuming needs, by name."""
-        fields = {"state": as_numpy(self.state), "omega": self.omega, "V": self.V, "V_t": self.V_t, "count": np.array(self.count)}
+        fields = {"state": as_numpy(self.state), "omega": self.omega, "V": self.V, "V_t": self.V_t, "U_t": self.U_t}
+        fields["count"] = np.array(self.count)
         fields |= {name: np.array(value) for name, value in more.items()}
         return {f"{self.name}_{name}": value for name, value in fields.items()}
 
@@ -96,7 +106,8 @@ class Stage:
         if saved:
             self._check_saved(saved, checkpoint.path)
             self.state, self.t = _like(saved["state"], self.state), float(saved.get("t", 0.0))
-            self.omega, self.V, self.V_t, self.count = saved["omega"], saved["V"], saved["V_t"], int(saved["count"])
+            self.omega, self.V, self.V_t, self.U_t = (saved[name] for name in ("omega", "V", "V_t", "U_t"))
+            self.count = int(saved["count"])
             if not self.residual() <= OFF_MANIFOLD:
                 raise ValueError(f"{checkpoint.path} is damaged: its state violates what the {self.name} conserves; delete it")
         return saved
@@ -108,6 +119,7 @@ class Stage:
             "omega": self.omega.shape,
             "V": self.V0.shape,
             "V_t": self.V_t.shape,
+            "U_t": self.U_t.shape,
             "count": (),
             **self.scalars,
         }
@@ -117,7 +129,7 @@ class Stage:
                 raise ValueError(f"{path} is damaged: {self.name}_{name} is not of shape {shape}; delete it to start again")
         count = int(saved["count"])
         counted = 1 <= count <= self.total and np.isfinite(saved["omega"][:count]).all()
-        if not (counted and all(np.isfinite(saved[name]).all() for name in shapes if name not in ("omega", "V_t"))):
+        if not (counted and all(np.isfinite(saved[name]).all() for name in shapes if name not in ("omega", "V_t", "U_t"))):
             raise ValueError(f"{path} is damaged: {self.name}_count = {count} does not go with its numbers; delete it")
 
 
@@ -127,8 +139,8 @@ class FlowStage(Stage):
     name = "flow"
     scalars: ClassVar[dict[str, tuple[int, ...]]] = {"t": (), "size": ()}
 
-    def __init__(self, config: FlowConfig, state: Array, times: np.ndarray, start: Start) -> None:
-        super().__init__(state, len(times), start)
+    def __init__(self, config: FlowConfig, state: Array, times: np.ndarray, start: Start, wanted: np.ndarray) -> None:
+        super().__init__(state, len(times), start, wanted)
         self.times, self.config, self.system = times, config, None
         if config.flow == UNNORMALIZED.name:
             from ufm.laws.mean_system import mean_system
@@ -138,10 +150,21 @@ class FlowStage(Stage):
 
     def read(self, M: Array) -> tuple[np.ndarray, np.ndarray]:
         """omega and V of class means; off the manifold through the conserved total covariance, undone of its decay."""
-        if self.system is None:
-            return super().read(M)
+        return super().read(M) if self.system is None else self.system.snr(self._system_state(M))
+
+    def left_vectors(self, M: Array, omega: np.ndarray, V: np.ndarray) -> np.ndarray:
+        """The left vectors of Eq. 9's matrix that go with omega and V."""
+        return (
+            super().left_vectors(M, omega, V)
+            if self.system is None
+            else self.system.left_vectors(self._system_state(M), omega, V)
+        )
+
+    def _system_state(self, M: Array) -> np.ndarray:
+        """The state of the class-mean system at class means M, undone of their decay."""
+        assert self.system is not None
         grown = as_numpy(M) * np.exp(self.config.feature_decay * self.times[self.count])
-        return self.system.snr(self.system.state_of(grown - (grown @ self.layout.priors)[:, None]))
+        return self.system.state_of(grown - (grown @ self.layout.priors)[:, None])
 
     def residual(self) -> float:
         """||X C_M X^T - I||_F now; for the unnormalized flow the drift of H Theta^{-1} H^T / n, which it conserves, whitened."""

@@ -83,6 +83,17 @@ def closed_onset(law: Law, start: Start, t_end: float) -> float:
     return float(law.time(1.01 * moving, moving, start.layout.C, start.layout.N).min()) if len(moving) else t_end
 
 
+def scaled_means(start: Start) -> np.ndarray:
+    """U^T S, S = (M - mu_G 1^T) diag(sqrt(pi)) of the renormalized features. (K, C)"""
+    return (start.snr.omega[:, None] * start.snr.V.T) * np.sqrt(start.layout.priors)
+
+
+def to_total_covariance_one(X: np.ndarray, measured: Snr[np.ndarray], start: Start) -> np.ndarray:
+    """(I + S S^T)^{-1/2} X, X the renormalized features: total covariance I. (P, n)"""
+    U, sigma, _ = np.linalg.svd(measured.left_vectors @ scaled_means(start), full_matrices=False)
+    return X + (U * ((1 + sigma**2) ** -0.5 - 1)) @ (U.T @ X)
+
+
 def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLayout]:
     if config.features is not None:
         from ufm.files import store

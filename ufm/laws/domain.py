@@ -46,13 +46,22 @@ def wide(value: Any) -> Any:
 
 
 def narrow(result: ArrayT, given: Any) -> ArrayT:
-    """The result in the floating dtype of what was given, float64 where that has none."""
+    """The result in the floating dtype of what was given, float64 where that has none.
+
+    Raises OverflowError where a finite number of float64 is infinite in that dtype.
+    """
     if isinstance(given, int | float | list | tuple):
         return result
+    xp: Any = namespace(given)
     array: Any = result
-    if namespace(given) is np:
-        return array.astype(given.dtype) if given.dtype.kind == "f" and given.dtype != result.dtype else array
-    return array.to(given.dtype) if given.is_floating_point() else array
+    floating = given.dtype.kind == "f" if xp is np else given.is_floating_point()
+    if not floating or given.dtype == result.dtype:
+        return result
+    finite = xp.where(xp.isfinite(result), abs(result), 0.0)
+    largest = float(finite.max()) if math.prod(finite.shape) else 0.0
+    if largest > float(xp.finfo(given.dtype).max):
+        raise OverflowError(f"{largest:.6g} overflows {given.dtype}: give float64, or a smaller time")
+    return array.astype(given.dtype) if xp is np else array.to(given.dtype)
 
 
 def check_omega(omega: Array, C: int, N: int) -> None:

@@ -105,7 +105,7 @@ def _omega(law: GeneralLaw, start: ReducedStart, state: ArrayT) -> ArrayT:
 def _values(Z: ArrayT) -> ArrayT:
     """Singular values, one matrix after the other: a batch would need them all at once. (T, m, c) -> (T, min(m, c))"""
     xp = namespace(Z)
-    return xp.stack([xp.linalg.svd(z, full_matrices=False)[1] for z in Z])
+    return xp.stack([xp.linalg.svdvals(z) for z in Z])
 
 
 def _checked_times(t: Array) -> np.ndarray:

@@ -74,7 +74,7 @@ def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:
         raise ValueError(f"{len(start.sigma) - start.moving} of {len(start.sigma)} singular values are zero and never grow")
 
     def smallest(Z: Array) -> float:
-        return float(namespace(Z).linalg.svd(law.class_means(basis.expand(Z)), full_matrices=False)[1][start.moving - 1])
+        return float(namespace(Z).linalg.svdvals(law.class_means(basis.expand(Z)))[start.moving - 1])
 
     target = growth * smallest(start.Z)
     share = SEARCH_ACCURACY / law.spread_of_sizes

@@ -96,6 +96,18 @@ class MeanSystem:
         _, z, Vt = np.linalg.svd(Z, full_matrices=False)
         return (self.kernel_ratio * _shrunk(z) * z)[: self.K], Vt[: self.K]
 
+    def left_vectors(self, Z: np.ndarray, omega: np.ndarray, V: np.ndarray) -> np.ndarray:
+        """The left vectors (P, K) of Eq. 9's matrix that go with omega (K,) and V (C, K); columns of zeros where omega = 0.
+
+        Sigma_W = R R^T with R = F^{-1} (I - B B^T)^{1/2}, whose polar factor Q has Sigma_W^{-1/2} S = Q R^{-1} S.
+        """
+        U, z, Vt = np.linalg.svd(Z, full_matrices=False)
+        b, moving = _shrunk(z), omega > 0
+        shrunk = np.sqrt(np.divide(b, z, out=np.ones_like(z), where=z > 0))  # sqrt(1 - b^2)
+        left, _, right = np.linalg.svd(self.frame.T * self.a @ (np.eye(len(U)) + (U * (shrunk - 1)) @ U.T))
+        inner = (np.sqrt(self.kernel_ratio * b * z)[:, None] * Vt) @ (V / self._q[:, None])
+        return left @ (right @ (U @ (inner / np.where(moving, omega, 1.0)))) * moving
+
     def losses(self, Z: np.ndarray) -> tuple[float, float]:
         """L_NC1 and L_NC2/3 at lambda = 0."""
         u, Vt = self.gram_spectrum(Z)
@@ -143,12 +155,16 @@ def decayed_clock(t: np.ndarray, feature_decay: float) -> np.ndarray:
 
 
 def run_raw(
-    system: MeanSystem, times: np.ndarray, tolerance: float = 1e-11, progress: Callable[[float], None] | None = None
+    system: MeanSystem,
+    times: np.ndarray,
+    tolerance: float = 1e-11,
+    progress: Callable[[float], None] | None = None,
+    left_vectors: np.ndarray | None = None,
 ) -> Trajectory:
     """omega at `times` (T,), times[0] the start; every value follows its vector from one step of the solver to the next.
 
-    V is that of the start, V_t (T, C, K) those at every time. Raises RuntimeError where the solver fails; Interrupted, a
-    KeyboardInterrupt with the times reached, on Ctrl-C.
+    V is that of the start, V_t (T, C, K) those at every time, U_t (T, P, K) those where `left_vectors` (T,) is true, else NaN.
+    Raises RuntimeError where the solver fails; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
     """
     from scipy.integrate import DOP853, LSODA
 
@@ -183,11 +199,13 @@ def run_raw(
                 f"the class-mean system could not be integrated past t = {solver.t:.6g}: {message}; choose an earlier end"
             )
     except KeyboardInterrupt:
-        raise Interrupted(_trajectory(system, times, rows, states)) from None
-    return _trajectory(system, times, rows, states)
+        raise Interrupted(_trajectory(system, times, rows, states, left_vectors)) from None
+    return _trajectory(system, times, rows, states, left_vectors)
 
 
-def _trajectory(system: MeanSystem, times: np.ndarray, rows: list, states: list[np.ndarray]) -> Trajectory:
+def _trajectory(
+    system: MeanSystem, times: np.ndarray, rows: list, states: list[np.ndarray], wanted: np.ndarray | None
+) -> Trajectory:
     """The times reached; signs of the vectors continuous, losses of unequal classes among the observed."""
     count = min(len(rows), len(states))
     V_t = np.stack([V for _, V in rows[:count]])
@@ -199,7 +217,12 @@ def _trajectory(system: MeanSystem, times: np.ndarray, rows: list, states: list[
         observed = {"ls_loss": nc1 + nc23, "ls_loss_nc1": nc1, "ls_loss_nc23": nc23}
     omega = np.stack([omega for omega, _ in rows[:count]])
     C, N = system.C, system.n // system.C
-    return Trajectory(times[:count], omega, V_t[0], C, N, V_t=V_t, observed=observed, counts=system.counts)
+    U_t = None
+    if wanted is not None:
+        U_t = np.full((count, len(system.a), omega.shape[1]), np.nan)
+        for k in np.flatnonzero(wanted[:count]):
+            U_t[k] = system.left_vectors(states[k], omega[k], V_t[k])
+    return Trajectory(times[:count], omega, V_t[0], C, N, V_t=V_t, U_t=U_t, observed=observed, counts=system.counts)
 
 
 def growth_time(system: MeanSystem, growth: float) -> float:

@@ -43,21 +43,21 @@ class SecondPass:
     """
 
     def __init__(self, stats: ClassStatistics[Array], discrimination: Discrimination) -> None:
-        self._stats, self._found = stats, discrimination
+        self._stats, self._discrimination = stats, discrimination
         self._second = np.zeros((discrimination.rank, discrimination.rank))
         self._parts: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
         self._alone: list[np.ndarray] = []
 
     def update(self, features: Array, labels: Array) -> "SecondPass":
         """Take in a batch: features (b, P), labels (b,). Returns self."""
-        xp, T = namespace(features), self._found.whitener
+        xp, T = namespace(features), self._discrimination.whitener
         wide = xp.asarray(detached(features), dtype=T.dtype, device=features.device)
         Y, y = as_numpy((wide - self._stats.means.mT[labels]) @ T), as_numpy(labels)
         self._second += Y.T @ Y
-        n, size = self._found.n, self._found.counts[y]
+        n, size = self._discrimination.n, self._discrimination.counts[y]
         single = size / np.maximum(size - 1, 1) * (Y * Y).sum(1) / n > 1 - ALONE
         self._alone.append(Y[single & (size > 1)])
-        self._parts.append((np.asarray(y), (Y * Y).sum(1) / n, Y @ self._found.signal / n))
+        self._parts.append((np.asarray(y), (Y * Y).sum(1) / n, Y @ self._discrimination.signal / n))
         return self
 
     def merge(self, other: "SecondPass") -> "SecondPass":
@@ -70,19 +70,21 @@ class SecondPass:
     @property
     def alone(self) -> np.ndarray:
         """Whitened deviations (a, rank) of examples alone in a direction: n_c / (n_c - 1) h_i > 1 - ALONE."""
-        return np.concatenate([np.zeros((0, self._found.rank)), *self._alone])
+        return np.concatenate([np.zeros((0, self._discrimination.rank)), *self._alone])
 
     def compute(self) -> LeaveOneOutRows:
         """The rows. Raises ValueError where the second pass has met other data than the first."""
         labels, h, r = (np.concatenate(part) for part in zip(*self._parts, strict=True))
-        n, counts = self._found.n, np.bincount(labels, minlength=self._found.C)
-        if not np.array_equal(counts, self._found.counts):
+        n, counts = self._discrimination.n, np.bincount(labels, minlength=self._discrimination.C)
+        if not np.array_equal(counts, self._discrimination.counts):
             raise ValueError(f"the second pass met {len(labels)} examples, classes {counts.tolist()}, the first {n}: {WAY_OUT}")
         covariance = self._second / n
         gap = float(abs(covariance - np.eye(len(covariance))).max())
         if gap > FOREIGN:
             raise ValueError(f"the second pass met other features than the first (covariances differ by {gap:.1e}): {WAY_OUT}")
-        return LeaveOneOutRows(labels, h, r, np.linalg.solve(np.linalg.cholesky(symmetrize(covariance)), self._found.signal))
+        return LeaveOneOutRows(
+            labels, h, r, np.linalg.solve(np.linalg.cholesky(symmetrize(covariance)), self._discrimination.signal)
+        )
 
 
 WAY_OUT = "give a loader without random augmentation and without drop_last, in whatever order"

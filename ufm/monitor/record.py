@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ufm.features.ranges import RangeSnr
 from ufm.files.store import load_arrays, save_arrays
-from ufm.laws.trajectory import Trajectory, followed
-from ufm.monitor.measurement import Measurement
+
+if TYPE_CHECKING:  # reading a record needs neither torch nor the laws
+    from ufm.features.ranges import RangeSnr
+    from ufm.laws.trajectory import Trajectory
+    from ufm.monitor.measurement import Measurement
 
 ZERO_ERROR = 1e-3  # "effectively zero" training error: 99.9 % (Papyan, Han & Donoho 2020)
 TRAJECTORY = "trajectory.npz"
@@ -38,7 +41,7 @@ class Record:
         """The measured epochs. (T,)"""
         return self.arrays.get("epoch", np.zeros(0, dtype=np.int64))
 
-    def with_epoch(self, epoch: int, measurement: Measurement, lam: float) -> "Record":
+    def with_epoch(self, epoch: int, measurement: "Measurement", lam: float) -> "Record":
         """The record with one more measured epoch. Raises ValueError where another quantity is measured than before."""
         row: dict[str, np.ndarray] = {name: np.asarray(value) for name, value in sorted(measurement.scalars.items())}
         row |= {"epoch": np.asarray(epoch)} | _snr_arrays(measurement.snr, "")
@@ -86,11 +89,13 @@ class Record:
         reached = np.flatnonzero(self.arrays["train_error"] <= ZERO_ERROR)
         return int(self.epochs[reached[0]]) if len(reached) else None
 
-    def trajectory(self) -> Trajectory:
+    def trajectory(self) -> "Trajectory":
         """The singular values followed in time by their right vectors, the epoch as clock. Raises ValueError for unequal classes.
 
         Epochs without variability (omega undefined), and those with fewer positive values than others, are left out.
         """
+        from ufm.laws.trajectory import Trajectory, followed
+
         counts = self.arrays["counts"]
         if counts.min() != counts.max():
             sizes = f"classes have {counts.min()} to {counts.max()} examples"
@@ -107,7 +112,7 @@ class Record:
         return Trajectory(t, omega, V[0], len(counts), int(counts[0]), None if U is None else U[0], V, U, scalars)
 
 
-def _snr_arrays(snr: RangeSnr, prefix: str) -> dict[str, np.ndarray]:
+def _snr_arrays(snr: "RangeSnr", prefix: str) -> dict[str, np.ndarray]:
     arrays = {"omega": snr.omega, "V": snr.V, "U": snr.U, "dropped": snr.dropped, "lost_signal": snr.lost_signal}
     return {f"{prefix}{name}": np.asarray(value) for name, value in arrays.items()}
 

@@ -75,6 +75,40 @@ def test_checks_run_on_manifolds_of_both_libraries(name: str) -> None:
     assert {v.name for v in report.failures} <= known, str(report)
 
 
+REFUSED = {
+    "complex": (
+        PymanoptView(pymanopt.manifolds.ComplexCircle(4)),
+        PymanoptView(pymanopt.manifolds.ComplexGrassmann(6, 2)),
+        PymanoptView(pymanopt.manifolds.HermitianPositiveDefinite(3)),
+        PymanoptView(pymanopt.manifolds.UnitaryGroup(3)),
+        PymanoptView(pymanopt.manifolds.Product([pymanopt.manifolds.Sphere(3), pymanopt.manifolds.ComplexCircle(2)])),
+        GeooptView(geoopt.UpperHalf(), (3, 3)),
+        GeooptView(geoopt.BoundedDomain(), (3, 3)),
+    ),
+    "quotient": (PymanoptView(pymanopt.manifolds.PSDFixedRank(6, 2)), PymanoptView(pymanopt.manifolds.Elliptope(6, 2))),
+    "coordinates": (
+        PymanoptView(pymanopt.manifolds.SpecialOrthogonalGroup(4)),
+        PymanoptView(pymanopt.manifolds.SpecialOrthogonalGroup(3, k=2)),
+    ),
+    "other shapes": (PymanoptView(pymanopt.manifolds.FixedRankEmbedded(6, 5, 2)),),
+}
+
+
+@pytest.mark.parametrize(("reason", "view"), [(reason, view) for reason, views in REFUSED.items() for view in views])
+def test_what_the_laws_are_not_those_of_is_refused_with_the_reason(reason: str, view: ManifoldView) -> None:
+    with pytest.raises(ValueError, match=f"{reason}.*nothing was checked"):
+        checks.check_manifold(view)
+
+
+def test_points_that_a_projection_cannot_make_of_any_numbers_are_drawn_by_the_manifold() -> None:
+    before = torch.get_rng_state()
+    view = GeooptView(geoopt.BirkhoffPolytope(), (4, 4))
+    assert all(view.manifold.check_point_on_manifold(view.random_point()) for _ in range(5))
+    assert torch.equal(torch.get_rng_state(), before)
+    # its proju takes an ambient gradient (it multiplies by x first), so that no tangent vector is its own projection
+    assert "projection is idempotent" in {v.name for v in checks.check_manifold(view).failures}
+
+
 def test_the_known_defect_of_geoopts_canonical_stiefel_is_caught() -> None:
     report = checks.check_manifold(GeooptView(geoopt.CanonicalStiefel(), (8, 3)))
     assert "projection is idempotent" in {v.name for v in report.failures}

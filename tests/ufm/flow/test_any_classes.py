@@ -54,8 +54,10 @@ def test_the_whole_tensor_gives_the_numbers_of_the_law(case: str, tmp_path: Path
     np.testing.assert_allclose(law["omega"][-1].min() / law["omega"][0].min(), 2.5, rtol=1e-5)
     assert (law["omega"][1] < 1.02 * law["omega"][0]).all()
     moves = len(set(law["counts"])) > 1
-    assert ("V_t" in law) == ("V_t" in full) == moves
+    for name in ("V_t", "U_t"):
+        assert (name in law) == (name in full) == moves
     if moves:
+        np.testing.assert_allclose(full["U_t"], law["U_t"], atol=2e-5)
         np.testing.assert_allclose(full["V_t"], law["V_t"], atol=2e-5)
         np.testing.assert_allclose(law["V_t"][0], law["V"], atol=1e-9)
         assert abs(law["V_t"][-1] - law["V_t"][0]).max() > 1e-3
@@ -168,6 +170,21 @@ def test_the_same_seed_at_float32_is_the_float64_data_rounded(sizes: list[str]) 
     )
     assert single.H.dtype == np.float32
     np.testing.assert_array_equal(single.H, double.H.astype(np.float32))
+
+
+def test_a_seed_gives_float32_the_float64_data_rounded_through_the_command(tmp_path: Path) -> None:
+    """A run of --seed at float32 is that of a file with the float64 draws rounded, bit by bit."""
+    layout, options = ClassLayout((12, 17, 31)), ["--growth", "2", "--points", "5", "--steps", "20", "--quiet"]
+    drawn = np.random.default_rng(3).standard_normal((5, layout.n))
+    store.save_arrays(tmp_path / "rounded.npz", {"features": drawn.T.astype(np.float32), "labels": layout.labels})
+    store.save_arrays(tmp_path / "drawn.npz", {"features": drawn.T, "labels": layout.labels})
+    random = ["--sizes", "12,17,31", "--P", "5", "--seed", "3"]
+    for dtype, name in (("float32", "rounded.npz"), ("float64", "drawn.npz")):
+        assert run(*random, "--dtype", dtype, *options, "--out", tmp_path / "random.npz") == 0
+        assert run("--features", tmp_path / name, "--dtype", dtype, *options, "--out", tmp_path / "file.npz") == 0
+        of_seed, of_file = store.load_arrays(tmp_path / "random.npz"), store.load_arrays(tmp_path / "file.npz")
+        for key in of_seed.keys() - {"config"}:
+            np.testing.assert_array_equal(of_seed[key], of_file[key], err_msg=key)
 
 
 @pytest.mark.parametrize(

@@ -62,8 +62,11 @@ def integrated(field: Callable[[np.ndarray], np.ndarray], X: np.ndarray, t: np.n
     ).y.T.reshape(len(t), *X.shape)
 
 
+def snr_matrix(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
+    """Eq. 9's Sigma_W^{-1/2} (M - mu_G 1^T), mu_G the mean over examples. (P, C)"""
+    return oracles.inverse_sqrt(H @ oracles.class_centering(layout) @ H.T) @ (layout.means(H) - H.mean(1, keepdims=True))
+
+
 def singular_values(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
-    """Of Eq. 9's Sigma_W^{-1/2} (M - mu_G 1^T), mu_G the mean over examples, descending. (K,)"""
-    M = layout.means(H)
-    snr = oracles.inverse_sqrt(H @ oracles.class_centering(layout) @ H.T) @ (M - H.mean(1, keepdims=True))
-    return np.linalg.svd(snr, compute_uv=False)[: min(layout.C - 1, len(H))]
+    """Of Eq. 9's matrix, descending. (K,)"""
+    return np.linalg.svd(snr_matrix(H, layout), compute_uv=False)[: min(layout.C - 1, len(H))]

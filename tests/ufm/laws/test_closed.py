@@ -205,3 +205,15 @@ def test_float32_is_computed_in_float64_and_small_integers_do_not_overflow(law: 
     np.testing.assert_allclose(law.omega(np.array(1e4), omega0, 300, 50), expected, rtol=1e-6)
     C, N = np.int16(300), np.int16(50)
     np.testing.assert_array_equal(law.omega(np.array(1e4), omega0.astype(np.float64), C, N), expected)
+
+
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+@pytest.mark.parametrize(("law", "t"), [(RENORMALIZED, 1e80), (EMBEDDED, 1e160), (UNNORMALIZED, 4500.0)], ids=LAWS)
+def test_a_result_that_overflows_float32_is_an_overflow_error(law: Law, t: float, kind: str) -> None:
+    times, omega0 = np.array([0.0, t]), np.array([0.0, 1.0], np.float32)
+    assert np.isfinite(law.omega(times, omega0.astype(np.float64), 3, 5)).all()
+    if kind == "torch":
+        times, omega0 = torch.from_numpy(times), torch.from_numpy(omega0)
+    with pytest.raises(OverflowError, match=r"overflows .*float32: give float64"):
+        law.omega(times, omega0, 3, 5)
+    assert law.log_omega(times[:1], omega0, 3, 5)[0, 0] == -np.inf  # infinite in float64 too: no overflow

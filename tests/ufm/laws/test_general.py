@@ -13,6 +13,7 @@ from tests.ufm.laws import oracles
 from ufm.features import measures
 from ufm.features.snr import snr
 from ufm.features.statistics import block_statistics
+from ufm.interrupt import Interrupted
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step
@@ -276,6 +277,25 @@ def test_progress_is_told_and_may_stop() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         run_general(law, S, np.array([0.0, 500.0]), progress=stop)
+
+
+@pytest.mark.parametrize("at", [0.2, 0.7])
+def test_an_interrupted_run_keeps_the_times_reached(at: float) -> None:
+    law, times = GeneralLaw((5, 9, 7)), np.linspace(0, 3000, 40)
+    S = law.scaled_means(np.random.default_rng(0).standard_normal((4, 3)))
+
+    def stop(share: float) -> None:
+        if share > at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        run_general(law, S, times, progress=stop)
+    assert isinstance(interrupted.value, Interrupted)
+    part, complete = interrupted.value.partial, run_general(law, S, times)
+    assert 40 * at < len(part.t) < 40
+    assert 0 < part.error <= complete.error
+    for name in ("t", "omega", "u", "loss", "V_t", "U_t"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(complete, name)[: len(part.t)], err_msg=name)
 
 
 @pytest.mark.parametrize(

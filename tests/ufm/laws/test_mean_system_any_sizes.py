@@ -44,6 +44,21 @@ def test_the_mean_system_is_the_full_flow_for_any_sizes_and_kernel(problem: Prob
     np.testing.assert_allclose(abs(run.V_t[0]), abs(snr(H, layout).V), atol=1e-6)
 
 
+@given(any_sizes, ratios, st.floats(0.1, 2))
+def test_the_singular_vectors_are_those_of_the_snr_matrix(problem: Problem, r: float, share: float) -> None:
+    """U_t diag(omega_t) V_t^T is Sigma_W^{-1/2} (M - mu_G 1^T), with the symmetric root of the whole tensor's covariance."""
+    layout, H = problem.layout, centred(problem)
+    kernel, t = oracles.class_kernel(layout, r), np.array([0.0, 0.5, 1.0]) * share * short_time(H, layout, r)
+    run = run_raw(mean_system(H, layout, snr(H, layout), r), t, left_vectors=np.array([True, False, True]))
+    states = oracles.integrated(lambda H: -oracles.ridge_gradient(H, layout, 0.0) @ kernel, H, t)
+    assert run.U_t is not None
+    assert run.V_t is not None
+    assert np.isnan(run.U_t[1]).all()
+    for k in (0, 2):
+        matrix = oracles.snr_matrix(states[k], layout)
+        np.testing.assert_allclose((run.U_t[k] * run.omega[k]) @ run.V_t[k].T, matrix, atol=1e-7 * abs(matrix).max())
+
+
 @given(any_sizes, st.floats(0.1, 2), st.integers(0, 2**31))
 def test_h_theta_inverse_h_t_is_conserved_for_any_kernel_that_keeps_the_mean(problem: Problem, share: float, seed: int) -> None:
     """Theta any symmetric positive n x n matrix with Theta 1 = c 1, not only a class-block one."""

@@ -65,7 +65,7 @@ def test_on_the_central_path_a_linear_layer_above_fixed_features_is_at_rest() ->
 
 def test_against_decay_and_momentum() -> None:
     net, batches = problem()
-    net[3] = nn.Tanh()  # smooth, so that gradient descent comes to rest
+    net[3] = nn.Tanh()  # smooth, so that gradient descent converges
     optimizer = torch.optim.SGD(net.parameters(), lr=0.05, momentum=0.9, weight_decay=0.01)
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     for _ in range(4000):

@@ -7,8 +7,8 @@ import geoopt
 import pytest
 import torch
 
-from manifolds.descent import RiemannianDescent, projected_rule
 from manifolds.geoopt_adapter import EmbeddedNormalizedFeatures
+from manifolds.torch_optimizer import RiemannianDescent, projected_rule
 from tests.manifolds.points import LAYOUT, point
 
 

@@ -1,0 +1,46 @@
+"""What the checks can judge: real manifolds whose tangent vectors are ambient vectors. Others are refused, not failed."""
+
+from typing import Any
+
+import numpy as np
+
+from manifolds.checks.views import ManifoldPoint, ManifoldView, entries
+
+QUOTIENTS = ("Elliptope", "PSDFixedRank", "PSDFixedRankComplex")  # pymanopt's; a quotient does not say of itself that it is one
+
+
+def require_support(view: ManifoldView, x: ManifoldPoint) -> None:
+    """Raise ValueError where the laws checked are not those of the manifold of x, with the reason."""
+    for part, point in _factors(view.manifold, x):
+        reason = _reason(part, point)
+        if reason is not None:
+            raise ValueError(f"{part}: {reason}. The checks serve real submanifolds; nothing was checked")
+
+
+def _factors(manifold: Any, x: ManifoldPoint) -> list[tuple[Any, ManifoldPoint]]:
+    """A manifold with its point, or the factors of a pymanopt product with theirs."""
+    factors = getattr(manifold, "manifolds", None)
+    if factors is None:
+        return [(manifold, x)]
+    return [pair for factor, point in zip(factors, x, strict=True) for pair in _factors(factor, point)]
+
+
+def _reason(manifold: Any, x: ManifoldPoint) -> str | None:
+    """Why the checks do not hold for it, or None."""
+    if any(np.iscomplexobj(array) for array in entries(x)):
+        return "its points are complex, and inner products, gradients and dimensions of complex vectors obey other laws"
+    quotient = next((cls.__name__ for cls in type(manifold).__mro__ if cls.__name__ in QUOTIENTS), None)
+    if quotient is not None:
+        return (
+            f"a quotient ({quotient}): its gradient is one only for costs that are constant on the equivalence classes, and "
+            "the check's random costs are not"
+        )
+    if not hasattr(manifold, "embedding"):
+        return None
+    zero = manifold.zero_vector(x)
+    if [array.shape for array in entries(zero)] != [array.shape for array in entries(x)]:
+        return "its tangent vectors have other shapes than its points"
+    u = manifold.random_tangent_vector(x)
+    if not np.array_equal(manifold.embedding(x, u), u):
+        return "its tangent vectors are coordinates (of a Lie algebra), not ambient vectors: x + u means nothing"
+    return None
