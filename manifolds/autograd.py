@@ -30,7 +30,7 @@ class InverseSqrt(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(S: torch.Tensor, root: torch.Tensor | None) -> torch.Tensor:
+    def forward(S: torch.Tensor, root: torch.Tensor | None) -> torch.Tensor:  # type: ignore[bad-override]  # torch declares forward(*args, **kwargs)
         """S^{-1/2}, or `root` where the value is known already, more accurately than S has it. (..., P, P)"""
         return spectral_inverse_sqrt(S) if root is None else root.clone()
 
@@ -63,7 +63,7 @@ class Lyapunov(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
+    def forward(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:  # type: ignore[bad-override]  # torch declares forward(*args, **kwargs)
         """The solution Y. (..., P, P)"""
         return spectral_lyapunov(A, B)
 

@@ -30,7 +30,10 @@ class Distance(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(X: torch.Tensor, Y: torch.Tensor, metric: GeodesicMetric) -> tuple[torch.Tensor, torch.Tensor]:
+    # torch declares forward(*args, **kwargs)
+    def forward(  # type: ignore[bad-override]
+        X: torch.Tensor, Y: torch.Tensor, metric: GeodesicMetric
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Length of the geodesic (...) and its start (..., P, n). Raises ValueError where the shooting did not converge."""
         start = metric.shoot(X, Y).require().vector
         return metric.norm(X, start), start
@@ -75,7 +78,7 @@ class Refusal(torch.autograd.Function):
     """A tensor as a function of the others, for torch to know that its derivative is missing."""
 
     @staticmethod
-    def forward(vector: torch.Tensor, why: str, *others: torch.Tensor) -> torch.Tensor:
+    def forward(vector: torch.Tensor, why: str, *others: torch.Tensor) -> torch.Tensor:  # type: ignore[bad-override]  # torch declares forward(*args, **kwargs)
         """The vector itself."""
         return vector.clone()
 

@@ -108,7 +108,7 @@ def json_values(value: Any) -> Any:
         value = value.tolist()
     if isinstance(value, dict):
         return {str(key): json_values(entry) for key, entry in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [json_values(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 

@@ -55,7 +55,7 @@ def parser() -> Parser:
 
 def summary_lines(groups: list[Group]) -> str:
     """A line a group of runs: verdict, exponent, what each law leaves unexplained; and the reason."""
-    lines = []
+    lines: list[str] = []
     for group in groups:
         v = group.verdict
         lines.append(f"{group.name}: {label(group.selection)}")

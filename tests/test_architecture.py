@@ -165,6 +165,38 @@ def test_modules_are_short_and_public_names_are_documented(path: Path) -> None:
             assert ast.get_docstring(node), f"{name(path)}: {node.name} has no docstring"
 
 
+ARRAYS = {"X", "U", "Z", "H", "M", "S", "W", "V", "b", "omega", "labels", "features", "means", "gram"}
+
+
+def loose_signatures(tree: ast.Module) -> list[str]:
+    """What public functions and methods leave open: `function(parameter)` with no type, or Any for an array; `function ->`."""
+    classes = [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+    functions = [node for body in (tree, *classes) for node in body.body if isinstance(node, ast.FunctionDef)]
+    loose = []
+    for function in functions:
+        if function.name.startswith("_"):
+            continue
+        given = function.args
+        several = [one for one in (given.vararg, given.kwarg) if one is not None]
+        for parameter in (*given.posonlyargs, *given.args, *given.kwonlyargs, *several):
+            written = None if parameter.annotation is None else ast.unparse(parameter.annotation)
+            if (written is None and parameter.arg not in ("self", "cls")) or (written == "Any" and parameter.arg in ARRAYS):
+                loose.append(f"{function.name}({parameter.arg})")
+        if function.returns is None:
+            loose.append(f"{function.name} ->")
+    return loose
+
+
+def test_loose_signatures_are_listed() -> None:
+    code = "def f(a, /, b: Any, *c, d: int, **e) -> int: ...\nclass K:\n    def g(self, x: Any): ...\n    def _h(self, y): ..."
+    assert loose_signatures(ast.parse(code)) == ["f(a)", "f(b)", "f(c)", "f(e)", "g ->"]
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if not name(path).startswith("sims")], ids=name)
+def test_public_functions_are_annotated_and_arrays_are_not_any(path: Path) -> None:
+    assert loose_signatures(ast.parse(path.read_text())) == []
+
+
 def test_the_plain_command_imports_no_heavy_library() -> None:
     code = (
         "import sys; from ufm.flow.command import main; main(['--C', '4', '--N', '20', '--P', '6']);"

@@ -11,7 +11,7 @@ from sims.comparison.runs import Observed
 from ufm.compare.clock import slopes_by_rate
 from ufm.compare.comparison import SCHEME, Comparison, compare
 from ufm.compare.exponent import EXPONENTS
-from ufm.compare.outcome import NOT_COMPARED, Selection
+from ufm.compare.outcome import NOT_COMPARED, Measured, Selection
 from ufm.compare.outcome import Rule as SelectionRule
 from ufm.compare.selection import judge
 from ufm.compare.verdict import NONE, LawRule, Verdict, decide
@@ -75,7 +75,7 @@ def analyse(
 def _select(
     members: Sequence[Observed], comparisons: Sequence[Comparison], rule: LawRule, choices: int
 ) -> tuple[Selection, list[str]]:
-    usable, notes = [], []
+    usable, notes = list[Measured](), list[str]()
     for run, comparison in zip(members, comparisons, strict=True):
         if comparison.window.compared is None:
             continue
@@ -186,7 +186,7 @@ def _run_numbers(run: Observed, comparison: Comparison) -> dict[str, Any]:
 def _clock_numbers(run: Observed, comparison: Comparison, name: str) -> dict[str, Any]:
     pair, compared = comparison.pairs[name], comparison.window.compared
     assert compared is not None
-    slopes = []
+    slopes: list[Any] = []
     if run.rates is not None:
         rates = run.rates[np.searchsorted(run.trajectory.t, compared.t)]
         slopes = [

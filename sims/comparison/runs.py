@@ -101,7 +101,7 @@ def _features(path: Path, lam: float) -> Observed:
     from sims.measure import lambda_of_file, measure_file
     from ufm.files.features import load_feature_file
 
-    record, whole, sizes, notes = Record.empty(), True, (0, 0), {}
+    record, whole, sizes, notes = Record.empty(), True, (0, 0), dict[str, Any]()
     files: dict[Path, float] = {}
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
         lam = lam or lambda_of_file(load_feature_file(file), file)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -50,7 +51,12 @@ def measured_gap(model: LabelSmoothing, seed: int, device: str) -> float:
 
 def gap_by_gamma(model: FocalLoss, seed: int, device: str) -> Sweep:
     """The logit gap against the exponent, for weak and strong decay."""
-    fine, coarse, lines, points = np.linspace(0, 5, 60), np.array([0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0]), {}, {}
+    fine, coarse, lines, points = (
+        np.linspace(0, 5, 60),
+        np.array([0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 5.0]),
+        dict[str, Any](),
+        dict[str, Any](),
+    )
     for decay in (1e-3, 2e-2):
         base = replace(model, lambda_w=decay, lambda_h=decay)
         name = f"$\\lambda = {decay:g}$"
@@ -91,7 +97,7 @@ def logits_through_a_kernel(model: BlockKernel, seed: int, device: str) -> Sweep
 
 def margin_by_classes(model: SoftmaxCodes, seed: int, device: str) -> Sweep:
     """The largest one-vs-rest margin against the number of classes, in two, three and four dimensions."""
-    lines, points, most = {}, {}, 9
+    lines, points, most = dict[str, Any](), dict[str, Any](), 9
     for P in (2, 3, 4):
         classes = np.arange(2, most if P == 2 else 2 * P + 1)
         models: list[Model] = [replace(model, C=int(C), P=P) for C in classes]

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -180,7 +181,7 @@ def frame_onset(model: DecayedBias, seed: int, device: str) -> Sweep:
 def depth(model: DeepLinear, seed: int, device: str) -> Sweep:
     """The logit that every class keeps against the weight decay, for one to three layers: a jump from two on."""
     fine, coarse = np.geomspace(1e-3, 0.12, 200), np.geomspace(1.5e-3, 0.11, 9)
-    lines, points = {}, {}
+    lines, points = dict[str, Any](), dict[str, Any]()
     for M in (1, 2, 3):
         name = f"{M} layer" + "s" * (M > 1)
         at = [replace(model, layers=M, lambda_w=float(v), lambda_h=float(v)) for v in fine]

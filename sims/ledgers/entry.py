@@ -43,7 +43,7 @@ def plain(value: Any) -> Any:
     """The same with null for every number that is not finite, as JSON needs it; +inf stays as the string 'inf'."""
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
+    if isinstance(value, (list, tuple)):
         return [plain(part) for part in value]
     if isinstance(value, float) and not np.isfinite(value):
         return "inf" if value == np.inf else None

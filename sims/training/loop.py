@@ -164,7 +164,7 @@ class Trainer:
         """Everything that changes in training."""
         scaler = self.accelerator.scaler
         content = {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict(), "data": self.fingerprint}
-        return content | ({} if scaler is None else {"scaler": scaler.state_dict()})
+        return content | (dict[str, Any]() if scaler is None else {"scaler": scaler.state_dict()})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state saved by `state`."""

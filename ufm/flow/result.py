@@ -72,7 +72,9 @@ class FlowRun:
         if not layout.balanced:
             sizes["counts"] = list(layout.sizes)
         reduction = self.start.reduction
-        dropped = {} if reduction is None else {"dropped": reduction.dropped, "lost_signal": reduction.lost_signal}
+        dropped: dict[str, Any] = (
+            {} if reduction is None else {"dropped": reduction.dropped, "lost_signal": reduction.lost_signal}
+        )
         from ufm.files.store import provenance
 
         extra = {"notes": list(self.start.notes), "warnings": list(self.warnings), "provenance": provenance()}

@@ -39,7 +39,7 @@ def wide(value: float | Sequence[float]) -> np.ndarray:
 
 def wide(value: Any) -> Any:
     """Scalars, sequences, arrays and tensors as float64."""
-    if isinstance(value, int | float | list | tuple):
+    if isinstance(value, (int, float, list, tuple)):
         return np.asarray(value, dtype=np.float64)
     xp = namespace(value)
     return np.asarray(value, dtype=np.float64) if xp is np else value.to(xp.float64)
@@ -50,7 +50,7 @@ def narrow(result: ArrayT, given: Any) -> ArrayT:
 
     Raises OverflowError where a finite number of float64 is infinite in that dtype.
     """
-    if isinstance(given, int | float | list | tuple):
+    if isinstance(given, (int, float, list, tuple)):
         return result
     xp: Any = namespace(given)
     array: Any = result
@@ -58,7 +58,7 @@ def narrow(result: ArrayT, given: Any) -> ArrayT:
     if not floating or given.dtype == result.dtype:
         return result
     finite = xp.where(xp.isfinite(result), abs(result), 0.0)
-    largest = float(finite.max()) if math.prod(finite.shape) else 0.0
+    largest = finite.max().item() if math.prod(finite.shape) else 0.0
     if largest > float(xp.finfo(given.dtype).max):
         raise OverflowError(f"{largest:.6g} overflows {given.dtype}: give float64, or a smaller time")
     return array.astype(given.dtype) if xp is np else array.to(given.dtype)

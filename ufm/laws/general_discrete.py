@@ -101,7 +101,7 @@ def run_general_discrete(
         raise ValueError(f"eta = {eta}: the step size must be positive and finite")
     S = law.checked(S)
     xp, basis, kept, start = namespace(S), law.basis(S), kept_steps(steps), reduced_start(law, S)
-    Z, omega, u = start.sigma[:, None] * start.Vt, [], []
+    Z, omega, u = start.sigma[:, None] * start.Vt, list[np.ndarray](), list[np.ndarray]()
 
     def done() -> GeneralDiscreteRun:
         return GeneralDiscreteRun(kept[: len(u)], xp.stack(omega[: len(u)]), xp.stack(u), float(eta), start.U @ basis.expand(Z))

@@ -49,7 +49,7 @@ def run_general_beside(
     if law.balanced or start.moving == 0:
         omega: Any = _closed(law, start, others).omega
         return _closed(law, start, times), omega
-    visited, states, values, error = np.union1d(times, others), [], [], 0.0
+    visited, states, values, error = np.union1d(times, others), list[Any](), list[Any](), 0.0
     wanted, compared = np.isin(visited, times), np.isin(visited, others)
     passed = 0
     try:

@@ -73,7 +73,7 @@ class GeneralTrajectory:
         xp, T = namespace(self.Z), len(self.t)
         if self.frozen:
             return tuple(xp.broadcast_to(x, (T, *x.shape)) for x in (self.U_0, self.Z.mT))  # type: ignore[return-value]
-        U, V = [], []
+        U, V = list[Array](), list[Array]()
         for Z in self.Z:
             left, _, right = xp.linalg.svd(self.law.class_means(Z), full_matrices=False)
             right = right.mT

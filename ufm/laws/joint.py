@@ -120,7 +120,7 @@ class JointRun:
 
         From Sigma_W^{1/2}'s factor R L_0, so that a collapsed Sigma_W keeps its digits. Raises ValueError where it is singular.
         """
-        K, omega, V, U = min(self.flow.C - 1, self.M.shape[1]), [], [], []
+        K, omega, V, U = min(self.flow.C - 1, self.M.shape[1]), list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
         for M, R in zip(self.M, self.R, strict=True):
             E, deviations, _ = np.linalg.svd(R @ self.root)
             if not deviations[-1] > 0:
@@ -181,7 +181,11 @@ def joint_start(H: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, np.ndar
 
 
 def _solve(
-    field: Callable, y0: np.ndarray, times: np.ndarray, tolerance: float, progress: Callable[[float], None] | None
+    field: Callable[[float, np.ndarray], np.ndarray],
+    y0: np.ndarray,
+    times: np.ndarray,
+    tolerance: float,
+    progress: Callable[[float], None] | None,
 ) -> list[np.ndarray]:
     from scipy.integrate import DOP853, LSODA
 

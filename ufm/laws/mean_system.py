@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -204,14 +205,18 @@ def run_raw(
 
 
 def _trajectory(
-    system: MeanSystem, times: np.ndarray, rows: list, states: list[np.ndarray], wanted: np.ndarray | None
+    system: MeanSystem,
+    times: np.ndarray,
+    rows: list[tuple[np.ndarray, np.ndarray]],
+    states: list[np.ndarray],
+    wanted: np.ndarray | None,
 ) -> Trajectory:
     """The times reached; signs of the vectors continuous, losses of unequal classes among the observed."""
     count = min(len(rows), len(states))
     V_t = np.stack([V for _, V in rows[:count]])
     for k in range(1, count):
         V_t[k] *= np.where((V_t[k - 1] * V_t[k]).sum(0) < 0, -1.0, 1.0)
-    observed = {}
+    observed: dict[str, Any] = {}
     if min(system.counts) != max(system.counts):
         nc1, nc23 = np.array([system.losses(Z) for Z in states[:count]]).T
         observed = {"ls_loss": nc1 + nc23, "ls_loss_nc1": nc1, "ls_loss_nc23": nc23}

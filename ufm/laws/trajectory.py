@@ -85,7 +85,7 @@ class Trajectory:
         variables: dict[str, Any] = {"omega": (("t", "j"), self.omega)}
         variables |= {name: (("t",), values) for name, values in self._columns().items()}
         variables |= {name: (axes, getattr(self, name)) for name, axes in vectors.items() if getattr(self, name) is not None}
-        attributes = {"C": self.C, "N": self.N} | ({} if self.counts is None else {"counts": list(self.counts)})
+        attributes = {"C": self.C, "N": self.N} | (dict[str, Any]() if self.counts is None else {"counts": list(self.counts)})
         coordinates = {"t": self.t, "j": np.arange(1, self.omega.shape[1] + 1)}
         return _optional("xarray").Dataset(variables, coordinates, attributes)
 

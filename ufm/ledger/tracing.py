@@ -91,7 +91,7 @@ class GraphTrace:
         """Whether f((a + b) / 2) = (f(a) + f(b)) / 2 for the examples a of the batch and their neighbours b."""
         if not any(_tensors(run.env.get(source)) for source in node.all_input_nodes if source in self.fed):
             return None
-        kept, outcomes = dict(run.env), []
+        kept, outcomes = dict(run.env), list[Any]()
         try:
             for mix in (lambda t: t.clone(), lambda t: (t + t.roll(1, 0)) / 2):
                 for source in node.all_input_nodes:
@@ -198,13 +198,13 @@ def _tensors(value: Any) -> list[Tensor]:
         return [value] if value.is_floating_point() and value.ndim else []
     if isinstance(value, dict):
         value = list(value.values())
-    return [t for part in value for t in _tensors(part)] if isinstance(value, tuple | list) else []
+    return [t for part in value for t in _tensors(part)] if isinstance(value, (tuple, list)) else []
 
 
 def _mapped(value: Any, change: Any) -> Any:
     if isinstance(value, Tensor):
         return change(value) if value.is_floating_point() and value.ndim else value
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return type(value)(_mapped(part, change) for part in value)
     return value
 

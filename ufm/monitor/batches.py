@@ -47,7 +47,7 @@ def to_device(value: Any, device: torch.device) -> Any:
         return value.to(device)
     if isinstance(value, Mapping):
         return {name: to_device(inner, device) for name, inner in value.items()}
-    if isinstance(value, tuple | list):
+    if isinstance(value, (tuple, list)):
         return type(value)(to_device(inner, device) for inner in value) if not hasattr(value, "_fields") else value
     return value
 

@@ -40,7 +40,7 @@ def any_layer(model: nn.Module, name: str) -> nn.Module:
 
 def first_tensor(output: Any) -> Tensor:
     """What a layer gives on: itself, or the first of several outputs. Raises ValueError for anything else."""
-    while isinstance(output, tuple | list) and output:
+    while isinstance(output, (tuple, list)) and output:
         output = output[0]
     if not isinstance(output, Tensor):
         raise ValueError(f"the layer gives {type(output).__name__}, a tensor is needed")

@@ -64,7 +64,9 @@ class NeuralCollapse(MomentsMetric):
         self.ignore_index, self.shift = ignore_index, shift
         self._add_states(1 if num_classes is None else 0 if self.lazy else num_classes)
 
-    def update(self, features: Tensor, labels: Tensor, classifier: tuple[Tensor, Tensor | None] | None = None) -> None:
+    def update(  # type: ignore[bad-override]  # torchmetrics declares update(*args, **kwargs)
+        self, features: Tensor, labels: Tensor, classifier: tuple[Tensor, Tensor | None] | None = None
+    ) -> None:
         """Take in features (b, P) with labels (b,), or tokens (b, T, P) with labels (b, T); a classifier W (C, P), b (C,) once.
 
         Raises ValueError for shapes that do not fit and labels that are no integers; for labels out of range and for NaN or

@@ -95,14 +95,16 @@ class MomentsMetric(Metric):
         self._forget()
         self.to(self.device)
 
-    def _apply(self, fn: Callable, exclude_state: Any = "") -> "MomentsMetric":
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], exclude_state: Any = "") -> "MomentsMetric":
         self._take_in_waiting()
         self._waiting = None
         device = fn(torch.zeros(1, device=self.device)).device
         super()._apply(lambda value: value.to(device), exclude_state)  # a change of precision would lose digits
         return self
 
-    def _sync_dist(self, dist_sync_fn: Callable = gather_all_tensors, process_group: Any | None = None) -> None:
+    def _sync_dist(
+        self, dist_sync_fn: Callable[..., list[torch.Tensor]] = gather_all_tensors, process_group: Any | None = None
+    ) -> None:
         group = process_group or self.process_group
         gathered = {name: dist_sync_fn(value, group=group) for name, value in self._states.items()}
         self._set_states([dict(zip(gathered, values, strict=True)) for values in zip(*gathered.values(), strict=True)])

@@ -84,7 +84,7 @@ def _add_classifier(
     scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier, classes: Tensor, lam: float | None
 ) -> dict[str, str]:
     """Adds what the classifier decides about the classes that have examples; returns reasons that replace those of the rest."""
-    C, reasons = len(classifier.W), {}
+    C, reasons = len(classifier.W), dict[str, str]()
     seen = classifier if stats.C == C else Classifier(classifier.W[classes], classifier.b[classes])
     add_classifier_scalars(scalars, stats, seen, 0.0 if lam is None else lam)
     if stats.C < C:

@@ -18,7 +18,7 @@ from ufm.features.snr import Snr
 from ufm.features.statistics import block_statistics
 from ufm.laws import closed as laws
 
-AmbientGradient = Callable[[Columns], Columns]
+AmbientGradient = Callable[[Columns[Any]], Columns[Any]]
 
 
 class Flow(Protocol):

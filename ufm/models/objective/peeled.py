@@ -31,7 +31,7 @@ class Peeled:
         """f and its Euclidean gradient, one tensor for every tensor of the point."""
         factors, tails = self._factors(point), self._tails(point)
         value, G = self.loss.value_and_gradient(self.logits_of(tails, point))
-        gradient, B = [], G if self.gain == 1.0 else G * self.gain
+        gradient, B = list[Tensor](), G if self.gain == 1.0 else G * self.gain
         for factor, tail in zip(factors, tails[1:], strict=False):
             gradient.append(B @ tail.mT)
             B = factor.mT @ B
@@ -61,7 +61,7 @@ class Peeled:
             for factor, move, tail in zip(reversed(factors[:-1]), reversed(moves[:-1]), reversed(tails[1:]), strict=True):
                 dtails.insert(0, move @ tail + factor @ dtails[0])
             dG = loss_curvature(self.logits_of(dtails, direction))
-            dB, result = (dG if self.gain == 1.0 else dG * self.gain), []
+            dB, result = (dG if self.gain == 1.0 else dG * self.gain), list[Tensor]()
             for factor, move, back, tail, dtail in zip(factors, moves, backs, tails[1:], dtails[1:], strict=False):
                 result.append(dB @ tail.mT + back @ dtail.mT)
                 dB = move.mT @ back + factor.mT @ dB

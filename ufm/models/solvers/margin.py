@@ -3,9 +3,13 @@
 Margins are <w_c - w_j, h_c> for c != j, W (C, P) and one feature a class h_c, the columns of M (P, C).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
+
+_Map = Callable[[np.ndarray], np.ndarray]
+_Constraint = Mapping[str, Any]  # as scipy takes one: type, fun, jac
 
 ACCURATE = 1e-10  # of the constraints at the end
 STATIONARY = 1e-6  # share of the gradient that multipliers may leave: the value is then known to about its square
@@ -77,7 +81,7 @@ def largest_margin(W: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _minimised(
-    value: Callable, slope: Callable, W: np.ndarray, M: np.ndarray, *constraints: dict, more: Sequence[float] = ()
+    value: _Map, slope: _Map, W: np.ndarray, M: np.ndarray, *constraints: _Constraint, more: Sequence[float] = ()
 ) -> np.ndarray:
     """SLSQP, again from its end while that tightens the constraints; its end has to be feasible and stationary to ACCURATE."""
     from scipy.optimize import minimize
@@ -93,15 +97,15 @@ def _minimised(
     return x
 
 
-def _violation(x: np.ndarray, constraints: Sequence[dict]) -> float:
+def _violation(x: np.ndarray, constraints: Sequence[_Constraint]) -> float:
     return max(float(np.abs(np.minimum(c["fun"](x), 0) if c["type"] == "ineq" else c["fun"](x)).max()) for c in constraints)
 
 
-def _unexplained(x: np.ndarray, gradient: np.ndarray, constraints: Sequence[dict]) -> float:
+def _unexplained(x: np.ndarray, gradient: np.ndarray, constraints: Sequence[_Constraint]) -> float:
     """What no multipliers (not negative for inequalities, which must be active) explain of the gradient, relative to it."""
     from scipy.optimize import nnls
 
-    normals = []
+    normals: list[np.ndarray] = []
     for c in constraints:
         slopes = c["jac"](x)
         normals += [slopes[c["fun"](x) < ACTIVE]] if c["type"] == "ineq" else [slopes, -slopes]

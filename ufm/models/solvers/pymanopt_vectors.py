@@ -35,9 +35,9 @@ class FeasibleVectors(RiemannianSubmanifold):
         """Without the part along every unit vector."""
         return self.vectors.tangent(point, vector)
 
-    to_tangent_space = projection
+    to_tangent_space = projection  # type: ignore[bad-override]  # pymanopt declares a method
 
-    def retraction(self, point: np.ndarray, tangent_vector: np.ndarray) -> Any:
+    def retraction(self, point: np.ndarray, tangent_vector: np.ndarray) -> Any:  # type: ignore[bad-override]  # as in pymanopt
         """The nearest feasible point to a straight step."""
         return self.vectors.onto(point + tangent_vector)
 
