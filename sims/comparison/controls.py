@@ -16,9 +16,10 @@ from typing import Any
 import numpy as np
 
 from ufm.compare.coordinates import Entry, frame_of, log_gram
-from ufm.compare.likelihood import RHOS, Noise
+from ufm.compare.likelihood import Path, most_likely_clock
 from ufm.compare.models import MODELS, motions
 from ufm.compare.motions import Motion, trace, unnormalized_motion
+from ufm.compare.noise import RHOS, Noise
 from ufm.compare.outcome import Measured, Rule
 from ufm.compare.selection import _Run, judge
 
@@ -124,18 +125,25 @@ def oracle(case: Case, runs: list[Measured]) -> bool:
     total = dict.fromkeys(names, 0.0)
     for run in runs:
         state = _Run(run, names, Rule().tolerance)
-        K = np.diagonal(log_gram(runs[0].entry.gram(), frame_of(runs[0].entry.gram()))).size if runs[0].entry else 1
-        sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / K / 1.0))
+        K = int((state.kinds == 0).sum())
+        sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / K))
         for name in names:
-            total[name] += max(_known(fitted.r[0], noise, sigma, case.rho) for fitted, noise in state.fits[name])
+            total[name] += max(_likelihood(state, path, sigma, case.rho) for path in state.paths[name])
     rivals = [total[name] for name in names if name != case.model and case.model not in MODELS[name].contains]
     return total[case.model] - max(rivals) > ORACLE
 
 
-def _known(r: np.ndarray, noise: Noise, sigma: np.ndarray, rho: float) -> float:
+def _likelihood(state: _Run, path: Path, sigma: np.ndarray, rho: float) -> float:
+    still = np.zeros((1, state.y.shape[1]))
+    fitted = most_likely_clock(path, state.y[None], still, 1 / sigma[None] ** 2)
+    return _known(fitted.r[0], Noise(path, fitted, state.kinds, state.tolerance), rho)
+
+
+def _known(r: np.ndarray, noise: Noise, rho: float) -> float:
+    """Log likelihood of residuals (T, m) at the sizes of noise that `noise` was built with."""
     which = int(abs(RHOS - rho).argmin())
-    white = np.einsum("mst,tm->sm", noise.white[which], r[1:])
-    return float(-0.5 * ((white / sigma) ** 2).sum() - noise.log_det[which].sum())
+    squares = noise._whitened(r[None])[1][which, 0] / noise.sigma**2
+    return float(-0.5 * squares.sum() - noise.log_det[which])
 
 
 def cases() -> Iterator[Case]:

@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
-from ufm.compare.likelihood import PRIOR_FREEDOMS, Fitted, Noise, Path, at, most_likely_clock
-from ufm.compare.models import KERNEL, MODELS, UNNORMALIZED, available, path_of, paths, select
+from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
+from ufm.compare.models import KERNEL, MODELS, UNNORMALIZED, Start, available, select
+from ufm.compare.noise import PRIOR_FREEDOMS, Noise
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 
 FEWEST = 4  # epochs
@@ -45,8 +46,8 @@ class _Run:
             if gap > SAME_START:
                 raise ValueError(f"the class statistics given are not those of the first epoch: log omega differs by {gap:.2g}")
         diagonal = np.diagonal(Y, axis1=1, axis2=2)
-        self._given = (start, run.counts, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
-        predicted = paths(names, *self._given)
+        self.begin = Start(start, run.counts, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
+        predicted = {name: self.begin.traces(name) for name in names}
         self.where = select(predicted, frozen)
         self.kinds = (self.where[0] != self.where[1]).astype(int)
         self.y = Y[:, self.where[0], self.where[1]]
@@ -55,7 +56,7 @@ class _Run:
         self.fits: dict[str, list[tuple[Fitted, Noise]]] = {name: [] for name in names}
         for name, predictions in predicted.items():
             for one in predictions:
-                self._take_in(name, path_of(one, self.where))
+                self._take_in(name, self.begin.path(name, one, self.where))
         if KERNEL in names:  # at r = 1 it is the unnormalized flow
             self.paths[KERNEL].append(replace(self.paths[UNNORMALIZED][0], parameter=1.0))
             self.fits[KERNEL].append(self.fits[UNNORMALIZED][0])
@@ -63,11 +64,12 @@ class _Run:
     def _take_in(self, name: str, path: Path) -> None:
         fitted = self.fit(path, self.y[None], np.zeros((1, self.y.shape[1])))
         self.paths[name].append(path)
-        self.fits[name].append((fitted, Noise(fitted.d[0], self.kinds, self.tolerance)))
+        self.fits[name].append((fitted, Noise(path, fitted, self.kinds, self.tolerance)))
 
     def add(self, name: str, value: float) -> None:
         """One more value of a model's parameter."""
-        self._take_in(name, path_of(paths([name], *self._given, (value,))[name][0], self.where))
+        (traced,) = self.begin.traces(name, (value,))
+        self._take_in(name, self.begin.path(name, traced, self.where))
 
     def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:
         """Runs y (B, T, m) at their best clocks, values weighted by what they leave, shrunk to what their kind leaves."""

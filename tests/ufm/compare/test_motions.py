@@ -8,8 +8,6 @@ from hypothesis import strategies as st
 from manifolds.layout import ClassLayout
 from tests.ufm.compare.descents import descend, descend_jointly, entry_of, labelled, white_start
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram, of_log_gram
-from ufm.compare.models import KERNEL, derivative_by_start, paths
-from ufm.compare.models import UNNORMALIZED as UNNORMALIZED_MODEL
 from ufm.compare.motions import joint_motion, renormalized_motion, trace, unnormalized_motion
 from ufm.features.snr import snr as snr_of
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
@@ -92,7 +90,7 @@ def test_the_unnormalized_path_is_that_of_the_law(sizes: list[int], r: float) ->
     assert fine < coarse / 8  # of second order
 
 
-@pytest.mark.parametrize("kappa", [0.2, 5.0])
+@pytest.mark.parametrize("kappa", [0.2, 5.0, 50.0])
 def test_the_joint_path_is_that_of_the_law(kappa: float) -> None:
     sizes = SIZES["unequal"]
     rng, n = np.random.default_rng(3), sum(SIZES["unequal"])
@@ -106,10 +104,10 @@ def test_the_joint_path_is_that_of_the_law(kappa: float) -> None:
     points = log_gram(gram_of_spectrum(run.omega, run.V_t, entry.priors), frame)
     assert abs(points[-1] - points[0]).max() > 0.3
     coarse, fine = (
-        distance(trace(joint_motion(entry, kappa), frame, *ends(points), spacing)[0], points).max() for spacing in (0.02, 0.005)
+        distance(trace(joint_motion(entry, kappa), frame, *ends(points), spacing)[0], points).max() for spacing in (0.04, 0.01)
     )
-    assert coarse < 1e-3
-    assert fine < coarse / 8  # of second order
+    assert fine < 2e-4
+    assert fine < coarse / 8  # of second order, as a chord is
 
 
 def test_the_joint_flow_of_a_fast_classifier_is_the_unnormalized_flow() -> None:
@@ -203,28 +201,6 @@ def test_coordinates_ignore_the_basis_of_the_features_and_give_the_spectrum_back
     np.testing.assert_allclose(equal, G, atol=1e-12)
 
 
-def test_the_derivative_by_the_start_is_the_finite_difference() -> None:
-    C = 4
-    x = np.array([0.3, -0.1, -0.5])
-    V = np.linalg.svd(np.eye(C) - 1 / C)[0][:, : C - 1]
-
-    def path(Y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, vectors = np.linalg.eigh(Y0)
-        G = V @ (vectors * np.exp(2 * values)) @ vectors.T @ V.T
-        return trace(renormalized_motion(G, np.full(C, 10)), V, 5.0, 1.0, 0.005)
-
-    Y, t = path(np.diag(x))
-    d = derivative_by_start(Y, t)
-    for j, k in ((0, 0), (1, 2), (0, 2)):
-        E = np.zeros((3, 3))
-        E[j, k] = E[k, j] = 1e-3
-        moved, later = path(np.diag(x) + E)
-        at = np.interp(t[250], later, np.arange(len(later)))
-        low, share = int(at), at - int(at)
-        difference = ((1 - share) * moved[low] + share * moved[low + 1] - Y[250]) / 1e-3
-        assert d[250, j, k] == pytest.approx(difference[j, k], abs=0.02)
-
-
 def test_what_cannot_be_predicted_says_why() -> None:
     with pytest.raises(ValueError, match="do not fit"):
         Entry(np.ones(3), np.zeros((4, 3)), np.eye(5))
@@ -235,30 +211,3 @@ def test_what_cannot_be_predicted_says_why() -> None:
         singular.gram()
     with pytest.raises(ValueError, match="W and b"):
         joint_motion(Entry(np.ones(3), np.ones((4, 3)), np.eye(4)), 1.0)
-
-
-@pytest.mark.parametrize("r", [1.0, 3.0])
-def test_the_derivative_by_the_start_of_the_unnormalized_flow(r: float) -> None:
-    """From Sigma_W = I: 1 - 2 (log omega_t - log omega_0) g / (1 + g) for r = 1, and the finite difference of one value alone."""
-    C, omega = 4, np.array([0.5, 1.0, 1.8])
-    V = np.linalg.svd(np.eye(C) - 1 / C)[0][:, : C - 1]
-
-    def start(values: np.ndarray) -> Entry:
-        return Entry(np.full(C, 10), np.vstack([(V * values).T, np.zeros((2, C))]) * np.sqrt(C), np.eye(5))
-
-    predicted = paths(
-        [UNNORMALIZED_MODEL if r == 1 else KERNEL], start(omega).gram(), np.full(C, 10), V, start(omega), 2.0, 0.8, (r,)
-    )
-    ((_, Y, d),) = next(iter(predicted.values()))
-    x = np.diagonal(Y, axis1=1, axis2=2)
-    seen = np.diagonal(d, axis1=1, axis2=2)
-    assert seen[-1].min() < 0.5
-    if r == 1:
-        g = omega**2
-        np.testing.assert_allclose(seen, 1 - 2 * (x - x[0]) * g / (1 + g), atol=0.03)
-    Y1, t1 = trace(unnormalized_motion(start(omega), r), V, 2.0, 0.8, 0.0025)
-    for k in range(C - 1):
-        Y2, t2 = trace(unnormalized_motion(start(omega * np.exp(1e-3 * np.eye(C - 1)[k])), r), V, 2.5, 0.9, 0.0025)
-        alone = (np.interp(t1, t2, Y2[:, k, k]) - Y1[:, k, k]) / 1e-3
-        at_same = np.interp(Y1[:, k, k], x[:, k], seen[:, k])
-        np.testing.assert_allclose(alone, at_same, atol=0.06)
