@@ -8,7 +8,7 @@ import argparse
 import itertools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,12 +16,13 @@ from typing import Any
 import numpy as np
 
 from ufm.compare.coordinates import Entry, frame_of, log_gram
-from ufm.compare.likelihood import Path, most_likely_clock
+from ufm.compare.likelihood import Path as Predicted
+from ufm.compare.likelihood import most_likely_clock
 from ufm.compare.models import MODELS, motions
 from ufm.compare.motions import Motion, trace, unnormalized_motion
 from ufm.compare.noise import RHOS, Noise
 from ufm.compare.outcome import Measured, Rule
-from ufm.compare.selection import _Run, judge
+from ufm.compare.selection import PredictedRun, judge_predicted, predict
 
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")
@@ -119,24 +120,21 @@ def _seen(Y: np.ndarray, frame: np.ndarray, entry: Entry) -> Measured:
     return Measured(np.arange(1.0, len(Y) + 1), omega, Vt.swapaxes(-1, -2), entry.counts, Entry(entry.counts, M, entry.sigma_w))
 
 
-def oracle(case: Case, runs: list[Measured]) -> bool:
+def oracle(case: Case, states: Sequence[PredictedRun]) -> bool:
     """Whether the true model is 100 times as likely as every rival that does not contain it, the noise being known."""
-    names = [name for name in MODELS if MODELS[name].needs != "classifier"]
-    total = dict.fromkeys(names, 0.0)
-    for run in runs:
-        state = _Run(run, names, Rule().tolerance)
-        K = int((state.kinds == 0).sum())
-        sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / K))
-        for name in names:
-            total[name] += max(_likelihood(state, path, sigma, case.rho) for path in state.paths[name])
-    rivals = [total[name] for name in names if name != case.model and case.model not in MODELS[name].contains]
+    total = dict.fromkeys(states[0].paths, 0.0)
+    for name in total:
+        values = range(len(states[0].paths[name]))
+        total[name] = max(sum(_likelihood(state, state.paths[name][k], case) for state in states) for k in values)
+    rivals = [total[name] for name in total if name != case.model and case.model not in MODELS[name].contains]
     return total[case.model] - max(rivals) > ORACLE
 
 
-def _likelihood(state: _Run, path: Path, sigma: np.ndarray, rho: float) -> float:
-    still = np.zeros((1, state.y.shape[1]))
-    fitted = most_likely_clock(path, state.y[None], still, 1 / sigma[None] ** 2)
-    return _known(fitted.r[0], Noise(path, fitted, state.kinds, state.tolerance), rho)
+def _likelihood(state: PredictedRun, path: Predicted, case: Case) -> float:
+    sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / int((state.kinds == 0).sum())))
+    y, start = state.given
+    fitted = most_likely_clock(path, y, start, 1 / sigma[None] ** 2)
+    return _known(fitted.r[0], Noise(path, fitted, state.kinds, state.tolerance), case.rho)
 
 
 def _known(r: np.ndarray, noise: Noise, rho: float) -> float:
@@ -162,14 +160,17 @@ def cases() -> Iterator[Case]:
 def judged(case: Case, seed: int) -> dict[str, Any]:
     """One run of a case, judged: outcome, name, whether the true model was refuted, and whether the oracle could tell."""
     runs = make(case, seed)
-    selection = judge(runs, Rule(seed=seed))
+    rule = Rule(seed=seed)
+    names = [name for name in MODELS if MODELS[name].needs != "classifier"]
+    states = predict(runs, names, rule.tolerance)
+    selection = judge_predicted(states, {name: "" for name in names}, rule)
     return {
         **asdict(case),
         "case_seed": seed,
         "outcome": selection.outcome,
         "name": selection.name,
         "true_refuted": selection.support[case.model].refuted,
-        "oracle": oracle(case, runs),
+        "oracle": oracle(case, states),
     }
 
 

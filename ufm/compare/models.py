@@ -14,14 +14,19 @@ UNNORMALIZED, RENORMALIZED, EMBEDDED, KERNEL, JOINT = "unnormalized", "renormali
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
-SPACING = 0.01  # of log omega, between two points of a trace
+SPACING, COARSE = (
+    0.01,
+    0.05,
+)  # of log omega, between two points of a trace, and of one that only tells where a parameter is likely
 GRID = 320  # points of a path
 MOST_VALUES = 64  # compared: of more, those that the models predict most differently
 
 
 @dataclass(frozen=True)
 class CandidateModel:
-    """A name, the parameter and its values where it has one, the models it contains, and what it needs of the entry."""
+    """A name, the parameter and its values where it has one, the models it contains, at which `limit` of the parameter, and what
+    it needs of the entry.
+    """
 
     name: str
     statement: str
@@ -29,6 +34,7 @@ class CandidateModel:
     values: tuple[float, ...] = ()
     contains: tuple[str, ...] = ()
     needs: str = "spectrum"
+    limit: float = 1.0
 
 
 MODELS: dict[str, CandidateModel] = {
@@ -54,6 +60,7 @@ MODELS: dict[str, CandidateModel] = {
             RATES,
             (UNNORMALIZED,),
             "classifier",
+            np.inf,
         ),
     )
 }
@@ -96,7 +103,7 @@ def motions(
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Where the predictions of a run begin: G (C, C), class counts, frame (C, K), class statistics, and how far they are followed,
+    """Where the predictions of a run begin: G (C, C), class counts, frame (C, K), class statistics; how far they are followed,
     past the largest and the largest mean of the measured log omega.
     """
 
@@ -107,11 +114,13 @@ class Start:
     largest: float
     mean: float
 
-    def traces(self, name: str, values: tuple[float, ...] | None = None) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
+    def traces(
+        self, name: str, values: tuple[float, ...] | None = None, spacing: float = SPACING
+    ) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
         """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
         ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
         of = motions(name, self.gram, self.counts, self.entry, values)
-        return [(value, *trace(motion, self.frame, *ends, SPACING)) for value, motion in of]
+        return [(value, *trace(motion, self.frame, *ends, spacing)) for value, motion in of]
 
     def path(self, name: str, traced: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:
         """The values compared of one trace on an even grid, with their response to the start."""

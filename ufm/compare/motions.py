@@ -39,7 +39,7 @@ class Motion:
 
 
 def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
-    """The renormalized law from G (..., C, C) under a block kernel r (inf: embedded), time / n. Fourth-order Runge-Kutta steps."""
+    """The renormalized law from G (..., C, C) under a block kernel r (inf: embedded), time / n. Fourth-order Runge-Kutta."""
     law = GeneralLaw(tuple(int(count) for count in counts), lam, r)
     values, vectors = np.linalg.eigh(gram)
     basis = law.basis(gram)
@@ -84,11 +84,12 @@ def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None =
     projected = (J * priors) @ J
 
     def rate(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """X = T Lambda T^{-1}: its eigenvalues, T and T^{-1}. X is similar to a symmetric matrix by a function of N."""
-        nu, V = np.linalg.eigh(inner(S))
-        root = np.sqrt(1 - nu / r)
-        values, vectors = np.linalg.eigh(r * _between(V.mT @ projected @ V, root / (1 + (1 - 1 / r) * nu)))
-        return values[..., None, :], V @ (vectors / root[..., None]), (vectors.mT * root[..., None, :]) @ V.mT
+        """X = (Q J Pi J Q) L L^T = T Lambda T^{-1}, L L^T = I - N / r: its eigenvalues, T and T^{-1}."""
+        N = inner(S)
+        L = np.linalg.cholesky(one - N / r)
+        Q = one if r == 1 else np.linalg.inv(one + (1 - 1 / r) * N)
+        values, vectors = np.linalg.eigh(r * (L.mT @ (Q @ projected @ Q) @ L))
+        return values[..., None, :], np.linalg.solve(L.mT, vectors), (L @ vectors).mT
 
     def advance(S: np.ndarray, X: tuple[np.ndarray, np.ndarray, np.ndarray], h: float) -> np.ndarray:
         """S_i exp(h X / a_i) for every row i."""
@@ -103,11 +104,6 @@ def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None =
         return N @ np.linalg.inv(one - N / r)
 
     return Motion(S0, step, gram)
-
-
-def _between(B: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    """diag(scale) B diag(scale)"""
-    return scale[..., :, None] * B * scale[..., None, :]
 
 
 def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) -> Motion:
@@ -191,11 +187,11 @@ def trace(
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
     state, h = motion.state, FIRST_STEP
     for _ in range(20 * points):
-        trial = motion.step(state, h)
         try:
+            trial = motion.step(state, h)
             after = log_gram(motion.gram(trial), frame)
         except (ValueError, np.linalg.LinAlgError):
-            after = None
+            trial, after = state, None
         moved = np.inf if after is None else abs(after - Y[-1]).max()
         if after is None or not moved <= 2 * spacing:
             h /= 4

@@ -4,6 +4,7 @@ Errors of the start are those of its class means, Sigma_W given: S = M diag(q) b
 """
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from ufm.compare.coordinates import Entry, log_gram
 from ufm.compare.motions import Motion
 
 TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
-PLACES = 32  # of a path, at which the response is computed; between them it is linear
+PLACES = 20  # of a path, at which the response is computed; between them it is linear
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
 BLOCKS = 2  # powers of Sigma_W and of its inverse, either way, that span what the response of many features is computed in
@@ -75,7 +76,7 @@ def response(
     D = [np.eye(m)]
     state = motion.state
     first = np.diagonal(log_gram(motion.gram(state), frame)[0])
-    for before, after in zip(chosen[:-1], chosen[1:], strict=True):
+    for before, after in pairwise(chosen):
         middle = (before + after + 1) // 2
         for a, b in ((before, middle), (middle, after)):
             if b > a:

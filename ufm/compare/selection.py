@@ -13,12 +13,12 @@ import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
 from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
-from ufm.compare.models import KERNEL, MODELS, UNNORMALIZED, Start, available, select
+from ufm.compare.models import COARSE, KERNEL, MODELS, SPACING, UNNORMALIZED, Start, available, select
 from ufm.compare.noise import PRIOR_FREEDOMS, Noise
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 
 FEWEST = 4  # epochs
-REFINEMENTS, CLOSE_VALUES = 3, 0.02  # of a parameter, and the distance in its logarithm that ends them
+REFINEMENTS, CLOSE_VALUES = 5, 0.02  # of a parameter, and the distance in its logarithm that ends them
 MOST_EPOCHS = 60  # of a longer run, so many are compared, spread evenly
 CHUNK = 20  # runs simulated at once
 BEYOND = 8.0  # standard deviations past the furthest simulated run, where no more are simulated
@@ -26,7 +26,7 @@ NAN = float("nan")
 SAME_START = 1e-3  # of log omega between the statistics of the entry and the spectrum there
 
 
-class _Run:
+class PredictedRun:
     """One run in coordinates, with the predictions of every model."""
 
     def __init__(self, run: Measured, names: Sequence[str], tolerance: float) -> None:
@@ -47,24 +47,35 @@ class _Run:
                 raise ValueError(f"the class statistics given are not those of the first epoch: log omega differs by {gap:.2g}")
         diagonal = np.diagonal(Y, axis1=1, axis2=2)
         self.begin = Start(start, run.counts, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
-        predicted = {name: self.begin.traces(name) for name in names}
-        self.where = select(predicted, frozen)
+        self.traced = {name: self.begin.traces(name, spacing=COARSE if MODELS[name].values else SPACING) for name in names}
+        self.where = select(self.traced, frozen)
         self.kinds = (self.where[0] != self.where[1]).astype(int)
         self.y = Y[:, self.where[0], self.where[1]]
+        self.given = self.y[None], np.zeros((1, self.y.shape[1]))
         self.tolerance = tolerance
         self.paths: dict[str, list[Path]] = {name: [] for name in names}
         self.fits: dict[str, list[tuple[Fitted, Noise]]] = {name: [] for name in names}
-        for name, predictions in predicted.items():
-            for one in predictions:
-                self._take_in(name, self.begin.path(name, one, self.where))
-        if KERNEL in names:  # at r = 1 it is the unnormalized flow
-            self.paths[KERNEL].append(replace(self.paths[UNNORMALIZED][0], parameter=1.0))
-            self.fits[KERNEL].append(self.fits[UNNORMALIZED][0])
+        for name in names:
+            if not MODELS[name].values:
+                self._take_in(name, self.begin.path(name, self.traced[name][0], self.where))
+        for name in names:
+            if UNNORMALIZED in MODELS[name].contains:  # its limit
+                self.paths[name].append(replace(self.paths[UNNORMALIZED][0], parameter=MODELS[name].limit))
+                self.fits[name].append(self.fits[UNNORMALIZED][0])
 
     def _take_in(self, name: str, path: Path) -> None:
         fitted = self.fit(path, self.y[None], np.zeros((1, self.y.shape[1])))
         self.paths[name].append(path)
         self.fits[name].append((fitted, Noise(path, fitted, self.kinds, self.tolerance)))
+
+    def rough(self, name: str) -> np.ndarray:
+        """Log likelihood under white noise after the start, of every listed value of a model's parameter."""
+        n, likely = len(self.y) - 1, list[float]()
+        for _, Y, _ in self.traced[name]:
+            path = Path(Y[:, self.where[0], self.where[1]], self.paths[UNNORMALIZED][0].response)
+            weight = self.fit(path, self.y[None], np.zeros((1, self.y.shape[1]))).weight
+            likely.append(float(0.5 * n * np.log(weight).sum()))
+        return np.array(likely)
 
     def add(self, name: str, value: float) -> None:
         """One more value of a model's parameter."""
@@ -103,6 +114,18 @@ class _Run:
         return at(self.paths[name][which], fitted.tau[0]) + errors, errors[:, 0]
 
 
+def predict(runs: Sequence[Measured], names: Sequence[str], tolerance: float) -> list[PredictedRun]:
+    """The runs with the predictions of some models, parameters at common values where they are likely.
+
+    Raises ValueError for entry statistics that are not those of a run's first epoch.
+    """
+    states = [PredictedRun(run, names, tolerance) for run in runs]
+    for name in names:
+        if MODELS[name].values:
+            _search(states, name)
+    return states
+
+
 def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
     """The models that survive on several runs of one experiment: one model and parameter for all, a clock for each.
 
@@ -115,11 +138,13 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
         return Selection(NOT_COMPARED, "", (), f"a run has fewer than {FEWEST} usable epochs", {})
     missing = {name: next((m for m in (available(run.entry)[name] for run in runs) if m), "") for name in MODELS}
     names = [name for name in MODELS if not missing[name]]
-    states = [_Run(run, names, rule.tolerance) for run in runs]
-    given = [(state.y[None], np.zeros((1, state.y.shape[1]))) for state in states]
-    for name in names:
-        for _ in range(REFINEMENTS if MODELS[name].values else 0):
-            _refine(states, name)
+    return judge_predicted(predict(runs, names, rule.tolerance), missing, rule)
+
+
+def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], rule: Rule) -> Selection:
+    """The same from predictions; `missing` says of every model what it lacks, "" where it is predicted."""
+    names = [name for name, why in missing.items() if not why]
+    given = [state.given for state in states]
     observed = {name: _total(states, name, given) for name in names}
     count = rule.simulations(len(names), 2 if len(states) == 1 else 3)
     support = {}
@@ -132,23 +157,43 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
     return _verdict(support)
 
 
-def _refine(states: Sequence[_Run], name: str) -> None:
-    """Add the value of the parameter at the top of the parabola, in its logarithm, through the likeliest and its neighbours."""
-    values = np.array([path.parameter for path in states[0].paths[name]], dtype=float)
-    scores = sum(state.scores(name, state.y[None], np.zeros((1, state.y.shape[1])))[0][:, 0] for state in states)
-    order = np.argsort(values)
-    x, y = np.log(values[order]), np.asarray(scores)[order]
-    top = int(y.argmax())
-    if 0 < top < len(x) - 1:
-        a, b, _ = np.polyfit(x[top - 1 : top + 2] - x[top], y[top - 1 : top + 2], 2)
-        new = x[top] - b / (2 * a) if a < 0 else x[top]
-        if abs(new - x).min() > CLOSE_VALUES:
-            for state in states:
-                state.add(name, float(np.exp(new)))
+def _search(states: Sequence[PredictedRun], name: str) -> None:
+    """Add values of a model's parameter where it is likely: the likeliest listed and its neighbours, then, as long as one is at
+    the end, the next one, else the top of the parabola in its logarithm; and the reciprocal, which is as near to the limit r = 1.
+    """
+    listed = np.array(MODELS[name].values)
+    top = int(np.sum([state.rough(name) for state in states], axis=0).argmax())
+    for value in listed[max(top - 1, 0) : top + 2]:
+        _add(states, name, float(value))
+    for _ in range(REFINEMENTS):
+        values = np.array([path.parameter for path in states[0].paths[name]], dtype=float)
+        scores = np.sum([state.scores(name, *state.given)[0][:, 0] for state in states], axis=0)
+        order = np.argsort(values)
+        x, y = np.log(values[order]), scores[order]
+        top = int(y.argmax())
+        further = listed[listed < values.min()][-1:] if top == 0 else listed[listed > values.max()][:1]
+        if 0 < top < len(x) - 1 and np.isfinite(x[top + 1]):
+            a, b, _ = np.polyfit(x[top - 1 : top + 2] - x[top], y[top - 1 : top + 2], 2)
+            new = float(np.exp(x[top] - b / (2 * a))) if a < 0 else float(values[order][top])
+        elif len(further):
+            new = float(further[0])
+        else:
+            break
+        if abs(np.log(new) - x).min() <= CLOSE_VALUES:
+            break
+        _add(states, name, new)
+    if name == KERNEL and values[order][top] != 1.0:
+        _add(states, name, 1 / float(values[order][top]))
+
+
+def _add(states: Sequence[PredictedRun], name: str, value: float) -> None:
+    for state in states:
+        if all(path.parameter != value for path in state.paths[name]):
+            state.add(name, value)
 
 
 def _total(
-    states: Sequence[_Run], name: str, samples: Sequence[tuple[np.ndarray, np.ndarray]]
+    states: Sequence[PredictedRun], name: str, samples: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log likelihood (runs, B) at the best common parameter, that of free paths of all runs (B,), and which it is (B,)."""
     scores = [state.scores(name, y, start) for state, (y, start) in zip(states, samples, strict=True)]
@@ -159,7 +204,7 @@ def _total(
 
 
 def _support(
-    states: Sequence[_Run],
+    states: Sequence[PredictedRun],
     names: Sequence[str],
     name: str,
     observed: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],

@@ -98,9 +98,7 @@ def test_many_values_respond_each_to_its_own_error_as_the_closed_law_says() -> N
     x0 = log_gram(entry.gram(), frame)
     times = np.linspace(0, 8.0, 40)
     where = (np.arange(C - 1), np.arange(C - 1))
-    answer = response(
-        unnormalized_motion(entry, 1.0, turns(x0, frame, where)), frame, times, np.arange(40.0), where
-    )
+    answer = response(unnormalized_motion(entry, 1.0, turns(x0, frame, where)), frame, times, np.arange(40.0), where)
     motion = unnormalized_motion(entry)
     x = np.diagonal(log_gram(motion.gram(motion.step(motion.state, 8.0)), frame) - x0)
     ratio = g[::-1] / (1 + g[::-1])
