@@ -22,7 +22,8 @@ from ufm.compare.models import MODELS, motions
 from ufm.compare.motions import Motion, trace, unnormalized_motion
 from ufm.compare.noise import RHOS, Noise
 from ufm.compare.outcome import Measured, Rule
-from ufm.compare.selection import PredictedRun, judge_predicted, predict
+from ufm.compare.predicted import PredictedRun, predict
+from ufm.compare.selection import judge_predicted
 
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")

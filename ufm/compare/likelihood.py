@@ -38,10 +38,13 @@ class Fitted:
 def most_likely_clock(path: Path, y: np.ndarray, start: np.ndarray, weight: np.ndarray) -> Fitted:
     """The never decreasing clock, 0 at first, of the least weighted squares: dynamic programming, then one step between points.
 
-    y (B, T, m); start (B, m) is what the measured start of each differs by from that of the path; weight (B, m).
+    y (B, T, m); start (B, k) is what the measured start of each differs by from that of the path, as its response takes it;
+    weight (B, m).
     """
-    G = len(path.values)
-    Q = path.values + path.response.moved(start, G) if start.any() else np.broadcast_to(path.values, (len(y), *path.values.shape))
+    G, k = len(path.values), path.response.D.shape[-1]
+    Q = np.broadcast_to(path.values, (len(y), *path.values.shape))
+    if start.any():
+        Q = path.values + path.response.moved(start[:, :k], G)
     weighted = weight[:, None] * Q
     cost = (weighted * Q).sum(-1)[:, None] - 2 * y @ weighted.mT
     tau = _monotone(cost)

@@ -18,6 +18,7 @@ SPACING, COARSE = (
     0.01,
     0.05,
 )  # of log omega, between two points of a trace, and of one that only tells where a parameter is likely
+MANY = 20  # singular values, of more of which traces are threefold coarser
 GRID = 320  # points of a path
 MOST_VALUES = 64  # compared: of more, those that the models predict most differently
 
@@ -118,6 +119,7 @@ class Start:
         self, name: str, values: tuple[float, ...] | None = None, spacing: float = SPACING
     ) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
         """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
+        spacing = spacing if self.frame.shape[1] <= MANY else 3 * spacing
         ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
         of = motions(name, self.gram, self.counts, self.entry, values)
         return [(value, *trace(motion, self.frame, *ends, spacing)) for value, motion in of]

@@ -30,18 +30,20 @@ class Noise:
         self.T, self.kinds, self.tolerance = T, kinds, tolerance
         self.sets = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
         self.sigma = 1 / np.sqrt(fitted.weight[0])
-        D = path.response.at(fitted.tau[0]) * (self.sigma / self.sigma[:, None])
+        D = path.response.at(fitted.tau[0])
+        k = D.shape[-1]
+        D = D * (np.tile(self.sigma, k // m) / self.sigma[:, None])
         v = fitted.v[0, 1:] / self.sigma
         norm = np.sqrt((v**2).sum(-1, keepdims=True))
         v = v / np.where(norm > 0, norm, 1.0)
         D[1:] -= v[..., None] * (v[:, None] @ D[1:])  # along the path, an error of the start is one of the clock
-        D[0] = np.eye(m)
-        self.rows, self.columns = D.reshape(-1, m), np.hstack(list(D.mT))  # (T m, m), (m, T m)
+        D[0] = np.eye(m, k)
+        self.rows, self.columns = D.reshape(-1, k), np.hstack(list(D.mT))  # (T m, k), (k, T m)
         now, before = self.rows[m:], self.rows[:-m]
         squares, mixed, older = now.T @ now, now.T @ before, before.T @ before
         fresh = 1 - RHOS[:, None, None] ** 2
         both = RHOS[:, None, None] * (mixed + mixed.T)
-        factor = np.eye(m) + (squares - both + RHOS[:, None, None] ** 2 * older) / fresh
+        factor = np.eye(k) + (squares - both + RHOS[:, None, None] ** 2 * older) / fresh
         self.inverse = np.linalg.inv(factor)
         self.log_det = 0.5 * (T - 1) * m * np.log(fresh[:, 0, 0]) + 0.5 * np.linalg.slogdet(factor)[1]
         s = np.arange(T) / (T - 1)
@@ -69,12 +71,13 @@ class Noise:
         rho = RHOS[:, None, None]
         projected = rho * ((now @ D_before.T) + (before @ D_now.T)) - now @ D_now.T - rho**2 * (before @ D_before.T)
         fresh = np.sqrt(1 - RHOS**2)
-        start = projected @ self.inverse / fresh[:, None, None] ** 2  # (rho, B, m)
-        moved = (start.reshape(-1, m) @ self.rows.T).reshape(len(RHOS), B, T, m)
+        start = projected @ self.inverse / fresh[:, None, None] ** 2  # (rho, B, k)
+        moved = (start.reshape(-1, start.shape[-1]) @ self.rows.T).reshape(len(RHOS), B, T, m)
         rho = rho[..., None]
         steps = z[:, 1:] - rho * z[:, :-1] - rho * moved[:, :, :-1] + moved[:, :, 1:]
         steps /= fresh[:, None, None, None]
-        return steps, ((steps**2).sum(-2) + start**2) * self.sigma**2
+        of_start = (start**2).reshape(len(RHOS), B, -1, m).sum(-2)
+        return steps, ((steps**2).sum(-2) + of_start) * self.sigma**2
 
     def _by_rho(self, squares: np.ndarray) -> np.ndarray:
         """Log likelihood (rho, B) of sums of squares (rho, B, m)."""
@@ -87,9 +90,11 @@ class Noise:
             total = total + value.sum(-1)
         return total
 
-    def simulate(self, fitted: Fitted, count: int, rng: np.random.Generator) -> np.ndarray:
-        """Stationary AR(1) noise (count, T, m) like that of a fitted run (B = 1): rho as likely as it is, sizes of every value
-        shrunk to those of its kind, correlation across values as far as it stands out of what so few epochs make.
+    def simulate(self, fitted: Fitted, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """Stationary AR(1) noise (count, T, m) and the errors of its start (count, 2 m), like that of a fitted run (B = 1).
+
+        rho as likely as it is, sizes of every value shrunk to those of its kind, correlation across values as far as it stands
+        out of what so few epochs make.
         """
         n, m = self.T - 1, len(self.kinds)
         steps, squares = self._whitened(fitted.r)
@@ -110,7 +115,7 @@ class Noise:
         fresh = np.sqrt(1 - rho**2)
         for t in range(1, self.T):
             e[:, t] = rho * e[:, t - 1] + fresh * e[:, t]
-        return e
+        return e, np.hstack([e[:, 0], sigma * rng.standard_normal((count, m))])
 
 
 def correlated(z: np.ndarray, taken: np.ndarray) -> float:

@@ -13,6 +13,7 @@ from ufm.compare.motions import Motion
 
 TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
 PLACES = 20  # of a path, at which the response is computed; between them it is linear
+FEWER_PLACES, DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
 BLOCKS = 2  # powers of Sigma_W and of its inverse, either way, that span what the response of many features is computed in
@@ -20,10 +21,22 @@ BLOCKS = 2  # powers of Sigma_W and of its inverse, either way, that span what t
 
 @dataclass(frozen=True, eq=False)
 class Response:
-    """D (R, m, m) at grid positions `places` (R,) of a path, ascending from 0."""
+    """D (R, m, k) at grid positions `places` (R,) of a path, ascending from 0, to k errors: the m of the values compared, and m
+    more that stand for those of all others where there are many. cross (R, 2, m): rms of what errors of size 1 of all others do
+    to a value, those on the diagonal and those off it.
+    """
 
     places: np.ndarray
     D: np.ndarray
+    cross: np.ndarray | None = None
+
+    def widened(self, kinds: np.ndarray, sigma: np.ndarray) -> "Response":
+        """With the errors of all others as one of its own for every value, in units of the noise sigma (m,) of the values."""
+        if self.cross is None:
+            return self
+        sizes = [sigma[kinds == kind].mean() if (kinds == kind).any() else 0.0 for kind in (0, 1)]
+        beside = np.sqrt((self.cross[:, 0] * sizes[0]) ** 2 + (self.cross[:, 1] * sizes[1]) ** 2) / sigma
+        return Response(self.places, np.concatenate([self.D, beside[..., None] * np.eye(len(sigma))], axis=-1))
 
     def at(self, tau: np.ndarray) -> np.ndarray:
         """D at grid positions of any shape, interpolated. (..., m, m)"""
@@ -31,9 +44,9 @@ class Response:
         return (1 - share)[..., None, None] * self.D[low] + share[..., None, None] * self.D[low + 1]
 
     def moved(self, start: np.ndarray, count: int) -> np.ndarray:
-        """D start at every grid position 0, ..., count - 1. (B, m) -> (B, count, m)"""
-        m = start.shape[1]
-        at_places = (self.D.reshape(-1, m) @ start.T).reshape(len(self.D), m, -1).transpose(2, 0, 1)
+        """D start at every grid position 0, ..., count - 1. (B, k) -> (B, count, m)"""
+        R, m, k = self.D.shape
+        at_places = (self.D.reshape(-1, k) @ start.T).reshape(R, m, -1).transpose(2, 0, 1)
         low, share = self._between(np.arange(count, dtype=float))
         return (1 - share)[:, None] * at_places[:, low] + share[:, None] * at_places[:, low + 1]
 
@@ -46,19 +59,27 @@ class Response:
 def turns(Y0: np.ndarray, frame: np.ndarray, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """T (1 + m, C, C) with S T of Y_0 + TURN E for no E and for the m symmetric ones of single values `where`. Y0 (K, K)
 
-    Of more than MOST_FULL singular values, T (2, C, C) for no E and for E = I.
+    Of more than MOST_FULL singular values, for no E, for E = I, and for DRAWS random ones on the diagonal and as many off it.
     """
     C, K = frame.shape
-    if K > MOST_FULL:
-        return np.eye(C) + np.array([0.0, np.expm1(TURN)])[:, None, None] * (frame @ frame.T)
-    starts = np.tile(Y0, (1 + len(where[0]), 1, 1))
-    number = np.arange(1, len(starts))
-    starts[number, where[0], where[1]] += TURN
-    starts[number, where[1], where[0]] += TURN * (where[0] != where[1])
+    starts = Y0 + TURN * _errors(K, where)
     values, vectors = np.linalg.eigh(starts)
     to = (vectors * np.exp(values)[..., None, :]) @ vectors.mT
     inside = np.linalg.solve(to[0], to)
     return np.eye(C) + frame @ (inside - np.eye(K)) @ frame.T
+
+
+def _errors(K: int, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+    """The errors E of Y_0, in units of TURN. (B, K, K)"""
+    if K > MOST_FULL:
+        rng = np.random.default_rng(0)
+        on = rng.standard_normal((DRAWS, K))[..., None] * np.eye(K)
+        off = np.triu(rng.standard_normal((DRAWS, K, K)), 1)
+        return np.concatenate([np.zeros((1, K, K)), np.eye(K)[None], on, off + off.mT])
+    E = np.zeros((1 + len(where[0]), K, K))
+    number = np.arange(1, len(E))
+    E[number, where[0], where[1]] = E[number, where[1], where[0]] = 1.0
+    return E
 
 
 def response(
@@ -66,14 +87,14 @@ def response(
 ) -> Response:
     """The response of a flow from the starts of `turns`, all at once, at flow times (S,) that are at grid positions (S,).
 
-    Of more than MOST_FULL singular values, of each value to its own error alone: on the diagonal as where all are larger alike,
-    off it by the divided difference, which is exact while the vectors are frozen.
+    Of more than MOST_FULL singular values, of each value to its own error: on the diagonal as where all are larger alike, off it
+    by the divided difference, which is exact while the vectors are frozen; and the rms of what random errors of all others do.
     """
-    m, full = len(where[0]), frame.shape[1] <= MOST_FULL
+    m, K = len(where[0]), frame.shape[1]
     if len(times) < 2:
         return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
-    chosen = np.unique(np.round(np.linspace(0, len(times) - 1, PLACES)).astype(int))
-    D = [np.eye(m)]
+    chosen = np.unique(np.round(np.linspace(0, len(times) - 1, PLACES if K <= MOST_FULL else FEWER_PLACES)).astype(int))
+    D, cross = [np.eye(m)], [np.zeros((2, m))]
     state = motion.state
     first = np.diagonal(log_gram(motion.gram(state), frame)[0])
     for before, after in pairwise(chosen):
@@ -82,8 +103,14 @@ def response(
             if b > a:
                 state = motion.step(state, times[b] - times[a])
         Y = log_gram(motion.gram(state), frame)
-        D.append(((Y[1:] - Y[0])[:, *where] / TURN).T if full else np.diag(_own(Y, first)[where]))
-    return Response(places[chosen], np.array(D))
+        if K <= MOST_FULL:
+            D.append(((Y[1:] - Y[0])[:, *where] / TURN).T)
+            continue
+        own = _own(Y[:2], first)
+        D.append(np.diag(own[where]))
+        beside = (((Y[2:] - Y[0]) / TURN - own * _errors(K, where)[2:])[:, *where] ** 2).reshape(2, DRAWS, m).mean(1)
+        cross.append(np.sqrt((beside + beside.mean(1, keepdims=True)) / 2))
+    return Response(places[chosen], np.array(D), np.array(cross) if K > MOST_FULL else None)
 
 
 def _own(Y: np.ndarray, first: np.ndarray) -> np.ndarray:

@@ -106,6 +106,41 @@ def test_many_values_respond_each_to_its_own_error_as_the_closed_law_says() -> N
     np.testing.assert_allclose(np.diagonal(answer.D[-1]), 1 - 2 * x * ratio, atol=0.01)
 
 
+def test_of_many_values_the_errors_of_all_others_do_as_much_as_drawn() -> None:
+    rng = np.random.default_rng(8)
+    C = MOST_FULL + 4
+    P, K = C + 3, C - 1
+    E = np.linalg.qr(rng.standard_normal((P, P)))[0]
+    root = (E * np.exp(rng.uniform(-1, 1, P))) @ E.T
+    M = rng.standard_normal((P, C))
+    entry = Entry(np.full(C, 10), root @ (M - M.mean(1, keepdims=True)), root @ root.T)
+    start = start_of(entry)
+    where = np.triu_indices(K)
+    traced = start.traces(UNNORMALIZED)[0]
+    path = start.path(UNNORMALIZED, traced, where)
+    kinds = (where[0] != where[1]).astype(int)
+    sigma = np.where(kinds == 0, 0.01, 0.004)
+    wide = path.response.widened(kinds, sigma)
+    assert wide.D.shape[-1] == 2 * len(kinds)
+    beside = np.diagonal(wide.D[-1][:, len(kinds) :]) * sigma
+    assert abs(wide.D[0][:, len(kinds) :]).max() == 0
+    seen = []
+    for _ in range(6):
+        error = rng.standard_normal((K, K)) * 0.01
+        error = np.where(np.eye(K) > 0, error, 0.4 * np.triu(error, 1) + 0.4 * np.triu(error, 1).T)
+        turned = unnormalized_motion(in_error(entry, start.frame, 1e-3 * error))
+        state, times = turned.state, traced[2]
+        for h in np.diff(times):
+            state = turned.step(state, h)
+        moved = (log_gram(turned.gram(state), start.frame) - traced[1][-1]) / 1e-3
+        seen.append(moved[where] - np.diagonal(wide.D[-1]) * error[where])
+    drawn = np.sqrt(np.mean(np.square(seen), axis=0))
+    for kind in (0, 1):
+        assert np.sqrt((drawn[kinds == kind] ** 2).mean()) > 1e-3  # not small beside the noise
+        ratio = np.sqrt((beside[kinds == kind] ** 2).mean() / (drawn[kinds == kind] ** 2).mean())
+        assert 0.75 < ratio < 1.33
+
+
 def test_the_span_of_powers_of_sigma_w_keeps_the_path_of_many_features(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(5)
     P, C = 60, 4
