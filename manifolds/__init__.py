@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from manifolds import pymanopt_adapter as pymanopt
     from manifolds.centering import Centering
     from manifolds.checks.derivatives import check_gradient, check_hessian
+    from manifolds.checks.forms import check_form
     from manifolds.checks.manifold import check_manifold
     from manifolds.checks.views import GeooptView, PymanoptView
     from manifolds.forms import SemidefiniteForm, WeightedCentering
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from manifolds.matrix_form import MatrixForm
     from manifolds.metric import Metric
     from manifolds.metrics import BundleMetric, EmbeddedMetric
+    from manifolds.quotient import QuotientMetric
     from manifolds.retractions import (
         RETRACTIONS,
         Retraction,
@@ -53,6 +55,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "centering": ("Centering",),
     "checks.derivatives": ("check_gradient", "check_hessian"),
+    "checks.forms": ("check_form",),
     "checks.manifold": ("check_manifold",),
     "checks.views": ("GeooptView", "PymanoptView"),
     "torch_optimizer": ("RiemannianDescent",),
@@ -66,6 +69,7 @@ _HOMES = {
     "matrix_form": ("MatrixForm",),
     "metric": ("Metric",),
     "metrics": ("BundleMetric", "EmbeddedMetric"),
+    "quotient": ("QuotientMetric",),
     "retractions": (
         "RETRACTIONS", "Retraction", "cholesky_retraction", "horizontal_renormalisation", "nearest_point", "polar_retraction",
         "renormalisation",
@@ -89,11 +93,13 @@ __all__ = [
     "MatrixForm",
     "Metric",
     "PymanoptView",
+    "QuotientMetric",
     "Retraction",
     "RiemannianDescent",
     "SemidefiniteForm",
     "Shooting",
     "WeightedCentering",
+    "check_form",
     "check_gradient",
     "check_hessian",
     "check_manifold",

@@ -67,19 +67,25 @@ class SemidefiniteForm(Protocol):
 class WeightedCentering:
     """B = diag(w) - w w^T, w = weights / sum(weights): X B X^T is the weighted covariance, its kernel the weighted mean.
 
-    One class (C = 1) where the weights are equal. Raises ValueError for fewer than 2 weights and for one that is not positive.
+    One class (C = 1) where the weights are equal. Right to eps times the root of the largest over the smallest weight.
+    Raises ValueError for fewer than 2 weights, and for one that is not positive or nothing beside the largest.
     """
 
     weights: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        weights = np.asarray(self.weights, dtype=np.float64)
+        weights = np.array(self.weights, dtype=np.float64)
         if weights.ndim != 1 or len(weights) < 2:
             raise ValueError(f"weights of shape {weights.shape}: at least two, in one row, are needed")
         if not (np.isfinite(weights).all() and weights.min() > 0):
             bad = int(np.argmin(np.where(np.isfinite(weights), weights, -np.inf)))
             raise ValueError(f"weight {bad} is {weights[bad]}: weights are positive; leave out the columns that weigh nothing")
-        object.__setattr__(self, "weights", tuple((weights / weights.sum()).tolist()))
+        weights /= weights.max()  # the sum of what is near the largest number would be infinite
+        if weights.min() ** 0.5 <= len(weights) * np.finfo(np.float64).eps:
+            bad = int(np.argmin(weights))
+            raise ValueError(f"weight {bad} is {weights[bad]:.1e} of the largest, nothing in float64: leave its column out")
+        weights /= weights.sum()
+        object.__setattr__(self, "weights", tuple(weights.tolist()))
 
     @property
     def columns(self) -> int:
@@ -103,13 +109,13 @@ class WeightedCentering:
 
     def apply(self, X: ArrayT) -> ArrayT:
         """(X - X w 1^T) diag(w). (..., P, n)"""
-        return self.range_coordinates(X) * array_like(np.asarray(self.weights), X) ** 0.5
+        return self.range_coordinates(X) * self._root(X)
 
     def range_coordinates(self, X: ArrayT) -> ArrayT:
         """(X - X w 1^T) diag(sqrt(w)). (..., P, n)"""
         w = array_like(np.asarray(self.weights), X)
         centred = X - X.mean(-1)[..., None]  # the weighted mean of what is centred already leaves no rounding of a large mean
-        return (centred - (centred @ w)[..., None]) * w**0.5
+        return (centred - (centred @ w)[..., None]) * self._root(X)
 
     def kernel_coordinates(self, X: ArrayT) -> ArrayT:
         """X 1 / sqrt(n). (..., P, 1)"""
@@ -117,11 +123,15 @@ class WeightedCentering:
 
     def combine(self, F: ArrayT, K: ArrayT) -> ArrayT:
         """F / sqrt(w), its mean moved to that of K. (..., P, n)"""
-        X = F / array_like(np.asarray(self.weights), F) ** 0.5
+        X = F / self._root(F)
         return X - X.mean(-1)[..., None] + K / self.columns**0.5
 
     def range_gradient(self, E: ArrayT) -> ArrayT:
         """(E - mean) / sqrt(w), less its part along sqrt(w). (..., P, n)"""
-        root = array_like(np.asarray(self.weights), E) ** 0.5
+        root = self._root(E)
         scaled = (E - E.mean(-1)[..., None]) / root
         return scaled - (scaled @ root)[..., None] * root
+
+    def _root(self, X: ArrayT) -> ArrayT:
+        """sqrt(w) with the dtype and device of X. (n,)"""
+        return array_like(np.sqrt(self.weights), X)

@@ -10,6 +10,8 @@ has no kernel. An ambient gradient E becomes E M^{-1}, M = s B + the projection 
 preconditioner where B is ill-conditioned.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,11 +20,13 @@ from manifolds import geometry
 from manifolds.centering import SplitColumns, check_form_rank
 from manifolds.embedded import curvature, geodesics, logarithm
 from manifolds.forms import SemidefiniteForm
-from manifolds.linalg import Array, ArrayT, inner, namespace
+from manifolds.linalg import Array, ArrayT, array_like, inner, namespace
 from manifolds.metric import Metric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, as_retraction, nearest_point
-from manifolds.shooting import Shooting
+from manifolds.rotations import rotation_rate
+from manifolds.shooting import Shooting, double
+from manifolds.spectral import LostDirections
 
 MAPS = ("columns", "rank", "factors", "scale", "apply", "range_coordinates", "kernel_coordinates", "combine", "range_gradient")
 
@@ -35,6 +39,8 @@ class GeneralizedStiefelMetric(Metric):
 
     def __post_init__(self) -> None:
         missing = [name for name in MAPS if not hasattr(self.form, name)]
+        if isinstance(self.form, type):
+            raise ValueError(f"the form is the class {self.form.__name__} itself: give a value, as {self.form.__name__}(...)")
         if missing:
             raise ValueError(
                 f"{type(self.form).__name__} is no SemidefiniteForm: it lacks {', '.join(missing)}; make one of a matrix by "
@@ -43,8 +49,7 @@ class GeneralizedStiefelMetric(Metric):
 
     def check_shape(self, P: int, columns: int) -> None:
         """Raise ValueError where X (..., P, columns) cannot be on the manifold: another n, or rank(B) < P."""
-        if columns != self.form.columns:
-            raise ValueError(f"X has {columns} columns but the form {self.form.columns}: X is (..., P, n)")
+        self._check_columns(np.empty((0, columns)))
         check_form_rank(self.form.rank, P)
 
     def dimension(self, P: int) -> int:
@@ -74,7 +79,8 @@ class GeneralizedStiefelMetric(Metric):
     def nearest_point(self, Z: ArrayT) -> ArrayT:
         """The point nearest to Z in the norm of g: (Z B Z^T)^{-1/2} Z, the kernel's part unchanged. (..., P, n)"""
         self.check_shape(*Z.shape[-2:])
-        return self._point(nearest_point(*self._split(Z)))
+        with _rank_of_the_form():
+            return self._point(nearest_point(*self._split(Z)))
 
     @at_least_float32
     def retract(self, X: ArrayT, U: ArrayT, retraction: Move[ArrayT] | str = "polar") -> ArrayT:
@@ -83,11 +89,17 @@ class GeneralizedStiefelMetric(Metric):
         "polar" is of second order; "cholesky" of first and cheaper; "renormalisation" scales the kernel's part too.
         Raises ValueError where the step loses rank.
         """
-        move = as_retraction(retraction)
+        move = self.as_retraction(retraction)
+        x, split = self._split(X)
+        with _rank_of_the_form():
+            return self._point(move(x, self._coordinates(U), split))
+
+    def as_retraction(self, choice: Move[ArrayT] | str) -> Move[ArrayT]:
+        """The retraction of that name, or the function itself. Raises ValueError for the horizontal renormalisation."""
+        move = as_retraction(choice)
         if getattr(move, "lifts", False):
             raise ValueError("the horizontal renormalisation belongs to the bundle metric of a ClassLayout: take 'polar'")
-        x, split = self._split(X)
-        return self._point(move(x, self._coordinates(U), split))
+        return move
 
     def random_point(self, P: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.ndarray:
         """F uniform (Haar) on its Stiefel manifold, K standard normal. (*batch, P, n)"""
@@ -132,6 +144,12 @@ class GeneralizedStiefelMetric(Metric):
         return self._point(curvature.embedded_hessian(x, self._covector(G), self._covector(H), self._coordinates(U), split))
 
     @at_least_float32
+    def rotation_rate(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+        """As for the normalized features, in the coordinates of F and K. (..., P, P)"""
+        x, split = self._split(X)
+        return rotation_rate(x, self._coordinates(Z), split)
+
+    @at_least_float32
     def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """Closed form. (..., P, n)"""
         x, split = self._split(X)
@@ -147,16 +165,21 @@ class GeneralizedStiefelMetric(Metric):
 
     def shoot(self, X: Array, Y: Array) -> Shooting:
         """In the span of X and Y; `gap` in the norm of g."""
-        x, split = self._split(X)
-        shooting = logarithm.shoot_log(x, self._coordinates(Y), split)
-        return replace(shooting, vector=self._point(shooting.vector))
+        x, split = self._split(double(X))
+        shooting = logarithm.shoot_log(x, self._coordinates(double(Y)), split)
+        return replace(shooting, vector=array_like(self._point(shooting.vector), X))
 
     def _split(self, X: ArrayT) -> tuple[ArrayT, SplitColumns]:
         """The coordinates z = [sqrt(s) F, K] of X, and how they are split."""
         form = self.form
+        self._check_columns(X)
         F = form.range_coordinates(X) * form.scale**0.5
         z = namespace(X).concat([F, form.kernel_coordinates(X)], -1)
         return z, SplitColumns(form.factors, form.scale, form.rank)
+
+    def _check_columns(self, X: Array) -> None:
+        if X.shape[-1] != self.form.columns:
+            raise ValueError(f"X has {X.shape[-1]} columns but the form {self.form.columns}: X is (..., P, n)")
 
     def _coordinates(self, X: ArrayT) -> ArrayT:
         return self._split(X)[0]
@@ -164,8 +187,18 @@ class GeneralizedStiefelMetric(Metric):
     def _covector(self, G: ArrayT) -> ArrayT:
         """The gradient by the coordinates z, from the gradient by X."""
         form = self.form
+        self._check_columns(G)
         return namespace(G).concat([form.range_gradient(G) / form.scale**0.5, form.kernel_coordinates(G)], -1)
 
     def _point(self, z: ArrayT) -> ArrayT:
         """The X of coordinates z."""
         return self.form.combine(z[..., : self.form.factors] / self.form.scale**0.5, z[..., self.form.factors :])
+
+
+@contextmanager
+def _rank_of_the_form() -> Iterator[None]:
+    """What the whitening says of Sigma_W, said of X B X^T."""
+    try:
+        yield
+    except LostDirections as error:
+        raise ValueError(f"X B X^T is not positive definite: {error.args[1]}; take a smaller step, or another start") from None

@@ -8,7 +8,7 @@ import torch
 from geoopt.utils import size2shape
 
 from manifolds.metric import Metric
-from manifolds.retractions import Move, as_retraction
+from manifolds.retractions import Move
 from manifolds.rng import RNG
 
 Check = tuple[bool, str | None]
@@ -33,7 +33,7 @@ class MetricManifold(_Manifold):
 
     def __init__(self, metric: Metric, retraction: Move[torch.Tensor] | str, seed: RNG) -> None:
         super().__init__()
-        self.metric, self._retraction = metric, as_retraction(retraction)
+        self.metric, self._retraction = metric, metric.as_retraction(retraction)
         self._rng = np.random.default_rng(seed)
 
     def __eq__(self, other: object) -> bool:

@@ -24,23 +24,26 @@ class MatrixForm:
     def of_factor(cls, G: np.ndarray, tolerance: float | None = None) -> "MatrixForm":
         """B = G G^T for G (n, k), right to eps cond(G). Singular values up to `tolerance` times the largest count as zero.
 
-        `tolerance` is max(n, k) eps unless given. Raises ValueError for another shape, entries that are not finite, and G = 0.
+        `tolerance` is max(n, k) eps unless given. Raises ValueError for another shape, entries that are not real and finite,
+        G = 0, and a tolerance outside [0, 1).
         """
         G = _finite_matrix(G, "G")
+        tolerance = _share(tolerance, max(G.shape) * np.finfo(np.float64).eps)
         V, values, _ = np.linalg.svd(G, full_matrices=True)
-        return cls._of_spectrum(V, values, max(G.shape) * np.finfo(np.float64).eps if tolerance is None else tolerance)
+        return cls._of_spectrum(V, values, tolerance)
 
     @classmethod
     def of_matrix(cls, B: np.ndarray, tolerance: float | None = None) -> "MatrixForm":
         """B (n, n) itself; eigenvalues up to `tolerance` times the largest, n eps unless given, count as zero.
 
-        Raises ValueError where B is not square, finite, symmetric and positive semidefinite to rounding, with the number.
+        Raises ValueError where B is not square, real, finite, symmetric and positive semidefinite to rounding, with the number,
+        and for a tolerance outside [0, 1).
         """
         B = _finite_matrix(B, "B")
         n, eps = len(B), np.finfo(np.float64).eps
         if B.shape[1] != n:
             raise ValueError(f"B has shape {B.shape}: it is square; give a factor G (n, k) to of_factor")
-        size, tolerance = float(np.abs(B).max()), n * eps if tolerance is None else tolerance
+        size, tolerance = float(np.abs(B).max()), _share(tolerance, n * eps)
         gap = float(np.abs(B - B.T).max())
         if gap > n * eps * size:
             raise ValueError(f"B is not symmetric: an entry differs from its mirror image by {gap:.3e}; take (B + B^T) / 2")
@@ -129,8 +132,21 @@ class MatrixForm:
         return self._cast[key]
 
 
+def _share(tolerance: float | None, default: float) -> float:
+    """`tolerance`, a share of the largest value, or `default`. Raises ValueError outside [0, 1)."""
+    if tolerance is None:
+        return default
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance = {tolerance}: it is a share of the largest value, at least 0 and below 1")
+    return float(tolerance)
+
+
 def _finite_matrix(matrix: np.ndarray, name: str) -> np.ndarray:
-    values = np.array(matrix, dtype=np.float64)
+    tensor: Any = matrix
+    numbers = np.asarray(tensor.detach().cpu() if hasattr(tensor, "detach") else matrix)
+    if np.iscomplexobj(numbers):
+        raise ValueError(f"{name} is complex: a real matrix is needed")
+    values = np.array(numbers, dtype=np.float64)
     if values.ndim != 2 or 0 in values.shape:
         raise ValueError(f"{name} has shape {values.shape}: a matrix is needed")
     if not np.isfinite(values).all():

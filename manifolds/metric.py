@@ -6,7 +6,7 @@ import numpy as np
 
 from manifolds.embedded.logarithm import underived
 from manifolds.linalg import Array, ArrayT, namespace
-from manifolds.retractions import Move
+from manifolds.retractions import Move, as_retraction
 from manifolds.shooting import Shooting
 
 
@@ -37,6 +37,10 @@ class Metric(ABC):
     def retract(self, X: ArrayT, U: ArrayT, retraction: Move[ArrayT] | str) -> ArrayT:
         """R_X(U). (..., P, n). Raises ValueError where the step loses rank."""
 
+    def as_retraction(self, choice: Move[ArrayT] | str) -> Move[ArrayT]:
+        """The retraction of that name, or the function itself. Raises ValueError for what this metric has no use for."""
+        return as_retraction(choice)
+
     @abstractmethod
     def random_point(self, P: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.ndarray:
         """A point drawn with `rng`. (*batch, P, n)"""
@@ -60,6 +64,10 @@ class Metric(ABC):
     @abstractmethod
     def hessian(self, X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT) -> ArrayT:
         """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)"""
+
+    @abstractmethod
+    def rotation_rate(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+        """The skew Omega for which Omega X is the part of the tangent Z along the orbit {Q X : Q in O(P)}. (..., P, P)"""
 
     @abstractmethod
     def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:

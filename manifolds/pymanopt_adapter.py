@@ -17,7 +17,8 @@ from manifolds.generalized import GeneralizedStiefelMetric
 from manifolds.layout import ClassLayout, whole_number
 from manifolds.metric import Metric
 from manifolds.metrics import BundleMetric, EmbeddedMetric
-from manifolds.retractions import Move, as_retraction
+from manifolds.quotient import QuotientMetric
+from manifolds.retractions import Move
 from manifolds.rng import RNG
 
 _Manifold: Any = Manifold  # untyped
@@ -33,7 +34,7 @@ class _MetricManifold(_Manifold):
         if copies < 1:
             raise ValueError(f"copies = {copies}: at least one is needed")
         self.metric, self.P, self.copies = metric, P, copies
-        self._retraction, self._rng = as_retraction(retraction), np.random.default_rng(seed)
+        self._retraction, self._rng = metric.as_retraction(retraction), np.random.default_rng(seed)
         super().__init__(f"{name}, P={P}, copies={copies}", copies * metric.dimension(P))
 
     @property
@@ -189,3 +190,19 @@ class GeneralizedStiefel(_MetricManifold):
             f"Generalized Stiefel manifold n={form.columns}, rank={form.rank}",
         )
         self.form = form
+
+
+class OrthogonalQuotient(_MetricManifold):
+    """The quotient by O(P) of one of the manifolds above, for losses with f(Q X) = f(X): `manifolds.quotient`.
+
+    Points are points of that manifold, retraction and generator its own. Raises ValueError for another manifold, and for a
+    retraction that does not go with rotations.
+    """
+
+    def __init__(self, manifold: _MetricManifold) -> None:
+        if not isinstance(manifold, _MetricManifold):
+            raise ValueError(f"{manifold} is none of this module's manifolds, whose quotient by O(P) is known here")
+        metric = QuotientMetric(manifold.metric)
+        super().__init__(
+            metric, manifold.P, manifold.copies, manifold._retraction, manifold._rng, f"{manifold} / O({manifold.P})"
+        )

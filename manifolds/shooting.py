@@ -40,7 +40,7 @@ class Shooting:
         if apart:
             raise ValueError(
                 f"no geodesic found between {apart} of {self.converged.size} pairs of points: they lie in "
-                "the two components that the manifold has when n - C = P (opposite signs of det D_Y D_X^T)"
+                "the two components that the manifold has when n - C = P, or rank(B) = P (opposite signs of det D_Y D_X^T)"
             )
         if not self.converged.all():
             missed = int((~self.converged).sum())
@@ -77,15 +77,17 @@ def apart(x: np.ndarray) -> ShootingResult:
 def shoot_pairs(search: Search, X: Array, Y: Array) -> Shooting:
     """`search` (x, y) in float64 for every pair of the broadcast batches X, Y (..., P, n)."""
     shape = namespace(X).broadcast_shapes(X.shape, Y.shape)
-    starts, ends = (np.broadcast_to(_double(Z), shape).reshape(-1, *shape[-2:]) for Z in (X, Y))
+    starts, ends = (np.broadcast_to(double(Z), shape).reshape(-1, *shape[-2:]) for Z in (X, Y))
     results = [search(x, y) for x, y in zip(starts, ends, strict=True)]
     vector = np.asarray([result[0] for result in results]).reshape(shape)
     rest = (np.asarray([result[k] for result in results]).reshape(shape[:-2]) for k in (1, 2, 3, 4))
     return Shooting(array_like(vector, X), *rest)
 
 
-def _double(X: Any) -> np.ndarray:
-    return np.asarray(X if isinstance(X, np.ndarray) else X.detach().double().cpu().numpy(), dtype=np.float64)
+def double(X: Array) -> np.ndarray:
+    """X in numpy's float64, without a record for derivatives."""
+    tensor: Any = X
+    return np.asarray(X if isinstance(X, np.ndarray) else tensor.detach().double().cpu().numpy(), dtype=np.float64)
 
 
 Aim = Callable[[np.ndarray, np.ndarray], Shot]  # (velocity, target) -> Shot

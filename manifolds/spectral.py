@@ -15,6 +15,14 @@ NEAR = 1 / 4  # ||S - m I||_F / m up to which S counts as near a multiple of I
 NEAR_CONDITION = (1 + NEAR) / (1 - NEAR)
 
 
+class LostDirections(ValueError):
+    """A matrix that is singular to rounding: its name, and how many directions are lost."""
+
+    def __str__(self) -> str:
+        name, lost = self.args
+        return f"{name} is not positive definite: {lost}; a smaller step or the reduction to the range of Sigma_W is needed"
+
+
 def concrete(x: Array) -> float | bool | None:
     """The Python value of a scalar array, or None while torch traces or vectorises, when it has none yet.
 
@@ -51,10 +59,8 @@ def refuse_lost(values: ArrayT, threshold: ArrayT, name: str, kind: str) -> Arra
     if not concrete(xp.any(lost)):
         return xp.where(lost, float("nan"), values)
     count, P = int(xp.max(xp.sum(lost, -1))), values.shape[-1]
-    raise ValueError(
-        f"{name} is not positive definite: {count} of {P} directions are lost ({kind} {float(values.min()):.3e} to "
-        f"{float(values.max()):.3e}); a smaller step or the reduction to the range of Sigma_W is needed"
-    )
+    least, most = float(values.min()), float(values.max())
+    raise LostDirections(name, f"{count} of {P} directions are lost ({kind} {least:.3e} to {most:.3e})")
 
 
 def check_finite(S: Array) -> None:
