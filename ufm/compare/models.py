@@ -103,7 +103,7 @@ def motions(
 
 
 @dataclass(frozen=True, eq=False)
-class Start:
+class Predictor:
     """Where the predictions of a run begin: G (C, C), class counts, frame (C, K), class statistics; how far they are followed,
     past the largest and the largest mean of the measured log omega.
     """
@@ -148,7 +148,7 @@ class Start:
         parameter = None if value is None else (value,)
         entry = None if self.entry is None else krylov(self.entry)
         ((_, motion),) = motions(name, self.gram, self.counts, entry, parameter, turns(Y[0], self.frame, where))
-        return response(motion, self.frame, t, places, where)
+        return response(motion, self.frame, Y, t, places, where)
 
 
 def select(

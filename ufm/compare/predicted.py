@@ -7,7 +7,7 @@ import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
 from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
-from ufm.compare.models import COARSE, KERNEL, MODELS, SPACING, UNNORMALIZED, Start, select
+from ufm.compare.models import COARSE, KERNEL, MODELS, SPACING, UNNORMALIZED, Predictor, select
 from ufm.compare.noise import PRIOR_FREEDOMS, Noise
 from ufm.compare.outcome import Measured
 
@@ -36,7 +36,7 @@ class PredictedRun:
             if gap > SAME_START:
                 raise ValueError(f"the class statistics given are not those of the first epoch: log omega differs by {gap:.2g}")
         diagonal = np.diagonal(Y, axis1=1, axis2=2)
-        self.begin = Start(start, run.counts, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
+        self.begin = Predictor(start, run.counts, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
         self.traced = {name: self.begin.traces(name, spacing=COARSE if MODELS[name].values else SPACING) for name in names}
         self.where = select(self.traced, frozen)
         self.kinds = (self.where[0] != self.where[1]).astype(int)

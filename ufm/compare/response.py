@@ -9,11 +9,12 @@ from itertools import pairwise
 import numpy as np
 
 from ufm.compare.coordinates import Entry, log_gram
-from ufm.compare.motions import Motion
+from ufm.compare.motions import FlowState, Motion
 
 TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
 PLACES = 20  # of a path, at which the response is computed; between them it is linear
 FEWER_PLACES, DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
+APART = 0.02  # of log omega, from its path, that a path of longer steps may be
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
 BLOCKS = 2  # powers of Sigma_W and of its inverse, either way, that span what the response of many features is computed in
@@ -83,9 +84,15 @@ def _errors(K: int, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
 
 
 def response(
-    motion: Motion, frame: np.ndarray, times: np.ndarray, places: np.ndarray, where: tuple[np.ndarray, np.ndarray]
+    motion: Motion,
+    frame: np.ndarray,
+    path: np.ndarray,
+    times: np.ndarray,
+    places: np.ndarray,
+    where: tuple[np.ndarray, np.ndarray],
 ) -> Response:
-    """The response of a flow from the starts of `turns`, all at once, at flow times (S,) that are at grid positions (S,).
+    """The response of a flow from the starts of `turns`, all at once, beside its path Y (S, K, K) at flow times and grid
+    positions (S,).
 
     Of more than MOST_FULL singular values, of each value to its own error: on the diagonal as where all are larger alike, off it
     by the divided difference, which is exact while the vectors are frozen; and the rms of what random errors of all others do.
@@ -94,15 +101,17 @@ def response(
     if len(times) < 2:
         return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
     chosen = np.unique(np.round(np.linspace(0, len(times) - 1, PLACES if K <= MOST_FULL else FEWER_PLACES)).astype(int))
-    D, cross = [np.eye(m)], [np.zeros((2, m))]
+    D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
     state = motion.state
-    first = np.diagonal(log_gram(motion.gram(state), frame)[0])
     for before, after in pairwise(chosen):
-        middle = (before + after + 1) // 2
-        for a, b in ((before, middle), (middle, after)):
-            if b > a:
-                state = motion.step(state, times[b] - times[a])
-        Y = log_gram(motion.gram(state), frame)
+        few = np.unique([before, (before + after + 1) // 2, after])
+        for rows in (few, np.arange(before, after + 1)):  # every time of the path, where few are too far apart
+            moved = _walk(motion, state, times[rows], frame)
+            if moved is not None and abs(moved[1][0] - path[after]).max() < APART:
+                break
+        if moved is None:
+            break  # a start in error collapses sooner: from here on the last response stands
+        state, Y = moved
         if K <= MOST_FULL:
             D.append(((Y[1:] - Y[0])[:, *where] / TURN).T)
             continue
@@ -110,7 +119,19 @@ def response(
         D.append(np.diag(own[where]))
         beside = (((Y[2:] - Y[0]) / TURN - own * _errors(K, where)[2:])[:, *where] ** 2).reshape(2, DRAWS, m).mean(1)
         cross.append(np.sqrt((beside + beside.mean(1, keepdims=True)) / 2))
-    return Response(places[chosen], np.array(D), np.array(cross) if K > MOST_FULL else None)
+    if len(D) == 1:
+        return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
+    return Response(places[chosen[: len(D)]], np.array(D), np.array(cross) if K > MOST_FULL else None)
+
+
+def _walk(motion: Motion, state: FlowState, times: np.ndarray, frame: np.ndarray) -> tuple[FlowState, np.ndarray] | None:
+    """The state after steps between times (S,) and its Y (B, K, K); None where a step is too long for the flow."""
+    try:
+        for h in np.diff(times):
+            state = motion.step(state, h)
+        return state, log_gram(motion.gram(state), frame)
+    except (ValueError, np.linalg.LinAlgError):
+        return None
 
 
 def _own(Y: np.ndarray, first: np.ndarray) -> np.ndarray:

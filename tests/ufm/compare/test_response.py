@@ -8,18 +8,18 @@ import pytest
 from tests.ufm.compare.descents import entry_of, labelled, white_start
 from ufm.compare import models
 from ufm.compare.coordinates import Entry, frame_of, log_gram
-from ufm.compare.models import EMBEDDED, JOINT, KERNEL, RENORMALIZED, UNNORMALIZED, Start
-from ufm.compare.motions import unnormalized_motion
+from ufm.compare.models import EMBEDDED, JOINT, KERNEL, RENORMALIZED, UNNORMALIZED, Predictor
+from ufm.compare.motions import trace, unnormalized_motion
 from ufm.compare.response import MOST_FULL, krylov, response, turns
 
 SIZES = [23, 17, 13, 10]
 
 
-def start_of(entry: Entry) -> Start:
+def start_of(entry: Entry) -> Predictor:
     gram = entry.gram()
     frame = frame_of(gram)
     x = np.diagonal(log_gram(gram, frame))
-    return Start(gram, entry.counts, frame, entry, float(x.max() + 0.5), float(x.mean() + 0.7))
+    return Predictor(gram, entry.counts, frame, entry, float(x.max() + 0.5), float(x.mean() + 0.7))
 
 
 def anisotropic_entry(rng: np.random.Generator) -> Entry:
@@ -96,11 +96,11 @@ def test_many_values_respond_each_to_its_own_error_as_the_closed_law_says() -> N
     entry = Entry(np.full(C, 10), (V * np.sqrt(g * C)).T, np.eye(C - 1))
     frame = frame_of(entry.gram())
     x0 = log_gram(entry.gram(), frame)
-    times = np.linspace(0, 8.0, 40)
     where = (np.arange(C - 1), np.arange(C - 1))
-    answer = response(unnormalized_motion(entry, 1.0, turns(x0, frame, where)), frame, times, np.arange(40.0), where)
-    motion = unnormalized_motion(entry)
-    x = np.diagonal(log_gram(motion.gram(motion.step(motion.state, 8.0)), frame) - x0)
+    path, times = trace(unnormalized_motion(entry), frame, np.inf, float(np.diagonal(x0).mean()) + 0.3)
+    places = np.arange(float(len(times)))
+    answer = response(unnormalized_motion(entry, 1.0, turns(x0, frame, where)), frame, path, times, places, where)
+    x = np.diagonal(path[-1] - x0)
     ratio = g[::-1] / (1 + g[::-1])
     assert x.max() > 0.2
     np.testing.assert_allclose(np.diagonal(answer.D[-1]), 1 - 2 * x * ratio, atol=0.01)
