@@ -5,12 +5,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.compare.coordinates import Entry
+from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
+from ufm.compare.layer_motion import layer_motion
 from ufm.compare.likelihood import Path
 from ufm.compare.motions import Motion, joint_motion, renormalized_motion, trace, unnormalized_motion
 from ufm.compare.response import Response, krylov, response, turns
 
 UNNORMALIZED, RENORMALIZED, EMBEDDED, KERNEL, JOINT = "unnormalized", "renormalized", "embedded", "kernel", "joint"
+LAYER = "layer"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
@@ -19,6 +21,7 @@ SPACING, COARSE = (
     0.05,
 )  # of log omega, between two points of a trace, and of one that only tells where a parameter is likely
 MANY = 20  # singular values, of more of which traces are threefold coarser
+SAME_START = 1e-3  # of log omega between the statistics of the entry and what must have the same SNR
 GRID = 320  # points of a path
 MOST_VALUES = 64  # compared: of more, those that the models predict most differently
 
@@ -63,6 +66,7 @@ MODELS: dict[str, CandidateModel] = {
             "classifier",
             np.inf,
         ),
+        CandidateModel(LAYER, "gradient flow of the last linear map over fixed features below; A A^T conserved", needs="layer"),
     )
 }
 
@@ -76,8 +80,24 @@ def available(entry: Entry | None) -> dict[str, str]:
             missing = "needs the class means and Sigma_W of the entry"
         elif model.needs == "classifier" and (entry is None or entry.W is None):
             missing = "needs the classifier W and b of the entry"
+        elif model.needs == "layer":
+            missing = _no_layer(entry)
         reasons[name] = missing
     return reasons
+
+
+def _no_layer(entry: Entry | None) -> str:
+    """Why the layer below predicts nothing, "" where it does."""
+    if entry is None or entry.layer is None:
+        return "needs the last linear map and the class statistics of the layer below"
+    below = entry.layer
+    frame = frame_of(entry.gram())
+    try:
+        linear = gram_of(below.A @ below.M, below.A @ below.sigma_w @ below.A.T, entry.priors)
+        gap = abs(log_gram(linear, frame) - log_gram(entry.gram(), frame)).max()
+    except ValueError:
+        gap = np.inf
+    return "" if gap <= SAME_START else f"the features are not linear in the layer below ({gap:.2g} of log omega)"
 
 
 def motions(
@@ -98,6 +118,8 @@ def motions(
         raise ValueError(f"the model {name} needs the class means and Sigma_W of the entry")
     if name == UNNORMALIZED:
         return [(None, unnormalized_motion(entry, 1.0, turns))]
+    if name == LAYER:
+        return [(None, layer_motion(entry, turns))]
     make = unnormalized_motion if name == KERNEL else joint_motion
     return [(value, make(entry, value, turns)) for value in (model.values if values is None else values)]
 
@@ -146,7 +168,7 @@ class Predictor:
         where: tuple[np.ndarray, np.ndarray],
     ) -> Response:
         parameter = None if value is None else (value,)
-        entry = None if self.entry is None else krylov(self.entry)
+        entry = self.entry if self.entry is None or name == LAYER else krylov(self.entry)
         ((_, motion),) = motions(name, self.gram, self.counts, entry, parameter, turns(Y[0], self.frame, where))
         return response(motion, self.frame, Y, t, places, where)
 

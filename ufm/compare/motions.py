@@ -155,14 +155,6 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
         M, D = features(W, b, M, D, h / 2)
         return W, b, M, D
 
-    def step(state: FlowState, h: float, depth: int = 0) -> FlowState:
-        middle, whole = strang(state, h / 2), strang(state, h)
-        halves = strang(middle, h / 2)
-        error = max(abs(fine - coarse).max() / abs(fine).max() for fine, coarse in zip(halves, whole, strict=True))
-        if error > SPLIT and depth < DEEPEST:
-            return step(step(state, h / 2, depth + 1), h / 2, depth + 1)
-        return tuple((4 * fine - coarse) / 3 for fine, coarse in zip(halves, whole, strict=True))
-
     def gram(state: FlowState) -> np.ndarray:
         _, _, M, D = state
         S = (M - (M @ priors)[..., None]) * q
@@ -173,7 +165,20 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
     W0, b0 = entry.W, entry.b
     if turns is not None:
         W0, b0, D0 = (np.broadcast_to(x, (len(turns), *x.shape)) for x in (W0, b0, D0))
-    return Motion((W0, b0, M0 + entry.mean[:, None], D0), step, gram)
+    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(strang), gram)
+
+
+def extrapolated(step: Callable[[FlowState, float], FlowState]) -> Callable[[FlowState, float], FlowState]:
+    """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ."""
+
+    def careful(state: FlowState, h: float, depth: int = 0) -> FlowState:
+        halves, whole = step(step(state, h / 2), h / 2), step(state, h)
+        error = max(abs(fine - coarse).max() / abs(fine).max() for fine, coarse in zip(halves, whole, strict=True))
+        if error > SPLIT and depth < DEEPEST:
+            return careful(careful(state, h / 2, depth + 1), h / 2, depth + 1)
+        return tuple((4 * fine - coarse) / 3 for fine, coarse in zip(halves, whole, strict=True))
+
+    return careful
 
 
 def trace(

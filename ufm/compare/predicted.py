@@ -7,13 +7,12 @@ import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
 from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
-from ufm.compare.models import COARSE, KERNEL, MODELS, SPACING, UNNORMALIZED, Predictor, select
+from ufm.compare.models import COARSE, KERNEL, MODELS, SAME_START, SPACING, UNNORMALIZED, Predictor, select
 from ufm.compare.noise import PRIOR_FREEDOMS, Noise
 from ufm.compare.outcome import Measured
 
 REFINEMENTS, CLOSE_VALUES = 5, 0.02  # of a parameter, and the distance in its logarithm that ends them
 MOST_EPOCHS = 60  # of a longer run, so many are compared, spread evenly
-SAME_START = 1e-3  # of log omega between the statistics of the entry and the spectrum there
 
 
 class PredictedRun:

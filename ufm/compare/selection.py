@@ -118,7 +118,7 @@ def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
 
 def _verdict(support: Mapping[str, Support]) -> Selection:
     left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
-    unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs != "classifier")
+    unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs in ("spectrum", "statistics"))
     if not left:
         if unknown:
             return Selection(UNDECIDED, "", (), f"every model predicted is refuted; not predicted: {', '.join(unknown)}", support)
