@@ -145,7 +145,7 @@ def _known(r: np.ndarray, noise: Noise, rho: float) -> float:
     return float(-0.5 * squares.sum() - noise.log_det[which])
 
 
-def drawn(seed: int, number: int) -> Case:
+def drawn_case(seed: int, number: int) -> Case:
     """Case `number` that a seed draws of the grid; every second one has a growth of at least 3, 12 epochs or more and 1 %."""
     rng = np.random.default_rng([seed, number])
     clear = number % 2 == 0
@@ -204,7 +204,7 @@ def main(argv: list[str] | None = None) -> int:
         if elapsed() > args.seconds:
             break
         if number not in done:
-            lines.append({"draw": [args.seed, number], **judged(drawn(args.seed, number), number)})
+            lines.append({"draw": [args.seed, number], **judged(drawn_case(args.seed, number), number)})
             append_line(out, lines[-1])
     table = rates_table(lines) if lines else "no case was judged\n"
     if args.write:
