@@ -139,30 +139,39 @@ def feature_gradient(head: nn.Linear, features: Tensor, labels: Tensor, config: 
     return torch.autograd.grad(value, leaf)[0]
 
 
-def gains(model: nn.Module, head: nn.Linear, batches: Sequence[Batch]) -> dict[str, float]:
-    """Mean of log omega below the last linear operation before the features, and what it and what follows it add.
+def gains(model: nn.Module, head: nn.Linear, batches: Sequence[Batch]) -> dict[str, Any]:
+    """Mean of log omega at the input and at the features, and what every linear operation adds and what lies behind each of them.
 
-    `linear` cannot be positive (`ufm.ledger`); `nonlinear` is what ReLU, normalisation or a skip behind it make. NaN where there is
-    no such operation, or where the data do not fill its input.
+    `linear` (m,) in the order of execution cannot be positive (`ufm.ledger`); `between` (m,) is what ReLU, normalisation or a skip
+    behind each make. NaN where the data do not fill the input of an operation.
     """
     met: list[tuple[Tensor, Tensor]] = []
     inner = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d) and module is not head]
-    hooks = [module.register_forward_hook(lambda _, i, o: met.append((i[0].detach().clone(), o.detach().clone()))) for module in inner]
-    rows: list[tuple[Tensor, Tensor]] = []
+
+    def meet(_: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        met.append((given[0].detach().flatten(1).clone(), output.detach().flatten(1).clone()))
+
+    hooks = [module.register_forward_hook(meet) for module in inner]
+    batchwise: list[list[tuple[Tensor, Tensor]]] = []
     try:
         with evaluated(model), torch.no_grad():
             for x, _ in batches:
                 met.clear()
                 model(x)
-                rows += [(met[-1][0].flatten(1), met[-1][1].flatten(1))] if met else []
+                batchwise.append([*met])
     finally:
         for hook in hooks:
             hook.remove()
-    labels, H = torch.cat([y for _, y in batches]), features_of(model, head, batches)
-    nothing = float("nan")
-    below, mapped = (level(torch.cat(part), labels) for part in zip(*rows, strict=True)) if rows else (nothing, nothing)
-    top = level(H, labels)
-    return {"below": below, "linear": mapped - below, "nonlinear": top - mapped, "features": top}
+    labels, features = torch.cat([y for _, y in batches]), features_of(model, head, batches)
+    levels = [[level(torch.cat(part), labels) for part in zip(*pairs, strict=True)] for pairs in zip(*batchwise, strict=True)]
+    top = level(features, labels)
+    after = [pair[0] for pair in levels[1:]] + [top]
+    return {
+        "input": levels[0][0] if levels else top,
+        "linear": [pair[1] - pair[0] for pair in levels],
+        "between": [into - pair[1] for pair, into in zip(levels, after, strict=False)],
+        "features": top,
+    }
 
 
 def level(rows: Tensor, labels: Tensor) -> float:
@@ -177,14 +186,21 @@ def level(rows: Tensor, labels: Tensor) -> float:
 
 
 def measure_velocity(
-    model: nn.Module, head: nn.Linear, batches: Sequence[Batch], config: TrainConfig, moved: Tensor
+    model: nn.Module, head: nn.Linear, batches: Sequence[Batch], config: TrainConfig, moved: Tensor, offset_rate: float = 0.0
 ) -> dict[str, Any]:
-    """Everything of this page about a float64 network and what its features did next, moved (n, P); numbers by name."""
+    """Everything of this page about a float64 network and what its features did next, moved (n, P); numbers by name.
+
+    offset_rate: what free offsets of every example add to the kernel, times the identity.
+    """
     labels, features = torch.cat([y for _, y in batches]), features_of(model, head, batches)
     gradient = feature_gradient(head, features, labels, config)
-    values = cosines(moved, gradient, kernel_product(model, head, batches, gradient), labels)
+    kernel = kernel_product(model, head, batches, gradient) + offset_rate * gradient
+    values = cosines(moved, gradient, kernel, labels)
     loss = summed_loss(config)
     decay = 0.0 if config.feature_decay else config.weight_decay
+    trained = {id(p) for p in model.parameters() if p.requires_grad} - {id(p) for p in head.parameters()}
+    if not trained:
+        return values | {"forces": None, "gains": gains(model, head, batches)}
     forces = force_balance(model, batches, head, lambda logits, y: loss(logits, y, logits[:, :0]) / len(y), decay)
     names = ("cosine", "ratio", "decay_cosine", "decay_ratio")
     values["forces"] = {name: float(getattr(forces, name)[-1]) for name in names}
