@@ -33,8 +33,8 @@ def climb(args: argparse.Namespace) -> None:
         raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
     import torch
 
-    from sims.rungs.rung import BY_NAME, RUNGS
     from sims.rungs.run import run_rung
+    from sims.rungs.rung import BY_NAME, RUNGS
 
     unknown = [name for name in args.rungs or () if name not in BY_NAME]
     if unknown:

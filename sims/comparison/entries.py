@@ -39,7 +39,9 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
         W, b = W @ basis, b + W @ (mean - basis @ (basis.T @ mean))
     known = {name: float(arrays.get(name, np.nan)) for name in ("lambda", "decay_w", "decay_h")}
     lam = unknown_lam if np.isnan(known["lambda"]) else known["lambda"]
-    decay_w, decay_h = (default if np.isnan(known[name]) else known[name] for name, default in (("decay_w", lam), ("decay_h", 0.0)))
+    decay_w, decay_h = (
+        default if np.isnan(known[name]) else known[name] for name, default in (("decay_w", lam), ("decay_h", 0.0))
+    )
     centred = basis.T @ (M - mean[:, None])
     return Entry(counts, centred, basis.T @ sigma_w @ basis, W, b, basis.T @ mean, decay_w, decay_h, lam)
 

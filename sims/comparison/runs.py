@@ -94,7 +94,9 @@ def _trained(path: Path) -> Observed:
 
     config, record = load_run(path)
     stored = asdict(config)
-    observed = _of_record(path.name, path, "trained", _group(stored, ("seed", "save_features", "velocity", "data_dir")), record, stored)
+    observed = _of_record(
+        path.name, path, "trained", _group(stored, ("seed", "save_features", "velocity", "data_dir")), record, stored
+    )
     rates = np.array([config.rate_at(max(int(epoch), 1)) for epoch in observed.trajectory.t])
     saved = {path / f"features-{epoch:04d}.npz": float(epoch) for epoch in config.save_features}
     files = statistics_files(path) | {file: epoch for file, epoch in saved.items() if file.exists()}
@@ -103,7 +105,10 @@ def _trained(path: Path) -> Observed:
 
 def _logged(path: Path, given: float | None) -> Observed:
     facts, record = load_log(path)
-    lam = _known(float(record.arrays.get("lambda", np.nan)), given, path)
+    lam = float(record.arrays.get("lambda", np.nan))
+    if np.isnan(lam):
+        classified = np.isfinite(record.arrays.get("nc3", np.array(np.nan))).any()
+        lam = _known(lam, given, path) if classified else given or 0.0
     observed = _of_record(path.name, path, "trained", _group(facts, ("seed",)), record, facts)
     rates = observed.trajectory.observed.get("learning_rate")
     return replace(observed, rates=rates, files=statistics_files(path), lam=lam)

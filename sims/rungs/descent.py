@@ -1,8 +1,8 @@
 """Gradient descent on features that are part free, part made by a network, with the classifier at least squares or trained.
 
-    H = f(x) + E,   f a float64 network or nothing trained at all, E (n, P) an offset of every example, at rate `offsets` times
+    H = f(x) + E,   f a float64 network, E (n, P) an offset of every example,   Theta = Theta_f + (rate of the offsets) I,
 
-the mean of the diagonal of f's own kernel: Theta = Theta_f + (that rate) I. Steps are those of the loss 1/2 Ave ||W h + b - y||^2.
+the rate of the offsets in units of the mean diagonal of Theta_f. Steps are those of the loss 1/2 Ave ||W h + b - y||^2.
 Networks whose classifier is trained with them are the training backend's (`sims.train`); this is what it cannot do.
 """
 
@@ -53,7 +53,9 @@ class Descent:
         if self.rate_ratio is None and self.batch is not None:
             raise ValueError("mini-batches need a trained W: that of least squares is of all examples")
         if not self.offsets >= 0 or not 0 <= self.momentum < 1:
-            raise ValueError(f"offsets = {self.offsets}, momentum = {self.momentum}: the first >= 0, the second in [0, 1) is needed")
+            raise ValueError(
+                f"offsets = {self.offsets}, momentum = {self.momentum}: the first >= 0, the second in [0, 1) is needed"
+            )
 
 
 class FeatureDescent:

@@ -104,7 +104,8 @@ class _Pending:
             head.weight.copy_(self.weights[0])
             head.bias.copy_(self.weights[1])
         descent.body.load_state_dict(self.body)
-        model = nn.Sequential(OrderedDict(features=_Shifted(descent.body, self.E), classifier=head))
+        parts: OrderedDict[str, nn.Module] = OrderedDict(features=_Shifted(descent.body, self.E), classifier=head)
+        model = nn.Sequential(parts)
         rate = descent.offset_rate
         values = measure_velocity(model, head, [(descent.x, descent.labels)], TrainConfig(weight_decay=0.0), moved, rate)
         descent.body.load_state_dict(now)
@@ -115,9 +116,7 @@ class _Pending:
 
 
 def _measure(descent: FeatureDescent, epoch: int, log: RunLog, lam: float) -> float:
-    measurement = measure_features(
-        descent.features().numpy(), descent.labels.numpy(), descent.W.numpy(), descent.b.numpy(), lam
-    )
+    measurement = measure_features(descent.features().numpy(), descent.labels.numpy(), descent.W.numpy(), descent.b.numpy(), lam)
     log(epoch, {"learning_rate": descent.rate}, measurement)
     return float(np.log(measurement.snr.omega).mean())
 

@@ -28,7 +28,7 @@ class Rung:
     """One rung: its name, what it adds in words, and either a Descent with the body below it or a training configuration.
 
     body     of a Descent: free (nothing below moves), network (two ReLU layers, then a fixed projection), last-layer (ReLU layers
-             fixed, a narrow linear layer trained over them), linear (all trained, no ReLU), relu (two ReLU layers without projection)
+             fixed, a narrow linear layer trained over them), linear (all trained, no ReLU), relu (two ReLU layers alone)
     expected   the model that must survive here, by a theorem, "" where none is claimed
     """
 
@@ -67,7 +67,9 @@ RUNGS = (
     Rung("rate-1", "W trained, kappa = 1", Descent(rate_ratio=1.0)),
     Rung("decay", "kappa = 10, weight decay", Descent(rate_ratio=10.0, step=0.006, decay_w=1e-3, decay_h=1e-2)),
     Rung("momentum", "and momentum 0.9", Descent(rate_ratio=10.0, step=0.006, decay_w=1e-3, decay_h=1e-2, momentum=0.9)),
-    Rung("batches", "and batches of 50", Descent(rate_ratio=10.0, step=0.006, decay_w=1e-3, decay_h=1e-2, momentum=0.9, batch=50)),
+    Rung(
+        "batches", "and batches of 50", Descent(rate_ratio=10.0, step=0.006, decay_w=1e-3, decay_h=1e-2, momentum=0.9, batch=50)
+    ),
     Rung(
         "drops",
         "and two drops of the rate",
@@ -87,9 +89,7 @@ RUNGS = (
     Rung(
         "mlp-sgd",
         "batch norm, momentum, batches, decay, drops",
-        train=trained(
-            batch_norm=True, lr=0.05, momentum=0.9, weight_decay=1e-3, batch_size=50, epochs=240, decays=(80, 160)
-        ),
+        train=trained(batch_norm=True, lr=0.05, momentum=0.9, weight_decay=1e-3, batch_size=50, epochs=240, decays=(80, 160)),
     ),
 )
 BY_NAME = {rung.name: rung for rung in RUNGS}

@@ -1,5 +1,7 @@
-"""The folder of a run: config.json, provenance.json, trajectory.npz, statistics-EPOCH.npz, checkpoint.pt, and where they are asked
-for features-EPOCH.npz and velocity-EPOCH.json; every write atomic."""
+"""The folder of a run: config.json, provenance.json, trajectory.npz, statistics-EPOCH.npz and checkpoint.pt.
+
+Where they are asked for, features-EPOCH.npz and velocity-EPOCH.json too. Every write is atomic.
+"""
 
 import hashlib
 import json

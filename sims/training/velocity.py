@@ -3,7 +3,7 @@
 For features H (n x P) of the training examples, the loss L as a mean over them and G = dL/dH:
 
     free features     dH = -G
-    kernel            dH = -Theta G, Theta = J J^T the network's own feature kernel: a vector-Jacobian and a Jacobian-vector product
+    kernel            dH = -Theta G, Theta = J J^T, its feature kernel (by a vector-Jacobian, a Jacobian-vector product)
     displacement      what one epoch of training really did
 
 each split into class means and deviations, which are compared apart. All in evaluation mode and float64.
@@ -140,10 +140,10 @@ def feature_gradient(head: nn.Linear, features: Tensor, labels: Tensor, config: 
 
 
 def gains(model: nn.Module, head: nn.Linear, batches: Sequence[Batch]) -> dict[str, Any]:
-    """Mean of log omega at the input and at the features, and what every linear operation adds and what lies behind each of them.
+    """Mean of log omega at the input and at the features; what every linear operation adds, and what lies behind each.
 
-    `linear` (m,) in the order of execution cannot be positive (`ufm.ledger`); `between` (m,) is what ReLU, normalisation or a skip
-    behind each make. NaN where the data do not fill the input of an operation.
+    `linear` (m,) in the order of execution cannot be positive (`ufm.ledger`); `between` (m,) is what ReLU, normalisation or a
+    skip behind each make. NaN where the data do not fill the input of an operation.
     """
     met: list[tuple[Tensor, Tensor]] = []
     inner = [module for module in model.modules() if isinstance(module, nn.Linear | nn.Conv2d) and module is not head]
