@@ -32,12 +32,16 @@ lowest:
 	$(VENV)-lowest/bin/$(PIP) -c $(VENV)-lowest/lowest.txt -e . pytest hypothesis mpmath
 	$(VENV)-lowest/bin/python -m pytest -W ignore::DeprecationWarning -m "not slow and not gpu" tests/manifolds tests/ufm/features tests/ufm/laws tests/ufm/tensor tests/ufm/flow
 
-# every version of constraints.txt anew: the newest that install together
+# every version of constraints.txt anew, the newest that install together, and their hashes in requirements.lock
 constraints:
 	$(PYTHON) -m venv $(VENV)-constraints
 	$(VENV)-constraints/bin/$(PIP) -e ".[test]"
 	(sed -n '1,/^#.*$$/p' constraints.txt | grep '^#'; $(VENV)-constraints/bin/python -m pip freeze --exclude-editable | grep '==' | sed 's/+cpu$$//') > $(VENV)-constraints/new.txt
 	mv $(VENV)-constraints/new.txt constraints.txt
+	$(VENV)-constraints/bin/$(PIP) uv
+	$(VENV)-constraints/bin/uv pip compile pyproject.toml --extra test --universal --python-version 3.11.5 --generate-hashes --no-annotate --no-header -q -c constraints.txt -o $(VENV)-constraints/new.lock
+	(grep '^#' requirements.lock; grep -v '^ *#' $(VENV)-constraints/new.lock) > $(VENV)-constraints/whole.lock
+	mv $(VENV)-constraints/whole.lock requirements.lock
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -14,14 +14,17 @@ from statistics import median, quantiles
 
 import numpy as np
 import torch
+from scipy.integrate import solve_ivp
 from torch import Tensor
 
+from ufm.models.any_target import AnyTarget
 from ufm.models.base import Model
 from ufm.models.central_path import CentralPath
 from ufm.models.dang import DeepLinear
 from ufm.models.e_wojtowytsch import EWojtowytsch
 from ufm.models.ergen_pilanci import ErgenPilanci, batch_normalized_value, unfold
 from ufm.models.fang import Fang
+from ufm.models.joint_decay import JointDecay
 from ufm.models.lu_steinerberger import LuSteinerberger
 from ufm.models.mixon import Mixon
 from ufm.models.objective.losses import one_hot
@@ -30,6 +33,7 @@ from ufm.models.poggio_liao import PoggioLiao
 from ufm.models.solvers.gradient_flow import gradient_flow
 from ufm.models.tirer_bruna import BiasFree, FreeBias
 from ufm.models.zhou import DecayedBias
+from ufm.models.zhou_losses import FocalLoss, LabelSmoothing
 from ufm.models.zhu import Zhu
 from ufm.tensor.integrate import integrate_scipy
 
@@ -37,6 +41,7 @@ ACCURACY = 1e-10
 PAIRS = 9
 SMALL, LARGE = {"C": 5, "N": 7, "P": 9}, {"C": 10, "N": 50, "P": 30}
 Loss = Callable[..., Tensor]
+Decayed = Zhu | BiasFree | FreeBias | DecayedBias | DeepLinear | AnyTarget
 
 
 class Reached(Exception):
@@ -57,6 +62,29 @@ def cross_entropy(model: Model) -> Callable[[Tensor], Tensor]:
 def squared(model: Model) -> Callable[[Tensor], Tensor]:
     """Mean over examples of half the squared error of logits (C, n)."""
     Y = one_hot(model.layout)
+    return lambda Z: ((Z - Y) ** 2).sum() / (2 * model.layout.n)
+
+
+def smoothed(model: LabelSmoothing) -> Callable[[Tensor], Tensor]:
+    """torch's cross-entropy with its own label smoothing."""
+    y = labels(model)
+    return lambda Z: torch.nn.functional.cross_entropy(Z.T, y, label_smoothing=model.smoothing)
+
+
+def focal(model: FocalLoss) -> Callable[[Tensor], Tensor]:
+    """Mean of (1 - p)^gamma times the cross-entropy."""
+    y = labels(model)
+
+    def value(Z: Tensor) -> Tensor:
+        surprise = torch.nn.functional.cross_entropy(Z.T, y, reduction="none")
+        return ((-torch.expm1(-surprise)) ** model.gamma * surprise).mean()
+
+    return value
+
+
+def to_targets(model: AnyTarget) -> Callable[[Tensor], Tensor]:
+    """Mean over examples of half the squared error to any targets."""
+    Y = torch.as_tensor(model.Y)
     return lambda Z: ((Z - Y) ** 2).sum() / (2 * model.layout.n)
 
 
@@ -98,7 +126,7 @@ def energies(model: Fang) -> Loss:
     return lambda W, H: loss(model.budget * model.N**0.5 * (W / W.norm()) @ (H / H.norm()))
 
 
-def decayed(loss: Callable[[Tensor], Tensor], model: Zhu | BiasFree | FreeBias | DecayedBias | DeepLinear, bias: float) -> Loss:
+def decayed(loss: Callable[[Tensor], Tensor], model: Decayed, bias: float) -> Loss:
     """A product of factors, then perhaps a bias, all with weight decay."""
 
     def value(*point: Tensor) -> Tensor:
@@ -129,6 +157,8 @@ def problems(sizes: dict[str, int]) -> list[tuple[Model, Loss]]:
     deep = DeepLinear(**sizes, lambda_w=2e-3, lambda_h=2e-3)
     lu, ball, norm = LuSteinerberger(C=C, N=1, P=sizes["P"]), EWojtowytsch(**sizes), PoggioLiao(**sizes)
     fang, unequal = Fang(**sizes), Fang(**sizes, majority=2, imbalance=3.0)
+    smooth, focused = LabelSmoothing(**sizes, **weak), FocalLoss(**sizes, **weak)
+    regression = AnyTarget(**sizes, lambda_w=1e-3, lambda_h=1e-3)
     ergen = ErgenPilanci(C=C, N=sizes["N"], P=sizes["P"], beta=0.5)
     return [
         (lu, spheres(lu)),
@@ -142,6 +172,9 @@ def problems(sizes: dict[str, int]) -> list[tuple[Model, Loss]]:
         (free, decayed(squared(free), free, 0.0)),
         (biased, decayed(squared(biased), biased, biased.lambda_b)),
         (deep, decayed(squared(deep), deep, 0.0)),
+        (smooth, decayed(smoothed(smooth), smooth, smooth.lambda_b)),
+        (focused, decayed(focal(focused), focused, focused.lambda_b)),
+        (regression, decayed(to_targets(regression), regression, 0.0)),
     ]
 
 
@@ -215,6 +248,29 @@ def timed_flow(model: Mixon | CentralPath) -> tuple[float, float]:
     return median(a for a, _ in times), median(b for _, b in times)
 
 
+def timed_law(model: JointDecay) -> tuple[float, float]:
+    """Median seconds of law (e) at its 41 times and of scipy's RK45 on (W, H), rtol 1e-6; they agree to 1e-4 or it raises."""
+    Y, n, wd, t, times = one_hot(model.layout).numpy(), model.layout.n, model.weight_decay, model.times, []
+    for seed in range(PAIRS):
+        W, H = (x.numpy() for x in model.start(seed))
+
+        def descent(_: float, x: np.ndarray) -> np.ndarray:
+            A, B = x[: W.size].reshape(W.shape), x[W.size :].reshape(H.shape)  # noqa: B023
+            R = (A @ B - Y) / n
+            return -np.concatenate([(R @ B.T + wd * A).ravel(), (A.T @ R + wd * B).ravel()])
+
+        began = time.process_time()
+        law = model.law((torch.from_numpy(W), torch.from_numpy(H)))
+        logits = np.stack([law.logits(at / n) for at in t])
+        middle = time.process_time()
+        x = solve_ivp(descent, (0.0, t[-1]), np.concatenate([W.ravel(), H.ravel()]), t_eval=t, rtol=1e-6, atol=1e-9).y
+        times.append((middle - began, time.process_time() - middle))
+        end = x[: W.size, -1].reshape(W.shape) @ x[W.size :, -1].reshape(H.shape)
+        if not abs(logits[-1] - end).max() <= 1e-4:
+            raise RuntimeError(f"law and integration differ by {abs(logits[-1] - end).max():.1e}: the comparison is void")
+    return median(a for a, _ in times), median(b for _, b in times)
+
+
 def autograd_flow(model: Mixon | CentralPath, seed: int) -> None:
     """What a user would write: autograd's gradient of the loss, projected where there is a manifold."""
     from manifolds.geometry import oblique_projection
@@ -242,8 +298,6 @@ def autograd_flow(model: Mixon | CentralPath, seed: int) -> None:
         gradient = torch.autograd.grad(((leaves[0] @ leaves[1] + leaves[2] - Y) ** 2).sum() / 2, leaves)
         return -torch.cat([g.reshape(-1) for g in gradient]).numpy()
 
-    from scipy.integrate import solve_ivp
-
     x0 = torch.cat([t.reshape(-1) for t in start]).numpy()
     solve_ivp(lambda _, x: descent(x), (0.0, model.duration), x0, method="DOP853", rtol=1e-11, atol=1e-14 * abs(x0).max())
 
@@ -269,6 +323,11 @@ def main() -> None:
     for flow in (CentralPath(C=5, N=7, P=9), Mixon(C=5, N=9, P=7)):
         mine, theirs = timed_flow(flow)
         print(f"{flow.facts.name:>18}  ours {mine * 1e3:7.1f} ms  plain {theirs * 1e3:7.1f} ms  ratio {theirs / mine:6.2f}")
+    print("\nclosed law at 41 times; plain = scipy's RK45 on (W, H)")
+    for sizes in (SMALL, LARGE):
+        mine, theirs = timed_law(JointDecay(**sizes))
+        name = f"joint-decay {sizes['C']}, {sizes['N']}, {sizes['P']}"
+        print(f"{name:>22}  ours {mine * 1e3:7.1f} ms  plain {theirs * 1e3:7.1f} ms  ratio {theirs / mine:6.2f}")
 
 
 if __name__ == "__main__":

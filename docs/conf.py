@@ -33,6 +33,21 @@ html_title = "neural-collapse-flow"
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_context = {"default_mode": "auto"}  # light or dark as the reader's system says
+ALONE = [
+    "index",
+    "start",
+    "choose",
+    "explorer-page",
+    "faq",
+    "extending",
+    "architecture",
+    "changelog",
+    "cite",
+    "search",
+    "genindex",
+]
+html_sidebars: dict[str, list[str]] = {page: [] for page in ALONE}  # these pages have no neighbours of their section
 html_theme_options = {
     "show_prev_next": True,
     "navbar_align": "left",

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from manifolds.matrix_form import MatrixForm
     from manifolds.metric import Metric
     from manifolds.metrics import BundleMetric, EmbeddedMetric
+    from manifolds.quotient import QuotientMetric
     from manifolds.retractions import (
         RETRACTIONS,
         Retraction,
@@ -68,6 +69,7 @@ _HOMES = {
     "matrix_form": ("MatrixForm",),
     "metric": ("Metric",),
     "metrics": ("BundleMetric", "EmbeddedMetric"),
+    "quotient": ("QuotientMetric",),
     "retractions": (
         "RETRACTIONS", "Retraction", "cholesky_retraction", "horizontal_renormalisation", "nearest_point", "polar_retraction",
         "renormalisation",
@@ -91,6 +93,7 @@ __all__ = [
     "MatrixForm",
     "Metric",
     "PymanoptView",
+    "QuotientMetric",
     "Retraction",
     "RiemannianDescent",
     "SemidefiniteForm",

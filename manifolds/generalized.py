@@ -24,6 +24,7 @@ from manifolds.linalg import Array, ArrayT, array_like, inner, namespace
 from manifolds.metric import Metric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, as_retraction, nearest_point
+from manifolds.rotations import rotation_rate
 from manifolds.shooting import Shooting, double
 from manifolds.spectral import LostDirections
 
@@ -141,6 +142,12 @@ class GeneralizedStiefelMetric(Metric):
         """Of the Levi-Civita connection of g. (..., P, n)"""
         x, split = self._split(X)
         return self._point(curvature.embedded_hessian(x, self._covector(G), self._covector(H), self._coordinates(U), split))
+
+    @at_least_float32
+    def rotation_rate(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+        """As for the normalized features, in the coordinates of F and K. (..., P, P)"""
+        x, split = self._split(X)
+        return rotation_rate(x, self._coordinates(Z), split)
 
     @at_least_float32
     def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:

@@ -17,6 +17,7 @@ from manifolds.geometry import renormalize
 from manifolds.geoopt_base import Exact, MetricManifold
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
+from manifolds.quotient import QuotientMetric
 from manifolds.retractions import Move, nearest_point
 from manifolds.rng import RNG
 
@@ -108,6 +109,31 @@ class GeneralizedStiefel(MetricManifold):
     def projx(self, x: torch.Tensor) -> torch.Tensor:
         """The nearest point in the norm of the metric."""
         return self.metric.nearest_point(x)
+
+
+class OrthogonalQuotient(MetricManifold):
+    """The quotient by O(P) of one of the manifolds above, for losses with f(Q x) = f(x): `manifolds.quotient`.
+
+    Raises ValueError for another manifold, and for a retraction that does not go with rotations.
+    """
+
+    __scaling__ = MetricManifold.__scaling__.copy()
+    name = "OrthogonalQuotient"
+    _tangency = "`||x C_M u^T + u C_M x^T||_F + ||Omega||_F` of its part `Omega x` along the orbit"
+
+    def __init__(self, manifold: MetricManifold) -> None:
+        if not isinstance(manifold, MetricManifold) or isinstance(manifold, Exact):
+            raise ValueError(f"{manifold} is no manifold of this module with a retraction, whose quotient by O(P) is known here")
+        super().__init__(QuotientMetric(manifold.metric), manifold._retraction, manifold._rng)
+        self.manifold = manifold
+
+    def extra_repr(self) -> str:
+        """Of what."""
+        return f"{self.manifold.name}, {self.manifold.extra_repr()}"
+
+    def projx(self, x: torch.Tensor) -> torch.Tensor:
+        """Of the manifold."""
+        return self.manifold.projx(x)
 
 
 class NormalizedFeaturesExact(Exact, NormalizedFeatures):

@@ -66,6 +66,10 @@ class Metric(ABC):
         """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)"""
 
     @abstractmethod
+    def rotation_rate(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+        """The skew Omega for which Omega X is the part of the tangent Z along the orbit {Q X : Q in O(P)}. (..., P, P)"""
+
+    @abstractmethod
     def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """The geodesic that leaves X with velocity U (projected first), at time 1. (..., P, n)"""
 

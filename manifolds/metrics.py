@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds import rotations
 from manifolds.bundle import connection as bundle
 from manifolds.bundle import geodesics as bundle_geodesics
 from manifolds.embedded import curvature, geodesics, logarithm
@@ -103,6 +104,10 @@ class EmbeddedMetric(LayoutMetric):
         """P(H - n sym(G C_M X^T) U C_M)."""
         return curvature.embedded_hessian(X, G, H, U, self.layout)
 
+    def rotation_rate(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+        """Omega A + A Omega = Z X^T - X Z^T, A = X X^T."""
+        return rotations.rotation_rate(X, Z, self.layout)
+
     def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """Closed form."""
         return geodesics.exp(X, self.project(X, U), self.layout)
@@ -143,6 +148,10 @@ class BundleMetric(LayoutMetric):
     def hessian(self, X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT) -> ArrayT:
         """Of the Levi-Civita connection of g."""
         return bundle.bundle_hessian(X, G, H, U, self.layout)
+
+    def rotation_rate(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+        """skew(Z X^T A^{-1}), A = X X^T."""
+        return rotations.bundle_rotation_rate(X, Z, self.layout)
 
     def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """Integrated to rounding."""

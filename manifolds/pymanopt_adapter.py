@@ -17,6 +17,7 @@ from manifolds.generalized import GeneralizedStiefelMetric
 from manifolds.layout import ClassLayout, whole_number
 from manifolds.metric import Metric
 from manifolds.metrics import BundleMetric, EmbeddedMetric
+from manifolds.quotient import QuotientMetric
 from manifolds.retractions import Move
 from manifolds.rng import RNG
 
@@ -189,3 +190,19 @@ class GeneralizedStiefel(_MetricManifold):
             f"Generalized Stiefel manifold n={form.columns}, rank={form.rank}",
         )
         self.form = form
+
+
+class OrthogonalQuotient(_MetricManifold):
+    """The quotient by O(P) of one of the manifolds above, for losses with f(Q X) = f(X): `manifolds.quotient`.
+
+    Points are points of that manifold, retraction and generator its own. Raises ValueError for another manifold, and for a
+    retraction that does not go with rotations.
+    """
+
+    def __init__(self, manifold: _MetricManifold) -> None:
+        if not isinstance(manifold, _MetricManifold):
+            raise ValueError(f"{manifold} is none of this module's manifolds, whose quotient by O(P) is known here")
+        metric = QuotientMetric(manifold.metric)
+        super().__init__(
+            metric, manifold.P, manifold.copies, manifold._retraction, manifold._rng, f"{manifold} / O({manifold.P})"
+        )

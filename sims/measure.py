@@ -33,8 +33,12 @@ def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Meas
     Without lam, lambda is that of the file, or 0.
     """
     arrays = load_feature_file(path)
+    return _measured(path, arrays, lambda_of_file(arrays, path) if lam is None else lam)
+
+
+def _measured(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[int | None, Measurement]:
+    """Epoch and measures of the arrays of a file."""
     features, labels = arrays["features"], arrays["labels"]
-    lam = lambda_of_file(arrays, path) if lam is None else lam
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: labels are {labels.dtype}, integers are needed")
     if features.dtype not in FLOATS or features.ndim != 2 or not features.shape[1] or labels.shape != features.shape[:1]:
@@ -106,9 +110,11 @@ def measure(args: argparse.Namespace) -> None:
         show_run(Path(args.files[0]), args)
         return
     for k, name in enumerate(args.files):
-        known, measurement = measure_file(Path(name), args.lam)
+        arrays = load_feature_file(Path(name))
+        lam = lambda_of_file(arrays, Path(name)) if args.lam is None else args.lam
+        known, measurement = _measured(Path(name), arrays, lam)
         epoch = k if known is None else known
-        record = record.with_epoch(epoch, measurement, _lambda(Path(name)) if args.lam is None else args.lam)
+        record = record.with_epoch(epoch, measurement, lam)
         if args.out is not None:
             record.save(Path(args.out))
         _warn(name, measurement)
@@ -128,10 +134,6 @@ def _warn(name: str, measurement: Measurement) -> None:
     if measurement.snr.rounding > WORTH_SAYING:
         error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"
         say(f"{name}: warning: {error}, Sigma_W in float64 is close to singular; ufm.flow goes through the deviations instead")
-
-
-def _lambda(path: Path) -> float:
-    return lambda_of_file(load_feature_file(path), path)
 
 
 def show_run(path: Path, args: argparse.Namespace) -> None:

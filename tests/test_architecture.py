@@ -80,6 +80,7 @@ SAME_NAME = {  # what may be defined in several modules, and why
     "parser": "every command has one",
     "NormalizedFeatures": "the same manifold for geoopt and for pymanopt",
     "EmbeddedNormalizedFeatures": "the same manifold for geoopt and for pymanopt",
+    "OrthogonalQuotient": "the same manifold for geoopt and for pymanopt",
     "GeneralizedStiefel": "the same manifold for geoopt and for pymanopt",
     "Field": "the vector fields that the integrator beside it takes",
     "safe_step": "the bound of the closed scheme and of the general one",

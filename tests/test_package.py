@@ -75,3 +75,15 @@ def test_the_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
     assert (Path(home.strip()).parent / "py.typed").exists()
     for script in SCRIPTS:
         assert ufm.__version__ in run(binaries / script, "--version"), script
+
+
+def test_every_locked_version_has_hashes_and_is_that_of_the_constraints() -> None:
+    pinned = dict(line.lower().split("==") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line)
+    entries = [e for e in (ROOT / "requirements.lock").read_text().replace("\\\n", " ").splitlines() if not e.startswith("#")]
+    locked: dict[str, set[str]] = {}
+    for entry in entries:
+        name, _, version = entry.split()[0].partition("==")
+        assert "--hash=sha256:" in entry, name
+        locked.setdefault(name.lower(), set()).add(version)
+    assert {"numpy", "scipy", "torch", "pytest"} <= locked.keys()
+    assert not {name: versions for name, versions in locked.items() if name in pinned and pinned[name] not in versions}

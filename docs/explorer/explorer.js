@@ -1,6 +1,6 @@
 /* The page around laws.js: settings <-> link, figures as SVG, a table, and a summary for screen readers. */
 "use strict";
-const FRAMES = 161, WIDTH = 560, HEIGHT = 330, MARGIN = { left: 62, right: 14, top: 12, bottom: 40 };
+const FRAMES = 161, HEIGHT = 330, MARGIN = { left: 62, right: 14, top: 12, bottom: 40 };
 const LABELS = { renormalized: "renormalized (a)", kernel: "kernel ratio r", embedded: "embedded (b)", unnormalized: "unnormalized" };
 const form = document.getElementById("settings"), frame = document.getElementById("frame");
 const ranges = [...form.querySelectorAll("input[type=range]")];
@@ -8,7 +8,7 @@ const view = { turn: 0.5, tilt: 0.35 };
 const state = { settings: null, sizes: [], times: [], paths: {}, failures: {} };
 
 const value = (input) => (input.dataset.log ? 10 ** Number(input.value) : Number(input.value));
-const short = (x) => (x === 0 ? "0" : Math.abs(x) >= 1e4 || Math.abs(x) < 1e-2 ? x.toExponential(2) : String(Number(x.toPrecision(4))));
+const short = (x) => (x === 0 ? "0" : Math.abs(x) >= 1e4 || Math.abs(x) < 1e-2 ? x.toExponential(2).replace("e+", "e") : String(Number(x.toPrecision(4))));
 
 function readSettings() {
   const settings = Object.fromEntries(ranges.map((input) => [input.name, value(input)]));
@@ -36,7 +36,7 @@ function compute() {
       const measured = path.map((S) => laws.measures(S, sizes, law === "unnormalized" ? 0 : settings.lambda));
       const last = measured.findIndex((m) => !(Math.max(...m.u) < 1e12));
       paths[law] = last < 0 ? measured : measured.slice(0, last);
-      if (last >= 0) failures[law] = `past omega^2 of about 1e12 from t = ${short(times[last])}`;
+      if (last >= 0) failures[law] = `from t = ${short(times[last])} on, omega² / C is beyond 1e12`;
     } catch (error) {
       paths[law] = [];
       failures[law] = error.message;
@@ -52,9 +52,12 @@ function element(name, attributes, text) {
   return node;
 }
 
+/* Empties a figure and returns its width: one unit is one pixel of the page, so that letters are as large on a phone. */
 function clear(svg, title) {
-  svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
+  const width = Math.max(280, Math.round(svg.getBoundingClientRect().width) || 560);
+  svg.setAttribute("viewBox", `0 0 ${width} ${HEIGHT}`);
   svg.replaceChildren(element("title", { id: `${svg.id}-title` }, title));
+  return width;
 }
 
 function ticks(low, high) {
@@ -66,7 +69,7 @@ const power = (k) => "10" + [...String(k)].map((c) => SUPERSCRIPT[c]).join("");
 
 /* Log-log lines: series = [{label, style, points: [[t, y], ...], band: [[t, low, high], ...]}] */
 function drawLines(svg, series, title, legendBelow) {
-  clear(svg, title);
+  const WIDTH = clear(svg, title);
   const points = series.flatMap((s) => [...s.points, ...(s.band || []).flatMap(([t, a, b]) => [[t, a], [t, b]])]).filter(([t, y]) => t > 0 && y > 1e-13);
   if (!points.length) return;
   const xs = points.map(([t]) => Math.log10(t)), ys = points.map(([, y]) => Math.log10(y));
@@ -97,27 +100,28 @@ function drawLines(svg, series, title, legendBelow) {
 function space() {
   const path = state.paths[state.settings.shown];
   const svg = document.getElementById("space");
-  clear(svg, `Class means of the ${LABELS[state.settings.shown]} law at t = ${short(state.times[Math.min(frame.value, path.length - 1)] || 0)}`);
-  if (!path.length) return;
+  if (!path.length) return void clear(svg, `No class means: ${state.failures[state.settings.shown]}`);
+  const now = Math.min(Number(frame.value), path.length - 1), { means, equinorm, equiangular } = path[now];
+  const WIDTH = clear(svg, `Class means of the ${LABELS[state.settings.shown]} law at t = ${short(state.times[now])}: `
+    + `lengths differ by ${short(equinorm)} of their mean, cosines by ${short(equiangular)}; in a simplex both are 0`);
   const basis = laws.squaredSingular(path[path.length - 1].means).V;
-  const means = path[Math.min(Number(frame.value), path.length - 1)].means;
   const average = means.reduce((s, m) => s + Math.hypot(...m), 0) / means.length;
+  const scale = Math.min(118, WIDTH / 4.2);
   const dimensions = Math.min(3, basis.length);
   const [c, s, ct, st] = [Math.cos(view.turn), Math.sin(view.turn), Math.cos(view.tilt), Math.sin(view.tilt)];
   const project = (m) => {
     const p = [0, 1, 2].map((d) => (d < dimensions ? m.reduce((sum, x, k) => sum + x * basis[k][d], 0) / average : 0));
     const x = c * p[0] + s * p[2], z = -s * p[0] + c * p[2];
-    return [WIDTH / 2 + 118 * x, HEIGHT / 2 - 118 * (ct * p[1] - st * z), st * p[1] + ct * z];
+    return [WIDTH / 2 + scale * x, HEIGHT / 2 - scale * (ct * p[1] - st * z), st * p[1] + ct * z];
   };
   const points = means.map(project);
   for (let i = 0; i < points.length; i++)
     for (let j = 0; j < i; j++) svg.append(element("line", { class: "axis", "stroke-opacity": 0.55, x1: points[i][0], y1: points[i][1], x2: points[j][0], y2: points[j][1] }));
   points.map((p, i) => [...p, i]).sort((a, b) => a[2] - b[2]).forEach(([x, y, depth, i]) => {
     svg.append(element("circle", { class: `f${i % 4}`, cx: x, cy: y, r: 8 + 2 * depth }));
-    svg.append(element("text", { x: x + 11, y: y + 4 }, `class ${i + 1} (n = ${state.sizes[i]})`));
+    svg.append(element("text", { x: x + 11, y: y + 4 }, WIDTH < 420 ? `${i + 1}` : `class ${i + 1} (n = ${state.sizes[i]})`));
   });
-  const t = state.times[Math.min(Number(frame.value), path.length - 1)];
-  document.querySelector('output[data-for="frame"]').textContent = `t = ${short(t)}`;
+  document.querySelector('output[data-for="frame"]').textContent = `t = ${short(state.times[now])}`;
 }
 
 function draw() {
@@ -132,14 +136,14 @@ function draw() {
   const shown = paths[settings.shown];
   drawLines(document.getElementById("loss"), [["loss", "loss L_LS"], ["lossNC1", "part L_NC1"], ["lossNC23", "part L_NC2/3"]].map(([key, label], i) => ({
     label, style: i, points: shown.map((m, k) => [times[k], m[key]]) })), `Loss and parts of the ${LABELS[settings.shown]} law`, true);
-  drawLines(document.getElementById("nc"), [["nc1", "NC1: tr(Sigma_W Sigma_B^+) / C"], ["equinorm", "norms: std / mean"], ["equiangular", "cosines: std"]].map(([key, label], i) => ({
+  drawLines(document.getElementById("nc"), [["nc1", "NC1"], ["equinorm", "norms: std / mean"], ["equiangular", "cosines: std"]].map(([key, label], i) => ({
     label, style: i, points: shown.map((m, k) => [times[k], m[key]]) })), `Measures along the ${LABELS[settings.shown]} law`, true);
   space();
   const names = laws.NAMES.filter((law) => paths[law].length);
-  const say = names.map((law) => `${LABELS[law]}: omega ${short(omega(geometric(paths[law][0].u)))} to ${short(omega(geometric(paths[law].at(-1).u)))}`);
-  const notes = Object.entries(failures).map(([law, why]) => `${LABELS[law]} is cut: ${why}.`);
+  const say = names.map((law) => `${LABELS[law]} from ${short(omega(geometric(paths[law][0].u)))} to ${short(omega(geometric(paths[law].at(-1).u)))}`);
+  const notes = Object.entries(failures).map(([law, why]) => `The ${LABELS[law]} law is not drawn to the end: ${why}.`);
   if (settings.lambda > 0) notes.push("The unnormalized law is drawn without ridge.");
-  document.getElementById("summary").textContent = `Class sizes ${sizes.join(", ")}. ${say.join("; ")}. ${notes.join(" ")}`;
+  document.getElementById("summary").textContent = `Class sizes ${sizes.join(", ")}. Geometric mean of omega: ${say.join("; ")}. ${notes.join(" ")}`;
   const head = ["t", ...names.map((law) => `omega, ${LABELS[law]}`), "loss", "NC1"];
   const body = times.map((t, k) => [t, ...names.map((law) => paths[law][k] && omega(geometric(paths[law][k].u))), shown[k] && shown[k].loss, shown[k] && shown[k].nc1]).filter((_, k) => k % 16 === 0);
   const table = document.getElementById("table");
@@ -159,11 +163,14 @@ function labels() {
   for (const input of ranges) form.querySelector(`output[data-for="${input.name}"]`).textContent = short(value(input));
 }
 const link = () => new URLSearchParams([...ranges.map((i) => [i.name, i.value]), ["shown", form.elements.shown.value]]).toString();
+let cost = 0; // milliseconds of the last update: while a slider moves, a long one waits longer
 function update() {
+  const began = performance.now();
   labels();
   history.replaceState(null, "", `#${link()}`);
   compute();
   draw();
+  cost = performance.now() - began;
 }
 function readLink() {
   for (const [key, x] of new URLSearchParams(location.hash.slice(1))) {
@@ -174,11 +181,33 @@ function readLink() {
 }
 
 let waiting = 0;
-form.addEventListener("input", () => { labels(); clearTimeout(waiting); waiting = setTimeout(update, 60); });
+form.addEventListener("input", () => { labels(); clearTimeout(waiting); waiting = setTimeout(update, Math.min(500, 60 + cost / 2)); });
 form.addEventListener("submit", (event) => event.preventDefault());
 form.addEventListener("reset", () => setTimeout(update, 0));
 window.addEventListener("hashchange", () => { readLink(); update(); });
-frame.addEventListener("input", space);
+frame.addEventListener("input", () => { stop(); space(); });
+let resized = 0;
+window.addEventListener("resize", () => { clearTimeout(resized); resized = setTimeout(draw, 100); });
+const play = document.getElementById("play");
+let playing = false;
+function stop() {
+  playing = false;
+  play.textContent = "Play";
+}
+function step() {
+  if (!playing) return;
+  frame.value = Number(frame.value) + 1;
+  space();
+  if (frame.value === frame.max) stop();
+  else requestAnimationFrame(step);
+}
+play.addEventListener("click", () => {
+  if (playing) return stop();
+  if (frame.value === frame.max) frame.value = 0;
+  playing = true;
+  play.textContent = "Stop";
+  requestAnimationFrame(step);
+});
 document.getElementById("copy").addEventListener("click", (event) => {
   const button = event.currentTarget, note = (text) => { button.textContent = text; setTimeout(() => (button.textContent = "Copy link to these settings"), 2000); };
   if (navigator.clipboard) navigator.clipboard.writeText(location.href).then(() => note("Copied"), () => note("Copy the address of this page"));

@@ -31,19 +31,20 @@ def fibre_scale(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     M, M_Z = layout.rest_coordinates(X), layout.rest_coordinates(Z)
     if records(X):  # singular vectors of equal singular values have no derivative
         return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * symmetrize(M_Z @ M.mT))
-    return _structured_lyapunov(layout.n, M, W, M_Z)
+    return structured_lyapunov(layout.n, M, W, M_Z)
 
 
-def _structured_lyapunov(n: float, M: ArrayT, W: ArrayT, Z: ArrayT) -> ArrayT:
-    """The symmetric S with S A + A S = W + Z M^T + M Z^T, A = n I + M M^T. M, Z (..., P, C), W (..., P, P) symmetric.
+def structured_lyapunov(n: float, M: ArrayT, W: ArrayT, Z: ArrayT, sign: int = 1) -> ArrayT:
+    """The symmetric S with S A + A S = W + Z M^T + M Z^T, A = n I + M M^T; for `sign` -1 the skew one of W + Z M^T - M Z^T.
 
+    M, Z are (..., P, C), W (..., P, P) is symmetric, or skew.
     With M = E diag(s) F^T, E (P, K): S is W / 2n off the range of E, and a correction of rank 2K.
     """
     xp = namespace(M)
     E, s, Ft = xp.linalg.svd(M, full_matrices=False)
     rest = (Z @ Ft.mT) * s[..., None, :]  # Z M^T = rest E^T
     WE = W @ E
-    BE = WE + rest + E @ (rest.mT @ E)  # the right side times E
+    BE = WE + rest + sign * (E @ (rest.mT @ E))  # the right side times E
     inside = E.mT @ BE
     squares = s * s
     across = (BE - E @ inside) / (2 * n + squares[..., None, :])
@@ -51,7 +52,7 @@ def _structured_lyapunov(n: float, M: ArrayT, W: ArrayT, Z: ArrayT) -> ArrayT:
     # off the range of E: (I - E E^T) W (I - E E^T) / 2n
     half = (E @ (E.mT @ WE) / 2 - WE) / (2 * n) + across + E @ corner / 2
     S = half @ E.mT
-    return W / (2 * n) + (S + S.mT)
+    return W / (2 * n) + (S + sign * S.mT)
 
 
 @at_least_float32

@@ -13,6 +13,8 @@ from manifolds.checks.manifold import CheckResult
 from manifolds.checks.slopes import Bound, measure_slope
 from manifolds.checks.support import require_support
 from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
+from manifolds.linalg import array_like
+from manifolds.quotient import QuotientMetric
 
 Cost = Callable[[ManifoldPoint], Any]
 Gradient = Callable[[ManifoldPoint], Vector]
@@ -21,7 +23,10 @@ RetractionMap = Callable[[ManifoldPoint, Vector], ManifoldPoint]
 
 
 def check_gradient(view: ManifoldView, cost: Cost, gradient: Gradient, move: RetractionMap | None = None) -> list[CheckResult]:
-    """f(R(x, t u)) - f(x) - t g(grad f, u) falls with slope 2 along any retraction; the gradient is tangent."""
+    """f(R(x, t u)) - f(x) - t g(grad f, u) falls with slope 2 along any retraction; the gradient is tangent.
+
+    On a quotient by O(P) also whether the cost is one on it: f(Q x) = f(x).
+    """
     move = move or view.retract
     x = view.random_point()
     require_support(view, x)
@@ -31,6 +36,7 @@ def check_gradient(view: ManifoldView, cost: Cost, gradient: Gradient, move: Ret
     return [
         measure_slope("gradient", lambda t: abs(float(cost(move(x, u * t))) - value - t * first), 2, _noise(value)),
         _tangency(view, x, grad, "gradient is tangent"),
+        *_invariance(view, cost, x, value),
     ]
 
 
@@ -73,6 +79,15 @@ def torch_derivatives(view: ManifoldView, cost: Cost) -> Gradient:
 def _tangency(view: ManifoldView, x: ManifoldPoint, u: Vector, name: str) -> Bound:
     residual = float(np.linalg.norm(flat(view.project(x, u)) - flat(u)))
     return Bound(name, residual / max(1.0, float(np.linalg.norm(flat(u)))), 1e-9)
+
+
+def _invariance(view: ManifoldView, cost: Cost, x: ManifoldPoint, value: float) -> list[CheckResult]:
+    """On a quotient by O(P): f(Q x) = f(x) for a random Q."""
+    if not isinstance(getattr(view.manifold, "metric", None), QuotientMetric):
+        return []
+    Q = np.linalg.qr(view.rng.standard_normal((x.shape[-2], x.shape[-2])))[0]
+    change = abs(float(cost(array_like(Q, x) @ x)) - value)
+    return [Bound("the cost sees no rotation", change / max(1.0, abs(value)), 1e-9)]
 
 
 def _noise(value: float) -> float:

@@ -58,7 +58,7 @@ def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path) 
     report = json_values(numbers(groups, choice, rule) | {"provenance": provenance()})
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.html", render(report, groups, choice))
-    write_text(out / "report.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
+    write_text(out / "report.json", json.dumps(report, separators=(",", ":"), allow_nan=False) + "\n")
     return report
 
 

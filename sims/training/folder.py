@@ -112,6 +112,10 @@ class RunFolder:
             raise self.damaged(error) from error
         if _identity(config) != _identity(self.config):
             raise ValueError(f"{path} belongs to another configuration than {CONFIG} beside it")
+        try:
+            _check_state(epoch, state, record, config)
+        except DAMAGED as error:
+            raise self.damaged(error) from error
         return epoch, state, record
 
     def check_data(self, trained_on: str, now: str) -> None:
@@ -167,6 +171,18 @@ def _check_sums(path: Path) -> None:
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of its record {damaged} is wrong")
+
+
+def _check_state(epoch: int, state: dict[str, Any], record: "Record", config: TrainConfig) -> None:
+    """Raise ValueError for an epoch that is not the last one recorded, and for weights that are not finite."""
+    import torch
+
+    epochs = record.arrays["epoch"].tolist()
+    if epoch not in config.measured or epochs != [measured for measured in config.measured if measured <= epoch]:
+        raise ValueError(f"it stands after epoch {epoch} of {config.epochs}, and epochs {epochs[-3:]} are the last recorded")
+    for name, weights in state["model"].items():
+        if not bool(torch.isfinite(weights).all()):
+            raise ValueError(f"{name} is not finite")
 
 
 def load_run(path: Path) -> "tuple[TrainConfig, Record]":

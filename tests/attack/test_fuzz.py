@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -17,6 +19,8 @@ from tests.attack.files import command_lines, file_bytes, placed
 from ufm.files.store import load_arrays
 
 SHORT, LONG = 40, int(os.environ.get("ATTACK_LINES", "5000"))
+PARTS = 20
+ROOT = Path(__file__).parents[2]
 CALM = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture)
 
 
@@ -90,7 +94,26 @@ def test_a_number_that_is_told_is_right(seed: int, power: int, shift: float) -> 
 
 
 @pytest.mark.attack
-@settings(max_examples=LONG, suppress_health_check=CALM, derandomize=False, database=None)
+@pytest.mark.parametrize("part", range(PARTS))  # for several processes, and for a count of what is done
+@settings(max_examples=-(-LONG // PARTS), suppress_health_check=CALM, derandomize=False, database=None)
 @given(line=command_lines(), content=file_bytes())
-def test_thousands_of_command_lines(line: tuple[str, list[str]], content: bytes) -> None:
+def test_thousands_of_command_lines(part: int, line: tuple[str, list[str]], content: bytes) -> None:
     attack(line, content)
+
+
+@pytest.mark.attack
+@settings(max_examples=-(-LONG // 250), suppress_health_check=CALM, derandomize=False, database=None, deadline=None)
+@given(line=command_lines(), content=file_bytes())
+def test_a_process_of_its_own_answers_as_the_function_does(line: tuple[str, list[str]], content: bytes) -> None:
+    """A sample of the command lines through `python -m`, with pipes, an exit code and standard error as a shell has them."""
+    command, arguments = line
+    if any("\0" in argument for argument in arguments):
+        return
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / "in.npz").write_bytes(content)
+        call = [sys.executable, "-m", command, *placed(arguments, folder)]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(call, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+        check_answer(Outcome(done.returncode, done.stdout, done.stderr))
+        assert (folder / "in.npz").read_bytes() == content

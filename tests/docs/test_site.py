@@ -50,18 +50,6 @@ class Page(HTMLParser):
             self.loads.add(given.get("href", ""))
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, warnings as errors; notebooks are executed by the test above and figures of the gallery by `make docs`."""
-    out = tmp_path_factory.mktemp("site")
-    options = ["-D", "nb_execution_mode=off", "-D", "sphinx_gallery_conf.plot_gallery=0", "-d", str(out / "trees")]
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", *options, str(DOCS), str(out / "html")]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
-    assert done.returncode == 0, done.stderr[-6000:]
-    return out / "html"
-
-
 def test_the_site_builds_and_every_link_leads_somewhere(site: Path) -> None:
     pages = {path: Page(path.read_text()) for path in site.rglob("*.html") if "_static" not in path.parts}
     assert len(pages) > 60

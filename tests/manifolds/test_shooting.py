@@ -2,11 +2,74 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from manifolds import geometry
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.shooting import Shooting
 from tests.manifolds.points import LAYOUT, point, tangent
+
+
+@st.composite
+def geodesics(draw: st.DrawFn, least: float, most: float) -> tuple[EmbeddedMetric, np.ndarray, np.ndarray, float]:
+    """Metric, X, a U whose deviations have length `share` of the injectivity radius, and that share; class means move too."""
+    sizes = draw(st.lists(st.integers(2, 6), min_size=2, max_size=4))
+    layout = ClassLayout(tuple(sizes))
+    P = draw(st.integers(1, min(4, layout.rank)))
+    rng, share = np.random.default_rng(draw(st.integers(0, 2**32 - 1))), draw(st.floats(least, most))
+    metric, X = EmbeddedMetric(layout), point(layout, P, int(rng.integers(2**31)))
+    U = metric.project(X, rng.standard_normal(X.shape))
+    D = layout.deviations(U)
+    if np.linalg.norm(D) < 1e-9:  # P = n - C = 1: two points only
+        return metric, X, layout.rest(U), 0.0
+    return metric, X, layout.rest(U) + share * metric.injectivity_radius / np.linalg.norm(D) * D, share
+
+
+@given(geodesics(0.01, 0.95))
+@settings(max_examples=40, deadline=None)
+def test_within_the_injectivity_radius_log_inverts_exp_and_is_minimising(case) -> None:
+    metric, X, U, _ = case
+    Y = metric.exp(X, U)
+    shooting = metric.shoot(X, Y)
+    assert shooting.converged
+    assert shooting.minimising
+    np.testing.assert_allclose(shooting.vector, U, rtol=0, atol=1e-7 * np.linalg.norm(X))
+    np.testing.assert_allclose(metric.exp(X, metric.log(X, Y)), Y, rtol=0, atol=1e-11 * np.linalg.norm(Y))
+    np.testing.assert_allclose(metric.dist(X, Y), np.linalg.norm(U), rtol=1e-8)
+    np.testing.assert_allclose(metric.dist(Y, X), np.linalg.norm(U), rtol=1e-8)
+
+
+@given(geodesics(1.05, 1.5))
+@settings(max_examples=12, deadline=None)
+def test_beyond_it_log_hits_and_says_unknown_unless_short_or_refuses_with_the_reason(case) -> None:
+    """A curve of length |U| is given, so that no distance is longer; what is no hit is no answer."""
+    metric, X, U, _ = case
+    Y = metric.exp(X, U)
+    shooting = metric.shoot(X, Y)
+    if not shooting.converged:
+        with pytest.raises(ValueError, match=r"no geodesic found .* further apart than the injectivity radius"):
+            metric.log(X, Y)
+        return
+    np.testing.assert_allclose(metric.exp(X, shooting.vector), Y, rtol=0, atol=1e-10 * np.linalg.norm(Y))
+    length = np.linalg.norm(metric.layout.deviations(shooting.vector))
+    assert bool(shooting.minimising) is bool(length < metric.injectivity_radius)
+    if shooting.minimising:
+        assert metric.dist(X, Y) <= np.linalg.norm(U) * (1 + 1e-9)
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 5))
+@settings(max_examples=20, deadline=None)
+def test_the_component_is_the_sign_of_the_determinant(seed: int, P: int) -> None:
+    layout, rng = ClassLayout((P, 2)), np.random.default_rng(seed)  # n - C = P
+    X, Y = (geometry.renormalize(rng.standard_normal((P, layout.n)), layout) for _ in range(2))
+    shooting = EmbeddedMetric(layout).shoot(X, Y)
+    same = np.linalg.det(layout.deviations(Y) @ layout.deviations(X).T) > 0
+    assert bool(shooting.shots == 0) is not same
+    if not same:
+        with pytest.raises(ValueError, match="two components"):
+            EmbeddedMetric(layout).dist(X, Y)
 
 
 @pytest.mark.parametrize(("fraction", "minimising"), [(0.3, True), (0.6, True)])

@@ -1,6 +1,7 @@
 """`python -m sims.measure`: a file's measures are those of its features, and bad files have one line."""
 
 import json
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,32 @@ def test_dead_features_without_a_classifier_ask_for_lambda(tmp_path: Path, capsy
     assert main([str(tmp_path / "f.npz")]) == 2
     assert "use lambda > 0" in capsys.readouterr().err
     assert "W" not in load_arrays(tmp_path / "f.npz")
+
+
+def test_a_file_is_read_once_and_of_its_members_only_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A member that nobody asked for may be anything, and as large as it likes."""
+    from numpy.lib import npyio
+
+    path = tmp_path / "f.npz"
+    np.savez(path, features=np.random.default_rng(1).standard_normal((12, 2)), labels=np.repeat([0, 1, 2], 4))
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("unused.npy", b"no array")
+    read: list[str] = []
+    whole = npyio.NpzFile.__getitem__
+
+    def noted(self, name):
+        read.append(name)
+        return whole(self, name)
+
+    monkeypatch.setattr(npyio.NpzFile, "__getitem__", noted)
+    assert main([str(path), "--quiet"]) == 0
+    assert sorted(read) == ["features", "labels"]
+
+
+def test_a_file_without_features_is_told_by_names_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    path = tmp_path / "f.npz"
+    np.savez(path, H=np.zeros((2, 2)))
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("unused.npy", b"no array")
+    assert main([str(path)]) == 2
+    assert "it has: H, unused" in capsys.readouterr().err

@@ -164,6 +164,10 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, 
         (lambda whole: {name: value for name, value in whole.items() if name != "model"}, "KeyError: 'model'"),
         (lambda whole: {**whole, "model": {"weight": torch.zeros(3)}}, "RuntimeError: Error(s) in loading state_dict"),
         (lambda whole: {**whole, "optimizer": {"state": {}, "param_groups": []}}, "cannot read the checkpoint"),
+        (lambda whole: {**whole, "epoch": 10**6}, "it stands after epoch 1000000 of "),
+        (lambda whole: {**whole, "epoch": -1}, "it stands after epoch -1 of "),
+        (lambda whole: {**whole, "epoch": 2}, "it stands after epoch 2 of "),
+        (lambda whole: {**whole, "model": {name: w * float("nan") for name, w in whole["model"].items()}}, "is not finite"),
     ],
 )
 def test_a_checkpoint_that_holds_something_else_is_one_line(

@@ -9,8 +9,11 @@ import numpy as np
 
 from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
 from ufm.arrays import ClassMeans, Labels, PerClass, Rows, Weights
+from ufm.features.pairs import cosine_deviation, mean_maximal_angle_gap
 from ufm.features.statistics import ClassStatistics
 from ufm.features.vectors import norms, pair_cosines, sample_deviation, self_duality
+
+MOST_ENTRIES = 2**21  # of differences of rows and class means held at once: 16 MB
 
 
 def phd_nc1(stats: ClassStatistics[Array]) -> float:
@@ -26,12 +29,12 @@ def phd_equinorm(vectors: Array) -> float:
 
 def phd_equiangular(vectors: Array) -> float:
     """Std over pairs c < c' of cos(v_c, v_c') for columns (P, C): centred class means, or W^T (Figure 4). 0 for C = 2."""
-    return float(sample_deviation(pair_cosines(_checked(vectors))))
+    return cosine_deviation(_checked(vectors))
 
 
 def phd_maximal_angle(vectors: Array) -> float:
     """Avg over pairs of |cos(v_c, v_c') + 1/(C-1)| for columns (P, C): centred class means, or W^T (Figure 5)."""
-    return float(abs(pair_cosines(_checked(vectors)) + 1 / (vectors.shape[1] - 1)).mean())
+    return mean_maximal_angle_gap(_checked(vectors))
 
 
 def phd_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
@@ -146,24 +149,52 @@ def _disagreements(features: Rows[Array], W: Weights[Array], b: PerClass[Array],
 
 
 def nearest_mean(features: Rows[ArrayT], class_means: ClassMeans[ArrayT]) -> Labels[ArrayT]:
-    """argmin_c ||h - mu_c|| of rows (n, P): by ||m_c||^2 - 2 <h, m_c> about the mean of the means, one matrix product.
+    """argmin_c ||h - mu_c|| of rows (n, P): by ||m_c||^2 - 2 <h, m_c> about the mean of the means, some rows at a time.
 
-    Rows whose two best are no further apart than its rounding are decided by the distances themselves, where nothing cancels.
+    Rows whose best are no further apart than its rounding are decided by the distances themselves, where nothing cancels.
     """
-    xp = namespace(features)
+    xp, C = namespace(features), class_means.shape[1]
     centre = class_means.mean(1)
-    H, M = features - centre, class_means - centre[:, None]
+    M = class_means - centre[:, None]
     squares = (M * M).sum(0)
-    scores = squares - 2 * (H @ M)
+    nearest = xp.zeros(len(features), dtype=xp.int64, device=features.device)
+    for k in range(0, len(features), rows_at_a_time(C)):
+        rows = features[k : k + rows_at_a_time(C)]
+        row, column = _candidates(rows - centre, M, squares)
+        nearest[k + row] = column
+        if len(row) > len(rows):
+            doubtful = xp.bincount(row, minlength=len(rows)) > 1
+            kept = doubtful[row]
+            distances = _distances(rows, class_means, row[kept], column[kept])
+            nearest[k : k + len(rows)][doubtful] = distances[doubtful].argmin(-1)
+    return nearest
+
+
+def _distances(rows: Rows[ArrayT], class_means: ClassMeans[ArrayT], row: Labels[ArrayT], column: Labels[ArrayT]) -> Rows[ArrayT]:
+    """Squared distances (n, C) of some pairs of rows and class means, infinity elsewhere."""
+    xp, (P, C) = namespace(rows), class_means.shape
+    distances = xp.full((len(rows), C), float("inf"), dtype=rows.dtype, device=rows.device)
+    size = max(1, MOST_ENTRIES // P)
+    for start in range(0, len(row), size):
+        i, c = row[start : start + size], column[start : start + size]
+        distances[i, c] = ((rows[i] - class_means.mT[c]) ** 2).sum(-1)
+    return distances
+
+
+def rows_at_a_time(C: int) -> int:
+    """How many rows are scored against C classes at a time: 32 MB of scores, or as many as make a product worth its while."""
+    return max(2**22 // C, 128)
+
+
+def _candidates(H: Rows[ArrayT], M: ClassMeans[ArrayT], squares: PerClass[ArrayT]) -> tuple[ArrayT, ArrayT]:
+    """Pairs (row, column) of centred rows with the centred means that rounding cannot tell from the nearest, by rows."""
+    xp = namespace(H)
+    scores = (-2 * H) @ M
+    scores += squares
     longest = squares.max() ** 0.5
     rounding = 2 * (len(M) + 4) * epsilon(scores) * longest * (2 * xp.einsum("np,np->n", H, H) ** 0.5 + longest)
-    nearest = scores.argmin(-1)
-    doubtful = (scores <= (xp.amin(scores, -1) + rounding)[:, None]).sum(-1) > 1
-    if bool(doubtful.any()):
-        rows = features[doubtful]
-        distances = [((rows - class_means[:, c]) ** 2).sum(-1) for c in range(class_means.shape[1])]
-        nearest[doubtful] = xp.stack(distances, -1).argmin(-1)
-    return nearest
+    row, column = xp.where(scores <= (xp.amin(scores, -1) + rounding)[:, None])
+    return row, column
 
 
 def _distance_to_etf(product: Array, W: Weights[Array]) -> float:

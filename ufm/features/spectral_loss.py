@@ -5,7 +5,7 @@ omega is (..., K), K = min(C - 1, P); numpy or torch; leading axes (times) are a
 
 from manifolds.linalg import Array, ArrayT, namespace
 from ufm.arrays import RightVectors, Scalars, SingularValues
-from ufm.features.vectors import norms, pair_cosines, sample_deviation, self_duality
+from ufm.features.vectors import maximal_angle, norms, pair_cosines, sample_deviation, self_duality
 
 
 def spectral_loss(omega: SingularValues[ArrayT], C: int) -> Scalars[ArrayT]:
@@ -43,7 +43,7 @@ def spectral_equinorm(omega: SingularValues[ArrayT], V: RightVectors[ArrayT]) ->
 
 def spectral_maximal_angle(omega: SingularValues[ArrayT], V: RightVectors[ArrayT]) -> Scalars[ArrayT]:
     """NC2 maximal angle of the class means: Avg_{c != c'} |cos(mu_c, mu_c') + 1/(C-1)|. (...)  V (C, K) or (..., C, K)"""
-    return abs(pair_cosines(_means(omega, V)) + 1 / (V.shape[-2] - 1)).mean(-1)
+    return maximal_angle(_means(omega, V))
 
 
 def spectral_equiangular(omega: SingularValues[ArrayT], V: RightVectors[ArrayT]) -> Scalars[ArrayT]:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm.files.store import load_arrays
+from ufm.files.store import array_names, load_arrays
 
 KEYS = {
     "features": "(n, P), any float dtype",
@@ -36,9 +36,9 @@ def load_feature_file(path: Path) -> dict[str, np.ndarray]:
     elif path.suffix == ".npy":
         arrays = _beside(path)
     else:
-        arrays = load_arrays(path)
+        arrays = load_arrays(path, KEYS)
     if not {"features", "labels"} <= arrays.keys():
-        names = ", ".join(sorted(arrays)) or "none"
+        names = ", ".join(sorted(arrays) if path.suffix in (".safetensors", ".npy") else array_names(path)) or "none"
         raise ValueError(f"{path} needs the arrays 'features' (n, P) and 'labels' (n,); it has: {names}")
     return arrays
 
@@ -62,7 +62,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            arrays = {name: as_numpy(file.get_tensor(name)) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            arrays = {name: as_numpy(file.get_tensor(name)) for name in file.keys() if name in KEYS}  # noqa: SIM118 - no mapping
             return {name: np.asarray(text) for name, text in (file.metadata() or {}).items() if name in KEYS} | arrays
     except (SafetensorError, OSError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error

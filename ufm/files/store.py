@@ -118,6 +118,17 @@ def load_arrays(path: Path | str, names: Collection[str] | None = None) -> dict[
         raise ValueError(f"cannot read {path}: {reason}") from error
 
 
+def array_names(path: Path | str) -> list[str]:
+    """The sorted names of the arrays of an .npz, none of them read. Raises ValueError where it is no archive."""
+    import zipfile
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return sorted(name.removesuffix(".npy") for name in archive.namelist())
+    except Exception as error:  # as above
+        raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error
+
+
 def parse_json(text: str, source: Path | str) -> dict[str, Any]:
     """A JSON object. Raises ValueError for anything else, however deep or long it is."""
     try:
@@ -157,7 +168,7 @@ def load_features(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """`features` (n, P) and `labels` (n,) of an .npz. Raises ValueError with the names found where these are missing."""
     arrays = load_arrays(path, ("features", "labels"))
     if not {"features", "labels"} <= arrays.keys():
-        names = ", ".join(sorted(load_arrays(path))) or "none"
+        names = ", ".join(array_names(path)) or "none"
         raise ValueError(f"{path} needs the arrays 'features' (n, P) and 'labels' (n,); it has: {names}")
     return arrays["features"], arrays["labels"]
 

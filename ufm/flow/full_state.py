@@ -14,7 +14,7 @@ import numpy as np
 from manifolds.linalg import Array
 from ufm.features.snr import renormalized_features
 from ufm.flow.config import FlowConfig
-from ufm.flow.motion import end_time, output_times, schedule_of
+from ufm.flow.motion import end_time, output_times, schedule_of, vectors_turn
 from ufm.flow.result import FlowRun, StageProgress, largest_gap, spectral_losses
 from ufm.flow.stages import Checkpoint, FlowStage, SchemeStage
 from ufm.flow.start import Start, on_device, to_total_covariance_one
@@ -26,10 +26,10 @@ from ufm.laws.trajectory import Trajectory
 
 def starting_states(config: FlowConfig, start: Start) -> tuple[Array, Array]:
     """X for the scheme, and the start of the flow: X, or X brought to total covariance I, or the centred raw features."""
-    X, measured = renormalized_features(start.H, start.layout)
+    X, measured = renormalized_features(start.features, start.layout)
     flow_start = X
     if config.start == "raw":
-        H = start.H.astype(np.float64)
+        H = start.features.astype(np.float64)
         flow_start = H - H.mean(-1, keepdims=True)
     elif config.flow == UNNORMALIZED.name:
         flow_start = to_total_covariance_one(X, measured, start)
@@ -76,7 +76,7 @@ def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Pa
 def whole_trajectory(config: FlowConfig, start: Start, times: np.ndarray, every_time: np.ndarray, flow: FlowStage) -> Trajectory:
     """What the flow's stage has recorded at the output times reached, with the losses where omega alone does not decide them."""
     layout, measured = start.layout, start.snr
-    V_t = None if layout.balanced else flow.V_t
+    V_t = flow.V_t if vectors_turn(config, start) else None
     shown = np.searchsorted(every_time, times)
     shown = shown[shown < flow.count]
     bare = Trajectory(
@@ -90,7 +90,7 @@ def whole_trajectory(config: FlowConfig, start: Start, times: np.ndarray, every_
 def run_identity(config: FlowConfig, start: Start, t_end: float) -> dict[str, object]:
     """What makes a run this one: its options, and its features by their SHA-256, wherever they lie."""
     decided = {name: value for name, value in asdict(config).items() if name != "features"}
-    digest = hashlib.sha256(np.ascontiguousarray(start.H).data).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(start.features).data).hexdigest()
     return {**decided, "t_end": t_end, "sha256 of the features": digest}
 
 

@@ -93,11 +93,12 @@ class MeanMotion:
 
     def __init__(self, config: FlowConfig, start: Start) -> None:
         self.start, self.decay, self.raw = start, config.feature_decay, config.start == "raw"
+        self.turns = vectors_turn(config, start)
         self.system = mean_system_of(config, start)
 
     def end_time(self, growth: float) -> float:
         """When the smallest omega has grown `growth`-fold."""
-        from ufm.laws.mean_system import growth_time
+        from ufm.laws.mean_run import growth_time
 
         return clock_of(growth_time(self.system, growth), self.decay)
 
@@ -108,7 +109,7 @@ class MeanMotion:
 
     def flow(self, times: np.ndarray, beside: np.ndarray, progress: Share) -> tuple[Trajectory, np.ndarray]:
         """The flow at `times` (T,), with V_t and U_t where they are wanted, and omega alone at the times `beside` (B,)."""
-        from ufm.laws.mean_system import run_raw
+        from ufm.laws.mean_run import run_raw
 
         every, measured = np.union1d(times, beside), self.start.snr
         wanted = None if measured.U is None else np.isin(every, times)
@@ -120,8 +121,8 @@ class MeanMotion:
         shown, compared = (np.searchsorted(every, t[t <= reached[-1]]) for t in (times, beside))
         part = flow.rows(shown)
         U_t = part.U_t if part.U_t is None or self.raw else measured.U @ part.U_t
-        moving = {"V_t": along(measured.V, part.V_t), "U_t": along(measured.U, U_t)}
-        part = replace(part, t=reached[shown], V=measured.V, U=measured.U, **moving)
+        moving = (along(measured.V, part.V_t), along(measured.U, U_t)) if self.turns else (None, None)
+        part = replace(part, t=reached[shown], V=measured.V, U=measured.U, V_t=moving[0], U_t=moving[1])
         if stopped:
             raise Interrupted((part, flow.omega[compared]))
         return part, flow.omega[compared]
@@ -159,9 +160,9 @@ def log_spaced(t_end: float, onset: float, points: int) -> np.ndarray:
 
 
 def thinned(start: Start) -> int:
-    """Output times where singular vectors move: 1000, fewer where so many of them would not fit into memory."""
-    K = len(start.snr.omega)
-    return max(20, min(1000, LARGE // (K * (start.layout.C + K))))
+    """Output times where vectors move: 1000, fewer where so many of them, K (C + P) numbers each, would not fit into memory."""
+    K, P = len(start.snr.omega), start.P
+    return max(20, min(1000, LARGE // (K * (start.layout.C + (K if start.snr.U is None else P)))))
 
 
 def schedule_of(config: FlowConfig, start: Start, t_end: float) -> tuple[float, int, tuple[str, ...]]:
@@ -199,6 +200,11 @@ def is_plain(config: FlowConfig, start: Start) -> bool:
     return start.layout.balanced and config.ridge == 0 and config.kernel_ratio == 1
 
 
+def vectors_turn(config: FlowConfig, start: Start) -> bool:
+    """Whether singular vectors move: of unequal classes, and from a raw start."""
+    return not start.layout.balanced or config.start == "raw"
+
+
 def general_law(config: FlowConfig, start: Start, kernel_ratio: float) -> "GeneralLaw":
     """The general law of these classes."""
     from ufm.laws.general import GeneralLaw
@@ -214,9 +220,13 @@ def mean_system_of(config: FlowConfig, start: Start) -> "MeanSystem":
     from ufm.features.snr import renormalized_features, snr
     from ufm.laws.mean_system import mean_system
 
+    if start.statistics is not None:
+        from ufm.flow.sharded_start import factored_system
+
+        return factored_system(config, start, start.statistics)
     if config.start == "raw":
-        return mean_system(start.H, start.layout, start.snr, config.kernel_ratio)
-    X, measured = renormalized_features(start.H, start.layout)
+        return mean_system(start.features, start.layout, start.snr, config.kernel_ratio)
+    X, measured = renormalized_features(start.features, start.layout)
     H = measured.left_vectors.T @ to_total_covariance_one(X, measured, start)
     return mean_system(H, start.layout, snr(H, start.layout), config.kernel_ratio)
 

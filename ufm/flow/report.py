@@ -44,7 +44,8 @@ def _nc1(run: FlowRun, part: Trajectory) -> np.ndarray:
     """tr(Sigma_W Sigma_B^+) / C, by Sigma_B's own eigenvalues u where classes are unequal. (T,)"""
     if run.start.layout.balanced:
         return spectral_loss.spectral_nc1(part.omega)
-    return spectral_loss.spectral_nc1(np.sqrt(part.C * eigenvalues_of_gram(part, run.start.layout.priors)))
+    u = part.observed["u"] if "u" in part.observed else eigenvalues_of_gram(part, run.start.layout.priors)
+    return spectral_loss.spectral_nc1(np.sqrt(part.C * u))
 
 
 def _nc3(run: FlowRun, part: Trajectory, V: np.ndarray) -> np.ndarray:
@@ -101,7 +102,7 @@ def title(run: FlowRun) -> str:
     options = {"ridge": (config.ridge, 0), "kernel ratio": (config.kernel_ratio, 1), "feature decay": (config.feature_decay, 0)}
     more = "".join(f", {name} {value:g}" for name, (value, plain) in options.items() if value != plain)
     return (
-        f"{run.config.flow} flow, C = {layout.C}, {N}, P = {len(start.H)}{more}"
+        f"{run.config.flow} flow, C = {layout.C}, {N}, P = {start.P}{more}"
         + ", raw start" * (run.config.start == "raw")
         + ", full state" * run.config.full
     )

@@ -12,6 +12,7 @@ from ufm.arrays import as_numpy
 from ufm.features.snr import snr
 from ufm.files import store
 from ufm.flow.config import FlowConfig
+from ufm.flow.motion import vectors_turn
 from ufm.flow.result import StageProgress
 from ufm.flow.start import Start
 from ufm.laws.closed import UNNORMALIZED
@@ -47,17 +48,16 @@ class Stage:
     name = ""
     scalars: ClassVar[dict[str, tuple[int, ...]]] = {}
 
-    def __init__(self, state: Array, total: int, start: Start, wanted: np.ndarray | None = None) -> None:
+    def __init__(self, state: Array, total: int, start: Start, turns: bool, wanted: np.ndarray | None = None) -> None:
         self.state, self.total, self.layout, self.t = state, total, start.layout, 0.0
         self.V0 = self.V = start.snr.V
         self.omega = np.full((total, len(start.snr.omega)), np.nan)
         self.omega[0] = start.snr.omega
         self.count = 1
-        turns = not start.layout.balanced
         self.V_t = np.full((total if turns else 1, *self.V0.shape), np.nan)
         self.V_t[0] = self.V0
         self.wanted = np.zeros(total, dtype=bool) if wanted is None else wanted  # moments whose left vectors are kept
-        self.U_t = np.full((int(self.wanted.sum()) if turns else 0, len(start.H), len(start.snr.omega)), np.nan)
+        self.U_t = np.full((int(self.wanted.sum()) if turns else 0, start.P, len(start.snr.omega)), np.nan)
         self.U_t[:1] = start.snr.left_vectors
 
     @property
@@ -140,7 +140,7 @@ class FlowStage(Stage):
     scalars: ClassVar[dict[str, tuple[int, ...]]] = {"t": (), "size": ()}
 
     def __init__(self, config: FlowConfig, state: Array, times: np.ndarray, start: Start, wanted: np.ndarray) -> None:
-        super().__init__(state, len(times), start, wanted)
+        super().__init__(state, len(times), start, vectors_turn(config, start), wanted)
         self.times, self.config, self.system = times, config, None
         if config.flow == UNNORMALIZED.name:
             from ufm.laws.mean_system import mean_system
@@ -205,7 +205,7 @@ class SchemeStage(Stage):
     name = "scheme"
 
     def __init__(self, config: FlowConfig, state: Array, eta: float, kept: np.ndarray, start: Start) -> None:
-        super().__init__(state, len(kept), start)
+        super().__init__(state, len(kept), start, turns=not start.layout.balanced)
         self.eta, self.kept = eta, kept
         self.gradient = manifold_gradient(start.layout, config.ridge, config.kernel_ratio)
 

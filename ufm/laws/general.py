@@ -17,11 +17,13 @@ from functools import cached_property
 import numpy as np
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, ArrayT, array_like, identity_like, namespace
+from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.domain import wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
 from ufm.laws.one_vector import ComplementBasis
+
+DIRECT_UP_TO = 64  # rows for which LAPACK's solve is faster than an inverse of matrix products
 
 
 @dataclass(frozen=True)
@@ -100,14 +102,13 @@ class GeneralLaw:
 
         The second only with `damping`, by default where r is not 1.
         """
-        xp, basis, s = namespace(Z), self.basis(Z), self.s
-        m, c = Z.shape[-2:]
-        B = xp.linalg.solve(Z @ Z.mT + s * identity_like(Z, m), Z)
-        gain = basis.weighted(B, self.priors_like(Z) / self.n)
+        s, (m, c) = self.s, Z.shape
+        B = _shifted_solve(gram(Z), s, Z)
+        gain = self.basis(Z).weighted(B, self.priors_like(Z) / self.n)
         if not (self.kernel_ratio != 1 if damping is None else damping):
             return gain, gain, B
         if m == c:
-            return gain, s * xp.linalg.solve(Z.mT @ Z + s * identity_like(Z, c), gain.mT).mT, B
+            return gain, s * _shifted_solve(gram(Z.mT), s, gain.mT).mT, B
         return gain, gain - (gain @ Z.mT) @ B, B  # Woodbury's identity, whose last digits are lost where K has no 1 / s in it
 
     @property
@@ -197,3 +198,17 @@ class GeneralLaw:
         if not bool(namespace(M).isfinite(M).all()):
             raise ValueError("the class means have NaN or infinite entries")
         return M
+
+
+def _shifted_solve(G: ArrayT, s: float, X: ArrayT) -> ArrayT:
+    """(G + s I)^{-1} X, every row of X with its own relative accuracy. G (m, m) positive semi-definite, X (m, c)
+
+    Large ones by the inverse, whose work is all matrix products: scaled to a diagonal of ones, as LAPACK's solve is by pivots.
+    """
+    m, xp = len(G), namespace(G)
+    A = G + s * identity_like(G, m)
+    if m <= DIRECT_UP_TO:
+        return xp.linalg.solve(A, X)
+    scale = xp.diagonal(A) ** -0.5
+    root = inverse_cholesky(scale[:, None] * A * scale)
+    return (scale[:, None] * (root.mT @ root) * scale) @ X

@@ -110,8 +110,8 @@ def run_general_discrete(
         for before, stop in zip([0, *kept[:-1].tolist()], kept.tolist(), strict=True):
             for _ in range(stop - before):
                 Z = _reduced_step(law, Z, eta)
-            omega.append(xp.linalg.svd(law.class_means(basis.expand(Z)), full_matrices=False)[1])
-            u.append(xp.linalg.svd(Z, full_matrices=False)[1] ** 2)
+            omega.append(xp.linalg.svdvals(law.class_means(basis.expand(Z))))
+            u.append(xp.linalg.svdvals(Z) ** 2)
             if progress is not None:
                 progress(stop)
     except KeyboardInterrupt:

@@ -25,7 +25,7 @@ def run_general(
 
     `accuracy` bounds the relative error of every singular value (default 1e-10). Singular values of S of at most
     max(P, C) eps sigma_1 are rounding of zeros and stay exactly 0. `progress` gets the share of the time done.
-    Raises ValueError for bad times or means, RuntimeError where rounding forbids the accuracy; Interrupted, a KeyboardInterrupt
+    Raises ValueError for bad times or means, OverflowError past the times that float64 allows; Interrupted, a KeyboardInterrupt
     with the times reached, on Ctrl-C.
     """
     try:

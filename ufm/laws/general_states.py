@@ -54,9 +54,8 @@ def states_at(
     end, share = float(times[-1]), 0.5 * accuracy / law.spread_of_sizes
     for arc in arcs(law.reduced_velocity, Z, end, law.time_unit, share):
         last = int(np.searchsorted(times, arc.end, side="right"))
-        inside = share if last - done > 1 else 0.0  # one state costs as much by a step of its own as by an interpolant
         for t in times[done:last]:
-            state, more = arc.at(float(t), inside)
+            state, more = arc.at(float(t), share)
             yield state, (arc.error + more) * law.spread_of_sizes
         done = last
         if progress is not None:

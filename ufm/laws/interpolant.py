@@ -1,13 +1,13 @@
 """States inside a step of the formula of Dormand and Prince, by its interpolant of order 7, with a bound on what that adds.
 
 Three more slopes give the polynomial (Hairer, Norsett & Wanner, Solving ODEs I, II.6; the tables are scipy's). Its derivative
-misses the field by a defect. The error of the state is an integral of the defect that is 0 at both ends of the step, and the
-defect had one shape in every flow that was tried: largest in the last third of the step, the error nine times smaller than it.
-Half the defect at `PROBE` is taken as the bound: there it was twice the error or more.
+misses the field by a defect, and the error of the state is an integral of the defect that is 0 at both ends of the step. The
+defect is a sum of several shapes, each with zeros of its own, so that one probe may miss it. Half the larger defect at the two
+`PROBES` is taken as the bound: in 239 steps of six flows it was 2.3 to 5 times the error, that of one probe 0.5 to 5 times.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -16,7 +16,7 @@ import numpy as np
 
 from manifolds.linalg import Array, ArrayT, array_like, namespace
 
-PROBE = 0.7  # of the step, where the defect is measured
+PROBES = 0.4, 0.95  # of the step, where the defect is measured
 Slope = Callable[[float, Any], Any]
 
 
@@ -34,11 +34,11 @@ class Interpolant:
 
 
 def interpolant(slope: Slope, start: Array, end: Array, stages: Array, h: float) -> Interpolant:
-    """The interpolant of a step h with its 13 slopes; `slope(x, S)` is the field at the share x of the step."""
+    """The interpolant of a step h; `slope(x, S)` is the field at the share x of it. Writes the last 3 of `stages` (16, m, c)."""
     terms = _terms(slope, start, end, stages, h)
-    defect = _derivative(terms, PROBE) - h * slope(PROBE, _value(start, terms, PROBE))
     norms = ((end * end).sum(-1) ** 0.5)[:, None]
-    return Interpolant(start, terms, 0.5 * moved(defect / norms, end / norms))
+    defects = (_derivative(terms, x) - h * slope(x, _value(start, terms, x)) for x in PROBES)
+    return Interpolant(start, terms, 0.5 * moved((defect / norms for defect in defects), end / norms))
 
 
 def combine(weights: np.ndarray, stages: ArrayT) -> ArrayT:
@@ -47,10 +47,10 @@ def combine(weights: np.ndarray, stages: ArrayT) -> ArrayT:
     return (array_like(weights, stages) @ stages[:k].reshape(k, -1)).reshape(stages.shape[1:])
 
 
-def moved(error: Array, Y: Array) -> float:
-    """||error||_2 / sigma_min(Y), by which factor an error relative to rows of norm 1 moves singular values. (m, c), (m, c)"""
-    smallest = float(_squares(Y)[0])
-    return (float(_squares(error)[-1]) / smallest) ** 0.5 if smallest > 0 else math.inf
+def moved(errors: Iterable[Array], Y: Array) -> float:
+    """The largest ||error||_2 / sigma_min(Y): by which factor errors of rows of norm 1 move singular values of Y (m, c)."""
+    smallest, largest = float(_squares(Y)[0]), max(float(_squares(error)[-1]) for error in errors)
+    return (largest / smallest) ** 0.5 if smallest > 0 else math.inf
 
 
 def _squares(Y: ArrayT) -> ArrayT:
@@ -66,13 +66,11 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return DOP853.A_EXTRA, DOP853.C_EXTRA, DOP853.D
 
 
-def _terms(slope: Slope, start: ArrayT, end: ArrayT, stages: ArrayT, h: float) -> ArrayT:
+def _terms(slope: Slope, start: ArrayT, end: ArrayT, K: ArrayT, h: float) -> ArrayT:
     """Coefficients of the nested polynomial x (f_0 + (1-x) (f_1 + x (f_2 + ...))). (7, m, c)"""
     xp, (A, C, D) = namespace(start), _tables()
-    first, more = len(stages), len(C)
-    K = xp.empty((first + more, *start.shape), dtype=start.dtype, device=start.device)
-    K[:first] = stages
-    for k in range(more):
+    first = len(K) - len(C)
+    for k in range(len(C)):
         K[first + k] = slope(float(C[k]), start + combine(h * A[k, : first + k], K))
     terms, change = xp.empty((7, *start.shape), dtype=start.dtype, device=start.device), end - start
     terms[0] = change

@@ -15,12 +15,10 @@ from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.monitor.epoch_statistics import MOST_FEATURES
-from ufm.monitor.pairs import angles
 
 LOSSES = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
 MEASURES = ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
 CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
-MOST_SCORES = 2**22  # of examples against classes at a time: 32 MB
 MOST_CLASSES = 8192  # whose loss is split: the residual of the class means is C x C
 
 
@@ -112,8 +110,8 @@ def _self_duality(stats: ClassStatistics[Tensor], W: Tensor) -> float:
 
 def _add_angles(scalars: ScalarCollector, suffix: str, vectors: Tensor) -> None:
     scalars.add(f"nc2_equinorm{suffix}", lambda: measures.phd_equinorm(vectors))
-    for name, k in (("nc2_equiangular", 0), ("nc2_maxangle", 1)):
-        scalars.add(f"{name}{suffix}", lambda k=k: angles(vectors)[k])
+    scalars.add(f"nc2_equiangular{suffix}", lambda: measures.phd_equiangular(vectors))
+    scalars.add(f"nc2_maxangle{suffix}", lambda: measures.phd_maximal_angle(vectors))
 
 
 def measurement_of(
@@ -174,15 +172,14 @@ def decisions(
 
     Without a classifier the first two are 0.
     """
-    total = Decisions()
-    size = max(1, min(len(rows), MOST_SCORES // max(means.shape[1], 1)))
-    for H, y in zip(rows.split(size), labels.split(size), strict=True):
-        nearest = measures.nearest_mean(H, means)
-        nearest = nearest if classes is None else classes[nearest]
-        network = nearest if classifier is None else (H @ classifier.W.mT + classifier.b).argmax(1)
-        wrong = 0 if classifier is None else int((network != y).sum())
-        total += Decisions(wrong, int((network != nearest).sum()), int((nearest != y).sum()))
-    return total
+    nearest = measures.nearest_mean(rows, means)
+    nearest = nearest if classes is None else classes[nearest]
+    wrong_by_mean = int((nearest != labels).sum())
+    if classifier is None:
+        return Decisions(0, 0, wrong_by_mean)
+    scores = (torch.addmm(classifier.b, H, classifier.W.mT) for H in rows.split(measures.rows_at_a_time(len(classifier.W))))
+    network = torch.cat([score.max(1).indices for score in scores])
+    return Decisions(int((network != labels).sum()), int((network != nearest).sum()), wrong_by_mean)
 
 
 def _chunks(features: np.ndarray, labels: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:

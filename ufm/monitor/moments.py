@@ -43,7 +43,7 @@ class Moments(dict[str, Tensor]):
 
     @classmethod
     def of_rows(cls, rows: Tensor, labels: Tensor, classes: Tensor | None) -> "Moments":
-        """The moments of float64 rows (n, P) with labels (n,), `IGNORED` for a row that counts for nothing.
+        """The moments of float64 rows (n, P), which become deviations on the way, with labels (n,), `IGNORED` for no label.
 
         Labels are positions in `classes` (K,). With None, class numbers: those met are kept, and the device is asked for them.
         """
@@ -54,16 +54,16 @@ class Moments(dict[str, Tensor]):
         if not n:
             return cls.empty(k, P, rows.device)
         kept = labels != IGNORED
+        rows.masked_fill_(~kept[:, None], 0.0)
         slots = torch.where(kept, labels, k)  # rows that count for nothing share a slot of zeros behind the classes
-        rows = torch.where(kept[:, None], rows, 0.0)
         numbers = torch.arange(n, device=rows.device)
         first = torch.full((k + 1,), n - 1, device=rows.device).scatter_reduce(0, slots, numbers, "amin")
         counts = rows.new_zeros(k + 1).index_add(0, slots, torch.ones_like(rows[:, 0]))
         near = torch.where((counts > 0)[:, None], rows[first], 0.0)
-        rows = rows - near[slots]
+        rows -= near[slots]
         rest = rows.new_zeros(k + 1, P).index_add(0, slots, rows) / counts.clamp(min=1)[:, None]
         rows -= rest[slots]
-        squares = rows.new_zeros(k + 1).index_add(0, slots, torch.einsum("np,np->n", rows, rows))
+        squares = rows.new_zeros(k + 1).index_add(0, slots, torch.linalg.vector_norm(rows, dim=1) ** 2)
         return cls(dict(zip(NAMES, (classes, counts[:k], near[:k], rest[:k], gram(rows.mT), squares[:k]), strict=True)))
 
     @property

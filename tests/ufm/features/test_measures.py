@@ -1,5 +1,7 @@
 """Every measure against its definition written out, example by example and pair by pair; exact values at perfect collapse."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -137,6 +139,22 @@ def test_nearest_mean_decisions_survive_a_collapse_that_expanded_distances_do_no
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("gap", [1.0, 1e-9])
+def test_the_nearest_mean_is_that_of_all_distances_however_many_rows_at_a_time(
+    kind: Any, gap: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five means of which pairs are as close as `gap`, rows that are cut into blocks of 7."""
+    rng = np.random.default_rng(4)
+    means = np.repeat(rng.standard_normal((3, 3)), 2, axis=1)[:, :5] + gap * rng.standard_normal((3, 5))
+    features = means[:, rng.integers(0, 5, 40)].T + 0.3 * gap * rng.standard_normal((40, 3))
+    expected = ((features[:, :, None] - means) ** 2).sum(1).argmin(1)
+    assert len(np.unique(expected)) == 5
+    monkeypatch.setattr(measures, "rows_at_a_time", lambda C: 7)
+    np.testing.assert_array_equal(np.asarray(measures.nearest_mean(kind(features), kind(means))), expected)
+    assert len(measures.nearest_mean(kind(features[:0]), kind(means))) == 0
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
 def test_a_pair_of_means_far_closer_than_the_others_is_told_apart(kind) -> None:
     """A third mean at distance 1 makes the products about the centre round off what decides between two 1e-9 apart."""
     means = np.array([[0.0, 1e-9, 1.0], [0.0, 0.0, 1.0]])
@@ -144,6 +162,35 @@ def test_a_pair_of_means_far_closer_than_the_others_is_told_apart(kind) -> None:
     # the network says: class 0 left of 0.5e-9, class 1 right of it, class 2 far away
     W, b = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 1e3]]), np.array([1e-9, 0.0, -1.0])
     assert measures.phd_nc4(kind(features), kind(W), kind(b), kind(means)) == 0
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
+@pytest.mark.parametrize("at_a_time", [1, 40])
+def test_ties_among_many_coinciding_means_are_decided_in_few_products(
+    kind, at_a_time: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Means on a small lattice coincide: nearest is the first of the nearest, over the candidates alone."""
+    monkeypatch.setattr(measures, "MOST_ENTRIES", at_a_time)
+    rng = np.random.default_rng(4)
+    means, rows = rng.integers(0, 3, (3, 50)).astype(float), rng.integers(0, 3, (70, 3)).astype(float)
+    distances = ((rows[:, :, None] - means[None]) ** 2).sum(1)
+    assert measures.nearest_mean(kind(rows), kind(means)).tolist() == distances.argmin(1).tolist()
+
+
+def test_ties_of_thousands_of_classes_cost_products_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One subtraction for all candidates, not one a class."""
+    means = np.random.default_rng(4).integers(0, 9, (4, 3000)).astype(float)
+    whole = np.ndarray.__getitem__
+    calls: list[int] = []
+
+    class Counted(np.ndarray):
+        def __getitem__(self, key):
+            calls.append(1)
+            return whole(self, key)
+
+    nearest = measures.nearest_mean(means.T[:20].copy(), means.view(Counted))
+    assert len(calls) < 100
+    assert (means[:, np.asarray(nearest)] == means[:, :20]).all()
 
 
 def test_undefined_measures_are_refused() -> None:

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from manifolds.layout import ClassLayout
+from tests.oracles import class_centering, inverse_sqrt
 from tests.ufm.flow.test_command import refused, run, write_features
 from tests.ufm.laws import oracles
 from ufm.features.labels import class_blocks
@@ -33,6 +34,8 @@ CASES = {
     "unnormalized, kernel": ["--sizes", "12,17,31,20", "--flow", "unnormalized", "--kernel-ratio", "2.5"],
     "decay": ["--sizes", "12,17,31,20", "--flow", "unnormalized", "--feature-decay", "1e-3"],
     "decay, equal classes": ["--C", "4", "--N", "20", "--flow", "unnormalized", "--feature-decay", "1e-3"],
+    "raw, equal classes": ["--C", "4", "--N", "20", "--flow", "unnormalized", "--start", "raw"],
+    "unnormalized, kernel, equal classes": ["--C", "4", "--N", "20", "--flow", "unnormalized", "--kernel-ratio", "2.5"],
     "decay, kernel, raw": [
         *("--sizes", "12,17,31,20", "--flow", "unnormalized"),
         *("--feature-decay", "1e-3", "--kernel-ratio", "0.5", "--start", "raw"),
@@ -53,7 +56,7 @@ def test_the_whole_tensor_gives_the_numbers_of_the_law(case: str, tmp_path: Path
     np.testing.assert_allclose(full["omega_discrete"], law["omega_discrete"], rtol=1e-9)
     np.testing.assert_allclose(law["omega"][-1].min() / law["omega"][0].min(), 2.5, rtol=1e-5)
     assert (law["omega"][1] < 1.02 * law["omega"][0]).all()
-    moves = len(set(law["counts"])) > 1
+    moves = len(set(law["counts"])) > 1 or "raw" in options
     for name in ("V_t", "U_t"):
         assert (name in law) == (name in full) == moves
     if moves:
@@ -97,6 +100,54 @@ def test_the_file_of_a_run_is_the_flow_of_the_whole_tensor_to_1e_9(
         np.testing.assert_allclose(stored["u"][k], u, rtol=1e-9)
         np.testing.assert_allclose((stored["U_t"][k] * stored["omega"][k]) @ stored["V_t"][k].T, M, atol=1e-9 * abs(M).max())
         np.testing.assert_allclose(stored["loss"][k], oracles.ridge_loss(state, layout, ridge), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "sizes"),
+    [
+        (["--flow", "embedded", "--ridge", "0.3"], (9, 17, 12, 14)),
+        (["--flow", "embedded"], (13, 13, 13, 13)),
+        (["--flow", "unnormalized", "--kernel-ratio", "4", "--feature-decay", "1e-3"], (9, 17, 12, 14)),
+        (["--flow", "unnormalized", "--kernel-ratio", "0.4", "--start", "raw"], (9, 17, 12, 14)),
+        (["--flow", "unnormalized", "--start", "raw"], (13, 13, 13, 13)),
+    ],
+)
+@pytest.mark.parametrize("features", [6, 2])
+def test_the_other_flows_of_hidden_features_are_those_of_the_whole_tensor_to_1e_9(
+    options: list[str], sizes: tuple[int, ...], features: int, tmp_path: Path
+) -> None:
+    """The embedded flow of X, and the unnormalized flow of features of total covariance I or as they are, as dense matrices."""
+    path, out, rng = tmp_path / "features.npz", tmp_path / "run.npz", np.random.default_rng(7)
+    layout, raw = ClassLayout(sizes), "raw" in options
+    rows = rng.standard_normal((layout.n, features)) + rng.standard_normal((layout.C, features))[layout.labels]
+    rows = 5 + rows @ (np.geomspace(1, 0.3, features)[:, None] * np.linalg.qr(rng.standard_normal((features, features)))[0])
+    store.save_arrays(path, {"features": rows, "labels": layout.labels})
+    assert run("--features", path, *options, "--growth", 2, "--points", 6, "--steps", 20, "--quiet", "--out", out) == 0
+    stored, H = store.load_arrays(out), rows.T - rows.mean(0)[:, None]
+    given = {
+        name: float(value) for name, value in zip(options[::2], options[1::2], strict=True) if name not in ("--flow", "--start")
+    }
+    ridge, decay = given.get("--ridge", 0.0), given.get("--feature-decay", 0.0)
+    kernel, C_M = oracles.class_kernel(layout, given.get("--kernel-ratio", 1.0)), class_centering(layout)
+    X = inverse_sqrt(H @ C_M @ H.T) @ H
+
+    def embedded(X: np.ndarray) -> np.ndarray:
+        Z = oracles.ridge_gradient(X, layout, ridge)
+        return -(Z - 0.5 * layout.n * (X @ C_M @ Z.T + Z @ C_M @ X.T) @ X @ C_M)
+
+    def unnormalized(H: np.ndarray) -> np.ndarray:
+        return -oracles.ridge_gradient(H, layout, 0.0) @ kernel - decay * H
+
+    if "embedded" in options:
+        states = oracles.integrated(embedded, X, stored["t"])
+    else:
+        states = oracles.integrated(unnormalized, H if raw else inverse_sqrt(X @ X.T / layout.n) @ X, stored["t"])
+    for k, state in enumerate(states):
+        M = oracles.snr_matrix(state, layout)
+        np.testing.assert_allclose(stored["omega"][k], oracles.singular_values(state, layout), rtol=1e-9)
+        np.testing.assert_allclose(stored["loss"][k], oracles.ridge_loss(state, layout, ridge), rtol=1e-9)
+        U, V = (stored[f"{name}_t"][k] if f"{name}_t" in stored else stored[name] for name in "UV")
+        np.testing.assert_allclose((U * stored["omega"][k]) @ V.T, M, atol=1e-9 * abs(M).max())
 
 
 def test_unequal_classes_of_a_file_run_without_an_option_and_omega_is_that_of_eq_9(tmp_path: Path) -> None:

@@ -116,6 +116,21 @@ def test_twice_the_safe_step_is_where_the_loss_may_rise(problem: Problem, factor
     np.testing.assert_allclose(after, (1 - 2 * factor) * top, atol=1e-9 * abs(top).max())
 
 
+@given(any_sizes, ridges, st.floats(2, 50), st.floats(0.5, 2))
+def test_for_ratios_past_two_the_safe_step_is_where_residuals_of_the_means_begin_to_grow(
+    problem: Problem, ridge: float, r: float, factor: float
+) -> None:
+    """A step of the whole tensor multiplies them by 1 - 2 factor along the largest singular value of its fixed classifier."""
+    layout, X = problem.layout, whole(problem)
+    law = GeneralLaw(layout.sizes, ridge, r)
+    W, b = oracles.ridge_classifier(X, layout, ridge)
+    eta = factor * safe_step_from(law, law.scaled_means(layout.means(X)))
+    stepped = X - eta * oracles.ridge_gradient(X, layout, ridge) @ oracles.class_kernel(layout, r)
+    top = np.linalg.svd(W)[0][:, 0]
+    before, after = (top @ (W @ layout.means(Z) + b[:, None] - np.eye(layout.C)) for Z in (X, stepped))
+    np.testing.assert_allclose(after, (1 - 2 * factor) * before, atol=1e-8 * abs(before).max())
+
+
 @given(problems(few_features=True), st.floats(0.01, 0.9), st.integers(1, 6))
 def test_equal_classes_give_the_scheme_of_the_singular_values(problem: Problem, share: float, steps: int) -> None:
     layout, X = problem.layout, problem.X

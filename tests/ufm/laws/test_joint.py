@@ -14,7 +14,8 @@ from tests.strategies import Problem, features, problems
 from tests.ufm.laws import oracles
 from ufm.features.snr import snr
 from ufm.laws.joint import JointFlow, JointRun, joint_start, run_joint
-from ufm.laws.mean_system import mean_system, run_raw
+from ufm.laws.mean_run import run_raw
+from ufm.laws.mean_system import mean_system
 
 decays = st.sampled_from([0.0, 1e-3, 0.05])
 

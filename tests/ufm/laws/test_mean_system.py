@@ -9,7 +9,8 @@ from manifolds.layout import ClassLayout
 from tests.strategies import Problem, features, problems
 from ufm.features.snr import snr
 from ufm.interrupt import Interrupted
-from ufm.laws.mean_system import growth_time, mean_system, run_raw
+from ufm.laws.mean_run import growth_time, run_raw
+from ufm.laws.mean_system import mean_system
 from ufm.laws.trajectory import follow
 from ufm.tensor.integrate import integrate_scipy
 from ufm.tensor.renormalized_flow import UNNORMALIZED_FLOW, central_path_field

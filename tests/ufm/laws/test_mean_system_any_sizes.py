@@ -11,7 +11,8 @@ from manifolds.layout import ClassLayout
 from tests.strategies import Problem, features, problems
 from tests.ufm.laws import oracles
 from ufm.features.snr import snr
-from ufm.laws.mean_system import decayed_clock, mean_system, run_raw
+from ufm.laws.mean_run import growth_time, run_raw
+from ufm.laws.mean_system import decayed_clock, mean_system
 
 any_sizes = problems(balanced=False, few_features=True)
 ratios = st.sampled_from([0.3, 1.0, 4.0])
@@ -121,13 +122,33 @@ def test_unequal_classes_from_total_covariance_one_grow_at_the_rates_of_their_si
     np.testing.assert_allclose(np.sort(slope) * layout.n, nu, rtol=1e-3)
 
 
-def test_a_run_past_the_digits_of_float64_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ufm.laws.mean_system.MOST_STEPS", 1000)
+def test_a_run_past_the_digits_of_float64_is_refused_with_the_time_and_the_way_out() -> None:
     layout = ClassLayout((20, 9, 14))
     H = features(layout, 5, np.random.default_rng(0))
     system = mean_system(H, layout, snr(H, layout))
-    with pytest.raises(RuntimeError, match="choose an earlier end"):
+    with pytest.raises(
+        OverflowError, match=r"^t = [\d.]+: the class means cannot be followed further.*; choose an earlier end$"
+    ) as refused:
         run_raw(system, np.array([0.0, 1e3 * layout.n]))
+    earlier = float(str(refused.value)[4:].split(":")[0])
+    omega = run_raw(system, np.array([0.0, 0.99 * earlier])).omega  # the way out
+    assert (omega[1] > omega[0]).all()
+
+
+def test_a_growth_out_of_reach_of_float64_is_refused_with_the_growth_there_is() -> None:
+    """A direction of small covariance grows 1e8-fold while the other has not grown twofold."""
+    layout = ClassLayout((9, 17, 12, 14))
+    rng = np.random.default_rng(0)
+    H = np.diag([1.0, 1e-2]) @ features(layout, 2, rng)
+    system = mean_system(H, layout, snr(H, layout), 4.0)
+    with pytest.raises(
+        OverflowError, match=r"^the smallest omega grows [\d.]+-fold, not 50-fold, within float64: t = .* earlier end$"
+    ) as refused:
+        growth_time(system, 50.0)
+    reached = float(str(refused.value).split("grows ")[1].split("-fold")[0])
+    smaller = 1 + 0.9 * (reached - 1)
+    omega = run_raw(system, np.array([0.0, growth_time(system, smaller)])).omega
+    np.testing.assert_allclose(omega[1].min(), smaller * omega[0].min(), rtol=1e-7)
 
 
 @pytest.mark.parametrize("r", [0.0, -2.0, math.inf, math.nan])

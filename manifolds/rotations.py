@@ -1,0 +1,44 @@
+"""The orbits {Q X : Q in O(P)}, seen by each metric: which Omega X, Omega skew, is the part of a tangent vector along the orbit.
+
+What is left, Z - Omega X, is horizontal: it represents a tangent vector of the quotient by O(P). On the manifold
+A = X X^T = n I + M M^T, M the class means in orthonormal coordinates (P x C), whose singular vectors keep every digit.
+"""
+
+from manifolds.bundle.connection import structured_lyapunov
+from manifolds.centering import Centering
+from manifolds.linalg import ArrayT, gram, identity_like, namespace, skew
+from manifolds.matrix_functions import lyapunov
+from manifolds.precision import at_least_float32
+from manifolds.roots import records
+
+
+@at_least_float32
+def rotation_rate(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
+    """The skew Omega with <Omega' X, Z - Omega X>_F = 0 for every skew Omega'. (..., P, P)
+
+    Omega A + A Omega = Z X^T - X Z^T: Z - Omega X is horizontal where Z X^T - Omega A is symmetric.
+    """
+    W = 2 * skew(layout.deviations(Z) @ layout.deviations(X).mT)
+    M, M_Z = layout.rest_coordinates(X), layout.rest_coordinates(Z)
+    if records(X):  # singular vectors of equal singular values have no derivative
+        return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * skew(M_Z @ M.mT))
+    return structured_lyapunov(layout.n, M, W, M_Z, -1)
+
+
+@at_least_float32
+def bundle_rotation_rate(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
+    """The same for the bundle metric and a tangent Z: skew(Z X^T A^{-1}). (..., P, P)
+
+    Hor(Z - Omega X) X^T = 0 then: it is orthogonal to the whole of {S X : S any P x P matrix}, fibre and orbit.
+    """
+    xp = namespace(X)
+    M, M_Z = layout.rest_coordinates(X), layout.rest_coordinates(Z)
+    W = layout.deviations(Z) @ layout.deviations(X).mT
+    if records(X):
+        A = layout.n * identity_like(W, W.shape[-1]) + gram(M)
+        return skew(xp.linalg.solve(A, (W + M_Z @ M.mT).mT).mT)
+    E, s, Ft = xp.linalg.svd(M, full_matrices=False)
+    s = s[..., None, :]
+    WE = W @ E
+    inside = WE / (layout.n + s * s) + (M_Z @ Ft.mT) * (s / (layout.n + s * s))
+    return skew((W - WE @ E.mT) / layout.n + inside @ E.mT)

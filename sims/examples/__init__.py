@@ -1,0 +1,1 @@
+"""Measures of pretrained networks that others have trained and published."""
