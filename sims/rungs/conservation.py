@@ -16,7 +16,7 @@ LONGEST = 1e12  # flow time, in units of the first growth of omega
 
 
 @dataclass(frozen=True, eq=False)
-class Moments:
+class EpochMoments:
     """Counts (C,), class means with zero mean over examples M (P, C), Sigma_W (P, P), and an orthonormal basis (P, r) of its
     range.
     """
@@ -27,7 +27,7 @@ class Moments:
     basis: np.ndarray
 
     @classmethod
-    def load(cls, path: Path) -> "Moments":
+    def load(cls, path: Path) -> "EpochMoments":
         """Of a file of `ufm.monitor.epoch_statistics`."""
         arrays = load_statistics(path)
         priors = arrays["counts"] / arrays["counts"].sum()
@@ -48,7 +48,7 @@ class Moments:
         return self.sigma_w + (self.M * self.priors) @ self.M.T
 
 
-def sigma_t_change(first: Moments, last: Moments) -> tuple[float, float, float]:
+def sigma_t_change(first: EpochMoments, last: EpochMoments) -> tuple[float, float, float]:
     """|T1 - T0| / |T0| of Sigma_T, the common factor c that is nearest to the change, and |T1 - c T0| / |c T0|, which is left.
 
     Plain gradient flow of free features with W at least squares has 0, 1, 0; their weight decay has c < 1 and leaves 0.
@@ -59,7 +59,7 @@ def sigma_t_change(first: Moments, last: Moments) -> tuple[float, float, float]:
     return float(np.linalg.norm(T1 - T0)) / size, c, float(np.linalg.norm(T1 - c * T0)) / (c * size)
 
 
-def common(first: Moments, last: Moments) -> np.ndarray:
+def common(first: EpochMoments, last: EpochMoments) -> np.ndarray:
     """An orthonormal basis of the directions that vary at both moments. (P, r)"""
     empty = [np.eye(len(one.M)) - one.basis @ one.basis.T for one in (first, last)]
     values, E = np.linalg.eigh(empty[0] + empty[1])
@@ -72,7 +72,7 @@ def mean_log_omega(M: np.ndarray, sigma_w: np.ndarray, priors: np.ndarray) -> fl
     return 0.5 * float(np.log(values[: min(len(priors) - 1, len(M))]).mean())
 
 
-def growth_parts(first: Moments, last: Moments) -> tuple[float, float]:
+def growth_parts(first: EpochMoments, last: EpochMoments) -> tuple[float, float]:
     """Of the growth of mean log omega, what the class means make and what Sigma_W makes, each a mean over both orders of change.
 
     They add up to the growth. Features seen in another fixed basis have the same parts.
@@ -83,13 +83,13 @@ def growth_parts(first: Moments, last: Moments) -> tuple[float, float]:
     return (at[1][0] - at[0][0] + at[1][1] - at[0][1]) / 2, (at[0][1] - at[0][0] + at[1][1] - at[1][0]) / 2
 
 
-def signal_share(path: list[Moments]) -> float:
+def signal_share(path: list[EpochMoments]) -> float:
     """The share of the class means in the growth of mean log omega along neighbouring moments; NaN where nothing grows."""
     parts = np.array([growth_parts(*pair) for pair in itertools.pairwise(path)]).sum(0)
     return float(parts[0] / parts.sum()) if abs(parts.sum()) > 0 else float("nan")
 
 
-def plain_flow_share(first: Moments, growth: float) -> float:
+def plain_flow_share(first: EpochMoments, growth: float) -> float:
     """The same share of the plain flow from these moments, when its mean log omega has grown by `growth`.
 
     Sigma_T = I in its coordinates, where the class means have singular values b and omega^2 ~ b^2 / (1 - b^2): the signal is the

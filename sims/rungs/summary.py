@@ -10,7 +10,7 @@ import numpy as np
 
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.comparison.runs import load_observed
-from sims.rungs.conservation import Moments, plain_flow_share, sigma_t_change, signal_share
+from sims.rungs.conservation import EpochMoments, plain_flow_share, sigma_t_change, signal_share
 from sims.rungs.rung import Rung
 from ufm.compare.verdict import LawRule
 from ufm.monitor.epoch_statistics import statistics_files
@@ -52,7 +52,7 @@ def quantities(path: Path, compared: Any) -> dict[str, float]:
     """The numbers of one run over the epochs compared (a Trajectory, None where there are none)."""
     if compared is None:
         return {}
-    moments = [Moments.load(file) for file, epoch in statistics_files(path).items() if epoch in set(compared.t.tolist())]
+    moments = [EpochMoments.load(file) for file, epoch in statistics_files(path).items() if epoch in set(compared.t.tolist())]
     level = np.log(compared.omega).mean(1)
     growth = float(level[-1] - level[0])
     change, factor, left = sigma_t_change(moments[0], moments[-1])

@@ -42,7 +42,7 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum()) / length if length > 0 else float("nan")
 
 
-def cosines(moved: Tensor, gradient: Tensor, kernel: Tensor, labels: Tensor) -> dict[str, Any]:
+def velocity_cosines(moved: Tensor, gradient: Tensor, kernel: Tensor, labels: Tensor) -> dict[str, Any]:
     """Of what rows of features (n, P) did with -gradient and with -kernel (Theta gradient), for means and deviations apart.
 
     `ratio`: how many times faster than -gradient says the class means move, over the same of the deviations, by projection: the
@@ -195,7 +195,7 @@ def measure_velocity(
     labels, features = torch.cat([y for _, y in batches]), features_of(model, head, batches)
     gradient = feature_gradient(head, features, labels, config)
     kernel = kernel_product(model, head, batches, gradient) + offset_rate * gradient
-    values = cosines(moved, gradient, kernel, labels)
+    values = velocity_cosines(moved, gradient, kernel, labels)
     loss = summed_loss(config)
     decay = 0.0 if config.feature_decay else config.weight_decay
     trained = {id(p) for p in model.parameters() if p.requires_grad} - {id(p) for p in head.parameters()}

@@ -11,7 +11,7 @@ from torch import nn
 
 from manifolds.layout import ClassLayout
 from sims import ladder as command
-from sims.rungs.conservation import Moments, growth_parts, mean_log_omega, plain_flow_share, sigma_t_change, signal_share
+from sims.rungs.conservation import EpochMoments, growth_parts, mean_log_omega, plain_flow_share, sigma_t_change, signal_share
 from sims.rungs.descent import Descent, FeatureDescent
 from sims.rungs.run import FINISHED, descend, run_rung
 from sims.rungs.rung import BY_NAME, RUNGS, body_of, examples, rung_data
@@ -45,9 +45,9 @@ def omega(H: torch.Tensor, y: torch.Tensor) -> np.ndarray:
     return np.linalg.svd((E / np.sqrt(values)) @ E.T @ stats.centred_means, compute_uv=False)[: stats.C - 1]
 
 
-def moments(H: torch.Tensor, y: torch.Tensor) -> Moments:
+def moments(H: torch.Tensor, y: torch.Tensor) -> EpochMoments:
     stats = statistics_of(H.numpy(), y.numpy(), int(y.max()) + 1)
-    return Moments(stats.counts, stats.centred_means, stats.sigma_w, np.eye(stats.P))
+    return EpochMoments(stats.counts, stats.centred_means, stats.sigma_w, np.eye(stats.P))
 
 
 def test_free_features_conserve_sigma_t_and_split_as_the_plain_flow() -> None:
@@ -79,7 +79,8 @@ def test_feature_decay_is_a_common_factor_and_signal_alone_has_share_one() -> No
     assert signal_share([H, replace(H, sigma_w=0.2 * H.sigma_w)]) == pytest.approx(0)
     A = np.random.default_rng(0).standard_normal((D, D))  # seen in another basis
     turned = [
-        Moments(m.counts, A @ m.M, A @ m.sigma_w @ A.T, np.eye(D)) for m in (H, replace(H, M=1.7 * H.M, sigma_w=0.5 * H.sigma_w))
+        EpochMoments(m.counts, A @ m.M, A @ m.sigma_w @ A.T, np.eye(D))
+        for m in (H, replace(H, M=1.7 * H.M, sigma_w=0.5 * H.sigma_w))
     ]
     assert signal_share(turned) == pytest.approx(np.log(1.7) / (np.log(1.7) + 0.5 * np.log(2)))
 
@@ -88,7 +89,7 @@ def test_the_plain_share_from_sigma_t_one_is_that_of_law_c() -> None:
     C, N, u0 = 4, 15, np.array([0.8, 0.5, 0.3])
     V = np.linalg.qr(np.c_[np.ones(C), np.random.default_rng(0).standard_normal((C, C - 1))])[0][:, 1:]
     M = np.sqrt(C * u0 / (1 + u0))[:, None] * V.T  # Sigma_T = I
-    start = Moments(np.full(C, N), M, np.diag(1 / (1 + u0)), np.eye(3))
+    start = EpochMoments(np.full(C, N), M, np.diag(1 / (1 + u0)), np.eye(3))
     growth = 0.7
     u1 = u0 * np.exp(2 * growth)  # law (c): one rate
     signal = 0.5 * (np.log(u1 / (1 + u1)) - np.log(u0 / (1 + u0))).mean()

@@ -10,7 +10,16 @@ from torch import nn
 
 from sims import train as command
 from sims.training.config import TrainConfig
-from sims.training.velocity import cosine, cosines, feature_gradient, features_of, gains, kernel_product, measure_velocity, split
+from sims.training.velocity import (
+    cosine,
+    feature_gradient,
+    features_of,
+    gains,
+    kernel_product,
+    measure_velocity,
+    split,
+    velocity_cosines,
+)
 from tests.sims.runs import final_weights, tiny
 
 MSE = TrainConfig(weight_decay=0.0)
@@ -40,14 +49,14 @@ def test_split_is_class_means_and_deviations() -> None:
 def test_free_features_move_by_their_own_gradient() -> None:
     x, y = problem()
     G = torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
-    values = cosines(-0.3 * G, G, 2.5 * G, y)
+    values = velocity_cosines(-0.3 * G, G, 2.5 * G, y)
     for part in ("means", "deviations"):
         assert values[part]["gradient"] == pytest.approx(1, abs=1e-12)
         assert values[part]["kernel"] == pytest.approx(1, abs=1e-12)
         assert values[part]["speed"] == pytest.approx(0.3)
     assert values["ratio"] == pytest.approx(1)
     parts = split(-G, y)  # a block kernel: class means r = 4 times as fast
-    assert cosines(4 * parts["means"] + parts["deviations"], G, G, y)["ratio"] == pytest.approx(4)
+    assert velocity_cosines(4 * parts["means"] + parts["deviations"], G, G, y)["ratio"] == pytest.approx(4)
     assert np.isnan(cosine(0 * G, G))
 
 

@@ -9,7 +9,8 @@
                                                   1/2 Ave ||W h + b - y||^2 (for torch's MSELoss: C / 2 times those given to it)
     learning_rate, momentum, batch_size, optimizer, loss, train_error ()   where they are known
 
-8 P (P + 2 C) bytes each: 34 kB at P = 64, 2.2 MB at P = 512. Wider features (MOST_FEATURES) are left out.
+8 P (P + 2 C) bytes each: 34 kB at P = 64, 2.2 MB at P = 512. Wider features
+(`ufm.monitor.measurement.MOST_FEATURES`) are left out.
 """
 
 from collections.abc import Mapping
@@ -23,7 +24,6 @@ from ufm.files.store import load_arrays, save_arrays
 if TYPE_CHECKING:  # with torch, which reading needs not
     from ufm.monitor.measurement import Measurement
 
-MOST_FEATURES = 512  # P above which a Sigma_W an epoch would be most of what a run stores
 REQUIRED = ("epoch", "counts", "class_means", "sigma_w", "precision")
 TRAINING_FACTS = (
     *("lambda", "decay_w", "decay_b", "decay_h"),

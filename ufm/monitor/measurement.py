@@ -14,11 +14,11 @@ from manifolds.linalg import epsilon
 from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
-from ufm.monitor.epoch_statistics import MOST_FEATURES
 
 LOSSES = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
 MEASURES = ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
 CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
+MOST_FEATURES = 512  # P above which a Sigma_W an epoch would be most of what a run stores
 MOST_CLASSES = 8192  # whose loss is split: the residual of the class means is C x C
 
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from ufm.files.store import load_arrays, save_arrays
-from ufm.monitor.epoch_statistics import MOST_FEATURES, TRAINING_FACTS, load_statistics, save_statistics, statistics_files
+from ufm.monitor.epoch_statistics import TRAINING_FACTS, load_statistics, save_statistics, statistics_files
 from ufm.monitor.logs import RunLog
-from ufm.monitor.measurement import measure_features
+from ufm.monitor.measurement import MOST_FEATURES, measure_features
 
 SIZES = (9, 14, 11)
 
