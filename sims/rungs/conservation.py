@@ -113,13 +113,16 @@ def plain_flow_share(first: EpochMoments, growth: float) -> float:
 
     target = level(Z) + growth
 
+    def velocity(_: float, state: np.ndarray) -> np.ndarray:
+        return system.velocity(state.reshape(Z.shape)).ravel()
+
     def reached(_: float, state: np.ndarray) -> float:
         return level(state) - target
 
     reached.terminal = True  # type: ignore[attr-defined]
     end = LONGEST * system.n * float(a.min())
     done = solve_ivp(
-        lambda _, z: system.velocity(z.reshape(Z.shape)).ravel(),
+        velocity,
         (0.0, end),
         Z.ravel(),
         "LSODA",

@@ -6,7 +6,6 @@ Order and initialisation depend on the seed and the epoch alone, so a run resume
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,11 +16,11 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from sims.training.config import TrainConfig
-from sims.training.data import Data, Normalizer
+from sims.training.data import Data
+from sims.training.examples import Examples, epoch_batches
 from sims.training.folder import DAMAGED, RunFolder
 from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf, last_linear
 from sims.training.objective import facts_of, groups, optimizer_of, summed_loss
-from sims.training.readers import Split
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.velocity import features_of, measure_velocity
 from ufm.features.least_squares import lambda_of_weight_decay
@@ -31,44 +30,8 @@ from ufm.monitor.measurement import Measurement
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record
 
-EVALUATION_BATCH = 256
 Progress = Callable[[int, int, int], None]  # (epoch, batch, batches an epoch)
 OnMeasurement = Callable[[int, float, Measurement], None]  # (epoch, training loss, what was measured)
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """A split on its device, bytes until a batch is asked for."""
-
-    images: Tensor
-    labels: Tensor
-    normalizer: Normalizer
-
-    @classmethod
-    def of(cls, split: Split, normalizer: Normalizer, device: torch.device) -> "Examples":
-        """The split moved to a device."""
-        images, labels = torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
-        return cls(images, labels, normalizer.to(device))
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Network inputs and labels of some examples."""
-        return self.normalizer(self.images[indices]), self.labels[indices]
-
-    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Everything once, for measuring."""
-        for start in range(0, len(self.labels), EVALUATION_BATCH):
-            window = slice(start, start + EVALUATION_BATCH)
-            yield self.normalizer(self.images[window]), self.labels[window]
-
-
-def epoch_batches(n: int, batch_size: int, seed: int, epoch: int, processes: int = 1) -> list[np.ndarray]:
-    """The shuffled batches of an epoch, a function of seed and epoch. A last one of under two examples a process is left out.
-
-    (Batch normalisation cannot train on one example.)
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(n)
-    batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
-    return [batch for batch in batches if len(batch) >= 2 * processes]
 
 
 def network(config: TrainConfig, data: Data) -> nn.Module:

@@ -121,17 +121,14 @@ class _Skip(nn.Module):
 
 
 def _mlp(net: str, shape: Shape) -> nn.Module:
-    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    inner = shape.channels * shape.side**2
+    layers, inner = OrderedDict[str, nn.Module](flatten=nn.Flatten()), shape.channels * shape.side**2
     for k, hidden in enumerate(MLP_HIDDEN, start=1):
         outer = shape.wide(hidden)
-        layer: OrderedDict[str, nn.Module] = OrderedDict()
-        layer[f"linear{k}"] = nn.Linear(inner, outer, bias=not shape.batch_norm)
+        layer = OrderedDict[str, nn.Module]({f"linear{k}": nn.Linear(inner, outer, bias=not shape.batch_norm)})
         layer[f"norm{k}"] = nn.BatchNorm1d(outer) if shape.batch_norm else nn.Identity()
         if net != "mlp-linear":
             layer[f"relu{k}"] = nn.ReLU(inplace=True)
-        skip = net == "mlp-residual" and k > 1
-        layers.update({f"block{k}": _Skip(nn.Sequential(layer))} if skip else layer)
+        layers.update({f"block{k}": _Skip(nn.Sequential(layer))} if net == "mlp-residual" and k > 1 else layer)
         inner = outer
     layers[CLASSIFIER] = nn.Linear(inner, shape.classes)
     return nn.Sequential(layers)

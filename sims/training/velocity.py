@@ -127,7 +127,13 @@ def kernel_product(model: nn.Module, head: nn.Linear, batches: Sequence[Batch], 
                 if part is not None:
                     sums += part
         fixed = {name: p.detach() for name, p in named.items()}
-        along = [jvp(lambda theta, x=x: functional_call(below, theta, (x,)), (fixed,), (total,))[1] for x, _ in batches]
+        along = []
+        for x, _ in batches:
+
+            def features(theta: dict[str, Tensor], x: Tensor = x) -> Tensor:
+                return functional_call(below, theta, (x,))
+
+            along.append(jvp(features, (fixed,), (total,))[1])
     return torch.cat(along).detach().double()
 
 
@@ -201,7 +207,11 @@ def measure_velocity(
     trained = {id(p) for p in model.parameters() if p.requires_grad} - {id(p) for p in head.parameters()}
     if not trained:
         return values | {"forces": None, "gains": gains(model, head, batches)}
-    forces = force_balance(model, batches, head, lambda logits, y: loss(logits, y, logits[:, :0]) / len(y), decay)
+
+    def mean_loss(logits: Tensor, y: Tensor) -> Tensor:
+        return loss(logits, y, logits[:, :0]) / len(y)
+
+    forces = force_balance(model, batches, head, mean_loss, decay)
     names = ("cosine", "ratio", "decay_cosine", "decay_ratio")
     values["forces"] = {name: float(getattr(forces, name)[-1]) for name in names}
     return values | {"gains": gains(model, head, batches)}

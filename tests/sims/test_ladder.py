@@ -32,7 +32,7 @@ def problem(sizes: tuple[int, ...] = SIZES, seed: int = 0) -> tuple[torch.Tensor
     return centres[labels] + torch.randn(len(labels), D, generator=generator, dtype=torch.float64), labels
 
 
-def body(frozen: bool = False, seed: int = 1) -> nn.Module:
+def body(frozen: bool = False, seed: int = 1) -> nn.Linear:
     torch.manual_seed(seed)
     layer = nn.Linear(D, P, bias=False).double()
     layer.requires_grad_(not frozen)
@@ -113,18 +113,17 @@ def test_the_control_is_the_exact_scheme_of_renormalization() -> None:
 def test_a_linear_last_layer_follows_its_exact_law() -> None:
     x, y = problem()
     layer = body()
-    descent = FeatureDescent(Descent(offsets=0.0, step=0.01), layer, x, y)
     A = layer.weight.detach().numpy().copy()
     law = LastLayer.over(statistics_of(x.numpy(), y.numpy(), 4))
     x_centred = x - x.mean(0)
-    descent = FeatureDescent(Descent(offsets=0.0, step=0.01), body(), x_centred, y)
+    descent = FeatureDescent(Descent(offsets=0.0, step=0.01), layer, x_centred, y)
     steps = 300
     for _ in range(steps):
         descent.step(0.0)
-    found = descent.body.weight.detach().numpy()
+    layer_now = layer.weight.detach().numpy()
     expected = law.follow(A, np.array([0.0, steps * descent.rate]))[-1]
-    np.testing.assert_allclose(found, expected, atol=2e-2 * abs(expected - A).max())
-    np.testing.assert_allclose(found @ found.T, A @ A.T, atol=2e-2 * abs(A @ A.T).max())
+    np.testing.assert_allclose(layer_now, expected, atol=2e-2 * abs(expected - A).max())
+    np.testing.assert_allclose(layer_now @ layer_now.T, A @ A.T, atol=2e-2 * abs(A @ A.T).max())
     assert (omega(descent.features(), y) <= law.bound() + 1e-12).all()
 
 

@@ -39,9 +39,9 @@ def test_the_linear_mlp_is_affine_and_the_residual_one_skips_its_second_layer() 
     linear = build("mlp-linear", shape).double()
     torch.testing.assert_close(linear(2 * x - y), 2 * linear(x) - linear(y))
     residual = build("mlp-residual", shape).double()
-    first = torch.relu(residual.linear1(x.flatten(1)))
-    inner = residual.block2.branch
-    torch.testing.assert_close(residual(x), residual.classifier(first + torch.relu(inner.linear2(first))))
+    first = torch.relu(residual.get_submodule("linear1")(x.flatten(1)))
+    second = torch.relu(residual.get_submodule("block2.branch.linear2")(first))
+    torch.testing.assert_close(residual(x), last_linear(residual)(first + second))
     plain = build("mlp", shape)
     assert {name for name, _ in plain.named_parameters()} == {name for name, _ in linear.named_parameters()}
 

@@ -31,7 +31,7 @@ def problem(sizes: tuple[int, ...] = (7, 12, 9), d: int = 6, seed: int = 0) -> t
     return torch.randn(len(labels), d, generator=generator, dtype=torch.float64) + labels[:, None], labels
 
 
-def network(*layers: nn.Module, P: int = 5) -> tuple[nn.Module, nn.Linear]:
+def network(*layers: nn.Module, P: int = 5) -> tuple[nn.Sequential, nn.Linear]:
     torch.manual_seed(1)
     head = nn.Linear(P, 3)
     return nn.Sequential(*layers, head).double(), head
@@ -85,8 +85,8 @@ def test_the_kernel_of_a_network_is_its_jacobian_written_out() -> None:
     rows = [torch.cat([g.flatten() for g in torch.autograd.grad(f, below, retain_graph=True)]) for f in features.flatten()]
     J = torch.stack(rows)
     model.train()
-    found = kernel_product(model, head, [(x, y)], pull)
-    torch.testing.assert_close(found, (J @ (J.T @ pull.flatten())).view_as(pull), rtol=1e-9, atol=1e-10)
+    product = kernel_product(model, head, [(x, y)], pull)
+    torch.testing.assert_close(product, (J @ (J.T @ pull.flatten())).view_as(pull), rtol=1e-9, atol=1e-10)
     assert model.training
     assert not head._forward_pre_hooks
 
