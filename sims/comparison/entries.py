@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.whitening import degenerate_deviation
-from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
+from ufm.compare.coordinates import Entry, LayerBelow, frame_of, gram_of_spectrum, log_gram
 from ufm.compare.models import SAME_START
 from ufm.compare.outcome import Measured
 from ufm.files.store import load_arrays, load_features
@@ -42,8 +42,11 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     decay_w, decay_h = (
         default if np.isnan(known[name]) else known[name] for name, default in (("decay_w", lam), ("decay_h", 0.0))
     )
-    centred = basis.T @ (M - mean[:, None])
-    return Entry(counts, centred, basis.T @ sigma_w @ basis, W, b, basis.T @ mean, decay_w, decay_h, lam)
+    centred, layer = basis.T @ (M - mean[:, None]), None
+    if "layer_A" in arrays:
+        means = arrays["layer_means"]
+        layer = LayerBelow(basis.T @ arrays["layer_A"], means - (means @ priors)[:, None], arrays["layer_sigma_w"])
+    return Entry(counts, centred, basis.T @ sigma_w @ basis, W, b, basis.T @ mean, decay_w, decay_h, lam, layer)
 
 
 def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_h: float = 0.0) -> Entry:

@@ -16,7 +16,9 @@ from sims.rungs.rung import Rung, body_of, examples, rung_data
 from sims.training.config import TrainConfig
 from sims.training.folder import velocity_file
 from sims.training.velocity import measure_velocity
+from ufm.features.statistics import statistics_of
 from ufm.files.store import write_text
+from ufm.monitor.epoch_statistics import add_layer
 from ufm.monitor.logs import RunLog
 from ufm.monitor.measurement import measure_features
 
@@ -118,6 +120,17 @@ class _Pending:
 def _measure(descent: FeatureDescent, epoch: int, log: RunLog, lam: float) -> float:
     measurement = measure_features(descent.features().numpy(), descent.labels.numpy(), descent.W.numpy(), descent.b.numpy(), lam)
     log(epoch, {"learning_rate": descent.rate}, measurement)
+    layers = list(descent.body) if isinstance(descent.body, nn.Sequential) else []
+    if (
+        layers
+        and isinstance(layers[-1], nn.Linear)
+        and not any(p.requires_grad for layer in layers[:-1] for p in layer.parameters())
+    ):
+        if descent.moving:  # a linear map trained over features that are fixed
+            with torch.no_grad():
+                Z = nn.Sequential(*layers[:-1])(descent.x)
+            below = statistics_of(Z.numpy(), descent.labels.numpy(), descent.C)
+            add_layer(log.folder, epoch, layers[-1].weight.detach().numpy(), below)
     return float(np.log(measurement.snr.omega).mean())
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from manifolds.layout import ClassLayout
 from sims import ladder as command
+from sims.comparison.entries import entry_of_statistics
 from sims.rungs.conservation import EpochMoments, growth_parts, mean_log_omega, plain_flow_share, sigma_t_change, signal_share
 from sims.rungs.descent import Descent, FeatureDescent
 from sims.rungs.run import FINISHED, descend, run_rung
@@ -20,6 +21,7 @@ from ufm.features.statistics import statistics_of
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.discrete import recursion_step
 from ufm.ledger.last_layer import LastLayer
+from ufm.monitor.epoch_statistics import add_layer
 
 SIZES, D, P = (13, 17, 14, 16), 7, 5
 EQUAL = (15, 15, 15, 15)
@@ -125,6 +127,19 @@ def test_a_linear_last_layer_follows_its_exact_law() -> None:
     np.testing.assert_allclose(layer_now, expected, atol=2e-2 * abs(expected - A).max())
     np.testing.assert_allclose(layer_now @ layer_now.T, A @ A.T, atol=2e-2 * abs(A @ A.T).max())
     assert (omega(descent.features(), y) <= law.bound() + 1e-12).all()
+
+
+def test_the_layer_below_is_kept_and_names_its_model(tmp_path: Path) -> None:
+    rung = replace(BY_NAME["last-layer"], steps=30)
+    run_rung(rung, 0, tmp_path / "run")
+    entry = entry_of_statistics(tmp_path / "run" / "statistics-0000.npz")
+    assert entry.layer is not None
+    np.testing.assert_allclose(entry.layer.A @ entry.layer.M, entry.M, atol=1e-12)
+    np.testing.assert_allclose(entry.layer.A @ entry.layer.sigma_w @ entry.layer.A.T, entry.sigma_w, atol=1e-12)
+    with pytest.raises(ValueError, match="not A Z of this layer"):
+        add_layer(tmp_path / "run", 0, 2 * entry.layer.A, statistics_of(np.eye(64)[:30], np.arange(30) % 3, 3))
+    run_rung(replace(BY_NAME["free"], steps=5), 0, tmp_path / "free")
+    assert entry_of_statistics(tmp_path / "free" / "statistics-0000.npz").layer is None
 
 
 def test_offsets_add_their_rate_to_the_kernel() -> None:

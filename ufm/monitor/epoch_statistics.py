@@ -8,6 +8,7 @@
     decay_w, decay_b, decay_h ()                  1/2 decay_w ||W||^2, 1/2 decay_b ||b||^2 and 1/2 decay_h Ave ||h||^2 beside
                                                   1/2 Ave ||W h + b - y||^2 (for torch's MSELoss: C / 2 times those given to it)
     learning_rate, momentum, batch_size, optimizer, loss, train_error ()   where they are known
+    layer_A (P, d), layer_means (d, C), layer_sigma_w (d, d)   where the features are A Z of a layer Z that was measured
 
 8 P (P + 2 C) bytes each: 34 kB at P = 64, 2.2 MB at P = 512. Wider features
 (`ufm.monitor.measurement.MOST_FEATURES`) are left out.
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ufm.features.statistics import ClassStatistics
 from ufm.files.store import load_arrays, save_arrays
 
 if TYPE_CHECKING:  # with torch, which reading needs not
@@ -55,6 +57,20 @@ def save_statistics(folder: Path, epoch: int, measurement: "Measurement", facts:
         arrays["train_error"] = np.asarray(measurement.scalars["train_error"])
     arrays |= {name: np.asarray(value) for name, value in facts.items()}
     save_arrays(statistics_file(folder, epoch), arrays)
+
+
+def add_layer(folder: Path, epoch: int, A: np.ndarray, below: ClassStatistics[np.ndarray]) -> None:
+    """Add the layer below to the statistics of an epoch: features are A Z, A (P, d), with the class statistics of Z.
+
+    Raises ValueError where these are not the features'.
+    """
+    path = statistics_file(folder, epoch)
+    arrays = load_statistics(path)
+    own, mapped = arrays["sigma_w"], A @ below.sigma_w @ A.T
+    if not np.allclose(own, mapped, rtol=1e-6, atol=1e-6 * float(abs(own).max())):
+        raise ValueError(f"{path}: the features are not A Z of this layer, their Sigma_W differ by {abs(own - mapped).max():.2g}")
+    layer = {"layer_A": A, "layer_means": below.means, "layer_sigma_w": below.sigma_w}
+    save_arrays(path, arrays | layer)
 
 
 def load_statistics(path: Path) -> dict[str, np.ndarray]:
