@@ -240,6 +240,25 @@ def outcome(error: BaseException | None, capsys: pytest.CaptureFixture) -> tuple
 
 
 @pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("measure", ["absent.npz", "--report", "page.html"]),
+        ("compare", ["absent", "--out", "comparison"]),
+        ("ledger", ["absent", "--out", "ledgers"]),
+        ("study", ["--data-dir", "absent", "--out", "study"]),
+    ],
+)
+def test_a_page_is_refused_before_its_numbers_are_computed(
+    name: str, arguments: list[str], capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert importlib.import_module(f"sims.{name}").main(arguments) == 2
+    assert "jinja2" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
     ("error", "code", "line"),
     [
         (None, 0, ""),
