@@ -28,6 +28,15 @@ class Reduction:
     dropped: int
     lost_signal: float
 
+    @property
+    def note(self) -> str:
+        """What was left out, in one line."""
+        P, r = self.basis.shape
+        return (
+            f"reduced to the range of Sigma_W: {P - r} of {P} directions dropped, "
+            f"which held {self.lost_signal:.2%} of the between-class signal"
+        )
+
 
 def reduce_to_range(H: Columns[Array], layout: ClassLayout) -> tuple[np.ndarray, Reduction]:
     """H in an orthonormal basis of the range of Sigma_W: (P, n) -> (r, n), and what was dropped.

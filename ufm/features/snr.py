@@ -1,7 +1,7 @@
 """The signal-to-noise ratio matrix SNR = Sigma_W^{-1/2} Mbar, its SVD, renormalized features and aligned coordinates."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, cast
 
 import numpy as np
@@ -94,12 +94,19 @@ def _decompose(H: Columns[ArrayT], layout: ClassLayout, root: Callable[[ArrayT, 
     P = H.shape[-2]
     layout.check_rank(P)
     H = _float64(H)
-    K = min(layout.C - 1, P)
     whitening, M = _whiten(H, layout, precision, root)
+    measured = snr_of_whitened(whitening, M, precision)
+    return measured if root is symmetric_root else replace(measured, U=None)
+
+
+def snr_of_whitened(whitening: Whitening[ArrayT], M: ClassMeans[ArrayT], precision: float) -> Snr[ArrayT]:
+    """The SVD of the whitened M = (mu_c - mu_G) (P, C), signs fixed; U is the paper's for a symmetric whitening only."""
+    P, C = M.shape
+    K = min(C - 1, P)
     U, omega, Vt = namespace(M).linalg.svd(whitening.apply(M), full_matrices=False)
     U, omega, V = U[:, :K], omega[:K], Vt.mT[:, :K]
     sign = _signs(V)
-    return Snr(omega, V * sign, U * sign if root is symmetric_root else None, whitening, precision)
+    return Snr(omega, V * sign, U * sign, whitening, precision)
 
 
 def deviations_and_means(H: Columns[ArrayT], layout: ClassLayout) -> tuple[Columns[ArrayT], ClassMeans[ArrayT]]:

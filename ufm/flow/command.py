@@ -8,11 +8,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from manifolds.linalg import RankDeficient
+from ufm.distributed import processes
 from ufm.flow.config import FlowConfig
+from ufm.flow.progress import StageLine
 from ufm.flow.report import run_summary, text, title
 from ufm.flow.result import FlowRun
 from ufm.flow.run import check, run_flow
-from ufm.flow.start import Start, prepare
+from ufm.flow.source import check_shared, read_by, started
+from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
 from ufm.options import refuse_lost_values, shared_option
@@ -22,8 +25,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PLOT_SUFFIXES = (".png", ".svg", ".pdf")
-PROGRESS_SECONDS = 1.0
-EARLIEST_ESTIMATE = 0.02  # share of a stage before which its speed says little about the time left
 
 
 class FlowParser(argparse.ArgumentParser):
@@ -49,7 +50,11 @@ def parser() -> FlowParser:
     start.add_argument("--sizes", metavar="N,N,...", help="examples of each class (default: N of all C)")
     start.add_argument("--P", type=int, help="features (default 512)")
     start.add_argument("--seed", **shared_option("seed", "0"))
-    start.add_argument("--features", metavar="FILE.npz", help="arrays 'features' (n, P), 'labels' (n,) (default: random)")
+    start.add_argument(
+        "--features",
+        metavar="FILE.npz",
+        help="arrays 'features' (n, P), 'labels' (n,); a quoted pattern 'DIR/*.npz' for shards (default: random)",
+    )
     start.add_argument("--balance", action="store_true", help="subsample every class to the size of the smallest")
     start.add_argument("--reduce", action="store_true", help="drop the directions in which Sigma_W is zero, and say how many")
     start.add_argument(
@@ -103,24 +108,7 @@ def flow_config(args: argparse.Namespace) -> FlowConfig:
         raise ValueError(f"--plot {args.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
     if args.out is not None and os.path.splitext(args.out)[1] != ".npz":
         raise ValueError(f"--out {args.out}: the name must end in .npz")
-    names = (
-        "seed",
-        "features",
-        "growth",
-        "t_end",
-        "points",
-        "eta",
-        "steps",
-        "full",
-        "device",
-        "dtype",
-        "start",
-        "reduce",
-        "balance",
-        "ridge",
-        "kernel_ratio",
-        "feature_decay",
-    )
+    names = FlowConfig.__dataclass_fields__.keys() - {"C", "N", "P", "sizes", "flow"}
     first = next(iter(LAWS)) if args.flow == "all" else args.flow
     return FlowConfig(**sizes, sizes=sizes_of(args.sizes), flow=first, **{name: getattr(args, name) for name in names})
 
@@ -131,30 +119,6 @@ def sizes_of(text: str | None) -> tuple[int, ...] | None:
         return None if text is None else tuple(int(size) for size in text.split(","))
     except ValueError:
         raise ValueError(f"--sizes {text}: whole numbers with commas between them are needed, as in 50,20,5") from None
-
-
-class StageLine:
-    """Share done and time left of each stage on standard error, for runs longer than a second; silent when quiet."""
-
-    def __init__(self, quiet: bool) -> None:
-        self.quiet, self.stage, self.drawn = quiet, "", False
-        self.began = self.last = time.monotonic()
-
-    def __call__(self, stage: str, share: float) -> None:
-        """Redraw the line, at most once a second."""
-        now = time.monotonic()
-        if stage != self.stage:
-            self.stage, self.began = stage, now
-        if self.quiet or now - self.last < PROGRESS_SECONDS:
-            return
-        self.last, self.drawn = now, True
-        left = f", about {(now - self.began) * (1 - share) / share:.0f} s left" if share > EARLIEST_ESTIMATE else ""
-        print(f"\r{stage} {share:6.1%}{left}   ", end="", file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        """End the line."""
-        if self.drawn:
-            print(file=sys.stderr)
 
 
 def output_path(name: str | None, flow: str, several: bool, *read: str) -> "Path | None":
@@ -209,9 +173,14 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) 
     if len(names) > 1 and args.start == "raw":
         raise ValueError("--start raw goes with --flow unnormalized, not with all")
     configs = {name: replace(first, flow=name) for name in names}
-    read = () if args.features is None else (args.features,)
+    group = processes()
+    if group.size > 1:
+        check_shared(args.features)
+    if group.rank:  # the first process alone writes and prints
+        args.out, args.plot, args.json, args.quiet = None, None, False, True
+    read = read_by(args.features)
     paths = {name: tuple(output_path(given, name, len(names) > 1, *read) for given in (args.out, args.plot)) for name in names}
-    start = prepare(first, left_vectors=args.out is not None)
+    start = started(first, group, left_vectors=args.out is not None)
     for config in configs.values():
         check(config, start)
     for name, config in configs.items():

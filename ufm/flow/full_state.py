@@ -26,10 +26,10 @@ from ufm.laws.trajectory import Trajectory
 
 def starting_states(config: FlowConfig, start: Start) -> tuple[Array, Array]:
     """X for the scheme, and the start of the flow: X, or X brought to total covariance I, or the centred raw features."""
-    X, measured = renormalized_features(start.H, start.layout)
+    X, measured = renormalized_features(start.features, start.layout)
     flow_start = X
     if config.start == "raw":
-        H = start.H.astype(np.float64)
+        H = start.features.astype(np.float64)
         flow_start = H - H.mean(-1, keepdims=True)
     elif config.flow == UNNORMALIZED.name:
         flow_start = to_total_covariance_one(X, measured, start)
@@ -90,7 +90,7 @@ def whole_trajectory(config: FlowConfig, start: Start, times: np.ndarray, every_
 def run_identity(config: FlowConfig, start: Start, t_end: float) -> dict[str, object]:
     """What makes a run this one: its options, and its features by their SHA-256, wherever they lie."""
     decided = {name: value for name, value in asdict(config).items() if name != "features"}
-    digest = hashlib.sha256(np.ascontiguousarray(start.H).data).hexdigest()
+    digest = hashlib.sha256(np.ascontiguousarray(start.features).data).hexdigest()
     return {**decided, "t_end": t_end, "sha256 of the features": digest}
 
 

@@ -161,7 +161,7 @@ def log_spaced(t_end: float, onset: float, points: int) -> np.ndarray:
 
 def thinned(start: Start) -> int:
     """Output times where vectors move: 1000, fewer where so many of them, K (C + P) numbers each, would not fit into memory."""
-    K, P = len(start.snr.omega), len(start.H)
+    K, P = len(start.snr.omega), start.P
     return max(20, min(1000, LARGE // (K * (start.layout.C + (K if start.snr.U is None else P)))))
 
 
@@ -220,18 +220,20 @@ def mean_system_of(config: FlowConfig, start: Start) -> "MeanSystem":
     from ufm.features.snr import renormalized_features, snr
     from ufm.laws.mean_system import mean_system
 
+    if start.statistics is not None:
+        from ufm.flow.sharded_start import factored_system
+
+        return factored_system(config, start, start.statistics)
     if config.start == "raw":
-        return mean_system(start.H, start.layout, start.snr, config.kernel_ratio)
-    X, measured = renormalized_features(start.H, start.layout)
+        return mean_system(start.features, start.layout, start.snr, config.kernel_ratio)
+    X, measured = renormalized_features(start.features, start.layout)
     H = measured.left_vectors.T @ to_total_covariance_one(X, measured, start)
     return mean_system(H, start.layout, snr(H, start.layout), config.kernel_ratio)
 
 
 def along(vectors: np.ndarray | None, moving: np.ndarray | None) -> np.ndarray | None:
     """Moving vectors (T, ., K) with the signs that `vectors` (., K) have at the start."""
-    if vectors is None or moving is None:
-        return moving
-    return moving * np.where((moving[0] * vectors).sum(0) < 0, -1.0, 1.0)
+    return moving if vectors is None or moving is None else moving * np.where((moving[0] * vectors).sum(0) < 0, -1.0, 1.0)
 
 
 def undecayed(t: np.ndarray, decay: float) -> np.ndarray:

@@ -102,7 +102,7 @@ def title(run: FlowRun) -> str:
     options = {"ridge": (config.ridge, 0), "kernel ratio": (config.kernel_ratio, 1), "feature decay": (config.feature_decay, 0)}
     more = "".join(f", {name} {value:g}" for name, (value, plain) in options.items() if value != plain)
     return (
-        f"{run.config.flow} flow, C = {layout.C}, {N}, P = {len(start.H)}{more}"
+        f"{run.config.flow} flow, C = {layout.C}, {N}, P = {start.P}{more}"
         + ", raw start" * (run.config.start == "raw")
         + ", full state" * run.config.full
     )

@@ -68,7 +68,7 @@ class FlowRun:
     def provenance(self) -> dict[str, Any]:
         """The configuration as run, with the sizes that the features decided, the notes and the versions behind it."""
         layout = self.start.layout
-        sizes: dict[str, Any] = {"C": layout.C, "N": layout.n // layout.C, "P": len(self.start.H)}
+        sizes: dict[str, Any] = {"C": layout.C, "N": layout.n // layout.C, "P": self.start.P}
         if not layout.balanced:
             sizes["counts"] = list(layout.sizes)
         reduction = self.start.reduction

@@ -57,7 +57,7 @@ class Stage:
         self.V_t = np.full((total if turns else 1, *self.V0.shape), np.nan)
         self.V_t[0] = self.V0
         self.wanted = np.zeros(total, dtype=bool) if wanted is None else wanted  # moments whose left vectors are kept
-        self.U_t = np.full((int(self.wanted.sum()) if turns else 0, len(start.H), len(start.snr.omega)), np.nan)
+        self.U_t = np.full((int(self.wanted.sum()) if turns else 0, start.P, len(start.snr.omega)), np.nan)
         self.U_t[:1] = start.snr.left_vectors
 
     @property

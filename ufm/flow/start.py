@@ -14,19 +14,36 @@ from ufm.laws.closed import Law
 
 if TYPE_CHECKING:
     from ufm.features.ranges import Reduction
+    from ufm.features.sharded import FactoredStatistics
 
 MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce deserves a warning
 
 
 @dataclass(frozen=True, eq=False)
 class Start:
-    """Features H (P, n) in class blocks, their layout and SNR, and what was done to them on the way."""
+    """Features H (P, n) in class blocks, their layout and SNR, and what was done to them on the way.
 
-    H: np.ndarray
+    Of features in shards, H is None and their `statistics` are known.
+    """
+
+    H: np.ndarray | None
     layout: ClassLayout
     snr: Snr[np.ndarray]
     notes: tuple[str, ...]
     reduction: "Reduction | None" = None
+    statistics: "FactoredStatistics | None" = None
+
+    @property
+    def features(self) -> np.ndarray:
+        """H. Raises ValueError for shards."""
+        if self.H is None:
+            raise ValueError("features in shards are not held in memory")
+        return self.H
+
+    @property
+    def P(self) -> int:
+        """Number of features, after the reduction."""
+        return len(self.features) if self.statistics is None else self.statistics.P
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -56,19 +73,21 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
         from ufm.features.ranges import reduce_to_range
 
         H, reduction = reduce_to_range(H, classes)
-        notes.append(
-            f"reduced to the range of Sigma_W: {reduction.dropped} of {reduction.dropped + len(H)} directions dropped, "
-            f"which held {reduction.lost_signal:.2%} of the between-class signal"
-        )
-    measured = _measure(config, H, classes, left_vectors)
+        notes.append(reduction.note)
+    measured, zeros = without_zeros(_measure(config, H, classes, left_vectors))
+    return Start(H, classes, measured, (*notes, *zeros), reduction)
+
+
+def without_zeros(measured: Snr[np.ndarray]) -> tuple[Snr[np.ndarray], tuple[str, ...]]:
+    """The SNR with singular values that are zero to rounding set to 0, and a note that says so."""
     zeros = measured.omega <= measured.rounding
-    if zeros.any():
-        notes.append(
-            f"{int(zeros.sum())} of {len(zeros)} singular values are zero to rounding (at most {measured.rounding:.1e}) "
-            "and set to 0: class means coincide or are dependent, and no flow moves them"
-        )
-        measured = replace(measured, omega=np.where(zeros, 0.0, measured.omega))
-    return Start(H, classes, measured, tuple(notes), reduction)
+    if not zeros.any():
+        return measured, ()
+    note = (
+        f"{int(zeros.sum())} of {len(zeros)} singular values are zero to rounding (at most {measured.rounding:.1e}) "
+        "and set to 0: class means coincide or are dependent, and no flow moves them"
+    )
+    return replace(measured, omega=np.where(zeros, 0.0, measured.omega)), (note,)
 
 
 def closed_end_time(law: Law, start: Start, growth: float) -> float:

@@ -61,8 +61,11 @@ def _too_late(t: float, why: str) -> OverflowError:
 def _solver(system: MeanSystem, t: float, Z: np.ndarray, t_end: float, tolerance: float) -> Any:
     from scipy.integrate import DOP853, LSODA
 
+    def velocity(t: float, z: np.ndarray) -> np.ndarray:
+        return system.velocity(z.reshape(Z.shape)).reshape(-1)
+
     return (LSODA if Z.size <= IMPLICIT_UP_TO else DOP853)(
-        lambda _, z: system.velocity(z.reshape(Z.shape)).reshape(-1),
+        velocity,
         t,
         Z.reshape(-1),
         t_end,

@@ -23,6 +23,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.whitening import principal_deviations
+from ufm.features.sharded import FactoredStatistics
 from ufm.features.snr import Snr
 from ufm.laws.general import GeneralLaw
 
@@ -125,6 +126,21 @@ def mean_system(H: np.ndarray, layout: ClassLayout, measured: Snr[np.ndarray], k
     M = layout.means(H)
     S, scaled = M * np.sqrt(layout.priors), layout.add_to_means(H.copy(), M * (kernel_ratio**-0.5 - 1))
     E, deviations = principal_deviations(scaled)
+    return _system(E, deviations, S, layout, measured, kernel_ratio)
+
+
+def factored_mean_system(statistics: FactoredStatistics, measured: Snr[np.ndarray], kernel_ratio: float = 1.0) -> MeanSystem:
+    """`mean_system` of features known by their statistics alone, with their SNR. Raises ValueError for kernel_ratio <= 0."""
+    if not 0 < kernel_ratio < math.inf:
+        raise ValueError(f"kernel_ratio = {kernel_ratio}: r must be positive and finite")
+    S = statistics.centred_means * np.sqrt(statistics.layout.priors)
+    E, deviations = principal_deviations(np.hstack([statistics.root, S / math.sqrt(kernel_ratio)]), 1.0)
+    return _system(E, deviations, S, statistics.layout, measured, kernel_ratio)
+
+
+def _system(
+    E: np.ndarray, deviations: np.ndarray, S: np.ndarray, layout: ClassLayout, measured: Snr[np.ndarray], kernel_ratio: float
+) -> MeanSystem:
     solved = measured.whitening.apply_transposed(measured.whitening.apply(S)) / math.sqrt(kernel_ratio)  # Sigma_W^{-1} S
     Z = deviations[:, None] * (E.T @ solved)
     return MeanSystem(deviations**2, E.T / deviations[:, None], Z, layout.sizes, float(kernel_ratio))

@@ -22,11 +22,11 @@ def anisotropic(rng: np.random.Generator, sizes: list[int], P: int) -> np.ndarra
 def distance(path: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Of every point (T, K, K) from the polygon of a path (S, K, K), largest entry first squared and summed. (T,)"""
     a, b = path[:-1].reshape(len(path) - 1, -1), path[1:].reshape(len(path) - 1, -1)
-    found = []
+    rows = []
     for p in points.reshape(len(points), -1):
         share = np.clip(((p - a) * (b - a)).sum(1) / ((b - a) ** 2).sum(1), 0, 1)
-        found.append(np.sqrt(((a + share[:, None] * (b - a) - p) ** 2).sum(1)).min())
-    return np.array(found)
+        rows.append(np.sqrt(((a + share[:, None] * (b - a) - p) ** 2).sum(1)).min())
+    return np.array(rows)
 
 
 def ends(Y: np.ndarray) -> tuple[float, float]:
@@ -121,8 +121,8 @@ def test_a_renormalized_flow_of_unequal_classes_is_that_of_the_whole_tensor() ->
         wide = np.vstack([H, np.ones(n)])
         W = np.linalg.lstsq(wide.T, np.eye(C)[:, y].T, rcond=None)[0].T
         H = H - 2.0 * W[:, :-1].T @ (W @ wide - np.eye(C)[:, y]) / n
-        found = entry_of(H, y)
-        values, E = np.linalg.eigh(found.sigma_w)
+        start = entry_of(H, y)
+        values, E = np.linalg.eigh(start.sigma_w)
         H = (E / np.sqrt(values)) @ E.T @ (H - H.mean(1, keepdims=True))
         if k % 300 == 0:
             seen.append(entry_of(H, y).gram())

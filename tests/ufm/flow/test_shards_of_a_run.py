@@ -1,0 +1,124 @@
+"""`python -m ufm.flow --features 'DIR/*.npz'`: the same run as on one file, in one process or in two real ones."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ufm.flow.command import main
+from ufm.flow.source import check_shared
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(params=[1e-4])
+def shards(tmp_path, request):
+    """One file, and the same rows in three shards; the smallest deviation is that of the parameter."""
+    rng = np.random.default_rng(0)
+    labels = rng.permutation(np.repeat(np.arange(4), (50, 61, 32, 73)))
+    mixing = np.linalg.qr(rng.standard_normal((9, 9)))[0] * np.geomspace(1, request.param, 9)
+    rows = rng.standard_normal((len(labels), 9)) @ mixing + 0.1 * rng.standard_normal((4, 9))[labels] @ mixing + 30
+    np.savez(tmp_path / "all.npz", features=rows, labels=labels)
+    (tmp_path / "shards").mkdir()
+    for k, part in enumerate(np.array_split(np.arange(len(labels)), 3)):
+        np.savez(tmp_path / "shards" / f"{k}.npz", features=rows[part], labels=labels[part])
+    return tmp_path
+
+
+OPTIONS = (
+    (),
+    ("--flow", "embedded", "--ridge", "0.1"),
+    ("--flow", "unnormalized", "--kernel-ratio", "3", "--t-end", "900"),
+    ("--flow", "unnormalized", "--start", "raw", "--t-end", "9"),
+)
+
+
+@pytest.mark.parametrize("shards", [0.3], indirect=True)
+@pytest.mark.parametrize("options", OPTIONS, ids=" ".join)
+def test_a_run_on_shards_is_the_run_on_one_file(shards, options):
+    for features, out in (("all.npz", "one.npz"), ("shards/*.npz", "many.npz")):
+        assert main(["--features", str(shards / features), "--out", str(shards / out), "--quiet", *options]) == 0
+    close(shards / "one.npz", shards / "many.npz", 1e-9)
+
+
+def test_two_processes_give_the_run_of_one(shards):
+    pattern = str(shards / "shards" / "*.npz")
+    assert main(["--features", pattern, "--out", str(shards / "one.npz"), "--quiet"]) == 0
+    running = two_processes("--features", pattern, "--out", str(shards / "two.npz"), "--json")
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [0, 0], said
+    assert json.loads(said[0][0])["config"]["C"] == 4
+    assert said[1] == ("", "")
+    close(shards / "one.npz", shards / "two.npz", 1e-13)
+
+
+def test_a_lost_process_ends_the_others_without_a_result(shards):
+    running = two_processes("--features", str(shards / "shards" / "*.npz"), "--out", str(shards / "two.npz"), only=0)
+    time.sleep(3)
+    running += two_processes("--features", str(shards / "nothing" / "*.npz"), port=port_of(running[0]), only=1)
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [2, 2], said
+    assert "Traceback" not in said[0] + said[1]
+    assert not (shards / "two.npz").exists()
+
+
+@pytest.mark.parametrize("option", ["--full", "--balance", "--device=cpu"])
+def test_options_that_need_all_features_are_refused(shards, option, capsys):
+    assert main(["--features", str(shards / "shards" / "*.npz"), option]) == 2
+    assert "needs all features in memory" in capsys.readouterr().err
+
+
+def test_no_shard_is_overwritten(shards, capsys):
+    assert main(["--features", str(shards / "shards" / "*.npz"), "--out", str(shards / "shards" / "1.npz")]) == 2
+    assert "would overwrite" in capsys.readouterr().err
+
+
+def test_several_processes_without_shards_are_refused():
+    with pytest.raises(ValueError, match="several processes share shards"):
+        check_shared("all.npz")
+
+
+def close(one: Path, other: Path, tolerance: float) -> None:
+    """Every array of two runs is the same, to a tolerance relative to its largest entry; the shards note aside."""
+    first, second = (dict(np.load(path)) for path in (one, other))
+    assert first.keys() == second.keys()
+    for name in first.keys() - {"config", "residual"}:
+        scale = abs(first[name]).max() if first[name].dtype.kind == "f" else 0
+        np.testing.assert_allclose(second[name], first[name], rtol=0, atol=tolerance * scale, err_msg=name)
+
+
+def two_processes(*arguments: str, port: int | None = None, only: int | None = None) -> list[subprocess.Popen[str]]:
+    """The command in two processes as torchrun starts them, or one of the two."""
+    port = port or free_port()
+    started = []
+    for rank in range(2) if only is None else (only,):
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **where}
+        process = subprocess.Popen(
+            [sys.executable, "-m", "ufm.flow", *arguments],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        process.port = port  # type: ignore[attr-defined]
+        started.append(process)
+    return started
+
+
+def port_of(process: subprocess.Popen[str]) -> int:
+    """Where the processes meet."""
+    return process.port  # type: ignore[attr-defined]
+
+
+def free_port() -> int:
+    """A port that nobody listens at."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,190 @@
+"""Class statistics of features that lie in many files or processes: exact sums, merged; no feature is kept.
+
+Two passes: class sums about an example of each class, then the deviations about the merged means. A third, by QR, where Sigma_W
+is so ill-conditioned that P x P sums would lose its small eigenvalues. What is communicated does not grow with the examples.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from manifolds.layout import ClassLayout
+from manifolds.whitening import (
+    degenerate_deviation,
+    infinity_norm,
+    principal_deviations,
+    symmetric_root,
+    triangular_root,
+    whiten,
+    whiten_once,
+)
+from ufm.arrays import check_scale
+from ufm.distributed import OneProcess, Processes
+from ufm.features.snr import Snr, snr_of_whitened
+
+Blocks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # a fresh pass over features (b, P) and labels (b,)
+
+
+@dataclass(frozen=True, eq=False)
+class FactoredStatistics:
+    """What every law starts from: class layout, M - mu_G 1^T (P, C), and a root R (P, k) with R R^T = Sigma_W.
+
+    Through R, not through Sigma_W, small eigenvalues keep their digits. `mean_square` is Ave ||h||^2, `mean` is mu_G (P,) and
+    `precision` the eps of the dtype that the features came in.
+    """
+
+    layout: ClassLayout
+    centred_means: np.ndarray
+    mean: np.ndarray
+    root: np.ndarray
+    mean_square: float
+    precision: float
+
+    @property
+    def P(self) -> int:
+        """Number of features."""
+        return len(self.root)
+
+    @property
+    def degenerate(self) -> float:
+        """The within-class standard deviation at and below which a direction counts as empty."""
+        return degenerate_deviation(self.mean_square, self.P, self.precision)
+
+    @property
+    def deviations(self) -> np.ndarray:
+        """sqrt(k) R (P, k): k columns with the same Sigma_W."""
+        return self.root * self.root.shape[1] ** 0.5
+
+    def inside(self, basis: np.ndarray) -> "FactoredStatistics":
+        """The statistics of basis^T h. basis (P, r)"""
+        means, mean = basis.T @ self.centred_means, basis.T @ self.mean
+        return FactoredStatistics(self.layout, means, mean, basis.T @ self.root, self.mean_square, self.precision)
+
+
+def counts_of(labels: Iterable[np.ndarray], group: Processes | None = None) -> np.ndarray:
+    """Examples of every class, over all processes. (C,) Raises ValueError for labels that are negative or skip a class."""
+    group = group or OneProcess()
+    counts, lowest = np.zeros(0, dtype=np.int64), 0
+    for part in labels:
+        lowest = min(lowest, int(part.min(initial=0)))
+        if lowest < 0:
+            break
+        more = np.bincount(part.astype(np.int64), minlength=len(counts))
+        more[: len(counts)] += counts
+        counts = more
+    lowest, least = -group.smallest(np.array([lowest, -len(counts)]))[[0, 1]]
+    if lowest > 0:
+        raise ValueError(f"label {-lowest} is negative: labels run from 0 to C-1")
+    counts = group.sum(np.pad(counts, (0, int(least) - len(counts))))
+    missing = np.flatnonzero(counts == 0)
+    if len(missing):
+        raise ValueError(f"labels skip class {missing[0]} ({len(missing)} of 0..{len(counts) - 1} without any example)")
+    return counts
+
+
+def factored_statistics(
+    blocks: Blocks, layout: ClassLayout, P: int, precision: float, group: Processes | None = None
+) -> FactoredStatistics:
+    """The statistics of the examples of all processes, each of which passes over `blocks()` of its own two or three times.
+
+    Raises ValueError for entries that are not finite or whose squares are not.
+    """
+    group = group or OneProcess()
+    near, rest, mean_square = _class_means(blocks, layout, P, group)
+    rest, S = _scatter(blocks, layout, near, rest, group)
+    check_scale(mean_square**0.5, "features")
+    degenerate = degenerate_deviation(mean_square, P, precision)
+    if whiten_once(S, infinity_norm(S), degenerate, triangular_root) is None:
+        root = _deviation_root(blocks, layout, near, rest, group)
+    else:
+        root = np.linalg.cholesky(S)
+    M = (near - near[:1]) + rest
+    mean = M.T @ layout.priors
+    return FactoredStatistics(layout, M.T - mean[:, None], near[0] + mean, root, mean_square, precision)
+
+
+def restricted_to_range(statistics: FactoredStatistics) -> tuple[FactoredStatistics, np.ndarray]:
+    """The statistics on the range of Sigma_W, and its orthonormal basis (P, r). Raises ValueError for Sigma_W = 0."""
+    E, deviations = principal_deviations(statistics.root, 1.0)
+    kept = deviations > statistics.degenerate
+    if not kept.any():
+        raise ValueError("Sigma_W = 0: every example equals its class mean, no direction has any variability left")
+    if len(kept) == statistics.P and kept.all():
+        return statistics, np.eye(statistics.P)
+    basis = E[:, kept]
+    return statistics.inside(basis), basis
+
+
+def factored_snr(statistics: FactoredStatistics) -> Snr[np.ndarray]:
+    """omega, V and U of the features behind the statistics (Definition 2). Raises ValueError for a rank-deficient Sigma_W."""
+    statistics.layout.check_rank(statistics.P)
+    whitening = whiten(statistics.deviations, statistics.degenerate, symmetric_root)
+    return snr_of_whitened(whitening, statistics.centred_means, statistics.precision)
+
+
+def _class_means(blocks: Blocks, layout: ClassLayout, P: int, group: Processes) -> tuple[np.ndarray, np.ndarray, float]:
+    """An example near each class mean (C, P), the small rest of the mean (C, P), and Ave ||h||^2, of all processes."""
+    C = layout.C
+    near, sums, counts, squares = np.zeros((C, P)), np.zeros((C, P)), np.zeros(C), 0.0
+    for rows, labels in blocks():
+        H = np.asarray(rows, dtype=np.float64)
+        if not np.isfinite(H).all():
+            raise ValueError("features have NaN or infinite entries")
+        squares += float(np.einsum("np,np->", H, H))
+        classes, first = np.unique(labels, return_index=True)
+        new = counts[classes] == 0
+        near[classes[new]] = H[first[new]]
+        sums += _by_class(H - near[labels], labels, C)
+        counts += np.bincount(labels, minlength=C)
+    present = counts > 0
+    owner = group.smallest(np.where(present, group.rank, group.size))
+    common = group.sum(np.where((owner == group.rank)[:, None], near, 0.0))
+    sums = group.sum(sums + counts[:, None] * np.where(present[:, None], near - common, 0.0))
+    mean_square = float(group.sum(np.array([squares]))[0]) / layout.n
+    return common, sums / np.asarray(layout.sizes)[:, None], mean_square
+
+
+def _scatter(
+    blocks: Blocks, layout: ClassLayout, near: np.ndarray, rest: np.ndarray, group: Processes
+) -> tuple[np.ndarray, np.ndarray]:
+    """The rests of the means again, to the last digit, and Sigma_W (P, P), of all processes."""
+    C, P = near.shape
+    S, left = np.zeros((P, P)), np.zeros((C, P))
+    for rows, labels in blocks():
+        D = _deviations(rows, labels, near, rest)
+        S += D.T @ D
+        left += _by_class(D, labels, C)
+    S, left = group.sum(S), group.sum(left) / np.asarray(layout.sizes)[:, None]
+    return rest + left, S / layout.n - (left.T * layout.priors) @ left
+
+
+def _deviation_root(blocks: Blocks, layout: ClassLayout, near: np.ndarray, rest: np.ndarray, group: Processes) -> np.ndarray:
+    """R (P, P) lower triangular with R R^T = Sigma_W, by QR of the deviations, block after block, then process after process."""
+    P = near.shape[1]
+    R = np.zeros((P, P))
+    for rows, labels in blocks():
+        R = _triangular_factor(R, _deviations(rows, labels, near, rest))
+    return group.combined(R, _triangular_factor).T / layout.n**0.5
+
+
+def _triangular_factor(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """R (P, P) of the QR decomposition of two blocks of rows, one on the other."""
+    return np.asarray(np.linalg.qr(np.vstack([above, below]), mode="r"))
+
+
+def _deviations(rows: np.ndarray, labels: np.ndarray, near: np.ndarray, rest: np.ndarray) -> np.ndarray:
+    """(h - near) - rest: to rounding of the spread of a class. (b, P)"""
+    D = rows - near[labels]
+    D -= rest[labels]
+    return D
+
+
+def _by_class(rows: np.ndarray, labels: np.ndarray, C: int) -> np.ndarray:
+    """The sums of rows (b, P) over every class. (C, P)"""
+    order = np.argsort(labels, kind="stable")
+    classes, first = np.unique(labels[order], return_index=True)
+    sums = np.zeros((C, rows.shape[1]))
+    if len(classes):
+        sums[classes] = np.add.reduceat(rows[order], first, 0)
+    return sums

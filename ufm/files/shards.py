@@ -1,0 +1,175 @@
+"""Features in many files, read in blocks of bounded size: .npz shards, or .npy pairs whose features are memory-mapped.
+
+A shard is a .npz with the members `features` (n, P) and `labels` (n,), or a .npy file with `features` in its name beside one that
+has `labels` in its place. All shards together, in the order of their names, are one data set.
+"""
+
+import glob
+import zipfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+BLOCK = 1 << 21  # numbers in a block of features: 16 MB of float64
+WILD = "*?["
+FIELDS = ("features", "labels")
+
+
+def is_pattern(name: str) -> bool:
+    """Whether a name stands for several files: it has a wildcard, and no file is called so."""
+    return any(character in name for character in WILD) and not Path(name).exists()
+
+
+@dataclass(frozen=True)
+class Shards:
+    """The rows of some files: `paths` in order, rows of each, P, and the dtype that all features fit in."""
+
+    paths: tuple[Path, ...]
+    rows: tuple[int, ...]
+    P: int
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, pattern: str) -> "Shards":
+        """The shards that a quoted pattern names. Only their headers are read.
+
+        Raises ValueError where there is none, where one cannot be read, and where their features do not go together.
+        """
+        paths = tuple(Path(name) for name in sorted(glob.glob(pattern)) if _is_shard(Path(name)))
+        if not paths:
+            raise ValueError(f"{pattern}: no .npz, and no .npy with 'features' in its name, is called so")
+        headers = [_headers(path) for path in paths]
+        widths = {shape[1] for shape, _, _ in headers}
+        if len(widths) > 1:
+            odd = next(k for k, (shape, _, _) in enumerate(headers) if shape[1] != headers[0][0][1])
+            raise ValueError(f"{paths[odd]} has P = {headers[odd][0][1]} features, {paths[0]} has {headers[0][0][1]}")
+        dtype = np.result_type(*(dtype for _, dtype, _ in headers))
+        return cls(paths, tuple(shape[0] for shape, _, _ in headers), widths.pop(), dtype)
+
+    @property
+    def n(self) -> int:
+        """Number of examples."""
+        return sum(self.rows)
+
+    def share(self, rank: int, size: int) -> range:
+        """The rows of one of `size` processes: as many as those of any other, to one."""
+        return range(self.n * rank // size, self.n * (rank + 1) // size)
+
+    def labels(self, part: range) -> Iterator[np.ndarray]:
+        """The labels of rows `part`, file by file. (b,)"""
+        for path, rows in self._parts(part):
+            with _opened(path, "labels") as member:
+                yield from member.blocks(rows, BLOCK)
+
+    def blocks(self, part: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Features (b, P) and labels (b,) of rows `part`, in blocks of at most `BLOCK` numbers."""
+        step = max(1, BLOCK // self.P)
+        for path, rows in self._parts(part):
+            with _opened(path, "features") as features, _opened(path, "labels") as labels:
+                yield from zip(features.blocks(rows, step), labels.blocks(rows, step), strict=True)
+
+    def _parts(self, part: range) -> Iterator[tuple[Path, range]]:
+        """The files that rows `part` lie in, and the rows of each."""
+        start = 0
+        for path, rows in zip(self.paths, self.rows, strict=True):
+            inside = range(max(part.start - start, 0), min(part.stop - start, rows))
+            if len(inside):
+                yield path, inside
+            start += rows
+
+
+class _Member:
+    """One array of a shard: its shape and dtype, and its rows in blocks."""
+
+    def __init__(self, path: Path, name: str, source: "np.ndarray | IO[bytes]") -> None:
+        self.path, self.name, self._source, self._stack = path, name, source, ExitStack()
+        if isinstance(source, np.ndarray):
+            self.shape, self.dtype, fortran = source.shape, source.dtype, False
+        else:
+            version = np.lib.format.read_magic(source)
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            self.shape, fortran, self.dtype = read(source)
+        if self.dtype.hasobject or (fortran and len(self.shape) > 1):
+            raise ValueError(f"its {name} are {'objects' if self.dtype.hasobject else 'stored by columns: save them by rows'}")
+
+    def __enter__(self) -> "_Member":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._stack.close()
+
+    def closing(self, stack: ExitStack) -> "_Member":
+        """The same, which closes its files in the end."""
+        self._stack = stack
+        return self
+
+    def blocks(self, rows: range, step: int) -> Iterator[np.ndarray]:
+        """Rows (b, ...) in blocks of at most `step`. Raises ValueError where the file ends early."""
+        if not isinstance(self._source, np.ndarray):
+            _skip(self._source, rows.start * self._row_bytes)
+        for first in range(rows.start, rows.stop, step):
+            yield self._take(first, min(step, rows.stop - first))
+
+    @property
+    def _row_bytes(self) -> int:
+        return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+
+    def _take(self, first: int, count: int) -> np.ndarray:
+        if isinstance(self._source, np.ndarray):
+            return np.array(self._source[first : first + count])
+        data = _checked(self.path, lambda: self._source.read(count * self._row_bytes))
+        if len(data) < count * self._row_bytes:
+            raise ValueError(f"cannot read {self.path}: its {self.name} end early")
+        return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
+
+
+def _skip(source: IO[bytes], count: int) -> None:
+    while count > 0:
+        count -= len(source.read(min(count, 1 << 24))) or count
+
+
+def _is_shard(path: Path) -> bool:
+    return path.suffix == ".npz" or (path.suffix == ".npy" and "features" in path.name)
+
+
+def _headers(path: Path) -> tuple[tuple[int, int], np.dtype[Any], np.dtype[Any]]:
+    """Shape and dtype of the features, dtype of the labels. Raises ValueError where the two do not go together."""
+    with _opened(path, "features") as features, _opened(path, "labels") as labels:
+        if len(features.shape) != 2 or features.shape[:1] != labels.shape or not features.shape[1]:
+            raise ValueError(f"{path}: features must be (n, P) and labels (n,), got {features.shape} and {labels.shape}")
+        if features.dtype.kind != "f" or labels.dtype.kind not in "iu":
+            raise ValueError(f"{path}: features are {features.dtype}, labels {labels.dtype}; floats and integers are needed")
+        return (features.shape[0], features.shape[1]), features.dtype, labels.dtype
+
+
+def _opened(path: Path, name: str) -> _Member:
+    """A member of a shard. Raises ValueError for a file that is damaged or lacks it."""
+
+    def open_it() -> _Member:
+        if path.suffix == ".npy":
+            return _Member(path, name, np.load(_beside(path, name), mmap_mode="r", allow_pickle=False))
+        with ExitStack() as stack:
+            archive = stack.enter_context(zipfile.ZipFile(path))
+            member = stack.enter_context(archive.open(f"{name}.npy"))
+            return _Member(path, name, member).closing(stack.pop_all())
+
+    return _checked(path, open_it)
+
+
+def _beside(path: Path, name: str) -> Path:
+    """The .npy of this name that goes with the features of `path`."""
+    return path.with_name(name.join(path.name.rsplit("features", 1)))
+
+
+def _checked(path: Path, read: Any) -> Any:
+    try:
+        return read()
+    except KeyError as error:
+        raise ValueError(f"{path} needs the arrays 'features' (n, P) and 'labels' (n,): {error.args[0]}") from error
+    except Exception as error:  # a damaged archive or header raises anything, from SyntaxError to NotImplementedError
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+        raise ValueError(f"cannot read {path}: {reason}") from error

@@ -1,0 +1,31 @@
+"""The progress of a long run on the terminal."""
+
+import sys
+import time
+
+PROGRESS_SECONDS = 1.0
+EARLIEST_ESTIMATE = 0.02  # share of a stage before which its speed says little about the time left
+
+
+class StageLine:
+    """Share done and time left of each stage on standard error, for runs longer than a second; silent when quiet."""
+
+    def __init__(self, quiet: bool) -> None:
+        self.quiet, self.stage, self.drawn = quiet, "", False
+        self.began = self.last = time.monotonic()
+
+    def __call__(self, stage: str, share: float) -> None:
+        """Redraw the line, at most once a second."""
+        now = time.monotonic()
+        if stage != self.stage:
+            self.stage, self.began = stage, now
+        if self.quiet or now - self.last < PROGRESS_SECONDS:
+            return
+        self.last, self.drawn = now, True
+        left = f", about {(now - self.began) * (1 - share) / share:.0f} s left" if share > EARLIEST_ESTIMATE else ""
+        print(f"\r{stage} {share:6.1%}{left}   ", end="", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """End the line."""
+        if self.drawn:
+            print(file=sys.stderr)

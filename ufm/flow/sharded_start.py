@@ -1,0 +1,54 @@
+"""Where a run on shards starts: their class statistics, merged over blocks and processes; no feature stays in memory."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from manifolds.layout import ClassLayout
+from ufm.distributed import Processes
+from ufm.features.ranges import Reduction
+from ufm.features.sharded import FactoredStatistics, counts_of, factored_snr, factored_statistics, restricted_to_range
+from ufm.files.shards import Shards
+from ufm.flow.config import FlowConfig
+from ufm.flow.start import Start, scaled_means, without_zeros
+from ufm.laws.mean_system import MeanSystem, factored_mean_system
+
+
+def prepare_shards(config: FlowConfig, group: Processes) -> Start:
+    """The start of a run whose --features is a pattern. Raises ValueError for options that need all features at once."""
+    _check_options(config)
+    shards = Shards.of(str(config.features))
+    mine = shards.share(group.rank, group.size)
+    counts = counts_of(shards.labels(mine), group)
+    layout = ClassLayout(tuple(counts.tolist()))
+    if min(layout.sizes) < 2:
+        raise ValueError(f"N = 1: class {int(counts.argmin())} has one example and no variability to whiten")
+    precision = max(float(np.finfo(shards.dtype).eps), float(np.finfo(config.dtype).eps))
+    statistics = factored_statistics(lambda: shards.blocks(mine), layout, shards.P, precision, group)
+    notes = [f"{shards.n} examples in {len(shards.paths)} shards" + f", read by {group.size} processes" * (group.size > 1)]
+    reduction = None
+    if config.reduce:
+        total = float((statistics.centred_means**2).sum())
+        statistics, basis = restricted_to_range(statistics)
+        lost = max(total - float((statistics.centred_means**2).sum()), 0.0)
+        reduction = Reduction(basis, shards.P - statistics.P, lost / total if total else 0.0)
+        notes.append(reduction.note)
+    measured, zeros = without_zeros(factored_snr(statistics))
+    return replace(Start(None, layout, measured, (*notes, *zeros), reduction), statistics=statistics)
+
+
+def factored_system(config: FlowConfig, start: Start, statistics: FactoredStatistics) -> MeanSystem:
+    """The class-mean system from the features as they are, or brought to total covariance I, in the coordinates of U."""
+    if config.start == "raw":
+        return factored_mean_system(statistics, start.snr, config.kernel_ratio)
+    K, M = len(start.snr.omega), start.snr.omega[:, None] * start.snr.V.T
+    U, sigma, _ = np.linalg.svd(scaled_means(start), full_matrices=False)
+    to_one = np.eye(K) + (U * ((1 + sigma**2) ** -0.5 - 1)) @ U.T  # (I + S S^T)^{-1/2}
+    whole = FactoredStatistics(start.layout, to_one @ M, np.zeros(K), to_one, float(K), start.snr.precision)
+    return factored_mean_system(whole, factored_snr(whole), config.kernel_ratio)
+
+
+def _check_options(config: FlowConfig) -> None:
+    for name, value in (("balance", config.balance), ("full", config.full), ("device", config.device is not None)):
+        if value:
+            raise ValueError(f"--{name} needs all features in memory: shards are known by their class statistics alone")
