@@ -61,8 +61,8 @@ class Law(ABC):
         """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
 
         Computed in float64, returned in the dtype of omega0. t may be negative (backwards).
-        Raises ValueError for an omega0 that is negative or whose powers leave float64, for non-finite input, and for a time that
-        leads back out of float64; OverflowError where law (c) passes 1e150 (`log_omega` does not).
+        Raises ValueError for an omega0 that is negative or whose powers overflow or underflow, for non-finite input, and for
+        a time whose omega underflows; OverflowError where law (c) passes 1e150 (`log_omega` does not).
         """
         given = omega0
         times: Any = wide(t)

@@ -84,7 +84,7 @@ def run_raw(
     """omega at `times` (T,), times[0] the start; every value follows its vector from one step of the solver to the next.
 
     V is that of the start, V_t (T, C, K) those at every time, U_t (T, P, K) those where `left_vectors` (T,) is true, else NaN.
-    Raises OverflowError where the flow leaves float64; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
+    Raises OverflowError where the flow overflows; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
     """
     end, (omega, V) = float(times[-1]), system.snr(system.Z)
     rows, states = [(omega, V)] * int(np.searchsorted(times, times[0], side="right")), [system.Z]
@@ -132,7 +132,7 @@ def _trajectory(
 def growth_time(system: MeanSystem, growth: float) -> float:
     """The first time at which the smallest omega has grown `growth`-fold.
 
-    Raises OverflowError, with the time and the growth until then, where the flow leaves float64 before.
+    Raises OverflowError, with the time and the growth until then, where the flow overflows before.
     """
     from scipy.optimize import brentq
 

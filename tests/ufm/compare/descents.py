@@ -77,6 +77,19 @@ def descend_jointly(
     return rows
 
 
+def descend_layer(Z: np.ndarray, y: np.ndarray, A: np.ndarray, rate: float, steps: int, every: int) -> list[np.ndarray]:
+    """A (P, d) at every `every`-th step of gradient descent of A on 1/2 Ave ||W A z + b - y||^2, W, b at least squares."""
+    n, maps = len(y), []
+    Y = np.eye(int(y.max()) + 1)[:, y]
+    for k in range(steps + 1):
+        if k % every == 0:
+            maps.append(A)
+        wide = np.vstack([A @ Z, np.ones(n)])
+        W = np.linalg.lstsq(wide.T, Y.T, rcond=None)[0].T
+        A = A - rate * W[:, :-1].T @ (W @ wide - Y) @ Z.T / n
+    return maps
+
+
 def measured(features: list[np.ndarray], y: np.ndarray, noise: float = 0.0, rng: np.random.Generator | None = None) -> Measured:
     """The run as it is judged, every omega with white relative noise where there is some (the entry has the start's)."""
     q = np.sqrt(np.bincount(y) / len(y))

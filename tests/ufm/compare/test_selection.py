@@ -68,7 +68,7 @@ def test_correlated_noise_refutes_no_true_model(model: str) -> None:
     refuted, named = 0, 0
     for seed in range(6):
         for rho, noise in ((0.7, 0.01), (0.95, 0.03)):
-            verdict = judged(Case(model, T=12, rho=rho, noise=noise, anisotropy=0.5), seed)
+            verdict = judged(Case(model, C=5, T=12, rho=rho, noise=noise, anisotropy=0.5), seed)
             refuted += verdict["true_refuted"]
             named += verdict["name"] == model
             assert verdict["name"] in ("", model)
@@ -79,7 +79,7 @@ def test_correlated_noise_refutes_no_true_model(model: str) -> None:
 @pytest.mark.parametrize("model", ["renormalized", "embedded", "unnormalized", "kernel"])
 @pytest.mark.parametrize("unequal", [False, True])
 def test_a_model_is_named_from_threefold_growth_and_twenty_epochs_of_one_per_cent(model: str, unequal: bool) -> None:
-    names = [judged(Case(model, anisotropy=0.7, unequal=unequal), seed)["name"] for seed in range(3)]
+    names = [judged(Case(model, C, anisotropy=0.7, unequal=unequal), seed)["name"] for seed, C in ((0, 10), (1, 4), (2, 4))]
     assert names == [model] * 3
 
 
@@ -169,8 +169,8 @@ def test_a_rule_that_decides_nothing_is_refused(wrong: dict[str, float]) -> None
 
 
 def test_more_choices_ask_for_more_evidence() -> None:
-    assert Rule(choices=3).simulations(4) > 2 * Rule().simulations(4)
-    assert Rule().simulations(4) == 239
+    assert Rule(choices=3).simulations(4, 2) > 2 * Rule().simulations(4, 2)
+    assert (Rule().simulations(4, 2), Rule().simulations(4, 3)) == (159, 239)
 
 
 def test_the_closed_laws_without_noise_are_named_whatever_the_number_of_values() -> None:
