@@ -7,7 +7,7 @@ from scipy.stats import beta
 
 BEGIN, END = "<!-- rates of sims.comparison.controls -->", "<!-- end of rates -->"
 FACTORS = ("model", "C", "runs", "T", "growth", "noise", "rho", "anisotropy", "unequal")
-Line = dict[str, Any]
+JudgedCase = dict[str, Any]
 
 
 def interval(count: int, of: int, level: float = 0.95) -> tuple[float, float]:
@@ -18,12 +18,12 @@ def interval(count: int, of: int, level: float = 0.95) -> tuple[float, float]:
     return low, high
 
 
-def is_clear(line: Line) -> bool:
+def is_clear(line: JudgedCase) -> bool:
     """Whether the aims of naming hold for a case: growth of at least 3, at least 12 epochs, noise of at most 1 %."""
     return line["growth"] >= 3 and line["T"] >= 12 and line["noise"] <= 0.01
 
 
-def rates_table(lines: Sequence[Line]) -> str:
+def rates_table(lines: Sequence[JudgedCase]) -> str:
     """The rates in Markdown: of all cases and by every factor of the grid; counts with 95 % intervals."""
     rows = [("all", lines)]
     for key in FACTORS:

@@ -1,5 +1,7 @@
 """Plain gradient descent on the whole tensor, the oracle of every prediction: no closed system, no central-path formula."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ufm.compare.coordinates import Entry
@@ -16,7 +18,8 @@ def entry_of(H: np.ndarray, y: np.ndarray, W: np.ndarray | None = None, b: np.nd
     C = int(y.max()) + 1
     means = np.stack([H[:, y == c].mean(1) for c in range(C)], axis=1)
     D, mean = H - means[:, y], H.mean(1)
-    return Entry(np.bincount(y), means - mean[:, None], D @ D.T / H.shape[1], W, b, mean, **decays)
+    sigma_w = D @ D.T / H.shape[1]
+    return replace(Entry(np.bincount(y), means - mean[:, None], sigma_w, W, b, mean), **decays)
 
 
 def white_start(rng: np.random.Generator, sizes: list[int], P: int, u: float, spread: float = 0.4) -> np.ndarray:

@@ -12,7 +12,8 @@ from ufm.compare.motions import joint_motion, renormalized_motion, trace, unnorm
 from ufm.features.snr import snr as snr_of
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
 from ufm.laws.joint import JointFlow, joint_start, run_joint
-from ufm.laws.mean_system import growth_time, mean_system, run_raw
+from ufm.laws.mean_run import growth_time, run_raw
+from ufm.laws.mean_system import mean_system
 
 SIZES = {"equal": [14] * 5, "unequal": [23, 17, 13, 10, 7]}
 
@@ -76,7 +77,7 @@ def test_the_joint_flow_predicts_descent_of_features_and_classifier_with_decay(k
 def test_the_unnormalized_path_is_that_of_the_law(sizes: list[int], r: float) -> None:
     H = anisotropic(np.random.default_rng(6), sizes, 8)
     H = H - H.mean(1, keepdims=True)
-    layout, entry = ClassLayout(sizes), entry_of(H, labelled(sizes))
+    layout, entry = ClassLayout(tuple(sizes)), entry_of(H, labelled(sizes))
     system = mean_system(H, layout, snr_of(H, layout), r)
     run = run_raw(system, np.linspace(0, growth_time(system, 3.0), 12))
     assert run.V_t is not None
@@ -98,7 +99,7 @@ def test_the_joint_path_is_that_of_the_law(kappa: float) -> None:
     W, b = 0.3 * rng.standard_normal((5, 7)), 0.1 * rng.standard_normal(5)
     entry = entry_of(H, labelled(sizes), W, b, decay_w=0.01, decay_h=0.02)
     flow = JointFlow(tuple(sizes), 0.01, 0.02 / n, 0.0, kappa / n)  # time and decay of the features in units of n
-    run = run_joint(flow, W, b, *joint_start(H, ClassLayout(sizes)), np.linspace(0, 3.0 * n, 12)).trajectory()
+    run = run_joint(flow, W, b, *joint_start(H, ClassLayout(tuple(sizes))), np.linspace(0, 3.0 * n, 12)).trajectory()
     assert run.V_t is not None
     frame = frame_of(entry.gram())
     points = log_gram(gram_of_spectrum(run.omega, run.V_t, entry.priors), frame)
