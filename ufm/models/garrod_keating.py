@@ -89,7 +89,7 @@ class DeepCrossEntropy(Minimised):
 
     facts: ClassVar[Facts] = Facts(
         name="deep-ce",
-        paper="Garrod & Keating 2024, arXiv 2410.23169; Sukenik, Lampert & Mondelli 2024, arXiv 2405.14468",
+        paper="Garrod & Keating 2024, arXiv 2410.23169",
         loss="cross-entropy, no bias, M linear layers",
         constraint="weight decay on W_1..W_M and H",
         theory="decay is a Schatten 2/(M+1) quasi-norm of the logits: simplex, orthogonal simplices or polygon, the lowest",
