@@ -12,7 +12,7 @@ from benchmarks import flow, laws
 from benchmarks.rows import Row
 
 SECTIONS = (*flow.SECTIONS, *laws.SECTIONS)
-HEAD = ("quantity", "ours", "beside", "found (quartiles)", "target", "holds")
+HEAD = ("quantity", "ours", "beside", "measured (quartiles)", "target", "holds")
 
 
 def machine() -> str:
@@ -41,7 +41,7 @@ def _processor() -> str:
 def line(row: Row) -> str:
     """One line of the table."""
     holds = {True: "yes", False: "**no**", None: ""}[row.holds]
-    return f"| {row.quantity} | {row.ours} | {row.other} | {row.found} | {row.target} | {holds} |"
+    return f"| {row.quantity} | {row.ours} | {row.other} | {row.measured} | {row.target} | {holds} |"
 
 
 def main(names: list[str]) -> int:

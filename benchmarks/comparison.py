@@ -54,8 +54,8 @@ def plain_fit(x: np.ndarray) -> float:
         return (np.concatenate([theta[None, :K], later]) - log_omega).ravel()
 
     clock = RENORMALIZED.time(np.exp(log_omega[1:].mean(1)), np.exp(log_omega[0].mean()), C, N)
-    found = least_squares(residual, np.r_[log_omega[0], np.log(np.maximum(clock, 1.0))])
-    return float(2 * found.cost)
+    solution = least_squares(residual, np.r_[log_omega[0], np.log(np.maximum(clock, 1.0))])
+    return float(2 * solution.cost)
 
 
 def main() -> None:
@@ -72,8 +72,8 @@ def main() -> None:
     print(f"sims.compare beyond imports: {float(done.splitlines()[-1]):.2f} s of processor time, {megabytes:.0f} MB at peak")
     x = np.log(omega**2 / C)
     taken = resample([C - 1], 1000, np.random.default_rng(0))
-    found = paired(lambda: profile(x, 1.0), lambda: plain_fit(x), 5)
-    print(f"fit of law (a) against scipy's least_squares: {found.ratio:.3f} x ({found.low:.3f} to {found.high:.3f})")
+    fit = paired(lambda: profile(x, 1.0), lambda: plain_fit(x), 5)
+    print(f"fit of law (a) against scipy's least_squares: {fit.ratio:.3f} x ({fit.low:.3f} to {fit.high:.3f})")
     print(f"squared errors left: {profile(x, 1.0).squares:.8g}, scipy's {plain_fit(x):.8g}")
     whole = paired(lambda: fit_exponent([x], taken), lambda: plain_fit(x), 5)
     print(f"exponent and interval against that one fit of scipy's: {whole.ratio:.2f} x ({whole.low:.2f} to {whole.high:.2f})")

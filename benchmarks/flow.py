@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
+import torch
 
 from benchmarks.rows import Row, agree, faster, milliseconds, ratio
 from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes, run_python
 from manifolds.geometry import constraint_residual
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, namespace
 from ufm.features.snr import renormalized_features, snr_spectrum
 from ufm.flow.motion import log_spaced
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
@@ -39,8 +39,8 @@ def _times(omega: np.ndarray, C: int, N: int) -> np.ndarray:
 def command() -> Iterator[Row]:
     """The command of the README against starting numpy: time, memory, imports."""
     arguments = ["-m", "ufm.flow", "--C", str(C), "--N", str(N), "--P", str(P)]
-    found = paired(lambda: run_python(*arguments), lambda: run_python("-c", "import numpy"), 15, clock=time.perf_counter)
-    yield ratio("`python -m ufm.flow --C 10 --N 500 --P 512`", '`python -c "import numpy"`', found, 2.5)
+    timing = paired(lambda: run_python(*arguments), lambda: run_python("-c", "import numpy"), 15, clock=time.perf_counter)
+    yield ratio("`python -m ufm.flow --C 10 --N 500 --P 512`", '`python -c "import numpy"`', timing, 2.5)
     ours, other = peak_megabytes(*arguments), peak_megabytes("-c", "import numpy")
     yield Row("the same, peak memory", f"{ours:.0f} MB", f"{other:.0f} MB", f"{ours:.0f} MB", "<= 80 MB", ours <= 80)
     code = (
@@ -61,8 +61,8 @@ def trajectory() -> Iterator[Row]:
     yield ratio(what, "its Sigma_W product D D^T", paired(partial(_closed_trajectory, H, layout), lambda: D @ D.T, 25), 1.5)
     ours, other = partial(_closed_trajectory, H, layout), partial(_integrated_end, H, layout)
     agree(other(), ours()[-1], 1e-4)
-    found = paired(ours, other, 5)
-    yield faster(what, "whitening, then scipy RK45 on the full X (rtol 1e-6)", found, 20)
+    timing = paired(ours, other, 5)
+    yield faster(what, "whitening, then scipy RK45 on the full X (rtol 1e-6)", timing, 20)
 
 
 def _closed_trajectory(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
@@ -75,13 +75,13 @@ def _integrated_end(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
     """What is done without the closed law: the same flow from the cheapest exact right-hand side, which moves the means only."""
     from scipy.integrate import solve_ivp
 
-    X, found = renormalized_features(H, layout)
+    X, spectrum = renormalized_features(H, layout)
 
     def velocity(t: float, x: np.ndarray) -> np.ndarray:
         U, omega, Vt = np.linalg.svd(layout.means(x.reshape(X.shape)), full_matrices=False)
         return layout.spread((U * (omega / (layout.C * layout.N * (layout.C + omega * omega)))) @ Vt).reshape(-1)
 
-    t_end = _end(found.omega, layout.C, layout.N)
+    t_end = _end(spectrum.omega, layout.C, layout.N)
     end = solve_ivp(velocity, (0.0, t_end), X.reshape(-1), method="RK45", t_eval=[t_end], rtol=RTOL, atol=ATOL)
     return np.linalg.svd(layout.means(end.y[:, -1].reshape(X.shape)), compute_uv=False)[: layout.C - 1]
 
@@ -102,9 +102,9 @@ def closed_forms() -> Iterator[Row]:
 
     agree(ours(RENORMALIZED), by_scipy(), 1e-13)
     for law, letter in ((RENORMALIZED, "a"), (EMBEDDED, "b")):
-        found = paired(partial(ours, law), by_scipy, 201, repeats=5)
-        yield milliseconds(f"closed form of law ({letter}), 1000 points x 9 values", found, 0.3)
-        yield ratio(f"closed form of law ({letter}), 1000 points x 9 values", "scipy.special.wrightomega", found, 0.6)
+        timing = paired(partial(ours, law), by_scipy, 201, repeats=5)
+        yield milliseconds(f"closed form of law ({letter}), 1000 points x 9 values", timing, 0.3)
+        yield ratio(f"closed form of law ({letter}), 1000 points x 9 values", "scipy.special.wrightomega", timing, 0.6)
 
 
 def discrete_scheme() -> Iterator[Row]:
@@ -113,22 +113,21 @@ def discrete_scheme() -> Iterator[Row]:
 
     torch.set_num_threads(1)
     H, layout = _features(C, N, P)
-    X, found = renormalized_features(H, layout)
-    eta = _end(found.omega, C, N) / 1000
+    X, spectrum = renormalized_features(H, layout)
+    eta = _end(spectrum.omega, C, N) / 1000
     state, step = torch.from_numpy(X), autograd_gradient(partial(_ls_loss, layout=layout))
     stepped = layout.means(renormalize_after_step(state, eta, step, layout)).numpy()
-    agree(np.linalg.svd(stepped, compute_uv=False)[: C - 1], recursion_step(found.omega, eta, C, N), 1e-10)
+    agree(np.linalg.svd(stepped, compute_uv=False)[: C - 1], recursion_step(spectrum.omega, eta, C, N), 1e-10)
     times = paired(
-        lambda: run_discrete(found.omega, eta, 1000, C, N), lambda: renormalize_after_step(state, eta, step, layout), pairs=7
+        lambda: run_discrete(spectrum.omega, eta, 1000, C, N), lambda: renormalize_after_step(state, eta, step, layout), pairs=7
     )
     thousand = Paired(times.ours, 1000 * times.other, times.ratio / 1000, times.low / 1000, times.high / 1000)
     yield milliseconds("discrete recursion, 1000 steps", times, 10)
     yield faster("discrete recursion, 1000 steps", "autograd steps on the full X (7 measured, x 1000)", thousand, 10_000)
 
 
-def _ls_loss(X: Array, layout: ClassLayout) -> Array:
+def _ls_loss(X: torch.Tensor, layout: ClassLayout) -> torch.Tensor:
     """L_LS of centred X as one writes it in torch: the least-squares classifier, its outputs, the mean squared residual."""
-    torch = namespace(X)
     M = layout.means(X)
     W = torch.linalg.solve(X @ X.mT / layout.n, M).mT / layout.C
     residual = W @ X + (1 / layout.C) - layout.spread(torch.eye(layout.C, dtype=X.dtype, device=X.device))
@@ -138,9 +137,9 @@ def _ls_loss(X: Array, layout: ClassLayout) -> Array:
 def full_step() -> Iterator[Row]:
     """The exact step of the whole X against copying X to memory that is there already."""
     H, layout = _features(C, N, P)
-    X, found = renormalized_features(H, layout)
+    X, spectrum = renormalized_features(H, layout)
     target = np.empty_like(X)
-    step = partial(advance_means, X, found, found.omega, found.omega * (1 + 1e-12), layout)
+    step = partial(advance_means, X, spectrum, spectrum.omega, spectrum.omega * (1 + 1e-12), layout)
     times = paired(step, lambda: np.copyto(target, X), 301)
     yield ratio("exact full-X step (10, 500, 512)", "a copy of X", times, 1.5)
     share = extra_bytes(step) / X.nbytes
@@ -165,9 +164,9 @@ def large_runs() -> Iterator[Row]:
 def _peak(quantity: str, size: tuple[int, int, int], options: tuple[str, ...], most: int | None) -> Row:
     sizes = [text for name, value in zip("CNP", size, strict=True) for text in (f"--{name}", str(value))]
     peak, data = peak_megabytes("-m", "ufm.flow", *sizes, *options), math.prod(size) * 8 / 2**20
-    found, beside = f"{peak:.0f} MB", f"X: {data:.0f} MB"
+    shown, beside = f"{peak:.0f} MB", f"X: {data:.0f} MB"
     return (
-        Row(quantity, found, beside, found) if most is None else Row(quantity, found, beside, found, f"< {most} MB", peak < most)
+        Row(quantity, shown, beside, shown) if most is None else Row(quantity, shown, beside, shown, f"< {most} MB", peak < most)
     )
 
 
@@ -175,9 +174,9 @@ def whitening() -> Iterator[Row]:
     """Residual and omega for ill-conditioned Sigma_W."""
     for condition in CONDITIONS:
         H, layout = _features(C, N, P, condition)
-        X, found = renormalized_features(H, layout)
+        X, spectrum = renormalized_features(H, layout)
         residual = max(
-            float(constraint_residual(X, layout)), found.whitening.residual, snr_spectrum(H, layout).whitening.residual
+            float(constraint_residual(X, layout)), spectrum.whitening.residual, snr_spectrum(H, layout).whitening.residual
         )
         what = f"residual of the whitening, cond(Sigma_W) = {condition:.0e}, (10, 500, 512)"
         yield Row(what, f"{residual:.1e}", "", f"{residual:.1e}", "<= 1e-12", residual <= 1e-12)

@@ -52,8 +52,8 @@ def general_law() -> Iterator[Row]:
         (generic, "gradient, projection, renormalisation of the whole X", 1000, 9),
         (by_means, "the exact class-mean step on X", 20, 25),
     ):
-        found = paired(steps, other, pairs)
-        one = Paired(found.ours / RUN, found.other, found.ratio / RUN, found.low / RUN, found.high / RUN)
+        timing = paired(steps, other, pairs)
+        one = Paired(timing.ours / RUN, timing.other, timing.ratio / RUN, timing.low / RUN, timing.high / RUN)
         yield faster(what, name, one, least)
 
 
@@ -86,13 +86,13 @@ def kernel_ratio_law() -> Iterator[Row]:
         return np.sqrt(C * wrightomega(np.log(u0) + u0 + (2 / (C * C * N)) * times[:, None]))
 
     agree(RenormalizedKernelRatio(1.0).omega(times, omega0, C, N), by_scipy(), 1e-13)
-    found = paired(lambda: RenormalizedKernelRatio(4.0).omega(times, omega0, C, N), by_scipy, 51, repeats=2)
+    timing = paired(lambda: RenormalizedKernelRatio(4.0).omega(times, omega0, C, N), by_scipy, 51, repeats=2)
     what, ours, spread = (
         "closed law of kernel ratio 4, 1000 points x 9 values",
-        f"{found.ours * 1e3:.2f} ms",
-        f"{found.ratio:.2f} x",
+        f"{timing.ours * 1e3:.2f} ms",
+        f"{timing.ratio:.2f} x",
     )
-    yield Row(what, ours, f"scipy.special.wrightomega: {found.other * 1e3:.2f} ms", spread)
+    yield Row(what, ours, f"scipy.special.wrightomega: {timing.other * 1e3:.2f} ms", spread)
 
 
 SECTIONS = (general_law, many_classes, kernel_ratio_law)

@@ -33,10 +33,10 @@ def main() -> None:
                 model(images)
     plain = time.perf_counter() - began
     began = time.perf_counter()
-    found = ledger(model, batches, Sketch(args.limit))
+    result = ledger(model, batches, Sketch(args.limit))
     ours = time.perf_counter() - began
     memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    print(f"{args.net} x {args.width:g}, {args.images} images, {len(found.operations)} operations")
+    print(f"{args.net} x {args.width:g}, {args.images} images, {len(result.operations)} operations")
     print(f"ledger {ours:.1f} s, two passes forward {plain:.1f} s, ratio {ours / plain:.2f}; peak {memory:.2f} GiB")
 
 

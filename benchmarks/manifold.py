@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[variable] = "1"
@@ -82,7 +83,7 @@ def given_gradient(layout: ClassLayout, X: torch.Tensor, G: torch.Tensor) -> Ste
         means = layout.means(X) - ETA * layout.means(G)
         return stiefel.retr(Q, -ETA / layout.n * stiefel.egrad2rgrad(Q, egrad)), means
 
-    ours = {name: partial(rule, X, G, None) for name, rule in rules(layout).items()}
+    ours: dict[str, Step] = {name: partial(rule, X, G, None) for name, rule in rules(layout).items()}
     return ours, {"geoopt EuclideanStiefel on the deviations (QR)": theirs}
 
 
@@ -103,6 +104,7 @@ def with_gradient(layout: ClassLayout, X: torch.Tensor) -> Steps:
         H = X.clone().requires_grad_(True)
         loss(H).backward()
         with torch.no_grad():
+            assert H.grad is not None
             Z = H - ETA * H.grad
             D = (Z.view(-1, layout.C, layout.N) - Z.view(-1, layout.C, layout.N).mean(-1, keepdim=True)).view(Z.shape)
             values, E = torch.linalg.eigh(D @ D.T / layout.n)
@@ -112,7 +114,7 @@ def with_gradient(layout: ClassLayout, X: torch.Tensor) -> Steps:
 
     def stiefel() -> object:
         """geoopt's RiemannianSGD on (deviations, class means), autograd."""
-        Q = geoopt.ManifoldParameter(Q0.clone(), manifold=geoopt.EuclideanStiefel())
+        Q = geoopt.ManifoldParameter(Q0.clone(), manifold=geoopt.EuclideanStiefel())  # type: ignore[unexpected-keyword]
         M = torch.nn.Parameter(M0.clone())
         optimizer = geoopt.optim.RiemannianSGD([Q, M], lr=ETA / layout.n)
         loss(root * Q.mT + layout.spread(M)).backward()
@@ -153,9 +155,10 @@ def peak(step: Callable[[], object]) -> int:
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         step()
     held = most = 0
-    for event in sorted(
-        (e for e in profile.profiler.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns()
-    ):
+    assert profile.profiler is not None
+    assert profile.profiler.kineto_results is not None
+    events: list[Any] = profile.profiler.kineto_results.events()  # torch declares no nbytes
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
         held += event.nbytes()
         most = max(most, held)
     return most

@@ -38,14 +38,13 @@ def picture_of_projections(axes: plt.Axes) -> None:
     oblique = np.array([0, Z[1] - m / d * Z[0]])
     orthogonal = np.array([0, Z[1]])
     for end, colour in ((Z, "0.35"), (oblique, ORANGE), (orthogonal, BLUE)):
-        axes.annotate(
-            "", X + end, X, arrowprops={"arrowstyle": "-|>", "color": colour, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
-        )
+        arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
+        axes.annotate("", tuple(X + end), tuple(X), arrowprops=arrow)
     for end, colour in ((oblique, ORANGE), (orthogonal, BLUE)):
         axes.plot(*np.stack([X + Z, X + end]).T, color=colour, linestyle=":", linewidth=1.5)
     axes.plot(*X, "o", color=BLACK, zorder=5)
     axes.text(d - 0.06, m - 0.01, "$X$", ha="right", va="bottom")
-    axes.text(*(X + Z + [0.03, 0.02]), "$Z$", color="0.25")
+    axes.text(X[0] + Z[0] + 0.03, X[1] + Z[1] + 0.02, "$Z$", color="0.25")
     axes.text(d - 0.05, m + 0.22, "$P(Z)$\northogonal", color=BLUE, ha="right")
     axes.text(d + 0.14, m - 0.5, "$\\Pi(Z)$\nalong the fibre", color=ORANGE)
     axes.text(1.62, 1.62 * m + 0.1, "fibre $\\{SX\\}$", color="0.35", ha="center")
@@ -116,7 +115,8 @@ def run_pymanopt(loss: Callable, X: np.ndarray, layout: ClassLayout, optimizer: 
 
 def run_geoopt(loss: Callable, X: np.ndarray, layout: ClassLayout, make: Callable, steps: int) -> list[tuple[int, float]]:
     """Loss against gradient evaluations."""
-    point = geoopt.ManifoldParameter(torch.from_numpy(X.copy()), manifold=geoopt_adapter.NormalizedFeatures(layout))
+    manifold = geoopt_adapter.NormalizedFeatures(layout)
+    point = geoopt.ManifoldParameter(torch.from_numpy(X.copy()), manifold=manifold)  # type: ignore[unexpected-keyword]
     optimizer, curve = make([point]), []
     for step in range(1, steps + 1):
         optimizer.zero_grad()
@@ -158,7 +158,7 @@ def optimizers() -> None:
             calls, values = np.array([c for c in curve if c[0] <= budget]).T
             axes.loglog(calls, np.maximum(values - floor, 1e-13), style, color=colour, linewidth=2, label=name)
         axes.set(title=title, xlabel="gradient (or Hessian-vector) evaluations")
-        axes.set_ylabel("loss" if floor == 0 else "loss - lowest found")
+        axes.set_ylabel("loss" if floor == 0 else "loss - lowest reached")
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.legend(*panels[0].get_legend_handles_labels(), frameon=False, fontsize=9, loc="lower center", ncols=4)
     figure.savefig(FIGURES / "manifold-optimizers.png", **SAVE)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median, quantiles
+from typing import Any
 
 import numpy as np
 import torch
@@ -144,10 +145,10 @@ def folded(model: ErgenPilanci) -> Loss:
     return lambda W, V, g, a: batch_normalized_value(W, V, g, a, Y, model.beta)
 
 
-def problems(sizes: dict[str, int]) -> list[tuple[Model, Loss]]:
+def problems(sizes: dict[str, Any]) -> list[tuple[Model, Loss]]:
     """The minimisations."""
     C = sizes["C"]
-    weak = {"lambda_w": 0.1 / (C * sizes["N"] ** 0.5), "lambda_h": 0.1 / (C * sizes["N"] ** 0.5)}
+    weak: dict[str, Any] = {"lambda_w": 0.1 / (C * sizes["N"] ** 0.5), "lambda_h": 0.1 / (C * sizes["N"] ** 0.5)}
     zhu, free, biased, bias_free = (
         Zhu(**sizes, **weak),
         FreeBias(**sizes, **weak),
@@ -222,10 +223,10 @@ def timed(model: Model, loss: Loss, accuracy: float = ACCURACY) -> Timed:
         start = model.start(seed)
         unfolded = (start[0], *unfold(start[1])) if isinstance(model, ErgenPilanci) else start
         began = time.process_time()
-        found = model.solve(seed)
+        solution = model.solve(seed)
         mine = time.process_time() - began
         theirs, lowest = plain(loss, unfolded, minimum + accuracy)
-        pairs.append((mine, theirs, model.value(found.point) - minimum, lowest - minimum))
+        pairs.append((mine, theirs, model.value(solution.point) - minimum, lowest - minimum))
     mine, theirs, above, plain_above = zip(*pairs[1:], strict=True)
     if max(above) > accuracy:
         raise RuntimeError(f"{model.facts.name} ended {max(above):.1e} above its minimum")
@@ -310,13 +311,13 @@ def main() -> None:
         print(f"\nC = {sizes['C']}, N = {sizes['N']}, P = {sizes['P']}")
         for model, loss in problems(sizes):
             name = model.facts.name + (", unequal" if getattr(model, "majority", 0) else "")
-            found, accuracy = timed(model, loss), ACCURACY
-            if found.plain == float("inf"):  # once more, to where plain came
-                accuracy = 2 * found.plain_above
-                found = timed(model, loss, accuracy)
+            pair, accuracy = timed(model, loss), ACCURACY
+            if pair.plain == float("inf"):  # once more, to where plain came
+                accuracy = 2 * pair.plain_above
+                pair = timed(model, loss, accuracy)
             print(
-                f"{name:>18}  ours {found.ours * 1e3:7.1f} ms  plain {found.plain * 1e3:7.1f} ms  ratio {found.ratio:6.2f} "
-                f"({found.low:.2f} to {found.high:.2f})  ours {found.ours_above:.0e} above the minimum, plain to {accuracy:.0e}",
+                f"{name:>18}  ours {pair.ours * 1e3:7.1f} ms  plain {pair.plain * 1e3:7.1f} ms  ratio {pair.ratio:6.2f} "
+                f"({pair.low:.2f} to {pair.high:.2f})  ours {pair.ours_above:.0e} above the minimum, plain to {accuracy:.0e}",
                 flush=True,
             )
     print("\nflows; plain = the same integrator over autograd's gradient")
@@ -325,7 +326,7 @@ def main() -> None:
         print(f"{flow.facts.name:>18}  ours {mine * 1e3:7.1f} ms  plain {theirs * 1e3:7.1f} ms  ratio {theirs / mine:6.2f}")
     print("\nclosed law at 41 times; plain = scipy's RK45 on (W, H)")
     for sizes in (SMALL, LARGE):
-        mine, theirs = timed_law(JointDecay(**sizes))
+        mine, theirs = timed_law(JointDecay(C=sizes["C"], N=sizes["N"], P=sizes["P"]))
         name = f"joint-decay {sizes['C']}, {sizes['N']}, {sizes['P']}"
         print(f"{name:>22}  ours {mine * 1e3:7.1f} ms  plain {theirs * 1e3:7.1f} ms  ratio {theirs / mine:6.2f}")
 

@@ -28,6 +28,7 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_output_stderr = "remove"  # warnings of other packages name folders of the machine
 html_theme = "pydata_sphinx_theme"
 html_title = "neural-collapse-flow"
 html_show_sourcelink = False

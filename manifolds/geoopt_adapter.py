@@ -21,6 +21,15 @@ from manifolds.quotient import QuotientMetric
 from manifolds.retractions import Move, nearest_point
 from manifolds.rng import RNG
 
+__all__ = [
+    "EmbeddedNormalizedFeatures",
+    "EmbeddedNormalizedFeaturesExact",
+    "GeneralizedStiefel",
+    "GeneralizedStiefelExact",
+    "NormalizedFeatures",
+    "NormalizedFeaturesExact",
+]
+
 
 class _Features(MetricManifold):
     """Normalized features, with either metric."""

@@ -21,6 +21,8 @@ from manifolds.quotient import QuotientMetric
 from manifolds.retractions import Move
 from manifolds.rng import RNG
 
+__all__ = ["EmbeddedNormalizedFeatures", "GeneralizedStiefel", "NormalizedFeatures"]
+
 _Manifold: Any = Manifold  # untyped
 
 

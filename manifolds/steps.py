@@ -38,7 +38,7 @@ MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) 
 def gradient_step(
     X: ArrayT,
     G: ArrayT,
-    eta: float,
+    eta: float | Array,
     metric: LayoutMetric,
     retraction: Move[ArrayT] | str = polar_retraction,
     *,
@@ -56,7 +56,7 @@ def gradient_step(
     small = namespace(X) is np and math.prod(X.shape) < FUSED_FROM
     if small or not isinstance(retraction, Retraction) or retraction.lifts or not _plain(X, G):
         return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
-    return _step(X, G, eta, layout, metric.mean_gradient, retraction, project=True, out=out)
+    return _step(X, G, float(eta), layout, metric.mean_gradient, retraction, project=True, out=out)
 
 
 @at_least_float32
@@ -72,7 +72,7 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
         Z = nearest_point(X - eta * G, layout)
         M = layout.means(X) - eta * metric.mean_gradient(layout.means(X), layout.sums(G))
         return _put(Z + layout.spread(M - layout.means(Z)), out)
-    return _step(X, G, eta, layout, metric.mean_gradient, polar_retraction, project=False, out=out)
+    return _step(X, G, float(eta), layout, metric.mean_gradient, polar_retraction, project=False, out=out)
 
 
 @at_least_float32

@@ -95,10 +95,10 @@ def run_command(
         return FAILED if isinstance(error, Failure) else REFUSED
 
 
-def say(text: str) -> None:
-    """A line on standard error, where there is one."""
+def say(text: str, quiet: bool = False) -> None:
+    """A line on standard error, where there is one and it is wanted."""
     with contextlib.suppress(OSError, ValueError):
-        if sys.stderr is not None:
+        if sys.stderr is not None and not quiet:
             print(text, file=sys.stderr, flush=True)
 
 

@@ -4,6 +4,7 @@ import argparse
 import sys
 from collections.abc import Callable
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -151,7 +152,7 @@ def run_all(args: argparse.Namespace) -> None:
     from sims.gallery.gallery import check_folder, make_gallery, markdown_table
 
     check_folder(args.out)
-    reports = make_gallery(args.out, args.seed, args.device, (lambda _: None) if args.quiet else say)
+    reports = make_gallery(args.out, args.seed, args.device, partial(say, quiet=args.quiet))
     if args.json:
         for report in reports:
             print_json(report)
@@ -164,8 +165,15 @@ def main(argv: list[str] | None = None) -> int:
 
     def work(args: argparse.Namespace) -> None:
         try:
-            works = {"list": lambda _: print(listing()), "cite": lambda a: print(bibtex(a.name)), "run": run_one, "all": run_all}
-            works[args.command](args)
+            match args.command:
+                case "list":
+                    print(listing())
+                case "cite":
+                    print(bibtex(args.name))
+                case "run":
+                    run_one(args)
+                case "all":
+                    run_all(args)
         except RuntimeError as error:
             raise Failure(" ".join(str(error).split())) from error
 

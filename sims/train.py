@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from sims.command import Parser, print_json, run_command, say
@@ -53,7 +54,7 @@ def train_and_tell(args: argparse.Namespace) -> None:
     if args.device == "cuda":
         _check_cuda()
     if args.search:
-        tell = (lambda _: None) if args.quiet else say
+        tell = partial(say, quiet=args.quiet)
         config = search(config, out, args.device == "cpu", args.threads or 1, args.engine, args.jobs, tell)
     record = train(config, out, args.device == "cpu", args.tensorboard, args.quiet)
     if not len(record.epochs) or os.environ.get("RANK", "0") != "0":  # process 0 speaks for all

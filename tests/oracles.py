@@ -27,7 +27,7 @@ def inverse_sqrt(S: np.ndarray) -> np.ndarray:
 
 def directional_derivative(f: Callable[[np.ndarray], np.ndarray | float], X: np.ndarray, Z: np.ndarray) -> np.ndarray | float:
     """d/ds f(X + s Z) at s = 0 by Richardson's extrapolation of central differences (error about 1e-10)."""
-    h = 2e-3 * np.linalg.norm(X) / max(np.linalg.norm(Z), 1e-300)
+    h = float(2e-3 * np.linalg.norm(X) / max(np.linalg.norm(Z), 1e-300))
 
     def central(step: float) -> np.ndarray | float:
         return (f(X + step * Z) - f(X - step * Z)) / (2 * step)
@@ -102,8 +102,8 @@ def extended_moments(features: np.ndarray, labels: np.ndarray, C: int) -> tuple[
     H = np.hstack([features, np.ones((len(features), 1))])
     M = np.stack([H[labels == c].mean(0) for c in range(C)], axis=1)
     mu = H.mean(0)
-    sigma_t = sum(np.outer(h - mu, h - mu) for h in H) / len(H)
-    sigma_w = sum(np.outer(h - M[:, y], h - M[:, y]) for h, y in zip(H, labels, strict=True)) / len(H)
+    sigma_t = np.sum([np.outer(h - mu, h - mu) for h in H], axis=0) / len(H)
+    sigma_w = np.sum([np.outer(h - M[:, y], h - M[:, y]) for h, y in zip(H, labels, strict=True)], axis=0) / len(H)
     return M, mu, sigma_t, sigma_w
 
 

@@ -13,7 +13,7 @@ MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob
 COMMANDS = {"ufm/flow/command.py"}
 FIGURES = {"ufm/files/plot.py"}
 FILES = {"ufm/files/store.py"}
-LONGEST = 260
+LONGEST = 250
 
 
 def name(path: Path) -> str:
@@ -28,15 +28,22 @@ BY_NAME = {module_name(path): path for path in MODULES}
 
 
 def dependencies(path: Path) -> set[str]:
-    """The modules of the project that a module imports anywhere: at its top, inside a function, for the type checker."""
-    needed = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    """The modules of the project that a module imports: at its top, in a function, for the type checker, by import_module."""
+    here, tree, needed = module_name(path), ast.parse(path.read_text()), set()
+    package = here if path.name == "__init__.py" else here.rpartition(".")[0]
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             needed |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom) and node.module:
-            inner = {f"{node.module}.{alias.name}" for alias in node.names}
-            needed |= {dotted if dotted in BY_NAME else node.module for dotted in inner}
-    return (needed & BY_NAME.keys()) - {module_name(path)}
+        elif isinstance(node, ast.ImportFrom):
+            base = ".".join(package.split(".")[: len(package.split(".")) + 1 - node.level]) if node.level else ""
+            module = ".".join(part for part in (base, node.module) if part)
+            inner = {f"{module}.{alias.name}" for alias in node.names}
+            needed |= {dotted if dotted in BY_NAME else module for dotted in inner}
+    if "import_module" in {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}:
+        texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+        texts -= set(PACKAGES)
+        needed |= texts | {f"{package}.{text}" for text in texts}  # the tables of names that are imported when they are used
+    return (needed & BY_NAME.keys()) - {here}
 
 
 def circles(graph: dict[str, set[str]]) -> list[list[str]]:
@@ -114,8 +121,9 @@ def test_a_public_name_has_one_meaning() -> None:
 def test_results_are_named_after_what_they_are() -> None:
     """No variable, parameter or attribute is called `found`: that says how it came, not what it is."""
     called = [
-        f"{name(path)}:{node.lineno}"
-        for path in MODULES
+        f"{name(path)}: {ast.unparse(node)[:80]}"
+        for folder in (*PACKAGES, "tests", "benchmarks", "docs")
+        for path in (ROOT / folder).rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if {"found", "_found"} & {getattr(node, field, None) for field in ("id", "arg", "attr")}
     ]
@@ -123,13 +131,13 @@ def test_results_are_named_after_what_they_are() -> None:
 
 
 def imported(path: Path) -> set[str]:
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
-            found.add(node.module)
-    return found
+            names.add(node.module)
+    return names
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

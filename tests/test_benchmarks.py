@@ -23,8 +23,10 @@ def test_extra_memory_counts_what_is_freed_again() -> None:
 
 def test_a_pair_reports_the_ratio_of_ours_to_the_other() -> None:
     ticks = iter(range(10**6))
-    found = paired(lambda: [next(ticks) for _ in range(9)], lambda: [next(ticks) for _ in range(3)], 5, clock=lambda: next(ticks))
-    assert (found.ours, found.other, found.ratio) == (10, 4, 2.5)
+    timing = paired(
+        lambda: [next(ticks) for _ in range(9)], lambda: [next(ticks) for _ in range(3)], 5, clock=lambda: next(ticks)
+    )
+    assert (timing.ours, timing.other, timing.ratio) == (10, 4, 2.5)
 
 
 def test_fifty_digits_agree_with_the_spectrum() -> None:

@@ -47,13 +47,13 @@ def test_links_and_figures_exist(page: Path) -> None:
 
 def test_every_statement_names_a_file_and_a_test_that_exist() -> None:
     rows = [line.split("|")[1:-1] for line in (ROOT / "docs" / "statements.md").read_text().splitlines() if line.startswith("| ")]
-    found = 0
+    count = 0
     for row in rows[1:]:
         for test in re.findall(r"`(test_\w+)`", row[3]):
             path = re.search(r"`(tests/[\w/]+\.py)`", row[3])
             assert path, row
             assert f"def {test}(" in (ROOT / path.group(1)).read_text(), test
-            found += 1
+            count += 1
         for code in re.findall(r"`((?:ufm|manifolds|sims)/[\w/]+\.py)`", row[2]):
             assert (ROOT / code).exists(), code
-    assert found >= 30
+    assert count >= 30

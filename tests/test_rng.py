@@ -21,8 +21,8 @@ H = np.random.default_rng(8).standard_normal((4, LAYOUT.n)) + 3 * np.random.defa
 
 def intervals(rng: RNG) -> np.ndarray:
     """The bootstrap's interval of a ledger."""
-    found = ledger_of_features({"input": H.T, "last": H.T**3}, LABELS, rng=rng)
-    return found.corrected_interval
+    result = ledger_of_features({"input": H.T, "last": H.T**3}, LABELS, rng=rng)
+    return result.corrected_interval
 
 
 DRAWS: dict[str, Callable[[Any], Any]] = {

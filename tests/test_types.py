@@ -78,4 +78,4 @@ def test_a_conversion_keeps_the_record_for_derivatives() -> None:
     for converted in (array_like(3 * x, x.double()), narrow(3 * x.double(), x)):
         (slope,) = torch.autograd.grad(converted.sum(), x)
         assert slope.tolist() == [3.0, 3.0]
-    assert narrow(np.float64(2.0), np.zeros(1, np.float32)).dtype == np.float32
+    assert narrow(np.array(2.0), np.zeros(1, np.float32)).dtype == np.float32

@@ -51,7 +51,7 @@ def check_scale(largest: float, what: str) -> None:
     if not largest < float("inf"):
         raise ValueError(f"{what} have NaN or infinite entries")
     if largest > LARGEST or 0 < largest < 1 / LARGEST:
-        raise ValueError(f"the largest of {what} is {largest:.2e}: its powers leave float64; rescale the features")
+        raise ValueError(f"the largest of {what} is {largest:.2e}: its powers overflow; rescale the features")
 
 
 def as_numpy(x: Array) -> np.ndarray:

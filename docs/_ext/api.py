@@ -87,8 +87,35 @@ def members(node: ast.ClassDef) -> Iterator[str]:
             yield describe("method", item.name + signature(item, method=True), prose(ast.get_docstring(item)), 5)
 
 
-def module_page(name: str, tree: ast.Module) -> str | None:
-    """The page of a module, or None where it has nothing public."""
+def front_door(tree: ast.Module) -> dict[str, str]:
+    """The public names that an `__init__` imports, at once or when they are used, and the modules they stand in."""
+    homes = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+            for alias in node.names:  # a package gives a module, a module gives a name
+                homes[alias.asname or alias.name] = f"{node.module}.{alias.name}" if node.module in PACKAGES else node.module
+    return {name: homes[name] for name in sorted(homes) if public(name)}
+
+
+def listed(tree: ast.Module) -> set[str]:
+    """The names of `__all__` where it is written out."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__" and isinstance(node.value, ast.List):
+            return {element.value for element in node.value.elts if isinstance(element, ast.Constant)}
+    return set()
+
+
+def front_table(names: dict[str, str], pages: dict[str, str]) -> str:
+    """Every name of a front door with the page it is described on."""
+    rows = [
+        f"| `{name}` | [{home}]({home}.md) |" if f"{home}.md" in pages else f"| `{name}` | {home} |"
+        for name, home in names.items()
+    ]
+    return "| name | in |\n|---|---|\n" + "\n".join(rows) + "\n\n" if rows else ""
+
+
+def module_page(name: str, tree: ast.Module, values: set[str]) -> str | None:
+    """The page of a module, or None where it has nothing public; of its plain values only those of a front door."""
     parts = []
     for node in tree.body:
         if isinstance(node, ast.FunctionDef) and public(node.name):
@@ -98,6 +125,10 @@ def module_page(name: str, tree: ast.Module) -> str | None:
         elif isinstance(node, ast.ClassDef) and public(node.name):
             body = [prose(ast.get_docstring(node)), bases_and_fields(node), *members(node)]
             parts.append(describe("class", node.name, "\n\n".join(part for part in body if part), 6))
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            given = [x.id for target in targets for x in ast.walk(target) if isinstance(x, ast.Name) and x.id in values]
+            parts += [describe("data", value, f"```python\n{ast.unparse(node)}\n```") for value in given]
     if not parts:
         return None
     head = f"# {name}\n\n:::{{py:module}} {name}\n:::\n\n{prose(ast.get_docstring(tree))}"
@@ -109,21 +140,32 @@ def contents(names: list[str], depth: int = 1) -> str:
     return f":::{{toctree}}\n:maxdepth: {depth}\n\n" + "\n".join(names) + "\n:::\n"
 
 
+def pages_of(root: Path, packages: tuple[str, ...]) -> dict[str, str]:
+    """Every page but the index, by its file."""
+    trees = {path: ast.parse(path.read_text()) for package in packages for path in sorted((root / package).rglob("*.py"))}
+    dotted = {path: ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__") for path in trees}
+    doors = {dotted[path]: front_door(tree) for path, tree in trees.items() if path.name == "__init__.py"}
+    values = {name for door in doors.values() for name in door}
+    pages: dict[str, str] = {}
+    for path, tree in trees.items():
+        name = dotted[path]
+        if name in packages or any(map(str.isupper, name.split("."))) or not all(map(public, name.split("."))):
+            continue
+        page = module_page(name, tree, values | listed(tree))
+        if page is None and doors.get(name):
+            page = f"# {name}\n\n{prose(ast.get_docstring(tree))}\n"
+        if page is not None:
+            pages[f"{name}.md"] = page + ("\n" + front_table(doors[name], pages) if doors.get(name) else "")
+    for package in packages:
+        names = [page.removesuffix(".md") for page in pages if page.startswith(f"{package}.")]
+        pages[f"{package}.md"] = f"# {package}\n\n{PACKAGES[package]}\n\n{front_table(doors[package], pages)}{contents(names)}"
+    return pages
+
+
 def write(root: Path, packages: tuple[str, ...], out: Path) -> None:
     """Write one page a module and an index into `out`; pages that have not changed keep their time, stale ones go."""
     out.mkdir(exist_ok=True)
-    pages: dict[str, str] = {}
-    for package in packages:
-        names = []
-        for path in sorted((root / package).rglob("*.py")):
-            parts = path.relative_to(root).with_suffix("").parts
-            if parts[-1] == "__init__" or any(map(str.isupper, parts)) or not all(map(public, parts)):
-                continue
-            page = module_page(".".join(parts), ast.parse(path.read_text()))
-            if page is not None:
-                names.append(".".join(parts))
-                pages[f"{names[-1]}.md"] = page
-        pages[f"{package}.md"] = f"# {package}\n\n{PACKAGES[package]}\n\n{contents(names)}"
+    pages = pages_of(root, packages)
     index = "\n".join(f"- [{package}]({package}.md): {PACKAGES[package]}" for package in packages)
     pages["index.md"] = (
         "# API reference\n\nEvery public name, generated from the sources: signature, shapes, what is raised, and where the "

@@ -9,8 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.checks.manifold import CheckResult
-from manifolds.checks.slopes import Bound, measure_slope
+from manifolds.checks.slopes import Bound, CheckResult, measure_slope
 from manifolds.checks.support import require_support
 from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 from manifolds.linalg import array_like

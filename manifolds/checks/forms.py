@@ -2,8 +2,7 @@
 
 import numpy as np
 
-from manifolds.checks.manifold import CheckResult, Report
-from manifolds.checks.slopes import Bound
+from manifolds.checks.slopes import Bound, CheckResult, Report
 from manifolds.forms import SemidefiniteForm
 
 ROUNDING = 1e-9  # relative to the size of what is compared

@@ -6,41 +6,17 @@ Residuals are relative to the size of what is compared, so that one bound serves
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 
 from manifolds.checks.residuals import gap_norm, geodesic_velocity, map_rounding, relative_gap
-from manifolds.checks.slopes import Bound, SlopeVerdict, measure_slope
+from manifolds.checks.slopes import Bound, CheckResult, Report, measure_slope
 from manifolds.checks.support import require_support
 from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 
 ROUNDING = 1e-9  # relative residual that double precision may leave
 REACH = 0.5  # length of the geodesics that are drawn, within any sensible injectivity radius
-
-CheckResult = Bound | SlopeVerdict
-
-
-@dataclass(frozen=True)
-class Report:
-    """Verdicts of a list of checks, and the names of those the manifold implements nothing for."""
-
-    verdicts: tuple[CheckResult, ...]
-    missing: tuple[str, ...]
-
-    @property
-    def passed(self) -> bool:
-        """Whether every law that could be checked holds."""
-        return all(verdict.passed for verdict in self.verdicts)
-
-    @property
-    def failures(self) -> tuple[CheckResult, ...]:
-        """The verdicts that did not pass."""
-        return tuple(verdict for verdict in self.verdicts if not verdict.passed)
-
-    def __str__(self) -> str:
-        return "\n".join([*map(str, self.verdicts), *(f"---- {name}: not implemented" for name in self.missing)])
 
 
 def check_inner(view: ManifoldView) -> list[CheckResult]:

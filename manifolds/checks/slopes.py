@@ -1,4 +1,4 @@
-"""Orders of convergence read off an error curve: the straight piece of log(error) against log(step), as numbers."""
+"""Verdicts of numerical checks; orders of convergence, read off the straight piece of log(error) against log(step)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -93,3 +93,27 @@ def measure_slope(
         if misfit < best:
             best, line, window = misfit, (float(slope), float(intercept)), piece
     return SlopeVerdict(name, expected, tolerance, steps, errors, window, line[0], line[1], False)
+
+
+CheckResult = Bound | SlopeVerdict
+
+
+@dataclass(frozen=True)
+class Report:
+    """Verdicts of a list of checks, and the names of those the manifold implements nothing for."""
+
+    verdicts: tuple[CheckResult, ...]
+    missing: tuple[str, ...]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every law that could be checked holds."""
+        return all(verdict.passed for verdict in self.verdicts)
+
+    @property
+    def failures(self) -> tuple[CheckResult, ...]:
+        """The verdicts that did not pass."""
+        return tuple(verdict for verdict in self.verdicts if not verdict.passed)
+
+    def __str__(self) -> str:
+        return "\n".join([*map(str, self.verdicts), *(f"---- {name}: not implemented" for name in self.missing)])

@@ -1,14 +1,13 @@
 """`python -m sims.comparison.controls --out FILE.jsonl`: how often the comparison names, leaves open and refutes what is known.
 
-Runs of every model are made from known starts, clocks and noise and judged; a file of one line a run is gone on with where it was
-left. Beside each stands an oracle: whether a likelihood ratio that knows the noise exceeds 100 against every rival.
+Runs of every model are made from known starts, clocks and noise and judged. Cases are drawn from a grid by a stated seed; a file
+of one line a case is gone on with where it was left. Beside each stands an oracle: whether a likelihood ratio that knows the
+noise exceeds 100 against every rival.
 """
 
 import argparse
-import itertools
-import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,15 @@ from typing import Any
 import numpy as np
 
 from ufm.compare.coordinates import Entry, frame_of, log_gram
-from ufm.compare.likelihood import RHOS, Noise
+from ufm.compare.likelihood import Path as Predicted
+from ufm.compare.likelihood import most_likely_clock
 from ufm.compare.models import MODELS, motions
 from ufm.compare.motions import Motion, trace, unnormalized_motion
+from ufm.compare.noise import RHOS, Noise
 from ufm.compare.outcome import Measured, Rule
-from ufm.compare.selection import _Run, judge
+from ufm.compare.predicted import PredictedRun, predict
+from ufm.compare.selection import judge_predicted
+from ufm.files.store import write_text
 
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")
@@ -64,7 +67,7 @@ def _run(case: Case, rng: np.random.Generator) -> Measured:
     if case.model == "kernel":
         motion = unnormalized_motion(entry, KERNEL_RATIO)
     else:
-        motion = motions(case.model, gram, entry.priors, entry)[0][1]
+        motion = motions(case.model, gram, entry.counts, entry)[0][1]
     first = log_gram(gram, frame)
     end = float(np.diagonal(first).mean() + np.log(case.growth))
     Y, _ = trace(motion, frame, np.inf, end + 0.1, 0.005)
@@ -118,117 +121,97 @@ def _seen(Y: np.ndarray, frame: np.ndarray, entry: Entry) -> Measured:
     return Measured(np.arange(1.0, len(Y) + 1), omega, Vt.swapaxes(-1, -2), entry.counts, Entry(entry.counts, M, entry.sigma_w))
 
 
-def oracle(case: Case, runs: list[Measured]) -> bool:
+def oracle(case: Case, states: Sequence[PredictedRun]) -> bool:
     """Whether the true model is 100 times as likely as every rival that does not contain it, the noise being known."""
-    names = [name for name in MODELS if MODELS[name].needs != "classifier"]
-    total = dict.fromkeys(names, 0.0)
-    for run in runs:
-        state = _Run(run, names, Rule().tolerance)
-        K = np.diagonal(log_gram(runs[0].entry.gram(), frame_of(runs[0].entry.gram()))).size if runs[0].entry else 1
-        sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / K / 1.0))
-        for name in names:
-            total[name] += max(_known(fitted.r[0], noise, sigma, case.rho) for fitted, noise in state.fits[name])
-    rivals = [total[name] for name in names if name != case.model and case.model not in MODELS[name].contains]
+    total = dict.fromkeys(states[0].paths, 0.0)
+    for name in total:
+        values = range(len(states[0].paths[name]))
+        total[name] = max(sum(_likelihood(state, state.paths[name][k], case) for state in states) for k in values)
+    rivals = [total[name] for name in total if name != case.model and case.model not in MODELS[name].contains]
     return total[case.model] - max(rivals) > ORACLE
 
 
-def _known(r: np.ndarray, noise: Noise, sigma: np.ndarray, rho: float) -> float:
+def _likelihood(state: PredictedRun, path: Predicted, case: Case) -> float:
+    sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / int((state.kinds == 0).sum())))
+    y, start = state.given
+    fitted = most_likely_clock(path, y, start, 1 / sigma[None] ** 2)
+    return _known(fitted.r[0], Noise(path, fitted, state.kinds, state.tolerance), case.rho)
+
+
+def _known(r: np.ndarray, noise: Noise, rho: float) -> float:
+    """Log likelihood of residuals (T, m) at the sizes of noise that `noise` was built with."""
     which = int(abs(RHOS - rho).argmin())
-    white = np.einsum("mst,tm->sm", noise.white[which], r[1:])
-    return float(-0.5 * ((white / sigma) ** 2).sum() - noise.log_det[which].sum())
+    squares = noise._whitened(r[None])[1][which, 0] / noise.sigma**2
+    return float(-0.5 * squares.sum() - noise.log_det[which])
 
 
-def cases() -> Iterator[Case]:
-    """All cases of the table."""
-    for model, rho, noise in itertools.product(TRUE, (0.0, 0.7, 0.95), (0.01, 0.03)):
-        for anisotropy, unequal in ((0.0, False), (0.7, False), (0.0, True), (0.7, True)):
-            yield Case(model, rho=rho, noise=noise, anisotropy=anisotropy, unequal=unequal)
-    for model, growth, T in itertools.product(TRUE, (1.2, 1.5, 3.0, 30.0), (4, 12, 60)):
-        yield Case(model, growth=growth, T=T, anisotropy=0.5)
-    for model, C in itertools.product(TRUE, (3, 100)):
-        yield Case(model, C=C, T=12, anisotropy=0.5)
-    for model, runs in itertools.product(TRUE, (2, 5)):
-        yield Case(model, T=12, runs=runs, noise=0.02, rho=0.7)
+def drawn_case(seed: int, number: int) -> Case:
+    """Case `number` that a seed draws of the grid; every second one has a growth of at least 3, 12 epochs or more and 1 %."""
+    rng = np.random.default_rng([seed, number])
+    clear = number % 2 == 0
+
+    def one(values: Sequence[Any], shares: Sequence[float] | None = None) -> Any:
+        return values[int(rng.choice(len(values), p=shares))]
+
+    return Case(
+        model=one(TRUE),
+        C=one((3, 10, 100), (0.46, 0.5, 0.04)),
+        T=one((12, 20, 60) if clear else (4, 6, 12, 60)),
+        growth=one((3.0, 10.0, 30.0) if clear else (1.2, 1.5, 3.0, 30.0)),
+        noise=0.01 if clear else one((0.01, 0.02, 0.03)),
+        rho=one((0.0, 0.7, 0.95)),
+        anisotropy=one((0.0, 0.7)),
+        unequal=one((False, True)),
+        runs=one((1, 2, 5), (0.7, 0.2, 0.1)),
+    )
 
 
 def judged(case: Case, seed: int) -> dict[str, Any]:
-    """One run of a case, judged: outcome, name, whether the true model was refuted, and whether the oracle could tell."""
-    runs = make(case, seed)
-    selection = judge(runs, Rule(seed=seed))
+    """One case, judged: outcome, name, whether the true model was refuted, and whether the oracle could tell."""
+    runs, rule = make(case, seed), Rule(seed=seed)
+    names = [name for name in MODELS if MODELS[name].needs not in ("classifier", "layer")]
+    states = predict(runs, names, rule.tolerance)
+    selection = judge_predicted(states, dict.fromkeys(names, ""), rule)
     return {
         **asdict(case),
         "case_seed": seed,
         "outcome": selection.outcome,
         "name": selection.name,
+        "compatible": list(selection.compatible),
         "true_refuted": selection.support[case.model].refuted,
-        "oracle": oracle(case, runs),
+        "oracle": oracle(case, states),
     }
-
-
-def rates(lines: list[dict[str, Any]]) -> dict[str, float]:
-    """Shares of cases: wrong model named, true one refuted or named, the last also of those where the oracle tells."""
-    meant = [x for x in lines if x["growth"] >= 3 and x["T"] >= 12 and x["noise"] <= 0.01]
-    told = [x for x in meant if x["oracle"]]
-
-    def share(of: list[dict[str, Any]], test: str) -> float:
-        return float("nan") if not of else sum(_is(x, test) for x in of) / len(of)
-
-    return {
-        "cases": len(lines),
-        "wrong named": share(lines, "wrong"),
-        "true refuted": share(lines, "refuted"),
-        "true named": share(lines, "named"),
-        "cases of growth 3, 12 epochs, 1 %": len(meant),
-        "true named there": share(meant, "named"),
-        "oracle tells there": share(meant, "oracle"),
-        "true named where the oracle tells": share(told, "named"),
-    }
-
-
-def _is(line: dict[str, Any], test: str) -> bool:
-    return {
-        "wrong": line["outcome"] == "named" and line["name"] != line["model"],
-        "named": line["name"] == line["model"],
-        "refuted": line["true_refuted"],
-        "oracle": line["oracle"],
-    }[test]
-
-
-def rates_table(lines: list[dict[str, Any]]) -> str:
-    """The rates in Markdown: of all cases, and by true model, noise, C, epochs, growth and number of runs."""
-    heads = list(rates(lines))
-    rows = [("all", lines)]
-    for key in ("model", "rho", "noise", "anisotropy", "unequal", "C", "T", "growth", "runs"):
-        for value in sorted({x[key] for x in lines}):
-            rows.append((f"{key} = {value}", [x for x in lines if x[key] == value]))
-    text = ["| | " + " | ".join(heads) + " |", "|---" * (len(heads) + 1) + "|"]
-    for name, of in rows:
-        cells = [f"{v:.0f}" if k.startswith("cases") else ("-" if np.isnan(v) else f"{v:.1%}") for k, v in rates(of).items()]
-        text.append(f"| {name} | " + " | ".join(cells) + " |")
-    return "\n".join(text) + "\n"
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: judge what is missing of the table, then print it."""
+    """Run the command: judge the cases that are missing, then print the rates or write them into a page."""
     p = argparse.ArgumentParser(prog="python -m sims.comparison.controls", description=__doc__, allow_abbrev=False)
-    p.add_argument("--out", required=True, metavar="FILE.jsonl", help="a line a run, gone on with")
-    p.add_argument("--seeds", type=int, default=20, help="runs a case (default 20)")
+    p.add_argument("--out", required=True, metavar="FILE.jsonl", help="a line a case, gone on with")
+    p.add_argument("--cases", type=int, default=400, help="drawn from the grid (default 400)")
+    p.add_argument("--seed", type=int, default=0, help="that draws them (default 0)")
     p.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long and print what there is")
+    p.add_argument("--write", metavar="PAGE.md", help="put the rates between the marks of this page instead of printing them")
     args = p.parse_args(argv)
     from sims.comparison.lines import append_line, read_lines, stopwatch
+    from sims.comparison.rates import rates_table, written
 
     out, elapsed = Path(args.out), stopwatch()
     lines = read_lines(out)
-    done = {json.dumps([x[k] for k in (*asdict(Case("kernel")), "case_seed")]) for x in lines}
-    order = list(cases())
-    np.random.default_rng(0).shuffle(order)  # type: ignore[arg-type]
-    for seed, case in itertools.product(range(args.seeds), order):
+    if any(line["draw"][0] != args.seed for line in lines):
+        raise SystemExit(f"{out} holds cases drawn by another seed than {args.seed}: choose another file or that seed")
+    done = {line["draw"][1] for line in lines}
+    for number in range(args.cases):
         if elapsed() > args.seconds:
             break
-        if json.dumps([*asdict(case).values(), seed]) not in done:
-            lines.append(judged(case, seed))
+        if number not in done:
+            lines.append({"draw": [args.seed, number], **judged(drawn_case(args.seed, number), number)})
             append_line(out, lines[-1])
-    print(rates_table(lines) if lines else "no case was judged")
+    table = rates_table(lines) if lines else "no case was judged\n"
+    if args.write:
+        page = Path(args.write)
+        write_text(page, written(page.read_text(), table))
+    else:
+        print(table, end="")
     return 0
 
 

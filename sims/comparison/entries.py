@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
+from ufm.compare.models import SAME_START
 from ufm.compare.outcome import Measured
-from ufm.compare.selection import SAME_START
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.trajectory import Trajectory

@@ -1,7 +1,5 @@
 """report.json and report.html: the same numbers, the second with figures and nothing to fetch."""
 
-import base64
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +10,7 @@ from matplotlib.figure import Figure
 from sims.command import json_values
 from sims.comparison import figures as drawing
 from sims.comparison.analysis import Choice, Group, numbers
+from sims.page import base64_of, html_page
 from ufm.compare.comparison import SCHEME
 from ufm.compare.verdict import NONE, LawRule
 from ufm.files.store import provenance, write_text
@@ -64,11 +63,9 @@ def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path) 
 
 def render(report: dict[str, Any], groups: list[Group], choice: Choice) -> str:
     """The page; every name and number on it is text, whatever characters it holds."""
-    from jinja2 import Environment, StrictUndefined
-
     caption = "Exponent of every group of runs with its bootstrap interval, and the laws'."
-    page = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
-    html = page.render(
+    return html_page(
+        TEMPLATE,
         label=_label(report),
         reason=_sentence(report["reason"]),
         overview=_overview(report),
@@ -76,7 +73,6 @@ def render(report: dict[str, Any], groups: list[Group], choice: Choice) -> str:
         groups=[_section(*pair, choice) for pair in zip(groups, report["groups"], strict=True)],
         provenance=_json({key: report[key] for key in ("rule", "epochs", "provenance")}),
     )
-    return html + "\n"
 
 
 def _section(group: Group, values: dict[str, Any], choice: Choice) -> dict[str, Any]:
@@ -212,9 +208,8 @@ def _figure(figure: Figure | None, caption: str) -> Part:
     """The figure as the text of an address; an empty part, which the page leaves out, for None."""
     if figure is None:
         return {}
-    with rc_context({"svg.hashsalt": "report"}), io.BytesIO() as buffer:  # the same report twice is the same bytes
-        figure.savefig(buffer, format="svg", metadata={"Date": None})
-        return {"rows": None, "data": base64.b64encode(buffer.getvalue()).decode(), "caption": caption}
+    with rc_context({"svg.hashsalt": "report"}):  # the same report twice is the same bytes
+        return {"rows": None, "data": base64_of(figure, "svg", metadata={"Date": None}), "caption": caption}
 
 
 def _json(value: Any) -> str:

@@ -171,9 +171,9 @@ def frame_onset(model: DecayedBias, seed: int, device: str) -> Sweep:
     c = float(model.shrinkage[0])
     onset = c / (1 - c)
     fine, coarse = onset * np.geomspace(0.2, 30, 200), onset * np.array([0.25, 0.5, 0.8, 0.95, 1.05, 1.3, 2, 4, 10, 25])
-    values = lambda table: {"along $1$": table[:, -1], "across $1$": table[:, 0]}  # noqa: E731
-    line = values(predictions([replace(model, lambda_b=float(v)) for v in fine], "singular_values"))
-    measured = values(measured_column([replace(model, lambda_b=float(v)) for v in coarse], "singular_values", seed, device))
+    theory = predictions([replace(model, lambda_b=float(v)) for v in fine], "singular_values")
+    solved = measured_column([replace(model, lambda_b=float(v)) for v in coarse], "singular_values", seed, device)
+    line, measured = ({"along $1$": table[:, -1], "across $1$": table[:, 0]} for table in (theory, solved))
     marks = {"$\\lambda_b^* = c/(1-c)$": onset}
     return Sweep("$\\lambda_b$", "singular values of $WH / \\sqrt{N}$", fine, line, coarse, measured, marks, log_x=True)
 

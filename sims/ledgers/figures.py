@@ -37,7 +37,7 @@ def _panel(ax: Axes, stored: dict[str, Any]) -> None:
     ax.plot(np.arange(len(rows)), np.log10(_positive(column(stored, "omega"))), "o", color="black", ms=3, mfc="white")
     ax.set_title(f"{SPLITS[stored['split']]}{_at(stored)}", loc="left", fontsize=10)
     ax.set_ylabel("geometric mean of $\\omega$")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{10**value:.3g}"))
+    ax.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
     names = [row["operation"] for row in rows]
     step = 1 if len(rows) <= WIDEST else 4
     ax.set_xticks(
@@ -93,6 +93,10 @@ def over_epochs(entries: list[dict[str, Any]]) -> Figure:
 
 def _at(stored: dict[str, Any]) -> str:
     return "" if stored["epoch"] is None else f", epoch {stored['epoch']}"
+
+
+def _power_of_ten(value: float, position: int | None) -> str:
+    return f"{10**value:.3g}"
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

@@ -1,6 +1,5 @@
 """report.json, report.html and report.pdf of ledgers: the same numbers; the page holds its figures and fetches nothing."""
 
-import base64
 import io
 import json
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.figure import Figure
 
 from sims.ledgers import figures
 from sims.ledgers.entry import number
+from sims.page import base64_of, html_page
 from ufm.files.store import provenance, write_atomically, write_text
 
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Where is collapse made?</title>
@@ -69,8 +69,6 @@ training examples is memorised. Both held out.</p>
 
 def write_ledger_report(entries: list[dict[str, Any]], out: Path) -> None:
     """Write DIR/report.json, DIR/report.html and DIR/report.pdf, each atomically."""
-    from jinja2 import Environment, StrictUndefined
-
     out.mkdir(parents=True, exist_ok=True)
     facts = provenance()
     write_text(out / "report.json", json.dumps({"ledgers": entries, "provenance": facts}, indent=1, allow_nan=False) + "\n")
@@ -78,9 +76,8 @@ def write_ledger_report(entries: list[dict[str, Any]], out: Path) -> None:
     over = figure_over_epochs(entries)
     with rc_context({"savefig.dpi": 130}):
         groups = [_group(title, members) for title, members in together.items()]
-        page = Environment(autoescape=True, undefined=StrictUndefined).from_string(TEMPLATE)
-        html = page.render(groups=groups, over=None if over is None else _png(over), provenance=json.dumps(facts))
-    write_text(out / "report.html", html + "\n")
+        html = html_page(TEMPLATE, groups=groups, over=None if over is None else base64_of(over), provenance=json.dumps(facts))
+    write_text(out / "report.html", html)
     write_atomically(out / "report.pdf", lambda file: _write_pdf(file, together, over))
 
 
@@ -103,8 +100,8 @@ def _group(title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "title": title,
         "entries": [_shown(e) for e in members],
-        "figure": _png(figures.waterfall(members)),
-        "spectra": _png(figures.draw_spectra(members[0])),
+        "figure": base64_of(figures.waterfall(members)),
+        "spectra": base64_of(figures.draw_spectra(members[0])),
         "columns": _columns(members),
     }
 
@@ -160,12 +157,6 @@ def _short(value: Any) -> str:
 
 def _factor(gain: float) -> str:
     return f"{np.exp(gain):.3g}" if np.isfinite(gain) else ""
-
-
-def _png(figure: Figure) -> str:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    return base64.b64encode(buffer.getvalue()).decode()
 
 
 def _write_pdf(file: Any, groups: dict[str, list[dict[str, Any]]], over: Figure | None) -> None:

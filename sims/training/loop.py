@@ -6,6 +6,7 @@ Order and initialisation depend on the seed and the epoch alone, so a run resume
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -150,7 +151,7 @@ class Trainer:
         classifier = Classifier.of(self.head)
         W, b = (weights.cpu().numpy() for weights in (classifier.W, classifier.b))
         wanted = epoch in self.config.save_features
-        keep = (lambda H, y: folder.save_features(epoch, H, y, W, b)) if wanted else None
+        keep = partial(folder.save_features, epoch, W=W, b=b) if wanted else None
         measurement = measure_network(
             self.bare, self.train.in_order(), CLASSIFIER, self.lam, self.test.in_order(), keep=keep, scratch=folder.path
         )

@@ -1,25 +1,30 @@
 """A page on one network: its measures, what is undefined and why, its figures; nothing to fetch."""
 
-import base64
-import html
-import io
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
 
+from sims.page import base64_of, html_page
 from sims.training.log_figures import LoggedRun, overview
 from ufm.monitor.measurement import Measurement
 
-STYLE = """
+TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
+<meta name="viewport" content="width=device-width"><style>
 body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}
 table{border-collapse:collapse;font-size:14px;margin:.8rem 0}
 td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:left}
 td.n{text-align:right;font-variant-numeric:tabular-nums}figure{margin:1rem 0;overflow-x:auto}img{max-width:100%}
 @media screen and (max-width:40rem){img{max-width:none;width:40rem}}
 @media print{body{max-width:none;margin:0}tr,figure{break-inside:avoid}}
-"""
+</style></head><body><h1>{{ title }}</h1>
+{% if facts %}<table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
+{% endif %}<h2>Epoch {{ epoch }}</h2>
+<table><tr><th>measure</th><th>value</th><th></th></tr>{% for name, value, note in rows -%}
+<tr><td>{{ name }}</td><td class="n">{{ value }}</td><td>{{ note }}</td></tr>{% endfor %}</table>
+{% for caption, data in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
+<figcaption>{{ caption }}</figcaption></figure>
+{% endfor %}</body></html>"""
 MEANINGS = {
     "train_error": "share of examples that the classifier gets wrong",
     "nc1": "tr(Sigma_W Sigma_B^+) / C: variability within classes beside that between them",
@@ -51,35 +56,24 @@ def page(title: str, record: LoggedRun, last: Measurement | None = None) -> str:
         figures.append(
             ("Spectrum of the last epoch: the singular values of SNR, descending", _spectrum(record.columns["omega"][-1]))
         )
-    reasons = {} if last is None else last.reasons
-    parts = [
-        f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>",
-        f"<meta name='viewport' content='width=device-width'><style>{STYLE}</style></head><body><h1>{html.escape(title)}</h1>",
-        _facts(record.facts),
-        f"<h2>Epoch {int(record.columns['epoch'][-1])}</h2>",
-        _table(record.columns, reasons),
-        *(_figure(caption, figure) for caption, figure in figures),
-        "</body></html>",
-    ]
-    return "\n".join(parts) + "\n"
+    return html_page(
+        TEMPLATE,
+        title=title,
+        facts=record.facts,
+        epoch=int(record.columns["epoch"][-1]),
+        rows=_rows(record.columns, {} if last is None else last.reasons),
+        figures=[(caption, base64_of(figure, dpi=120)) for caption, figure in figures],
+    )
 
 
-def _facts(facts: Mapping[str, Any]) -> str:
-    rows = [f"<tr><td>{html.escape(str(name))}</td><td>{html.escape(str(value))}</td></tr>" for name, value in facts.items()]
-    return f"<table>{''.join(rows)}</table>" if rows else ""
-
-
-def _table(columns: Mapping[str, np.ndarray], reasons: Mapping[str, str]) -> str:
+def _rows(columns: Mapping[str, np.ndarray], reasons: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(measure, value, what it is or why it is undefined) of the last epoch."""
     length = len(columns["epoch"])
     names = [name for name in columns if columns[name].shape == (length,) and name not in ("epoch", "counts")]
-    ordered = [*(name for name in MEANINGS if name in names), *(name for name in sorted(names) if name not in MEANINGS)]
-    rows = []
-    for name in ordered:
+    for name in (*(name for name in MEANINGS if name in names), *(name for name in sorted(names) if name not in MEANINGS)):
         value = float(columns[name][-1])
-        shown = f"{value:.6g}" if np.isfinite(value) else "undefined"
-        note = _meaning(name) if np.isfinite(value) else reasons.get(name, "")
-        rows.append(f"<tr><td>{html.escape(name)}</td><td class='n'>{shown}</td><td>{html.escape(note)}</td></tr>")
-    return f"<table><tr><th>measure</th><th>value</th><th></th></tr>{''.join(rows)}</table>"
+        defined = np.isfinite(value)
+        yield name, f"{value:.6g}" if defined else "undefined", _meaning(name) if defined else reasons.get(name, "")
 
 
 def _meaning(name: str) -> str:
@@ -98,10 +92,3 @@ def _spectrum(omega: np.ndarray) -> Figure:
     axes.set_ylabel("$\\omega_j$")
     axes.grid(color="0.9", linewidth=0.6)
     return figure
-
-
-def _figure(caption: str, figure: Figure) -> str:
-    image = io.BytesIO()
-    figure.savefig(image, format="png", dpi=120)
-    data, text = base64.b64encode(image.getvalue()).decode(), html.escape(caption, quote=True)
-    return f"<figure><img alt='{text}' src='data:image/png;base64,{data}'><figcaption>{text}</figcaption></figure>"

@@ -3,6 +3,7 @@
 import io
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import strategies as st
@@ -54,7 +55,8 @@ def feature_arrays(draw: st.DrawFn) -> dict[str, np.ndarray]:
 def file_bytes(draw: st.DrawFn) -> bytes:
     """An .npz: whole, cut, with flipped bits, with a member that is none, or no archive at all."""
     buffer = io.BytesIO()
-    np.savez(buffer, **draw(feature_arrays()))
+    arrays: dict[str, Any] = draw(feature_arrays())
+    np.savez(buffer, **arrays)
     whole = bytearray(buffer.getvalue())
     damage = draw(st.sampled_from(["none", "none", "cut", "flip", "member", "random", "header"]))
     if damage == "cut":

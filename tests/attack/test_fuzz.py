@@ -65,7 +65,7 @@ def check_measures(measured: dict, content: bytes, outcome: Outcome) -> None:
     counts = np.bincount(labels)
     M = ((means - H.mean(0)) / scale).astype(float)
     D /= scale
-    R = np.linalg.qr(D / np.sqrt(len(D)), mode="r")
+    R = np.asarray(np.linalg.qr(D / np.sqrt(len(D)), mode="r"))
     expected = np.linalg.svd(np.linalg.solve(R.T, M.T), compute_uv=False)[: len(measured["omega"])]
     spread = np.linalg.cond(R)
     shift = float(abs(H).max() / scale)

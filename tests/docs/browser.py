@@ -13,7 +13,7 @@ AXE = Path(axe_playwright_python.__file__).with_name("axe.min.js")
 DESKTOP, PHONE = (1280, 900), (390, 844)
 
 
-def opened(browser: Browser, address: str, size: tuple[int, int] = DESKTOP, scheme: str = "light", **more: Any) -> Page:
+def opened(browser: Browser, address: str, size: tuple[int, int] = DESKTOP, scheme: Any = "light", **more: Any) -> Page:
     """A page after its scripts have run, in a context of its own: nothing stored from other pages."""
     viewport = {"width": size[0], "height": size[1]}
     page = browser.new_context(viewport=viewport, color_scheme=scheme, **more).new_page()

@@ -59,8 +59,8 @@ def renormalized_oracle(S0: np.ndarray, sizes: tuple[int, ...], lam: float, r: f
         last = (1 + lam) * eye if r is None else r * (1 + lam) * eye + G
         return (S @ K @ np.diag(pi) @ K @ last @ J / n).ravel()
 
-    found = solve_ivp(field, (0, TIMES[-1]), S0.ravel(), "DOP853", t_eval=TIMES, rtol=1e-13, atol=1e-14)
-    return [y.reshape(S0.shape) for y in found.y.T]
+    solution = solve_ivp(field, (0, TIMES[-1]), S0.ravel(), "DOP853", t_eval=TIMES, rtol=1e-13, atol=1e-14)
+    return [y.reshape(S0.shape) for y in solution.y.T]
 
 
 def unnormalized_oracle(S0: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarray]:
@@ -80,9 +80,9 @@ def unnormalized_oracle(S0: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarr
         W = centred @ Hc.T @ np.linalg.inv(Hc @ Hc.T)
         return (-W.T @ (W @ Hc - centred) / n).ravel()
 
-    found = solve_ivp(field, (0, 12 * n), H0.ravel(), "DOP853", t_eval=[0, 2 * n, 12 * n], rtol=1e-13, atol=1e-15)
+    solution = solve_ivp(field, (0, 12 * n), H0.ravel(), "DOP853", t_eval=[0, 2 * n, 12 * n], rtol=1e-13, atol=1e-15)
     values = []
-    for y in found.y.T:
+    for y in solution.y.T:
         H = y.reshape(K, n)
         deviations = H @ within
         means = (H - H.mean(1, keepdims=True)) @ Y.T / np.array(sizes)

@@ -257,7 +257,7 @@ def golden(sizes: tuple[int, ...], P: int) -> dict[str, object]:
 
 def text(value: mpf) -> str:
     """DIGITS significant digits; what is zero to the digits worked with is "0"."""
-    return "0" if abs(value) < mpf(10) ** (-WORKING + 8) else mp.nstr(value, DIGITS)
+    return "0" if abs(value) < mpf(10) ** (-WORKING + 8) else str(mp.nstr(value, DIGITS))
 
 
 def main() -> None:

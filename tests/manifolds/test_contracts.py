@@ -17,6 +17,7 @@ from manifolds import geoopt_adapter, pymanopt_adapter, retractions
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from tests.manifolds.points import LAYOUT, P, point
+from tests.typed import gradient_of, parameter_on
 
 CLASSES = (
     geoopt_adapter.NormalizedFeatures,
@@ -31,11 +32,11 @@ PYMANOPT = (pymanopt_adapter.NormalizedFeatures, pymanopt_adapter.EmbeddedNormal
 def test_a_drifted_parameter_is_copied_pickled_averaged_and_loaded(cls: type) -> None:
     """A checkpoint must not be lost because its parameter left the manifold by 1e-3."""
     model = torch.nn.Module()
-    model.x = geoopt.ManifoldParameter(torch.from_numpy(point()), manifold=cls(LAYOUT))
+    model.x = x = parameter_on(cls(LAYOUT), torch.from_numpy(point()))
     with torch.no_grad():
-        model.x.mul_(1.01)
-    assert not model.x.manifold.check_point_on_manifold(model.x)
-    twins = [copy.deepcopy(model).x, copy.copy(model.x), pickle.loads(pickle.dumps(model.x))]
+        x.mul_(1.01)
+    assert not x.manifold.check_point_on_manifold(x)
+    twins = [copy.deepcopy(model).x, copy.copy(x), pickle.loads(pickle.dumps(x))]
     average = torch.optim.swa_utils.AveragedModel(model)
     average.update_parameters(model)
     twins.append(average.module.x)
@@ -45,8 +46,8 @@ def test_a_drifted_parameter_is_copied_pickled_averaged_and_loaded(cls: type) ->
     twins.append(torch.load(buffer, weights_only=False).x)
     for twin in twins:
         assert isinstance(twin, geoopt.ManifoldParameter)
-        assert twin.manifold == model.x.manifold
-        torch.testing.assert_close(twin.detach(), model.x.detach(), rtol=0, atol=0)
+        assert twin.manifold == x.manifold
+        torch.testing.assert_close(twin.detach(), x.detach(), rtol=0, atol=0)
 
 
 def test_storage_rounding_counts_every_feature() -> None:
@@ -88,7 +89,8 @@ def test_seeds_are_fresh_unless_given_and_generators_are_taken(cls: type) -> Non
 def test_a_scaled_manifold_scales_whole_steps(cls: type, step: str) -> None:
     """To first order for the projected one, as everywhere."""
     base, x = cls(LAYOUT), torch.from_numpy(point())
-    scaled, G = geoopt.Scaled(base, 2.0), torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
+    scaled: Any = geoopt.Scaled(base, 2.0)  # declares nothing of what it passes on
+    G = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(getattr(scaled, step)(x, G, 0.25), getattr(base, step)(x, G, 0.125), rtol=0, atol=1e-14)
     if step == "gradient_step":
         expected = scaled.retr(x, -0.25 * scaled.egrad2rgrad(x, G))
@@ -118,7 +120,8 @@ def test_sizes_that_are_no_whole_numbers_are_refused() -> None:
     with pytest.raises(ValueError, match=r"N is 2\.5"):
         ClassLayout.equal(3, 2.5)  # type: ignore[arg-type]
     assert ClassLayout(np.array([3, 4])).sizes == (3, 4)  # type: ignore[arg-type]
-    for cls in PYMANOPT:
+    classes: Any = PYMANOPT  # given wrong types on purpose
+    for cls in classes:
         with pytest.raises(ValueError, match="P = 0 features"):
             cls(LAYOUT, 0)
         with pytest.raises(ValueError, match=r"P is 4\.0"):
@@ -140,14 +143,14 @@ def test_forward_mode_and_hessians_go_through_every_retraction(retraction: retra
 
     for wrt in (0, 1):  # along the vector, and along the point
         inputs = (X, 0.1 * U)
-        _, forward = torch.func.jvp(
-            lambda z, wrt=wrt, inputs=inputs: retraction(*(z if k == wrt else inputs[k] for k in (0, 1)), LAYOUT),
-            (inputs[wrt],),
-            (W,),
-        )
+
+        def move(z: torch.Tensor, wrt: int = wrt, inputs: tuple[torch.Tensor, torch.Tensor] = inputs) -> torch.Tensor:
+            return retraction(inputs[0], z, LAYOUT) if wrt else retraction(z, inputs[1], LAYOUT)
+
+        forward = torch.func.jvp(move, (inputs[wrt],), (W,))[1]
         leaf = inputs[wrt].clone().requires_grad_(True)
-        (retraction(*(leaf if k == wrt else inputs[k] for k in (0, 1)), LAYOUT) * weights).sum().backward()
-        torch.testing.assert_close((forward * weights).sum(), (leaf.grad * W).sum(), rtol=1e-10, atol=1e-10)
+        (move(leaf) * weights).sum().backward()
+        torch.testing.assert_close((forward * weights).sum(), (gradient_of(leaf) * W).sum(), rtol=1e-10, atol=1e-10)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.func's own, about vmap without a rule
         H = torch.func.hessian(loss)(0.1 * U.reshape(-1))

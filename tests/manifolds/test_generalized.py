@@ -22,6 +22,7 @@ from manifolds.layout import ClassLayout
 from manifolds.matrix_form import MatrixForm
 from manifolds.metrics import EmbeddedMetric
 from tests.manifolds.points import cost, seeds
+from tests.typed import parameter_on
 
 RNG = np.random.default_rng(0)
 WEIGHTS = WeightedCentering(tuple(RNG.uniform(0.3, 2.0, 9)))
@@ -143,7 +144,7 @@ def test_points_of_two_components_are_told_at_once() -> None:
         (lambda: geoopt_adapter.GeneralizedStiefel(FACTOR).random(7, 9), r"rank\(B\) = 6 < P = 7"),
         (lambda: geoopt_adapter.GeneralizedStiefel(FACTOR).random(2, 8), "8 columns but the form 9"),
         (lambda: pymanopt_adapter.GeneralizedStiefel(FACTOR, 0), "P = 0"),
-        (lambda: GeneralizedStiefelMetric(np.eye(3)), "of_matrix"),
+        (lambda: GeneralizedStiefelMetric(np.eye(3)), "of_matrix"),  # type: ignore[bad-argument-type]
         (lambda: MatrixForm.of_matrix(np.diag([1.0, -0.5])), r"-5\.000e-01"),
         (lambda: MatrixForm.of_matrix(np.array([[1.0, 0.5], [0.0, 1.0]])), r"5\.000e-01"),
         (lambda: MatrixForm.of_matrix(np.ones((2, 3))), r"\(2, 3\)"),
@@ -155,7 +156,7 @@ def test_points_of_two_components_are_told_at_once() -> None:
         (lambda: MatrixForm.of_factor(np.eye(3) * 1j), "G is complex"),
         (lambda: MatrixForm.of_matrix(np.eye(3), tolerance=-1.0), r"tolerance = -1\.0"),
         (lambda: MatrixForm.of_factor(np.eye(3), tolerance=float("nan")), "tolerance = nan"),
-        (lambda: GeneralizedStiefelMetric(WeightedCentering), "the class WeightedCentering itself"),
+        (lambda: GeneralizedStiefelMetric(WeightedCentering), "the class WeightedCentering itself"),  # type: ignore[bad-argument-type]
         (lambda: geoopt_adapter.GeneralizedStiefel(FACTOR, retraction="horizontal renormalisation"), "take 'polar'"),
         (lambda: pymanopt_adapter.GeneralizedStiefel(FACTOR, 2, retraction="horizontal renormalisation"), "take 'polar'"),
         (lambda: GeneralizedStiefelMetric(WEIGHTS).project(np.ones((2, 1)), np.ones((2, 1))), "1 columns but the form 9"),
@@ -228,7 +229,7 @@ def test_geoopt_optimizers_find_the_smallest_generalized_eigenvalues(optimizer: 
     S, B = (A @ A.T for A in rng.standard_normal((2, 5, 8)))
     form = MatrixForm.of_matrix(B)
     manifold = geoopt_adapter.GeneralizedStiefel(form, seed=4)
-    x = geoopt.ManifoldParameter(manifold.random(2, 5, dtype=torch.float64), manifold=manifold)
+    x = parameter_on(manifold, manifold.random(2, 5, dtype=torch.float64))
     make = {
         "sgd": lambda: geoopt.optim.RiemannianSGD([x], lr=0.02, momentum=0.9),
         "adam": lambda: geoopt.optim.RiemannianAdam([x], lr=0.02),
@@ -244,7 +245,7 @@ def test_geoopt_optimizers_find_the_smallest_generalized_eigenvalues(optimizer: 
 
     import scipy.linalg
 
-    target = scipy.linalg.eigh(S, B, eigvals_only=True)[:2].sum()
+    target = float(np.sum(np.asarray(scipy.linalg.eigh(S, B, eigvals_only=True))[:2]))
     for _ in range(60 if optimizer == "line search" else 300):
         if closure() < target * (1 + 1e-6):
             break

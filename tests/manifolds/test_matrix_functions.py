@@ -11,6 +11,7 @@ from manifolds.layout import ClassLayout
 from tests import oracles
 from tests.manifolds.points import LAYOUT, P, point
 from tests.strategies import Problem, problems
+from tests.typed import gradient_of
 
 
 def spd(rng: np.random.Generator, size: int) -> np.ndarray:
@@ -68,7 +69,7 @@ def test_the_congruence_is_solved_however_small_the_real_part(smallest: float) -
     for K in (np.diag([1.0, smallest]), turned):
         B = 2 * np.eye(len(K))
         for convert in (np.asarray, torch.from_numpy):
-            S = np.asarray(matrix_functions.sylvester_congruence(convert(K), convert(B)))
+            S: np.ndarray = np.asarray(matrix_functions.sylvester_congruence(convert(K), convert(B)))
             assert np.linalg.norm(S @ K + K.T @ S - B) < 1e-14 * (np.linalg.norm(S) * np.linalg.norm(K) + 1)
     S = matrix_functions.sylvester_congruence(np.diag([1.0, 1e-5]), 2 * np.eye(2))
     np.testing.assert_allclose(S, np.diag([1.0, 1e5]), rtol=1e-9, atol=0)
@@ -142,7 +143,7 @@ def test_derivative_of_renormalisation_is_the_finite_difference_on_and_off_the_m
         leaf = torch.from_numpy(H).requires_grad_(True)
         (geometry.renormalize(leaf, layout) * torch.from_numpy(weights)).sum().backward()
         expected = oracles.directional_derivative(lambda H, w=weights: np.sum(w * geometry.renormalize(H, layout)), H, Z)
-        np.testing.assert_allclose(float((leaf.grad.numpy() * Z).sum()), expected, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(float((gradient_of(leaf).numpy() * Z).sum()), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_second_derivatives_and_batches_are_right() -> None:

@@ -14,6 +14,7 @@ from manifolds import geometry, geoopt_adapter, pymanopt_adapter, retractions
 from manifolds.layout import ClassLayout
 from tests.manifolds.losses import cross_entropy, least_squares
 from tests.strategies import features
+from tests.typed import gradient_of, parameter_on
 from ufm.laws import discrete
 from ufm.tensor import renormalized_flow as flows
 
@@ -37,7 +38,7 @@ def omega(X: np.ndarray, layout: ClassLayout = LAYOUT) -> np.ndarray:
 
 
 def descend(manifold: geoopt.Manifold, X: np.ndarray, eta: float, steps: int, loss: Callable = LOSSES["L_LS"]) -> np.ndarray:
-    point = geoopt.ManifoldParameter(torch.from_numpy(X.copy()), manifold=manifold)
+    point = parameter_on(manifold, torch.from_numpy(X.copy()))
     optimizer = geoopt.optim.RiemannianSGD([point], lr=eta)
     for _ in range(steps):
         optimizer.zero_grad()
@@ -54,7 +55,7 @@ def test_the_torch_losses_are_the_theorys() -> None:
     for lam in (0.0, 0.05):
         leaf = torch.from_numpy(X).requires_grad_(True)
         least_squares(leaf, LAYOUT, lam).backward()
-        np.testing.assert_allclose(leaf.grad.numpy(), flows.ls_gradient(X, LAYOUT, lam), rtol=0, atol=1e-13)
+        np.testing.assert_allclose(gradient_of(leaf).numpy(), flows.ls_gradient(X, LAYOUT, lam), rtol=0, atol=1e-13)
 
 
 @pytest.mark.parametrize("eta", [1.0, 50.0])
@@ -121,7 +122,7 @@ def test_embedded_gradient_descent_follows_proposition_2_and_the_bundle_one_does
 @pytest.mark.parametrize("cls", GEOOPT)
 @pytest.mark.parametrize("optimizer_class", [geoopt.optim.RiemannianSGD, geoopt.optim.RiemannianAdam])
 def test_geoopt_optimizers_lower_every_loss_on_the_manifold(name: str, cls: type, optimizer_class: type) -> None:
-    point = geoopt.ManifoldParameter(torch.from_numpy(start()), manifold=cls(LAYOUT))
+    point = parameter_on(cls(LAYOUT), torch.from_numpy(start()))
     optimizer = optimizer_class([point], lr=2.0 if optimizer_class is geoopt.optim.RiemannianSGD else 0.05)
     losses = []
     for _ in range(60):

@@ -79,7 +79,7 @@ def test_there_are_many_public_functions_and_half_precision_goes_by_keyword_too(
 
     np.testing.assert_array_equal(renormalize(X=half, layout=LAYOUT), renormalize(half, LAYOUT))
     with pytest.raises(TypeError, match="expected a numpy array or a torch tensor among the arguments, got list, ClassLayout"):
-        renormalize([1.0], LAYOUT)
+        renormalize([1.0], LAYOUT)  # type: ignore[bad-specialization]
 
 
 def imports() -> dict[str, set[str]]:

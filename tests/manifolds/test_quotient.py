@@ -28,6 +28,7 @@ from manifolds.retractions import nearest_point
 from tests.manifolds.points import LAYOUT, P, cost
 from tests.manifolds.test_generalized import FACTOR
 from tests.strategies import Problem, problems
+from tests.typed import parameter_on
 
 METRICS: dict[str, Callable[[Any], Metric]] = {
     "embedded": EmbeddedMetric,
@@ -65,9 +66,9 @@ def test_horizontal_vectors_are_the_tangent_ones_across_the_orbit(name: str, pro
     scale = float(metric.norm(X, Z) * metric.norm(X, W))
     assert abs(metric.inner(X, U, W) - metric.inner(X, Z, V)) < allowed * scale + 1e-9 * scale * (name == "bundle")
     Q = np.linalg.qr(rng.standard_normal((problem.P, problem.P)))[0]
-    np.testing.assert_allclose(quotient.project(Q @ X, Q @ Z), Q @ U, rtol=0, atol=1e-10 * size * np.linalg.norm(Z))
+    np.testing.assert_allclose(quotient.project(Q @ X, Q @ Z), Q @ U, rtol=0, atol=float(1e-10 * size * np.linalg.norm(Z)))
     tensors = [torch.as_tensor(A) for A in (X, Z)]
-    np.testing.assert_allclose(quotient.project(*tensors), U, rtol=0, atol=1e-11 * size * np.linalg.norm(Z))
+    np.testing.assert_allclose(quotient.project(*tensors), U, rtol=0, atol=float(1e-11 * size * np.linalg.norm(Z)))
     if name == "bundle":  # across the fibre and across the orbit: orthogonal to S X for every S
         lifted = horizontal(X, U, layout)
         assert np.linalg.norm(lifted @ X.T) < allowed * np.linalg.norm(lifted) * np.linalg.norm(X)
@@ -147,9 +148,10 @@ def hessian_spectrum(problem: pymanopt.Problem, X: np.ndarray, rng: np.random.Ge
     """Absolute eigenvalues of the Riemannian Hessian at X, of g(u_i, Hess u_j) beside g(u_i, u_j) for a basis u, ascending."""
     manifold = problem.manifold
     basis = [manifold.projection(X, rng.standard_normal(X.shape)) for _ in range(manifold.dim)]
-    lowered = np.array([manifold.metric.flat(X, u).ravel() for u in basis])
+    metric: Any = manifold.metric  # type: ignore[missing-attribute]
+    lowered = np.array([metric.flat(X, u).ravel() for u in basis])
     images = np.array([problem.riemannian_hessian(X, u).ravel() for u in basis])
-    matrix, products = lowered @ images.T, lowered @ np.reshape(basis, lowered.shape).T
+    matrix, products = lowered @ images.T, lowered @ np.asarray(basis, float).reshape(lowered.shape).T
     np.testing.assert_allclose(matrix, matrix.T, atol=1e-8 * np.abs(matrix).max())
     return np.sort(np.abs(scipy.linalg.eigh(matrix + matrix.T, products + products.T, eigvals_only=True)))
 
@@ -209,7 +211,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(ValueError, match="no metric to take the quotient of"):
         pymanopt_adapter.OrthogonalQuotient(pymanopt_adapter.OrthogonalQuotient(plain))
     with pytest.raises(ValueError, match="no metric to take the quotient of"):
-        QuotientMetric(LAYOUT)
+        QuotientMetric(LAYOUT)  # type: ignore[bad-argument-type]
     with pytest.raises(ValueError, match="cholesky retraction of Q X"):
         pymanopt_adapter.OrthogonalQuotient(pymanopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, P, retraction="cholesky"))
     with pytest.raises(ValueError, match="no manifold of this module with a retraction"):
@@ -230,7 +232,7 @@ def test_geoopts_optimizers_take_the_quotient_and_carry_horizontal_momentum(make
     def loss(X: torch.Tensor) -> torch.Tensor:
         return torch.trace(torch.linalg.solve(X @ X.T, X @ S @ X.T)) / 2
 
-    x = geoopt.ManifoldParameter(manifold.random(P, LAYOUT.n, dtype=torch.float64), manifold=manifold)
+    x = parameter_on(manifold, manifold.random(P, LAYOUT.n, dtype=torch.float64))
     optimizer = geoopt.optim.RiemannianSGD([x], lr=2.0, momentum=0.9)
     first = loss(x.detach()).item()
     for _ in range(80):

@@ -35,8 +35,8 @@ def test_within_the_injectivity_radius_log_inverts_exp_and_is_minimising(case) -
     shooting = metric.shoot(X, Y)
     assert shooting.converged
     assert shooting.minimising
-    np.testing.assert_allclose(shooting.vector, U, rtol=0, atol=1e-7 * np.linalg.norm(X))
-    np.testing.assert_allclose(metric.exp(X, metric.log(X, Y)), Y, rtol=0, atol=1e-11 * np.linalg.norm(Y))
+    np.testing.assert_allclose(shooting.vector, U, rtol=0, atol=float(1e-7 * np.linalg.norm(X)))
+    np.testing.assert_allclose(metric.exp(X, metric.log(X, Y)), Y, rtol=0, atol=float(1e-11 * np.linalg.norm(Y)))
     np.testing.assert_allclose(metric.dist(X, Y), np.linalg.norm(U), rtol=1e-8)
     np.testing.assert_allclose(metric.dist(Y, X), np.linalg.norm(U), rtol=1e-8)
 
@@ -52,7 +52,7 @@ def test_beyond_it_log_hits_and_says_unknown_unless_short_or_refuses_with_the_re
         with pytest.raises(ValueError, match=r"no geodesic found .* further apart than the injectivity radius"):
             metric.log(X, Y)
         return
-    np.testing.assert_allclose(metric.exp(X, shooting.vector), Y, rtol=0, atol=1e-10 * np.linalg.norm(Y))
+    np.testing.assert_allclose(metric.exp(X, shooting.vector), Y, rtol=0, atol=float(1e-10 * np.linalg.norm(Y)))
     length = np.linalg.norm(metric.layout.deviations(shooting.vector))
     assert bool(shooting.minimising) is bool(length < metric.injectivity_radius)
     if shooting.minimising:

@@ -1,7 +1,9 @@
 """Steps in one go against gradient and retraction one after another, geoopt's own QR, slopes and drift."""
 
 import tracemalloc
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 from unittest.mock import patch
 
 import geoopt
@@ -26,6 +28,7 @@ from manifolds.torch_optimizer import RiemannianDescent, projected_rule
 from tests.manifolds.losses import cross_entropy
 from tests.manifolds.points import LAYOUT, P, point
 from tests.strategies import Problem, problems
+from tests.typed import parameter_on
 
 METRICS = (EmbeddedMetric, BundleMetric)
 RETRACTIONS = (polar_retraction, renormalisation, cholesky_retraction, horizontal_renormalisation)
@@ -94,11 +97,12 @@ def test_the_cholesky_step_is_geoopts_qr_step_on_the_deviations(problem: Problem
 def test_a_recorded_compiled_or_vectorised_step_is_the_same_and_differentiable() -> None:
     X, G = torch.from_numpy(point()), torch.from_numpy(np.random.default_rng(1).standard_normal((P, LAYOUT.n)))
     metric = BundleMetric(LAYOUT)
-    for step in (
+    every: list[Callable[..., torch.Tensor]] = [
         partial(steps.gradient_step, eta=0.1, metric=metric),
         partial(steps.projected_step, eta=0.1, metric=metric),
         partial(steps.renormalized_step, eta=0.1, layout=LAYOUT),
-    ):
+    ]
+    for step in every:
         expected = step(X, G)
         leaf = G.clone().requires_grad_(True)
         recorded = step(X, leaf)
@@ -215,7 +219,7 @@ GEOOPT = (
 def test_riemannian_descent_is_geoopts_sgd(cls: type) -> None:
     ends = []
     for optimizer_class in (RiemannianDescent, geoopt.optim.RiemannianSGD):
-        x = geoopt.ManifoldParameter(torch.from_numpy(point()), manifold=cls(LAYOUT))
+        x = parameter_on(cls(LAYOUT), torch.from_numpy(point()))
         head = torch.nn.Parameter(torch.ones(P, 1, dtype=torch.float64))
         optimizer = optimizer_class([x, head], lr=0.5)
 
@@ -225,7 +229,8 @@ def test_riemannian_descent_is_geoopts_sgd(cls: type) -> None:
             loss.backward()
             return loss
 
-        losses = [optimizer.step(closure).item() for _ in range(20)]
+        step: Any = optimizer.step  # torch declares a closure of floats
+        losses = [float(step(closure)) for _ in range(20)]
         assert losses[-1] < losses[0]
         ends.append((x.detach().numpy(), head.detach().numpy()))
     for ours, theirs in zip(*ends, strict=True):
@@ -233,7 +238,7 @@ def test_riemannian_descent_is_geoopts_sgd(cls: type) -> None:
 
 
 def test_projected_descent_lowers_a_loss_and_wrong_use_is_refused() -> None:
-    x = geoopt.ManifoldParameter(torch.from_numpy(point()), manifold=GEOOPT[1](LAYOUT))
+    x = parameter_on(GEOOPT[1](LAYOUT), torch.from_numpy(point()))
     idle = torch.nn.Parameter(torch.ones(2))
     optimizer = RiemannianDescent([x, idle], lr=0.5, rule=projected_rule)
     losses = []
@@ -248,7 +253,7 @@ def test_projected_descent_lowers_a_loss_and_wrong_use_is_refused() -> None:
     with pytest.raises(ValueError, match=r"lr = -1\.0"):
         RiemannianDescent([x], lr=-1.0)
     with pytest.raises(ValueError, match=r"use geoopt\.optim"):
-        RiemannianDescent([geoopt.ManifoldParameter(torch.eye(3), manifold=geoopt.Stiefel())], lr=1.0)
+        RiemannianDescent([parameter_on(geoopt.EuclideanStiefel(), torch.eye(3))], lr=1.0)
 
 
 @pytest.mark.parametrize("cls", [pymanopt_adapter.NormalizedFeatures, pymanopt_adapter.EmbeddedNormalizedFeatures])

@@ -10,17 +10,18 @@ import torch
 from manifolds.geoopt_adapter import EmbeddedNormalizedFeatures
 from manifolds.torch_optimizer import RiemannianDescent, projected_rule
 from tests.manifolds.points import LAYOUT, point
+from tests.typed import parameter_on
 
 
 def optimizer() -> RiemannianDescent:
-    x = geoopt.ManifoldParameter(torch.from_numpy(point()), manifold=EmbeddedNormalizedFeatures(LAYOUT))
+    x = parameter_on(EmbeddedNormalizedFeatures(LAYOUT), torch.from_numpy(point()))
     return RiemannianDescent([x], lr=0.1, rule=projected_rule)
 
 
 def test_an_added_group_on_another_manifold_is_refused_and_left_out() -> None:
     ours = optimizer()
     with pytest.raises(ValueError, match=r"use geoopt\.optim"):
-        ours.add_param_group({"params": [geoopt.ManifoldParameter(torch.eye(3), manifold=geoopt.Stiefel())]})
+        ours.add_param_group({"params": [parameter_on(geoopt.EuclideanStiefel(), torch.eye(3))]})
     assert len(ours.param_groups) == 1
     ours.add_param_group({"params": [torch.nn.Parameter(torch.ones(2))], "lr": 0.5})
     assert len(ours.param_groups) == 2

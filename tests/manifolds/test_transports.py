@@ -28,7 +28,7 @@ def test_it_is_the_derivative_of_the_retraction(problem: Problem) -> None:
     U, W = 0.3 * problem.direction(), problem.direction()
     for retraction in ALL:
         moved = differentiated_transport(X, U, W, layout, retraction)
-        expected = directional_derivative(lambda Z, R=retraction: R(X, Z, layout), U, W)
+        expected = np.asarray(directional_derivative(lambda Z, R=retraction: R(X, Z, layout), U, W))
         np.testing.assert_allclose(moved, expected, rtol=0, atol=1e-7 * (1 + abs(expected).max()))
         assert geometry.tangency_residual(retraction(X, U, layout), moved, layout) < 1e-11 * (1 + abs(moved).max())
         batch = differentiated_transport(np.stack([X, X]), np.stack([U, U]), np.stack([W, -2 * W]), layout, retraction)

@@ -47,21 +47,21 @@ def report(out: Path) -> dict[str, Any]:
     def refuse(name: str) -> None:
         raise AssertionError(f"{name} is no JSON")
 
-    found = json.loads((out / "report.json").read_text(), parse_constant=refuse)
-    assert found["verdict"] in VERDICTS
+    report = json.loads((out / "report.json").read_text(), parse_constant=refuse)
+    assert report["verdict"] in VERDICTS
     page = (out / "report.html").read_text()
     assert not re.search(r"""\b(src|href|action)\s*=\s*(?!['"]?(data:|#))""", page)
     assert not re.search(r"<script|<link|@import|url\(", page)
-    named = found["verdict"] + (f" ({found['outcome']})" if found["verdict"] == "none" else "")
+    named = report["verdict"] + (f" ({report['outcome']})" if report["verdict"] == "none" else "")
     assert f"<b>{named}</b>" in page
-    return found
+    return report
 
 
 def numbers_of(path: Path, choice: Choice) -> dict[str, Any]:
     """What report.json of one run would hold, without drawing anything."""
-    found = json_values(numbers(analyse([load_observed(path)], choice, LawRule()), choice, LawRule()))
-    json.dumps(found, allow_nan=False)
-    return found
+    report = json_values(numbers(analyse([load_observed(path)], choice, LawRule()), choice, LawRule()))
+    json.dumps(report, allow_nan=False)
+    return report
 
 
 def full_flow(law: str, path: Path, seed: int, times: int = 10, classifier: float | None = None) -> None:
@@ -75,10 +75,10 @@ def full_flow(law: str, path: Path, seed: int, times: int = 10, classifier: floa
     end = LAWS[law].time(4 * snr.omega[:1], snr.omega[:1], C, N)[0]
     t = end * clock(rng, times) ** 2
     field = central_path_field(FLOWS[law], layout)
-    found = solve_ivp(lambda _, x: field(x.reshape(P, -1)).ravel(), (0, end), X.ravel(), "DOP853", t, rtol=1e-9, atol=1e-9)
+    solution = solve_ivp(lambda _, x: field(x.reshape(P, -1)).ravel(), (0, end), X.ravel(), "DOP853", t, rtol=1e-9, atol=1e-9)
     Q = np.linalg.qr(rng.standard_normal((P, P)))[0]
     path.mkdir()
-    for k, state in enumerate(found.y.T):
+    for k, state in enumerate(solution.y.T):
         H = (Q @ state.reshape(P, -1)).T
         arrays = {"features": H, "labels": layout.labels, "epoch": np.asarray(7 * k)}
         if classifier is not None:
@@ -115,11 +115,11 @@ def simulated(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("law", LAWS)
 def test_features_under_the_full_flow_in_a_rotated_space_are_attributed_to_its_law(law: str, tmp_path: Path) -> None:
     full_flow(law, tmp_path / "mine", seed=3)
-    found = numbers_of(tmp_path / "mine", Choice(from_epoch=0))
-    assert found["verdict"] == law
-    (group,) = found["groups"]
+    report = numbers_of(tmp_path / "mine", Choice(from_epoch=0))
+    assert report["verdict"] == law
+    (group,) = report["groups"]
     (run,) = group["runs"]
-    assert group["exponent"]["value"] == pytest.approx(found["exponents"][law], abs=1e-2)
+    assert group["exponent"]["value"] == pytest.approx(report["exponents"][law], abs=1e-2)
     assert (run["C"], run["N"], run["P"]) == (C, N, P)
     assert run["epoch"] == [7.0 * k for k in range(10)]
     assert len(run["pairs"]) == 10
@@ -130,25 +130,25 @@ def test_features_under_the_full_flow_in_a_rotated_space_are_attributed_to_its_l
 def test_features_alone_need_the_entry_and_a_classifier_finds_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     full_flow("renormalized", tmp_path / "bare", seed=4, times=5)
     assert run_command(tmp_path / "bare", "--out", tmp_path / "a") == 0
-    found = report(tmp_path / "a")
-    assert found["verdict"] == "none"
-    assert "no classifier was measured" in found["reason"]
-    assert set(found["groups"][0]["runs"][0]["proximity"]["loss_perp_over_loss_ls"]) == {None}
+    content = report(tmp_path / "a")
+    assert content["verdict"] == "none"
+    assert "no classifier was measured" in content["reason"]
+    assert set(content["groups"][0]["runs"][0]["proximity"]["loss_perp_over_loss_ls"]) == {None}
     assert "no classifier" in capsys.readouterr().out
     full_flow("renormalized", tmp_path / "whole", seed=4, times=5, classifier=0.01)
     assert run_command(tmp_path / "whole", "--out", tmp_path / "b") == 0
-    found = report(tmp_path / "b")
-    assert found["verdict"] == "renormalized"
-    ratios = found["groups"][0]["runs"][0]["proximity"]["loss_perp_over_loss_ls"]
+    content = report(tmp_path / "b")
+    assert content["verdict"] == "renormalized"
+    ratios = content["groups"][0]["runs"][0]["proximity"]["loss_perp_over_loss_ls"]
     assert 0 < min(ratios) <= max(ratios) < 0.1
-    assert found["groups"][0]["runs"][0]["entry"] == 0
+    assert content["groups"][0]["runs"][0]["entry"] == 0
 
 
 def test_a_trained_run_and_a_simulated_control_are_reported_apart(trained: Path, simulated: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     assert run_command(trained, simulated, "--from-epoch", 0, "--out", out) == 0
-    found = report(out)
-    first, second = found["groups"]
+    content = report(out)
+    first, second = content["groups"]
     assert [group["runs"][0]["kind"] for group in (first, second)] == ["trained", "simulated"]
     assert (first["runs"][0]["C"], second["runs"][0]["C"]) == (10, 5)
     assert second["verdict"] == "embedded"
@@ -163,7 +163,7 @@ def test_a_trained_run_and_a_simulated_control_are_reported_apart(trained: Path,
     np.testing.assert_allclose(np.sort(run["omega"], axis=1)[:, ::-1], stored["omega"], rtol=1e-12)
     assert all(0 <= value <= 1 for value in run["spectra"]["renormalized"]["nc4"])
     if first["verdict"] != second["verdict"]:
-        assert (found["verdict"], found["reason"].startswith("the groups of runs differ")) == ("none", True)
+        assert (content["verdict"], content["reason"].startswith("the groups of runs differ")) == ("none", True)
 
 
 def test_seeds_are_one_group_and_other_sizes_another(tmp_path: Path) -> None:
@@ -172,10 +172,10 @@ def test_seeds_are_one_group_and_other_sizes_another(tmp_path: Path) -> None:
         assert flow_main([*call, "--out", str(tmp_path / f"{name}.npz")]) == 0
     runs = [tmp_path / f"{name}.npz" for name in ("a-seed0", "b", "a-seed1")]
     assert run_command(*runs, "--out", tmp_path / "out", "--quiet") == 0
-    found = report(tmp_path / "out")
-    assert [[run["name"] for run in group["runs"]] for group in found["groups"]] == [["a-seed0", "a-seed1"], ["b"]]
-    assert [group["name"] for group in found["groups"]] == ["a (2 runs)", "b"]
-    assert found["verdict"] == "renormalized"
+    content = report(tmp_path / "out")
+    assert [[run["name"] for run in group["runs"]] for group in content["groups"]] == [["a-seed0", "a-seed1"], ["b"]]
+    assert [group["name"] for group in content["groups"]] == ["a (2 runs)", "b"]
+    assert content["verdict"] == "renormalized"
 
 
 def test_the_same_command_gives_the_same_report(simulated: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -183,9 +183,9 @@ def test_the_same_command_gives_the_same_report(simulated: Path, tmp_path: Path,
     for name in ("first", "second"):
         capsys.readouterr()
         assert run_command(simulated, "--out", tmp_path / name) == 0
-        found = report(tmp_path / name)
-        found.pop("provenance")
-        texts.append((found, capsys.readouterr().out.replace(name, ""), (tmp_path / name / "report.html").read_bytes()))
+        content = report(tmp_path / name)
+        content.pop("provenance")
+        texts.append((content, capsys.readouterr().out.replace(name, ""), (tmp_path / name / "report.html").read_bytes()))
     assert texts[0] == texts[1]
     assert "embedded: embedded" in texts[0][1]
     assert run_command(simulated, "--out", tmp_path / "first", "--to-epoch", 1e9) == 0  # a report may be written anew
@@ -195,10 +195,10 @@ def test_what_sims_measure_stored_is_a_run(tmp_path: Path) -> None:
     full_flow("renormalized", tmp_path / "mine", seed=5, times=4)
     files = [str(file) for file in sorted((tmp_path / "mine").glob("*.npz"))]
     assert measure_main([*files, "--out", str(tmp_path / "measured.npz")]) == 0
-    found = numbers_of(tmp_path / "measured.npz", Choice(from_epoch=0))
-    assert found["groups"][0]["runs"][0]["kind"] == "features"
-    assert (found["verdict"], found["outcome"]) == ("none", "undecided")  # it holds neither class means nor Sigma_W
-    assert found["groups"][0]["compatible"] == ["renormalized"]
+    report = numbers_of(tmp_path / "measured.npz", Choice(from_epoch=0))
+    assert report["groups"][0]["runs"][0]["kind"] == "features"
+    assert (report["verdict"], report["outcome"]) == ("none", "undecided")  # it holds neither class means nor Sigma_W
+    assert report["groups"][0]["compatible"] == ["renormalized"]
 
 
 def test_groups_are_declared_and_never_read_off_a_folder_s_name(tmp_path: Path) -> None:
@@ -224,10 +224,10 @@ def files_of(path: Path, trained: Path, files: dict[str, bytes | None]) -> Path:
 
 def same_epoch_twice(path: Path, folder: Path) -> Path:
     full_flow("renormalized", folder / "once", seed=0, times=3)
-    found = load_arrays(folder / "once" / "features-0000.npz")
+    data = load_arrays(folder / "once" / "features-0000.npz")
     path.mkdir()
     for k in range(3):
-        save_arrays(path / f"features-{k:04d}.npz", found)
+        save_arrays(path / f"features-{k:04d}.npz", data)
     return path
 
 
@@ -324,9 +324,9 @@ def test_too_few_epochs_and_epochs_that_never_come_have_their_reasons(trained: P
     assert run_command(trained, "--from-epoch", 3, "--out", tmp_path / "a", "--quiet") == 0
     assert report(tmp_path / "a")["reason"] == "2 usable epochs from epoch 3 on: at least 3 are needed"
     assert numbers_of(trained, Choice(to_epoch=0))["reason"] == "no epoch is measured up to 0"
-    found = numbers_of(trained, Choice(fraction=1e-12))
-    assert found["verdict"] == "none"
-    assert "not on the central path" in found["reason"]
+    content = numbers_of(trained, Choice(fraction=1e-12))
+    assert content["verdict"] == "none"
+    assert "not on the central path" in content["reason"]
 
 
 def test_a_none_says_which_none_it_is(tmp_path: Path) -> None:

@@ -140,8 +140,8 @@ def test_all_rates_belong_to_shipped_cells() -> None:
         },
     )
 )
-def test_json_round_trip_is_exact(found: dict[str, object]) -> None:
-    config = from_mapping(found, "test")
+def test_json_round_trip_is_exact(content: dict[str, object]) -> None:
+    config = from_mapping(content, "test")
     again = from_mapping(json.loads(config.to_json()), "test")
     assert again == config
     assert {field.name: type(getattr(again, field.name)) for field in fields(config)} == {
@@ -150,7 +150,7 @@ def test_json_round_trip_is_exact(found: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("found", "message"),
+    ("content", "message"),
     [
         ({"learning_rate": 0.1}, "unknown key 'learning_rate'; the keys are dataset, net"),
         ({"lr": "0.1"}, "Expected `float | null`, got `str` - at `$.lr`"),
@@ -172,9 +172,9 @@ def test_json_round_trip_is_exact(found: dict[str, object]) -> None:
         ({"loss": "ce", "rescale_target": 5.0}, "Hui & Belkin"),
     ],
 )
-def test_anything_else_is_refused(found: dict[str, object], message: str) -> None:
+def test_anything_else_is_refused(content: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message if "\\" in message else re.escape(message)):
-        from_mapping(found, "run.json")
+        from_mapping(content, "run.json")
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:

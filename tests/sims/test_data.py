@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import struct
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -136,7 +137,7 @@ def test_the_embedded_digits_are_those_of_scikit_learn_split_once() -> None:
     from sklearn.datasets import load_digits
 
     train, test = data.digits()
-    everything = load_digits()
+    everything: Any = load_digits()
     assert len(train) + len(test) == 1797
     rows = {image.tobytes() for split in (train, test) for image in split.images}
     assert rows == {image.astype(np.uint8).tobytes() for image in everything.images}
@@ -151,10 +152,10 @@ def test_balanced_subsamples_have_equal_classes_and_their_own_labels(C: int, wan
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(C), rng.integers(wanted, wanted + 5, C)))
     images = np.arange(len(labels), dtype=np.uint8).reshape(-1, 1, 1, 1)
-    found = balanced(Split(images, labels), wanted, C, np.random.default_rng(seed), "training")
-    np.testing.assert_array_equal(np.bincount(found.labels, minlength=C), wanted)
-    assert len(np.unique(found.images)) == len(found)
-    np.testing.assert_array_equal(labels[found.images[:, 0, 0, 0]], found.labels)
+    subset = balanced(Split(images, labels), wanted, C, np.random.default_rng(seed), "training")
+    np.testing.assert_array_equal(np.bincount(subset.labels, minlength=C), wanted)
+    assert len(np.unique(subset.images)) == len(subset)
+    np.testing.assert_array_equal(labels[subset.images[:, 0, 0, 0]], subset.labels)
 
 
 def test_too_few_examples_are_counted() -> None:
@@ -191,17 +192,17 @@ def test_normalisation_by_channel_and_by_pixel(channels: int, height: int, width
 def test_a_run_gets_padded_balanced_reproducible_data(tmp_path: Path) -> None:
     write_mnist(tmp_path, per_class=4)
     choice = DataChoice("mnist", folder=str(tmp_path), per_class=3, test_per_class=2, pad_to=12, seed=1)
-    found, again = load(choice), load(choice)
-    assert found.train.images.shape == (30, 1, 12, 12)
-    assert len(found.test) == 20
-    np.testing.assert_array_equal(found.train.images, again.train.images)
-    inside = found.train.images[:, :, 3:8, 2:9]
-    assert inside.sum() == found.train.images.sum()
+    data, again = load(choice), load(choice)
+    assert data.train.images.shape == (30, 1, 12, 12)
+    assert len(data.test) == 20
+    np.testing.assert_array_equal(data.train.images, again.train.images)
+    inside = data.train.images[:, :, 3:8, 2:9]
+    assert inside.sum() == data.train.images.sum()
     random = load(DataChoice("mnist", folder=str(tmp_path), per_class=3, test_per_class=2, pad_to=12, seed=1, random_labels=True))
-    np.testing.assert_array_equal(random.train.images, found.train.images)
-    assert (random.train.labels != found.train.labels).any()
-    np.testing.assert_array_equal(np.bincount(random.train.labels), np.bincount(found.train.labels))
-    np.testing.assert_array_equal(random.test.labels, found.test.labels)
+    np.testing.assert_array_equal(random.train.images, data.train.images)
+    assert (random.train.labels != data.train.labels).any()
+    np.testing.assert_array_equal(np.bincount(random.train.labels), np.bincount(data.train.labels))
+    np.testing.assert_array_equal(random.test.labels, data.test.labels)
 
 
 def test_choices_that_make_no_sense(tmp_path: Path) -> None:
@@ -256,10 +257,10 @@ def test_a_folder_of_jpegs_is_read_with_its_classes_in_alphabetical_order(
     monkeypatch.setattr(data.np, "stack", lambda pictures: decoded.append(len(pictures)) or np.array(pictures))
     few = load(DataChoice("cifar10-jpeg", hub=str(tmp_path / "jpeg"), per_class=1, test_per_class=1))
     assert decoded == [2, 2]  # what is not chosen is not decoded
-    found = load(DataChoice("cifar10-jpeg", hub=str(tmp_path / "jpeg")))
+    stored = load(DataChoice("cifar10-jpeg", hub=str(tmp_path / "jpeg")))
     assert len(few.train) == len(few.test) == 2
     np.testing.assert_array_equal(few.train.images[:, 0, 0, 0], np.array([40, 200])[few.train.labels])
-    for part in (found.train, found.test):
+    for part in (stored.train, stored.test):
         assert part.images.shape == (4, 3, 32, 32)
         np.testing.assert_array_equal(np.sort(part.labels), [0, 0, 1, 1])
         np.testing.assert_array_equal(part.images[:, 0, 0, 0], np.array([40, 200])[part.labels])
@@ -279,5 +280,5 @@ def test_a_flipped_bit_of_a_matlab_file_is_an_error_or_without_meaning_for_its_f
     damaged[128 + 7 * seed] ^= 1 << seed  # in the tags and dimensions of the first array
     (tmp_path / "x.mat").write_bytes(damaged)
     with contextlib.suppress(ValueError):
-        found = readers.read_svhn(tmp_path / "x.mat")
-        assert (found.images.shape, found.images.dtype) == ((5, 3, 4, 4), np.uint8)
+        data = readers.read_svhn(tmp_path / "x.mat")
+        assert (data.images.shape, data.images.dtype) == ((5, 3, 4, 4), np.uint8)

@@ -38,7 +38,7 @@ def test_every_line_is_the_stored_quantity_and_zero_error_is_marked(plot) -> Non
     for line in plot.lines:
         np.testing.assert_array_equal(lines[line.label].get_xdata(), EPOCHS)
         np.testing.assert_array_equal(lines[line.label].get_ydata(), one.record.arrays[line.name])
-    assert list(lines["zero training error"].get_xdata()) == [5, 5]
+    assert list(np.asarray(lines["zero training error"].get_xdata())) == [5, 5]
     assert len(lines) == len(plot.lines) + 1
 
 
@@ -51,7 +51,7 @@ def test_overlays_show_both_losses(overlay) -> None:
     np.testing.assert_array_equal(lines["MSE"].get_ydata(), runs[0].record.arrays[overlay.name])
     np.testing.assert_array_equal(lines["cross-entropy"].get_ydata(), runs[1].record.arrays[overlay.name])
     marks = {"zero training error, MSE": "-", "zero training error, cross-entropy": "--"}
-    assert {label: line.get_linestyle() for label, line in lines.items() if "zero" in label} == marks
+    assert {label: line.get_linestyle() for label, line in lines.items() if "zero" in str(label)} == marks
     assert {text.get_text() for text in figure.legends[0].get_texts()} == {"MSE", "cross-entropy", *marks}
 
 

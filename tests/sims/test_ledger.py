@@ -17,7 +17,7 @@ from sims.training.config import protocol
 SMALL = {"per_class": 20, "test_per_class": 20, "width": 0.02, "robustness": 0, "batch_size": 50}
 
 
-def user_network() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
+def user_network() -> tuple[nn.Sequential, list[tuple[torch.Tensor, torch.Tensor]]]:
     """What a user of MODULE:FUNCTION writes."""
     torch.manual_seed(0)
     y = torch.arange(90) % 3

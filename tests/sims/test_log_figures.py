@@ -23,8 +23,8 @@ def measured(C: int = 3, seed: int = 0) -> Measurement:
 def log_of(path: Path, C: int = 3, epochs: int = 4) -> Path:
     log = RunLog(path, lam=0.1, optimizer="SGD")
     for epoch in range(1, epochs + 1):
-        found = measured(C, epoch)
-        log(epoch, found.scalars, found)
+        measurement = measured(C, epoch)
+        log(epoch, measurement.scalars, measurement)
     return path
 
 
@@ -54,13 +54,13 @@ def test_a_hundred_classes_are_a_band_and_few_are_lines() -> None:
 
 
 def test_the_page_of_a_network_stands_alone_and_says_what_is_undefined(tmp_path: Path) -> None:
-    found = arrays()
-    save_arrays(tmp_path / "f.npz", {**found, "W": 0 * found["W"]})
+    data = arrays()
+    save_arrays(tmp_path / "f.npz", {**data, "W": 0 * data["W"]})
     assert measure.main([str(tmp_path / "f.npz"), "--report", str(tmp_path / "r.html"), "--quiet"]) == 0
     text = (tmp_path / "r.html").read_text()
     assert "a vector is zero" in text
     assert "undefined" in text
-    assert "src='data:image/png;base64," in text
+    assert 'src="data:image/png;base64,' in text
     assert "http" not in text.replace("http-equiv", "")
     log_of(tmp_path / "a<b")
     assert measure.main([str(tmp_path / "a<b"), "--report", str(tmp_path / "run.html"), "--quiet"]) == 0

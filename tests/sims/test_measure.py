@@ -27,14 +27,15 @@ def test_several_files_become_one_trajectory(tmp_path: Path, capsys: pytest.Capt
     assert len(capsys.readouterr().out.splitlines()) == 3
     record = Record.load(tmp_path / "t.npz")
     np.testing.assert_array_equal(record.epochs, [3, 8])
-    expected = measure_features(*(arrays(1)[name] for name in ("features", "labels", "W", "b")), 0.1)
+    data = arrays(1)
+    expected = measure_features(data["features"], data["labels"], data["W"], data["b"], 0.1)
     for name, value in expected.scalars.items():
         assert record.arrays[name][1] == value, name
 
 
 def test_without_a_classifier_the_least_squares_one_stands_in(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    found = {name: arrays()[name] for name in ("features", "labels")}
-    save_arrays(tmp_path / "f.npz", found)
+    data = {name: arrays()[name] for name in ("features", "labels")}
+    save_arrays(tmp_path / "f.npz", data)
     assert main([str(tmp_path / "f.npz"), "--lambda", "0.1", "--json"]) == 0
     s = json.loads(capsys.readouterr().out)
     assert s["loss_perp"] < 1e-25
@@ -94,9 +95,9 @@ def test_labels_far_beyond_the_examples_need_no_memory(tmp_path: Path, capsys: p
 
 
 def test_dead_features_without_a_classifier_ask_for_lambda(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    found = {name: arrays()[name] for name in ("features", "labels")}
-    found["features"] = np.hstack([found["features"], np.zeros((60, 1), dtype=np.float32)])
-    save_arrays(tmp_path / "f.npz", found)
+    data = {name: arrays()[name] for name in ("features", "labels")}
+    data["features"] = np.hstack([data["features"], np.zeros((60, 1), dtype=np.float32)])
+    save_arrays(tmp_path / "f.npz", data)
     assert main([str(tmp_path / "f.npz")]) == 2
     assert "use lambda > 0" in capsys.readouterr().err
     assert "W" not in load_arrays(tmp_path / "f.npz")

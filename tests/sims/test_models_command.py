@@ -15,6 +15,7 @@ from sims.gallery.figures import model_figure
 from sims.gallery.sweeps import SWEEPS, minority_collapse
 from ufm.models import NAMES, model_class
 from ufm.models.base import simulate
+from ufm.models.ergen_pilanci import ErgenPilanci
 from ufm.models.fang import Fang
 
 ROOT = Path(__file__).parents[2]
@@ -145,8 +146,8 @@ def test_sizes_reach_the_model_and_a_saved_report_with_sizes_counts(capsys, tmp_
     assert code == 0
     assert (report["parameters"]["sizes"], report["parameters"]["N"]) == ([6, 4, 2], 2)
     assert report["deviation"]["minimum"] < 1e-12
-    assert model_gallery.saved_report(model_class("ergen-pilanci")(sizes=(6, 4, 2)), 0, tmp_path) == report
-    assert model_gallery.saved_report(model_class("ergen-pilanci")(sizes=(6, 2, 4)), 0, tmp_path) is None
+    assert model_gallery.saved_report(ErgenPilanci(sizes=(6, 4, 2)), 0, tmp_path) == report
+    assert model_gallery.saved_report(ErgenPilanci(sizes=(6, 2, 4)), 0, tmp_path) is None
 
 
 def test_sweeps_run_on_the_device_of_the_report(capsys, tmp_path, monkeypatch):
@@ -272,8 +273,8 @@ def test_a_plain_import_of_the_command_is_light():
     code = (
         "import sys, sims.models; print([m for m in ('torch', 'scipy', 'geoopt', 'pymanopt', 'matplotlib') if m in sys.modules])"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
-    assert found.stdout.strip() == "[]"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
 
 
 @pytest.mark.slow

@@ -63,11 +63,13 @@ def test_the_command_searches_keeps_its_table_and_trains_with_the_best(tmp_path:
 
 def test_a_search_on_processes_is_the_serial_one(tmp_path: Path) -> None:
     config = replace(tiny(2, robustness=0), lr_grid=(0.01, 0.05))
-    found = {engine: search(config, tmp_path / engine, True, 1, engine, 2, lambda _: None) for engine in ("serial", "processes")}
-    assert found["serial"] == found["processes"]
+    configs = {
+        engine: search(config, tmp_path / engine, True, 1, engine, 2, lambda _: None) for engine in ("serial", "processes")
+    }
+    assert configs["serial"] == configs["processes"]
     assert (tmp_path / "serial" / "search.json").read_bytes() == (tmp_path / "processes" / "search.json").read_bytes()
     for rate in ("0.01", "0.05"):
-        assert_same_bits(*(tmp_path / engine / "search" / f"lr-{rate}" for engine in found))
+        assert_same_bits(*(tmp_path / engine / "search" / f"lr-{rate}" for engine in configs))
 
 
 def test_a_run_that_fails_otherwise_ends_the_search_without_a_verdict(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

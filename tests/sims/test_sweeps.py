@@ -75,17 +75,17 @@ def test_a_killed_worker_costs_nothing_but_time_and_one_that_always_dies_its_own
 
 def test_training_is_the_serial_one_bit_for_bit_on_every_engine_though_a_worker_is_killed(tmp_path: Path) -> None:
     configs = {f"seed-{seed}": tiny(4, robustness=0, seed=seed) for seed in range(2)}
-    found = {}
+    rows = {}
     for engine in ENGINES:
         runs = {name: Run(config, tmp_path / engine / name) for name, config in configs.items()}
         (tmp_path / engine).mkdir()
-        found[engine] = sweep(train_run if engine == "serial" else trained_once_killed, runs, engine, 2, quiet)
-        assert all(outcome.error is None for outcome in found[engine].values())
+        rows[engine] = sweep(train_run if engine == "serial" else trained_once_killed, runs, engine, 2, quiet)
+        assert all(outcome.error is None for outcome in rows[engine].values())
     for engine in ENGINES[1:]:
         assert (tmp_path / engine / "killed").exists()
         for name in configs:
             assert_same_bits(tmp_path / "serial" / name, tmp_path / engine / name)
-            assert_same_arrays(found["serial"][name].value.arrays, found[engine][name].value.arrays)  # type: ignore[union-attr]
+            assert_same_arrays(rows["serial"][name].value.arrays, rows[engine][name].value.arrays)  # type: ignore[union-attr]
 
 
 def test_a_running_scheduler_is_used_and_one_that_is_gone_is_named(tmp_path: Path) -> None:

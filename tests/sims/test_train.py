@@ -23,6 +23,7 @@ from sims.training.loop import epoch_batches
 from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from tests.sims.runs import final_weights, tiny
+from tests.typed import gradient_of
 from ufm.features.least_squares import lambda_of_weight_decay, ls_classifier
 from ufm.features.statistics import statistics_of
 from ufm.files.store import load_arrays
@@ -59,19 +60,20 @@ def test_the_lambda_of_a_run_is_the_one_at_which_its_objective_is_stationary() -
     b.requires_grad_()
     loss = mean_square(H @ W.T + b, y, 1, 1) / 40 + 0.5 * wd * (W.square().sum() + b.square().sum())
     loss.backward()
-    assert abs(W.grad).max() < 1e-15
-    assert abs(b.grad).max() < 1e-15
+    assert abs(gradient_of(W)).max() < 1e-15
+    assert abs(gradient_of(b)).max() < 1e-15
 
 
 @pytest.mark.parametrize("name", ["sgd", "adam", "lbfgs"])
 def test_weight_decay_acts_on_everything_or_on_the_classifier_alone(name: str) -> None:
-    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2))
+    head = nn.Linear(4, 2)
+    model = nn.Sequential(nn.Linear(3, 4), head)
     config = TrainConfig(lr=0.1, optimizer=name, weight_decay=0.3)
-    everywhere = groups(model, model[1], config)
+    everywhere = groups(model, head, config)
     assert [group.weight_decay for group in everywhere] == [0.3, 0.3]
-    only_head = groups(model, model[1], TrainConfig(lr=0.1, optimizer=name, weight_decay=0.3, feature_decay=1e-3))
+    only_head = groups(model, head, TrainConfig(lr=0.1, optimizer=name, weight_decay=0.3, feature_decay=1e-3))
     assert [group.weight_decay for group in only_head] == [0.0, 0.3]
-    assert {id(p) for p in only_head[1].parameters} == {id(p) for p in model[1].parameters()}
+    assert {id(p) for p in only_head[1].parameters} == {id(p) for p in head.parameters()}
     expected = 0.15 * sum(float(p.detach().square().sum()) for p in model[1].parameters())
     assert sum(group.penalty().item() for group in only_head) == pytest.approx(expected, rel=1e-6)
     assert type(optimizer_of(everywhere, config)).__name__.lower() == name
@@ -177,10 +179,10 @@ def test_saved_features_are_what_flow_and_measure_read(finished: Path, tmp_path:
     record, file = Record.load(finished / "trajectory.npz"), str(finished / "features-0004.npz")
     lam, out = str(float(record.arrays["lambda"])), tmp_path / "again.npz"
     assert measure_main([file, "--lambda", lam, "--json", "--out", str(out)]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["epoch"] == 4
+    report = json.loads(capsys.readouterr().out)
+    assert report["epoch"] == 4
     for name in ("loss", "loss_perp", "nc1", "nc2_equinorm", "nc3", "nc4", "train_error"):
-        assert found[name] == pytest.approx(record.arrays[name][3], rel=1e-9), name
+        assert report[name] == pytest.approx(record.arrays[name][3], rel=1e-9), name
     again = Record.load(out)
     np.testing.assert_allclose(again.arrays["omega"][0], record.arrays["omega"][3], rtol=1e-9)
     assert flow_main(["--features", file, "--reduce", "--quiet", "--points", "5"]) == 0
@@ -213,7 +215,7 @@ def test_the_ingredients_train_and_their_decompositions_sum(name: str, tmp_path:
         np.testing.assert_allclose(a["nc2_equinorm_w"], 0, atol=1e-6)
 
 
-def flags_of_torch() -> tuple[bool, ...]:
+def flags_of_torch() -> tuple[bool | str, ...]:
     return (
         torch.are_deterministic_algorithms_enabled(),
         torch.is_deterministic_algorithms_warn_only_enabled(),

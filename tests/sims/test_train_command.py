@@ -103,8 +103,8 @@ def test_the_commands_left_for_a_gpu_build_their_networks(arguments: list[str]) 
 
 def test_the_command_for_one_gpu_runs_on_a_cpu(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     write_mnist(tmp_path / "DIR")
-    found = next(arguments for arguments in documented_commands() if "fashionmnist" in arguments)
-    arguments = [str(tmp_path / "DIR") if word == "DIR" else word for word in found]
+    options = next(arguments for arguments in documented_commands() if "fashionmnist" in arguments)
+    arguments = [str(tmp_path / "DIR") if word == "DIR" else word for word in options]
     arguments[arguments.index("--out") + 1] = str(tmp_path / "run")
     shortened = [
         "--epochs",

@@ -140,6 +140,7 @@ def test_a_flipped_bit_of_a_checkpoint_is_noticed_or_without_meaning(seed: int, 
     folder, config = RunFolder(tmp_path, tiny(save_features=(2, 4))), tiny(save_features=(2, 4))
     whole = (finished / "checkpoint.pt").read_bytes()
     before = RunFolder(finished, config).load_checkpoint()
+    assert before is not None
     rng, noticed = np.random.default_rng(seed), 0
     for position in rng.integers(0, len(whole), 40):
         damaged = bytearray(whole)

@@ -28,11 +28,11 @@ H = features(LAYOUT, 40, np.random.default_rng(0))
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-8), (torch.float32, 2e-3)])
 @pytest.mark.parametrize("name", ["renormalized", "embedded"])
 def test_flow_scheme_and_exact_step_stay_on_the_device(name: str, dtype: torch.dtype, tolerance: float) -> None:
-    X, found = renormalized_features(H, LAYOUT)
+    X, spectrum = renormalized_features(H, LAYOUT)
     start = snr(torch.from_numpy(H).cuda(), LAYOUT)
-    np.testing.assert_allclose(start.omega.cpu(), found.omega, rtol=1e-10)
+    np.testing.assert_allclose(start.omega.cpu(), spectrum.omega, rtol=1e-10)
     law, t = FLOWS[name].law, 2e4
-    omega = law.omega(np.array(t), found.omega, LAYOUT.C, LAYOUT.N)
+    omega = law.omega(np.array(t), spectrum.omega, LAYOUT.C, LAYOUT.N)
     on_device = torch.from_numpy(X).to("cuda", dtype)
     *_, last = dormand_prince(
         central_path_field(FLOWS[name], LAYOUT), on_device, 0.0, t, LAYOUT.means, max(tolerance / 100, 1e-9)

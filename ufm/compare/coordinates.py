@@ -13,11 +13,28 @@ POSITIVE = 1e-13  # of the largest eigenvalue of G: a smaller one is rounding of
 
 
 @dataclass(frozen=True, eq=False)
+class LayerBelow:
+    """Features that are A Z of the layer below: A (P, d), its centred class means M (d, C) and Sigma_W (d, d)."""
+
+    A: np.ndarray
+    M: np.ndarray
+    sigma_w: np.ndarray
+
+    def __post_init__(self) -> None:
+        d = self.M.shape[0]
+        if self.A.ndim != 2 or self.A.shape[1] != d or self.sigma_w.shape != (d, d):
+            raise ValueError(f"A {self.A.shape}, M {self.M.shape} and Sigma_W {self.sigma_w.shape} of the layer do not fit")
+        if not all(np.isfinite(x).all() for x in (self.A, self.M, self.sigma_w)):
+            raise ValueError("the statistics of the layer below have NaN or infinite entries")
+
+
+@dataclass(frozen=True, eq=False)
 class Entry:
     """The class statistics that a prediction starts from.
 
     counts (C,), centred class means M (P, C) with M pi = 0, Sigma_W (P, P), the classifier W (C, P) and b (C,) where it was
-    measured (b for the features as they are, their global mean mean (P,)), the weight decays of the run, and lambda of its loss.
+    measured (b for the features as they are, their global mean mean (P,)), the weight decays of the run, lambda of its loss, and
+    the layer below where it was measured.
     """
 
     counts: np.ndarray
@@ -29,6 +46,7 @@ class Entry:
     decay_w: float = 0.0
     decay_h: float = 0.0
     lam: float = 0.0
+    layer: LayerBelow | None = None
 
     def __post_init__(self) -> None:
         P, C = self.M.shape

@@ -1,26 +1,36 @@
 """The models a run is compared with: what each needs, whether it has a parameter, which are special cases of which."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.compare.coordinates import Entry
+from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
+from ufm.compare.layer_motion import layer_motion
 from ufm.compare.likelihood import Path
 from ufm.compare.motions import Motion, joint_motion, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.response import Response, krylov, response, turns
 
 UNNORMALIZED, RENORMALIZED, EMBEDDED, KERNEL, JOINT = "unnormalized", "renormalized", "embedded", "kernel", "joint"
+LAYER = "layer"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
+SPACING, COARSE = (
+    0.01,
+    0.05,
+)  # of log omega, between two points of a trace, and of one that only tells where a parameter is likely
+MANY = 20  # singular values, of more of which traces are threefold coarser
+SAME_START = 1e-3  # of log omega between the statistics of the entry and what must have the same SNR
 GRID = 320  # points of a path
 MOST_VALUES = 64  # compared: of more, those that the models predict most differently
-CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
 
 
 @dataclass(frozen=True)
 class CandidateModel:
-    """A name, the parameter and its values where it has one, the models it contains, and what it needs of the entry."""
+    """A name, the parameter and its values where it has one, the models it contains, at which `limit` of the parameter, and what
+    it needs of the entry.
+    """
 
     name: str
     statement: str
@@ -28,6 +38,7 @@ class CandidateModel:
     values: tuple[float, ...] = ()
     contains: tuple[str, ...] = ()
     needs: str = "spectrum"
+    limit: float = 1.0
 
 
 MODELS: dict[str, CandidateModel] = {
@@ -53,7 +64,9 @@ MODELS: dict[str, CandidateModel] = {
             RATES,
             (UNNORMALIZED,),
             "classifier",
+            np.inf,
         ),
+        CandidateModel(LAYER, "gradient flow of the last linear map over fixed features below; A A^T conserved", needs="layer"),
     )
 }
 
@@ -67,96 +80,110 @@ def available(entry: Entry | None) -> dict[str, str]:
             missing = "needs the class means and Sigma_W of the entry"
         elif model.needs == "classifier" and (entry is None or entry.W is None):
             missing = "needs the classifier W and b of the entry"
+        elif model.needs == "layer":
+            missing = _no_layer(entry)
         reasons[name] = missing
     return reasons
 
 
+def _no_layer(entry: Entry | None) -> str:
+    """Why the layer below predicts nothing, "" where it does."""
+    if entry is None or entry.layer is None:
+        return "needs the last linear map and the class statistics of the layer below"
+    below = entry.layer
+    frame = frame_of(entry.gram())
+    try:
+        linear = gram_of(below.A @ below.M, below.A @ below.sigma_w @ below.A.T, entry.priors)
+        gap = abs(log_gram(linear, frame) - log_gram(entry.gram(), frame)).max()
+    except ValueError:
+        gap = np.inf
+    return "" if gap <= SAME_START else f"the features are not linear in the layer below ({gap:.2g} of log omega)"
+
+
 def motions(
-    name: str, gram: np.ndarray, priors: np.ndarray, entry: Entry | None, values: tuple[float, ...] | None = None
+    name: str,
+    gram: np.ndarray,
+    counts: np.ndarray,
+    entry: Entry | None,
+    values: tuple[float, ...] | None = None,
+    turns: np.ndarray | None = None,
 ) -> list[tuple[float | None, Motion]]:
-    """The flow of a model from an entry, one for every value of its parameter."""
+    """The flow of a model from an entry, one for every value of its parameter; from S T for every T of turns (B, C, C)."""
     model = MODELS[name]
     lam = 0.0 if entry is None else entry.lam
-    if name == RENORMALIZED:
-        return [(None, renormalized_motion(gram, priors, 1.0, lam))]
-    if name == EMBEDDED:
-        return [(None, renormalized_motion(gram, priors, np.inf, lam))]
+    if name in (RENORMALIZED, EMBEDDED):
+        gram = gram if turns is None else turns.mT @ gram @ turns
+        return [(None, renormalized_motion(gram, counts, 1.0 if name == RENORMALIZED else np.inf, lam))]
     if entry is None:
         raise ValueError(f"the model {name} needs the class means and Sigma_W of the entry")
     if name == UNNORMALIZED:
-        return [(None, unnormalized_motion(entry))]
-    make: Callable[[Entry, float], Motion] = unnormalized_motion if name == KERNEL else joint_motion
-    return [(value, make(entry, value)) for value in (model.values if values is None else values)]
+        return [(None, unnormalized_motion(entry, 1.0, turns))]
+    if name == LAYER:
+        return [(None, layer_motion(entry, turns))]
+    make = unnormalized_motion if name == KERNEL else joint_motion
+    return [(value, make(entry, value, turns)) for value in (model.values if values is None else values)]
 
 
-def paths(
-    names: Sequence[str],
-    gram: np.ndarray,
-    priors: np.ndarray,
-    frame: np.ndarray,
-    entry: Entry | None,
-    largest: float,
-    mean: float,
-    values: tuple[float, ...] | None = None,
-) -> dict[str, list[tuple[float | None, np.ndarray, np.ndarray]]]:
-    """Of every model and value of its parameter: the value, Y (G, K, K) on an even grid, and d (G, K, K).
-
-    largest and mean of log omega are the measured ones, past which a path is followed.
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """Where the predictions of a run begin: G (C, C), class counts, frame (C, K), class statistics; how far they are followed,
+    past the largest and the largest mean of the measured log omega.
     """
-    predicted: dict[str, list[tuple[float | None, np.ndarray, np.ndarray]]] = {}
-    for name in names:
-        predicted[name] = []
-        for value, motion in motions(name, gram, priors, entry, values):
-            spacing = 0.005 if name == JOINT else 0.01
-            Y, t = trace(motion, frame, largest + MARGIN_LARGEST, mean + MARGIN_MEAN, spacing)
-            d = derivative_by_start(Y, t) if MODELS[name].needs == "spectrum" else np.ones_like(Y)
-            predicted[name].append((value, *_even(Y, d)))
-    return predicted
 
+    gram: np.ndarray
+    counts: np.ndarray
+    frame: np.ndarray
+    entry: Entry | None
+    largest: float
+    mean: float
 
-def derivative_by_start(Y: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """d Y_t / d Y_0 (G, K, K) of a flow that moves every eigenvalue alike: exact on the diagonal, divided differences off it."""
-    x = np.diagonal(Y, axis1=1, axis2=2)
-    if len(t) < 3:
-        return np.ones_like(Y)
-    speed = np.gradient(x, t, axis=0)
-    own = np.clip(speed / np.where(speed[0] > 0, speed[0], 1.0), 0.0, 3.0)
-    gap = x[0][:, None] - x[0]
-    near = abs(gap) < CLOSE
-    ratio = (x[:, :, None] - x[:, None, :]) / np.where(near, 1.0, gap)
-    return np.where(near, (own[:, :, None] + own[:, None, :]) / 2, np.clip(ratio, -1.0, 3.0))
+    def traces(
+        self, name: str, values: tuple[float, ...] | None = None, spacing: float = SPACING
+    ) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
+        """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
+        spacing = spacing if self.frame.shape[1] <= MANY else 3 * spacing
+        ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
+        of = motions(name, self.gram, self.counts, self.entry, values)
+        return [(value, *trace(motion, self.frame, *ends, spacing)) for value, motion in of]
 
+    def path(self, name: str, traced: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:
+        """The values compared of one trace on an even grid, with their response to the start."""
+        value, Y, t = traced
+        length = np.r_[0.0, np.cumsum(np.sqrt(((Y[1:] - Y[:-1]) ** 2).sum((1, 2))))]
+        count = min(len(Y), GRID)
+        places = length * ((count - 1) / length[-1]) if len(Y) > 1 else length
+        grid, seen = np.arange(count, dtype=float), Y[:, where[0], where[1]]
+        low = np.clip(np.searchsorted(places, grid, side="right") - 1, 0, max(len(Y) - 2, 0))
+        high = np.minimum(low + 1, len(Y) - 1)
+        share = ((grid - places[low]) / np.where(high > low, places[high] - places[low], 1.0))[:, None]
+        return Path((1 - share) * seen[low] + share * seen[high], self._response(name, value, Y, t, places, where), value)
 
-def _even(Y: np.ndarray, d: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """At most GRID points, even in the length of the path."""
-    if len(Y) <= GRID:
-        return Y, d
-    length = np.r_[0.0, np.cumsum(np.sqrt(((Y[1:] - Y[:-1]) ** 2).sum((1, 2))))]
-    wanted = np.linspace(0, length[-1], GRID)
-    low = np.clip(np.searchsorted(length, wanted, side="right") - 1, 0, len(Y) - 2)
-    step = length[low + 1] - length[low]
-    share = ((wanted - length[low]) / np.where(step > 0, step, 1.0))[:, None, None]
-    return (1 - share) * Y[low] + share * Y[low + 1], (1 - share) * d[low] + share * d[low + 1]
+    def _response(
+        self,
+        name: str,
+        value: float | None,
+        Y: np.ndarray,
+        t: np.ndarray,
+        places: np.ndarray,
+        where: tuple[np.ndarray, np.ndarray],
+    ) -> Response:
+        parameter = None if value is None else (value,)
+        entry = self.entry if self.entry is None or name == LAYER else krylov(self.entry)
+        ((_, motion),) = motions(name, self.gram, self.counts, entry, parameter, turns(Y[0], self.frame, where))
+        return response(motion, self.frame, Y, t, places, where)
 
 
 def select(
-    predicted: dict[str, list[tuple[float | None, np.ndarray, np.ndarray]]], diagonal_only: bool
+    predicted: Mapping[str, Sequence[tuple[float | None, np.ndarray, np.ndarray]]], diagonal_only: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of the values of Y compared: the diagonal, and off it those that the models predict most differently."""
     K = next(iter(predicted.values()))[0][1].shape[1]
+    rows, columns = np.triu_indices(K)
     if diagonal_only:
         return np.arange(K), np.arange(K)
-    rows, columns = np.triu_indices(K)
     if len(rows) <= MOST_VALUES:
         return rows, columns
     ends = np.stack([Y[-1] for predictions in predicted.values() for _, Y, _ in predictions])
     spread = np.ptp(ends, axis=0)[rows, columns]
-    order = np.argsort(-spread, kind="stable")[:MOST_VALUES]
-    order = np.sort(order)
+    order = np.sort(np.argsort(-spread, kind="stable")[:MOST_VALUES])
     return rows[order], columns[order]
-
-
-def path_of(prediction: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:
-    """The values compared of one prediction."""
-    value, Y, d = prediction
-    return Path(Y[:, where[0], where[1]], d[:, where[0], where[1]], value)

@@ -2,11 +2,13 @@
 
 Every flow is a small closed system, for any class sizes. S = M diag(q) (P x C), q = sqrt(pi), J = I - q q^T, Pi = diag(pi):
 
-    renormalized, block kernel r   dS/dt = (1/n) S K Pi K (r (1 + lambda) I + G) J,  K = ((1 + lambda) I + G)^{-1};
-                                   Sigma_W is frozen; r -> infinity with t / r: the embedded flow
-    unnormalized, block kernel r   dS/dt = (r/n) A^{-1} S X,  A = Sigma_W + S S^T / r conserved,
+    renormalized, block kernel r   `ufm.laws.general`; r -> infinity with t / r: the embedded flow
+    unnormalized, block kernel r   `ufm.laws.mean_system`: dS/dt = (r/n) A^{-1} S X,  A = Sigma_W + S S^T / r conserved,
                                    X = J Q Pi J (I - N / r) Q,  N = S^T A^{-1} S,  Q = (I + (1 - 1/r) N)^{-1}
-    joint                          the gradient flow of (W, b, H) with weight decays: linear in H given (W, b) and the reverse
+    joint                          `ufm.laws.joint`, the gradient flow of (W, b, H) with weight decays: linear in H given (W, b)
+                                   and the reverse
+
+The last two are advanced by exponentials, which the stiffness of small eigenvalues of A and of W^T W leaves stable at any step.
 """
 
 from collections.abc import Callable
@@ -16,11 +18,13 @@ from typing import Any
 import numpy as np
 
 from ufm.compare.coordinates import Entry, log_gram
+from ufm.laws.general import GeneralLaw
 
 SPACING = 0.02  # of log omega between two points of a path
 MOST_POINTS = 3000
 FIRST_STEP = 1e-3
 LONGEST, AT_REST = 1e12, 1e-15  # a step, and a speed of log omega, at which a flow has arrived
+SPLIT, DEEPEST = 1e-4, 20  # relative difference of a step and its halves that is halved again, and how often
 NO_SIGNAL = 1e-26  # share of a direction in N below which it never matters
 FlowState = Any
 
@@ -34,55 +38,63 @@ class Motion:
     gram: Callable[[FlowState], np.ndarray]
 
 
-def renormalized_motion(gram: np.ndarray, priors: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
-    """The renormalized flow from G (C, C) under a block kernel r (inf: embedded). Fourth-order Runge-Kutta steps."""
-    C, q = len(priors), np.sqrt(priors)
-    J = np.eye(C) - np.outer(q, q)
+def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
+    """The renormalized law from G (..., C, C) under a block kernel r (inf: embedded), time / n. Fourth-order Runge-Kutta."""
+    law = GeneralLaw(tuple(int(count) for count in counts), lam, r)
     values, vectors = np.linalg.eigh(gram)
-    start = np.sqrt(np.clip(values, 0, None))[:, None] * vectors.T
+    basis = law.basis(gram)
+    start = basis.reduce(np.sqrt(np.clip(values, 0, None))[..., None] * vectors.mT)
 
-    def velocity(S: np.ndarray) -> np.ndarray:
-        G = S.T @ S
-        K = np.linalg.inv((1 + lam) * np.eye(C) + G)
-        last = np.eye(C) if np.isinf(r) else r * (1 + lam) * np.eye(C) + G
-        return S @ (K * priors) @ K @ last @ J
+    def velocity(Z: np.ndarray) -> np.ndarray:
+        return law.n * law.reduced_velocity(Z)
 
-    def step(S: np.ndarray, h: float) -> np.ndarray:
-        k1 = velocity(S)
-        k2 = velocity(S + h / 2 * k1)
-        k3 = velocity(S + h / 2 * k2)
-        return S + h / 6 * (k1 + 2 * k2 + 2 * k3 + velocity(S + h * k3))
+    def step(Z: np.ndarray, h: float) -> np.ndarray:
+        k1 = velocity(Z)
+        k2 = velocity(Z + h / 2 * k1)
+        k3 = velocity(Z + h / 2 * k2)
+        return Z + h / 6 * (k1 + 2 * k2 + 2 * k3 + velocity(Z + h * k3))
 
-    return Motion(start, step, lambda S: S.T @ S)
+    def gram_of_state(Z: np.ndarray) -> np.ndarray:
+        S = basis.expand(Z)
+        return S.mT @ S
+
+    return Motion(start, step, gram_of_state)
 
 
-def unnormalized_motion(entry: Entry, r: float = 1.0) -> Motion:
-    """The flow dH/dt = -grad L_LS Theta of any start, Theta 1 on deviations and r on class means: exponential midpoint."""
+def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None = None) -> Motion:
+    """The flow dH/dt = -grad L_LS Theta of any start, Theta 1 on deviations and r on class means: exponential midpoint.
+
+    turns (B, C, C): from S T for every T of them instead of S, all at once.
+    """
     priors = entry.priors
     C, q = len(priors), np.sqrt(priors)
     J, one = np.eye(C) - np.outer(q, q), np.eye(C)
-    S0 = entry.M * q
-    a, E = np.linalg.eigh(entry.sigma_w + S0 @ S0.T / r)
-    if not a[0] > 0:
+    S0 = entry.M * q if turns is None else (entry.M * q) @ turns
+    a, E = np.linalg.eigh(entry.sigma_w + S0 @ S0.mT / r)
+    if not a.min() > 0:
         raise ValueError("Sigma_T is singular: reduce the features to the range of Sigma_W first")
-    S0 = E.T @ S0
-    share = (S0**2).sum(1) / a
-    kept = share > NO_SIGNAL * share.max()
-    S0, a = S0[kept], a[kept][:, None]
+    S0 = E.mT @ S0
+    share = (S0**2).sum(-1) / a
+    kept = (share > NO_SIGNAL * share.max()).reshape(-1, len(entry.M)).any(0)
+    S0, a = S0[..., kept, :], a[..., kept, None]
 
     def inner(S: np.ndarray) -> np.ndarray:
-        return S.T @ (S / a)
+        return S.mT @ (S / a)
 
-    def rate(S: np.ndarray) -> np.ndarray:
+    projected = (J * priors) @ J
+
+    def rate(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """X = (Q J Pi J Q) L L^T = T Lambda T^{-1}, L L^T = I - N / r: its eigenvalues, T and T^{-1}."""
         N = inner(S)
-        Q = np.linalg.inv(one + (1 - 1 / r) * N)
-        return r * (J @ (Q * priors) @ J @ (one - N / r) @ Q)
+        L = np.linalg.cholesky(one - N / r)
+        Q = one if r == 1 else np.linalg.inv(one + (1 - 1 / r) * N)
+        values, vectors = np.linalg.eigh(r * (L.mT @ (Q @ projected @ Q) @ L))
+        return values[..., None, :], np.linalg.solve(L.mT, vectors), (L @ vectors).mT
 
-    def advance(S: np.ndarray, X: np.ndarray, h: float) -> np.ndarray:
-        """S_i exp(h X / a_i) for every row i; X is similar to a symmetric matrix, its eigenvalues are real."""
-        values, vectors = np.linalg.eig(X)
-        moved = (S @ vectors) * np.exp(np.clip(h * values.real / a, -50, 50))
-        return (moved @ np.linalg.inv(vectors)).real
+    def advance(S: np.ndarray, X: tuple[np.ndarray, np.ndarray, np.ndarray], h: float) -> np.ndarray:
+        """S_i exp(h X / a_i) for every row i."""
+        values, T, inverse = X
+        return ((S @ T) * np.exp(np.clip(h * values / a, -50, 50))) @ inverse
 
     def step(S: np.ndarray, h: float) -> np.ndarray:
         return advance(S, rate(advance(S, rate(S), h / 2)), h)
@@ -94,10 +106,12 @@ def unnormalized_motion(entry: Entry, r: float = 1.0) -> Motion:
     return Motion(S0, step, gram)
 
 
-def joint_motion(entry: Entry, kappa: float) -> Motion:
-    """Gradient flow of (W, b, H) on 1/2 Ave ||W h + b - y||^2, W and b kappa / n times as fast, with weight decays. Strang steps.
+def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) -> Motion:
+    """Gradient flow of (W, b, H) on 1/2 Ave ||W h + b - y||^2, W and b kappa / n times as fast, with weight decays.
 
-    The state is (W, b, M with its mean, a factor D of Sigma_W): in a step either half moves exactly while the other stands still.
+    The state is (W, b, M with its mean, a factor D of Sigma_W): in a Strang step either half moves exactly while the other stands
+    still. Two halves of a step and the whole are extrapolated to fourth order, and halved again where they differ.
+    turns (B, C, C): from S T for every T of them instead of S = M diag(q), all at once.
     Raises ValueError without a measured classifier.
     """
     if entry.W is None or entry.b is None or entry.mean is None:
@@ -111,25 +125,30 @@ def joint_motion(entry: Entry, kappa: float) -> Motion:
     def features(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
         """M and D after h: dM/dt = -W^T (W M + b - I) - n wd_H M and dD/dt = -W^T W D - n wd_H D, in the singular basis of W."""
         U, s, Vt = np.linalg.svd(W, full_matrices=False)
+        s = s[..., None]
         fall = s * s + entry.decay_h
         rest, kept = np.exp(-h * entry.decay_h), np.exp(-h * fall)
         drive = -np.expm1(-h * fall) / np.where(fall > 0, fall, 1.0) * s
-        pull = U.T @ (Y - b[:, None])
-        M = rest * M + Vt.T @ ((kept - rest)[:, None] * (Vt @ M) + drive[:, None] * pull)
-        return M, rest * D + Vt.T @ ((kept - rest)[:, None] * (Vt @ D))
+        pull = U.mT @ (Y - b[..., None])
+        M = rest * M + Vt.mT @ ((kept - rest) * (Vt @ M) + drive * pull)
+        return M, rest * D + Vt.mT @ ((kept - rest) * (Vt @ D))
 
     def classifier(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
         """W and b after kappa h, in the eigenbasis of the second moment of the features and 1."""
-        wide = np.vstack([np.hstack([D, M * q]), np.r_[np.zeros(D.shape[1]), q][None]])
-        a, F = np.linalg.eigh(wide @ wide.T + penalty)
-        target = (np.vstack([M, np.ones(C)]) * priors).T @ F
-        now = np.hstack([W, b[:, None]]) @ F
+        ones = np.ones((*M.shape[:-2], 1, C))
+        S = np.concatenate([M, ones], axis=-2) * q
+        second = S @ S.mT + penalty
+        second[..., :P, :P] += D @ D.mT
+        a, F = np.linalg.eigh(second)
+        a = a[..., None, :]
+        target = (S * q).mT @ F
+        now = np.concatenate([W, b[..., None]], axis=-1) @ F
         growth = np.expm1(-kappa * h * np.clip(a, 0, None))
         moved = now + growth * now - growth / np.where(a > 0, a, 1.0) * target
-        moved = moved @ F.T
-        return moved[:, :P], moved[:, P]
+        moved = moved @ F.mT
+        return moved[..., :P], moved[..., P]
 
-    def step(state: FlowState, h: float) -> FlowState:
+    def strang(state: FlowState, h: float) -> FlowState:
         W, b, M, D = state
         M, D = features(W, b, M, D, h / 2)
         W, b = classifier(W, b, M, D, h)
@@ -138,11 +157,28 @@ def joint_motion(entry: Entry, kappa: float) -> Motion:
 
     def gram(state: FlowState) -> np.ndarray:
         _, _, M, D = state
-        S = (M - (M @ priors)[:, None]) * q
-        white = np.linalg.lstsq(D, S, rcond=None)[0]
-        return white.T @ white
+        S = (M - (M @ priors)[..., None]) * q
+        white = np.linalg.solve(D, S)
+        return white.mT @ white
 
-    return Motion((entry.W, entry.b, entry.M + entry.mean[:, None], D0), step, gram)
+    M0 = entry.M if turns is None else (entry.M * q) @ turns / q
+    W0, b0 = entry.W, entry.b
+    if turns is not None:
+        W0, b0, D0 = (np.broadcast_to(x, (len(turns), *x.shape)) for x in (W0, b0, D0))
+    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(strang), gram)
+
+
+def extrapolated(step: Callable[[FlowState, float], FlowState]) -> Callable[[FlowState, float], FlowState]:
+    """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ."""
+
+    def careful(state: FlowState, h: float, depth: int = 0) -> FlowState:
+        halves, whole = step(step(state, h / 2), h / 2), step(state, h)
+        error = max(abs(fine - coarse).max() / abs(fine).max() for fine, coarse in zip(halves, whole, strict=True))
+        if error > SPLIT and depth < DEEPEST:
+            return careful(careful(state, h / 2, depth + 1), h / 2, depth + 1)
+        return tuple((4 * fine - coarse) / 3 for fine, coarse in zip(halves, whole, strict=True))
+
+    return careful
 
 
 def trace(
@@ -156,11 +192,11 @@ def trace(
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
     state, h = motion.state, FIRST_STEP
     for _ in range(20 * points):
-        trial = motion.step(state, h)
         try:
+            trial = motion.step(state, h)
             after = log_gram(motion.gram(trial), frame)
         except (ValueError, np.linalg.LinAlgError):
-            after = None
+            trial, after = state, None
         moved = np.inf if after is None else abs(after - Y[-1]).max()
         if after is None or not moved <= 2 * spacing:
             h /= 4

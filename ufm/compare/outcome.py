@@ -31,9 +31,9 @@ class Rule:
         if self.seed < 0:
             raise ValueError(f"seed = {self.seed}: it cannot be negative")
 
-    def simulations(self, models: int) -> int:
-        """Runs simulated of a model, of which not one may fall as far behind."""
-        return int(np.ceil(3 * models * self.choices / (1 - self.level))) - 1
+    def simulations(self, models: int, tests: int) -> int:
+        """Runs simulated of a model, of which not one may fall as far behind, for so many tests of each."""
+        return int(np.ceil(round(tests * models * self.choices / (1 - self.level), 6))) - 1
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,90 +3,21 @@
 A model is refuted where its likelihood falls behind the best rival's, of all runs or of one, or behind that of values that also
 follow smooth paths of their own, further than in every one of the runs that are simulated from it: its fitted clock, noise with
 the fitted correlation in time and across values, the start measured with that noise. There are so many that this has probability
-at most (1 - level) / (models x choices x 3) in each of the three tests under the model.
+at most (1 - level) / (models x choices x tests) in each of the tests under the model, two for one run and three for several.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
-from ufm.compare.likelihood import Fitted, Noise, Path, at, most_likely_clock, simulate_noise
-from ufm.compare.models import MODELS, available, path_of, paths, select
+from ufm.compare.models import MODELS, available
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
+from ufm.compare.predicted import PredictedRun, predict
 
 FEWEST = 4  # epochs
-REFINEMENTS, CLOSE_VALUES = 3, 0.02  # of a parameter, and the distance in its logarithm that ends them
-MOST_EPOCHS = 60  # of a longer run, so many are compared, spread evenly
 CHUNK = 20  # runs simulated at once
+BEYOND = 8.0  # standard deviations past the furthest simulated run, where no more are simulated
 NAN = float("nan")
-SAME_START = 1e-3  # of log omega between the statistics of the entry and the spectrum there
-
-
-class _Run:
-    """One run in coordinates, with the predictions of every model."""
-
-    def __init__(self, run: Measured, names: Sequence[str], tolerance: float) -> None:
-        rows = np.arange(len(run.t))
-        if len(rows) > MOST_EPOCHS:
-            rows = np.unique(np.round(np.linspace(0, len(rows) - 1, MOST_EPOCHS)).astype(int))
-        priors = run.counts / run.counts.sum()
-        frozen = run.V.ndim == 2
-        V = np.broadcast_to(run.V, (len(run.t), *run.V.shape)) if frozen else run.V
-        gram = gram_of_spectrum(run.omega[rows], V[rows], priors)
-        frame = frame_of(gram[0])
-        Y = log_gram(gram, frame)
-        start = gram[0]
-        if run.entry is not None:
-            start = run.entry.gram()
-            gap = abs(log_gram(start, frame) - Y[0]).max()
-            if gap > SAME_START:
-                raise ValueError(f"the class statistics given are not those of the first epoch: log omega differs by {gap:.2g}")
-        diagonal = np.diagonal(Y, axis1=1, axis2=2)
-        self._given = (start, priors, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
-        predicted = paths(names, *self._given)
-        self.where = select(predicted, frozen)
-        self.kinds = (self.where[0] != self.where[1]).astype(int)
-        self.y = Y[:, self.where[0], self.where[1]]
-        self.tolerance = tolerance
-        self.paths: dict[str, list[Path]] = {name: [] for name in names}
-        self.fits: dict[str, list[tuple[Fitted, Noise]]] = {name: [] for name in names}
-        for name, predictions in predicted.items():
-            for one in predictions:
-                self._take_in(name, path_of(one, self.where))
-
-    def _take_in(self, name: str, path: Path) -> None:
-        fitted = self.fit(path, self.y[None], np.zeros((1, self.y.shape[1])))
-        self.paths[name].append(path)
-        self.fits[name].append((fitted, Noise(fitted.d[0], self.kinds, self.tolerance)))
-
-    def add(self, name: str, value: float) -> None:
-        """One more value of a model's parameter."""
-        self._take_in(name, path_of(paths([name], *self._given, (value,))[name][0], self.where))
-
-    def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:
-        """Runs y (B, T, m) at their best clocks, values weighted by what they leave."""
-        first = most_likely_clock(path, y, start, np.ones_like(start))
-        variance = (first.r[:, 1:] ** 2).mean(1) + self.tolerance**2
-        floor = 0.05 * variance.mean(1, keepdims=True)  # one value that fits by chance must not set the clock alone
-        return most_likely_clock(path, y, start, 1 / np.maximum(variance, floor))
-
-    def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Log likelihoods (values of the parameter, B) of runs under a model, plain and with free paths."""
-        plain, free = list[Any](), list[Any]()
-        for path, (_, noise) in zip(self.paths[name], self.fits[name], strict=True):
-            own, other, _ = noise.evaluate(self.fit(path, y, start).r)
-            plain.append(own)
-            free.append(other)
-        return np.array(plain), np.array(free)
-
-    def simulated(self, name: str, which: int, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """Runs (count, T, m) of a model at its fitted clock and noise, and the noise of their starts (count, m)."""
-        fitted, noise = self.fits[name][which]
-        _, _, best = noise.evaluate(fitted.r)
-        errors = simulate_noise(noise.innovations(fitted.r[0], best[0]), best[0], count, rng)
-        return at(self.paths[name][which], fitted.tau[0]) + errors, errors[:, 0]
 
 
 def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
@@ -101,13 +32,15 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
         return Selection(NOT_COMPARED, "", (), f"a run has fewer than {FEWEST} usable epochs", {})
     missing = {name: next((m for m in (available(run.entry)[name] for run in runs) if m), "") for name in MODELS}
     names = [name for name in MODELS if not missing[name]]
-    states = [_Run(run, names, rule.tolerance) for run in runs]
-    given = [(state.y[None], np.zeros((1, state.y.shape[1]))) for state in states]
-    for name in names:
-        for _ in range(REFINEMENTS if MODELS[name].values else 0):
-            _refine(states, name)
+    return judge_predicted(predict(runs, names, rule.tolerance), missing, rule)
+
+
+def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], rule: Rule) -> Selection:
+    """The same from predictions; `missing` says of every model what it lacks, "" where it is predicted."""
+    names = [name for name, why in missing.items() if not why]
+    given = [state.given for state in states]
     observed = {name: _total(states, name, given) for name in names}
-    count = rule.simulations(len(names))
+    count = rule.simulations(len(names), 2 if len(states) == 1 else 3)
     support = {}
     for position, name in enumerate(names):
         rng = np.random.default_rng([rule.seed, position])
@@ -118,23 +51,8 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
     return _verdict(support)
 
 
-def _refine(states: Sequence[_Run], name: str) -> None:
-    """Add the value of the parameter at the top of the parabola, in its logarithm, through the likeliest and its neighbours."""
-    values = np.array([path.parameter for path in states[0].paths[name]], dtype=float)
-    scores = sum(state.scores(name, state.y[None], np.zeros((1, state.y.shape[1])))[0][:, 0] for state in states)
-    order = np.argsort(values)
-    x, y = np.log(values[order]), np.asarray(scores)[order]
-    top = int(y.argmax())
-    if 0 < top < len(x) - 1:
-        a, b, _ = np.polyfit(x[top - 1 : top + 2] - x[top], y[top - 1 : top + 2], 2)
-        new = x[top] - b / (2 * a) if a < 0 else x[top]
-        if abs(new - x).min() > CLOSE_VALUES:
-            for state in states:
-                state.add(name, float(np.exp(new)))
-
-
 def _total(
-    states: Sequence[_Run], name: str, samples: Sequence[tuple[np.ndarray, np.ndarray]]
+    states: Sequence[PredictedRun], name: str, samples: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log likelihood (runs, B) at the best common parameter, that of free paths of all runs (B,), and which it is (B,)."""
     scores = [state.scores(name, y, start) for state, (y, start) in zip(states, samples, strict=True)]
@@ -145,45 +63,62 @@ def _total(
 
 
 def _support(
-    states: Sequence[_Run],
+    states: Sequence[PredictedRun],
     names: Sequence[str],
     name: str,
     observed: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
     count: int,
     rng: np.random.Generator,
 ) -> Support:
+    """Observed statistics of a model against those of the runs simulated from it, until none of them can still refute it."""
     own, free, best = observed[name]
     others = [other for other in names if other != name]
-    behind, worst = (float(x[0]) for x in _behind(own, [observed[other][0] for other in others]))
-    ahead, which = float(free[0] - own[:, 0].sum()), int(best[0])
-    done, far, far_one, far_free = 0, 0, 0, 0
-    while done < count and not ((far or not behind > 0) and (far_one or not worst > 0) and far_free):
-        size = min(CHUNK, count - done)
-        samples = [state.simulated(name, which, size, rng) for state in states]
+    statistics = _statistics(own, free, [observed[other][0] for other in others])[:, 0]
+    which = int(best[0])
+    likeliest = max(names, key=lambda other: observed[other][0][:, 0].sum())
+    noise = likeliest, int(observed[likeliest][2][0])
+    simulated = np.empty((len(statistics), 0))
+    while simulated.shape[1] < count and not _settled(statistics, simulated):
+        samples = [state.simulated(name, which, noise, min(CHUNK, count - simulated.shape[1]), rng) for state in states]
         mine, mine_free, _ = _total(states, name, samples)
-        if worst > 0 and not (far and far_one):
-            together, one = _behind(mine, [_total(states, other, samples)[0] for other in others])
-            far, far_one = far + int((together >= behind).sum()), far_one + int((one >= worst).sum())
-        far_free += int((mine_free - mine.sum(0) >= ahead).sum())
-        done += size
-    p_rival = min(1.0 if not behind > 0 else (1 + far) / (1 + done), 1.0 if not worst > 0 else (1 + far_one) / (1 + done))
-    p_free = (1 + far_free) / (1 + done)
-    refuted = (behind > 0 and not far) or (worst > 0 and not far_one) or (ahead > 0 and not far_free)
+        rivals = [_total(states, other, samples)[0] for other in others]
+        simulated = np.hstack([simulated, _statistics(mine, mine_free, rivals)])
+    far = (simulated >= statistics[:, None]).sum(1)
+    p = (1 + far) / (1 + np.where(far, simulated.shape[1], count))  # a model left behind by far is not simulated to the end
+    refuted = bool(((far == 0) & (statistics > 0) & (simulated.shape[1] > 0)).any())
     rms = float(np.sqrt(np.mean([(state.fits[name][which][0].r[0, 1:] ** 2).mean() for state in states])))
-    return Support(float(own.sum()), states[0].paths[name][which].parameter, rms, float(behind), ahead, p_rival, p_free, refuted)
+    p_rival = float(p[:-1].min()) if statistics[:-1].max(initial=0.0) > 0 else 1.0
+    parameter = states[0].paths[name][which].parameter
+    behind, ahead = float(statistics[0]), float(statistics[-1])
+    return Support(float(own.sum()), parameter, rms, behind, ahead, p_rival, float(p[-1]), refuted)
 
 
-def _behind(own: np.ndarray, others: Sequence[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """How far (runs, B) log likelihoods fall behind the best rival's: together, and in the run where most. (B,) each"""
+def _statistics(own: np.ndarray, free: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
+    """How far log likelihoods (runs, B) fall behind the best rival's: of all runs, of the run where most (if several), and behind
+    free paths. (2 or 3, B)
+    """
+    ahead = free - own.sum(0)
     if not others:
-        return np.full(own.shape[1], -np.inf), np.full(own.shape[1], -np.inf)
+        return np.stack([np.full_like(ahead, -np.inf), ahead])
     together = np.max([other.sum(0) for other in others], axis=0) - own.sum(0)
-    return together, (np.max(others, axis=0) - own).max(0)
+    if len(own) == 1:
+        return np.stack([together, ahead])
+    return np.stack([together, (np.max(others, axis=0) - own).max(0), ahead])
+
+
+def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
+    """Whether every statistic has been passed by a simulated run, or one lies beyond doubt."""
+    if not simulated.shape[1]:
+        return False
+    far = (simulated >= statistics[:, None]).any(1) | ~(statistics > 0)
+    spread = simulated.std(1)
+    beyond = (statistics > 0) & (statistics > simulated.max(1) + BEYOND * np.maximum(spread, 1.0))
+    return bool(far.all() or beyond.any())
 
 
 def _verdict(support: Mapping[str, Support]) -> Selection:
     left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
-    unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs != "classifier")
+    unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs in ("spectrum", "statistics"))
     if not left:
         if unknown:
             return Selection(UNDECIDED, "", (), f"every model predicted is refuted; not predicted: {', '.join(unknown)}", support)

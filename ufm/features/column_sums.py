@@ -7,8 +7,9 @@ AdamW, Adam and sign methods leave both: they rescale entries one by one.
 """
 
 from dataclasses import dataclass
+from typing import Any, Generic
 
-from manifolds.linalg import Array
+from manifolds.linalg import Array, ArrayT, ArrayT_co
 from ufm.arrays import Covariance, FeatureVector, Weights
 
 
@@ -19,13 +20,13 @@ def zhao_nc0(W: Weights[Array]) -> float:
 
 
 @dataclass(frozen=True)
-class ColumnSums:
+class ColumnSums(Generic[ArrayT_co]):
     """1^T W (P,), or [1^T W, 1^T b - 1] (P + 1,) of the squared error, and its momentum buffer (None before the first step)."""
 
-    sums: Array
-    buffer: Array | None = None
+    sums: ArrayT_co
+    buffer: ArrayT_co | None = None
 
-    def stepped(self, gradient: Array, lr: float, momentum: float, nesterov: bool) -> "ColumnSums":
+    def stepped(self, gradient: Any, lr: float, momentum: float, nesterov: bool) -> "ColumnSums[ArrayT_co]":
         """One step of torch.optim.SGD without dampening, from the gradient with its decay."""
         buffer = gradient if self.buffer is None else momentum * self.buffer + gradient
         move = gradient + momentum * buffer if nesterov else buffer
@@ -33,21 +34,21 @@ class ColumnSums:
 
 
 def cross_entropy_step(
-    state: ColumnSums, lr: float, weight_decay: float, momentum: float = 0.0, nesterov: bool = False
-) -> ColumnSums:
+    state: ColumnSums[ArrayT], lr: float, weight_decay: float, momentum: float = 0.0, nesterov: bool = False
+) -> ColumnSums[ArrayT]:
     """v <- mu v + wd s, s <- s - lr v: the next 1^T W (or 1^T b) of SGD on cross-entropy, whatever the batch."""
     return state.stepped(weight_decay * state.sums, lr, momentum, nesterov)
 
 
 def squared_error_step(
-    state: ColumnSums,
+    state: ColumnSums[ArrayT],
     second_moment: Covariance[Array],
     lr: float,
     weight_decay: float,
     momentum: float = 0.0,
     nesterov: bool = False,
     scale: float = 1.0,
-) -> ColumnSums:
+) -> ColumnSums[ArrayT]:
     """The next z = [1^T W, 1^T b - 1] of SGD on scale/2 Ave ||W h + b - y||^2 with labels that sum to 1, decay on W and b.
 
     The residuals sum to z h~, h~ = [h; 1], so the gradient is scale z E[h~ h~^T] + wd (z + e_b), E over the batch, (P+1, P+1),
@@ -61,8 +62,8 @@ def squared_error_step(
 
 
 def bias_free_step(
-    state: ColumnSums, second_moment: Covariance[Array], mean: FeatureVector[Array], lr: float, wd: float
-) -> ColumnSums:
+    state: ColumnSums[ArrayT], second_moment: Covariance[Array], mean: FeatureVector[Array], lr: float, wd: float
+) -> ColumnSums[ArrayT]:
     """The next s = 1^T W of gradient descent on 1/2 Ave ||W h - y||^2, no bias: gradient s E[h h^T] - E[h] + wd s. (P,)
 
     Without a bias the features' mean `mean` = E[h] (P,) drives it: s = 0 is not kept, its fixed point is

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 
 from ufm.files.store import write_atomically
 from ufm.laws import closed as laws
@@ -82,7 +82,7 @@ def _label(axes: Axes, quantity: str) -> None:
 def plain_numbers(axes: Axes) -> None:
     """Write 10 and 20 rather than 10^1 and 2 x 10^1, on a logarithmic axis of a few decades at most."""
     axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, position: f"{value:g}"))
+    axes.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 

@@ -108,24 +108,7 @@ def flow_config(args: argparse.Namespace) -> FlowConfig:
         raise ValueError(f"--plot {args.plot}: the name must end in {', '.join(PLOT_SUFFIXES)}")
     if args.out is not None and os.path.splitext(args.out)[1] != ".npz":
         raise ValueError(f"--out {args.out}: the name must end in .npz")
-    names = (
-        "seed",
-        "features",
-        "growth",
-        "t_end",
-        "points",
-        "eta",
-        "steps",
-        "full",
-        "device",
-        "dtype",
-        "start",
-        "reduce",
-        "balance",
-        "ridge",
-        "kernel_ratio",
-        "feature_decay",
-    )
+    names = FlowConfig.__dataclass_fields__.keys() - {"C", "N", "P", "sizes", "flow"}
     first = next(iter(LAWS)) if args.flow == "all" else args.flow
     return FlowConfig(**sizes, sizes=sizes_of(args.sizes), flow=first, **{name: getattr(args, name) for name in names})
 

@@ -233,9 +233,7 @@ def mean_system_of(config: FlowConfig, start: Start) -> "MeanSystem":
 
 def along(vectors: np.ndarray | None, moving: np.ndarray | None) -> np.ndarray | None:
     """Moving vectors (T, ., K) with the signs that `vectors` (., K) have at the start."""
-    if vectors is None or moving is None:
-        return moving
-    return moving * np.where((moving[0] * vectors).sum(0) < 0, -1.0, 1.0)
+    return moving if vectors is None or moving is None else moving * np.where((moving[0] * vectors).sum(0) < 0, -1.0, 1.0)
 
 
 def undecayed(t: np.ndarray, decay: float) -> np.ndarray:

@@ -11,7 +11,8 @@ Arrays are numpy or torch, any shape; C classes of N examples. A singular value 
 
 import math
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 from manifolds.linalg import ArrayT, namespace
 from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, wide
@@ -56,24 +57,25 @@ class Law(ABC):
                 raise ValueError("omega = 0 is a fixed point of every law: it is reached from, and leads to, no other value")
         return narrow((C * C * N / 2) * self._phi_difference(omega, omega0, C), given)
 
-    def omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
 
         Computed in float64, returned in the dtype of omega0. t may be negative (backwards).
-        Raises ValueError for an omega0 that is negative or whose powers leave float64, for non-finite input, and for a time that
-        leads back out of float64; OverflowError where law (c) passes 1e150 (`log_omega` does not).
+        Raises ValueError for an omega0 that is negative or whose powers overflow or underflow, for non-finite input, and for
+        a time whose omega underflows; OverflowError where law (c) passes 1e150 (`log_omega` does not).
         """
         given = omega0
-        t, omega0, C, N = wide(t), wide(omega0), int(C), int(N)
+        times: Any = wide(t)
+        omega0, C, N = wide(omega0), int(C), int(N)
         check_omega(omega0, C, N)
         xp = namespace(omega0)
         moving = omega0 > 0
         all_move = bool(moving.all())
-        phi = self._phi_at(t, omega0 if all_move else xp.where(moving, omega0, 1.0), C, N)
+        phi = self._phi_at(times, omega0 if all_move else xp.where(moving, omega0, 1.0), C, N)
         omega = in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
         return narrow(omega if all_move else xp.where(moving, omega, 0.0), given)
 
-    def log_omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape)"""
         omega = self.omega(t, omega0, C, N)
         xp = namespace(omega)
@@ -178,7 +180,7 @@ class _Unnormalized(Law):
         """omega0 exp(t / (C^2 N)): exact at every time"""
         return self.omega(t, omega0, C, N)
 
-    def omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega0 exp(t / (C^2 N)); OverflowError where it overflows float64: use `log_omega`."""
         log_omega = self.log_omega(t, wide(omega0), C, N)
         largest = float(log_omega.max()) if log_omega.shape else float(log_omega)
@@ -188,17 +190,18 @@ class _Unnormalized(Law):
             )
         return narrow(namespace(log_omega).exp(log_omega), omega0)
 
-    def log_omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega0 + t / (C^2 N)"""
         given = omega0
-        t, omega0, C, N = wide(t), wide(omega0), int(C), int(N)
+        times: Any = wide(t)
+        omega0, C, N = wide(omega0), int(C), int(N)
         check_omega(omega0, C, N)
         xp = namespace(omega0)
         moving = omega0 > 0
         log0 = xp.log(xp.where(moving, omega0, 1.0))
-        if not bool(namespace(t).isfinite(t).all()):
+        if not bool(namespace(times).isfinite(times).all()):
             raise ValueError("time t has NaN or infinite entries")
-        log_omega = t.reshape(t.shape + (1,) * log0.ndim) / (C * C * N) + log0
+        log_omega = times.reshape(times.shape + (1,) * log0.ndim) / (C * C * N) + log0
         return narrow(xp.where(moving, log_omega, -math.inf), given)
 
     def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:

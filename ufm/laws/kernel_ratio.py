@@ -16,8 +16,9 @@ k(x) = log(1 + x) - x / (1 + x), both positive, by the series of the inverse hyp
 
 import math
 from abc import abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from manifolds.linalg import ArrayT, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
@@ -37,16 +38,17 @@ class _KernelRatioLaw(Law):
     def _solve(self, s: ArrayT) -> ArrayT:
         return namespace(s).exp(self._solve_log(s))
 
-    def log_omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
         given = omega0
-        t, omega0 = wide(t), wide(omega0)
+        times: Any = wide(t)
+        omega0 = wide(omega0)
         check_omega(omega0, int(C), int(N))
         xp, moving = namespace(omega0), omega0 > 0
-        log_u = self._solve_log(self._phi_at(t, xp.where(moving, omega0, 1.0), int(C), int(N)))
+        log_u = self._solve_log(self._phi_at(times, xp.where(moving, omega0, 1.0), int(C), int(N)))
         return narrow(xp.where(moving, (log_u + math.log(C)) / 2, -math.inf), given)
 
-    def omega(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega(t), t >= 0. (*t.shape, *omega0.shape). OverflowError past 1e150: use `log_omega`, or a smaller time."""
         log_omega = self.log_omega(t, wide(omega0), C, N)
         if bool((log_omega > LARGEST_LOG).any()):

@@ -61,8 +61,11 @@ def _too_late(t: float, why: str) -> OverflowError:
 def _solver(system: MeanSystem, t: float, Z: np.ndarray, t_end: float, tolerance: float) -> Any:
     from scipy.integrate import DOP853, LSODA
 
+    def velocity(t: float, z: np.ndarray) -> np.ndarray:
+        return system.velocity(z.reshape(Z.shape)).reshape(-1)
+
     return (LSODA if Z.size <= IMPLICIT_UP_TO else DOP853)(
-        lambda _, z: system.velocity(z.reshape(Z.shape)).reshape(-1),
+        velocity,
         t,
         Z.reshape(-1),
         t_end,
@@ -81,7 +84,7 @@ def run_raw(
     """omega at `times` (T,), times[0] the start; every value follows its vector from one step of the solver to the next.
 
     V is that of the start, V_t (T, C, K) those at every time, U_t (T, P, K) those where `left_vectors` (T,) is true, else NaN.
-    Raises OverflowError where the flow leaves float64; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
+    Raises OverflowError where the flow overflows; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
     """
     end, (omega, V) = float(times[-1]), system.snr(system.Z)
     rows, states = [(omega, V)] * int(np.searchsorted(times, times[0], side="right")), [system.Z]
@@ -129,7 +132,7 @@ def _trajectory(
 def growth_time(system: MeanSystem, growth: float) -> float:
     """The first time at which the smallest omega has grown `growth`-fold.
 
-    Raises OverflowError, with the time and the growth until then, where the flow leaves float64 before.
+    Raises OverflowError, with the time and the growth until then, where the flow overflows before.
     """
     from scipy.optimize import brentq
 

@@ -55,9 +55,12 @@ class LastLayer:
         """A at increasing times from A at times[0]. (len(times), P, d). Raises ValueError where the integration fails."""
         from scipy.integrate import solve_ivp
 
+        def velocity(t: float, a: np.ndarray) -> np.ndarray:
+            return self.velocity(a.reshape(A.shape)).ravel()
+
         self.classifier(A)
         done = solve_ivp(
-            lambda _, a: self.velocity(a.reshape(A.shape)).ravel(),
+            velocity,
             (times[0], times[-1]),
             A.ravel(),
             method="DOP853",

@@ -5,9 +5,8 @@ result = ledger(model, loader)
 print(result.table())
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,14 +15,13 @@ from torch import Tensor, nn
 from manifolds.linalg import Array, epsilon
 from manifolds.rng import RNG, seed_from
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
+from ufm.ledger.batches import Loader, classes_of, labelled_batches
 from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
 from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
 from ufm.ledger.leave_one_out import SecondPass
 from ufm.ledger.reductions import Sketch, StateReduction, halved
 from ufm.ledger.result import Ledger
 from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
-
-Loader = Iterable[Any]  # of batches (inputs, labels, ...)
 
 
 def ledger(
@@ -48,14 +46,14 @@ def ledger(
     """
     reduction = Sketch() if reduction is None else reduction
     with undisturbed(model):
-        classes = _classes(loader)
+        classes = classes_of(loader)
         trace, note = traced(model)
         first = _first_pass(model, trace, loader, classes, reduction)
         forms = first.forms()
 
         def again(kept: list[Discrimination]) -> list[SecondPass]:
             passes = [SecondPass(stats, form) for stats, form in zip(first.statistics, kept, strict=True)]
-            for x, y in _batches(loader, model, classes):
+            for x, y in labelled_batches(loader, model, classes):
                 _second_pass(trace, x, y, iter(passes), reduction)
             return passes
 
@@ -82,7 +80,7 @@ def ledger_of_features(
     for name, H in tensors.items():
         if H.ndim != 2 or len(H) != len(labels):
             raise ValueError(f"{name} has shape {tuple(H.shape)} and there are {len(labels)} labels: (n, P) and (n,) are needed")
-    classes = _classes([(None, torch.from_numpy(np.ascontiguousarray(labels)))])
+    classes = classes_of([(None, torch.from_numpy(np.ascontiguousarray(labels)))])
     y = torch.from_numpy(np.searchsorted(classes, labels))
     first = _FirstPass(len(classes), reduction)
     for name, H in tensors.items():
@@ -166,37 +164,10 @@ class _FirstPass:
 
 def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndarray, reduction: StateReduction) -> _FirstPass:
     first = _FirstPass(len(classes), reduction)
-    for x, y in _batches(loader, model, classes):
+    for x, y in labelled_batches(loader, model, classes):
         first.take(x, y, trace)
     first.close()
     return first
-
-
-def _classes(loader: Loader) -> np.ndarray:
-    """The labels there are, sorted. Raises ValueError for a loader that can be read once only, and for fewer than two classes."""
-    if iter(loader) is loader:
-        raise ValueError(
-            "the loader can be read only once; the ledger reads it three times: give a DataLoader or a list of batches"
-        )
-    labels = [np.unique(torch.as_tensor(batch[1]).cpu().numpy()) for batch in loader]
-    present = np.unique(np.concatenate(labels)) if labels else np.zeros(0, dtype=np.int64)
-    if present.dtype.kind not in "iub":
-        raise ValueError(f"labels are {present.dtype}: integers are needed")
-    if len(present) < 2:
-        raise ValueError(f"the loader gives {len(present)} classes: at least 2 are needed")
-    return present
-
-
-def _batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs on the device of the model, labels as 0..C-1."""
-    parameter = next(model.parameters(), None)
-    device = torch.device("cpu") if parameter is None else parameter.device
-    for batch in loader:
-        labels = torch.as_tensor(batch[1]).cpu().numpy()
-        known = np.isin(labels, classes)
-        if not known.all():
-            raise ValueError(f"label {labels[~known][0]} was not there when the loader was read first: give one with fixed data")
-        yield batch[0].to(device), torch.from_numpy(np.searchsorted(classes, labels)).to(device)
 
 
 def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass], reduction: StateReduction) -> None:

@@ -10,6 +10,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -93,7 +94,7 @@ class GraphTrace:
             return None
         kept, outcomes = dict(run.env), list[Any]()
         try:
-            for mix in (lambda t: t.clone(), lambda t: (t + t.roll(1, 0)) / 2):
+            for mix in (Tensor.clone, _with_neighbours):
                 for source in node.all_input_nodes:
                     if source in self.fed:
                         run.env[source] = _mapped(kept[source], mix)
@@ -122,7 +123,7 @@ class HookTrace:
         calls: dict[str, int] = {}
         visit(Operation(INPUT, INPUT), {INPUT: x})
 
-        def note(name: str, module: nn.Module, out: Any) -> None:
+        def note(name: str, module: nn.Module, _: object, out: Any) -> None:
             tensors = _tensors(out)
             if tensors:
                 calls[name] = calls.get(name, 0) + 1
@@ -132,7 +133,7 @@ class HookTrace:
 
         with ExitStack() as stack:
             for name, module in self.leaves.items():
-                handle = module.register_forward_hook(lambda m, _, out, name=name: note(name, m, out))
+                handle = module.register_forward_hook(partial(note, name))
                 stack.callback(handle.remove)
             self.model(x)
 
@@ -199,6 +200,10 @@ def _tensors(value: Any) -> list[Tensor]:
     if isinstance(value, dict):
         value = list(value.values())
     return [t for part in value for t in _tensors(part)] if isinstance(value, (tuple, list)) else []
+
+
+def _with_neighbours(x: Tensor) -> Tensor:
+    return (x + x.roll(1, 0)) / 2
 
 
 def _mapped(value: Any, change: Any) -> Any:

@@ -29,6 +29,7 @@ TABLE = {
     "mse-any-target": ("any_target", "AnyTarget"),
 }
 NAMES = tuple(TABLE)
+__all__ = ["NAMES", "model_class"]
 
 
 def model_class(name: str) -> "type[Model]":

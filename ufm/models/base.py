@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 from torch import Tensor
@@ -16,7 +16,7 @@ from ufm.models.objective.peeled import Point, gaussian_point
 from ufm.models.solvers.contract import Solver
 
 Quantity = float | list[float]
-Quantities = dict[str, Quantity]
+Quantities = dict[str, Any]  # each a Quantity: a number or one for every class, as its name says
 
 
 @dataclass(frozen=True)

@@ -143,7 +143,10 @@ def scalar_minimiser(M: int, price: float) -> float:
     from scipy.optimize import brentq
 
     peak = ((M - 1) / (M + 1)) ** (1 / M)  # where M x^{M-1}/(x^M+1)^2 is largest; the larger root lies beyond
-    slope = lambda x: M * x ** (M - 1) / (x**M + 1) ** 2 - price  # noqa: E731
+
+    def slope(x: float) -> float:
+        return M * x ** (M - 1) / (x**M + 1) ** 2 - price
+
     if slope(peak) <= 0:
         return 0.0
     high = max(peak, (M / price) ** (1 / (M + 1))) + 1

@@ -118,8 +118,11 @@ class FocalLoss(Zhu):
         if GAPS[k] <= 0:
             return 0.0
         around = (GAPS[k] - 0.01, GAPS[k] + 0.01)
-        g = float(minimize_scalar(lambda g: self.loss_at(g) + self.price * g, bounds=around, method="bounded").x)
+        g = float(minimize_scalar(self._cost, bounds=around, method="bounded").x)
         return self._newton(g)
+
+    def _cost(self, g: float) -> float:
+        return self.loss_at(g) + self.price * g
 
     def _newton(self, g: float) -> float:
         """The root of phi'(g) + tau near g, to round-off."""

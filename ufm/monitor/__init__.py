@@ -1,7 +1,16 @@
 """Neural collapse of any network: measures, a streaming metric, and callbacks for training loops."""
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ufm.monitor.measurement import Measurement as Measurement
+    from ufm.monitor.measurement import measure_features as measure_features
+    from ufm.monitor.metric import NeuralCollapse as NeuralCollapse
+    from ufm.monitor.network import measure_network as measure_network
+    from ufm.monitor.record import Record as Record
+    from ufm.monitor.watched import Watched as Watched
+    from ufm.monitor.watched import watch as watch
 
 _HOMES = {
     "Measurement": "measurement",

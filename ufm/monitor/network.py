@@ -65,7 +65,11 @@ def _batches(model: nn.Module, head: nn.Linear, loader: Iterable[Any], select: S
     """(features, logits, labels) of every batch, on the device of the network."""
     seen: list[tuple[Tensor, Tensor]] = []
     device = head.weight.device
-    hook = head.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0].detach(), output)))
+
+    def see(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen.append((inputs[0].detach(), output))
+
+    hook = head.register_forward_hook(see)
     try:
         for batch in batches_of(loader):
             seen.clear()

@@ -1,6 +1,7 @@
 """A torchmetrics metric whose states are moments: what it takes to gather, merge, move, store and restore them exactly."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +100,7 @@ class MomentsMetric(Metric):
         self._take_in_waiting()
         self._waiting = None
         device = fn(torch.zeros(1, device=self.device)).device
-        super()._apply(lambda value: value.to(device), exclude_state)  # a change of precision would lose digits
+        super()._apply(partial(torch.Tensor.to, device=device), exclude_state)  # a change of precision would lose digits
         return self
 
     def _sync_dist(

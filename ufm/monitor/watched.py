@@ -1,7 +1,7 @@
 """Features of a network caught on their way, during a pass of the user's own or one of ours that leaves no trace."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -80,10 +80,9 @@ class Watched:
         if self._hooks:
             raise ValueError("this watch is already catching features: leave its with block first")
         head, *inner = self._modules
-        self._hooks.append(self._head.register_forward_hook(lambda _, inputs, __: self._catch(head, inputs)))
+        self._hooks.append(self._head.register_forward_hook(self._catching(head, inputs=True)))
         for name in inner:
-            catch = lambda _, __, output, name=name: self._catch(name, output)  # noqa: E731
-            self._hooks.append(self._modules[name].register_forward_hook(catch))
+            self._hooks.append(self._modules[name].register_forward_hook(self._catching(name, inputs=False)))
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -162,8 +161,11 @@ class Watched:
         for metric in self.metrics.values():
             metric.reset()
 
-    def _catch(self, name: str, output: Any) -> None:
-        self._caught[name].append(first_tensor(output))
+    def _catching(self, name: str, inputs: bool) -> Callable[[nn.Module, Any, Any], None]:
+        def catch(layer: nn.Module, given: Any, output: Any) -> None:
+            self._caught[name].append(first_tensor(given if inputs else output))
+
+        return catch
 
     def _drop(self) -> None:
         for caught in self._caught.values():

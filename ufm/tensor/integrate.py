@@ -7,10 +7,11 @@ Reference: Dormand & Prince (1980); Hairer, Norsett & Wanner, Solving ODEs I, II
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Generic
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT
+from manifolds.linalg import Array, ArrayT, ArrayT_co
 
 A = (
     (),
@@ -37,24 +38,24 @@ SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 5.0  # factors of the step-size controller
 
 
 @dataclass(frozen=True)
-class Step:
+class Step(Generic[ArrayT_co]):
     """An accepted step: the state at its end, and the observed quantity anywhere inside it."""
 
     t: float
-    X: Array
+    X: ArrayT_co
     next_size: float
-    observed: Callable[[float], Array]
+    observed: Callable[[float], ArrayT_co]
 
 
 def dormand_prince(
-    field: Callable[[Array], Array],
-    X: Array,
+    field: Callable[[ArrayT], ArrayT],
+    X: ArrayT,
     t: float,
     t_end: float,
-    observe: Callable[[Array], Array],
+    observe: Callable[[ArrayT], ArrayT],
     tolerance: float = 1e-8,
     size: float | None = None,
-) -> Iterator[Step]:
+) -> Iterator[Step[ArrayT]]:
     """Accepted steps of dX/dt = field(X) from t to t_end, with the relative local error (in the norm of X) below `tolerance`.
 
     `observe` must be linear in X (class means, say): its dense output costs nothing of the size of X. `size` is the first step
@@ -81,7 +82,7 @@ def dormand_prince(
         X, k1, t = new, stages[6], t_end if last else t + h
 
 
-def observe_at(steps: Iterator[Step], times: np.ndarray) -> Iterator[tuple[Step, Iterator[Array]]]:
+def observe_at(steps: Iterator[Step[ArrayT]], times: np.ndarray) -> Iterator[tuple[Step[ArrayT], Iterator[ArrayT]]]:
     """Every step with the observed quantity at each of the `times` (ascending) that it passes, one at a time."""
     done = 0
     for step in steps:
@@ -96,8 +97,11 @@ def integrate_scipy(
     """X at `times` (T,) by scipy.integrate.solve_ivp. (P, n) -> (T, P, n). Raises RuntimeError where the solver fails."""
     from scipy.integrate import solve_ivp
 
+    def velocity(t: float, x: np.ndarray) -> np.ndarray:
+        return field(x.reshape(X.shape)).reshape(-1)
+
     solution = solve_ivp(
-        lambda t, x: field(x.reshape(X.shape)).reshape(-1),
+        velocity,
         (float(times[0]), float(times[-1])),
         X.reshape(-1),
         method=method,

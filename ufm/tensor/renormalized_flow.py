@@ -7,7 +7,7 @@ X (P, n) has its columns in class blocks.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, detached, identity_like, namespace, symmetrize
@@ -17,6 +17,9 @@ from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import Snr
 from ufm.features.statistics import block_statistics
 from ufm.laws import closed as laws
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 AmbientGradient = Callable[[Columns[Any]], Columns[Any]]
 
@@ -127,7 +130,7 @@ def weighted_gradient(X: Columns[ArrayT], layout: ClassLayout, ridge: float = 0.
     return layout.add_to_means(G, (kernel_ratio / layout.n) * (Wt @ residual))
 
 
-def autograd_gradient(loss: Callable[[Array], Array]) -> AmbientGradient:
+def autograd_gradient(loss: Callable[["Tensor"], "Tensor"]) -> AmbientGradient:
     """The ambient gradient of a user's own torch loss X -> scalar, as a function X -> (P, n)."""
 
     def gradient(X: ArrayT) -> ArrayT:

@@ -60,7 +60,7 @@ def test_each_metric_has_its_own_gradient_and_no_other_map_serves(problem: Probl
     layout, X, G = problem.layout, problem.X, problem.direction()
     for metric in (EmbeddedMetric(layout), BundleMetric(layout)):
         U = metric.project(X, problem.direction())
-        scale = np.linalg.norm(G) * np.linalg.norm(U)
+        scale = float(np.linalg.norm(G) * np.linalg.norm(U))
         np.testing.assert_allclose(metric.inner(X, metric.gradient(X, G), U), np.sum(G * U), rtol=0, atol=1e-11 * scale)
         assert abs(metric.inner(X, geometry.oblique_projection(X, G, layout), U) - np.sum(G * U)) > 1e-7 * scale
 
@@ -92,7 +92,7 @@ def test_hessian_is_the_covariant_hessian_of_the_levi_civita_connection(metric: 
     def chart(c: np.ndarray) -> np.ndarray:
         return geometry.renormalize(X + np.tensordot(c, basis, 1), SMALL)
 
-    expected, axes = oracles.covariant_hessian(metric.inner, chart, f, dim)
+    expected, axes = oracles.covariant_hessian(lambda X, U, V: float(metric.inner(X, U, V)), chart, f, dim)
     G = gradient(X)
     ours = np.array([[metric.inner(X, a, metric.hessian(X, G, hessian(X, b), b)) for b in axes] for a in axes])
     np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-6)
@@ -134,7 +134,7 @@ def test_bundle_geodesics_are_stationary_for_the_length_of_curves() -> None:
         h, total = 1e-5, 0.0
         for t in times:
             velocity = (curve(t + h) - curve(t - h)) / (2 * h)
-            total += bundle.bundle_inner(curve(t), velocity, velocity, layout) / len(times)
+            total += float(bundle.bundle_inner(curve(t), velocity, velocity, layout)) / len(times)
         return total
 
     def variation(straight: object) -> float:

@@ -64,9 +64,9 @@ def test_log_inverts_exp_within_the_injectivity_radius(sizes: tuple, size: int, 
     layout, rng = ClassLayout(sizes), np.random.default_rng(3)
     X = point(layout, size)
     U = tangent(X, layout, rng, fraction * geodesics.injectivity_radius(layout))
-    found = logarithm.shoot_log(X, geodesics.exp(X, U, layout), layout)
-    assert found.converged.all()
-    np.testing.assert_allclose(found.vector, U, rtol=0, atol=1e-7)
+    velocity = logarithm.shoot_log(X, geodesics.exp(X, U, layout), layout)
+    assert velocity.converged.all()
+    np.testing.assert_allclose(velocity.vector, U, rtol=0, atol=1e-7)
     np.testing.assert_allclose(logarithm.dist(X, geodesics.exp(X, U, layout), layout), np.linalg.norm(U), rtol=1e-9)
 
 
@@ -99,9 +99,9 @@ def test_points_of_two_components_have_no_geodesic_and_say_so() -> None:
     Y = X.copy()
     M = layout.means(X)
     Y[0] = -X[0]  # determinant of the other sign; n - C = P
-    found = logarithm.shoot_log(X, Y, layout)
-    assert isinstance(found, Shooting)
-    assert not found.converged.any()
+    velocity = logarithm.shoot_log(X, Y, layout)
+    assert isinstance(velocity, Shooting)
+    assert not velocity.converged.any()
     assert M.shape == (4, 2)
     with pytest.raises(ValueError, match="no geodesic found between 1 of 1 pairs"):
         logarithm.log(X, Y, layout)

@@ -41,7 +41,7 @@ def saved(path: Path, last: list[Any], constant: bool) -> Path:
 def test_the_head_and_its_features_give_what_the_network_gives(last: str, constant: bool, tmp_path: Path) -> None:
     head = onnx_head(saved(tmp_path / "net.onnx", LAST[last], constant))
     x = RNG.standard_normal((6, 4)).astype(np.float32)
-    out, h = onnxruntime.InferenceSession(head.model).run(["out", head.features_name], {"x": x})
+    out, h = map(np.asarray, onnxruntime.InferenceSession(head.model).run(["out", head.features_name], {"x": x}))
     np.testing.assert_allclose(h, np.maximum(x @ A, 0), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(head.W, W)
     np.testing.assert_array_equal(head.b, np.zeros(3) if last == "MatMul" else b)

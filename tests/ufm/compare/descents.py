@@ -1,5 +1,7 @@
 """Plain gradient descent on the whole tensor, the oracle of every prediction: no closed system, no central-path formula."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from ufm.compare.coordinates import Entry
@@ -16,7 +18,8 @@ def entry_of(H: np.ndarray, y: np.ndarray, W: np.ndarray | None = None, b: np.nd
     C = int(y.max()) + 1
     means = np.stack([H[:, y == c].mean(1) for c in range(C)], axis=1)
     D, mean = H - means[:, y], H.mean(1)
-    return Entry(np.bincount(y), means - mean[:, None], D @ D.T / H.shape[1], W, b, mean, **decays)
+    sigma_w = D @ D.T / H.shape[1]
+    return replace(Entry(np.bincount(y), means - mean[:, None], sigma_w, W, b, mean), **decays)
 
 
 def white_start(rng: np.random.Generator, sizes: list[int], P: int, u: float, spread: float = 0.4) -> np.ndarray:
@@ -41,16 +44,16 @@ def descend(H: np.ndarray, y: np.ndarray, rate: float, steps: int, every: int, r
     """
     C, n = int(y.max()) + 1, len(y)
     Y = np.eye(C)[:, y]
-    found, H = [], H.copy()
+    rows, H = [], H.copy()
     for k in range(steps + 1):
         if k % every == 0:
-            found.append(H.copy())
+            rows.append(H.copy())
         wide = np.vstack([H, np.ones(n)])
         W = np.linalg.lstsq(wide.T, Y.T, rcond=None)[0].T
         gradient = W[:, :-1].T @ (W @ wide - Y) / n
         means = np.stack([gradient[:, y == c].mean(1) for c in range(C)], axis=1)[:, y]
         H = H - rate * (gradient - means + r * means)
-    return found
+    return rows
 
 
 def descend_jointly(
@@ -67,14 +70,27 @@ def descend_jointly(
     """Features at 30 moments of gradient descent of H, W and b together, W and b with kappa / n times the rate."""
     n = len(y)
     Y = np.eye(int(y.max()) + 1)[:, y]
-    found = []
+    rows = []
     for k in range(steps + 1):
         if k % (steps // 30) == 0:
-            found.append(H.copy())
+            rows.append(H.copy())
         R = W @ H + b[:, None] - Y
         of_H, of_W, of_b = (W.T @ R + decay_h * H) / n, R @ H.T / n + decay_w * W, R.mean(1)
         H, W, b = H - rate * of_H, W - rate * kappa / n * of_W, b - rate * kappa / n * of_b
-    return found
+    return rows
+
+
+def descend_layer(Z: np.ndarray, y: np.ndarray, A: np.ndarray, rate: float, steps: int, every: int) -> list[np.ndarray]:
+    """A (P, d) at every `every`-th step of gradient descent of A on 1/2 Ave ||W A z + b - y||^2, W, b at least squares."""
+    n, maps = len(y), []
+    Y = np.eye(int(y.max()) + 1)[:, y]
+    for k in range(steps + 1):
+        if k % every == 0:
+            maps.append(A)
+        wide = np.vstack([A @ Z, np.ones(n)])
+        W = np.linalg.lstsq(wide.T, Y.T, rcond=None)[0].T
+        A = A - rate * W[:, :-1].T @ (W @ wide - Y) @ Z.T / n
+    return maps
 
 
 def measured(features: list[np.ndarray], y: np.ndarray, noise: float = 0.0, rng: np.random.Generator | None = None) -> Measured:
@@ -82,15 +98,15 @@ def measured(features: list[np.ndarray], y: np.ndarray, noise: float = 0.0, rng:
     q = np.sqrt(np.bincount(y) / len(y))
     omegas, vectors, entry = [], [], None
     for H in features:
-        found = entry_of(H, y)
-        values, E = np.linalg.eigh(found.sigma_w)
-        U, omega, Vt = np.linalg.svd((E / np.sqrt(values)) @ E.T @ found.M, full_matrices=False)
+        start = entry_of(H, y)
+        values, E = np.linalg.eigh(start.sigma_w)
+        U, omega, Vt = np.linalg.svd((E / np.sqrt(values)) @ E.T @ start.M, full_matrices=False)
         K = min(len(q) - 1, len(H))
         if rng is not None:
             omega = omega * np.exp(noise * rng.standard_normal(len(omega)))
         if entry is None:
             M = (E * np.sqrt(values)) @ E.T @ (U * omega) @ Vt
-            entry = Entry(found.counts, M - (M @ q**2)[:, None], found.sigma_w)
+            entry = Entry(start.counts, M - (M @ q**2)[:, None], start.sigma_w)
         order = np.argsort(-omega[:K])
         omegas.append(omega[:K][order])
         vectors.append(Vt[:K][order].T)

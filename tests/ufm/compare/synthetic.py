@@ -22,11 +22,11 @@ def trajectory(log_u: np.ndarray, C: int = C, N: int = N) -> Trajectory:
 
 def along(p: float, x0: np.ndarray, b: np.ndarray, rtol: float = 1e-12) -> np.ndarray:
     """log u (T, K) of d log u / db = (1 + u)^{-p} from x0 (K,) at ascending b (T,), b[0] = 0, by numerical integration."""
-    found = solve_ivp(
+    solution = solve_ivp(
         lambda _, x: (1 + np.exp(x)) ** -p, (0, b[-1]), x0, method="DOP853", t_eval=b[1:], rtol=rtol, atol=rtol, first_step=1e-3
     )
-    assert found.success
-    return np.vstack([x0, found.y.T])
+    assert solution.success
+    return np.vstack([x0, solution.y.T])
 
 
 def clock(rng: np.random.Generator, T: int = EPOCHS) -> np.ndarray:
@@ -34,15 +34,15 @@ def clock(rng: np.random.Generator, T: int = EPOCHS) -> np.ndarray:
     even = np.linspace(0, 1, T)
     kind = rng.integers(4)
     if kind == 0:
-        found = even ** np.exp(rng.uniform(-1, 1))
+        tau = even ** np.exp(rng.uniform(-1, 1))
     elif kind == 1:
-        found = np.cumsum(np.r_[0, rng.gamma(rng.uniform(0.3, 3), size=T - 1)])
+        tau = np.cumsum(np.r_[0, rng.gamma(rng.uniform(0.3, 3), size=T - 1)])
     elif kind == 2:
-        found = np.log1p(even * rng.uniform(1, 50))
+        tau = np.log1p(even * rng.uniform(1, 50))
     else:
         drops = rng.uniform(0.3, 0.9, size=2)
-        found = np.cumsum(np.r_[0, 0.1 ** (even[1:, None] > drops).sum(1)])
-    return found / found[-1]
+        tau = np.cumsum(np.r_[0, 0.1 ** (even[1:, None] > drops).sum(1)])
+    return tau / tau[-1]
 
 
 def starts(rng: np.random.Generator, K: int = K) -> np.ndarray:
@@ -58,7 +58,7 @@ def of_law(law: Law, rng: np.random.Generator, C: int = C, N: int = N, T: int = 
     x0 = starts(rng, K)
     top = x0.max() + 2 * np.log(rng.uniform(3, 10)) * clock(rng, T)
     omega0 = np.sqrt(C) * np.exp(x0 / 2)
-    t = law.time(np.sqrt(C) * np.exp(top / 2), np.full(T, omega0.max()), C, N)
+    t: np.ndarray = law.time(np.sqrt(C) * np.exp(top / 2), np.full(T, omega0.max()), C, N)
     return 2 * law.log_omega(t, omega0, C, N) - np.log(C)
 
 
@@ -86,10 +86,10 @@ def saturating(rng: np.random.Generator) -> np.ndarray:
     x0 = starts(rng)
     level = x0 + 2 * np.log(rng.uniform(3, 10, size=K))
     s = clock(rng) * rng.uniform(2, 4) * np.exp(level.max())
-    found = solve_ivp(
+    solution = solve_ivp(
         lambda _, x: 1 / (1 + np.exp(x)) - 1 / (1 + np.exp(level)), (0, s[-1]), x0, method="LSODA", t_eval=s[1:], rtol=1e-8
     )
-    return np.vstack([x0, found.y.T])
+    return np.vstack([x0, solution.y.T])
 
 
 def random_walk(rng: np.random.Generator) -> np.ndarray:

@@ -35,12 +35,12 @@ def test_a_known_clock_is_recovered(law: Law, seed: int) -> None:
     tau = times_of(law, entry, rng.uniform(2, 9), clock(rng, 23))
     tau[5:8] = tau[5]  # it may stand still
     log_omega = law.log_omega(tau, entry, C, N)
-    found = fit_clock(law_from(law, entry, float(np.exp(log_omega.max())), C, N), log_omega)
-    assert found.tau[0] == 0
-    assert abs(found.error).max() < 1e-6
+    fit = fit_clock(law_from(law, entry, float(np.exp(log_omega.max())), C, N), log_omega)
+    assert fit.tau[0] == 0
+    assert abs(fit.error).max() < 1e-6
     top = int(entry.argmax())
-    np.testing.assert_allclose(law.log_omega(found.tau, entry, C, N)[:, top], log_omega[:, top], atol=1e-6)
-    assert not found.exhausted
+    np.testing.assert_allclose(law.log_omega(fit.tau, entry, C, N)[:, top], log_omega[:, top], atol=1e-6)
+    assert not fit.exhausted
 
 
 @EVERY
@@ -51,12 +51,12 @@ def test_the_clock_never_goes_back_whatever_was_measured(law: Law, seed: int, si
     log_omega = np.log(entry) + size * rng.standard_normal((T, 3)).cumsum(0)
     log_omega[0] = np.log(entry)
     simulated = law_from(law, entry, float(np.exp(log_omega.max())), C, N, points=200)
-    found = fit_clock(simulated, log_omega)
-    assert found.tau[0] == 0
-    assert (np.diff(found.tau) >= 0).all()
-    assert found.tau[-1] <= simulated.t[-1]
-    np.testing.assert_allclose(found.predicted + found.error, log_omega, atol=1e-12)
-    assert found.rms == pytest.approx(np.sqrt((found.error[1:] ** 2).mean()))
+    fit = fit_clock(simulated, log_omega)
+    assert fit.tau[0] == 0
+    assert (np.diff(fit.tau) >= 0).all()
+    assert fit.tau[-1] <= simulated.t[-1]
+    np.testing.assert_allclose(fit.predicted + fit.error, log_omega, atol=1e-12)
+    assert fit.rms == pytest.approx(np.sqrt((fit.error[1:] ** 2).mean()))
 
 
 @given(st.integers(0, 999), st.floats(0.01, 0.3))
@@ -66,9 +66,9 @@ def test_the_clock_of_law_c_is_the_isotonic_regression_of_the_mean_growth(seed: 
     growth = 1.5 * clock(rng, 15)[:, None] + noise * rng.standard_normal((15, 5))
     growth[0] = 0
     log_omega = np.log(entry) + growth
-    found = fit_clock(law_from(UNNORMALIZED, entry, float(np.exp(log_omega.max())), C, N, points=400), log_omega)
+    fit = fit_clock(law_from(UNNORMALIZED, entry, float(np.exp(log_omega.max())), C, N, points=400), log_omega)
     closed = np.r_[0, np.maximum(isotonic_regression(growth[1:].mean(1)).x, 0)]
-    np.testing.assert_allclose(found.tau / (C * C * N), closed, atol=1e-6)
+    np.testing.assert_allclose(fit.tau / (C * C * N), closed, atol=1e-6)
 
 
 def monotone_paths(motion: np.ndarray, log_omega: np.ndarray) -> float:
@@ -87,8 +87,8 @@ def test_no_choice_of_times_on_a_grid_is_better(law: Law, seed: int) -> None:
     t = times_of(law, entry, 6.0, np.linspace(0, 1, 13))
     path = law.log_omega(t, entry, C, N)
     log_omega = path[[0, 5, 3, 9]] + rng.normal(0, 0.4, size=(4, 3))  # it goes back, and is far from the law
-    found = fit_clock(Trajectory(t, np.exp(path), class_vectors(C, 3), C, N), log_omega)
-    squares = (found.error**2).sum()
+    fit = fit_clock(Trajectory(t, np.exp(path), class_vectors(C, 3), C, N), log_omega)
+    squares = (fit.error**2).sum()
     assert squares <= monotone_paths(path, log_omega) * (1 + 1e-9)
     between = np.unique(np.concatenate([np.linspace(a, b, 4) for a, b in pairwise(t)]))
     fine = PchipInterpolator(t, path)(between)
@@ -98,13 +98,13 @@ def test_no_choice_of_times_on_a_grid_is_better(law: Law, seed: int) -> None:
 @EVERY
 def test_a_law_is_followed_past_the_reach_in_every_value(law: Law) -> None:
     entry = np.array([0.4, 6.0, 2.5])
-    found = law_from(law, entry, 40.0, C, N, points=300)
-    assert found.t[0] == 0
-    assert (np.diff(found.t) > 0).all()
-    np.testing.assert_allclose(found.omega[0], entry, rtol=1e-12)
-    assert (found.omega[-1] > 40.0).all()
-    np.testing.assert_allclose(np.log(found.omega), law.log_omega(found.t, entry, C, N), atol=1e-12)
-    assert abs(np.diff(np.log(found.omega.max(1)))).max() < 0.1
+    path = law_from(law, entry, 40.0, C, N, points=300)
+    assert path.t[0] == 0
+    assert (np.diff(path.t) > 0).all()
+    np.testing.assert_allclose(path.omega[0], entry, rtol=1e-12)
+    assert (path.omega[-1] > 40.0).all()
+    np.testing.assert_allclose(np.log(path.omega), law.log_omega(path.t, entry, C, N), atol=1e-12)
+    assert abs(np.diff(np.log(path.omega.max(1)))).max() < 0.1
     assert law_from(law, entry, 1.0, C, N).omega[-1].max() > 6.0  # a measured run that only falls
 
 
@@ -114,9 +114,9 @@ def test_small_values_that_move_long_before_a_dominating_one_are_followed(law: L
     entry = np.array([1.0, 3.0, largest])
     tau = law.time(np.geomspace(1, 20, 30), np.ones(30), C, N)
     log_omega = law.log_omega(tau, entry, C, N)
-    found = fit_clock(law_from(law, entry, float(np.exp(log_omega.max())), C, N), log_omega)
-    assert found.rms < 1e-6
-    np.testing.assert_allclose(found.tau, tau, rtol=1e-4)
+    fit = fit_clock(law_from(law, entry, float(np.exp(log_omega.max())), C, N), log_omega)
+    assert fit.rms < 1e-6
+    np.testing.assert_allclose(fit.tau, tau, rtol=1e-4)
 
 
 def test_a_clock_that_stands_still_and_one_that_outruns_the_simulation() -> None:
@@ -141,6 +141,6 @@ def test_slopes_of_a_clock_in_stretches_of_one_learning_rate() -> None:
     epochs = np.array([1.0, 2, 4, 7, 8, 9, 13, 14, 15, 16])
     rates = np.array([0.5, 0.5, 0.5, 0.5, 0.1, 0.1, 0.1, 0.02, 0.02, 0.1])
     tau = np.concatenate([3 * epochs[:4] - 3, 20 + 0.7 * epochs[4:7], [33.0, 34.0, 40.0]])
-    found = slopes_by_rate(epochs, tau, rates)
-    assert [(rate, count) for rate, _, count in found] == [(0.5, 4), (0.1, 3)]
-    np.testing.assert_allclose([slope for _, slope, _ in found], [3, 0.7], rtol=1e-12)
+    slopes = slopes_by_rate(epochs, tau, rates)
+    assert [(rate, count) for rate, _, count in slopes] == [(0.5, 4), (0.1, 3)]
+    np.testing.assert_allclose([slope for _, slope, _ in slopes], [3, 0.7], rtol=1e-12)

@@ -33,17 +33,17 @@ def test_two_trajectories_compare_as_a_run_and_a_law(law: Law) -> None:
 @EVERY
 def test_a_law_without_noise_is_explained_by_itself_alone_and_its_numbers_agree(law: Law) -> None:
     measured = trajectory(of_law(law, np.random.default_rng(4)))
-    found = compare(measured)
-    assert set(found.pairs) == {*LAWS, SCHEME}
-    assert [name for name, pair in found.pairs.items() if pair.clock.rms < 1e-6] == [law.name]
-    assert (found.pairs[SCHEME].clock.rms < 1e-2) == (law is RENORMALIZED)  # the limit of small steps
-    own = found.pairs[law.name]
+    comparison = compare(measured)
+    assert set(comparison.pairs) == {*LAWS, SCHEME}
+    assert [name for name, pair in comparison.pairs.items() if pair.clock.rms < 1e-6] == [law.name]
+    assert (comparison.pairs[SCHEME].clock.rms < 1e-2) == (law is RENORMALIZED)  # the limit of small steps
+    own = comparison.pairs[law.name]
     for name in NAMES:
         np.testing.assert_allclose(own.simulated[name], own.measured[name], rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(own.measured["loss"], measured.loss, rtol=1e-12)
     np.testing.assert_allclose(own.measured["spread"], measured.omega.max(1) / measured.omega.min(1), rtol=1e-12)
-    np.testing.assert_allclose(found.log_u, np.log(measured.omega**2 / C))
-    assert found.frozen is None
+    np.testing.assert_allclose(comparison.log_u, np.log(measured.omega**2 / C))
+    assert comparison.frozen is None
 
 
 def test_nc1_of_the_spectra_is_that_of_renormalized_features() -> None:
@@ -55,16 +55,16 @@ def test_nc1_of_the_spectra_is_that_of_renormalized_features() -> None:
     labels = np.repeat(np.arange(4), 9)
     H, layout = class_blocks(rng.standard_normal((36, 6)) + 2 * np.eye(4, 6)[labels], labels)
     X, snr = renormalized_features(H, layout)
-    found = spectra(snr.omega[None], snr.V[None], 4)
-    assert found["nc1"][0] == pytest.approx(phd_nc1(statistics_of(X.T, labels, 4)), rel=1e-9)
+    measures = spectra(snr.omega[None], snr.V[None], 4)
+    assert measures["nc1"][0] == pytest.approx(phd_nc1(statistics_of(X.T, labels, 4)), rel=1e-9)
 
 
 def test_a_run_that_falls_leaves_the_clock_at_rest() -> None:
     x = of_law(UNNORMALIZED, np.random.default_rng(1))[::-1]
-    found = compare(trajectory(x))
+    comparison = compare(trajectory(x))
     for name in LAWS:
-        np.testing.assert_array_equal(found.pairs[name].clock.tau, 0)
-    assert SCHEME not in found.pairs
+        np.testing.assert_array_equal(comparison.pairs[name].clock.tau, 0)
+    assert SCHEME not in comparison.pairs
 
 
 def test_different_classes_or_numbers_of_values_are_refused() -> None:

@@ -95,7 +95,7 @@ def test_the_reason_tells_a_clock_that_goes_back_waves_and_a_law_that_explains_t
     fro = judged([noisy(of_law(law, rng)[::step], rng) for law, step in ((EMBEDDED, 1), (EMBEDDED, -1))])
     assert "run backwards" in fro.evidence[EMBEDDED.name].refused  # one of two runs is enough
     much = judged([noisy(of_law(RENORMALIZED, rng), rng, 0.5)])
-    assert any("of its motion" in found.refused for found in much.evidence.values()) or "apart" in much.reason
+    assert any("of its motion" in evidence.refused for evidence in much.evidence.values()) or "apart" in much.reason
 
 
 def test_small_errors_need_an_excuse_where_the_motion_is_small() -> None:
@@ -110,9 +110,9 @@ def test_small_errors_need_an_excuse_where_the_motion_is_small() -> None:
 
 def test_singular_values_at_rest_are_said_to_be() -> None:
     rng = np.random.default_rng(0)
-    found = judged([noisy(at_rest(rng), rng)])
-    assert "hardly move" in found.reason
-    assert all("hardly move" in evidence.refused for evidence in found.evidence.values())
+    verdict = judged([noisy(at_rest(rng), rng)])
+    assert "hardly move" in verdict.reason
+    assert all("hardly move" in evidence.refused for evidence in verdict.evidence.values())
     assert judged([at_rest(rng)]).name == NONE  # not even noise
 
 
@@ -132,45 +132,45 @@ def test_what_is_known_too_poorly_is_attributed_to_no_wrong_law() -> None:
 def test_far_below_the_square_root_of_C_the_laws_are_one_and_no_verdict_is_given() -> None:
     rng = np.random.default_rng(0)
     x = starts(rng) - 18 + np.linspace(0, 4, 50)[:, None]
-    found = judged([noisy(x, rng)])
-    assert found.name == NONE
-    assert found.exponent is not None
-    assert found.exponent.high - found.exponent.low > 2 or "apart" in found.reason
+    verdict = judged([noisy(x, rng)])
+    assert verdict.name == NONE
+    assert verdict.exponent is not None
+    assert verdict.exponent.high - verdict.exponent.low > 2 or "apart" in verdict.reason
 
 
 @EVERY
 def test_without_noise_the_verdict_is_certain(law: Law) -> None:
-    found = judged([of_law(law, np.random.default_rng(8))])
-    assert found.name == law.name
-    assert found.exponent is not None
-    assert found.exponent.value == pytest.approx(EXPONENTS[law], abs=1e-3)
-    assert found.exponent.high - found.exponent.low < 0.01
-    own = found.evidence[law.name]
+    verdict = judged([of_law(law, np.random.default_rng(8))])
+    assert verdict.name == law.name
+    assert verdict.exponent is not None
+    assert verdict.exponent.value == pytest.approx(EXPONENTS[law], abs=1e-3)
+    assert verdict.exponent.high - verdict.exponent.low < 0.01
+    own = verdict.evidence[law.name]
     assert own.refused == ""
     assert own.fit.rms < 1e-6
     assert own.share < 1e-6
-    others = [evidence for name, evidence in found.evidence.items() if name != law.name]
+    others = [evidence for name, evidence in verdict.evidence.items() if name != law.name]
     assert all("outside the interval" in evidence.refused and evidence.share > 0.5 for evidence in others)
-    assert f"{own.fit.rms:.2%}" in found.reason
+    assert f"{own.fit.rms:.2%}" in verdict.reason
 
 
 def test_several_runs_narrow_the_interval() -> None:
     rng = np.random.default_rng(3)
     logs = [noisy(of_law(RENORMALIZED, rng, T=20, K=6), rng, 0.02) for _ in range(8)]
     alone = [judged([x], C=7).exponent for x in logs]
-    found = judged(logs, C=7)
-    assert found.name == RENORMALIZED.name
-    assert found.exponent is not None
+    verdict = judged(logs, C=7)
+    assert verdict.name == RENORMALIZED.name
+    assert verdict.exponent is not None
     widths = [e.high - e.low for e in alone if e is not None]
     assert len(widths) == 8
-    assert found.exponent.high - found.exponent.low < np.median(widths) / 1.5  # 1 / sqrt(8) of it if all runs told as much
+    assert verdict.exponent.high - verdict.exponent.low < np.median(widths) / 1.5  # 1 / sqrt(8) of it if all runs told as much
 
 
 def test_the_drift_share_of_several_runs_lies_inside_its_interval() -> None:
     rng = np.random.default_rng(3)
     logs = [noisy(of_law(RENORMALIZED, rng, K=9), rng, share) for share in (0.001, 0.001, 0.05)]
-    for found in judged(logs).evidence.values():
-        assert found.share_low < found.share < found.share_high
+    for verdict in judged(logs).evidence.values():
+        assert verdict.share_low < verdict.share < verdict.share_high
     alone = compare(trajectory(logs[0]))
     assert decide([alone]).evidence["embedded"].share == pytest.approx(alone.drifts["embedded"].share)
 
@@ -192,10 +192,10 @@ def test_few_and_many_classes_and_few_epochs(law: Law, C: int, N: int, T: int) -
 def test_one_pair_has_no_interval_but_three_runs_of_one_pair_have() -> None:
     rng = np.random.default_rng(2)
     logs = [noisy(of_law(RENORMALIZED, rng, C=3, K=2), rng, 0.001) for _ in range(5)]
-    found = judged(logs[:1], C=3)
-    assert found.name == NONE
-    assert found.exponent is None
-    assert found.reason.startswith("1 pair of singular values")
+    verdict = judged(logs[:1], C=3)
+    assert verdict.name == NONE
+    assert verdict.exponent is None
+    assert verdict.reason.startswith("1 pair of singular values")
     assert "2 pairs" in judged(logs[:2], C=3).reason
     pooled = judged(logs, C=3)
     assert pooled.exponent is not None
@@ -208,12 +208,12 @@ def test_one_pair_has_no_interval_but_three_runs_of_one_pair_have() -> None:
 def test_nothing_to_compare_has_its_reason() -> None:
     assert decide([]).reason == "no run was given"
     rng = np.random.default_rng(2)
-    found: Comparison = compare(trajectory(of_law(RENORMALIZED, rng, T=2)))
-    verdict = decide([found])
+    comparison: Comparison = compare(trajectory(of_law(RENORMALIZED, rng, T=2)))
+    verdict = decide([comparison])
     assert (verdict.name, verdict.exponent) == (NONE, None)
     assert "at least 3 are needed" in verdict.reason
     good = compare(trajectory(of_law(RENORMALIZED, rng)))
-    assert decide([found, good]).name == RENORMALIZED.name  # a run without anything to compare is left out
+    assert decide([comparison, good]).name == RENORMALIZED.name  # a run without anything to compare is left out
 
 
 def test_long_simulations_are_thinned_and_a_seed_repeats_the_verdict() -> None:

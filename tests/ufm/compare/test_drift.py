@@ -19,10 +19,10 @@ def log_omega(log_u: np.ndarray) -> np.ndarray:
 def test_the_invariants_of_a_law_stay_and_the_others_move(law: Law) -> None:
     path = log_omega(of_law(law, np.random.default_rng(2)))
     for other in LAWS.values():
-        found = drift_of(other, path, C, {})
+        drift = drift_of(other, path, C, {})
         scale = abs(other.phi(np.exp(2 * path) / C)).max()
-        assert found.measured.shape == (len(path), K * (K - 1) // 2)
-        assert (found.rms < 1e-11 * scale) == (other is law)
+        assert drift.measured.shape == (len(path), K * (K - 1) // 2)
+        assert (drift.rms < 1e-11 * scale) == (other is law)
 
 
 def test_drifts_computed_by_hand_for_every_pair() -> None:
@@ -31,10 +31,10 @@ def test_drifts_computed_by_hand_for_every_pair() -> None:
     a = np.log(u) + u
     b = np.log(u) + 2 * u + u**2 / 2
     for law, phi in ((RENORMALIZED, a), (EMBEDDED, b), (UNNORMALIZED, np.log(u))):
-        found = drift_of(law, np.log(omega), 5, {}).measured
+        drift = drift_of(law, np.log(omega), 5, {}).measured
         moved = phi[1] - phi[0]
         np.testing.assert_allclose(
-            found, [[0, 0, 0], [moved[0] - moved[1], moved[0] - moved[2], moved[1] - moved[2]]], atol=1e-13
+            drift, [[0, 0, 0], [moved[0] - moved[1], moved[0] - moved[2], moved[1] - moved[2]]], atol=1e-13
         )
     np.testing.assert_allclose(drift_of(UNNORMALIZED, np.log(omega), 5, {}).measured[1], [np.log(4), 0, -np.log(4)], atol=1e-13)
 
@@ -43,13 +43,13 @@ def test_the_share_compares_with_the_least_of_the_other_laws() -> None:
     def row(value: float) -> np.ndarray:
         return np.vstack([np.zeros(3), np.full((4, 3), value)])
 
-    found = Drift(RENORMALIZED, row(1.0), {"renormalized": row(0.1), "embedded": row(4.0), "unnormalized": row(5.0)})
-    assert found.rms == pytest.approx(1.0)
-    assert found.share == pytest.approx(1 / 4)
+    drift = Drift(RENORMALIZED, row(1.0), {"renormalized": row(0.1), "embedded": row(4.0), "unnormalized": row(5.0)})
+    assert drift.rms == pytest.approx(1.0)
+    assert drift.share == pytest.approx(1 / 4)
     still = Drift(RENORMALIZED, row(1.0), {"renormalized": row(0.1), "embedded": row(0.0), "unnormalized": row(5.0)})
     assert np.isnan(still.share)
     assert np.isnan(Drift(RENORMALIZED, np.zeros((5, 0)), {}).rms)
-    assert share_interval([found], [np.ones((1, 3), dtype=int)], 0.95) == pytest.approx((1 / 4, 1 / 4))
+    assert share_interval([drift], [np.ones((1, 3), dtype=int)], 0.95) == pytest.approx((1 / 4, 1 / 4))
     assert np.isnan(share_interval([still], [np.ones((1, 3), dtype=int)], 0.95)).all()
 
 

@@ -35,7 +35,7 @@ def test_phi_between_is_the_integral(x0: float, x1: float, p: float) -> None:
             mpmath.mpf(max(x0, x1)),
         ]
         expected = mpmath.quad(lambda y: (1 + mpmath.exp(y)) ** p, corner) * (1 if x1 >= x0 else -1)
-    assert phi_between(np.array([x0]), np.array([x1]), p)[0] == pytest.approx(float(expected), rel=1e-13, abs=1e-300)
+    assert phi_between(np.array([x0]), np.array([x1]), p)[0] == pytest.approx(float(mpmath.mpf(expected)), rel=1e-13, abs=1e-300)
 
 
 @pytest.mark.parametrize("law", EXPONENTS, ids=lambda law: law.name)
@@ -49,9 +49,9 @@ def test_phi_of_the_laws_exponents_is_the_laws(law: Law) -> None:
 @given(st.floats(-0.9, 2.9), st.integers(2, 5), st.integers(0, 99))
 def test_a_member_of_the_family_is_fitted_without_error_at_its_exponent(p: float, K: int, seed: int) -> None:
     x = moving(p, np.random.default_rng(seed), T=K + 4, K=K)
-    found = profile(x, p)
-    assert abs(found.error).max() < 1e-9  # the tolerance of the integration is 1e-12, steps add up
-    np.testing.assert_allclose(found.x, x, atol=2e-9)
+    fit = profile(x, p)
+    assert abs(fit.error).max() < 1e-9  # the tolerance of the integration is 1e-12, steps add up
+    np.testing.assert_allclose(fit.x, x, atol=2e-9)
 
 
 @pytest.mark.parametrize("p", [-0.7, 0.0, 0.5, 1.0, 2.0, 2.8])
@@ -72,29 +72,29 @@ def test_the_profile_is_the_least_squares_fit_of_starts_and_clock(
 
     quick = profile(x, p)
     monkeypatch.setattr(exponent, "ENOUGH", 1e-13)
-    found = profile(x, p)
-    start = np.r_[found.x[0], found.x[1:, 0]] + 1e-3 * rng.standard_normal(10)
+    fit = profile(x, p)
+    start = np.r_[fit.x[0], fit.x[1:, 0]] + 1e-3 * rng.standard_normal(10)
     dense = least_squares(errors, start, xtol=1e-13, ftol=1e-13, gtol=1e-13, max_nfev=500)
-    assert found.squares == pytest.approx(2 * dense.cost, rel=1e-6)
-    assert found.squares <= quick.squares <= found.squares * (1 + 1e-4)
-    np.testing.assert_allclose(found.error.ravel(), (x - found.x).ravel() / 2, atol=1e-14)
-    assert found.rms == pytest.approx(np.sqrt(found.squares / 18))
+    assert fit.squares == pytest.approx(2 * dense.cost, rel=1e-6)
+    assert fit.squares <= quick.squares <= fit.squares * (1 + 1e-4)
+    np.testing.assert_allclose(fit.error.ravel(), (x - fit.x).ravel() / 2, atol=1e-14)
+    assert fit.rms == pytest.approx(np.sqrt(fit.squares / 18))
 
 
 @settings(max_examples=15)
 @given(st.floats(-0.5, 2.5), st.integers(0, 99))
 def test_the_exponent_of_a_trajectory_without_noise_is_found(p: float, seed: int) -> None:
-    found = fit_exponent([moving(p, np.random.default_rng(seed))], ONCE)
-    assert found.value == pytest.approx(p, abs=1e-3)
-    assert found.low == found.high == pytest.approx(p, abs=1e-3)
-    assert not found.at_bound
+    exponent = fit_exponent([moving(p, np.random.default_rng(seed))], ONCE)
+    assert exponent.value == pytest.approx(p, abs=1e-3)
+    assert exponent.low == exponent.high == pytest.approx(p, abs=1e-3)
+    assert not exponent.at_bound
 
 
 @pytest.mark.parametrize("p", [-2.0, 5.0])
 def test_an_exponent_outside_the_range_is_at_its_bound(p: float) -> None:
-    found = fit_exponent([moving(p, np.random.default_rng(1))], ONCE)
-    assert found.at_bound
-    assert found.value == pytest.approx(-1.0 if p < 0 else 3.0, abs=2e-3)
+    exponent = fit_exponent([moving(p, np.random.default_rng(1))], ONCE)
+    assert exponent.at_bound
+    assert exponent.value == pytest.approx(-1.0 if p < 0 else 3.0, abs=2e-3)
 
 
 def test_runs_share_the_exponent_but_neither_clock_nor_starts_nor_sizes() -> None:
@@ -142,8 +142,8 @@ def covered(p: float, seeds: range, K: int) -> int:
     for seed in seeds:
         rng = np.random.default_rng([seed, K])
         x = noisy(moving(p, rng, T=10, K=K), rng)
-        found = fit_exponent([x], resample([K], 400, rng))
-        inside += found.low <= p <= found.high
+        exponent = fit_exponent([x], resample([K], 400, rng))
+        inside += exponent.low <= p <= exponent.high
     return inside
 
 

@@ -14,16 +14,16 @@ EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 
 @EVERY
 def test_white_noise_alone_has_uniform_p_values_and_its_own_rms(law: Law) -> None:
-    found = []
+    rows = []
     for seed in range(80):
         rng = np.random.default_rng([seed, 1])
-        found.append(fit_law(noisy(of_law(law, rng, T=12, K=5), rng), EXPONENTS[law]))
-    assert kstest([fit.no_trend for fit in found], "uniform").pvalue > 1e-3
-    assert kstest([fit.no_memory for fit in found], "uniform").pvalue > 1e-3
-    assert all(fit.like_noise == min(fit.no_trend, fit.no_memory) for fit in found)
-    assert sum(fit.advances < 0.05 for fit in found) <= 10  # 4 or fewer of 80 expected; P(> 10) < 0.004 at 5 %
+        rows.append(fit_law(noisy(of_law(law, rng, T=12, K=5), rng), EXPONENTS[law]))
+    assert kstest([fit.no_trend for fit in rows], "uniform").pvalue > 1e-3
+    assert kstest([fit.no_memory for fit in rows], "uniform").pvalue > 1e-3
+    assert all(fit.like_noise == min(fit.no_trend, fit.no_memory) for fit in rows)
+    assert sum(fit.advances < 0.05 for fit in rows) <= 10  # 4 or fewer of 80 expected; P(> 10) < 0.004 at 5 %
     freedoms = 11 * 4 * 80
-    squares = sum(fit.rms**2 for fit in found) * 11 * 4 / 0.01**2
+    squares = sum(fit.rms**2 for fit in rows) * 11 * 4 / 0.01**2
     assert 1e-3 < chi2.cdf(squares, freedoms) < 1 - 1e-3
 
 

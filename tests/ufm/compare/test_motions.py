@@ -5,11 +5,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from manifolds.layout import ClassLayout
 from tests.ufm.compare.descents import descend, descend_jointly, entry_of, labelled, white_start
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram, of_log_gram
-from ufm.compare.models import derivative_by_start
 from ufm.compare.motions import joint_motion, renormalized_motion, trace, unnormalized_motion
+from ufm.features.snr import snr as snr_of
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
+from ufm.laws.joint import JointFlow, joint_start, run_joint
+from ufm.laws.mean_run import growth_time, run_raw
+from ufm.laws.mean_system import mean_system
 
 SIZES = {"equal": [14] * 5, "unequal": [23, 17, 13, 10, 7]}
 
@@ -22,11 +26,11 @@ def anisotropic(rng: np.random.Generator, sizes: list[int], P: int) -> np.ndarra
 def distance(path: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Of every point (T, K, K) from the polygon of a path (S, K, K), largest entry first squared and summed. (T,)"""
     a, b = path[:-1].reshape(len(path) - 1, -1), path[1:].reshape(len(path) - 1, -1)
-    found = []
+    rows = []
     for p in points.reshape(len(points), -1):
         share = np.clip(((p - a) * (b - a)).sum(1) / ((b - a) ** 2).sum(1), 0, 1)
-        found.append(np.sqrt(((a + share[:, None] * (b - a) - p) ** 2).sum(1)).min())
-    return np.array(found)
+        rows.append(np.sqrt(((a + share[:, None] * (b - a) - p) ** 2).sum(1)).min())
+    return np.array(rows)
 
 
 def ends(Y: np.ndarray) -> tuple[float, float]:
@@ -68,6 +72,45 @@ def test_the_joint_flow_predicts_descent_of_features_and_classifier_with_decay(k
     assert distance(other, seen).max() > 1e-2
 
 
+@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
+@pytest.mark.parametrize("r", [1.0, 0.4, 6.0])
+def test_the_unnormalized_path_is_that_of_the_law(sizes: list[int], r: float) -> None:
+    H = anisotropic(np.random.default_rng(6), sizes, 8)
+    H = H - H.mean(1, keepdims=True)
+    layout, entry = ClassLayout(tuple(sizes)), entry_of(H, labelled(sizes))
+    system = mean_system(H, layout, snr_of(H, layout), r)
+    run = run_raw(system, np.linspace(0, growth_time(system, 3.0), 12))
+    assert run.V_t is not None
+    frame = frame_of(entry.gram())
+    points = log_gram(gram_of_spectrum(run.omega, run.V_t, entry.priors), frame)
+    coarse, fine = (
+        distance(trace(unnormalized_motion(entry, r), frame, *ends(points), spacing)[0], points).max()
+        for spacing in (0.01, 0.0025)
+    )
+    assert coarse < 5e-4
+    assert fine < coarse / 8  # of second order
+
+
+@pytest.mark.parametrize("kappa", [0.2, 5.0, 50.0])
+def test_the_joint_path_is_that_of_the_law(kappa: float) -> None:
+    sizes = SIZES["unequal"]
+    rng, n = np.random.default_rng(3), sum(SIZES["unequal"])
+    H = anisotropic(rng, sizes, 7) + rng.standard_normal((7, 1))
+    W, b = 0.3 * rng.standard_normal((5, 7)), 0.1 * rng.standard_normal(5)
+    entry = entry_of(H, labelled(sizes), W, b, decay_w=0.01, decay_h=0.02)
+    flow = JointFlow(tuple(sizes), 0.01, 0.02 / n, 0.0, kappa / n)  # time and decay of the features in units of n
+    run = run_joint(flow, W, b, *joint_start(H, ClassLayout(tuple(sizes))), np.linspace(0, 3.0 * n, 12)).trajectory()
+    assert run.V_t is not None
+    frame = frame_of(entry.gram())
+    points = log_gram(gram_of_spectrum(run.omega, run.V_t, entry.priors), frame)
+    assert abs(points[-1] - points[0]).max() > 0.3
+    coarse, fine = (
+        distance(trace(joint_motion(entry, kappa), frame, *ends(points), spacing)[0], points).max() for spacing in (0.04, 0.01)
+    )
+    assert fine < 2e-4
+    assert fine < coarse / 8  # of second order, as a chord is
+
+
 def test_the_joint_flow_of_a_fast_classifier_is_the_unnormalized_flow() -> None:
     y = labelled(SIZES["equal"])
     H = anisotropic(np.random.default_rng(1), SIZES["equal"], 7)
@@ -96,8 +139,8 @@ def test_balanced_flows_are_the_closed_laws(C: int, more: int, seed: int) -> Non
     white = (E / np.sqrt(values)) @ E.T
     conserved = Entry(entry.counts, white @ entry.M, white @ entry.sigma_w @ white.T)  # Sigma_T = I
     for law, motion in (
-        (RENORMALIZED, renormalized_motion(G, entry.priors)),
-        (EMBEDDED, renormalized_motion(G, entry.priors, np.inf)),
+        (RENORMALIZED, renormalized_motion(G, entry.counts)),
+        (EMBEDDED, renormalized_motion(G, entry.counts, np.inf)),
         (UNNORMALIZED, unnormalized_motion(conserved)),
     ):
         Y, _ = trace(motion, frame, 3.0, 1.0, 0.005)
@@ -121,13 +164,13 @@ def test_a_renormalized_flow_of_unequal_classes_is_that_of_the_whole_tensor() ->
         wide = np.vstack([H, np.ones(n)])
         W = np.linalg.lstsq(wide.T, np.eye(C)[:, y].T, rcond=None)[0].T
         H = H - 2.0 * W[:, :-1].T @ (W @ wide - np.eye(C)[:, y]) / n
-        found = entry_of(H, y)
-        values, E = np.linalg.eigh(found.sigma_w)
+        start = entry_of(H, y)
+        values, E = np.linalg.eigh(start.sigma_w)
         H = (E / np.sqrt(values)) @ E.T @ (H - H.mean(1, keepdims=True))
         if k % 300 == 0:
             seen.append(entry_of(H, y).gram())
     points = log_gram(np.array(seen), frame)
-    path, _ = trace(renormalized_motion(entry.gram(), entry.priors), frame, *ends(points), 0.01)
+    path, _ = trace(renormalized_motion(entry.gram(), entry.counts), frame, *ends(points), 0.01)
     assert abs(points[-1] - points[0]).max() > 0.2
     assert abs(points[-1] - np.eye(C - 1) * points[-1]).max() > 1e-3  # V is not frozen
     assert distance(path, points).max() < 1e-3
@@ -137,7 +180,7 @@ def test_a_ridge_rescales_the_renormalized_flow() -> None:
     C, lam, u = 4, 0.7, np.array([0.5, 1.0, 2.0])
     V = np.linalg.svd(np.eye(C) - 1 / C)[0][:, : C - 1]
     G = (V * u) @ V.T
-    path, _ = trace(renormalized_motion(G, np.full(C, 1 / C), 1.0, lam), frame_of(G), 3.0, 1.0)
+    path, _ = trace(renormalized_motion(G, np.full(C, 10), 1.0, lam), frame_of(G), 3.0, 1.0)
     phi = np.log(np.exp(2 * np.diagonal(path, axis1=1, axis2=2)))
     phi = phi + np.exp(phi) / (1 + lam)
     np.testing.assert_allclose(np.diff(phi - phi[:, :1], axis=0), 0, atol=1e-7)
@@ -157,28 +200,6 @@ def test_coordinates_ignore_the_basis_of_the_features_and_give_the_spectrum_back
     omega = np.sqrt(5 * values[::-1][:4])
     equal = gram_of_spectrum(omega, vectors[:, ::-1][:, :4], np.full(5, 0.2))
     np.testing.assert_allclose(equal, G, atol=1e-12)
-
-
-def test_the_derivative_by_the_start_is_the_finite_difference() -> None:
-    C = 4
-    x = np.array([0.3, -0.1, -0.5])
-    V = np.linalg.svd(np.eye(C) - 1 / C)[0][:, : C - 1]
-
-    def path(Y0: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        values, vectors = np.linalg.eigh(Y0)
-        G = V @ (vectors * np.exp(2 * values)) @ vectors.T @ V.T
-        return trace(renormalized_motion(G, np.full(C, 1 / C)), V, 5.0, 1.0, 0.005)
-
-    Y, t = path(np.diag(x))
-    d = derivative_by_start(Y, t)
-    for j, k in ((0, 0), (1, 2), (0, 2)):
-        E = np.zeros((3, 3))
-        E[j, k] = E[k, j] = 1e-3
-        moved, later = path(np.diag(x) + E)
-        at = np.interp(t[250], later, np.arange(len(later)))
-        low, share = int(at), at - int(at)
-        difference = ((1 - share) * moved[low] + share * moved[low + 1] - Y[250]) / 1e-3
-        assert d[250, j, k] == pytest.approx(difference[j, k], abs=0.02)
 
 
 def test_what_cannot_be_predicted_says_why() -> None:

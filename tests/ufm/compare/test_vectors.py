@@ -22,9 +22,9 @@ def measured(omega: np.ndarray, U: np.ndarray, V: np.ndarray) -> Trajectory:
 
 
 def frozen(omega: np.ndarray, U: np.ndarray, V: np.ndarray) -> Frozen:
-    found = frozen_vectors(measured(omega, U, V))
-    assert found is not None
-    return found
+    vectors = frozen_vectors(measured(omega, U, V))
+    assert vectors is not None
+    return vectors
 
 
 @given(st.floats(-9, 0.19), st.integers(0, 99))  # radians, 1e-9 to pi / 2
@@ -34,10 +34,10 @@ def test_the_largest_principal_angle_is_scipys(exponent: float, seed: int) -> No
     A, angles = Q[:, :K], 10**exponent * np.array([1, 0.5, 0])
     B = A * np.cos(angles) + Q[:, K : 2 * K] * np.sin(angles)
     B = B @ orthonormal(rng, K, K)
-    found = largest_principal_angle(A, B)
-    assert found == pytest.approx(subspace_angles(A, B).max(), rel=1e-6, abs=1e-15)
-    assert found == pytest.approx(min(10**exponent, np.pi / 2), rel=1e-6, abs=2e-15)
-    assert largest_principal_angle(B, A) == pytest.approx(found, rel=1e-6, abs=2e-15)
+    angle = largest_principal_angle(A, B)
+    assert angle == pytest.approx(max(subspace_angles(A, B)), rel=1e-6, abs=1e-15)
+    assert angle == pytest.approx(min(10**exponent, np.pi / 2), rel=1e-6, abs=2e-15)
+    assert largest_principal_angle(B, A) == pytest.approx(angle, rel=1e-6, abs=2e-15)
 
 
 def test_the_largest_principal_angle_at_its_ends() -> None:
@@ -51,12 +51,12 @@ def test_frozen_vectors_do_not_rotate_whatever_their_signs(seed: int) -> None:
     rng = np.random.default_rng(seed)
     U, V, T = orthonormal(rng, P, K), orthonormal(rng, C, K), 6
     signs = rng.choice([-1.0, 1.0], size=(T, 1, K))
-    found = frozen(np.exp(rng.standard_normal((T, K))), U * signs, V * signs)
-    for angles in (found.subspace_u, found.subspace_v, found.angle_u, found.angle_v):
+    vectors = frozen(np.exp(rng.standard_normal((T, K))), U * signs, V * signs)
+    for angles in (vectors.subspace_u, vectors.subspace_v, vectors.angle_u, vectors.angle_v):
         assert angles is not None
         assert abs(angles).max() < 1e-14
-    assert found.rotated is not None
-    assert found.rotated.max() < 1e-14
+    assert vectors.rotated is not None
+    assert vectors.rotated.max() < 1e-14
 
 
 @given(st.integers(0, 99))
@@ -67,11 +67,11 @@ def test_vectors_of_equal_values_may_turn_together(seed: int) -> None:
     turns = np.stack([np.eye(K) for _ in omega])
     for k in (1, 2, 3):
         turns[k, :2, :2] = orthonormal(rng, 2, 2)
-    found = frozen(omega, U @ turns, V @ turns)
-    assert found.rotated is not None
-    assert found.rotated.max() < 1e-14
-    assert found.subspace_u is not None
-    assert max(found.subspace_u.max(), found.subspace_v.max()) < 1e-14
+    vectors = frozen(omega, U @ turns, V @ turns)
+    assert vectors.rotated is not None
+    assert vectors.rotated.max() < 1e-14
+    assert vectors.subspace_u is not None
+    assert max(vectors.subspace_u.max(), vectors.subspace_v.max()) < 1e-14
 
 
 def test_a_known_rotation_is_measured() -> None:
@@ -81,14 +81,15 @@ def test_a_known_rotation_is_measured() -> None:
     U = np.tile(Q[:, :K], (4, 1, 1))
     U[:, :, 1] = Q[:, 1] * np.cos(theta)[:, None] + Q[:, 5] * np.sin(theta)[:, None]
     omega = np.tile([4.0, 3.0, 1.0], (4, 1))
-    found = frozen(omega, U, np.tile(V, (4, 1, 1)))
-    assert found.angle_u is not None
-    assert found.rotated is not None
-    np.testing.assert_allclose(found.angle_u, theta[:, None] * [0, 1, 0], rtol=1e-7, atol=1e-14)
-    np.testing.assert_allclose(found.subspace_u, theta, rtol=1e-7, atol=1e-14)
-    np.testing.assert_allclose(found.rotated, 9 * np.sin(theta) ** 2 / 26, atol=1e-14)
-    assert found.angle_v is not None
-    assert found.angle_v.max() < 1e-14
+    vectors = frozen(omega, U, np.tile(V, (4, 1, 1)))
+    assert vectors.angle_u is not None
+    assert vectors.rotated is not None
+    assert vectors.subspace_u is not None
+    np.testing.assert_allclose(vectors.angle_u, theta[:, None] * [0, 1, 0], rtol=1e-7, atol=1e-14)
+    np.testing.assert_allclose(vectors.subspace_u, theta, rtol=1e-7, atol=1e-14)
+    np.testing.assert_allclose(vectors.rotated, 9 * np.sin(theta) ** 2 / 26, atol=1e-14)
+    assert vectors.angle_v is not None
+    assert vectors.angle_v.max() < 1e-14
 
 
 def test_left_and_right_vectors_that_turn_apart_are_rotated_even_at_equal_values() -> None:
@@ -96,18 +97,19 @@ def test_left_and_right_vectors_that_turn_apart_are_rotated_even_at_equal_values
     U, V = orthonormal(rng, P, K), orthonormal(rng, C, K)
     cos, sin = np.cos(0.4), np.sin(0.4)
     turn = np.array([[cos, -sin, 0], [sin, cos, 0], [0, 0, 1]])
-    found = frozen(np.tile([2.0, 2.0, 1.0], (2, 1)), np.stack([U, U @ turn]), np.stack([V, V]))
-    assert found.rotated is not None
-    np.testing.assert_allclose(found.rotated, [0, 8 * sin**2 / 9], atol=1e-14)
-    assert found.subspace_u is not None
-    assert found.subspace_u.max() < 1e-14
+    vectors = frozen(np.tile([2.0, 2.0, 1.0], (2, 1)), np.stack([U, U @ turn]), np.stack([V, V]))
+    assert vectors.rotated is not None
+    assert vectors.subspace_u is not None
+    np.testing.assert_allclose(vectors.rotated, [0, 8 * sin**2 / 9], atol=1e-14)
+    assert vectors.subspace_u is not None
+    assert vectors.subspace_u.max() < 1e-14
 
 
 def test_without_vectors_at_every_time_there_is_no_answer() -> None:
     assert frozen_vectors(trajectory(np.zeros((4, K)))) is None
     rng = np.random.default_rng(0)
     V = np.tile(orthonormal(rng, C, K), (3, 1, 1))
-    found = frozen_vectors(Trajectory(np.arange(3.0), np.ones((3, K)), V[0], C, N, None, V))
-    assert found is not None
-    assert found.subspace_u is found.angle_u is found.rotated is None
-    assert found.subspace_v.max() < 1e-14
+    vectors = frozen_vectors(Trajectory(np.arange(3.0), np.ones((3, K)), V[0], C, N, None, V))
+    assert vectors is not None
+    assert vectors.subspace_u is vectors.angle_u is vectors.rotated is None
+    assert vectors.subspace_v.max() < 1e-14

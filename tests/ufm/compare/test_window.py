@@ -23,9 +23,9 @@ def trained(ratio: list[float] | None, omega: np.ndarray | None = None) -> Traje
     return Trajectory(10.0 * np.arange(1, T + 1), omega, V[0], C, N, U[0], V, U, observed)
 
 
-def compared_epochs(found: Trajectory | None) -> list[float]:
-    assert found is not None
-    return found.t.tolist()
+def compared_epochs(compared: Trajectory | None) -> list[float]:
+    assert compared is not None
+    return compared.t.tolist()
 
 
 @pytest.mark.parametrize(
@@ -39,11 +39,11 @@ def compared_epochs(found: Trajectory | None) -> list[float]:
     ],
 )
 def test_the_entry_is_the_first_epoch_from_which_the_ratio_stays_below(ratio: list[float], epochs: list[float]) -> None:
-    found = find_window(trained(ratio))
-    np.testing.assert_allclose(found.ratio, ratio, rtol=1e-12)
-    np.testing.assert_array_equal(found.epochs, 10.0 * np.arange(1, len(ratio) + 1))
-    assert (found.entry, found.reason, found.notes) == (epochs[0], "", ())
-    assert compared_epochs(found.compared) == epochs
+    window = find_window(trained(ratio))
+    np.testing.assert_allclose(window.ratio, ratio, rtol=1e-12)
+    np.testing.assert_array_equal(window.epochs, 10.0 * np.arange(1, len(ratio) + 1))
+    assert (window.entry, window.reason, window.notes) == (epochs[0], "", ())
+    assert compared_epochs(window.compared) == epochs
 
 
 def test_a_larger_fraction_enters_earlier() -> None:
@@ -57,11 +57,11 @@ def test_a_larger_fraction_enters_earlier() -> None:
 
 @pytest.mark.parametrize("ratio", [[0.5, 0.3, 0.25, 0.27], [0.5, 0.05, 0.04, 0.27]], ids=["never", "leaves again"])
 def test_a_run_off_the_central_path_says_by_how_much(ratio: list[float]) -> None:
-    found = find_window(trained(ratio))
-    assert found.entry is None
-    assert found.compared is None
+    window = find_window(trained(ratio))
+    assert window.entry is None
+    assert window.compared is None
     for number in ("0.27", f"{min(ratio):g}", "0.1", "from_epoch"):
-        assert number in found.reason
+        assert number in window.reason
     assert compared_epochs(find_window(trained(ratio), from_epoch=15).compared) == [20, 30, 40]
 
 
@@ -79,29 +79,29 @@ def test_first_and_last_epoch_may_be_chosen() -> None:
 def test_without_a_classifier_the_entry_must_be_named() -> None:
     run = trained(None)
     assert np.isnan(proximity(run)).all()
-    found = find_window(run)
-    assert found.compared is None
-    assert "no classifier was measured" in found.reason
+    window = find_window(run)
+    assert window.compared is None
+    assert "no classifier was measured" in window.reason
     assert compared_epochs(find_window(run, from_epoch=30).compared) == [30, 40, 50, 60]
 
 
 def test_a_simulated_trajectory_is_on_the_central_path_from_its_start() -> None:
     run = trajectory(np.zeros((4, 3)))
-    found = find_window(run)
-    assert found.entry == 1
-    np.testing.assert_array_equal(found.ratio, 0)
-    assert compared_epochs(found.compared) == [1, 2, 3, 4]
+    window = find_window(run)
+    assert window.entry == 1
+    np.testing.assert_array_equal(window.ratio, 0)
+    assert compared_epochs(window.compared) == [1, 2, 3, 4]
 
 
 def test_epochs_of_undefined_or_lost_values_are_left_out_and_said() -> None:
     omega = np.exp(np.linspace(0, 2, 6)[:, None] + np.linspace(1, 0, K))
     omega[1], omega[3, 2] = np.nan, 0.0
-    found = find_window(trained([0.01] * 6, omega))
-    assert compared_epochs(found.compared) == [10, 30, 50, 60]
-    assert found.compared is not None
-    np.testing.assert_array_equal(found.compared.observed["nc1"], [0, 2, 4, 5])
-    assert len(found.notes) == 1
-    assert found.notes[0].endswith("epoch 20, 40")
+    window = find_window(trained([0.01] * 6, omega))
+    assert compared_epochs(window.compared) == [10, 30, 50, 60]
+    assert window.compared is not None
+    np.testing.assert_array_equal(window.compared.observed["nc1"], [0, 2, 4, 5])
+    assert len(window.notes) == 1
+    assert window.notes[0].endswith("epoch 20, 40")
     few = find_window(trained([0.01] * 4, omega[:4]))
     assert few.compared is None
     assert few.reason.startswith("2 usable epochs")
@@ -120,13 +120,13 @@ def test_values_that_vanish_throughout_are_left_out_with_their_vectors() -> None
     omega = np.exp(np.linspace(0, 2, 5)[:, None] + np.linspace(1, 0, K))
     omega[:, 3] = 0.0
     run = trained([0.01] * 5, omega)
-    found = find_window(run)
-    assert found.notes == ("left out: 1 of 4 singular values, which are 0",)
-    assert found.compared is not None
+    window = find_window(run)
+    assert window.notes == ("left out: 1 of 4 singular values, which are 0",)
+    assert window.compared is not None
     assert run.V_t is not None
     assert run.U_t is not None
-    np.testing.assert_array_equal(found.compared.omega, omega[:, :3])
-    np.testing.assert_array_equal(found.compared.V_t, run.V_t[:, :, :3])
-    np.testing.assert_array_equal(found.compared.U_t, run.U_t[:, :, :3])
-    np.testing.assert_array_equal(found.compared.V, run.V[:, :3])
+    np.testing.assert_array_equal(window.compared.omega, omega[:, :3])
+    np.testing.assert_array_equal(window.compared.V_t, run.V_t[:, :, :3])
+    np.testing.assert_array_equal(window.compared.U_t, run.U_t[:, :, :3])
+    np.testing.assert_array_equal(window.compared.V, run.V[:, :3])
     assert find_window(trained([0.01] * 5, np.zeros((5, K)))).reason.startswith("every singular value vanishes")

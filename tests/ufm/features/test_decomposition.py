@@ -204,7 +204,7 @@ def test_classifiers_of_another_shape_are_refused_and_never_broadcast(shapes: tu
         with pytest.raises(ValueError, match="these features need"):
             evaluate(stats, W, b, 0.1)
     with pytest.raises(TypeError, match="got list"):
-        decompose(stats, np.zeros((3, 4)), [0.0, 0.0, 0.0], 0.1)
+        decompose(stats, np.zeros((3, 4)), [0.0, 0.0, 0.0], 0.1)  # type: ignore[bad-argument-type]
 
 
 @pytest.mark.parametrize("condition", [1e4, 1e8, 1e11])

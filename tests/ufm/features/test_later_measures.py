@@ -12,6 +12,7 @@ from scipy.optimize import LinearConstraint, minimize
 from manifolds.layout import ClassLayout
 from tests.strategies import features as random_features
 from tests.strategies import problems
+from tests.typed import linear
 from ufm.features.class_means import notebook_nc1, roy_effective_rank, xu_vci, xu_vci_of
 from ufm.features.column_sums import ColumnSums, bias_free_step, cross_entropy_step, squared_error_step, zhao_nc0
 from ufm.features.margins import hull_distance, jiang_one_vs_rest_margin
@@ -70,12 +71,13 @@ def test_nc0_recursion_of_a_trained_network(nesterov, smoothing):
     """A ReLU net, momentum, mini-batches and a rate drop: 1^T W and 1^T b without data or labels, to round-off."""
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(6, 11), torch.nn.BatchNorm1d(11), torch.nn.ReLU(), torch.nn.Linear(11, 4)).double()
-    last, wd, momentum = net[-1], 0.02, 0.9
+    last, wd, momentum = linear(net[-1]), 0.02, 0.9
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=momentum, weight_decay=wd, nesterov=nesterov)
     states = [ColumnSums(x.detach().sum(0)) for x in (last.weight, last.bias)]
     for step in range(60):
+        lr = 0.1 if step < 30 else 0.01
         for group in optimizer.param_groups:
-            group["lr"] = lr = 0.1 if step < 30 else 0.01
+            group["lr"] = lr
         x, y = torch.randn(8, 6).double(), torch.randint(4, (8,))
         optimizer.zero_grad()
         torch.nn.functional.cross_entropy(net(x), y, label_smoothing=smoothing).backward()
@@ -105,7 +107,7 @@ def test_squared_error_recursion_needs_features_and_no_labels(nesterov):
     net = torch.nn.Sequential(torch.nn.Linear(6, 7), torch.nn.ReLU(), torch.nn.Linear(7, 3)).double()
     other = copy.deepcopy(net)
     optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9, weight_decay=0.02, nesterov=nesterov)
-    last = net[-1]
+    last = linear(net[-1])
     state = ColumnSums(torch.cat([last.weight.detach().sum(0), last.bias.detach().sum()[None] - 1]))
     for _ in range(40):
         x, y = torch.randn(8, 6).double(), torch.nn.functional.one_hot(torch.randint(3, (8,)), 3).double()
@@ -116,7 +118,7 @@ def test_squared_error_recursion_needs_features_and_no_labels(nesterov):
         state = squared_error_step(state, h.T @ h / 8, 0.1, 0.02, 0.9, nesterov, scale=2 / 3)
     true = torch.cat([last.weight.detach().sum(0), last.bias.detach().sum()[None] - 1])
     assert torch.allclose(state.sums, true, rtol=0, atol=1e-13)
-    assert float((other[-1].weight - last.weight).detach().sum(0).abs().max()) > 0.05  # it moved
+    assert float((linear(other[-1]).weight - last.weight).detach().sum(0).abs().max()) > 0.05  # it moved
 
 
 def test_without_a_bias_the_mean_drives_the_sums():

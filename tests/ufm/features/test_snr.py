@@ -30,27 +30,27 @@ def dense_snr(problem: Problem) -> np.ndarray:
 
 @given(problems(balanced=False, few_features=True))
 def test_definition_2_svd_of_the_snr_matrix(problem: Problem) -> None:
-    found = snr(problem.H, problem.layout)
+    spectrum = snr(problem.H, problem.layout)
     K = min(problem.layout.C - 1, problem.P)
-    assert found.omega.shape == (K,)
-    assert (np.diff(found.omega) <= 0).all()
-    np.testing.assert_allclose((found.left_vectors * found.omega) @ found.V.T, dense_snr(problem), atol=1e-8)
-    np.testing.assert_allclose(found.left_vectors.T @ found.left_vectors, np.eye(K), atol=1e-12)
-    np.testing.assert_allclose(found.V.T @ found.V, np.eye(K), atol=1e-12)
+    assert spectrum.omega.shape == (K,)
+    assert (np.diff(spectrum.omega) <= 0).all()
+    np.testing.assert_allclose((spectrum.left_vectors * spectrum.omega) @ spectrum.V.T, dense_snr(problem), atol=1e-8)
+    np.testing.assert_allclose(spectrum.left_vectors.T @ spectrum.left_vectors, np.eye(K), atol=1e-12)
+    np.testing.assert_allclose(spectrum.V.T @ spectrum.V, np.eye(K), atol=1e-12)
     cheap = snr_spectrum(problem.H, problem.layout)
-    np.testing.assert_allclose(cheap.omega, found.omega, rtol=1e-9)
-    if len(found.omega) < 2 or (-np.diff(found.omega) > 1e-3 * found.omega[0]).all():
-        np.testing.assert_allclose(abs(cheap.V), abs(found.V), atol=1e-7)
+    np.testing.assert_allclose(cheap.omega, spectrum.omega, rtol=1e-9)
+    if len(spectrum.omega) < 2 or (-np.diff(spectrum.omega) > 1e-3 * spectrum.omega[0]).all():
+        np.testing.assert_allclose(abs(cheap.V), abs(spectrum.V), atol=1e-7)
     with pytest.raises(ValueError, match="not snr_spectrum"):
         _ = cheap.left_vectors
 
 
 @given(problems(balanced=False))
 def test_torch_gives_the_same_svd(problem: Problem) -> None:
-    found, tensors = snr(problem.H, problem.layout), snr(torch.from_numpy(problem.H), problem.layout).to_numpy()
-    np.testing.assert_allclose(tensors.omega, found.omega, rtol=1e-10)
+    spectrum, tensors = snr(problem.H, problem.layout), snr(torch.from_numpy(problem.H), problem.layout).to_numpy()
+    np.testing.assert_allclose(tensors.omega, spectrum.omega, rtol=1e-10)
     np.testing.assert_allclose(
-        (tensors.left_vectors * tensors.omega) @ tensors.V.T, (found.left_vectors * found.omega) @ found.V.T, atol=1e-9
+        (tensors.left_vectors * tensors.omega) @ tensors.V.T, (spectrum.left_vectors * spectrum.omega) @ spectrum.V.T, atol=1e-9
     )
     assert tensors.whitening.residual < 1e-11
 
@@ -85,23 +85,23 @@ def test_fewer_features_than_classes_leave_a_loss_that_no_flow_removes(problem: 
 @given(problems())
 def test_measures_along_a_law_are_those_of_the_renormalized_features(problem: Problem) -> None:
     layout = problem.layout
-    X, found = renormalized_features(problem.H, layout)
+    X, spectrum = renormalized_features(problem.H, layout)
     stats = block_statistics(X, layout)
     W, _ = ls_classifier(stats, 0.0)
     M = stats.centred_means
-    np.testing.assert_allclose(spectral_loss.spectral_nc1(found.omega), phd_nc1(stats), rtol=1e-8)
-    np.testing.assert_allclose(spectral_loss.spectral_equinorm(found.omega, found.V), phd_equinorm(M), atol=1e-9)
-    np.testing.assert_allclose(spectral_loss.spectral_equiangular(found.omega, found.V), phd_equiangular(M), atol=1e-8)
-    np.testing.assert_allclose(spectral_loss.spectral_maximal_angle(found.omega, found.V), phd_maximal_angle(M), atol=1e-8)
-    np.testing.assert_allclose(spectral_loss.spectral_nc3(found.omega, layout.C), phd_nc3(stats, W), atol=1e-10)
+    np.testing.assert_allclose(spectral_loss.spectral_nc1(spectrum.omega), phd_nc1(stats), rtol=1e-8)
+    np.testing.assert_allclose(spectral_loss.spectral_equinorm(spectrum.omega, spectrum.V), phd_equinorm(M), atol=1e-9)
+    np.testing.assert_allclose(spectral_loss.spectral_equiangular(spectrum.omega, spectrum.V), phd_equiangular(M), atol=1e-8)
+    np.testing.assert_allclose(spectral_loss.spectral_maximal_angle(spectrum.omega, spectrum.V), phd_maximal_angle(M), atol=1e-8)
+    np.testing.assert_allclose(spectral_loss.spectral_nc3(spectrum.omega, layout.C), phd_nc3(stats, W), atol=1e-10)
 
 
 @given(problems(balanced=False))
 def test_definition_5_renormalized_features_and_their_means(problem: Problem) -> None:
-    X, found = renormalized_features(problem.H, problem.layout)
+    X, spectrum = renormalized_features(problem.H, problem.layout)
     assert constraint_residual(X, problem.layout) < 1e-11
     np.testing.assert_allclose(X.mean(-1), 0, atol=1e-12)
-    np.testing.assert_allclose(problem.layout.means(X), (found.left_vectors * found.omega) @ found.V.T, atol=1e-9)
+    np.testing.assert_allclose(problem.layout.means(X), (spectrum.left_vectors * spectrum.omega) @ spectrum.V.T, atol=1e-9)
     np.testing.assert_allclose(X, dense_renormalized(problem), atol=1e-7)
 
 
@@ -114,17 +114,17 @@ def dense_renormalized(problem: Problem) -> np.ndarray:
 def test_definitions_3_to_5_aligned_coordinates_diagonalise_the_snr(problem: Problem) -> None:
     layout = problem.layout
     C, N = layout.C, layout.N
-    X, found = renormalized_features(problem.H, layout)
-    aligned = aligned_coordinates(X, layout, found.left_vectors, found.V)
-    K = len(found.omega)
-    np.testing.assert_allclose(aligned, found.left_vectors.T @ X @ np.kron(found.V, np.eye(N)), atol=1e-10)
+    X, spectrum = renormalized_features(problem.H, layout)
+    aligned = aligned_coordinates(X, layout, spectrum.left_vectors, spectrum.V)
+    K = len(spectrum.omega)
+    np.testing.assert_allclose(aligned, spectrum.left_vectors.T @ X @ np.kron(spectrum.V, np.eye(N)), atol=1e-10)
     # Observations 1 and 3: Omega = X Y^T / N is diagonal
     means = aligned.reshape(K, K, N).mean(-1)
-    np.testing.assert_allclose(means, np.diag(found.omega), atol=1e-9)
+    np.testing.assert_allclose(means, np.diag(spectrum.omega), atol=1e-9)
     # Observation 2 with all C columns: the null vector of the means completes U and V
-    V = np.column_stack([found.V, np.full(C, C**-0.5)])
-    U = np.linalg.qr(np.column_stack([found.left_vectors, problem.rng.standard_normal(problem.P)]))[0]
-    U[:, :K] = found.left_vectors
+    V = np.column_stack([spectrum.V, np.full(C, C**-0.5)])
+    U = np.linalg.qr(np.column_stack([spectrum.left_vectors, problem.rng.standard_normal(problem.P)]))[0]
+    U[:, :K] = spectrum.left_vectors
     square = aligned_coordinates(X, layout, U, V)
     np.testing.assert_allclose(square @ oracles.class_centering(layout) @ square.T, np.eye(C), atol=1e-8)
 
@@ -157,9 +157,9 @@ def test_whitening_is_right_up_to_condition_1e12(condition: float, measure: obje
     rng = np.random.default_rng(int(np.log10(condition)))
     left, right = (np.linalg.qr(rng.standard_normal((P, P)))[0] for _ in range(2))
     H = left @ np.diag(np.geomspace(1, condition**-0.5, P)) @ right @ features(layout, P, rng)
-    found = measure(H, layout)  # type: ignore[operator]
-    np.testing.assert_allclose(found.omega, exact_omega(H, layout), rtol=1e-10)
-    assert found.whitening.residual < 1e-12
+    value = measure(H, layout)  # type: ignore[operator]
+    np.testing.assert_allclose(value.omega, exact_omega(H, layout), rtol=1e-10)
+    assert value.whitening.residual < 1e-12
     X, _ = renormalized_features(H, layout)
     assert constraint_residual(X, layout) < 1e-12
 
@@ -180,9 +180,9 @@ def test_one_quiet_feature_far_from_the_origin_costs_no_accuracy(rotate: bool) -
     H[0] = 0.03 * rng.standard_normal(layout.n) + 38 + layout.spread(np.array([[0.03, 0.0, -0.03]]))[0]
     if rotate:
         H = np.linalg.qr(rng.standard_normal((P, P)))[0] @ H
-    for found in (snr(H, layout), snr_spectrum(H, layout)):
-        np.testing.assert_allclose(found.omega, exact_omega(H, layout), rtol=1e-11)
-        assert found.whitening.residual < 1e-12
+    for spectrum in (snr(H, layout), snr_spectrum(H, layout)):
+        np.testing.assert_allclose(spectrum.omega, exact_omega(H, layout), rtol=1e-11)
+        assert spectrum.whitening.residual < 1e-12
     assert constraint_residual(renormalized_features(H, layout)[0], layout) < 1e-12
 
 

@@ -150,7 +150,7 @@ def test_bad_batches_are_refused(features: np.ndarray, labels: np.ndarray, messa
 
 def test_bad_streams_are_refused() -> None:
     with pytest.raises(TypeError, match="got list"):
-        statistics_of([[1.0, 2.0]], [0], 2)
+        statistics_of([[1.0, 2.0]], [0], 2)  # type: ignore[bad-specialization]
     with pytest.raises(ValueError, match="C = 1"):
         StreamingStatistics(1)
     with pytest.raises(ValueError, match="no batch"):

@@ -28,17 +28,17 @@ def test_every_format_gives_the_same_measures_and_reads_lambda_and_epoch(tmp_pat
         np.save(tmp_path / f"{name}.npy", value)
     expected = measure_file(tmp_path / "a.npz", 0.05)
     for name in ("a.npz", "a.safetensors", "features.npy"):
-        epoch, found = measure_file(tmp_path / name)
-        assert (epoch, found.scalars) == (7, expected[1].scalars), name
+        epoch, measurement = measure_file(tmp_path / name)
+        assert (epoch, measurement.scalars) == (7, expected[1].scalars), name
     assert str(load_feature_file(tmp_path / "a.safetensors")["optimizer"]) == "SGD"
     assert isinstance(load_feature_file(tmp_path / "features.npy")["features"], np.memmap)
 
 
 def test_bfloat16_features_are_read_as_they_are(tmp_path: Path) -> None:
-    found = {name: torch.from_numpy(value) for name, value in arrays().items()}
-    save_file({**found, "features": found["features"].bfloat16()}, tmp_path / "b.safetensors")
+    data = {name: torch.from_numpy(value) for name, value in arrays().items()}
+    save_file({**data, "features": data["features"].bfloat16()}, tmp_path / "b.safetensors")
     read = load_feature_file(tmp_path / "b.safetensors")["features"]
-    np.testing.assert_array_equal(read, found["features"].bfloat16().float().numpy())
+    np.testing.assert_array_equal(read, data["features"].bfloat16().float().numpy())
 
 
 def test_a_stored_training_error_stands_where_there_is_no_classifier(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_the_file_of_a_run_is_the_flow_of_the_whole_tensor_to_1e_9(
     order = rng.permutation(layout.n)
     store.save_arrays(path, {"features": rows[order], "labels": layout.labels[order]})
     options = ["--ridge", ridge, "--kernel-ratio", ratio, "--growth", 2, "--points", 6, "--steps", 20, "--quiet"]
-    assert run("--features", path, *options, "--out", out) == 0
+    assert run("--features", path, *map(str, options), "--out", out) == 0
     stored = store.load_arrays(out)
     H, _ = class_blocks(rows[order], layout.labels[order])
     H = H - H.mean(1, keepdims=True)
@@ -122,7 +122,7 @@ def test_the_other_flows_of_hidden_features_are_those_of_the_whole_tensor_to_1e_
     rows = rng.standard_normal((layout.n, features)) + rng.standard_normal((layout.C, features))[layout.labels]
     rows = 5 + rows @ (np.geomspace(1, 0.3, features)[:, None] * np.linalg.qr(rng.standard_normal((features, features)))[0])
     store.save_arrays(path, {"features": rows, "labels": layout.labels})
-    assert run("--features", path, *options, "--growth", 2, "--points", 6, "--steps", 20, "--quiet", "--out", out) == 0
+    assert run("--features", path, *options, "--growth", "2", "--points", "6", "--steps", "20", "--quiet", "--out", out) == 0
     stored, H = store.load_arrays(out), rows.T - rows.mean(0)[:, None]
     given = {
         name: float(value) for name, value in zip(options[::2], options[1::2], strict=True) if name not in ("--flow", "--start")
@@ -219,6 +219,8 @@ def test_the_same_seed_at_float32_is_the_float64_data_rounded(sizes: list[str]) 
         prepare(flow_config(parser().parse_args([*sizes, "--P", "5", "--seed", "3", "--dtype", dtype])))
         for dtype in ("float64", "float32")
     )
+    assert single.H is not None
+    assert double.H is not None
     assert single.H.dtype == np.float32
     np.testing.assert_array_equal(single.H, double.H.astype(np.float32))
 

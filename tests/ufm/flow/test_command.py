@@ -70,22 +70,22 @@ def test_the_file_holds_exactly_the_named_arrays_and_they_are_right(tmp_path: Pa
     assert arrays.keys() == ARRAYS
     C, N, P, K = 4, 20, 7, 3
     H = np.random.default_rng(0).standard_normal((P, C * N))
-    found = snr(H, ClassLayout.equal(C, N))
+    spectrum = snr(H, ClassLayout.equal(C, N))
     t, omega = arrays["t"], arrays["omega"]
     assert t.shape == (50,)
     assert t[0] == 0
     assert omega.shape == (50, K)
-    np.testing.assert_allclose(omega[0], found.omega, rtol=1e-12)
-    np.testing.assert_allclose(omega, LAWS[name].omega(t, found.omega, C, N), rtol=1e-13)
+    np.testing.assert_allclose(omega[0], spectrum.omega, rtol=1e-12)
+    np.testing.assert_allclose(omega, LAWS[name].omega(t, spectrum.omega, C, N), rtol=1e-13)
     np.testing.assert_allclose(omega[-1].min(), 10 * omega[0].min(), rtol=1e-12)
     for key, function in (("loss", "spectral_loss"), ("loss_nc1", "spectral_loss_nc1"), ("loss_nc23", "spectral_loss_nc23")):
         np.testing.assert_allclose(arrays[key], getattr(spectral_loss, function)(omega, C), rtol=1e-14)
-    scheme = run_discrete(found.omega, float(arrays["eta"]), 1000, C, N)
+    scheme = run_discrete(spectrum.omega, float(arrays["eta"]), 1000, C, N)
     np.testing.assert_allclose(arrays["omega_discrete"], scheme.omega, rtol=1e-12)
     np.testing.assert_allclose(arrays["t_discrete"], scheme.t, rtol=1e-12)
     np.testing.assert_allclose(arrays["t_discrete"][-1], t[-1], rtol=1e-12)
     np.testing.assert_allclose(
-        (arrays["U"] * omega[0]) @ arrays["V"].T, (found.left_vectors * found.omega) @ found.V.T, atol=1e-10
+        (arrays["U"] * omega[0]) @ arrays["V"].T, (spectrum.left_vectors * spectrum.omega) @ spectrum.V.T, atol=1e-10
     )
     assert arrays["residual"] < 1e-12
     config = json.loads(str(arrays["config"]))
@@ -99,9 +99,9 @@ def test_all_flows_write_one_file_each_and_one_json_object(tmp_path: Path, capsy
     assert run(*SMALL, "--flow", "all", "--out", out, "--plot", plot, "--json") == 0
     names = sorted(f"run.{name}{suffix}" for name in LAWS for suffix in (".npz", ".svg"))
     assert sorted(os.listdir(tmp_path)) == names
-    found = json.loads(capsys.readouterr().out)
-    assert found["flows"].keys() == set(LAWS)
-    gaps = {name: found["flows"][name]["gap"] for name in LAWS}
+    report = json.loads(capsys.readouterr().out)
+    assert report["flows"].keys() == set(LAWS)
+    gaps = {name: report["flows"][name]["gap"] for name in LAWS}
     assert gaps["renormalized"] < 0.01  # the scheme follows law (a)
     assert gaps["embedded"] > 0.5  # and not the printed Proposition 2: the erratum
     assert gaps["unnormalized"] > 0.5
@@ -193,12 +193,12 @@ def test_the_raw_start_keeps_the_features_as_they_are(tmp_path: Path, full: list
 
 def test_a_stored_run_can_be_loaded_and_drawn_again(tmp_path: Path) -> None:
     assert run(*SMALL, "--out", tmp_path / "run.npz", "--quiet", "--steps", "50") == 0
-    found, scheme = result.load_flow(tmp_path / "run.npz")
+    flow, scheme = result.load_flow(tmp_path / "run.npz")
     arrays = store.load_arrays(tmp_path / "run.npz")
-    np.testing.assert_array_equal(found.loss, arrays["loss"])
+    np.testing.assert_array_equal(flow.loss, arrays["loss"])
     np.testing.assert_array_equal(scheme.steps, np.arange(51))
     np.testing.assert_allclose(scheme.t, arrays["t_discrete"], rtol=1e-15)
-    save_figure(trajectory_figure(found, scheme), tmp_path / "again.pdf")
+    save_figure(trajectory_figure(flow, scheme), tmp_path / "again.pdf")
     assert b"Type3" not in (tmp_path / "again.pdf").read_bytes()
     write_features(tmp_path / "features.npz")
     with pytest.raises(ValueError, match="it lacks U, V"):
@@ -233,12 +233,12 @@ def test_table_columns_are_what_their_heads_say(capsys: pytest.CaptureFixture) -
     printed = json.loads(capsys.readouterr().out)
     layout = ClassLayout.equal(4, 20)
     H = np.random.default_rng(0).standard_normal((7, 80))
-    X, found = renormalized_features(H, layout)
-    scheme = run_discrete(found.omega, printed["eta"], 1000, 4, 20)
+    X, spectrum = renormalized_features(H, layout)
+    scheme = run_discrete(spectrum.omega, printed["eta"], 1000, 4, 20)
     assert 0 < printed["residual"] < 1e-12
     for row in printed["table"]:
-        omega = LAWS["renormalized"].omega(np.array(row["t"]), found.omega, 4, 20)
-        moved = advance_means(X.copy(), found, found.omega, omega, layout)
+        omega = LAWS["renormalized"].omega(np.array(row["t"]), spectrum.omega, 4, 20)
+        moved = advance_means(X.copy(), spectrum, spectrum.omega, omega, layout)
         stats = block_statistics(moved, layout)
         W, b = ls_classifier(stats, 0.0)
         parts = decompose(stats, W, b, 0.0)

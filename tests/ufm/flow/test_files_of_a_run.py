@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,11 +23,11 @@ from ufm.interrupt import Interrupted
 FULL = [*SMALL, "--full", "--steps", "20", "--points", "10", "--growth", "3", "--quiet"]
 
 
-def command(*arguments: str, **options: object) -> subprocess.CompletedProcess:
-    environment = {**os.environ, **options.pop("env", {})}  # type: ignore[dict-item]
+def command(*arguments: str, **options: Any) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **options.pop("env", {})}
     return subprocess.run(
         [sys.executable, "-m", "ufm.flow", *arguments], cwd=ROOT, check=False, env=environment, capture_output=True, **options
-    )  # type: ignore[call-overload]
+    )
 
 
 @pytest.mark.parametrize(

@@ -340,8 +340,8 @@ def on_torch(device: str) -> None:
         assert value.device.type == device
         np.testing.assert_allclose(value.cpu(), getattr(expected, name), rtol=1e-9, atol=1e-11)
     for centre in ("examples", "classes"):
-        np.testing.assert_allclose(run.nc3(centre).cpu(), expected.nc3(centre), rtol=1e-8)
-        np.testing.assert_allclose(run.equinorm(centre).cpu(), expected.equinorm(centre), rtol=1e-8)
+        np.testing.assert_allclose(torch.as_tensor(run.nc3(centre)).cpu(), expected.nc3(centre), rtol=1e-8)
+        np.testing.assert_allclose(torch.as_tensor(run.equinorm(centre)).cpu(), expected.equinorm(centre), rtol=1e-8)
     np.testing.assert_allclose(law.velocity(tensor).cpu(), law.velocity(S), rtol=1e-10, atol=1e-15)
     stepped = general_step(law, tensor, 10.0)
     assert stepped.device.type == device
@@ -349,8 +349,8 @@ def on_torch(device: str) -> None:
     np.testing.assert_allclose(run.trajectory().omega, expected.omega, rtol=1e-9)
     balanced = GeneralLaw((8, 8, 8, 8), 0.1)
     closed = run_general(balanced, tensor, times)
-    np.testing.assert_allclose(closed.omega.cpu(), run_general(balanced, S, t).omega, rtol=1e-10)
-    np.testing.assert_allclose(closed.loss.cpu(), run_general(balanced, S, t).loss, rtol=1e-10)
+    np.testing.assert_allclose(torch.as_tensor(closed.omega).cpu(), run_general(balanced, S, t).omega, rtol=1e-10)
+    np.testing.assert_allclose(torch.as_tensor(closed.loss).cpu(), run_general(balanced, S, t).loss, rtol=1e-10)
 
 
 def test_torch_gives_the_same_numbers() -> None:

@@ -53,7 +53,7 @@ def test_past_the_safe_step_deviations_are_reflected(problem: Problem, ridge: fl
     law = GeneralLaw(layout.sizes, ridge, r)
     S = law.scaled_means(layout.means(X))
     W, _ = oracles.ridge_classifier(X, layout, ridge)
-    eta = factor * layout.n / np.linalg.norm(W, 2) ** 2
+    eta = float(factor * layout.n / np.linalg.norm(W, 2) ** 2)
     values, E = np.linalg.eigh(np.eye(len(X)) - eta / layout.n * W.T @ W)
     assume((abs(values) > 1e-3).all())
     assert values[0] < 0

@@ -36,8 +36,8 @@ def full(flow: JointFlow, W: np.ndarray, b: np.ndarray, H: np.ndarray, t: np.nda
         return -np.concatenate([flow.kappa * dW.ravel(), flow.kappa * db, dH.ravel()])
 
     y0 = np.concatenate([W.ravel(), b, H.ravel()])
-    found = solve_ivp(field, (0, float(t[-1])), y0, method="DOP853", t_eval=t, rtol=1e-12, atol=1e-13)
-    return [split(y) for y in found.y.T]
+    solution = solve_ivp(field, (0, float(t[-1])), y0, method="DOP853", t_eval=t, rtol=1e-12, atol=1e-13)
+    return [split(y) for y in solution.y.T]
 
 
 @given(problems(balanced=False, few_features=True), decays, decays, decays, st.sampled_from([0.3, 2.0]), st.booleans())

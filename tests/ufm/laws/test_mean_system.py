@@ -76,10 +76,10 @@ def test_far_into_collapse_nothing_cancels() -> None:
     H -= H.mean(-1, keepdims=True)
     values, E = np.linalg.eigh(H @ H.T / layout.n)
     whitened = (E / np.sqrt(values)) @ E.T @ H
-    found = snr(whitened, layout)
+    spectrum = snr(whitened, layout)
     times = np.array([0.0, 15.0 * layout.C**2 * layout.N])
-    expected = UNNORMALIZED_FLOW.law.omega(times, found.omega, layout.C, layout.N)
-    np.testing.assert_allclose(run_raw(mean_system(whitened, layout, found), times).omega, expected, rtol=1e-7)
+    expected = UNNORMALIZED_FLOW.law.omega(times, spectrum.omega, layout.C, layout.N)
+    np.testing.assert_allclose(run_raw(mean_system(whitened, layout, spectrum), times).omega, expected, rtol=1e-7)
 
 
 @pytest.mark.parametrize("condition", [1e4, 1e12])
@@ -88,9 +88,9 @@ def test_an_ill_conditioned_start_keeps_its_singular_values(condition: float) ->
     rng = np.random.default_rng(3)
     left, right = (np.linalg.qr(rng.standard_normal((P, P)))[0] for _ in range(2))
     H = left @ np.diag(np.geomspace(1, condition**-0.5, P)) @ right @ features(layout, P, rng)
-    found = snr(H, layout)
-    system = mean_system(H, layout, found)
-    np.testing.assert_allclose(system.snr(system.Z)[0], found.omega, rtol=1e-8)
+    spectrum = snr(H, layout)
+    system = mean_system(H, layout, spectrum)
+    np.testing.assert_allclose(system.snr(system.Z)[0], spectrum.omega, rtol=1e-8)
 
 
 def test_columns_do_not_depend_on_the_output_times() -> None:

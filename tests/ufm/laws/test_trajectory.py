@@ -53,8 +53,8 @@ def test_crossing_values_are_followed_by_their_vectors(seed: int) -> None:
     truth = crossing(rng)
     shuffled = as_svd_gives_them(rng, *truth)
     kept = [array.copy() for array in shuffled]
-    for found, expected in zip(followed(*shuffled), truth, strict=True):
-        np.testing.assert_array_equal(found, expected)
+    for values, expected in zip(followed(*shuffled), truth, strict=True):
+        np.testing.assert_array_equal(values, expected)
     for array, before in zip(shuffled, kept, strict=True):
         np.testing.assert_array_equal(array, before)
     assert followed(*shuffled[:2])[2] is None
@@ -73,16 +73,16 @@ def test_a_record_follows_them_and_leaves_undefined_and_rank_deficient_epochs_ou
     omega[2], V[2], U[2] = np.nan, np.nan, np.nan
     omega[5, -1] = 0.0
     V[5], U[5] = V[5][:, ::-1], U[5][:, ::-1]  # vectors of another moment must not lead astray
-    found = record(omega, V, U).trajectory()
+    trajectory = record(omega, V, U).trajectory()
     kept = [0, 1, 3, 4, 6, 7, 8]
-    np.testing.assert_array_equal(found.t, 3.0 * np.array(kept))
-    for got, expected in zip((found.omega, found.V_t, found.U_t), truth, strict=True):
+    np.testing.assert_array_equal(trajectory.t, 3.0 * np.array(kept))
+    for got, expected in zip((trajectory.omega, trajectory.V_t, trajectory.U_t), truth, strict=True):
         np.testing.assert_array_equal(got, expected[kept])
-    np.testing.assert_array_equal(found.V, truth[1][0])
-    np.testing.assert_array_equal(found.U, truth[2][0])
-    np.testing.assert_array_equal(found.observed["loss_perp"], kept)
-    assert (found.C, found.N) == (C, N)
-    assert "omega" not in found.observed
+    np.testing.assert_array_equal(trajectory.V, truth[1][0])
+    np.testing.assert_array_equal(trajectory.U, truth[2][0])
+    np.testing.assert_array_equal(trajectory.observed["loss_perp"], kept)
+    assert (trajectory.C, trajectory.N) == (C, N)
+    assert "omega" not in trajectory.observed
 
 
 def test_rows_are_the_same_trajectory_at_some_times() -> None:
@@ -139,6 +139,7 @@ def test_a_dataset_names_every_axis() -> None:
     assert dict(data.sizes) == {"t": T, "j": K, "c": C, "p": P}
     assert (data.attrs["C"], data.attrs["N"], data.attrs["counts"]) == (C, N, [8] * C)
     np.testing.assert_array_equal(data["omega"].sel(j=2), one.omega[:, 1])
+    assert one.U_t is not None
     np.testing.assert_array_equal(data["U_t"].isel(t=3, p=1), one.U_t[3, 1])
     np.testing.assert_array_equal(data["V"].transpose("c", "j"), one.V)
     np.testing.assert_array_equal(data["loss_nc23"], one.loss_nc23)

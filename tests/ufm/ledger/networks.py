@@ -22,8 +22,8 @@ class Blocks(nn.Module):
         self.head = nn.Linear(self.hidden.out_features, C)
         self.order = rng.random() < 0.5
         with torch.no_grad():
-            self.norm.running_mean.normal_()
-            self.norm.running_var.uniform_(0.5, 2)
+            self.norm.get_buffer("running_mean").normal_()
+            self.norm.get_buffer("running_var").uniform_(0.5, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.act(self.norm(self.stem(x)))

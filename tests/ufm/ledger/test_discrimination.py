@@ -25,20 +25,20 @@ def lower(first: np.ndarray, second: np.ndarray) -> bool:
 
 @given(problems(balanced=False))
 def test_the_form_is_that_of_the_definition(problem: Problem) -> None:
-    found = form_of(problem.H, problem.layout)
+    form = form_of(problem.H, problem.layout)
     expected = dense_form(problem.H, problem.layout)
-    np.testing.assert_allclose(found.gram, expected, atol=1e-9 * np.linalg.norm(expected))
-    assert found.dropped == 0
-    assert not found.unbounded.size
+    np.testing.assert_allclose(form.gram, expected, atol=1e-9 * float(np.linalg.norm(expected)))
+    assert form.dropped == 0
+    assert not form.unbounded.size
 
 
 @given(problems(balanced=False, few_features=True))
 def test_omega_are_the_singular_values_of_the_snr_matrix(problem: Problem) -> None:
-    found = form_of(problem.H, problem.layout).omega
+    omega = form_of(problem.H, problem.layout).omega
     expected = snr_spectrum(problem.H, problem.layout).omega
-    assert len(found) == problem.layout.C - 1
-    np.testing.assert_allclose(found[: len(expected)], expected, rtol=1e-8, atol=1e-9 * expected[0])
-    assert (found[len(expected) :] < 1e-6 * expected[0]).all()
+    assert len(omega) == problem.layout.C - 1
+    np.testing.assert_allclose(omega[: len(expected)], expected, rtol=1e-8, atol=1e-9 * expected[0])
+    assert (omega[len(expected) :] < 1e-6 * expected[0]).all()
 
 
 @given(problems(balanced=False), kinds)
@@ -55,7 +55,7 @@ def test_every_linear_map_lowers_the_form(problem: Problem, kind: str) -> None:
 def test_injective_maps_lose_nothing(problem: Problem, kind: str) -> None:
     before = form_of(problem.H, problem.layout)
     after = form_of(matrix(kind, problem.P, problem.rng) @ problem.H, problem.layout)
-    np.testing.assert_allclose(after.gram, before.gram, atol=1e-8 * np.linalg.norm(before.gram))
+    np.testing.assert_allclose(after.gram, before.gram, atol=1e-8 * float(np.linalg.norm(before.gram)))
     assert after.rank == problem.P
 
 
@@ -67,7 +67,7 @@ def test_equality_iff_nothing_discriminating_is_lost(problem: Problem) -> None:
     directions = np.linalg.solve(stats.sigma_w, stats.centred_means)
     basis = np.linalg.svd(directions)[0][:, : min(problem.layout.C - 1, problem.P)]
     kept = form_of(basis.T @ problem.H, problem.layout)
-    np.testing.assert_allclose(kept.gram, before.gram, atol=1e-8 * np.linalg.norm(before.gram))
+    np.testing.assert_allclose(kept.gram, before.gram, atol=1e-8 * float(np.linalg.norm(before.gram)))
     away = np.linalg.svd(basis[:, :1])[0][:, 1:]
     lost = form_of(away.T @ problem.H, problem.layout)
     assert np.trace(lost.gram) < np.trace(before.gram) * (1 - 1e-6)
@@ -122,7 +122,7 @@ def test_batch_norm_over_everything_at_once_loses_nothing(problem: Problem, affi
     layer = torch.nn.BatchNorm1d(problem.P, affine=affine, eps=1e-9).double()
     out = layer.train()(torch.from_numpy(problem.H.T)).detach().numpy().T
     before, after = form_of(problem.H, problem.layout), form_of(out, problem.layout)
-    np.testing.assert_allclose(after.gram, before.gram, atol=1e-8 * np.linalg.norm(before.gram))
+    np.testing.assert_allclose(after.gram, before.gram, atol=1e-8 * float(np.linalg.norm(before.gram)))
 
 
 def test_batch_norm_by_batches_in_training_mode_can_make_collapse() -> None:
@@ -143,11 +143,11 @@ def test_rank_deficient_features_are_counted_and_change_nothing(problem: Problem
     """Copies, dead units and constants: the form is that of the features without them, and what was dropped is counted."""
     A = problem.rng.standard_normal((extra, problem.P))
     dead = np.concatenate([np.zeros((1, problem.layout.n)), np.full((1, problem.layout.n), 7.3)])
-    found = form_of(np.concatenate([problem.H, A @ problem.H, dead]), problem.layout)
+    form = form_of(np.concatenate([problem.H, A @ problem.H, dead]), problem.layout)
     before = form_of(problem.H, problem.layout)
-    assert found.dropped == extra + 2
-    assert not found.unbounded.size
-    np.testing.assert_allclose(found.gram, before.gram, atol=1e-7 * np.linalg.norm(before.gram))
+    assert form.dropped == extra + 2
+    assert not form.unbounded.size
+    np.testing.assert_allclose(form.gram, before.gram, atol=1e-7 * float(np.linalg.norm(before.gram)))
 
 
 @given(problems(balanced=False))
@@ -155,16 +155,16 @@ def test_signal_without_noise_is_infinite_and_the_rest_stays_finite(problem: Pro
     """A feature that tells class 0 from the others without any noise: one omega is inf, the others exclude its contrast."""
     C = problem.layout.C
     one_hot = np.repeat(np.eye(C), problem.layout.sizes, axis=1)
-    found = form_of(np.concatenate([problem.H, one_hot[:1]]), problem.layout)
-    assert np.isinf(found.omega[0])
-    assert np.isfinite(found.omega[1:]).all()
+    form = form_of(np.concatenate([problem.H, one_hot[:1]]), problem.layout)
+    assert np.isinf(form.omega[0])
+    assert np.isfinite(form.omega[1:]).all()
     before = form_of(problem.H, problem.layout)
-    assert (found.omega[1:] <= before.omega[:-1] * (1 + SLACK)).all()  # interlacing: a contrast less
-    assert (found.omega >= before.omega * (1 - SLACK)).all()  # and the theorem: H is a linear map of the features here
+    assert (form.omega[1:] <= before.omega[:-1] * (1 + SLACK)).all()  # interlacing: a contrast less
+    assert (form.omega >= before.omega * (1 - SLACK)).all()  # and the theorem: H is a linear map of the features here
     turn = np.linalg.qr(problem.rng.standard_normal((problem.P + 1, problem.P + 1)))[0]
     turned = form_of(turn @ np.concatenate([problem.H, one_hot[:1]]), problem.layout)  # no feature is without noise now
     assert np.isinf(turned.omega[0])
-    np.testing.assert_allclose(turned.omega[1:], found.omega[1:], rtol=1e-7, atol=1e-7 * before.omega[0])
+    np.testing.assert_allclose(turned.omega[1:], form.omega[1:], rtol=1e-7, atol=1e-7 * before.omega[0])
 
 
 def test_for_the_pseudo_inverse_alone_the_theorem_is_false() -> None:
@@ -185,9 +185,9 @@ def test_where_no_signal_is_lost_the_values_are_those_of_the_range(problem: Prob
     stats = statistics(H, problem.layout)
     tensors = ClassStatistics(*(torch.from_numpy(a) for a in (stats.counts, stats.means, stats.sigma_w, stats.class_variances)))
     known = snr_in_range(tensors, EPS)
-    for found in (discrimination(stats, EPS), discrimination(tensors, EPS)):
-        assert found.dropped == known.dropped
-        np.testing.assert_allclose(found.omega[: len(known.omega)], known.omega, rtol=1e-6, atol=1e-6 * known.omega[0])
+    for form in (discrimination(stats, EPS), discrimination(tensors, EPS)):
+        assert form.dropped == known.dropped
+        np.testing.assert_allclose(form.omega[: len(known.omega)], known.omega, rtol=1e-6, atol=1e-6 * known.omega[0])
 
 
 def test_nonlinearities_can_raise_it() -> None:

@@ -72,14 +72,14 @@ def test_estimates_agree_with_a_known_snr_and_with_each_other(share: float, coun
     repeats, inside, errors, gaps, naive = 24, np.zeros(2), [], [], []
     for _ in range(repeats):
         X, y, true = gaussian(sizes, int(share * sizes.sum()), rng)
-        found, _ = measured(X, y, 4)
-        for k, interval in enumerate((found.corrected_interval, found.held_out_interval)):
+        measurement, _ = measured(X, y, 4)
+        for k, interval in enumerate((measurement.corrected_interval, measurement.held_out_interval)):
             inside[k] += ((interval[:, 0] <= true) & (true <= interval[:, 1])).mean()
-        errors.append(found.corrected[:2] ** 2 / true[:2] ** 2 - 1)
-        gaps.append(found.held_out[:2] / found.corrected[:2] - 1)
-        naive.append(np.log(found.omega / true).mean())
-        assert (found.corrected_interval[:, 0] <= found.held_out).all()
-        assert (found.held_out[:2] <= found.corrected_interval[:2, 1]).all()
+        errors.append(measurement.corrected[:2] ** 2 / true[:2] ** 2 - 1)
+        gaps.append(measurement.held_out[:2] / measurement.corrected[:2] - 1)
+        naive.append(np.log(measurement.omega / true).mean())
+        assert (measurement.corrected_interval[:, 0] <= measurement.held_out).all()
+        assert (measurement.held_out[:2] <= measurement.corrected_interval[:2, 1]).all()
     deviation = np.std(errors, axis=0) / repeats**0.5
     assert (abs(np.mean(errors, axis=0)) < 4 * deviation).all()  # unbiased for omega^2
     assert (inside / repeats > 0.85).all()  # 72 intervals at 95 %, three of a sample not independent
@@ -128,26 +128,26 @@ def test_batches_and_merged_passes_give_the_same(problem: Problem, size: int) ->
     passes = [SecondPass(stats, form), SecondPass(stats, form)]
     for start in range(0, len(y), size):
         passes[start % 2].update(X[start : start + size], y[start : start + size])
-    found = estimates(form, passes[0].merge(passes[1]).compute())
-    np.testing.assert_allclose(found.omega, whole.omega, rtol=1e-7)
-    np.testing.assert_allclose(found.held_out, whole.held_out, rtol=1e-5, atol=1e-6, equal_nan=True)
+    estimate = estimates(form, passes[0].merge(passes[1]).compute())
+    np.testing.assert_allclose(estimate.omega, whole.omega, rtol=1e-7)
+    np.testing.assert_allclose(estimate.held_out, whole.held_out, rtol=1e-5, atol=1e-6, equal_nan=True)
 
 
 def test_too_few_data_get_no_number_and_a_reason() -> None:
     rng = np.random.default_rng(0)
     for n, P, word in ((60, 100, "omega in sample is inf"), (60, 55, "above P \\+ 4 = 59 are needed")):
         y = np.arange(n) % 4
-        found, _ = measured(rng.standard_normal((n, P)), y, 4)
-        assert np.isnan(found.corrected).all()
-        assert np.isnan(found.held_out_interval).all()
-        assert re.search(word, found.reason)
+        measurement, _ = measured(rng.standard_normal((n, P)), y, 4)
+        assert np.isnan(measurement.corrected).all()
+        assert np.isnan(measurement.held_out_interval).all()
+        assert re.search(word, measurement.reason)
     X = rng.standard_normal((60, 4))
     X[:, 3] = 0
     X[7, 3] = 1.0  # a unit that a single example switches on
-    found, _ = measured(X, np.arange(60) % 3, 3)
-    assert "an example is alone" in found.reason
-    assert np.isnan(found.held_out).all()
-    assert np.isfinite(found.corrected).all()
+    measurement, _ = measured(X, np.arange(60) % 3, 3)
+    assert "an example is alone" in measurement.reason
+    assert np.isnan(measurement.held_out).all()
+    assert np.isfinite(measurement.corrected).all()
     stats = statistics(rng.standard_normal((3, 13)), ClassLayout((1, 5, 7)))
     assert "single example" in too_few(discrimination(stats, EPS))
 
@@ -156,10 +156,10 @@ def test_nothing_to_see_is_not_seen() -> None:
     """Labels without meaning: in sample omega is large, the intervals of both estimates go down to nothing."""
     rng = np.random.default_rng(3)
     X, y = rng.standard_normal((300, 150)), np.arange(300) % 3
-    found, _ = measured(X, y, 3)
-    assert (found.omega > 1).all()
-    assert (found.corrected_interval[:, 0] < 0.1).all()
-    assert (found.held_out < 0.8).all()
+    measurement, _ = measured(X, y, 3)
+    assert (measurement.omega > 1).all()
+    assert (measurement.corrected_interval[:, 0] < 0.1).all()
+    assert (measurement.held_out < 0.8).all()
 
 
 def test_other_data_in_the_second_pass_is_refused() -> None:

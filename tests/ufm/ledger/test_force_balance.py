@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from tests.typed import gradient_of
 from ufm.ledger.force_balance import force_balance
 
 
@@ -20,28 +21,28 @@ def problem(dtype: torch.dtype = torch.float64) -> tuple[nn.Sequential, list[tup
 
 def test_the_sum_of_the_forces_is_the_gradient() -> None:
     net, batches = problem()
-    found = force_balance(net, batches, net[4], F.cross_entropy)
+    balance = force_balance(net, batches, net[4], F.cross_entropy)
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     F.cross_entropy(net(x), y).backward()
-    expected = [float(p.grad.norm()) for p in list(net.parameters())[:4]]
-    assert found.names == ("0.weight", "0.bias", "2.weight", "2.bias")
-    np.testing.assert_allclose(found.total[:-1], expected, rtol=1e-10)
-    assert found.total[-1] == pytest.approx(float(np.linalg.norm(expected)))
+    expected = [float(gradient_of(p).norm()) for p in list(net.parameters())[:4]]
+    assert balance.names == ("0.weight", "0.bias", "2.weight", "2.bias")
+    np.testing.assert_allclose(balance.total[:-1], expected, rtol=1e-10)
+    assert balance.total[-1] == pytest.approx(float(np.linalg.norm(expected)))
     np.testing.assert_allclose(
-        found.total**2, found.means**2 + found.deviations**2 + 2 * found.cosine * found.means * found.deviations
+        balance.total**2, balance.means**2 + balance.deviations**2 + 2 * balance.cosine * balance.means * balance.deviations
     )
-    np.testing.assert_allclose(found.ratio, found.total / found.means)
+    np.testing.assert_allclose(balance.ratio, balance.total / balance.means)
 
 
 def test_the_pull_of_the_class_means_is_that_of_averaged_gradients() -> None:
     net, batches = problem()
-    found = force_balance(net, batches, net[4], F.cross_entropy)
+    balance = force_balance(net, batches, net[4], F.cross_entropy)
     x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
     H = net[:4](x)
     G = torch.autograd.grad(F.cross_entropy(net[4](H), y), H, retain_graph=True)[0]
     averages = torch.stack([G[y == c].mean(0) for c in range(3)])[y]
     pulls = torch.autograd.grad(H, list(net[:4].parameters()), averages)
-    np.testing.assert_allclose(found.means[:-1], [float(p.norm()) for p in pulls], rtol=1e-10)
+    np.testing.assert_allclose(balance.means[:-1], [float(p.norm()) for p in pulls], rtol=1e-10)
 
 
 def test_on_the_central_path_a_linear_layer_above_fixed_features_is_at_rest() -> None:
@@ -57,10 +58,10 @@ def test_on_the_central_path_a_linear_layer_above_fixed_features_is_at_rest() ->
         head.weight.copy_(fit[:6].T)
         head.bias.copy_(fit[6])
     net = nn.Sequential(below, head)
-    found = force_balance(net, [(x, y)], head, lambda out, t: F.mse_loss(out, F.one_hot(t, 4).to(out.dtype)))
-    assert found.cosine[-1] == pytest.approx(-1, abs=1e-9)
-    assert found.ratio[-1] < 1e-6
-    assert found.means[-1] > 1e-3
+    balance = force_balance(net, [(x, y)], head, lambda out, t: F.mse_loss(out, F.one_hot(t, 4).to(out.dtype)))
+    assert balance.cosine[-1] == pytest.approx(-1, abs=1e-9)
+    assert balance.ratio[-1] < 1e-6
+    assert balance.means[-1] > 1e-3
 
 
 def test_against_decay_and_momentum() -> None:
@@ -72,10 +73,10 @@ def test_against_decay_and_momentum() -> None:
         optimizer.zero_grad()
         F.cross_entropy(net(x), y).backward()
         optimizer.step()
-    found = force_balance(net, batches, net[4], F.cross_entropy, weight_decay=0.01, optimizer=optimizer)
-    assert found.decay_cosine[-1] == pytest.approx(1, abs=0.01)  # at rest the remainder is what decay takes
-    assert found.decay_ratio[-1] == pytest.approx(1, abs=0.02)
-    assert np.isfinite(found.momentum_cosine).all()
+    balance = force_balance(net, batches, net[4], F.cross_entropy, weight_decay=0.01, optimizer=optimizer)
+    assert balance.decay_cosine[-1] == pytest.approx(1, abs=0.01)  # at rest the remainder is what decay takes
+    assert balance.decay_ratio[-1] == pytest.approx(1, abs=0.02)
+    assert np.isfinite(balance.momentum_cosine).all()
 
 
 def test_nothing_of_the_callers_changes() -> None:
@@ -83,14 +84,14 @@ def test_nothing_of_the_callers_changes() -> None:
     net[2].weight.requires_grad_(False)
     net.train()
     state, random = torch.get_rng_state(), [p.clone() for p in net.parameters()]
-    found = force_balance(net, batches, net[4], F.cross_entropy)
-    assert found.names == ("0.weight", "0.bias", "2.bias")
+    balance = force_balance(net, batches, net[4], F.cross_entropy)
+    assert balance.names == ("0.weight", "0.bias", "2.bias")
     assert net.training
     assert all(p.grad is None for p in net.parameters())
     assert not net[4]._forward_pre_hooks
     assert torch.equal(state, torch.get_rng_state())
     assert all(torch.equal(p, q) for p, q in zip(net.parameters(), random, strict=True))
-    assert np.isnan(found.decay_ratio).all()
+    assert np.isnan(balance.decay_ratio).all()
 
 
 def test_bad_layers_are_refused() -> None:

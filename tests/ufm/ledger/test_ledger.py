@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from manifolds.layout import ClassLayout
+from tests.typed import global_state
 from tests.ufm.ledger.maps import EPS
 from tests.ufm.ledger.networks import Blocks, DataDependent, InPlaceSkip, Remembering, images, vectors
 from ufm.features.snr import snr_spectrum
@@ -34,18 +35,18 @@ def test_the_theorem_holds_in_every_operation_of_200_networks(part: int) -> None
         identity = seed % 5 == 0
         activation = nn.Identity if identity else (nn.ReLU, nn.GELU, nn.Tanh)[seed % 3]
         C = int(rng.integers(2, 5))
-        found = ledger(Blocks(rng, C, activation).double(), images(rng, C, 160))
-        worst = found.violations()
-        assert found.seen == "torch.fx"
-        assert np.nanmax(worst) <= 1e-9, (seed, found.operations[int(np.nanargmax(worst))])
-        assert sum(affine is True for affine in found.affine) >= 7
+        result = ledger(Blocks(rng, C, activation).double(), images(rng, C, 160))
+        worst = result.violations()
+        assert result.seen == "torch.fx"
+        assert np.nanmax(worst) <= 1e-9, (seed, result.operations[int(np.nanargmax(worst))])
+        assert sum(affine is True for affine in result.affine) >= 7
         if identity:
-            assert all(found.affine)
-            assert np.nanmax(found.gain) <= 1e-9
-        finite = np.isfinite(found.gain).all(0)  # a layer of fewer units than contrasts has omega 0
+            assert all(result.affine)
+            assert np.nanmax(result.gain) <= 1e-9
+        finite = np.isfinite(result.gain).all(0)  # a layer of fewer units than contrasts has omega 0
         assert finite.any()
-        total = np.log(found.omega[-1, finite]) - np.log(found.omega[0, finite])
-        np.testing.assert_allclose(found.gain.sum(0)[finite], total, atol=1e-12)
+        total = np.log(result.omega[-1, finite]) - np.log(result.omega[0, finite])
+        np.testing.assert_allclose(result.gain.sum(0)[finite], total, atol=1e-12)
 
 
 def test_rows_are_the_snr_of_the_state_after_each_operation() -> None:
@@ -53,22 +54,22 @@ def test_rows_are_the_snr_of_the_state_after_each_operation() -> None:
     net = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5), nn.ReLU(), nn.Linear(5, 3)).double().eval()
     batches = vectors()
     x, y = whole(batches)
-    found = ledger(net, batches)
-    assert found.operations == ("0", "1", "2", "3")
-    assert found.kinds == ("Linear", "BatchNorm1d", "ReLU", "Linear")
-    assert found.affine == (True, True, False, True)
-    assert found.omega.shape == (5, 2)
+    result = ledger(net, batches)
+    assert result.operations == ("0", "1", "2", "3")
+    assert result.kinds == ("Linear", "BatchNorm1d", "ReLU", "Linear")
+    assert result.affine == (True, True, False, True)
+    assert result.omega.shape == (5, 2)
     order = torch.argsort(y, stable=True)
     for k in range(5):
         H = net[:k](x)[order].detach().numpy().T
         if k < 4:
             expected = snr_spectrum(H, ClassLayout(tuple(np.bincount(y).tolist()))).omega
-            np.testing.assert_allclose(found.omega[k], expected[:2], rtol=1e-8)
-    np.testing.assert_allclose(found.gain, np.diff(np.log(found.omega), axis=0))
-    assert found.gains("corrected").shape == (4, 2)
-    interval = found.mean_gain_interval()
-    assert (interval[:, 0] <= found.mean_gain()).all()
-    assert (found.mean_gain() <= interval[:, 1]).all()
+            np.testing.assert_allclose(result.omega[k], expected[:2], rtol=1e-8)
+    np.testing.assert_allclose(result.gain, np.diff(np.log(result.omega), axis=0))
+    assert result.gains("corrected").shape == (4, 2)
+    interval = result.mean_gain_interval()
+    assert (interval[:, 0] <= result.mean_gain()).all()
+    assert (result.mean_gain() <= interval[:, 1]).all()
 
 
 def test_the_state_inside_a_residual_block_is_the_pair() -> None:
@@ -85,25 +86,25 @@ def test_the_state_inside_a_residual_block_is_the_pair() -> None:
 
     net, batches = Block().double(), vectors()
     x, y = whole(batches)
-    found = ledger(net, batches)
+    result = ledger(net, batches)
     hidden = torch.relu(net.inner(x))
-    assert found.operations == ("inner", "relu", "outer", "add")
+    assert result.operations == ("inner", "relu", "outer", "add")
     pair = omega_of(torch.cat([x, hidden], 1).detach(), y)
-    np.testing.assert_allclose(found.omega[2], pair, rtol=1e-8)
-    np.testing.assert_allclose(found.omega[1], found.omega[0], rtol=1e-8)  # the skip still holds all of it
-    assert found.features.tolist() == [6, 10, 10, 12, 6]
-    assert found.affine == (True, False, True, True)
+    np.testing.assert_allclose(result.omega[2], pair, rtol=1e-8)
+    np.testing.assert_allclose(result.omega[1], result.omega[0], rtol=1e-8)  # the skip still holds all of it
+    assert result.features.tolist() == [6, 10, 10, 12, 6]
+    assert result.affine == (True, False, True, True)
 
 
 def test_an_in_place_operation_on_a_skip_is_seen_as_it_acts() -> None:
     torch.manual_seed(2)
     net, batches = InPlaceSkip().double(), vectors()
     x, y = whole(batches)
-    found = ledger(net, batches)
+    result = ledger(net, batches)
     after = torch.relu(net.first(x)).detach()
-    np.testing.assert_allclose(found.omega[found.operations.index("act") + 1], omega_of(after, y), rtol=1e-8)
-    assert found.omega[-1] == pytest.approx(omega_of(net(x).detach(), y), rel=1e-6)
-    assert np.nanmax(found.violations()) <= 1e-9
+    np.testing.assert_allclose(result.omega[result.operations.index("act") + 1], omega_of(after, y), rtol=1e-8)
+    assert result.omega[-1] == pytest.approx(omega_of(net(x).detach(), y), rel=1e-6)
+    assert np.nanmax(result.violations()) <= 1e-9
 
 
 def test_nothing_of_the_callers_changes() -> None:
@@ -115,35 +116,35 @@ def test_nothing_of_the_callers_changes() -> None:
     loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=17, shuffle=True)
     calls: list[int] = []
     handle = net.layer.register_forward_hook(lambda *_: calls.append(1))
-    states = torch.get_rng_state(), random.getstate(), np.random.get_state()[1].copy()  # noqa: NPY002
+    states = torch.get_rng_state(), random.getstate(), global_state()
     weights = {name: value.clone() for name, value in net.state_dict().items()}
-    found = ledger(net, loader)
+    result = ledger(net, loader)
     assert torch.equal(torch.get_rng_state(), states[0])
     assert random.getstate() == states[1]
-    assert (np.random.get_state()[1] == states[2]).all()  # noqa: NPY002
+    assert (global_state() == states[2]).all()
     assert (net.training, net.drop.training, net.layer.training) == (True, False, True)
     assert all(torch.equal(value, weights[name]) for name, value in net.state_dict().items())
     assert list(net.layer._forward_hooks) == [handle.id]
     assert not net.head._forward_hooks
     assert all(isinstance(call, int) for call in calls)
     assert net.last is None or isinstance(net.last, torch.Tensor)
-    assert "layer (call 2)" in found.operations
+    assert "layer (call 2)" in result.operations
     again = ledger(net, batches)
-    np.testing.assert_allclose(found.omega, again.omega, rtol=1e-8)
+    np.testing.assert_allclose(result.omega, again.omega, rtol=1e-8)
 
 
 def test_models_that_torch_fx_cannot_trace_are_seen_by_hooks_and_say_so() -> None:
     torch.manual_seed(5)
     net, batches = DataDependent().double(), vectors()
-    found = ledger(net, batches)
-    assert found.seen == "hooks"
-    assert "sums outside of modules are not seen" in found.note
-    assert found.operations == ("first", "second")
-    assert found.affine == (None, None)
+    result = ledger(net, batches)
+    assert result.seen == "hooks"
+    assert "sums outside of modules are not seen" in result.note
+    assert result.operations == ("first", "second")
+    assert result.affine == (None, None)
     assert not net.first._forward_hooks
     x, y = whole(batches)
-    np.testing.assert_allclose(found.omega[1], omega_of(net.first(x).detach(), y), rtol=1e-8)
-    assert found.note in found.table()
+    np.testing.assert_allclose(result.omega[1], omega_of(net.first(x).detach(), y), rtol=1e-8)
+    assert result.note in result.table()
 
 
 def test_a_model_with_hooks_of_its_own_is_run_with_them() -> None:
@@ -157,18 +158,18 @@ def test_labels_may_be_any_integers_in_any_order_and_classes_of_any_size() -> No
     net, batches = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 9)).double(), vectors()
     plain = ledger(net, batches)
     renamed = [(x, torch.tensor([40, -3, 7])[y]) for x, y in reversed(batches)]
-    found = ledger(net, renamed)
-    assert found.classes.tolist() == [-3, 7, 40]
-    np.testing.assert_allclose(found.omega, plain.omega, rtol=1e-8)
+    result = ledger(net, renamed)
+    assert result.classes.tolist() == [-3, 7, 40]
+    np.testing.assert_allclose(result.omega, plain.omega, rtol=1e-8)
 
 
 def test_float32_networks_keep_the_theorem_to_their_precision() -> None:
     torch.manual_seed(7)
     net = nn.Sequential(nn.Linear(6, 12), nn.ReLU(), nn.Linear(12, 20), nn.BatchNorm1d(20), nn.Linear(20, 4))
-    found = ledger(net, [(x + 100, y) for x, y in vectors(dtype=torch.float32)])
-    assert found.ranks.tolist()[:2] == [6, 6]
-    assert found.dropped[1] == 6
-    assert np.nanmax(found.violations()) < 1e-3
+    result = ledger(net, [(x + 100, y) for x, y in vectors(dtype=torch.float32)])
+    assert result.ranks.tolist()[:2] == [6, 6]
+    assert result.dropped[1] == 6
+    assert np.nanmax(result.violations()) < 1e-3
 
 
 def test_a_network_that_knows_its_classes_by_heart_has_infinite_rows() -> None:
@@ -179,20 +180,20 @@ def test_a_network_that_knows_its_classes_by_heart_has_infinite_rows() -> None:
     y = torch.arange(80) % 2
     x = torch.randn(80, 3).double()
     x[:, 0] = (2.0 * y - 1) * (1 + x[:, 0].abs())
-    found = ledger(Constant(), [(x, y)])
-    assert np.isinf(found.omega[-1]).all()
-    assert np.isinf(found.held_out[-1]).all()
-    assert np.isinf(found.gain[found.omega[1:, 0] == np.inf][0]).all()
-    assert isinstance(found.table(), str)
+    result = ledger(Constant(), [(x, y)])
+    assert np.isinf(result.omega[-1]).all()
+    assert np.isinf(result.held_out[-1]).all()
+    assert np.isinf(result.gain[result.omega[1:, 0] == np.inf][0]).all()
+    assert isinstance(result.table(), str)
 
 
 def test_too_few_examples_give_no_estimate_and_say_why() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double()
-    found = ledger(net, images(np.random.default_rng(0), 3, 18))
-    assert np.isnan(found.held_out[0]).all()
-    assert np.isfinite(found.held_out[-1]).all()
-    assert "too few data" in found.table()
-    assert "n - C = 15" in found.table() or "15 degrees" in found.table()
+    result = ledger(net, images(np.random.default_rng(0), 3, 18))
+    assert np.isnan(result.held_out[0]).all()
+    assert np.isfinite(result.held_out[-1]).all()
+    assert "too few data" in result.table()
+    assert "n - C = 15" in result.table() or "15 degrees" in result.table()
 
 
 def test_directions_of_single_examples_are_set_aside_counted_and_change_nothing_else() -> None:
@@ -204,17 +205,17 @@ def test_directions_of_single_examples_are_set_aside_counted_and_change_nothing_
     order = torch.randperm(120)
     batches = [(extended[order[k : k + 50]], y[order[k : k + 50]]) for k in range(0, 120, 50)]
     net = nn.Sequential(nn.Linear(8, 9), nn.Tanh(), nn.Linear(9, 3)).double()
-    found = ledger(net, batches)
-    assert found.set_aside.tolist() == [2, 2, 0, 0]
-    assert found.ranks.tolist() == [8, 8, 9, 3]
-    assert np.isfinite(found.held_out).all()
+    result = ledger(net, batches)
+    assert result.set_aside.tolist() == [2, 2, 0, 0]
+    assert result.ranks.tolist() == [8, 8, 9, 3]
+    assert np.isfinite(result.held_out).all()
     keep = torch.ones(120, dtype=torch.bool)
     keep[[7, 11]] = False
     plain = ledger(nn.Sequential(nn.Linear(6, 3)).double(), [(x[keep], y[keep])])
-    np.testing.assert_allclose(found.held_out[0], plain.held_out[0], rtol=0.05)
-    np.testing.assert_allclose(found.omega[0], omega_of(extended, y), rtol=1e-8)
+    np.testing.assert_allclose(result.held_out[0], plain.held_out[0], rtol=0.05)
+    np.testing.assert_allclose(result.omega[0], omega_of(extended, y), rtol=1e-8)
     columns = ledger_of_features({"x": extended.numpy(), "half": extended[:, :4].numpy()}, y.numpy())
-    np.testing.assert_allclose(columns.held_out[0], found.held_out[0], rtol=1e-6)
+    np.testing.assert_allclose(columns.held_out[0], result.held_out[0], rtol=1e-6)
     assert columns.operations == ("half",)
     assert columns.set_aside.tolist() == [2, 0]
 
@@ -232,15 +233,15 @@ def test_reduced_states_give_lower_bounds_and_are_marked(reduction: Sketch | Cha
     torch.manual_seed(8)
     batches = images(rng, 3, 400, side=6)
     net = nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(8, 3)).double()
-    exact, found = ledger(net, batches), ledger(net, batches, reduction)
-    assert found.reduced.tolist() == [True, True, True, False, False, False]
-    assert (found.omega <= exact.omega * (1 + 1e-9)).all()
-    assert (found.omega[:2] < exact.omega[:2]).all()
-    np.testing.assert_allclose(found.omega[3:], exact.omega[3:], rtol=1e-8)
-    assert np.isnan(found.violations()[:3]).all()
-    assert (found.shortfall[3:] == 0).all()
-    assert found.shortfall[0] > 0 if isinstance(reduction, Sketch) else np.isnan(found.shortfall[0])
-    assert "lower bound" in found.table()
+    exact, result = ledger(net, batches), ledger(net, batches, reduction)
+    assert result.reduced.tolist() == [True, True, True, False, False, False]
+    assert (result.omega <= exact.omega * (1 + 1e-9)).all()
+    assert (result.omega[:2] < exact.omega[:2]).all()
+    np.testing.assert_allclose(result.omega[3:], exact.omega[3:], rtol=1e-8)
+    assert np.isnan(result.violations()[:3]).all()
+    assert (result.shortfall[3:] == 0).all()
+    assert result.shortfall[0] > 0 if isinstance(reduction, Sketch) else np.isnan(result.shortfall[0])
+    assert "lower bound" in result.table()
 
 
 def test_the_share_that_a_sketch_keeps_of_an_even_signal_is_k_over_P() -> None:
@@ -303,9 +304,9 @@ def test_an_interrupt_is_not_swallowed_and_leaves_the_model_as_it_was() -> None:
 
 
 def test_unknown_estimates_are_refused() -> None:
-    found: Ledger = ledger(nn.Sequential(nn.Linear(6, 3)).double(), vectors())
+    result: Ledger = ledger(nn.Sequential(nn.Linear(6, 3)).double(), vectors())
     with pytest.raises(ValueError, match="it is one of omega, corrected, held_out"):
-        found.level("best")
+        result.level("best")
     with pytest.raises(ValueError, match="the in-sample gain is what it is"):
-        found.mean_gain_interval("omega")
-    assert len(found.rows()) == 2
+        result.mean_gain_interval("omega")
+    assert len(result.rows()) == 2

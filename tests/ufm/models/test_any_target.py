@@ -49,7 +49,7 @@ def test_the_stated_minimiser_has_the_stated_value_grams_and_no_gradient(problem
     best = Optimum.of(Y, lw, lh, P, free_bias=free)
     W, H = factors(best, P)
     leaves = [torch.from_numpy(x).requires_grad_() for x in (W, H, best.bias[:, None])]
-    value = loss(torch.from_numpy(Y), *leaves, lw, lh)
+    value = loss(torch.from_numpy(Y), leaves[0], leaves[1], leaves[2], lw, lh)
     gradient = torch.autograd.grad(value, leaves)
     assert value.item() == pytest.approx(best.minimum, abs=1e-12 * max(1, best.minimum))
     assert max(float(g.abs().max()) for g in gradient[: 3 if free else 2]) < 1e-13 * max(1.0, np.abs(Y).max() ** 2)

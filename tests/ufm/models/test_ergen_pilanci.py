@@ -1,5 +1,7 @@
 """Ergen & Pilanci: the minimum in the batch-normalised variables, class drop-out at sqrt(n_c), and the change of variables."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -84,17 +86,18 @@ def test_plain_descent_in_the_batch_normalised_variables_ends_at_the_same_minimu
     model = ErgenPilanci(beta=1.0)
     Y, minimum, ends = one_hot(model.layout), model.predicted()["minimum"], []
     for seed in range(4):
-        leaves = [t.requires_grad_() for t in gaussian_point(((3, 12), (12, 12), (12, 1), (12, 1)), seed)]
-        optimizer = torch.optim.LBFGS(leaves, max_iter=800, history_size=20, line_search_fn="strong_wolfe", tolerance_change=0)
+        W, V, g, a = (t.requires_grad_() for t in gaussian_point(((3, 12), (12, 12), (12, 1), (12, 1)), seed))
+        options: dict[str, Any] = {"max_iter": 800, "history_size": 20, "line_search_fn": "strong_wolfe", "tolerance_change": 0}
+        optimizer = torch.optim.LBFGS([W, V, g, a], **options)
 
-        def closure(leaves=leaves, optimizer=optimizer):
+        def closure(W=W, V=V, g=g, a=a, optimizer=optimizer):
             optimizer.zero_grad()
-            value = batch_normalized_value(*leaves, Y, 1.0)
+            value = batch_normalized_value(W, V, g, a, Y, 1.0)
             value.backward()
             return value
 
         optimizer.step(closure)
-        ends.append(float(batch_normalized_value(*leaves, Y, 1.0).detach()))
+        ends.append(float(closure().detach()))
     assert min(ends) >= minimum - 1e-12
     assert min(ends) == pytest.approx(minimum, abs=1e-6)
 

@@ -155,12 +155,12 @@ def test_projection_on_the_weighted_simplex(sizes, weights, share):
     budget = share * 0.3 * (sizes @ weights) + 1e-3
     if sizes @ weights <= budget:
         return
-    found = lowered(sizes, weights, budget)
-    assert found @ weights == pytest.approx(budget, rel=1e-9)
+    fit = lowered(sizes, weights, budget)
+    assert fit @ weights == pytest.approx(budget, rel=1e-9)
     for direction in np.random.default_rng(0).standard_normal((20, 3)):  # nearest: no feasible neighbour is closer
-        other = np.maximum(found + 1e-3 * direction, 0)
+        other = np.maximum(fit + 1e-3 * direction, 0)
         other *= min(1, budget / (other @ weights))
-        assert np.linalg.norm(other - sizes) >= np.linalg.norm(found - sizes) - 1e-12
+        assert np.linalg.norm(other - sizes) >= np.linalg.norm(fit - sizes) - 1e-12
 
 
 def test_projection_keeps_a_feasible_spectrum():

@@ -53,8 +53,8 @@ def test_the_field_and_its_conserved_quantity(shape, seed, scale):
     W, H, _ = point
     gradient = model.objective().value_and_gradient(point)[1]
     R = residual(model, point)
-    for found, expected in zip(gradient, (R @ H.mT, W.mT @ R, R.sum(1, keepdim=True)), strict=True):
-        assert torch.allclose(found, expected, atol=1e-12)
+    for part, expected in zip(gradient, (R @ H.mT, W.mT @ R, R.sum(1, keepdim=True)), strict=True):
+        assert torch.allclose(part, expected, atol=1e-12)
     end = gradient_flow(model.objective(), point, np.array([0.0, 1.0 / model.rate]), rtol=2.3e-14)[-1]
     drift = (end[0].mT @ end[0] - end[1] @ end[1].mT) - (W.mT @ W - H @ H.mT)
     assert float(drift.norm()) < 5e-15 * float((W.mT @ W).norm() + (H @ H.mT).norm())

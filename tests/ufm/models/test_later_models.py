@@ -7,6 +7,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.optimize import minimize
 
+from tests.typed import gradient_of
 from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import RATIOS, SEEDS, shapes, split
 from ufm.models.base import simulate
@@ -156,7 +157,7 @@ def test_seli_is_the_limit_of_cross_entropy_with_vanishing_decay():
             W, H = leaf[:12].view(3, 4), leaf[12:].view(4, 12)
             value = torch.log(torch.nn.functional.cross_entropy((W @ H).T, labels, reduction="sum") + decay / 2 * (leaf**2).sum())
             value.backward()
-            return value.item(), leaf.grad.numpy()
+            return value.item(), gradient_of(leaf).numpy()
 
         start = np.random.default_rng(0).standard_normal(60)
         x = minimize(

@@ -56,12 +56,12 @@ def test_value_gradient_and_curvature_are_those_of_autograd(shape, seed, squared
     value = plain(*leaves)
     gradient = torch.autograd.grad(value, leaves, create_graph=True)
     curvature = torch.autograd.grad(gradient, leaves, grad_outputs=move)
-    found_value, found_gradient = peeled.value_and_gradient(point)
-    assert float(found_value) == pytest.approx(float(value.detach()), rel=1e-12)
-    for found, true in zip(found_gradient, gradient, strict=True):
-        assert torch.allclose(found, true, rtol=1e-10, atol=1e-11)
-    for found, true in zip(peeled.curvature_at(point)(move), curvature, strict=True):
-        assert torch.allclose(found, true, rtol=1e-9, atol=1e-10)
+    own_value, own_gradient = peeled.value_and_gradient(point)
+    assert float(own_value) == pytest.approx(float(value.detach()), rel=1e-12)
+    for ours, true in zip(own_gradient, gradient, strict=True):
+        assert torch.allclose(ours, true, rtol=1e-10, atol=1e-11)
+    for ours, true in zip(peeled.curvature_at(point)(move), curvature, strict=True):
+        assert torch.allclose(ours, true, rtol=1e-9, atol=1e-10)
 
 
 def test_weight_normalised_objective_is_that_of_autograd():
@@ -75,10 +75,10 @@ def test_weight_normalised_objective_is_that_of_autograd():
     value = 0.5 * ((rho * (W @ H) - target) ** 2).sum() + 0.35 * (rho**2).sum()
     gradient = torch.autograd.grad(value, leaves, create_graph=True)
     curvature = torch.autograd.grad(gradient, leaves, grad_outputs=move)
-    found_value, found_gradient = objective.value_and_gradient(point)
-    assert float(found_value) == pytest.approx(float(value.detach()), rel=1e-13, abs=0)
-    for found, true in zip((*found_gradient, *objective.curvature_at(point)(move)), (*gradient, *curvature), strict=True):
-        assert torch.allclose(found, true, rtol=1e-10, atol=1e-11)
+    own_value, own_gradient = objective.value_and_gradient(point)
+    assert float(own_value) == pytest.approx(float(value.detach()), rel=1e-13, abs=0)
+    for ours, true in zip((*own_gradient, *objective.curvature_at(point)(move)), (*gradient, *curvature), strict=True):
+        assert torch.allclose(ours, true, rtol=1e-10, atol=1e-11)
 
 
 @pytest.mark.parametrize("space", [Flat(), NonNegative(), Spheres(), Spheres(axis=0), Spheres(axis=1)])

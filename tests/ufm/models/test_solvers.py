@@ -62,8 +62,8 @@ class Bowl:
 @pytest.mark.parametrize("solver", [bounded_lbfgs, spectral_projected_gradient])
 def test_bounded_solvers_find_the_projection(solver):
     (centre,) = gaussian_point(((4, 3),), 0)
-    (found,) = solver(Bowl(centre), (NonNegative(),), (torch.ones(4, 3, dtype=torch.float64),), None)
-    assert torch.allclose(found, centre.clamp(min=0), atol=1e-8)
+    (minimiser,) = solver(Bowl(centre), (NonNegative(),), (torch.ones(4, 3, dtype=torch.float64),), None)
+    assert torch.allclose(minimiser, centre.clamp(min=0), atol=1e-8)
     assert (centre < 0).any()
 
 

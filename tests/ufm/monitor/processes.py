@@ -41,13 +41,14 @@ def measured(kind: str, share: slice) -> NeuralCollapse:
 if __name__ == "__main__":
     rank, world = int(sys.argv[1]), int(sys.argv[2])
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world)
-    found = {}
+    rows = {}
     for kind in KINDS:
         # unequal shares; with "empty" the last process has no example at all
         cut = 217 if kind == "empty" else 60
         metric = measured(kind, slice(0, cut) if rank == 0 else slice(cut, 217))
-        found[kind] = metric.compute()
-        metric.update(*(x[:0] for x in collapsed(kind == "regression")[:2]))  # forgets what was computed, and goes on
-        assert metric.compute() == found[kind], "the second compute gives other numbers than the first"
-    Path(f"{sys.argv[4]}-{rank}.json").write_text(json.dumps(found))
+        rows[kind] = metric.compute()
+        features, labels, *_ = collapsed(kind == "regression")
+        metric.update(features[:0], labels[:0])  # forgets what was computed, and goes on
+        assert metric.compute() == rows[kind], "the second compute gives other numbers than the first"
+    Path(f"{sys.argv[4]}-{rank}.json").write_text(json.dumps(rows))
     dist.destroy_process_group()

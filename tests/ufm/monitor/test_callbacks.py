@@ -42,14 +42,15 @@ class Module(pl.LightningModule):
         self.net = network()
         self.net[1].eval()
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def forward(self, *args: Tensor, **kwargs: Any) -> Tensor:
+        return self.net(*args)
 
-    def training_step(self, batch: Any, _: int) -> Tensor:
+    def training_step(self, *args: Any, **kwargs: Any) -> Tensor:
+        batch = args[0]
         return nn.functional.cross_entropy(self(batch[0]), batch[1])
 
-    def validation_step(self, batch: Any, _: int) -> None:
-        self(batch[0])
+    def validation_step(self, *args: Any, **kwargs: Any) -> None:
+        self(args[0][0])
 
     def configure_optimizers(self) -> Any:
         return torch.optim.SGD(self.parameters(), 0.1)
@@ -98,8 +99,8 @@ class Rows(Dataset):
     def __len__(self) -> int:
         return 60
 
-    def __getitem__(self, k: int) -> dict[str, Tensor]:
-        x, y = examples()[k]
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        x, y = examples()[index]
         return {"x": x, "labels": y}
 
 

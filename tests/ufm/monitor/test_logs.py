@@ -30,11 +30,11 @@ def test_a_killed_and_resumed_run_loses_nothing(tmp_path: Path) -> None:
     assert Record.load(tmp_path / "killed" / "run" / "trajectory.npz").epochs.tolist() == [1, 2, 3, 4, 5]
     train(tmp_path / "killed")  # goes on from the checkpoint of epoch 4, and repeats epoch 5
     train(tmp_path / "whole")
-    found, expected = (Record.load(tmp_path / name / "run" / "trajectory.npz") for name in ("killed", "whole"))
-    assert found.epochs.tolist() == [1, 2, 3, 4, 5, 6]
-    assert found.arrays.keys() == expected.arrays.keys()
+    data, expected = (Record.load(tmp_path / name / "run" / "trajectory.npz") for name in ("killed", "whole"))
+    assert data.epochs.tolist() == [1, 2, 3, 4, 5, 6]
+    assert data.arrays.keys() == expected.arrays.keys()
     for name, value in expected.arrays.items():
-        np.testing.assert_allclose(found.arrays[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
+        np.testing.assert_allclose(data.arrays[name], value, rtol=1e-9, atol=1e-12, err_msg=name)
     tables = [read_csv(tmp_path / name / "run.csv") for name in ("killed", "whole")]
     for name, column in tables[1].items():
         np.testing.assert_allclose(tables[0][name], column, rtol=1e-9, atol=1e-12, err_msg=name)

@@ -31,7 +31,7 @@ def dense(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray
     sigma_w = sum(np.outer(h - means[y], h - means[y]) for h, y in zip(features, labels, strict=True)) / n
     sigma_b = sum(np.outer(m, m) * np.mean(labels == c) for c, m in enumerate(centred))
     left, values, _ = np.linalg.svd(sigma_b)
-    pinv = sum(np.outer(left[:, k], left[:, k]) / values[k] for k in range(min(C - 1, len(mu))))
+    pinv = np.sum([np.outer(left[:, k], left[:, k]) / values[k] for k in range(min(C - 1, len(mu)))], axis=0)
     ls = oracles.least_squares(features, labels, C, lam)
     W_ls, b_ls = ls[:, :-1], ls[:, -1]
 
@@ -77,10 +77,11 @@ def identity_net(W: np.ndarray, b: np.ndarray) -> nn.Module:
     """A network whose last linear layer sees its input."""
     model = nn.Sequential()
     model.add_module("body", nn.Identity())
-    model.add_module("head", nn.Linear(W.shape[1], len(W)).double())
+    head = nn.Linear(W.shape[1], len(W)).double()
+    model.add_module("head", head)
     with torch.no_grad():
-        model.get_submodule("head").weight.copy_(torch.from_numpy(W))
-        model.get_submodule("head").bias.copy_(torch.from_numpy(b))
+        head.weight.copy_(torch.from_numpy(W))
+        head.bias.copy_(torch.from_numpy(b))
     return model
 
 
@@ -89,9 +90,9 @@ def loader(features: np.ndarray, labels: np.ndarray, batch: int = 7) -> list[tup
     return list(zip(H.split(batch), y.split(batch), strict=True))
 
 
-def assert_matches(found: Measurement, expected: dict[str, float], prefix: str = "") -> None:
+def assert_matches(measurement: Measurement, expected: dict[str, float], prefix: str = "") -> None:
     for name, value in expected.items():
-        measured = found.scalars[f"{prefix}{name}" if name != "train_error" else f"{prefix or 'train_'}error"]
+        measured = measurement.scalars[f"{prefix}{name}" if name != "train_error" else f"{prefix or 'train_'}error"]
         scale = expected["loss"] if name.startswith("loss") else 1e-3
         assert measured == pytest.approx(value, rel=1e-9, abs=1e-9 * scale), name
 
@@ -99,11 +100,11 @@ def assert_matches(found: Measurement, expected: dict[str, float], prefix: str =
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([1.0, 0.1, 1e-5]), st.sampled_from([0.0, 1e-3, 0.2]))
 def test_every_scalar_equals_the_dense_oracle(seed: int, unequal: bool, noise: float, lam: float) -> None:
     features, labels, W, b = problem(seed, noise, unequal)
-    found = measure_network(identity_net(W, b), loader(features, labels), "head", lam)
-    assert_matches(found, dense(features, labels, W, b, lam))
-    assert found.undefined == ()
+    measurement = measure_network(identity_net(W, b), loader(features, labels), "head", lam)
+    assert_matches(measurement, dense(features, labels, W, b, lam))
+    assert measurement.undefined == ()
     in_memory = measure_features(features, labels, W, b, lam)
-    for name, value in found.scalars.items():
+    for name, value in measurement.scalars.items():
         assert in_memory.scalars[name] == pytest.approx(value, rel=1e-10, abs=1e-13), name
 
 
@@ -129,10 +130,10 @@ def test_the_snr_equals_that_of_the_features(seed: int, unequal: bool, noise: fl
     features, labels, W, b = problem(seed, noise, unequal)
     order = np.argsort(labels, kind="stable")
     expected = exact.snr(np.ascontiguousarray(features[order].T), ClassLayout(tuple(np.bincount(labels))))
-    found = measure_network(identity_net(W, b), loader(features, labels), "head", 0.1).snr
-    assert (found.dropped, found.lost_signal) == (0, pytest.approx(0, abs=1e-13))
-    np.testing.assert_allclose(found.omega, expected.omega, rtol=1e-9)
-    assert_same_pairs(found.U, found.V, expected.left_vectors, expected.V, expected.omega)
+    measurement = measure_network(identity_net(W, b), loader(features, labels), "head", 0.1).snr
+    assert (measurement.dropped, measurement.lost_signal) == (0, pytest.approx(0, abs=1e-13))
+    np.testing.assert_allclose(measurement.omega, np.asarray(expected.omega, float), rtol=1e-9)
+    assert_same_pairs(measurement.U, measurement.V, expected.left_vectors, expected.V, expected.omega)
 
 
 def assert_same_pairs(U: np.ndarray, V: np.ndarray, U_0: np.ndarray, V_0: np.ndarray, omega: np.ndarray) -> None:
@@ -142,8 +143,8 @@ def assert_same_pairs(U: np.ndarray, V: np.ndarray, U_0: np.ndarray, V_0: np.nda
     allowed = 1e-9 * omega[0] / gap
     sign = np.sign((V * V_0).sum(0))  # for two classes the entries of v are +-1/sqrt(2), and the convention of signs a tie
     assert (V.max(0) >= -V.min(0) - 1e-9).all()
-    for found, expected in ((U * sign, U_0), (V * sign, V_0)):
-        assert (np.linalg.norm(found - expected, axis=0) <= allowed).all()
+    for vectors, expected in ((U * sign, U_0), (V * sign, V_0)):
+        assert (np.linalg.norm(vectors - expected, axis=0) <= allowed).all()
 
 
 def test_tr_sigma_w_far_below_tr_sigma_b_is_measured_to_nine_digits() -> None:
@@ -163,15 +164,15 @@ def test_dead_features_are_dropped_and_counted_as_the_reduction_does() -> None:
     reduced, reduction = reduce_to_range(np.ascontiguousarray(dead[order].T), layout)
     expected = exact.snr(reduced, layout)
     for lam in (0.0, 0.05):
-        found = measure_features(dead, labels, wide, b, lam)
-        assert found.snr.dropped == reduction.dropped == 3
-        assert found.snr.lost_signal == pytest.approx(0, abs=1e-14)
-        np.testing.assert_allclose(found.snr.omega, expected.omega, rtol=1e-9)
-        assert found.snr.U.shape == (P + 3, C - 1)
-        np.testing.assert_allclose(found.snr.U.T @ found.snr.U, np.eye(C - 1), atol=1e-12)
-        assert not abs(found.snr.U[P:]).max() > 1e-12
-        assert_matches(found, {k: v for k, v in dense(dead, labels, wide, b, lam).items() if k.startswith("loss")})
-        assert found.undefined == ()
+        measurement = measure_features(dead, labels, wide, b, lam)
+        assert measurement.snr.dropped == reduction.dropped == 3
+        assert measurement.snr.lost_signal == pytest.approx(0, abs=1e-14)
+        np.testing.assert_allclose(measurement.snr.omega, expected.omega, rtol=1e-9)
+        assert measurement.snr.U.shape == (P + 3, C - 1)
+        np.testing.assert_allclose(measurement.snr.U.T @ measurement.snr.U, np.eye(C - 1), atol=1e-12)
+        assert not abs(measurement.snr.U[P:]).max() > 1e-12
+        assert_matches(measurement, {k: v for k, v in dense(dead, labels, wide, b, lam).items() if k.startswith("loss")})
+        assert measurement.undefined == ()
 
 
 def test_signal_without_variability_is_reported_as_lost() -> None:
@@ -179,18 +180,18 @@ def test_signal_without_variability_is_reported_as_lost() -> None:
     labels = np.repeat(np.arange(3), 10)
     features = np.hstack([rng.standard_normal((30, 4)), 5.0 * np.eye(3)[labels]])
     stats = statistics_of(torch.from_numpy(features), torch.from_numpy(labels), 3)
-    found = snr_in_range(stats, 2e-16)
-    assert found.dropped == 3
-    assert 0.9 < found.lost_signal < 1
+    spectrum = snr_in_range(stats, 2e-16)
+    assert spectrum.dropped == 3
+    assert 0.9 < spectrum.lost_signal < 1
 
 
 def test_a_range_smaller_than_the_number_of_classes_pads_with_zeros() -> None:
     rng = np.random.default_rng(0)
     labels = np.repeat(np.arange(5), 8)
     features = np.hstack([rng.standard_normal((40, 2)) + labels[:, None], np.zeros((40, 4))])
-    found = snr_in_range(statistics_of(torch.from_numpy(features), torch.from_numpy(labels), 5), 2e-16)
-    assert (found.omega.shape, found.V.shape, found.U.shape) == ((4,), (5, 4), (6, 4))
-    assert (found.omega > 0).tolist() == [True, True, False, False]
+    spectrum = snr_in_range(statistics_of(torch.from_numpy(features), torch.from_numpy(labels), 5), 2e-16)
+    assert (spectrum.omega.shape, spectrum.V.shape, spectrum.U.shape) == ((4,), (5, 4), (6, 4))
+    assert (spectrum.omega > 0).tolist() == [True, True, False, False]
 
 
 @given(st.integers(0, 2**32 - 1))
@@ -200,21 +201,24 @@ def test_the_test_set_has_its_own_statistics_and_the_means_of_the_training_set(s
     rng = np.random.default_rng(seed + 1)
     test_labels = rng.permutation(np.repeat(np.arange(C), rng.integers(11, 15, C)))
     test = rng.standard_normal((len(test_labels), W.shape[1])) + test_labels[:, None]
-    found = measure_network(identity_net(W, b), loader(features, labels), "head", 0.1, loader(test, test_labels, 5))
+    measurement = measure_network(identity_net(W, b), loader(features, labels), "head", 0.1, loader(test, test_labels, 5))
     expected = dense(test, test_labels, W, b, 0.1)
     means = [features[labels == c].mean(0) for c in range(C)]
     expected["nc4"] = np.mean([np.argmax(W @ h + b) != np.argmin([np.linalg.norm(h - m) for m in means]) for h in test])
-    assert_matches(found, expected, "test_")
+    assert_matches(measurement, expected, "test_")
     about = sum(np.outer(h - means[y], h - means[y]) for h, y in zip(test, test_labels, strict=True)) / len(test)
     M = np.stack(means) - features.mean(0)
     sigma_b = sum(np.outer(m, m) * np.mean(labels == c) for c, m in enumerate(M))
     nc1 = np.trace(about @ np.linalg.pinv(sigma_b, rcond=1e-10)) / C
-    assert found.scalars["test_nc1_train_means"] == pytest.approx(nc1, rel=1e-9)
+    assert measurement.scalars["test_nc1_train_means"] == pytest.approx(nc1, rel=1e-9)
     own = measure_features(test, test_labels, W, b, 0.1).snr
-    assert found.test_snr is not None
-    assert (found.test_snr.dropped, found.test_snr.lost_signal) == (own.dropped, pytest.approx(own.lost_signal, abs=1e-14))
-    np.testing.assert_allclose(found.test_snr.omega, own.omega, rtol=1e-9)
-    assert_same_pairs(found.test_snr.U, found.test_snr.V, own.U, own.V, own.omega)
+    assert measurement.test_snr is not None
+    assert (measurement.test_snr.dropped, measurement.test_snr.lost_signal) == (
+        own.dropped,
+        pytest.approx(own.lost_signal, abs=1e-14),
+    )
+    np.testing.assert_allclose(measurement.test_snr.omega, own.omega, rtol=1e-9)
+    assert_same_pairs(measurement.test_snr.U, measurement.test_snr.V, own.U, own.V, own.omega)
 
 
 def test_the_network_is_left_as_it_was_and_its_running_statistics_untouched() -> None:
@@ -248,15 +252,15 @@ def test_no_batch_outlives_its_turn_so_memory_does_not_grow_with_the_examples() 
     features, labels, W, b = problem(2, 0.5, False)
 
     def alive_after(count: int) -> list[int]:
-        found = []
+        rows = []
 
         def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
             for _ in range(count):
                 yield torch.from_numpy(features.copy()), torch.from_numpy(labels)
-            found.append(floating_bytes_alive())
+            rows.append(floating_bytes_alive())
 
         measure_network(identity_net(W, b), batches(), "head", 0.1, batches())
-        return found
+        return rows
 
     alive_after(5)  # what torch makes once and keeps is there before anything is counted
     # strictly less than one batch more, whatever else lives: eight times the examples may not keep even one of them
@@ -265,10 +269,10 @@ def test_no_batch_outlives_its_turn_so_memory_does_not_grow_with_the_examples() 
 
 def test_undefined_measures_are_nan_with_their_reason_and_the_rest_is_there() -> None:
     features, labels, W, b = problem(1, 0.5, False)
-    found = measure_features(features, labels, 0 * W, b, 0.1)
-    assert np.isnan(found.scalars["nc2_equinorm_w"])
-    assert any("nc2_equinorm_w: a vector is zero" in reason for reason in found.undefined)
-    assert found.scalars["nc1"] > 0
+    measurement = measure_features(features, labels, 0 * W, b, 0.1)
+    assert np.isnan(measurement.scalars["nc2_equinorm_w"])
+    assert any("nc2_equinorm_w: a vector is zero" in reason for reason in measurement.undefined)
+    assert measurement.scalars["nc1"] > 0
     means = np.stack([features[labels == c].mean(0) for c in range(len(W))])
     collapsed = measure_features(means[labels], labels, W, b, 0.1)
     assert np.isnan(collapsed.snr.omega).all()

@@ -70,15 +70,15 @@ def test_collapsed_float32_features_far_from_zero_keep_all_digits() -> None:
     metric = NeuralCollapse(4)
     for h, y in zip(torch.from_numpy(features).split(7), torch.from_numpy(labels).split(7), strict=True):
         metric.update(h, y)
-    expected = np.trace(exact.sigma_w @ np.linalg.pinv(exact.sigma_b, rcond=1e-9)) / 4
+    expected = np.trace(np.asarray(exact.sigma_w, float) @ np.linalg.pinv(np.asarray(exact.sigma_b, float), rcond=1e-9)) / 4
     assert metric.compute()["nc1"] == pytest.approx(expected, rel=1e-9)
 
 
 def test_values_are_those_of_measure_features() -> None:
     H, y, W, b = tensors(7, 0.3)
     values = fed(NeuralCollapse(len(W), lam=0.05), H, y, W, b, [11]).compute()
-    found = measure_features(H.numpy(), y.numpy(), W.numpy(), b.numpy(), 0.05)
-    for name, value in found.scalars.items():
+    measurement = measure_features(H.numpy(), y.numpy(), W.numpy(), b.numpy(), 0.05)
+    for name, value in measurement.scalars.items():
         assert values[name] == pytest.approx(value, rel=1e-10, abs=1e-13), name
 
 
@@ -100,9 +100,9 @@ def test_ignored_labels_count_for_nothing_whatever_their_features_hold() -> None
     expected = fed(NeuralCollapse(len(W), lam=0.1), H, y, W, b, []).compute()
     padded = torch.cat([H[:5], torch.full_like(H[:3], float("nan")), H[5:]])
     labels = torch.cat([y[:5], torch.full((3,), -100), y[5:]])
-    found = NeuralCollapse(len(W), lam=0.1, ignore_index=-100)
-    found.update(padded, labels, classifier=(W, b))
-    assert found.compute() == pytest.approx(expected, rel=1e-10, abs=1e-13)
+    values = NeuralCollapse(len(W), lam=0.1, ignore_index=-100)
+    values.update(padded, labels, classifier=(W, b))
+    assert values.compute() == pytest.approx(expected, rel=1e-10, abs=1e-13)
 
 
 def test_tokens_are_rows_and_a_causal_model_predicts_the_next() -> None:
@@ -136,7 +136,8 @@ def test_a_vocabulary_keeps_the_classes_seen_alone() -> None:
     assert (values["classes_seen"], values["examples"]) == (C, len(H))
     assert np.isnan(values["loss"])
     assert "have no example, and the loss counts all" in metric.undefined["loss_perp"]
-    assert len(metric.near) == C
+    near: Any = metric.near
+    assert len(near) == C
 
 
 def test_fewer_features_than_classes_less_one_are_measured() -> None:
@@ -206,11 +207,11 @@ def test_reset_forgets_everything() -> None:
 def test_moments_stay_float64_when_the_network_around_changes_precision(convert: Any) -> None:
     H, y, W, b = tensors(8, 1e-5)
     holder = nn.Module()
-    holder.metric = fed(NeuralCollapse(len(W)), H[:20], y[:20], W, b, [])
+    holder.metric = metric = fed(NeuralCollapse(len(W)), H[:20], y[:20], W, b, [])
     convert(holder)
-    holder.metric.update(H[20:], y[20:])
+    metric.update(H[20:], y[20:])
     expected = fed(NeuralCollapse(len(W)), H, y, W, b, []).compute()["nc1"]
-    assert holder.metric.compute()["nc1"] == pytest.approx(expected, rel=1e-9)
+    assert metric.compute()["nc1"] == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -218,9 +219,9 @@ def test_any_float_dtype_is_taken_as_it_is(dtype: torch.dtype) -> None:
     H, y, W, b = tensors(8, 0.3)
     H = H.to(dtype)
     exact = fed(NeuralCollapse(len(W)), H.double(), y, W, b, []).compute()
-    found = fed(NeuralCollapse(len(W)), H, y, W, b, [5]).compute()
+    values = fed(NeuralCollapse(len(W)), H, y, W, b, [5]).compute()
     for name in ("nc1", "nc3", "nc4", "train_error"):
-        assert found[name] == pytest.approx(exact[name], rel=1e-9), name
+        assert values[name] == pytest.approx(exact[name], rel=1e-9), name
 
 
 class NothingAsked(TorchDispatchMode):
@@ -277,6 +278,7 @@ def test_what_cannot_be_taken_in_is_refused_and_nothing_of_it_stays() -> None:
     assert metric.compute() == before
     with pytest.raises(ValueError, match="the classifier is W"):
         NeuralCollapse(C).update(H, y, classifier=(W.T, b))
+    refused: Any = NeuralCollapse  # given wrong settings on purpose
     for settings, message in (
         ({}, "at least 2 classes"),
         ({"num_classes": 1}, "at least 2 classes"),
@@ -285,7 +287,7 @@ def test_what_cannot_be_taken_in_is_refused_and_nothing_of_it_stays() -> None:
         ({"num_classes": 3, "targets": "regression"}, "leave it out"),
     ):
         with pytest.raises(ValueError, match=message):
-            NeuralCollapse(**settings)
+            refused(**settings)
     with pytest.raises(ValueError, match="call compute"):
         _ = NeuralCollapse(3).measurement
 

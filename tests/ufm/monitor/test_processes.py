@@ -29,10 +29,10 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     ]
     errors = [process.communicate(timeout=120)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
-    found, other = (json.loads((tmp_path / f"out-{rank}.json").read_text()) for rank in range(2))
-    assert found == other
+    report, other = (json.loads((tmp_path / f"out-{rank}.json").read_text()) for rank in range(2))
+    assert report == other
     for kind in KINDS:
-        compare(kind, found[kind])
+        compare(kind, report[kind])
 
 
 def compare(kind: str, first: dict[str, float]) -> None:

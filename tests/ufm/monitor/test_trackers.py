@@ -63,7 +63,7 @@ def test_trackio_has_the_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     for epoch, values in EPOCHS:
         log(epoch, values)
     trackio.finish()
-    from trackio.sqlite_storage import SQLiteStorage
+    from trackio.sqlite_storage import SQLiteStorage  # type: ignore[missing-import]
 
     rows = [{k: v for k, v in row.items() if k not in ("timestamp", "step")} for row in SQLiteStorage.get_logs("collapse", "run")]
     assert rows == [{"epoch": 1, "collapse/nc1": 0.5}, {"epoch": 4, "collapse/nc1": 0.25, "collapse/nc3": 1.5}]

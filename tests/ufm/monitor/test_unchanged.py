@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from sims.measure import measure_network
+from tests.typed import gradient_of
 
 
 def network() -> nn.Sequential:
@@ -104,10 +105,10 @@ def test_the_random_states_are_those_of_before(draw: Callable[[], object]) -> No
 def test_gradients_hooks_and_running_statistics_are_left_alone() -> None:
     model = network().train()
     nn.functional.cross_entropy(model(data()[:][0]), data()[:][1]).backward()
-    gradients = [parameter.grad.clone() for parameter in model.parameters()]
+    gradients = [gradient_of(parameter).clone() for parameter in model.parameters()]
     buffers, before = {name: b.clone() for name, b in model.named_buffers()}, hooks(model)
     measure_network(model, DataLoader(data(), 20), "3.1", 0.0)
-    assert all(torch.equal(p.grad, g) for p, g in zip(model.parameters(), gradients, strict=True))
+    assert all(torch.equal(gradient_of(p), g) for p, g in zip(model.parameters(), gradients, strict=True))
     assert all(torch.equal(b, buffers[name]) for name, b in model.named_buffers())
     assert hooks(model) == before
     assert torch.is_grad_enabled()

@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from ufm.monitor import measure_features, measure_network, watch
+from tests.typed import linear
+from ufm.monitor import Watched, measure_features, measure_network, watch
 from ufm.monitor.layers import RandomProjection, bare, flattened
 
 
@@ -68,8 +69,8 @@ def test_any_structure_of_batches_gives_the_same_numbers(make: Callable[[Tensor,
     x, y = data()
     model = Keyword()
     expected = watch(model, "net.3").measure([(x, y)])
-    found = watch(model, "net.3", select=select).measure([make(a, t) for a, t in zip(x.split(45), y.split(45), strict=True)])
-    assert found == pytest.approx(expected, rel=1e-4, nan_ok=True)
+    values = watch(model, "net.3", select=select).measure([make(a, t) for a, t in zip(x.split(45), y.split(45), strict=True)])
+    assert values == pytest.approx(expected, rel=1e-4, nan_ok=True)
 
 
 @pytest.mark.parametrize(
@@ -92,11 +93,12 @@ def test_inner_layers_are_their_outputs_and_a_linear_one_makes_no_collapse() -> 
     x, y = data()
     model = network()
     watched = watch(model, "3", inner=("0", "1", "2"))
+    assert isinstance(watched, Watched)
     values = watched.measure([(x, y)])
     model.eval()
     with torch.no_grad():
         out = model[0](x).numpy()
-    W, b = (p.detach().numpy() for p in (model[3].weight, model[3].bias))
+    W, b = (p.detach().numpy() for p in linear(model[3]).parameters())
     expected = measure_features(out, y.numpy(), W, b, 0.0)
     assert values["0/nc1"] == pytest.approx(expected.scalars["nc1"], rel=1e-9)
     assert values["2/nc1"] == pytest.approx(values["nc1"], rel=1e-12)
@@ -119,9 +121,9 @@ def test_convolutions_are_pooled_flattened_or_sketched_without_touching_the_rand
         (RandomProjection(6), RandomProjection(6)(maps)),
     ):
         settings: dict[str, Any] = {} if reduce is None else {"reduce": reduce}
-        found = watch(model, "2", inner=("0",), **settings).measure([(x, y)])
+        values = watch(model, "2", inner=("0",), **settings).measure([(x, y)])
         expected = measure_features(features.numpy(), y.numpy(), np.ones((3, features.shape[1])), np.zeros(3), 0.0)
-        assert found["0/nc1"] == pytest.approx(expected.scalars["nc1"], rel=1e-5)
+        assert values["0/nc1"] == pytest.approx(expected.scalars["nc1"], rel=1e-5)
     assert torch.equal(torch.get_rng_state(), state)
     with pytest.raises(ValueError, match="size = 0"):
         RandomProjection(0)
@@ -168,6 +170,7 @@ def test_the_hooks_are_gone_after_an_interrupt() -> None:
 def test_wrapped_networks_are_watched_inside_and_wrong_names_refused() -> None:
     x, y = data()
     compiled = torch.compile(network(), backend="eager")
+    assert isinstance(compiled, nn.Module)
     assert watch(compiled, "3").measure([(x, y)])["examples"] == 90
     assert bare(compiled) is not compiled
     with pytest.raises(ValueError, match="no linear layer called 'fc'; it has: 0, 3"):

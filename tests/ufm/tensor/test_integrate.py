@@ -44,7 +44,7 @@ def test_fixed_steps_have_order_five_and_dense_output_a_local_error_of_order_fiv
     T = 6.0
 
     def error(count: float) -> float:
-        X, t, h = X0, 0.0, T / round(count)
+        X, inner, t, h = X0, X0, 0.0, T / round(count)
         for _ in range(round(count)):
             step = next(dormand_prince(pendulum, X, t, t + h, lambda X: X, tolerance=1e3, size=h))
             inner, X, t = step.observed(t + theta * h), step.X, step.t

@@ -24,8 +24,8 @@ from ufm.tensor.integrate import integrate_scipy
 
 
 def start(problem: Problem) -> tuple[np.ndarray, Snr, ClassLayout]:
-    X, found = renormalized_features(problem.H, problem.layout)
-    return X, found, problem.layout
+    X, spectrum = renormalized_features(problem.H, problem.layout)
+    return X, spectrum, problem.layout
 
 
 def ls_loss(H: np.ndarray, layout: ClassLayout, lam: float = 0.0) -> float:
@@ -37,9 +37,11 @@ def singular_values(layout: ClassLayout, H: np.ndarray) -> np.ndarray:
     return snr(H, layout).omega
 
 
-def distinct(found: Snr) -> bool:
+def distinct(spectrum: Snr) -> bool:
     """Whether the singular values lie apart, so that their derivatives exist one by one."""
-    return len(found.omega) == 1 or bool((-np.diff(found.omega) > 0.05 * found.omega[0]).all() and found.omega[-1] > 0.05)
+    return len(spectrum.omega) == 1 or bool(
+        (-np.diff(spectrum.omega) > 0.05 * spectrum.omega[0]).all() and spectrum.omega[-1] > 0.05
+    )
 
 
 @given(problems(balanced=False), st.sampled_from([0.0, 0.05, 1.0]))
@@ -52,11 +54,11 @@ def test_ls_gradient_is_the_derivative_of_the_loss(problem: Problem, lam: float)
 
 @given(problems())
 def test_gradient_on_the_manifold_is_the_general_one_and_orthogonal_to_the_features(problem: Problem) -> None:
-    X, found, layout = start(problem)
+    X, spectrum, layout = start(problem)
     G = flows.central_path_gradient(X, layout)
     np.testing.assert_allclose(G, flows.ls_gradient(X, layout), atol=1e-12)
     np.testing.assert_allclose(G @ X.T, 0, atol=1e-11)
-    U, V, omega, C, N = found.left_vectors, found.V, found.omega, layout.C, layout.N
+    U, V, omega, C, N = spectrum.left_vectors, spectrum.V, spectrum.omega, layout.C, layout.N
     f = omega / (C + omega**2) ** 2
     Y, C_M = oracles.one_hot(layout), oracles.class_centering(layout)
     printed = -(U * f) @ V.T @ Y / N + (U * (f * omega)) @ U.T @ X @ C_M
@@ -80,13 +82,13 @@ def test_autograd_of_a_user_s_loss_gives_the_same_gradient(problem: Problem) -> 
 @given(problems())
 def test_lemma_3_derivative_of_the_singular_values(problem: Problem) -> None:
     """d omega_j(Pi(dX)) = (y_j / N - omega_j C x_j) . dx_j in aligned coordinates; here in X's own, for every direction."""
-    X, found, layout = start(problem)
-    assume(distinct(found))
+    X, spectrum, layout = start(problem)
+    assume(distinct(spectrum))
     Z = problem.direction() / 10
     slope = oracles.directional_derivative(lambda H: singular_values(layout, H), X, Z)
-    U, V, N = found.left_vectors, found.V, layout.N
+    U, V, N = spectrum.left_vectors, spectrum.V, layout.N
     Y, C_M = oracles.one_hot(layout), oracles.class_centering(layout)
-    rows = V.T @ Y / N - found.omega[:, None] * (U.T @ X @ C_M)
+    rows = V.T @ Y / N - spectrum.omega[:, None] * (U.T @ X @ C_M)
     np.testing.assert_allclose(slope, np.sum(rows * (U.T @ Z), axis=1), rtol=1e-5, atol=1e-6)
     projected = geometry.oblique_projection(X, Z, layout)
     np.testing.assert_allclose(np.sum((U.T @ layout.means(projected)) * V.T, axis=1), np.sum(rows * (U.T @ Z), axis=1), atol=1e-9)
@@ -94,8 +96,8 @@ def test_lemma_3_derivative_of_the_singular_values(problem: Problem) -> None:
 
 @given(problems())
 def test_erratum_4_lemma_4_is_the_ambient_gradient_and_leaves_the_manifold(problem: Problem) -> None:
-    X, found, layout = start(problem)
-    U, V, omega, C, N = found.left_vectors, found.V, found.omega, layout.C, layout.N
+    X, spectrum, layout = start(problem)
+    U, V, omega, C, N = spectrum.left_vectors, spectrum.V, spectrum.omega, layout.C, layout.N
     Y, C_M = oracles.one_hot(layout), oracles.class_centering(layout)
     f = omega / (C + omega**2) ** 2
     lemma_4 = (U * f) @ (V.T @ Y / N - omega[:, None] * (U.T @ X @ C_M))  # printed, all rows together
@@ -112,24 +114,24 @@ def test_erratum_4_lemma_4_is_the_ambient_gradient_and_leaves_the_manifold(probl
 
 @given(problems())
 def test_the_embedded_flow_moves_the_means_alone_too_but_slower(problem: Problem) -> None:
-    X, found, layout = start(problem)
+    X, spectrum, layout = start(problem)
     G = flows.central_path_gradient(X, layout)
     velocity = flows.EMBEDDED_FLOW.velocity(X, G, layout)
-    f = spectral_loss.loss_slope(found.omega, layout.C)
+    f = spectral_loss.loss_slope(spectrum.omega, layout.C)
     np.testing.assert_allclose(layout.deviations(velocity), 0, atol=1e-11)
-    np.testing.assert_allclose(layout.means(velocity), (found.left_vectors * (f / layout.N)) @ found.V.T, atol=1e-11)
+    np.testing.assert_allclose(layout.means(velocity), (spectrum.left_vectors * (f / layout.N)) @ spectrum.V.T, atol=1e-11)
     assert geometry.tangency_residual(X, velocity, layout) < 1e-11
 
 
 @given(problems())
 def test_lemma_5_holds_for_the_embedded_flow_and_not_for_equation_5_with_proposition_4(problem: Problem) -> None:
-    X, found, layout = start(problem)
-    C, N, omega = layout.C, layout.N, found.omega
+    X, spectrum, layout = start(problem)
+    C, N, omega = layout.C, layout.N, spectrum.omega
     G = flows.central_path_gradient(X, layout)
     lemma_5 = omega / (N * (C + omega**2) ** 2)
 
     def rate(flow: flows.Flow) -> np.ndarray:
-        return np.sum((found.left_vectors.T @ layout.means(flow.velocity(X, G, layout))) * found.V.T, axis=1)
+        return np.sum((spectrum.left_vectors.T @ layout.means(flow.velocity(X, G, layout))) * spectrum.V.T, axis=1)
 
     np.testing.assert_allclose(rate(flows.EMBEDDED_FLOW), lemma_5, rtol=1e-8)
     np.testing.assert_allclose(rate(flows.EMBEDDED_FLOW), EMBEDDED.rate(omega, C, N), rtol=1e-8)
@@ -157,36 +159,36 @@ def test_velocity_on_the_manifold_is_minus_the_projected_gradient_of_any_loss(pr
 def test_the_constraint_survives_long_integration(flow: flows.Flow) -> None:
     """Rounding off the manifold grows as exp(omega^2 / C) under the bare orthogonal projection: here that is exp(224)."""
     layout = ClassLayout.equal(2, 4)
-    X, found = renormalized_features(np.random.default_rng(0).standard_normal((3, 8)), layout)
-    t = float(flow.law.time(10 * found.omega, found.omega, 2, 4)[0])
+    X, spectrum = renormalized_features(np.random.default_rng(0).standard_normal((3, 8)), layout)
+    t = float(flow.law.time(10 * spectrum.omega, spectrum.omega, 2, 4)[0])
     field = flows.central_path_field(flow, layout)
     end = integrate_scipy(field, X, np.array([0.0, t]))[-1]
     assert geometry.constraint_residual(end, layout) < 1e-8
-    np.testing.assert_allclose(snr(end, layout).omega, 10 * found.omega, rtol=1e-7)
+    np.testing.assert_allclose(snr(end, layout).omega, 10 * spectrum.omega, rtol=1e-7)
 
 
 @given(problems(), st.sampled_from(["renormalized", "embedded", "unnormalized"]))
 def test_every_flow_of_the_full_state_follows_its_closed_law(problem: Problem, name: str) -> None:
-    X, found, layout = start(problem)
+    X, spectrum, layout = start(problem)
     C, N = layout.C, layout.N
     flow = flows.FLOWS[name]
     H = X if name != "unnormalized" else oracles.inverse_sqrt(X @ X.T / layout.n) @ X
-    t_end = float(flow.law.time(np.array(2.5 * found.omega[0]), found.omega[:1], C, N)[0])
+    t_end = float(flow.law.time(np.array(2.5 * spectrum.omega[0]), spectrum.omega[:1], C, N)[0])
     times = np.linspace(0, t_end, 4)
     states = integrate_scipy(flows.central_path_field(flow, layout), H, times)
-    expected = flow.law.omega(times, found.omega, C, N)
+    expected = flow.law.omega(times, spectrum.omega, C, N)
     for state, omega in zip(states, expected, strict=True):
         np.testing.assert_allclose(snr(state, layout).omega, omega, rtol=1e-6)
         M = geometry.renormalize(state, layout) if name == "unnormalized" else state
-        np.testing.assert_allclose(layout.means(M), (found.left_vectors * omega) @ found.V.T, atol=1e-5 * omega[0])
+        np.testing.assert_allclose(layout.means(M), (spectrum.left_vectors * omega) @ spectrum.V.T, atol=1e-5 * omega[0])
 
 
 @given(problems())
 def test_proposition_2_is_not_the_law_of_equation_5_as_the_paper_defines_it(problem: Problem) -> None:
     """Both sides of erratum 5 on the full state: Eq. 5 with Pi obeys log u + u, and the printed Eq. 10 fails it."""
-    X, found, layout = start(problem)
+    X, spectrum, layout = start(problem)
     C, N = layout.C, layout.N
-    t = float(RENORMALIZED.time(np.array(3 * found.omega[0]), found.omega[:1], C, N)[0])
+    t = float(RENORMALIZED.time(np.array(3 * spectrum.omega[0]), spectrum.omega[:1], C, N)[0])
     end = integrate_scipy(flows.central_path_field(flows.RENORMALIZED_FLOW, layout), X, np.array([0.0, t]))[-1]
     omega = snr(end, layout).omega
 
@@ -196,8 +198,8 @@ def test_proposition_2_is_not_the_law_of_equation_5_as_the_paper_defines_it(prob
     def corrected(omega: np.ndarray) -> np.ndarray:
         return C**2 * N * np.log(omega) + C * N / 2 * omega**2
 
-    np.testing.assert_allclose(corrected(omega) - corrected(found.omega), t, rtol=1e-6)
-    gap = printed(omega) - printed(found.omega) - t
+    np.testing.assert_allclose(corrected(omega) - corrected(spectrum.omega), t, rtol=1e-6)
+    gap = printed(omega) - printed(spectrum.omega) - t
     assert (gap > 0.01 * t).all()
 
 
@@ -208,19 +210,19 @@ def test_unnormalized_flow_conserves_the_second_moment_for_every_start(problem: 
     np.testing.assert_allclose(G @ H.T, 0, atol=1e-10)
     times = np.array([0.0, 30.0 * layout.C**2 * layout.N * 0.01])
     end = integrate_scipy(flows.central_path_field(flows.UNNORMALIZED_FLOW, layout), H, times)[-1]
-    np.testing.assert_allclose(end @ end.T, H @ H.T, rtol=1e-7, atol=1e-7 * np.linalg.norm(H) ** 2)
+    np.testing.assert_allclose(end @ end.T, H @ H.T, rtol=1e-7, atol=1e-7 * float(np.linalg.norm(H)) ** 2)
 
 
 @given(problems())
 def test_law_c_s_squares_are_logistic_and_features_collapse(problem: Problem) -> None:
-    X, found, layout = start(problem)
+    X, spectrum, layout = start(problem)
     C, N = layout.C, layout.N
     H = oracles.inverse_sqrt(X @ X.T / layout.n) @ X
     m2 = np.linalg.svd(layout.means(H), compute_uv=False)[: C - 1] ** 2 / C
-    np.testing.assert_allclose(m2, found.omega**2 / (C + found.omega**2), rtol=1e-8)
+    np.testing.assert_allclose(m2, spectrum.omega**2 / (C + spectrum.omega**2), rtol=1e-8)
     t = 3.0 * C**2 * N
     flows.advance_unnormalized(
-        H, snr(H, layout), found.omega, flows.UNNORMALIZED_FLOW.law.omega(np.array(t), found.omega, C, N), layout
+        H, snr(H, layout), spectrum.omega, flows.UNNORMALIZED_FLOW.law.omega(np.array(t), spectrum.omega, C, N), layout
     )
     q = np.linalg.svd(layout.means(H), compute_uv=False)[: C - 1] ** 2 / C
     np.testing.assert_allclose(q / (1 - q), m2 / (1 - m2) * np.exp(2 * t / (C**2 * N)), rtol=1e-6)
@@ -228,43 +230,43 @@ def test_law_c_s_squares_are_logistic_and_features_collapse(problem: Problem) ->
 
 @given(problems(), st.sampled_from(["renormalized", "embedded"]))
 def test_exact_class_mean_step_is_the_flow_in_place(problem: Problem, name: str) -> None:
-    X, found, layout = start(problem)
+    X, spectrum, layout = start(problem)
     flow = flows.FLOWS[name]
-    t = float(flow.law.time(np.array(2 * found.omega[0]), found.omega[:1], layout.C, layout.N)[0])
-    omega = flow.law.omega(np.array(t), found.omega, layout.C, layout.N)
+    t = float(flow.law.time(np.array(2 * spectrum.omega[0]), spectrum.omega[:1], layout.C, layout.N)[0])
+    omega = flow.law.omega(np.array(t), spectrum.omega, layout.C, layout.N)
     end = integrate_scipy(flows.central_path_field(flow, layout), X, np.array([0.0, t]))[-1]
     moved = X.copy()
-    assert flows.advance_means(moved, found, found.omega, omega, layout) is moved
+    assert flows.advance_means(moved, spectrum, spectrum.omega, omega, layout) is moved
     np.testing.assert_allclose(moved, end, atol=1e-6 * omega[0])
     np.testing.assert_allclose(layout.deviations(moved), layout.deviations(X), atol=1e-12)
     tensor = torch.from_numpy(X.copy())
     torch_start = snr(torch.from_numpy(problem.H), layout)
-    flows.advance_means(tensor, torch_start, torch.from_numpy(found.omega), torch.from_numpy(omega), layout)
+    flows.advance_means(tensor, torch_start, torch.from_numpy(spectrum.omega), torch.from_numpy(omega), layout)
     np.testing.assert_allclose(tensor.numpy(), moved, atol=1e-8)
 
 
 @given(problems())
 def test_exact_unnormalized_step_is_the_flow_in_place(problem: Problem) -> None:
-    X, found, layout = start(problem)
+    X, spectrum, layout = start(problem)
     H = oracles.inverse_sqrt(X @ X.T / layout.n) @ X
     t = 0.8 * layout.C**2 * layout.N
-    omega = flows.UNNORMALIZED_FLOW.law.omega(np.array(t), found.omega, layout.C, layout.N)
+    omega = flows.UNNORMALIZED_FLOW.law.omega(np.array(t), spectrum.omega, layout.C, layout.N)
     end = integrate_scipy(flows.central_path_field(flows.UNNORMALIZED_FLOW, layout), H, np.array([0.0, t]))[-1]
-    np.testing.assert_allclose(flows.advance_unnormalized(H, snr(H, layout), found.omega, omega, layout), end, atol=1e-6)
+    np.testing.assert_allclose(flows.advance_unnormalized(H, snr(H, layout), spectrum.omega, omega, layout), end, atol=1e-6)
 
 
 @given(problems(), st.sampled_from(["renormalized", "embedded"]))
 def test_theorem_3_and_corollary_2_neural_collapse_emerges(problem: Problem, name: str) -> None:
     """SNR_t / omega_max -> U V^T, the renormalized features -> (U V^T) kron 1_N^T (Eq. 12), and NC1-NC4 follow."""
-    X, found, layout = start(problem)
+    X, spectrum, layout = start(problem)
     C, N = layout.C, layout.N
-    assume(found.omega[-1] > 0.01)
+    assume(spectrum.omega[-1] > 0.01)
     law = flows.FLOWS[name].law
-    t = float(law.time(np.array(1e5), found.omega[-1:], C, N)[0])
-    omega = law.omega(np.array(t), found.omega, C, N)
-    flows.advance_means(X, found, found.omega, omega, layout)
-    limit = snr_limit(found.left_vectors, found.V)
-    features = renormalized_features_limit(found.left_vectors, found.V, layout)
+    t = float(law.time(np.array(1e5), spectrum.omega[-1:], C, N)[0])
+    omega = law.omega(np.array(t), spectrum.omega, C, N)
+    flows.advance_means(X, spectrum, spectrum.omega, omega, layout)
+    limit = snr_limit(spectrum.left_vectors, spectrum.V)
+    features = renormalized_features_limit(spectrum.left_vectors, spectrum.V, layout)
     np.testing.assert_allclose(layout.means(X) / omega[0], limit, atol=1e-3)
     np.testing.assert_allclose(X / omega[0], features, atol=1e-3)
     np.testing.assert_array_equal(features, np.kron(limit, np.ones(N)))
@@ -293,7 +295,7 @@ def test_renormalize_after_step_takes_any_loss(problem: Problem, share: float) -
 def test_float32_flows_work_and_lose_digits_only(backend: str) -> None:
     layout = ClassLayout.equal(4, 9)
     rng = np.random.default_rng(0)
-    X, found = renormalized_features(rng.standard_normal((7, layout.n)) + layout.spread(rng.standard_normal((7, 4))), layout)
+    X, spectrum = renormalized_features(rng.standard_normal((7, layout.n)) + layout.spread(rng.standard_normal((7, 4))), layout)
     single = X.astype(np.float32) if backend == "numpy" else torch.from_numpy(X.astype(np.float32))
     G = flows.central_path_gradient(single, layout)
     for value in (G, flows.ls_gradient(single, layout)):
@@ -307,7 +309,7 @@ def test_float32_flows_work_and_lose_digits_only(backend: str) -> None:
         stepped = flows.renormalize_after_step(stepped, 10.0, lambda X: flows.central_path_gradient(X, layout), layout)
     assert stepped.dtype == single.dtype
     assert float(geometry.constraint_residual(stepped, layout)) < 1e-4
-    assert found.omega.dtype == np.float64
+    assert spectrum.omega.dtype == np.float64
 
 
 def test_unequal_classes_are_refused_by_the_closed_gradient_and_taken_by_the_general_one() -> None:

@@ -25,6 +25,9 @@ def pymanopt_trust_region(objective: Objective, feasible: Feasible, start: Point
     manifold = FeasibleVectors(vectors)
     bent: list[Any] = [None, None]  # pymanopt asks at one x for many directions
 
+    def value(x: np.ndarray) -> float:
+        return vectors.value_and_gradient(x)[0]
+
     def gradient(x: np.ndarray) -> np.ndarray:
         return vectors.value_and_gradient(x)[1]
 
@@ -38,7 +41,7 @@ def pymanopt_trust_region(objective: Objective, feasible: Feasible, start: Point
     decorate = pymanopt.function.numpy(manifold)
     problem = pymanopt.Problem(
         manifold,
-        decorate(lambda x: vectors.value_and_gradient(x)[0]),
+        decorate(value),
         riemannian_gradient=decorate(gradient),
         riemannian_hessian=decorate(hessian),
     )

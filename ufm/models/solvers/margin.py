@@ -44,11 +44,13 @@ def smallest_norm(W: np.ndarray, M: np.ndarray, sizes: np.ndarray) -> tuple[np.n
     def point(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return _split(x * scales, W.shape)
 
-    constraint = {
-        "type": "ineq",
-        "fun": lambda x: margins(*point(x)) - 1,
-        "jac": lambda x: margin_slopes(*point(x)) * scales,
-    }
+    def excess(x: np.ndarray) -> np.ndarray:
+        return margins(*point(x)) - 1
+
+    def slopes(x: np.ndarray) -> np.ndarray:
+        return margin_slopes(*point(x)) * scales
+
+    constraint = {"type": "ineq", "fun": excess, "jac": slopes}
     return point(_minimised(lambda x: (x @ x) / 2, lambda x: x, W, M * root, constraint))
 
 

@@ -1,0 +1,22 @@
+"""Pages of HTML: every name and number on them is text, whatever characters it holds; figures lie inside, nothing to fetch."""
+
+import base64
+import io
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def html_page(template: str, **values: Any) -> str:
+    """The template with the values escaped. Raises jinja2.UndefinedError where one is missing."""
+    from jinja2 import Environment, StrictUndefined
+
+    return Environment(autoescape=True, undefined=StrictUndefined).from_string(template).render(**values) + "\n"
+
+
+def base64_of(figure: "Figure", form: str = "png", **options: Any) -> str:
+    """A figure as the text of a data address."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format=form, **options)
+    return base64.b64encode(buffer.getvalue()).decode()

@@ -1,0 +1,170 @@
+"""The response of a path to errors of its start, against paths traced from starts that are in error."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from tests.ufm.compare.descents import entry_of, labelled, white_start
+from ufm.compare import models
+from ufm.compare.coordinates import Entry, frame_of, log_gram
+from ufm.compare.models import EMBEDDED, JOINT, KERNEL, RENORMALIZED, UNNORMALIZED, Predictor
+from ufm.compare.motions import trace, unnormalized_motion
+from ufm.compare.response import MOST_FULL, krylov, response, turns
+
+SIZES = [23, 17, 13, 10]
+
+
+def start_of(entry: Entry) -> Predictor:
+    gram = entry.gram()
+    frame = frame_of(gram)
+    x = np.diagonal(log_gram(gram, frame))
+    return Predictor(gram, entry.counts, frame, entry, float(x.max() + 0.5), float(x.mean() + 0.7))
+
+
+def anisotropic_entry(rng: np.random.Generator) -> Entry:
+    E = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    H = (E * np.exp(rng.uniform(-0.7, 0.7, 6))) @ E.T @ white_start(rng, SIZES, 6, 1.0) + rng.standard_normal((6, 1))
+    W, b = 0.3 * rng.standard_normal((4, 6)), 0.1 * rng.standard_normal(4)
+    return entry_of(H, labelled(SIZES), W, b, decay_w=0.01, decay_h=0.02)
+
+
+def in_error(entry: Entry, frame: np.ndarray, E: np.ndarray) -> Entry:
+    """The entry with class means such that Y_0 is larger by E (K, K)."""
+    q = np.sqrt(entry.priors)
+    values, vectors = np.linalg.eigh(log_gram(entry.gram(), frame) + E)
+    scaled = (vectors * np.exp(values)) @ vectors.T
+    half, turn = np.linalg.eigh(entry.sigma_w)
+    root = (turn * np.sqrt(half)) @ turn.T
+    U, _, Vt = np.linalg.svd(np.linalg.solve(root, entry.M * q @ frame), full_matrices=False)
+    return replace(entry, M=root @ U @ Vt @ scaled @ frame.T / q)
+
+
+def nearest(path: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Of every point (T, m) the vector from the polygon of a path (S, m). (T, m)"""
+    a, b = path[:-1], path[1:]
+    apart = []
+    for p in points:
+        share = np.clip(((p - a) * (b - a)).sum(1) / ((b - a) ** 2).sum(1), 0, 1)
+        difference = p - a - share[:, None] * (b - a)
+        apart.append(difference[(difference**2).sum(1).argmin()])
+    return np.array(apart)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [(RENORMALIZED, None), (EMBEDDED, None), (UNNORMALIZED, None), (KERNEL, 4.0), (JOINT, 1.0)]
+)
+def test_the_path_from_a_start_in_error_is_the_path_and_its_response(name: str, value: float | None) -> None:
+    """What the response leaves is of second order in the error, for unequal classes, anisotropic features and any direction."""
+    rng = np.random.default_rng(2)
+    entry = anisotropic_entry(rng)
+    start = start_of(entry)
+    where = np.triu_indices(3)
+    parameter = None if value is None else (value,)
+    path = start.path(name, start.traces(name, parameter)[0], where)
+    E = rng.standard_normal((3, 3))
+    E = (E + E.T) / 2
+    left = []
+    for size in (0.04, 0.01):
+        wrong = in_error(entry, start.frame, size * E)
+        np.testing.assert_allclose(log_gram(wrong.gram(), start.frame)[where], path.values[0] + size * E[where], atol=1e-9)
+        other = replace(start, gram=wrong.gram(), entry=wrong)
+        ((_, Y, _),) = other.traces(name, parameter)
+        predicted = path.values + path.response.moved(size * E[where][None], len(path.values))[0]
+        points = Y[:: max(len(Y) // 12, 1), where[0], where[1]][1:-2]
+        left.append(np.linalg.norm(nearest(predicted, points), axis=1).max())
+        assert np.linalg.norm(nearest(path.values + size * E[where], points), axis=1).max() > 8 * left[-1] or size == 0.04
+    assert left[0] < 0.012
+    assert left[1] < left[0] / 6
+
+
+def test_the_response_at_grid_positions_is_that_of_the_whole_grid() -> None:
+    start = start_of(anisotropic_entry(np.random.default_rng(3)))
+    where = np.triu_indices(3)
+    path = start.path(UNNORMALIZED, start.traces(UNNORMALIZED)[0], where)
+    e = np.arange(1.0, 7.0)
+    whole = path.response.moved(e[None], len(path.values))[0]
+    np.testing.assert_allclose(path.response.at(np.array([0.0, 7.0, 30.0])) @ e, whole[[0, 7, 30]], atol=1e-12)
+    np.testing.assert_allclose(whole[0], e, atol=1e-12)
+
+
+def test_many_values_respond_each_to_its_own_error_as_the_closed_law_says() -> None:
+    """From Sigma_W = I and equal classes: d log omega_t / d log omega_0 = 1 - 2 (log omega_t - log omega_0) g / (1 + g)."""
+    C = MOST_FULL + 3
+    g = np.linspace(0.3, 2.0, C - 1)
+    V = np.linalg.svd(np.eye(C) - 1 / C)[0][:, : C - 1]
+    entry = Entry(np.full(C, 10), (V * np.sqrt(g * C)).T, np.eye(C - 1))
+    frame = frame_of(entry.gram())
+    x0 = log_gram(entry.gram(), frame)
+    where = (np.arange(C - 1), np.arange(C - 1))
+    path, times = trace(unnormalized_motion(entry), frame, np.inf, float(np.diagonal(x0).mean()) + 0.3)
+    places = np.arange(float(len(times)))
+    answer = response(unnormalized_motion(entry, 1.0, turns(x0, frame, where)), frame, path, times, places, where)
+    x = np.diagonal(path[-1] - x0)
+    ratio = g[::-1] / (1 + g[::-1])
+    assert x.max() > 0.2
+    np.testing.assert_allclose(np.diagonal(answer.D[-1]), 1 - 2 * x * ratio, atol=0.01)
+
+
+def test_of_many_values_the_errors_of_all_others_do_as_much_as_drawn() -> None:
+    rng = np.random.default_rng(8)
+    C = MOST_FULL + 4
+    P, K = C + 3, C - 1
+    E = np.linalg.qr(rng.standard_normal((P, P)))[0]
+    root = (E * np.exp(rng.uniform(-1, 1, P))) @ E.T
+    M = rng.standard_normal((P, C))
+    entry = Entry(np.full(C, 10), root @ (M - M.mean(1, keepdims=True)), root @ root.T)
+    start = start_of(entry)
+    where = np.triu_indices(K)
+    traced = start.traces(UNNORMALIZED)[0]
+    path = start.path(UNNORMALIZED, traced, where)
+    kinds = (where[0] != where[1]).astype(int)
+    sigma = np.where(kinds == 0, 0.01, 0.004)
+    wide = path.response.widened(kinds, sigma)
+    assert wide.D.shape[-1] == 2 * len(kinds)
+    beside = np.diagonal(wide.D[-1][:, len(kinds) :]) * sigma
+    assert abs(wide.D[0][:, len(kinds) :]).max() == 0
+    seen = []
+    for _ in range(6):
+        error = rng.standard_normal((K, K)) * 0.01
+        error = np.where(np.eye(K) > 0, error, 0.4 * np.triu(error, 1) + 0.4 * np.triu(error, 1).T)
+        turned = unnormalized_motion(in_error(entry, start.frame, 1e-3 * error))
+        state, times = turned.state, traced[2]
+        for h in np.diff(times):
+            state = turned.step(state, h)
+        moved = (log_gram(turned.gram(state), start.frame) - traced[1][-1]) / 1e-3
+        seen.append(moved[where] - np.diagonal(wide.D[-1]) * error[where])
+    drawn = np.sqrt(np.mean(np.square(seen), axis=0))
+    for kind in (0, 1):
+        assert np.sqrt((drawn[kinds == kind] ** 2).mean()) > 1e-3  # not small beside the noise
+        ratio = np.sqrt((beside[kinds == kind] ** 2).mean() / (drawn[kinds == kind] ** 2).mean())
+        assert 0.75 < ratio < 1.33
+
+
+def test_the_span_of_powers_of_sigma_w_keeps_the_path_of_many_features(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(5)
+    P, C = 60, 4
+    E = np.linalg.qr(rng.standard_normal((P, P)))[0]
+    sigma_w = (E * np.exp(rng.uniform(-3, 3, P))) @ E.T
+    M = rng.standard_normal((P, C))
+    entry = Entry(np.full(C, 20), M - M.mean(1, keepdims=True), sigma_w)
+    small = krylov(entry)
+    assert len(small.M) <= 5 * (C - 1)
+    np.testing.assert_allclose(small.gram(), entry.gram(), rtol=1e-9, atol=1e-9)
+    frame = frame_of(entry.gram())
+    ends = []
+    for one in (entry, small):
+        motion = unnormalized_motion(one)
+        state = motion.state
+        for _ in range(40):
+            state = motion.step(state, 1.0)
+        ends.append(log_gram(motion.gram(state), frame))
+    moved = abs(ends[0] - log_gram(entry.gram(), frame)).max()
+    assert abs(ends[0] - ends[1]).max() < 0.05 * moved
+    monkeypatch.setattr(models, "krylov", lambda entry: entry)
+    whole = start_of(entry)
+    where = np.triu_indices(3)
+    full = whole.path(UNNORMALIZED, whole.traces(UNNORMALIZED)[0], where)
+    monkeypatch.undo()
+    reduced = whole.path(UNNORMALIZED, whole.traces(UNNORMALIZED)[0], where)
+    np.testing.assert_allclose(reduced.response.D, full.response.D, atol=0.1)

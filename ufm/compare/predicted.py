@@ -1,0 +1,151 @@
+"""Measured runs with the predictions of every model: paths at common parameters, their fits, likelihoods, and simulated runs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
+from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
+from ufm.compare.models import COARSE, KERNEL, MODELS, SAME_START, SPACING, UNNORMALIZED, Predictor, select
+from ufm.compare.noise import PRIOR_FREEDOMS, Noise
+from ufm.compare.outcome import Measured
+
+REFINEMENTS, CLOSE_VALUES = 5, 0.02  # of a parameter, and the distance in its logarithm that ends them
+MOST_EPOCHS = 60  # of a longer run, so many are compared, spread evenly
+
+
+class PredictedRun:
+    """One run in coordinates, with the predictions of every model."""
+
+    def __init__(self, run: Measured, names: Sequence[str], tolerance: float) -> None:
+        rows = np.arange(len(run.t))
+        if len(rows) > MOST_EPOCHS:
+            rows = np.unique(np.round(np.linspace(0, len(rows) - 1, MOST_EPOCHS)).astype(int))
+        priors = run.counts / run.counts.sum()
+        frozen = run.V.ndim == 2
+        V = np.broadcast_to(run.V, (len(run.t), *run.V.shape)) if frozen else run.V
+        gram = gram_of_spectrum(run.omega[rows], V[rows], priors)
+        frame = frame_of(gram[0])
+        Y = log_gram(gram, frame)
+        start = gram[0]
+        if run.entry is not None:
+            start = run.entry.gram()
+            gap = abs(log_gram(start, frame) - Y[0]).max()
+            if gap > SAME_START:
+                raise ValueError(f"the class statistics given are not those of the first epoch: log omega differs by {gap:.2g}")
+        diagonal = np.diagonal(Y, axis1=1, axis2=2)
+        self.begin = Predictor(start, run.counts, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
+        self.traced = {name: self.begin.traces(name, spacing=COARSE if MODELS[name].values else SPACING) for name in names}
+        self.where = select(self.traced, frozen)
+        self.kinds = (self.where[0] != self.where[1]).astype(int)
+        self.y = Y[:, self.where[0], self.where[1]]
+        self.given = self.y[None], np.zeros((1, self.y.shape[1]))
+        self.tolerance = tolerance
+        self.paths: dict[str, list[Path]] = {name: [] for name in names}
+        self.fits: dict[str, list[tuple[Fitted, Noise]]] = {name: [] for name in names}
+        for name in names:
+            if not MODELS[name].values:
+                self._take_in(name, self.begin.path(name, self.traced[name][0], self.where))
+        for name in names:
+            if UNNORMALIZED in MODELS[name].contains:  # its limit
+                self.paths[name].append(replace(self.paths[UNNORMALIZED][0], parameter=MODELS[name].limit))
+                self.fits[name].append(self.fits[UNNORMALIZED][0])
+
+    def _take_in(self, name: str, path: Path) -> None:
+        fitted = self.fit(path, *self.given)
+        path = replace(path, response=path.response.widened(self.kinds, 1 / np.sqrt(fitted.weight[0])))
+        self.paths[name].append(path)
+        self.fits[name].append((fitted, Noise(path, fitted, self.kinds, self.tolerance)))
+
+    def rough(self, name: str) -> np.ndarray:
+        """Log likelihood under white noise after the start, of every listed value of a model's parameter."""
+        n, likely = len(self.y) - 1, list[float]()
+        for _, Y, _ in self.traced[name]:
+            path = Path(Y[:, self.where[0], self.where[1]], self.paths[UNNORMALIZED][0].response)
+            weight = self.fit(path, *self.given).weight
+            likely.append(float(0.5 * n * np.log(weight).sum()))
+        return np.array(likely)
+
+    def add(self, name: str, value: float) -> None:
+        """One more value of a model's parameter."""
+        (traced,) = self.begin.traces(name, (value,))
+        self._take_in(name, self.begin.path(name, traced, self.where))
+
+    def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:
+        """Runs y (B, T, m) at their best clocks, values weighted by what they leave, shrunk to what their kind leaves."""
+        first = most_likely_clock(path, y, start, np.ones((len(y), y.shape[2])))
+        n = y.shape[1] - 1
+        variance = (first.r[:, 1:] ** 2).mean(1) + self.tolerance**2
+        for kind in (0, 1):  # one value that fits by chance must not set the clock alone
+            of = self.kinds == kind
+            if of.any():
+                common = variance[:, of].mean(1, keepdims=True)
+                variance[:, of] = (PRIOR_FREEDOMS * common + n * variance[:, of]) / (PRIOR_FREEDOMS + n)
+        return most_likely_clock(path, y, start, 1 / variance)
+
+    def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Log likelihoods (values of the parameter, B) of runs under a model, plain and with free paths."""
+        pairs = [
+            noise.evaluate(self.fit(path, y, start).r) for path, (_, noise) in zip(self.paths[name], self.fits[name], strict=True)
+        ]
+        return np.array([plain for plain, _ in pairs]), np.array([free for _, free in pairs])
+
+    def simulated(
+        self, name: str, which: int, likeliest: tuple[str, int], count: int, rng: np.random.Generator
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Runs (count, T, m) of a model at its fitted clock, with noise as the likeliest model leaves, and that of their starts.
+
+        What a wrong model leaves is no noise: simulated as such, it would excuse the model.
+        """
+        fitted, _ = self.fits[name][which]
+        left, noise = self.fits[likeliest[0]][likeliest[1]]
+        errors, start = noise.simulate(left, count, rng)
+        return at(self.paths[name][which], fitted.tau[0]) + errors, start
+
+
+def predict(runs: Sequence[Measured], names: Sequence[str], tolerance: float) -> list[PredictedRun]:
+    """The runs with the predictions of some models, parameters at common values where they are likely.
+
+    Raises ValueError for entry statistics that are not those of a run's first epoch.
+    """
+    states = [PredictedRun(run, names, tolerance) for run in runs]
+    for name in names:
+        if MODELS[name].values:
+            _search(states, name)
+    return states
+
+
+def _search(states: Sequence[PredictedRun], name: str) -> None:
+    """Add values of a model's parameter where it is likely: the likeliest listed and its neighbours, then, as long as one is at
+    the end, the next one, else the top of the parabola in its logarithm; and the reciprocal, which is as near to the limit r = 1.
+    """
+    listed = np.array(MODELS[name].values)
+    top = int(np.sum([state.rough(name) for state in states], axis=0).argmax())
+    for value in listed[max(top - 1, 0) : top + 2]:
+        _add(states, name, float(value))
+    for _ in range(REFINEMENTS):
+        values = np.array([path.parameter for path in states[0].paths[name]], dtype=float)
+        scores = np.sum([state.scores(name, *state.given)[0][:, 0] for state in states], axis=0)
+        order = np.argsort(values)
+        x, y = np.log(values[order]), scores[order]
+        top = int(y.argmax())
+        further = listed[listed < values.min()][-1:] if top == 0 else listed[listed > values.max()][:1]
+        if 0 < top < len(x) - 1 and np.isfinite(x[top + 1]):
+            a, b, _ = np.polyfit(x[top - 1 : top + 2] - x[top], y[top - 1 : top + 2], 2)
+            new = float(np.exp(x[top] - b / (2 * a))) if a < 0 else float(values[order][top])
+        elif len(further):
+            new = float(further[0])
+        else:
+            break
+        if abs(np.log(new) - x).min() <= CLOSE_VALUES:
+            break
+        _add(states, name, new)
+    if name == KERNEL and values[order][top] != 1.0:
+        _add(states, name, 1 / float(values[order][top]))
+
+
+def _add(states: Sequence[PredictedRun], name: str, value: float) -> None:
+    for state in states:
+        if all(path.parameter != value for path in state.paths[name]):
+            state.add(name, value)

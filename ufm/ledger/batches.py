@@ -1,0 +1,37 @@
+"""The batches that a ledger is of: their classes, and their labels as 0..C-1."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+Loader = Iterable[Any]  # of batches (inputs, labels, ...)
+
+
+def classes_of(loader: Loader) -> np.ndarray:
+    """The labels there are, sorted. Raises ValueError for a loader that can be read once only, and for fewer than two classes."""
+    if iter(loader) is loader:
+        raise ValueError(
+            "the loader can be read only once; the ledger reads it three times: give a DataLoader or a list of batches"
+        )
+    labels = [np.unique(torch.as_tensor(batch[1]).cpu().numpy()) for batch in loader]
+    present = np.unique(np.concatenate(labels)) if labels else np.zeros(0, dtype=np.int64)
+    if present.dtype.kind not in "iub":
+        raise ValueError(f"labels are {present.dtype}: integers are needed")
+    if len(present) < 2:
+        raise ValueError(f"the loader gives {len(present)} classes: at least 2 are needed")
+    return present
+
+
+def labelled_batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
+    """Inputs on the device of the model, labels as 0..C-1."""
+    parameter = next(model.parameters(), None)
+    device = torch.device("cpu") if parameter is None else parameter.device
+    for batch in loader:
+        labels = torch.as_tensor(batch[1]).cpu().numpy()
+        known = np.isin(labels, classes)
+        if not known.all():
+            raise ValueError(f"label {labels[~known][0]} was not there when the loader was read first: give one with fixed data")
+        yield batch[0].to(device), torch.from_numpy(np.searchsorted(classes, labels)).to(device)
