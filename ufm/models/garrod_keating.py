@@ -62,7 +62,7 @@ class Structure:
         if not len(turns):
             return 0.0
         ends = [(LOG_SIZES[k], LOG_SIZES[k + 1]) for k in turns]
-        roots = [brentq(lambda x: self.slope(x, price, p), *pair, xtol=1e-15, rtol=1e-15) for pair in ends]
+        roots = [brentq(self.slope, *pair, args=(price, p), xtol=1e-15, rtol=1e-15) for pair in ends]
         return min(np.exp(roots).tolist(), key=lambda s: float(self.value(np.array(s), price, p)))
 
 

@@ -35,11 +35,10 @@ def search(model: DeepCrossEntropy, rank: int, tries: int) -> float:
     return min(minimize(value_and_gradient, x, arguments, "L-BFGS-B", jac=True, options=options).fun for x in starts)
 
 
-def of_price(c: float, C: int, layers: int, **others: int) -> DeepCrossEntropy:
+def of_price(c: float, C: int, layers: int, N: int = 1, P: int = 9) -> DeepCrossEntropy:
     """A model whose (N lw^M lh)^{1/L} is c."""
-    N = others.pop("N", 1)
     decay = c / N ** (1 / (layers + 1))
-    return DeepCrossEntropy(C=C, N=N, layers=layers, lambda_w=decay, lambda_h=decay, **others)
+    return DeepCrossEntropy(C=C, N=N, P=P, layers=layers, lambda_w=decay, lambda_h=decay)
 
 
 @given(st.integers(1, 4), SEEDS, st.floats(0.2, 3), st.floats(0.2, 3))
