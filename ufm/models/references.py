@@ -103,13 +103,13 @@ ARXIV = {  # key: authors, title, year, arXiv number
     "garrod2024": (
         "Garrod, Connall and Keating, Jonathan P.",
         "The Persistence of Neural Collapse Despite Low-Rank Bias",
-        2024,
+        "2024",
         "2410.23169",
     ),
     "sukenik2024": (
         "S{\\'u}ken{\\'i}k, Peter and Lampert, Christoph and Mondelli, Marco",
         "Neural Collapse versus Low-rank Bias: Is Deep Neural Collapse Really Optimal?",
-        2024,
+        "2024",
         "2405.14468",
     ),
     "domine2024": (
