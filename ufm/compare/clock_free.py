@@ -36,8 +36,9 @@ class Estimate:
 
 @dataclass(frozen=True, eq=False)
 class Conservation:
-    """Of A at every epoch against the first: change (T,) = ||A_t - A_0|| / ||A_0||; factor (T,), the common one, and rest (T,), the
-    rms over the eigenvectors of A_0 of the logarithm of what each is multiplied by besides; both of the last epoch with intervals.
+    """Of A at every epoch against the first: change (T,) = ||A_t - A_0|| / ||A_0||; factor (T,), the common one, and rest (T,),
+    the rms over the eigenvectors of A_0 of the logarithm of what each is multiplied by besides; both of the last epoch with
+    intervals.
     """
 
     change: np.ndarray
@@ -49,8 +50,9 @@ class Conservation:
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Growth of every log omega between neighbouring epochs by the class means and by deviations, (T - 1, K) each; the share of the
-    signal in all of it, and the share that plain descent with r = 1 predicts from the statistics of both ends.
+    """Growth of every log omega between neighbouring epochs by the class means and by deviations, (T - 1, K) each; the signal's
+    share of all of it, the share that plain descent predicts from the statistics of both ends, and r, the odds of the first over
+    those of the second: the ratio of a block kernel where Sigma_T is white.
     """
 
     signal: np.ndarray
@@ -73,7 +75,7 @@ class Rotation:
 
 
 def conservation(entries: Sequence[Entry], r: float = 1.0, seed: int = 0) -> Conservation:
-    """Is Sigma_W + S S^T / r conserved? entries in the same basis, one an epoch. Raises ValueError for fewer than 2, or others' P."""
+    """Is Sigma_W + S S^T / r conserved? Entries in one basis, one an epoch. Raises ValueError for fewer than 2 or other sizes."""
     M, sigma_w, priors = _stacked(entries)
     S = M * np.sqrt(priors)
     A = sigma_w + S @ S.mT / r
