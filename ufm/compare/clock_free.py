@@ -51,14 +51,15 @@ class Conservation:
 @dataclass(frozen=True, eq=False)
 class Split:
     """Growth of every log omega between neighbouring epochs by the class means and by deviations, (T - 1, K) each; the signal's
-    share of all of it, the share that plain descent predicts from the statistics of both ends, and r, the odds of the first over
-    those of the second: the ratio of a block kernel where Sigma_T is white.
+    share of all of it, that which plain descent predicts from the statistics of both ends, also by epoch (T - 1,), and r,
+    the odds of the first over those of the second: the ratio of a block kernel where Sigma_T is white.
     """
 
     signal: np.ndarray
     noise: np.ndarray
     share: Estimate
     predicted: float
+    predicted_shares: np.ndarray
     r: float
 
 
@@ -85,13 +86,13 @@ def conservation(entries: Sequence[Entry], r: float = 1.0, seed: int = 0) -> Con
     with np.errstate(invalid="ignore", divide="ignore"):
         logs = np.log(np.einsum("pi,tpq,qi->ti", E, A, E, optimize=True) / a)
     change = np.linalg.norm(A - A[0], axis=(1, 2)) / np.linalg.norm(A[0])
-    last, picks = logs[-1], _picks(len(a), seed)
+    last, picks = logs[-1], bootstrap_picks(len(a), seed)
     return Conservation(
         change,
         np.exp(logs.mean(1)),
         logs.std(1),
-        _estimate(float(np.exp(last.mean())), np.exp(last[picks].mean(1))),
-        _estimate(float(last.std()), last[picks].std(1)),
+        bootstrap_estimate(float(np.exp(last.mean())), np.exp(last[picks].mean(1))),
+        bootstrap_estimate(float(last.std()), last[picks].std(1)),
     )
 
 
@@ -122,9 +123,11 @@ def split(entries: Sequence[Entry], seed: int = 0) -> Split:
     shares = (middle[:-1, 0] / middle[:-1].sum(1) + middle[1:, 0] / middle[1:].sum(1)) / 2
     predicted = float((weight * shares).sum() / weight.sum())
     share = float(by_value.sum() / all_of.sum())
-    picks = _picks(len(by_value), seed)
+    picks = bootstrap_picks(len(by_value), seed)
     ratio = (share / (1 - share)) / (predicted / (1 - predicted)) if 0 < share < 1 and 0 < predicted < 1 else float("nan")
-    return Split(signals, noises, _estimate(share, by_value[picks].sum(1) / all_of[picks].sum(1)), predicted, ratio)
+    return Split(
+        signals, noises, bootstrap_estimate(share, by_value[picks].sum(1) / all_of[picks].sum(1)), predicted, shares, ratio
+    )
 
 
 def predicted_split(entry: Entry, frame: np.ndarray) -> np.ndarray:
@@ -164,9 +167,9 @@ def rotation(run: Measured, seed: int = 0) -> Rotation:
     size = float(np.sqrt((predicted[-1] ** 2).mean())) if off.any() else 0.0
     if not along.sum() > 0:
         return Rotation(seen, predicted, Estimate(np.nan, np.nan, np.nan), size)
-    picks = _picks(len(along), seed)
+    picks = bootstrap_picks(len(along), seed)
     resampled = across[picks].sum(1) / along[picks].sum(1)
-    return Rotation(seen, predicted, _estimate(float(across.sum() / along.sum()), resampled), size)
+    return Rotation(seen, predicted, bootstrap_estimate(float(across.sum() / along.sum()), resampled), size)
 
 
 def _stacked(entries: Sequence[Entry]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -180,11 +183,12 @@ def _stacked(entries: Sequence[Entry]) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return np.array([e.M for e in entries]), np.array([e.sigma_w for e in entries]), entries[0].priors
 
 
-def _picks(count: int, seed: int) -> np.ndarray:
+def bootstrap_picks(count: int, seed: int) -> np.ndarray:
+    """Which of `count` values every resample takes. (RESAMPLES, count)"""
     return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
 
 
-def _estimate(value: float, resampled: np.ndarray) -> Estimate:
+def bootstrap_estimate(value: float, resampled: np.ndarray) -> Estimate:
     """The percentile interval, widened where need be to contain its estimate."""
     if not np.isfinite(resampled).any():
         return Estimate(value, np.nan, np.nan)
