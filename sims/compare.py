@@ -42,7 +42,7 @@ def parser() -> Parser:
         help="runs to judge together, under a name (default: those whose configurations differ by the seed alone)",
     )
     p.add_argument("--choices", type=int, default=1, help="how many ways to choose the epochs were tried (default 1)")
-    p.add_shared("lambda", "the run's; for folders of features alone the files', or 0")
+    p.add_shared("lambda", "the run's or the files'; a run with a classifier that does not say it is refused")
     p.add_argument("--level", type=float, default=rule.level, help="of the bootstrap intervals (default %(default)s)")
     p.add_argument(
         "--tolerance",
@@ -84,8 +84,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def compare_runs(args: argparse.Namespace) -> None:
     """Check the options, judge the runs, write the report and print the verdict."""
-    out, lam = Path(args.out), args.lam or 0.0
-    if not 0 <= lam < float("inf"):
+    out = Path(args.out)
+    if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
     _check(args)
     named = {name: members for name, *members in args.group or ()}
@@ -99,7 +99,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; a folder is needed")
     paths = {name: [str(Path(run)) for run in members] for name, members in named.items()}
-    groups = analyse([load_observed(Path(name), lam) for name in names], choice, rule, paths, args.choices)
+    groups = analyse([load_observed(Path(name), args.lam) for name in names], choice, rule, paths, args.choices)
     from sims.comparison.report import write_report
 
     report = write_report(groups, choice, rule, out)

@@ -5,12 +5,48 @@ from typing import Any
 
 import numpy as np
 
-from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
+from manifolds.whitening import degenerate_deviation
+from ufm.compare.coordinates import Entry, LayerBelow, frame_of, gram_of_spectrum, log_gram
 from ufm.compare.models import SAME_START
 from ufm.compare.outcome import Measured
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.trajectory import Trajectory
+from ufm.monitor.epoch_statistics import load_statistics
+
+
+def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
+    """Of a file of `ufm.monitor.epoch_statistics`, on the range of Sigma_W; W and b only where the loss is a mean square.
+
+    unknown_lam stands for a lambda that the file does not know, and for the decays of W and b with it.
+
+    Raises ValueError where the features have no variability left, or where the file is no such one.
+    """
+    arrays = load_statistics(path)
+    counts, M = arrays["counts"], arrays["class_means"]
+    sigma_w, priors = (arrays["sigma_w"] + arrays["sigma_w"].T) / 2, counts / counts.sum()
+    values, E = np.linalg.eigh(sigma_w)
+    square = float(np.trace(sigma_w) + (M**2 @ priors).sum())
+    empty = degenerate_deviation(square, len(M), float(arrays["precision"])) ** 2
+    basis = E[:, values > max(empty, len(M) * float(np.finfo(np.float64).eps) * values[-1])]
+    if not basis.shape[1]:
+        raise ValueError(f"{path}: Sigma_W = 0, every example equals its class mean")
+    mean = M @ priors
+    W, b = arrays.get("W"), arrays.get("b")
+    if W is None or b is None or str(arrays.get("loss", "mse")) != "mse":
+        W, b = None, None
+    else:
+        W, b = W @ basis, b + W @ (mean - basis @ (basis.T @ mean))
+    known = {name: float(arrays.get(name, np.nan)) for name in ("lambda", "decay_w", "decay_h")}
+    lam = unknown_lam if np.isnan(known["lambda"]) else known["lambda"]
+    decay_w, decay_h = (
+        default if np.isnan(known[name]) else known[name] for name, default in (("decay_w", lam), ("decay_h", 0.0))
+    )
+    centred, layer = basis.T @ (M - mean[:, None]), None
+    if "layer_A" in arrays:
+        means = arrays["layer_means"]
+        layer = LayerBelow(basis.T @ arrays["layer_A"], means - (means @ priors)[:, None], arrays["layer_sigma_w"])
+    return Entry(counts, centred, basis.T @ sigma_w @ basis, W, b, basis.T @ mean, decay_w, decay_h, lam, layer)
 
 
 def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_h: float = 0.0) -> Entry:

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from sims.comparison.entries import entry_of_features, entry_of_simulation
+from sims.comparison.entries import entry_of_features, entry_of_simulation, entry_of_statistics
 from ufm.compare.coordinates import Entry
 from ufm.compare.spectra import nc4_along
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.trajectory import Trajectory
+from ufm.monitor.epoch_statistics import statistics_files
 from ufm.monitor.logs import RUN, load_log
 from ufm.monitor.record import Record
 
@@ -38,14 +39,20 @@ class Observed:
     lam: float = 0.0
 
     def entry(self, epoch: float) -> Entry | None:
-        """The class statistics of an epoch where they were stored: features of that epoch, or the start of a simulation."""
+        """The class statistics of an epoch where they were stored: they or its features, or the start of a simulation.
+
+        Raises ValueError where nothing of them is left, or where lambda of the loss, which they need, is not known.
+        """
         if self.kind == "simulated":
             return entry_of_simulation(self.trajectory, self.config) if epoch == self.trajectory.t[0] else None
         path = next((file for file, known in self.files.items() if known == epoch), None)
         if path is None:
             return None
-        decay = float(self.config.get("feature_decay", 0.0))
-        return entry_of_features(path, self.lam, 2 * self.lam / self.trajectory.C if self.kind == "trained" else 0.0, decay)
+        if path.name.startswith("statistics-"):
+            return entry_of_statistics(path, self.lam)
+        # 1/2 Ave ||W h + b - y||^2 is C / 2 times torch's loss, and so are its decays
+        decay = float(self.config.get("feature_decay", 0.0)) * self.trajectory.C / 2
+        return entry_of_features(path, self.lam, self.lam if self.kind == "trained" else 0.0, decay)
 
     def nc4(self, entry: float, omega: dict[str, np.ndarray], V: np.ndarray) -> dict[str, np.ndarray]:
         """NC4 along simulated omega (T, K) by name, from the features stored at the entry; empty where there are none."""
@@ -59,13 +66,16 @@ class Observed:
         return {name: nc4_along(turn @ deviations, labels, values, V) for name, values in omega.items()}
 
 
-def load_observed(path: Path, lam: float = 0.0) -> Observed:
-    """The run of a folder or file. lam is lambda for folders of features alone. Raises ValueError for anything else."""
+def load_observed(path: Path, lam: float | None = None) -> Observed:
+    """The run of a folder or file. lam: lambda of the loss, for runs that do not say it (one that says another is kept).
+
+    Raises ValueError for anything else, and for a run with a classifier whose lambda is neither stored nor given.
+    """
     if path.is_dir():
         if (path / "config.json").exists():
             return _trained(path)
         if (path / RUN).exists():
-            return _logged(path)
+            return _logged(path, lam)
         if next(path.glob("features-*.npz"), None) is not None:
             return _features(path, lam)
         raise ValueError(f"{path} is no run: it has neither config.json, nor {RUN} of a log, nor files features-EPOCH.npz")
@@ -84,27 +94,48 @@ def _trained(path: Path) -> Observed:
 
     config, record = load_run(path)
     stored = asdict(config)
-    observed = _of_record(path.name, path, "trained", _group(stored, ("seed", "save_features", "data_dir")), record, stored)
+    observed = _of_record(
+        path.name, path, "trained", _group(stored, ("seed", "save_features", "velocity", "data_dir")), record, stored
+    )
     rates = np.array([config.rate_at(max(int(epoch), 1)) for epoch in observed.trajectory.t])
     saved = {path / f"features-{epoch:04d}.npz": float(epoch) for epoch in config.save_features}
-    lam = float(record.arrays.get("lambda", 0.0))
-    return replace(observed, rates=rates, files={file: epoch for file, epoch in saved.items() if file.exists()}, lam=lam)
+    files = statistics_files(path) | {file: epoch for file, epoch in saved.items() if file.exists()}
+    return replace(observed, rates=rates, files=files, lam=float(record.arrays.get("lambda", 0.0)))
 
 
-def _logged(path: Path) -> Observed:
+def _logged(path: Path, given: float | None) -> Observed:
     facts, record = load_log(path)
+    lam = float(record.arrays.get("lambda", np.nan))
+    if np.isnan(lam):
+        classified = np.isfinite(record.arrays.get("nc3", np.array(np.nan))).any()
+        lam = _known(lam, given, path) if classified else given or 0.0
     observed = _of_record(path.name, path, "trained", _group(facts, ("seed",)), record, facts)
-    return replace(observed, rates=observed.trajectory.observed.get("learning_rate"))
+    rates = observed.trajectory.observed.get("learning_rate")
+    return replace(observed, rates=rates, files=statistics_files(path), lam=lam)
 
 
-def _features(path: Path, lam: float) -> Observed:
+def _known(stored: float, given: float | None, path: Path) -> float:
+    """lambda as stored, else as given. Raises ValueError where it is neither."""
+    lam = given if np.isnan(stored) else stored
+    if lam is None:
+        raise ValueError(
+            f"{path} stores a classifier and no lambda, without which L_perp is measured against the wrong loss: give it "
+            "(--lambda), C wd / 2 for MSELoss with weight decay wd, 0 without decay"
+        )
+    return lam
+
+
+def _features(path: Path, given: float | None) -> Observed:
     from sims.measure import lambda_of_file, measure_file
     from ufm.files.features import load_feature_file
 
     record, whole, sizes, notes = Record.empty(), True, (0, 0), dict[str, Any]()
     files: dict[Path, float] = {}
+    lam = 0.0 if given is None else given
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
-        lam = lam or lambda_of_file(load_feature_file(file), file)
+        stored = load_feature_file(file)
+        if given is None and "W" in stored:
+            lam = _known(lambda_of_file(stored, file) if "lambda" in stored else float("nan"), given, file)
         epoch, measurement = measure_file(file, lam)
         before, sizes = sizes, (len(measurement.snr.U), len(measurement.snr.V))
         if position and sizes != before:

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 
 from sims.ledgers.entry import entry
 from sims.training.data import Data
-from sims.training.loop import Examples
+from sims.training.examples import Examples
 from sims.training.nets import freeze_as_simplex_etf
 from ufm.ledger import Sketch, ledger
 from ufm.ledger.force_balance import force_balance

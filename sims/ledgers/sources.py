@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from sims.ledgers.entry import entry
 from sims.training.config import TrainConfig
 from sims.training.data import Data, balanced, load
+from sims.training.examples import Examples
 from sims.training.folder import RunFolder, load_run
-from sims.training.loop import Examples, Trainer, network
+from sims.training.loop import Trainer, network
 from sims.training.nets import CLASSIFIER, last_linear
 from sims.training.objective import summed_loss
 from ufm.files.store import load_arrays, load_features

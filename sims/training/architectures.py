@@ -29,4 +29,5 @@ DENSENETS = {
     "densenet250": DenseSpec((41, 41, 41), 24, 48, bottleneck=True, compression=0.5),
     "densenet201": DenseSpec((6, 12, 48, 32), 32, 64, bottleneck=True, compression=0.5, normed_stem=True),
 }
-NETS = ("mlp", *VGG_STAGES, *RESNETS, *DENSENETS)
+MLPS = ("mlp", "mlp-linear", "mlp-residual")  # the second without ReLU, the third with a skip around its second layer
+NETS = (*MLPS, *VGG_STAGES, *RESNETS, *DENSENETS)

@@ -63,6 +63,7 @@ class TrainConfig:
     rescale_target: float = 1.0
     robustness: int = 100
     save_features: tuple[int, ...] = ()
+    velocity: tuple[int, ...] = ()
     data_dir: str | None = None
     hub: str | None = None
     mixed_precision: str = "no"
@@ -96,7 +97,7 @@ class TrainConfig:
             raise ValueError(f"lr = {self.lr}: the learning rate must be positive and finite")
 
     def _check_epochs(self) -> None:
-        for name in ("decays", "measured", "save_features"):
+        for name in ("decays", "measured", "save_features", "velocity"):
             values = getattr(self, name)
             # several decays after one epoch divide the rate several times; an epoch is measured once
             ordered = sorted(values) if name == "decays" else sorted(set(values))
@@ -104,9 +105,10 @@ class TrainConfig:
                 raise ValueError(f"{name} must increase within 0..{self.epochs}, got {', '.join(map(str, values))}")
         if not self.measured:
             raise ValueError("no epoch is measured: name at least one")
-        missing = sorted(set(self.save_features) - set(self.measured))
-        if missing:
-            raise ValueError(f"features are saved at measured epochs only, and epoch {missing[0]} is not one")
+        for what, wanted in (("features are saved", self.save_features), ("velocities are taken", self.velocity)):
+            missing = sorted(set(wanted) - set(self.measured))
+            if missing:
+                raise ValueError(f"{what} at measured epochs only, and epoch {missing[0]} is not one")
 
     @property
     def data(self) -> DataChoice:
@@ -150,10 +152,10 @@ class TrainConfig:
         decays: list[int] = []
         for decay in moved(self.decays):
             decays.append(min(max(decay, decays[-1] + 1) if decays else decay, epochs))
-        measured, saved = {*moved(self.measured), epochs}, {*moved(self.save_features)}
-        return replace(
-            self, epochs=epochs, decays=tuple(decays), measured=tuple(sorted(measured)), save_features=tuple(sorted(saved))
-        )
+        moved_to = {"measured": {*moved(self.measured), epochs}, "save_features": {*moved(self.save_features)}}
+        moved_to["velocity"] = {*moved(self.velocity)}
+        changes: dict[str, Any] = {name: tuple(sorted(values)) for name, values in moved_to.items()}
+        return replace(self, epochs=epochs, decays=tuple(decays), **changes)
 
     def to_json(self) -> str:
         """All fields, one a line."""

@@ -1,4 +1,7 @@
-"""The folder of a run: config.json, provenance.json, trajectory.npz, features-EPOCH.npz, checkpoint.pt; every write atomic."""
+"""The folder of a run: config.json, provenance.json, trajectory.npz, statistics-EPOCH.npz and checkpoint.pt.
+
+Where they are asked for, features-EPOCH.npz and velocity-EPOCH.json too. Every write is atomic.
+"""
 
 import hashlib
 import json
@@ -12,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from sims.command import json_values
 from sims.training.config import TrainConfig, from_mapping, load_config, rate_source
 from ufm.files.store import provenance, save_arrays, write_atomically, write_text
 
@@ -135,6 +139,11 @@ class RunFolder:
         arrays = {"features": features, "labels": labels, "W": W, "b": b, "epoch": np.asarray(epoch)}
         save_arrays(self.path / f"features-{epoch:04d}.npz", arrays)
 
+    def save_velocity(self, epoch: int, velocity: dict[str, Any]) -> None:
+        """Write what `sims.training.velocity` measured at an epoch."""
+        text = json.dumps({"epoch": epoch, **json_values(velocity)}, indent=1, allow_nan=False)
+        write_text(velocity_file(self.path, epoch), text + "\n")
+
     def _check_same(self, saved: TrainConfig) -> None:
         old, new = _identity(saved), _identity(self.config)
         differing = [key for key in new if old[key] != new[key]]
@@ -144,6 +153,11 @@ class RunFolder:
                 f"{self.path} belongs to another run ({key} = {old[key]!r}, now {new[key]!r}): repeat its options to resume it, "
                 "or choose another folder"
             )
+
+
+def velocity_file(folder: Path, epoch: int) -> Path:
+    """Where the velocities of an epoch lie."""
+    return folder / f"velocity-{epoch:04d}.json"
 
 
 def _identity(config: TrainConfig) -> dict[str, Any]:

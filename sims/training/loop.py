@@ -3,9 +3,9 @@
 Order and initialisation depend on the seed and the epoch alone, so a run resumed after a kill ends with the same bits (CPU).
 """
 
+import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,56 +16,22 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from sims.training.config import TrainConfig
-from sims.training.data import Data, Normalizer
+from sims.training.data import Data
+from sims.training.examples import Examples, epoch_batches
 from sims.training.folder import DAMAGED, RunFolder
 from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf, last_linear
-from sims.training.objective import groups, optimizer_of, summed_loss
-from sims.training.readers import Split
+from sims.training.objective import facts_of, groups, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
+from sims.training.velocity import features_of, measure_velocity
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
+from ufm.monitor.epoch_statistics import save_statistics
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record
 
-EVALUATION_BATCH = 256
 Progress = Callable[[int, int, int], None]  # (epoch, batch, batches an epoch)
 OnMeasurement = Callable[[int, float, Measurement], None]  # (epoch, training loss, what was measured)
-
-
-@dataclass(frozen=True, eq=False)
-class Examples:
-    """A split on its device, bytes until a batch is asked for."""
-
-    images: Tensor
-    labels: Tensor
-    normalizer: Normalizer
-
-    @classmethod
-    def of(cls, split: Split, normalizer: Normalizer, device: torch.device) -> "Examples":
-        """The split moved to a device."""
-        images, labels = torch.from_numpy(split.images).to(device), torch.from_numpy(split.labels).to(device)
-        return cls(images, labels, normalizer.to(device))
-
-    def batch(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """Network inputs and labels of some examples."""
-        return self.normalizer(self.images[indices]), self.labels[indices]
-
-    def in_order(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Everything once, for measuring."""
-        for start in range(0, len(self.labels), EVALUATION_BATCH):
-            window = slice(start, start + EVALUATION_BATCH)
-            yield self.normalizer(self.images[window]), self.labels[window]
-
-
-def epoch_batches(n: int, batch_size: int, seed: int, epoch: int, processes: int = 1) -> list[np.ndarray]:
-    """The shuffled batches of an epoch, a function of seed and epoch. A last one of under two examples a process is left out.
-
-    (Batch normalisation cannot train on one example.)
-    """
-    order = np.random.default_rng((seed, epoch)).permutation(n)
-    batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
-    return [batch for batch in batches if len(batch) >= 2 * processes]
 
 
 def network(config: TrainConfig, data: Data) -> nn.Module:
@@ -87,7 +53,7 @@ class Trainer:
         if config.optimizer == "lbfgs" and accelerator.num_processes > 1:
             # each process's line search would see its own share of the loss, take its own steps, and wait for the others
             raise ValueError(f"lbfgs runs in one process, not in {accelerator.num_processes}: use sgd or adam, or one process")
-        self.config, self.accelerator, self.fingerprint = config, accelerator, data.fingerprint
+        self.config, self.accelerator, self.fingerprint, self._data = config, accelerator, data.fingerprint, data
         self.bare = network(config, data)
         self.head = last_linear(self.bare, CLASSIFIER)
         self.lam = lambda_of_weight_decay(config.weight_decay, data.classes)
@@ -161,6 +127,19 @@ class Trainer:
             measurement.scalars["robustness"] = deepfool_robustness(self.bare, images)
         return measurement
 
+    def velocity(self, epoch: int) -> dict[str, Any]:
+        """What the features do in the epoch after this one, trained and taken back, beside what the gradients say."""
+        before = copy.deepcopy(self.state())
+        now = features_of(self.bare, self.head, self.train.in_order())
+        self.train_epoch(epoch + 1, lambda *_: None)
+        moved = features_of(self.bare, self.head, self.train.in_order()) - now
+        self.restore(before)
+        with torch.random.fork_rng(devices=[]):
+            wide = network(self.config, self._data).double().to(self.accelerator.device)
+        wide.load_state_dict(self.bare.state_dict())
+        batches = [(x.double(), y) for x, y in self.train.in_order()]
+        return measure_velocity(wide, last_linear(wide, CLASSIFIER), batches, self.config, moved)
+
     def state(self) -> dict[str, Any]:
         """Everything that changes in training."""
         scaler = self.accelerator.scaler
@@ -199,6 +178,9 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: OnMeasu
                 if alone:
                     measurement = trainer.measure(folder, epoch)
                     record = record.with_epoch(epoch, measurement, trainer.lam)
+                    save_statistics(folder.path, epoch, measurement, facts_of(config, len(measurement.counts), epoch))
+                    if epoch in config.velocity:
+                        folder.save_velocity(epoch, trainer.velocity(epoch))
                     folder.save_checkpoint(epoch, trainer.state(), record)
                     report(epoch, loss, measurement)
     with _main_process_alone(accelerator) as alone:

@@ -1,4 +1,4 @@
-"""The networks of the experiments: an MLP, VGG, ResNet and DenseNet, each ending in one Linear layer called `classifier`.
+"""The networks of the experiments: MLPs, VGG, ResNet and DenseNet, each ending in one Linear layer called `classifier`.
 
 Sources: torchvision's vgg{11,13}_bn, resnet{18,34,50}, densenet201 and the CIFAR DenseNets of Huang et al. (2017): DenseNet-40
 (k = 12), DenseNet-BC-100 (k = 12), DenseNet-BC-250 (k = 24). Modified as in Papyan, Han & Donoho (2020): no dropout, and the
@@ -16,6 +16,7 @@ from sims.training.architectures import (
     CLASSIFIER,
     DENSENETS,
     MLP_HIDDEN,
+    MLPS,
     NETS,
     RESNET_CHANNELS,
     RESNETS,
@@ -100,7 +101,7 @@ def freeze_as_simplex_etf(layer: nn.Linear, generator: torch.Generator) -> None:
 
 def _smallest_side(net: str, stem: str) -> int:
     """The smallest image that keeps one pixel to the last stage."""
-    if net == "mlp":
+    if net in MLPS:
         return 1
     if net in VGG_STAGES:
         return 32
@@ -108,15 +109,26 @@ def _smallest_side(net: str, stem: str) -> int:
     return 2 ** (halvings + (2 if stem == "7x7" else 0))
 
 
+class _Skip(nn.Module):
+    """x + branch(x)."""
+
+    def __init__(self, branch: nn.Module) -> None:
+        super().__init__()
+        self.branch = branch
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.branch(x)
+
+
 def _mlp(net: str, shape: Shape) -> nn.Module:
-    del net
-    layers: OrderedDict[str, nn.Module] = OrderedDict(flatten=nn.Flatten())
-    inner = shape.channels * shape.side**2
+    layers, inner = OrderedDict[str, nn.Module](flatten=nn.Flatten()), shape.channels * shape.side**2
     for k, hidden in enumerate(MLP_HIDDEN, start=1):
         outer = shape.wide(hidden)
-        layers[f"linear{k}"] = nn.Linear(inner, outer, bias=not shape.batch_norm)
-        layers[f"norm{k}"] = nn.BatchNorm1d(outer) if shape.batch_norm else nn.Identity()
-        layers[f"relu{k}"] = nn.ReLU(inplace=True)
+        layer = OrderedDict[str, nn.Module]({f"linear{k}": nn.Linear(inner, outer, bias=not shape.batch_norm)})
+        layer[f"norm{k}"] = nn.BatchNorm1d(outer) if shape.batch_norm else nn.Identity()
+        if net != "mlp-linear":
+            layer[f"relu{k}"] = nn.ReLU(inplace=True)
+        layers.update({f"block{k}": _Skip(nn.Sequential(layer))} if net == "mlp-residual" and k > 1 else layer)
         inner = outer
     layers[CLASSIFIER] = nn.Linear(inner, shape.classes)
     return nn.Sequential(layers)

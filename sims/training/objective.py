@@ -9,8 +9,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sims.training.config import TrainConfig
+from ufm.features.least_squares import lambda_of_weight_decay
 
 LBFGS_ITERATIONS, LBFGS_HISTORY = 10, 10  # inner iterations a batch, and pairs remembered
+
+
+def facts_of(config: TrainConfig, C: int, epoch: int) -> dict[str, float | str]:
+    """What is stored with the class statistics of an epoch, decays in units of 1/2 Ave ||W h + b - y||^2."""
+    momentum = config.momentum if config.optimizer == "sgd" else 0.0
+    lam, decay_h = (lambda_of_weight_decay(decay, C) for decay in (config.weight_decay, config.feature_decay))
+    facts: dict[str, float | str] = {"lambda": lam, "decay_w": lam, "decay_b": lam, "decay_h": decay_h, "momentum": momentum}
+    facts |= {"learning_rate": config.rate_at(max(epoch, 1)), "batch_size": config.batch_size}
+    return facts | {"optimizer": config.optimizer, "loss": config.loss}
 
 
 @dataclass(frozen=True)
@@ -41,7 +51,7 @@ def summed_loss(config: TrainConfig) -> Callable[[Tensor, Tensor, Tensor], Tenso
     """The loss (logits, labels, features) summed over a batch, with the feature decay in it; divide by the size for the mean."""
 
     def loss(logits: Tensor, labels: Tensor, features: Tensor) -> Tensor:
-        logits, features = logits.float(), features.float()
+        logits, features = (x.float() if x.dtype.itemsize < 4 else x for x in (logits, features))
         if config.loss == "ce":
             data = cross_entropy(logits, labels)
         else:

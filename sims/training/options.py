@@ -36,6 +36,7 @@ HELP = {
     "rescale_target": "M of Hui & Belkin",
     "robustness": "test images attacked with DeepFool, 0 for none",
     "save_features": "measured epochs whose features are written",
+    "velocity": "measured epochs whose next step is compared with the gradient of the features and with the network's own kernel",
     "mixed_precision": "no, fp16 or bf16",
 }
 

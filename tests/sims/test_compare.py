@@ -83,7 +83,7 @@ def full_flow(law: str, path: Path, seed: int, times: int = 10, classifier: floa
         arrays = {"features": H, "labels": layout.labels, "epoch": np.asarray(7 * k)}
         if classifier is not None:
             W, b = ls_classifier(statistics_of(H, layout.labels, C), 0.0)
-            arrays |= {"W": W * (1 + classifier), "b": b}
+            arrays |= {"W": W * (1 + classifier), "b": b, "lambda": np.asarray(0.0)}
         save_arrays(path / f"features-{7 * k:04d}.npz", arrays)
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sims.training.nets import CLASSIFIER, NETS, Shape, build, freeze_as_simplex_etf, last_linear, parameter_count
+from sims.training.nets import CLASSIFIER, MLPS, NETS, Shape, build, freeze_as_simplex_etf, last_linear, parameter_count
 
 IMAGENET = Shape(3, 224, 1000, stem="7x7")
 CIFAR = Shape(3, 32, 10)
@@ -28,8 +28,22 @@ def test_parameter_counts_are_the_published_ones(net: str) -> None:
         assert parameter_count(build(net, shape)) == count
 
 
-def test_every_network_but_the_mlp_has_a_published_count() -> None:
-    assert set(NETS) - {"mlp"} == PUBLISHED.keys()
+def test_every_network_but_the_mlps_has_a_published_count() -> None:
+    assert set(NETS) - set(MLPS) == PUBLISHED.keys()
+
+
+def test_the_linear_mlp_is_affine_and_the_residual_one_skips_its_second_layer() -> None:
+    torch.manual_seed(0)
+    x, y = torch.randn(2, 5, 1, 4, 4, dtype=torch.float64)
+    shape = Shape(1, 4, 3, width=0.02, batch_norm=False)
+    linear = build("mlp-linear", shape).double()
+    torch.testing.assert_close(linear(2 * x - y), 2 * linear(x) - linear(y))
+    residual = build("mlp-residual", shape).double()
+    first = torch.relu(residual.get_submodule("linear1")(x.flatten(1)))
+    second = torch.relu(residual.get_submodule("block2.branch.linear2")(first))
+    torch.testing.assert_close(residual(x), last_linear(residual)(first + second))
+    plain = build("mlp", shape)
+    assert {name for name, _ in plain.named_parameters()} == {name for name, _ in linear.named_parameters()}
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -84,7 +98,7 @@ def test_the_fixed_classifier_is_a_simplex_etf_and_does_not_train(C: int, P: int
 
 
 def test_errors_name_the_number_and_the_way_out() -> None:
-    with pytest.raises(ValueError, match=r"'vgg16'; there are mlp, vgg11"):
+    with pytest.raises(ValueError, match=r"'vgg16'; there are mlp, mlp-linear, mlp-residual, vgg11"):
         build("vgg16", CIFAR)
     with pytest.raises(ValueError, match="pad them to at least 32"):
         build("vgg11", Shape(1, 28, 10))

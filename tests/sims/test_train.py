@@ -18,8 +18,8 @@ from sims import train as command
 from sims.measure import main as measure_main
 from sims.training import loop
 from sims.training.config import TrainConfig
+from sims.training.examples import epoch_batches
 from sims.training.folder import load_run
-from sims.training.loop import epoch_batches
 from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from tests.sims.runs import final_weights, tiny

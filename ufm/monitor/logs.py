@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ufm.files.store import write_text
+from ufm.monitor.epoch_statistics import TRAINING_FACTS, save_statistics
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.record import TRAJECTORY, Record
 
@@ -81,13 +82,16 @@ class RunLog:
     """A folder that `sims.compare` and `sims.figures` read: trajectory.npz, and run.json with what is known of the training.
 
     lam, and by keyword: optimizer, loss, weight_decay, learning_rate, batch_size, seed, anything that JSON can hold. The folder
-    of a run with other facts is refused with ValueError; the same facts go on with it.
+    of a run with other facts is refused with ValueError; the same facts go on with it. With every epoch its class statistics
+    are kept, as `ufm.monitor.epoch_statistics` has them; decay_w, decay_b (lam otherwise) and decay_h (0) are among the facts
+    where the loss has others.
     """
 
     def __init__(self, folder: Path | str, lam: float | None = None, **facts: Any) -> None:
         self.folder = Path(folder)
         self._lam = float("nan") if lam is None else lam
-        facts = json.loads(json.dumps({"lambda": lam, **facts}))
+        self._facts: dict[str, Any] = json.loads(json.dumps(facts))
+        facts = {"lambda": lam, **self._facts}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / RUN
         saved = json.loads(path.read_text()) if path.exists() else facts
@@ -108,6 +112,9 @@ class RunLog:
         kept = self.record.before(epoch)
         extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
         self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), self._lam)
+        facts = {"decay_w": self._lam, "decay_b": self._lam, "decay_h": 0.0, **self._facts, "lambda": self._lam}
+        known = {name: value for name, value in facts.items() if name in TRAINING_FACTS and isinstance(value, int | float | str)}
+        save_statistics(self.folder, epoch, measurement, known)
         self.record.save(self.folder / TRAJECTORY)
 
 

@@ -18,18 +18,25 @@ from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 LOSSES = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
 MEASURES = ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
 CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
+MOST_FEATURES = 512  # P above which a Sigma_W an epoch would be most of what a run stores
 MOST_CLASSES = 8192  # whose loss is split: the residual of the class means is C x C
 
 
 @dataclass(frozen=True, eq=False)
 class Measurement:
-    """Named scalars of one moment of a network (test set: prefix `test_`), its SNR, the examples a class, the test set's SNR."""
+    """Named scalars of one moment of a network (test set: prefix `test_`), its SNR, the examples a class, the test set's SNR.
+
+    The class statistics themselves up to P = MOST_FEATURES, the classifier where it is known, and the features' machine epsilon.
+    """
 
     scalars: dict[str, float]
     snr: RangeSnr
     counts: np.ndarray
     undefined: tuple[str, ...]
     test_snr: RangeSnr | None = None
+    statistics: ClassStatistics[Tensor] | None = None
+    classifier: Classifier | None = None
+    precision: float = 0.0
 
     def with_scalars(self, more: Mapping[str, float]) -> "Measurement":
         """The same with more scalars."""
@@ -108,7 +115,11 @@ def _add_angles(scalars: ScalarCollector, suffix: str, vectors: Tensor) -> None:
 
 
 def measurement_of(
-    scalars: ScalarCollector, stats: ClassStatistics[Tensor], precision: float, test_snr: RangeSnr | None = None
+    scalars: ScalarCollector,
+    stats: ClassStatistics[Tensor],
+    precision: float,
+    test_snr: RangeSnr | None = None,
+    classifier: Classifier | None = None,
 ) -> Measurement:
     """The scalars with the SNR of the features; precision is the machine epsilon of their dtype."""
     K = min(stats.C - 1, stats.P)
@@ -118,7 +129,9 @@ def measurement_of(
         nothing = np.full((stats.C + stats.P + 1, K), np.nan)
         snr = RangeSnr(nothing[0], nothing[1 : stats.C + 1], nothing[stats.C + 1 :], stats.P, 1.0)
         scalars.undefined.append(f"omega: {error}")
-    return Measurement(scalars.values, snr, stats.counts.cpu().numpy().astype(np.int64), tuple(scalars.undefined), test_snr)
+    counts = stats.counts.cpu().numpy().astype(np.int64)
+    kept = stats if stats.P <= MOST_FEATURES else None
+    return Measurement(scalars.values, snr, counts, tuple(scalars.undefined), test_snr, kept, classifier, precision)
 
 
 def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray, lam: float) -> Measurement:
@@ -137,7 +150,7 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
     for H, y in _chunks(features, labels):
         counts += decisions(H.double(), y, classifier, stats.means)
     scalars.values["train_error"], scalars.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
-    return measurement_of(scalars, stats, epsilon(features[:0]))
+    return measurement_of(scalars, stats, epsilon(features[:0]), classifier=classifier)
 
 
 @dataclass(frozen=True)

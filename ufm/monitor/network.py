@@ -55,7 +55,7 @@ def measure_network(
         test_snr = None
         if test_loader is not None:
             test_snr = _add_test(scalars, _batches(model, head, test_loader, select), classifier, stats, lam)
-    return measurement_of(scalars, stats, precision, test_snr)
+    return measurement_of(scalars, stats, precision, test_snr, classifier)
 
 
 Batches = Iterator[tuple[Tensor, Tensor, Tensor]]

@@ -71,7 +71,8 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     decided = DECIDED[-1:] if classifier is None else DECIDED
     scalars.add_all(decided, lambda: _shares(decide(classifier, stats.means), stats.n, classifier))
     scalars.values.update(dict.fromkeys((name for name in reasons if name not in scalars.values), float("nan")))
-    measured = measurement_of(scalars, stats, precision)
+    seen = classifier if classifier is None or len(classifier.W) == stats.C else None
+    measured = measurement_of(scalars, stats, precision, classifier=seen)
     scalars.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr))
     measured = replace(measured, undefined=tuple(scalars.undefined))
     values = {**scalars.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}

@@ -1,0 +1,53 @@
+"""`python -m sims.ladder --out DIR`: from free features to a network, one ingredient a rung: where does the theory stop, and why?
+
+Every run is a folder under DIR/runs, left alone where it is finished; the comparison and the report are made anew from them.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from sims.command import Parser, run_command, say
+
+
+def parser() -> Parser:
+    """The command line."""
+    p = Parser(prog="python -m sims.ladder", description=__doc__, shared=("json", "quiet"))
+    p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the report; resumes what it holds")
+    p.add_argument("--seeds", type=int, default=5, help="runs a rung")
+    p.add_argument("--rungs", nargs="+", metavar="NAME", help="rungs to run and report (default: all)")
+    p.add_argument("--train-only", action="store_true", help="leave the report for another time")
+    p.add_shared("threads", default=1)
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; exit codes as in `sims.command`."""
+    return run_command(parser(), climb, argv, "repeat the command to go on")
+
+
+def climb(args: argparse.Namespace) -> None:
+    """Train what is missing, every rung of a seed before the next seed, and report."""
+    if args.seeds < 1 or args.threads < 1:
+        raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
+    import torch
+
+    from sims.rungs.run import run_rung
+    from sims.rungs.rung import BY_NAME, RUNGS
+
+    unknown = [name for name in args.rungs or () if name not in BY_NAME]
+    if unknown:
+        raise ValueError(f"no rung is called {unknown[0]!r}; there are {', '.join(BY_NAME)}")
+    torch.set_num_threads(args.threads)
+    chosen = [rung for rung in RUNGS if not args.rungs or rung.name in args.rungs]
+    for seed in range(args.seeds):
+        for rung in chosen:
+            began = time.monotonic()
+            run_rung(rung, seed, Path(args.out) / "runs" / f"{rung.name}-seed{seed}")
+            if not args.quiet and time.monotonic() - began > 1:
+                say(f"{rung.name}, seed {seed}: {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

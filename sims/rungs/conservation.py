@@ -1,0 +1,135 @@
+"""Two tests that need no clock: is Sigma_T conserved, and does omega grow by signal or by noise as the plain flow has it?"""
+
+import itertools
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from manifolds.whitening import degenerate_deviation
+from ufm.compare.coordinates import gram_of
+from ufm.laws.mean_system import MeanSystem
+from ufm.monitor.epoch_statistics import load_statistics
+
+TOLERANCE = 1e-9  # of the integrated flow
+LONGEST = 1e12  # flow time, in units of the first growth of omega
+
+
+@dataclass(frozen=True, eq=False)
+class EpochMoments:
+    """Counts (C,), class means with zero mean over examples M (P, C), Sigma_W (P, P), and an orthonormal basis (P, r) of its
+    range.
+    """
+
+    counts: np.ndarray
+    M: np.ndarray
+    sigma_w: np.ndarray
+    basis: np.ndarray
+
+    @classmethod
+    def load(cls, path: Path) -> "EpochMoments":
+        """Of a file of `ufm.monitor.epoch_statistics`."""
+        arrays = load_statistics(path)
+        priors = arrays["counts"] / arrays["counts"].sum()
+        M, sigma_w = arrays["class_means"], (arrays["sigma_w"] + arrays["sigma_w"].T) / 2
+        values, E = np.linalg.eigh(sigma_w)
+        empty = degenerate_deviation(float(np.trace(sigma_w) + (M**2 @ priors).sum()), len(M), float(arrays["precision"])) ** 2
+        kept = values > max(empty, len(M) * float(np.finfo(np.float64).eps) * values[-1])
+        return cls(arrays["counts"], M - (M @ priors)[:, None], sigma_w, E[:, kept])
+
+    @property
+    def priors(self) -> np.ndarray:
+        """pi_c = n_c / n. (C,)"""
+        return self.counts / self.counts.sum()
+
+    @property
+    def sigma_t(self) -> np.ndarray:
+        """Sigma_W + sum_c pi_c mu_c mu_c^T. (P, P)"""
+        return self.sigma_w + (self.M * self.priors) @ self.M.T
+
+
+def sigma_t_change(first: EpochMoments, last: EpochMoments) -> tuple[float, float, float]:
+    """|T1 - T0| / |T0| of Sigma_T, the common factor c that is nearest to the change, and |T1 - c T0| / |c T0|, which is left.
+
+    Plain gradient flow of free features with W at least squares has 0, 1, 0; their weight decay has c < 1 and leaves 0.
+    """
+    T0, T1 = first.sigma_t, last.sigma_t
+    c = float((T0 * T1).sum() / (T0 * T0).sum())
+    size = float(np.linalg.norm(T0))
+    return float(np.linalg.norm(T1 - T0)) / size, c, float(np.linalg.norm(T1 - c * T0)) / (c * size)
+
+
+def common(first: EpochMoments, last: EpochMoments) -> np.ndarray:
+    """An orthonormal basis of the directions that vary at both moments. (P, r)"""
+    empty = [np.eye(len(one.M)) - one.basis @ one.basis.T for one in (first, last)]
+    values, E = np.linalg.eigh(empty[0] + empty[1])
+    return E[:, values < 0.5]
+
+
+def mean_log_omega(M: np.ndarray, sigma_w: np.ndarray, priors: np.ndarray) -> float:
+    """The mean over j of log of the singular values of Sigma_W^{-1/2} M diag(sqrt(pi)), those that are not zero."""
+    values = np.linalg.eigvalsh(gram_of(M, sigma_w, priors))[::-1]
+    return 0.5 * float(np.log(values[: min(len(priors) - 1, len(M))]).mean())
+
+
+def growth_parts(first: EpochMoments, last: EpochMoments) -> tuple[float, float]:
+    """Of the growth of mean log omega, what the class means make and what Sigma_W makes, each a mean over both orders of change.
+
+    They add up to the growth. Features seen in another fixed basis have the same parts.
+    """
+    basis, priors = common(first, last), first.priors
+    M, W = ([basis.T @ one.M for one in (first, last)], [basis.T @ one.sigma_w @ basis for one in (first, last)])
+    at = [[mean_log_omega(m, w, priors) for w in W] for m in M]
+    return (at[1][0] - at[0][0] + at[1][1] - at[0][1]) / 2, (at[0][1] - at[0][0] + at[1][1] - at[1][0]) / 2
+
+
+def signal_share(path: list[EpochMoments]) -> float:
+    """The share of the class means in the growth of mean log omega along neighbouring moments; NaN where nothing grows."""
+    parts = np.array([growth_parts(*pair) for pair in itertools.pairwise(path)]).sum(0)
+    return float(parts[0] / parts.sum()) if abs(parts.sum()) > 0 else float("nan")
+
+
+def plain_flow_share(first: EpochMoments, growth: float) -> float:
+    """The same share of the plain flow from these moments, when its mean log omega has grown by `growth`.
+
+    Sigma_T = I in its coordinates, where the class means have singular values b and omega^2 ~ b^2 / (1 - b^2): the signal is the
+    growth of log b. Raises ValueError where the flow does not grow so far.
+    """
+    from scipy.integrate import solve_ivp
+
+    M, sigma_w = first.basis.T @ first.M, first.basis.T @ first.sigma_w @ first.basis
+    S = M * np.sqrt(first.priors)
+    a, E = np.linalg.eigh(sigma_w + S @ S.T)
+    system = MeanSystem(a, E.T / np.sqrt(a)[:, None], np.zeros_like(S), tuple(int(n) for n in first.counts))
+    Z, K = system.state_of(M), min(len(first.counts) - 1, len(a))
+
+    def b_of(state: np.ndarray) -> np.ndarray:
+        z = np.linalg.svd(state.reshape(Z.shape), compute_uv=False)[:K]
+        return 2 * z / (1 + np.sqrt(1 + 4 * z * z))
+
+    def level(state: np.ndarray) -> float:
+        b = b_of(state)
+        return float((np.log(b) - 0.5 * np.log1p(-b * b)).mean())
+
+    target = level(Z) + growth
+
+    def velocity(_: float, state: np.ndarray) -> np.ndarray:
+        return system.velocity(state.reshape(Z.shape)).ravel()
+
+    def reached(_: float, state: np.ndarray) -> float:
+        return level(state) - target
+
+    reached.terminal = True  # type: ignore[attr-defined]
+    end = LONGEST * system.n * float(a.min())
+    done = solve_ivp(
+        velocity,
+        (0.0, end),
+        Z.ravel(),
+        "LSODA",
+        rtol=TOLERANCE,
+        atol=TOLERANCE * float(abs(Z).max()),
+        events=reached,
+    )
+    if not done.success or not len(done.t_events[0]):
+        raise ValueError(f"the plain flow does not grow by a factor {np.exp(growth):.3g}: {done.message}")
+    return float((np.log(b_of(done.y_events[0][0])) - np.log(b_of(Z))).mean() / growth)

@@ -1,0 +1,96 @@
+"""A run of training keeps what a comparison starts from: the same entry as from its features; logs without are read as before."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sims.comparison.analysis import Choice, analyse
+from sims.comparison.entries import entry_of_features, entry_of_statistics
+from sims.comparison.runs import load_observed
+from ufm.compare.verdict import LawRule
+from ufm.files.store import save_arrays
+from ufm.monitor.epoch_statistics import load_statistics, statistics_files
+from ufm.monitor.logs import RunLog
+from ufm.monitor.measurement import measure_features
+
+
+def test_an_entry_from_statistics_is_that_from_features(finished: Path) -> None:
+    stored = load_statistics(finished / "statistics-0002.npz")
+    lam = float(stored["lambda"])
+    assert lam == float(stored["decay_w"]) == pytest.approx(10 * 5e-4 / 2)  # C wd / 2: the loss is C / 2 times torch's
+    one = entry_of_statistics(finished / "statistics-0002.npz")
+    two = entry_of_features(finished / "features-0002.npz", lam, lam)
+    np.testing.assert_allclose(one.gram(), two.gram(), rtol=1e-6)
+    for entry in (one, two):
+        assert entry.W is not None
+        assert entry.b is not None
+        assert entry.mean is not None
+    logits = [
+        e.W @ (e.M + e.mean[:, None]) + e.b[:, None]
+        for e in (one, two)
+        if e.W is not None and e.mean is not None and e.b is not None
+    ]
+    np.testing.assert_allclose(*logits, rtol=1e-5, atol=1e-6)
+    assert (one.lam, one.decay_w, one.decay_h) == (two.lam, two.decay_w, two.decay_h)
+
+
+def test_every_measured_epoch_of_training_has_its_statistics(finished: Path) -> None:
+    run = load_observed(finished)
+    assert sorted(statistics_files(finished).values()) == run.trajectory.t.tolist()
+    for epoch in run.trajectory.t:
+        assert run.entry(float(epoch)) is not None
+    assert run.entry(0.5) is None
+
+
+def test_an_old_run_is_compared_by_what_it_holds(finished: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    for file in statistics_files(old):
+        file.unlink()
+    run = load_observed(old)
+    assert [run.entry(float(epoch)) is not None for epoch in (1, 2, 3, 4)] == [False, True, False, True]
+    (group,) = analyse([run], Choice(from_epoch=1.0), LawRule())
+    assert "needs the class means and Sigma_W of the entry" in group.selection.support["unnormalized"].missing
+    (whole,) = analyse([load_observed(finished)], Choice(from_epoch=1.0), LawRule())
+    assert not whole.selection.support["unnormalized"].missing
+
+
+def log_of(path: Path, lam: float | None) -> Path:
+    log, rng = RunLog(path, lam=lam), np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    for epoch in (1, 2, 3):
+        H = rng.standard_normal((60, 4)) + 3 * labels[:, None] * np.arange(4)
+        log(epoch, {}, measure_features(H, labels, rng.standard_normal((3, 4)), np.zeros(3), lam or 0.0))
+    return path
+
+
+def test_an_unknown_lambda_is_refused_with_what_to_give(tmp_path: Path) -> None:
+    path = log_of(tmp_path / "log", None)
+    with pytest.raises(ValueError, match=r"no lambda.*--lambda.*C wd / 2"):
+        load_observed(path)
+    run = load_observed(path, 0.25)
+    entry = run.entry(1.0)
+    assert entry is not None
+    assert (run.lam, entry.lam, entry.decay_w) == (0.25, 0.25, 0.25)
+    known = log_of(tmp_path / "known", 0.5)
+    assert load_observed(known, 0.25).lam == 0.5
+
+
+def test_features_with_a_classifier_and_no_lambda_are_refused_too(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    labels = np.arange(60) % 3
+    for epoch in (1, 2):
+        arrays = {"features": rng.standard_normal((60, 4)) + labels[:, None], "labels": labels, "epoch": np.asarray(epoch)}
+        save_arrays(tmp_path / f"features-{epoch}.npz", arrays | {"W": rng.standard_normal((3, 4))})
+    with pytest.raises(ValueError, match="no lambda"):
+        load_observed(tmp_path)
+    assert load_observed(tmp_path, 0.0).lam == 0.0
+    assert load_observed(tmp_path, 0.3).lam == 0.3
+
+
+def test_runs_that_differ_by_more_than_the_seed_are_not_pooled(tmp_path: Path) -> None:
+    two = [log_of(tmp_path / name / "run", lam) for name, lam in (("a", 0.1), ("b", 0.2))]
+    groups = analyse([load_observed(path) for path in two], Choice(from_epoch=1.0), LawRule())
+    assert len(groups) == 2

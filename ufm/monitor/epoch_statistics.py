@@ -1,0 +1,93 @@
+"""Class statistics of a measured epoch as a file of the run's folder: what predictions of its later course start from.
+
+`statistics-EPOCH.npz`, written once and atomically, so that a long run rewrites nothing, and read without torch:
+
+    epoch (), counts (C,), class_means (P, C), sigma_w (P, P), precision ()   machine epsilon of the features
+    W (C, P), b (C,)                              where a classifier was known
+    lambda ()                                     of the loss, NaN where it is not known
+    decay_w, decay_b, decay_h ()                  1/2 decay_w ||W||^2, 1/2 decay_b ||b||^2 and 1/2 decay_h Ave ||h||^2 beside
+                                                  1/2 Ave ||W h + b - y||^2 (for torch's MSELoss: C / 2 times those given to it)
+    learning_rate, momentum, batch_size, optimizer, loss, train_error ()   where they are known
+    layer_A (P, d), layer_means (d, C), layer_sigma_w (d, d)   where the features are A Z of a layer Z that was measured
+
+8 P (P + 2 C) bytes each: 34 kB at P = 64, 2.2 MB at P = 512. Wider features
+(`ufm.monitor.measurement.MOST_FEATURES`) are left out.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ufm.features.statistics import ClassStatistics
+from ufm.files.store import load_arrays, save_arrays
+
+if TYPE_CHECKING:  # with torch, which reading needs not
+    from ufm.monitor.measurement import Measurement
+
+REQUIRED = ("epoch", "counts", "class_means", "sigma_w", "precision")
+TRAINING_FACTS = (
+    *("lambda", "decay_w", "decay_b", "decay_h"),
+    *("learning_rate", "momentum", "batch_size", "optimizer", "loss", "train_error"),
+)
+
+
+def statistics_file(folder: Path, epoch: int) -> Path:
+    """Where the statistics of an epoch lie."""
+    return folder / f"statistics-{epoch:04d}.npz"
+
+
+def save_statistics(folder: Path, epoch: int, measurement: "Measurement", facts: Mapping[str, float | str]) -> None:
+    """Write the statistics of a measured epoch with facts of the training (`TRAINING_FACTS`), atomically.
+
+    Nothing is written where the measurement has none (P above MOST_FEATURES). Raises ValueError for a fact of another name.
+    """
+    strange = sorted(facts.keys() - set(TRAINING_FACTS))
+    if strange:
+        raise ValueError(f"{strange[0]!r} is no fact that is stored with statistics; they are {', '.join(TRAINING_FACTS)}")
+    stats, classifier = measurement.statistics, measurement.classifier
+    if stats is None:
+        return
+    arrays = {"epoch": np.asarray(epoch), "counts": measurement.counts, "precision": np.asarray(measurement.precision)}
+    arrays |= {"class_means": stats.means.cpu().numpy(), "sigma_w": stats.sigma_w.cpu().numpy()}
+    if classifier is not None:
+        arrays |= {"W": classifier.W.cpu().numpy(), "b": classifier.b.cpu().numpy()}
+    if "train_error" in measurement.scalars:
+        arrays["train_error"] = np.asarray(measurement.scalars["train_error"])
+    arrays |= {name: np.asarray(value) for name, value in facts.items()}
+    save_arrays(statistics_file(folder, epoch), arrays)
+
+
+def add_layer(folder: Path, epoch: int, A: np.ndarray, below: ClassStatistics[np.ndarray]) -> None:
+    """Add the layer below to the statistics of an epoch: features are A Z, A (P, d), with the class statistics of Z.
+
+    Raises ValueError where these are not the features'.
+    """
+    path = statistics_file(folder, epoch)
+    arrays = load_statistics(path)
+    own, mapped = arrays["sigma_w"], A @ below.sigma_w @ A.T
+    if not np.allclose(own, mapped, rtol=1e-6, atol=1e-6 * float(abs(own).max())):
+        raise ValueError(f"{path}: the features are not A Z of this layer, their Sigma_W differ by {abs(own - mapped).max():.2g}")
+    layer = {"layer_A": A, "layer_means": below.means, "layer_sigma_w": below.sigma_w}
+    save_arrays(path, arrays | layer)
+
+
+def load_statistics(path: Path) -> dict[str, np.ndarray]:
+    """The arrays of a file of statistics. Raises ValueError for anything else."""
+    arrays = load_arrays(path)
+    missing = [name for name in REQUIRED if name not in arrays]
+    if missing:
+        raise ValueError(f"{path} holds no class statistics: it has no array {missing[0]!r}")
+    P, C = arrays["class_means"].shape
+    if arrays["sigma_w"].shape != (P, P) or arrays["counts"].shape != (C,):
+        shapes = f"class_means {(P, C)}, sigma_w {arrays['sigma_w'].shape} and counts {arrays['counts'].shape}"
+        raise ValueError(f"{path}: {shapes} do not fit")
+    return arrays
+
+
+def statistics_files(folder: Path) -> dict[Path, float]:
+    """The files of statistics in a folder with their epochs, in order."""
+    numbers = {path: path.stem.removeprefix("statistics-") for path in folder.glob("statistics-*.npz")}
+    epochs = {path: float(number) for path, number in numbers.items() if number.isdigit()}
+    return dict(sorted(epochs.items(), key=lambda pair: pair[1]))
