@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from sims.comparison.entries import measured
 from sims.comparison.runs import Observed
-from ufm.compare.clock_free import Conservation, Estimate, Rotation, Split, conservation, rotation, split
+from ufm.compare.clock_free import Conservation, Estimate, GrowthSplit, Rotation, conservation, growth_split, rotation
 from ufm.compare.column_sum_decay import ColumnSumDecay, column_sum_decay
 from ufm.compare.comparison import Comparison
 from ufm.compare.coordinates import Entry
@@ -27,7 +27,7 @@ class ClockFreeTests:
 
     epochs: np.ndarray
     conservation: Conservation | None = None
-    split: Split | None = None
+    split: GrowthSplit | None = None
     rotation: Rotation | None = None
     column_sums: ColumnSumDecay | None = None
     notes: list[str] = field(default_factory=list)
@@ -60,7 +60,7 @@ def clock_free_tests(run: Observed, comparison: Comparison) -> ClockFreeTests:
     notes = list[str]()
     parts, turned, sums = None, None, None
     try:
-        parts = split(entries)
+        parts = growth_split(entries)
     except ValueError as error:
         notes.append(f"split: {error}")
     try:

@@ -49,7 +49,7 @@ class Conservation:
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
+class GrowthSplit:
     """Growth of every log omega between neighbouring epochs by the class means and by deviations, (T - 1, K) each; the signal's
     share of all of it, that which plain descent predicts from the statistics of both ends, also by epoch (T - 1,), and r,
     the odds of the first over those of the second: the ratio of a block kernel where Sigma_T is white.
@@ -96,7 +96,7 @@ def conservation(entries: Sequence[Entry], r: float = 1.0, seed: int = 0) -> Con
     )
 
 
-def split(entries: Sequence[Entry], seed: int = 0) -> Split:
+def growth_split(entries: Sequence[Entry], seed: int = 0) -> GrowthSplit:
     """How much of the growth of omega is the class means', and how much plain descent predicts.
 
     Between two epochs, the mean of both orders in which M and Sigma_W may change. Raises ValueError where Sigma_W is singular.
@@ -125,7 +125,7 @@ def split(entries: Sequence[Entry], seed: int = 0) -> Split:
     share = float(by_value.sum() / all_of.sum())
     picks = bootstrap_picks(len(by_value), seed)
     ratio = (share / (1 - share)) / (predicted / (1 - predicted)) if 0 < share < 1 and 0 < predicted < 1 else float("nan")
-    return Split(
+    return GrowthSplit(
         signals, noises, bootstrap_estimate(share, by_value[picks].sum(1) / all_of[picks].sum(1)), predicted, shares, ratio
     )
 

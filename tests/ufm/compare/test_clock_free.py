@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from tests.ufm.compare.descents import descend, entry_of, labelled, measured, white_start
-from ufm.compare.clock_free import conservation, predicted_split, rotation, split
+from ufm.compare.clock_free import conservation, growth_split, predicted_split, rotation
 from ufm.compare.coordinates import Entry, frame_of, log_gram
 
 SIZES = {"equal": [14] * 4, "unequal": [23, 17, 13, 10]}
@@ -41,7 +41,7 @@ def test_plain_descent_conserves_sigma_t_and_decay_multiplies_it(sizes: list[int
 def test_the_signal_has_the_share_that_plain_descent_predicts(sizes: list[int]) -> None:
     seen, y = features(sizes)
     entries = [entry_of(H, y) for H in seen]
-    parts = split(entries)
+    parts = growth_split(entries)
     frame = frame_of(entries[0].gram())
     grown = np.diagonal(log_gram(entries[-1].gram(), frame) - log_gram(entries[0].gram(), frame))
     np.testing.assert_allclose((parts.signal + parts.noise).sum(0), grown, rtol=1e-9)
@@ -49,9 +49,9 @@ def test_the_signal_has_the_share_that_plain_descent_predicts(sizes: list[int]) 
     assert parts.r == pytest.approx(1.0, abs=0.05)
     assert parts.share.low <= parts.share.value <= parts.share.high
     fast, _ = features(sizes, r=4.0)
-    assert split([entry_of(H, y) for H in fast]).r > 2
+    assert growth_split([entry_of(H, y) for H in fast]).r > 2
     frozen = [Entry(entries[0].counts, entries[0].M * np.exp(0.1 * k), entries[0].sigma_w) for k in range(4)]
-    assert split(frozen).share.value == pytest.approx(1.0)
+    assert growth_split(frozen).share.value == pytest.approx(1.0)
 
 
 def test_from_a_white_total_the_share_is_one_over_one_plus_u() -> None:
@@ -88,4 +88,4 @@ def test_statistics_that_cannot_be_compared_say_so() -> None:
     with pytest.raises(ValueError, match="one basis"):
         conservation([one, entry_of(seen[1][:5], y)])
     with pytest.raises(ValueError, match="counts"):
-        split([one, Entry(one.counts + 1, one.M, one.sigma_w)])
+        growth_split([one, Entry(one.counts + 1, one.M, one.sigma_w)])
