@@ -107,7 +107,7 @@ def growth_split(entries: Sequence[Entry], seed: int = 0) -> GrowthSplit:
     def level(means: np.ndarray, within: np.ndarray) -> np.ndarray:
         return np.diagonal(log_gram(gram_of(means, within, priors), frame))
 
-    signal, noise = [], []
+    signal, noise = list[np.ndarray](), list[np.ndarray]()
     for k in range(len(M) - 1):
         old, new = level(M[k], sigma_w[k]), level(M[k + 1], sigma_w[k + 1])
         means, within = level(M[k + 1], sigma_w[k]), level(M[k], sigma_w[k + 1])
