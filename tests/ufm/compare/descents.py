@@ -1,8 +1,5 @@
 """Plain gradient descent on the whole tensor, the oracle of every prediction: no closed system, no central-path formula."""
 
-from dataclasses import replace
-from typing import Any
-
 import numpy as np
 
 from ufm.compare.coordinates import Entry
