@@ -158,7 +158,7 @@ def problems(sizes: dict[str, Any]) -> list[tuple[Model, Loss]]:
     )
     deep = DeepLinear(**sizes, lambda_w=2e-3, lambda_h=2e-3)
     # ours starts along every structure too; plain starts at the random point alone
-    deep_ce = DeepCrossEntropy(**{**sizes, "C": min(C, 6)}, lambda_w=2e-3, lambda_h=2e-3)
+    deep_ce = DeepCrossEntropy(C=min(C, 6), N=sizes["N"], P=sizes["P"], lambda_w=2e-3, lambda_h=2e-3)
     lu, ball, norm = LuSteinerberger(C=C, N=1, P=sizes["P"]), EWojtowytsch(**sizes), PoggioLiao(**sizes)
     fang, unequal = Fang(**sizes), Fang(**sizes, majority=2, imbalance=3.0)
     smooth, focused = LabelSmoothing(**sizes, **weak), FocalLoss(**sizes, **weak)
