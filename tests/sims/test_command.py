@@ -127,7 +127,8 @@ LIBRARY = [
     path
     for package in ("manifolds", "ufm", "sims")
     for path in sorted((ROOT / package).rglob("*.py"))
-    if path.parent != ROOT / "sims" and path.parent != ROOT / "ufm" / "flow" and path.name not in ("options.py", "controls.py")
+    if path.parent not in (ROOT / "sims", ROOT / "sims" / "examples", ROOT / "ufm" / "flow")  # commands
+    if path.name not in ("options.py", "controls.py")
 ]
 
 
