@@ -1,4 +1,4 @@
-"""Takes the two pictures of docs/explorer-page.md in headless Chromium: `python docs/make_explorer_pictures.py`, from the root."""
+"""Takes the two pictures of the explorer page in headless Chromium: `python docs/make_explorer_pictures.py`, from the root."""
 
 import io
 import shutil
@@ -20,7 +20,9 @@ def main() -> None:
         page.goto((HERE / "explorer" / "index.html").as_uri() + "#" + SETTINGS)
         for name in ("omega", "space"):
             taken = Image.open(io.BytesIO(page.locator(f"#{name}").screenshot()))
-            taken.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(HERE / "figures" / f"explorer-{name}.png", optimize=True)
+            taken.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(
+                HERE / "figures" / f"explorer-{name}.png", optimize=True
+            )
         browser.close()
 
 
