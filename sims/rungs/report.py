@@ -31,12 +31,12 @@ HEADS = (
     ("forces: left", "force_ratio"),
 )
 CAPTION = (
-    "Medians over the seeds. Models left: those that the runs do not refute at 95 % (docs, Comparing); a bold one is named. Growth: of the "
-    "geometric mean of omega over the epochs compared. Sigma_T left: |T1 - c T0| / |c T0| of the total covariance, c the common factor; "
-    "0 under the plain flow. Signal share: of that growth, what the class means make (the rest is the shrinking of Sigma_W), "
-    "beside the share of the plain flow from the same start. Cosines of what the features really did next with -G, G = dL/dH, and "
-    "with -Theta G, Theta the network's own kernel, for class means and deviations apart. Forces on the parameters below: cosine of "
-    "the pulls J^T G of means and deviations (-1: they balance), and |J^T G| / |J^T G of the means|."
+    "Medians over the seeds. Models left: those that the runs do not refute at 95 %; one in bold is named. Growth: of the "
+    "geometric mean of omega over the epochs compared. Sigma_T left: |T1 - c T0| / |c T0| of the total covariance, c the common "
+    "factor; 0 under the plain flow. Signal share: of that growth, what the class means make (the rest is the shrinking of Sigma_W), "
+    "beside the share of the plain flow from the same start. Cosines of what the features really did next with -G, G = dL/dH, and with "
+    "-Theta G, Theta the network's own kernel, for class means and deviations apart. Forces on the parameters below: cosine "
+    "of the pulls J^T G of means and deviations (-1: they balance), and |J^T G| / |J^T G of the means|."
 )
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>From free features to a network</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -50,7 +50,8 @@ td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}im
 <p>{{ caption }}</p><div class="scroll"><table><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 <figure><img alt="Cosines and shares of every rung" src="data:image/png;base64,{{ figure }}"></figure>
-<h2>Every rung</h2>{% for r in reasons %}<p><b>{{ r.name }}</b> ({{ r.adds }}; {{ r.runs }} runs): {{ r.outcome }}, {{ r.reason }}.
+<h2>Every rung</h2>{% for r in reasons %}<p><b>{{ r.name }}</b> ({{ r.adds }}; {{ r.runs }} runs):
+{{ r.outcome }}, {{ r.reason }}.
 {% for note in r.notes %}{{ note }}. {% endfor %}</p>{% endfor %}
 <h2>Provenance</h2><pre>{{ provenance }}</pre></body></html>
 """
@@ -59,6 +60,7 @@ td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}im
 def result_numbers(result: RungResult) -> dict[str, Any]:
     """One rung as report.json and `--json` have it: verdict, models left, and median, least and largest of every quantity."""
     selection = result.group.selection
+    names = ("median", "least", "largest")
     return {
         "rung": result.rung.name,
         "adds": result.rung.adds,
@@ -69,9 +71,7 @@ def result_numbers(result: RungResult) -> dict[str, Any]:
         "compatible": list(selection.compatible),
         "reason": selection.reason,
         "notes": [*result.group.entry_notes, *_window_notes(result)],
-        "quantities": {
-            name: dict(zip(("median", "least", "largest"), result.middle(name), strict=True)) for name in result.values
-        },
+        "quantities": {name: dict(zip(names, result.middle(name), strict=True)) for name in result.values},
         "values": result.values,
     }
 
@@ -115,9 +115,8 @@ def ladder_figure(rungs: Sequence[dict[str, Any]]) -> Figure:
     for axes, key, label, color, style in series:
         rows = [rung["quantities"].get(key, {}) for rung in rungs]
         middle, low, high = (np.array([_known(row.get(name)) for row in rows]) for name in ("median", "least", "largest"))
-        axes.errorbar(
-            x, middle, [middle - low, high - middle], fmt=style, color=color, label=label, markersize=4, capsize=2, linewidth=1
-        )
+        error, look = [middle - low, high - middle], {"fmt": style, "color": color, "label": label}
+        axes.errorbar(x, middle, error, markersize=4, capsize=2, linewidth=1, **look)
     upper.set_ylabel("cosine")
     lower.set_ylabel("share")
     for axes in (upper, lower):
