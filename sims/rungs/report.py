@@ -32,11 +32,12 @@ HEADS = (
 )
 CAPTION = (
     "Medians over the seeds. Models left: those that the runs do not refute at 95 %; one in bold is named. Growth: of the "
-    "geometric mean of omega over the epochs compared. Sigma_T left: |T1 - c T0| / |c T0| of the total covariance, c the common "
-    "factor; 0 under the plain flow. Signal share: of that growth, what the class means make (the rest is the shrinking of Sigma_W), "
-    "beside the share of the plain flow from the same start. Cosines of what the features really did next with -G, G = dL/dH, and with "
-    "-Theta G, Theta the network's own kernel, for class means and deviations apart. Forces on the parameters below: cosine "
-    "of the pulls J^T G of means and deviations (-1: they balance), and |J^T G| / |J^T G of the means|."
+    "geometric mean of omega over the epochs compared. Sigma_T left: |T1 - c T0| / |c T0| of the total covariance, c the "
+    "common factor; 0 under the plain flow. Signal share: of that growth, what the class means make (the rest is the "
+    "shrinking of Sigma_W), beside the share of the plain flow from the same start. Cosines of what the features really did "
+    "next with -G, G = dL/dH, and with -Theta G, Theta the network's own kernel, for class means and deviations apart. "
+    "Forces on the parameters below: cosine of the pulls J^T G of means and deviations (-1: they balance), and |J^T G| / "
+    "|J^T G of the means|."
 )
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>From free features to a network</title>
 <meta name="viewport" content="width=device-width"><style>
