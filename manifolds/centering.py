@@ -28,6 +28,10 @@ class Centering(Protocol):
         """X_M in an orthonormal basis of its rows. (..., P, n) -> (..., P, C)"""
         ...
 
+    def parts(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+        """`deviations` and `rest_coordinates`. (..., P, n), (..., P, C)"""
+        ...
+
 
 class MeanSplit(Centering, Protocol):
     """A `Centering` with coordinates M of the rest, and the way back from D and M."""
@@ -75,6 +79,10 @@ class SplitColumns:
     def rest_coordinates(self, X: ArrayT) -> ArrayT:
         """K. (..., P, m)"""
         return X[..., self.split :]
+
+    def parts(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+        """[D, 0] and K."""
+        return self.deviations(X), self.rest_coordinates(X)
 
     def means(self, X: ArrayT) -> ArrayT:
         """K: what the constraint does not see. (..., P, m)"""

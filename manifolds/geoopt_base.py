@@ -1,5 +1,6 @@
 """What geoopt's optimizers ask of a manifold, answered by any `manifolds.metric.Metric`. Points are (..., P, n)."""
 
+from collections.abc import Callable
 from typing import Any
 
 import geoopt
@@ -7,13 +8,18 @@ import numpy as np
 import torch
 from geoopt.utils import size2shape
 
+from manifolds.linalg import ArrayT
 from manifolds.metric import Metric
-from manifolds.retractions import Move
+from manifolds.retractions import Move, Retraction
 from manifolds.rng import RNG
+from manifolds.tracking import are_untracked
 
 Check = tuple[bool, str | None]
 
 _Manifold: Any = geoopt.Manifold  # untyped
+
+
+SMALL = 1 << 14  # entries up to which numpy's calls, which cost half of torch's, decide
 
 
 class MetricManifold(_Manifold):
@@ -71,24 +77,29 @@ class MetricManifold(_Manifold):
 
     def inner(self, x: torch.Tensor, u: torch.Tensor, v: torch.Tensor | None = None, *, keepdim: bool = False) -> torch.Tensor:
         """g_x(u, v). (...) or (..., 1, 1)"""
-        value = self.metric.inner(x, u, u if v is None else v)
+        value = _quickly(self.metric.inner, x, u, u if v is None else v)
         return value[..., None, None] if keepdim else value
 
     def norm(self, x: torch.Tensor, u: torch.Tensor, *, keepdim: bool = False) -> torch.Tensor:
         """sqrt(g_x(u, u)). (...) or (..., 1, 1)"""
-        value = self.metric.norm(x, u)
+        value = _quickly(self.metric.norm, x, u)
         return value[..., None, None] if keepdim else value
 
     def proju(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """The metric's own projection."""
-        return self.metric.project(x, u)
+        return _quickly(self.metric.project, x, u)
 
     def egrad2rgrad(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """The metric's gradient from the ambient gradient u."""
-        return self.metric.gradient(x, u)
+        return _quickly(self.metric.gradient, x, u)
 
     def retr(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """The retraction given to the constructor. Raises ValueError where the step loses rank."""
+        if not isinstance(self._retraction, Retraction):  # a function of the caller's own, for tensors
+            return self.metric.retract(x, u, self._retraction)
+        return _quickly(self._retract, x, u)
+
+    def _retract(self, x: ArrayT, u: ArrayT) -> ArrayT:
         return self.metric.retract(x, u, self._retraction)
 
     def expmap(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
@@ -106,7 +117,7 @@ class MetricManifold(_Manifold):
 
     def transp(self, x: torch.Tensor, y: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         """Vector transport by projection at y."""
-        return self.metric.transport(x, y, v)
+        return _quickly(self.metric.transport, x, y, v)
 
     def random(
         self,
@@ -175,3 +186,23 @@ def _storage_rounding(x: torch.Tensor, tolerance: float) -> float:
     """`tolerance` times P, or what rounding x to its storage does to the constraint, whichever is larger."""
     size: Any = float(x.detach().abs().max()) if x.numel() else 1.0
     return x.shape[-2] * max(tolerance, 4 * torch.finfo(x.dtype).eps * max(size, 1.0))
+
+
+def _quickly(function: Callable[..., Any], *tensors: torch.Tensor) -> torch.Tensor:
+    """`function` of the tensors, through numpy where they are small, on the CPU, and torch records, traces and maps nothing."""
+    arrays = _small_arrays(tensors)
+    return function(*tensors) if arrays is None else torch.from_numpy(np.asarray(function(*arrays)))
+
+
+def _small_arrays(tensors: tuple[torch.Tensor, ...]) -> list[np.ndarray] | None:
+    """The tensors' memory as numpy arrays, or None where that would be large, elsewhere, or lose what torch wants to know."""
+    first = tensors[0].dtype
+    if first not in (torch.float32, torch.float64) or not are_untracked(tensors):
+        return None
+    arrays: dict[int, np.ndarray] = {}  # the same tensor twice is the same array twice, and is told by that
+    for tensor in tensors:
+        if tensor.dtype != first or tensor.numel() > SMALL or not tensor.is_cpu:
+            return None
+        if id(tensor) not in arrays:
+            arrays[id(tensor)] = tensor.detach().numpy()
+    return [arrays[id(tensor)] for tensor in tensors]

@@ -105,7 +105,8 @@ class ClassLayout:
         """Class means. (..., P, n) -> (..., P, C)"""
         self.check_columns(X)
         if self.balanced:
-            return X.reshape(*X.shape[:-1], self.C, self.N).mean(-1)
+            blocks = X.reshape(*X.shape[:-1], self.C, self.N)
+            return blocks.sum(-1) / self.N if isinstance(X, np.ndarray) else blocks.mean(-1)  # numpy's mean is slow on small ones
         xp = namespace(X)
         if isinstance(X, np.ndarray):
             starts = np.concatenate(([0], np.cumsum(self.sizes)[:-1]))
@@ -169,11 +170,23 @@ class ClassLayout:
 
     def rest_coordinates(self, X: ArrayT) -> ArrayT:
         """M diag(sqrt(n_c)). (..., P, n) -> (..., P, C)"""
-        return self.means(X) * (self.N**0.5 if self.balanced else namespace(X).sqrt(self._class_sizes(X)))
+        return self._weighted(self.means(X))
+
+    def parts(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+        """D and M diag(sqrt(n_c)), for one look at the means. (..., P, n), (..., P, C)"""
+        M = self.means(X)
+        return self.deviations(X, M), self._weighted(M)
+
+    def _weighted(self, M: ArrayT) -> ArrayT:
+        return M * (self.N**0.5 if self.balanced else namespace(M).sqrt(self._class_sizes(M)))
 
     def sums(self, X: ArrayT) -> ArrayT:
         """X Y^T, the class sums. (..., P, n) -> (..., P, C)"""
-        return self.means(X) * self._class_sizes(X)
+        return self.total(self.means(X))
+
+    def total(self, M: ArrayT) -> ArrayT:
+        """Class sums from class means. (..., P, C) -> (..., P, C)"""
+        return M * self._class_sizes(M)
 
     def per_class(self, sums: ArrayT) -> ArrayT:
         """Class means from class sums. (..., P, C) -> (..., P, C)"""
@@ -185,9 +198,9 @@ class ClassLayout:
             return self.N
         return array_like(self.sizes, X)
 
-    def deviations(self, X: ArrayT) -> ArrayT:
-        """D = X - M Y = n X C_M. (..., P, n) -> (..., P, n)"""
-        M = self.means(X)
+    def deviations(self, X: ArrayT, M: ArrayT | None = None) -> ArrayT:
+        """D = X - M Y = n X C_M; give the class means M where they are known. (..., P, n) -> (..., P, n)"""
+        M = self.means(X) if M is None else M
         if self.balanced:
             return (X.reshape(*X.shape[:-1], self.C, self.N) - M[..., None]).reshape(X.shape)
         return X - self.spread(M)

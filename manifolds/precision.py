@@ -20,7 +20,7 @@ def at_least_float32(function: F) -> F:
 
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        first = _first_array(args, kwargs)
+        first = args[0] if args and isinstance(args[0], np.ndarray) else _first_array(args, kwargs)
         if isinstance(first, np.ndarray):
             return (
                 _in_float32(function, args, kwargs, first, np.float32) if first.dtype == np.float16 else function(*args, **kwargs)

@@ -39,14 +39,14 @@ class Retraction:
 
     def __call__(self, X: ArrayT, U: ArrayT, layout: MeanSplit) -> ArrayT:
         """The point R_X(U). (..., P, n). Raises ValueError where the step loses rank and where n - C < P."""
-        return _move(X=X, U=U, layout=layout, retraction=self)
+        return _move(X, U, layout, self)
 
     def derivative(self, X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit) -> ArrayT:
         """d/ds R_X(U + s W) at s = 0, tangent at R_X(U), linear in W. (..., P, n). Raises ValueError where the step loses rank.
 
         A dZ + dA Z with dS = 2 sym(D dZ^T) / n.  [Absil, Mahony and Sepulchre 2008, Section 8.1.4]
         """
-        return _derivative(X=X, U=U, W=W, layout=layout, retraction=self)
+        return _derivative(X, U, W, layout, self)
 
     def inverse(self, X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
         """The tangent U at X with R_X(U) = Y. (..., P, n). Raises ValueError where no closed form is known or Y is too far."""

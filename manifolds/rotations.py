@@ -18,8 +18,8 @@ def rotation_rate(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
     Omega A + A Omega = Z X^T - X Z^T: Z - Omega X is horizontal where Z X^T - Omega A is symmetric.
     """
-    W = 2 * skew(layout.deviations(Z) @ layout.deviations(X).mT)
-    M, M_Z = layout.rest_coordinates(X), layout.rest_coordinates(Z)
+    (D, M), (D_Z, M_Z) = layout.parts(X), layout.parts(Z)
+    W = 2 * skew(D_Z @ D.mT)
     if records(X):  # singular vectors of equal singular values have no derivative
         return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * skew(M_Z @ M.mT))
     return structured_lyapunov(layout.n, M, W, M_Z, -1)
@@ -32,8 +32,8 @@ def bundle_rotation_rate(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     Hor(Z - Omega X) X^T = 0 then: it is orthogonal to the whole of {S X : S any P x P matrix}, fibre and orbit.
     """
     xp = namespace(X)
-    M, M_Z = layout.rest_coordinates(X), layout.rest_coordinates(Z)
-    W = layout.deviations(Z) @ layout.deviations(X).mT
+    (D, M), (D_Z, M_Z) = layout.parts(X), layout.parts(Z)
+    W = D_Z @ D.mT
     if records(X):
         A = layout.n * identity_like(W, W.shape[-1]) + gram(M)
         return skew(xp.linalg.solve(A, (W + M_Z @ M.mT).mT).mT)

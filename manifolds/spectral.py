@@ -4,6 +4,7 @@ Leading axes are a batch; a singular matrix raises, with its numbers.
 """
 
 import math
+from typing import Any
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from manifolds.linalg import Array, ArrayT, epsilon, frobenius_norm, identity_li
 SERIES_TERMS = 9  # highest power in the series of (I + E)^{-1/2}: five products, less than an eigendecomposition
 BINOMIALS = [math.prod((-0.5 - j) / (j + 1) for j in range(k)) for k in range(SERIES_TERMS + 1)]  # binom(-1/2, k)
 NEAR = 1 / 4  # ||S - m I||_F / m up to which S counts as near a multiple of I
+SERIES_FROM = 24  # rows from which the series is faster than an eigendecomposition
 NEAR_CONDITION = (1 + NEAR) / (1 - NEAR)
 
 
@@ -42,6 +44,17 @@ def concrete(x: Array) -> float | bool | None:
 def is_concrete(x: Array) -> bool:
     """Whether the numbers of x can be looked at: not while torch traces or vectorises."""
     return namespace(x) is np or concrete(x[..., :1, :1].sum()) is not None
+
+
+def is_untracked(*arrays: Array) -> bool:
+    """Whether these are numpy's, or tensors of which torch records, traces and maps nothing now."""
+    xp = namespace(arrays[0])
+    if xp is np:
+        return True
+    from manifolds import tracking
+
+    tensors: tuple[Any, ...] = arrays
+    return tracking.are_untracked(tensors)
 
 
 def check_positive_definite(eigenvalues: ArrayT, name: str) -> ArrayT:
@@ -76,7 +89,7 @@ def spectral_inverse_sqrt(S: ArrayT) -> ArrayT:
     Raises ValueError for a singular S.
     """
     check_finite(S)
-    near = series_inverse_sqrt(S)
+    near = series_inverse_sqrt(S) if S.shape[-1] >= SERIES_FROM else None
     if near is not None:
         return near
     eigenvalues, E = namespace(S).linalg.eigh(S)
@@ -90,7 +103,7 @@ def root_of_spectrum(eigenvalues: ArrayT, E: ArrayT) -> ArrayT:
 
 def conditioned_inverse_sqrt(S: ArrayT) -> tuple[ArrayT | None, float]:
     """S^{-1/2} without a derivative, and cond(S) or a bound; (None, inf) where an eigenvalue is not positive. (..., P, P)"""
-    near = series_inverse_sqrt(S)
+    near = series_inverse_sqrt(S) if S.shape[-1] >= SERIES_FROM else None
     if near is not None:
         return near, NEAR_CONDITION
     eigenvalues, E = namespace(S).linalg.eigh(S)
@@ -110,7 +123,7 @@ def distance_from_identity(S: ArrayT) -> tuple[ArrayT, ArrayT, bool]:
 def series_inverse_sqrt(S: ArrayT) -> ArrayT | None:
     """S^{-1/2} = m^{-1/2} sum_k binom(-1/2, k) E^k, E = S/m - I, m = tr S / P, to rounding. (..., P, P)
 
-    None where it would be long, and while torch traces or vectorises. A small step from the manifold has a short one.
+    None where it would be long, and while torch traces or vectorises. A small step has a short one.
     With ||E|| <= e = ||E^2||_F^{1/2} what is left out is below e^(terms + 1).
     """
     xp = namespace(S)

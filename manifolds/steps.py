@@ -26,10 +26,10 @@ from manifolds.metrics import LayoutMetric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction, renormalisation
 from manifolds.roots import whitened
-from manifolds.spectral import concrete
+from manifolds.spectral import concrete, is_untracked
 
 BLOCK = 512  # columns worked on at once
-FUSED_FROM = 100_000  # entries of a numpy X from which one go is faster than two calls; torch gains at every size
+FUSED_FROM = 100_000  # entries of X from which one go is faster than calls one after another
 
 MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) -> class means of the gradient
 
@@ -53,9 +53,10 @@ def gradient_step(
     _check_out(out, X, G)
     if out is not None and _may_share_memory(out, X):
         raise ValueError("out shares memory with X, which this step reads after it has begun to write: give G or another array")
-    small = namespace(X) is np and math.prod(X.shape) < FUSED_FROM
-    if small or not isinstance(retraction, Retraction) or retraction.lifts or not _plain(X, G):
+    if not isinstance(retraction, Retraction) or retraction.lifts or not is_untracked(X, G):
         return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
+    if _is_small(X):
+        return _by_numpy(lambda x, g: retraction(x, -float(eta) * metric.gradient(x, g), layout), X, G, out)
     return _step(X, G, float(eta), layout, metric.mean_gradient, retraction, project=True, out=out)
 
 
@@ -68,10 +69,10 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
     """
     layout = metric.layout
     _check_out(out, X, G)
-    if not _plain(X, G):
-        Z = nearest_point(X - eta * G, layout)
-        M = layout.means(X) - eta * metric.mean_gradient(layout.means(X), layout.sums(G))
-        return _put(Z + layout.spread(M - layout.means(Z)), out)
+    if not is_untracked(X, G):
+        return _put(_projected(X, G, eta, metric), out)
+    if _is_small(X):
+        return _by_numpy(lambda x, g: _projected(x, g, float(eta), metric), X, G, out)
     return _step(X, G, float(eta), layout, metric.mean_gradient, polar_retraction, project=False, out=out)
 
 
@@ -79,9 +80,32 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
 def renormalized_step(X: ArrayT, G: ArrayT, eta: float, layout: ClassLayout, *, out: ArrayT | None = None) -> ArrayT:
     """renormalize(X - eta G), the paper's scheme D.1 for any loss. (..., P, n). Raises ValueError where the step loses rank."""
     _check_out(out, X, G)
-    if not _plain(X, G):
+    if not is_untracked(X, G):
         return _put(renormalize(X - eta * G, layout), out)
-    return _step(X, G, eta, layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False, out=out)
+    if _is_small(X):
+        return _by_numpy(lambda x, g: renormalize(x - float(eta) * g, layout), X, G, out)
+    return _step(X, G, float(eta), layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False, out=out)
+
+
+def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT:
+    """`projected_step` by the maps it is made of."""
+    layout = metric.layout
+    Z = nearest_point(X - eta * G, layout)
+    M = layout.means(X) - eta * metric.mean_gradient(layout.means(X), layout.sums(G))
+    return Z + layout.spread(M - layout.means(Z))
+
+
+def _is_small(X: Array) -> bool:
+    """Whether maps called one after another are faster than one go."""
+    return math.prod(X.shape) < FUSED_FROM and (namespace(X) is np or X.device.type == "cpu")
+
+
+def _by_numpy(step: Callable[[Any, Any], Any], X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
+    """`step` (X, G), in `out` where that is given; tensors through the numpy arrays that share their memory."""
+    xp = namespace(X)
+    if xp is np:
+        return _put(step(X, G), out)
+    return _put(xp.from_numpy(step(np.asarray(detached(X)), np.asarray(detached(G)))), out)
 
 
 def _step(
@@ -187,13 +211,3 @@ def _put(Z: ArrayT, out: ArrayT | None) -> ArrayT:
         return Z
     out[...] = Z
     return out
-
-
-def _plain(X: Array, G: Array) -> bool:
-    """Whether blocks may be written in place: not where torch records a derivative, compiles or vectorises."""
-    xp = namespace(X)
-    if xp is np:
-        return True
-    tensors: tuple[Any, Any] = (X, G)
-    recorded = xp.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    return not recorded and all(concrete(A[..., :1, :1].sum()) is not None for A in (X, G))

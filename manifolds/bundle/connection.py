@@ -27,8 +27,8 @@ def fibre_scale(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
     X is on the manifold.
     """
-    W = 2 * symmetrize(layout.deviations(X) @ layout.deviations(Z).mT)
-    M, M_Z = layout.rest_coordinates(X), layout.rest_coordinates(Z)
+    (D, M), (D_Z, M_Z) = layout.parts(X), layout.parts(Z)
+    W = 2 * symmetrize(D @ D_Z.mT)
     if records(X):  # singular vectors of equal singular values have no derivative
         return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * symmetrize(M_Z @ M.mT))
     return structured_lyapunov(layout.n, M, W, M_Z)
@@ -78,10 +78,11 @@ def bundle_gradient(X: ArrayT, G: ArrayT, layout: ClassLayout) -> ArrayT:
     It is P G + sym(M (G Y^T)^T) M Y / n: it differs from the gradient of the embedded metric in the class means only.
     For an f that is constant on fibres, such as L_LS, Pi* G = G and this is the paper's Pi(G).
     """
-    D = layout.deviations(X)
-    moved = symmetrize(D @ layout.deviations(G).mT) / layout.n @ D
+    M, M_G = layout.means(X), layout.means(G)
+    D = layout.deviations(X, M)
+    moved = symmetrize(D @ layout.deviations(G, M_G).mT) / layout.n @ D
     del D
-    return G - layout.with_means(moved, -mean_part(layout.means(X), layout.sums(G), layout))
+    return G - layout.with_means(moved, -mean_part(M, layout.total(M_G), layout))
 
 
 def mean_part(M: ArrayT, sums: ArrayT, layout: ClassLayout) -> ArrayT:

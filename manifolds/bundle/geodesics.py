@@ -82,6 +82,10 @@ class RowSpace:
         """The mean coordinates, orthonormal already. (..., P, C)"""
         return X[..., self.basis.shape[-1] :]
 
+    def parts(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+        """`deviations` and `rest_coordinates`."""
+        return self.deviations(X), self.rest_coordinates(X)
+
     def _weights(self, Z: ArrayT) -> ArrayT:
         return array_like(np.sqrt(np.asarray(self.layout.sizes, dtype=np.float64)), Z)
 

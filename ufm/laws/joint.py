@@ -151,7 +151,7 @@ def run_joint(
 
     By LSODA where a dense Jacobian fits (large kappa is stiff), DOP853 otherwise, to the relative tolerance. `progress` gets the
     share of the time done, and may stop the run by raising. Raises ValueError for shapes that do not go together and for bad
-    times, RuntimeError where the solver fails.
+    times, OverflowError with the time reached where the solver fails.
     """
     state, times = _checked(flow, W, b, M, Sigma_W), np.asarray(t, dtype=np.float64).reshape(-1)
     if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
@@ -202,7 +202,7 @@ def _solve(
         if progress is not None:
             progress(solver.t / float(times[-1]))
     if solver.status == "failed":
-        raise RuntimeError(f"the joint system could not be integrated past t = {solver.t:.6g}: {message}")
+        raise OverflowError(f"t = {solver.t:.6g}: the joint flow cannot be followed further ({message}); choose an earlier end")
     return rows
 
 

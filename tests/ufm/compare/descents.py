@@ -1,6 +1,7 @@
 """Plain gradient descent on the whole tensor, the oracle of every prediction: no closed system, no central-path formula."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -13,7 +14,7 @@ def labelled(sizes: list[int]) -> np.ndarray:
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def entry_of(H: np.ndarray, y: np.ndarray, W: np.ndarray | None = None, b: np.ndarray | None = None, **decays: float) -> Entry:
+def entry_of(H: np.ndarray, y: np.ndarray, W: np.ndarray | None = None, b: np.ndarray | None = None, **decays: Any) -> Entry:
     """Class statistics of features H (P, n)."""
     C = int(y.max()) + 1
     means = np.stack([H[:, y == c].mean(1) for c in range(C)], axis=1)
