@@ -52,16 +52,16 @@ def climb(args: argparse.Namespace) -> None:
             if not args.quiet and time.monotonic() - began > 1:
                 say(f"{rung.name}, seed {seed}: {time.monotonic() - began:.0f} s")
     if not args.train_only:
-        report(chosen, args)
+        report_ladder(chosen, args)
 
 
-def report(chosen: "list[Rung]", args: argparse.Namespace) -> None:
+def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
     """Compare the runs of every rung with the models, write the report and print it."""
-    from sims.rungs.report import judged, markdown, write_ladder
+    from sims.rungs.report import judged_rung, markdown, write_ladder
 
     out, rungs = Path(args.out), []
     for rung in chosen:
-        rungs.append(judged(rung, [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seeds)], out))
+        rungs.append(judged_rung(rung, [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seeds)], out))
         if args.json:
             print_json(rungs[-1])
         elif not args.quiet:

@@ -82,7 +82,7 @@ def _window_notes(result: RungResult) -> list[str]:
     return [f"{run.name}: {comparison.window.reason}" for run, comparison in pairs if comparison.window.compared is None]
 
 
-def table_rows(rungs: Sequence[dict[str, Any]]) -> list[list[str]]:
+def ladder_rows(rungs: Sequence[dict[str, Any]]) -> list[list[str]]:
     """A row a rung, in the order of HEADS."""
     rows = []
     for rung in rungs:
@@ -98,7 +98,7 @@ def markdown(rungs: Sequence[dict[str, Any]]) -> str:
     """The table for a page of the documentation."""
     heads = [head for head, _ in HEADS]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in table_rows(rungs))]) + "\n"
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in ladder_rows(rungs))]) + "\n"
 
 
 def ladder_figure(rungs: Sequence[dict[str, Any]]) -> Figure:
@@ -128,7 +128,7 @@ def ladder_figure(rungs: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def judged(rung: Rung, paths: Sequence[Path], out: Path) -> dict[str, Any]:
+def judged_rung(rung: Rung, paths: Sequence[Path], out: Path) -> dict[str, Any]:
     """The numbers of a rung, kept in out/judged; they are made anew where its runs or the source have changed."""
     digests = [hashlib.sha256((path / "trajectory.npz").read_bytes()).hexdigest() for path in paths]
     facts = provenance()
@@ -145,14 +145,14 @@ def judged(rung: Rung, paths: Sequence[Path], out: Path) -> dict[str, Any]:
 
 
 def write_ladder(rungs: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write the report of rungs as `judged` gives them, atomically."""
+    """Write the report of rungs as `judged_rung` gives them, atomically."""
     facts = provenance()
     write_text(out / "ladder.json", json.dumps({"rungs": rungs, "provenance": facts}, indent=1, allow_nan=False) + "\n")
     write_text(out / "ladder.md", markdown(rungs))
     figure = ladder_figure(rungs)
     for suffix in ("png", "pdf"):
         save_figure(figure, out / f"ladder.{suffix}")
-    rows = [[cell.replace("**", "") for cell in row] for row in table_rows(rungs)]
+    rows = [[cell.replace("**", "") for cell in row] for row in ladder_rows(rungs)]
     page = html_page(
         TEMPLATE,
         caption=CAPTION,
