@@ -7,7 +7,7 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sims.command import Parser, print_json, run_command, say
 
@@ -59,7 +59,7 @@ def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
     """Compare the runs of every rung with the models, write the report and print it."""
     from sims.rungs.report import judged_rung, markdown, write_ladder
 
-    out, rungs = Path(args.out), []
+    out, rungs = Path(args.out), list[dict[str, Any]]()
     for rung in chosen:
         rungs.append(judged_rung(rung, [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seeds)], out))
         if args.json:
