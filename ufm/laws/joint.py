@@ -195,14 +195,15 @@ def _solve(
     kind = LSODA if y0.size <= IMPLICIT_UP_TO else DOP853
     solver = kind(field, 0.0, y0, float(times[-1]), rtol=tolerance, atol=1e-3 * tolerance * float(abs(y0).max()))
     while solver.status == "running":
-        message = solver.step()
+        last, message = solver.t, solver.step()
+        if solver.status == "failed" or not np.isfinite(solver.y).all():
+            why = message or "the state overflows"
+            raise OverflowError(f"t = {last:.6g}: the joint flow cannot be followed further ({why}); choose an earlier end")
         inside = solver.dense_output()
         while len(rows) < len(times) and times[len(rows)] <= solver.t:
             rows.append(inside(times[len(rows)]))
         if progress is not None:
             progress(solver.t / float(times[-1]))
-    if solver.status == "failed":
-        raise OverflowError(f"t = {solver.t:.6g}: the joint flow cannot be followed further ({message}); choose an earlier end")
     return rows
 
 
