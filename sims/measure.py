@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from sims.command import Parser, print_json, run_command, say
+from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.statistics import statistics_of
 from ufm.files.features import load_feature_file, scalar
@@ -106,6 +107,8 @@ def measure(args: argparse.Namespace) -> None:
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
     for name in filter(None, (args.out, args.report)):
         check_writable(Path(name), *args.files)
+    if args.report is not None:
+        check_jinja2()
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return
