@@ -25,6 +25,7 @@ from ufm.models.dang import DeepLinear
 from ufm.models.e_wojtowytsch import EWojtowytsch
 from ufm.models.ergen_pilanci import ErgenPilanci, batch_normalized_value, unfold
 from ufm.models.fang import Fang
+from ufm.models.garrod_keating import DeepCrossEntropy
 from ufm.models.joint_decay import JointDecay
 from ufm.models.lu_steinerberger import LuSteinerberger
 from ufm.models.mixon import Mixon
@@ -42,7 +43,7 @@ ACCURACY = 1e-10
 PAIRS = 9
 SMALL, LARGE = {"C": 5, "N": 7, "P": 9}, {"C": 10, "N": 50, "P": 30}
 Loss = Callable[..., Tensor]
-Decayed = Zhu | BiasFree | FreeBias | DecayedBias | DeepLinear | AnyTarget
+Decayed = Zhu | BiasFree | FreeBias | DecayedBias | DeepLinear | DeepCrossEntropy | AnyTarget
 
 
 class Reached(Exception):
@@ -156,6 +157,8 @@ def problems(sizes: dict[str, Any]) -> list[tuple[Model, Loss]]:
         BiasFree(**sizes, **weak),
     )
     deep = DeepLinear(**sizes, lambda_w=2e-3, lambda_h=2e-3)
+    # ours starts along every structure too; plain starts at the random point alone
+    deep_ce = DeepCrossEntropy(C=min(C, 6), N=sizes["N"], P=sizes["P"], lambda_w=2e-3, lambda_h=2e-3)
     lu, ball, norm = LuSteinerberger(C=C, N=1, P=sizes["P"]), EWojtowytsch(**sizes), PoggioLiao(**sizes)
     fang, unequal = Fang(**sizes), Fang(**sizes, majority=2, imbalance=3.0)
     smooth, focused = LabelSmoothing(**sizes, **weak), FocalLoss(**sizes, **weak)
@@ -173,6 +176,7 @@ def problems(sizes: dict[str, Any]) -> list[tuple[Model, Loss]]:
         (free, decayed(squared(free), free, 0.0)),
         (biased, decayed(squared(biased), biased, biased.lambda_b)),
         (deep, decayed(squared(deep), deep, 0.0)),
+        (deep_ce, decayed(cross_entropy(deep_ce), deep_ce, 0.0)),
         (smooth, decayed(smoothed(smooth), smooth, smooth.lambda_b)),
         (focused, decayed(focal(focused), focused, focused.lambda_b)),
         (regression, decayed(to_targets(regression), regression, 0.0)),

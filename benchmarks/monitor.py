@@ -28,7 +28,9 @@ def data(n: int, P: int, C: int, noise: float) -> tuple[Tensor, Tensor, Tensor, 
     generator = torch.Generator().manual_seed(0)
     y = torch.arange(n) % C
     means = torch.randn(C, P, generator=generator)
-    H = OFFSET + means[y] + noise * torch.randn(n, P, generator=generator)
+    H = torch.randn(n, P, generator=generator).mul_(noise).add_(OFFSET)
+    for h, t in zip(H.split(BATCH), y.split(BATCH), strict=True):  # in place, so that no copy hides what a method needs
+        h += means[t]
     W = means - means.mean(0) + 0.1 * torch.randn(C, P, generator=generator)
     return H, y, W, -W @ torch.full((P,), OFFSET)
 

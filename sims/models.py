@@ -38,7 +38,7 @@ OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "sizes": (sizes, "examples of every class, as in 6,4,2, in place of majority and imbalance"),
     "beta": (float, "weight decay of ergen-pilanci"),
     "scale": (float, "size of the start (of the largest omega in central-path)"),
-    "layers": (int, "linear layers of deep-linear"),
+    "layers": (int, "linear layers of deep-linear and deep-ce"),
     "targets": (str, "targets of mse-any-target: regression, encodings, noisy-labels or classes"),
     "bias": (str, "bias of mse-any-target: free or none"),
     "noise": (float, "share of wrong labels of mse-any-target's noisy-labels"),

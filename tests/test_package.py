@@ -75,6 +75,11 @@ def test_the_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
     assert (Path(home.strip()).parent / "py.typed").exists()
     for script in SCRIPTS:
         assert ufm.__version__ in run(binaries / script, "--version"), script
+    run(binaries / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", f"{wheel}[monitor]")
+    watched = "watch(nn.Sequential(nn.Linear(4, 3)), '0').measure([(torch.randn(30, 4), torch.arange(30) % 3)])['examples']"
+    absent = "[n for n in ('sklearn', 'accelerate', 'datasets', 'foolbox', 'tensorboard', 'transformers') if find_spec(n)]"
+    imports = "import torch; from torch import nn; from ufm.monitor import watch; from importlib.util import find_spec"
+    assert run(binaries / "python", "-c", f"{imports}; print({watched}, {absent})").split() == ["30.0", "[]"]
 
 
 def test_every_locked_version_has_hashes_and_is_that_of_the_constraints() -> None:

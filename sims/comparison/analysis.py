@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from sims.comparison.clock_free import clock_free_tests
 from sims.comparison.entries import measured
 from sims.comparison.runs import Observed
 from ufm.compare.clock import slopes_by_rate
@@ -178,6 +179,7 @@ def _run_numbers(run: Observed, comparison: Comparison) -> dict[str, Any]:
         }
         for name, drift in comparison.drifts.items()
     }
+    head["clock_free"] = clock_free_tests(run, comparison).numbers()
     head["clocks"] = {name: _clock_numbers(run, comparison, name) for name in comparison.pairs}
     head["spectra"] = spectra_of(run, comparison)
     return head

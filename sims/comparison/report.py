@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from sims.command import json_values
 from sims.comparison import figures as drawing
 from sims.comparison.analysis import Choice, Group, numbers
+from sims.comparison.clock_free import clock_free_figure, clock_free_rows, clock_free_tests
 from sims.page import base64_of, html_page
 from ufm.compare.comparison import SCHEME
 from ufm.compare.verdict import NONE, LawRule
@@ -100,6 +101,7 @@ def _parts(group: Group, values: dict[str, Any], choice: Choice) -> list[Part]:
         comparison = group.comparisons[first]
         parts += [
             _models_table(values),
+            *_clock_free(group, first),
             _laws_table(values),
             _figure(
                 drawing.drift_figure(comparison),
@@ -172,6 +174,17 @@ def _models_table(values: dict[str, Any]) -> Part:
         "rms left of log ω",
     ]
     return _table(heads, rows, caption) if rows else {}
+
+
+def _clock_free(group: Group, member: int) -> list[Part]:
+    tests = clock_free_tests(group.runs[member], group.comparisons[member])
+    rows, name = clock_free_rows(tests), group.runs[member].name
+    caption = (
+        f"{name}: tests of plain gradient descent on free features that need no clock, from the class statistics of "
+        f"{len(tests.epochs)} epochs, with 95 % bootstrap intervals. " + "; ".join(tests.notes)
+    )
+    table = _table(["test", "measured", "plain descent"], rows, caption) if rows else {}
+    return [table, _figure(clock_free_figure(tests), f"{name}: the same over its epochs.")]
 
 
 def _laws_table(values: dict[str, Any]) -> Part:

@@ -9,6 +9,7 @@ import numpy as np
 from sims.gallery.sweep import Sweep, measured_column, predictions, solved
 from ufm.models.any_target import AnyTarget
 from ufm.models.base import Model
+from ufm.models.garrod_keating import DeepCrossEntropy
 from ufm.models.jiang import SoftmaxCodes
 from ufm.models.joint_decay import JointDecay
 from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
@@ -108,6 +109,18 @@ def margin_by_classes(model: SoftmaxCodes, seed: int, device: str) -> Sweep:
     return Sweep("classes $C$", "one-vs-rest margin", classes, lines, classes, points)
 
 
+def minimum_by_layers(model: DeepCrossEntropy, seed: int, device: str) -> Sweep:
+    """The minimum over that at the simplex, against the number of layers: low rank wins from two or three layers on."""
+    layers, lines, points = np.arange(1, 7), dict[str, Any](), dict[str, Any]()
+    for C in (4, 6):
+        models = [replace(model, C=C, layers=int(M)) for M in layers]
+        simplex = [next(value for value, _, structure in m.candidates if structure.name == "simplex") for m in models]
+        lines[f"lowest structure, $C = {C}$"] = predictions(models, "minimum") / simplex
+        points[f"solve, $C = {C}$"] = measured_column(models, "minimum", seed, device) / simplex
+    lines["deep neural collapse"] = np.ones(len(layers))
+    return Sweep("linear layers $M$", "minimum over value at the simplex", layers, lines, layers, points)
+
+
 def norm_ratio(model: Seli, seed: int, device: str) -> Sweep:
     """|w| of large over small classes against their ratio of sizes: the limit, and cross-entropy at two weight decays."""
     fine, coarse = np.geomspace(1, 32, 60), np.array([1, 2, 4, 8, 16, 32])
@@ -149,5 +162,6 @@ LATER_SWEEPS: dict[str, tuple[Callable[..., Sweep], ...]] = {
     "joint-decay": (logits_in_time,),
     "block-kernel": (logits_through_a_kernel,),
     "softmax-codes": (margin_by_classes,),
+    "deep-ce": (minimum_by_layers,),
     "seli": (norm_ratio,),
 }

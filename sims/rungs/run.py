@@ -125,12 +125,11 @@ def _measure(descent: FeatureDescent, epoch: int, log: RunLog, lam: float) -> fl
         layers
         and isinstance(layers[-1], nn.Linear)
         and not any(p.requires_grad for layer in layers[:-1] for p in layer.parameters())
-    ):
-        if descent.moving:  # a linear map trained over features that are fixed
-            with torch.no_grad():
-                Z = nn.Sequential(*layers[:-1])(descent.x)
-            below = statistics_of(Z.numpy(), descent.labels.numpy(), descent.C)
-            add_layer(log.folder, epoch, layers[-1].weight.detach().numpy(), below)
+    ) and descent.moving:  # a linear map trained over features that are fixed
+        with torch.no_grad():
+            Z = nn.Sequential(*layers[:-1])(descent.x)
+        below = statistics_of(Z.numpy(), descent.labels.numpy(), descent.C)
+        add_layer(log.folder, epoch, layers[-1].weight.detach().numpy(), below)
     return float(np.log(measurement.snr.omega).mean())
 
 

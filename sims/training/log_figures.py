@@ -32,6 +32,7 @@ TITLES = {
 } | MORE
 LOGARITHMIC = ("nc1", "loss", "loss_nc1", "loss_nc23", "loss_perp", "nrc1", "nrc2", "mse", "omega", "nc0")
 PANEL = (3.0, 2.2)  # inches
+DECADE = 10.0  # ratio of largest to smallest above which an axis is logarithmic
 MOST_LINES = 12  # singular values drawn one by one; above, their median and bands
 
 
@@ -95,14 +96,20 @@ def panel(axes: Axes, name: str, runs: Sequence[LoggedRun]) -> None:
         elif name in run.columns:
             axes.plot(run.columns["epoch"], run.columns[name], linewidth=1.5, marker=".", markersize=3, **style)
     shown = np.concatenate([np.ravel(run.columns[name]) for run in runs if name in run.columns])
-    if name in LOGARITHMIC and (shown[np.isfinite(shown)] > 0).any():
+    positive = shown[np.isfinite(shown) & (shown > 0)]
+    if name in LOGARITHMIC and len(positive) and positive.max() > DECADE * positive.min():  # less has no two round ticks
         axes.set_yscale("log")
-    axes.set_title(TITLES.get(name, "SNR singular values $\\omega_j$"), fontsize=9)
+    axes.set_title(TITLES.get(name, _title_of_spectrum(runs)), fontsize=9)
     axes.set_xlabel("epoch", fontsize=8)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.tick_params(which="both", labelsize=8)
     axes.grid(which="major", color="0.9", linewidth=0.6)
     axes.set_axisbelow(True)
+
+
+def _title_of_spectrum(runs: Sequence[LoggedRun]) -> str:
+    many = any(run.columns["omega"].shape[1] > MOST_LINES for run in runs if "omega" in run.columns)
+    return "$\\omega_j$ of SNR: median, quartiles, range" if many else "SNR singular values $\\omega_j$"
 
 
 def _spectrum(axes: Axes, epochs: np.ndarray, omega: np.ndarray, style: dict[str, Any]) -> None:

@@ -15,12 +15,15 @@ body{font:16px/1.5 system-ui,sans-serif;max-width:62rem;margin:2rem auto;padding
 table{border-collapse:collapse;font-size:14px;margin:.8rem 0}
 td,th{padding:.25rem .7rem;border-bottom:1px solid #ddd;text-align:left}
 td.n{text-align:right;font-variant-numeric:tabular-nums}figure{margin:1rem 0;overflow-x:auto}img{max-width:100%}
-@media screen and (max-width:40rem){img{max-width:none;width:40rem}}
-@media print{body{max-width:none;margin:0}tr,figure{break-inside:avoid}}
+@media screen and (max-width:40rem){img{max-width:none;width:40rem}table.measures,.measures tbody{display:block;width:100%}
+.measures tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid #ddd}.measures td,.measures th{border:0}
+.measures td:nth-child(3){grid-column:1/-1;padding-top:0;color:#444}.measures td:empty,.measures th:empty{display:none}}
+@media print{body{max-width:none;margin:0;font-size:13px}tr,figure{break-inside:avoid}table{font-size:11px}
+td,th{padding:.1rem .5rem}img{max-height:23cm}}
 </style></head><body><h1>{{ title }}</h1>
 {% if facts %}<table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
 {% endif %}<h2>Epoch {{ epoch }}</h2>
-<table><tr><th>measure</th><th>value</th><th></th></tr>{% for name, value, note in rows -%}
+<table class="measures"><tr><th>measure</th><th>value</th><th></th></tr>{% for name, value, note in rows -%}
 <tr><td>{{ name }}</td><td class="n">{{ value }}</td><td>{{ note }}</td></tr>{% endfor %}</table>
 {% for caption, data in figures %}<figure><img alt="{{ caption }}" src="data:image/png;base64,{{ data }}">
 <figcaption>{{ caption }}</figcaption></figure>
@@ -44,6 +47,12 @@ MEANINGS = {
     "lost_signal": "share of the squared norm of the centred class means along the directions left out",
     "robustness": "mean DeepFool perturbation relative to the length of an image",
     "error": "share of examples that the classifier gets wrong",
+    "nc0": "length of the sum of the rows of W",
+    "ncc_accuracy": "share of examples whose nearest class mean is that of their label",
+    "effective_rank": "exp of the entropy of the singular values of the centred features",
+    "omega_geometric_mean": "geometric mean of the singular values of the SNR",
+    "examples": "examples measured",
+    "classes_seen": "classes that have examples",
     "nc1_train_means": "nc1 about the class means of the training set",
 }
 

@@ -230,7 +230,7 @@ def test_riemannian_descent_is_geoopts_sgd(cls: type) -> None:
             return loss
 
         step: Any = optimizer.step  # torch declares a closure of floats
-        losses = [float(step(closure)) for _ in range(20)]
+        losses = [step(closure).item() for _ in range(20)]
         assert losses[-1] < losses[0]
         ends.append((x.detach().numpy(), head.detach().numpy()))
     for ours, theirs in zip(*ends, strict=True):

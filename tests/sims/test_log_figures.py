@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from sims import figures, measure
 from sims.training.log_figures import LoggedRun, load_logged, measures_of, overview
 from tests.sims.test_measure import arrays
 from ufm.files.store import save_arrays
+from ufm.monitor import NeuralCollapse
 from ufm.monitor.logs import CsvLog, RunLog
 from ufm.monitor.measurement import Measurement, measure_features
 
@@ -51,6 +53,25 @@ def test_a_hundred_classes_are_a_band_and_few_are_lines() -> None:
         axes = overview([LoggedRun("r", {"epoch": np.arange(6), "omega": omega}, {})]).axes[0]
         assert len(axes.get_lines()) == lines
         assert len(axes.collections) == (0 if C == 5 else 2)
+        assert ("quartiles" in axes.get_title()) == (C == 100)
+
+
+@pytest.mark.parametrize(("last", "scale"), [(0.3, "linear"), (0.01, "log"), (0.0, "linear")])
+def test_an_axis_is_logarithmic_where_a_measure_spans_more_than_a_decade(last: float, scale: str) -> None:
+    run = LoggedRun("r", {"epoch": np.arange(3), "nc1": np.array([0.5, np.nan, last])}, {})
+    assert overview([run]).axes[0].get_yscale() == scale
+
+
+def test_every_value_of_the_metric_is_explained_on_the_page(tmp_path: Path) -> None:
+    labels = torch.arange(30) % 3
+    metric, log = NeuralCollapse(3, lam=0.1), RunLog(tmp_path / "run", lam=0.1)
+    metric.update(torch.randn(3, 4, generator=torch.Generator().manual_seed(0))[labels] + torch.rand(30, 4), labels,
+                  (torch.eye(3, 4), torch.zeros(3)))  # fmt: skip
+    log(1, metric.compute(), metric.measurement)
+    assert measure.main([str(tmp_path / "run"), "--report", str(tmp_path / "r.html"), "--quiet"]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "effective_rank" in page
+    assert "<td></td>" not in page
 
 
 def test_the_page_of_a_network_stands_alone_and_says_what_is_undefined(tmp_path: Path) -> None:

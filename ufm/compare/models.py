@@ -28,8 +28,8 @@ MOST_VALUES = 64  # compared: of more, those that the models predict most differ
 
 @dataclass(frozen=True)
 class CandidateModel:
-    """A name, the parameter and its values where it has one, the models it contains, at which `limit` of the parameter, and what
-    it needs of the entry.
+    """A name, the parameter and its values where it has one, the models it contains, at which `limit` of the parameter, what it
+    needs of the entry, and the values of the parameter nearest to the limit that count as another model.
     """
 
     name: str
@@ -39,6 +39,7 @@ class CandidateModel:
     contains: tuple[str, ...] = ()
     needs: str = "spectrum"
     limit: float = 1.0
+    apart: tuple[float, ...] = ()
 
 
 MODELS: dict[str, CandidateModel] = {
@@ -56,6 +57,7 @@ MODELS: dict[str, CandidateModel] = {
             KERNEL_RATIOS,
             (UNNORMALIZED,),
             "statistics",
+            apart=(0.5, 2.0),
         ),
         CandidateModel(
             JOINT,
@@ -65,6 +67,7 @@ MODELS: dict[str, CandidateModel] = {
             (UNNORMALIZED,),
             "classifier",
             np.inf,
+            (1.0,),
         ),
         CandidateModel(LAYER, "gradient flow of the last linear map over fixed features below; A A^T conserved", needs="layer"),
     )

@@ -46,7 +46,12 @@ def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, la
     start = basis.reduce(np.sqrt(np.clip(values, 0, None))[..., None] * vectors.mT)
 
     def velocity(Z: np.ndarray) -> np.ndarray:
-        return law.n * law.reduced_velocity(Z)
+        if Z.ndim == 2:
+            return law.n * law.reduced_velocity(Z)
+        B = np.linalg.solve(Z @ Z.mT + law.s * np.eye(Z.shape[-2]), Z)
+        gain = basis.weighted(B, law.priors)
+        damped = gain - (gain @ Z.mT) @ B
+        return damped if np.isinf(r) else gain + (r - 1) * damped
 
     def step(Z: np.ndarray, h: float) -> np.ndarray:
         k1 = velocity(Z)

@@ -109,6 +109,8 @@ def response(
             moved = _walk(motion, state, times[rows], frame)
             if moved is not None and abs(moved[1][0] - path[after]).max() < APART:
                 break
+        if moved is None and before == 0:
+            raise ValueError("a start in error by 0.01 % follows no path of the model: its response is undefined")
         if moved is None:
             break  # a start in error collapses sooner: from here on the last response stands
         state, Y = moved
@@ -119,8 +121,6 @@ def response(
         D.append(np.diag(own[where]))
         beside = (((Y[2:] - Y[0]) / TURN - own * _errors(K, where)[2:])[:, *where] ** 2).reshape(2, DRAWS, m).mean(1)
         cross.append(np.sqrt((beside + beside.mean(1, keepdims=True)) / 2))
-    if len(D) == 1:
-        return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
     return Response(places[chosen[: len(D)]], np.array(D), np.array(cross) if K > MOST_FULL else None)
 
 
@@ -129,8 +129,12 @@ def _walk(motion: Motion, state: FlowState, times: np.ndarray, frame: np.ndarray
     try:
         for h in np.diff(times):
             state = motion.step(state, h)
-        return state, log_gram(motion.gram(state), frame)
-    except (ValueError, np.linalg.LinAlgError):
+        gram = motion.gram(state)
+    except np.linalg.LinAlgError:
+        return None
+    try:
+        return state, log_gram(gram, frame)
+    except ValueError:  # an SNR singular value has vanished
         return None
 
 

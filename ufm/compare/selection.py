@@ -17,6 +17,7 @@ from ufm.compare.predicted import PredictedRun, predict
 FEWEST = 4  # epochs
 CHUNK = 20  # runs simulated at once
 BEYOND = 8.0  # standard deviations past the furthest simulated run, where no more are simulated
+TOLD = 100.0  # likelihood ratio at which a special case is told from the model that contains it
 NAN = float("nan")
 
 
@@ -48,7 +49,17 @@ def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], 
     for name, why in missing.items():
         if why:
             support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
-    return _verdict(support)
+    return _verdict(support, {name: _told_from_limit(states, name) for name in names if MODELS[name].values})
+
+
+def _told_from_limit(states: Sequence[PredictedRun], name: str) -> bool:
+    """Whether the model that a parameter has in its limit is TOLD times as likely as the values that count as another one."""
+    model, total = MODELS[name], dict[float, float]()
+    scores = np.sum([state.scores(name, *state.given)[0][:, 0] for state in states], axis=0)
+    for path, score in zip(states[0].paths[name], scores, strict=True):
+        assert path.parameter is not None
+        total[path.parameter] = float(score)
+    return total[model.limit] - max(total[value] for value in model.apart) > np.log(TOLD)
 
 
 def _total(
@@ -116,7 +127,7 @@ def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
     return bool(far.all() or beyond.any())
 
 
-def _verdict(support: Mapping[str, Support]) -> Selection:
+def _verdict(support: Mapping[str, Support], told: Mapping[str, bool]) -> Selection:
     left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
     unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs in ("spectrum", "statistics"))
     if not left:
@@ -124,6 +135,11 @@ def _verdict(support: Mapping[str, Support]) -> Selection:
             return Selection(UNDECIDED, "", (), f"every model predicted is refuted; not predicted: {', '.join(unknown)}", support)
         return Selection(REFUTED, "", (), "every model is refuted", support)
     single = [name for name in left if all(other == name or name in MODELS[other].contains for other in left)]
+    near = [other for other in left if len(single) == 1 and other != single[0] and not told[other]]
+    if near:
+        return Selection(
+            UNDECIDED, "", left, f"{single[0]} and {', '.join(near)}, which contains it, cannot be told apart", support
+        )
     if len(single) == 1 and not unknown:
         return Selection(NAMED, single[0], left, "every other model is refuted or contains it", support)
     if len(single) == 1:

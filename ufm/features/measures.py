@@ -119,6 +119,19 @@ def tirer_trace_ratio(stats: ClassStatistics[Array]) -> float:
     return float(stats.sigma_w.diagonal().sum() / ((stats.centred_means**2).sum(0) * stats.priors).sum())
 
 
+def sakamoto_rnc1(stats: ClassStatistics[Array], features: Rows[Array]) -> float:
+    """tr Sigma_W of the features h / max_i ||h_i||, RNC1 (Sakamoto & Sato 2025, arXiv 2509.20829): rows (n, P) of the statistics.
+
+    The paper divides by the largest norm over all inputs; here it is that of these rows. Raises ValueError where all are 0.
+    """
+    return _over_square(stats, features, float(_lengths(features).max()))
+
+
+def sakamoto_rnc1_of_mean_norm(stats: ClassStatistics[Array], features: Rows[Array]) -> float:
+    """tr Sigma_W / (Ave_i ||h_i||)^2, the RNC1 that the code of Sakamoto & Sato plots: at least `sakamoto_rnc1`."""
+    return _over_square(stats, features, float(_lengths(features).mean()))
+
+
 def liu_log_uniformity(stats: ClassStatistics[Array]) -> float:
     """Avg_{c != c'} log(1 / || v_c - v_c' ||), v_c the unit centred means: hyperspherical uniformity (Liu et al. 2023).
 
@@ -135,6 +148,19 @@ def ammar_nc5(stats: ClassStatistics[Array], ood_features: Rows[Array]) -> float
     direction = ood_features.mean(0) - stats.global_mean
     M = stats.centred_means
     return float(abs((direction @ M) / (norms(_checked(M)) * (direction * direction).sum() ** 0.5)).mean())
+
+
+def _lengths(features: Rows[ArrayT]) -> ArrayT:
+    return (features * features).sum(-1) ** 0.5
+
+
+def _over_square(stats: ClassStatistics[Array], features: Rows[Array], length: float) -> float:
+    """tr Sigma_W / length^2."""
+    if tuple(features.shape) != (stats.n, stats.P):
+        raise ValueError(f"features {tuple(features.shape)} are not the ({stats.n}, {stats.P}) rows of these statistics")
+    if not length > 0:
+        raise ValueError("all features are zero: they have no scale to divide by")
+    return float(stats.sigma_w.diagonal().sum()) / length**2
 
 
 def _check_rows(stats: ClassStatistics[Array], W: Weights[Array]) -> None:

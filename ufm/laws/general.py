@@ -18,7 +18,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.domain import wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
 from ufm.laws.one_vector import ComplementBasis
@@ -130,11 +130,24 @@ class GeneralLaw:
 
     def closed_omega(self, t: ArrayT, omega0: ArrayT) -> ArrayT:
         """omega(t) for equal classes, in closed form. (T,), (K,) -> (T, K). Raises ValueError for classes of other sizes."""
-        N, r, root = ClassLayout(self.counts).N, self.kernel_ratio, self.s**0.5
-        if math.isinf(r) or r == 1:
-            law = RENORMALIZED if r == 1 else EMBEDDED
-            return root * law.omega(t / self.s, omega0 / root, self.C, N)
-        return RenormalizedKernelRatio(r, self.ridge).omega(t, omega0, self.C, N)
+        law, scale = self._closed_law
+        root = scale**0.5
+        return root * law.omega(t / scale, omega0 / root, self.C, ClassLayout(self.counts).N)
+
+    def closed_time(self, omega: ArrayT, omega0: ArrayT) -> ArrayT:
+        """When values of omega0 reach omega, for equal classes. (K,), (K,) -> (K,). Raises ValueError as `closed_omega`."""
+        law, scale = self._closed_law
+        root = scale**0.5
+        return scale * law.time(omega / root, omega0 / root, self.C, ClassLayout(self.counts).N)
+
+    @property
+    def _closed_law(self) -> tuple[Law, float]:
+        """The law of equal classes, and the factor of omega^2 and of time with which it has the ridge."""
+        if self.kernel_ratio == 1:
+            return RENORMALIZED, self.s
+        return (
+            (EMBEDDED, self.s) if math.isinf(self.kernel_ratio) else (RenormalizedKernelRatio(self.kernel_ratio, self.ridge), 1.0)
+        )
 
     def loss(self, S: Array) -> float:
         """L_LS with lambda's share, 1/2 tr Pi (s K - q q^T), of the ridge least-squares classifier with free bias. S (P, C)"""

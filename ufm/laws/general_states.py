@@ -63,7 +63,7 @@ def states_at(
 
 
 def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:
-    """When the smallest omega has grown `growth`-fold from S (P, C), to about 1e-7 of it.
+    """When the smallest omega has grown `growth`-fold from S (P, C): closed for equal classes, else to about 1e-7 of it.
 
     Raises ValueError where a singular value is zero and never grows, OverflowError where the time overflows float64.
     """
@@ -71,6 +71,9 @@ def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:
     start, basis = reduced_start(law, S), law.basis(S)
     if start.moving < len(start.sigma):
         raise ValueError(f"{len(start.sigma) - start.moving} of {len(start.sigma)} singular values are zero and never grow")
+    if law.balanced:
+        omega = (law.C**0.5) * start.sigma[-1:]
+        return float(law.closed_time(growth * omega, omega)[0])
 
     def smallest(Z: Array) -> float:
         return float(namespace(Z).linalg.svdvals(law.class_means(basis.expand(Z)))[start.moving - 1])

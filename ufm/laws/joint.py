@@ -151,7 +151,7 @@ def run_joint(
 
     By LSODA where a dense Jacobian fits (large kappa is stiff), DOP853 otherwise, to the relative tolerance. `progress` gets the
     share of the time done, and may stop the run by raising. Raises ValueError for shapes that do not go together and for bad
-    times, RuntimeError where the solver fails.
+    times, OverflowError with the time reached where the solver fails.
     """
     state, times = _checked(flow, W, b, M, Sigma_W), np.asarray(t, dtype=np.float64).reshape(-1)
     if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
@@ -195,14 +195,15 @@ def _solve(
     kind = LSODA if y0.size <= IMPLICIT_UP_TO else DOP853
     solver = kind(field, 0.0, y0, float(times[-1]), rtol=tolerance, atol=1e-3 * tolerance * float(abs(y0).max()))
     while solver.status == "running":
-        message = solver.step()
+        last, message = solver.t, solver.step()
+        if solver.status == "failed" or not np.isfinite(solver.y).all():
+            why = message or "the state overflows"
+            raise OverflowError(f"t = {last:.6g}: the joint flow cannot be followed further ({why}); choose an earlier end")
         inside = solver.dense_output()
         while len(rows) < len(times) and times[len(rows)] <= solver.t:
             rows.append(inside(times[len(rows)]))
         if progress is not None:
             progress(solver.t / float(times[-1]))
-    if solver.status == "failed":
-        raise RuntimeError(f"the joint system could not be integrated past t = {solver.t:.6g}: {message}")
     return rows
 
 

@@ -25,6 +25,7 @@ TABLE = {
     "block-kernel": ("seleznova", "BlockKernel"),
     "softmax-codes": ("jiang", "SoftmaxCodes"),
     "seli": ("thrampoulidis", "Seli"),
+    "deep-ce": ("garrod_keating", "DeepCrossEntropy"),
     "mse-any-target": ("any_target", "AnyTarget"),
 }
 NAMES = tuple(TABLE)

@@ -76,8 +76,7 @@ class DeepLinear(Framed, AnySizes, Squared):
     def start(self, seed: int, device: str = "cpu") -> Point:
         """Random semi-orthogonal factors: with small singular values among large ones, classes would be lost at once."""
         sizes = (*[SIZE] * self.layers, SIZE * float(np.sqrt(self.lambda_w / self.lambda_h)))
-        parts = (torch.linalg.svd(t, full_matrices=False) for t in super().start(seed, device))
-        return tuple(s * U @ Vt for s, (U, _, Vt) in zip(sizes, parts, strict=True))
+        return semi_orthogonal(super().start(seed, device), sizes)
 
     def check_domain(self) -> None:
         """P >= C."""
@@ -131,6 +130,12 @@ class DeepLinear(Framed, AnySizes, Squared):
         for layer in point[1:-1]:
             W = W @ layer
         return W, point[-1]
+
+
+def semi_orthogonal(point: Point, sizes: tuple[float, ...]) -> Point:
+    """The polar factor of every tensor of a point, times its size."""
+    parts = (torch.linalg.svd(t, full_matrices=False) for t in point)
+    return tuple(s * U @ Vt for s, (U, _, Vt) in zip(sizes, parts, strict=True))
 
 
 def scalar_minimiser(M: int, price: float) -> float:

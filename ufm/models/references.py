@@ -103,6 +103,18 @@ ARXIV = {  # key: authors, title, year, arXiv number
         2023,
         "2305.16427",
     ),
+    "garrod2024": (
+        "Garrod, Connall and Keating, Jonathan P.",
+        "The Persistence of Neural Collapse Despite Low-Rank Bias",
+        2024,
+        "2410.23169",
+    ),
+    "sukenik2024": (
+        "S{\\'u}ken{\\'i}k, Peter and Lampert, Christoph and Mondelli, Marco",
+        "Neural Collapse versus Low-rank Bias: Is Deep Neural Collapse Really Optimal?",
+        2024,
+        "2405.14468",
+    ),
     "domine2024": (
         "Domin{\\'e}, Cl{\\'e}mentine C. J. and others",
         "From Lazy to Rich: Exact Learning Dynamics in Deep Linear Networks",
@@ -147,6 +159,7 @@ MODELS = {
     "block-kernel": ("seleznova2023",),
     "softmax-codes": ("jiang2023",),
     "seli": ("thrampoulidis2022",),
+    "deep-ce": ("garrod2024", "sukenik2024"),
     "mse-any-target": ("andriopoulos2024",),
 }
 

@@ -37,7 +37,7 @@ def watch(
     layer     dotted name of the last Linear: its input are the features, its weights the classifier
     inner     dotted names of other layers: their outputs are measured without classifier, under "NAME/nc1" and so on
     reduce    from the output of an inner layer to features (b, P): `pooled` takes the mean over the places of a convolution,
-              `Sketch(size)` a random projection of all numbers, `flattened` all of them
+              `RandomProjection(size)` a random projection of all numbers, `flattened` all of them
     select    what of a batch is (inputs, labels), for `measure`, where it is no pair and no mapping with `labels`
 
     The rest as in `NeuralCollapse`. Raises ValueError for names that the network does not have.

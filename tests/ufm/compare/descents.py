@@ -1,7 +1,5 @@
 """Plain gradient descent on the whole tensor, the oracle of every prediction: no closed system, no central-path formula."""
 
-from dataclasses import replace
-
 import numpy as np
 
 from ufm.compare.coordinates import Entry
@@ -13,13 +11,20 @@ def labelled(sizes: list[int]) -> np.ndarray:
     return np.repeat(np.arange(len(sizes)), sizes)
 
 
-def entry_of(H: np.ndarray, y: np.ndarray, W: np.ndarray | None = None, b: np.ndarray | None = None, **decays: float) -> Entry:
+def entry_of(
+    H: np.ndarray,
+    y: np.ndarray,
+    W: np.ndarray | None = None,
+    b: np.ndarray | None = None,
+    decay_w: float = 0.0,
+    decay_h: float = 0.0,
+) -> Entry:
     """Class statistics of features H (P, n)."""
     C = int(y.max()) + 1
     means = np.stack([H[:, y == c].mean(1) for c in range(C)], axis=1)
     D, mean = H - means[:, y], H.mean(1)
     sigma_w = D @ D.T / H.shape[1]
-    return replace(Entry(np.bincount(y), means - mean[:, None], sigma_w, W, b, mean), **decays)
+    return Entry(np.bincount(y), means - mean[:, None], sigma_w, W, b, mean, decay_w, decay_h)
 
 
 def white_start(rng: np.random.Generator, sizes: list[int], P: int, u: float, spread: float = 0.4) -> np.ndarray:

@@ -212,3 +212,15 @@ def test_what_cannot_be_predicted_says_why() -> None:
         singular.gram()
     with pytest.raises(ValueError, match="W and b"):
         joint_motion(Entry(np.ones(3), np.ones((4, 3)), np.eye(4)), 1.0)
+
+
+@pytest.mark.parametrize("r", [1.0, 3.0, np.inf])
+def test_renormalized_flows_of_many_starts_at_once_are_those_of_each(r: float) -> None:
+    rng = np.random.default_rng(7)
+    grams = np.array([entry_of(white_start(rng, SIZES["unequal"], 7, u), labelled(SIZES["unequal"])).gram() for u in (0.5, 2.0)])
+    counts = np.array(SIZES["unequal"])
+    together = renormalized_motion(grams, counts, r, 0.1)
+    both = together.gram(together.step(together.state, 0.3))
+    for gram, seen in zip(grams, both, strict=True):
+        alone = renormalized_motion(gram, counts, r, 0.1)
+        np.testing.assert_allclose(seen, alone.gram(alone.step(alone.state, 0.3)), rtol=1e-10, atol=1e-12)

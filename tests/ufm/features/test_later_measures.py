@@ -16,7 +16,7 @@ from tests.typed import linear
 from ufm.features.class_means import notebook_nc1, roy_effective_rank, xu_vci, xu_vci_of
 from ufm.features.column_sums import ColumnSums, bias_free_step, cross_entropy_step, squared_error_step, zhao_nc0
 from ufm.features.margins import hull_distance, jiang_one_vs_rest_margin
-from ufm.features.measures import phd_nc1
+from ufm.features.measures import phd_nc1, sakamoto_rnc1, sakamoto_rnc1_of_mean_norm
 from ufm.features.out_of_distribution import ammar_neco, liu_nci
 from ufm.features.regression_collapse import andriopoulos_nrc1, andriopoulos_nrc2, andriopoulos_nrc3
 from ufm.features.statistics import block_statistics
@@ -210,3 +210,29 @@ def test_what_the_measures_refuse():
     ):
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@given(problems(balanced=False), st.floats(1e-3, 1e3))
+def test_rnc1_is_the_within_class_variance_of_features_over_their_largest_or_mean_norm(problem, scale):
+    H, layout = problem.H, problem.layout
+    stats, rows, longest = block_statistics(H, layout), H.T, np.linalg.norm(H, axis=0).max()
+    unit = H / longest
+    D = np.concatenate([unit[:, np.asarray(layout.labels) == c] for c in range(layout.C)], 1)
+    D = D - np.concatenate(
+        [np.repeat(unit[:, np.asarray(layout.labels) == c].mean(1)[:, None], k, 1) for c, k in enumerate(layout.sizes)], 1
+    )
+    paper, code = sakamoto_rnc1(stats, rows), sakamoto_rnc1_of_mean_norm(stats, rows)
+    assert paper == pytest.approx((D**2).sum() / layout.n, rel=1e-9)
+    assert code == pytest.approx(paper * (longest / np.linalg.norm(H, axis=0).mean()) ** 2, rel=1e-12)
+    assert sakamoto_rnc1(block_statistics(scale * H, layout), scale * rows) == pytest.approx(paper, rel=1e-9)
+    tensors = torch.from_numpy(np.ascontiguousarray(H)), torch.from_numpy(np.ascontiguousarray(rows))
+    assert sakamoto_rnc1(block_statistics(tensors[0], layout), tensors[1]) == pytest.approx(paper, rel=1e-12)
+
+
+def test_rnc1_refuses_features_of_other_statistics_and_without_a_scale():
+    layout = ClassLayout((2, 3))
+    H = np.random.default_rng(0).standard_normal((4, 5))
+    with pytest.raises(ValueError, match="not the"):
+        sakamoto_rnc1(block_statistics(H, layout), H)
+    with pytest.raises(ValueError, match="zero"):
+        sakamoto_rnc1(block_statistics(0 * H, layout), 0 * H.T)

@@ -18,6 +18,7 @@ from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step
 from ufm.laws.general_run import run_general
+from ufm.laws.general_states import time_of_growth
 
 any_sizes = problems(balanced=False, few_features=True)
 ridges = st.sampled_from([0.0, 0.03, 0.7])
@@ -361,3 +362,18 @@ def test_torch_gives_the_same_numbers() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_cuda_gives_the_same_numbers() -> None:
     on_torch("cuda")
+
+
+@pytest.mark.parametrize("r", [0.4, 1.0, 3.0, math.inf])
+@pytest.mark.parametrize("P", [3, 7])
+def test_the_time_of_a_growth_is_closed_for_equal_classes(r: float, P: int) -> None:
+    """Against the search along the integrated law, which classes as good as equal take."""
+    rng, times = np.random.default_rng(P), []
+    M = rng.standard_normal((P, 5))
+    for counts in ((400,) * 5, (400, 401, 400, 400, 400)):
+        law = GeneralLaw(counts, 0.3, r)
+        S = law.scaled_means(M)
+        times.append(time_of_growth(law, S, 4.0))
+        end = run_general(law, S, np.array([0.0, times[-1]]))
+        assert float(end.omega[1, -1] / end.omega[0, -1]) == pytest.approx(4.0, rel=1e-6 if law.counts[1] > 400 else 1e-12)
+    assert times[0] == pytest.approx(times[1], rel=0.01)

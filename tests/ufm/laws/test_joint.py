@@ -127,3 +127,11 @@ def test_starts_that_do_not_go_together_are_refused() -> None:
         run_joint(flow, W, b, M, Sigma, np.array([-1.0]))
     with pytest.raises(ValueError, match="infinite along it"):
         run_joint(flow, W, b, M, 0 * Sigma, np.array([0.0])).trajectory()
+
+
+@pytest.mark.parametrize("size", [1e60, 1e120])
+def test_a_flow_past_float64_is_refused_with_the_time(size: float) -> None:
+    rng = np.random.default_rng(0)
+    W, M = size * rng.standard_normal((2, 3)), size * rng.standard_normal((3, 2))
+    with np.errstate(all="ignore"), pytest.raises(OverflowError, match=r"t = .*; choose an earlier end"):
+        run_joint(JointFlow((3, 2)), W, np.zeros(2), M, np.eye(3), np.array([0.0, 1.0]))

@@ -69,6 +69,7 @@ TOLERANCES: dict[str, dict[str, float]] = {
         **dict.fromkeys(("singular_values", "classifier_gram", "bias", "logits_moved"), FIRST),
         **dict.fromkeys(("NRC1", "NRC2", "NRC3"), 1e-14),
     },
+    "deep-ce": {"NC1": 1e-14, "NC3": 1e-14, **dict.fromkeys(("singular_values", "W_squared_norms", "H_squared_norm"), FIRST)},
     "deep-linear": {**SQUARES, **LOGITS, **dict.fromkeys(("W_squared_norms", "H_squared_norm", "NC2"), FIRST)},
 }
 

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from sims.measure import measure_network
 from tests.typed import gradient_of
+from ufm.monitor import watch
 
 
 def network() -> nn.Sequential:
@@ -67,8 +69,19 @@ def test_a_shuffling_loader_gives_the_training_the_batches_it_would_have_had(own
     assert all(torch.equal(one, two) for one, two in zip(trained(False), trained(True), strict=True))
 
 
+def by_measure_network(model: nn.Module, loader: Any) -> None:
+    measure_network(model, loader, "3.1", 0.0)
+
+
+def by_watch(model: nn.Module, loader: Any) -> None:
+    watch(model, "3.1", inner=("0", "3")).measure(loader)
+
+
+@pytest.mark.parametrize("measure", [by_measure_network, by_watch])
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_an_error_or_an_interrupt_in_the_middle_leaves_everything_as_it_was(error: type[BaseException]) -> None:
+def test_an_error_or_an_interrupt_in_the_middle_leaves_everything_as_it_was(
+    error: type[BaseException], measure: Callable[[nn.Module, Any], None]
+) -> None:
     model = network().train()
     model[1].eval()
     model[0].weight.requires_grad_(False)
@@ -80,10 +93,12 @@ def test_an_error_or_an_interrupt_in_the_middle_leaves_everything_as_it_was(erro
         random.random()
         np.random.rand()  # noqa: NPY002
         torch.rand(1)
+        for parameter in model.parameters():
+            parameter.requires_grad_(True)
         raise error("stop")
 
     with pytest.raises(error):
-        measure_network(model, dying(), "3.1", 0.0)
+        measure(model, dying())
     assert before == (modes(model), random_state(), hooks(model), [p.requires_grad for p in model.parameters()])
 
 
@@ -123,6 +138,8 @@ def test_measuring_in_the_middle_of_an_epoch_leaves_persistent_workers_to_the_tr
     for k, (_, y) in enumerate(loader):
         seen.append(y.tolist())
         if k == 0:
+            iterator = loader._iterator
             measure_network(network(), loader, "3.1", 0.0)
+            assert loader._iterator is iterator
     assert sorted(y for batch in seen for y in batch) == sorted(y for batch in expected for y in batch)
     assert len(seen) == 3

@@ -1,0 +1,196 @@
+"""Tests of plain gradient descent on free features that need no clock, from the class statistics of several epochs.
+
+Under dH/dt = -grad L_LS Theta, Theta 1 on deviations and r on class means, from any start and with any sizes of classes:
+
+conservation   A = Sigma_W + S S^T / r (Sigma_T for r = 1) stays; feature decay multiplies it by one factor exp(-2 lambda_H t)
+split          log omega_j grows by the class means (signal) and by what deviations shrink (noise), in known shares: r / (r + u_j)
+               for the signal from r Sigma_W + M M^T / C = I with equal classes, `predicted_split` from any start
+rotation       the SNR's right vectors turn, by what the flow predicts: not by nothing
+
+Every number has a percentile interval, by the bootstrap over the values that it is the mean of.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
+from ufm.compare.likelihood import at
+from ufm.compare.models import UNNORMALIZED
+from ufm.compare.outcome import Measured
+from ufm.compare.predicted import PredictedRun
+
+RESAMPLES = 1000
+AGREE = 1e-3  # tolerance of the paths of `rotation`, of log omega
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its 95 % bootstrap interval; NaN where too few values have none."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, eq=False)
+class Conservation:
+    """Of A at every epoch against the first: change (T,) = ||A_t - A_0|| / ||A_0||; factor (T,), the common one, and rest (T,),
+    the rms over the eigenvectors of A_0 of the logarithm of what each is multiplied by besides; both of the last epoch with
+    intervals.
+    """
+
+    change: np.ndarray
+    factor: np.ndarray
+    rest: np.ndarray
+    last_factor: Estimate
+    last_rest: Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class GrowthSplit:
+    """Growth of every log omega between neighbouring epochs by the class means and by deviations, (T - 1, K) each; the signal's
+    share of all of it, that which plain descent predicts from the statistics of both ends, also by epoch (T - 1,), and r,
+    the odds of the first over those of the second: the ratio of a block kernel where Sigma_T is white.
+    """
+
+    signal: np.ndarray
+    noise: np.ndarray
+    share: Estimate
+    predicted: float
+    predicted_shares: np.ndarray
+    r: float
+
+
+@dataclass(frozen=True, eq=False)
+class Rotation:
+    """Y off the diagonal, (T, pairs): measured and as the unnormalized flow has it at its clock; their regression coefficient, 1
+    under that flow and 0 for frozen vectors; and its predicted size, rms at the last epoch.
+    """
+
+    measured: np.ndarray
+    predicted: np.ndarray
+    coefficient: Estimate
+    size: float
+
+
+def conservation(entries: Sequence[Entry], r: float = 1.0, seed: int = 0) -> Conservation:
+    """Is Sigma_W + S S^T / r conserved? Entries in one basis, one an epoch. Raises ValueError for fewer than 2 or other sizes."""
+    M, sigma_w, priors = _stacked(entries)
+    S = M * np.sqrt(priors)
+    A = sigma_w + S @ S.mT / r
+    a, E = np.linalg.eigh(A[0])
+    kept = a > len(a) * np.finfo(np.float64).eps * a[-1]
+    E, a = E[:, kept], a[kept]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        logs = np.log(np.einsum("pi,tpq,qi->ti", E, A, E, optimize=True) / a)
+    change = np.linalg.norm(A - A[0], axis=(1, 2)) / np.linalg.norm(A[0])
+    last, picks = logs[-1], bootstrap_picks(len(a), seed)
+    return Conservation(
+        change,
+        np.exp(logs.mean(1)),
+        logs.std(1),
+        bootstrap_estimate(float(np.exp(last.mean())), np.exp(last[picks].mean(1))),
+        bootstrap_estimate(float(last.std()), last[picks].std(1)),
+    )
+
+
+def growth_split(entries: Sequence[Entry], seed: int = 0) -> GrowthSplit:
+    """How much of the growth of omega is the class means', and how much plain descent predicts.
+
+    Between two epochs, the mean of both orders in which M and Sigma_W may change. Raises ValueError where Sigma_W is singular.
+    """
+    M, sigma_w, priors = _stacked(entries)
+    frame = frame_of(gram_of(M[0], sigma_w[0], priors))
+
+    def level(means: np.ndarray, within: np.ndarray) -> np.ndarray:
+        return np.diagonal(log_gram(gram_of(means, within, priors), frame))
+
+    signal, noise = list[np.ndarray](), list[np.ndarray]()
+    for k in range(len(M) - 1):
+        old, new = level(M[k], sigma_w[k]), level(M[k + 1], sigma_w[k + 1])
+        means, within = level(M[k + 1], sigma_w[k]), level(M[k], sigma_w[k + 1])
+        signal.append((means - old + new - within) / 2)
+        noise.append((within - old + new - means) / 2)
+    signals, noises = np.array(signal), np.array(noise)
+    by_value, all_of = signals.sum(0), (signals + noises).sum(0)
+    rates = np.array(
+        [predicted_split(Entry(entries[0].counts, m, s), frame) for m, s in zip(M, sigma_w, strict=True)]
+    )  # (T, 2, K)
+    weight = (signals + noises).sum(1)
+    middle = rates.sum(2)
+    shares = (middle[:-1, 0] / middle[:-1].sum(1) + middle[1:, 0] / middle[1:].sum(1)) / 2
+    predicted = float((weight * shares).sum() / weight.sum())
+    share = float(by_value.sum() / all_of.sum())
+    picks = bootstrap_picks(len(by_value), seed)
+    ratio = (share / (1 - share)) / (predicted / (1 - predicted)) if 0 < share < 1 and 0 < predicted < 1 else float("nan")
+    return GrowthSplit(
+        signals, noises, bootstrap_estimate(share, by_value[picks].sum(1) / all_of[picks].sum(1)), predicted, shares, ratio
+    )
+
+
+def predicted_split(entry: Entry, frame: np.ndarray) -> np.ndarray:
+    """Rates at which every value of log omega grows by the class means and by the deviations under plain descent. (2, K)
+
+    dS/dt = A^{-1} S J Pi J (I - N), N = S^T A^{-1} S, d Sigma_W/dt = -(dS S^T + S dS^T): from dG, on the diagonal of the frame.
+    """
+    priors = entry.priors
+    q = np.sqrt(priors)
+    J = np.eye(len(q)) - np.outer(q, q)
+    S = entry.M * q
+    within = entry.sigma_w
+    velocity = np.linalg.solve(within + S @ S.T, S)
+    velocity = velocity @ ((J * priors) @ J @ (np.eye(len(q)) - S.T @ velocity))
+    white, white_velocity = np.linalg.solve(within, S), np.linalg.solve(within, velocity)
+    G, by_means = S.T @ white, S.T @ white_velocity
+    by_means = by_means + by_means.T
+    by_deviations = white.T @ (velocity @ S.T + S @ velocity.T) @ white
+    Y = log_gram(G, frame)
+    return np.array([np.diagonal(log_gram(G + STEP * d, frame) - Y) / STEP for d in (by_means, by_deviations)])
+
+
+STEP = 1e-6  # of flow time, of a divided difference
+
+
+def rotation(run: Measured, seed: int = 0) -> Rotation:
+    """Do the SNR's vectors turn as plain descent predicts from the statistics of the entry? Raises ValueError without those."""
+    if run.entry is None or run.V.ndim == 2:
+        raise ValueError("rotation needs the class statistics of the entry and the vectors of every epoch")
+    state = PredictedRun(run, [UNNORMALIZED], AGREE)
+    fitted, _ = state.fits[UNNORMALIZED][0]
+    off = state.kinds == 1
+    predicted = at(state.paths[UNNORMALIZED][0], fitted.tau[0])[:, off]
+    seen = state.y[:, off]
+    predicted, seen = predicted - predicted[0], seen - seen[0]
+    across, along = (seen * predicted).sum(0), (predicted**2).sum(0)
+    size = float(np.sqrt((predicted[-1] ** 2).mean())) if off.any() else 0.0
+    if not along.sum() > 0:
+        return Rotation(seen, predicted, Estimate(np.nan, np.nan, np.nan), size)
+    picks = bootstrap_picks(len(along), seed)
+    resampled = across[picks].sum(1) / along[picks].sum(1)
+    return Rotation(seen, predicted, bootstrap_estimate(float(across.sum() / along.sum()), resampled), size)
+
+
+def _stacked(entries: Sequence[Entry]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """M (T, P, C), Sigma_W (T, P, P) and the priors."""
+    if len(entries) < 2:
+        raise ValueError(f"the class statistics of {len(entries)} epochs: at least 2 are needed")
+    if len({entry.M.shape for entry in entries}) > 1:
+        raise ValueError("the epochs have statistics of different sizes: give them all in one basis of the features")
+    if any((entry.counts != entries[0].counts).any() for entry in entries):
+        raise ValueError("the epochs have other class counts than the first")
+    return np.array([e.M for e in entries]), np.array([e.sigma_w for e in entries]), entries[0].priors
+
+
+def bootstrap_picks(count: int, seed: int) -> np.ndarray:
+    """Which of `count` values every resample takes. (RESAMPLES, count)"""
+    return np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
+
+
+def bootstrap_estimate(value: float, resampled: np.ndarray) -> Estimate:
+    """The percentile interval, widened where need be to contain its estimate."""
+    if not np.isfinite(resampled).any():
+        return Estimate(value, np.nan, np.nan)
+    low, high = np.nanquantile(resampled, [0.025, 0.975])
+    return Estimate(value, float(min(low, value)), float(max(high, value)))
