@@ -7,6 +7,7 @@ from pathlib import Path
 from sims.command import Parser, print_json, run_command
 from sims.comparison.analysis import Choice, Group, analyse, label, overall
 from sims.comparison.runs import load_observed
+from sims.page import check_jinja2
 from ufm.compare.exponent import EXPONENTS
 from ufm.compare.verdict import NONE, LawRule
 from ufm.compare.window import FRACTION
@@ -98,6 +99,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     choice = Choice(args.fraction, args.from_epoch, args.to_epoch)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; a folder is needed")
+    check_jinja2()
     paths = {name: [str(Path(run)) for run in members] for name, members in named.items()}
     groups = analyse([load_observed(Path(name), args.lam) for name in names], choice, rule, paths, args.choices)
     from sims.comparison.report import write_report

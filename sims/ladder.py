@@ -7,8 +7,12 @@ import argparse
 import sys
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from sims.command import Parser, run_command, say
+from sims.command import Parser, print_json, run_command, say
+
+if TYPE_CHECKING:
+    from sims.rungs.rung import Rung
 
 
 def parser() -> Parser:
@@ -47,6 +51,24 @@ def climb(args: argparse.Namespace) -> None:
             run_rung(rung, seed, Path(args.out) / "runs" / f"{rung.name}-seed{seed}")
             if not args.quiet and time.monotonic() - began > 1:
                 say(f"{rung.name}, seed {seed}: {time.monotonic() - began:.0f} s")
+    if not args.train_only:
+        report_ladder(chosen, args)
+
+
+def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
+    """Compare the runs of every rung with the models, write the report and print it."""
+    from sims.rungs.report import judged_rung, markdown, write_ladder
+
+    out, rungs = Path(args.out), list[dict[str, Any]]()
+    for rung in chosen:
+        rungs.append(judged_rung(rung, [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seeds)], out))
+        if args.json:
+            print_json(rungs[-1])
+        elif not args.quiet:
+            say(f"{rung.name}: {rungs[-1]['outcome']}, {rungs[-1]['reason']}")
+    write_ladder(rungs, out)
+    if not args.json and not args.quiet:
+        print(markdown(rungs))
 
 
 if __name__ == "__main__":

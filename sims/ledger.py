@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sims.command import Parser, print_json, run_command
+from sims.page import check_jinja2
 
 REDUCTIONS = ("sketch", "channels")
 
@@ -71,6 +72,8 @@ def show_ledgers(args: argparse.Namespace) -> None:
     """Print every ledger asked for as soon as it is known, as a table or with `--json` as a line, and write the report."""
     if args.out is not None and Path(args.out).is_file():
         raise ValueError(f"--out {args.out} is a file: a folder is needed")
+    if args.out is not None:
+        check_jinja2()
     entries = []
     for entry in requested_ledgers(args):
         entries.append(entry)

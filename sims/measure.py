@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from sims.command import Parser, print_json, run_command, say
+from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.statistics import statistics_of
 from ufm.files.features import files_of, load_feature_file, scalar
@@ -100,15 +101,22 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(parser(), measure, argv, "the files measured so far are in --out")
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Measure every file, print and write what was asked for."""
-    record, measurement = Record.empty(), None
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise ValueError for what cannot be measured or written so, before anything is read."""
     if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
     for name in filter(None, (args.out, args.report)):
         check_writable(Path(name), *_read_for(args.files))
     if args.out is not None and args.report is not None and os.path.realpath(args.out) == os.path.realpath(args.report):
         raise ValueError(f"--out {args.out}, --report {args.report}: both would be one file, choose another name")
+    if args.report is not None:
+        check_jinja2()
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure every file, print and write what was asked for."""
+    record, measurement = Record.empty(), None
+    _check_options(args)
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return

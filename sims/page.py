@@ -8,6 +8,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+def check_jinja2() -> None:
+    """Raises ModuleNotFoundError without jinja2, before the numbers of a page are computed."""
+    import jinja2  # noqa: F401
+
+
 def html_page(template: str, **values: Any) -> str:
     """The template with the values escaped. Raises jinja2.UndefinedError where one is missing."""
     from jinja2 import Environment, StrictUndefined

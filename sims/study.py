@@ -14,6 +14,7 @@ from typing import Any
 
 from sims.command import Parser, print_json, run_command, say
 from sims.comparison.analysis import Choice, Group, analyse, label
+from sims.page import check_jinja2
 from sims.training.config import TrainConfig, protocol
 from ufm.compare.outcome import NOT_COMPARED
 from ufm.compare.verdict import NONE, LawRule
@@ -166,6 +167,7 @@ def study(args: argparse.Namespace) -> None:
     out, share = Path(args.out), _share(args.share)
     if args.seeds < 1 or args.threads < 1:
         raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
+    check_jinja2()
     import torch
 
     torch.set_num_threads(args.threads)

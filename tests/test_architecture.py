@@ -82,6 +82,23 @@ def test_no_circle_between_files_lazy_imports_included(package: str) -> None:
     assert [group for group in circles(graph) if group[0].split(".")[0] == package] == []
 
 
+def test_no_circle_between_the_rooms_of_ufm() -> None:
+    """The files of `ufm` that lie in no folder are a room as well; the front door, which names every room, is none."""
+    rooms: dict[str, set[str]] = {}
+    for dotted, path in BY_NAME.items():
+        if dotted.startswith("ufm."):
+            needed = {room(other) for other in dependencies(path) if other.startswith("ufm.")}
+            rooms.setdefault(room(dotted), set()).update(needed)
+    assert {"ufm", "ufm.laws"} <= rooms["ufm.flow"]
+    assert circles(rooms) == []
+
+
+def room(dotted: str) -> str:
+    """The folder that a module lies in."""
+    parts = dotted.split(".")
+    return ".".join(parts[:2]) if ROOT.joinpath(*parts[:2]).is_dir() else parts[0]
+
+
 SAME_NAME = {  # what may be defined in several modules, and why
     "main": "every command has one",
     "parser": "every command has one",

@@ -45,6 +45,22 @@ def test_links_and_figures_exist(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
 
 
+def test_every_module_that_moved_is_where_the_changelog_says() -> None:
+    table = re.findall(r"^\| `.*", (ROOT / "docs" / "changelog.md").read_text(), re.M)
+    homes = []
+    for row in table:
+        prefix = ""
+        for name in re.findall(r"`([\w.]+)`", row.split("|")[2]):
+            if name.endswith("."):  # of the names that follow
+                prefix = name
+            else:
+                homes.append(name if "." in name else prefix + name)
+    assert len(homes) >= 20
+    for home in homes:
+        path = ROOT.joinpath(*home.split("."))
+        assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), home
+
+
 def test_every_statement_names_a_file_and_a_test_that_exist() -> None:
     rows = [line.split("|")[1:-1] for line in (ROOT / "docs" / "statements.md").read_text().splitlines() if line.startswith("| ")]
     count = 0

@@ -6,83 +6,122 @@
  */
 "use strict";
 (function (root) {
-  const zeros = (m, n) => Array.from({ length: m }, () => new Float64Array(n));
-  const diagonal = (d) => d.map((x, i) => Float64Array.from(d, (_, j) => (i === j ? x : 0)));
+  const columns = (A, d) => A.map((row) => row.map((x, j) => x * d[j]));
   const transpose = (A) => Array.from(A[0], (_, j) => Float64Array.from(A, (row) => row[j]));
-  const matmul = (A, B) => {
-    const out = zeros(A.length, B[0].length);
-    for (let i = 0; i < A.length; i++)
-      for (let k = 0; k < B.length; k++) {
-        const a = A[i][k];
-        if (a !== 0) for (let j = 0; j < B[0].length; j++) out[i][j] += a * B[k][j];
+
+  /* A B^T of row-major flat matrices, (m x k) and (n x k), into out (m x n). */
+  function timesTransposed(A, B, m, n, k, out) {
+    for (let i = 0; i < m; i++)
+      for (let j = 0; j < n; j++) {
+        let sum = 0;
+        for (let l = 0, a = i * k, b = j * k; l < k; l++) sum += A[a++] * B[b++];
+        out[i * n + j] = sum;
       }
     return out;
-  };
-  const combine = (a, A, b, B) => A.map((row, i) => row.map((x, j) => a * x + b * B[i][j]));
-  const columns = (A, d) => A.map((row) => row.map((x, j) => x * d[j]));
-  const rows = (A, d) => A.map((row, i) => row.map((x) => x * d[i]));
-  const trace = (A) => A.reduce((sum, row, i) => sum + row[i], 0);
+  }
+  /* A B of row-major flat matrices, (m x k) and (k x n), into out (m x n). */
+  function times(A, B, m, n, k, out) {
+    out.fill(0);
+    for (let i = 0; i < m; i++)
+      for (let l = 0; l < k; l++) for (let j = 0, a = A[i * k + l], o = i * n, b = l * n; j < n; j++) out[o++] += a * B[b++];
+    return out;
+  }
 
-  /* Solution Z of A Z = B by elimination with partial pivoting. */
+  /* Lower Cholesky factor of the symmetric A (n x n, flat), in its lower half. */
+  function cholesky(A, n) {
+    for (let i = 0; i < n; i++)
+      for (let j = 0; j <= i; j++) {
+        let s = A[i * n + j];
+        for (let k = 0; k < j; k++) s -= A[i * n + k] * A[j * n + k];
+        A[i * n + j] = i === j ? Math.sqrt(s) : s / A[j * n + j];
+      }
+    return A;
+  }
+  /* Every row x of X (m x n, flat) becomes (L L^T)^{-1} x. */
+  function solveRows(L, X, m, n) {
+    for (let o = 0; o < m * n; o += n) {
+      for (let i = 0; i < n; i++) {
+        let s = X[o + i];
+        for (let k = 0; k < i; k++) s -= L[i * n + k] * X[o + k];
+        X[o + i] = s / L[i * n + i];
+      }
+      for (let i = n - 1; i >= 0; i--) {
+        const x = (X[o + i] /= L[i * n + i]);
+        for (let k = 0; k < i; k++) X[o + k] -= L[i * n + k] * x;
+      }
+    }
+    return X;
+  }
+
+  /* Solution Z of A Z = B, arrays of rows, by elimination with partial pivoting. */
   function solve(A, B) {
-    const n = A.length;
-    const T = A.map((row, i) => [...row, ...B[i]]);
+    const n = A.length, width = n + B[0].length;
+    const T = A.map((row, i) => Float64Array.from([...row, ...B[i]]));
     for (let k = 0; k < n; k++) {
       let p = k;
       for (let i = k + 1; i < n; i++) if (Math.abs(T[i][k]) > Math.abs(T[p][k])) p = i;
       [T[k], T[p]] = [T[p], T[k]];
       for (let i = k + 1; i < n; i++) {
         const f = T[i][k] / T[k][k];
-        if (f !== 0) for (let j = k; j < T[k].length; j++) T[i][j] -= f * T[k][j];
+        if (f !== 0) for (let j = k; j < width; j++) T[i][j] -= f * T[k][j];
       }
     }
-    const Z = zeros(n, B[0].length);
     for (let i = n - 1; i >= 0; i--)
-      for (let j = 0; j < B[0].length; j++) {
-        let s = T[i][n + j];
-        for (let k = i + 1; k < n; k++) s -= T[i][k] * Z[k][j];
-        Z[i][j] = s / T[i][i];
+      for (let j = n; j < width; j++) {
+        for (let k = i + 1; k < n; k++) T[i][j] -= T[i][k] * T[k][j];
+        T[i][j] /= T[i][i];
       }
-    return Z;
+    return T.map((row) => row.slice(n));
   }
-  const identity = (n) => diagonal(new Array(n).fill(1));
 
-  /* Squared singular values, descending, and right singular vectors (columns) by one-sided Jacobi: small ones keep their digits. */
-  function squaredSingular(A) {
-    const W = transpose(A).map((row) => Float64Array.from(row)); // rows of W are columns of A
-    const n = W.length;
-    const V = identity(n);
+  /* One-sided Jacobi: rotates the vectors W (in place) until all are orthogonal; the vectors V, where given, turn with them. */
+  function orthogonalize(W, V) {
     for (let sweep = 0; sweep < 60; sweep++) {
       let rotated = false;
-      for (let p = 0; p < n; p++)
-        for (let q = p + 1; q < n; q++) {
+      for (let p = 0; p < W.length; p++)
+        for (let q = p + 1; q < W.length; q++) {
+          const x = W[p], y = W[q];
           let a = 0, b = 0, c = 0;
-          for (let k = 0; k < W[p].length; k++) {
-            a += W[p][k] * W[p][k];
-            b += W[q][k] * W[q][k];
-            c += W[p][k] * W[q][k];
+          for (let k = 0; k < x.length; k++) {
+            a += x[k] * x[k];
+            b += y[k] * y[k];
+            c += x[k] * y[k];
           }
           if (Math.abs(c) <= 1e-16 * Math.sqrt(a * b) || c === 0) continue;
           rotated = true;
           const z = (b - a) / (2 * c);
           const t = (z >= 0 ? 1 : -1) / (Math.abs(z) + Math.sqrt(1 + z * z));
-          const cs = 1 / Math.sqrt(1 + t * t), sn = cs * t;
-          for (const X of [W, V])
-            for (let k = 0; k < X[p].length; k++) {
-              const x = X[p][k], y = X[q][k];
-              X[p][k] = cs * x - sn * y;
-              X[q][k] = sn * x + cs * y;
-            }
+          const cs = 1 / Math.sqrt(1 + t * t);
+          rotate(x, y, cs, cs * t);
+          if (V) rotate(V[p], V[q], cs, cs * t);
         }
       if (!rotated) break;
     }
+  }
+  function rotate(x, y, cs, sn) {
+    for (let k = 0; k < x.length; k++) {
+      const a = x[k], b = y[k];
+      x[k] = cs * a - sn * b;
+      y[k] = sn * a + cs * b;
+    }
+  }
+
+  /* Squared singular values, descending, and right singular vectors (columns of V): small ones keep their digits. With fewer rows
+   * than columns as many values as rows; V is 0 where such a value is. */
+  function squaredSingular(A) {
+    const n = A[0].length, wide = A.length < n;
+    const W = wide ? A.map((row) => Float64Array.from(row)) : transpose(A);
+    const V = wide ? W : Array.from({ length: n }, (_, i) => Float64Array.from({ length: n }, (_, j) => (i === j ? 1 : 0)));
+    orthogonalize(W, wide ? null : V);
     const squares = W.map((row) => row.reduce((s, x) => s + x * x, 0));
     const order = squares.map((_, i) => i).sort((i, j) => squares[j] - squares[i]);
-    return { values: order.map((i) => squares[i]), V: transpose(order.map((i) => V[i])) };
+    const unit = (i) => (wide && squares[i] > 0 ? V[i].map((x) => x / Math.sqrt(squares[i])) : V[i]);
+    return { values: order.map((i) => squares[i]), V: transpose(order.map(unit)) };
   }
 
   /* Dormand and Prince 5(4) in s = log(t + t0), over the outputs `times` (increasing, the first is the start).
-   * `field(y)` is dy/dt of a flat Float64Array. Relative tolerance per entry against the norm of the state. */
+   * `field(y, out)` writes dy/dt of a flat Float64Array into `out`. The error of a step is at most `tolerance` times the largest
+   * entry. Ends early after the first output for which `done(y)` holds. */
   const NODES = [
     [1 / 5],
     [3 / 40, 9 / 40],
@@ -92,32 +131,34 @@
     [35 / 384, 0, 500 / 1113, 125 / 192, -2187 / 6784, 11 / 84],
   ];
   const ERROR = [71 / 57600, 0, -71 / 16695, 71 / 1920, -17253 / 339200, 22 / 525, -1 / 40];
-  function integrate(field, start, times, t0, tolerance) {
-    const scaled = (y, s) => field(y).map((x) => x * Math.exp(s));
-    let y = Float64Array.from(start), s = Math.log(times[0] + t0), h = 1e-3, slope = scaled(y, s);
+  const WHEN = [0.2, 0.3, 0.8, 8 / 9, 1, 1];
+  function integrate(field, start, times, t0, tolerance, done) {
+    const size = start.length, estimate = new Float64Array(size), k = Array.from({ length: 7 }, () => new Float64Array(size));
+    const slope = (y, s, out) => {
+      field(y, out);
+      const scale = Math.exp(s);
+      for (let i = 0; i < size; i++) out[i] *= scale;
+    };
+    let y = Float64Array.from(start), next = new Float64Array(size), s = Math.log(times[0] + t0), h = 1e-3;
+    slope(y, s, k[0]);
     const out = [Float64Array.from(y)];
     for (const t of times.slice(1)) {
+      if (done && done(y)) break;
       const end = Math.log(t + t0);
       while (s < end) {
-        const last = h >= end - s;
-        const step = last ? end - s : h;
-        const k = [slope];
-        let next = y;
-        for (const row of NODES) {
-          next = y.map((x, i) => x + step * row.reduce((sum, a, m) => sum + a * k[m][i], 0));
-          k.push(scaled(next, s + step * [0.2, 0.3, 0.8, 8 / 9, 1, 1][k.length - 1]));
+        const last = h >= end - s, step = last ? end - s : h;
+        for (let stage = 0; stage < 6; stage++) {
+          weighted(NODES[stage], k, step, next);
+          for (let i = 0; i < size; i++) next[i] += y[i];
+          slope(next, s + step * WHEN[stage], k[stage + 1]);
         }
-        let norm = 0, error = 0;
-        for (let i = 0; i < y.length; i++) {
-          norm = Math.max(norm, Math.abs(next[i]));
-          error = Math.max(error, Math.abs(step * ERROR.reduce((sum, e, m) => sum + e * k[m][i], 0)));
-        }
-        const ratio = error / (tolerance * norm);
+        const error = largest(weighted(ERROR, k, step, estimate));
+        const ratio = error / (tolerance * largest(next));
         if (!Number.isFinite(ratio)) throw new RangeError("the integration overflows: choose an earlier last time");
         if (ratio <= 1) {
-          y = next;
+          [y, next] = [next, y];
+          [k[0], k[6]] = [k[6], k[0]];
           s = last ? end : s + step;
-          slope = k[6];
         }
         const proposal = step * Math.min(5, Math.max(0.2, 0.9 * Math.pow(ratio || 1e-10, -0.2)));
         h = last && ratio <= 1 ? Math.max(h, proposal) : proposal;
@@ -125,6 +166,24 @@
       out.push(Float64Array.from(y));
     }
     return out;
+  }
+  /* step * sum_m weights[m] k[m] */
+  function weighted(weights, k, step, out) {
+    out.fill(0);
+    for (let m = 0; m < weights.length; m++) {
+      const a = step * weights[m], slope = k[m];
+      if (a !== 0) for (let i = 0; i < out.length; i++) out[i] += a * slope[i];
+    }
+    return out;
+  }
+  function largest(y) {
+    let most = 0;
+    for (let i = 0; i < y.length; i++) {
+      const x = Math.abs(y[i]);
+      if (!(x <= most)) most = x; // a value that is no number stays
+      if (most !== most) return NaN;
+    }
+    return most;
   }
 
   /* v of Phi(v) = level by Newton in log v with bisection as guard; dPhi/d log v is given and positive. */
@@ -165,59 +224,79 @@
     };
   }
 
-  /* dS/dt = (1/n) S K Pi K (r rho I + G) J, embedded: (r rho I + G) -> rho I. */
-  function renormalizedField(pi, n, rho, weight) {
-    const C = pi.length, q = pi.map(Math.sqrt), J = identity(C).map((row, i) => row.map((x, j) => x - q[i] * q[j]));
-    return (S) => {
-      const G = matmul(transpose(S), S);
-      const inner = combine(1, G, 1, diagonal(new Array(C).fill(rho)));
-      const K = solve(inner, identity(C));
-      const last = weight === null ? diagonal(new Array(C).fill(rho)) : combine(1, G, weight * rho, identity(C));
-      const A = matmul(matmul(rows(K, new Array(C).fill(1)), rows(matmul(K, last), pi)), J);
-      return matmul(S, A).map((row) => row.map((x) => x / n));
-    };
+  /* Orthonormal basis (columns) of the complement of the unit vector q, all but the last columns of a reflection of q to -e_C,
+   * as C rows of C - 1 numbers. S q = 0 at all times, so that S = X basis^T with X of K x (C - 1). */
+  function complement(q) {
+    const w = Float64Array.from(q);
+    w[w.length - 1] += 1;
+    const square = w.reduce((s, x) => s + x * x, 0);
+    return Array.from(w, (x, i) => Float64Array.from(w.slice(0, -1), (z, j) => (i === j ? 1 : 0) - (2 * x * z) / square));
   }
-
-  /* Without renormalisation from Sigma_W = I: A = I + S S^T is conserved; M and F with Sigma_W = F F^T move,
-   * W = Pi M^T A^{-1}, dM/dt = (1/n) W^T (I - pi 1^T - Pi M^T A^{-1} M) with pi 1^T acting on the classifier's side, dF/dt = -(1/n) W^T W F. */
-  function unnormalizedField(pi, n, S0) {
-    const C = pi.length, A = combine(1, matmul(S0, transpose(S0)), 1, identity(S0.length));
-    return (M, F) => {
-      const AinvM = solve(A, M);
-      const inner = rows(matmul(transpose(M), AinvM), pi); // Pi M^T A^{-1} M
-      const rest = identity(C).map((row, i) => row.map((x, j) => x - pi[i] - inner[i][j]));
-      const dM = matmul(columns(AinvM, pi), rest).map((row) => row.map((x) => x / n));
-      const Wt = columns(AinvM, pi); // W^T = A^{-1} M Pi
-      const dF = matmul(Wt, matmul(transpose(Wt), F)).map((row) => row.map((x) => -x / n));
-      return [dM, dF];
-    };
-  }
-  const flat = (matrices) => Float64Array.from(matrices.flatMap((A) => A.flatMap((row) => [...row])));
+  const flat = (A) => Float64Array.from(A.flatMap((row) => [...row]));
   const shaped = (y, m, n, offset = 0) =>
     Array.from({ length: m }, (_, i) => y.slice(offset + i * n, offset + (i + 1) * n));
 
-  /* S(t), in the whitened coordinates of each time, for `law` at `times`. Equal classes are closed, others integrated (1e-12 a step). */
+  /* dX/dt = X K P (a I + b K) / n with K = (rho I + X^T X)^{-1} and P = basis^T Pi basis (d x d, flat).
+   * (r rho I + X^T X) K = I + (r - 1) rho K, so that a = 1, b = (r - 1) rho; embedded: a = 0, b = rho. */
+  function renormalizedField(P, m, d, n, rho, a, b) {
+    const L = new Float64Array(d * d), B = new Float64Array(m * d), D = new Float64Array(m * d);
+    return (X, out) => {
+      L.fill(0);
+      for (let l = 0; l < m; l++)
+        for (let i = 0; i < d; i++) for (let j = 0, x = X[l * d + i]; j <= i; j++) L[i * d + j] += x * X[l * d + j];
+      for (let i = 0; i < d; i++) L[i * d + i] += rho;
+      cholesky(L, d);
+      B.set(X);
+      times(solveRows(L, B, m, d), P, m, d, d, D);
+      for (let i = 0; i < m * d; i++) out[i] = (a * D[i]) / n;
+      if (b === 0) return;
+      solveRows(L, D, m, d);
+      for (let i = 0; i < m * d; i++) out[i] += (b * D[i]) / n;
+    };
+  }
+
+  /* Without renormalisation from Sigma_W = I: A = I + X X^T is conserved, diagonal where the rows of X are orthogonal at the start.
+   * M = X basis^T diag(q)^{-1} and F with Sigma_W = F F^T move; with B = A^{-1} X and E = B P B^T:
+   * dX/dt = (B P - E X) / n, dF/dt = -E F / n. */
+  function unnormalizedField(P, m, d, n, u) {
+    const B = new Float64Array(m * d), D = new Float64Array(m * d), E = new Float64Array(m * m);
+    const EX = new Float64Array(m * d), EF = new Float64Array(m * m);
+    return (y, out) => {
+      const X = y.subarray(0, m * d);
+      for (let i = 0; i < m * d; i++) B[i] = X[i] / (1 + u[Math.floor(i / d)]);
+      times(B, P, m, d, d, D);
+      timesTransposed(D, B, m, m, d, E);
+      times(E, X, m, d, m, EX);
+      times(E, y.subarray(m * d), m, m, m, EF);
+      for (let i = 0; i < m * d; i++) out[i] = (D[i] - EX[i]) / n;
+      for (let i = 0; i < m * m; i++) out[m * d + i] = -EF[i] / n;
+    };
+  }
+
+  /* S(t), in the whitened coordinates of each time, for `law` at `times`. Equal classes are closed, others integrated.
+   * The integrated law without renormalisation grows exponentially and ends at the first of the times where |S|^2 is beyond 1e14. */
   function trajectory(law, problem, times) {
     const { sizes, S0, lambda, r } = problem;
     const n = sizes.reduce((a, b) => a + b, 0), C = sizes.length, pi = sizes.map((x) => x / n), rho = 1 + lambda;
-    if (sizes.every((x) => x === sizes[0])) {
-      const { values, V } = squaredSingular(S0);
-      const K = Math.min(S0.length, C - 1);
-      return times.map((t) =>
-        Array.from({ length: K }, (_, j) => {
-          const u = values[j] > 0 ? CLOSED[law](values[j], t, C, sizes[0], rho, r) : 0;
-          return Float64Array.from(V, (row) => Math.sqrt(u) * row[j]);
-        }),
-      );
-    }
-    const m = S0.length, q = pi.map(Math.sqrt), t0 = 1e-3 * n;
+    const { values, V } = squaredSingular(S0);
+    const K = Math.min(S0.length, C - 1), u = values.slice(0, K);
+    const modes = (squares) => u.map((_, j) => Float64Array.from(V, (row) => Math.sqrt(squares[j]) * row[j]));
+    if (sizes.every((x) => x === sizes[0]))
+      return times.map((t) => modes(u.map((x) => (x > 0 ? CLOSED[law](x, t, C, sizes[0], rho, r) : 0))));
+    const basis = complement(pi.map(Math.sqrt)), inBasis = transpose(basis), d = C - 1, t0 = 1e-3 * n;
+    const product = (A, B) => A.map((x) => Float64Array.from(B, (y) => y.reduce((sum, z, k) => sum + z * x[k], 0))); // A B^T
+    const P = flat(product(columns(inBasis, pi), inBasis)), X0 = product(modes(u), inBasis);
+    const back = (X) => product(X, basis);
     if (law === "unnormalized") {
-      const field = unnormalizedField(pi, n, S0), M0 = columns(S0, q.map((x) => 1 / x));
-      const path = integrate((y) => flat(field(shaped(y, m, C), shaped(y, m, m, m * C))), flat([M0, identity(m)]), times, t0, 1e-12);
-      return path.map((y) => solve(shaped(y, m, m, m * C), columns(shaped(y, m, C), q)));
+      const whitened = (y) => solve(shaped(y, K, K, K * d), shaped(y, K, d)); // F^{-1} X
+      const done = (y) => !(whitened(y).reduce((sum, row) => row.reduce((s, x) => s + x * x, sum), 0) < 1e14);
+      const y0 = [...X0, ...X0.map((_, i) => Float64Array.from(X0, (_, j) => (i === j ? 1 : 0)))];
+      // 1e-14 of the largest entry: the smallest of F, of order 1 / omega, decide the digits of S
+      const path = integrate(unnormalizedField(P, K, d, n, u), flat(y0), times, t0, 1e-14, done);
+      return path.map((y) => back(whitened(y)));
     }
-    const field = renormalizedField(pi, n, rho, law === "embedded" ? null : law === "kernel" ? r : 1);
-    return integrate((y) => flat([field(shaped(y, m, C))]), flat([S0]), times, t0, 1e-12).map((y) => shaped(y, m, C));
+    const [a, b] = law === "embedded" ? [0, rho] : [1, law === "kernel" ? (r - 1) * rho : 0];
+    return integrate(renormalizedField(P, K, d, n, rho, a, b), flat(X0), times, t0, 1e-12).map((y) => back(shaped(y, K, d)));
   }
 
   /* Spectrum, loss and its parts, NC1 and NC2 of one S. Loss parts as on the central path with Sigma_W = I and the ridge. */
@@ -227,7 +306,7 @@
     const u = values.slice(0, Math.min(S.length, C - 1));
     // c_j = v_j^T Pi v_j: sums over the modes keep the digits that tr(Pi (rho K - q q^T)) would cancel in deep collapse
     const c = u.map((_, j) => pi.reduce((sum, p, i) => sum + p * V[i][j] * V[i][j], 0));
-    const missing = u.length < C - 1 ? pi.reduce((sum, p) => sum + p * (1 - p), 0) - c.reduce((x, y) => x + y, 0) : 0;
+    const missing = u.length < C - 1 || u.includes(0) ? pi.reduce((sum, p) => sum + p * (1 - p), 0) - c.reduce((x, y) => x + y, 0) : 0;
     const lossNC1 = 0.5 * u.reduce((sum, x, j) => sum + (rho * c[j] * x) / ((rho + x) * (rho + x)), 0);
     const lossNC23 = 0.5 * (missing + u.reduce((sum, x, j) => sum + (rho * rho * c[j]) / ((rho + x) * (rho + x)), 0));
     const M = transpose(columns(S, pi.map((p) => 1 / Math.sqrt(p))));

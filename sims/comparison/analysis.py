@@ -168,6 +168,11 @@ def _run_numbers(run: Observed, comparison: Comparison) -> dict[str, Any]:
     compared = window.compared
     if compared is None:
         return head
+    error = compared.observed.get("train_error")
+    if error is not None:
+        head["train_error"] = {"entry": float(error[0]), "end": float(error[-1])}
+        if error[0] > ZERO_ERROR:
+            head["notes"].append(f"the comparison starts before zero training error ({error[0]:.1%} there)")
     pairs = np.stack(np.triu_indices(compared.omega.shape[1], 1), axis=1)
     head |= {"epoch": compared.t, "omega": compared.omega, "pairs": pairs, "singular_vectors": _vectors(comparison)}
     head["drift"] = {

@@ -1,9 +1,12 @@
 """The figures of a comparison. Laws have the same colour and dash everywhere; what was measured is black."""
 
 from collections.abc import Mapping, Sequence
+from typing import BinaryIO
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from sims.comparison.analysis import Group, spectra_of
@@ -189,6 +192,28 @@ def spectra_figure(group: Group, member: int = 0) -> Figure:
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="outside upper center", ncols=5, frameon=False, fontsize=8)
     return figure
+
+
+def write_pdf(groups: Sequence[Group], fraction: float, file: BinaryIO) -> None:
+    """The figures of a report, a page each: the exponents, then those of every group as `group_figures` has them."""
+    with rc_context({"pdf.fonttype": 42}), PdfPages(file, metadata={"CreationDate": None}) as pdf:
+        for figure in (exponent_figure({"": groups}), *(figure for group in groups for figure in group_figures(group, fraction))):
+            if figure is not None:
+                pdf.savefig(figure)
+
+
+def group_figures(group: Group, fraction: float) -> list[Figure | None]:
+    """Proximity, drift, clock, vectors and spectra of a group, those that there are."""
+    first = next((k for k, comparison in enumerate(group.comparisons) if comparison.window.compared is not None), None)
+    if first is None:
+        return [proximity_figure(group, fraction)]
+    drawn = [
+        drift_figure(group.comparisons[first]),
+        clock_figure(group, first),
+        vectors_figure(group),
+        spectra_figure(group, first),
+    ]
+    return [proximity_figure(group, fraction), *drawn]
 
 
 def _single() -> tuple[Figure, Axes]:

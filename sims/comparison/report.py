@@ -14,7 +14,7 @@ from sims.comparison.clock_free import clock_free_figure, clock_free_rows, clock
 from sims.page import base64_of, html_page
 from ufm.compare.comparison import SCHEME
 from ufm.compare.verdict import NONE, LawRule
-from ufm.files.store import provenance, write_text
+from ufm.files.store import provenance, write_atomically, write_text
 
 Part = dict[str, Any]  # a table or a figure of the page; an empty one is left out
 TEMPLATE = """{% macro table(t) %}<table><thead><tr>
@@ -23,7 +23,7 @@ TEMPLATE = """{% macro table(t) %}<table><thead><tr>
 {%- if t.caption %}<p><small>{{ t.caption }}</small></p>{% endif %}{% endmacro -%}
 {% macro figure(f) %}<figure><img alt="{{ f.caption }}" src="data:image/svg+xml;base64,{{ f.data }}">
 <figcaption>{{ f.caption }}</figcaption></figure>{% endmacro -%}
-{% macro details(title, text) %}<details><summary>{{ title }}</summary><pre>{{ text }}</pre></details>{% endmacro -%}
+{% macro details(title, text) %}<details open><summary>{{ title }}</summary><pre>{{ text }}</pre></details>{% endmacro -%}
 <!doctype html><html lang="en"><head><meta charset="utf-8"><title>Which law do these runs follow?</title>
 <meta name="viewport" content="width=device-width"><style>
 body{font:16px/1.5 Georgia,serif;max-width:62rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}
@@ -54,11 +54,12 @@ flow has any exponent, so it identifies no law and no verdict rests on it.</p>
 
 
 def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path) -> dict[str, Any]:
-    """Write DIR/report.json and DIR/report.html, atomically, and return the numbers."""
+    """Write DIR/report.json, DIR/report.html and its figures as DIR/figures.pdf, atomically, and return the numbers."""
     report = json_values(numbers(groups, choice, rule) | {"provenance": provenance()})
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.html", render(report, groups, choice))
     write_text(out / "report.json", json.dumps(report, separators=(",", ":"), allow_nan=False) + "\n")
+    write_atomically(out / "figures.pdf", lambda file: drawing.write_pdf(groups, choice.fraction, file))
     return report
 
 
@@ -146,8 +147,10 @@ def _runs_table(values: dict[str, Any]) -> Part:
         notes = "; ".join(run["notes"]) or "–"
         sizes = f"{run['C']}, {run['N']}, {run['P'] or '?'}"
         last = _number(ratio[-1]) if ratio else "–"
-        rows.append([run["name"], sizes, last, _number(run["entry"]), compared, notes])
-    heads = ["run", "C, N, P", "L⊥/L(LS) at the end", "from epoch", "compared", "notes"]
+        error = run.get("train_error")
+        wrong = "–" if error is None else f"{error['entry']:.2%}, {error['end']:.2%}"
+        rows.append([run["name"], sizes, last, _number(run["entry"]), wrong, compared, notes])
+    heads = ["run", "C, N, P", "L⊥/L(LS) at the end", "from epoch", "training error there, at the end", "compared", "notes"]
     return _table(heads, rows)
 
 

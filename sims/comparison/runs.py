@@ -119,8 +119,8 @@ def _known(stored: float, given: float | None, path: Path) -> float:
     lam = given if np.isnan(stored) else stored
     if lam is None:
         raise ValueError(
-            f"{path} stores a classifier and no lambda, without which L_perp is measured against the wrong loss: give it "
-            "(--lambda), C wd / 2 for MSELoss with weight decay wd, 0 without decay"
+            f"{path} stores a classifier and no lambda, without which L_perp is measured against the wrong loss: give it, "
+            "C wd / 2 for MSELoss with weight decay wd, 0 without decay"
         )
     return lam
 

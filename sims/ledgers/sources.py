@@ -16,12 +16,13 @@ from sims.training.data import Data, balanced, load
 from sims.training.examples import Examples
 from sims.training.folder import RunFolder, load_run
 from sims.training.loop import Trainer, network
-from sims.training.nets import CLASSIFIER, last_linear
+from sims.training.nets import CLASSIFIER
 from sims.training.objective import summed_loss
 from ufm.files.store import load_arrays, load_features
 from ufm.ledger import ledger, ledger_of_features
 from ufm.ledger.force_balance import ForceBalance, force_balance
 from ufm.ledger.reductions import StateReduction
+from ufm.monitor.layers import linear_layer
 
 Entries = Iterator[dict[str, Any]]
 FLOATS = (np.float16, np.float32, np.float64)
@@ -93,7 +94,7 @@ def _both(model: nn.Module, data: Data, config: TrainConfig, source: str, epoch:
         loader = Reread(Examples.of(split, data.normalizer, device))
         forces: ForceBalance | None = None
         if wanted.forces and what == "train" and not config.feature_decay:
-            head = last_linear(model, CLASSIFIER)
+            head = linear_layer(model, CLASSIFIER)
             nothing = torch.zeros((), device=device)
 
             def loss(logits: Tensor, y: Tensor, nothing: Tensor = nothing) -> Tensor:

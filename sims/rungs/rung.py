@@ -73,7 +73,7 @@ RUNGS = (
     Rung(
         "drops",
         "and two drops of the rate",
-        Descent(rate_ratio=10.0, step=0.006, decay_w=1e-3, decay_h=1e-2, momentum=0.9, batch=50, drops=(1 / 2, 3 / 4)),
+        Descent(rate_ratio=10.0, step=0.006, decay_w=1e-3, decay_h=1e-2, momentum=0.9, batch=50, drops=(1 / 10, 1 / 4)),
     ),
     Rung("offsets-10", "a network below, offsets 10 times its kernel", Descent(offsets=10.0, step=NETWORK_STEP), "network"),
     Rung("offsets-1", "offsets as its kernel", Descent(offsets=1.0, step=NETWORK_STEP), "network"),

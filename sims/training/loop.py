@@ -19,13 +19,14 @@ from sims.training.config import TrainConfig
 from sims.training.data import Data
 from sims.training.examples import Examples, epoch_batches
 from sims.training.folder import DAMAGED, RunFolder
-from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf, last_linear
+from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf
 from sims.training.objective import facts_of, groups, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.velocity import features_of, measure_velocity
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
 from ufm.monitor.epoch_statistics import save_statistics
+from ufm.monitor.layers import linear_layer
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record
@@ -42,7 +43,7 @@ def network(config: TrainConfig, data: Data) -> nn.Module:
     torch.manual_seed(config.seed)
     model = build(config.net, Shape(channels, height, data.classes, config.width, config.batch_norm, config.stem))
     if config.fixed_etf:
-        freeze_as_simplex_etf(last_linear(model), torch.Generator().manual_seed(config.seed))
+        freeze_as_simplex_etf(linear_layer(model, CLASSIFIER), torch.Generator().manual_seed(config.seed))
     return model
 
 
@@ -55,7 +56,7 @@ class Trainer:
             raise ValueError(f"lbfgs runs in one process, not in {accelerator.num_processes}: use sgd or adam, or one process")
         self.config, self.accelerator, self.fingerprint, self._data = config, accelerator, data.fingerprint, data
         self.bare = network(config, data)
-        self.head = last_linear(self.bare, CLASSIFIER)
+        self.head = linear_layer(self.bare, CLASSIFIER)
         self.lam = lambda_of_weight_decay(config.weight_decay, data.classes)
         self.groups = groups(self.bare, self.head, config)
         self.model, optimizer = accelerator.prepare(self.bare), optimizer_of(self.groups, config)
@@ -138,7 +139,7 @@ class Trainer:
             wide = network(self.config, self._data).double().to(self.accelerator.device)
         wide.load_state_dict(self.bare.state_dict())
         batches = [(x.double(), y) for x, y in self.train.in_order()]
-        return measure_velocity(wide, last_linear(wide, CLASSIFIER), batches, self.config, moved)
+        return measure_velocity(wide, linear_layer(wide, CLASSIFIER), batches, self.config, moved)
 
     def state(self) -> dict[str, Any]:
         """Everything that changes in training."""

@@ -26,7 +26,6 @@ from sims.training.architectures import (
     VGG_HIDDEN,
     VGG_STAGES,
 )
-from ufm.monitor.layers import linear_layer
 
 
 @dataclass(frozen=True)
@@ -69,16 +68,6 @@ def build(net: str, shape: Shape) -> nn.Module:
         raise ValueError(f"{net} halves images too often for side {shape.side}: pad them to at least {smallest}")
     builders: dict[str, Callable[[str, Shape], nn.Module]] = {"mlp": _mlp, "vgg": _vgg, "res": _resnet, "den": _densenet}
     return builders[net[:3]](net, shape)
-
-
-def parameter_count(model: nn.Module) -> int:
-    """Number of entries of all parameters, trained or not."""
-    return sum(p.numel() for p in model.parameters())
-
-
-def last_linear(model: nn.Module, name: str = CLASSIFIER) -> nn.Linear:
-    """The Linear layer called `name` (dotted), as `ufm.monitor.layers.linear_layer`: its errors."""
-    return linear_layer(model, name)
 
 
 def freeze_as_simplex_etf(layer: nn.Linear, generator: torch.Generator) -> None:

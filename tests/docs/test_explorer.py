@@ -38,7 +38,7 @@ def answers(browser: Browser) -> dict:
         for (const law of laws.NAMES) {{
           const lambda = law === "unnormalized" ? 0 : 0.3;
           const n = sizes.reduce((a, b) => a + b, 0);
-          const times = law === "unnormalized" ? [0, 2 * n, 12 * n] : {TIMES}; // its growth is exponential in t / n
+          const times = law === "unnormalized" ? [0, 2 * n, 12 * n, 30 * n] : {TIMES}; // its growth is exponential in t / n
           const path = laws.trajectory(law, {{ sizes, S0, lambda, r: 7 }}, times);
           answer[name][law] = path.map((S) => ({{ ...laws.measures(S, sizes, lambda), S: plain(S), means: null }}));
         }}
@@ -80,7 +80,7 @@ def unnormalized_oracle(S0: np.ndarray, sizes: tuple[int, ...]) -> list[np.ndarr
         W = centred @ Hc.T @ np.linalg.inv(Hc @ Hc.T)
         return (-W.T @ (W @ Hc - centred) / n).ravel()
 
-    solution = solve_ivp(field, (0, 12 * n), H0.ravel(), "DOP853", t_eval=[0, 2 * n, 12 * n], rtol=1e-13, atol=1e-15)
+    solution = solve_ivp(field, (0, 30 * n), H0.ravel(), "DOP853", t_eval=[0, 2 * n, 12 * n, 30 * n], rtol=1e-13, atol=1e-15)
     values = []
     for y in solution.y.T:
         H = y.reshape(K, n)
@@ -115,6 +115,27 @@ def test_the_unnormalized_law_in_the_browser_is_the_flow_of_the_whole_tensor(ans
         unnormalized_oracle(np.array(answers[sizes]["S0"]), SIZES[sizes]), answers[sizes]["unnormalized"], strict=True
     ):
         np.testing.assert_allclose(measured["u"], u, rtol=1e-10)
+
+
+def test_exponential_growth_ends_beyond_what_is_drawn(browser: Browser) -> None:
+    script = """
+      const sizes = [300, 60, 20], times = Array.from({ length: 40 }, (_, k) => 1500 * k), S0 = laws.start(sizes, 9, 1, 0.7, 5);
+      answer = laws.trajectory("unnormalized", { sizes, S0, lambda: 0, r: 1 }, times).map((S) => laws.measures(S, sizes, 0).u);"""
+    u = in_the_browser(browser, script)
+    assert len(u) < 40
+    assert sum(u[-1]) > 1e14 > sum(u[-2])
+    assert max(u[-1]) > 1e12  # the page draws up to there, and says so
+
+
+def test_the_loss_where_a_mode_is_absent_is_pythons(browser: Browser) -> None:
+    sizes = np.array([9, 6, 5])
+    q = np.sqrt(sizes / sizes.sum())
+    row = np.array([1.0, -2.0, 0.5])
+    S = np.vstack([row - (row @ q) * q, np.zeros(3)])
+    script = f"answer = laws.measures({json.dumps(S.tolist())}, {sizes.tolist()}, 0.3)"
+    K = np.linalg.inv(1.3 * np.eye(3) + S.T @ S)
+    expected = 0.5 * (1.3 * q**2 @ np.diag(K) - q**2 @ q**2)
+    np.testing.assert_allclose(in_the_browser(browser, script)["loss"], expected, rtol=1e-12)
 
 
 def test_without_ridge_the_closed_laws_are_the_packages(browser: Browser) -> None:

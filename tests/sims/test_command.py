@@ -128,7 +128,8 @@ LIBRARY = [
     path
     for package in ("manifolds", "ufm", "sims")
     for path in sorted((ROOT / package).rglob("*.py"))
-    if path.parent != ROOT / "sims" and path.parent != ROOT / "ufm" / "flow" and path.name not in ("options.py", "controls.py")
+    if path.parent not in (ROOT / "sims", ROOT / "sims" / "examples", ROOT / "ufm" / "flow")  # commands
+    if path.name not in ("options.py", "controls.py")
 ]
 
 
@@ -239,6 +240,25 @@ def outcome(error: BaseException | None, capsys: pytest.CaptureFixture) -> tuple
 
     code = command.run_command(command.Parser("python -m sims.nothing", extra="models"), work, [], "the last run is kept")
     return code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("measure", ["absent.npz", "--report", "page.html"]),
+        ("compare", ["absent", "--out", "comparison"]),
+        ("ledger", ["absent", "--out", "ledgers"]),
+        ("study", ["--data-dir", "absent", "--out", "study"]),
+    ],
+)
+def test_a_page_is_refused_before_its_numbers_are_computed(
+    name: str, arguments: list[str], capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    assert importlib.import_module(f"sims.{name}").main(arguments) == 2
+    assert "jinja2" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

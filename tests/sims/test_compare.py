@@ -349,6 +349,18 @@ def test_a_none_says_which_none_it_is(tmp_path: Path) -> None:
         Choice(from_epoch="zero-error").compare(bare)
 
 
+def test_the_report_tells_the_training_error_and_has_its_figures_as_pdf(trained: Path, tmp_path: Path) -> None:
+    assert run_command(trained, "--from-epoch", 1, "--out", tmp_path / "out", "--quiet") == 0
+    (group,) = report(tmp_path / "out")["groups"]
+    (run,) = group["runs"]
+    assert run["train_error"]["entry"] > 0.001
+    assert any("before zero training error" in note for note in run["notes"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert f"{run['train_error']['entry']:.2%}, {run['train_error']['end']:.2%}" in page
+    assert "<details>" not in page  # what is closed would be missing on paper
+    assert (tmp_path / "out" / "figures.pdf").read_bytes().startswith(b"%PDF")
+
+
 def test_the_name_of_a_run_is_text_in_the_report(simulated: Path, tmp_path: Path) -> None:
     mean = tmp_path / "<img src=x onerror=alert(1)>.npz"
     mean.write_bytes(simulated.read_bytes())

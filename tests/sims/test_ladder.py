@@ -14,6 +14,7 @@ from sims import ladder as command
 from sims.comparison.entries import entry_of_statistics
 from sims.rungs.conservation import EpochMoments, growth_parts, mean_log_omega, plain_flow_share, sigma_t_change, signal_share
 from sims.rungs.descent import Descent, FeatureDescent
+from sims.rungs.report import judged_rung, write_ladder
 from sims.rungs.run import FINISHED, descend, run_rung
 from sims.rungs.rung import BY_NAME, RUNGS, body_of, examples, rung_data
 from sims.rungs.summary import result_of
@@ -243,3 +244,23 @@ def test_bad_options_end_in_one_line(options: tuple[str, str], word: str, tmp_pa
     assert error.count("\n") == 1
     assert word in error
     assert not (tmp_path / "out").exists()
+
+
+def test_the_command_resumes_and_writes_one_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    short = replace(BY_NAME["whitened"], steps=30)
+    run_rung(short, 0, tmp_path / "runs" / "whitened-seed0")
+    numbers = judged_rung(short, [tmp_path / "runs" / "whitened-seed0"], tmp_path)
+    before = (tmp_path / "judged" / "whitened.json").stat().st_mtime_ns
+    assert judged_rung(short, [tmp_path / "runs" / "whitened-seed0"], tmp_path) == numbers
+    assert (tmp_path / "judged" / "whitened.json").stat().st_mtime_ns == before
+    assert numbers["outcome"] == "not compared"  # too few epochs in so few steps
+    assert "at least 3 are needed" in numbers["notes"][0]
+    write_ladder([numbers], tmp_path)
+    names = {"ladder.json", "ladder.md", "ladder.html", "ladder.png", "ladder.pdf"}
+    assert names <= {path.name for path in tmp_path.iterdir()}
+    page, table = (tmp_path / "ladder.html").read_text(), (tmp_path / "ladder.md").read_text()
+    assert table.splitlines()[2].startswith("| whitened | ")
+    assert "whitened" in page
+    assert "http" not in page
+    assert json.loads((tmp_path / "ladder.json").read_text())["rungs"] == [numbers]
+    assert not capsys.readouterr().out

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from sims.training.nets import CLASSIFIER, MLPS, NETS, Shape, build, freeze_as_simplex_etf, last_linear, parameter_count
+from sims.training.nets import CLASSIFIER, MLPS, NETS, Shape, build, freeze_as_simplex_etf
+from ufm.monitor.layers import linear_layer
 
 IMAGENET = Shape(3, 224, 1000, stem="7x7")
 CIFAR = Shape(3, 32, 10)
@@ -25,7 +26,7 @@ PUBLISHED = {
 def test_parameter_counts_are_the_published_ones(net: str) -> None:
     shape, count = PUBLISHED[net]
     with torch.device("meta"):
-        assert parameter_count(build(net, shape)) == count
+        assert sum(p.numel() for p in build(net, shape).parameters()) == count
 
 
 def test_every_network_but_the_mlps_has_a_published_count() -> None:
@@ -41,7 +42,7 @@ def test_the_linear_mlp_is_affine_and_the_residual_one_skips_its_second_layer() 
     residual = build("mlp-residual", shape).double()
     first = torch.relu(residual.get_submodule("linear1")(x.flatten(1)))
     second = torch.relu(residual.get_submodule("block2.branch.linear2")(first))
-    torch.testing.assert_close(residual(x), last_linear(residual)(first + second))
+    torch.testing.assert_close(residual(x), linear_layer(residual, CLASSIFIER)(first + second))
     plain = build("mlp", shape)
     assert {name for name, _ in plain.named_parameters()} == {name for name, _ in linear.named_parameters()}
 
@@ -54,7 +55,7 @@ def test_logits_are_the_classifier_of_the_features_and_no_dropout_is_left(net: s
     assert not any("Dropout" in type(layer).__name__ for layer in model.modules())
     assert any("BatchNorm" in type(layer).__name__ for layer in model.modules()) is batch_norm
     seen = []
-    layer = last_linear(model, CLASSIFIER)
+    layer = linear_layer(model, CLASSIFIER)
     layer.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
     images = torch.randn(3, 2, 32, 32)
     logits = model(images)
@@ -83,7 +84,7 @@ def test_the_shortcuts_carry_the_image_past_silent_branches() -> None:
 
 
 def test_width_multiplies_the_channels() -> None:
-    assert last_linear(build("resnet18", Shape(3, 32, 10, width=0.5))).in_features == 256
+    assert linear_layer(build("resnet18", Shape(3, 32, 10, width=0.5)), CLASSIFIER).in_features == 256
 
 
 @pytest.mark.parametrize(("C", "P"), [(3, 2), (4, 9), (10, 12)])
@@ -107,6 +108,6 @@ def test_errors_name_the_number_and_the_way_out() -> None:
     with pytest.raises(ValueError, match="width = 0"):
         build("mlp", Shape(1, 32, 10, width=0))
     with pytest.raises(ValueError, match="no linear layer called 'head'; it has: linear1, linear2, classifier"):
-        last_linear(build("mlp", Shape(1, 8, 10)), "head")
+        linear_layer(build("mlp", Shape(1, 8, 10)), "head")
     with pytest.raises(ValueError, match="at least C - 1 = 4 features, the network has 3"):
         freeze_as_simplex_etf(torch.nn.Linear(3, 5), torch.Generator())

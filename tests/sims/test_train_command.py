@@ -8,8 +8,9 @@ import torch
 from sims import train as command
 from sims.training.config import protocol
 from sims.training.folder import load_run
-from sims.training.nets import Shape, build, last_linear
+from sims.training.nets import CLASSIFIER, Shape, build
 from tests.sims.runs import ROOT, tiny, write_mnist
+from ufm.monitor.layers import linear_layer
 
 
 def test_only_the_first_line_of_an_error_is_printed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
@@ -97,7 +98,7 @@ def test_the_commands_left_for_a_gpu_build_their_networks(arguments: list[str]) 
     config = command.config_of(args)
     with torch.device("meta"):
         model = build(config.net, Shape(1 if "mnist" in config.dataset else 3, 32, 10, stem=config.stem))
-    assert last_linear(model).out_features == 10
+    assert linear_layer(model, CLASSIFIER).out_features == 10
     assert config.rate > 0
 
 

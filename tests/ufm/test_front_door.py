@@ -43,7 +43,7 @@ def test_a_name_that_is_not_there_lists_those_that_are() -> None:
 
 
 def test_type_checkers_see_what_is_imported_when_used(tmp_path: Path) -> None:
-    assert (ROOT / "ufm" / "py.typed").exists()
+    assert all((ROOT / package / "py.typed").exists() for package in ("manifolds", "ufm", "sims"))
     lines = [f"reveal_type(ufm.{name})" for name in ufm._HOMES]
     (tmp_path / "program.py").write_text("\n".join(["import ufm", *lines, ""]))
     (tmp_path / "pyrefly.toml").write_text(f'project-includes = ["program.py"]\nsearch-path = ["{ROOT}"]\n')

@@ -97,9 +97,3 @@ def log_gram(gram: np.ndarray, frame: np.ndarray) -> np.ndarray:
     if not (values > 0).all():
         raise ValueError("an SNR singular value vanishes in the directions of the start")
     return (vectors * (0.5 * np.log(values))[..., None, :]) @ vectors.swapaxes(-1, -2)
-
-
-def of_log_gram(Y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """sqrt(u) (..., K) descending and eigenvectors in the frame (..., K, K) of Y (..., K, K)."""
-    values, vectors = np.linalg.eigh(Y)
-    return np.exp(values[..., ::-1]), vectors[..., ::-1]

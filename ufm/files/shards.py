@@ -17,13 +17,6 @@ import numpy as np
 from ufm.files.store import reason_of
 
 BLOCK = 1 << 21  # numbers in a block of features: 16 MB of float64
-WILD = "*?["
-FIELDS = ("features", "labels")
-
-
-def is_pattern(name: str) -> bool:
-    """Whether a name stands for several files: it has a wildcard, and no file is called so."""
-    return any(character in name for character in WILD) and not Path(name).exists()
 
 
 @dataclass(frozen=True)

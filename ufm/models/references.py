@@ -1,124 +1,121 @@
 """What the models rest on, as BibTeX: one entry a paper, several papers a model."""
 
+from ufm.citation import PAPER, bibtex_entry
+
 ARXIV = {  # key: authors, title, year, arXiv number
-    "han2022": (
-        "Han, X. Y. and Papyan, Vardan and Donoho, David L.",
-        "Neural Collapse Under {MSE} Loss: Proximity to and Dynamics on the Central Path",
-        2022,
-        "2106.02073",
-    ),
+    "han2022": (PAPER["author"], PAPER["title"], PAPER["year"], PAPER["eprint"]),
     "mixon2020": (
         "Mixon, Dustin G. and Parshall, Hans and Pi, Jianzong",
         "Neural collapse with unconstrained features",
-        2020,
+        "2020",
         "2011.11619",
     ),
     "lu2020": (
         "Lu, Jianfeng and Steinerberger, Stefan",
         "Neural Collapse with Cross-Entropy Loss",
-        2020,
+        "2020",
         "2012.08465",
     ),
     "yaras2022": (
         "Yaras, Can and Wang, Peng and Zhu, Zhihui and Balzano, Laura and Qu, Qing",
         "Neural Collapse with Normalized Features: A Geometric Analysis over the Riemannian Manifold",
-        2022,
+        "2022",
         "2209.09211",
     ),
     "e2020": (
         "E, Weinan and Wojtowytsch, Stephan",
         "On the emergence of simplex symmetry in the final and penultimate layers of neural network classifiers",
-        2020,
+        "2020",
         "2012.05420",
     ),
     "poggio2020": (
         "Poggio, Tomaso and Liao, Qianli",
         "Explicit regularization and implicit bias in deep network classifiers trained with the square loss",
-        2020,
+        "2020",
         "2101.00072",
     ),
     "ergen2020": (
         "Ergen, Tolga and Pilanci, Mert",
         "Revealing the Structure of Deep Neural Networks via Convex Duality",
-        2020,
+        "2020",
         "2002.09773",
     ),
     "fang2021": (
         "Fang, Cong and He, Hangfeng and Long, Qi and Su, Weijie J.",
         "Exploring Deep Neural Networks via Layer-Peeled Model: Minority Collapse in Imbalanced Training",
-        2021,
+        "2021",
         "2101.12699",
     ),
     "zhu2021": (
         "Zhu, Zhihui and Ding, Tianyu and Zhou, Jinxin and Li, Xiao and You, Chong and Sulam, Jeremias and Qu, Qing",
         "A Geometric Analysis of Neural Collapse with Unconstrained Features",
-        2021,
+        "2021",
         "2105.02375",
     ),
     "tirer2022": (
         "Tirer, Tom and Bruna, Joan",
         "Extended Unconstrained Features Model for Exploring Deep Neural Collapse",
-        2022,
+        "2022",
         "2202.08087",
     ),
     "zhou2022mse": (
         "Zhou, Jinxin and Li, Xiao and Ding, Tianyu and You, Chong and Qu, Qing and Zhu, Zhihui",
         "On the Optimization Landscape of Neural Collapse under {MSE} Loss: Global Optimality with Unconstrained Features",
-        2022,
+        "2022",
         "2203.01238",
     ),
     "dang2023": (
         "Dang, Hien and Tran, Tho and Osher, Stanley and Tran-The, Hung and Ho, Nhat and Nguyen, Tan",
         "Neural Collapse in Deep Linear Networks: From Balanced to Imbalanced Data",
-        2023,
+        "2023",
         "2301.00437",
     ),
     "zhou2022losses": (
         "Zhou, Jinxin and You, Chong and Li, Xiao and Liu, Kangning and Liu, Sheng and Qu, Qing and Zhu, Zhihui",
         "Are All Losses Created Equal: A Neural Collapse Perspective",
-        2022,
+        "2022",
         "2210.02192",
     ),
     "andriopoulos2024": (
         "Andriopoulos, George and Dong, Zixuan and Guo, Li and Zhao, Zifan and Ross, Keith",
         "The Prevalence of Neural Collapse in Neural Multivariate Regression",
-        2024,
+        "2024",
         "2409.04180",
     ),
     "jiang2023": (
         "Jiang, Jiachen and Zhou, Jinxin and Wang, Peng and Qu, Qing and Mixon, Dustin and You, Chong and Zhu, Zhihui",
         "Generalized Neural Collapse for a Large Number of Classes",
-        2023,
+        "2023",
         "2310.05351",
     ),
     "thrampoulidis2022": (
         "Thrampoulidis, Christos and Kini, Ganesh R. and Vakilian, Vala and Behnia, Tina",
         "Imbalance Trouble: Revisiting Neural-Collapse Geometry",
-        2022,
+        "2022",
         "2208.05512",
     ),
     "seleznova2023": (
         "Seleznova, Mariia and Weitzner, Dana and Giryes, Raja and Kutyniok, Gitta and Chou, Hung-Hsu",
         "Neural (Tangent Kernel) Collapse",
-        2023,
+        "2023",
         "2305.16427",
     ),
     "garrod2024": (
         "Garrod, Connall and Keating, Jonathan P.",
         "The Persistence of Neural Collapse Despite Low-Rank Bias",
-        2024,
+        "2024",
         "2410.23169",
     ),
     "sukenik2024": (
         "S{\\'u}ken{\\'i}k, Peter and Lampert, Christoph and Mondelli, Marco",
         "Neural Collapse versus Low-rank Bias: Is Deep Neural Collapse Really Optimal?",
-        2024,
+        "2024",
         "2405.14468",
     ),
     "domine2024": (
         "Domin{\\'e}, Cl{\\'e}mentine C. J. and others",
         "From Lazy to Rich: Exact Learning Dynamics in Deep Linear Networks",
-        2024,
+        "2024",
         "2409.14623",
     ),
 }
@@ -175,5 +172,4 @@ def _entry(key: str) -> str:
     if key in OTHERS:
         return OTHERS[key]
     author, title, year, number = ARXIV[key]
-    fields = {"author": author, "title": title, "year": str(year), "eprint": number, "archivePrefix": "arXiv"}
-    return f"@misc{{{key},\n" + ",\n".join(f"  {name} = {{{value}}}" for name, value in fields.items()) + "\n}"
+    return bibtex_entry("misc", key, {"author": author, "title": title, "year": year, "eprint": number, "archivePrefix": "arXiv"})

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from ufm.files import shards as module
-from ufm.files.shards import Shards, is_pattern
+from ufm.files.shards import Shards
+from ufm.flow.source import is_pattern
 
 
 @pytest.fixture
