@@ -371,6 +371,9 @@ def test_compile_whole_graph_and_vmap(cls: type) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+@pytest.mark.xfail(
+    torch.__version__.startswith("2.6."), reason="torch 2.6 traces no subclass of Parameter, so no ManifoldParameter", strict=True
+)
 def test_a_compiled_training_step_of_a_module_equals_the_plain_one() -> None:
     losses = []
     for compiled in (False, True):
