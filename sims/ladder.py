@@ -19,7 +19,7 @@ def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.ladder", description=__doc__, shared=("json", "quiet"))
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the report; resumes what it holds")
-    p.add_argument("--seeds", type=int, default=5, help="runs a rung")
+    p.add_argument("--seeds", type=int, default=5, help="runs of every kind")
     p.add_argument("--rungs", nargs="+", metavar="NAME", help="rungs to run and report (default: all)")
     p.add_argument("--train-only", action="store_true", help="leave the report for another time")
     p.add_shared("threads", default=1)

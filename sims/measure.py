@@ -6,6 +6,7 @@ For a network in memory call `measure_network`, for features in memory `measure_
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from sims.command import Parser, print_json, run_command, say
 from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.statistics import statistics_of
-from ufm.files.features import load_feature_file, scalar
+from ufm.files.features import files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
@@ -100,15 +101,22 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(parser(), measure, argv, "the files measured so far are in --out")
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Measure every file, print and write what was asked for."""
-    record, measurement = Record.empty(), None
+def _check_options(args: argparse.Namespace) -> None:
+    """Raise ValueError for what cannot be measured or written so, before anything is read."""
     if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
     for name in filter(None, (args.out, args.report)):
-        check_writable(Path(name), *args.files)
+        check_writable(Path(name), *_read_for(args.files))
+    if args.out is not None and args.report is not None and os.path.realpath(args.out) == os.path.realpath(args.report):
+        raise ValueError(f"--out {args.out}, --report {args.report}: both would be one file, choose another name")
     if args.report is not None:
         check_jinja2()
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Measure every file, print and write what was asked for."""
+    record, measurement = Record.empty(), None
+    _check_options(args)
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return
@@ -128,6 +136,14 @@ def measure(args: argparse.Namespace) -> None:
         write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
+
+
+def _read_for(names: list[str]) -> list[Path]:
+    """The files that are read for files of features or folders of runs."""
+    from sims.training.folder import FILES_OF_A_RUN
+
+    files = [file for name in names for file in files_of(name)]
+    return files + [file for folder in files if folder.is_dir() for kind in FILES_OF_A_RUN for file in folder.glob(kind)]
 
 
 def _warn(name: str, measurement: Measurement) -> None:

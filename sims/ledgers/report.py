@@ -14,6 +14,7 @@ from sims.ledgers import figures
 from sims.ledgers.entry import number
 from sims.page import base64_of, html_page
 from ufm.files.store import provenance, write_atomically, write_text
+from ufm.ledger.result import factor_text
 
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Where is collapse made?</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -126,9 +127,11 @@ FORCES = ("means", "deviations", "ratio", "cosine", "decay_cosine", "decay_ratio
 
 def _row(row: dict[str, Any]) -> dict[str, Any]:
     cells = [
-        text for name in ("omega", "corrected", "held_out") for text in (_short(row[name]), _factor(number(row[f"{name}_gain"])))
+        text
+        for name in ("omega", "corrected", "held_out")
+        for text in (_short(row[name]), factor_text(number(row[f"{name}_gain"])))
     ]
-    low, high = (_factor(number(v)) for v in row["gain_interval"])
+    low, high = (factor_text(number(v)) for v in row["gain_interval"])
     mark = {True: "a", False: "n", None: ""}[row["affine"]]
     rank = f"{row['rank']}{'~' if row['reduced'] else ''}"
     return {
@@ -146,17 +149,13 @@ def _columns(members: list[dict[str, Any]]) -> list[list[str]]:
     columns = []
     for a, b in zip(by_split["train"][1:], by_split["test"][1:], strict=True):
         first, second = number(a["held_out_gain"]), number(b["held_out_gain"])
-        columns.append([a["operation"], _factor(first), _factor(second), _factor(first - second)])
+        columns.append([a["operation"], factor_text(first), factor_text(second), factor_text(first - second)])
     return columns
 
 
 def _short(value: Any) -> str:
     value = number(value)
     return "" if np.isnan(value) else f"{value:.3g}"
-
-
-def _factor(gain: float) -> str:
-    return f"{np.exp(gain):.3g}" if np.isfinite(gain) else ""
 
 
 def _write_pdf(file: Any, groups: dict[str, list[dict[str, Any]]], over: Figure | None) -> None:

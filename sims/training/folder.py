@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # both with torch, which a finished run is told without
     from ufm.monitor.record import Record
 
 CONFIG, PROVENANCE, CHECKPOINT, TRAJECTORY = "config.json", "provenance.json", "checkpoint.pt", "trajectory.npz"
+FILES_OF_A_RUN = ("*.json", "*.pt", TRAJECTORY, "statistics-*.npz", "features-*.npz")  # patterns of all that a run consists of
 SEARCH = "search.json"  # the table of a learning-rate search for this run
 DAMAGED = (RuntimeError, KeyError, AttributeError, TypeError, ValueError)  # what taking something else for a run raises
 

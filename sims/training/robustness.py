@@ -1,5 +1,8 @@
 """Adversarial robustness as in the paper's Figure 9: the relative length of DeepFool's perturbation."""
 
+import os
+from typing import Any
+
 import numpy as np
 from torch import Tensor, nn
 
@@ -13,9 +16,7 @@ def deepfool_robustness(model: nn.Module, images: Tensor) -> float:
     DeepFool: Moosavi-Dezfooli, Fawzi & Frossard (2016). The network is measured in evaluation mode, its own decision being the
     one to change. Raises ValueError for an input that is zero.
     """
-    from foolbox import PyTorchModel
-    from foolbox.attacks import L2DeepFoolAttack
-
+    PyTorchModel, L2DeepFoolAttack = _foolbox()
     lengths = images.flatten(1).double().norm(dim=1)
     if not bool((lengths > 0).all()):
         raise ValueError("a network input is zero: its relative perturbation is not defined")
@@ -31,6 +32,22 @@ def deepfool_robustness(model: nn.Module, images: Tensor) -> float:
         for parameter, trains in zip(model.parameters(), trained, strict=True):
             parameter.requires_grad_(trains)
     return float(((perturbed - images).flatten(1).double().norm(dim=1) / lengths).mean())
+
+
+def _foolbox() -> tuple[Any, Any]:
+    """Foolbox's model and attack, on a machine without git too: it imports GitPython, which otherwise asks for one."""
+    name, quiet = "GIT_PYTHON_REFRESH", "quiet"
+    before = os.environ.get(name)
+    os.environ[name] = quiet
+    try:
+        from foolbox import PyTorchModel
+        from foolbox.attacks import L2DeepFoolAttack
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before
+    return PyTorchModel, L2DeepFoolAttack
 
 
 def robustness_sample(n: int, count: int, seed: int) -> np.ndarray:

@@ -13,6 +13,7 @@ COMMANDS = {
     "sims.figures": "sims.figures",
     "sims.compare": "sims.compare",
     "sims.models": "sims.models",
+    "sims.ladder": "sims.ladder",
     "sims.ledger": "sims.ledger",
     "sims.ledger_study": "sims.ledger_study",
     "sims.study": "sims.study",

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import sims.measure
-from tests.attack.commands import COMMANDS, run
+from tests.attack.commands import COMMANDS, check_answer, run
 from ufm.features.labels import class_blocks
 from ufm.features.snr import snr
 from ufm.features.statistics import CHUNK, block_statistics, statistics_of
@@ -43,6 +43,58 @@ def test_measure_never_writes_over_what_it_reads(tmp_path: Path, option: str, di
     assert outcome.code == 2
     assert "would overwrite" in outcome.err
     assert given.read_bytes() == before
+
+
+@pytest.mark.parametrize("option", ["--out", "--report"])
+@pytest.mark.parametrize("name", ["labels.npy", "W.npy"])
+def test_measure_never_writes_over_what_lies_beside_memory_mapped_features(tmp_path: Path, option: str, name: str) -> None:
+    for key, value in {"features": np.eye(6), "labels": np.repeat([0, 1], 3)}.items():
+        np.save(tmp_path / f"{key}.npy", value)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    outcome = run("sims.measure", [str(tmp_path / "features.npy"), option, str(tmp_path / name)])
+    assert outcome.code == 2
+    assert "would overwrite" in outcome.err
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("option", ["--out", "--report"])
+@pytest.mark.parametrize("name", ["config.json", "trajectory.npz", "checkpoint.pt"])
+def test_measure_never_writes_over_a_file_of_the_run_it_reads(tmp_path: Path, option: str, name: str) -> None:
+    for file in ("config.json", "trajectory.npz", "checkpoint.pt"):
+        (tmp_path / file).write_text(file)
+    outcome = run("sims.measure", [str(tmp_path), option, str(tmp_path / name)])
+    assert outcome.code == 2
+    assert "would overwrite" in outcome.err
+    assert (tmp_path / name).read_text() == name
+
+
+def test_two_results_of_one_name_are_refused(tmp_path: Path) -> None:
+    given, target = features_file(tmp_path / "in.npz"), tmp_path / "same"
+    outcome = run("sims.measure", [str(given), "--out", str(target), "--report", str(tmp_path / "." / "same")])
+    assert outcome.code == 2
+    assert "both" in outcome.err
+    assert not target.exists()
+
+
+@pytest.mark.parametrize("content", ["archive", "objects", "random", "cut", "expression"])
+@pytest.mark.parametrize("name", ["features", "labels"])
+def test_a_damaged_memory_mapped_file_is_one_line(tmp_path: Path, name: str, content: str) -> None:
+    np.save(tmp_path / "features.npy", np.eye(6))
+    np.save(tmp_path / "labels.npy", np.repeat([0, 1], 3))
+    path = tmp_path / f"{name}.npy"
+    whole = path.read_bytes()
+    if content == "archive":
+        np.savez(tmp_path / "other.npz", features=np.eye(6))
+        (tmp_path / "other.npz").rename(path)
+    elif content == "objects":
+        np.save(path, np.array([{}] * 6), allow_pickle=True)
+    elif content == "expression":
+        path.write_bytes(whole.replace(b"'shape': (6", b"'shape': )6"))
+    else:
+        path.write_bytes(whole[:-1] if content == "cut" else b"\x93NUMPY\x01\x00" + 40 * b"(")
+    outcome = run("sims.measure", [str(tmp_path / "features.npy")])
+    assert outcome.code == 2
+    check_answer(outcome)
 
 
 @pytest.mark.parametrize("command", sorted(COMMANDS))

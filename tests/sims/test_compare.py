@@ -21,6 +21,7 @@ from sims.measure import main as measure_main
 from sims.training.config import TrainConfig
 from tests.strategies import features
 from tests.ufm.compare.synthetic import clock
+from ufm.compare.models import MODELS
 from ufm.compare.verdict import LawRule
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import renormalized_features
@@ -31,7 +32,7 @@ from ufm.laws.closed import LAWS, UNNORMALIZED
 from ufm.tensor.renormalized_flow import FLOWS, central_path_field
 
 C, N, P = 6, 20, 8
-VERDICTS = {"renormalized", "embedded", "unnormalized", "none"}
+VERDICTS = {*MODELS, "none"}
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,9 @@
 """The training loop: what it minimises, that it is deterministic, and what it stores."""
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +25,7 @@ from sims.training.examples import epoch_batches
 from sims.training.folder import load_run
 from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
-from tests.sims.runs import final_weights, tiny
+from tests.sims.runs import ROOT, final_weights, tiny
 from tests.typed import gradient_of
 from ufm.features.least_squares import lambda_of_weight_decay, ls_classifier
 from ufm.features.statistics import statistics_of
@@ -130,6 +133,18 @@ def test_deepfool_on_an_affine_network_is_the_distance_to_the_nearest_boundary()
     assert model.weight.requires_grad
     with pytest.raises(ValueError, match="input is zero"):
         deepfool_robustness(model, 0 * x)
+
+
+def test_robustness_needs_no_git_and_leaves_the_environment_as_it_was() -> None:
+    program = (
+        "import os, torch; from sims.training.robustness import deepfool_robustness as f; before = dict(os.environ); "
+        "print(f(torch.nn.Linear(6, 4), torch.ones(2, 6))); assert os.environ == before"
+    )
+    environment = {**os.environ, "PATH": "/nowhere", "PYTHONPATH": str(ROOT)}
+    environment.pop("GIT_PYTHON_REFRESH", None)
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout) > 0
 
 
 def test_attacked_images_are_drawn_once_without_replacement() -> None:

@@ -4,11 +4,11 @@ Keys, those of `KEYS`; features (n, P) of any float dtype and labels (n,) of int
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from ufm.files.store import array_names, load_arrays
+from ufm.files.store import array_names, load_arrays, reason_of
 
 KEYS = {
     "features": "(n, P), any float dtype",
@@ -43,6 +43,12 @@ def load_feature_file(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def files_of(path: Path | str) -> list[Path]:
+    """The files that `load_feature_file` reads for a path, those beside it that need not be there among them."""
+    path = Path(path)
+    return [path, *(path.with_name(f"{name}.npy") for name in KEYS)] if path.suffix == ".npy" else [path]
+
+
 def scalar(arrays: dict[str, np.ndarray], name: str, path: Path) -> float | None:
     """One number by its key, None where it is absent. Raises ValueError where it is no single finite number."""
     if name not in arrays:
@@ -69,12 +75,23 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _beside(path: Path) -> dict[str, np.ndarray]:
-    try:
-        arrays = {"features": np.load(path, mmap_mode="r", allow_pickle=False)}
-        for name in KEYS.keys() - {"features"}:
-            other = path.with_name(f"{name}.npy")
-            if other.exists() and other != path:
-                arrays[name] = np.load(other, allow_pickle=False)
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+    arrays = {"features": _single(path, mmap_mode="r")}
+    for name in KEYS.keys() - {"features"}:
+        other = path.with_name(f"{name}.npy")
+        if other.exists() and other != path:
+            arrays[name] = _single(other)
     return arrays
+
+
+def _single(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+    """The array of a .npy. Raises ValueError for a file that is none, whatever is wrong with it."""
+    try:
+        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+    except MemoryError as error:
+        raise ValueError(f"cannot read {path}: it does not fit into memory ({error})") from error
+    except Exception as error:  # a damaged header raises anything, from SyntaxError to TokenError
+        raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise ValueError(f"cannot read {path}: it is an archive, a single array is needed")
+    return array

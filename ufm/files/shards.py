@@ -14,6 +14,8 @@ from typing import IO, Any
 
 import numpy as np
 
+from ufm.files.store import reason_of
+
 BLOCK = 1 << 21  # numbers in a block of features: 16 MB of float64
 
 
@@ -164,5 +166,4 @@ def _checked(path: Path, read: Any) -> Any:
     except KeyError as error:
         raise ValueError(f"{path} needs the arrays 'features' (n, P) and 'labels' (n,): {error.args[0]}") from error
     except Exception as error:  # a damaged archive or header raises anything, from SyntaxError to NotImplementedError
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"cannot read {path}: {reason}") from error
+        raise ValueError(f"cannot read {path}: {reason_of(error)}") from error

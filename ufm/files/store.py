@@ -114,8 +114,12 @@ def load_arrays(path: Path | str, names: Collection[str] | None = None) -> dict[
     except MemoryError as error:
         raise ValueError(f"cannot read {path}: it does not fit into memory ({error})") from error
     except Exception as error:  # a damaged archive or header raises anything, from SyntaxError to NotImplementedError
-        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"cannot read {path}: {reason}") from error
+        raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
+
+
+def reason_of(error: Exception) -> str:
+    """What an error of reading says, in one line that is never empty."""
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
 
 
 def array_names(path: Path | str) -> list[str]:

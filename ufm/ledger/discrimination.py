@@ -11,12 +11,12 @@ without any condition on ranks; for the pseudo-inverse alone it is false (featur
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.whitening import degenerate_deviation
+from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics
 
 
@@ -113,10 +113,10 @@ def discrimination(stats: ClassStatistics[Array], precision: float) -> Discrimin
     # a vector of the empty space is known up to a tilt of rounding over the smallest eigenvalue kept
     tilt = size * epsilon(values) * float(values[-1]) / float(values[kept][0])
     outside = outside * (abs(outside) > deviation + tilt * float(abs(scaled).max()) * size**0.5)
-    lost = [_numpy(outside), _numpy(M[still] / _largest(M[still]))]
-    signal = _numpy(whitener.mT @ M)
+    lost = [as_numpy(outside), as_numpy(M[still] / _largest(M[still]))]
+    signal = as_numpy(whitener.mT @ M)
     return Discrimination(
-        signal.T @ signal, _row_space(np.concatenate(lost)), whitener, signal, _numpy(stats.counts), stats.P - inside.shape[1]
+        signal.T @ signal, _row_space(np.concatenate(lost)), whitener, signal, as_numpy(stats.counts), stats.P - inside.shape[1]
     )
 
 
@@ -140,11 +140,6 @@ def _with_infinite(signal: np.ndarray, r: int) -> np.ndarray:
 
 def _largest(M: Array) -> float:
     return float(abs(M).max()) if len(M) else 1.0
-
-
-def _numpy(a: Array) -> np.ndarray:
-    array: Any = a
-    return array if namespace(a) is np else array.detach().cpu().numpy()
 
 
 def _row_space(rows: np.ndarray) -> np.ndarray:

@@ -123,7 +123,7 @@ class Ledger:
         lines = [head, "-" * len(head)]
         for row in self.rows():
             mark = "~" if row["reduced"] else " "
-            cells = " ".join(f"{row[name]:>{width}.3g} {_factor(row[name + '_gain']):>6}" for name, width in WIDTHS)
+            cells = " ".join(f"{row[name]:>{width}.3g} {factor_text(row[name + '_gain']):>6}" for name, width in WIDTHS)
             lines.append(f"{row['operation'][:24]:<24} {row['kind'][:18]:<18} {row['rank']:>4}{mark} {cells}")
         lines += sorted({f"too few data: {reason}" for reason in self.reasons if reason})
         if self.reduced.any():
@@ -139,5 +139,6 @@ class Ledger:
 WIDTHS = (("omega", 10), ("corrected", 10), ("held_out", 9))
 
 
-def _factor(gain: float) -> str:
+def factor_text(gain: float) -> str:
+    """exp of the gain of log omega, empty where it is not finite."""
     return f"{np.exp(gain):.3g}" if np.isfinite(gain) else ""
