@@ -29,7 +29,7 @@ docs: $(VENV)/.test
 lowest:
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(PYTHON) tests/lowest.py > $(VENV)-lowest/lowest.txt
-	$(VENV)-lowest/bin/$(PIP) -c $(VENV)-lowest/lowest.txt -e . pytest hypothesis mpmath
+	$(VENV)-lowest/bin/$(PIP) -c $(VENV)-lowest/lowest.txt -e ".[tables]" pytest hypothesis mpmath
 	$(VENV)-lowest/bin/python -m pytest -W ignore::DeprecationWarning -m "not slow and not gpu" tests/manifolds tests/ufm/features tests/ufm/laws tests/ufm/tensor tests/ufm/flow
 
 # every version of constraints.txt anew, the newest that install together, and their hashes in requirements.lock

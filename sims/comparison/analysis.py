@@ -173,11 +173,9 @@ def _run_numbers(run: Observed, comparison: Comparison) -> dict[str, Any]:
         head["train_error"] = {"entry": float(error[0]), "end": float(error[-1])}
         if error[0] > ZERO_ERROR:
             head["notes"].append(f"the comparison starts before zero training error ({error[0]:.1%} there)")
-    pairs = np.stack(np.triu_indices(compared.omega.shape[1], 1), axis=1)
-    head |= {"epoch": compared.t, "omega": compared.omega, "pairs": pairs, "singular_vectors": _vectors(comparison)}
-    head["drift"] = {
+    head |= {"epoch": compared.t, "omega": compared.omega, "singular_vectors": _vectors(comparison)}
+    head["drift"] = {  # not of every pair: that follows from omega, and grows as C^2
         name: {
-            "measured": drift.measured,
             "rms_measured": drift.rms,
             "rms_expected": {other: float(np.sqrt((values[1:] ** 2).mean())) for other, values in drift.expected.items()},
             "share": drift.share,
