@@ -157,9 +157,10 @@ def run_discrete(
     `progress` is called with the number of steps done at every kept step.
     Raises ValueError for eta <= 0, steps < 1, or bad omega0; Interrupted, a KeyboardInterrupt with the steps done, on Ctrl-C.
     """
+    omega0 = np.asarray(omega0, dtype=np.float64)
     _check(omega0, eta, steps, C, N)
     kept = kept_steps(steps)
-    stepper = (_SafeSteps if eta < safe_step_from(omega0, C, N) else _AnySteps)(np.array(omega0, dtype=np.float64), eta, C, N)
+    stepper = (_SafeSteps if eta < safe_step_from(omega0, C, N) else _AnySteps)(omega0.copy(), eta, C, N)
     done = np.empty((len(kept), len(omega0)))
     done[0] = omega0
     count = 1
