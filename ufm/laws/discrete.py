@@ -5,7 +5,7 @@
 with U, V and the deviations frozen (a deviation is reflected where the denominator is negative). eta -> 0 gives law (a).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,7 +150,12 @@ def kept_steps(steps: int, most: int = MOST_STORED) -> np.ndarray:
 
 
 def run_discrete(
-    omega0: np.ndarray, eta: float, steps: int, C: int, N: int, progress: Callable[[int], None] | None = None
+    omega0: np.ndarray | Sequence[float],
+    eta: float,
+    steps: int,
+    C: int,
+    N: int,
+    progress: Callable[[int], None] | None = None,
 ) -> DiscreteRun:
     """`steps` steps of size eta from omega0 (K,).
 
