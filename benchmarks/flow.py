@@ -11,8 +11,8 @@ import torch
 
 from benchmarks.rows import Row, agree, faster, milliseconds, ratio
 from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes, run_python
-from manifolds.geometry import constraint_residual
 from manifolds.layout import ClassLayout
+from manifolds.normalized_features import constraint_residual
 from ufm.features.snr import renormalized_features, snr_spectrum
 from ufm.flow.motion import log_spaced
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law

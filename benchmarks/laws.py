@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.rows import Row, agree, faster
 from benchmarks.timing import Paired, paired
-from manifolds.geometry import oblique_projection, renormalize
 from manifolds.layout import ClassLayout
+from manifolds.normalized_features import oblique_projection, renormalize
 from ufm.features.snr import renormalized_features
 from ufm.laws.closed import RENORMALIZED
 from ufm.laws.general import GeneralLaw

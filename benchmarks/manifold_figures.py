@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import geoopt
 
-from manifolds import geometry, geoopt_adapter, pymanopt_adapter, retractions
+from manifolds import geoopt_adapter, normalized_features, pymanopt_adapter, retractions
 from manifolds.checks.slopes import measure_slope
 from manifolds.embedded import geodesics
 from manifolds.layout import ClassLayout
@@ -56,7 +56,7 @@ def orders_of_retractions(axes: plt.Axes) -> None:
     """Distance of each retraction from the exact geodesic of the embedded metric."""
     layout, rng = ClassLayout((5, 7, 6)), np.random.default_rng(0)
     X = retractions.nearest_point(rng.standard_normal((4, layout.n)) + layout.spread(rng.standard_normal((4, 3))), layout)
-    U = geometry.orthogonal_projection(X, rng.standard_normal(X.shape), layout)
+    U = normalized_features.orthogonal_projection(X, rng.standard_normal(X.shape), layout)
     U /= np.linalg.norm(U)
     for name, retraction, colour, marker in (
         ("renormalisation", retractions.renormalisation, ORANGE, "o"),
@@ -131,7 +131,7 @@ def optimizers() -> None:
     """Loss against gradient evaluations, three losses, four optimizers."""
     layout, P, budget, rng = ClassLayout.equal(4, 25), 8, 300, np.random.default_rng(0)
     H = rng.standard_normal((P, layout.n)) + layout.spread(0.5 * rng.standard_normal((P, layout.C)))
-    X = geometry.renormalize(H - H.mean(-1, keepdims=True), layout)
+    X = normalized_features.renormalize(H - H.mean(-1, keepdims=True), layout)
     losses = {
         "$L_{LS}$": partial(least_squares, layout=layout),
         r"$L_{LS}$ with weight decay $\lambda = 0.05$": partial(least_squares, layout=layout, lam=0.05),
@@ -170,7 +170,7 @@ def main() -> None:
     picture_of_projections(left)
     orders_of_retractions(right)
     figure.tight_layout()
-    figure.savefig(FIGURES / "manifold-geometry.png", **SAVE)
+    figure.savefig(FIGURES / "manifold-normalized_features.png", **SAVE)
     optimizers()
 
 

@@ -20,12 +20,12 @@ from torch import Tensor
 
 from ufm.models.any_target import AnyTarget
 from ufm.models.base import Model
-from ufm.models.central_path import CentralPath
 from ufm.models.dang import DeepLinear
 from ufm.models.e_wojtowytsch import EWojtowytsch
 from ufm.models.ergen_pilanci import ErgenPilanci, batch_normalized_value, unfold
 from ufm.models.fang import Fang
 from ufm.models.garrod_keating import DeepCrossEntropy
+from ufm.models.han_papyan_donoho import CentralPath
 from ufm.models.joint_decay import JointDecay
 from ufm.models.lu_steinerberger import LuSteinerberger
 from ufm.models.mixon import Mixon
@@ -278,7 +278,7 @@ def timed_law(model: JointDecay) -> tuple[float, float]:
 
 def autograd_flow(model: Mixon | CentralPath, seed: int) -> None:
     """What a user would write: autograd's gradient of the loss, projected where there is a manifold."""
-    from manifolds.geometry import oblique_projection
+    from manifolds.normalized_features import oblique_projection
 
     start = model.start(seed)
     if isinstance(model, CentralPath):

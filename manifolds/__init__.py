@@ -22,7 +22,11 @@ if TYPE_CHECKING:
     from manifolds.checks.views import GeooptView, PymanoptView
     from manifolds.forms import SemidefiniteForm, WeightedCentering
     from manifolds.generalized import GeneralizedStiefelMetric
-    from manifolds.geometry import (
+    from manifolds.layout import ClassLayout
+    from manifolds.matrix_form import MatrixForm
+    from manifolds.metric import Metric
+    from manifolds.metrics import BundleMetric, EmbeddedMetric
+    from manifolds.normalized_features import (
         constraint_residual,
         dimension,
         oblique_projection,
@@ -32,10 +36,6 @@ if TYPE_CHECKING:
         tangency_residual,
         within_covariance,
     )
-    from manifolds.layout import ClassLayout
-    from manifolds.matrix_form import MatrixForm
-    from manifolds.metric import Metric
-    from manifolds.metrics import BundleMetric, EmbeddedMetric
     from manifolds.quotient import QuotientMetric
     from manifolds.retractions import (
         RETRACTIONS,
@@ -61,7 +61,7 @@ _HOMES = {
     "torch_optimizer": ("RiemannianDescent",),
     "forms": ("SemidefiniteForm", "WeightedCentering"),
     "generalized": ("GeneralizedStiefelMetric",),
-    "geometry": (
+    "normalized_features": (
         "constraint_residual", "dimension", "oblique_projection", "oblique_projection_adjoint", "orthogonal_projection",
         "renormalize", "tangency_residual", "within_covariance",
     ),

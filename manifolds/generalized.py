@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from manifolds import geometry
+from manifolds import normalized_features
 from manifolds.centering import SplitColumns, check_form_rank
 from manifolds.embedded import curvature, geodesics, logarithm
 from manifolds.forms import SemidefiniteForm
@@ -68,12 +68,12 @@ class GeneralizedStiefelMetric(Metric):
 
     def constraint_residual(self, X: ArrayT) -> ArrayT:
         """||X B X^T - I||_F. (...)"""
-        return geometry.constraint_residual(*self._split(X))
+        return normalized_features.constraint_residual(*self._split(X))
 
     def tangency_residual(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """||X B Z^T + Z B X^T||_F. (...)"""
         x, split = self._split(X)
-        return geometry.tangency_residual(x, self._coordinates(Z), split)
+        return normalized_features.tangency_residual(x, self._coordinates(Z), split)
 
     @at_least_float32
     def nearest_point(self, Z: ArrayT) -> ArrayT:
@@ -129,13 +129,13 @@ class GeneralizedStiefelMetric(Metric):
     def project(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """Z - sym(X B Z^T) X_ran, orthogonal in g. (..., P, n)"""
         x, split = self._split(X)
-        return self._point(geometry.orthogonal_projection(x, self._coordinates(Z), split))
+        return self._point(normalized_features.orthogonal_projection(x, self._coordinates(Z), split))
 
     @at_least_float32
     def gradient(self, X: ArrayT, G: ArrayT) -> ArrayT:
         """The projection of G M^{-1}: g(gradient, U) = <G, U>_F. (..., P, n)"""
         x, split = self._split(X)
-        return self._point(geometry.orthogonal_projection(x, self._covector(G), split))
+        return self._point(normalized_features.orthogonal_projection(x, self._covector(G), split))
 
     @at_least_float32
     def hessian(self, X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT) -> ArrayT:
@@ -153,13 +153,13 @@ class GeneralizedStiefelMetric(Metric):
     def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
         """Closed form. (..., P, n)"""
         x, split = self._split(X)
-        return self._point(geodesics.exp(x, geometry.orthogonal_projection(x, self._coordinates(U), split), split))
+        return self._point(geodesics.exp(x, normalized_features.orthogonal_projection(x, self._coordinates(U), split), split))
 
     @at_least_float32
     def geodesic_transport(self, X: ArrayT, U: ArrayT, W: ArrayT) -> tuple[ArrayT, ArrayT]:
         """Closed form. (..., P, n) each"""
         x, split = self._split(X)
-        u, w = (geometry.orthogonal_projection(x, self._coordinates(Z), split) for Z in (U, W))
+        u, w = (normalized_features.orthogonal_projection(x, self._coordinates(Z), split) for Z in (U, W))
         Y, moved = geodesics.geodesic_transport(x, u, w, split)
         return self._point(Y), self._point(moved)
 

@@ -13,10 +13,10 @@ from geoopt.manifolds.base import ScalingInfo
 from manifolds import steps
 from manifolds.forms import SemidefiniteForm
 from manifolds.generalized import GeneralizedStiefelMetric
-from manifolds.geometry import renormalize
 from manifolds.geoopt_base import Exact, MetricManifold
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
+from manifolds.normalized_features import renormalize
 from manifolds.quotient import QuotientMetric
 from manifolds.retractions import Move, nearest_point
 from manifolds.rng import RNG

@@ -16,10 +16,16 @@ from manifolds import rotations
 from manifolds.bundle import connection as bundle
 from manifolds.bundle import geodesics as bundle_geodesics
 from manifolds.embedded import curvature, geodesics, logarithm
-from manifolds.geometry import constraint_residual, dimension, oblique_projection, orthogonal_projection, tangency_residual
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, inner
 from manifolds.metric import Metric
+from manifolds.normalized_features import (
+    constraint_residual,
+    dimension,
+    oblique_projection,
+    orthogonal_projection,
+    tangency_residual,
+)
 from manifolds.retractions import Move, as_retraction
 from manifolds.sampling import random_point
 from manifolds.shooting import Shooting

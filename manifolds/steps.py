@@ -19,10 +19,10 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.geometry import renormalize
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, detached, identity_like, namespace, symmetrize
 from manifolds.metrics import LayoutMetric
+from manifolds.normalized_features import renormalize
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction, renormalisation
 from manifolds.roots import whitened

@@ -35,6 +35,7 @@ def climb(args: argparse.Namespace) -> None:
     """Train what is missing, every rung of a seed before the next seed, and report."""
     if args.seeds < 1 or args.threads < 1:
         raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
+    import numpy as np  # noqa: F401 - before torch, whose own import of it would swallow an interrupt
     import torch
 
     from sims.rungs.run import run_rung

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from manifolds.geometry import renormalize
 from manifolds.layout import ClassLayout
+from manifolds.normalized_features import renormalize
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 
 from manifolds.bundle.connection import bundle_inner, connection_of_scales, fibre_scale
-from manifolds.geometry import oblique_projection, renormalize
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, epsilon, frobenius_norm, gram, namespace
 from manifolds.matrix_functions import inverse_sqrt
+from manifolds.normalized_features import oblique_projection, renormalize
 from manifolds.precision import at_least_float32
 from manifolds.shooting import SHOTS, Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 

@@ -1,8 +1,8 @@
 """Second-order geometry of the embedded (Frobenius) metric: Weingarten map and Hessian. Arrays are (..., P, n)."""
 
 from manifolds.centering import MeanSplit
-from manifolds.geometry import orthogonal_projection
 from manifolds.linalg import ArrayT, symmetrize
+from manifolds.normalized_features import orthogonal_projection
 from manifolds.precision import at_least_float32
 
 

@@ -10,8 +10,8 @@ import numpy as np
 
 from manifolds.centering import MeanSplit
 from manifolds.embedded import geodesics
-from manifolds.geometry import orthogonal_projection
 from manifolds.linalg import Array, ArrayT, frobenius_norm, namespace, symmetrize
+from manifolds.normalized_features import orthogonal_projection
 from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products

@@ -106,7 +106,7 @@ def _column_sums(run: Observed, files: Mapping[Path, float]) -> ColumnSumDecay:
     config, _ = load_run(run.path)
     of_epoch = {epoch: load_arrays(path) for path, epoch in sorted(files.items(), key=lambda item: item[1])}
     epochs = [int(epoch) for epoch in of_epoch]
-    n = run.trajectory.C * run.trajectory.N
+    n = int(run.trajectory.class_sizes.sum())
     steps = -(-n // config.batch_size)
     stretches = [
         np.repeat([config.rate_at(epoch) for epoch in range(first + 1, last + 1)], steps) for first, last in pairwise(epochs)

@@ -79,12 +79,13 @@ def entry_of_simulation(flow: Trajectory, config: dict[str, Any]) -> Entry | Non
     """What a run of `ufm.flow` starts from: Sigma_W = I, or Sigma_T = I for the unnormalized law; None for --start raw."""
     if config.get("start") == "raw":
         return None
-    counts = np.full(flow.C, flow.N)
+    counts = flow.class_sizes
     SNR = flow.omega[0][:, None] * flow.V.T
     if config.get("flow") != UNNORMALIZED.name:
         return Entry(counts, SNR, np.eye(len(SNR)))
-    shrunk = 1 / (1 + flow.omega[0] ** 2 / flow.C)
-    return Entry(counts, np.sqrt(shrunk)[:, None] * SNR, np.diag(shrunk))
+    U, sigma, _ = np.linalg.svd(SNR * np.sqrt(counts / counts.sum()), full_matrices=False)  # of S, and Sigma_W = (I + S S^T)^{-1}
+    root = np.eye(len(SNR)) + (U * ((1 + sigma**2) ** -0.5 - 1)) @ U.T
+    return Entry(counts, root @ SNR, root @ root)
 
 
 def measured(compared: Trajectory, entry: Entry | None) -> tuple[Measured, str]:
@@ -93,7 +94,7 @@ def measured(compared: Trajectory, entry: Entry | None) -> tuple[Measured, str]:
     They are not where the SNR that they have is not the one stored, as where different directions were dropped.
     """
     V = compared.V if compared.V_t is None else compared.V_t
-    counts = np.full(compared.C, compared.N)
+    counts = compared.class_sizes
     note = ""
     if entry is not None:
         first = V if V.ndim == 2 else V[0]

@@ -11,12 +11,12 @@ from sims.gallery.later_sweeps import LATER_SWEEPS
 from sims.gallery.sweep import Sweep, measured_column, predictions, solved
 from ufm.models import simplex
 from ufm.models.base import Model
-from ufm.models.central_path import CentralPath
 from ufm.models.dang import DeepLinear
 from ufm.models.e_wojtowytsch import EWojtowytsch
 from ufm.models.ergen_pilanci import ErgenPilanci
 from ufm.models.fang import Fang
 from ufm.models.fang_theory import collapse_ratio
+from ufm.models.han_papyan_donoho import CentralPath
 from ufm.models.lu_steinerberger import LuSteinerberger
 from ufm.models.mixon import Mixon
 from ufm.models.poggio_liao import PoggioLiao

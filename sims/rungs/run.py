@@ -120,10 +120,11 @@ class _Pending:
 def _measure(descent: FeatureDescent, epoch: int, log: RunLog, lam: float) -> float:
     measurement = measure_features(descent.features().numpy(), descent.labels.numpy(), descent.W.numpy(), descent.b.numpy(), lam)
     log(epoch, {"learning_rate": descent.rate}, measurement)
-    last = list(descent.body.children())[-1]
+    layers = list(descent.body) if isinstance(descent.body, nn.Sequential) else []  # children() would leave out a ReLU met twice
+    last = layers[-1] if layers else None
     if isinstance(last, nn.Linear) and len(descent.moving) == 1 and descent.moving[0] is last.weight:
         with torch.no_grad():  # a linear map trained over features that are fixed
-            Z = nn.Sequential(*list(descent.body.children())[:-1])(descent.x)
+            Z = nn.Sequential(*layers[:-1])(descent.x)
         below = statistics_of(Z.numpy(), descent.labels.numpy(), descent.C)
         add_layer(log.folder, epoch, last.weight.detach().numpy(), below)
     return float(np.log(measurement.snr.omega).mean())

@@ -66,7 +66,7 @@ def hits(page: Page) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("words", "title"), [("oblique_projection", "geometry.oblique_projection"), ("unequal classes", "Unequal classes")]
+    ("words", "title"), [("oblique_projection", "normalized_features.oblique_projection"), ("unequal classes", "Unequal classes")]
 )
 def test_search_leads_to_the_page(browser: Browser, site: Path, words: str, title: str) -> None:
     page = opened(browser, (site / "search.html").as_uri() + f"?q={words}")

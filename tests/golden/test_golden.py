@@ -10,7 +10,7 @@ import torch
 from mpmath import matrix as Matrix
 from mpmath import mp, mpf
 
-from manifolds import geometry, transports
+from manifolds import normalized_features, transports
 from manifolds.bundle.connection import horizontal
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
@@ -22,9 +22,9 @@ GOLDEN: dict[str, dict[str, Any]] = {
     name: json.loads((generate.HERE / f"{name}.json").read_text(encoding="utf-8")) for name in generate.CASES
 }
 MAPS: dict[str, Callable[[ClassLayout, dict[str, Any]], Any]] = {
-    "orthogonal_projection_Z": lambda layout, a: geometry.orthogonal_projection(a["X"], a["Z"], layout),
-    "oblique_projection_Z": lambda layout, a: geometry.oblique_projection(a["X"], a["Z"], layout),
-    "oblique_projection_adjoint_Z": lambda layout, a: geometry.oblique_projection_adjoint(a["X"], a["Z"], layout),
+    "orthogonal_projection_Z": lambda layout, a: normalized_features.orthogonal_projection(a["X"], a["Z"], layout),
+    "oblique_projection_Z": lambda layout, a: normalized_features.oblique_projection(a["X"], a["Z"], layout),
+    "oblique_projection_adjoint_Z": lambda layout, a: normalized_features.oblique_projection_adjoint(a["X"], a["Z"], layout),
     "horizontal_Z": lambda layout, a: horizontal(a["X"], a["Z"], layout),
 }
 for _metric, _class in METRICS.items():

@@ -5,13 +5,13 @@ from collections.abc import Callable
 import numpy as np
 from hypothesis import strategies as st
 
-from manifolds import geometry, retractions
+from manifolds import normalized_features, retractions
 from manifolds.layout import ClassLayout
 from tests.strategies import features
 
 LAYOUT = ClassLayout((5, 7, 6))
 P = 4
-METRIC_PROJECTIONS = (geometry.oblique_projection, geometry.orthogonal_projection)
+METRIC_PROJECTIONS = (normalized_features.oblique_projection, normalized_features.orthogonal_projection)
 
 
 def point(layout: ClassLayout = LAYOUT, size: int = P, seed: int = 0) -> np.ndarray:
@@ -21,7 +21,7 @@ def point(layout: ClassLayout = LAYOUT, size: int = P, seed: int = 0) -> np.ndar
 
 def tangent(X: np.ndarray, layout: ClassLayout, rng: np.random.Generator, length: float = 1.0) -> np.ndarray:
     """A random tangent vector of that Frobenius norm. (P, n)"""
-    U = geometry.orthogonal_projection(X, rng.standard_normal(X.shape), layout)
+    U = normalized_features.orthogonal_projection(X, rng.standard_normal(X.shape), layout)
     return U * (length / np.linalg.norm(U))
 
 

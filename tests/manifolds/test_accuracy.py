@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds import geometry, retractions, steps
+from manifolds import normalized_features, retractions, steps
 from manifolds.bundle.connection import bundle_inner, fibre_scale, horizontal
 from manifolds.embedded.curvature import weingarten
 from manifolds.layout import ClassLayout
@@ -21,7 +21,7 @@ CONVERSIONS = [np.asarray, torch.from_numpy]
 def ill_conditioned(condition: float, dtype: type, means: float = 1.0, size: int = P, layout: ClassLayout = LAYOUT) -> np.ndarray:
     """Features whose deviations have singular values from 1 down to 1 / condition in random directions. (P, n)"""
     rng = np.random.default_rng(0)
-    D = geometry.renormalize(layout.deviations(rng.standard_normal((size, layout.n))), layout)
+    D = normalized_features.renormalize(layout.deviations(rng.standard_normal((size, layout.n))), layout)
     Q = np.linalg.qr(rng.standard_normal((size, size)))[0]
     D = (Q * np.geomspace(1, 1 / condition, size)) @ (Q.T @ D)
     return (D + layout.spread(means * rng.standard_normal((size, layout.C)))).astype(dtype)
@@ -31,7 +31,7 @@ def far_point(means: float) -> np.ndarray:
     """A point whose class means are of that size. (P, n)"""
     X = point(LAYOUT, P)
     M = means * np.random.default_rng(1).standard_normal((P, LAYOUT.C))
-    return geometry.renormalize(LAYOUT.deviations(X), LAYOUT) + LAYOUT.spread(M)
+    return normalized_features.renormalize(LAYOUT.deviations(X), LAYOUT) + LAYOUT.spread(M)
 
 
 def residual(X: np.ndarray, layout: ClassLayout = LAYOUT) -> float:
@@ -52,7 +52,7 @@ def test_every_way_to_the_manifold_is_feasible_to_rounding_whatever_the_conditio
     points = {
         retraction.name: retraction(X, Z, LAYOUT) for retraction in retractions.RETRACTIONS.values() if not retraction.lifts
     }
-    points |= {"renormalize": geometry.renormalize(Z, LAYOUT), "nearest": retractions.nearest_point(Z, LAYOUT)}
+    points |= {"renormalize": normalized_features.renormalize(Z, LAYOUT), "nearest": retractions.nearest_point(Z, LAYOUT)}
     points |= {"scheme": steps.renormalized_step(X, -Z, 1.0, LAYOUT)}
     points |= {"projected": steps.projected_step(X, -Z, 1.0, EmbeddedMetric(LAYOUT))}
     for name, moved in points.items():
@@ -77,7 +77,7 @@ def test_derivatives_through_two_passes_are_the_differences(condition: float) ->
     Z = torch.from_numpy(ill_conditioned(condition, np.float64))
     W = torch.from_numpy(np.random.default_rng(2).standard_normal(Z.shape)) / condition
     for move in (
-        geometry.renormalize,
+        normalized_features.renormalize,
         retractions.nearest_point,
         lambda Z, layout: retractions.cholesky_retraction(0 * Z, Z, layout),
     ):
@@ -100,15 +100,15 @@ def test_projections_are_tangent_to_rounding_however_large_the_means(metric, mea
     allowed = 1e-12 + 50 * np.finfo(float).eps * stored
     D_U = LAYOUT.deviations(U)
     assert np.linalg.norm(D @ D_U.T + D_U @ D.T) / LAYOUT.n < allowed
-    assert geometry.tangency_residual(X, U, LAYOUT) < allowed
+    assert normalized_features.tangency_residual(X, U, LAYOUT) < allowed
 
 
 def test_float32_projection_beside_large_means_loses_only_what_storing_them_does() -> None:
     means = 1e3
     X = far_point(means).astype(np.float32)
     Z = (np.random.default_rng(3).standard_normal(X.shape) + means).astype(np.float32)
-    U = geometry.orthogonal_projection(X, Z, LAYOUT)
-    assert geometry.tangency_residual(X, U, LAYOUT) < 30 * np.finfo(np.float32).eps * means
+    U = normalized_features.orthogonal_projection(X, Z, LAYOUT)
+    assert normalized_features.tangency_residual(X, U, LAYOUT) < 30 * np.finfo(np.float32).eps * means
 
 
 @pytest.mark.parametrize("means", [1.0, 1e3, 1e5, 1e7])
@@ -167,7 +167,7 @@ def test_weingarten_looks_at_deviations() -> None:
     means = 1e6
     X = far_point(means)
     near = LAYOUT.deviations(X)
-    U = geometry.orthogonal_projection(near, np.random.default_rng(8).standard_normal(X.shape), LAYOUT)
+    U = normalized_features.orthogonal_projection(near, np.random.default_rng(8).standard_normal(X.shape), LAYOUT)
     V = near @ near.T / LAYOUT.n @ near
     np.testing.assert_allclose(
         LAYOUT.deviations(weingarten(X, U + means, V + means, LAYOUT)),
@@ -182,10 +182,10 @@ def test_a_direction_that_is_rounding_only_is_refused(dtype: type, convert) -> N
     """sqrt(P) eps of the features' size is what rounding can leave of a direction; more than that is data."""
     rng = np.random.default_rng(9)
     layout, size = ClassLayout.equal(3, 30), 16
-    D = geometry.renormalize(layout.deviations(rng.standard_normal((size, layout.n))), layout)
+    D = normalized_features.renormalize(layout.deviations(rng.standard_normal((size, layout.n))), layout)
     D[-1] *= 8 * np.finfo(dtype).eps
     with pytest.raises(ValueError, match=f"1 of {size} directions are lost"):
-        geometry.renormalize(convert(D.astype(dtype)), layout)
+        normalized_features.renormalize(convert(D.astype(dtype)), layout)
     D[-1] *= 50
     if dtype == np.float64:
-        assert residual(geometry.renormalize(convert(D), layout), layout) < 50 * np.finfo(dtype).eps * size**0.5
+        assert residual(normalized_features.renormalize(convert(D), layout), layout) < 50 * np.finfo(dtype).eps * size**0.5

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds import geometry
+from manifolds import normalized_features
 from manifolds.geoopt_adapter import (
     EmbeddedNormalizedFeatures,
     EmbeddedNormalizedFeaturesExact,
@@ -420,7 +420,7 @@ def test_optimizers_converge_to_the_nearest_point(manifold_class: type, optimize
         optimizer.zero_grad()
         (((x - target) ** 2).sum() / 2).backward()
         optimizer.step()
-        assert float(geometry.constraint_residual(x.detach(), LAYOUT)) < 1e-13
+        assert float(normalized_features.constraint_residual(x.detach(), LAYOUT)) < 1e-13
     final = float(abs(x.detach() - expected).max())
     assert final < (0.95 * initial if manifold_class is NormalizedFeaturesExact else 1e-2)
 
@@ -469,5 +469,5 @@ def test_reversible_manifold_serves_the_hamiltonian_sampler() -> None:
     start = density.x.detach().clone()
     for _ in range(10):
         sampler.step(density)
-    assert float(geometry.constraint_residual(density.x.detach(), LAYOUT)) < 1e-13
+    assert float(normalized_features.constraint_residual(density.x.detach(), LAYOUT)) < 1e-13
     assert not torch.equal(start, density.x.detach())

@@ -6,7 +6,7 @@ import scipy.linalg
 import torch
 from hypothesis import given
 
-from manifolds import geometry, linalg, matrix_functions, roots, spectral
+from manifolds import linalg, matrix_functions, normalized_features, roots, spectral
 from manifolds.layout import ClassLayout
 from tests import oracles
 from tests.manifolds.points import LAYOUT, P, point
@@ -140,16 +140,18 @@ def test_derivative_of_renormalisation_is_the_finite_difference_on_and_off_the_m
         weights, Z = rng.standard_normal(H.shape), rng.standard_normal(H.shape)
         Z /= np.linalg.norm(Z)
         leaf = torch.from_numpy(H).requires_grad_(True)
-        (geometry.renormalize(leaf, layout) * torch.from_numpy(weights)).sum().backward()
-        expected = oracles.directional_derivative(lambda H, w=weights: np.sum(w * geometry.renormalize(H, layout)), H, Z)
+        (normalized_features.renormalize(leaf, layout) * torch.from_numpy(weights)).sum().backward()
+        expected = oracles.directional_derivative(
+            lambda H, w=weights: np.sum(w * normalized_features.renormalize(H, layout)), H, Z
+        )
         np.testing.assert_allclose(float((gradient_of(leaf).numpy() * Z).sum()), expected, rtol=1e-6, atol=1e-6)
 
 
 def test_second_derivatives_and_batches_are_right() -> None:
     layout = ClassLayout((3, 4))
     H = torch.from_numpy(np.stack([point(layout, 2, seed) for seed in (0, 1)])).requires_grad_(True)
-    assert torch.autograd.gradcheck(lambda H: geometry.renormalize(H, layout), H)
-    assert torch.autograd.gradgradcheck(lambda H: geometry.renormalize(H, layout), H)
+    assert torch.autograd.gradcheck(lambda H: normalized_features.renormalize(H, layout), H)
+    assert torch.autograd.gradgradcheck(lambda H: normalized_features.renormalize(H, layout), H)
 
 
 def test_functions_of_functorch_agree_with_autograd() -> None:
@@ -157,7 +159,7 @@ def test_functions_of_functorch_agree_with_autograd() -> None:
     leaf = X.clone().requires_grad_(True)
 
     def loss(X: torch.Tensor) -> torch.Tensor:
-        return (geometry.renormalize(X + Z, LAYOUT) ** 3).sum()
+        return (normalized_features.renormalize(X + Z, LAYOUT) ** 3).sum()
 
     loss(leaf).backward()
     torch.testing.assert_close(torch.func.grad(loss)(X), leaf.grad)
@@ -171,10 +173,10 @@ def test_rank_loss_is_refused_with_the_number_of_directions() -> None:
     H[1:3] = 0
     for array in (H, torch.from_numpy(H)):
         with pytest.raises(ValueError, match=f"2 of {P} directions are lost"):
-            geometry.renormalize(array, LAYOUT)
+            normalized_features.renormalize(array, LAYOUT)
     batch = np.stack([point(), H])
     with pytest.raises(ValueError, match="directions are lost"):
-        geometry.renormalize(batch, LAYOUT)
+        normalized_features.renormalize(batch, LAYOUT)
 
 
 def test_not_a_number_is_refused() -> None:
@@ -182,4 +184,4 @@ def test_not_a_number_is_refused() -> None:
     H[0, 0] = np.nan
     for array in (H, torch.from_numpy(H)):
         with pytest.raises(ValueError, match="NaN or infinite"):
-            geometry.renormalize(array, LAYOUT)
+            normalized_features.renormalize(array, LAYOUT)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from pymanopt.optimizers import ConjugateGradient, TrustRegions
 
-from manifolds import geometry, geoopt_adapter, pymanopt_adapter, retractions
+from manifolds import geoopt_adapter, normalized_features, pymanopt_adapter, retractions
 from manifolds.layout import ClassLayout
 from tests.manifolds.losses import cross_entropy, least_squares
 from tests.strategies import features
@@ -30,7 +30,7 @@ PYMANOPT = (pymanopt_adapter.NormalizedFeatures, pymanopt_adapter.EmbeddedNormal
 
 def start(layout: ClassLayout = LAYOUT, size: int = P) -> np.ndarray:
     H = features(layout, size, np.random.default_rng(0), 0.5)
-    return geometry.renormalize(H - H.mean(-1, keepdims=True), layout)
+    return normalized_features.renormalize(H - H.mean(-1, keepdims=True), layout)
 
 
 def omega(X: np.ndarray, layout: ClassLayout = LAYOUT) -> np.ndarray:
@@ -134,7 +134,7 @@ def test_geoopt_optimizers_lower_every_loss_on_the_manifold(name: str, cls: type
     assert losses[-1] < 0.97 * losses[0]
     if optimizer_class is geoopt.optim.RiemannianSGD:
         assert (np.diff(losses) < 0).all()
-    assert geometry.constraint_residual(point.detach(), LAYOUT) < 1e-12
+    assert normalized_features.constraint_residual(point.detach(), LAYOUT) < 1e-12
 
 
 def test_second_order_and_conjugate_gradient_reach_the_same_minimum_in_both_metrics() -> None:
@@ -146,7 +146,7 @@ def test_second_order_and_conjugate_gradient_reach_the_same_minimum_in_both_metr
         for optimizer in (TrustRegions(verbosity=0, min_gradient_norm=1e-8), ConjugateGradient(verbosity=0, max_iterations=400)):
             result = optimizer.run(problem, initial_point=start())
             ends.append(float(result.cost))
-            assert geometry.constraint_residual(result.point, LAYOUT) < 1e-12
+            assert normalized_features.constraint_residual(result.point, LAYOUT) < 1e-12
     np.testing.assert_allclose(ends, min(ends), rtol=1e-4)
 
 
@@ -171,7 +171,7 @@ def walk(dtype: torch.dtype, steps: int, cls: type) -> float:
         x = manifold.retr(x, 0.1 * u)
         if step % 100 == 99:
             x = x - manifold.layout.spread(manifold.layout.means(x)) * 0.5  # the walk of the means is free: keep it near
-            worst = max(worst, float(geometry.constraint_residual(x.double(), layout)))
+            worst = max(worst, float(normalized_features.constraint_residual(x.double(), layout)))
     return worst
 
 

@@ -75,7 +75,7 @@ def _arrays(result: Any) -> list[np.ndarray]:
 def test_there_are_many_public_functions_and_half_precision_goes_by_keyword_too() -> None:
     assert len(public_functions()) > 30
     half = torch.from_numpy(point()).half()
-    from manifolds.geometry import renormalize
+    from manifolds.normalized_features import renormalize
 
     np.testing.assert_array_equal(renormalize(X=half, layout=LAYOUT), renormalize(half, LAYOUT))
     with pytest.raises(TypeError, match="expected a numpy array or a torch tensor among the arguments, got list, ClassLayout"):

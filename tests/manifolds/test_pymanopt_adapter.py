@@ -7,7 +7,7 @@ import torch
 from pymanopt.manifolds.manifold import RiemannianSubmanifold
 from pymanopt.optimizers import ConjugateGradient, NelderMead, ParticleSwarm, SteepestDescent, TrustRegions
 
-from manifolds import geometry, retractions
+from manifolds import normalized_features, retractions
 from manifolds.layout import ClassLayout
 from manifolds.pymanopt_adapter import EmbeddedNormalizedFeatures, NormalizedFeatures
 from tests import oracles
@@ -231,7 +231,7 @@ def test_gradient_optimizers_find_the_known_minimum(manifold_class: type, optimi
     manifold = manifold_class(LAYOUT, P, seed=0)
     result = optimizer.run(bounded(manifold), initial_point=manifold.random_point())  # type: ignore[attr-defined]
     np.testing.assert_allclose(float(result.cost), best(), rtol=1e-6)
-    assert geometry.constraint_residual(result.point, LAYOUT) < 1e-13
+    assert normalized_features.constraint_residual(result.point, LAYOUT) < 1e-13
 
 
 def test_trust_regions_converges_quadratically(manifold_class: type) -> None:
@@ -269,4 +269,4 @@ def test_optimizers_without_gradients_run_and_improve(cls: type, optimizer_class
     )
     # one iteration of a simplex of integrated geodesics may only keep the best point
     assert float(result.cost) < best_start or (cls is NormalizedFeatures and float(result.cost) == best_start)
-    assert geometry.constraint_residual(result.point, layout) < 1e-13
+    assert normalized_features.constraint_residual(result.point, layout) < 1e-13

@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from manifolds import geometry, retractions
+from manifolds import normalized_features, retractions
 from manifolds.bundle.geodesics import bundle_exp
 from manifolds.checks.slopes import measure_slope
 from manifolds.embedded import geodesics
@@ -28,7 +28,7 @@ def test_retractions_land_on_the_manifold_from_any_ambient_vector(problem: Probl
     layout, X, Z = problem.layout, problem.X, problem.direction()
     for retraction in ALL:
         Y = retraction(X, Z, layout)
-        assert geometry.constraint_residual(Y, layout) < 1e-10
+        assert normalized_features.constraint_residual(Y, layout) < 1e-10
         np.testing.assert_allclose(retraction(X, 0 * Z, layout), X, rtol=0, atol=1e-10)
         batch = retraction(np.stack([X, X]), np.stack([Z, -Z]), layout)
         np.testing.assert_allclose(batch[0], Y, rtol=0, atol=1e-10)
@@ -68,7 +68,7 @@ def test_order_against_the_exact_geodesic_of_the_embedded_metric(retraction: Cal
 def test_renormalisations_are_first_order_for_the_bundle_metric_too(retraction: Callable) -> None:
     rng = np.random.default_rng(0)
     X = point(LAYOUT)
-    X = geometry.renormalize(X, LAYOUT)
+    X = normalized_features.renormalize(X, LAYOUT)
     U = tangent(X, LAYOUT, rng)
 
     def error(t: float) -> float:
@@ -84,12 +84,12 @@ def test_polar_is_the_nearest_point_and_the_others_are_not_nearer(problem: Probl
     Z = problem.X + 0.3 * problem.direction()
     nearest = retractions.nearest_point(Z, layout)
     best = np.linalg.norm(nearest - Z)
-    assert best < np.linalg.norm(geometry.renormalize(Z, layout) - Z)
+    assert best < np.linalg.norm(normalized_features.renormalize(Z, layout) - Z)
     for _ in range(5):
-        U = geometry.orthogonal_projection(nearest, rng.standard_normal(Z.shape), layout)
+        U = normalized_features.orthogonal_projection(nearest, rng.standard_normal(Z.shape), layout)
         assert best <= np.linalg.norm(geodesics.exp(nearest, 0.05 * U, layout) - Z)
     # stationary: Z - nearest is normal
-    residual = geometry.orthogonal_projection(nearest, Z - nearest, layout)
+    residual = normalized_features.orthogonal_projection(nearest, Z - nearest, layout)
     np.testing.assert_allclose(residual, 0 * Z, rtol=0, atol=1e-9)
 
 
@@ -97,14 +97,14 @@ def test_polar_is_the_nearest_point_and_the_others_are_not_nearer(problem: Probl
 def test_inverse_retractions_invert_in_closed_form(problem: Problem) -> None:
     layout, X, rng = problem.layout, problem.X, problem.rng
     for retraction, inverse, project in (
-        (retractions.renormalisation, retractions.inverse_renormalisation, geometry.oblique_projection),
-        (retractions.polar_retraction, retractions.inverse_polar_retraction, geometry.orthogonal_projection),
+        (retractions.renormalisation, retractions.inverse_renormalisation, normalized_features.oblique_projection),
+        (retractions.polar_retraction, retractions.inverse_polar_retraction, normalized_features.orthogonal_projection),
     ):
         U = project(X, rng.standard_normal(X.shape), layout)
         U *= 0.4 / np.linalg.norm(layout.deviations(U)) * np.sqrt(layout.n)
         back = inverse(X, retraction(X, U, layout), layout)
         np.testing.assert_allclose(back, U, rtol=0, atol=1e-10)
-        assert geometry.tangency_residual(X, back, layout) < 1e-10
+        assert normalized_features.tangency_residual(X, back, layout) < 1e-10
 
 
 def test_inverse_retraction_refuses_points_too_far_apart() -> None:
@@ -127,4 +127,4 @@ def test_an_empty_manifold_is_refused_with_its_numbers() -> None:
         with pytest.raises(ValueError, match=r"C\(N-1\) = 3 < P = 4"):
             retraction(Z, Z, layout)
     with pytest.raises(ValueError, match="the manifold is empty"):
-        geometry.dimension(layout, 4)
+        normalized_features.dimension(layout, 4)

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifolds import geometry
+from manifolds import normalized_features
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.shooting import Shooting
@@ -63,7 +63,7 @@ def test_beyond_it_log_hits_and_says_unknown_unless_short_or_refuses_with_the_re
 @settings(max_examples=20, deadline=None)
 def test_the_component_is_the_sign_of_the_determinant(seed: int, P: int) -> None:
     layout, rng = ClassLayout((P, 2)), np.random.default_rng(seed)  # n - C = P
-    X, Y = (geometry.renormalize(rng.standard_normal((P, layout.n)), layout) for _ in range(2))
+    X, Y = (normalized_features.renormalize(rng.standard_normal((P, layout.n)), layout) for _ in range(2))
     shooting = EmbeddedMetric(layout).shoot(X, Y)
     same = np.linalg.det(layout.deviations(Y) @ layout.deviations(X).T) > 0
     assert bool(shooting.shots == 0) is not same

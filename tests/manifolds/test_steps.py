@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifolds import geometry, geoopt_adapter, pymanopt_adapter, steps
+from manifolds import geoopt_adapter, normalized_features, pymanopt_adapter, steps
 from manifolds.checks.slopes import measure_slope
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
@@ -60,7 +60,7 @@ def test_the_cheaper_steps_are_the_nearest_point_and_the_papers_scheme(problem: 
         bundle = steps.projected_step(X, G, eta, BundleMetric(layout))
         scheme = steps.renormalized_step(X, G, eta, layout)
     np.testing.assert_allclose(nearest, nearest_point(X - eta * G, layout), rtol=0, atol=1e-12)
-    np.testing.assert_allclose(scheme, geometry.renormalize(X - eta * G, layout), rtol=0, atol=1e-12)
+    np.testing.assert_allclose(scheme, normalized_features.renormalize(X - eta * G, layout), rtol=0, atol=1e-12)
     np.testing.assert_allclose(layout.deviations(bundle), layout.deviations(nearest), rtol=0, atol=1e-12)
     means = layout.means(X) - eta * layout.means(BundleMetric(layout).gradient(X, G))
     np.testing.assert_allclose(layout.means(bundle), means, rtol=0, atol=1e-12)
@@ -188,7 +188,7 @@ def walk(step: str, dtype: type, count: int) -> float:
         X = steps.projected_step(X, G, 0.1, metric) if step == "projected" else steps.gradient_step(X, G, 0.1, metric, retraction)
         if k % 100 == 99:
             X = X - layout.spread(0.5 * layout.means(X))  # the walk of the means is free: keep it near
-            worst = max(worst, float(geometry.constraint_residual(X.astype(np.float64), layout)))
+            worst = max(worst, float(normalized_features.constraint_residual(X.astype(np.float64), layout)))
     return worst
 
 
@@ -249,7 +249,7 @@ def test_projected_descent_lowers_a_loss_and_wrong_use_is_refused() -> None:
         losses.append(loss.item())
         assert optimizer.step() is None
     assert (np.diff(losses) < 0).all()
-    assert geometry.constraint_residual(x.detach(), LAYOUT) < 1e-13
+    assert normalized_features.constraint_residual(x.detach(), LAYOUT) < 1e-13
     with pytest.raises(ValueError, match=r"lr = -1\.0"):
         RiemannianDescent([x], lr=-1.0)
     with pytest.raises(ValueError, match=r"use geoopt\.optim"):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from manifolds import geometry
+from manifolds import normalized_features
 from manifolds.checks.slopes import measure_slope
 from manifolds.embedded import geodesics
 from manifolds.retractions import (
@@ -30,7 +30,7 @@ def test_it_is_the_derivative_of_the_retraction(problem: Problem) -> None:
         moved = differentiated_transport(X, U, W, layout, retraction)
         expected = np.asarray(directional_derivative(lambda Z, R=retraction: R(X, Z, layout), U, W))
         np.testing.assert_allclose(moved, expected, rtol=0, atol=1e-7 * (1 + abs(expected).max()))
-        assert geometry.tangency_residual(retraction(X, U, layout), moved, layout) < 1e-11 * (1 + abs(moved).max())
+        assert normalized_features.tangency_residual(retraction(X, U, layout), moved, layout) < 1e-11 * (1 + abs(moved).max())
         batch = differentiated_transport(np.stack([X, X]), np.stack([U, U]), np.stack([W, -2 * W]), layout, retraction)
         np.testing.assert_allclose(batch[1], -2 * moved, rtol=0, atol=1e-11 * (1 + abs(moved).max()))
 
@@ -54,7 +54,7 @@ def test_polar_transport_is_parallel_to_first_order() -> None:
     def gap(t: float) -> float:
         Y, carried = geodesics.geodesic_transport(X, t * U, W, LAYOUT)
         moved = differentiated_transport(X, t * U, W, LAYOUT, polar_retraction)
-        return float(np.linalg.norm(geometry.orthogonal_projection(Y, moved, LAYOUT) - carried))
+        return float(np.linalg.norm(normalized_features.orthogonal_projection(Y, moved, LAYOUT) - carried))
 
     verdict = measure_slope("transport", gap, 2, rounding=1e-12)
     assert abs(verdict.slope - 2) < 0.05

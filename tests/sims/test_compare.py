@@ -20,7 +20,9 @@ from sims.comparison.runs import load_observed
 from sims.measure import main as measure_main
 from sims.training.config import TrainConfig
 from tests.strategies import features
+from tests.ufm.compare.descents import white_start
 from tests.ufm.compare.synthetic import clock
+from tests.ufm.compare.test_selection import growing
 from ufm.compare.models import MODELS
 from ufm.compare.verdict import LawRule
 from ufm.features.least_squares import ls_classifier
@@ -377,3 +379,22 @@ def test_the_name_of_a_run_is_text_in_the_report(simulated: Path, tmp_path: Path
     page = (tmp_path / "out" / "report.html").read_text()
     assert "<img src=x" not in page
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
+
+
+@pytest.mark.parametrize("flow", ["renormalized", "embedded", "unnormalized"])
+def test_unequal_classes_of_a_simulation_are_compared_like_any_others(flow: str, tmp_path: Path) -> None:
+    options = ["--sizes", "30,55,41,24", "--P", "9", "--flow", flow, "--points", "20", "--growth", "6", "--quiet"]
+    assert flow_main([*options, "--out", str(tmp_path / "run.npz")]) == 0
+    assert numbers_of(tmp_path / "run.npz", Choice(from_epoch=0))["verdict"] == flow
+
+
+def test_unequal_classes_of_a_log_are_compared_like_any_others(tmp_path: Path) -> None:
+    sizes = [60, 45, 70, 35, 50]
+    y = np.repeat(np.arange(5), sizes)
+    rows = growing(white_start(np.random.default_rng(2), sizes, 12, 1.0), y, 4.0, 15)
+    (tmp_path / "log").mkdir()
+    for epoch, H in enumerate(rows):
+        np.savez(tmp_path / "log" / f"features-{epoch:04d}.npz", features=H.T, labels=y, epoch=epoch)
+    out = tmp_path / "out"
+    assert run_command(tmp_path / "log", "--from-epoch", "0", "--out", out, "--quiet") == 0
+    assert report(out)["verdict"] == "unnormalized"

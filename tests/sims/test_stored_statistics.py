@@ -68,7 +68,7 @@ def log_of(path: Path, lam: float | None) -> Path:
 
 def test_an_unknown_lambda_is_refused_with_what_to_give(tmp_path: Path) -> None:
     path = log_of(tmp_path / "log", None)
-    with pytest.raises(ValueError, match=r"no lambda.*--lambda.*C wd / 2"):
+    with pytest.raises(ValueError, match=r"no lambda.*give it.*C wd / 2"):
         load_observed(path)
     run = load_observed(path, 0.25)
     entry = run.entry(1.0)

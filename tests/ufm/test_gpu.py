@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds.geometry import constraint_residual
 from manifolds.layout import ClassLayout
+from manifolds.normalized_features import constraint_residual
 from tests.strategies import features
 from ufm.features.snr import renormalized_features, snr
 from ufm.features.statistics import statistics_of

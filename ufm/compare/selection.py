@@ -17,6 +17,7 @@ from ufm.compare.predicted import PredictedRun, predict
 FEWEST = 4  # epochs
 CHUNK = 20  # runs simulated at once
 BEYOND = 8.0  # standard deviations past the furthest simulated run, where no more are simulated
+EXPLAINED = 0.9  # of the growth of log omega, by the model that is named: what leaves more is no noise that a name could rest on
 TOLD = 100.0  # likelihood ratio at which a special case is told from the model that contains it
 NAN = float("nan")
 
@@ -49,7 +50,13 @@ def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], 
     for name, why in missing.items():
         if why:
             support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
-    return _verdict(support, {name: _told_from_limit(states, name) for name in names if MODELS[name].values})
+    told = {name: _told_from_limit(states, name) for name in names if MODELS[name].values}
+    return _verdict(support, told, _growth(states))
+
+
+def _growth(states: Sequence[PredictedRun]) -> float:
+    """Root mean square of what log omega has changed since the first epoch, over the values and epochs of `Support.rms`."""
+    return float(np.sqrt(np.mean([((state.y[1:] - state.y[0]) ** 2).mean() for state in states])))
 
 
 def _told_from_limit(states: Sequence[PredictedRun], name: str) -> bool:
@@ -127,7 +134,7 @@ def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
     return bool(far.all() or beyond.any())
 
 
-def _verdict(support: Mapping[str, Support], told: Mapping[str, bool]) -> Selection:
+def _verdict(support: Mapping[str, Support], told: Mapping[str, bool], growth: float) -> Selection:
     left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
     unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs in ("spectrum", "statistics"))
     if not left:
@@ -140,6 +147,9 @@ def _verdict(support: Mapping[str, Support], told: Mapping[str, bool]) -> Select
         return Selection(
             UNDECIDED, "", left, f"{single[0]} and {', '.join(near)}, which contains it, cannot be told apart", support
         )
+    if len(single) == 1 and not support[single[0]].rms <= (1 - EXPLAINED) * growth:
+        why = f"{single[0]} is the one left, but it leaves {support[single[0]].rms / growth:.0%} of the growth unexplained"
+        return Selection(UNDECIDED, "", left, f"{why}: more than {1 - EXPLAINED:.0%} is no evidence for a model", support)
     if len(single) == 1 and not unknown:
         return Selection(NAMED, single[0], left, "every other model is refuted or contains it", support)
     if len(single) == 1:

@@ -13,6 +13,8 @@ def class_blocks(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> tupl
     The order inside a class is kept. Raises ValueError for mismatched shapes, NaN or infinite entries, labels that are not
     integers or skip a class, and fewer than two classes.
     """
+    if not (isinstance(features, np.ndarray) and isinstance(labels, np.ndarray)):
+        raise TypeError("features and labels must be numpy arrays: of torch tensors, give tensor.detach().cpu().numpy()")
     labels = check_labels(features, labels)
     counts = np.bincount(labels)
     if len(counts) < 2:

@@ -5,8 +5,9 @@ sizes; its predictions do not see an invertible map of the features (Eq. 8).
 A network trained with the mean over batch AND classes and SGD weight decay wd has lambda = C wd / 2 (`lambda_of_weight_decay`).
 """
 
-from manifolds.linalg import ArrayT, identity_like, namespace, symmetrize
+from manifolds.linalg import ArrayT, identity_like, namespace
 from ufm.arrays import PerClass, Weights
+from ufm.features.central_path import central_path_classifier
 from ufm.features.statistics import ClassStatistics
 
 
@@ -24,13 +25,12 @@ def ls_classifier(stats: ClassStatistics[ArrayT], lam: float) -> tuple[Weights[A
     """
     if not lam >= 0:
         raise ValueError(f"lambda = {lam}: the weight decay cannot be negative")
-    mu, pi = stats.global_mean, stats.priors
     if lam == 0:
-        W = _undecayed_classifier(stats)
-    else:
-        S = stats.sigma_t + (lam / (1 + lam)) * mu[:, None] * mu[None, :] + lam * identity_like(stats.means, stats.P)
-        cross = stats.means * pi - mu[:, None] * (pi / (1 + lam))
-        W = namespace(S).linalg.solve(S, cross).mT
+        return central_path_classifier(stats)
+    mu, pi = stats.global_mean, stats.priors
+    S = stats.sigma_t + (lam / (1 + lam)) * mu[:, None] * mu[None, :] + lam * identity_like(stats.means, stats.P)
+    cross = stats.means * pi - mu[:, None] * (pi / (1 + lam))
+    W = namespace(S).linalg.solve(S, cross).mT
     return W, (pi - W @ mu) / (1 + lam)
 
 
@@ -50,28 +50,3 @@ def extended_ls_classifier(stats: ClassStatistics[ArrayT], lam: float) -> ArrayT
     second_moment[: stats.P, : stats.P] += stats.sigma_w
     S = second_moment + lam * identity_like(means, stats.P + 1)
     return xp.linalg.solve(S, means * stats.priors).mT
-
-
-def _undecayed_classifier(stats: ClassStatistics[ArrayT]) -> Weights[ArrayT]:
-    """diag(pi) Mbar^T Sigma_T^{-1} without inverting Sigma_T where Sigma_W can be whitened: right to round-off under collapse.
-
-    With A Sigma_W A^T = I and A Mbar diag(pi)^{1/2} = U diag(s) V^T: W = diag(pi)^{1/2} V diag(s / (1 + s^2)) U^T A.
-    """
-    xp, root = namespace(stats.means), stats.priors**0.5
-    values, E = xp.linalg.eigh(symmetrize(stats.sigma_w))
-    smallest_trusted = stats.P * float(xp.finfo(values.dtype).eps) * float(values[-1])
-    if float(values[0]) > smallest_trusted:
-        A = E.mT / xp.sqrt(values)[:, None]
-        U, s, Vt = xp.linalg.svd(A @ (stats.centred_means * root), full_matrices=False)
-        K = min(stats.C - 1, stats.P)  # the last value is 0 but for rounding, which s / (1 + s^2) would magnify under collapse
-        U, s, V = U[:, :K], s[:K], Vt.mT[:, :K]
-        return (root[:, None] * (V * (s / (1 + s * s)))) @ (U.mT @ A)
-    values, E = xp.linalg.eigh(symmetrize(stats.sigma_t))
-    smallest_trusted = stats.P * float(xp.finfo(values.dtype).eps) * float(values[-1])
-    empty = int((values <= smallest_trusted).sum())
-    if empty:
-        raise ValueError(
-            f"Sigma_T is singular in {empty} of {stats.P} directions (smallest eigenvalue {float(values[0]):.2e}): at lambda = 0 "
-            "the least-squares classifier is not unique; use lambda > 0 or drop the empty directions"
-        )
-    return ((stats.centred_means * stats.priors).mT @ E / values) @ E.mT

@@ -6,8 +6,10 @@ sizes.
 
 from dataclasses import dataclass
 
-from manifolds.linalg import Array, ArrayT, identity_like, namespace, symmetrize
-from ufm.arrays import PerClass, Weights
+import numpy as np
+
+from manifolds.linalg import Array, ArrayT, array_like, detached, identity_like, namespace, symmetrize
+from ufm.arrays import PerClass, Weights, as_numpy
 from ufm.features.least_squares import ls_classifier
 from ufm.features.statistics import ClassStatistics
 
@@ -27,8 +29,13 @@ class Decomposition:
         return self.nc1 + self.nc23
 
 
-def check_classifier(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array]) -> None:
-    """Raise ValueError unless W is (C, P) and b is (C,) of the features that were measured; TypeError unless they are arrays."""
+def checked_classifier(
+    stats: ClassStatistics[ArrayT], W: Weights[Array], b: PerClass[Array]
+) -> tuple[Weights[ArrayT], PerClass[ArrayT]]:
+    """W and b as the statistics are: numpy or torch, dtype, device, without torch's record for derivatives.
+
+    Raises ValueError unless W is (C, P) and b is (C,) of the features that were measured; TypeError unless they are arrays.
+    """
     namespace(W), namespace(b)
     if tuple(W.shape) != (stats.C, stats.P):
         raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
@@ -36,6 +43,9 @@ def check_classifier(stats: ClassStatistics[Array], W: Weights[Array], b: PerCla
         raise ValueError(
             f"b has shape {tuple(b.shape)}, these features need (C,) = ({stats.C},); a network without bias has zeros"
         )
+    if namespace(stats.means) is np:
+        W, b = as_numpy(W), as_numpy(b)
+    return array_like(detached(W), stats.means), array_like(detached(b), stats.means)
 
 
 def mse_loss(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array], lam: float) -> float:
@@ -43,7 +53,7 @@ def mse_loss(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array
 
     Raises ValueError for other shapes.
     """
-    check_classifier(stats, W, b)
+    W, b = checked_classifier(stats, W, b)
     return _within_part(stats, W, lam) + 0.5 * lam * float((b * b).sum()) + _between_part(stats, W, b)
 
 
@@ -56,7 +66,7 @@ def decompose(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Arra
     L_NC2/3 = 1/2 sum_c pi_c ||W_LS mu_c + b_LS - e_c||^2
     L_perp = 1/2 tr D A D^T, D = [W - W_LS, b - b_LS], A = Sigma~_T + mu~ mu~^T + lambda I.
     """
-    check_classifier(stats, W, b)
+    W, b = checked_classifier(stats, W, b)
     if lam == 0:
         stats, W = _whitened(stats, W)
     W_ls, b_ls = ls_classifier(stats, lam)

@@ -13,7 +13,7 @@ from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.whitening import degenerate_deviation, principal_deviations
 from ufm.arrays import Columns, PerClass, Weights, as_numpy
 from ufm.features.loss_decomposition import Decomposition, decompose
-from ufm.features.snr import deviations_and_means
+from ufm.features.snr import check_layout, deviations_and_means
 from ufm.features.statistics import ClassStatistics
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def reduce_to_range(H: Columns[Array], layout: ClassLayout) -> tuple[np.ndarray,
     Directions whose within-class standard deviation is at most sqrt(P) eps sqrt(Ave ||h||^2), eps of the dtype of H, are dropped.
     Signal between classes along them has infinite SNR; its share is reported. Raises ValueError where no direction is left.
     """
+    check_layout(layout)
     wide = np.asarray(H, dtype=np.float64)
     D, M = deviations_and_means(wide, layout)
     E, deviations = principal_deviations(D)

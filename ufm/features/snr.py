@@ -87,7 +87,17 @@ def aligned_coordinates(X: Columns[ArrayT], layout: ClassLayout, U: LeftVectors[
     return namespace(X).einsum("kcn,cj->kjn", blocks, V).reshape(U.shape[1], V.shape[1] * layout.N)
 
 
+def check_layout(layout: object) -> None:
+    """Raise TypeError for labels, or anything else, in the place of a ClassLayout."""
+    if not isinstance(layout, ClassLayout):
+        given = f"a {type(layout).__name__} was given where a ClassLayout is needed"
+        raise TypeError(
+            f"{given}: H, layout = ufm.class_blocks(features, labels) makes both from features (n, P) and labels (n,)"
+        )
+
+
 def _decompose(H: Columns[ArrayT], layout: ClassLayout, root: Callable[[ArrayT, ArrayT], ArrayT]) -> Snr[ArrayT]:
+    check_layout(layout)
     check_real(H, "features")
     precision = epsilon(H)
     layout.check_columns(H)

@@ -111,9 +111,14 @@ def title(run: FlowRun) -> str:
 def statement(run: FlowRun) -> str:
     """The law in one line."""
     config, law = run.config, LAWS[run.config.flow]
-    if run.start.layout.balanced and config.ridge == 0 and config.kernel_ratio == 1:
+    plain = run.start.layout.balanced and config.ridge == 0 and config.kernel_ratio == 1
+    if plain and config.start != "raw":
         return law.statement
-    return f"the flow of {law.statement.partition(':')[0]} for these class sizes, ridge and kernel ratio, integrated"
+    if config.start == "raw":
+        return "the unnormalized flow of the features as they are, integrated as the closed system of their class means"
+    asked = ["class sizes"] * (not run.start.layout.balanced) + ["ridge"] * (config.ridge != 0)
+    asked += ["kernel ratio"] * (config.kernel_ratio != 1)
+    return f"the flow of {law.statement.partition(':')[0]} for this {' and '.join(asked)}, integrated"
 
 
 def text(run: FlowRun, seconds: float) -> str:

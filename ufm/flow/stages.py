@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from manifolds.geometry import constraint_residual
 from manifolds.linalg import Array, ArrayT, epsilon, namespace
+from manifolds.normalized_features import constraint_residual
 from ufm.arrays import as_numpy
 from ufm.features.snr import snr
 from ufm.files import store

@@ -5,7 +5,7 @@
 with U, V and the deviations frozen (a deviation is reflected where the denominator is negative). eta -> 0 gives law (a).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -150,16 +150,22 @@ def kept_steps(steps: int, most: int = MOST_STORED) -> np.ndarray:
 
 
 def run_discrete(
-    omega0: np.ndarray, eta: float, steps: int, C: int, N: int, progress: Callable[[int], None] | None = None
+    omega0: np.ndarray | Sequence[float],
+    eta: float,
+    steps: int,
+    C: int,
+    N: int,
+    progress: Callable[[int], None] | None = None,
 ) -> DiscreteRun:
     """`steps` steps of size eta from omega0 (K,).
 
     `progress` is called with the number of steps done at every kept step.
     Raises ValueError for eta <= 0, steps < 1, or bad omega0; Interrupted, a KeyboardInterrupt with the steps done, on Ctrl-C.
     """
+    omega0 = np.asarray(omega0, dtype=np.float64)
     _check(omega0, eta, steps, C, N)
     kept = kept_steps(steps)
-    stepper = (_SafeSteps if eta < safe_step_from(omega0, C, N) else _AnySteps)(np.array(omega0, dtype=np.float64), eta, C, N)
+    stepper = (_SafeSteps if eta < safe_step_from(omega0, C, N) else _AnySteps)(omega0.copy(), eta, C, N)
     done = np.empty((len(kept), len(omega0)))
     done[0] = omega0
     count = 1

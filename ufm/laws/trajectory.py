@@ -38,6 +38,11 @@ class Trajectory:
     observed: Mapping[str, np.ndarray] = field(default_factory=dict)
     counts: tuple[int, ...] | None = None
 
+    @property
+    def class_sizes(self) -> np.ndarray:
+        """Examples of every class. (C,)"""
+        return np.full(self.C, self.N) if self.counts is None else np.asarray(self.counts)
+
     def _known(self, name: str, by_lemma_1: Callable[[np.ndarray, int], np.ndarray]) -> np.ndarray:
         if name in self.observed:
             return self.observed[name]

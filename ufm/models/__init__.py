@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from ufm.models.base import Model
 
 TABLE = {
-    "central-path": ("central_path", "CentralPath"),
+    "central-path": ("han_papyan_donoho", "CentralPath"),
     "mixon": ("mixon", "Mixon"),
     "lu-steinerberger": ("lu_steinerberger", "LuSteinerberger"),
     "e-wojtowytsch": ("e_wojtowytsch", "EWojtowytsch"),

@@ -10,7 +10,8 @@ def class_rows(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (n, P) and labels (n,) of features (b, P) or tokens (b, T, P). Raises ValueError for what does not fit."""
     if features.ndim < 2 or labels.shape != features.shape[:-1]:
         shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
-        raise ValueError(f"features (b, P) and labels (b,), or tokens (b, T, P) and (b, T), are needed, got shapes {shapes}")
+        hint = "; of one-hot labels take labels.argmax(-1)" if labels.ndim == features.ndim else ""
+        raise ValueError(f"features (b, P) and labels (b,), or tokens (b, T, P) and (b, T) are needed, got shapes {shapes}{hint}")
     if not features.is_floating_point():
         raise ValueError(f"features are {features.dtype}, floats are needed")
     if labels.is_floating_point() or labels.is_complex():

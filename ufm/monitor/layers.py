@@ -22,6 +22,16 @@ def bare(model: nn.Module) -> nn.Module:
         model = inner
 
 
+def name_of(model: nn.Module, layer: str | nn.Module) -> str:
+    """The dotted name of a layer that is given by it or by itself. Raises ValueError for a module that is not of the network."""
+    if isinstance(layer, str):
+        return layer
+    for name, module in bare(model).named_modules():
+        if module is layer:
+            return name
+    raise ValueError(f"the {type(layer).__name__} that was given is no layer of this network: give one of its own, or a name")
+
+
 def linear_layer(model: nn.Module, name: str) -> nn.Linear:
     """The Linear layer called `name` (dotted). Raises ValueError with the linear layers there are where it is none of them."""
     linear = {path: layer for path, layer in bare(model).named_modules() if isinstance(layer, nn.Linear)}

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ufm.features.ranges import Classifier
 from ufm.monitor import inputs, regression
@@ -65,9 +65,9 @@ class NeuralCollapse(MomentsMetric):
         self._add_states(1 if num_classes is None else 0 if self.lazy else num_classes)
 
     def update(  # type: ignore[bad-override]  # torchmetrics declares update(*args, **kwargs)
-        self, features: Tensor, labels: Tensor, classifier: tuple[Tensor, Tensor | None] | None = None
+        self, features: Tensor, labels: Tensor, classifier: nn.Linear | tuple[Tensor, Tensor | None] | None = None
     ) -> None:
-        """Take in features (b, P) with labels (b,), or tokens (b, T, P) with labels (b, T); a classifier W (C, P), b (C,) once.
+        """Take in features (b, P) with labels (b,), or tokens (b, T, P) with labels (b, T); once W (C, P), b (C,) or a Linear.
 
         Raises ValueError for shapes that do not fit and labels that are no integers; for labels out of range and for NaN or
         infinite features at once on a CPU, where nothing is taken in then, and in `compute` on any other device.
@@ -77,7 +77,8 @@ class NeuralCollapse(MomentsMetric):
         if known and rows.shape[1] != known:
             raise ValueError(f"features of P = {features.shape[-1]} cannot be added to those before them, of another P")
         if classifier is not None and not len(self.W):
-            self._set_classifier(*classifier, features.shape[-1])
+            W, b = (classifier.weight, classifier.bias) if isinstance(classifier, nn.Linear) else classifier
+            self._set_classifier(W, b, features.shape[-1])
         kept, faults = checked(rows, y, self.C, self.ignore_index)
         if rows.device.type == "cpu":
             refuse(faults, self.C, y)

@@ -90,16 +90,13 @@ class Record:
         return int(self.epochs[reached[0]]) if len(reached) else None
 
     def trajectory(self) -> "Trajectory":
-        """The singular values followed in time by their right vectors, the epoch as clock. Raises ValueError for unequal classes.
+        """The singular values followed in time by their right vectors, the epoch as clock; any class sizes.
 
         Epochs without variability (omega undefined), and those with fewer positive values than others, are left out.
         """
         from ufm.laws.trajectory import Trajectory, followed
 
-        counts = self.arrays["counts"]
-        if counts.min() != counts.max():
-            sizes = f"classes have {counts.min()} to {counts.max()} examples"
-            raise ValueError(f"{sizes}: a trajectory needs equal classes; measure {counts.min()} of each")
+        counts = tuple(int(count) for count in self.arrays["counts"])
         defined = np.isfinite(self.arrays["omega"]).all(1)
         if not defined.any():
             raise ValueError("the SNR is undefined at every measured epoch")
@@ -109,7 +106,15 @@ class Record:
         by_epoch = {name: value for name, value in self.arrays.items() if value.shape == defined.shape and name != "counts"}
         scalars = {name: value[whole].astype(np.float64) for name, value in by_epoch.items()}
         t = self.epochs[whole].astype(np.float64)
-        return Trajectory(t, omega, V[0], len(counts), int(counts[0]), None if U is None else U[0], V, U, scalars)
+        scalars = of_unequal(scalars) if min(counts) < max(counts) else scalars
+        N = sum(counts) // len(counts)
+        return Trajectory(t, omega, V[0], len(counts), N, None if U is None else U[0], V, U, scalars, counts)
+
+
+def of_unequal(scalars: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The measured scalars with L_LS and its parts, which omega alone does not decide for unequal classes."""
+    nc1, nc23 = scalars["loss_nc1"], scalars["loss_nc23"]
+    return {**scalars, "ls_loss": nc1 + nc23, "ls_loss_nc1": nc1, "ls_loss_nc23": nc23}
 
 
 def _snr_arrays(snr: "RangeSnr", prefix: str) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ufm.monitor.batches import Select, selected, to_device
-from ufm.monitor.layers import Reduce, any_layer, bare, first_tensor, linear_layer, pooled
+from ufm.monitor.layers import Reduce, any_layer, bare, first_tensor, linear_layer, name_of, pooled
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.metric import NeuralCollapse
 from ufm.monitor.summary import OF_FEATURES
@@ -21,8 +21,8 @@ BY_LAYER = (*OF_FEATURES, "dropped", "lost_signal")
 
 def watch(
     model: nn.Module,
-    layer: str,
-    inner: Sequence[str] = (),
+    layer: str | nn.Linear,
+    inner: Sequence[str | nn.Module] = (),
     reduce: Reduce = pooled,
     lam: float | None = None,
     targets: Literal["classes", "regression"] = "classes",
@@ -34,14 +34,15 @@ def watch(
 ) -> "Watched":
     """A watch over the last linear layer of a network, and over inner layers.
 
-    layer     dotted name of the last Linear: its input are the features, its weights the classifier
-    inner     dotted names of other layers: their outputs are measured without classifier, under "NAME/nc1" and so on
+    layer     the last Linear or its dotted name: its input are the features, its weights the classifier
+    inner     other layers or their dotted names: their outputs are measured without classifier, under "NAME/nc1" and so on
     reduce    from the output of an inner layer to features (b, P): `pooled` takes the mean over the places of a convolution,
               `RandomProjection(size)` a random projection of all numbers, `flattened` all of them
     select    what of a batch is (inputs, labels), for `measure`, where it is no pair and no mapping with `labels`
 
     The rest as in `NeuralCollapse`. Raises ValueError for names that the network does not have.
     """
+    layer, inner = name_of(model, layer), [name_of(model, other) for other in inner]
     head = linear_layer(model, layer)
     settings: Any = {"ignore_index": ignore_index, "shift": shift, "scratch": scratch, "classes": classes}
     if targets == "regression":

@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 
-from manifolds import geometry
+from manifolds import normalized_features
 from manifolds.bundle import connection as bundle
 from manifolds.bundle import geodesics as bundle_geodesics
 from manifolds.layout import ClassLayout
@@ -19,11 +19,11 @@ SMALL = ClassLayout((3, 4))
 
 
 def renormalized(layout: ClassLayout, size: int, seed: int = 0) -> np.ndarray:
-    return geometry.renormalize(point(layout, size, seed), layout)
+    return normalized_features.renormalize(point(layout, size, seed), layout)
 
 
 def tangent(X: np.ndarray, layout: ClassLayout, rng: np.random.Generator, length: float = 1.0) -> np.ndarray:
-    U = geometry.oblique_projection(X, rng.standard_normal(X.shape), layout)
+    U = normalized_features.oblique_projection(X, rng.standard_normal(X.shape), layout)
     return U * (length / np.sqrt(bundle.bundle_inner(X, U, U, layout)))
 
 
@@ -38,9 +38,9 @@ def test_horizontal_is_the_frobenius_projection_off_the_fibre(problem: Problem) 
     np.testing.assert_allclose(bundle.horizontal(X, hor, problem.layout), hor, rtol=0, atol=1e-10)
     # the lift of a tangent vector: same image under Proposition 4's map
     layout = problem.layout
-    U = geometry.oblique_projection(X, Z, layout)
+    U = normalized_features.oblique_projection(X, Z, layout)
     np.testing.assert_allclose(
-        geometry.oblique_projection(X, bundle.horizontal(X, U, problem.layout), layout), U, rtol=0, atol=1e-9
+        normalized_features.oblique_projection(X, bundle.horizontal(X, U, problem.layout), layout), U, rtol=0, atol=1e-9
     )
 
 
@@ -62,13 +62,13 @@ def test_each_metric_has_its_own_gradient_and_no_other_map_serves(problem: Probl
         U = metric.project(X, problem.direction())
         scale = float(np.linalg.norm(G) * np.linalg.norm(U))
         np.testing.assert_allclose(metric.inner(X, metric.gradient(X, G), U), np.sum(G * U), rtol=0, atol=1e-11 * scale)
-        assert abs(metric.inner(X, geometry.oblique_projection(X, G, layout), U) - np.sum(G * U)) > 1e-7 * scale
+        assert abs(metric.inner(X, normalized_features.oblique_projection(X, G, layout), U) - np.sum(G * U)) > 1e-7 * scale
 
 
 @given(problems(balanced=False))
 def test_bundle_gradient_is_the_product_of_its_two_projections(problem: Problem) -> None:
     layout, X, G = problem.layout, problem.X, problem.direction()
-    expected = geometry.oblique_projection(X, geometry.oblique_projection_adjoint(X, G, layout), layout)
+    expected = normalized_features.oblique_projection(X, normalized_features.oblique_projection_adjoint(X, G, layout), layout)
     np.testing.assert_allclose(bundle.bundle_gradient(X, G, layout), expected, rtol=0, atol=1e-10)
 
 
@@ -77,7 +77,7 @@ def test_for_a_loss_constant_on_fibres_the_bundle_gradient_is_proposition_4(prob
     layout, X = problem.layout, problem.X
     G = ls_gradient(X, layout)
     np.testing.assert_allclose(
-        bundle.bundle_gradient(X, G, layout), geometry.oblique_projection(X, G, layout), rtol=0, atol=1e-10
+        bundle.bundle_gradient(X, G, layout), normalized_features.oblique_projection(X, G, layout), rtol=0, atol=1e-10
     )
 
 
@@ -85,12 +85,12 @@ def test_for_a_loss_constant_on_fibres_the_bundle_gradient_is_proposition_4(prob
 def test_hessian_is_the_covariant_hessian_of_the_levi_civita_connection(metric: BundleMetric | EmbeddedMetric) -> None:
     X, rng = renormalized(SMALL, 2), np.random.default_rng(1)
     f, gradient, hessian = cost(2, SMALL.n)
-    dim = geometry.dimension(SMALL, 2)
-    samples = geometry.oblique_projection(X, rng.standard_normal((dim + 3, *X.shape)), SMALL).reshape(dim + 3, -1)
+    dim = normalized_features.dimension(SMALL, 2)
+    samples = normalized_features.oblique_projection(X, rng.standard_normal((dim + 3, *X.shape)), SMALL).reshape(dim + 3, -1)
     basis = np.linalg.svd(samples, full_matrices=False)[2][:dim].reshape(dim, *X.shape)
 
     def chart(c: np.ndarray) -> np.ndarray:
-        return geometry.renormalize(X + np.tensordot(c, basis, 1), SMALL)
+        return normalized_features.renormalize(X + np.tensordot(c, basis, 1), SMALL)
 
     expected, axes = oracles.covariant_hessian(lambda X, U, V: float(metric.inner(X, U, V)), chart, f, dim)
     G = gradient(X)
@@ -107,8 +107,8 @@ def test_bundle_geodesics_keep_speed_products_and_the_manifold_and_reverse(probl
     U, W = tangent(X, layout, rng, 0.8 * np.sqrt(layout.n)), tangent(X, layout, rng)
     Y, W_Y = bundle_geodesics.bundle_geodesic_transport(X, U, W, layout)
     _, U_Y = bundle_geodesics.bundle_geodesic_transport(X, U, U, layout)
-    assert geometry.constraint_residual(Y, layout) < 1e-12
-    assert geometry.tangency_residual(Y, W_Y, layout) < 1e-11
+    assert normalized_features.constraint_residual(Y, layout) < 1e-12
+    assert normalized_features.tangency_residual(Y, W_Y, layout) < 1e-11
     for a, b, a_Y, b_Y in ((U, U, U_Y, U_Y), (U, W, U_Y, W_Y), (W, W, W_Y, W_Y)):
         np.testing.assert_allclose(
             bundle.bundle_inner(Y, a_Y, b_Y, layout), bundle.bundle_inner(X, a, b, layout), rtol=0, atol=1e-8
@@ -129,7 +129,7 @@ def test_bundle_geodesics_are_stationary_for_the_length_of_curves() -> None:
     def energy(amount: float, straight: object) -> float:
         def curve(t: float) -> np.ndarray:
             moved = straight(t) + amount * (np.sin(np.pi * t) * bend[0] + np.sin(2 * np.pi * t) * bend[1])  # type: ignore[operator]
-            return geometry.renormalize(moved, layout)
+            return normalized_features.renormalize(moved, layout)
 
         h, total = 1e-5, 0.0
         for t in times:
@@ -141,7 +141,7 @@ def test_bundle_geodesics_are_stationary_for_the_length_of_curves() -> None:
         return abs(energy(1e-3, straight) - energy(-1e-3, straight)) / 2e-3
 
     geodesic = variation(lambda t: bundle_geodesics.bundle_exp(X, t * U, layout))
-    retracted = variation(lambda t: geometry.renormalize(X + t * U, layout))
+    retracted = variation(lambda t: normalized_features.renormalize(X + t * U, layout))
     assert geodesic < 1e-2 * retracted
 
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from pymanopt.manifolds import Stiefel
 
-from manifolds import geometry
+from manifolds import normalized_features
 from manifolds.embedded import geodesics, logarithm
 from manifolds.embedded.curvature import embedded_hessian
 from manifolds.layout import ClassLayout
@@ -39,8 +39,8 @@ def test_parallel_transport_is_an_isometry_of_tangent_spaces_and_reverses(proble
     Y, V_Y = geodesics.geodesic_transport(X, U, V, layout)
     _, W_Y = geodesics.geodesic_transport(X, U, W, layout)
     _, U_Y = geodesics.geodesic_transport(X, U, U, layout)
-    assert geometry.constraint_residual(Y, layout) < 1e-12
-    assert geometry.tangency_residual(Y, V_Y, layout) < 1e-12
+    assert normalized_features.constraint_residual(Y, layout) < 1e-12
+    assert normalized_features.tangency_residual(Y, V_Y, layout) < 1e-12
     np.testing.assert_allclose(np.sum(V_Y * W_Y), np.sum(V * W), rtol=0, atol=1e-11)
     X_back, V_back = geodesics.geodesic_transport(Y, -U_Y, V_Y, layout)
     np.testing.assert_allclose(X_back, X, rtol=0, atol=1e-11)
@@ -77,7 +77,7 @@ def test_log_of_random_points_hits_them_and_the_midpoint_is_equidistant() -> Non
             X, Y = (nearest_point(rng.standard_normal((size, layout.n)), layout) for _ in range(2))
             U = logarithm.log(X, Y, layout)
             np.testing.assert_allclose(geodesics.exp(X, U, layout), Y, rtol=0, atol=1e-9)
-            assert geometry.tangency_residual(X, U, layout) < 1e-11
+            assert normalized_features.tangency_residual(X, U, layout) < 1e-11
             M = logarithm.midpoint(X, Y, layout)
             np.testing.assert_allclose(geodesics.exp(X, U / 2, layout), M, rtol=0, atol=1e-9)
 
@@ -115,7 +115,7 @@ def test_the_manifold_is_sqrt_n_stiefel_times_euclidean_of_the_libraries(problem
     Z, U = rng.standard_normal(X.shape), tangent(X, layout, rng, root)
     Q, V, W = layout.deviations(X).T / root, layout.deviations(U).T / root, layout.deviations(Z).T / root
     theirs, torch_stiefel = Stiefel(layout.n, problem.P), geoopt.EuclideanStiefelExact()
-    exp, projection = geodesics.exp(X, U, layout), geometry.orthogonal_projection(X, Z, layout)
+    exp, projection = geodesics.exp(X, U, layout), normalized_features.orthogonal_projection(X, Z, layout)
     np.testing.assert_allclose(layout.deviations(exp), root * theirs.exp(Q, V).T, rtol=0, atol=1e-12 * root)
     np.testing.assert_allclose(layout.means(exp), layout.means(X + U), rtol=0, atol=1e-12)
     np.testing.assert_allclose(layout.deviations(projection), root * theirs.projection(Q, W).T, rtol=0, atol=1e-12 * root)
@@ -134,7 +134,7 @@ def test_injectivity_radius_is_pi_sqrt_n() -> None:
     # a full turn in one plane of deviations returns: the shortest closed geodesic has twice that length
     layout = ClassLayout((3, 3))
     X = point(layout, 1)
-    U = layout.deviations(geometry.orthogonal_projection(X, np.random.default_rng(0).standard_normal(X.shape), layout))
+    U = layout.deviations(normalized_features.orthogonal_projection(X, np.random.default_rng(0).standard_normal(X.shape), layout))
     U *= 2 * geodesics.injectivity_radius(layout) / np.linalg.norm(U)
     np.testing.assert_allclose(geodesics.exp(X, U, layout), X, rtol=0, atol=1e-12)
 
@@ -143,9 +143,9 @@ def test_exp_removes_the_rounding_of_its_start() -> None:
     """A start off the manifold by 1e-7 (float32's rounding) lands on it by Newton's step: to the square, 1e-14."""
     X = point()
     off = X + 1e-8 * np.random.default_rng(0).standard_normal(X.shape)
-    assert geometry.constraint_residual(off, LAYOUT) > 1e-9
+    assert normalized_features.constraint_residual(off, LAYOUT) > 1e-9
     U = tangent(X, LAYOUT, np.random.default_rng(1), 2.0)
-    assert geometry.constraint_residual(geodesics.exp(off, U, LAYOUT), LAYOUT) < 1e-13
+    assert normalized_features.constraint_residual(geodesics.exp(off, U, LAYOUT), LAYOUT) < 1e-13
 
 
 def test_exp_is_differentiable() -> None:
@@ -154,6 +154,6 @@ def test_exp_is_differentiable() -> None:
     U = torch.from_numpy(tangent(X.numpy(), layout, np.random.default_rng(0), 2.0)).requires_grad_(True)
 
     def exp(U: torch.Tensor) -> torch.Tensor:
-        return geodesics.exp(X, geometry.orthogonal_projection(X, U, layout), layout)
+        return geodesics.exp(X, normalized_features.orthogonal_projection(X, U, layout), layout)
 
     assert torch.autograd.gradcheck(exp, U)

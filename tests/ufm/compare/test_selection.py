@@ -179,3 +179,16 @@ def test_the_closed_laws_without_noise_are_named_whatever_the_number_of_values()
         (run,) = make(Case("embedded", C=C, T=T), 0)
         verdict = judge([Measured(np.arange(float(T)), np.sqrt(C) * np.exp(x / 2), run.V[0], run.counts)])
         assert verdict.compatible == ("embedded",)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_means_that_grow_at_one_rate_over_noise_that_stands_still_get_no_name(seed: int) -> None:
+    """No flow does that; the renormalized one leaves least of what the models of frozen noise leave, a quarter of the growth."""
+    rng = np.random.default_rng(seed)
+    y = labelled([100] * 6)
+    means, noise = rng.standard_normal((6, 16)), rng.standard_normal((600, 16))
+    noise -= np.stack([noise[y == c].mean(0) for c in range(6)])[y]
+    features = [(np.log(epoch) * means[y] + noise).T for epoch in (5, 10, 20, 40, 80)]
+    verdict = judge([measured(features, y)])
+    assert verdict.outcome in (UNDECIDED, REFUTED)
+    assert not verdict.name

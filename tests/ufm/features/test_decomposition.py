@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from tests import oracles
 from tests.strategies import Problem, problems
+from ufm.features.central_path import central_path_classifier
 from ufm.features.least_squares import extended_ls_classifier, lambda_of_weight_decay, ls_classifier
 from ufm.features.loss_decomposition import decompose, mse_loss
 from ufm.features.statistics import ClassStatistics, block_statistics, statistics_of
@@ -112,10 +113,10 @@ def test_equation_7_at_lambda_zero(problem: Problem) -> None:
     stats = block_statistics(problem.H, problem.layout)
     C = problem.layout.C
     M, mu = stats.centred_means, stats.global_mean
-    W, b = ls_classifier(stats, 0.0)
     expected = M.T @ np.linalg.inv(stats.sigma_t) / C
-    np.testing.assert_allclose(W, expected, atol=1e-10)
-    np.testing.assert_allclose(b, 1 / C - expected @ mu, atol=1e-10)
+    for W, b in (ls_classifier(stats, 0.0), central_path_classifier(stats)):
+        np.testing.assert_allclose(W, expected, atol=1e-10)
+        np.testing.assert_allclose(b, 1 / C - expected @ mu, atol=1e-10)
 
 
 @given(problems(balanced=False))

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifolds.geometry import constraint_residual
 from manifolds.layout import ClassLayout
 from manifolds.linalg import congruence_residual, inverse_cholesky
+from manifolds.normalized_features import constraint_residual
 from manifolds.whitening import degenerate_deviation, symmetric_root, triangular_root, whiten
 from tests import oracles
 from tests.strategies import Problem, features, problems

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from manifolds.geometry import renormalize
+from manifolds.normalized_features import renormalize
 from tests import oracles
 from tests.strategies import Problem, problems
 from ufm.features import spectral_loss

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from manifolds.geometry import renormalize
 from manifolds.layout import ClassLayout
+from manifolds.normalized_features import renormalize
 from tests.strategies import Problem, problems
 from tests.ufm.laws import oracles
 from ufm.laws import discrete

@@ -13,7 +13,7 @@ from ufm.features.measures import tirer_trace_ratio
 from ufm.features.statistics import block_statistics
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.models.base import simulate
-from ufm.models.central_path import CentralPath
+from ufm.models.han_papyan_donoho import CentralPath
 from ufm.models.mixon import Mixon
 from ufm.models.solvers.gradient_flow import gradient_flow
 from ufm.tensor.integrate import integrate_scipy

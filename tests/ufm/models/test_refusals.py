@@ -7,10 +7,10 @@ import pytest
 
 from ufm.models import NAMES, model_class
 from ufm.models.base import Model, deviation, simulate
-from ufm.models.central_path import CentralPath
 from ufm.models.dang import DeepLinear
 from ufm.models.ergen_pilanci import ErgenPilanci
 from ufm.models.fang import Fang
+from ufm.models.han_papyan_donoho import CentralPath
 from ufm.models.tirer_bruna import BiasFree
 from ufm.models.zhu import Zhu
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from tests.typed import linear
-from ufm.monitor import Watched, measure_features, measure_network, watch
+from ufm.monitor import NeuralCollapse, Watched, measure_features, measure_network, watch
 from ufm.monitor.layers import RandomProjection, bare, flattened
 
 
@@ -185,3 +185,23 @@ def test_regression_is_watched_too() -> None:
     assert {"nrc1", "nrc2", "nrc3", "mse"} <= values.keys()
     with pytest.raises(ValueError, match="leave inner= out"):
         watch(network(), "3", inner=("0",), targets="regression")
+
+
+def test_layers_are_given_by_name_or_by_themselves() -> None:
+    model, loader = network(), DataLoader(TensorDataset(*data()), batch_size=30)
+    head = linear(model[3])
+    assert watch(model, head, inner=[model[2]], lam=0).measure(loader) == watch(model, "3", inner=["2"], lam=0).measure(loader)
+    with pytest.raises(ValueError, match="no layer of this network"):
+        watch(model, nn.Linear(7, 3))
+    metric, of_weights = NeuralCollapse(3), NeuralCollapse(3)
+    x, y = data()
+    with torch.no_grad():
+        metric.update(model[:3](x), y, classifier=head)
+        of_weights.update(model[:3](x), y, classifier=(head.weight, head.bias))
+    assert metric.compute()["nc3"] == of_weights.compute()["nc3"]
+
+
+def test_one_hot_labels_are_refused_with_the_way_out() -> None:
+    x, y = data()
+    with pytest.raises(ValueError, match="argmax"):
+        NeuralCollapse(3).update(x, nn.functional.one_hot(y))

@@ -6,7 +6,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from manifolds import geometry
+from manifolds import normalized_features
 from manifolds.layout import ClassLayout
 from tests import oracles
 from tests.strategies import Problem, problems
@@ -17,8 +17,8 @@ from ufm.features.measures import phd_maximal_angle, phd_nc1, phd_nc3, phd_nc4
 from ufm.features.snr import Snr, renormalized_features, snr
 from ufm.features.statistics import block_statistics
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.collapse_limits import renormalized_features_limit, snr_limit
 from ufm.laws.discrete import safe_step
-from ufm.laws.limits import renormalized_features_limit, snr_limit
 from ufm.tensor import renormalized_flow as flows
 from ufm.tensor.integrate import integrate_scipy
 
@@ -90,7 +90,7 @@ def test_lemma_3_derivative_of_the_singular_values(problem: Problem) -> None:
     Y, C_M = oracles.one_hot(layout), oracles.class_centering(layout)
     rows = V.T @ Y / N - spectrum.omega[:, None] * (U.T @ X @ C_M)
     np.testing.assert_allclose(slope, np.sum(rows * (U.T @ Z), axis=1), rtol=1e-5, atol=1e-6)
-    projected = geometry.oblique_projection(X, Z, layout)
+    projected = normalized_features.oblique_projection(X, Z, layout)
     np.testing.assert_allclose(np.sum((U.T @ layout.means(projected)) * V.T, axis=1), np.sum(rows * (U.T @ Z), axis=1), atol=1e-9)
 
 
@@ -103,7 +103,7 @@ def test_erratum_4_lemma_4_is_the_ambient_gradient_and_leaves_the_manifold(probl
     lemma_4 = (U * f) @ (V.T @ Y / N - omega[:, None] * (U.T @ X @ C_M))  # printed, all rows together
     G = flows.central_path_gradient(X, layout)
     np.testing.assert_allclose(lemma_4, -G, atol=1e-11)
-    assert geometry.tangency_residual(X, lemma_4, layout) > 1e-6 * np.max(f * omega)
+    assert normalized_features.tangency_residual(X, lemma_4, layout) > 1e-6 * np.max(f * omega)
     # and it is not Eq. 5 with Proposition 4, whose velocity moves the class means alone
     velocity = flows.RENORMALIZED_FLOW.velocity(X, G, layout)
     np.testing.assert_allclose(layout.deviations(velocity), 0, atol=1e-11)
@@ -120,7 +120,7 @@ def test_the_embedded_flow_moves_the_means_alone_too_but_slower(problem: Problem
     f = spectral_loss.loss_slope(spectrum.omega, layout.C)
     np.testing.assert_allclose(layout.deviations(velocity), 0, atol=1e-11)
     np.testing.assert_allclose(layout.means(velocity), (spectrum.left_vectors * (f / layout.N)) @ spectrum.V.T, atol=1e-11)
-    assert geometry.tangency_residual(X, velocity, layout) < 1e-11
+    assert normalized_features.tangency_residual(X, velocity, layout) < 1e-11
 
 
 @given(problems())
@@ -143,8 +143,8 @@ def test_lemma_5_holds_for_the_embedded_flow_and_not_for_equation_5_with_proposi
     problems(),
     st.sampled_from(
         [
-            (flows.RENORMALIZED_FLOW, geometry.oblique_projection),
-            (flows.EMBEDDED_FLOW, geometry.orthogonal_projection),
+            (flows.RENORMALIZED_FLOW, normalized_features.oblique_projection),
+            (flows.EMBEDDED_FLOW, normalized_features.orthogonal_projection),
         ]
     ),
 )
@@ -163,7 +163,7 @@ def test_the_constraint_survives_long_integration(flow: flows.Flow) -> None:
     t = float(flow.law.time(10 * spectrum.omega, spectrum.omega, 2, 4)[0])
     field = flows.central_path_field(flow, layout)
     end = integrate_scipy(field, X, np.array([0.0, t]))[-1]
-    assert geometry.constraint_residual(end, layout) < 1e-8
+    assert normalized_features.constraint_residual(end, layout) < 1e-8
     np.testing.assert_allclose(snr(end, layout).omega, 10 * spectrum.omega, rtol=1e-7)
 
 
@@ -179,7 +179,7 @@ def test_every_flow_of_the_full_state_follows_its_closed_law(problem: Problem, n
     expected = flow.law.omega(times, spectrum.omega, C, N)
     for state, omega in zip(states, expected, strict=True):
         np.testing.assert_allclose(snr(state, layout).omega, omega, rtol=1e-6)
-        M = geometry.renormalize(state, layout) if name == "unnormalized" else state
+        M = normalized_features.renormalize(state, layout) if name == "unnormalized" else state
         np.testing.assert_allclose(layout.means(M), (spectrum.left_vectors * omega) @ spectrum.V.T, atol=1e-5 * omega[0])
 
 
@@ -286,9 +286,9 @@ def test_renormalize_after_step_takes_any_loss(problem: Problem, share: float) -
     T = problem.rng.standard_normal(X.shape)
     gradient = flows.autograd_gradient(lambda X: 0.5 * ((X - torch.from_numpy(T)) ** 2).sum() / layout.n)
     stepped = flows.renormalize_after_step(torch.from_numpy(X), eta / layout.n, gradient, layout).numpy()
-    expected = geometry.renormalize(X - eta / layout.n * (X - T) / layout.n, layout)
+    expected = normalized_features.renormalize(X - eta / layout.n * (X - T) / layout.n, layout)
     np.testing.assert_allclose(stepped, expected, atol=1e-9)
-    assert geometry.constraint_residual(stepped, layout) < 1e-10
+    assert normalized_features.constraint_residual(stepped, layout) < 1e-10
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
@@ -308,7 +308,7 @@ def test_float32_flows_work_and_lose_digits_only(backend: str) -> None:
     for _ in range(50):
         stepped = flows.renormalize_after_step(stepped, 10.0, lambda X: flows.central_path_gradient(X, layout), layout)
     assert stepped.dtype == single.dtype
-    assert float(geometry.constraint_residual(stepped, layout)) < 1e-4
+    assert float(normalized_features.constraint_residual(stepped, layout)) < 1e-4
     assert spectrum.omega.dtype == np.float64
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifolds.geometry import renormalize, within_covariance
+from manifolds.normalized_features import renormalize, within_covariance
 from ufm.laws.closed import Law
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.integrated import Integrated

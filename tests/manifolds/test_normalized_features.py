@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from manifolds import geometry
+from manifolds import normalized_features as geometry
 from manifolds.layout import ClassLayout
 from tests import oracles
 from tests.strategies import Problem, problems
@@ -34,7 +34,11 @@ def test_class_operators_equal_their_dense_matrices(problem: Problem) -> None:
 def test_torch_equals_numpy(problem: Problem) -> None:
     layout, X, Z = problem.layout, problem.X, problem.direction()
     Xt, Zt = torch.from_numpy(X), torch.from_numpy(Z)
-    for function in (geometry.oblique_projection, geometry.oblique_projection_adjoint, geometry.orthogonal_projection):
+    for function in (
+        geometry.oblique_projection,
+        geometry.oblique_projection_adjoint,
+        geometry.orthogonal_projection,
+    ):
         np.testing.assert_allclose(function(Xt, Zt, layout).numpy(), function(X, Z, layout), rtol=0, atol=1e-12)
     moved = geometry.renormalize(Xt + Zt, layout).numpy()
     np.testing.assert_allclose(moved, geometry.renormalize(X + Z, layout), rtol=0, atol=1e-10)
