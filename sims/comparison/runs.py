@@ -95,7 +95,7 @@ def _trained(path: Path) -> Observed:
     config, record = load_run(path)
     stored = asdict(config)
     observed = _of_record(
-        path.name, path, "trained", _group(stored, ("seed", "save_features", "velocity", "data_dir")), record, stored
+        path.resolve().name, path, "trained", _group(stored, ("seed", "save_features", "velocity", "data_dir")), record, stored
     )
     rates = np.array([config.rate_at(max(int(epoch), 1)) for epoch in observed.trajectory.t])
     saved = {path / f"features-{epoch:04d}.npz": float(epoch) for epoch in config.save_features}
@@ -109,7 +109,7 @@ def _logged(path: Path, given: float | None) -> Observed:
     if np.isnan(lam):
         classified = np.isfinite(record.arrays.get("nc3", np.array(np.nan))).any()
         lam = _known(lam, given, path) if classified else given or 0.0
-    observed = _of_record(path.name, path, "trained", _group(facts, ("seed",)), record, facts)
+    observed = _of_record(path.resolve().name, path, "trained", _group(facts, ("seed",)), record, facts)
     rates = observed.trajectory.observed.get("learning_rate")
     return replace(observed, rates=rates, files=statistics_files(path), lam=lam)
 
@@ -152,7 +152,7 @@ def _features(path: Path, given: float | None) -> Observed:
         record = record.with_epoch(position if epoch is None else epoch, measurement, lam)
     config = {"lambda": lam}
     observed = _of_record(
-        path.name, path, "features", str(path.resolve()), record, config, classifier=whole, notes=tuple(notes.values())
+        path.resolve().name, path, "features", str(path.resolve()), record, config, classifier=whole, notes=tuple(notes.values())
     )
     return replace(observed, files=files, lam=lam)
 

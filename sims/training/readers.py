@@ -22,8 +22,8 @@ import sys
 import numpy as np
 from scipy.io import loadmat
 try:
-    found = {name: value for name, value in loadmat(sys.argv[1]).items() if name[0] != "_" and not value.dtype.hasobject}
-    np.savez(sys.argv[2], **found)
+    arrays = {name: value for name, value in loadmat(sys.argv[1]).items() if name[0] != "_" and not value.dtype.hasobject}
+    np.savez(sys.argv[2], **arrays)
 except Exception as error:
     sys.exit(str(error) or type(error).__name__)
 """

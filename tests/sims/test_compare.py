@@ -398,3 +398,9 @@ def test_unequal_classes_of_a_log_are_compared_like_any_others(tmp_path: Path) -
     out = tmp_path / "out"
     assert run_command(tmp_path / "log", "--from-epoch", "0", "--out", out, "--quiet") == 0
     assert report(out)["verdict"] == "unnormalized"
+
+
+def test_the_folder_that_one_stands_in_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full_flow("renormalized", tmp_path / "mine", seed=4, times=5)
+    monkeypatch.chdir(tmp_path / "mine")
+    assert load_observed(Path()).name == "mine"
