@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.linalg import root_of_spectrum
 from ufm.compare.coordinates import Entry, frame_of, log_gram
 from ufm.compare.likelihood import Path as Predicted
 from ufm.compare.likelihood import most_likely_clock
@@ -115,7 +116,7 @@ def _seen(Y: np.ndarray, frame: np.ndarray, entry: Entry) -> Measured:
     _, omega, Vt = np.linalg.svd(scaled.swapaxes(-1, -2) / q, full_matrices=False)
     U, _, Wt = np.linalg.svd(entry.M * q @ frame, full_matrices=False)
     values, E = np.linalg.eigh(entry.sigma_w)
-    white = (E / np.sqrt(values)) @ E.T @ (entry.M * q) @ frame  # (P, K): its polar factor carries the start
+    white = root_of_spectrum(values, E) @ (entry.M * q) @ frame  # (P, K): its polar factor carries the start
     U, _, Wt = np.linalg.svd(white, full_matrices=False)
     M = (E * np.sqrt(values)) @ E.T @ (U @ Wt) @ scaled[0].T / q
     return Measured(np.arange(1.0, len(Y) + 1), omega, Vt.swapaxes(-1, -2), entry.counts, Entry(entry.counts, M, entry.sigma_w))

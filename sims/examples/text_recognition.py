@@ -19,6 +19,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from sims.examples.onnx_head import OnnxHead, onnx_head
 from ufm.features.measures import phd_equiangular, phd_equinorm, phd_maximal_angle
+from ufm.features.vectors import norms, unit_vectors
 from ufm.monitor import NeuralCollapse
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
@@ -64,7 +65,7 @@ def centred(W: np.ndarray) -> np.ndarray:
 
 def nearest_cosines(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest cosine of each column with another one, and which that is."""
-    unit = vectors / np.linalg.norm(vectors, axis=0)
+    unit = unit_vectors(vectors)
     cosines = unit.T @ unit
     np.fill_diagonal(cosines, -1)
     return cosines.max(0), cosines.argmax(0)
@@ -86,7 +87,7 @@ def show_classifier(W: np.ndarray, names: list[str]) -> Figure:
         cosines, others = nearest_cosines(M)
         axes.hist(cosines, 80, range=(0, 1), histtype="step", label=name)
         if name == "classifier":
-            together, lengths = cosines > TOGETHER, np.linalg.norm(M, axis=0)
+            together, lengths = cosines > TOGETHER, norms(M)
             few = int(together[wanted].sum())
             print(f"{together.sum()} rows have another within a cosine of {TOGETHER}, {few} of letters and digits among them;")
             print(f"their mean norm is {lengths[together].mean():.3f}, that of the others {lengths[~together].mean():.3f}")
