@@ -25,8 +25,7 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     arrays = load_statistics(path)
     counts, M = arrays["counts"], arrays["class_means"]
     sigma_w, priors = (arrays["sigma_w"] + arrays["sigma_w"].T) / 2, counts / counts.sum()
-    _, E, dropped, _ = range_of_covariance(sigma_w, M, priors, float(arrays["precision"]))
-    basis = E[:, dropped:]
+    basis = _varying(M, sigma_w, priors, float(arrays["precision"]))
     if not basis.shape[1]:
         raise ValueError(f"{path}: Sigma_W = 0, every example equals its class mean")
     mean = M @ priors
@@ -42,9 +41,21 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     )
     centred, layer = basis.T @ (M - mean[:, None]), None
     if "layer_A" in arrays:
-        means = arrays["layer_means"]
-        layer = LayerBelow(basis.T @ arrays["layer_A"], means - (means @ priors)[:, None], arrays["layer_sigma_w"])
+        layer = _layer_below(basis.T @ arrays["layer_A"], arrays, priors)
     return Entry(counts, centred, basis.T @ sigma_w @ basis, W, b, basis.T @ mean, decay_w, decay_h, lam, layer)
+
+
+def _varying(M: np.ndarray, sigma_w: np.ndarray, priors: np.ndarray, precision: float) -> np.ndarray:
+    """An orthonormal basis of the range of Sigma_W, up to what rounding makes of these class means M (P, C). (P, r)"""
+    _, E, empty, _ = range_of_covariance(sigma_w, M, priors, precision)
+    return E[:, empty:]
+
+
+def _layer_below(A: np.ndarray, arrays: dict[str, np.ndarray], priors: np.ndarray) -> LayerBelow:
+    """The layer that features are A Z of, on the range of its Sigma_W, which units that never answer are not in."""
+    M, sigma_w = arrays["layer_means"], (arrays["layer_sigma_w"] + arrays["layer_sigma_w"].T) / 2
+    basis = _varying(M, sigma_w, priors, float(arrays["precision"]))
+    return LayerBelow(A @ basis, basis.T @ (M - (M @ priors)[:, None]), basis.T @ sigma_w @ basis)
 
 
 def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_h: float = 0.0) -> Entry:
