@@ -16,6 +16,7 @@ import numpy as np
 from sims.command import Parser, print_json, run_command, say
 from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
+from ufm.features.snr import worth_saying
 from ufm.features.statistics import statistics_of
 from ufm.files.features import files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
@@ -25,7 +26,6 @@ from ufm.monitor.record import Record, table
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
 FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
-WORTH_SAYING = 1e-6  # relative error of omega, beyond which the digits of a table are wrong
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
 
 
@@ -150,9 +150,10 @@ def _warn(name: str, measurement: Measurement) -> None:
     """Say what is undefined, and where digits are lost."""
     for reason in measurement.undefined:
         say(f"{name}: undefined: {reason}")
-    if measurement.snr.rounding > WORTH_SAYING:
+    if measurement.snr.rounding > worth_saying(measurement.precision):
         error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"
-        say(f"{name}: warning: {error}, Sigma_W in float64 is close to singular; ufm.flow goes through the deviations instead")
+        reason = "the smallest within-class deviation is small beside the largest or the features"
+        say(f"{name}: warning: {error}, {reason}; ufm.flow goes through the deviations and loses less")
 
 
 def show_run(path: Path, args: argparse.Namespace) -> None:
