@@ -30,7 +30,7 @@ class Checkpoint:
 
     def __init__(self, path: Path | None, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
-        self.saved = {} if path is None else store.load_checkpoint(path, config) or {}
+        self.saved = {} if path is None else store.load_checkpoint(path, config, WANTED) or {}
         self.last = time.monotonic()
 
     def offer(self, arrays: dict[str, np.ndarray], force: bool = False) -> None:
@@ -231,3 +231,10 @@ class SchemeStage(Stage):
 
 def _like(values: np.ndarray, x: ArrayT) -> ArrayT:
     return namespace(x).asarray(values, device=x.device)
+
+
+WANTED = {  # of a checkpoint
+    f"{stage.name}_{name}"
+    for stage in (FlowStage, SchemeStage)
+    for name in ("state", "omega", "V", "V_t", "U_t", "count", *stage.scalars)
+}
