@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sims.command import Parser, print_json, run_command, say
+from sims.command import Parser, json_line, run_command, say, told_as_they_come
 
 if TYPE_CHECKING:
     from sims.rungs.rung import Rung
@@ -61,13 +61,14 @@ def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
     from sims.rungs.report import judged_rung, markdown, write_ladder
 
     out, rungs = Path(args.out), list[dict[str, Any]]()
-    for rung in chosen:
-        rungs.append(judged_rung(rung, [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seeds)], out))
-        if args.json:
-            print_json(rungs[-1])
-        elif not args.quiet:
-            say(f"{rung.name}: {rungs[-1]['outcome']}, {rungs[-1]['reason']}")
-    write_ladder(rungs, out)
+    with told_as_they_come(written=True) as tell:
+        for rung in chosen:
+            rungs.append(judged_rung(rung, [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seeds)], out))
+            if args.json:
+                tell(json_line(rungs[-1]))
+            elif not args.quiet:
+                say(f"{rung.name}: {rungs[-1]['outcome']}, {rungs[-1]['reason']}")
+        write_ladder(rungs, out)
     if not args.json and not args.quiet:
         print(markdown(rungs))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sims.command import Parser, print_json, run_command, say
+from sims.command import Parser, json_line, print_json, run_command, say, told_as_they_come
 from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import worth_saying
@@ -120,20 +120,21 @@ def measure(args: argparse.Namespace) -> None:
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return
-    for k, name in enumerate(args.files):
-        arrays = load_feature_file(Path(name))
-        lam = lambda_of_file(arrays, Path(name)) if args.lam is None else args.lam
-        known, measurement = _measured(Path(name), arrays, lam)
-        epoch = k if known is None else known
-        record = record.with_epoch(epoch, measurement, lam)
-        if args.out is not None:
-            record.save(Path(args.out))
-        _warn(name, measurement)
-        if args.json:
-            snr = {key: getattr(measurement.snr, key) for key in ("omega", "dropped", "rounding")}
-            print_json({"file": name, "epoch": epoch, **measurement.scalars, **snr})
-    if args.report is not None:
-        write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
+    with told_as_they_come(written=args.out is not None or args.report is not None) as tell:
+        for k, name in enumerate(args.files):
+            arrays = load_feature_file(Path(name))
+            lam = lambda_of_file(arrays, Path(name)) if args.lam is None else args.lam
+            known, measurement = _measured(Path(name), arrays, lam)
+            epoch = k if known is None else known
+            record = record.with_epoch(epoch, measurement, lam)
+            if args.out is not None:
+                record.save(Path(args.out))
+            _warn(name, measurement)
+            if args.json:
+                snr = {key: getattr(measurement.snr, key) for key in ("omega", "dropped", "rounding")}
+                tell(json_line({"file": name, "epoch": epoch, **measurement.scalars, **snr}))
+        if args.report is not None:
+            write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
 
