@@ -72,7 +72,7 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
     means, deviations = layout.means(reduced), layout.deviations(reduced)
     counts = np.asarray(layout.sizes)
     mean = means @ (counts / counts.sum())
-    arrays = load_arrays(path)
+    arrays = load_arrays(path, ("W", "b"))
     W, b = None, None
     if "W" in arrays:
         W = arrays["W"].astype(np.float64)
