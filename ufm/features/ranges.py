@@ -100,7 +100,7 @@ def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
     Sigma_W are noise.
     """
     xp = namespace(stats.sigma_w)
-    values, E = xp.linalg.eigh(symmetrize(stats.sigma_w))
+    values, E = stats.within_spectrum
     mean_square = float(stats.sigma_w.diagonal().sum()) + float((stats.means**2 * stats.priors).sum())
     empty = degenerate_deviation(mean_square, stats.P, precision) ** 2
     dropped = int((values <= max(empty, stats.P * epsilon(values) * float(values[-1]))).sum())  # ascending: the first ones
