@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -102,5 +103,6 @@ def _products_are_single() -> bool:
     """Whether float32 products have the rounding of float32: not where the user has chosen TF32 or bfloat16 for them."""
     if not hasattr(torch.backends, "fp32_precision"):  # torch before 2.9
         return torch.get_float32_matmul_precision() == "highest"
-    places = (torch.backends, torch.backends.mkldnn.matmul, torch.backends.cuda.matmul)
+    backends: Any = torch.backends
+    places = (backends, backends.mkldnn.matmul, backends.cuda.matmul)
     return all(place.fp32_precision in ("none", "ieee") for place in places)
