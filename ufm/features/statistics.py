@@ -2,13 +2,12 @@
 
 import operator
 from dataclasses import dataclass, fields
-from functools import cached_property
 from typing import Any, Generic
 
 import numpy as np
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gram, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gram, namespace
 from ufm.arrays import ClassMeans, Columns, Covariance, FeatureVector, Labels, PerClass, Rows, check_real, check_scale
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
@@ -55,12 +54,6 @@ class ClassStatistics(Generic[ArrayT_co]):
     def centred_means(self) -> ClassMeans[ArrayT_co]:
         """mu_c - mu_G. (P, C)"""
         return self.means - self.global_mean[:, None]
-
-    @cached_property
-    def within_spectrum(self) -> tuple[ArrayT_co, ArrayT_co]:
-        """Eigenvalues of Sigma_W, ascending, and its eigenvectors. (P,), (P, P)"""
-        values, E = namespace(self.sigma_w).linalg.eigh(symmetrize(self.sigma_w))
-        return values, E
 
     @property
     def sigma_b(self) -> Covariance[ArrayT_co]:

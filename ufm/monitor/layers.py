@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from manifolds.linalg import epsilon
+from manifolds.linalg import epsilon, symmetrize
 from ufm.features.statistics import ClassStatistics
 
 Reduce = Callable[[Tensor], Tensor]
@@ -94,7 +94,7 @@ def effective_rank(stats: ClassStatistics[Tensor]) -> float:
 
     Raises ValueError where all features are equal.
     """
-    within, E = stats.within_spectrum
+    within, E = torch.linalg.eigh(symmetrize(stats.sigma_w))
     within = torch.where(within > stats.P * epsilon(within) * within[-1], within, 0.0)
     # the roots side by side, since an eigenvalue of Sigma_T would lose half of the digits of its root
     values = torch.linalg.svdvals(torch.cat([stats.centred_means * stats.priors**0.5, E * within.sqrt()], 1))

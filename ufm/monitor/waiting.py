@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ufm.arrays import as_numpy
 from ufm.files.spool import FeatureSpool
 
 LEAST, MOST = 4096, 16384  # rows that wait for one product
@@ -72,7 +73,7 @@ class StoredRows:
         if self._spool is None:
             self._spool = FeatureSpool(self._scratch)
             weakref.finalize(self, self._spool.__exit__, None, None, None)
-        self._spool.append(rows.to(self.dtype).cpu().numpy(), labels.cpu().numpy())
+        self._spool.append(as_numpy(rows.to(self.dtype)), as_numpy(labels))
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Everything stored, some thousand rows at a time: rows (n, P) and labels (n,), on the CPU."""
