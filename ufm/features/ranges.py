@@ -133,7 +133,7 @@ def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
     sign = np.sign(V[abs(V).argmax(0), np.arange(K)])
     total = float((M * M).sum())
     lost = max(total - float((inside * inside).sum()), 0.0) / total if total else 0.0
-    smallest = float(values[dropped])
+    smallest, mean_square = float(values[dropped]), float(values.sum()) + float((stats.means**2 * stats.priors).sum())
     rounding = epsilon(values) * float(values[-1]) / smallest + precision * (mean_square / smallest) ** 0.5
     return RangeSnr(np.pad(omega, missing[1]), np.pad(V * sign, missing), np.pad(U * sign, missing), dropped, lost, rounding)
 

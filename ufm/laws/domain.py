@@ -16,14 +16,14 @@ FEW = 100  # values, for which the checks take longer than the numbers
 BLOCK = 12000  # most values solved at a time: temporaries stay in the cache and off the page-fault path
 
 
-def six_digits(f: Callable[[ArrayT], ArrayT], s: ArrayT) -> ArrayT:
+def six_digits(f: Callable[[Any], Any], s: ArrayT) -> ArrayT:
     """f(s) to about six digits, in float32 where every s lies well inside its range: twice as fast. Any shape"""
     xp = namespace(s)
     if math.prod(s.shape) < FEW or not (float(s.min()) > -SINGLE_LOG and float(s.max()) < math.exp(SINGLE_LOG)):
         return f(s)
     if isinstance(s, np.ndarray):
         return f(s.astype(np.float32)).astype(np.float64)
-    return f(s.to(xp.float32)).to(xp.float64)
+    return f(xp.asarray(s, dtype=xp.float32)).to(xp.float64)
 
 
 def in_blocks(f: Callable[[ArrayT], ArrayT], s: ArrayT) -> ArrayT:
