@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.whitening import degenerate_deviation
 from ufm.compare.coordinates import Entry, LayerBelow, frame_of, gram_of_spectrum, log_gram
 from ufm.compare.models import SAME_START
 from ufm.compare.outcome import Measured
+from ufm.features.ranges import range_of_covariance, reduce_to_range
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.trajectory import Trajectory
@@ -25,7 +25,8 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     arrays = load_statistics(path)
     counts, M = arrays["counts"], arrays["class_means"]
     sigma_w, priors = (arrays["sigma_w"] + arrays["sigma_w"].T) / 2, counts / counts.sum()
-    basis = _varying(M, sigma_w, priors, float(arrays["precision"]))
+    _, E, dropped, _ = range_of_covariance(sigma_w, M, priors, float(arrays["precision"]))
+    basis = E[:, dropped:]
     if not basis.shape[1]:
         raise ValueError(f"{path}: Sigma_W = 0, every example equals its class mean")
     mean = M @ priors
@@ -45,17 +46,11 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     return Entry(counts, centred, basis.T @ sigma_w @ basis, W, b, basis.T @ mean, decay_w, decay_h, lam, layer)
 
 
-def _varying(M: np.ndarray, sigma_w: np.ndarray, priors: np.ndarray, precision: float) -> np.ndarray:
-    """An orthonormal basis of the range of Sigma_W, up to what rounding makes of these class means M (P, C). (P, r)"""
-    values, E = np.linalg.eigh(sigma_w)
-    empty = degenerate_deviation(float(np.trace(sigma_w) + (M**2 @ priors).sum()), len(M), precision) ** 2
-    return E[:, values > max(empty, len(M) * float(np.finfo(np.float64).eps) * values[-1])]
-
-
 def _layer_below(A: np.ndarray, arrays: dict[str, np.ndarray], priors: np.ndarray) -> LayerBelow:
     """The layer that features are A Z of, on the range of its Sigma_W, which units that never answer are not in."""
     M, sigma_w = arrays["layer_means"], (arrays["layer_sigma_w"] + arrays["layer_sigma_w"].T) / 2
-    basis = _varying(M, sigma_w, priors, float(arrays["precision"]))
+    _, E, dropped, _ = range_of_covariance(sigma_w, M, priors, float(arrays["precision"]))
+    basis = E[:, dropped:]
     return LayerBelow(A @ basis, basis.T @ (M - (M @ priors)[:, None]), basis.T @ sigma_w @ basis)
 
 
@@ -66,7 +61,6 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
     """
     from manifolds.layout import ClassLayout
     from ufm.features.labels import class_blocks
-    from ufm.features.ranges import reduce_to_range
 
     H, layout = class_blocks(*load_features(path))
     assert isinstance(layout, ClassLayout)
