@@ -25,7 +25,8 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     arrays = load_statistics(path)
     counts, M = arrays["counts"], arrays["class_means"]
     sigma_w, priors = (arrays["sigma_w"] + arrays["sigma_w"].T) / 2, counts / counts.sum()
-    basis = _varying(M, sigma_w, priors, float(arrays["precision"]))
+    _, E, dropped, _ = range_of_covariance(sigma_w, M, priors, float(arrays["precision"]))
+    basis = E[:, dropped:]
     if not basis.shape[1]:
         raise ValueError(f"{path}: Sigma_W = 0, every example equals its class mean")
     mean = M @ priors
@@ -45,16 +46,11 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     return Entry(counts, centred, basis.T @ sigma_w @ basis, W, b, basis.T @ mean, decay_w, decay_h, lam, layer)
 
 
-def _varying(M: np.ndarray, sigma_w: np.ndarray, priors: np.ndarray, precision: float) -> np.ndarray:
-    """An orthonormal basis of the range of Sigma_W, up to what rounding makes of these class means M (P, C). (P, r)"""
-    _, E, empty, _ = range_of_covariance(sigma_w, M, priors, precision)
-    return E[:, empty:]
-
-
 def _layer_below(A: np.ndarray, arrays: dict[str, np.ndarray], priors: np.ndarray) -> LayerBelow:
     """The layer that features are A Z of, on the range of its Sigma_W, which units that never answer are not in."""
     M, sigma_w = arrays["layer_means"], (arrays["layer_sigma_w"] + arrays["layer_sigma_w"].T) / 2
-    basis = _varying(M, sigma_w, priors, float(arrays["precision"]))
+    _, E, dropped, _ = range_of_covariance(sigma_w, M, priors, float(arrays["precision"]))
+    basis = E[:, dropped:]
     return LayerBelow(A @ basis, basis.T @ (M - (M @ priors)[:, None]), basis.T @ sigma_w @ basis)
 
 
@@ -72,7 +68,7 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
     means, deviations = layout.means(reduced), layout.deviations(reduced)
     counts = np.asarray(layout.sizes)
     mean = means @ (counts / counts.sum())
-    arrays = load_arrays(path, ("W", "b"))
+    arrays = load_arrays(path)
     W, b = None, None
     if "W" in arrays:
         W = arrays["W"].astype(np.float64)

@@ -139,7 +139,7 @@ def trace(
     A flow that reaches a stationary point, or whose G overflows float64, ends there. Y[0] is the start.
     """
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
-    state, h = motion.state, FIRST_STEP
+    state, h, halted = motion.state, FIRST_STEP, False
     for _ in range(20 * points):
         try:
             trial = motion.step(state, h)
@@ -151,16 +151,17 @@ def trace(
             h /= 4
             if h < 1e-300:
                 break
+            halted = True
             continue
-        if moved < spacing / 4:
+        if moved < spacing / 4 and not halted:  # a short step is taken where a longer one was too long
             if moved < AT_REST * h or h > LONGEST:
                 break
             h *= min(0.8 * spacing / max(moved, spacing / 1e3), 1e3)
             continue
         Y.append(after)
         times.append(times[-1] + h)
-        state = trial
-        h *= min(spacing / moved, 2.0)
+        state, halted = trial, False
+        h *= min(spacing / max(moved, spacing / 2), 2.0)
         diagonal = np.diagonal(after)
         if len(Y) >= points or diagonal.mean() > mean or diagonal.max() > most:
             break
