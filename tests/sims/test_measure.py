@@ -113,7 +113,7 @@ def test_a_file_is_read_once_and_of_its_members_only_the_known_ones(tmp_path: Pa
     opened, read = set[str](), list[tuple[int, ...]]()
     member, whole = zipfile.ZipFile.open, np.lib.format.read_array
 
-    def noted(self: zipfile.ZipFile, name: zipfile.ZipInfo, *args: str, **options: bool) -> Any:
+    def noted(self: zipfile.ZipFile, name: zipfile.ZipInfo, *args: Any, **options: Any) -> Any:
         opened.add(name.filename)
         return member(self, name, *args, **options)
 
