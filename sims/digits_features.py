@@ -22,7 +22,7 @@ from ufm.arrays import as_numpy
 from ufm.files import store
 from ufm.flow.progress import PROGRESS_SECONDS
 
-DIGITS, IMAGES_PER_DIGIT = 10, 174  # the smallest of the ten classes has 174 images
+DIGIT_CLASSES, IMAGES_PER_DIGIT = 10, 174  # the smallest of the ten classes has 174 images
 HIDDEN_UNITS, DIGITS_BATCH, DIGITS_MOMENTUM = 256, 64, 0.9
 LARGEST_WIDTH = 2**20  # a network of 1 GB, trained for days
 
@@ -55,7 +55,7 @@ def balanced_digits() -> tuple[torch.Tensor, torch.Tensor]:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:IMAGES_PER_DIGIT] for c in range(DIGITS)]))
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:IMAGES_PER_DIGIT] for c in range(DIGIT_CLASSES)]))
     return torch.from_numpy((pixels[rows] / 16).astype(np.float32)), torch.from_numpy(labels[rows])
 
 
@@ -66,7 +66,7 @@ def relu_network(pixels: int, width: int) -> torch.nn.Sequential:
         torch.nn.ReLU(),
         torch.nn.Linear(HIDDEN_UNITS, width),
         torch.nn.ReLU(),
-        torch.nn.Linear(width, DIGITS),
+        torch.nn.Linear(width, DIGIT_CLASSES),
     )
 
 
@@ -78,7 +78,7 @@ def train_network(images: torch.Tensor, labels: torch.Tensor, config: Training, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = relu_network(images.shape[1], config.width)
-        targets = torch.nn.functional.one_hot(labels, DIGITS).to(images.dtype)
+        targets = torch.nn.functional.one_hot(labels, DIGIT_CLASSES).to(images.dtype)
         optimizer = torch.optim.SGD(net.parameters(), config.learning_rate, DIGITS_MOMENTUM, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
         loss_of, told = torch.nn.MSELoss(), time.monotonic()
@@ -140,7 +140,7 @@ def write(out: Path, config: Training, quiet: bool) -> dict[str, Any]:
     text = np.array(json.dumps(facts, sort_keys=True))
     store.save_arrays(out, arrays | {"labels": as_numpy(labels), "config": text})
     n, P = arrays["features"].shape
-    return {"file": str(out), "n": n, "C": DIGITS, "P": P, "dead": int((arrays["features"] == 0).all(0).sum())}
+    return {"file": str(out), "n": n, "C": DIGIT_CLASSES, "P": P, "dead": int((arrays["features"] == 0).all(0).sum())}
 
 
 def main(argv: list[str] | None = None) -> int:

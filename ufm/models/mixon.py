@@ -14,7 +14,7 @@ from ufm.models.objective.losses import SquaredError, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled, Point, gaussian_point
 from ufm.models.solvers.gradient_flow import gradient_flow
 
-SMALL = 0.01  # from this scale on the linearised phase no longer separates the modes
+SMALL_SCALE = 0.01  # from this scale on the linearised phase no longer separates the modes
 LINEAR_TIME = 2.0  # time, in 1/sqrt N, at which flow and linearisation are compared
 SUBSPACE_SPREAD = 8.0  # ratio of the largest to the smallest singular value of the start on the invariant subspace
 
@@ -58,7 +58,7 @@ class Mixon(Integrated):
     @property
     def duration(self) -> float:
         """Time to grow from the scale to order one, plus enough to settle; a large start settles at its own slow rate."""
-        settle = 25.0 if self.scale < SMALL else 400.0
+        settle = 25.0 if self.scale < SMALL_SCALE else 400.0
         return (max(np.log(np.sqrt(self.rate) / self.scale), 0.0) + settle) / self.rate
 
     def check_domain(self) -> None:
