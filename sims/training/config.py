@@ -18,7 +18,7 @@ from sims.training.architectures import NETS, STEMS
 from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, DataChoice
 
 PROTOCOL = Path(__file__).parents[1] / "protocol" / "cells.toml"
-LOSSES, OPTIMIZERS = ("mse", "ce"), ("sgd", "adam", "lbfgs")
+LOSS_FUNCTIONS, OPTIMIZERS = ("mse", "ce"), ("sgd", "adam", "lbfgs")
 GRID = tuple(float(f"{1e-4 * 2500 ** (k / 24):.9g}") for k in range(25))  # 1e-4 to 0.25 in equal ratios
 EPOCHS, DECAYS = 350, (116, 233)
 MEASURED = (
@@ -73,7 +73,7 @@ class TrainConfig:
         for name, allowed in (
             ("dataset", DATASETS),
             ("net", NETS),
-            ("loss", LOSSES),
+            ("loss", LOSS_FUNCTIONS),
             ("optimizer", OPTIMIZERS),
             ("normalization", NORMALIZATIONS),
             ("stem", STEMS),

@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {"per_class": 20, "test_per_class": 5, "width": 0.05, "b
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     config = TrainConfig(**SMALL, epochs=4, decays=(3,), measured=(1, 2, 3, 4), save_features=())
-    monkeypatch.setattr(study, "LOSSES", ("mse",))
+    monkeypatch.setattr(study, "LOSS_FUNCTIONS", ("mse",))
     monkeypatch.setattr(study, "configurations", lambda loss, seed, data_dir: iter([("tiny", replace(config, seed=seed))]))
 
 

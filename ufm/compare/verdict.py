@@ -9,10 +9,11 @@ from ufm.compare.comparison import Comparison
 from ufm.compare.drift import share_interval
 from ufm.compare.exponent import EXPONENTS, Exponent, fit_exponent, resample
 from ufm.compare.fit import Fit, fit_law, motion, travelled
+from ufm.compare.outcome import NOT_COMPARED, UNDECIDED
 from ufm.laws.closed import LAWS, Law
 
 NONE = "none"
-A_LAW, NO_LAW, UNDECIDED, NOT_COMPARED = "law", "no law", "undecided", "not compared"
+A_LAW, NO_LAW = "law", "no law"
 TOO_FEW = "in too few epochs to tell a trend from noise"
 MOST_EPOCHS = 200  # that an exponent is fitted to; a simulation with more is thinned
 PAIRS = 3  # fewer pairs have no bootstrap interval

@@ -27,7 +27,7 @@ from ufm.files.store import load_arrays, save_arrays
 if TYPE_CHECKING:  # with torch, which reading needs not
     from ufm.monitor.measurement import Measurement
 
-REQUIRED = ("epoch", "counts", "class_means", "sigma_w", "precision")
+REQUIRED_ARRAYS = ("epoch", "counts", "class_means", "sigma_w", "precision")
 TRAINING_FACTS = (
     *("lambda", "decay_w", "decay_b", "decay_h"),
     *("learning_rate", "momentum", "batch_size", "optimizer", "loss", "train_error"),
@@ -77,7 +77,7 @@ def add_layer(folder: Path, epoch: int, A: np.ndarray, below: ClassStatistics[np
 def load_statistics(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file of statistics. Raises ValueError for anything else."""
     arrays = load_arrays(path)
-    missing = [name for name in REQUIRED if name not in arrays]
+    missing = [name for name in REQUIRED_ARRAYS if name not in arrays]
     if missing:
         raise ValueError(f"{path} holds no class statistics: it has no array {missing[0]!r}")
     P, C = arrays["class_means"].shape
