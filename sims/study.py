@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from sims.command import Parser, print_json, run_command, say
-from sims.comparison.analysis import Choice, Group, analyse, label
+from sims.comparison.analysis import Choice, Group, analyse
+from sims.comparison.wording import label
 from sims.page import check_jinja2
 from sims.training.config import LOSS_FUNCTIONS, TrainConfig, protocol
 from ufm.compare.outcome import NOT_COMPARED
-from ufm.compare.verdict import NONE, LawRule
+from ufm.compare.verdict import LawRule
 from ufm.laws.closed import LAWS
 
 CHOICES = {
@@ -122,7 +123,7 @@ def verdict_row(group: Group) -> dict[str, Any]:
     p = group.verdict.exponent
     exponent = None if p is None else {"value": p.value, "low": p.low, "high": p.high}
     selection = group.selection
-    verdict = {"verdict": selection.name or NONE, "outcome": selection.outcome, "compatible": list(selection.compatible)}
+    verdict = {"verdict": selection.name or None, "outcome": selection.outcome, "compatible": list(selection.compatible)}
     return {**verdict, "exponent": exponent}
 
 

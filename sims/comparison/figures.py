@@ -9,7 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from sims.comparison.analysis import Group, spectra_of
+from sims.comparison.analysis import Group
+from sims.comparison.numbers import spectra_of
 from ufm.compare.comparison import SCHEME, Comparison
 from ufm.compare.exponent import EXPONENTS
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, plain_numbers

@@ -39,6 +39,10 @@ class CandidateModel:
     limit: float = 1.0
     apart: tuple[float, ...] = ()
 
+    def at_bound(self, value: float | None) -> bool:
+        """Whether a value of the parameter is the least or the largest that is looked at: a better one may lie beyond."""
+        return value is not None and value != self.limit and not min(self.values) < value < max(self.values)
+
 
 MODELS: dict[str, CandidateModel] = {
     model.name: model

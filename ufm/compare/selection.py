@@ -7,6 +7,7 @@ at most (1 - level) / (models x choices x tests) in each of the tests under the 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -51,7 +52,7 @@ def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], 
         if why:
             support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
     told = {name: _told_from_limit(states, name) for name in names if MODELS[name].values}
-    return _verdict(support, told, _growth(states))
+    return replace(_verdict(support, told, _growth(states)), threshold=1 / (1 + count))
 
 
 def _growth(states: Sequence[PredictedRun]) -> float:
