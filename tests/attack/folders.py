@@ -11,8 +11,34 @@ import numpy as np
 from hypothesis import strategies as st
 
 Files = dict[str, bytes]
-ODD_VALUES: tuple[Any, ...] = (None, [], {}, "x", "", -1, 0, 2.5, True, float("nan"), float("inf"), int("9" * 400), [-1], ["x"], {"a": 1})
-ODD_TEXTS = ("", "[", "[" * 100_000, '{"a":' * 50_000, "[]", "null", "1", '"x"', "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"))
+ODD_VALUES: tuple[Any, ...] = (
+    None,
+    [],
+    {},
+    "x",
+    "",
+    -1,
+    0,
+    2.5,
+    True,
+    float("nan"),
+    float("inf"),
+    int("9" * 400),
+    [-1],
+    ["x"],
+    {"a": 1},
+)
+ODD_TEXTS = (
+    "",
+    "[",
+    "[" * 100_000,
+    '{"a":' * 50_000,
+    "[]",
+    "null",
+    "1",
+    '"x"',
+    "\ud800".encode("utf-8", "surrogatepass").decode("latin-1"),
+)
 ODD_ARRAYS: tuple[np.ndarray, ...] = (
     np.zeros(0),
     np.array(-1),
@@ -108,7 +134,9 @@ def with_odd_array(content: bytes, draw: st.DrawFn) -> bytes:
     elif how == "transposed":
         arrays[name] = value.T if value.ndim else value.reshape(1, 1)
     elif how == "dtype":
-        arrays[name] = value.astype(str if value.dtype.kind == "U" else draw(st.sampled_from(["f4", "i8", "c16", "U3", ">f8", "?"])))
+        arrays[name] = value.astype(
+            str if value.dtype.kind == "U" else draw(st.sampled_from(["f4", "i8", "c16", "U3", ">f8", "?"]))
+        )
     elif how == "nan" and value.dtype.kind == "f" and value.size:
         arrays[name] = np.where(np.arange(value.size).reshape(value.shape) == value.size // 2, np.nan, value)
     np.savez(buffer, **arrays)  # type: ignore[arg-type]

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ufm.features.ranges import Classifier
 from ufm.monitor import inputs, regression
+from ufm.monitor.decisions import Decider, Decisions
 from ufm.monitor.inputs import checked, refuse
-from ufm.monitor.measurement import Decisions, Measurement, decisions
+from ufm.monitor.measurement import Measurement
 from ufm.monitor.moments import Moments
 from ufm.monitor.states import MomentsMetric
 from ufm.monitor.summary import Summary, of_classes, of_targets
@@ -82,10 +83,10 @@ class NeuralCollapse(MomentsMetric):
         kept, faults = checked(rows, y, self.C, self.ignore_index)
         if rows.device.type == "cpu":
             refuse(faults, self.C, y)
-        waiting = self._waiting or self._begin(rows, y, features.shape[-1])
+        waiting = self._room_for(rows, y, features.shape[-1])
         self.faults = self.faults + faults
         for full in waiting.add(rows, kept):
-            self._take_in(*full)
+            self._take_in(waiting, *full)
 
     def compute(self) -> dict[str, float]:
         """Every measure by name, floats, NaN where undefined (`undefined` says why). In every process the same.
@@ -150,14 +151,16 @@ class NeuralCollapse(MomentsMetric):
         return of_classes(moments, known, self.lam, float(self.precision), self._decide)
 
     def _decide(self, classifier: Classifier | None, means: Tensor) -> Decisions:
+        decide = Decider(classifier, means, self.classes)
+
         def counts(rows: Tensor, labels: Tensor) -> Tensor:
-            decided = decisions(rows, labels, classifier, means, self.classes)
+            decided = decide(rows, labels)
             return torch.tensor([decided.wrong, decided.apart, decided.wrong_by_mean], device=rows.device)
 
         return Decisions(*self._over_stored(counts, torch.zeros(3, dtype=torch.int64)).tolist())
 
     def _distances(self, mean: Tensor, bases: tuple[Tensor, ...]) -> Tensor:
         def sums(rows: Tensor, _: Tensor) -> Tensor:
-            return regression.squared_distances(rows[:, : len(mean)], mean, bases)
+            return regression.squared_distances(rows[:, : len(mean)].double(), mean, bases)
 
         return self._over_stored(sums, torch.zeros(len(bases), dtype=torch.float64))
