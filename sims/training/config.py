@@ -16,6 +16,7 @@ import msgspec
 
 from sims.training.architectures import NETS, STEMS
 from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, DataChoice
+from ufm.files.store import read_json
 
 PROTOCOL = Path(__file__).parents[1] / "protocol" / "cells.toml"
 LOSS_FUNCTIONS, OPTIMIZERS = ("mse", "ce"), ("sgd", "adam", "lbfgs")
@@ -176,13 +177,7 @@ def from_mapping(given: Mapping[str, Any], source: str) -> TrainConfig:
 
 def load_config(path: Path) -> TrainConfig:
     """A configuration from a JSON file. Raises ValueError for anything that is not exactly one."""
-    try:
-        given = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"{path} holds {type(given).__name__}, a configuration is an object")
-    return from_mapping(given, str(path))
+    return from_mapping(read_json(path), str(path))
 
 
 @functools.cache
