@@ -12,7 +12,7 @@ PACKAGES = ("manifolds", "ufm", "sims")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 COMMANDS = {"ufm/flow/command.py"}
 FIGURES = {"ufm/files/plot.py"}
-FILES = {"ufm/files/store.py"}
+FILES = {"ufm/files/store.py", "ufm/files/features.py"}
 LONGEST = 250
 
 

@@ -120,7 +120,7 @@ def of_features(paths: list[Path], wanted: Wanted) -> dict[str, Any]:
         if path.stem in layers:
             raise ValueError(f"two files are called {path.stem}: name them after their operations")
         layers[path.stem], labels = H, y
-        epochs |= {int(a["epoch"]) for a in (load_arrays(path),) if "epoch" in a}
+        epochs |= {int(a["epoch"]) for a in (load_arrays(path, ("epoch",)),) if "epoch" in a}
     measured = ledger_of_features(layers, labels, wanted.reduction, wanted.seed)
     return entry(measured, ", ".join(map(str, paths)), "features", epochs.pop() if len(epochs) == 1 else None)
 

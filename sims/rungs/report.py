@@ -13,6 +13,7 @@ from sims.command import json_values
 from sims.page import base64_of, html_page
 from sims.rungs.rung import Rung
 from sims.rungs.summary import RungResult, result_of
+from ufm.compare.outcome import NOT_COMPARED
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, save_figure
 from ufm.files.store import provenance, write_text
 
@@ -74,6 +75,20 @@ def result_numbers(result: RungResult) -> dict[str, Any]:
         "notes": [*result.group.entry_notes, *_window_notes(result)],
         "quantities": {name: dict(zip(names, result.middle(name), strict=True)) for name in result.values},
         "values": result.values,
+    }
+
+
+def not_judged(rung: Rung, runs: int, reason: str) -> dict[str, Any]:
+    """The same of a rung whose runs could not be compared: no quantity, no model left, and why."""
+    numbers = {"rung": rung.name, "adds": rung.adds, "runs": runs, "expected": rung.expected or None, "outcome": NOT_COMPARED}
+    lists, tables = list[str](), dict[str, Any]()
+    return numbers | {
+        "verdict": None,
+        "compatible": lists,
+        "reason": reason,
+        "notes": lists,
+        "quantities": tables,
+        "values": tables,
     }
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sims.training.paper_figures import PLOTS
-from ufm.files.store import load_arrays
+from ufm.files.store import array_names
 from ufm.monitor.logs import RUN, load_log, read_csv
 from ufm.monitor.record import Record
 
@@ -57,7 +57,7 @@ def load_logged(path: Path) -> LoggedRun:
 
         config, record = load_run(path)
         return LoggedRun(path.name, record.arrays, {"net": config.net, "dataset": config.dataset, "loss": config.loss})
-    if "epoch" not in load_arrays(path):
+    if "epoch" not in array_names(path):
         raise ValueError(f"{path} is no log: it has no array 'epoch'")
     return LoggedRun(path.stem, Record.load(path).arrays, {})
 

@@ -48,4 +48,4 @@ def layer_motion(entry: Entry, turns: np.ndarray | None = None) -> Motion:
         S = A @ means
         return S.mT @ np.linalg.solve(A @ within @ A.mT, S)
 
-    return Motion((below.A @ E,), extrapolated(step), gram)
+    return Motion((below.A @ E,), extrapolated(step), gram, extrapolated(step, 0))

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
+from ufm.compare.joint_motion import joint_motion
 from ufm.compare.layer_motion import layer_motion
 from ufm.compare.likelihood import Path
-from ufm.compare.motions import Motion, joint_motion, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.motions import Motion, renormalized_motion, trace, unnormalized_motion
 from ufm.compare.response import Response, krylov, response, turns
 
 UNNORMALIZED, RENORMALIZED, EMBEDDED, KERNEL, JOINT = "unnormalized", "renormalized", "embedded", "kernel", "joint"

@@ -3,6 +3,7 @@
 Errors of the start are those of its class means, Sigma_W given: S = M diag(q) becomes S T with Y_0 + E in place of Y_0.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -102,13 +103,14 @@ def response(
         return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
     chosen = np.unique(np.round(np.linspace(0, len(times) - 1, PLACES if K <= MOST_FULL else FEWER_PLACES)).astype(int))
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
-    state = motion.state
+    state, quick = motion.state, motion.quick or motion.step
     for before, after in pairwise(chosen):
-        few = np.unique([before, (before + after + 1) // 2, after])
-        for rows in (few, np.arange(before, after + 1)):  # every time of the path, where few are too far apart
-            moved = _walk(motion, state, times[rows], frame)
+        few, all_of_them = np.unique([before, (before + after + 1) // 2, after]), np.arange(before, after + 1)
+        ways = ((quick, few), (quick, all_of_them), (motion.step, few), (motion.step, all_of_them))
+        for step, rows in ways if before else ways[2:]:  # a classifier that is not at rest at the start comes there in no time
+            moved = _walk(motion, step, state, times[rows], frame)
             if moved is not None and abs(moved[1][0] - path[after]).max() < APART:
-                break
+                break  # the first that follows the path
         if moved is None and before == 0:
             raise ValueError("a start in error by 0.01 % follows no path of the model: its response is undefined")
         if moved is None:
@@ -124,11 +126,13 @@ def response(
     return Response(places[chosen[: len(D)]], np.array(D), np.array(cross) if K > MOST_FULL else None)
 
 
-def _walk(motion: Motion, state: FlowState, times: np.ndarray, frame: np.ndarray) -> tuple[FlowState, np.ndarray] | None:
+def _walk(
+    motion: Motion, step: Callable[[FlowState, float], FlowState], state: FlowState, times: np.ndarray, frame: np.ndarray
+) -> tuple[FlowState, np.ndarray] | None:
     """The state after steps between times (S,) and its Y (B, K, K); None where a step is too long for the flow."""
     try:
         for h in np.diff(times):
-            state = motion.step(state, h)
+            state = step(state, h)
         gram = motion.gram(state)
     except np.linalg.LinAlgError:
         return None

@@ -37,9 +37,9 @@ class FlowConfig:
 
     def __post_init__(self) -> None:
         self._check_choices()
-        self._check_flow()
         self._check_numbers()
         self._check_law()
+        self._check_flow()
 
     def _check_choices(self) -> None:
         if self.flow not in LAWS:

@@ -6,6 +6,7 @@ import numpy as np
 
 from ufm.features import spectral_loss
 from ufm.features.vectors import self_duality
+from ufm.flow.motion import general_law
 from ufm.flow.result import FlowRun, eigenvalues_of_gram
 from ufm.laws.closed import LAWS
 from ufm.laws.trajectory import Trajectory
@@ -52,9 +53,9 @@ def _nc3(run: FlowRun, part: Trajectory, V: np.ndarray) -> np.ndarray:
     """Self-duality of the (ridge) least-squares classifier W^T = S (s I + S^T S)^{-1} diag(sqrt(pi)), s = 1 + lambda. (T,)"""
     if run.start.layout.balanced and run.config.ridge == 0:
         return spectral_loss.spectral_nc3(part.omega, part.C)
-    root, M = np.sqrt(run.start.layout.priors), part.omega[..., :, None] * V.mT
-    U, sigma, Vt = np.linalg.svd(M * root, full_matrices=False)
-    W = (U * (sigma / (1 + run.config.ridge + sigma**2))[..., None, :]) @ Vt * root
+    law, M = general_law(run.config, run.start, 1.0), part.omega[..., :, None] * V.mT
+    root = np.sqrt(law.priors)
+    W = np.stack([law.classifier(means * root)[0].T for means in np.broadcast_to(M, (len(part.t), *M.shape[-2:]))])
     return self_duality(W, M)
 
 

@@ -30,7 +30,7 @@ class Checkpoint:
 
     def __init__(self, path: Path | None, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
-        self.saved = {} if path is None else store.load_checkpoint(path, config) or {}
+        self.saved = {} if path is None else store.load_checkpoint(path, config, WANTED) or {}
         self.last = time.monotonic()
 
     def offer(self, arrays: dict[str, np.ndarray], force: bool = False) -> None:
@@ -227,3 +227,10 @@ class SchemeStage(Stage):
             self.state, self.count, self.V = consistent
             checkpoint.offer(self.saved(), force=True)
         return self
+
+
+WANTED = {  # of a checkpoint
+    f"{stage.name}_{name}"
+    for stage in (FlowStage, SchemeStage)
+    for name in ("state", "omega", "V", "V_t", "U_t", "count", *stage.scalars)
+}

@@ -13,6 +13,7 @@ S q = 0 throughout. The eigenvalues u_j of G are omega_j^2 / C for equal classes
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -22,6 +23,7 @@ from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.domain import wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
 from ufm.laws.one_vector import ComplementBasis
+from ufm.laws.singular import thin_svd
 
 DIRECT_UP_TO = 64  # rows for which LAPACK's solve is faster than an inverse of matrix products
 
@@ -165,7 +167,7 @@ class GeneralLaw:
 
         The last is 0 exactly where the vectors span everything orthogonal to q.
         """
-        _, sigma, Vt = namespace(Z).linalg.svd(Z, full_matrices=False)
+        _, sigma, Vt = thin_svd(Z)
         V, pi = self.basis(Z).expand(Vt), self.priors_like(Z)
         p = (V * V) @ pi
         rest = 1 - (pi * pi).sum() - p.sum()
@@ -213,15 +215,30 @@ class GeneralLaw:
         return M
 
 
-def _shifted_solve(G: ArrayT, s: float, X: ArrayT) -> ArrayT:
-    """(G + s I)^{-1} X, every row of X with its own relative accuracy. G (m, m) positive semi-definite, X (m, c)
+def _shifted_solve(A: ArrayT, s: float, X: ArrayT) -> ArrayT:
+    """(A + s I)^{-1} X, every row of X with its own relative accuracy. A (m, m) positive semi-definite, overwritten, X (m, c)
 
-    Large ones by the inverse, whose work is all matrix products: scaled to a diagonal of ones, as LAPACK's solve is by pivots.
+    Large ones by the inverse, whose work is all matrix products: Cholesky's is as accurate as that of a diagonal of ones.
     """
-    m, xp = len(G), namespace(G)
-    A = G + s * identity_like(G, m)
+    m, xp = len(A), namespace(A)
+    A.reshape(-1)[:: m + 1] += s
     if m <= DIRECT_UP_TO:
         return xp.linalg.solve(A, X)
+    if isinstance(A, np.ndarray):
+        return _times_inverse(A, X)
     scale = xp.diagonal(A) ** -0.5
     root = inverse_cholesky(scale[:, None] * A * scale)
     return (scale[:, None] * (root.mT @ root) * scale) @ X
+
+
+def _times_inverse(A: np.ndarray, X: Any) -> Any:
+    """A^{-1} X of a positive definite A (m, m), which is overwritten, from one triangle. X (m, c)"""
+    import scipy.linalg
+
+    blas: Any = scipy.linalg.blas
+    lapack: Any = scipy.linalg.lapack
+    root, failed = lapack.dpotrf(A.T, lower=1, clean=0, overwrite_a=1)
+    inverse, singular = (root, failed) if failed else lapack.dpotri(root, lower=1, overwrite_c=1)
+    if failed or singular:
+        raise np.linalg.LinAlgError("Matrix is not positive definite")
+    return blas.dsymm(1.0, inverse, X.T, side=1, lower=1).T

@@ -23,6 +23,7 @@ from ufm.interrupt import Interrupted
 from ufm.laws.discrete import kept_steps
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import reduced_start
+from ufm.laws.singular import singular_values
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,8 +111,8 @@ def run_general_discrete(
         for before, stop in zip([0, *kept[:-1].tolist()], kept.tolist(), strict=True):
             for _ in range(stop - before):
                 Z = _reduced_step(law, Z, eta)
-            omega.append(xp.linalg.svdvals(law.class_means(basis.expand(Z))))
-            u.append(xp.linalg.svdvals(Z) ** 2)
+            omega.append(singular_values(law.class_means(basis.expand(Z))))
+            u.append(singular_values(Z) ** 2)
             if progress is not None:
                 progress(stop)
     except KeyboardInterrupt:

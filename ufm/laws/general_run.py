@@ -12,6 +12,7 @@ from ufm.laws.domain import wide
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import ReducedStart, peak_signs, reduced_start, states_at
 from ufm.laws.general_trajectory import GeneralTrajectory
+from ufm.laws.singular import singular_values
 
 ACCURACY = 1e-10  # largest relative error bound of a singular value
 CLOSED_ERROR = 1e-13  # of the closed laws
@@ -98,14 +99,13 @@ def _integrated(
 
 def _omega(law: GeneralLaw, start: ReducedStart, state: ArrayT) -> ArrayT:
     """Singular values of Eq. 9's matrix, zeros included. (K,)"""
-    omega = _values(law.class_means(law.basis(state).expand(state))[None])[0]
+    omega = singular_values(law.class_means(law.basis(state).expand(state)))
     return namespace(omega).concatenate([omega, 0 * start.sigma[start.moving :]])
 
 
 def _values(Z: ArrayT) -> ArrayT:
     """Singular values, one matrix after the other: a batch would need them all at once. (T, m, c) -> (T, min(m, c))"""
-    xp = namespace(Z)
-    return xp.stack([xp.linalg.svdvals(z) for z in Z])
+    return namespace(Z).stack([singular_values(z) for z in Z])
 
 
 def _checked_times(t: Array) -> np.ndarray:

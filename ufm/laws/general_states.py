@@ -9,6 +9,7 @@ import numpy as np
 from manifolds.linalg import Array, ArrayT, epsilon, namespace
 from ufm.laws.general import GeneralLaw
 from ufm.laws.integrator import Arc, arcs
+from ufm.laws.singular import singular_values
 
 SEARCH_ACCURACY = 1e-7  # of omega, where only the time of a growth is wanted
 
@@ -76,7 +77,7 @@ def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:
         return float(law.closed_time(growth * omega, omega)[0])
 
     def smallest(Z: Array) -> float:
-        return float(namespace(Z).linalg.svdvals(law.class_means(basis.expand(Z)))[start.moving - 1])
+        return float(singular_values(law.class_means(basis.expand(Z)))[start.moving - 1])
 
     target = growth * smallest(start.Z)
     share = SEARCH_ACCURACY / law.spread_of_sizes

@@ -10,6 +10,7 @@ from ufm.arrays import as_numpy
 from ufm.features import spectral_loss
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import peak_signs
+from ufm.laws.singular import thin_svd
 from ufm.laws.trajectory import Trajectory
 
 Centre = Literal["examples", "classes"]
@@ -75,7 +76,7 @@ class GeneralTrajectory:
             return tuple(xp.broadcast_to(x, (T, *x.shape)) for x in (self.U_0, self.Z.mT))  # type: ignore[return-value]
         U, V = list[Array](), list[Array]()
         for Z in self.Z:
-            left, _, right = xp.linalg.svd(self.law.class_means(Z), full_matrices=False)
+            left, _, right = thin_svd(self.law.class_means(Z))
             right = right.mT
             signs = peak_signs(right) if not V else xp.where((V[-1] * right).sum(0) < 0, -1.0, 1.0)
             U.append(self.U_0 @ (left * signs))
@@ -130,7 +131,7 @@ class GeneralTrajectory:
         law, xp = self.law, namespace(self.u)
         values = []
         for k in range(len(self.t)):
-            left, sigma, right = xp.linalg.svd(self._reduced(k), full_matrices=False)
+            left, sigma, right = thin_svd(self._reduced(k))
             W = (left * (sigma / (law.s + sigma * sigma))) @ right * law.priors_like(self.u) ** 0.5
             M = self._centred(k, centre)
             values.append(((W / (W * W).sum() ** 0.5 - M / (M * M).sum() ** 0.5) ** 2).sum())

@@ -9,8 +9,9 @@ Ostrowski's theorem it moves every singular value by a factor between 1 -+ ||e||
 use the share (1 + tau)^{-1/2} - (1 + tau + h)^{-1/2} of the accuracy asked for: these shares never sum to more than 1, so that a
 run needs no end, and a longer run repeats a shorter one. `Arc.error`, the sum of the factors, stays below the accuracy. The
 estimate is the larger of two of the same order in h: Hairer's e_5^2 / (e_5^2 + (e_3 / 10)^2)^{1/2}, which vanishes where e_5
-changes sign, and e_3^2, which does not. It was 2 to 1000 times the error in every step of eight flows. A state inside a step
-comes from `ufm.laws.interpolant`, or from a shorter step from the same start where its bound is too large.
+changes sign, and the mean over the rows of ||e_3||^2, which does not: of many rows only a few change sign in the same step, and
+Hairer's sees the others. It was 1.5 to 700 times the error in every step of 18 flows at accuracies of 1e-5 and less.
+A state inside a step comes from `ufm.laws.interpolant`, or from a shorter step from the same start where its bound is too large.
 """
 
 import math
@@ -22,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, namespace
-from ufm.laws.interpolant import Interpolant, combine, interpolant, moved
+from ufm.laws.interpolant import Interpolant, combine, interpolant, largest_value, smallest_value
 
 SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 8.0  # factors of the step-size controller
 FIRST = 0.02  # size of the first step on the clock
@@ -140,7 +141,8 @@ def _attempt(clock: RescaledTime, S: ArrayT, slope: ArrayT, tau: float, h: float
     stages, point = xp.empty((STAGES + 1 + MORE, *S.shape), dtype=S.dtype, device=S.device), S
     stages[0] = slope
     for k in range(1, STAGES + 1):
-        point = S + combine(h * A[k, :k], stages)
+        point = combine(h * A[k, :k], stages)
+        point += S
         stages[k] = clock.slope(tau + C[k] * h, point)
     return point, stages
 
@@ -149,6 +151,7 @@ def _local_error(stages: Array, new: Array, h: float) -> float:
     """A bound on the relative change of every singular value by the error estimate."""
     norms = ((new * new).sum(-1) ** 0.5)[:, None]
     fifth, third = (combine(h * weights, stages) / norms for weights in _tables()[2])
-    size, slow = float((fifth * fifth).sum()), moved([third], new / norms)
-    share = (size / (size + 0.01 * float((third * third).sum()))) ** 0.5 if size > 0 else 0.0
-    return max(share * moved([fifth], new / norms), slow * slow)
+    size, slow = (float((error * error).sum()) for error in (fifth, third))
+    share = (size / (size + 0.01 * slow)) ** 0.5 if size > 0 else 0.0
+    smallest = smallest_value(new / norms)
+    return max(share * largest_value(fifth), slow / len(third)) / smallest if smallest > 0 else math.inf

@@ -49,13 +49,18 @@ def combine(weights: np.ndarray, stages: ArrayT) -> ArrayT:
 
 def moved(errors: Iterable[Array], Y: Array) -> float:
     """The largest ||error||_2 / sigma_min(Y): by which factor errors of rows of norm 1 move singular values of Y (m, c)."""
-    smallest, largest = float(_squares(Y)[0]), max(float(_squares(error)[-1]) for error in errors)
-    return (largest / smallest) ** 0.5 if smallest > 0 else math.inf
+    smallest, largest = smallest_value(Y), max(largest_value(error) for error in errors)
+    return largest / smallest if smallest > 0 else math.inf
 
 
-def _squares(Y: ArrayT) -> ArrayT:
-    """Squares of the singular values of Y (m, c), ascending. (m,)"""
-    return namespace(Y).linalg.eigvalsh(Y @ Y.mT).clip(min=0)
+def smallest_value(Y: Array) -> float:
+    """sigma_m of Y (m, c)."""
+    return max(float(namespace(Y).linalg.eigvalsh(Y @ Y.mT)[0]), 0.0) ** 0.5
+
+
+def largest_value(Y: Array) -> float:
+    """sigma_1 of Y (m, c)."""
+    return max(float(namespace(Y).linalg.eigvalsh(Y @ Y.mT)[-1]), 0.0) ** 0.5
 
 
 @cache

@@ -32,10 +32,11 @@ class ComplementBasis:
 
     def weighted(self, Z: ArrayT, weights: ArrayT) -> ArrayT:
         """Z Q^T diag(weights) Q, without the columns in between. (..., C-1), (C,) -> (..., C-1)"""
-        w, rest = self.w[1:], weights[1:]
+        xp, w, rest = namespace(Z), self.w[1:], weights[1:]
+        rows = xp.stack([w * rest, w])  # the two of rank one by which this differs from Z diag(rest), in one product
         along = self.beta * (Z @ w)
-        Y = Z - along[..., None] * w
-        Y *= rest
-        first = -along * (self.w[0] * weights[0])
-        Y -= (self.beta * (first * self.w[0] + Y @ w))[..., None] * w
+        first = along * (self.w[0] * weights[0] * self.w[0])
+        across = self.beta * (Z @ rows[0] - along * (rows[0] @ w) - first)
+        Y = Z * rest
+        Y -= xp.stack([along, across], -1) @ rows
         return Y

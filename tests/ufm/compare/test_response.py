@@ -78,6 +78,19 @@ def test_the_path_from_a_start_in_error_is_the_path_and_its_response(name: str, 
     assert left[1] < left[0] / 6
 
 
+@pytest.mark.parametrize("kappa", [0.3, 1.0, 100.0])
+def test_the_response_by_cheap_steps_is_that_by_steps_that_watch_their_error(kappa: float) -> None:
+    start = start_of(anisotropic_entry(np.random.default_rng(2)))
+    where = np.triu_indices(3)
+    ((_, Y, times),) = start.traces(JOINT, (kappa,))
+    ((_, motion),) = models.motions(JOINT, start.gram, start.counts, start.entry, (kappa,), turns(Y[0], start.frame, where))
+    assert motion.quick is not None
+    grid = np.arange(len(times), dtype=float)
+    cheap, careful = (response(one, start.frame, Y, times, grid, where).D for one in (motion, replace(motion, quick=None)))
+    assert abs(careful[-1] - np.eye(6)).max() > 0.1
+    np.testing.assert_allclose(cheap, careful, atol=0.015)
+
+
 def test_the_response_at_grid_positions_is_that_of_the_whole_grid() -> None:
     start = start_of(anisotropic_entry(np.random.default_rng(3)))
     where = np.triu_indices(3)
