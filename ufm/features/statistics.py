@@ -213,7 +213,7 @@ def _zeros(like: ArrayT, *shape: int) -> ArrayT:
     return namespace(like).zeros(shape, dtype=like.dtype, device=like.device)
 
 
-def _class_sums(values: Array, labels: Array, order: Array, present: Array, sizes: Array) -> Array:
+def _class_sums(values: Any, labels: Any, order: Any, present: Any, sizes: Any) -> Any:
     """Sums of values (n, ...) over the classes that are present, `order` sorting the labels. (K, ...)"""
     if namespace(values) is np:
         return np.add.reduceat(values[order], (np.cumsum(sizes) - sizes)[present], 0)
