@@ -10,6 +10,7 @@ Part = dict[str, Any]  # a table, a heading or a figure of the page; an empty on
 
 
 def overview_table(report: dict[str, Any]) -> Part:
+    """The outcome of each group, one line each."""
     rows = []
     for group in report["groups"]:
         compared = "; ".join(dict.fromkeys(run["epochs_compared"] for run in group["runs"]))
@@ -18,6 +19,7 @@ def overview_table(report: dict[str, Any]) -> Part:
 
 
 def description_table(report: dict[str, Any]) -> Part:
+    """The exponent of each group with its interval, and what each closed law leaves unexplained; no verdict rests on it."""
     rows = []
     for group in report["groups"]:
         p = group["exponent"]
@@ -29,6 +31,7 @@ def description_table(report: dict[str, Any]) -> Part:
 
 
 def runs_table(values: dict[str, Any]) -> Part:
+    """The runs of a group: sizes, last loss off the central path, epochs compared, training error, notes."""
     rows = []
     for run in values["runs"]:
         ratio = [value for value in run["proximity"]["loss_perp_over_loss_ls"] if value is not None]
@@ -43,7 +46,9 @@ def runs_table(values: dict[str, Any]) -> Part:
 
 
 def models_table(values: dict[str, Any]) -> Part:
-    rows, threshold = [], _number(values["refuted_at_p_value"])
+    """The models of a group: outcome, parameter, likelihood, p-values beside the threshold that refutes."""
+    threshold = _number(values["refuted_at_p_value"])
+    rows: list[list[Any]] = []
     for name, model in values["models"].items():
         state = model["missing"] or ("refuted" if model["refuted"] else "compatible")
         parameter = "–" if model["parameter"] is None else f"{model['parameter_name']} = {_number(model['parameter'])}"
@@ -63,6 +68,7 @@ def models_table(values: dict[str, Any]) -> Part:
 
 
 def laws_table(values: dict[str, Any]) -> Part:
+    """The closed laws of a group, described by their exponent and by what they leave unexplained."""
     rows = []
     for name, law in values["laws"].items():
         low, high = law["drift_share_interval"]
@@ -79,6 +85,7 @@ def laws_table(values: dict[str, Any]) -> Part:
 
 
 def clock_table(run: dict[str, Any]) -> Part:
+    """The clock of each law along a run."""
     rows = []
     for name, clock in run["clocks"].items():
         slopes = "; ".join(f"{s['learning_rate']:.3g}: {s['flow_time_per_epoch']:.3g}" for s in clock["slopes"]) or "–"
@@ -90,18 +97,22 @@ def clock_table(run: dict[str, Any]) -> Part:
 
 
 def html_table(heads: list[str], rows: list[list[str]], caption: str = "") -> Part:
+    """A table of the page: heads, rows of texts, and a caption."""
     return {"heads": heads, "rows": rows, "caption": caption, "data": None}
 
 
 def heading(text: str) -> Part:
+    """A heading of the page."""
     return {"rows": None, "data": None, "caption": text}
 
 
 def outcome_label(values: dict[str, Any]) -> str:
+    """The outcome in words, from the numbers of a group or of the whole report."""
     return outcome_in_words(values["outcome"], values["verdict"], values.get("compatible", ()))
 
 
 def sentence(text: str) -> str:
+    """The text with a capital letter at its start and a full stop at its end."""
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 

@@ -32,7 +32,7 @@ TRAINING_FACTS = (
     *("lambda", "decay_w", "decay_b", "decay_h"),
     *("learning_rate", "momentum", "batch_size", "optimizer", "loss", "train_error"),
 )
-KNOWN = {*REQUIRED, *TRAINING_FACTS, "W", "b", "layer_A", "layer_means", "layer_sigma_w"}
+KNOWN = {*REQUIRED_ARRAYS, *TRAINING_FACTS, "W", "b", "layer_A", "layer_means", "layer_sigma_w"}
 
 
 def statistics_file(folder: Path, epoch: int) -> Path:
