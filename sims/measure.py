@@ -18,14 +18,13 @@ from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import worth_saying
 from ufm.features.statistics import statistics_of
-from ufm.files.features import files_of, load_feature_file, scalar
+from ufm.files.features import FLOATS, files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
-FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
 
 

@@ -18,6 +18,7 @@ from sims.training.folder import RunFolder, load_run
 from sims.training.loop import Trainer, network
 from sims.training.nets import CLASSIFIER
 from sims.training.objective import summed_loss
+from ufm.files.features import FLOATS
 from ufm.files.store import load_arrays, load_features
 from ufm.ledger import ledger, ledger_of_features
 from ufm.ledger.force_balance import ForceBalance, force_balance
@@ -25,7 +26,6 @@ from ufm.ledger.reductions import StateReduction
 from ufm.monitor.layers import linear_layer
 
 Entries = Iterator[dict[str, Any]]
-FLOATS = (np.float16, np.float32, np.float64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -102,7 +102,7 @@ def ladder_rows(rungs: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = []
     for rung in rungs:
         left = ", ".join(f"**{name}**" if name == rung["verdict"] else name for name in rung["compatible"])
-        row = [rung["rung"], left or ("none" if rung["outcome"] == "refuted" else rung["outcome"])]
+        row = [rung["rung"], left or rung["outcome"]]
         quantities = rung["quantities"]
         row += [_number(quantities.get(key, {}).get("median")) for _, key in HEADS[2:]]
         rows.append(row)

@@ -18,8 +18,8 @@ from ufm.monitor.record import Record
 # Okabe and Ito's colours, told apart by colour-blind readers; dashes repeat the distinction in print
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":")
-MORE = {"nc0": "NC0: $\\|W^T 1\\|$", "effective_rank": "effective rank", "ncc_accuracy": "nearest-mean accuracy"}
-MORE |= {"nrc1": "NRC1", "nrc2": "NRC2", "nrc3": "NRC3", "mse": "squared error", "train_error": "training error"}
+FURTHER_TITLES = {"nc0": "NC0: $\\|W^T 1\\|$", "effective_rank": "effective rank", "ncc_accuracy": "nearest-mean accuracy"}
+FURTHER_TITLES |= {"nrc1": "NRC1", "nrc2": "NRC2", "nrc3": "NRC3", "mse": "squared error", "train_error": "training error"}
 LABELLED = ("nc2", "test")  # measures of several things: their titles say of which
 TITLES = {
     line.name: f"{plot.ylabel}, {line.label}"
@@ -29,7 +29,7 @@ TITLES = {
     else line.label
     for plot in PLOTS
     for line in plot.lines
-} | MORE
+} | FURTHER_TITLES
 LOGARITHMIC = ("nc1", "loss", "loss_nc1", "loss_nc23", "loss_perp", "nrc1", "nrc2", "mse", "omega", "nc0")
 PANEL = (3.0, 2.2)  # inches
 DECADE = 10.0  # ratio of largest to smallest above which an axis is logarithmic

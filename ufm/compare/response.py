@@ -14,7 +14,7 @@ from ufm.compare.motions import FlowState, Motion
 
 TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
 PLACES = 20  # of a path, at which the response is computed; between them it is linear
-FEWER_PLACES, DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
+FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
 APART = 0.02  # of log omega, from its path, that a path of longer steps may be
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
@@ -61,7 +61,7 @@ class Response:
 def turns(Y0: np.ndarray, frame: np.ndarray, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """T (1 + m, C, C) with S T of Y_0 + TURN E for no E and for the m symmetric ones of single values `where`. Y0 (K, K)
 
-    Of more than MOST_FULL singular values, for no E, for E = I, and for DRAWS random ones on the diagonal and as many off it.
+    Of more than MOST_FULL singular values, for no E, E = I, and ERROR_DRAWS random ones on the diagonal and as many off it.
     """
     C, K = frame.shape
     starts = Y0 + TURN * _errors(K, where)
@@ -75,8 +75,8 @@ def _errors(K: int, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """The errors E of Y_0, in units of TURN. (B, K, K)"""
     if K > MOST_FULL:
         rng = np.random.default_rng(0)
-        on = rng.standard_normal((DRAWS, K))[..., None] * np.eye(K)
-        off = np.triu(rng.standard_normal((DRAWS, K, K)), 1)
+        on = rng.standard_normal((ERROR_DRAWS, K))[..., None] * np.eye(K)
+        off = np.triu(rng.standard_normal((ERROR_DRAWS, K, K)), 1)
         return np.concatenate([np.zeros((1, K, K)), np.eye(K)[None], on, off + off.mT])
     E = np.zeros((1 + len(where[0]), K, K))
     number = np.arange(1, len(E))
@@ -121,7 +121,7 @@ def response(
             continue
         own = _own(Y[:2], first)
         D.append(np.diag(own[where]))
-        beside = (((Y[2:] - Y[0]) / TURN - own * _errors(K, where)[2:])[:, *where] ** 2).reshape(2, DRAWS, m).mean(1)
+        beside = (((Y[2:] - Y[0]) / TURN - own * _errors(K, where)[2:])[:, *where] ** 2).reshape(2, ERROR_DRAWS, m).mean(1)
         cross.append(np.sqrt((beside + beside.mean(1, keepdims=True)) / 2))
     return Response(places[chosen[: len(D)]], np.array(D), np.array(cross) if K > MOST_FULL else None)
 

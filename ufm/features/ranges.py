@@ -121,7 +121,7 @@ def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
     Raises ValueError for Sigma_W = 0.
     """
     xp = namespace(stats.sigma_w)
-    values, E, dropped, _ = range_of_covariance(stats.sigma_w, stats.means, stats.priors, precision)
+    values, E, dropped, empty = range_of_covariance(stats.sigma_w, stats.means, stats.priors, precision)
     if dropped == stats.P:
         raise ValueError("Sigma_W = 0: every example equals its class mean, the SNR is infinite")
     basis, M = E[:, dropped:], stats.centred_means
@@ -133,8 +133,8 @@ def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
     sign = np.sign(V[abs(V).argmax(0), np.arange(K)])
     total = float((M * M).sum())
     lost = max(total - float((inside * inside).sum()), 0.0) / total if total else 0.0
-    smallest, mean_square = float(values[dropped]), float(values.sum()) + float((stats.means**2 * stats.priors).sum())
-    rounding = epsilon(values) * float(values[-1]) / smallest + precision * (mean_square / smallest) ** 0.5
+    smallest = float(values[dropped])
+    rounding = epsilon(values) * float(values[-1]) / smallest + empty / (stats.P * smallest) ** 0.5  # precision rms / deviation
     return RangeSnr(np.pad(omega, missing[1]), np.pad(V * sign, missing), np.pad(U * sign, missing), dropped, lost, rounding)
 
 

@@ -12,6 +12,7 @@ from ufm.arrays import as_numpy
 from ufm.files.archive import check_memory, read_header
 from ufm.files.store import array_names, load_arrays, reason_of
 
+FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
 KEYS = {
     "features": "(n, P), any float dtype",
     "labels": "(n,), integers 0..C-1",

@@ -17,7 +17,7 @@ import numpy as np
 from ufm.files.archive import checked_header
 from ufm.files.store import reason_of
 
-BLOCK = 1 << 21  # numbers in a block of features: 16 MB of float64
+BLOCK_NUMBERS = 1 << 21  # numbers in a block of features: 16 MB of float64
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,11 @@ class Shards:
         """The labels of rows `part`, file by file. (b,)"""
         for path, rows in self._parts(part):
             with _opened(path, "labels") as member:
-                yield from member.blocks(rows, BLOCK)
+                yield from member.blocks(rows, BLOCK_NUMBERS)
 
     def blocks(self, part: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Features (b, P) and labels (b,) of rows `part`, in blocks of at most `BLOCK` numbers."""
-        step = max(1, BLOCK // self.P)
+        """Features (b, P) and labels (b,) of rows `part`, in blocks of at most `BLOCK_NUMBERS` numbers."""
+        step = max(1, BLOCK_NUMBERS // self.P)
         for path, rows in self._parts(part):
             with _opened(path, "features") as features, _opened(path, "labels") as labels:
                 yield from zip(features.blocks(rows, step), labels.blocks(rows, step), strict=True)

@@ -131,6 +131,15 @@ def array_names(path: Path | str) -> list[str]:
         raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file. Raises ValueError for a file that cannot be read, and for anything else in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
+    return parse_json(text, path)
+
+
 def parse_json(text: str, source: Path | str) -> dict[str, Any]:
     """A JSON object. Raises ValueError for anything else, however deep or long it is."""
     try:

@@ -12,6 +12,8 @@ def class_rows(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
         hint = "; of one-hot labels take labels.argmax(-1)" if labels.ndim == features.ndim else ""
         raise ValueError(f"features (b, P) and labels (b,), or tokens (b, T, P) and (b, T) are needed, got shapes {shapes}{hint}")
+    if not features.shape[-1]:
+        raise ValueError(f"features of shape {tuple(features.shape)} have P = 0: at least one feature is needed")
     if not features.is_floating_point():
         raise ValueError(f"features are {features.dtype}, floats are needed")
     if labels.is_floating_point() or labels.is_complex():

@@ -17,7 +17,7 @@ from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_rang
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.monitor.decisions import Decider, Decisions
 
-LOSSES = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
+LOSS_PARTS = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
 MEASURES = ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
 CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
 MOST_FEATURES = 512  # P above which a Sigma_W an epoch would be most of what a run stores
@@ -50,7 +50,7 @@ class Measurement:
         by_name = dict(reason.split(": ", 1) for reason in self.undefined)
         for prefix in ("", "test_"):
             if f"{prefix}loss" in by_name:
-                by_name |= {f"{prefix}{part}": by_name[f"{prefix}loss"] for part in LOSSES}
+                by_name |= {f"{prefix}{part}": by_name[f"{prefix}loss"] for part in LOSS_PARTS}
         return by_name
 
 
@@ -100,7 +100,7 @@ def add_losses(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classif
         parts = decomposition(stats, classifier, lam)
         return parts.loss, parts.nc1, parts.nc23, parts.perp
 
-    scalars.add_all(LOSSES, losses)
+    scalars.add_all(LOSS_PARTS, losses)
 
 
 def add_classifier_scalars(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier) -> None:

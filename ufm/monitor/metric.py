@@ -73,7 +73,14 @@ class NeuralCollapse(MomentsMetric):
         Raises ValueError for shapes that do not fit and labels that are no integers; for labels out of range and for NaN or
         infinite features at once on a CPU, where nothing is taken in then, and in `compute` on any other device.
         """
-        rows, y = self._as_rows(features.detach(), labels.detach())
+        for name, value in (("features", features), ("labels", labels)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} are {type(value).__name__}, a torch tensor is needed: torch.as_tensor makes one")
+        with torch.inference_mode(False), torch.no_grad():  # what waits must be writable outside of the user's inference mode too
+            self._update(features.detach(), labels.detach(), classifier)
+
+    def _update(self, features: Tensor, labels: Tensor, classifier: nn.Linear | tuple[Tensor, Tensor | None] | None) -> None:
+        rows, y = self._as_rows(features, labels)
         known = len(self.scatter) if self._waiting is None else self._waiting.P
         if known and rows.shape[1] != known:
             raise ValueError(f"features of P = {features.shape[-1]} cannot be added to those before them, of another P")

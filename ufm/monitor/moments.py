@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from manifolds.linalg import gram
+from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics
 
 NAMES = ("classes", "counts", "near", "rest", "scatter", "class_scatter")
@@ -151,5 +152,5 @@ def _products(D: Tensor) -> Tensor:
     """D^T D of rows (n, P). (P, P) On a CPU by numpy, which sees that the product is symmetric and does half the work."""
     if D.device.type != "cpu":
         return gram(D.mT)
-    rows = D.numpy()
+    rows = as_numpy(D)
     return torch.from_numpy(rows.T @ rows)

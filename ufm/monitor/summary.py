@@ -14,7 +14,7 @@ from ufm.monitor.decisions import Decisions
 from ufm.monitor.layers import effective_rank
 from ufm.monitor.measurement import (
     CLASSIFIER_MEASURES,
-    LOSSES,
+    LOSS_PARTS,
     MEASURES,
     Measurement,
     ScalarCollector,
@@ -26,7 +26,7 @@ from ufm.monitor.measurement import (
 from ufm.monitor.moments import Moments
 
 DECIDED = ("train_error", "nc4", "ncc_accuracy")
-OF_CLASSIFIER = (*LOSSES, *CLASSIFIER_MEASURES, "nc3", "nc0", "train_error", "nc4")
+OF_CLASSIFIER = (*LOSS_PARTS, *CLASSIFIER_MEASURES, "nc3", "nc0", "train_error", "nc4")
 OF_FEATURES = (
     *(name for name in MEASURES if name not in OF_CLASSIFIER),
     "effective_rank",
@@ -90,9 +90,9 @@ def _add_classifier(
     seen = classifier if stats.C == C else Classifier(classifier.W[classes], classifier.b[classes])
     add_classifier_scalars(scalars, stats, seen)
     if stats.C < C:
-        reasons = dict.fromkeys(LOSSES, f"{C - stats.C} of {C} classes have no example, and the loss counts all")
+        reasons = dict.fromkeys(LOSS_PARTS, f"{C - stats.C} of {C} classes have no example, and the loss counts all")
     elif lam is None:
-        reasons = dict.fromkeys(LOSSES, NO_LAMBDA)
+        reasons = dict.fromkeys(LOSS_PARTS, NO_LAMBDA)
     else:
         reasons = dict[str, str]()
         add_losses(scalars, stats, classifier, lam)
