@@ -14,7 +14,7 @@ from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.spool import FeatureSpool
-from ufm.monitor.batches import Select, selected, to_device
+from ufm.monitor.batches import Select, outputs_of, selected
 from ufm.monitor.decisions import Decider
 from ufm.monitor.layers import bare, linear_layer
 from ufm.monitor.measurement import Measurement, ScalarCollector, measurement_of, scalars_of
@@ -76,7 +76,7 @@ def _batches(model: nn.Module, head: nn.Linear, loader: Iterable[Any], select: S
         for batch in batches_of(loader):
             seen.clear()
             chosen = selected(batch, select)
-            logits = bare(model)(*to_device(chosen.args, device), **to_device(chosen.kwargs, device))
+            logits = outputs_of(bare(model), chosen, device)
             if len(seen) != 1 or seen[0][0].ndim != 2:
                 shapes = ", ".join(str(tuple(x.shape)) for x, _ in seen) or "never"
                 raise ValueError(f"the layer must see one batch of features (b, P) a forward pass, it saw {shapes}")
