@@ -318,6 +318,41 @@ def test_values_that_are_no_tensors_are_refused_with_the_way_out() -> None:
     assert int(metric.counts.sum()) == 0
 
 
+def test_metrics_of_other_settings_are_not_merged_and_nothing_of_them_stays() -> None:
+    H, y, W, b = tensors(8, 0.3)
+    C = len(W)
+    metric = fed(NeuralCollapse(C), H, y, W, b, [])
+    before = metric.compute()
+    more = NeuralCollapse(C + 1)
+    more.update(H, y)
+    targets = NeuralCollapse(targets="regression")
+    targets.update(H, H[:, :1])
+    seen = NeuralCollapse(C + 9, classes="seen")
+    seen.update(H, y + 9)
+    for other, message in (
+        (more, f"num_classes = {C + 1} cannot be merged into a metric with num_classes = {C}"),
+        (targets, "num_classes = None cannot be merged"),
+        (more.state_dict(), f"states of {C + 1} classes do not go with a metric of {C}"),
+        (NeuralCollapse(C, classes="seen"), "lazy = True cannot be merged"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric.merge_state(other)
+    with pytest.raises(ValueError, match=f"states of {C + 1} classes"):
+        metric.load_state_dict(more.state_dict())
+    assert metric.compute() == before
+    few = NeuralCollapse(C, classes="seen")
+    with pytest.raises(ValueError, match=f"states of class {int(y.max()) + 9} do not go with a metric of {C} classes"):
+        few.merge_state(seen.state_dict())
+
+
+def test_features_of_regression_are_floats_and_at_least_one() -> None:
+    H, *_ = tensors(8, 0.3)
+    metric = NeuralCollapse(targets="regression")
+    for features, message in ((H[:, :0], "P = 0"), (H.long(), "features are torch.int64, floats are needed")):
+        with pytest.raises(ValueError, match=message):
+            metric.update(features, H[:, :2])
+
+
 def test_a_failing_compute_leaves_nothing_gathered() -> None:
     metric = NeuralCollapse(3, dist_sync_fn=lambda value, group: [value, value], distributed_available_fn=lambda: True)
     metric.update(torch.eye(3), torch.arange(3))
