@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from manifolds.representation import short_repr
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.dang import SIZE, START_NOISE, semi_orthogonal
 from ufm.models.minimised import Minimised
@@ -41,6 +42,7 @@ class Structure:
     name: str
     projection: np.ndarray  # (C, C)
     rank: int
+    __repr__ = short_repr
 
     def value(self, s: np.ndarray, price: float, p: float) -> np.ndarray:
         """log sum_j exp(s (Pi_j1 - r/C)) + price r s^p. (k,) -> (k,)"""

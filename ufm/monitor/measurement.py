@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifolds.linalg import epsilon
+from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
@@ -39,6 +40,7 @@ class Measurement:
     statistics: ClassStatistics[Tensor] | None = None
     classifier: Classifier | None = None
     precision: float = 0.0
+    __repr__ = short_repr
 
     def with_scalars(self, more: Mapping[str, float]) -> "Measurement":
         """The same with more scalars."""
