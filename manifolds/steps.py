@@ -127,10 +127,10 @@ def _step(
     layout.check_rank(X.shape[-2])
     M, sums = layout.means(X), layout.sums(G)
     moved = M - eta * velocity(M, sums)
-    Z: ArrayT = _room(X, G, out)
+    Z: ArrayT = _room_for_step(X, G, out)
     K: Any = 0
     for columns in _blocks(layout):
-        D, W = _deviations(X, columns, M, layout), _deviations(G, columns, layout.per_class(sums), layout)
+        D, W = _column_deviations(X, columns, M, layout), _column_deviations(G, columns, layout.per_class(sums), layout)
         W *= -eta
         if project:
             K = K - D @ W.mT
@@ -140,7 +140,7 @@ def _step(
     if project:
         B = symmetrize(K) / layout.n + identity_like(X, X.shape[-2])
         for columns in _blocks(layout):
-            Z[..., columns] += B @ _deviations(X, columns, M, layout)
+            Z[..., columns] += B @ _column_deviations(X, columns, M, layout)
         del B, K
     scaled = whitened(Z, moved, layout.n, retraction.root, lambda A, Z: _multiply(A, Z, layout, retraction.root.triangular))[1]
     return layout.add_to_means(Z, scaled if retraction.scales_means else moved)
@@ -151,7 +151,7 @@ def _blocks(layout: ClassLayout) -> list[slice]:
     return [slice(start, min(start + BLOCK_COLUMNS, layout.n)) for start in range(0, layout.n, BLOCK_COLUMNS)]
 
 
-def _deviations(X: ArrayT, columns: slice, M: ArrayT, layout: ClassLayout) -> ArrayT:
+def _column_deviations(X: ArrayT, columns: slice, M: ArrayT, layout: ClassLayout) -> ArrayT:
     """Some columns of X - M Y, a copy. (..., P, b)"""
     part = X[..., columns].copy() if namespace(X) is np else X[..., columns].clone()
     ends = np.cumsum(layout.sizes)
@@ -175,7 +175,7 @@ def _multiply(A: ArrayT, Z: ArrayT, layout: ClassLayout, triangular: bool) -> Ar
     return Z
 
 
-def _room(X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
+def _room_for_step(X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
     """`out`, or an empty array for the result."""
     xp = namespace(X)
     if out is not None:

@@ -58,10 +58,10 @@ def sample_deviation(values: ArrayT) -> Scalars[ArrayT]:
 
 def self_duality(a: ArrayT, b: ArrayT) -> Scalars[ArrayT]:
     """|| a / ||a||_F - b / ||b||_F ||_F^2 over the last two axes. (...)"""
-    return ((_unit(a) - _unit(b)) ** 2).sum(-1).sum(-1)
+    return ((_unit_matrices(a) - _unit_matrices(b)) ** 2).sum(-1).sum(-1)
 
 
-def _unit(a: ArrayT) -> ArrayT:
+def _unit_matrices(a: ArrayT) -> ArrayT:
     return a / ((a * a).sum(-1).sum(-1) ** 0.5)[..., None, None]
 
 
