@@ -1,4 +1,4 @@
-"""Ways from a tangent vector back to the manifold, and home again, each one a frozen value.
+"""Retractions and their inverses, each retraction a frozen value.
 
 A retraction is a function (X, U, layout) -> point; these four are also usable by name where an adapter takes one:
 

@@ -29,7 +29,7 @@ from manifolds.roots import whitened
 from manifolds.spectral import concrete, is_untracked
 
 BLOCK_COLUMNS = 512  # columns worked on at once
-FUSED_FROM = 100_000  # entries of X from which one go is faster than calls one after another
+FUSED_FROM = 100_000  # entries of X from which the fused step is faster than calls one after another
 
 MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) -> class means of the gradient
 
@@ -46,7 +46,7 @@ def gradient_step(
 ) -> ArrayT:
     """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
 
-    In one go for `polar_retraction`, `renormalisation` and `cholesky_retraction`, in two for any other and for small arrays.
+    Fused for `polar_retraction`, `renormalisation` and `cholesky_retraction`; two calls for any other and for small arrays.
     Raises ValueError where the step loses rank, and for an `out` of another shape or dtype or in the memory of X.
     """
     layout, retraction = metric.layout, as_retraction(retraction)
@@ -96,7 +96,7 @@ def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT
 
 
 def _is_small(X: Array) -> bool:
-    """Whether maps called one after another are faster than one go."""
+    """Whether maps called one after another are faster than the fused step."""
     return math.prod(X.shape) < FUSED_FROM and (namespace(X) is np or X.device.type == "cpu")
 
 
@@ -122,12 +122,12 @@ def _step(
     xp = namespace(X)
     if xp is not np and X.device.type == "cpu":
         x, g = np.asarray(detached(X)), np.asarray(detached(G))
-        room = None if out is None else np.asarray(detached(out))
-        return xp.from_numpy(_step(x, g, float(eta), layout, velocity, retraction, project, room))
+        buffer = None if out is None else np.asarray(detached(out))
+        return xp.from_numpy(_step(x, g, float(eta), layout, velocity, retraction, project, buffer))
     layout.check_rank(X.shape[-2])
     M, sums = layout.means(X), layout.sums(G)
     moved = M - eta * velocity(M, sums)
-    Z: ArrayT = _room_for_step(X, G, out)
+    Z: ArrayT = _buffer_for_step(X, G, out)
     K: Any = 0
     for columns in _blocks(layout):
         D, W = _column_deviations(X, columns, M, layout), _column_deviations(G, columns, layout.per_class(sums), layout)
@@ -175,7 +175,7 @@ def _multiply(A: ArrayT, Z: ArrayT, layout: ClassLayout, triangular: bool) -> Ar
     return Z
 
 
-def _room_for_step(X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
+def _buffer_for_step(X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
     """`out`, or an empty array for the result."""
     xp = namespace(X)
     if out is not None:

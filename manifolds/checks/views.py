@@ -1,4 +1,4 @@
-"""One face for the manifolds of pymanopt and of geoopt, so that one list of checks serves both libraries and their users.
+"""One interface to the manifolds of pymanopt and of geoopt, so that one list of checks serves both libraries and their users.
 
 A view never imports either library. What a manifold does not implement raises NotImplementedError, as the libraries do.
 Points and tangent vectors stay the library's own: arrays, tensors, or pymanopt's lists for product manifolds.

@@ -1,4 +1,4 @@
-"""report.json and report.html: the same numbers, the second with figures and nothing to fetch."""
+"""report.json and report.html: the same numbers, the second with embedded figures."""
 
 import json
 from pathlib import Path

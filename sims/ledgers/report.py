@@ -1,4 +1,4 @@
-"""report.json, report.html and report.pdf of ledgers: the same numbers; the page holds its figures and fetches nothing."""
+"""report.json, report.html and report.pdf of ledgers: the same numbers; the figures are embedded in the page."""
 
 import io
 import json

@@ -122,7 +122,7 @@ def _measure_epoch(descent: FeatureDescent, epoch: int, log: RunLog, lam: float)
     H, labels, W, b = (as_numpy(tensor) for tensor in (descent.features(), descent.labels, descent.W, descent.b))
     measurement = measure_features(H, labels, W, b, lam)
     log(epoch, {"learning_rate": descent.rate}, measurement)
-    layers = list(descent.body) if isinstance(descent.body, nn.Sequential) else []  # children() would leave out a ReLU met twice
+    layers = list(descent.body) if isinstance(descent.body, nn.Sequential) else []  # children() would list a ReLU used twice once
     last = layers[-1] if layers else None
     if isinstance(last, nn.Linear) and len(descent.moving) == 1 and descent.moving[0] is last.weight:
         with torch.no_grad():  # a linear map trained over features that are fixed

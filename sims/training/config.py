@@ -1,4 +1,4 @@
-"""The configuration of a training run: frozen, checked at the door, strict JSON; and the table of the paper's cells.
+"""The configuration of a training run: frozen, checked on construction, strict JSON; and the table of the paper's cells.
 
 The protocol is that of Papyan, Han & Donoho (2020), which the MSE paper repeats: SGD with momentum 0.9 and weight decay 5e-4,
 batches of 128, 350 epochs, the rate divided by 10 at 1/3 and 2/3, 25 rates tried, 50 epochs measured.

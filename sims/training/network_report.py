@@ -1,4 +1,4 @@
-"""A page on one network: its measures, what is undefined and why, its figures; nothing to fetch."""
+"""A page on one network: its measures, what is undefined and why, its figures, embedded."""
 
 from collections.abc import Iterator, Mapping
 

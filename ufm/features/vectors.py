@@ -66,5 +66,5 @@ def _unit_matrices(a: ArrayT) -> ArrayT:
 
 
 def _absolute_sum(values: Any) -> Any:
-    """sum |values| over the last two axes, in their room. (..., m, k) -> (...)"""
+    """sum |values| over the last two axes, computed in place. (..., m, k) -> (...)"""
     return (np.abs(values, out=values) if namespace(values) is np else values.abs_()).sum((-2, -1))

@@ -19,7 +19,7 @@ def guarded() -> int:
         finally:  # --help leaves by SystemExit
             if sys.stdout is not None:  # closed by the caller: results go to --out alone
                 sys.stdout.flush()
-    except BrokenPipeError:  # nobody is there to be told
+    except BrokenPipeError:  # no reader for a message
         drop_unwritable_output()
         return NO_READER
     except OSError as error:

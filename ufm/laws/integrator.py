@@ -135,7 +135,7 @@ def _step_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _trial_step(clock: RescaledTime, S: ArrayT, slope: ArrayT, tau: float, h: float) -> tuple[ArrayT, ArrayT]:
-    """The state after a step h and its 13 slopes dS/dtau, the last one at that state, before room for more. (m, c), (16, m, c)"""
+    """The state after a step h and its 13 slopes dS/dtau, the last one at that state, then space for more. (m, c), (16, m, c)"""
     xp, (A, C, _) = namespace(S), _step_tables()
     stages, point = xp.empty((STAGES + 1 + MORE, *S.shape), dtype=S.dtype, device=S.device), S
     stages[0] = slope
