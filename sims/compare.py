@@ -127,7 +127,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     if not args.quiet:
         print(summary_lines(groups, choice))
     if reminder:
-        print(f"note: {reminder}")
+        print(f"note: {reminder} (--choices)")
     print(f"verdict: {name or outcome} ({reason}); see {out / 'report.html'}")
 
 

@@ -72,6 +72,6 @@ def choices_reminder(choice: Choice, choices: int) -> str:
     if not by_hand or choices > 1:
         return ""
     return (
-        "the epochs were chosen by hand, and the choice can decide the verdict: where several choices were tried, give their "
-        "number, which asks for more evidence"
+        "the epochs were chosen by hand, and the choice can decide the verdict: where several were tried, say how many, and more "
+        "evidence is asked for"
     )
