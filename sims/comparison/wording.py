@@ -67,7 +67,7 @@ def off_the_central_path(window: Window, fraction: float) -> str:
 
 
 def choices_reminder(choice: Choice, choices: int) -> str:
-    """What to say of epochs that were chosen by hand; "" where they were not, or where more than one choice is owned up to."""
+    """What to say of epochs that were chosen by hand; "" where they were not, or where more than one choice is declared."""
     by_hand = choice.from_epoch is not None or choice.to_epoch is not None or choice.fraction != FRACTION
     if not by_hand or choices > 1:
         return ""

@@ -171,17 +171,17 @@ def cite(*names: str) -> str:
     """
     laws = [LAW_SOURCES[name] for name in names if name in LAW_SOURCES]
     software = SOFTWARE | ({"note": "; ".join(laws)} if laws else {})
-    keys = dict.fromkeys(key for name in names if name not in LAW_SOURCES for key in _keys(name, LAW_SOURCES))
+    keys = dict.fromkeys(key for name in names if name not in LAW_SOURCES for key in _papers_of_model(name, LAW_SOURCES))
     entries = [bibtex_entry("software", "neural_collapse_flow", software), bibtex_entry("inproceedings", "han2022", PAPER)]
-    return "\n\n".join([*entries, *(_entry(key) for key in keys if key != "han2022")])
+    return "\n\n".join([*entries, *(_bibtex_of(key) for key in keys if key != "han2022")])
 
 
 def bibtex(name: str) -> str:
     """The BibTeX entries of what a model rests on. Raises ValueError for a name that is no model's."""
-    return "\n\n".join(_entry(key) for key in _keys(name))
+    return "\n\n".join(_bibtex_of(key) for key in _papers_of_model(name))
 
 
-def _keys(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
+def _papers_of_model(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
     """The papers of a model. Raises ValueError with the models and the `others` to choose from."""
     if name not in MODEL_PAPERS:
         raise ValueError(
@@ -190,7 +190,7 @@ def _keys(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
     return MODEL_PAPERS[name]
 
 
-def _entry(key: str) -> str:
+def _bibtex_of(key: str) -> str:
     if key in OTHERS:
         return OTHERS[key]
     author, title, year, number = ARXIV[key]
