@@ -1,4 +1,4 @@
-"""A page on one network: its measures, what is undefined and why, its figures; nothing to fetch."""
+"""A page on one network: its measures, what is undefined and why, its figures, embedded."""
 
 from collections.abc import Iterator, Mapping
 
@@ -65,7 +65,7 @@ def page(title: str, record: LoggedRun, last: Measurement | None = None) -> str:
     figures = [("Measures against the epoch", overview([record]))] if several else []
     if "omega" in record.columns:
         figures.append(
-            ("Spectrum of the last epoch: the singular values of SNR, descending", spectrum(record.columns["omega"][-1]))
+            ("Spectrum of the last epoch: the singular values of SNR, descending", spectrum_figure(record.columns["omega"][-1]))
         )
     return html_page(
         TEMPLATE,
@@ -93,7 +93,7 @@ def _meaning(name: str) -> str:
     return f"test set: {meaning}" if meaning and name.startswith("test_") else meaning
 
 
-def spectrum(omega: np.ndarray) -> Figure:
+def spectrum_figure(omega: np.ndarray) -> Figure:
     """Singular values of SNR by their number."""
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()

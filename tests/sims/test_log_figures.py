@@ -61,7 +61,7 @@ def test_runs_of_one_name_have_an_entry_of_the_legend_each(tmp_path: Path) -> No
 
 def test_singular_values_are_counted_by_whole_numbers() -> None:
     for K in (1, 2, 3, 200):
-        ticks = network_report.spectrum(np.arange(K, 0, -1.0)).axes[0].get_xticks()
+        ticks = network_report.spectrum_figure(np.arange(K, 0, -1.0)).axes[0].get_xticks()
         assert (ticks == np.round(ticks)).all()
 
 
