@@ -51,7 +51,9 @@ def outputs_of(network: nn.Module, chosen: Selected, device: torch.device) -> An
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         strange = [str(name) for name in chosen.kwargs if name not in parameters]
         if strange:
-            raise _refusal(f"the network takes {', '.join(parameters) or 'nothing'}, and a batch has {', '.join(strange)} too")
+            raise _unknown_batch(
+                f"the network takes {', '.join(parameters) or 'nothing'}, and a batch has {', '.join(strange)} too"
+            )
     return network(*to_device(chosen.args, device), **to_device(chosen.kwargs, device))
 
 

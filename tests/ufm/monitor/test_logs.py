@@ -135,7 +135,8 @@ def test_epochs_are_whole_numbers(tmp_path: Path, epoch: Any) -> None:
     metric.update(torch.randn(30, 4), torch.arange(30) % 3)
     values = metric.compute()
     for log in (CsvLog(tmp_path / "t.csv"), RunLog(tmp_path / "run")):
-        log(np.int64(1), values, metric.measurement)
+        first: Any = np.int64(1)  # as epochs come from arrays
+        log(first, values, metric.measurement)
         with pytest.raises(ValueError, match="epochs are counted by whole numbers"):
             log(epoch, values, metric.measurement)
     assert read_csv(tmp_path / "t.csv")["epoch"].tolist() == [1]
