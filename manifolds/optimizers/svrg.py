@@ -31,7 +31,7 @@ class RiemannianSVRG(_Mixin, torch.optim.Optimizer):
 
     `step` calls its closure twice, at the anchor and at the point, with the same random numbers of torch; `anchor` once.
     Gradients are cleared before each call. Plain parameters beside those on manifolds are Euclidean. Two tensors of the size of a
-    parameter are kept with it. `stabilize`: projx every so many steps. Raises ValueError for a learning rate that is not positive.
+    parameter are kept with it. `stabilize`: projx every so many steps. Raises ValueError for a rate that is not positive.
     """
 
     def __init__(self, params: Iterable[Any], lr: float, stabilize: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,7 +70,7 @@ def test_a_space_that_the_hessian_keeps_stops_growing() -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_the_known_minimum_is_reached(name: str) -> None:
     case = CASES[name]()
-    result = ARC(min_gradient_norm=1e-8).run(case.problem, initial_point=case.start)
+    result: Any = ARC(min_gradient_norm=1e-8).run(case.problem, initial_point=case.start)
     assert result.gradient_norm < 1e-8, result.stopping_criterion
     assert np.isclose(result.cost, case.least, rtol=1e-12, atol=1e-12)
 
@@ -108,7 +109,7 @@ def test_an_exact_saddle_is_left(columns: tuple[int, ...]) -> None:
     start = vectors[:, list(columns)]
     assert case.problem.manifold.norm(start, case.problem.riemannian_gradient(start)) < 1e-12
     assert lowest_curvature(case.problem, start) < -1
-    result = ARC(min_gradient_norm=tol).run(case.problem, initial_point=start)
+    result: Any = ARC(min_gradient_norm=tol).run(case.problem, initial_point=start)
     assert np.isclose(result.cost, case.least, rtol=1e-10)
     assert result.gradient_norm <= tol
     assert lowest_curvature(case.problem, result.point) >= -(tol**0.5)
@@ -130,14 +131,14 @@ def test_a_cost_that_is_not_finite_refuses_the_step() -> None:
         return float(np.sum(x - np.log(x))) if np.all(x > 0) else float("nan")
 
     problem = numpy_problem(Euclidean(3), cost, lambda x: 1 - 1 / x, lambda x, u: u / x**2)
-    result = ARC(sigma=1e-9).run(problem, initial_point=np.array([1e-3, 5.0, 40.0]))
+    result: Any = ARC(sigma=1e-9).run(problem, initial_point=np.array([1e-3, 5.0, 40.0]))
     assert np.allclose(result.point, 1, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", [rayleigh_quotient, weighted_pca])
 def test_the_end_is_superlinear(case) -> None:
     given_case = case(3)
-    result = ARC(min_gradient_norm=1e-11, log_verbosity=1).run(given_case.problem, initial_point=given_case.start)
+    result: Any = ARC(min_gradient_norm=1e-11, log_verbosity=1).run(given_case.problem, initial_point=given_case.start)
     norms = np.log(result.log["iterations"]["gradient_norm"])
     falls = norms[:-1] - norms[1:]
     assert norms[-1] < norms[-2] + np.log(1e-3)

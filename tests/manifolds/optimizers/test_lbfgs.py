@@ -2,6 +2,7 @@
 
 import copy
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def test_two_loops_are_the_dense_update_in_any_inner_product(count: int, size: i
 @pytest.mark.parametrize("name", CASES)
 def test_the_known_minimum_is_reached(name: str) -> None:
     case = CASES[name]()
-    result = LBFGS(min_gradient_norm=1e-8).run(case.problem, initial_point=case.start)
+    result: Any = LBFGS(min_gradient_norm=1e-8).run(case.problem, initial_point=case.start)
     assert result.gradient_norm < 1e-8, result.stopping_criterion
     assert np.isclose(result.cost, case.least, rtol=1e-11, atol=1e-12)
 
@@ -58,7 +59,7 @@ def test_nothing_of_the_callers_changes(name: str) -> None:
 def test_on_flat_space_scipys_minimum_is_reached() -> None:
     start = np.array([-1.2, 1.0, -0.5, 0.3])
     problem = numpy_problem(Euclidean(4), rosen, rosen_der, rosen_hess_prod)
-    ours = LBFGS(min_gradient_norm=1e-12, min_step_size=0).run(problem, initial_point=start)
+    ours: Any = LBFGS(min_gradient_norm=1e-12, min_step_size=0).run(problem, initial_point=start)
     theirs = minimize(rosen, start, jac=rosen_der, method="L-BFGS-B", options={"ftol": 0, "gtol": 1e-12, "maxiter": 1000})
     assert np.linalg.norm(ours.point - theirs.x) <= 1e-10
     assert ours.cost_evaluations <= 2 * theirs.nfev
@@ -84,7 +85,7 @@ def test_more_pairs_take_fewer_steps_than_none_to_speak_of() -> None:
 
 def test_the_result_is_pymanopts() -> None:
     case = rayleigh_quotient()
-    result = LBFGS(max_iterations=3, log_verbosity=1).run(case.problem, initial_point=case.start)
+    result: Any = LBFGS(max_iterations=3, log_verbosity=1).run(case.problem, initial_point=case.start)
     assert result.iterations == 3
     assert "max iterations" in result.stopping_criterion
     assert result.cost_evaluations >= 4
@@ -108,7 +109,7 @@ def test_a_preconditioner_is_the_first_inverse_hessian() -> None:
         euclidean_gradient=wrap(lambda x: weights * x),
         preconditioner=lambda x, v: v / weights,
     )
-    result = LBFGS(min_gradient_norm=1e-6).run(problem, initial_point=np.ones(5) / 5**0.5)
+    result: Any = LBFGS(min_gradient_norm=1e-6).run(problem, initial_point=np.ones(5) / 5**0.5)
     assert result.iterations <= 2
     assert result.gradient_norm < 1e-6
 
@@ -116,9 +117,8 @@ def test_a_preconditioner_is_the_first_inverse_hessian() -> None:
 def test_at_a_minimum_and_where_no_step_falls_it_stops() -> None:
     case = rayleigh_quotient()
     point = LBFGS(min_gradient_norm=1e-9).run(case.problem, initial_point=case.start).point
-    result = LBFGS(min_gradient_norm=0).run(case.problem, initial_point=point)
+    result: Any = LBFGS(min_gradient_norm=0).run(case.problem, initial_point=point)
     assert result.iterations < 20
-    assert result.gradient_norm is not None
     assert result.gradient_norm < 1e-9
 
 
