@@ -93,7 +93,9 @@ def minimise_cubic(T: np.ndarray, c: np.ndarray, sigma: float) -> np.ndarray:
     lowest = float(eigenvalues[0])
     most = 2 * sigma * size / (np.hypot(lowest, 2 * (sigma * size) ** 0.5) + abs(lowest))
     if lowest > 0 or mismatch(0.0) < 0:
-        excess = 0.0 if size == 0 else brentq(mismatch, 0.0, 2 * most, xtol=np.finfo(float).tiny, rtol=8.9e-16, maxiter=500)
+        if size == 0:
+            return 0 * c
+        excess: Any = brentq(mismatch, 0.0, 2 * most, xtol=np.finfo(float).tiny, rtol=8.9e-16, maxiter=500)
         return E @ rotated(excess)
     z = rotated(0.0)
     z[0] = max((least / sigma) ** 2 - float(z @ z), 0.0) ** 0.5

@@ -37,7 +37,7 @@ class RiemannianSVRG(_Mixin, torch.optim.Optimizer):
     def __init__(self, params: Iterable[Any], lr: float, stabilize: int | None = None) -> None:
         if not lr > 0:
             raise ValueError(f"lr = {lr}: the learning rate must be positive")
-        super().__init__(params, {"lr": lr}, stabilize=stabilize)
+        super().__init__(params, {"lr": lr}, stabilize=stabilize)  # type: ignore[unexpected-keyword]
 
     def anchor(self, closure: Closure) -> Any:
         """Take the present point as the anchor, with the gradient that `closure` leaves; its value, the mean of all losses."""
@@ -85,13 +85,13 @@ class RiemannianSVRG(_Mixin, torch.optim.Optimizer):
         present = [x.detach().clone() for x in anchored]
         devices = sorted({x.device.index for x in anchored if x.device.type == "cuda"})
         try:
-            _put(anchored, [self.state[x]["anchor"] for x in anchored])
+            _assign(anchored, [self.state[x]["anchor"] for x in anchored])
             with torch.random.fork_rng(devices):
                 self._evaluate(closure)
             with torch.no_grad():
                 return {x: _gradient(x) - self.state[x]["gradient"] for x in anchored}
         finally:
-            _put(anchored, present)
+            _assign(anchored, present)
 
     def _evaluate(self, closure: Closure) -> Any:
         self.zero_grad()
@@ -109,6 +109,6 @@ def _gradient(x: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
-def _put(parameters: list[torch.Tensor], values: list[torch.Tensor]) -> None:
+def _assign(parameters: list[torch.Tensor], values: list[torch.Tensor]) -> None:
     for x, value in zip(parameters, values, strict=True):
         x.copy_(value)

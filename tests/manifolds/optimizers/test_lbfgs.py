@@ -28,7 +28,7 @@ def test_two_loops_are_the_dense_update_in_any_inner_product(count: int, size: i
         s, y = rng.standard_normal(size), rng.standard_normal(size)
         y = y if s @ M @ y > 0 else -y
         rho = 1 / (s @ M @ y)
-        pairs.append(CurvaturePair(s, y, rho))
+        pairs.append(CurvaturePair(s, y, float(rho)))
         V = np.eye(size) - rho * np.outer(s, y @ M)
         H = V @ H @ (np.eye(size) - rho * np.outer(y, s @ M)) + rho * np.outer(s, s @ M)
     direction = inverse_hessian_product(pairs, v, lambda a, b: float(a @ M @ b), lambda u: H0 @ u)
@@ -70,7 +70,7 @@ def test_the_end_is_superlinear_with_as_many_pairs_as_dimensions(case) -> None:
     """|grad f| falls faster and faster: each of the last two thirds by a larger factor a step than the one before."""
     given_case = case(3)
     optimizer = LBFGS(memory=40, min_gradient_norm=1e-11, log_verbosity=1)
-    result = optimizer.run(given_case.problem, initial_point=given_case.start)
+    result: Any = optimizer.run(given_case.problem, initial_point=given_case.start)
     norms = np.log(result.log["iterations"]["gradient_norm"])
     rates = [part[0] - part[-1] for part in np.array_split(norms, 3)]
     assert rates[0] < rates[1] < rates[2], rates
