@@ -9,7 +9,7 @@ import numpy as np
 
 from ufm.arrays import as_numpy
 from ufm.flow.config import FlowConfig
-from ufm.flow.start import Start, closed_end_time, closed_onset, scaled_means, to_total_covariance_one
+from ufm.flow.start import FEWEST_TIMES, Start, closed_end_time, closed_onset, scaled_means, to_total_covariance_one
 from ufm.interrupt import Interrupted
 from ufm.laws import discrete
 from ufm.laws.closed import EMBEDDED, LAWS, UNNORMALIZED
@@ -149,7 +149,7 @@ def end_time(config: FlowConfig, start: Start) -> float:
 def output_times(config: FlowConfig, start: Start, t_end: float) -> np.ndarray:
     """0 and logarithmically spaced times up to t_end, the first before any value has grown by 1 %. (points,)"""
     motion = motion_of(config, start)
-    points = config.points or (1000 if isinstance(motion, ClosedMotion) else thinned(start))
+    points = config.points or (thinned(start) if keeps_vectors(motion) else 1000)
     return log_spaced(t_end, motion.onset(t_end), points)
 
 
@@ -159,10 +159,15 @@ def log_spaced(t_end: float, onset: float, points: int) -> np.ndarray:
     return np.concatenate(([0.0], np.geomspace(first, t_end, points - 1) if points > 2 else [t_end]))
 
 
+def keeps_vectors(motion: "ClosedMotion | GeneralMotion | MeanMotion") -> bool:
+    """Whether singular vectors are held at every time: not where they are frozen."""
+    return isinstance(motion, MeanMotion) or (isinstance(motion, GeneralMotion) and not motion.law.balanced)
+
+
 def thinned(start: Start) -> int:
     """Output times where vectors move: 1000, fewer where so many of them, K (C + P) numbers each, would not fit into memory."""
     K, P = len(start.snr.omega), start.P
-    return max(20, min(1000, LARGE // (K * (start.layout.C + (K if start.snr.U is None else P)))))
+    return max(FEWEST_TIMES, min(1000, LARGE // (K * (start.layout.C + (K if start.snr.U is None else P)))))
 
 
 def schedule_of(config: FlowConfig, start: Start, t_end: float) -> tuple[float, int, tuple[str, ...]]:
@@ -175,7 +180,7 @@ def schedule_of(config: FlowConfig, start: Start, t_end: float) -> tuple[float, 
     from ufm.laws.general_discrete import safe_step
 
     safe = safe_step(general_law(config, start, config.kernel_ratio))
-    default = max(20, min(1000, 400 * LARGE // (len(omega0) ** 2 * layout.C)))
+    default = 1000 if layout.balanced else max(20, min(1000, 400 * LARGE // (len(omega0) ** 2 * layout.C)))
     eta, steps = discrete.schedule_within(t_end, safe, config.eta, config.steps, default)
     return eta, steps, discrete.warnings_within(t_end, eta, steps, safe, f"{safe:g} for these classes")
 

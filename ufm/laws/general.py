@@ -13,6 +13,7 @@ S q = 0 throughout. The eigenvalues u_j of G are omega_j^2 / C for equal classes
 import math
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -230,13 +231,15 @@ def _shifted_solve(A: ArrayT, s: float, X: ArrayT) -> ArrayT:
     return (scale[:, None] * (root.mT @ root) * scale) @ X
 
 
-def _times_inverse(A: np.ndarray, X: np.ndarray) -> np.ndarray:
+def _times_inverse(A: Any, X: Any) -> Any:
     """A^{-1} X of a positive definite A (m, m), which is overwritten, from one triangle. X (m, c)"""
-    from scipy.linalg import blas, lapack
+    from scipy import linalg
+
+    blas: Any = linalg.blas
+    lapack: Any = linalg.lapack
 
     root, failed = lapack.dpotrf(A.T, lower=1, clean=0, overwrite_a=1)
-    if not failed:
-        inverse, failed = lapack.dpotri(root, lower=1, overwrite_c=1)
-    if failed:
+    inverse, singular = lapack.dpotri(root, lower=1, overwrite_c=1)
+    if failed or singular:
         raise np.linalg.LinAlgError("Matrix is not positive definite")
     return blas.dsymm(1.0, inverse, X.T, side=1, lower=1).T
