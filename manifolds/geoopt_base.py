@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from geoopt.utils import size2shape
 
-from manifolds.linalg import ArrayT
+from manifolds.linalg import ArrayT, as_numpy
 from manifolds.metric import Metric
 from manifolds.retractions import Move, Retraction
 from manifolds.rng import RNG
@@ -204,5 +204,5 @@ def _small_arrays(tensors: tuple[torch.Tensor, ...]) -> list[np.ndarray] | None:
         if tensor.dtype != first or tensor.numel() > SMALL or not tensor.is_cpu:
             return None
         if id(tensor) not in arrays:
-            arrays[id(tensor)] = tensor.detach().numpy()
+            arrays[id(tensor)] = as_numpy(tensor)
     return [arrays[id(tensor)] for tensor in tensors]

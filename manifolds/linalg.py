@@ -1,7 +1,7 @@
 """Linear algebra shared by numpy and torch: one spelling for both, no backend class."""
 
 import sys
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -37,6 +37,12 @@ def detached(x: ArrayT) -> ArrayT:
     return x if namespace(x) is np else tensor.detach()
 
 
+def as_numpy(x: Array) -> np.ndarray:
+    """x itself where it is of numpy, else its values on the CPU; of bfloat16, which numpy lacks, as float32."""
+    xp, array = namespace(x), cast("Any", x)
+    return array if xp is np else (array.float() if array.dtype is xp.bfloat16 else array).detach().cpu().numpy()
+
+
 def identity_like(x: ArrayT, size: int) -> ArrayT:
     """I_size with the dtype and device of x."""
     return namespace(x).eye(size, dtype=x.dtype, device=x.device)
@@ -45,6 +51,11 @@ def identity_like(x: ArrayT, size: int) -> ArrayT:
 def symmetrize(a: ArrayT) -> ArrayT:
     """(a + a^T) / 2 over the last two axes."""
     return (a + a.mT) / 2
+
+
+def root_of_spectrum(eigenvalues: ArrayT, E: ArrayT) -> ArrayT:
+    """E diag(eigenvalues)^{-1/2} E^T. (..., P), (..., P, P) -> (..., P, P)"""
+    return (E / namespace(E).sqrt(eigenvalues)[..., None, :]) @ E.mT
 
 
 def epsilon(x: Array) -> float:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import ArrayT, array_like
+from manifolds.linalg import ArrayT, array_like, as_numpy
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,8 +142,7 @@ def _share(tolerance: float | None, default: float) -> float:
 
 
 def _finite_matrix(matrix: np.ndarray, name: str) -> np.ndarray:
-    tensor: Any = matrix
-    numbers = np.asarray(tensor.detach().cpu() if hasattr(tensor, "detach") else matrix)
+    numbers = as_numpy(matrix) if hasattr(matrix, "detach") else np.asarray(matrix)
     if np.iscomplexobj(numbers):
         raise ValueError(f"{name} is complex: a real matrix is needed")
     values = np.array(numbers, dtype=np.float64)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.centering import MeanSplit
-from manifolds.linalg import Array, array_like, namespace
+from manifolds.linalg import Array, array_like, as_numpy, namespace
 
 MEMORY = 6  # velocities that Anderson's acceleration looks back on
 SHOTS = 60  # shots at one target before the verdict
@@ -86,8 +86,7 @@ def shoot_pairs(search: Search, X: Array, Y: Array) -> Shooting:
 
 def double(X: Array) -> np.ndarray:
     """X in numpy's float64, without a record for derivatives."""
-    tensor: Any = X
-    return np.asarray(X if isinstance(X, np.ndarray) else tensor.detach().double().cpu().numpy(), dtype=np.float64)
+    return np.asarray(as_numpy(X), dtype=np.float64)
 
 
 Aim = Callable[[np.ndarray, np.ndarray], Shot]  # (velocity, target) -> Shot

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, epsilon, frobenius_norm, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, epsilon, frobenius_norm, identity_like, namespace, root_of_spectrum, symmetrize
 
 SERIES_TERMS = 9  # highest power in the series of (I + E)^{-1/2}: five products, less than an eigendecomposition
 BINOMIALS = [math.prod((-0.5 - j) / (j + 1) for j in range(k)) for k in range(SERIES_TERMS + 1)]  # binom(-1/2, k)
@@ -94,11 +94,6 @@ def spectral_inverse_sqrt(S: ArrayT) -> ArrayT:
         return near
     eigenvalues, E = namespace(S).linalg.eigh(S)
     return root_of_spectrum(check_positive_definite(eigenvalues, "Sigma_W"), E)
-
-
-def root_of_spectrum(eigenvalues: ArrayT, E: ArrayT) -> ArrayT:
-    """E diag(eigenvalues)^{-1/2} E^T. (..., P), (..., P, P) -> (..., P, P)"""
-    return (E / namespace(E).sqrt(eigenvalues)[..., None, :]) @ E.mT
 
 
 def conditioned_inverse_sqrt(S: ArrayT) -> tuple[ArrayT | None, float]:

@@ -18,6 +18,7 @@ from manifolds.linalg import (
     frobenius_norm,
     inverse_cholesky,
     namespace,
+    root_of_spectrum,
     symmetrize,
 )
 
@@ -70,8 +71,7 @@ def triangular_root(S: ArrayT, inverse: ArrayT) -> ArrayT:
 def symmetric_root(S: ArrayT, inverse: ArrayT) -> ArrayT:
     """S^{-1/2}, the paper's renormalisation: needed for the left vectors U of the SNR and for X itself."""
     del inverse
-    eigenvalues, E = namespace(S).linalg.eigh(S)
-    return symmetrize((E / namespace(S).sqrt(eigenvalues)) @ E.mT)
+    return symmetrize(root_of_spectrum(*namespace(S).linalg.eigh(S)))
 
 
 def whiten_once(

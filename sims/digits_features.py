@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from sims.command import Parser, print_json, run_command, say
+from ufm.arrays import as_numpy
 from ufm.files import store
 
 CLASSES, PER_CLASS = 10, 174  # the smallest of the ten classes has 174 images
@@ -109,7 +110,7 @@ def last_layer(net: torch.nn.Sequential, images: torch.Tensor) -> dict[str, np.n
     features, last = net.eval()[:-1](images), net[-1]
     if not bool(torch.isfinite(features).all()):
         raise ValueError("training diverged: the features are not finite; use a smaller learning rate")
-    return {"features": features.numpy(), "W": last.weight.numpy(), "b": last.bias.numpy()}  # type: ignore[operator,union-attr]
+    return {"features": as_numpy(features), "W": as_numpy(last.weight), "b": as_numpy(last.bias)}  # type: ignore[operator,union-attr]
 
 
 def parser() -> Parser:
@@ -135,9 +136,9 @@ def write(out: Path, config: Training, quiet: bool) -> dict[str, Any]:
     store.check_writable(out)
     images, labels = balanced_digits()
     arrays = last_layer(train_network(images, labels, config, quiet), images)
-    provenance = asdict(config) | {"batch": BATCH, "momentum": MOMENTUM, "torch": torch.__version__, "numpy": np.__version__}
-    text = np.array(json.dumps(provenance, sort_keys=True))
-    store.save_arrays(out, arrays | {"labels": labels.numpy(), "config": text})
+    facts = asdict(config) | {"batch": BATCH, "momentum": MOMENTUM} | store.provenance()
+    text = np.array(json.dumps(facts, sort_keys=True))
+    store.save_arrays(out, arrays | {"labels": as_numpy(labels), "config": text})
     n, P = arrays["features"].shape
     return {"file": str(out), "n": n, "C": CLASSES, "P": P, "dead": int((arrays["features"] == 0).all(0).sum())}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.command import Parser, print_json, run_command, say
+from sims.page import check_jinja2
 
 if TYPE_CHECKING:
     from sims.rungs.rung import Rung
@@ -35,6 +36,8 @@ def climb(args: argparse.Namespace) -> None:
     """Train what is missing, every rung of a seed before the next seed, and report."""
     if args.seeds < 1 or args.threads < 1:
         raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
+    if not args.train_only:
+        check_jinja2()
     import numpy as np  # noqa: F401 - before torch, whose own import of it would swallow an interrupt
     import torch
 

@@ -6,12 +6,13 @@ The letters are those of docs/notation.md: C classes, n examples, P features, K 
 """
 
 import sys
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 
 from manifolds.array import Array as Array
 from manifolds.array import ArrayT as ArrayT
+from manifolds.linalg import as_numpy as as_numpy
 from manifolds.linalg import namespace
 
 Rows = Annotated[ArrayT, "n P"]  # features as a network gives them, one row an example
@@ -52,9 +53,3 @@ def check_scale(largest: float, what: str) -> None:
         raise ValueError(f"{what} have NaN or infinite entries")
     if largest > LARGEST or 0 < largest < 1 / LARGEST:
         raise ValueError(f"the largest of {what} is {largest:.2e}: its powers overflow; rescale the features")
-
-
-def as_numpy(x: Array) -> np.ndarray:
-    """x itself where it is of numpy, else its values on the CPU."""
-    array: Any = x
-    return array if namespace(x) is np else array.detach().cpu().numpy()

@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ufm.arrays import as_numpy
+
 
 class Processes(Protocol):
     """`size` processes, this one of number `rank`."""
@@ -83,18 +85,18 @@ class TorchProcesses:
             if self.rank + distance < self.size:
                 other = torch.empty(values.shape, dtype=torch.from_numpy(values).dtype)
                 self._dist.recv(other, self.rank + distance)
-                values = np.ascontiguousarray(combine(values, other.numpy()))
+                values = np.ascontiguousarray(combine(values, as_numpy(other)))
             distance *= 2
         whole = torch.from_numpy(values.copy())
         self._dist.broadcast(whole, 0)
-        return whole.numpy()
+        return as_numpy(whole)
 
     def _reduced(self, values: np.ndarray, operation: Any) -> np.ndarray:
         import torch
 
         tensor = torch.from_numpy(np.array(values))
         self._dist.all_reduce(tensor, operation)
-        return tensor.numpy()
+        return as_numpy(tensor)
 
 
 def processes() -> Processes:

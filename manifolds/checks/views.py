@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.linalg import as_numpy
+
 POINT_SIZE = 0.3  # of the normal numbers that are projected to a point: well inside the models of hyperbolic space
 
 ManifoldPoint = Any
@@ -19,7 +21,7 @@ def entries(value: ManifoldPoint | Vector) -> list[np.ndarray]:
     """The arrays that a point or vector consists of, as numpy."""
     if isinstance(value, (list, tuple)):
         return [array for part in value for array in entries(part)]
-    return [value.detach().cpu().numpy() if hasattr(value, "detach") else np.asarray(value)]
+    return [as_numpy(value) if hasattr(value, "detach") else np.asarray(value)]
 
 
 def flat(value: ManifoldPoint | Vector) -> np.ndarray:

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.linalg import root_of_spectrum
+from sims.command import Parser, run_command
 from ufm.compare.coordinates import Entry, frame_of, log_gram
 from ufm.compare.likelihood import Path as Predicted
 from ufm.compare.likelihood import most_likely_clock
@@ -115,7 +117,7 @@ def _seen(Y: np.ndarray, frame: np.ndarray, entry: Entry) -> Measured:
     _, omega, Vt = np.linalg.svd(scaled.swapaxes(-1, -2) / q, full_matrices=False)
     U, _, Wt = np.linalg.svd(entry.M * q @ frame, full_matrices=False)
     values, E = np.linalg.eigh(entry.sigma_w)
-    white = (E / np.sqrt(values)) @ E.T @ (entry.M * q) @ frame  # (P, K): its polar factor carries the start
+    white = root_of_spectrum(values, E) @ (entry.M * q) @ frame  # (P, K): its polar factor carries the start
     U, _, Wt = np.linalg.svd(white, full_matrices=False)
     M = (E * np.sqrt(values)) @ E.T @ (U @ Wt) @ scaled[0].T / q
     return Measured(np.arange(1.0, len(Y) + 1), omega, Vt.swapaxes(-1, -2), entry.counts, Entry(entry.counts, M, entry.sigma_w))
@@ -183,22 +185,30 @@ def judged(case: Case, seed: int) -> dict[str, Any]:
     }
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Run the command: judge the cases that are missing, then print the rates or write them into a page."""
-    p = argparse.ArgumentParser(prog="python -m sims.comparison.controls", description=__doc__, allow_abbrev=False)
+def parser() -> Parser:
+    """The command line."""
+    p = Parser("python -m sims.comparison.controls", ("seed",), description=__doc__)
     p.add_argument("--out", required=True, metavar="FILE.jsonl", help="a line a case, gone on with")
-    p.add_argument("--cases", type=int, default=400, help="drawn from the grid (default 400)")
-    p.add_argument("--seed", type=int, default=0, help="that draws them (default 0)")
+    p.add_argument("--cases", type=int, default=400, help="drawn from the grid")
     p.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long and print what there is")
-    p.add_argument("--write", metavar="PAGE.md", help="put the rates between the marks of this page instead of printing them")
-    args = p.parse_args(argv)
+    p.add_argument("--write", metavar="PAGE.md", help="put the rates between the marks of this page (default: print them)")
+    return p
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the command; exit codes as in `sims.command`."""
+    return run_command(parser(), judge_cases, argv, "repeat the command to go on")
+
+
+def judge_cases(args: argparse.Namespace) -> None:
+    """Judge the cases that are missing, then print the rates or write them into a page."""
     from sims.comparison.lines import append_line, read_lines, stopwatch
     from sims.comparison.rates import rates_table, written
 
     out, elapsed = Path(args.out), stopwatch()
     lines = read_lines(out)
     if any(line["draw"][0] != args.seed for line in lines):
-        raise SystemExit(f"{out} holds cases drawn by another seed than {args.seed}: choose another file or that seed")
+        raise ValueError(f"{out} holds cases drawn by another seed than {args.seed}: choose another file or that seed")
     done = {line["draw"][1] for line in lines}
     for number in range(args.cases):
         if elapsed() > args.seconds:
@@ -212,7 +222,6 @@ def main(argv: list[str] | None = None) -> int:
         write_text(page, written(page.read_text(), table))
     else:
         print(table, end="")
-    return 0
 
 
 if __name__ == "__main__":

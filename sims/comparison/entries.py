@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.whitening import degenerate_deviation
 from ufm.compare.coordinates import Entry, LayerBelow, frame_of, gram_of_spectrum, log_gram
 from ufm.compare.models import SAME_START
 from ufm.compare.outcome import Measured
+from ufm.features.ranges import range_of_covariance, reduce_to_range
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.trajectory import Trajectory
@@ -25,10 +25,8 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     arrays = load_statistics(path)
     counts, M = arrays["counts"], arrays["class_means"]
     sigma_w, priors = (arrays["sigma_w"] + arrays["sigma_w"].T) / 2, counts / counts.sum()
-    values, E = np.linalg.eigh(sigma_w)
-    square = float(np.trace(sigma_w) + (M**2 @ priors).sum())
-    empty = degenerate_deviation(square, len(M), float(arrays["precision"])) ** 2
-    basis = E[:, values > max(empty, len(M) * float(np.finfo(np.float64).eps) * values[-1])]
+    _, E, dropped, _ = range_of_covariance(sigma_w, M, priors, float(arrays["precision"]))
+    basis = E[:, dropped:]
     if not basis.shape[1]:
         raise ValueError(f"{path}: Sigma_W = 0, every example equals its class mean")
     mean = M @ priors
@@ -56,7 +54,6 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
     """
     from manifolds.layout import ClassLayout
     from ufm.features.labels import class_blocks
-    from ufm.features.ranges import reduce_to_range
 
     H, layout = class_blocks(*load_features(path))
     assert isinstance(layout, ClassLayout)

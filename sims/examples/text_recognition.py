@@ -9,17 +9,22 @@ drawn here, which the network has not been trained on.
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 import numpy as np
-import onnxruntime
 import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
+from sims.command import Parser, run_command
 from sims.examples.onnx_head import OnnxHead, onnx_head
 from ufm.features.measures import phd_equiangular, phd_equinorm, phd_maximal_angle
+from ufm.features.vectors import norms, unit_vectors
 from ufm.monitor import NeuralCollapse
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
 
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "DejaVuSerif-Italic")
@@ -35,14 +40,21 @@ def drawn(text: str, font: str) -> np.ndarray:
     return np.repeat((np.asarray(picture, np.float32) / 127.5 - 1)[None], 3, 0)
 
 
-def characters(session: onnxruntime.InferenceSession) -> list[str]:
+def characters(session: "InferenceSession") -> list[str]:
     """The name of every class; that of class 0 is empty, the last is a space."""
     return ["", *session.get_modelmeta().custom_metadata_map["character"].split("\n"), " "]
 
 
+def session_of(head: OnnxHead) -> "InferenceSession":
+    """The network with its features as an output, ready to run."""
+    import onnxruntime
+
+    return onnxruntime.InferenceSession(head.model)
+
+
 def features_of_lines(head: OnnxHead, lines: int, seed: int) -> tuple[np.ndarray, np.ndarray, float]:
     """Features (n, P) and labels (n,) of the steps that show a character in lines read without error; the share of such lines."""
-    session, rng = onnxruntime.InferenceSession(head.model), np.random.default_rng(seed)
+    session, rng = session_of(head), np.random.default_rng(seed)
     names, (given,) = characters(session), session.get_inputs()
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     texts = ["".join(rng.choice(list(LETTERS), LENGTH)) for _ in range(lines)]
@@ -64,7 +76,7 @@ def centred(W: np.ndarray) -> np.ndarray:
 
 def nearest_cosines(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The largest cosine of each column with another one, and which that is."""
-    unit = vectors / np.linalg.norm(vectors, axis=0)
+    unit = unit_vectors(vectors)
     cosines = unit.T @ unit
     np.fill_diagonal(cosines, -1)
     return cosines.max(0), cosines.argmax(0)
@@ -86,7 +98,7 @@ def show_classifier(W: np.ndarray, names: list[str]) -> Figure:
         cosines, others = nearest_cosines(M)
         axes.hist(cosines, 80, range=(0, 1), histtype="step", label=name)
         if name == "classifier":
-            together, lengths = cosines > TOGETHER, np.linalg.norm(M, axis=0)
+            together, lengths = cosines > TOGETHER, norms(M)
             few = int(together[wanted].sum())
             print(f"{together.sum()} rows have another within a cosine of {TOGETHER}, {few} of letters and digits among them;")
             print(f"their mean norm is {lengths[together].mean():.3f}, that of the others {lengths[~together].mean():.3f}")
@@ -112,20 +124,27 @@ def show_features(head: OnnxHead, lines: int, seed: int) -> None:
         print(f"{name:16} {columns[0][name]:8.3f} {columns[1][name]:8.3f}")
 
 
+def parser() -> Parser:
+    """The command line."""
+    p = Parser("python -m sims.examples.text_recognition", ("seed",), "pretrained", description=__doc__.split("\n")[0])
+    p.add_argument("model", type=Path, help="the recogniser, an ONNX file")
+    p.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the figure")
+    p.add_argument("--lines", type=int, default=LINES, help="lines of text to draw")
+    return p
+
+
 def main(argv: list[str] | None = None) -> int:
+    """Run the command; exit codes as in `sims.command`."""
+    return run_command(parser(), show_and_draw, argv)
+
+
+def show_and_draw(args: argparse.Namespace) -> None:
     """Print both tables and write the figure."""
-    parser = argparse.ArgumentParser(prog="python -m sims.examples.text_recognition", description=__doc__.split("\n")[0])
-    parser.add_argument("model", type=Path, help="the recogniser, an ONNX file")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the figure")
-    parser.add_argument("--lines", type=int, default=LINES, help="lines of text to draw")
-    parser.add_argument("--seed", type=int, default=0, help="of the text")
-    args = parser.parse_args(argv)
     head = onnx_head(args.model)
     args.out.mkdir(parents=True, exist_ok=True)
-    figure = show_classifier(head.W, characters(onnxruntime.InferenceSession(head.model)))
+    figure = show_classifier(head.W, characters(session_of(head)))
     figure.savefig(args.out / "text-recognition.png", dpi=120)
     show_features(head, args.lines, args.seed)
-    return 0
 
 
 if __name__ == "__main__":

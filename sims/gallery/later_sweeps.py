@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sims.gallery.sweep import Sweep, measured_column, predictions, solved
+from ufm.arrays import as_numpy
 from ufm.models.any_target import AnyTarget
 from ufm.models.base import Model
 from ufm.models.garrod_keating import DeepCrossEntropy
@@ -77,7 +78,7 @@ def logits_in_time(model: JointDecay, seed: int, device: str) -> Sweep:
 
     times = np.linspace(0, path.times[-1], 200)
     lines = np.array([own(law.logits(t / n)) for t in times])
-    points = np.array([own((W @ H).cpu().numpy()) for W, H in path.path[::3]])
+    points = np.array([own(as_numpy(W @ H)) for W, H in path.path[::3]])
     names = [f"$n_k = {size}$" for size in base.layout.sizes]
     lined, pointed = dict(zip(names, lines.T, strict=True)), dict(zip(names, points.T, strict=True))
     return Sweep("time $t$", "mean logit of the class", times, lined, path.times[::3], pointed)
@@ -89,7 +90,7 @@ def logits_through_a_kernel(model: BlockKernel, seed: int, device: str) -> Sweep
     law, shrink, K = model.law(path.path[0]), float(np.sqrt(model.class_rate / model.N)), model.C - 1
     times = np.linspace(0, path.times[-1], 200)
     lines = np.array([np.linalg.svd(shrink * law.logits(model.class_rate * t), compute_uv=False)[:K] for t in times])
-    means = [(point[0] @ model.layout.means(point[1])).cpu().numpy() for point in path.path[::3]]
+    means = [as_numpy(point[0] @ model.layout.means(point[1])) for point in path.path[::3]]
     points = np.array([np.linalg.svd(Z, compute_uv=False)[:K] for Z in means])
     names = [f"$\\sigma_{j + 1}$" for j in range(K)]
     lined, pointed = dict(zip(names, lines.T, strict=True)), dict(zip(names, points.T, strict=True))
@@ -142,7 +143,7 @@ def norm_ratio(model: Seli, seed: int, device: str) -> Sweep:
         loss = CrossEntropy(one_hot(layout, device), column_weights(layout, 1.0, device))
         start = gaussian_point(((C, model.P), (model.P, layout.n)), seed, device=device)
         W = trust_region(Peeled(loss, (decay, decay)), model.feasible, start)[0]
-        return ratio((W * W).sum(1).cpu().numpy())
+        return ratio(as_numpy((W * W).sum(1)))
 
     def margin(R: int) -> float:
         return ratio(np.diag(np.reshape(solved(at(R), seed, device)["classifier_gram"], (C, C))))

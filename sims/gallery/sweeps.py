@@ -124,7 +124,7 @@ def minority_collapse(model: Fang, seed: int, device: str) -> Sweep:
 
     def cosine(of: Fang) -> float:
         W, _ = of.classifier_and_features(of.solve(seed, device).point)
-        return float(np.mean(simplex.cosines(W[of.majority :])))
+        return float(np.mean(simplex.extreme_cosines(W[of.majority :])))
 
     K_A, K_B = base.majority, base.C - base.majority
     line = np.array([replace(base, imbalance=float(R)).exact().minority_cosine(K_A, K_B) for R in fine])

@@ -13,6 +13,7 @@ from sims.ledgers.entry import entry
 from sims.training.data import Data
 from sims.training.examples import Examples
 from sims.training.nets import freeze_as_simplex_etf
+from ufm.arrays import as_numpy
 from ufm.ledger import Sketch, ledger
 from ufm.ledger.force_balance import force_balance
 
@@ -106,7 +107,7 @@ def run_cell(cell: Cell, data: Data, forces: bool = True) -> Iterator[dict[str, 
     device = torch.device("cpu")
     train, test = (Examples.of(split, data.normalizer, device) for split in (data.train, data.test))
     if cell.random_labels:
-        shuffled = np.random.default_rng(cell.seed).permutation(train.labels.numpy())
+        shuffled = np.random.default_rng(cell.seed).permutation(as_numpy(train.labels))
         train = replace(train, labels=torch.from_numpy(shuffled))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(cell.seed)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from manifolds.whitening import degenerate_deviation
 from ufm.compare.coordinates import gram_of
+from ufm.features.ranges import range_of_covariance
 from ufm.laws.mean_system import MeanSystem
 from ufm.monitor.epoch_statistics import load_statistics
 
@@ -32,10 +32,8 @@ class EpochMoments:
         arrays = load_statistics(path)
         priors = arrays["counts"] / arrays["counts"].sum()
         M, sigma_w = arrays["class_means"], (arrays["sigma_w"] + arrays["sigma_w"].T) / 2
-        values, E = np.linalg.eigh(sigma_w)
-        empty = degenerate_deviation(float(np.trace(sigma_w) + (M**2 @ priors).sum()), len(M), float(arrays["precision"])) ** 2
-        kept = values > max(empty, len(M) * float(np.finfo(np.float64).eps) * values[-1])
-        return cls(arrays["counts"], M - (M @ priors)[:, None], sigma_w, E[:, kept])
+        _, E, dropped, _ = range_of_covariance(sigma_w, M, priors, float(arrays["precision"]))
+        return cls(arrays["counts"], M - (M @ priors)[:, None], sigma_w, E[:, dropped:])
 
     @property
     def priors(self) -> np.ndarray:

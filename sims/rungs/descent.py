@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from manifolds.layout import ClassLayout
 from sims.training.velocity import evaluated
+from ufm.arrays import as_numpy
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import renormalized_features
 from ufm.features.statistics import statistics_of
@@ -130,12 +131,12 @@ class FeatureDescent:
         return torch.from_numpy(np.sort(self.rng.choice(self.n, self.how.batch, replace=False)))
 
     def _least_squares(self, H: Tensor) -> tuple[Tensor, Tensor]:
-        W, b = ls_classifier(statistics_of(H.numpy(), self.labels.numpy(), self.C), self.how.lam)
+        W, b = ls_classifier(statistics_of(as_numpy(H), as_numpy(self.labels), self.C), self.how.lam)
         return torch.from_numpy(np.ascontiguousarray(W)), torch.from_numpy(np.ascontiguousarray(b))
 
     def _renormalize(self) -> None:
-        layout = ClassLayout.of_labels(self.labels.numpy())
-        X, _ = renormalized_features(self.features().numpy().T, layout)
+        layout = ClassLayout.of_labels(as_numpy(self.labels))
+        X, _ = renormalized_features(as_numpy(self.features()).T, layout)
         self.E = torch.from_numpy(np.ascontiguousarray(X.T)) - self.fixed
 
     def _kernel_scale(self) -> float:

@@ -16,6 +16,7 @@ from sims.rungs.rung import Rung, body_of, examples, rung_data
 from sims.training.config import TrainConfig
 from sims.training.folder import velocity_file
 from sims.training.velocity import measure_velocity
+from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
 from ufm.files.store import write_text
 from ufm.monitor.epoch_statistics import add_layer
@@ -118,15 +119,16 @@ class _Pending:
 
 
 def _measure(descent: FeatureDescent, epoch: int, log: RunLog, lam: float) -> float:
-    measurement = measure_features(descent.features().numpy(), descent.labels.numpy(), descent.W.numpy(), descent.b.numpy(), lam)
+    H, labels, W, b = (as_numpy(tensor) for tensor in (descent.features(), descent.labels, descent.W, descent.b))
+    measurement = measure_features(H, labels, W, b, lam)
     log(epoch, {"learning_rate": descent.rate}, measurement)
     layers = list(descent.body) if isinstance(descent.body, nn.Sequential) else []  # children() would leave out a ReLU met twice
     last = layers[-1] if layers else None
     if isinstance(last, nn.Linear) and len(descent.moving) == 1 and descent.moving[0] is last.weight:
         with torch.no_grad():  # a linear map trained over features that are fixed
             Z = nn.Sequential(*layers[:-1])(descent.x)
-        below = statistics_of(Z.numpy(), descent.labels.numpy(), descent.C)
-        add_layer(log.folder, epoch, last.weight.detach().numpy(), below)
+        below = statistics_of(as_numpy(Z), labels, descent.C)
+        add_layer(log.folder, epoch, as_numpy(last.weight), below)
     return float(np.log(measurement.snr.omega).mean())
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from sims.rungs.descent import Descent
 from sims.training.config import TrainConfig
 from sims.training.data import Data, load
+from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
 
 HIDDEN, KEPT = 64, 24  # units a layer, and leading within-class directions of the untrained features that are kept
@@ -136,8 +137,8 @@ def body_of(rung: Rung, x: Tensor, labels: Tensor, seed: int) -> nn.Sequential:
 def projection(network: nn.Module, x: Tensor, labels: Tensor) -> nn.Linear:
     """The linear map onto the KEPT leading within-class directions of the features of a network, without bias."""
     with torch.no_grad():
-        H = network(x).numpy()
-    _, E = np.linalg.eigh(statistics_of(H, labels.numpy(), int(labels.max()) + 1).sigma_w)
+        H = as_numpy(network(x))
+    _, E = np.linalg.eigh(statistics_of(H, as_numpy(labels), int(labels.max()) + 1).sigma_w)
     layer = nn.Linear(H.shape[1], KEPT, bias=False).double()
     with torch.no_grad():
         layer.weight.copy_(torch.from_numpy(np.ascontiguousarray(E[:, ::-1][:, :KEPT].T)))

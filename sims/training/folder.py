@@ -17,6 +17,7 @@ import numpy as np
 
 from sims.command import json_values
 from sims.training.config import TrainConfig, from_mapping, load_config, rate_source
+from ufm.arrays import as_numpy
 from ufm.files.store import provenance, save_arrays, write_atomically, write_text
 
 if TYPE_CHECKING:  # both with torch, which a finished run is told without
@@ -107,7 +108,7 @@ class RunFolder:
             _check_sums(path)
             state = torch.load(path, map_location="cpu", weights_only=True)
             epoch, arrays, text = int(state.pop("epoch")), state.pop("record"), state.pop("config")
-            record = Record({name: value.cpu().numpy() for name, value in arrays.items()})
+            record = Record({name: as_numpy(value) for name, value in arrays.items()})
             config = from_mapping(json.loads(text), str(path))
         except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, *DAMAGED) as error:
             raise self.damaged(error) from error

@@ -23,6 +23,7 @@ from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf
 from sims.training.objective import facts_of, groups, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.velocity import features_of, measure_velocity
+from ufm.arrays import as_numpy
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
 from ufm.monitor.epoch_statistics import save_statistics
@@ -116,7 +117,7 @@ class Trainer:
     def measure(self, folder: RunFolder, epoch: int) -> Measurement:
         """Everything measured at this epoch, features written where they are asked for."""
         classifier = Classifier.of(self.head)
-        W, b = (weights.cpu().numpy() for weights in (classifier.W, classifier.b))
+        W, b = (as_numpy(weights) for weights in (classifier.W, classifier.b))
         wanted = epoch in self.config.save_features
         keep = partial(folder.save_features, epoch, W=W, b=b) if wanted else None
         measurement = measure_network(

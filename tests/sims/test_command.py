@@ -33,6 +33,7 @@ COMMANDS = (
     "sims.ledger_study",
     "ufm.flow",
 )
+ALL = (*COMMANDS, "sims.comparison.controls", "sims.examples.text_recognition")  # the last two print text alone
 FULL = Path("/dev/full")
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as a user's output is
 OWN = {  # options of several commands whose meaning is the command's own, and why
@@ -79,7 +80,7 @@ def options_of(name: str) -> Iterator[tuple[str, argparse.ArgumentParser, argpar
                 yield max(action.option_strings, key=len), parser, action
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_command_tells_its_version(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         parser_of(name).parse_args(["--version"])
@@ -87,7 +88,7 @@ def test_every_command_tells_its_version(name: str, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"{name} {ufm.__version__}\n"
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ALL)
 def test_every_option_has_a_help_text_and_says_its_default(name: str) -> None:
     for parser in with_subparsers(parser_of(name)):
         assert all(action.help for action in parser._actions), name
@@ -146,7 +147,7 @@ def test_no_message_of_the_library_names_an_option() -> None:
     assert messages == []
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", ALL)
 def test_an_unknown_option_is_one_line_and_exit_code_two(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         module_of(name).main(["--no-such-option"])
@@ -249,6 +250,7 @@ def outcome(error: BaseException | None, capsys: pytest.CaptureFixture) -> tuple
         ("compare", ["absent", "--out", "comparison"]),
         ("ledger", ["absent", "--out", "ledgers"]),
         ("study", ["--data-dir", "absent", "--out", "study"]),
+        ("ladder", ["--out", "ladder"]),
     ],
 )
 def test_a_page_is_refused_before_its_numbers_are_computed(
@@ -257,7 +259,7 @@ def test_a_page_is_refused_before_its_numbers_are_computed(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setitem(sys.modules, "jinja2", None)
     assert importlib.import_module(f"sims.{name}").main(arguments) == 2
-    assert "jinja2" in capsys.readouterr().err
+    assert "pip install 'neural-collapse-flow[train]'\n" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
 from ufm.arrays import ClassMeans, Labels, PerClass, Rows, Weights
-from ufm.features.pairs import cosine_deviation, mean_maximal_angle_gap
+from ufm.features.pairs import cosine_deviation
 from ufm.features.statistics import ClassStatistics
-from ufm.features.vectors import norms, pair_cosines, sample_deviation, self_duality
+from ufm.features.vectors import maximal_angle, norms, pair_cosines, sample_deviation, self_duality
 
 MOST_ENTRIES = 2**21  # of differences of rows and class means held at once: 16 MB
 
@@ -34,7 +34,7 @@ def phd_equiangular(vectors: Array) -> float:
 
 def phd_maximal_angle(vectors: Array) -> float:
     """Avg over pairs of |cos(v_c, v_c') + 1/(C-1)| for columns (P, C): centred class means, or W^T (Figure 5)."""
-    return mean_maximal_angle_gap(_checked(vectors))
+    return float(maximal_angle(_checked(vectors)))
 
 
 def phd_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:

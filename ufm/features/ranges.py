@@ -11,7 +11,7 @@ import numpy as np
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.whitening import degenerate_deviation, principal_deviations
-from ufm.arrays import Columns, PerClass, Weights, as_numpy
+from ufm.arrays import ArrayT, ClassMeans, Columns, Covariance, PerClass, Weights, as_numpy
 from ufm.features.loss_decomposition import Decomposition, decompose
 from ufm.features.snr import check_layout, deviations_and_means
 from ufm.features.statistics import ClassStatistics
@@ -92,18 +92,28 @@ class RangeSnr:
     rounding: float = 0.0
 
 
-def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
-    """The SNR restricted to the range of Sigma_W, from the statistics alone. Raises ValueError for Sigma_W = 0.
+def range_of_covariance(
+    sigma_w: Covariance[ArrayT], means: ClassMeans[ArrayT], priors: PerClass[ArrayT], precision: float
+) -> tuple[ArrayT, ArrayT, int, float]:
+    """Eigenvalues of Sigma_W (P,) ascending, eigenvectors (P, P), how many of them, the first, are empty, and an empty deviation.
 
-    Dropped are directions whose standard deviation rounding can produce: at most sqrt(P) eps sqrt(Ave ||h||^2) with the eps of
-    the features (as `reduce_to_range`), or sqrt(P eps) of the largest deviation, below which the eigenvalues of a float64
-    Sigma_W are noise.
+    Empty are directions whose standard deviation rounding can produce: at most sqrt(P) eps sqrt(Ave ||h||^2) with the eps of
+    the features (as `reduce_to_range`), the deviation returned, or sqrt(P eps) of the largest, below which the eigenvalues of
+    a float64 Sigma_W are noise.
+    """
+    values, E = namespace(sigma_w).linalg.eigh(symmetrize(sigma_w))
+    mean_square, P = float(sigma_w.diagonal().sum()) + float((means**2 * priors).sum()), len(means)
+    deviation = degenerate_deviation(mean_square, P, precision)
+    return values, E, int((values <= max(deviation**2, P * epsilon(values) * float(values[-1]))).sum()), deviation
+
+
+def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
+    """The SNR restricted to the range of Sigma_W (`range_of_covariance`), from the statistics alone.
+
+    Raises ValueError for Sigma_W = 0.
     """
     xp = namespace(stats.sigma_w)
-    values, E = xp.linalg.eigh(symmetrize(stats.sigma_w))
-    mean_square = float(stats.sigma_w.diagonal().sum()) + float((stats.means**2 * stats.priors).sum())
-    empty = degenerate_deviation(mean_square, stats.P, precision) ** 2
-    dropped = int((values <= max(empty, stats.P * epsilon(values) * float(values[-1]))).sum())  # ascending: the first ones
+    values, E, dropped, _ = range_of_covariance(stats.sigma_w, stats.means, stats.priors, precision)
     if dropped == stats.P:
         raise ValueError("Sigma_W = 0: every example equals its class mean, the SNR is infinite")
     basis, M = E[:, dropped:], stats.centred_means

@@ -1,12 +1,14 @@
 """Norms, cosines and self-duality of the columns of matrices (..., P, C): what NC2 and NC3 are made of."""
 
 import math
+from typing import Any
 
 import numpy as np
 
+from manifolds.linalg import namespace
 from ufm.arrays import ArrayT, Scalars
 
-AT_A_TIME = 2**21  # cosines held at once: 16 MB
+AT_A_TIME = 2**20  # cosines held at once: 8 MB
 
 
 def norms(vectors: ArrayT) -> ArrayT:
@@ -14,24 +16,37 @@ def norms(vectors: ArrayT) -> ArrayT:
     return (vectors * vectors).sum(-2) ** 0.5
 
 
+def unit_vectors(vectors: ArrayT) -> ArrayT:
+    """v_c / ||v_c|| of columns. (..., P, C) -> (..., P, C)"""
+    return vectors / norms(vectors)[..., None, :]
+
+
 def pair_cosines(vectors: ArrayT) -> ArrayT:
     """cos(v_c, v_c') of the pairs c < c' of columns. (..., P, C) -> (..., C(C-1)/2)"""
-    unit = vectors / norms(vectors)[..., None, :]
+    unit = unit_vectors(vectors)
     first, second = np.triu_indices(vectors.shape[-1], 1)
     return (unit.mT @ unit)[..., first, second]
 
 
 def maximal_angle(vectors: ArrayT, at_a_time: int = AT_A_TIME) -> Scalars[ArrayT]:
-    """Avg_{c != c'} |cos(v_c, v_c') + 1/(C-1)| of columns, `at_a_time` cosines in memory whatever C. (..., P, C) -> (...)"""
+    """Avg_{c != c'} |cos(v_c, v_c') + 1/(C-1)| of columns, P C^2 operations, all of them products. (..., P, C) -> (...)
+
+    Two tiles of columns at a time, so that `at_a_time` cosines are in memory whatever C.
+    """
     C = vectors.shape[-1]
-    unit, target = vectors / norms(vectors)[..., None, :], 1 / (C - 1)
-    rows = max(1, at_a_time // max(math.prod(vectors.shape[:-2]) * C, 1))
+    unit, target = unit_vectors(vectors), 1 / (C - 1)
+    tile = max(1, math.isqrt(at_a_time // max(math.prod(vectors.shape[:-2]), 1)))
     total = 0 * unit[..., 0, 0]
-    for start in range(0, C, rows):
-        tile = unit[..., start : start + rows].mT
-        own, first, second = tile @ tile.mT, *np.triu_indices(tile.shape[-2], 1)
-        total = total + abs(own[..., first, second] + target).sum(-1)
-        total = total + abs(tile @ unit[..., start + rows :] + target).sum(-1).sum(-1)
+    for start in range(0, C, tile):
+        rows = unit[..., start : start + tile].mT
+        own = rows @ rows.mT
+        own += target
+        own.reshape(*own.shape[:-2], -1)[..., :: own.shape[-1] + 1] = 0.0  # the diagonal
+        total = total + _absolute_sum(own) / 2
+        for other in range(start + tile, C, tile):
+            cosines = rows @ unit[..., other : other + tile]
+            cosines += target
+            total = total + _absolute_sum(cosines)
     return total / (C * (C - 1) / 2)
 
 
@@ -48,3 +63,8 @@ def self_duality(a: ArrayT, b: ArrayT) -> Scalars[ArrayT]:
 
 def _unit(a: ArrayT) -> ArrayT:
     return a / ((a * a).sum(-1).sum(-1) ** 0.5)[..., None, None]
+
+
+def _absolute_sum(values: Any) -> Any:
+    """sum |values| over the last two axes, in their room. (..., m, k) -> (...)"""
+    return (np.abs(values, out=values) if namespace(values) is np else values.abs_()).sum((-2, -1))

@@ -4,10 +4,11 @@ Keys, those of `KEYS`; features (n, P) of any float dtype and labels (n,) of int
 """
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from ufm.arrays import as_numpy
 from ufm.files.store import array_names, load_arrays, reason_of
 
 KEYS = {
@@ -60,11 +61,7 @@ def scalar(arrays: dict[str, np.ndarray], name: str, path: Path) -> float | None
 
 
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
-    import torch
     from safetensors import SafetensorError, safe_open
-
-    def as_numpy(tensor: Any) -> np.ndarray:
-        return (tensor.float() if tensor.dtype is torch.bfloat16 else tensor).numpy()
 
     try:
         with safe_open(path, framework="pt") as file:

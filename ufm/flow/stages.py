@@ -6,7 +6,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, epsilon, namespace
+from manifolds.linalg import Array, array_like, epsilon
 from manifolds.normalized_features import constraint_residual
 from ufm.arrays import as_numpy
 from ufm.features.snr import snr
@@ -105,7 +105,7 @@ class Stage:
         saved = {key.removeprefix(f"{self.name}_"): value for key, value in checkpoint.saved.items() if key.startswith(self.name)}
         if saved:
             self._check_saved(saved, checkpoint.path)
-            self.state, self.t = _like(saved["state"], self.state), float(saved.get("t", 0.0))
+            self.state, self.t = array_like(saved["state"], self.state), float(saved.get("t", 0.0))
             self.omega, self.V, self.V_t, self.U_t = (saved[name] for name in ("omega", "V", "V_t", "U_t"))
             self.count = int(saved["count"])
             if not self.residual() <= OFF_MANIFOLD:
@@ -227,7 +227,3 @@ class SchemeStage(Stage):
             self.state, self.count, self.V = consistent
             checkpoint.offer(self.saved(), force=True)
         return self
-
-
-def _like(values: np.ndarray, x: ArrayT) -> ArrayT:
-    return namespace(x).asarray(values, device=x.device)

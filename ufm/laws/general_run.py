@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, namespace
+from manifolds.linalg import Array, ArrayT, array_like, namespace
 from ufm.arrays import as_numpy
 from ufm.interrupt import Interrupted
 from ufm.laws.domain import wide
@@ -74,7 +74,7 @@ def _closed(law: GeneralLaw, start: ReducedStart, times: np.ndarray) -> GeneralT
     """Equal classes, or nothing that moves."""
     Z = law.basis(start.Vt).expand(start.Vt)
     signs = peak_signs(Z.mT)
-    t, omega0 = _like(times, Z), (law.C * start.sigma * start.sigma) ** 0.5
+    t, omega0 = array_like(times, Z), (law.C * start.sigma * start.sigma) ** 0.5
     omega = law.closed_omega(t, omega0) if start.moving else t[:, None] * omega0
     return GeneralTrajectory(law, t, omega, omega * omega / law.C, CLOSED_ERROR, start.U * signs, Z * signs[:, None])
 
@@ -95,7 +95,7 @@ def _integrated(
     missing = xp.zeros((len(at), K - start.moving, law.C), dtype=like.dtype, device=like.device)
     Z = xp.concatenate([law.basis(like).expand(moving), missing], 1)
     u = xp.concatenate([_values(moving) ** 2, missing[..., 0]], -1)
-    run = GeneralTrajectory(law, _like(times[: len(at)], like), _values(law.class_means(Z)), u, error, start.U, Z)
+    run = GeneralTrajectory(law, array_like(times[: len(at)], like), _values(law.class_means(Z)), u, error, start.U, Z)
     at = np.searchsorted(np.unique(others), others)
     return run, xp.stack([values[k] for k in at[at < len(values)]]) if len(others) else u[:0]
 
@@ -116,7 +116,3 @@ def _checked_times(t: Array) -> np.ndarray:
     if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
         raise ValueError(f"times t must be finite, ascending and not negative: the state is given at t = 0 (got {times[:5]} ...)")
     return times
-
-
-def _like(values: np.ndarray, x: ArrayT) -> ArrayT:
-    return namespace(x).asarray(values, device=x.device)

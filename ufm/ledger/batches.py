@@ -7,6 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from ufm.arrays import as_numpy
+
 Loader = Iterable[Any]  # of batches (inputs, labels, ...)
 
 
@@ -16,7 +18,7 @@ def classes_of(loader: Loader) -> np.ndarray:
         raise ValueError(
             "the loader can be read only once; the ledger reads it three times: give a DataLoader or a list of batches"
         )
-    labels = [np.unique(torch.as_tensor(batch[1]).cpu().numpy()) for batch in loader]
+    labels = [np.unique(as_numpy(torch.as_tensor(batch[1]))) for batch in loader]
     present = np.unique(np.concatenate(labels)) if labels else np.zeros(0, dtype=np.int64)
     if present.dtype.kind not in "iub":
         raise ValueError(f"labels are {present.dtype}: integers are needed")
@@ -30,7 +32,7 @@ def labelled_batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> I
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     for batch in loader:
-        labels = torch.as_tensor(batch[1]).cpu().numpy()
+        labels = as_numpy(torch.as_tensor(batch[1]))
         known = np.isin(labels, classes)
         if not known.all():
             raise ValueError(f"label {labels[~known][0]} was not there when the loader was read first: give one with fixed data")

@@ -15,8 +15,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
-from manifolds.whitening import degenerate_deviation
 from ufm.arrays import as_numpy
+from ufm.features.ranges import range_of_covariance
 from ufm.features.statistics import ClassStatistics
 
 
@@ -87,9 +87,8 @@ def discrimination(stats: ClassStatistics[Array], precision: float) -> Discrimin
     """The form G of class statistics. `precision` is the machine epsilon of the dtype that the features came in.
 
     Every feature is first divided by its own deviation, which changes no omega and takes bad scaling out of the eigenvalues.
-    A direction counts as empty where rounding of the features can produce its deviation (`degenerate_deviation` of the scaled
-    features), or under P eps of the largest eigenvalue, where those of a float64 covariance are noise. A signal along empty
-    directions counts as infinite SNR where it is larger than what rounding can produce.
+    Which directions are empty then says `range_of_covariance`. A signal along empty directions counts as infinite SNR where it
+    is larger than what rounding can produce.
     Raises ValueError where no direction has any variability.
     """
     xp = namespace(stats.sigma_w)
@@ -100,18 +99,17 @@ def discrimination(stats: ClassStatistics[Array], precision: float) -> Discrimin
     if not bool(moving.any()):
         raise ValueError("Sigma_W = 0: every example equals its class mean, all omega are infinite: collapse is complete")
     scale = xp.sqrt(variances[moving])
-    values, E = xp.linalg.eigh(symmetrize(stats.sigma_w[moving][:, moving] / scale[:, None] / scale))
-    size = len(scale)
-    deviation = degenerate_deviation(float((squares[moving] / scale**2).sum()), size, precision)
-    kept = values > max(deviation**2, size * epsilon(values) * float(values[-1]))
-    inside = E[:, kept] / xp.sqrt(values[kept])
+    of_unit_deviations = stats.sigma_w[moving][:, moving] / scale[:, None] / scale
+    means, size = stats.means[moving] / scale[:, None], len(scale)
+    values, E, empty, deviation = range_of_covariance(of_unit_deviations, means, stats.priors, precision)
+    inside = E[:, empty:] / xp.sqrt(values[empty:])
     whitener = xp.zeros((stats.P, inside.shape[1]), dtype=M.dtype, **({} if xp is np else {"device": M.device}))
     whitener[moving] = inside / scale[:, None]
     still = (~moving) & (abs(M).max(-1) if xp is np else abs(M).amax(-1)).__gt__(xp.sqrt(stats.P * precision**2 * squares))
     scaled = M[moving] / scale[:, None]
-    outside = E[:, ~kept].mT @ scaled  # signal where nothing varies, in units of the deviations
+    outside = E[:, :empty].mT @ scaled  # signal where nothing varies, in units of the deviations
     # a vector of the empty space is known up to a tilt of rounding over the smallest eigenvalue kept
-    tilt = size * epsilon(values) * float(values[-1]) / float(values[kept][0])
+    tilt = size * epsilon(values) * float(values[-1]) / float(values[empty])
     outside = outside * (abs(outside) > deviation + tilt * float(abs(scaled).max()) * size**0.5)
     lost = [as_numpy(outside), as_numpy(M[still] / _largest(M[still]))]
     signal = as_numpy(whitener.mT @ M)

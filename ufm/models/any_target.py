@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from ufm.arrays import as_numpy
 from ufm.features.regression_collapse import andriopoulos_nrc1, andriopoulos_nrc2, andriopoulos_nrc3
 from ufm.models.base import Facts, Quantities, Solved
 from ufm.models.objective.losses import SquaredError, column_weights
@@ -110,7 +111,7 @@ class AnyTarget(AnySizes, Squared):
         """The same at the solution."""
         W, H = solved.point[:2]
         b = solved.point[2][:, 0] if self.bias_penalty == 0 else W.new_zeros(self.C)
-        Z = (W @ H).cpu().numpy()
+        Z = as_numpy(W @ H)
         return {
             "minimum": self.value(solved.point),
             "singular_values": np.linalg.svd(Z, compute_uv=False)[: min(self.C, self.P)].tolist(),
@@ -122,7 +123,7 @@ class AnyTarget(AnySizes, Squared):
 
     def collapse(self, point: Point) -> dict[str, float]:
         """NRC1 to NRC3 against the thresholded covariance of the targets; nothing where they are not 0 at the optimum."""
-        W, H = (t.cpu().numpy() for t in point[:2])
+        W, H = (as_numpy(t) for t in point[:2])
         if not self.collapses:
             return {}
         c = self.layout.n * self.lambda_w * self.lambda_h

@@ -96,7 +96,7 @@ class EWojtowytsch(Minimised):
         return {
             "minimum": self.value(solved.point),
             "logit_gap": simplex.logit_gap(W @ H, self.layout),
-            "feature_cosine": simplex.cosines(self.layout.means(H).mT),
+            "feature_cosine": simplex.extreme_cosines(self.layout.means(H).mT),
             "feature_norm": [float(lengths.min()), float(lengths.max())],
             "singular_values": torch.linalg.svdvals(restricted)[: self.C - 1].tolist(),
             **self.collapse(solved.point),

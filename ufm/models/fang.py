@@ -130,7 +130,7 @@ class Fang(TwoGroups, Minimised):
             result["minority_squared_distance"] = mean_squared_distance(W[self.majority :])
             predicted = self.predicted()
             if "minority_cosine" in predicted:
-                result["minority_cosine"] = simplex.cosines(W[self.majority :])
+                result["minority_cosine"] = simplex.extreme_cosines(W[self.majority :])
             if "R0" in predicted:
                 result["R0"] = self.measured_collapse_ratio(solved.seed, str(W.device))
         return result

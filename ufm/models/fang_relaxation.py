@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 
+from ufm.arrays import as_numpy
 from ufm.models.objective.feasible import Feasible
 from ufm.models.objective.losses import CrossEntropy
 from ufm.models.objective.peeled import Peeled, Point
@@ -40,7 +41,7 @@ def semidefinite_relaxation(objective: Objective, feasible: Feasible, start: Poi
         raise ValueError("the SDP relaxation is that of the layer-peeled model: use it with fang")
     W, H = start
     (C, P), N = W.shape, H.shape[1] // W.shape[0]
-    priors = objective.loss.weights.reshape(C, N).sum(1).cpu().numpy()
+    priors = as_numpy(objective.loss.weights.reshape(C, N).sum(1))
     _, X = semidefinite_minimum(priors, objective.gain / np.sqrt(N) / C)
     values, vectors = np.linalg.eigh(X)
     dropped = float(values[: max(2 * C - P, 0)].clip(min=0).sum() / values.sum())

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from ufm.arrays import as_numpy
 from ufm.features.margins import jiang_one_vs_rest_margin
 from ufm.models.base import Facts, Quantities, Solved
 from ufm.models.lu_steinerberger import LuSteinerberger
@@ -59,14 +60,14 @@ class SoftmaxCodes(LuSteinerberger):
 
     def value(self, point: Point) -> float:
         """Minus the smallest margin over classes and examples."""
-        W, H = (t.cpu().numpy() for t in point)
+        W, H = (as_numpy(t) for t in point)
         first = np.arange(self.C) * self.N
         return -min(float(margins(W, H[:, first + k]).min()) for k in range(self.N))
 
     def solve(self, seed: int, device: str = "cpu") -> Solved:
         """The best of the cross-entropy's ends, with one feature a class, moved to the largest margin nearby."""
         solved = super().solve(seed, device)
-        W, M = largest_margin(*(t.cpu().numpy() for t in (solved.point[0], self.layout.means(solved.point[1]))))
+        W, M = largest_margin(*(as_numpy(t) for t in (solved.point[0], self.layout.means(solved.point[1]))))
         W, M = W / np.linalg.norm(W, axis=1, keepdims=True), M / np.linalg.norm(M, axis=0)
         end = (torch.from_numpy(W).to(device), self.layout.spread(torch.from_numpy(M)).to(device))
         path = (*solved.path, end)

@@ -6,6 +6,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from ufm.arrays import as_numpy
 from ufm.laws.joint_decay import JointDecayLaw, balanced_start
 from ufm.models.base import Facts, Framed, Quantities, Solved, need_not_negative, need_positive
 from ufm.models.integrated import Integrated
@@ -56,7 +57,7 @@ class JointDecay(Framed, AnySizes, Integrated):
 
     def start(self, seed: int, device: str = "cpu") -> Point:
         """Gaussian entries, H given the singular values of W so that W^T W = H H^T."""
-        W, H = balanced_start(*(t.numpy() for t in super().start(seed)))
+        W, H = balanced_start(*(as_numpy(t) for t in super().start(seed)))
         return tuple(torch.from_numpy(self.scale * x).to(device) for x in (W, H))
 
     def velocity(self, point: Point) -> Point:
@@ -73,8 +74,8 @@ class JointDecay(Framed, AnySizes, Integrated):
 
     def law(self, start: Point) -> JointDecayLaw:
         """The closed form from a start, on the clock t/n."""
-        W, H = (t.cpu().numpy() for t in start)
-        return JointDecayLaw(one_hot(self.layout).numpy(), self.layout.n * self.weight_decay, W, H)
+        W, H = (as_numpy(t) for t in start)
+        return JointDecayLaw(as_numpy(one_hot(self.layout)), self.layout.n * self.weight_decay, W, H)
 
     def solve(self, seed: int, device: str = "cpu") -> Solved:
         """Integrate the flow from the balanced start, and from one that is not."""
@@ -95,7 +96,7 @@ class JointDecay(Framed, AnySizes, Integrated):
         law, n = self.law(solved.path[0]), self.layout.n
         worst = np.zeros(5)
         for t, point in zip(solved.times[::EVERY], solved.path[::EVERY], strict=True):
-            (W, H), (A, B) = (x.cpu().numpy() for x in point), law.state(t / n)
+            (W, H), (A, B) = (as_numpy(x) for x in point), law.state(t / n)
             pairs = ((W @ H, A @ B), (W @ W.T, A @ A.T), (H.T @ H, B.T @ B))
             defects = [np.abs(x - y).max() for x, y in pairs]
             defects += [abs(self.value(point) - law.loss(t / n) / n), np.abs(W.T @ W - H @ H.T).max()]

@@ -61,5 +61,5 @@ class LuSteinerberger(Minimised):
 
     def measured(self, solved: Solved) -> Quantities:
         """The same at the solution; `cosine` is the smallest and the largest one."""
-        cosine = simplex.cosines(solved.point[0])
+        cosine = simplex.extreme_cosines(solved.point[0])
         return {"minimum": self.value(solved.point), "cosine": cosine, **self.collapse(solved.point)}

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ufm.arrays import as_numpy
 from ufm.laws.joint_decay import JointDecayLaw, balanced_start
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.integrated import Integrated
@@ -95,7 +96,7 @@ class BlockKernel(Integrated):
 
     def start(self, seed: int, device: str = "cpu") -> Point:
         """A random collapsed point with centred means and W, b = 1/C, W^T W = (N/mu_class) M M^T."""
-        W, A = (t.numpy() for t in gaussian_point(((self.C, self.P), (self.P, self.C)), seed, self.scale))
+        W, A = (as_numpy(t) for t in gaussian_point(((self.C, self.P), (self.P, self.C)), seed, self.scale))
         frame = np.linalg.svd(np.eye(self.C) - 1 / self.C)[0][:, : self.C - 1]  # of the complement of 1
         V, B = balanced_start(frame.T @ W, A @ frame)
         M = torch.from_numpy(float(np.sqrt(self.class_rate / self.N)) * B @ frame.T)
@@ -105,7 +106,7 @@ class BlockKernel(Integrated):
     def law(self, start: Point) -> JointDecayLaw:
         """Law (e) of (W, A) without decay, on the clock mu_class t."""
         ratio = float(np.sqrt(self.N / self.class_rate))
-        W, M = start[0].cpu().numpy(), self.layout.means(start[1]).cpu().numpy()
+        W, M = as_numpy(start[0]), as_numpy(self.layout.means(start[1]))
         return JointDecayLaw(ratio * (np.eye(self.C) - 1 / self.C), 0.0, W, ratio * M)
 
     def invariant(self, point: Point) -> Tensor:
@@ -139,7 +140,7 @@ class BlockKernel(Integrated):
             loss = self.N / 2 * float(((logits - np.eye(self.C) + 1 / self.C) ** 2).sum())
             within = float((point[1] - self.layout.spread(M)).norm() / point[1].norm())
             moved = float((point[2] - 1 / self.C).abs().max())
-            defects = [np.abs((point[0] @ M).cpu().numpy() - logits).max(), abs(self.value(point) - loss), within, moved]
+            defects = [np.abs(as_numpy(point[0] @ M) - logits).max(), abs(self.value(point) - loss), within, moved]
             worst = np.maximum(worst, defects)
         names = ("law_logits", "law_loss", "within_share", "bias_moved")
         return {**dict(zip(names, worst.tolist(), strict=True)), **solved.extra}

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from manifolds.layout import ClassLayout
+from ufm.features.vectors import pair_cosines, self_duality
 
 
 def simplex_bound(C: int, margin: float) -> float:
@@ -33,25 +34,18 @@ def gram_defect(A: Tensor, target: Tensor) -> float:
     return float((gram / gram.trace() - target / target.trace()).abs().max() * len(target))
 
 
-def duality_defect(W: Tensor, M: Tensor) -> float:
-    """| W/|W| - M^T/|M| |_F^2 for class means M (P, C): 0 at NC3."""
-    return float((W / W.norm() - M.mT / M.norm()).norm() ** 2)
-
-
 def collapse(W: Tensor, H: Tensor, layout: ClassLayout, target: Tensor) -> dict[str, float]:
     """Defects of NC1, NC2 and NC3, each 0 at collapse; `target` is the class means' Gram matrix up to size. (C, C)
 
     Class means are not centred: all models here predict a mean of zero with the ETF, and a frame has none.
     """
     M = layout.means(H)
-    return {"NC1": within_share(H, layout), "NC2": gram_defect(M.mT, target), "NC3": duality_defect(W, M)}
+    return {"NC1": within_share(H, layout), "NC2": gram_defect(M.mT, target), "NC3": float(self_duality(W, M.mT))}
 
 
-def cosines(A: Tensor) -> list[float]:
+def extreme_cosines(A: Tensor) -> list[float]:
     """The smallest and the largest cosine between different rows of A."""
-    unit = A / A.norm(dim=1, keepdim=True)
-    rows, columns = torch.triu_indices(len(A), len(A), 1, device=A.device)
-    values = (unit @ unit.mT)[rows, columns]
+    values = pair_cosines(A.mT)
     return [float(values.min()), float(values.max())]
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ufm.arrays import as_numpy
 from ufm.models.base import need_positive
 from ufm.models.minimised import Minimised
 from ufm.models.objective.losses import SquaredError, column_weights, one_hot
@@ -44,7 +45,7 @@ class Squared(Minimised):
     @property
     def optimum(self) -> "Optimum":
         """The minimum for the labels; P does not limit it where the domain asks for enough features."""
-        Y = one_hot(self.layout).numpy()
+        Y = as_numpy(one_hot(self.layout))
         return Optimum.of(Y, self.lambda_w, self.lambda_h, self.P, free_bias=self.bias_penalty == 0)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ufm.arrays import as_numpy
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_etf
 from ufm.models.objective.peeled import Point
@@ -65,8 +66,8 @@ class Seli(AnySizes):
     def solve(self, seed: int, device: str = "cpu") -> Solved:
         """Sequential quadratic programming in W and one feature a class, weighted by the sizes, from a random start."""
         start = self.start(seed, device)
-        sizes, M = np.asarray(self.layout.sizes, dtype=np.float64), self.layout.means(start[1]).cpu().numpy()
-        W, M = smallest_norm(start[0].cpu().numpy(), M, sizes)
+        sizes, M = np.asarray(self.layout.sizes, dtype=np.float64), as_numpy(self.layout.means(start[1]))
+        W, M = smallest_norm(as_numpy(start[0]), M, sizes)
         end = (torch.from_numpy(W).to(device), self.layout.spread(torch.from_numpy(M)).to(device))
         return Solved(end, (start, end), np.arange(2.0), "start, end", seed=seed)
 

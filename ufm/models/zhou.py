@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ufm.arrays import as_numpy
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_frame, need_positive
 from ufm.models.solvers.flat import FLAT_SOLVERS
@@ -72,7 +73,7 @@ class DecayedBias(Squared):
         along = float(Z.sum() / self.C)
         rows, columns = Z.mean(0) - Z.mean(), Z.mean(1) - Z.mean()
         across = Z - Z.mean() - rows - columns[:, None]
-        values = np.linalg.svd(across.cpu().numpy(), compute_uv=False)[: self.C - 1]
+        values = np.linalg.svd(as_numpy(across), compute_uv=False)[: self.C - 1]
         shape = self.collapse(solved.point) if self.values[0] > 0 else {}
         return {
             "minimum": self.value(solved.point),

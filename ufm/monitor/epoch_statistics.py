@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics
 from ufm.files.store import load_arrays, save_arrays
 
@@ -50,9 +51,9 @@ def save_statistics(folder: Path, epoch: int, measurement: "Measurement", facts:
     if stats is None:
         return
     arrays = {"epoch": np.asarray(epoch), "counts": measurement.counts, "precision": np.asarray(measurement.precision)}
-    arrays |= {"class_means": stats.means.cpu().numpy(), "sigma_w": stats.sigma_w.cpu().numpy()}
+    arrays |= {"class_means": as_numpy(stats.means), "sigma_w": as_numpy(stats.sigma_w)}
     if classifier is not None:
-        arrays |= {"W": classifier.W.cpu().numpy(), "b": classifier.b.cpu().numpy()}
+        arrays |= {"W": as_numpy(classifier.W), "b": as_numpy(classifier.b)}
     if "train_error" in measurement.scalars:
         arrays["train_error"] = np.asarray(measurement.scalars["train_error"])
     arrays |= {name: np.asarray(value) for name, value in facts.items()}

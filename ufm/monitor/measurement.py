@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifolds.linalg import epsilon
+from ufm.arrays import as_numpy
 from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
@@ -129,7 +130,7 @@ def measurement_of(
         nothing = np.full((stats.C + stats.P + 1, K), np.nan)
         snr = RangeSnr(nothing[0], nothing[1 : stats.C + 1], nothing[stats.C + 1 :], stats.P, 1.0)
         scalars.undefined.append(f"omega: {error}")
-    counts = stats.counts.cpu().numpy().astype(np.int64)
+    counts = as_numpy(stats.counts).astype(np.int64)
     kept = stats if stats.P <= MOST_FEATURES else None
     return Measurement(scalars.values, snr, counts, tuple(scalars.undefined), test_snr, kept, classifier, precision)
 

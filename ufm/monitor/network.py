@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from manifolds.linalg import epsilon
+from ufm.arrays import as_numpy
 from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
@@ -105,9 +106,7 @@ def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassSta
     streaming, wrong, precision = StreamingStatistics(C), 0, 0.0
     for features, logits, labels in batches:
         streaming.update(features, labels)
-        spool.append(
-            features.float().cpu().numpy() if features.dtype.itemsize < 4 else features.cpu().numpy(), labels.cpu().numpy()
-        )
+        spool.append(as_numpy(features.float() if features.dtype.itemsize < 4 else features), as_numpy(labels))
         wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
     stats = streaming.compute()
     return stats, int(wrong) / stats.n, precision

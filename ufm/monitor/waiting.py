@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ufm.arrays import as_numpy
 from ufm.files.spool import FeatureSpool
 
 LEAST, MOST = 2048, 16384  # rows at a time
@@ -54,7 +55,7 @@ class StoredRows:
 
     def add(self, rows: Tensor, labels: Tensor) -> None:
         """Store rows (n, P) with labels (n,)."""
-        self._spool.append(rows.to(self.dtype).cpu().numpy(), labels.cpu().numpy())
+        self._spool.append(as_numpy(rows.to(self.dtype)), as_numpy(labels))
         self.count += len(rows)
 
     def chunks(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -7,8 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ufm.features import measures, pairs
-from ufm.features.pairs import cosine_deviation, mean_maximal_angle_gap
+from ufm.features import measures
+from ufm.features import vectors as summed
+from ufm.features.pairs import cosine_deviation
+from ufm.features.vectors import maximal_angle
 
 
 def by_definition(vectors: np.ndarray) -> tuple[float, float]:
@@ -33,7 +35,7 @@ def test_the_sums_are_those_over_all_pairs(seed: int, C: int, P: int, tile: int,
     deviation, gap = by_definition(vectors)
     given_vectors = torch.from_numpy(vectors) if tensor else vectors
     assert cosine_deviation(given_vectors) == pytest.approx(deviation, rel=1e-12, abs=1e-15)
-    assert mean_maximal_angle_gap(given_vectors, tile) == pytest.approx(gap, rel=1e-12, abs=1e-15)
+    assert float(maximal_angle(given_vectors, tile**2)) == pytest.approx(gap, rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize(("P", "C"), [(12, 9), (7, 11)], ids=["C - 1 <= P", "C - 1 > P"])
@@ -52,7 +54,7 @@ def test_near_a_simplex_etf_only_round_off_of_the_cosines_is_lost(noise: float) 
     deviation, gap = by_definition(vectors)
     for tile in (4, 1024):
         assert cosine_deviation(vectors) == pytest.approx(deviation, abs=2e-16)
-        assert mean_maximal_angle_gap(vectors, tile) == pytest.approx(gap, abs=2e-16)
+        assert float(maximal_angle(vectors, tile**2)) == pytest.approx(gap, abs=2e-16)
 
 
 def test_many_columns_of_few_dimensions_need_no_more_room_than_two_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,11 +62,11 @@ def test_many_columns_of_few_dimensions_need_no_more_room_than_two_tiles(monkeyp
     vectors = torch.from_numpy(np.random.default_rng(3).standard_normal((P, C)))
     unit = vectors / vectors.norm(dim=0)
     cosines = (unit.mT @ unit)[tuple(torch.triu_indices(C, C, 1))]
-    inner = pairs._absolute_sum
-    monkeypatch.setattr(pairs, "_absolute_sum", lambda *args: (sizes.append(len(args[0]) * args[1].shape[1]), inner(*args))[1])
+    inner = summed._absolute_sum
+    monkeypatch.setattr(summed, "_absolute_sum", lambda values: (sizes.append(values.numel()), inner(values))[1])
     assert measures.phd_equiangular(vectors) == pytest.approx(float(cosines.std()), rel=1e-12)
     assert measures.phd_maximal_angle(vectors) == pytest.approx(float((cosines + 1 / (C - 1)).abs().mean()), rel=1e-12)
-    assert 0 < max(sizes) <= pairs.TILE**2
+    assert 0 < max(sizes) <= summed.AT_A_TIME
 
 
 def test_a_zero_vector_is_refused() -> None:

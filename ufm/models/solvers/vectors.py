@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ufm.arrays import as_numpy
 from ufm.models.objective.feasible import Feasible, Spheres
 from ufm.models.objective.peeled import Point
 from ufm.models.solvers.contract import Objective, positive
@@ -21,7 +22,7 @@ Curvature = Callable[[np.ndarray], np.ndarray]
 def on_numpy(thing: Any) -> Any:
     """A dataclass with its tensors as numpy arrays on the same memory, field by field; anything else unchanged."""
     if isinstance(thing, torch.Tensor):
-        return thing.numpy()
+        return as_numpy(thing)
     if is_dataclass(thing) and not isinstance(thing, type):
         return replace(thing, **{f.name: on_numpy(getattr(thing, f.name)) for f in fields(thing)})
     return thing
@@ -37,7 +38,7 @@ class Flattening:
 
     def vector(self, point: Point) -> np.ndarray:
         """All entries in order. (sum of sizes,)"""
-        return torch.cat([t.reshape(-1) for t in point]).cpu().numpy()
+        return as_numpy(torch.cat([t.reshape(-1) for t in point]))
 
     def point(self, vector: np.ndarray) -> Point:
         """The tensors back, on the device of the first point."""
