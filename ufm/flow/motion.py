@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ufm.arrays import as_numpy
+from ufm.flow.clock import clock_of, log_spaced, undecayed
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import FEWEST_TIMES, Start, closed_end_time, closed_onset, scaled_means, to_total_covariance_one
 from ufm.interrupt import Interrupted
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ufm.laws.general_trajectory import GeneralTrajectory
     from ufm.laws.mean_system import MeanSystem
 
-FIRST_TIME = 1e-4  # of the whole run: the first output time after 0, at the latest
 FIRST_GROWTH = 0.01  # of any singular value by that time, at most
 LARGE = 2**24  # numbers in the singular vectors of a whole run, and hundreds of operations in its scheme, before both are thinned
 Share = Callable[[float], None]
@@ -153,12 +153,6 @@ def output_times(config: FlowConfig, start: Start, t_end: float) -> np.ndarray:
     return log_spaced(t_end, motion.onset(t_end), points)
 
 
-def log_spaced(t_end: float, onset: float, points: int) -> np.ndarray:
-    """0 and logarithmically spaced times up to t_end, the first at the onset or before. (points,)"""
-    first = min(FIRST_TIME * t_end, onset)
-    return np.concatenate(([0.0], np.geomspace(first, t_end, points - 1) if points > 2 else [t_end]))
-
-
 def keeps_vectors(motion: "ClosedMotion | GeneralMotion | MeanMotion") -> bool:
     """Whether singular vectors are held at every time: not where they are frozen."""
     return isinstance(motion, MeanMotion) or (isinstance(motion, GeneralMotion) and not motion.law.balanced)
@@ -239,17 +233,3 @@ def mean_system_of(config: FlowConfig, start: Start) -> "MeanSystem":
 def along(vectors: np.ndarray | None, moving: np.ndarray | None) -> np.ndarray | None:
     """Moving vectors (T, ., K) with the signs that `vectors` (., K) have at the start."""
     return moving if vectors is None or moving is None else moving * np.where((moving[0] * vectors).sum(0) < 0, -1.0, 1.0)
-
-
-def undecayed(t: np.ndarray, decay: float) -> np.ndarray:
-    """The clock on which a flow with feature decay is the flow without: (exp(2 lambda t) - 1) / (2 lambda)."""
-    if decay == 0:
-        return t
-    from ufm.laws.mean_system import decayed_clock
-
-    return decayed_clock(t, decay)
-
-
-def clock_of(tau: float, decay: float) -> float:
-    """The inverse of `undecayed`: log(1 + 2 lambda tau) / (2 lambda)."""
-    return math.log1p(2 * decay * tau) / (2 * decay) if decay else tau

@@ -22,9 +22,8 @@ def six_digits(f: Callable[[ArrayT], ArrayT], s: ArrayT) -> ArrayT:
     array: Any = s
     if math.prod(s.shape) < FEW or not (float(s.min()) > -SINGLE_LOG and float(s.max()) < math.exp(SINGLE_LOG)):
         return f(s)
-    if xp is np:
-        return f(array.astype(np.float32)).astype(np.float64)
-    return f(array.to(xp.float32)).to(xp.float64)
+    rough: Any = f(array.astype(np.float32) if xp is np else array.to(xp.float32))
+    return rough.astype(np.float64) if xp is np else rough.to(xp.float64)
 
 
 def in_blocks(f: Callable[[ArrayT], ArrayT], s: ArrayT) -> ArrayT:
