@@ -19,7 +19,7 @@ Check = tuple[bool, str | None]
 _Manifold: Any = geoopt.Manifold  # untyped
 
 
-SMALL = 1 << 14  # entries up to which numpy's calls, which cost half of torch's, decide
+NUMPY_ENTRIES = 1 << 14  # entries up to which numpy's calls, which cost half of torch's, decide
 
 
 class MetricManifold(_Manifold):
@@ -201,7 +201,7 @@ def _small_arrays(tensors: tuple[torch.Tensor, ...]) -> list[np.ndarray] | None:
         return None
     arrays: dict[int, np.ndarray] = {}  # the same tensor twice is the same array twice, and is told by that
     for tensor in tensors:
-        if tensor.dtype != first or tensor.numel() > SMALL or not tensor.is_cpu:
+        if tensor.dtype != first or tensor.numel() > NUMPY_ENTRIES or not tensor.is_cpu:
             return None
         if id(tensor) not in arrays:
             arrays[id(tensor)] = as_numpy(tensor)

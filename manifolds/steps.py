@@ -28,7 +28,7 @@ from manifolds.retractions import Move, Retraction, as_retraction, nearest_point
 from manifolds.roots import whitened
 from manifolds.spectral import concrete, is_untracked
 
-BLOCK = 512  # columns worked on at once
+BLOCK_COLUMNS = 512  # columns worked on at once
 FUSED_FROM = 100_000  # entries of X from which one go is faster than calls one after another
 
 MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) -> class means of the gradient
@@ -148,7 +148,7 @@ def _step(
 
 def _blocks(layout: ClassLayout) -> list[slice]:
     """All columns, some at a time."""
-    return [slice(start, min(start + BLOCK, layout.n)) for start in range(0, layout.n, BLOCK)]
+    return [slice(start, min(start + BLOCK_COLUMNS, layout.n)) for start in range(0, layout.n, BLOCK_COLUMNS)]
 
 
 def _deviations(X: ArrayT, columns: slice, M: ArrayT, layout: ClassLayout) -> ArrayT:

@@ -46,6 +46,12 @@ class Whitening(Generic[ArrayT_co]):
             B = factor.mT @ B
         return B
 
+    @property
+    def norm(self) -> float:
+        """An upper bound on ||A||_2 = 1 / the smallest within-class standard deviation: sqrt(||A||_1 ||A||_inf)."""
+        entries = abs(self.factors[0])  # those that follow correct it by rounding
+        return (float(entries.sum(-1).max()) * float(entries.sum(-2).max())) ** 0.5
+
     @cached_property
     def residual(self) -> float:
         """||A Sigma_W A^T - I||_F, the distance of the renormalized features from the manifold."""

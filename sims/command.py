@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 import ufm
@@ -113,9 +113,36 @@ def json_values(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
+def json_line(value: Any) -> str:
+    """One JSON object on one line."""
+    return json.dumps(json_values(value), allow_nan=False)
+
+
 def print_json(value: Any) -> None:
     """One JSON object on one line of standard output."""
-    print(json.dumps(json_values(value), allow_nan=False), flush=True)
+    print(json_line(value), flush=True)
+
+
+@contextlib.contextmanager
+def told_as_they_come(written: bool) -> Iterator[Callable[[str], None]]:
+    """A print for results that are computed one after another.
+
+    Where files are `written` too, an output that takes no more is an error only after the block, when they are all on disk.
+    """
+    refused = list[OSError]()
+
+    def tell(text: str) -> None:
+        try:
+            if not refused:
+                print(text, flush=True)
+        except OSError as error:
+            if not written:
+                raise
+            refused.append(error)
+
+    yield tell
+    if refused:
+        raise refused[0]
 
 
 def first_line(error: BaseException) -> str:

@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 
 from sims.command import Parser, print_json, run_command
-from sims.comparison.analysis import Choice, Group, analyse, label, overall
+from sims.comparison.analysis import Choice, Group, analyse
 from sims.comparison.runs import load_observed
+from sims.comparison.wording import choices_reminder, epochs_compared, label, off_the_central_path, overall
 from sims.page import check_jinja2
 from ufm.compare.exponent import EXPONENTS
-from ufm.compare.verdict import NONE, LawRule
+from ufm.compare.models import MODELS
+from ufm.compare.outcome import Support
+from ufm.compare.verdict import LawRule
 from ufm.compare.window import FRACTION
 
 
@@ -54,28 +57,39 @@ def parser() -> Parser:
     return p
 
 
-def summary_lines(groups: list[Group]) -> str:
-    """A line a group of runs: verdict, exponent, what each law leaves unexplained; and the reason."""
+def summary_lines(groups: list[Group], choice: Choice) -> str:
+    """Of every group of runs: verdict, reason, epochs compared, each model; then the exponent, which describes; and the notes."""
     lines: list[str] = []
     for group in groups:
-        v = group.verdict
-        lines.append(f"{group.name}: {label(group.selection)}")
+        selection, v = group.selection, group.verdict
+        lines += [f"{group.name}: {label(selection)}", f"  {selection.reason}"]
+        for run, comparison in zip(group.runs, group.comparisons, strict=True):
+            lines.append(f"  {run.name}: {epochs_compared(comparison.window, choice)}")
+        for name, support in selection.support.items():
+            lines += [f"  model {name}: {_state(name, support, selection.threshold)}", f"    {MODELS[name].statement}"]
         if v.exponent is not None:
             left = ", ".join(f"{name} {law.fit.rms:.2%}" for name, law in v.evidence.items())
-            lines.append(
-                f"  exponent p = {v.exponent.value:.2f} ({v.exponent.low:.2f} to {v.exponent.high:.2f}); laws: " + _laws()
-            )
-            lines.append(f"  left unexplained of omega: {left}")
-        for name, support in group.selection.support.items():
-            state = support.missing or ("refuted" if support.refuted else "compatible")
-            if not support.missing:
-                state += f" (p-values {support.p_rival:.2g} against rivals, {support.p_free:.2g} against free paths)"
-            lines.append(f"  model {name}: {state}")
-        lines.append(f"  {group.selection.reason}")
+            interval = f"{v.exponent.value:.2f} ({v.exponent.low:.2f} to {v.exponent.high:.2f})"
+            lines.append(f"  description: exponent p = {interval}; laws: {_laws()}; no verdict rests on it")
+            lines.append(f"  description: left unexplained of omega: {left}")
         lines += [f"  {note}" for note in group.entry_notes]
         for run, comparison in zip(group.runs, group.comparisons, strict=True):
-            lines += [f"  {run.name}: {note}" for note in (*run.notes, *comparison.window.notes)]
+            warning = "" if run.kind == "simulated" else off_the_central_path(comparison.window, choice.fraction)
+            notes = (*run.notes, *comparison.window.notes, *((f"warning: {warning}",) if warning else ()))
+            lines += [f"  {run.name}: {note}" for note in notes]
     return "\n".join(lines)
+
+
+def _state(name: str, support: Support, threshold: float) -> str:
+    if support.missing:
+        return support.missing
+    p_values = f"p-values {support.p_rival:.2g} against rivals, {support.p_free:.2g} against free paths"
+    state = f"{'refuted' if support.refuted else 'compatible'} ({p_values}; refuted at {threshold:.2g})"
+    model = MODELS[name]
+    if support.parameter is not None:
+        bound = ", the end of what is looked at" if model.at_bound(support.parameter) else ""
+        state += f", {model.parameter} = {support.parameter:.3g}{bound}"
+    return state
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -104,15 +118,17 @@ def compare_runs(args: argparse.Namespace) -> None:
     groups = analyse([load_observed(Path(name), args.lam) for name in names], choice, rule, paths, args.choices)
     from sims.comparison.report import write_report
 
-    report = write_report(groups, choice, rule, out)
+    report = write_report(groups, choice, rule, out, args.choices)
     if args.json:
         print_json(report)
         return
     name, outcome, reason = overall(groups)
+    reminder = choices_reminder(choice, args.choices)
     if not args.quiet:
-        print(summary_lines(groups))
-    which = f"{outcome}: " if name == NONE else ""
-    print(f"verdict: {name} ({which}{reason}); see {out / 'report.html'}")
+        print(summary_lines(groups, choice))
+    if reminder:
+        print(f"note: {reminder}")
+    print(f"verdict: {name or outcome} ({reason}); see {out / 'report.html'}")
 
 
 def _check(args: argparse.Namespace) -> None:

@@ -20,11 +20,11 @@ import torch
 from sims.command import Parser, print_json, run_command, say
 from ufm.arrays import as_numpy
 from ufm.files import store
+from ufm.flow.progress import PROGRESS_SECONDS
 
-CLASSES, PER_CLASS = 10, 174  # the smallest of the ten classes has 174 images
-HIDDEN, BATCH, MOMENTUM = 256, 64, 0.9
+DIGIT_CLASSES, IMAGES_PER_DIGIT = 10, 174  # the smallest of the ten classes has 174 images
+HIDDEN_UNITS, DIGITS_BATCH, DIGITS_MOMENTUM = 256, 64, 0.9
 LARGEST_WIDTH = 2**20  # a network of 1 GB, trained for days
-PROGRESS_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -55,18 +55,18 @@ def balanced_digits() -> tuple[torch.Tensor, torch.Tensor]:
     from sklearn.datasets import load_digits
 
     pixels, labels = load_digits(return_X_y=True)
-    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:PER_CLASS] for c in range(CLASSES)]))
+    rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:IMAGES_PER_DIGIT] for c in range(DIGIT_CLASSES)]))
     return torch.from_numpy((pixels[rows] / 16).astype(np.float32)), torch.from_numpy(labels[rows])
 
 
 def relu_network(pixels: int, width: int) -> torch.nn.Sequential:
     """Linear, ReLU, Linear, ReLU, Linear: the features are what the last Linear is given. (n, pixels) -> (n, C)"""
     return torch.nn.Sequential(
-        torch.nn.Linear(pixels, HIDDEN),
+        torch.nn.Linear(pixels, HIDDEN_UNITS),
         torch.nn.ReLU(),
-        torch.nn.Linear(HIDDEN, width),
+        torch.nn.Linear(HIDDEN_UNITS, width),
         torch.nn.ReLU(),
-        torch.nn.Linear(width, CLASSES),
+        torch.nn.Linear(width, DIGIT_CLASSES),
     )
 
 
@@ -78,12 +78,12 @@ def train_network(images: torch.Tensor, labels: torch.Tensor, config: Training, 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         net = relu_network(images.shape[1], config.width)
-        targets = torch.nn.functional.one_hot(labels, CLASSES).to(images.dtype)
-        optimizer = torch.optim.SGD(net.parameters(), config.learning_rate, MOMENTUM, weight_decay=config.weight_decay)
+        targets = torch.nn.functional.one_hot(labels, DIGIT_CLASSES).to(images.dtype)
+        optimizer = torch.optim.SGD(net.parameters(), config.learning_rate, DIGITS_MOMENTUM, weight_decay=config.weight_decay)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.epochs)
         loss_of, told = torch.nn.MSELoss(), time.monotonic()
         for epoch in range(1, config.epochs + 1):
-            for batch in torch.randperm(len(images)).split(BATCH):
+            for batch in torch.randperm(len(images)).split(DIGITS_BATCH):
                 optimizer.zero_grad()
                 loss_of(net(images[batch]), targets[batch]).backward()
                 optimizer.step()
@@ -136,11 +136,11 @@ def write(out: Path, config: Training, quiet: bool) -> dict[str, Any]:
     store.check_writable(out)
     images, labels = balanced_digits()
     arrays = last_layer(train_network(images, labels, config, quiet), images)
-    facts = asdict(config) | {"batch": BATCH, "momentum": MOMENTUM} | store.provenance()
+    facts = asdict(config) | {"batch": DIGITS_BATCH, "momentum": DIGITS_MOMENTUM} | store.provenance()
     text = np.array(json.dumps(facts, sort_keys=True))
     store.save_arrays(out, arrays | {"labels": as_numpy(labels), "config": text})
     n, P = arrays["features"].shape
-    return {"file": str(out), "n": n, "C": CLASSES, "P": P, "dead": int((arrays["features"] == 0).all(0).sum())}
+    return {"file": str(out), "n": n, "C": DIGIT_CLASSES, "P": P, "dead": int((arrays["features"] == 0).all(0).sum())}
 
 
 def main(argv: list[str] | None = None) -> int:

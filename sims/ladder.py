@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sims.command import Parser, print_json, run_command, say
+from sims.command import Parser, json_line, run_command, say, told_as_they_come
 from sims.page import check_jinja2
 
 if TYPE_CHECKING:
@@ -61,16 +61,21 @@ def climb(args: argparse.Namespace) -> None:
 
 def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
     """Compare the runs of every rung with the models, write the report and print it."""
-    from sims.rungs.report import judged_rung, markdown, write_ladder
+    from sims.rungs.report import judged_rung, markdown, not_judged, write_ladder
 
     out, rungs = Path(args.out), list[dict[str, Any]]()
-    for rung in chosen:
-        rungs.append(judged_rung(rung, [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seeds)], out))
-        if args.json:
-            print_json(rungs[-1])
-        elif not args.quiet:
-            say(f"{rung.name}: {rungs[-1]['outcome']}, {rungs[-1]['reason']}")
-    write_ladder(rungs, out)
+    with told_as_they_come(written=True) as tell:
+        for rung in chosen:
+            paths = [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seeds)]
+            try:
+                rungs.append(judged_rung(rung, paths, out))
+            except (ValueError, ArithmeticError, OSError) as error:  # the other rungs are reported all the same
+                rungs.append(not_judged(rung, len(paths), f"cannot be judged: {error}"))
+            if args.json:
+                tell(json_line(rungs[-1]))
+            elif not args.quiet:
+                say(f"{rung.name}: {rungs[-1]['outcome']}, {rungs[-1]['reason']}")
+        write_ladder(rungs, out)
     if not args.json and not args.quiet:
         print(markdown(rungs))
 

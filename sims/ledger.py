@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sims.command import Parser, print_json, run_command
+from sims.command import Parser, json_line, run_command, told_as_they_come
 from sims.page import check_jinja2
 
 REDUCTIONS = ("sketch", "channels")
@@ -74,17 +74,16 @@ def show_ledgers(args: argparse.Namespace) -> None:
         raise ValueError(f"--out {args.out} is a file: a folder is needed")
     if args.out is not None:
         check_jinja2()
-    entries = []
-    for entry in requested_ledgers(args):
-        entries.append(entry)
-        if args.json:
-            print_json(entry)
-        elif not args.quiet:
-            print(ledger_table(entry) + "\n", flush=True)
-    if args.out is not None:
-        from sims.ledgers.report import write_ledger_report
+    with told_as_they_come(written=args.out is not None) as tell:
+        entries = []
+        for entry in requested_ledgers(args):
+            entries.append(entry)
+            if args.json or not args.quiet:
+                tell(json_line(entry) if args.json else ledger_table(entry) + "\n")
+        if args.out is not None:
+            from sims.ledgers.report import write_ledger_report
 
-        write_ledger_report(entries, Path(args.out))
+            write_ledger_report(entries, Path(args.out))
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
     """
     from sims.ledgers.nets import run_cell
     from sims.training.data import DataChoice, load
-    from ufm.files.store import provenance, write_text
+    from ufm.files.store import provenance, read_json, write_text
 
     out = Path(args.out)
     choice = DataChoice(args.dataset, args.data_dir, args.hub, args.per_class, args.test_per_class)
@@ -72,7 +72,7 @@ def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
         path = out / f"{cell.name.replace(' ', '_').replace('=', '-')}_epochs-{cell.epochs}_seed-{cell.seed}.json"
         identity = {"cell": asdict(cell), "data": data.fingerprint}
         if path.exists():
-            stored = json.loads(path.read_text())
+            stored = read_json(path)
             differing = [key for key in identity if stored.get(key) != identity[key]]
             if differing:
                 raise ValueError(f"{path} was made with another {differing[0]}: choose another --out")

@@ -13,19 +13,18 @@ from typing import Any
 
 import numpy as np
 
-from sims.command import Parser, print_json, run_command, say
+from sims.command import Parser, json_line, print_json, run_command, say, told_as_they_come
 from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
+from ufm.features.snr import worth_saying
 from ufm.features.statistics import statistics_of
-from ufm.files.features import files_of, load_feature_file, scalar
+from ufm.files.features import FLOATS, files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
-FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
-WORTH_SAYING = 1e-6  # relative error of omega, beyond which the digits of a table are wrong
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
 
 
@@ -120,20 +119,21 @@ def measure(args: argparse.Namespace) -> None:
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return
-    for k, name in enumerate(args.files):
-        arrays = load_feature_file(Path(name))
-        lam = lambda_of_file(arrays, Path(name)) if args.lam is None else args.lam
-        known, measurement = _measured(Path(name), arrays, lam)
-        epoch = k if known is None else known
-        record = record.with_epoch(epoch, measurement, lam)
-        if args.out is not None:
-            record.save(Path(args.out))
-        _warn(name, measurement)
-        if args.json:
-            snr = {key: getattr(measurement.snr, key) for key in ("omega", "dropped", "rounding")}
-            print_json({"file": name, "epoch": epoch, **measurement.scalars, **snr})
-    if args.report is not None:
-        write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
+    with told_as_they_come(written=args.out is not None or args.report is not None) as tell:
+        for k, name in enumerate(args.files):
+            arrays = load_feature_file(Path(name))
+            lam = lambda_of_file(arrays, Path(name)) if args.lam is None else args.lam
+            known, measurement = _measured(Path(name), arrays, lam)
+            epoch = k if known is None else known
+            record = record.with_epoch(epoch, measurement, lam)
+            if args.out is not None:
+                record.save(Path(args.out))
+            _warn(name, measurement)
+            if args.json:
+                snr = {key: getattr(measurement.snr, key) for key in ("omega", "dropped", "rounding")}
+                tell(json_line({"file": name, "epoch": epoch, **measurement.scalars, **snr}))
+        if args.report is not None:
+            write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
 
@@ -150,9 +150,10 @@ def _warn(name: str, measurement: Measurement) -> None:
     """Say what is undefined, and where digits are lost."""
     for reason in measurement.undefined:
         say(f"{name}: undefined: {reason}")
-    if measurement.snr.rounding > WORTH_SAYING:
+    if measurement.snr.rounding > worth_saying(measurement.precision):
         error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"
-        say(f"{name}: warning: {error}, Sigma_W in float64 is close to singular; ufm.flow goes through the deviations instead")
+        reason = "the smallest within-class deviation is small beside the largest or the features"
+        say(f"{name}: warning: {error}, {reason}; ufm.flow goes through the deviations and loses less")
 
 
 def show_run(path: Path, args: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.command import Failure, Parser, print_json, run_command, say
-from ufm.models import NAMES, model_class
+from ufm.models import MODEL_NAMES, model_class
 from ufm.models.references import bibtex
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def parser() -> Parser:
     common = {"extra": "models", "shared": ("seed", "device", "json", "quiet")}
     commands.add_parser("list", help="names, papers, options and solvers")
     one = commands.add_parser("run", help="one model: measured against predicted, collapse over time", **common)
-    one.add_argument("name", metavar="NAME", help=", ".join(NAMES))
+    one.add_argument("name", metavar="NAME", help=", ".join(MODEL_NAMES))
     for name, (kind, text) in OPTIONS.items():
         one.add_argument(option(name), dest=name, type=kind, help=f"{text} (default: the model's)", metavar=kind.__name__.upper())
     one.add_argument("--out", type=Path, metavar="DIR", help="write NAME.json and the figure models-NAME.png there (default: no)")
     cite = commands.add_parser("cite", help="BibTeX of what a model rests on")
-    cite.add_argument("name", metavar="NAME", help=", ".join(NAMES))
+    cite.add_argument("name", metavar="NAME", help=", ".join(MODEL_NAMES))
     every = commands.add_parser("all", help="every model: one table and one figure each; resumes", **common)
     every.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for figures, reports and models.md")
     return p
@@ -87,7 +87,7 @@ def build_model(name: str, given: dict[str, Any]) -> "Model":
     cls = model_class(name)
     foreign = sorted(given.keys() - owned(name))
     if foreign:
-        having = [other for other in NAMES if foreign[0] in owned(other)]
+        having = [other for other in MODEL_NAMES if foreign[0] in owned(other)]
         raise ValueError(f"{name} has no {option(foreign[0])}: {cls.facts.needs}; models with it: {', '.join(having)}")
     return cls(**given)
 
@@ -95,7 +95,7 @@ def build_model(name: str, given: dict[str, Any]) -> "Model":
 def listing() -> str:
     """One block a model."""
     blocks = []
-    for name in NAMES:
+    for name in MODEL_NAMES:
         cls = model_class(name)
         options = " ".join(option(field) for field in OPTIONS if field in owned(name))
         solvers = f"\n  solvers: {', '.join(cls.solvers)}" if cls.solvers else ""

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from sims.command import Parser, print_json, run_command, say
-from sims.comparison.analysis import Choice, Group, analyse, label
+from sims.comparison.analysis import Choice, Group, analyse
+from sims.comparison.wording import label
 from sims.page import check_jinja2
-from sims.training.config import TrainConfig, protocol
+from sims.training.config import LOSS_FUNCTIONS, TrainConfig, protocol
 from ufm.compare.outcome import NOT_COMPARED
-from ufm.compare.verdict import NONE, LawRule
+from ufm.compare.verdict import LawRule
 from ufm.laws.closed import LAWS
 
-LOSSES = ("mse", "ce")
 CHOICES = {
     "on the central path": Choice(),
     "from zero training error on": Choice(from_epoch="zero-error"),
@@ -47,11 +47,11 @@ def train_all(out: Path, seeds: range, data_dir: str | None, share: tuple[int, i
     if data_dir is not None:  # wrong files are told before hours of training, not after
         from sims.training.data import load
 
-        load(dict(configurations(LOSSES[0], seeds[0], data_dir))[FASHION].data)
+        load(dict(configurations(LOSS_FUNCTIONS[0], seeds[0], data_dir))[FASHION].data)
     wanted = [
         (out / "runs" / f"{name}-{loss}-seed{seed}", config)
         for seed in seeds
-        for loss in LOSSES
+        for loss in LOSS_FUNCTIONS
         for name, config in configurations(loss, seed, data_dir)
     ]
     for position, (path, config) in enumerate(wanted):
@@ -123,7 +123,7 @@ def verdict_row(group: Group) -> dict[str, Any]:
     p = group.verdict.exponent
     exponent = None if p is None else {"value": p.value, "low": p.low, "high": p.high}
     selection = group.selection
-    verdict = {"verdict": selection.name or NONE, "outcome": selection.outcome, "compatible": list(selection.compatible)}
+    verdict = {"verdict": selection.name or None, "outcome": selection.outcome, "compatible": list(selection.compatible)}
     return {**verdict, "exponent": exponent}
 
 

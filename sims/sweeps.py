@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from typing import Any, Generic, TypeVar
 
 from sims.command import first_line, say
@@ -69,6 +70,17 @@ def _attempt(work: Callable[[Any], Any], name: str, task: Any, caller: int) -> t
         return name, Outcome(None, first_line(error))
 
 
+@contextlib.contextmanager
+def _interrupts_held() -> Iterator[None]:
+    """Ctrl-C waits till the end of the block; processes started in it never see it, since they inherit the blocked signal."""
+    resource_tracker.ensure_running()  # the start of multiprocessing's helper would unblock the signal
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _in_processes(work: Callable[[Any], Any], tasks: Mapping[str, Any], jobs: int) -> Iterator[tuple[str, Outcome[Any]]]:
     """joblib's processes. One that dies takes the pool with it: what is not finished is begun again, alone in the end."""
     from joblib import Parallel, delayed
@@ -79,7 +91,9 @@ def _in_processes(work: Callable[[Any], Any], tasks: Mapping[str, Any], jobs: in
     def attempt(some: list[str]) -> Iterator[tuple[str, Outcome[Any]]]:
         calls = [delayed(_attempt)(work, name, left[name], os.getpid()) for name in some]
         with contextlib.suppress(BrokenProcessPool):
-            for name, outcome in Parallel(jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(calls):
+            with _interrupts_held():  # a worker that is still importing would die with a traceback of its own
+                outcomes = Parallel(jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(calls)
+            for name, outcome in outcomes:
                 del left[name]
                 yield name, outcome
 

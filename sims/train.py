@@ -8,14 +8,14 @@ from pathlib import Path
 
 from sims.command import Parser, print_json, run_command, say
 from sims.sweeps import ENGINES, PROCESSES
-from sims.training.config import LOSSES, TrainConfig
+from sims.training.config import LOSS_FUNCTIONS, TrainConfig
 from sims.training.options import add_fields, config_of
 from sims.training.search import search
 from sims.training.session import ProgressLine, reproducible, set_threads, train
 
 __all__ = ["ProgressLine", "TrainConfig", "config_of", "main", "parser", "reproducible", "train"]
 
-SHOWN = ("train_error", "test_error", "nc1", "nc2_equinorm", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "robustness")
+PRINTED = ("train_error", "test_error", "nc1", "nc2_equinorm", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "robustness")
 
 
 def parser() -> Parser:
@@ -23,7 +23,7 @@ def parser() -> Parser:
     p = Parser(prog="python -m sims.train", description=__doc__, shared=("json", "quiet"))
     p.add_argument("--dataset", help="digits (default; embedded), mnist, fashionmnist, cifar10, svhn, stl10, cifar10-jpeg")
     p.add_argument("--net", help="mlp (default), vgg11, vgg13, resnet18, ..., densenet250")
-    p.add_argument("--loss", choices=LOSSES, help="of the cell (default mse)")
+    p.add_argument("--loss", choices=LOSS_FUNCTIONS, help="of the cell (default mse)")
     p.add_argument("--config", metavar="FILE.json", help="a configuration (default: the shipped cell of dataset, net and loss)")
     p.add_argument("--out", metavar="RUN", help="folder of the run (default runs/DATASET-NET-LOSS); resumes what it holds")
     p.add_argument("--epochs", type=int, help="scale the whole schedule to so many (default: the cell's)")
@@ -61,12 +61,12 @@ def train_and_tell(args: argparse.Namespace) -> None:
         return
     zero = record.zero_error_epoch
     if args.json:
-        last = {name: float(record.arrays[name][-1]) for name in SHOWN if name in record.arrays}
+        last = {name: float(record.arrays[name][-1]) for name in PRINTED if name in record.arrays}
         print_json({"run": str(out), "epoch": int(record.epochs[-1]), "zero_error_epoch": zero, **last})
     elif not args.quiet:
         from ufm.monitor.record import table
 
-        print(table(record, SHOWN))
+        print(table(record, PRINTED))
         print(f"zero training error (<= 0.1 %): {'not reached' if zero is None else f'epoch {zero}'}; stored in {out}")
 
 

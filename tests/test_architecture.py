@@ -1,6 +1,7 @@
 """The design as a test: imports go one way, files and figures and command lines have their homes, modules stay small."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ PACKAGES = ("manifolds", "ufm", "sims")
 MODULES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
 COMMANDS = {"ufm/flow/command.py"}
 FIGURES = {"ufm/files/plot.py"}
-FILES = {"ufm/files/store.py"}
+FILES = {"ufm/files/store.py", "ufm/files/features.py"}
 LONGEST = 250
 
 
@@ -111,25 +112,31 @@ SAME_NAME = {  # what may be defined in several modules, and why
     "safe_step_from": "the bound of the closed scheme and of the general one",
     "inverse_sqrt": "numpy's half and torch's half of one function",
     "lyapunov": "numpy's half and torch's half of one function",
+    "TEMPLATE": "every report has one",
     "NeuralCollapseCallback": "the same callback for Lightning and for transformers",
 }
 
 
-def definitions(path: Path) -> set[str]:
-    """Public classes, functions and type names defined at the top of a module; plain numbers and strings are its own matter."""
+def definitions(text: str) -> set[str]:
+    """Public classes, functions, type names and constants defined at the top of a module, several at once too."""
     names = set()
-    for node in ast.parse(path.read_text()).body:
+    for node in ast.parse(text).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        names |= {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             names.add(node.name)
-        elif isinstance(node, ast.Assign):
-            names |= {target.id for target in node.targets if isinstance(target, ast.Name) and not target.id.isupper()}
     return {defined for defined in names if not defined.startswith("_")}
+
+
+def test_definitions_are_listed() -> None:
+    code = "A, (B, c) = 1, (2, 3)\nD: int = 4\n_E = 5\ndef f(x): y = x\nclass K:\n    z = 6\nclass _L: ..."
+    assert definitions(code) == {"A", "B", "c", "D", "f", "K"}
 
 
 def test_a_public_name_has_one_meaning() -> None:
     homes: dict[str, list[str]] = {}
     for path in MODULES:
-        for defined in definitions(path):
+        for defined in definitions(path.read_text()):
             homes.setdefault(defined, []).append(name(path))
     known = SAME_NAME.keys()
     assert {defined: where for defined, where in homes.items() if len(where) > 1 and defined not in known} == {}
@@ -178,6 +185,26 @@ def test_command_lines_figures_and_files_have_their_homes(path: Path) -> None:
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
     }
     assert "open" not in calls or name(path) in FILES
+
+
+HOMES = {  # what is called in one module alone
+    r"\.numpy\(\)": {"manifolds/linalg.py", "ufm/features/labels.py"},  # as_numpy; the second names it in a message
+    r"\bArgumentParser\b": {"sims/command.py", "ufm/flow/command.py", "sims/training/options.py"},  # the last takes one
+    r"\bdegenerate_deviation\(": {  # of eigenvalues by range_of_covariance, else of deviations
+        "manifolds/roots.py",
+        "manifolds/whitening.py",
+        *(f"ufm/features/{module}.py" for module in ("ranges", "sharded", "snr")),
+    },
+    r"/ [\w.()]*sqrt\(\w+\)[^@\n]*\) @ \w+\.m?T": {"manifolds/linalg.py"},  # root_of_spectrum
+    r"/ norms\(": {"ufm/features/vectors.py"},  # unit_vectors
+    r"torch\.__version__": set(),  # provenance
+}
+
+
+@pytest.mark.parametrize("pattern", HOMES)
+def test_what_has_a_home_is_not_written_again(pattern: str) -> None:
+    where = {name(path) for path in MODULES if re.search(pattern, path.read_text())}
+    assert where == HOMES[pattern]
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

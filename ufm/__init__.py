@@ -41,11 +41,14 @@ if TYPE_CHECKING:
     from ufm.laws.closed import RENORMALIZED as RENORMALIZED
     from ufm.laws.closed import UNNORMALIZED as UNNORMALIZED
     from ufm.laws.discrete import run_discrete as run_discrete
+    from ufm.laws.general import GeneralLaw as GeneralLaw
+    from ufm.laws.general_run import run_general as run_general
     from ufm.laws.trajectory import Trajectory as Trajectory
 
 _SUBPACKAGES = ("compare", "features", "files", "flow", "laws", "ledger", "models", "monitor", "tensor")
 _HOMES = {
     "EMBEDDED": "laws.closed",
+    "GeneralLaw": "laws.general",
     "LAWS": "laws.closed",
     "RENORMALIZED": "laws.closed",
     "StreamingStatistics": "features.statistics",
@@ -60,6 +63,7 @@ _HOMES = {
     "reduce_to_range": "features.ranges",
     "renormalized_features": "features.snr",
     "run_discrete": "laws.discrete",
+    "run_general": "laws.general_run",
     "snr": "features.snr",
     "statistics_of": "features.statistics",
 }

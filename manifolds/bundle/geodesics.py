@@ -21,10 +21,10 @@ from manifolds.normalized_features import oblique_projection, renormalize
 from manifolds.precision import at_least_float32
 from manifolds.shooting import SHOTS, Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
-COLUMNS = 7  # midpoint solutions with 2, 4, .., 14 substeps are extrapolated: order 14
-MOST_STEPS = 64
-ROUNDING = 4096  # times eps: the relative agreement asked of the last two orders
-NOTHING = 16  # times eps: an agreement that no further order betters
+EXTRAPOLATIONS = 7  # midpoint solutions with 2, 4, .., 14 substeps are extrapolated: order 14
+MOST_SUBSTEPS = 64
+AGREEMENT = 4096  # times eps: the relative agreement asked of the last two orders
+BEST_AGREEMENT = 16  # times eps: an agreement that no further order betters
 AIMING = 1e-3  # of the gap of the shot before: the error of a geodesic that only aims
 
 RUNAWAY = 1e3  # growth of a point within one step that no geodesic of a sensible step has
@@ -133,12 +133,12 @@ def _flow(rows: RowSpace, X: ArrayT, velocities: ArrayT, allowed: float = 0.0) -
     size = abs(X).max().item()
     speed = frobenius_norm(velocities[0]).max().item() / rows.n**0.5
     state = xp.concat([X[None], velocities], 0)
-    allowed = max(allowed, ROUNDING * epsilon(state))
+    allowed = max(allowed, AGREEMENT * epsilon(state))
     end, error = integrate(field, state, 1 << max(0, math.ceil(speed) - 1).bit_length(), allowed)
     if not error <= allowed:
         raise IntegrationError(
-            f"a bundle geodesic could not be integrated: error {error:.1e} > {ROUNDING * epsilon(state):.1e} "
-            f"in {MOST_STEPS} steps; take a shorter velocity"
+            f"a bundle geodesic could not be integrated: error {error:.1e} > {AGREEMENT * epsilon(state):.1e} "
+            f"in {MOST_SUBSTEPS} steps; take a shorter velocity"
         )
     return end
 
@@ -155,7 +155,7 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingRe
         return apart(x)
     rows = RowSpace.spanned_by(layout, x, y)
     X, target = rows.reduce(x), rows.reduce(y)
-    tolerance = ROUNDING * np.finfo(np.float64).eps * float(np.linalg.norm(target))
+    tolerance = AGREEMENT * np.finfo(np.float64).eps * float(np.linalg.norm(target))
     longest = 4 * np.pi * np.sqrt(layout.n * len(x)) + 4 * float(np.linalg.norm(target - X))
     allowed = AIMING  # relative to the points
 
@@ -190,11 +190,11 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingRe
 def integrate(field: Field, state: ArrayT, steps: int, allowed: float = 0.0) -> tuple[ArrayT, float]:
     """d state/dt = field(state) from 0 to 1: the state there, and the error estimate relative to each part state[i].
 
-    `steps` to begin with, doubled until the error is `allowed`, or rounding where that is larger, or MOST_STEPS is passed;
+    `steps` to begin with, doubled until the error is `allowed`, or rounding where that is larger, or MOST_SUBSTEPS is passed;
     field may raise IntegrationError.
     """
-    rounding = ROUNDING * epsilon(state)
-    enough = allowed if allowed > rounding else NOTHING * epsilon(state)
+    rounding = AGREEMENT * epsilon(state)
+    enough = allowed if allowed > rounding else BEST_AGREEMENT * epsilon(state)
     while True:
         current, worst = state, 0.0
         try:
@@ -208,7 +208,7 @@ def integrate(field: Field, state: ArrayT, steps: int, allowed: float = 0.0) -> 
         except IntegrationError:
             worst = float("inf")
         steps *= 2
-        if steps > MOST_STEPS:
+        if steps > MOST_SUBSTEPS:
             return current, worst
 
 
@@ -222,7 +222,7 @@ def _extrapolated(field: Field, state: ArrayT, h: float, enough: float) -> tuple
     """One step of length h by Aitken-Neville on Gragg's midpoint rule, of order 14 at most, and its last relative change."""
     row: list[Any] = []
     change = float("inf")
-    for j in range(1, COLUMNS + 1):
+    for j in range(1, EXTRAPOLATIONS + 1):
         new = [_midpoint(field, state, h, 2 * j)]
         for k in range(1, j):
             new.append(new[k - 1] + (new[k - 1] - row[k - 1]) / ((j / (j - k)) ** 2 - 1))

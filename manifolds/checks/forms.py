@@ -2,10 +2,9 @@
 
 import numpy as np
 
+from manifolds.checks.residuals import ROUNDING
 from manifolds.checks.slopes import Bound, CheckResult, Report
 from manifolds.forms import SemidefiniteForm
-
-ROUNDING = 1e-9  # relative to the size of what is compared
 
 
 def check_form(form: SemidefiniteForm) -> Report:

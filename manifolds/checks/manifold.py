@@ -10,13 +10,12 @@ from itertools import pairwise
 
 import numpy as np
 
-from manifolds.checks.residuals import gap_norm, geodesic_velocity, map_rounding, relative_gap
+from manifolds.checks.residuals import ROUNDING, gap_norm, geodesic_velocity, map_rounding, relative_gap
 from manifolds.checks.slopes import Bound, CheckResult, Report, measure_slope
 from manifolds.checks.support import require_support
 from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 
-ROUNDING = 1e-9  # relative residual that double precision may leave
-REACH = 0.5  # length of the geodesics that are drawn, within any sensible injectivity radius
+GEODESIC_LENGTH = 0.5  # length of the geodesics that are drawn, within any sensible injectivity radius
 
 
 def check_inner(view: ManifoldView) -> list[CheckResult]:
@@ -110,7 +109,7 @@ def check_inverse_retraction(
 def check_exp_log(view: ManifoldView) -> list[CheckResult]:
     """exp and log invert each other; dist(x, exp(x, u)) = |u|; dist is a distance."""
     x, (u, v) = _draw(view, 2)
-    u, v = u * REACH, v * REACH
+    u, v = u * GEODESIC_LENGTH, v * GEODESIC_LENGTH
     y, z = view.exp(x, u), view.exp(x, v)
     back = view.log(x, y)
     xy, yx, xz, yz = view.dist(x, y), view.dist(y, x), view.dist(x, z), view.dist(y, z)
@@ -128,7 +127,7 @@ def check_exp_log(view: ManifoldView) -> list[CheckResult]:
 def check_geodesic(view: ManifoldView) -> list[CheckResult]:
     """Geodesics leave along u, have constant speed, add up in length, and carry their own velocity parallel."""
     x, (u,) = _draw(view, 1)
-    u = u * REACH
+    u = u * GEODESIC_LENGTH
     speed = view.norm(x, u)
     curve = [view.exp(x, u * t) for t in (0.0, 0.25, 0.5, 0.75, 1.0)]
     lengths = np.array([view.dist(a, b) for a, b in pairwise(curve)])
@@ -156,7 +155,7 @@ def check_geodesic(view: ManifoldView) -> list[CheckResult]:
 def check_transport(view: ManifoldView, order: int = 1) -> list[CheckResult]:
     """Vector transport is linear, tangent, the identity at x, and parallel transport up to slope `order`."""
     x, (u, v, w) = _draw(view, 3)
-    u = u * REACH
+    u = u * GEODESIC_LENGTH
     y = view.retract(x, u)
     moved = view.transport(x, y, v)
     combination = view.transport(x, y, v * 0.7 + w * (-1.3))
@@ -178,7 +177,7 @@ def check_transport(view: ManifoldView, order: int = 1) -> list[CheckResult]:
 def check_parallel_transport(view: ManifoldView) -> list[CheckResult]:
     """Parallel transport is an isometry, is inverted by the way back, and composes at the midpoint."""
     x, (u, v, w) = _draw(view, 3)
-    y, middle = view.exp(x, u * REACH), view.exp(x, u * (REACH / 2))
+    y, middle = view.exp(x, u * GEODESIC_LENGTH), view.exp(x, u * (GEODESIC_LENGTH / 2))
     V, W = view.parallel_transport(x, y, v), view.parallel_transport(x, y, w)
     halfway = view.parallel_transport(middle, y, view.parallel_transport(x, middle, v))
     return [

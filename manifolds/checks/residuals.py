@@ -4,6 +4,8 @@ import numpy as np
 
 from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 
+ROUNDING = 1e-9  # relative residual that double precision may leave
+
 
 def relative_gap(a: ManifoldPoint | Vector, b: ManifoldPoint | Vector) -> float:
     """||a - b|| relative to max(1, ||b||), over all entries."""

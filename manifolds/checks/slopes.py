@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-STEPS = np.geomspace(1e-6, 1.0, 49)
-WINDOW = 9  # points of a straight piece: one decade of STEPS
+STEP_SIZES = np.geomspace(1e-6, 1.0, 49)
+WINDOW = 9  # points of a straight piece: one decade of STEP_SIZES
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def measure_slope(
     expected: float,
     rounding: float,
     tolerance: float = 0.1,
-    steps: np.ndarray = STEPS,
+    steps: np.ndarray = STEP_SIZES,
 ) -> SlopeVerdict:
     """The order of `error`(t), fitted where log-log is straightest among WINDOW successive steps.
 

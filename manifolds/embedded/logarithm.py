@@ -14,7 +14,7 @@ from manifolds.linalg import Array, ArrayT, frobenius_norm, namespace, symmetriz
 from manifolds.normalized_features import orthogonal_projection
 from manifolds.shooting import Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
-ROUNDING = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products
+HIT_GAP = 64  # times eps and P: gap of a Stiefel shot that counts as a hit, the rounding of a few P x P products
 
 
 def shoot_log(X: Array, Y: Array, layout: MeanSplit) -> Shooting:
@@ -65,7 +65,7 @@ def _log(x: np.ndarray, y: np.ndarray, layout: MeanSplit) -> ShootingResult:
         return apart(x)
     basis = _span(Q_x, Q_y)
     Q, target = Q_x @ basis, Q_y @ basis
-    tolerance = ROUNDING * np.finfo(np.float64).eps * P
+    tolerance = HIT_GAP * np.finfo(np.float64).eps * P
 
     def aim(V: np.ndarray, end: np.ndarray) -> Shot:
         V = _stiefel_projection(Q, V)

@@ -1,21 +1,15 @@
-"""Groups of runs, their comparisons and verdicts, and all of it as numbers for report.json."""
+"""Groups of runs, their comparisons and verdicts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
-
-from sims.comparison.clock_free import clock_free_tests
 from sims.comparison.entries import measured
 from sims.comparison.runs import Observed
-from ufm.compare.clock import slopes_by_rate
-from ufm.compare.comparison import SCHEME, Comparison, compare
-from ufm.compare.exponent import EXPONENTS
+from ufm.compare.comparison import Comparison, compare
 from ufm.compare.outcome import NOT_COMPARED, Measured, Selection
 from ufm.compare.outcome import Rule as SelectionRule
 from ufm.compare.selection import judge
-from ufm.compare.verdict import NONE, LawRule, Verdict, decide
+from ufm.compare.verdict import LawRule, Verdict, decide
 from ufm.compare.window import FRACTION, Window, proximity
 from ufm.monitor.record import ZERO_ERROR
 
@@ -89,149 +83,6 @@ def _select(
     if not usable:
         return Selection(NOT_COMPARED, "", (), comparisons[0].window.reason, {}), notes
     return judge(usable, SelectionRule(level=rule.level, choices=choices, seed=rule.seed)), notes
-
-
-def overall(groups: Sequence[Group]) -> tuple[str, str, str]:
-    """The verdict on all groups, its outcome and its reason: theirs where they agree, else none and "mixed"."""
-    first = groups[0].selection
-    if len(groups) == 1:
-        return first.name or NONE, first.outcome, first.reason
-    if all((group.selection.name, group.selection.outcome) == (first.name, first.outcome) for group in groups):
-        return first.name or NONE, first.outcome, f"all {len(groups)} groups of runs agree"
-    differ = ", ".join(f"{group.name}: {label(group.selection)}" for group in groups)
-    return NONE, "mixed", f"the groups of runs differ: {differ}"
-
-
-def label(selection: Selection) -> str:
-    """The model's name, or which "none" it is."""
-    return selection.name or f"none ({selection.outcome})"
-
-
-def numbers(groups: Sequence[Group], choice: Choice, rule: LawRule) -> dict[str, Any]:
-    """Everything of the report as JSON takes it: `verdict`, `reason`, `groups`, and how they were found."""
-    verdict, outcome, reason = overall(groups)
-    return {
-        "verdict": verdict,
-        "outcome": outcome,
-        "reason": reason,
-        "groups": [_group_numbers(group) for group in groups],
-        "epochs": asdict(choice),
-        "rule": asdict(rule),
-        "exponents": {law.name: p for law, p in EXPONENTS.items()},
-    }
-
-
-def _group_numbers(group: Group) -> dict[str, Any]:
-    v = group.verdict
-    evidence = {
-        name: {
-            "left_unexplained": law.fit.rms,
-            "no_trend_p_value": law.fit.no_trend,
-            "no_memory_p_value": law.fit.no_memory,
-            "clock_advances_p_value": law.fit.advances,
-            "drift_share": law.share,
-            "drift_share_interval": [law.share_low, law.share_high],
-            "refused": law.refused,
-        }
-        for name, law in v.evidence.items()
-    }
-    runs = [_run_numbers(run, comparison) for run, comparison in zip(group.runs, group.comparisons, strict=True)]
-    exponent = None if v.exponent is None else asdict(v.exponent)
-    head = {
-        "name": group.name,
-        "verdict": group.selection.name or NONE,
-        "outcome": group.selection.outcome,
-        "reason": group.selection.reason,
-        "compatible": list(group.selection.compatible),
-        "models": {name: asdict(support) for name, support in group.selection.support.items()},
-        "notes": list(group.entry_notes),
-        "exponent": exponent,
-        "laws": evidence,
-    }
-    return head | {"runs": runs}
-
-
-def _run_numbers(run: Observed, comparison: Comparison) -> dict[str, Any]:
-    window = comparison.window
-    head: dict[str, Any] = {
-        "name": run.name,
-        "kind": run.kind,
-        "notes": [*run.notes, *window.notes],
-        "config": run.config,
-        "C": run.trajectory.C,
-        "N": run.trajectory.N,
-        "P": None if run.trajectory.U is None else len(run.trajectory.U),
-        "proximity": {"epoch": window.epochs, "loss_perp_over_loss_ls": window.ratio},
-        "entry": window.entry,
-        "compared": window.reason or True,
-    }
-    compared = window.compared
-    if compared is None:
-        return head
-    error = compared.observed.get("train_error")
-    if error is not None:
-        head["train_error"] = {"entry": float(error[0]), "end": float(error[-1])}
-        if error[0] > ZERO_ERROR:
-            head["notes"].append(f"the comparison starts before zero training error ({error[0]:.1%} there)")
-    head |= {"epoch": compared.t, "omega": compared.omega, "singular_vectors": _vectors(comparison)}
-    head["drift"] = {  # not of every pair: that follows from omega, and grows as C^2
-        name: {
-            "rms_measured": drift.rms,
-            "rms_expected": {other: float(np.sqrt((values[1:] ** 2).mean())) for other, values in drift.expected.items()},
-            "share": drift.share,
-        }
-        for name, drift in comparison.drifts.items()
-    }
-    head["clock_free"] = clock_free_tests(run, comparison).numbers()
-    head["clocks"] = {name: _clock_numbers(run, comparison, name) for name in comparison.pairs}
-    head["spectra"] = spectra_of(run, comparison)
-    return head
-
-
-def _clock_numbers(run: Observed, comparison: Comparison, name: str) -> dict[str, Any]:
-    pair, compared = comparison.pairs[name], comparison.window.compared
-    assert compared is not None
-    slopes: list[Any] = []
-    if run.rates is not None:
-        rates = run.rates[np.searchsorted(run.trajectory.t, compared.t)]
-        slopes = [
-            {"learning_rate": rate, "flow_time_per_epoch": slope, "ratio": slope / rate, "epochs": count}
-            for rate, slope, count in slopes_by_rate(compared.t, pair.clock.tau, rates)
-        ]
-    error = {"rms_log_omega": pair.clock.rms, "last_log_omega": pair.clock.error[-1], "exhausted": pair.clock.exhausted}
-    return {"flow_time": pair.clock.tau, **error, "slopes": slopes}
-
-
-def spectra_of(run: Observed, comparison: Comparison) -> dict[str, Mapping[str, np.ndarray]]:
-    """Spread, loss, NC1 to NC4 (T,) by source: measured from omega and V, the network's own, every law and the scheme."""
-    compared = comparison.window.compared
-    assert compared is not None
-    sources: dict[str, dict[str, np.ndarray]] = {"measured": dict(next(iter(comparison.pairs.values())).measured)}
-    for name, pair in comparison.pairs.items():
-        sources[name] = dict(pair.simulated)
-    own = {name: values for name, values in compared.observed.items() if name.startswith(("nc", "loss"))}
-    if own:
-        sources["network"] = own
-    paths = {name: np.exp(pair.clock.predicted) for name, pair in comparison.pairs.items() if name != SCHEME}
-    for name, values in run.nc4(float(compared.t[0]), paths, compared.V).items():
-        sources[name]["nc4"] = values
-    return dict(sources)
-
-
-def _vectors(comparison: Comparison) -> dict[str, Any] | None:
-    frozen = comparison.frozen
-    if frozen is None:
-        return None
-    degrees = {
-        name: None if value is None else np.degrees(value)
-        for name, value in (
-            ("subspace_u", frozen.subspace_u),
-            ("subspace_v", frozen.subspace_v),
-            ("u", frozen.angle_u),
-            ("v", frozen.angle_v),
-        )
-    }
-    return {"degrees": degrees, "rotated_share": frozen.rotated}
 
 
 def _name(members: Sequence[Observed]) -> str:

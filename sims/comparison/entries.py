@@ -42,9 +42,16 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     )
     centred, layer = basis.T @ (M - mean[:, None]), None
     if "layer_A" in arrays:
-        means = arrays["layer_means"]
-        layer = LayerBelow(basis.T @ arrays["layer_A"], means - (means @ priors)[:, None], arrays["layer_sigma_w"])
+        layer = _layer_below(basis.T @ arrays["layer_A"], arrays, priors)
     return Entry(counts, centred, basis.T @ sigma_w @ basis, W, b, basis.T @ mean, decay_w, decay_h, lam, layer)
+
+
+def _layer_below(A: np.ndarray, arrays: dict[str, np.ndarray], priors: np.ndarray) -> LayerBelow:
+    """The layer that features are A Z of, on the range of its Sigma_W, which units that never answer are not in."""
+    M, sigma_w = arrays["layer_means"], (arrays["layer_sigma_w"] + arrays["layer_sigma_w"].T) / 2
+    _, E, dropped, _ = range_of_covariance(sigma_w, M, priors, float(arrays["precision"]))
+    basis = E[:, dropped:]
+    return LayerBelow(A @ basis, basis.T @ (M - (M @ priors)[:, None]), basis.T @ sigma_w @ basis)
 
 
 def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_h: float = 0.0) -> Entry:

@@ -9,14 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
-from sims.comparison.analysis import Group, spectra_of
+from sims.comparison.analysis import Group
+from sims.comparison.numbers import spectra_of
 from ufm.compare.comparison import SCHEME, Comparison
 from ufm.compare.exponent import EXPONENTS
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, plain_numbers
 
 STYLES = {"renormalized": (BLUE, "-"), "embedded": (RED, "--"), "unnormalized": (GREEN, "-."), SCHEME: (ORANGE, ":")}
 FEW_DECADES = 1e3  # of an axis whose numbers are written out
-SHOWN = (-1.0, 2.5)  # exponents in the figure; an interval that leaves it is cut
+SHOWN_EXPONENTS = (-1.0, 2.5)  # exponents in the figure; an interval that leaves it is cut
 INVARIANTS = {
     "renormalized": "$\\log u + u$",
     "embedded": "$\\log u + 2u + u^2/2$",
@@ -52,10 +53,10 @@ def exponent_figure(columns: Mapping[str, Sequence[Group]]) -> Figure | None:
             exponent = group.verdict.exponent
             if exponent is not None:
                 row = len(names) - 1 - names.index(group.name)
-                axes.plot(np.clip([exponent.low, exponent.high], *SHOWN), [row, row], color=BLACK, linewidth=1.4)
-                axes.plot(np.clip(exponent.value, *SHOWN), row, "o", color=BLACK, markersize=4)
+                axes.plot(np.clip([exponent.low, exponent.high], *SHOWN_EXPONENTS), [row, row], color=BLACK, linewidth=1.4)
+                axes.plot(np.clip(exponent.value, *SHOWN_EXPONENTS), row, "o", color=BLACK, markersize=4)
         axes.set_title(title, fontsize=9)
-        axes.set_xlim(*SHOWN)
+        axes.set_xlim(*SHOWN_EXPONENTS)
         _finish(axes)
     grid[0].set_yticks(range(len(names)), names[::-1], fontsize=8)
     grid[0].set_ylim(-0.7, len(names) - 0.3)

@@ -9,20 +9,34 @@ from matplotlib.figure import Figure
 
 from sims.command import json_values
 from sims.comparison import figures as drawing
-from sims.comparison.analysis import Choice, Group, numbers
+from sims.comparison.analysis import Choice, Group
 from sims.comparison.clock_free import clock_free_figure, clock_free_rows, clock_free_tests
+from sims.comparison.numbers import numbers
+from sims.comparison.tables import (
+    Part,
+    clock_table,
+    description_table,
+    heading,
+    html_table,
+    laws_table,
+    models_table,
+    outcome_label,
+    overview_table,
+    runs_table,
+    sentence,
+)
 from sims.page import base64_of, html_page
-from ufm.compare.comparison import SCHEME
-from ufm.compare.verdict import NONE, LawRule
+from ufm.compare.verdict import LawRule
 from ufm.files.store import provenance, write_atomically, write_text
 
-Part = dict[str, Any]  # a table or a figure of the page; an empty one is left out
 TEMPLATE = """{% macro table(t) %}<table><thead><tr>
 {%- for cell in t.heads %}<th>{{ cell }}</th>{% endfor %}</tr></thead><tbody>
 {%- for row in t.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</tbody></table>
 {%- if t.caption %}<p><small>{{ t.caption }}</small></p>{% endif %}{% endmacro -%}
 {% macro figure(f) %}<figure><img alt="{{ f.caption }}" src="data:image/svg+xml;base64,{{ f.data }}">
 <figcaption>{{ f.caption }}</figcaption></figure>{% endmacro -%}
+{% macro shown(part) %}{% if part.data %}{{ figure(part) }}{% elif part.rows %}{{ table(part) }}{% else %}
+<h3>{{ part.caption }}</h3>{% endif %}{% endmacro -%}
 {% macro details(title, text) %}<details open><summary>{{ title }}</summary><pre>{{ text }}</pre></details>{% endmacro -%}
 <!doctype html><html lang="en"><head><meta charset="utf-8"><title>Which law do these runs follow?</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -38,24 +52,29 @@ details{margin:.6rem 0}pre{font-size:12px;white-space:pre-wrap;overflow-wrap:any
 </style></head><body>
 <h1>Which law do these runs follow?</h1>
 <p class="verdict">Verdict: <b>{{ label }}</b>. {{ reason }}</p>
+{% if reminder %}<p><b>Note:</b> {{ reminder }}</p>{% endif %}
+<p>Outcomes: <b>named</b>, one model is left and explains the growth; <b>undecided</b>, those left cannot be told apart or
+explain too little; <b>refuted</b>, every model is; <b>not compared</b>, too little could be used.</p>
+{{ table(overview) }}
+{% for group in groups %}<h2>{{ group.name }}</h2>
+<p class="verdict"><b>{{ group.label }}</b>: {{ group.reason }}</p>
+{% for part in group.parts %}{{ shown(part) }}
+{% endfor %}{{ details("Configuration", group.configuration) }}
+{% endfor %}<h2>Description: the exponent p</h2>
 <p>The singular values &omega;<sub>j</sub> of the features' signal-to-noise matrix, u = &omega;&sup2;/C, obey
 d log u / dt &prop; (1+u)<sup>&minus;p</sup> under each exact law: p = 1 renormalized flow, p = 2 embedded flow,
 p = 0 unnormalized flow from &Sigma;<sub>T</sub> = I. The exponent describes a run; from other starts the unnormalized
 flow has any exponent, so it identifies no law and no verdict rests on it.</p>
-{{ table(overview) }}
+{{ table(description) }}
 {% if exponents %}{{ figure(exponents) }}{% endif %}
-{% for group in groups %}<h2>{{ group.name }}</h2>
-<p class="verdict"><b>{{ group.label }}</b>: {{ group.reason }}</p>
-{% for part in group.parts %}{% if part.data %}{{ figure(part) }}{% else %}{{ table(part) }}{% endif %}
-{% endfor %}{{ details("Configuration", group.configuration) }}
-{% endfor %}{{ details("Rule and provenance", provenance) }}
+{{ details("Rule and provenance", provenance) }}
 </body></html>
 """
 
 
-def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path) -> dict[str, Any]:
+def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path, choices: int = 1) -> dict[str, Any]:
     """Write DIR/report.json, DIR/report.html and its figures as DIR/figures.pdf, atomically, and return the numbers."""
-    report = json_values(numbers(groups, choice, rule) | {"provenance": provenance()})
+    report = json_values(numbers(groups, choice, rule, choices) | {"provenance": provenance()})
     out.mkdir(parents=True, exist_ok=True)
     write_text(out / "report.html", render(report, groups, choice))
     write_text(out / "report.json", json.dumps(report, separators=(",", ":"), allow_nan=False) + "\n")
@@ -68,9 +87,11 @@ def render(report: dict[str, Any], groups: list[Group], choice: Choice) -> str:
     caption = "Exponent of every group of runs with its bootstrap interval, and the laws'."
     return html_page(
         TEMPLATE,
-        label=_label(report),
-        reason=_sentence(report["reason"]),
-        overview=_overview(report),
+        label=outcome_label(report),
+        reason=sentence(report["reason"]),
+        reminder=sentence(report["reminder"]) if report["reminder"] else "",
+        overview=overview_table(report),
+        description=description_table(report),
         exponents=_figure(drawing.exponent_figure({"": groups}), caption),
         groups=[_section(*pair, choice) for pair in zip(groups, report["groups"], strict=True)],
         provenance=_json({key: report[key] for key in ("rule", "epochs", "provenance")}),
@@ -80,8 +101,8 @@ def render(report: dict[str, Any], groups: list[Group], choice: Choice) -> str:
 def _section(group: Group, values: dict[str, Any], choice: Choice) -> dict[str, Any]:
     return {
         "name": group.name,
-        "label": _label(values),
-        "reason": _sentence(values["reason"]),
+        "label": outcome_label(values),
+        "reason": sentence(values["reason"]),
         "parts": _parts(group, values, choice),
         "configuration": _json({run["name"]: run["config"] for run in values["runs"]}),
     }
@@ -90,7 +111,8 @@ def _section(group: Group, values: dict[str, Any], choice: Choice) -> dict[str, 
 def _parts(group: Group, values: dict[str, Any], choice: Choice) -> list[Part]:
     """Tables and figures of a group, in their order."""
     parts = [
-        _runs_table(values),
+        runs_table(values),
+        models_table(values),
         _figure(
             drawing.proximity_figure(group, choice.fraction),
             "Proximity to the central path (the claim of the paper's Figure 2), every run of the group.",
@@ -101,9 +123,9 @@ def _parts(group: Group, values: dict[str, Any], choice: Choice) -> list[Part]:
         name = group.runs[first].name
         comparison = group.comparisons[first]
         parts += [
-            _models_table(values),
             *_clock_free(group, first),
-            _laws_table(values),
+            heading("Description: the three closed laws"),
+            laws_table(values),
             _figure(
                 drawing.drift_figure(comparison),
                 f"Clock-free test, {name}: drift, since the start of the comparison, of each law's invariants: measured, and as "
@@ -114,7 +136,7 @@ def _parts(group: Group, values: dict[str, Any], choice: Choice) -> list[Part]:
                 f"{name}: the laws started from the features of the entry, at the monotone clock that suits each best; the "
                 "clocks (dotted: changes of the learning rate); what remains.",
             ),
-            _clock_table(values["runs"][first]),
+            clock_table(values["runs"][first]),
             _figure(
                 drawing.vectors_figure(group),
                 "Every law keeps its singular vectors; the angles measured with those of the start, every run.",
@@ -128,57 +150,6 @@ def _parts(group: Group, values: dict[str, Any], choice: Choice) -> list[Part]:
     return [part for part in parts if part]
 
 
-def _overview(report: dict[str, Any]) -> Part:
-    rows = []
-    for group in report["groups"]:
-        p = group["exponent"]
-        interval = "–" if p is None else f"{p['value']:.2f} ({_number(p['low'])} to {_number(p['high'])})"
-        left = [_percent(group["laws"].get(name, {}).get("left_unexplained")) for name in report["exponents"]]
-        rows.append([group["name"], _label(group), interval, *left])
-    heads = ["runs", "verdict", "exponent p", *(f"left by {name}" for name in report["exponents"])]
-    return _table(heads, rows, "What a law leaves unexplained is the rms relative error of ω at its best clock and starts.")
-
-
-def _runs_table(values: dict[str, Any]) -> Part:
-    rows = []
-    for run in values["runs"]:
-        ratio = [value for value in run["proximity"]["loss_perp_over_loss_ls"] if value is not None]
-        compared = f"{len(run['epoch'])} epochs" if run["compared"] is True else run["compared"]
-        notes = "; ".join(run["notes"]) or "–"
-        sizes = f"{run['C']}, {run['N']}, {run['P'] or '?'}"
-        last = _number(ratio[-1]) if ratio else "–"
-        error = run.get("train_error")
-        wrong = "–" if error is None else f"{error['entry']:.2%}, {error['end']:.2%}"
-        rows.append([run["name"], sizes, last, _number(run["entry"]), wrong, compared, notes])
-    heads = ["run", "C, N, P", "L⊥/L(LS) at the end", "from epoch", "training error there, at the end", "compared", "notes"]
-    return _table(heads, rows)
-
-
-def _models_table(values: dict[str, Any]) -> Part:
-    rows = []
-    for name, model in values["models"].items():
-        state = model["missing"] or ("refuted" if model["refuted"] else "compatible")
-        numbers = [_number(model[key]) for key in ("parameter", "log_likelihood", "p_rival", "p_free")]
-        rows.append([name, state, *numbers, _percent(model["rms"])])
-    caption = (
-        "Each model predicts the whole SNR matrix, spectrum and vectors, from the class statistics of the first epoch compared, "
-        "up to a clock. p against rivals: the share of runs simulated from the model, with its noise, that fall as far behind "
-        "the likeliest other model; p against free paths: behind values that each follow a smooth path of their own. A model is "
-        "refuted where no simulated run does, in either. r: how many times faster class means move than deviations; kappa: rate "
-        "of the classifier."
-    )
-    heads = [
-        "model",
-        "outcome",
-        "parameter",
-        "log likelihood",
-        "p against rivals",
-        "p against free paths",
-        "rms left of log ω",
-    ]
-    return _table(heads, rows, caption) if rows else {}
-
-
 def _clock_free(group: Group, member: int) -> list[Part]:
     tests = clock_free_tests(group.runs[member], group.comparisons[member])
     rows, name = clock_free_rows(tests), group.runs[member].name
@@ -186,38 +157,8 @@ def _clock_free(group: Group, member: int) -> list[Part]:
         f"{name}: tests of plain gradient descent on free features that need no clock, from the class statistics of "
         f"{len(tests.epochs)} epochs, with 95 % bootstrap intervals. " + "; ".join(tests.notes)
     )
-    table = _table(["test", "measured", "plain descent"], rows, caption) if rows else {}
+    table = html_table(["test", "measured", "plain descent"], rows, caption) if rows else {}
     return [table, _figure(clock_free_figure(tests), f"{name}: the same over its epochs.")]
-
-
-def _laws_table(values: dict[str, Any]) -> Part:
-    rows = []
-    for name, law in values["laws"].items():
-        low, high = law["drift_share_interval"]
-        share = f"{_number(law['drift_share'])} ({_number(low)} to {_number(high)})"
-        p_values = [_number(law[f"{test}_p_value"]) for test in ("no_trend", "no_memory", "clock_advances")]
-        rows.append([name, _percent(law["left_unexplained"]), *p_values, share])
-    heads = ["law", "left unexplained", "p: no trend", "p: no memory", "p: clock advances", "drift share"]
-    caption = (
-        "Drift share: measured drift of the law's invariants over the least that another law would show; 0 where the law holds, "
-        "1 where it does no better than the others."
-    )
-    return _table(heads, rows, caption) if rows else {}
-
-
-def _clock_table(run: dict[str, Any]) -> Part:
-    rows = []
-    for name, clock in run["clocks"].items():
-        slopes = "; ".join(f"{s['learning_rate']:.3g}: {s['flow_time_per_epoch']:.3g}" for s in clock["slopes"]) or "–"
-        rows.append([name, _percent(clock["rms_log_omega"]), slopes])
-    caption = "Started from the measured features of the entry, without any freedom but the clock."
-    label = "scheme: renormalize after every step" if SCHEME in run["clocks"] else ""
-    heads = ["law", "rms error of log ω", "learning rate: flow time an epoch"]
-    return _table(heads, rows, f"{caption} {label}")
-
-
-def _table(heads: list[str], rows: list[list[str]], caption: str = "") -> Part:
-    return {"heads": heads, "rows": rows, "caption": caption, "data": None}
 
 
 def _figure(figure: Figure | None, caption: str) -> Part:
@@ -230,19 +171,3 @@ def _figure(figure: Figure | None, caption: str) -> Part:
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=1, sort_keys=True)
-
-
-def _label(values: dict[str, Any]) -> str:
-    return values["verdict"] + (f" ({values['outcome']})" if values["verdict"] == NONE else "")
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}"
-
-
-def _percent(value: float | None) -> str:
-    return "–" if value is None else "below 0.0001 %" if value < 1e-6 else f"{100 * value:.2g} %"

@@ -140,11 +140,10 @@ def _features(path: Path, given: float | None) -> Observed:
         before, sizes = sizes, (len(measurement.snr.U), len(measurement.snr.V))
         if position and sizes != before:
             raise ValueError(f"{file} has P, C = {sizes[0]}, {sizes[1]}, the files before it {before[0]}, {before[1]}")
-        arrays = load_arrays(file)
-        whole = whole and "W" in arrays
-        if "W" in arrays:
+        whole = whole and "W" in stored
+        if "W" in stored:
             notes["lambda"] = f"L_perp is that of lambda = {lam:g} (C wd / 2 for MSELoss and weight decay wd)"
-        if "W" in arrays and "b" not in arrays:
+        if "W" in stored and "b" not in stored:
             notes["b"] = "files have W and no b: taken for a layer without bias"
         if epoch is None:
             notes["epoch"] = "files have no array `epoch`: counted 0, 1, ... in the order of their names"
@@ -161,7 +160,7 @@ def _simulated(path: Path) -> Observed:
     from ufm.flow.result import load_flow
 
     flow, _ = load_flow(path)
-    config = json.loads(str(load_arrays(path)["config"]))
+    config = json.loads(str(load_arrays(path, ("config",))["config"]))
     named = {key: value for key, value in config.items() if key not in ("notes", "warnings", "provenance")}
     return Observed(path.stem, path, "simulated", _group(named, ("seed",)), flow, named)
 

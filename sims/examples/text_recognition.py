@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "DejaVuSerif-Italic")
 TOGETHER = 0.99  # cosine of rows of W that all but coincide
-LINES, LENGTH, HEIGHT, BATCH = 200, 10, 48, 25
+LINES, LENGTH, HEIGHT, LINES_AT_ONCE = 200, 10, 48, 25
 
 
 def drawn(text: str, font: str) -> np.ndarray:
@@ -58,10 +58,10 @@ def features_of_lines(head: OnnxHead, lines: int, seed: int) -> tuple[np.ndarray
     names, (given,) = characters(session), session.get_inputs()
     kept: list[tuple[np.ndarray, np.ndarray]] = []
     texts = ["".join(rng.choice(list(LETTERS), LENGTH)) for _ in range(lines)]
-    for k in range(0, lines, BATCH):
-        batch = np.stack([drawn(text, FONTS[i % len(FONTS)]) for i, text in enumerate(texts[k : k + BATCH])])
+    for k in range(0, lines, LINES_AT_ONCE):
+        batch = np.stack([drawn(text, FONTS[i % len(FONTS)]) for i, text in enumerate(texts[k : k + LINES_AT_ONCE])])
         H = np.asarray(session.run([head.features_name], {given.name: batch})[0])
-        for text, rows in zip(texts[k : k + BATCH], H, strict=True):
+        for text, rows in zip(texts[k : k + LINES_AT_ONCE], H, strict=True):
             path = (rows @ head.W.T + head.b).argmax(1)
             changes = np.flatnonzero(np.diff(path, prepend=-1))
             if "".join(names[path[i]] for i in changes) == text:

@@ -4,7 +4,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sims.gallery.sweeps import Sweep
+from sims.gallery.sweep import FLOOR, Sweep
+from sims.training.log_figures import DASHES
 from ufm.models.base import Simulation
 
 if TYPE_CHECKING:
@@ -12,10 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")  # Okabe & Ito, safe for colour-blind readers
-DASHES = ("-", "--", "-.", ":")
 MARKERS = "osD^v<"
-FLOOR = 1e-16  # below it a defect is round-off, and a logarithmic axis has no zero
-MEASURES = {
+MEASURE_LABELS = {
     "NRC1": "NRC1 off the target's dimensions",
     "NRC2": "NRC2 off the rows of $W$",
     "NRC3": "NRC3 distance of $WW^T$",
@@ -42,8 +41,8 @@ def model_figure(report: Simulation, sweeps: tuple[Sweep, ...]) -> "Figure":
 
 def draw_collapse(ax: "Axes", report: Simulation) -> None:
     """The model's measures of collapse and the distance of the objective from its minimum, on a logarithmic axis."""
-    for k, name in enumerate(name for name in MEASURES if name in report.history):
-        label = MEASURES[name]
+    for k, name in enumerate(name for name in MEASURE_LABELS if name in report.history):
+        label = MEASURE_LABELS[name]
         values = np.maximum(report.history[name], FLOOR)
         ax.semilogy(report.times, values, DASHES[k], color=COLOURS[k], label=label, linewidth=1.6)
     if "minimum" in report.predicted:

@@ -9,12 +9,12 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from sims.gallery.sweep import FLOOR
 from ufm.files.store import check_writable, write_atomically
-from ufm.models import NAMES, model_class
+from ufm.models import MODEL_NAMES, model_class
 from ufm.models.base import Model, Quantity, Simulation, simulate
 
 SPARKS = "▁▂▃▄▅▆▇█"
-FLOOR = 1e-16
 GALLERY: dict[str, dict[str, Any]] = {"fang": {"majority": 2, "imbalance": 3.0, "energy_h": 1.0}}  # else the defaults
 
 ProgressText = Callable[[str], None]
@@ -139,10 +139,10 @@ def saved_report(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
 def make_gallery(out: Path, seed: int, device: str, progress: ProgressText) -> list[dict[str, Any]]:
     """The reports of every model, skipping what a previous run has finished; writes `models.md`, their table."""
     reports = []
-    for k, name in enumerate(NAMES):
+    for k, name in enumerate(MODEL_NAMES):
         model = gallery_model(name)
         saved = saved_report(model, seed, out)
-        progress(f"[{k + 1}/{len(NAMES)}] {name}: {'already there' if saved else 'solving'}")
+        progress(f"[{k + 1}/{len(MODEL_NAMES)}] {name}: {'already there' if saved else 'solving'}")
         if saved is None:
             report = simulate(model, seed, device)
             save_report(report, out)

@@ -7,6 +7,8 @@ import numpy as np
 
 from ufm.models.base import Model, Quantities
 
+FLOOR = 1e-16  # below it a defect is round-off, and a logarithmic axis has no zero
+
 
 @dataclass(frozen=True)
 class Sweep:

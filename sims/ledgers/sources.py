@@ -18,6 +18,7 @@ from sims.training.folder import RunFolder, load_run
 from sims.training.loop import Trainer, network
 from sims.training.nets import CLASSIFIER
 from sims.training.objective import summed_loss
+from ufm.files.features import FLOATS
 from ufm.files.store import load_arrays, load_features
 from ufm.ledger import ledger, ledger_of_features
 from ufm.ledger.force_balance import ForceBalance, force_balance
@@ -25,7 +26,6 @@ from ufm.ledger.reductions import StateReduction
 from ufm.monitor.layers import linear_layer
 
 Entries = Iterator[dict[str, Any]]
-FLOATS = (np.float16, np.float32, np.float64)
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ def of_features(paths: list[Path], wanted: Wanted) -> dict[str, Any]:
         if path.stem in layers:
             raise ValueError(f"two files are called {path.stem}: name them after their operations")
         layers[path.stem], labels = H, y
-        epochs |= {int(a["epoch"]) for a in (load_arrays(path),) if "epoch" in a}
+        epochs |= {int(a["epoch"]) for a in (load_arrays(path, ("epoch",)),) if "epoch" in a}
     measured = ledger_of_features(layers, labels, wanted.reduction, wanted.seed)
     return entry(measured, ", ".join(map(str, paths)), "features", epochs.pop() if len(epochs) == 1 else None)
 

@@ -9,8 +9,7 @@ from typing import Any
 import numpy as np
 
 from sims.ledgers.entry import column, number, plain
-
-LEVEL = 0.95
+from ufm.ledger.estimators import LEVEL
 
 
 def summary(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -11,8 +11,8 @@ from ufm.features.ranges import range_of_covariance
 from ufm.laws.mean_system import MeanSystem
 from ufm.monitor.epoch_statistics import load_statistics
 
-TOLERANCE = 1e-9  # of the integrated flow
-LONGEST = 1e12  # flow time, in units of the first growth of omega
+FLOW_TOLERANCE = 1e-9  # of the integrated flow
+LONGEST_TIME = 1e12  # flow time, in units of the first growth of omega
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,14 +118,14 @@ def plain_flow_share(first: EpochMoments, growth: float) -> float:
         return level(state) - target
 
     reached.terminal = True  # type: ignore[attr-defined]
-    end = LONGEST * system.n * float(a.min())
+    end = LONGEST_TIME * system.n * float(a.min())
     done = solve_ivp(
         velocity,
         (0.0, end),
         Z.ravel(),
         "LSODA",
-        rtol=TOLERANCE,
-        atol=TOLERANCE * float(abs(Z).max()),
+        rtol=FLOW_TOLERANCE,
+        atol=FLOW_TOLERANCE * float(abs(Z).max()),
         events=reached,
     )
     if not done.success or not len(done.t_events[0]):

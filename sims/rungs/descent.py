@@ -19,7 +19,7 @@ from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import renormalized_features
 from ufm.features.statistics import statistics_of
 
-POWER_STEPS, PROBES = 30, 8
+POWER_STEPS, TRACE_PROBES = 30, 8
 
 
 @dataclass(frozen=True)
@@ -144,11 +144,11 @@ class FeatureDescent:
         generator = torch.Generator().manual_seed(0)
         total = 0.0
         with evaluated(self.body):
-            for _ in range(PROBES):
+            for _ in range(TRACE_PROBES):
                 probe = torch.randint(0, 2, self.E.shape, generator=generator).double() * 2 - 1
                 gradients = torch.autograd.grad(self.body(self.x), self.moving, probe)
                 total += sum(float(g.square().sum()) for g in gradients)
-        return total / PROBES / self.E.numel()
+        return total / TRACE_PROBES / self.E.numel()
 
     def _curvature(self) -> float:
         """The largest of that of the features, by the power method, and that of the trained W."""

@@ -13,6 +13,7 @@ from sims.command import json_values
 from sims.page import base64_of, html_page
 from sims.rungs.rung import Rung
 from sims.rungs.summary import RungResult, result_of
+from ufm.compare.outcome import NOT_COMPARED
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, save_figure
 from ufm.files.store import provenance, write_text
 
@@ -77,6 +78,20 @@ def result_numbers(result: RungResult) -> dict[str, Any]:
     }
 
 
+def not_judged(rung: Rung, runs: int, reason: str) -> dict[str, Any]:
+    """The same of a rung whose runs could not be compared: no quantity, no model left, and why."""
+    numbers = {"rung": rung.name, "adds": rung.adds, "runs": runs, "expected": rung.expected or None, "outcome": NOT_COMPARED}
+    lists, tables = list[str](), dict[str, Any]()
+    return numbers | {
+        "verdict": None,
+        "compatible": lists,
+        "reason": reason,
+        "notes": lists,
+        "quantities": tables,
+        "values": tables,
+    }
+
+
 def _window_notes(result: RungResult) -> list[str]:
     pairs = zip(result.group.runs, result.group.comparisons, strict=True)
     return [f"{run.name}: {comparison.window.reason}" for run, comparison in pairs if comparison.window.compared is None]
@@ -87,7 +102,7 @@ def ladder_rows(rungs: Sequence[dict[str, Any]]) -> list[list[str]]:
     rows = []
     for rung in rungs:
         left = ", ".join(f"**{name}**" if name == rung["verdict"] else name for name in rung["compatible"])
-        row = [rung["rung"], left or ("none" if rung["outcome"] == "refuted" else rung["outcome"])]
+        row = [rung["rung"], left or rung["outcome"]]
         quantities = rung["quantities"]
         row += [_number(quantities.get(key, {}).get("median")) for _, key in HEADS[2:]]
         rows.append(row)

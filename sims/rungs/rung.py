@@ -17,10 +17,10 @@ from ufm.features.statistics import statistics_of
 HIDDEN, KEPT = 64, 24  # units a layer, and leading within-class directions of the untrained features that are kept
 NARROW = 12  # features of the linear networks, which cannot pass the SNR of their input: they start far below it
 PER_CLASS = 50
-STEPS = 5000
+FEATURE_STEPS = 5000
 NETWORK_STEP = 0.4  # of a network's rate; of free features, whose largest curvature does not grow, much less does
 RIDGE = 1e-4  # lambda of W at least squares where features may be nearly dead
-EPOCHS = 1200  # of the networks whose classifier is trained
+NETWORK_EPOCHS = 1200  # of the networks whose classifier is trained
 FREE = "free"
 
 
@@ -38,7 +38,7 @@ class Rung:
     descent: Descent | None = None
     body: str = FREE
     train: TrainConfig | None = None
-    steps: int = STEPS
+    steps: int = FEATURE_STEPS
     expected: str = ""
 
     def identity(self, seed: int, data: Data) -> dict[str, Any]:
@@ -52,7 +52,7 @@ class Rung:
 def trained(**changes: Any) -> TrainConfig:
     """The network whose classifier is trained with it, plain gradient descent on all examples unless changed."""
     plain = {"width": HIDDEN / 512, "batch_norm": False, "batch_size": 10 * PER_CLASS, "momentum": 0.0, "weight_decay": 0.0}
-    plain |= {"lr": 2.0, "epochs": EPOCHS, "decays": (), "robustness": 0, "per_class": PER_CLASS, "test_per_class": 20}
+    plain |= {"lr": 2.0, "epochs": NETWORK_EPOCHS, "decays": (), "robustness": 0, "per_class": PER_CLASS, "test_per_class": 20}
     settings: dict[str, Any] = plain | changes
     epochs = int(settings["epochs"])
     measured = sorted({0, *np.unique(np.round(np.geomspace(2, epochs, 32)).astype(int)).tolist()})

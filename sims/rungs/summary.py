@@ -12,10 +12,9 @@ from sims.comparison.analysis import Choice, Group, analyse
 from sims.comparison.runs import load_observed
 from sims.rungs.conservation import EpochMoments, plain_flow_share, sigma_t_change, signal_share
 from sims.rungs.rung import Rung
+from sims.training.velocity import PARTS
 from ufm.compare.verdict import LawRule
 from ufm.monitor.epoch_statistics import statistics_files
-
-PARTS = ("means", "deviations")
 
 
 @dataclass(frozen=True, eq=False)

@@ -16,9 +16,10 @@ import msgspec
 
 from sims.training.architectures import NETS, STEMS
 from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, DataChoice
+from ufm.files.store import read_json
 
 PROTOCOL = Path(__file__).parents[1] / "protocol" / "cells.toml"
-LOSSES, OPTIMIZERS = ("mse", "ce"), ("sgd", "adam", "lbfgs")
+LOSS_FUNCTIONS, OPTIMIZERS = ("mse", "ce"), ("sgd", "adam", "lbfgs")
 GRID = tuple(float(f"{1e-4 * 2500 ** (k / 24):.9g}") for k in range(25))  # 1e-4 to 0.25 in equal ratios
 EPOCHS, DECAYS = 350, (116, 233)
 MEASURED = (
@@ -73,7 +74,7 @@ class TrainConfig:
         for name, allowed in (
             ("dataset", DATASETS),
             ("net", NETS),
-            ("loss", LOSSES),
+            ("loss", LOSS_FUNCTIONS),
             ("optimizer", OPTIMIZERS),
             ("normalization", NORMALIZATIONS),
             ("stem", STEMS),
@@ -176,13 +177,7 @@ def from_mapping(given: Mapping[str, Any], source: str) -> TrainConfig:
 
 def load_config(path: Path) -> TrainConfig:
     """A configuration from a JSON file. Raises ValueError for anything that is not exactly one."""
-    try:
-        given = json.loads(path.read_text())
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    if not isinstance(given, dict):
-        raise ValueError(f"{path} holds {type(given).__name__}, a configuration is an object")
-    return from_mapping(given, str(path))
+    return from_mapping(read_json(path), str(path))
 
 
 @functools.cache

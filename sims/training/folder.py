@@ -19,11 +19,12 @@ from sims.command import json_values
 from sims.training.config import TrainConfig, from_mapping, load_config, rate_source
 from ufm.arrays import as_numpy
 from ufm.files.store import provenance, save_arrays, write_atomically, write_text
+from ufm.monitor.record import TRAJECTORY
 
 if TYPE_CHECKING:  # both with torch, which a finished run is told without
     from ufm.monitor.record import Record
 
-CONFIG, PROVENANCE, CHECKPOINT, TRAJECTORY = "config.json", "provenance.json", "checkpoint.pt", "trajectory.npz"
+CONFIG, PROVENANCE, CHECKPOINT = "config.json", "provenance.json", "checkpoint.pt"
 FILES_OF_A_RUN = ("*.json", "*.pt", TRAJECTORY, "statistics-*.npz", "features-*.npz")  # patterns of all that a run consists of
 SEARCH = "search.json"  # the table of a learning-rate search for this run
 DAMAGED = (RuntimeError, KeyError, AttributeError, TypeError, ValueError)  # what taking something else for a run raises

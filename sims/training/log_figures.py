@@ -11,15 +11,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sims.training.paper_figures import PLOTS
-from ufm.files.store import load_arrays
+from ufm.files.store import array_names
 from ufm.monitor.logs import RUN, load_log, read_csv
 from ufm.monitor.record import Record
 
 # Okabe and Ito's colours, told apart by colour-blind readers; dashes repeat the distinction in print
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":")
-MORE = {"nc0": "NC0: $\\|W^T 1\\|$", "effective_rank": "effective rank", "ncc_accuracy": "nearest-mean accuracy"}
-MORE |= {"nrc1": "NRC1", "nrc2": "NRC2", "nrc3": "NRC3", "mse": "squared error", "train_error": "training error"}
+FURTHER_TITLES = {"nc0": "NC0: $\\|W^T 1\\|$", "effective_rank": "effective rank", "ncc_accuracy": "nearest-mean accuracy"}
+FURTHER_TITLES |= {"nrc1": "NRC1", "nrc2": "NRC2", "nrc3": "NRC3", "mse": "squared error", "train_error": "training error"}
 LABELLED = ("nc2", "test")  # measures of several things: their titles say of which
 TITLES = {
     line.name: f"{plot.ylabel}, {line.label}"
@@ -29,7 +29,7 @@ TITLES = {
     else line.label
     for plot in PLOTS
     for line in plot.lines
-} | MORE
+} | FURTHER_TITLES
 LOGARITHMIC = ("nc1", "loss", "loss_nc1", "loss_nc23", "loss_perp", "nrc1", "nrc2", "mse", "omega", "nc0")
 PANEL = (3.0, 2.2)  # inches
 DECADE = 10.0  # ratio of largest to smallest above which an axis is logarithmic
@@ -57,7 +57,7 @@ def load_logged(path: Path) -> LoggedRun:
 
         config, record = load_run(path)
         return LoggedRun(path.name, record.arrays, {"net": config.net, "dataset": config.dataset, "loss": config.loss})
-    if "epoch" not in load_arrays(path):
+    if "epoch" not in array_names(path):
         raise ValueError(f"{path} is no log: it has no array 'epoch'")
     return LoggedRun(path.stem, Record.load(path).arrays, {})
 

@@ -11,7 +11,7 @@ from sims.training.config import TrainConfig, load_config, protocol
 from ufm.options import SHARED
 
 CELL = {"dataset": "digits", "net": "mlp", "loss": "mse"}  # the default one
-NAMED = (*CELL, "epochs")  # options with a meaning of their own
+OWN_OPTIONS = (*CELL, "epochs")  # options with a meaning of their own
 NOTHING = object()  # an option that takes back what the configuration says
 WORDS = {"per_class": "all", "test_per_class": "all", "pad_to": "none", "data_dir": "none", "hub": "none"}  # how it is written
 HELP = {
@@ -44,7 +44,7 @@ HELP = {
 def add_fields(p: argparse.ArgumentParser) -> None:
     """Add every field that has no option of its own; None, the default of each, leaves the field as it is."""
     for field in fields(TrainConfig):
-        if field.name not in NAMED:
+        if field.name not in OWN_OPTIONS:
             _add(p, field.name, field.type)
 
 
@@ -56,7 +56,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
     config = protocol(**CELL | cell) if args.config is None else load_config(Path(args.config))
     if args.epochs is not None:
         config = config.scaled(args.epochs)
-    names = [field.name for field in fields(TrainConfig) if field.name not in NAMED]
+    names = [field.name for field in fields(TrainConfig) if field.name not in OWN_OPTIONS]
     given: dict[str, Any] = {}
     values: dict[str, Any] = {name: getattr(args, name) for name in names}
     for name, value in values.items():

@@ -14,8 +14,8 @@ from sims.training.data import DATASETS, JPEG
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED
 from ufm.monitor.record import Record
 
-KINDS = ("vgg", "resnet", "densenet", "mlp")
-TITLES = {
+NETWORK_KINDS = ("vgg", "resnet", "densenet", "mlp")
+DATASET_TITLES = {
     "digits": "digits",
     "mnist": "MNIST",
     "fashionmnist": "Fashion-MNIST",
@@ -25,7 +25,7 @@ TITLES = {
     JPEG: "CIFAR-10 (JPEG)",
 }
 ZERO_ERROR_RED = "#CC0000"
-PANEL, MARGIN = (2.5, 2.0), (1.1, 1.0)  # inches
+CELL_PANEL, MARGIN = (2.5, 2.0), (1.1, 1.0)  # inches
 NARROWEST = 4.8  # inches, what two entries of the legend side by side need
 
 
@@ -161,7 +161,7 @@ def table_one(runs: Sequence[StoredRun]) -> str:
     rows = ["| dataset | net | loss | acc. 0-error | acc. final | zero-error epoch |", "|---|---|---|---|---|---|"]
     gains: dict[str, list[float]] = {"accuracy, percentage points": [], "robustness": []}
     for run in sorted(runs, key=_order):
-        head = f"| {TITLES[run.config.dataset]} | {run.config.net} | {run.config.loss} |"
+        head = f"| {DATASET_TITLES[run.config.dataset]} | {run.config.net} | {run.config.loss} |"
         errors, robust = improvement(run, "test_error"), improvement(run, "robustness")
         if errors is None:
             rows.append(f"{head} not reached | {100 * (1 - run.record.arrays['test_error'][-1]):.2f} | - |")
@@ -181,13 +181,13 @@ def table_one(runs: Sequence[StoredRun]) -> str:
 
 def _order(run: StoredRun) -> tuple[int, int, str]:
     kind, dataset = run.cell
-    return DATASETS.index(dataset), KINDS.index(kind), run.config.loss
+    return DATASETS.index(dataset), NETWORK_KINDS.index(kind), run.config.loss
 
 
 def _grid(runs: Sequence[StoredRun], title: str, ylabel: str, draw: Callable[[Axes, Sequence[StoredRun]], None]) -> Figure:
-    rows = [kind for kind in KINDS if any(run.cell[0] == kind for run in runs)]
+    rows = [kind for kind in NETWORK_KINDS if any(run.cell[0] == kind for run in runs)]
     columns = [dataset for dataset in DATASETS if any(run.cell[1] == dataset for run in runs)]
-    size = (max(PANEL[0] * len(columns) + MARGIN[0], NARROWEST), PANEL[1] * len(rows) + MARGIN[1])
+    size = (max(CELL_PANEL[0] * len(columns) + MARGIN[0], NARROWEST), CELL_PANEL[1] * len(rows) + MARGIN[1])
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
     entries: dict[str, Artist] = {}
@@ -200,7 +200,7 @@ def _grid(runs: Sequence[StoredRun], title: str, ylabel: str, draw: Callable[[Ax
                 continue
             draw(axes, here)
             nets = ", ".join(dict.fromkeys(run.config.net for run in here))
-            axes.set_title(f"{TITLES[dataset]}, {nets}", fontsize=9)
+            axes.set_title(f"{DATASET_TITLES[dataset]}, {nets}", fontsize=9)
             axes.set_xlabel("epoch", fontsize=8)
             axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
             axes.tick_params(which="both", labelsize=8)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tracemalloc
 from pathlib import Path
 
@@ -115,6 +116,23 @@ def test_digits_that_a_covariance_does_not_hold_are_told(tmp_path: Path, capsys:
     error = abs(np.array(measured["omega"]) / exact - 1).max()
     assert 0 < error <= measured["rounding"]
     assert "warning: omega" in told.err
+
+
+@pytest.mark.parametrize("shift", [1e10, 1e13])
+@pytest.mark.parametrize("command", ["ufm.flow", "sims.measure"])
+def test_digits_that_features_far_from_zero_do_not_hold_are_told(tmp_path: Path, command: str, shift: float) -> None:
+    path = features_file(tmp_path / "f.npz")
+    with np.load(path) as arrays:
+        features, labels = arrays["features"], arrays["labels"]
+    exact = snr(*class_blocks(features, labels)).omega
+    save_arrays(path, {"features": features + shift, "labels": labels})
+    line = [str(path)] if command == "sims.measure" else ["--features", str(path), "--steps", "10", "--points", "5"]
+    outcome = run(command, [*line, "--json"])
+    assert outcome.code == 0
+    measured = json.loads(outcome.out)
+    omega = np.array(measured["omega" if command == "sims.measure" else "omega_start"])
+    [told] = re.findall(r"warning: .*omega.* known to a relative (\S+) only", outcome.err)
+    assert 0 < abs(omega / exact - 1).max() <= float(told)
 
 
 def test_nothing_is_told_where_all_digits_are_there(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

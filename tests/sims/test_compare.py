@@ -14,7 +14,8 @@ from scipy.integrate import solve_ivp
 from manifolds.layout import ClassLayout
 from sims import compare as command
 from sims import train as train_command
-from sims.comparison.analysis import Choice, analyse, numbers
+from sims.comparison.analysis import Choice, analyse
+from sims.comparison.numbers import numbers
 from sims.comparison.report import json_values
 from sims.comparison.runs import load_observed
 from sims.measure import main as measure_main
@@ -34,7 +35,7 @@ from ufm.laws.closed import LAWS, UNNORMALIZED
 from ufm.tensor.renormalized_flow import FLOWS, central_path_field
 
 C, N, P = 6, 20, 8
-VERDICTS = {*MODELS, "none"}
+OUTCOMES = {"named", "undecided", "refuted", "not compared", "groups differ"}
 
 
 @pytest.fixture(autouse=True)
@@ -51,12 +52,13 @@ def report(out: Path) -> dict[str, Any]:
         raise AssertionError(f"{name} is no JSON")
 
     report = json.loads((out / "report.json").read_text(), parse_constant=refuse)
-    assert report["verdict"] in VERDICTS
+    assert report["outcome"] in OUTCOMES
+    assert (report["verdict"] in MODELS) == (report["outcome"] == "named")
     page = (out / "report.html").read_text()
     assert not re.search(r"""\b(src|href|action)\s*=\s*(?!['"]?(data:|#))""", page)
     assert not re.search(r"<script|<link|@import|url\(", page)
-    named = report["verdict"] + (f" ({report['outcome']})" if report["verdict"] == "none" else "")
-    assert f"<b>{named}</b>" in page
+    assert f"<b>{report['verdict'] or report['outcome']}" in page
+    assert page.index('class="verdict"') < page.index("Description")
     return report
 
 
@@ -142,7 +144,7 @@ def test_features_alone_need_the_entry_and_a_classifier_finds_it(tmp_path: Path,
     full_flow("renormalized", tmp_path / "bare", seed=4, times=5)
     assert run_command(tmp_path / "bare", "--out", tmp_path / "a") == 0
     content = report(tmp_path / "a")
-    assert content["verdict"] == "none"
+    assert (content["verdict"], content["outcome"]) == (None, "not compared")
     assert "no classifier was measured" in content["reason"]
     assert set(content["groups"][0]["runs"][0]["proximity"]["loss_perp_over_loss_ls"]) == {None}
     assert "no classifier" in capsys.readouterr().out
@@ -174,7 +176,8 @@ def test_a_trained_run_and_a_simulated_control_are_reported_apart(trained: Path,
     np.testing.assert_allclose(np.sort(run["omega"], axis=1)[:, ::-1], stored["omega"], rtol=1e-12)
     assert all(0 <= value <= 1 for value in run["spectra"]["renormalized"]["nc4"])
     if first["verdict"] != second["verdict"]:
-        assert (content["verdict"], content["reason"].startswith("the groups of runs differ")) == ("none", True)
+        assert (content["verdict"], content["outcome"]) == (None, "groups differ")
+        assert content["reason"].startswith("the groups of runs differ")
 
 
 def test_seeds_are_one_group_and_other_sizes_another(tmp_path: Path) -> None:
@@ -208,7 +211,7 @@ def test_what_sims_measure_stored_is_a_run(tmp_path: Path) -> None:
     assert measure_main([*files, "--out", str(tmp_path / "measured.npz")]) == 0
     report = numbers_of(tmp_path / "measured.npz", Choice(from_epoch=0))
     assert report["groups"][0]["runs"][0]["kind"] == "features"
-    assert (report["verdict"], report["outcome"]) == ("none", "undecided")  # it holds neither class means nor Sigma_W
+    assert (report["verdict"], report["outcome"]) == (None, "undecided")  # it holds neither class means nor Sigma_W
     assert report["groups"][0]["compatible"] == ["renormalized"]
 
 
@@ -222,7 +225,7 @@ def test_groups_are_declared_and_never_read_off_a_folder_s_name(tmp_path: Path) 
     assert run_command("--group", "both", *logs, "--from-epoch", 0, "--out", tmp_path / "together", "--quiet") == 0
     (group,) = report(tmp_path / "together")["groups"]
     assert group["name"] == "both (2 runs)"
-    assert (group["verdict"], group["outcome"]) == ("none", "refuted")
+    assert (group["verdict"], group["outcome"]) == (None, "refuted")
 
 
 def files_of(path: Path, trained: Path, files: dict[str, bytes | None]) -> Path:
@@ -336,11 +339,11 @@ def test_too_few_epochs_and_epochs_that_never_come_have_their_reasons(trained: P
     assert report(tmp_path / "a")["reason"] == "2 usable epochs from epoch 3 on: at least 3 are needed"
     assert numbers_of(trained, Choice(to_epoch=0))["reason"] == "no epoch is measured up to 0"
     content = numbers_of(trained, Choice(fraction=1e-12))
-    assert content["verdict"] == "none"
+    assert (content["verdict"], content["outcome"]) == (None, "not compared")
     assert "not on the central path" in content["reason"]
 
 
-def test_a_none_says_which_none_it_is(tmp_path: Path) -> None:
+def test_without_a_name_the_outcome_says_why(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     labels = np.arange(60) % 3
     (tmp_path / "log").mkdir()
@@ -352,9 +355,9 @@ def test_a_none_says_which_none_it_is(tmp_path: Path) -> None:
     assert any("lambda = 0.5" in note for note in run.notes)
     assert any("without bias" in note for note in run.notes)
     (group,) = analyse([run], Choice(), LawRule())
-    assert (group.verdict.name, group.verdict.outcome) == ("none", "not compared")
+    assert (group.verdict.name, group.verdict.outcome) == ("", "not compared")
     (group,) = analyse([run], Choice(from_epoch=0.0), LawRule())  # C = 3: one pair
-    assert (group.verdict.name, group.verdict.outcome) == ("none", "undecided")
+    assert (group.verdict.name, group.verdict.outcome) == ("", "undecided")
     bare = replace(run, trajectory=replace(run.trajectory, observed={}))
     with pytest.raises(ValueError, match="stores no training error"):
         Choice(from_epoch="zero-error").compare(bare)

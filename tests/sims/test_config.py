@@ -182,7 +182,12 @@ def test_files_that_are_no_configuration(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="No such file"):
         load_config(path)
     deep = "[" * 100_000
-    for content, message in (("{", "cannot read"), ("[1]", "holds list"), ('{"a": 1}', "unknown key 'a'"), (deep, "cannot read")):
+    for content, message in (
+        ("{", "cannot read"),
+        ("[1]", "holds a list"),
+        ('{"a": 1}', "unknown key 'a'"),
+        (deep, "cannot read"),
+    ):
         path.write_text(content)
         with pytest.raises(ValueError, match=message):
             load_config(path)

@@ -18,11 +18,14 @@ from sims.rungs.report import judged_rung, write_ladder
 from sims.rungs.run import FINISHED, descend, run_rung
 from sims.rungs.rung import BY_NAME, RUNGS, body_of, examples, rung_data
 from sims.rungs.summary import result_of
+from ufm.compare.layer_motion import layer_motion
 from ufm.features.statistics import statistics_of
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.discrete import recursion_step
 from ufm.ledger.last_layer import LastLayer
 from ufm.monitor.epoch_statistics import add_layer
+from ufm.monitor.logs import RunLog
+from ufm.monitor.measurement import measure_features
 
 SIZES, D, P = (13, 17, 14, 16), 7, 5
 EQUAL = (15, 15, 15, 15)
@@ -137,10 +140,57 @@ def test_the_layer_below_is_kept_and_names_its_model(tmp_path: Path) -> None:
     assert entry.layer is not None
     np.testing.assert_allclose(entry.layer.A @ entry.layer.M, entry.M, atol=1e-12)
     np.testing.assert_allclose(entry.layer.A @ entry.layer.sigma_w @ entry.layer.A.T, entry.sigma_w, atol=1e-12)
+    width = entry.layer.A.shape[1]
     with pytest.raises(ValueError, match="not A Z of this layer"):
-        add_layer(tmp_path / "run", 0, 2 * entry.layer.A, statistics_of(np.eye(64)[:30], np.arange(30) % 3, 3))
+        add_layer(tmp_path / "run", 0, 2 * entry.layer.A, statistics_of(np.eye(width)[:30], np.arange(30) % 3, 3))
     run_rung(replace(BY_NAME["free"], steps=5), 0, tmp_path / "free")
     assert entry_of_statistics(tmp_path / "free" / "statistics-0000.npz").layer is None
+
+
+def test_units_that_never_answer_leave_the_prediction_over_a_layer_as_it_is(tmp_path: Path) -> None:
+    x, y = problem()
+    bodies = []
+    for dead in (0, 2):
+        torch.manual_seed(3)
+        A = torch.randn(P, D + dead, dtype=torch.float64)
+        A[:, :D] = torch.from_numpy(np.random.default_rng(0).standard_normal((P, D)))
+        Z = torch.cat([x, torch.zeros(len(x), dead, dtype=torch.float64)], 1)
+        folder = tmp_path / f"dead-{dead}"
+        H = (Z @ A.T).numpy()
+        RunLog(folder)(0, {}, measure_features(H, y.numpy(), np.zeros((len(SIZES), P)), np.zeros(len(SIZES)), 0.0))
+        add_layer(folder, 0, A.numpy(), statistics_of(Z.numpy(), y.numpy(), len(SIZES)))
+        bodies.append(entry_of_statistics(folder / "statistics-0000.npz"))
+    grams = []
+    for entry in bodies:
+        motion = layer_motion(entry)
+        state = motion.state
+        for _ in range(4):
+            state = motion.step(state, 2.0)
+        grams.append(motion.gram(state))
+    np.testing.assert_allclose(grams[0], grams[1], rtol=1e-8)
+    assert abs(grams[0] - bodies[0].gram()).max() > 0.1 * abs(grams[0]).max()
+
+
+def test_a_rung_that_cannot_be_judged_is_a_line_of_the_report(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("free", "whitened"):
+        short = replace(BY_NAME[name], steps=30)
+        monkeypatch.setitem(BY_NAME, name, short)
+    monkeypatch.setattr("sims.rungs.rung.RUNGS", (BY_NAME["free"], BY_NAME["whitened"]))
+    assert command.main(["--out", str(tmp_path), "--seeds", "1", "--threads", "1", "--train-only"]) == 0
+    broken = tmp_path / "runs" / "free-seed0" / "trajectory.npz"
+    broken.write_bytes(b"no archive")
+    assert command.main(["--out", str(tmp_path), "--seeds", "1", "--threads", "1"]) == 0
+    free, whitened = json.loads((tmp_path / "ladder.json").read_text())["rungs"]
+    assert free["outcome"] == "not compared"
+    assert "trajectory.npz" in free["reason"]
+    assert whitened["reason"] != free["reason"]
+    assert "trajectory.npz" in (tmp_path / "ladder.html").read_text()
+    assert not (tmp_path / "judged" / "free.json").exists()  # it is tried again
+    printed = capsys.readouterr()
+    assert "| free | not compared |" in printed.out
+    assert "| whitened | " in printed.out
 
 
 def test_offsets_add_their_rate_to_the_kernel() -> None:

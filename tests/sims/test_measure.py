@@ -3,6 +3,7 @@
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -105,22 +106,26 @@ def test_dead_features_without_a_classifier_ask_for_lambda(tmp_path: Path, capsy
 
 def test_a_file_is_read_once_and_of_its_members_only_the_known_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A member that nobody asked for may be anything, and as large as it likes."""
-    from numpy.lib import npyio
-
     path = tmp_path / "f.npz"
     np.savez(path, features=np.random.default_rng(1).standard_normal((12, 2)), labels=np.repeat([0, 1, 2], 4))
     with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("unused.npy", b"no array")
-    read: list[str] = []
-    whole = npyio.NpzFile.__getitem__
+    opened, read = set[str](), list[tuple[int, ...]]()
+    member, whole = zipfile.ZipFile.open, np.lib.format.read_array
 
-    def noted(self, name):
-        read.append(name)
-        return whole(self, name)
+    def noted(self: zipfile.ZipFile, name: zipfile.ZipInfo, *args: Any, **options: Any) -> Any:
+        opened.add(name.filename)
+        return member(self, name, *args, **options)
 
-    monkeypatch.setattr(npyio.NpzFile, "__getitem__", noted)
+    def counted(*args: Any, **options: Any) -> np.ndarray:
+        read.append((array := whole(*args, **options)).shape)
+        return array
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", noted)
+    monkeypatch.setattr(np.lib.format, "read_array", counted)
     assert main([str(path), "--quiet"]) == 0
-    assert sorted(read) == ["features", "labels"]
+    assert opened == {"features.npy", "labels.npy"}
+    assert sorted(read) == [(12,), (12, 2)]
 
 
 def test_a_file_without_features_is_told_by_names_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -13,7 +13,7 @@ from sims import models
 from sims.gallery import gallery as model_gallery
 from sims.gallery.figures import model_figure
 from sims.gallery.sweeps import SWEEPS, minority_collapse
-from ufm.models import NAMES, model_class
+from ufm.models import MODEL_NAMES, model_class
 from ufm.models.base import simulate
 from ufm.models.ergen_pilanci import ErgenPilanci
 from ufm.models.fang import Fang
@@ -32,7 +32,7 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, str, str]:
     return code, captured.out, captured.err
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_every_model_prints_one_json_object(name, capsys):
     code, out, _ = run(capsys, "run", name, *SMALL, "--json", "--seed", "1")
     report = json.loads(out)
@@ -58,7 +58,7 @@ def test_options_reach_the_model(capsys):
 
 
 def test_every_parameter_has_an_option():
-    assert set().union(*(models.owned(name) for name in NAMES)) == set(models.OPTIONS)
+    assert set().union(*(models.owned(name) for name in MODEL_NAMES)) == set(models.OPTIONS)
 
 
 def test_the_table_shows_numbers_and_the_collapse(capsys):
@@ -69,7 +69,7 @@ def test_the_table_shows_numbers_and_the_collapse(capsys):
     assert "▁" in out
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_cite_prints_bibtex_of_the_papers_that_the_facts_name(capsys, name):
     code, out, _ = run(capsys, "cite", name)
     assert code == 0
@@ -90,7 +90,7 @@ def test_cite_refuses_an_unknown_name(capsys):
 
 def test_list_names_everything(capsys):
     _, out, _ = run(capsys, "list")
-    assert all(f"\n{name}\n" in f"\n{out}" for name in NAMES)
+    assert all(f"\n{name}\n" in f"\n{out}" for name in MODEL_NAMES)
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ def test_a_loss_that_underflows_is_one_line_and_exit_code_1(capsys):
 
 
 def test_sizes_reach_the_model_and_a_saved_report_with_sizes_counts(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("sims.gallery.sweeps.SWEEPS", dict.fromkeys(NAMES, ()))
+    monkeypatch.setattr("sims.gallery.sweeps.SWEEPS", dict.fromkeys(MODEL_NAMES, ()))
     code, out, _ = run(capsys, "run", "ergen-pilanci", "--sizes", "6,4,2", "--json", "--out", str(tmp_path))
     report = json.loads(out)
     assert code == 0
@@ -202,8 +202,8 @@ def test_output_below_a_file_is_refused_before_anything_is_computed(capsys, tmp_
 @pytest.fixture
 def two_models(monkeypatch):
     """A gallery of two models whose figures take no solves."""
-    monkeypatch.setattr(model_gallery, "NAMES", ("lu-steinerberger", "e-wojtowytsch"))
-    monkeypatch.setattr("sims.gallery.sweeps.SWEEPS", dict.fromkeys(NAMES, ()))
+    monkeypatch.setattr(model_gallery, "MODEL_NAMES", ("lu-steinerberger", "e-wojtowytsch"))
+    monkeypatch.setattr("sims.gallery.sweeps.SWEEPS", dict.fromkeys(MODEL_NAMES, ()))
 
 
 def test_all_writes_everything_and_resumes(two_models, capsys, tmp_path, monkeypatch):
@@ -265,8 +265,8 @@ def test_the_figure_has_a_panel_a_sweep_with_labelled_axes():
 
 
 def test_the_gallery_has_every_model_and_a_sweep_each():
-    assert set(SWEEPS) == set(NAMES)
-    assert all(model_gallery.gallery_model(name).facts is model_class(name).facts for name in NAMES)
+    assert set(SWEEPS) == set(MODEL_NAMES)
+    assert all(model_gallery.gallery_model(name).facts is model_class(name).facts for name in MODEL_NAMES)
 
 
 def test_a_plain_import_of_the_command_is_light():
@@ -282,8 +282,8 @@ def test_the_whole_gallery_in_under_ten_minutes_and_its_figures_below_100_kb(tmp
     command = [sys.executable, "-m", "sims.models", "all", "--out", str(tmp_path)]
     subprocess.run(command, check=True, timeout=600, cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "2"})
     figures = list(tmp_path.glob("*.png"))
-    assert len(figures) == len(NAMES)
+    assert len(figures) == len(MODEL_NAMES)
     assert max(path.stat().st_size for path in figures) < 100_000
-    for name in NAMES:
+    for name in MODEL_NAMES:
         report = json.loads((tmp_path / f"{name}.json").read_text())
         assert report["deviation"].get("minimum", 0.0) < 1e-10

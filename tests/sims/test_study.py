@@ -23,7 +23,7 @@ SMALL: dict[str, Any] = {"per_class": 20, "test_per_class": 5, "width": 0.05, "b
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
     config = TrainConfig(**SMALL, epochs=4, decays=(3,), measured=(1, 2, 3, 4), save_features=())
-    monkeypatch.setattr(study, "LOSSES", ("mse",))
+    monkeypatch.setattr(study, "LOSS_FUNCTIONS", ("mse",))
     monkeypatch.setattr(study, "configurations", lambda loss, seed, data_dir: iter([("tiny", replace(config, seed=seed))]))
 
 
@@ -87,16 +87,16 @@ def test_shares_are_disjoint_and_complete_and_write_no_report(tmp_path: Path) ->
     [
         (Selection(NAMED, "unnormalized", ("unnormalized",), "", {}), "unnormalized"),
         (Selection(UNDECIDED, "", ("kernel", "unnormalized"), "", {}), "none (undecided)"),
-        (Selection(REFUTED, "", (), "", {}), "none (refuted)"),
+        (Selection(REFUTED, "", (), "", {}), "refuted (every model)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_no_verdict_of_the_study_rests_on_the_exponent(selection: Selection, said: str) -> None:
     """The exponent is that of the renormalized law, as plain descent from Sigma_W = I has it."""
-    description = Verdict("renormalized", "law", "", Exponent(1.01, 0.99, 1.04, at_bound=False), {})
+    description = Verdict("renormalized", "named", "", Exponent(1.01, 0.99, 1.04, at_bound=False), {})
     group = Group("tiny", [], [], description, selection)
     row = study.verdict_row(group)
-    assert (row["verdict"], row["outcome"]) == (selection.name or "none", selection.outcome)
+    assert (row["verdict"], row["outcome"]) == (selection.name or None, selection.outcome)
     assert row["compatible"] == list(selection.compatible)
     assert row["exponent"]["value"] == 1.01
     table = study.exponent_table({title: [group] for title in study.CHOICES})

@@ -117,6 +117,12 @@ def test_an_interrupt_ends_a_sweep_and_its_workers(engine: str, tmp_path: Path) 
     )
     script = tmp_path / "script.py"
     script.write_text(code)
+    (tmp_path / "sitecustomize.py").write_text(  # every worker of joblib but the first is slow to start
+        "import pathlib, sys, time\n"
+        "if any('popen_loky' in argument for argument in sys.orig_argv):\n"
+        "    try:\n        pathlib.Path(__file__).with_name('started').touch(exist_ok=False)\n"
+        "    except FileExistsError:\n        time.sleep(3)\n"
+    )
     call = [sys.executable, str(script), engine, str(tmp_path)]
     process = subprocess.Popen(
         call,
@@ -124,11 +130,11 @@ def test_an_interrupt_ends_a_sweep_and_its_workers(engine: str, tmp_path: Path) 
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        env=os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}"},
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a background job starts with it ignored
     )
     deadline = time.monotonic() + 60
-    while not (tmp_path / "0").exists() and time.monotonic() < deadline:
+    while not any((tmp_path / name).exists() for name in "01") and time.monotonic() < deadline:
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the workers too
     _, error = process.communicate(timeout=30)

@@ -10,11 +10,11 @@ from scipy.optimize import isotonic_regression
 from ufm.laws.closed import Law
 from ufm.laws.trajectory import Trajectory
 
-POINTS = 4000  # of a simulated trajectory: interpolating log omega between them costs 1e-7 of it
-SHARED = 5  # singular values among which the points are shared
-NEAR = 1e-6  # relative distance of two times that are one
-MARGIN = 0.5  # how far past the measured values a law is followed, in log omega
-STEPS, HALVINGS = 20, 5  # Gauss-Newton steps after the search on the points, halved until they improve
+SIMULATED_POINTS = 4000  # of a simulated trajectory: interpolating log omega between them costs 1e-7 of it
+SHARING_VALUES = 5  # singular values among which the points are shared
+SAME_TIME = 1e-6  # relative distance of two times that are one
+LOG_OMEGA_MARGIN = 0.5  # how far past the measured values a law is followed, in log omega
+GAUSS_NEWTON_STEPS, STEP_HALVINGS = 20, 5  # Gauss-Newton steps after the search on the points, halved until they improve
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,19 +32,19 @@ class Clock:
         return float(np.sqrt((self.error[1:] ** 2).mean()))
 
 
-def law_from(law: Law, entry: np.ndarray, reach: float, C: int, N: int, points: int = POINTS) -> Trajectory:
+def law_from(law: Law, entry: np.ndarray, reach: float, C: int, N: int, points: int = SIMULATED_POINTS) -> Trajectory:
     """The trajectory of a law from omega `entry` (K,) until every value is past `reach`.
 
     Its times are even in log omega of five values, from the smallest to the largest: under laws (a) and (b) the small ones have
     arrived before the largest has moved, and under law (c) the largest would be alone.
     """
-    end = max(reach, float(entry.max())) * np.exp(MARGIN)
-    starts = np.unique(np.quantile(entry, np.linspace(0, 1, SHARED), method="nearest"))
+    end = max(reach, float(entry.max())) * np.exp(LOG_OMEGA_MARGIN)
+    starts = np.unique(np.quantile(entry, np.linspace(0, 1, SHARING_VALUES), method="nearest"))
     count = max(points // len(starts), 2)
     paths = [np.exp(np.linspace(np.log(start), np.log(end), count))[1:] for start in starts]
     times = [law.time(path, np.full(count - 1, start), C, N) for start, path in zip(starts, paths, strict=True)]
     t = np.sort(np.concatenate([[0.0], *times]))
-    t = t[np.r_[True, np.diff(t) > NEAR * t[1:]]]
+    t = t[np.r_[True, np.diff(t) > SAME_TIME * t[1:]]]
     return Trajectory(t, np.exp(law.log_omega(t, entry, C, N)), np.zeros((C, len(entry))), C, N)
 
 
@@ -63,7 +63,7 @@ def fit_clock(simulated: Trajectory, log_omega: np.ndarray) -> Clock:
     low, high = t[np.maximum(start - 2, 0)], t[np.minimum(start + 2, len(t) - 1)]
     tau = t[start]
     best = _squares(motion, tau, log_omega)
-    for _ in range(STEPS):
+    for _ in range(GAUSS_NEWTON_STEPS):
         slope = rate(tau)
         weight = (slope**2).sum(1)
         if not (weight[1:] > 0).all():
@@ -72,7 +72,7 @@ def fit_clock(simulated: Trajectory, log_omega: np.ndarray) -> Clock:
         wanted = tau.copy()
         wanted[1:] = isotonic_regression((tau + step)[1:], weights=weight[1:]).x
         wanted = np.clip(wanted, low, high)
-        for _ in range(HALVINGS):
+        for _ in range(STEP_HALVINGS):
             squares = _squares(motion, wanted, log_omega)
             if squares < best:
                 break

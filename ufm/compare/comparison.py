@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ufm.compare.clock import MARGIN, Clock, fit_clock, law_from
+from ufm.compare.clock import LOG_OMEGA_MARGIN, Clock, fit_clock, law_from
 from ufm.compare.drift import Drift, drift_of
 from ufm.compare.spectra import spectra
 from ufm.compare.vectors import Frozen, frozen_vectors
@@ -99,6 +99,6 @@ def _scheme(run: Trajectory, t_end: float) -> Trajectory | None:
     if not t_end > 0:
         return None
     omega0 = run.omega[0]
-    eta, steps = schedule(t_end * np.exp(MARGIN), omega0, run.C, run.N)
+    eta, steps = schedule(t_end * np.exp(LOG_OMEGA_MARGIN), omega0, run.C, run.N)
     discrete = run_discrete(omega0, eta, steps, run.C, run.N)
     return Trajectory(discrete.t, discrete.omega, run.V, run.C, run.N, run.U)

@@ -17,12 +17,12 @@ from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED, Law
 
 EXPONENTS: dict[Law, float] = {RENORMALIZED: 1.0, EMBEDDED: 2.0, UNNORMALIZED: 0.0}
 SEARCHED = np.arange(-1.0, 3.01, 0.5)  # the laws and one unit around them
-NODES, PANEL = 8, 1.0  # Gauss-Legendre nodes on panels of length at most 1 in log u: relative error below 1e-14
+NODES, PANEL_LENGTH = 8, 1.0  # Gauss-Legendre nodes on panels of length at most 1 in log u: relative error below 1e-14
 ROUNDS, HALVINGS, NEWTON = 50, 12, 50
-CLOSE = 1e-6  # last step of Newton's method in log u: the error left is below 1.5 of its square
-ENOUGH = 1e-7  # relative gain of the sum of squares in a round that ends a fit: it moves p by less than 1e-4 of its interval
+LAST_NEWTON_STEP = 1e-6  # last step of Newton's method in log u: the error left is below 1.5 of its square
+LEAST_GAIN = 1e-7  # relative gain of the sum of squares in a round that ends a fit: it moves p by less than 1e-4 of its interval
 RANGE = (-100.0, 100.0)  # of log u: omega of 1e-22 to 1e22
-BATCH = 64  # resamples solved at once
+RESAMPLES_AT_ONCE = 64  # resamples solved at once
 
 
 def phi_between(x0: np.ndarray, x1: np.ndarray, p: float) -> np.ndarray:
@@ -82,7 +82,7 @@ def _descend(x: np.ndarray, nearest: Profile) -> Profile:
         if not gain > 0:
             return nearest
         nearest = trial
-        if gain <= ENOUGH * nearest.squares:
+        if gain <= LEAST_GAIN * nearest.squares:
             return nearest
     return nearest
 
@@ -163,14 +163,14 @@ def _solve(at: Profile, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """log u where Phi_p is `wanted`, or the end of RANGE next to it, and Phi_p there, by Newton's method."""
     nodes, values = _table(at.p)
     near = np.searchsorted(values, wanted).clip(max=len(nodes) - 1)
-    far = abs(nodes[near] - at.x) > 2 * PANEL
+    far = abs(nodes[near] - at.x) > 2 * PANEL_LENGTH
     x, phi = np.where(far, nodes[near], at.x), np.where(far, values[near], at.phi)
     for _ in range(NEWTON):
-        step = np.clip((wanted - phi) * np.exp(-at.p * np.logaddexp(0.0, x)), -PANEL, PANEL)
+        step = np.clip((wanted - phi) * np.exp(-at.p * np.logaddexp(0.0, x)), -PANEL_LENGTH, PANEL_LENGTH)
         moved = np.clip(x + step, *RANGE)
         last = abs(moved - x).max()
         x, phi = moved, phi + phi_between(x, moved, at.p)
-        if last < CLOSE:
+        if last < LAST_NEWTON_STEP:
             break
     return x, phi
 
@@ -191,8 +191,8 @@ def _score(at: Profile, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     informed = np.zeros(len(taken), dtype=bool)
     informed[several] = True
     diagonal, shared = np.arange(len(w) - 1), (w * own)[1:]  # b of the first time is taken up by the a_j
-    for first in range(0, len(several), BATCH):
-        rows = several[first : first + BATCH]
+    for first in range(0, len(several), RESAMPLES_AT_ONCE):
+        rows = several[first : first + RESAMPLES_AT_ONCE]
         m = taken[rows].astype(float)
         N = -((m[:, None, :] * shared) @ shared.T)
         N[:, diagonal, diagonal] += m @ (w * w)[1:].T
@@ -205,7 +205,7 @@ def _score(at: Profile, taken: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _integral(x0: np.ndarray, x1: np.ndarray, of_log1p: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """int_{x0}^{x1} f(log(1 + e^y)) dy. Any (common) shape."""
-    nodes, weights = _panels(max(1, int(np.ceil(abs(x1 - x0).max(initial=0.0) / PANEL))))
+    nodes, weights = _panels(max(1, int(np.ceil(abs(x1 - x0).max(initial=0.0) / PANEL_LENGTH))))
     y = x0[..., None] + (x1 - x0)[..., None] * nodes
     return (of_log1p(np.logaddexp(0.0, y)) @ weights) * (x1 - x0)
 

@@ -10,7 +10,7 @@ from scipy.stats import f as f_distribution
 from ufm.compare.exponent import Profile, profile, refitted
 
 DEGREE = 2  # of the trend looked for: a slope and a bend in time of every singular value, a slope alone in few epochs
-ROUNDING = 1e-9  # of log omega: smaller errors are the arithmetic's
+ARITHMETIC_ERROR = 1e-9  # of log omega: smaller errors are the arithmetic's
 RANK = 1e-9  # relative eigenvalue below which a shift of the clock counts as taken up by the other terms
 ORDERS = 1999  # of the epochs, against which their own order is held; p-values are multiples of 1 / (ORDERS + 1)
 
@@ -71,7 +71,7 @@ def motion(logs: Sequence[np.ndarray], p: float) -> float:
     for x in logs:
         nearest = profile(x, p)
         moved += float(((x - x.mean(0)) ** 2).sum()) / 4 - nearest.squares
-        noise += (np.sqrt(len(x) - 1) + np.sqrt(x.shape[1] - 1)) ** 2 * max(nearest.rms, ROUNDING) ** 2
+        noise += (np.sqrt(len(x) - 1) + np.sqrt(x.shape[1] - 1)) ** 2 * max(nearest.rms, ARITHMETIC_ERROR) ** 2
     return float(np.sqrt(max(moved, 0.0) / noise))
 
 
@@ -94,7 +94,7 @@ def _advance(x: np.ndarray, nearest: Profile) -> tuple[float, float]:
     if np.array_equal(forward, clock):
         return 1.0, 0.0
     added = max(refitted(x, nearest, nearest.phi + (forward - clock)[:, None]).squares - nearest.squares, 0.0)
-    least = max(nearest.squares, nearest.error.size * ROUNDING**2)
+    least = max(nearest.squares, nearest.error.size * ARITHMETIC_ERROR**2)
     p = float(f_distribution.sf((K - 1) * added / least, T - 1, (T - 1) * (K - 1)))
     return p, float(np.sqrt(added / ((T - 1) * (K - 1))))
 

@@ -5,7 +5,7 @@ import numpy as np
 from ufm.compare.coordinates import Entry
 from ufm.compare.motions import Motion, extrapolated
 
-SMALLEST = 1e-300
+SMALLEST_SQUARE = 1e-300
 
 
 def layer_motion(entry: Entry, turns: np.ndarray | None = None) -> Motion:
@@ -36,7 +36,7 @@ def layer_motion(entry: Entry, turns: np.ndarray | None = None) -> Motion:
         fall = w[..., None] ** 2 * s
         shrunk = np.expm1(-h * fall)
         pull = Vt @ W.mT @ R
-        return A + Vt.mT @ (shrunk * (Vt @ A) - shrunk / np.maximum(fall, SMALLEST) * pull)
+        return A + Vt.mT @ (shrunk * (Vt @ A) - shrunk / np.maximum(fall, SMALLEST_SQUARE) * pull)
 
     def step(state: tuple[np.ndarray], h: float) -> tuple[np.ndarray]:
         (A,) = state
@@ -48,4 +48,4 @@ def layer_motion(entry: Entry, turns: np.ndarray | None = None) -> Motion:
         S = A @ means
         return S.mT @ np.linalg.solve(A @ within @ A.mT, S)
 
-    return Motion((below.A @ E,), extrapolated(step), gram)
+    return Motion((below.A @ E,), extrapolated(step), gram, extrapolated(step, 0))

@@ -6,23 +6,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
+from ufm.compare.joint_motion import joint_motion
 from ufm.compare.layer_motion import layer_motion
 from ufm.compare.likelihood import Path
-from ufm.compare.motions import Motion, joint_motion, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.motions import Motion, renormalized_motion, trace, unnormalized_motion
 from ufm.compare.response import Response, krylov, response, turns
+from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
-UNNORMALIZED, RENORMALIZED, EMBEDDED, KERNEL, JOINT = "unnormalized", "renormalized", "embedded", "kernel", "joint"
-LAYER = "layer"
+PLAIN, KERNEL, JOINT, LAYER = "unnormalized", "kernel", "joint", "layer"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
-SPACING, COARSE = (
-    0.01,
-    0.05,
-)  # of log omega, between two points of a trace, and of one that only tells where a parameter is likely
+FINE, ROUGH = 0.01, 0.05  # of log omega between two points of a trace; rough ones only tell where a parameter is likely
 MANY = 20  # singular values, of more of which traces are threefold coarser
 SAME_START = 1e-3  # of log omega between the statistics of the entry and what must have the same SNR
-GRID = 320  # points of a path
+PATH_POINTS = 320  # points of a path
 MOST_VALUES = 64  # compared: of more, those that the models predict most differently
 
 
@@ -41,21 +39,23 @@ class CandidateModel:
     limit: float = 1.0
     apart: tuple[float, ...] = ()
 
+    def at_bound(self, value: float | None) -> bool:
+        """Whether a value of the parameter is the least or the largest that is looked at: a better one may lie beyond."""
+        return value is not None and value != self.limit and not min(self.values) < value < max(self.values)
+
 
 MODELS: dict[str, CandidateModel] = {
     model.name: model
     for model in (
-        CandidateModel(RENORMALIZED, "Eq. 5 with Proposition 4: features renormalized to Sigma_W = I after every step"),
-        CandidateModel(EMBEDDED, "Proposition 2 as printed: the Frobenius gradient flow on Sigma_W = I"),
-        CandidateModel(
-            UNNORMALIZED, "plain gradient flow of the features, W at least squares; Sigma_T conserved", needs="statistics"
-        ),
+        CandidateModel(RENORMALIZED.name, "Eq. 5 with Proposition 4: features renormalized to Sigma_W = I after every step"),
+        CandidateModel(EMBEDDED.name, "Proposition 2 as printed: the Frobenius gradient flow on Sigma_W = I"),
+        CandidateModel(PLAIN, "plain gradient flow of the features, W at least squares; Sigma_T conserved", needs="statistics"),
         CandidateModel(
             KERNEL,
             "the unnormalized flow with class means r times as fast as deviations",
             "r",
             KERNEL_RATIOS,
-            (UNNORMALIZED,),
+            (PLAIN,),
             "statistics",
             apart=(0.5, 2.0),
         ),
@@ -64,7 +64,7 @@ MODELS: dict[str, CandidateModel] = {
             "gradient flow of features and classifier with the run's weight decays",
             "kappa",
             RATES,
-            (UNNORMALIZED,),
+            (PLAIN,),
             "classifier",
             np.inf,
             (1.0,),
@@ -114,12 +114,12 @@ def motions(
     """The flow of a model from an entry, one for every value of its parameter; from S T for every T of turns (B, C, C)."""
     model = MODELS[name]
     lam = 0.0 if entry is None else entry.lam
-    if name in (RENORMALIZED, EMBEDDED):
+    if name in (RENORMALIZED.name, EMBEDDED.name):
         gram = gram if turns is None else turns.mT @ gram @ turns
-        return [(None, renormalized_motion(gram, counts, 1.0 if name == RENORMALIZED else np.inf, lam))]
+        return [(None, renormalized_motion(gram, counts, 1.0 if name == RENORMALIZED.name else np.inf, lam))]
     if entry is None:
         raise ValueError(f"the model {name} needs the class means and Sigma_W of the entry")
-    if name == UNNORMALIZED:
+    if name == PLAIN:
         return [(None, unnormalized_motion(entry, 1.0, turns))]
     if name == LAYER:
         return [(None, layer_motion(entry, turns))]
@@ -141,7 +141,7 @@ class Predictor:
     mean: float
 
     def traces(
-        self, name: str, values: tuple[float, ...] | None = None, spacing: float = SPACING
+        self, name: str, values: tuple[float, ...] | None = None, spacing: float = FINE
     ) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
         """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
         spacing = spacing if self.frame.shape[1] <= MANY else 3 * spacing
@@ -153,7 +153,7 @@ class Predictor:
         """The values compared of one trace on an even grid, with their response to the start."""
         value, Y, t = traced
         length = np.r_[0.0, np.cumsum(np.sqrt(((Y[1:] - Y[:-1]) ** 2).sum((1, 2))))]
-        count = min(len(Y), GRID)
+        count = min(len(Y), PATH_POINTS)
         places = length * ((count - 1) / length[-1]) if len(Y) > 1 else length
         grid, seen = np.arange(count, dtype=float), Y[:, where[0], where[1]]
         low = np.clip(np.searchsorted(places, grid, side="right") - 1, 0, max(len(Y) - 2, 0))

@@ -5,8 +5,7 @@ Every flow is a small closed system, for any class sizes. S = M diag(q) (P x C),
     renormalized, block kernel r   `ufm.laws.general`; r -> infinity with t / r: the embedded flow
     unnormalized, block kernel r   `ufm.laws.mean_system`: dS/dt = (r/n) A^{-1} S X,  A = Sigma_W + S S^T / r conserved,
                                    X = J Q Pi J (I - N / r) Q,  N = S^T A^{-1} S,  Q = (I + (1 - 1/r) N)^{-1}
-    joint                          `ufm.laws.joint`, the gradient flow of (W, b, H) with weight decays: linear in H given (W, b)
-                                   and the reverse
+    joint                          `ufm.compare.joint_motion`
 
 The last two are advanced by exponentials, which the stiffness of small eigenvalues of A and of W^T W leaves stable at any step.
 """
@@ -31,11 +30,14 @@ FlowState = Any
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """A state, how a step of flow time h changes it, and G (C, C) of a state."""
+    """A state, how a step of flow time h changes it, G (C, C) of a state; and a cheaper step, which does not watch its error
+    as `step` does.
+    """
 
     state: FlowState
     step: Callable[[FlowState, float], FlowState]
     gram: Callable[[FlowState], np.ndarray]
+    quick: Callable[[FlowState, float], FlowState] | None = None
 
 
 def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
@@ -111,75 +113,17 @@ def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None =
     return Motion(S0, step, gram)
 
 
-def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) -> Motion:
-    """Gradient flow of (W, b, H) on 1/2 Ave ||W h + b - y||^2, W and b kappa / n times as fast, with weight decays.
-
-    The state is (W, b, M with its mean, a factor D of Sigma_W): in a Strang step either half moves exactly while the other stands
-    still. Two halves of a step and the whole are extrapolated to fourth order, and halved again where they differ.
-    turns (B, C, C): from S T for every T of them instead of S = M diag(q), all at once.
-    Raises ValueError without a measured classifier.
+def extrapolated(
+    step: Callable[[FlowState, float], FlowState], deepest: int = DEEPEST
+) -> Callable[[FlowState, float], FlowState]:
+    """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ, at
+    most `deepest` times over.
     """
-    if entry.W is None or entry.b is None or entry.mean is None:
-        raise ValueError("the joint flow needs the classifier W and b of the entry")
-    priors, C, P = entry.priors, len(entry.priors), len(entry.M)
-    q, Y = np.sqrt(priors), np.eye(C)
-    values, E = np.linalg.eigh(entry.sigma_w)
-    D0 = E * np.sqrt(np.clip(values, 0, None))
-    penalty = np.diag(np.r_[np.full(P, entry.decay_w), 0.0])
-
-    def features(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
-        """M and D after h: dM/dt = -W^T (W M + b - I) - n wd_H M and dD/dt = -W^T W D - n wd_H D, in the singular basis of W."""
-        U, s, Vt = np.linalg.svd(W, full_matrices=False)
-        s = s[..., None]
-        fall = s * s + entry.decay_h
-        rest, kept = np.exp(-h * entry.decay_h), np.exp(-h * fall)
-        drive = -np.expm1(-h * fall) / np.where(fall > 0, fall, 1.0) * s
-        pull = U.mT @ (Y - b[..., None])
-        M = rest * M + Vt.mT @ ((kept - rest) * (Vt @ M) + drive * pull)
-        return M, rest * D + Vt.mT @ ((kept - rest) * (Vt @ D))
-
-    def classifier(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
-        """W and b after kappa h, in the eigenbasis of the second moment of the features and 1."""
-        ones = np.ones((*M.shape[:-2], 1, C))
-        S = np.concatenate([M, ones], axis=-2) * q
-        second = S @ S.mT + penalty
-        second[..., :P, :P] += D @ D.mT
-        a, F = np.linalg.eigh(second)
-        a = a[..., None, :]
-        target = (S * q).mT @ F
-        now = np.concatenate([W, b[..., None]], axis=-1) @ F
-        growth = np.expm1(-kappa * h * np.clip(a, 0, None))
-        moved = now + growth * now - growth / np.where(a > 0, a, 1.0) * target
-        moved = moved @ F.mT
-        return moved[..., :P], moved[..., P]
-
-    def strang(state: FlowState, h: float) -> FlowState:
-        W, b, M, D = state
-        M, D = features(W, b, M, D, h / 2)
-        W, b = classifier(W, b, M, D, h)
-        M, D = features(W, b, M, D, h / 2)
-        return W, b, M, D
-
-    def gram(state: FlowState) -> np.ndarray:
-        _, _, M, D = state
-        S = (M - (M @ priors)[..., None]) * q
-        white = np.linalg.solve(D, S)
-        return white.mT @ white
-
-    M0 = entry.M if turns is None else (entry.M * q) @ turns / q
-    W0, b0 = entry.W, entry.b
-    if turns is not None:
-        W0, b0, D0 = (np.broadcast_to(x, (len(turns), *x.shape)) for x in (W0, b0, D0))
-    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(strang), gram)
-
-
-def extrapolated(step: Callable[[FlowState, float], FlowState]) -> Callable[[FlowState, float], FlowState]:
-    """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ."""
 
     def careful(state: FlowState, h: float, depth: int = 0) -> FlowState:
         halves, whole = step(step(state, h / 2), h / 2), step(state, h)
         error = max(abs(fine - coarse).max() / abs(fine).max() for fine, coarse in zip(halves, whole, strict=True))
-        if error > SPLIT and depth < DEEPEST:
+        if error > SPLIT and depth < deepest:
             return careful(careful(state, h / 2, depth + 1), h / 2, depth + 1)
         return tuple((4 * fine - coarse) / 3 for fine, coarse in zip(halves, whole, strict=True))
 
@@ -195,7 +139,7 @@ def trace(
     A flow that reaches a stationary point, or whose G overflows float64, ends there. Y[0] is the start.
     """
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
-    state, h = motion.state, FIRST_STEP
+    state, h, halted = motion.state, FIRST_STEP, False
     for _ in range(20 * points):
         try:
             trial = motion.step(state, h)
@@ -207,16 +151,17 @@ def trace(
             h /= 4
             if h < 1e-300:
                 break
+            halted = True
             continue
-        if moved < spacing / 4:
+        if moved < spacing / 4 and not halted:  # a short step is taken where a longer one was too long
             if moved < AT_REST * h or h > LONGEST:
                 break
             h *= min(0.8 * spacing / max(moved, spacing / 1e3), 1e3)
             continue
         Y.append(after)
         times.append(times[-1] + h)
-        state = trial
-        h *= min(spacing / moved, 2.0)
+        state, halted = trial, False
+        h *= min(spacing / max(moved, spacing / 2), 2.0)
         diagonal = np.diagonal(after)
         if len(Y) >= points or diagonal.mean() > mean or diagonal.max() > most:
             break

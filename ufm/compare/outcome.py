@@ -71,7 +71,8 @@ class Support:
 @dataclass(frozen=True)
 class Selection:
     """outcome: "named", "undecided", "refuted" (every model) or "not compared"; name of the model, "" unless named; `compatible`
-    names those that are left, a model with a parameter beside its special cases too; `support` by name; the reason in a sentence.
+    names those that are left, a model with a parameter beside its special cases too; `support` by name; the reason in a sentence;
+    threshold: the p-value at which a model is refuted.
     """
 
     outcome: str
@@ -79,3 +80,4 @@ class Selection:
     compatible: tuple[str, ...]
     reason: str
     support: Mapping[str, Support]
+    threshold: float = float("nan")

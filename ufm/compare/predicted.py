@@ -7,12 +7,12 @@ import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
 from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
-from ufm.compare.models import COARSE, KERNEL, MODELS, SAME_START, SPACING, UNNORMALIZED, Predictor, select
+from ufm.compare.models import FINE, KERNEL, MODELS, PLAIN, ROUGH, SAME_START, Predictor, select
 from ufm.compare.noise import PRIOR_FREEDOMS, Noise
 from ufm.compare.outcome import Measured
 
 REFINEMENTS, CLOSE_VALUES = 5, 0.02  # of a parameter, and the distance in its logarithm that ends them
-MOST_EPOCHS = 60  # of a longer run, so many are compared, spread evenly
+MOST_COMPARED = 60  # of a longer run, so many are compared, spread evenly
 
 
 class PredictedRun:
@@ -20,8 +20,8 @@ class PredictedRun:
 
     def __init__(self, run: Measured, names: Sequence[str], tolerance: float) -> None:
         rows = np.arange(len(run.t))
-        if len(rows) > MOST_EPOCHS:
-            rows = np.unique(np.round(np.linspace(0, len(rows) - 1, MOST_EPOCHS)).astype(int))
+        if len(rows) > MOST_COMPARED:
+            rows = np.unique(np.round(np.linspace(0, len(rows) - 1, MOST_COMPARED)).astype(int))
         priors = run.counts / run.counts.sum()
         frozen = run.V.ndim == 2
         V = np.broadcast_to(run.V, (len(run.t), *run.V.shape)) if frozen else run.V
@@ -36,7 +36,7 @@ class PredictedRun:
                 raise ValueError(f"the class statistics given are not those of the first epoch: log omega differs by {gap:.2g}")
         diagonal = np.diagonal(Y, axis1=1, axis2=2)
         self.begin = Predictor(start, run.counts, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
-        self.traced = {name: self.begin.traces(name, spacing=COARSE if MODELS[name].values else SPACING) for name in names}
+        self.traced = {name: self.begin.traces(name, spacing=ROUGH if MODELS[name].values else FINE) for name in names}
         self.where = select(self.traced, frozen)
         self.kinds = (self.where[0] != self.where[1]).astype(int)
         self.y = Y[:, self.where[0], self.where[1]]
@@ -48,9 +48,9 @@ class PredictedRun:
             if not MODELS[name].values:
                 self._take_in(name, self.begin.path(name, self.traced[name][0], self.where))
         for name in names:
-            if UNNORMALIZED in MODELS[name].contains:  # its limit
-                self.paths[name].append(replace(self.paths[UNNORMALIZED][0], parameter=MODELS[name].limit))
-                self.fits[name].append(self.fits[UNNORMALIZED][0])
+            if PLAIN in MODELS[name].contains:  # its limit
+                self.paths[name].append(replace(self.paths[PLAIN][0], parameter=MODELS[name].limit))
+                self.fits[name].append(self.fits[PLAIN][0])
 
     def _take_in(self, name: str, path: Path) -> None:
         fitted = self.fit(path, *self.given)
@@ -62,7 +62,7 @@ class PredictedRun:
         """Log likelihood under white noise after the start, of every listed value of a model's parameter."""
         n, likely = len(self.y) - 1, list[float]()
         for _, Y, _ in self.traced[name]:
-            path = Path(Y[:, self.where[0], self.where[1]], self.paths[UNNORMALIZED][0].response)
+            path = Path(Y[:, self.where[0], self.where[1]], self.paths[PLAIN][0].response)
             weight = self.fit(path, *self.given).weight
             likely.append(float(0.5 * n * np.log(weight).sum()))
         return np.array(likely)

@@ -3,6 +3,7 @@
 Errors of the start are those of its class means, Sigma_W given: S = M diag(q) becomes S T with Y_0 + E in place of Y_0.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -13,7 +14,7 @@ from ufm.compare.motions import FlowState, Motion
 
 TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
 PLACES = 20  # of a path, at which the response is computed; between them it is linear
-FEWER_PLACES, DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
+FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
 APART = 0.02  # of log omega, from its path, that a path of longer steps may be
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
@@ -60,7 +61,7 @@ class Response:
 def turns(Y0: np.ndarray, frame: np.ndarray, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """T (1 + m, C, C) with S T of Y_0 + TURN E for no E and for the m symmetric ones of single values `where`. Y0 (K, K)
 
-    Of more than MOST_FULL singular values, for no E, for E = I, and for DRAWS random ones on the diagonal and as many off it.
+    Of more than MOST_FULL singular values, for no E, E = I, and ERROR_DRAWS random ones on the diagonal and as many off it.
     """
     C, K = frame.shape
     starts = Y0 + TURN * _errors(K, where)
@@ -74,8 +75,8 @@ def _errors(K: int, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
     """The errors E of Y_0, in units of TURN. (B, K, K)"""
     if K > MOST_FULL:
         rng = np.random.default_rng(0)
-        on = rng.standard_normal((DRAWS, K))[..., None] * np.eye(K)
-        off = np.triu(rng.standard_normal((DRAWS, K, K)), 1)
+        on = rng.standard_normal((ERROR_DRAWS, K))[..., None] * np.eye(K)
+        off = np.triu(rng.standard_normal((ERROR_DRAWS, K, K)), 1)
         return np.concatenate([np.zeros((1, K, K)), np.eye(K)[None], on, off + off.mT])
     E = np.zeros((1 + len(where[0]), K, K))
     number = np.arange(1, len(E))
@@ -102,13 +103,14 @@ def response(
         return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
     chosen = np.unique(np.round(np.linspace(0, len(times) - 1, PLACES if K <= MOST_FULL else FEWER_PLACES)).astype(int))
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
-    state = motion.state
+    state, quick = motion.state, motion.quick or motion.step
     for before, after in pairwise(chosen):
-        few = np.unique([before, (before + after + 1) // 2, after])
-        for rows in (few, np.arange(before, after + 1)):  # every time of the path, where few are too far apart
-            moved = _walk(motion, state, times[rows], frame)
+        few, all_of_them = np.unique([before, (before + after + 1) // 2, after]), np.arange(before, after + 1)
+        ways = ((quick, few), (quick, all_of_them), (motion.step, few), (motion.step, all_of_them))
+        for step, rows in ways if before else ways[2:]:  # a classifier that is not at rest at the start comes there in no time
+            moved = _walk(motion, step, state, times[rows], frame)
             if moved is not None and abs(moved[1][0] - path[after]).max() < APART:
-                break
+                break  # the first that follows the path
         if moved is None and before == 0:
             raise ValueError("a start in error by 0.01 % follows no path of the model: its response is undefined")
         if moved is None:
@@ -119,16 +121,18 @@ def response(
             continue
         own = _own(Y[:2], first)
         D.append(np.diag(own[where]))
-        beside = (((Y[2:] - Y[0]) / TURN - own * _errors(K, where)[2:])[:, *where] ** 2).reshape(2, DRAWS, m).mean(1)
+        beside = (((Y[2:] - Y[0]) / TURN - own * _errors(K, where)[2:])[:, *where] ** 2).reshape(2, ERROR_DRAWS, m).mean(1)
         cross.append(np.sqrt((beside + beside.mean(1, keepdims=True)) / 2))
     return Response(places[chosen[: len(D)]], np.array(D), np.array(cross) if K > MOST_FULL else None)
 
 
-def _walk(motion: Motion, state: FlowState, times: np.ndarray, frame: np.ndarray) -> tuple[FlowState, np.ndarray] | None:
+def _walk(
+    motion: Motion, step: Callable[[FlowState, float], FlowState], state: FlowState, times: np.ndarray, frame: np.ndarray
+) -> tuple[FlowState, np.ndarray] | None:
     """The state after steps between times (S,) and its Y (B, K, K); None where a step is too long for the flow."""
     try:
         for h in np.diff(times):
-            state = motion.step(state, h)
+            state = step(state, h)
         gram = motion.gram(state)
     except np.linalg.LinAlgError:
         return None

@@ -7,6 +7,7 @@ at most (1 - level) / (models x choices x tests) in each of the tests under the 
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -14,8 +15,8 @@ from ufm.compare.models import MODELS, available
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 from ufm.compare.predicted import PredictedRun, predict
 
-FEWEST = 4  # epochs
-CHUNK = 20  # runs simulated at once
+FEWEST_SELECTED = 4  # epochs
+RUNS_AT_ONCE = 20  # runs simulated at once
 BEYOND = 8.0  # standard deviations past the furthest simulated run, where no more are simulated
 EXPLAINED = 0.9  # of the growth of log omega, by the model that is named: what leaves more is no noise that a name could rest on
 TOLD = 100.0  # likelihood ratio at which a special case is told from the model that contains it
@@ -30,8 +31,8 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
     rule = rule or Rule()
     if not runs:
         return Selection(NOT_COMPARED, "", (), "no run was given", {})
-    if min(len(run.t) for run in runs) < FEWEST:
-        return Selection(NOT_COMPARED, "", (), f"a run has fewer than {FEWEST} usable epochs", {})
+    if min(len(run.t) for run in runs) < FEWEST_SELECTED:
+        return Selection(NOT_COMPARED, "", (), f"a run has fewer than {FEWEST_SELECTED} usable epochs", {})
     missing = {name: next((m for m in (available(run.entry)[name] for run in runs) if m), "") for name in MODELS}
     names = [name for name in MODELS if not missing[name]]
     return judge_predicted(predict(runs, names, rule.tolerance), missing, rule)
@@ -51,7 +52,7 @@ def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], 
         if why:
             support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
     told = {name: _told_from_limit(states, name) for name in names if MODELS[name].values}
-    return _verdict(support, told, _growth(states))
+    return replace(_verdict(support, told, _growth(states)), threshold=1 / (1 + count))
 
 
 def _growth(states: Sequence[PredictedRun]) -> float:
@@ -97,7 +98,7 @@ def _support(
     noise = likeliest, int(observed[likeliest][2][0])
     simulated = np.empty((len(statistics), 0))
     while simulated.shape[1] < count and not _settled(statistics, simulated):
-        samples = [state.simulated(name, which, noise, min(CHUNK, count - simulated.shape[1]), rng) for state in states]
+        samples = [state.simulated(name, which, noise, min(RUNS_AT_ONCE, count - simulated.shape[1]), rng) for state in states]
         mine, mine_free, _ = _total(states, name, samples)
         rivals = [_total(states, other, samples)[0] for other in others]
         simulated = np.hstack([simulated, _statistics(mine, mine_free, rivals)])

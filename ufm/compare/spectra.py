@@ -4,7 +4,7 @@ import numpy as np
 
 from ufm.features import spectral_loss
 
-NAMES = ("spread", "loss", "loss_nc1", "loss_nc23", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3")
+SPECTRUM_MEASURES = ("spread", "loss", "loss_nc1", "loss_nc23", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3")
 
 
 def spectra(omega: np.ndarray, V: np.ndarray, C: int) -> dict[str, np.ndarray]:

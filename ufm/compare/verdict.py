@@ -9,10 +9,9 @@ from ufm.compare.comparison import Comparison
 from ufm.compare.drift import share_interval
 from ufm.compare.exponent import EXPONENTS, Exponent, fit_exponent, resample
 from ufm.compare.fit import Fit, fit_law, motion, travelled
+from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED
 from ufm.laws.closed import LAWS, Law
 
-NONE = "none"
-A_LAW, NO_LAW, UNDECIDED, NOT_COMPARED = "law", "no law", "undecided", "not compared"
 TOO_FEW = "in too few epochs to tell a trend from noise"
 MOST_EPOCHS = 200  # that an exponent is fitted to; a simulation with more is thinned
 PAIRS = 3  # fewer pairs have no bootstrap interval
@@ -64,10 +63,9 @@ class Evidence:
 
 @dataclass(frozen=True)
 class Verdict:
-    """`name` is a law's or "none"; `reason` says why in a sentence; `exponent` is None where nothing could be compared.
+    """`name` is a law's, "" unless named; `reason` says why in a sentence; `exponent` is None where nothing could be compared.
 
-    outcome tells one "none" from another: "no law" (every law is refuted), "undecided" (the data cannot tell) or "not compared";
-    it is "law" where there is one.
+    outcome: "named", "undecided" (the data cannot tell), "refuted" (every law) or "not compared".
     """
 
     name: str
@@ -82,25 +80,25 @@ def decide(comparisons: Sequence[Comparison], rule: LawRule | None = None) -> Ve
     rule = rule or LawRule()
     usable = [comparison for comparison in comparisons if comparison.window.compared is not None]
     if not usable:
-        return Verdict(NONE, NOT_COMPARED, comparisons[0].window.reason if comparisons else "no run was given", None, {})
+        return Verdict("", NOT_COMPARED, comparisons[0].window.reason if comparisons else "no run was given", None, {})
     logs = [_thinned(comparison.log_u) for comparison in usable]
     pairs = sum(x.shape[1] * (x.shape[1] - 1) // 2 for x in logs)
     if pairs < PAIRS or min(x.shape[1] for x in logs) < 2:
         reason = (
             f"{pairs} pair{'' if pairs == 1 else 's'} of singular values: an interval needs {PAIRS}, as C = 4 or more runs have"
         )
-        return Verdict(NONE, UNDECIDED, reason, None, {})
+        return Verdict("", UNDECIDED, reason, None, {})
     taken = resample([x.shape[1] for x in logs], rule.resamples, np.random.default_rng(rule.seed))
     exponent = fit_exponent(logs, taken, rule.level)
     moved = min(motion([x], exponent.value) for x in logs)  # a run at rest says nothing, and another must not speak for it
     evidence = {name: _evidence(law, usable, logs, taken, exponent, moved, rule) for name, law in LAWS.items()}
     if moved < rule.motion:
-        return Verdict(NONE, UNDECIDED, next(iter(evidence.values())).refused, exponent, evidence)
+        return Verdict("", UNDECIDED, next(iter(evidence.values())).refused, exponent, evidence)
     kept = [name for name, own in evidence.items() if not own.refused]
     if len(kept) == 1:
         reason = f"its exponent and no other law's is within the interval, {_left(evidence[kept[0]].fit)}"
-        return Verdict(kept[0], A_LAW, reason, exponent, evidence)
-    return Verdict(NONE, *_why_none(exponent, evidence, rule), exponent, evidence)
+        return Verdict(kept[0], NAMED, reason, exponent, evidence)
+    return Verdict("", *_why_not(exponent, evidence, rule), exponent, evidence)
 
 
 def _evidence(
@@ -153,16 +151,16 @@ def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, travelled: fl
     return ""
 
 
-def _why_none(exponent: Exponent, evidence: Mapping[str, Evidence], rule: LawRule) -> tuple[str, str]:
+def _why_not(exponent: Exponent, evidence: Mapping[str, Evidence], rule: LawRule) -> tuple[str, str]:
     """Outcome and reason."""
     interval = f"p = {exponent.value:.2f}, {rule.level:.0%} interval {exponent.low:.2f} to {exponent.high:.2f}"
     inside = [name for name, own in evidence.items() if "outside" not in own.refused]
     if not inside:
-        return NO_LAW, f"the exponent is none of the laws': {interval}"
+        return REFUTED, f"the exponent is none of the laws': {interval}"
     if len(inside) > 1:
         return UNDECIDED, f"the laws cannot be told apart here: {interval}"
     refused = evidence[inside[0]].refused
-    outcome = UNDECIDED if TOO_FEW in refused else NO_LAW
+    outcome = UNDECIDED if TOO_FEW in refused else REFUTED
     return outcome, f"{inside[0]} has the right exponent ({interval}), but {refused}"
 
 

@@ -41,6 +41,8 @@ class Reduction:
 def reduce_to_range(H: Columns[Array], layout: ClassLayout) -> tuple[np.ndarray, Reduction]:
     """H in an orthonormal basis of the range of Sigma_W: (P, n) -> (r, n), and what was dropped.
 
+    Where the empty directions are rows of H (dead units), the others are taken as they are, to the last bit; any other basis
+    rounds the features anew, `Snr.relative_error`.
     Directions whose within-class standard deviation is at most sqrt(P) eps sqrt(Ave ||h||^2), eps of the dtype of H, are dropped.
     Signal between classes along them has infinite SNR; its share is reported. Raises ValueError where no direction is left.
     """
@@ -48,14 +50,19 @@ def reduce_to_range(H: Columns[Array], layout: ClassLayout) -> tuple[np.ndarray,
     wide = np.asarray(H, dtype=np.float64)
     D, M = deviations_and_means(wide, layout)
     E, deviations = principal_deviations(D)
-    kept = deviations > degenerate_deviation(float((wide * wide).sum()) / layout.n, len(H), epsilon(H))
+    degenerate = degenerate_deviation(float((wide * wide).sum()) / layout.n, len(H), epsilon(H))
+    kept = deviations > degenerate
     if not kept.any():
         raise ValueError("Sigma_W = 0: every example equals its class mean, no direction has any variability left")
     if len(kept) == len(H) and kept.all():  # a change of basis would only cost digits
         return wide, Reduction(np.eye(len(H)), 0, 0.0)
-    basis = E[:, kept]
+    alive = np.einsum("pn,pn->p", D, D) / layout.n > degenerate**2
+    axes = int(alive.sum()) == int(kept.sum())
+    basis = np.eye(len(H))[:, alive] if axes else E[:, kept]
     total = float((M * M).sum())
     lost = max(total - float(((basis.T @ M) ** 2).sum()), 0.0)
+    if axes:
+        return wide[alive], Reduction(basis, int((~alive).sum()), lost / total if total else 0.0)
     # deviations and means are mapped apart: mapped together, the rounding of far means would land in the deviations
     inside = layout.add_to_means(basis.T @ D, basis.T @ layout.means(wide))
     return inside, Reduction(basis, len(H) - basis.shape[1], lost / total if total else 0.0)
@@ -81,7 +88,8 @@ class RangeSnr:
 
     `dropped` counts the directions without variability; `lost_signal` is the share of ||Mbar||_F^2 along them (its SNR is
     infinite): 0 for dead features, near 1 where the class means live outside what varies. `rounding` estimates the relative error
-    of omega, eps cond(Sigma_W) over the directions kept: a Sigma_W in float64 knows its small eigenvalues no better.
+    of omega, eps cond(Sigma_W) over the directions kept, as a Sigma_W in float64 knows its small eigenvalues no better, plus what
+    the features themselves do not hold (`ufm.features.snr.Snr.relative_error`).
     """
 
     omega: np.ndarray
@@ -113,7 +121,7 @@ def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
     Raises ValueError for Sigma_W = 0.
     """
     xp = namespace(stats.sigma_w)
-    values, E, dropped, _ = range_of_covariance(stats.sigma_w, stats.means, stats.priors, precision)
+    values, E, dropped, empty = range_of_covariance(stats.sigma_w, stats.means, stats.priors, precision)
     if dropped == stats.P:
         raise ValueError("Sigma_W = 0: every example equals its class mean, the SNR is infinite")
     basis, M = E[:, dropped:], stats.centred_means
@@ -125,7 +133,8 @@ def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
     sign = np.sign(V[abs(V).argmax(0), np.arange(K)])
     total = float((M * M).sum())
     lost = max(total - float((inside * inside).sum()), 0.0) / total if total else 0.0
-    rounding = epsilon(values) * float(values[-1] / values[dropped])
+    smallest = float(values[dropped])
+    rounding = epsilon(values) * float(values[-1]) / smallest + empty / (stats.P * smallest) ** 0.5  # precision rms / deviation
     return RangeSnr(np.pad(omega, missing[1]), np.pad(V * sign, missing), np.pad(U * sign, missing), dropped, lost, rounding)
 
 

@@ -120,7 +120,7 @@ def factored_snr(statistics: FactoredStatistics) -> Snr[np.ndarray]:
     """omega, V and U of the features behind the statistics (Definition 2). Raises ValueError for a rank-deficient Sigma_W."""
     statistics.layout.check_rank(statistics.P)
     whitening = whiten(statistics.deviations, statistics.degenerate, symmetric_root)
-    return snr_of_whitened(whitening, statistics.centred_means, statistics.precision)
+    return snr_of_whitened(whitening, statistics.centred_means, statistics.precision, statistics.mean_square)
 
 
 def _class_means(blocks: Blocks, layout: ClassLayout, P: int, group: Processes) -> tuple[np.ndarray, np.ndarray, float]:

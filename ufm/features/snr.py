@@ -26,6 +26,8 @@ class Snr(Generic[ArrayT_co]):
 
     SNR = U diag(omega) V^T (Definition 2). U is None where only the spectrum was asked for.
     The sign of a pair (u_j, v_j) is fixed by a positive largest entry of v_j.
+    `relative_error` estimates what the rounding of the features themselves leaves unknown of omega: eps sqrt(Ave ||h||^2) over
+    the smallest within-class standard deviation. Of the features as they are stored, omega is right to far more digits.
     """
 
     omega: SingularValues[ArrayT_co]
@@ -33,6 +35,7 @@ class Snr(Generic[ArrayT_co]):
     U: LeftVectors[ArrayT_co] | None
     whitening: Whitening[ArrayT_co]
     precision: float  # machine epsilon of the dtype that the features came in
+    relative_error: float
 
     @property
     def left_vectors(self) -> LeftVectors[ArrayT_co]:
@@ -49,7 +52,13 @@ class Snr(Generic[ArrayT_co]):
     def to_numpy(self) -> "Snr[np.ndarray]":
         """The same with omega, V and U as numpy arrays (they come off a device); the whitening stays where it is."""
         U = None if self.U is None else as_numpy(self.U)
-        return Snr(as_numpy(self.omega), as_numpy(self.V), U, cast("Whitening[Any]", self.whitening), self.precision)
+        whitening = cast("Whitening[Any]", self.whitening)
+        return Snr(as_numpy(self.omega), as_numpy(self.V), U, whitening, self.precision, self.relative_error)
+
+
+def worth_saying(precision: float) -> float:
+    """The relative error of omega beyond which a table shows digits that are not there: 1e-6, or half the digits of the dtype."""
+    return max(1e-6, precision**0.5)
 
 
 def snr_spectrum(H: Columns[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
@@ -104,19 +113,22 @@ def _decompose(H: Columns[ArrayT], layout: ClassLayout, root: Callable[[ArrayT, 
     P = H.shape[-2]
     layout.check_rank(P)
     H = _float64(H)
-    whitening, M = _whiten(H, layout, precision, root)
-    measured = snr_of_whitened(whitening, M, precision)
+    whitening, M, mean_square = _whiten(H, layout, precision, root)
+    measured = snr_of_whitened(whitening, M, precision, mean_square)
     return measured if root is symmetric_root else replace(measured, U=None)
 
 
-def snr_of_whitened(whitening: Whitening[ArrayT], M: ClassMeans[ArrayT], precision: float) -> Snr[ArrayT]:
-    """The SVD of the whitened M = (mu_c - mu_G) (P, C), signs fixed; U is the paper's for a symmetric whitening only."""
+def snr_of_whitened(whitening: Whitening[ArrayT], M: ClassMeans[ArrayT], precision: float, mean_square: float) -> Snr[ArrayT]:
+    """The SVD of the whitened M = (mu_c - mu_G) (P, C), signs fixed; U is the paper's for a symmetric whitening only.
+
+    `mean_square` is Ave ||h||^2, not centred.
+    """
     P, C = M.shape
     K = min(C - 1, P)
     U, omega, Vt = namespace(M).linalg.svd(whitening.apply(M), full_matrices=False)
     U, omega, V = U[:, :K], omega[:K], Vt.mT[:, :K]
     sign = _signs(V)
-    return Snr(omega, V * sign, U * sign, whitening, precision)
+    return Snr(omega, V * sign, U * sign, whitening, precision, precision * mean_square**0.5 * whitening.norm)
 
 
 def deviations_and_means(H: Columns[ArrayT], layout: ClassLayout) -> tuple[Columns[ArrayT], ClassMeans[ArrayT]]:
@@ -134,8 +146,8 @@ def deviations_and_means(H: Columns[ArrayT], layout: ClassLayout) -> tuple[Colum
 
 def _whiten(
     H: Columns[ArrayT], layout: ClassLayout, precision: float, root: Callable[[ArrayT, ArrayT], ArrayT]
-) -> tuple[Whitening[ArrayT], ClassMeans[ArrayT]]:
-    """The whitening and M - mu_G 1^T: from Ave h h^T minus the class means where that costs nothing, else from the deviations."""
+) -> tuple[Whitening[ArrayT], ClassMeans[ArrayT], float]:
+    """The whitening, M - mu_G 1^T and Ave ||h||^2: through Ave h h^T where that costs no digits, else through the deviations."""
     means = layout.means(H)
     priors = _priors(means, layout)
     S = H @ H.mT
@@ -146,9 +158,9 @@ def _whiten(
     S -= (means * priors) @ means.mT
     once = whiten_once(S, magnitude, degenerate, root)
     if once is not None:
-        return once, means - (means @ priors)[:, None]
+        return once, means - (means @ priors)[:, None], mean_square
     D, M = deviations_and_means(H, layout)
-    return whiten(D, degenerate, root), M
+    return whiten(D, degenerate, root), M, mean_square
 
 
 def _priors(like: ArrayT, layout: ClassLayout) -> ArrayT:

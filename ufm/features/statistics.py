@@ -193,31 +193,31 @@ def _room(features: Rows[ArrayT], labels: Labels[ArrayT]) -> tuple[ArrayT, Array
 
 
 def _moments_of(H: Array, labels: Array, C: int) -> _Moments:
-    """The moments of float64 rows H (n, P), which become their deviations; memory is that of the classes that are there."""
-    if len(H) >= C:
-        return _block_moments(H, labels, C)
-    xp = namespace(H)
-    present, inverse = xp.unique(labels, return_inverse=True)
-    few = _block_moments(H, inverse, len(present))
-
-    def among_all(values: Any) -> Any:
-        everywhere = xp.zeros((C, *values.shape[1:]), dtype=values.dtype, device=H.device)
-        everywhere[present] = values
-        return everywhere
-
-    return _Moments(*(getattr(few, f.name) if f.name == "scatter" else among_all(getattr(few, f.name)) for f in fields(_Moments)))
-
-
-def _block_moments(H: Array, labels: Array, C: int) -> _Moments:
     """The moments of float64 rows H (n, P), which become their deviations from the class means on the way."""
     xp = namespace(H)
-    one_hot = array_like(labels[:, None] == xp.arange(C, device=H.device), H)
-    counts = one_hot.sum(0)
-    examples = H[xp.argmax(one_hot, 0)]  # one of every class, from which the others are far less far than from the origin
-    H -= examples[labels]
-    rest = (one_hot.mT @ H) / xp.clip(counts, min=1.0)[:, None]
+    order = xp.argsort(labels, stable=True)
+    sizes = xp.bincount(labels, minlength=C)
+    present = xp.nonzero(sizes > 0)[0] if xp is np else xp.nonzero(sizes > 0)[:, 0]
+    first = order[(xp.cumsum(sizes, 0) - sizes)[present]]
+    counts, near, rest = array_like(sizes, H), _zeros(H, C, H.shape[1]), _zeros(H, C, H.shape[1])
+    near[present] = H[first]  # one of every class, from which the others are far less far than from the origin
+    H -= near[labels]
+    rest[present] = _class_sums(H, labels, order, present, sizes) / counts[present][:, None]
     H -= rest[labels]
-    return _Moments(counts, examples, rest, gram(H.mT), one_hot.mT @ xp.einsum("np,np->n", H, H))
+    squares = _zeros(H, C)
+    squares[present] = _class_sums(xp.einsum("np,np->n", H, H), labels, order, present, sizes)
+    return _Moments(counts, near, rest, gram(H.mT), squares)
+
+
+def _zeros(like: ArrayT, *shape: int) -> ArrayT:
+    return namespace(like).zeros(shape, dtype=like.dtype, device=like.device)
+
+
+def _class_sums(values: Any, labels: Any, order: Any, present: Any, sizes: Any) -> Any:
+    """Sums of values (n, ...) over the classes that are present, `order` sorting the labels. (K, ...)"""
+    if namespace(values) is np:
+        return np.add.reduceat(values[order], (np.cumsum(sizes) - sizes)[present], 0)
+    return _zeros(values, len(sizes), *values.shape[1:]).index_add(0, labels, values)[present]
 
 
 def statistics_of(features: Rows[ArrayT], labels: Labels[ArrayT], C: int) -> ClassStatistics[ArrayT]:

@@ -8,7 +8,7 @@ import numpy as np
 from manifolds.linalg import namespace
 from ufm.arrays import ArrayT, Scalars
 
-AT_A_TIME = 2**20  # cosines held at once: 8 MB
+MOST_COSINES = 2**20  # cosines held at once: 8 MB
 
 
 def norms(vectors: ArrayT) -> ArrayT:
@@ -28,7 +28,7 @@ def pair_cosines(vectors: ArrayT) -> ArrayT:
     return (unit.mT @ unit)[..., first, second]
 
 
-def maximal_angle(vectors: ArrayT, at_a_time: int = AT_A_TIME) -> Scalars[ArrayT]:
+def maximal_angle(vectors: ArrayT, at_a_time: int = MOST_COSINES) -> Scalars[ArrayT]:
     """Avg_{c != c'} |cos(v_c, v_c') + 1/(C-1)| of columns, P C^2 operations, all of them products. (..., P, C) -> (...)
 
     Two tiles of columns at a time, so that `at_a_time` cosines are in memory whatever C.

@@ -9,8 +9,10 @@ from typing import Literal
 import numpy as np
 
 from ufm.arrays import as_numpy
+from ufm.files.archive import check_memory, read_header
 from ufm.files.store import array_names, load_arrays, reason_of
 
+FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
 KEYS = {
     "features": "(n, P), any float dtype",
     "labels": "(n,), integers 0..C-1",
@@ -37,7 +39,7 @@ def load_feature_file(path: Path) -> dict[str, np.ndarray]:
     elif path.suffix == ".npy":
         arrays = _beside(path)
     else:
-        arrays = load_arrays(path, KEYS)
+        arrays = load_arrays(path, KEYS, beside="features")
     if not {"features", "labels"} <= arrays.keys():
         names = ", ".join(sorted(arrays) if path.suffix in (".safetensors", ".npy") else array_names(path)) or "none"
         raise ValueError(f"{path} needs the arrays 'features' (n, P) and 'labels' (n,); it has: {names}")
@@ -83,6 +85,9 @@ def _beside(path: Path) -> dict[str, np.ndarray]:
 def _single(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
     """The array of a .npy. Raises ValueError for a file that is none, whatever is wrong with it."""
     try:
+        if mmap_mode is None:
+            with open(path, "rb") as file:
+                check_memory({path.stem: read_header(file).size})
         array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
     except MemoryError as error:
         raise ValueError(f"cannot read {path}: it does not fit into memory ({error})") from error

@@ -14,9 +14,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from ufm.files.archive import checked_header
 from ufm.files.store import reason_of
 
-BLOCK = 1 << 21  # numbers in a block of features: 16 MB of float64
+BLOCK_NUMBERS = 1 << 21  # numbers in a block of features: 16 MB of float64
 
 
 @dataclass(frozen=True)
@@ -58,11 +59,11 @@ class Shards:
         """The labels of rows `part`, file by file. (b,)"""
         for path, rows in self._parts(part):
             with _opened(path, "labels") as member:
-                yield from member.blocks(rows, BLOCK)
+                yield from member.blocks(rows, BLOCK_NUMBERS)
 
     def blocks(self, part: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Features (b, P) and labels (b,) of rows `part`, in blocks of at most `BLOCK` numbers."""
-        step = max(1, BLOCK // self.P)
+        """Features (b, P) and labels (b,) of rows `part`, in blocks of at most `BLOCK_NUMBERS` numbers."""
+        step = max(1, BLOCK_NUMBERS // self.P)
         for path, rows in self._parts(part):
             with _opened(path, "features") as features, _opened(path, "labels") as labels:
                 yield from zip(features.blocks(rows, step), labels.blocks(rows, step), strict=True)
@@ -80,16 +81,15 @@ class Shards:
 class _Member:
     """One array of a shard: its shape and dtype, and its rows in blocks."""
 
-    def __init__(self, path: Path, name: str, source: "np.ndarray | IO[bytes]") -> None:
+    def __init__(self, path: Path, name: str, source: "np.ndarray | IO[bytes]", size: int = 0) -> None:
         self.path, self.name, self._source, self._stack = path, name, source, ExitStack()
         if isinstance(source, np.ndarray):
             self.shape, self.dtype, fortran = source.shape, source.dtype, False
         else:
-            version = np.lib.format.read_magic(source)
-            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-            self.shape, fortran, self.dtype = read(source)
-        if self.dtype.hasobject or (fortran and len(self.shape) > 1):
-            raise ValueError(f"its {name} are {'objects' if self.dtype.hasobject else 'stored by columns: save them by rows'}")
+            header = checked_header(source, name, size)
+            self.shape, self.dtype, fortran = header.shape, header.dtype, header.fortran
+        if fortran and len(self.shape) > 1:
+            raise ValueError(f"its {name} are stored by columns: save them by rows")
 
     def __enter__(self) -> "_Member":
         return self
@@ -149,8 +149,9 @@ def _opened(path: Path, name: str) -> _Member:
             return _Member(path, name, np.load(_beside(path, name), mmap_mode="r", allow_pickle=False))
         with ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(path))
-            member = stack.enter_context(archive.open(f"{name}.npy"))
-            return _Member(path, name, member).closing(stack.pop_all())
+            info = archive.getinfo(f"{name}.npy")
+            member = stack.enter_context(archive.open(info))
+            return _Member(path, name, member, info.file_size).closing(stack.pop_all())
 
     return _checked(path, open_it)
 

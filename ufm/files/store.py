@@ -12,6 +12,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from ufm.files.archive import read_members
 from ufm.version import __version__
 
 
@@ -93,24 +94,21 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     write_atomically(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
 
 
-def load_arrays(path: Path | str, names: Collection[str] | None = None) -> dict[str, np.ndarray]:
+def load_arrays(path: Path | str, names: Collection[str] | None = None, beside: str | None = None) -> dict[str, np.ndarray]:
     """The arrays of an .npz, all or those of `names` that it has; nothing unpickled, no other member read.
 
-    Raises ValueError for a missing, unreadable, damaged or truncated file, whatever is wrong with it.
+    Raises ValueError for a missing, unreadable, damaged or truncated file, whatever is wrong with it, for arrays that do not fit
+    into memory, and for one far larger than the one called `beside`.
     """
     try:
         with open(path, "rb") as file:
-            if file.read(2) not in (b"PK", b"\x93N"):
+            magic = file.read(2)
+            if magic == b"\x93N":
+                raise ValueError("it holds a single array, an .npz with named arrays is needed")
+            if magic != b"PK":
                 raise ValueError("it is no .npz archive")
             file.seek(0)
-            loaded = np.load(file, allow_pickle=False)
-            if isinstance(loaded, np.ndarray):
-                raise ValueError("it holds a single array, an .npz with named arrays is needed")
-            arrays = {name: loaded[name] for name in loaded.files if names is None or name in names}
-            strange = [name for name, value in arrays.items() if not isinstance(value, np.ndarray)]
-            if strange:
-                raise ValueError(f"its member {strange[0]} is no array")
-            return arrays
+            return read_members(file, names, beside)
     except MemoryError as error:
         raise ValueError(f"cannot read {path}: it does not fit into memory ({error})") from error
     except Exception as error:  # a damaged archive or header raises anything, from SyntaxError to NotImplementedError
@@ -131,6 +129,15 @@ def array_names(path: Path | str) -> list[str]:
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
     except Exception as error:  # as above
         raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The JSON object of a file. Raises ValueError for a file that cannot be read, and for anything else in it."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
+    return parse_json(text, path)
 
 
 def parse_json(text: str, source: Path | str) -> dict[str, Any]:
@@ -170,7 +177,7 @@ def _commit() -> str | None:
 
 def load_features(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     """`features` (n, P) and `labels` (n,) of an .npz. Raises ValueError with the names found where these are missing."""
-    arrays = load_arrays(path, ("features", "labels"))
+    arrays = load_arrays(path, ("features", "labels"), beside="features")
     if not {"features", "labels"} <= arrays.keys():
         names = ", ".join(array_names(path)) or "none"
         raise ValueError(f"{path} needs the arrays 'features' (n, P) and 'labels' (n,); it has: {names}")
@@ -182,17 +189,16 @@ def save_checkpoint(path: Path, config: Mapping[str, Any], arrays: Mapping[str, 
     save_arrays(path, {**arrays, "config": np.array(json.dumps(config, sort_keys=True))})
 
 
-def load_checkpoint(path: Path, config: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-    """The state saved for exactly this configuration, or None where there is no checkpoint.
+def load_checkpoint(path: Path, config: Mapping[str, Any], names: Collection[str]) -> dict[str, np.ndarray] | None:
+    """The arrays of `names` saved for exactly this configuration, or None where there is no checkpoint.
 
     Raises ValueError for a checkpoint of another configuration, naming what differs.
     """
     if not path.exists():
         return None
-    arrays = load_arrays(path)
-    if "config" not in arrays:
+    if "config" not in array_names(path):
         raise ValueError(f"{path} is no checkpoint, it has no configuration: move it away or choose another file")
-    saved = parse_json(str(arrays.pop("config")), path)
+    saved = parse_json(str(load_arrays(path, ("config",))["config"]), path)
     current = json.loads(json.dumps(config))
     differing = sorted(key for key in saved.keys() | current.keys() if saved.get(key) != current.get(key))
     if differing:
@@ -201,4 +207,4 @@ def load_checkpoint(path: Path, config: Mapping[str, Any]) -> dict[str, np.ndarr
             f"{path} belongs to another run ({key} = {saved.get(key)!r}, now {current.get(key)!r}): "
             "repeat its options to resume it, or delete it"
         )
-    return arrays
+    return load_arrays(path, names)

@@ -32,6 +32,9 @@ class FlowParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on standard error, exit code 2."""
+        lost, _, rest = message.partition("unrecognized arguments: ")
+        if not lost and not rest.startswith("-"):  # the shell took apart what belongs together
+            message += "; put quotes around a pattern of files, and write --sizes 50,20,5 without spaces"
         self.exit(2, f"ufm.flow: error: {message}\n")
 
 

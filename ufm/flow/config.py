@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ufm.laws.closed import EMBEDDED, LAWS, UNNORMALIZED
 from ufm.laws.discrete import MOST_STEPS
 
-SMALLEST = 1e-290  # of a time or a step size, for its parts to stay normal numbers
+SMALLEST_TIME = 1e-290  # of a time or a step size, for its parts to stay normal numbers
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class FlowConfig:
 
     def __post_init__(self) -> None:
         self._check_choices()
-        self._check_flow()
         self._check_numbers()
         self._check_law()
+        self._check_flow()
 
     def _check_choices(self) -> None:
         if self.flow not in LAWS:
@@ -70,8 +70,8 @@ class FlowConfig:
                 raise ValueError(f"{name} = {value!r}: it must be a whole number")
         if not (math.isfinite(self.growth) and self.growth > 1):
             raise ValueError(f"growth = {self.growth}: it must be greater than 1")
-        if self.t_end is not None and not (SMALLEST <= self.t_end < math.inf):
-            raise ValueError(f"t-end = {self.t_end}: it must be positive and finite, at least {SMALLEST:g}")
+        if self.t_end is not None and not (SMALLEST_TIME <= self.t_end < math.inf):
+            raise ValueError(f"t-end = {self.t_end}: it must be positive and finite, at least {SMALLEST_TIME:g}")
         if self.points is not None and self.points < 2:
             raise ValueError(f"points = {self.points}: at least the start and the end are needed")
         if self.seed < 0:
@@ -84,7 +84,7 @@ class FlowConfig:
             raise ValueError(f"kernel-ratio = {self.kernel_ratio}: it must be positive and finite")
         if not 0 <= self.feature_decay < math.inf:
             raise ValueError(f"feature-decay = {self.feature_decay}: it must be finite and cannot be negative")
-        if self.eta is not None and not (SMALLEST <= self.eta < math.inf):
-            raise ValueError(f"eta = {self.eta}: the step size must be positive and finite, at least {SMALLEST:g}")
+        if self.eta is not None and not (SMALLEST_TIME <= self.eta < math.inf):
+            raise ValueError(f"eta = {self.eta}: the step size must be positive and finite, at least {SMALLEST_TIME:g}")
         if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:
             raise ValueError(f"steps = {self.steps}: between 1 and {MOST_STEPS:.0e} steps can be taken")

@@ -9,13 +9,12 @@ import numpy as np
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start
 from ufm.laws.discrete import DiscreteRun
-from ufm.laws.trajectory import Trajectory
+from ufm.laws.trajectory import LOSSES, Trajectory
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 STORED = {"t", "omega", "U", "V", "eta", "t_discrete", "omega_discrete", "config"}  # what a stored run is read from
-LOSSES = ("loss", "loss_nc1", "loss_nc23")
 ALSO_STORED = {*LOSSES, "counts", "V_t", "U_t"}
 StageProgress = Callable[[str, float], None]
 

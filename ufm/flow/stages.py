@@ -22,7 +22,7 @@ from ufm.tensor.renormalized_flow import FLOWS, central_path_field, manifold_gra
 
 CHECKPOINT_SECONDS = 10.0
 OFF_MANIFOLD = 1e-2  # residual of a stored state: float32 runs stay a hundred times below
-TOLERANCE = 1e-9  # local error of the integrator, relative; never below 50 eps of the dtype
+STEP_TOLERANCE = 1e-9  # local error of the integrator, relative; never below 50 eps of the dtype
 
 
 class Checkpoint:
@@ -30,7 +30,7 @@ class Checkpoint:
 
     def __init__(self, path: Path | None, config: dict[str, Any]) -> None:
         self.path, self.config = path, config
-        self.saved = {} if path is None else store.load_checkpoint(path, config) or {}
+        self.saved = {} if path is None else store.load_checkpoint(path, config, WANTED) or {}
         self.last = time.monotonic()
 
     def offer(self, arrays: dict[str, np.ndarray], force: bool = False) -> None:
@@ -181,7 +181,7 @@ class FlowStage(Stage):
         t, size = (self.t, float(saved["size"])) if saved else (0.0, None)
         if self.complete:
             return self
-        tolerance = max(TOLERANCE, 50 * epsilon(self.state))
+        tolerance = max(STEP_TOLERANCE, 50 * epsilon(self.state))
         config = self.config
         field = central_path_field(FLOWS[config.flow], self.layout, config.ridge, config.kernel_ratio, config.feature_decay)
         steps = dormand_prince(field, self.state, t, float(self.times[-1]), self.layout.means, tolerance, size)
@@ -227,3 +227,10 @@ class SchemeStage(Stage):
             self.state, self.count, self.V = consistent
             checkpoint.offer(self.saved(), force=True)
         return self
+
+
+WANTED = {  # of a checkpoint
+    f"{stage.name}_{name}"
+    for stage in (FlowStage, SchemeStage)
+    for name in ("state", "omega", "V", "V_t", "U_t", "count", *stage.scalars)
+}

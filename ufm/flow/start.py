@@ -8,7 +8,7 @@ import numpy as np
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array
 from ufm.features import labels as layout
-from ufm.features.snr import Snr, snr, snr_spectrum
+from ufm.features.snr import Snr, snr, snr_spectrum, worth_saying
 from ufm.flow.config import FlowConfig
 from ufm.laws.closed import Law
 from ufm.laws.memory import check_memory
@@ -49,11 +49,16 @@ class Start:
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """A warning where the reduction took between-class signal with it."""
-        if self.reduction is None or self.reduction.lost_signal <= MUCH_SIGNAL:
-            return ()
-        lost = f"the dropped directions held {self.reduction.lost_signal:.1%} of the between-class signal, with infinite SNR"
-        return (f"{lost}: the trajectory describes the rest of the network only",)
+        """Where the reduction took between-class signal with it, and where the features leave digits of omega unknown."""
+        lines: tuple[str, ...] = ()
+        if self.reduction is not None and self.reduction.lost_signal > MUCH_SIGNAL:
+            lost = f"the dropped directions held {self.reduction.lost_signal:.1%} of the between-class signal, with infinite SNR"
+            lines += (f"{lost}: the trajectory describes the rest of the network only",)
+        error = self.snr.relative_error
+        if error > worth_saying(self.snr.precision):
+            far = "the features are large beside their smallest within-class deviation, and their rounding"
+            lines += (f"{far} leaves omega known to a relative {error:.1e} only",)
+        return lines
 
 
 def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:

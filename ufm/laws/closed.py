@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from manifolds.linalg import ArrayT, namespace
-from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, six_digits, wide
+from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, wide
 
 
 class Law(ABC):
@@ -114,20 +114,17 @@ class _Renormalized(Law):
 
     def _solve(self, s: ArrayT) -> ArrayT:
         """The Wright omega function, by two steps of the fourth-order iteration of Fritsch, Shafer & Crowley (1973)."""
-        return self._step(s, six_digits(lambda s: self._step(s, self._start(s)), s))
-
-    def _start(self, s: ArrayT) -> ArrayT:
         xp = namespace(s)
         above = xp.clip(s, min=1.0)
         low = xp.exp(xp.minimum(s, (2 / 3) * (s - above)))  # 1 for s >= 1
-        return (above - xp.log(above) * (above / (1 + above))) * low
-
-    def _step(self, s: ArrayT, u: ArrayT) -> ArrayT:
-        reciprocal = 1 / (1 + u)
-        r = (s - u - namespace(u).log(u)) * reciprocal
-        p = r * reciprocal
-        q = 1 + (2 / 3) * r
-        return u * (1 + r * ((q - 0.5 * p) / (q - p)))
+        u = (above - xp.log(above) * (above / (1 + above))) * low
+        for _ in range(2):
+            reciprocal = 1 / (1 + u)
+            r = (s - u - xp.log(u)) * reciprocal
+            p = r * reciprocal
+            q = 1 + (2 / 3) * r
+            u = u * (1 + r * ((q - 0.5 * p) / (q - p)))
+        return u
 
 
 class _Embedded(Law):
@@ -155,21 +152,16 @@ class _Embedded(Law):
 
         With k = 1 / (1 + u) and r = k^2 (s - Phi(u)), the series r = x + (1/2 - k) x^2 + (k^2/3) x^3 is reversed by a quotient.
         """
-        u = six_digits(self._start, s)
-        k, r = self._residual(s, u)
-        return u * (1 + r / (1 + r * (0.5 - k)))
-
-    def _residual(self, s: ArrayT, u: ArrayT) -> tuple[ArrayT, ArrayT]:
-        k = 1 / (1 + u)
-        return k, (s - namespace(u).log(u) - u * (2 + 0.5 * u)) * k * k
-
-    def _start(self, s: ArrayT) -> ArrayT:
         xp = namespace(s)
         above = xp.clip(s, min=1.45)  # the constants of this start leave 1.2e-6 after the first step, for every s
         low = xp.exp(xp.minimum(s, (s - above) * (1 / 1.97)))  # 1 for s >= 1.45
         u = (xp.sqrt(4 + 2 * above - xp.log(0.285 * above)) - 2) * low
-        k, r = self._residual(s, u)
-        return u * (1 + r / (1 + r * (0.5 - k + r * (k * (1 - (2 / 3) * k) - 0.25))))
+        k = 1 / (1 + u)
+        r = (s - xp.log(u) - u * (2 + 0.5 * u)) * k * k
+        u = u * (1 + r / (1 + r * (0.5 - k + r * (k * (1 - (2 / 3) * k) - 0.25))))
+        k = 1 / (1 + u)
+        r = (s - xp.log(u) - u * (2 + 0.5 * u)) * k * k
+        return u * (1 + r / (1 + r * (0.5 - k)))
 
 
 class _Unnormalized(Law):

@@ -11,19 +11,7 @@ from manifolds.linalg import Array, ArrayT, namespace
 SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: a smaller square underflows, a larger fourth power overflows
 LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger overflows float64
 SMALLEST_PHI = -680.0  # backwards in time; exp of less underflows
-SINGLE_LOG = 80.0  # a float32 holds exp of +-87
-FEW = 100  # values, for which the checks take longer than the numbers
-BLOCK = 12000  # most values solved at a time: temporaries stay in the cache and off the page-fault path
-
-
-def six_digits(f: Callable[[ArrayT], ArrayT], s: ArrayT) -> ArrayT:
-    """f(s) to about six digits, in float32 where every s lies well inside its range: twice as fast. Any shape"""
-    xp = namespace(s)
-    array: Any = s
-    if math.prod(s.shape) < FEW or not (float(s.min()) > -SINGLE_LOG and float(s.max()) < math.exp(SINGLE_LOG)):
-        return f(s)
-    rough: Any = f(array.astype(np.float32) if xp is np else array.to(xp.float32))
-    return rough.astype(np.float64) if xp is np else rough.to(xp.float64)
+BLOCK = 5000  # most values solved at a time: temporaries stay in the cache and off the page-fault path
 
 
 def in_blocks(f: Callable[[ArrayT], ArrayT], s: ArrayT) -> ArrayT:

@@ -231,15 +231,14 @@ def _shifted_solve(A: ArrayT, s: float, X: ArrayT) -> ArrayT:
     return (scale[:, None] * (root.mT @ root) * scale) @ X
 
 
-def _times_inverse(A: Any, X: Any) -> Any:
+def _times_inverse(A: np.ndarray, X: Any) -> Any:
     """A^{-1} X of a positive definite A (m, m), which is overwritten, from one triangle. X (m, c)"""
-    from scipy import linalg
+    import scipy.linalg
 
-    blas: Any = linalg.blas
-    lapack: Any = linalg.lapack
-
+    blas: Any = scipy.linalg.blas
+    lapack: Any = scipy.linalg.lapack
     root, failed = lapack.dpotrf(A.T, lower=1, clean=0, overwrite_a=1)
-    inverse, singular = lapack.dpotri(root, lower=1, overwrite_c=1)
+    inverse, singular = (root, failed) if failed else lapack.dpotri(root, lower=1, overwrite_c=1)
     if failed or singular:
         raise np.linalg.LinAlgError("Matrix is not positive definite")
     return blas.dsymm(1.0, inverse, X.T, side=1, lower=1).T

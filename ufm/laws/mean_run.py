@@ -10,12 +10,12 @@ from ufm.interrupt import Interrupted
 from ufm.laws.mean_system import MeanSystem
 from ufm.laws.trajectory import Trajectory, follow
 
-MOST_STEPS = 3000  # of the solver; a few hundred are usual
+MOST_SOLVER_STEPS = 3000  # of the solver; a few hundred are usual
 TOLERANCE = 1e-12  # relative error of a step
-ROUNDING = 100 * 2.0**-52  # of the velocity, times the ratio of the largest to the smallest singular value of Z
-HIDDEN = 1e-2  # of the smallest, as which an error of the largest may appear in it
+VELOCITY_ROUNDING = 100 * 2.0**-52  # of the velocity, times the ratio of the largest to the smallest singular value of Z
+HIDDEN_SHARE = 1e-2  # of the smallest, as which an error of the largest may appear in it
 GROWN = 10.0  # factor of the largest entry after which the solver starts anew, with errors relative to it
-IMPLICIT_UP_TO = 6000  # unknowns for which LSODA may hold its dense Jacobian
+LSODA_UP_TO = 6000  # unknowns for which LSODA may hold its dense Jacobian
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,15 +30,15 @@ class SolvedStep:
 def solved_steps(system: MeanSystem, t_0: float, t_end: float, tolerance: float = TOLERANCE) -> Iterator[SolvedStep]:
     """Steps of dZ/dt from the system's start at t_0 to t_end, with this relative error in every step, or what rounding allows.
 
-    Raises OverflowError where the largest singular value of Z hides the smallest, or after MOST_STEPS steps.
+    Raises OverflowError where the largest singular value of Z hides the smallest, or after MOST_SOLVER_STEPS steps.
     """
     shape, scale, allowed, solver = system.Z.shape, -1.0, tolerance, None
     t, Z, z = t_0, system.Z, np.linalg.svdvals(system.Z)
     moving = int((z[: system.K] > max(shape) * np.finfo(np.float64).eps * z[0]).sum())
-    for _ in range(MOST_STEPS):
+    for _ in range(MOST_SOLVER_STEPS):
         if solver is None or abs(Z).max() > GROWN * scale:  # entries far below the largest are known to its rounding only
             scale = float(abs(Z).max())
-            allowed = max(tolerance, ROUNDING * (z[0] / z[moving - 1] if moving else 1.0))
+            allowed = max(tolerance, VELOCITY_ROUNDING * (z[0] / z[moving - 1] if moving else 1.0))
             solver = _solver(system, t, Z, t_end, allowed)
         message = solver.step()
         t = solver.t
@@ -46,12 +46,12 @@ def solved_steps(system: MeanSystem, t_0: float, t_end: float, tolerance: float 
             raise _too_late(t, str(message))
         Z, states = solver.y.reshape(shape), solver.dense_output()
         z = np.linalg.svdvals(Z)
-        if moving and z[0] * allowed > HIDDEN * z[moving - 1]:
+        if moving and z[0] * allowed > HIDDEN_SHARE * z[moving - 1]:
             raise _too_late(t, f"one direction grew {z[0] / z[moving - 1]:.1e} times as far as another")
         yield SolvedStep(t, Z, lambda t, states=states: states(t).reshape(shape))
         if solver.status == "finished":
             return
-    raise _too_late(t, f"{MOST_STEPS} steps were taken, against rounding")
+    raise _too_late(t, f"{MOST_SOLVER_STEPS} steps were taken, against rounding")
 
 
 def _too_late(t: float, why: str) -> OverflowError:
@@ -64,7 +64,7 @@ def _solver(system: MeanSystem, t: float, Z: np.ndarray, t_end: float, tolerance
     def velocity(t: float, z: np.ndarray) -> np.ndarray:
         return system.velocity(z.reshape(Z.shape)).reshape(-1)
 
-    return (LSODA if Z.size <= IMPLICIT_UP_TO else DOP853)(
+    return (LSODA if Z.size <= LSODA_UP_TO else DOP853)(
         velocity,
         t,
         Z.reshape(-1),

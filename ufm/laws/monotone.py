@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 from manifolds.linalg import ArrayT, namespace
 
-MOST_STEPS = 200
+MOST_NEWTON_STEPS = 200
 
 
 def increasing_root(f: Callable[[ArrayT], ArrayT], slope: Callable[[ArrayT], ArrayT], low: ArrayT, high: ArrayT) -> ArrayT:
@@ -17,7 +17,7 @@ def increasing_root(f: Callable[[ArrayT], ArrayT], slope: Callable[[ArrayT], Arr
     xp = namespace(low)
     low, high = low - 1e-14 * (1 + abs(low)), high + 1e-14 * (1 + abs(high))
     y, last = low, high - low
-    for _ in range(MOST_STEPS):
+    for _ in range(MOST_NEWTON_STEPS):
         value = f(y)
         low, high = xp.where(value < 0, y, low), xp.where(value > 0, y, high)
         step = -value / slope(y)
@@ -30,4 +30,4 @@ def increasing_root(f: Callable[[ArrayT], ArrayT], slope: Callable[[ArrayT], Arr
             return y
         if bool(((abs(last) <= 4e-16 * (1 + abs(y))) | (high - low <= 8e-16 * (1 + abs(y)))).all()):
             return y
-    raise RuntimeError(f"no root to rounding in {MOST_STEPS} steps: bracket {float((high - low).max()):.3g} wide")
+    raise RuntimeError(f"no root to rounding in {MOST_NEWTON_STEPS} steps: bracket {float((high - low).max()):.3g} wide")

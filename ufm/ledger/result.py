@@ -7,7 +7,7 @@ import numpy as np
 
 from ufm.ledger.estimators import LEVEL
 
-ROUNDING = 64 * float(np.finfo(np.float64).eps)  # of omega_1: a value no larger may be rounding of a zero
+ZERO_ROUNDING = 64 * float(np.finfo(np.float64).eps)  # of omega_1: a value no larger may be rounding of a zero
 ESTIMATES = ("omega", "corrected", "held_out")
 
 
@@ -87,7 +87,7 @@ class Ledger:
         """The largest in-sample gain of every affine operation between unreduced states, else NaN; the theorem says <= 0."""
         excess = np.full(len(self.operations), np.nan)
         for k, affine in enumerate(self.affine):
-            sizable = self.omega[k + 1] > ROUNDING * self.omega[k, 0]
+            sizable = self.omega[k + 1] > ZERO_ROUNDING * self.omega[k, 0]
             finite = np.isfinite(self.gain[k]) & sizable
             if affine and not self.reduced[k] and not self.reduced[k + 1] and finite.any():
                 excess[k] = self.gain[k][finite].max()

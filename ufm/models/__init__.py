@@ -28,13 +28,13 @@ TABLE = {
     "deep-ce": ("garrod_keating", "DeepCrossEntropy"),
     "mse-any-target": ("any_target", "AnyTarget"),
 }
-NAMES = tuple(TABLE)
-__all__ = ["NAMES", "model_class"]
+MODEL_NAMES = tuple(TABLE)
+__all__ = ["MODEL_NAMES", "model_class"]
 
 
 def model_class(name: str) -> "type[Model]":
     """The class of a model by its name. Raises ValueError with the known names for any other."""
     if name not in TABLE:
-        raise ValueError(f"no model is called {name!r}; choose from {', '.join(NAMES)}")
+        raise ValueError(f"no model is called {name!r}; choose from {', '.join(MODEL_NAMES)}")
     module, attribute = TABLE[name]
     return getattr(import_module(f"ufm.models.{module}"), attribute)

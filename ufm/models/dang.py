@@ -15,7 +15,7 @@ from ufm.models.solvers.flat import FLAT_SOLVERS
 from ufm.models.squared import Squared
 
 SIZE = 1.5  # singular values of a start: of the order of those of a class that is kept
-NOISE = 0.01  # entries of a start off the directions of its classes
+START_NOISE = 0.01  # entries of a start off the directions of its classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,10 +63,10 @@ class DeepLinear(Framed, AnySizes, Squared):
         return [self.start(seed, device), *(self.along_classes(s, seed + 1 + k, device) for k, s in enumerate(kept))]
 
     def along_classes(self, sizes: np.ndarray, seed: int, device: str) -> Point:
-        """Factors with singular value s_k along a random direction of class k, and entries of NOISE everywhere. s (C,)"""
+        """Factors with singular value s_k along a random direction of class k, and entries of START_NOISE everywhere. s (C,)"""
         balance = float(np.sqrt(self.lambda_w / self.lambda_h))
         s = torch.as_tensor(sizes, device=device)
-        noise = gaussian_point(self.shapes, seed, NOISE, device)
+        noise = gaussian_point(self.shapes, seed, START_NOISE, device)
         frames = [torch.linalg.qr(t)[0] for t in gaussian_point(((self.P, self.C),) * self.layers, seed + 1, device=device)]
         heads = [torch.eye(self.C, dtype=s.dtype, device=device), *frames[:-1]]
         layers = [(head * s) @ tail.mT for head, tail in zip(heads, frames, strict=True)]

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
-from ufm.models.dang import NOISE, SIZE, semi_orthogonal
+from ufm.models.dang import SIZE, START_NOISE, semi_orthogonal
 from ufm.models.minimised import Minimised
 from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled, Point, gaussian_point
@@ -158,7 +158,7 @@ class DeepCrossEntropy(Minimised):
     def starts(self, seed: int, device: str = "cpu") -> list[Point]:
         """A random one, a small one, and one along every structure with a local minimum, with noise everywhere."""
         along = [self.along(x, 1.2 * s, seed + 1 + k, device) for k, (_, s, x) in enumerate(self.candidates)]
-        return [self.start(seed, device), gaussian_point(self.shapes, seed, NOISE, device), *along]
+        return [self.start(seed, device), gaussian_point(self.shapes, seed, START_NOISE, device), *along]
 
     def start(self, seed: int, device: str = "cpu") -> Point:
         """Random semi-orthogonal factors: with small singular values among large ones, directions would be lost at once."""
@@ -175,13 +175,13 @@ class DeepCrossEntropy(Minimised):
         return float(self.price * self.power * s**self.power)
 
     def along(self, structure: Structure, s: float, seed: int, device: str) -> Point:
-        """Factors through random frames whose product is s Pi on class means, and entries of NOISE everywhere."""
+        """Factors through random frames whose product is s Pi on class means, and entries of START_NOISE everywhere."""
         r, sizes = structure.rank, self.factor_sizes(s)
         U = torch.as_tensor(np.linalg.eigh(structure.projection)[1][:, -r:].copy(), device=device)
         frames = [torch.linalg.qr(t)[0] for t in gaussian_point(((self.P, r),) * self.layers, seed, device=device)]
         layers = [w * head @ tail.mT for w, head, tail in zip(sizes, [U, *frames[:-1]], frames, strict=False)]
         features = self.layout.spread(sizes[-1] * frames[-1] @ U.mT / self.N**0.5)
-        noise = gaussian_point(self.shapes, seed + 1, NOISE, device)
+        noise = gaussian_point(self.shapes, seed + 1, START_NOISE, device)
         return tuple(t + e for t, e in zip((*layers, features), noise, strict=True))
 
     def predicted(self) -> Quantities:

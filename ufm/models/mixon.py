@@ -14,9 +14,9 @@ from ufm.models.objective.losses import SquaredError, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled, Point, gaussian_point
 from ufm.models.solvers.gradient_flow import gradient_flow
 
-SMALL = 0.01  # from this scale on the linearised phase no longer separates the modes
-LINEAR = 2.0  # time, in 1/sqrt N, at which flow and linearisation are compared
-SPREAD = 8.0  # ratio of the largest to the smallest singular value of the start on the invariant subspace
+SMALL_SCALE = 0.01  # from this scale on the linearised phase no longer separates the modes
+LINEAR_TIME = 2.0  # time, in 1/sqrt N, at which flow and linearisation are compared
+SUBSPACE_SPREAD = 8.0  # ratio of the largest to the smallest singular value of the start on the invariant subspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class Mixon(Integrated):
     @property
     def duration(self) -> float:
         """Time to grow from the scale to order one, plus enough to settle; a large start settles at its own slow rate."""
-        settle = 25.0 if self.scale < SMALL else 400.0
+        settle = 25.0 if self.scale < SMALL_SCALE else 400.0
         return (max(np.log(np.sqrt(self.rate) / self.scale), 0.0) + settle) / self.rate
 
     def check_domain(self) -> None:
@@ -89,7 +89,7 @@ class Mixon(Integrated):
         return W, H, 0 * b
 
     def subspace_start(self, seed: int, device: str = "cpu") -> Point:
-        """A random point of S, its C - 1 singular values spread around their limit by a factor SPREAD."""
+        """A random point of S, its C - 1 singular values spread around their limit by a factor SUBSPACE_SPREAD."""
         K = self.C - 1
         (U, V) = gaussian_point(((self.C, K), (self.P, K)), seed, device=device)
         U, V = (torch.linalg.qr(A)[0] for A in (U - U.mean(0), V))
@@ -99,7 +99,7 @@ class Mixon(Integrated):
     @property
     def subspace_singular_values(self) -> np.ndarray:
         """sigma_j(0) of the start on S, descending. (C-1,)"""
-        return np.sqrt(self.rate) * np.geomspace(np.sqrt(SPREAD), 1 / np.sqrt(SPREAD), self.C - 1)
+        return np.sqrt(self.rate) * np.geomspace(np.sqrt(SUBSPACE_SPREAD), 1 / np.sqrt(SUBSPACE_SPREAD), self.C - 1)
 
     def law(self, t: np.ndarray, sigma0: np.ndarray) -> np.ndarray:
         """sigma_j(t) on S. t (T,), sigma0 (K,) -> (T, K)"""
@@ -118,9 +118,9 @@ class Mixon(Integrated):
         return Solved(path[-1], path, self.times, "time t", extra, seed)
 
     def distance_from_linear(self, seed: int, device: str = "cpu") -> float:
-        """The relative distance of the flow from its linearisation, the larger of W's and H's, from b = 1/C at LINEAR/sqrt N."""
+        """Relative distance of the flow from its linearisation, the larger of W's and H's, from b = 1/C at LINEAR_TIME/sqrt N."""
         W, H, b = self.start(seed, device)
-        start, t = (W, H, b + 1 / self.C), LINEAR / self.rate
+        start, t = (W, H, b + 1 / self.C), LINEAR_TIME / self.rate
         flow, linear = gradient_flow(self.objective(device), start, np.array([0.0, t]))[-1], self.linearised(t, start)
         return max(float((x - y).norm() / x.norm()) for x, y in zip(flow[:2], linear[:2], strict=True))
 

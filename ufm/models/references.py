@@ -137,7 +137,7 @@ OTHERS = {
         "}"
     ),
 }
-MODELS = {
+MODEL_PAPERS = {
     "central-path": ("han2022",),
     "mixon": ("mixon2020",),
     "lu-steinerberger": ("lu2020", "yaras2022"),
@@ -163,9 +163,9 @@ MODELS = {
 
 def bibtex(name: str) -> str:
     """The BibTeX entries of what a model rests on. Raises ValueError for a name that is no model's."""
-    if name not in MODELS:
-        raise ValueError(f"no model is called {name!r}; choose from {', '.join(MODELS)}")
-    return "\n\n".join(_entry(key) for key in MODELS[name])
+    if name not in MODEL_PAPERS:
+        raise ValueError(f"no model is called {name!r}; choose from {', '.join(MODEL_PAPERS)}")
+    return "\n\n".join(_entry(key) for key in MODEL_PAPERS[name])
 
 
 def _entry(key: str) -> str:

@@ -15,8 +15,8 @@ from ufm.models.objective.losses import one_hot
 from ufm.models.objective.peeled import Point, gaussian_point
 from ufm.models.solvers.gradient_flow import integral_curve
 
-SETTLED = 12.0  # end of the run in 1 / sqrt(mu_class N)
-EVERY = 5  # times between two at which the logits are compared
+SETTLED_LOGITS = 12.0  # end of the run in 1 / sqrt(mu_class N)
+LOGITS_EVERY = 5  # times between two at which the logits are compared
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +69,7 @@ class BlockKernel(Integrated):
     @property
     def times(self) -> np.ndarray:
         """From the start until the class means have settled."""
-        return np.linspace(0, SETTLED / float(np.sqrt(self.class_rate * self.N)), 41)
+        return np.linspace(0, SETTLED_LOGITS / float(np.sqrt(self.class_rate * self.N)), 41)
 
     def check_domain(self) -> None:
         """P >= C - 1."""
@@ -134,7 +134,7 @@ class BlockKernel(Integrated):
         """Largest differences of the integrated state from the law at nine times, and the rest."""
         law, shrink = self.law(solved.path[0]), float(np.sqrt(self.class_rate / self.N))
         worst = np.zeros(4)
-        for t, point in zip(solved.times[::EVERY], solved.path[::EVERY], strict=True):
+        for t, point in zip(solved.times[::LOGITS_EVERY], solved.path[::LOGITS_EVERY], strict=True):
             logits = shrink * law.logits(self.class_rate * float(t))
             M = self.layout.means(point[1])
             loss = self.N / 2 * float(((logits - np.eye(self.C) + 1 / self.C) ** 2).sum())

@@ -27,11 +27,12 @@ from ufm.files.store import load_arrays, save_arrays
 if TYPE_CHECKING:  # with torch, which reading needs not
     from ufm.monitor.measurement import Measurement
 
-REQUIRED = ("epoch", "counts", "class_means", "sigma_w", "precision")
+REQUIRED_ARRAYS = ("epoch", "counts", "class_means", "sigma_w", "precision")
 TRAINING_FACTS = (
     *("lambda", "decay_w", "decay_b", "decay_h"),
     *("learning_rate", "momentum", "batch_size", "optimizer", "loss", "train_error"),
 )
+KNOWN = {*REQUIRED_ARRAYS, *TRAINING_FACTS, "W", "b", "layer_A", "layer_means", "layer_sigma_w"}
 
 
 def statistics_file(folder: Path, epoch: int) -> Path:
@@ -76,14 +77,23 @@ def add_layer(folder: Path, epoch: int, A: np.ndarray, below: ClassStatistics[np
 
 def load_statistics(path: Path) -> dict[str, np.ndarray]:
     """The arrays of a file of statistics. Raises ValueError for anything else."""
-    arrays = load_arrays(path)
-    missing = [name for name in REQUIRED if name not in arrays]
+    arrays = load_arrays(path, KNOWN)
+    missing = [name for name in REQUIRED_ARRAYS if name not in arrays]
     if missing:
         raise ValueError(f"{path} holds no class statistics: it has no array {missing[0]!r}")
-    P, C = arrays["class_means"].shape
-    if arrays["sigma_w"].shape != (P, P) or arrays["counts"].shape != (C,):
-        shapes = f"class_means {(P, C)}, sigma_w {arrays['sigma_w'].shape} and counts {arrays['counts'].shape}"
-        raise ValueError(f"{path}: {shapes} do not fit")
+    C, means, A = arrays["counts"].size, arrays["class_means"], arrays.get("layer_A", np.zeros((0, 0)))
+    P, d = (array.shape[axis] if array.ndim == 2 else 0 for array, axis in ((means, 0), (A, 1)))
+    shapes = {"counts": (C,), "class_means": (P, C), "sigma_w": (P, P), "W": (C, P), "b": (C,)}
+    shapes |= {"layer_A": (P, d), "layer_means": (d, C), "layer_sigma_w": (d, d)}
+    for name, value in arrays.items():
+        words = name in ("optimizer", "loss")
+        if value.shape != shapes.get(name, ()) or value.dtype.kind not in ("U" if words else "iuf"):
+            needed = "text is" if words else f"numbers of shape {shapes.get(name, ())} are"
+            raise ValueError(f"{path}: {name} is {value.dtype} {value.shape}, {needed} needed")
+        if name in shapes and not np.isfinite(value).all():
+            raise ValueError(f"{path}: {name} has NaN or infinite entries")
+    if not C or arrays["counts"].min() < 1:
+        raise ValueError(f"{path}: counts are {arrays['counts'].tolist()}, every class has examples")
     return arrays
 
 

@@ -12,6 +12,8 @@ def class_rows(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
         hint = "; of one-hot labels take labels.argmax(-1)" if labels.ndim == features.ndim else ""
         raise ValueError(f"features (b, P) and labels (b,), or tokens (b, T, P) and (b, T) are needed, got shapes {shapes}{hint}")
+    if not features.shape[-1]:
+        raise ValueError(f"features of shape {tuple(features.shape)} have P = 0: at least one feature is needed")
     if not features.is_floating_point():
         raise ValueError(f"features are {features.dtype}, floats are needed")
     if labels.is_floating_point() or labels.is_complex():
@@ -41,8 +43,16 @@ def checked(rows: Tensor, labels: Tensor, C: int, ignore_index: int | None) -> t
     """Labels, `IGNORED` where a row counts for nothing; how many have labels out of range, and features not finite. (2,)"""
     ignored = torch.zeros_like(labels, dtype=torch.bool) if ignore_index is None else labels == ignore_index
     outside = ~ignored & ((labels < 0) | (labels >= C))
-    infinite = ~(ignored | outside) & ~rows.abs().amax(1).isfinite()
+    if surely_finite(rows):
+        infinite = torch.zeros_like(ignored)
+    else:
+        infinite = ~(ignored | outside) & ~(rows.amax(1).isfinite() & rows.amin(1).isfinite())
     return torch.where(ignored | outside | infinite, IGNORED, labels), torch.stack([outside.sum(), infinite.sum()])
+
+
+def surely_finite(rows: Tensor) -> bool:
+    """Whether the sum of rows on a CPU is finite, for then every one is; another device is not asked. False says nothing."""
+    return rows.is_cpu and bool(rows.sum().isfinite())
 
 
 def refuse(faults: Tensor, C: int, labels: Tensor | None = None) -> None:

@@ -11,8 +11,8 @@ from ufm.monitor.schedule import Schedule, in_order, log_all
 from ufm.monitor.watched import Watched, watch
 
 # one library under two names, whose classes do not mix: the one that the user has imported
-NAMES = ("lightning.pytorch", "pytorch_lightning")
-Callback: Any = import_module(next((name for name in NAMES if name in sys.modules), NAMES[1])).Callback
+LIGHTNING_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
+Callback: Any = import_module(next((name for name in LIGHTNING_PACKAGES if name in sys.modules), LIGHTNING_PACKAGES[1])).Callback
 
 
 class NeuralCollapseCallback(Callback):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ufm.files.store import write_text
+from ufm.files.store import read_json, write_text
 from ufm.monitor.epoch_statistics import TRAINING_FACTS, save_statistics
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.record import TRAJECTORY, Record
@@ -94,7 +94,7 @@ class RunLog:
         facts = {"lambda": lam, **self._facts}
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / RUN
-        saved = json.loads(path.read_text()) if path.exists() else facts
+        saved = read_json(path) if path.exists() else facts
         if saved != facts:
             key = next(key for key in sorted(saved | facts) if saved.get(key) != facts.get(key))
             was, now = saved.get(key), facts.get(key)
@@ -123,11 +123,7 @@ OWN = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")
 
 def load_log(folder: Path) -> tuple[dict[str, Any], Record]:
     """The facts and the record of a folder of `RunLog`. Raises ValueError where it is none."""
-    try:
-        facts = json.loads((folder / RUN).read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {folder / RUN}: {error}") from error
-    return facts, Record.load(folder / TRAJECTORY)
+    return read_json(folder / RUN), Record.load(folder / TRAJECTORY)
 
 
 def read_csv(path: Path) -> dict[str, np.ndarray]:

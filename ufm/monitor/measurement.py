@@ -15,8 +15,9 @@ from ufm.arrays import as_numpy
 from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
+from ufm.monitor.decisions import Decider, Decisions
 
-LOSSES = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
+LOSS_PARTS = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
 MEASURES = ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
 CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
 MOST_FEATURES = 512  # P above which a Sigma_W an epoch would be most of what a run stores
@@ -49,7 +50,7 @@ class Measurement:
         by_name = dict(reason.split(": ", 1) for reason in self.undefined)
         for prefix in ("", "test_"):
             if f"{prefix}loss" in by_name:
-                by_name |= {f"{prefix}{part}": by_name[f"{prefix}loss"] for part in LOSSES}
+                by_name |= {f"{prefix}{part}": by_name[f"{prefix}loss"] for part in LOSS_PARTS}
         return by_name
 
 
@@ -77,7 +78,8 @@ class ScalarCollector:
 def scalars_of(stats: ClassStatistics[Tensor], classifier: Classifier, lam: float) -> ScalarCollector:
     """Losses and measures that the statistics decide: all but NC4 and the error."""
     scalars = feature_scalars(stats)
-    add_classifier_scalars(scalars, stats, classifier, lam)
+    add_losses(scalars, stats, classifier, lam)
+    add_classifier_scalars(scalars, stats, classifier)
     return scalars
 
 
@@ -89,8 +91,8 @@ def feature_scalars(stats: ClassStatistics[Tensor]) -> ScalarCollector:
     return scalars
 
 
-def add_classifier_scalars(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier, lam: float) -> None:
-    """What needs the classifier: the loss and its parts, NC2 of its rows, NC3."""
+def add_losses(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier, lam: float) -> None:
+    """The loss and its parts."""
 
     def losses() -> tuple[float, ...]:
         if stats.C > MOST_CLASSES:
@@ -98,7 +100,11 @@ def add_classifier_scalars(scalars: ScalarCollector, stats: ClassStatistics[Tens
         parts = decomposition(stats, classifier, lam)
         return parts.loss, parts.nc1, parts.nc23, parts.perp
 
-    scalars.add_all(LOSSES, losses)
+    scalars.add_all(LOSS_PARTS, losses)
+
+
+def add_classifier_scalars(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier) -> None:
+    """What needs the classifier and no lambda: NC2 of its rows, NC3."""
     _add_angles(scalars, "_w", classifier.W.mT)
     scalars.add("nc3", lambda: _self_duality(stats, classifier.W))
 
@@ -148,39 +154,11 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
         streaming.update(H, y)
     stats = streaming.compute()
     scalars, counts = scalars_of(stats, classifier, lam), Decisions()
+    decide = Decider(classifier, stats.means)
     for H, y in _chunks(features, labels):
-        counts += decisions(H.double(), y, classifier, stats.means)
+        counts += decide(H, y)
     scalars.values["train_error"], scalars.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
     return measurement_of(scalars, stats, epsilon(features[:0]), classifier=classifier)
-
-
-@dataclass(frozen=True)
-class Decisions:
-    """Counts of examples: the network is wrong; it and the nearest class mean disagree; the class of that mean is wrong."""
-
-    wrong: int = 0
-    apart: int = 0
-    wrong_by_mean: int = 0
-
-    def __add__(self, other: "Decisions") -> "Decisions":
-        return Decisions(self.wrong + other.wrong, self.apart + other.apart, self.wrong_by_mean + other.wrong_by_mean)
-
-
-def decisions(
-    rows: Tensor, labels: Tensor, classifier: Classifier | None, means: Tensor, classes: Tensor | None = None
-) -> Decisions:
-    """The counts of some float64 rows (n, P) with labels (n,); column k of means (P, K) is that of class `classes[k]` (k itself).
-
-    Without a classifier the first two are 0.
-    """
-    nearest = measures.nearest_mean(rows, means)
-    nearest = nearest if classes is None else classes[nearest]
-    wrong_by_mean = int((nearest != labels).sum())
-    if classifier is None:
-        return Decisions(0, 0, wrong_by_mean)
-    scores = (torch.addmm(classifier.b, H, classifier.W.mT) for H in rows.split(measures.rows_at_a_time(len(classifier.W))))
-    network = torch.cat([score.max(1).indices for score in scores])
-    return Decisions(int((network != labels).sum()), int((network != nearest).sum()), wrong_by_mean)
 
 
 def _chunks(features: np.ndarray, labels: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 
 from ufm.features.ranges import Classifier
 from ufm.monitor import inputs, regression
+from ufm.monitor.decisions import Decider, Decisions
 from ufm.monitor.inputs import checked, refuse
-from ufm.monitor.measurement import Decisions, Measurement, decisions
+from ufm.monitor.measurement import Measurement
 from ufm.monitor.moments import Moments
 from ufm.monitor.states import MomentsMetric
 from ufm.monitor.summary import Summary, of_classes, of_targets
@@ -72,7 +73,14 @@ class NeuralCollapse(MomentsMetric):
         Raises ValueError for shapes that do not fit and labels that are no integers; for labels out of range and for NaN or
         infinite features at once on a CPU, where nothing is taken in then, and in `compute` on any other device.
         """
-        rows, y = self._as_rows(features.detach(), labels.detach())
+        for name, value in (("features", features), ("labels", labels)):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} are {type(value).__name__}, a torch tensor is needed: torch.as_tensor makes one")
+        with torch.inference_mode(False), torch.no_grad():  # what waits must be writable outside of the user's inference mode too
+            self._update(features.detach(), labels.detach(), classifier)
+
+    def _update(self, features: Tensor, labels: Tensor, classifier: nn.Linear | tuple[Tensor, Tensor | None] | None) -> None:
+        rows, y = self._as_rows(features, labels)
         known = len(self.scatter) if self._waiting is None else self._waiting.P
         if known and rows.shape[1] != known:
             raise ValueError(f"features of P = {features.shape[-1]} cannot be added to those before them, of another P")
@@ -82,10 +90,10 @@ class NeuralCollapse(MomentsMetric):
         kept, faults = checked(rows, y, self.C, self.ignore_index)
         if rows.device.type == "cpu":
             refuse(faults, self.C, y)
-        waiting = self._waiting or self._begin(rows, y, features.shape[-1])
+        waiting = self._room_for(rows, y, features.shape[-1])
         self.faults = self.faults + faults
         for full in waiting.add(rows, kept):
-            self._take_in(*full)
+            self._take_in(waiting, *full)
 
     def compute(self) -> dict[str, float]:
         """Every measure by name, floats, NaN where undefined (`undefined` says why). In every process the same.
@@ -150,14 +158,16 @@ class NeuralCollapse(MomentsMetric):
         return of_classes(moments, known, self.lam, float(self.precision), self._decide)
 
     def _decide(self, classifier: Classifier | None, means: Tensor) -> Decisions:
+        decide = Decider(classifier, means, self.classes)
+
         def counts(rows: Tensor, labels: Tensor) -> Tensor:
-            decided = decisions(rows, labels, classifier, means, self.classes)
+            decided = decide(rows, labels)
             return torch.tensor([decided.wrong, decided.apart, decided.wrong_by_mean], device=rows.device)
 
         return Decisions(*self._over_stored(counts, torch.zeros(3, dtype=torch.int64)).tolist())
 
     def _distances(self, mean: Tensor, bases: tuple[Tensor, ...]) -> Tensor:
         def sums(rows: Tensor, _: Tensor) -> Tensor:
-            return regression.squared_distances(rows[:, : len(mean)], mean, bases)
+            return regression.squared_distances(rows[:, : len(mean)].double(), mean, bases)
 
         return self._over_stored(sums, torch.zeros(len(bases), dtype=torch.float64))

@@ -9,11 +9,13 @@ import torch
 from torch import Tensor
 
 from manifolds.linalg import gram
+from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics
 
 NAMES = ("classes", "counts", "near", "rest", "scatter", "class_scatter")
 BY_CLASS = ("counts", "near", "rest", "class_scatter")
 IGNORED = -1
+AT_A_TIME = 256  # rows of elementwise operations on a CPU, so that they stay in its cache
 
 
 class Moments(dict[str, Tensor]):
@@ -42,10 +44,11 @@ class Moments(dict[str, Tensor]):
         return cls({name: values[name] for name in NAMES})
 
     @classmethod
-    def of_rows(cls, rows: Tensor, labels: Tensor, classes: Tensor | None) -> "Moments":
-        """The moments of float64 rows (n, P), which become deviations on the way, with labels (n,), `IGNORED` for no label.
+    def of_rows(cls, rows: Tensor, labels: Tensor, classes: Tensor | None, room: Tensor | None = None) -> "Moments":
+        """The moments of rows (n, P) of any float dtype with labels (n,), `IGNORED` for no label.
 
         Labels are positions in `classes` (K,). With None, class numbers: those met are kept, and the device is asked for them.
+        `room` (n or more, P), float64, becomes the deviations.
         """
         if classes is None:
             rows, labels = rows[labels != IGNORED], labels[labels != IGNORED]
@@ -53,18 +56,23 @@ class Moments(dict[str, Tensor]):
         k, n, P = len(classes), *rows.shape
         if not n:
             return cls.empty(k, P, rows.device)
-        kept = labels != IGNORED
-        rows.masked_fill_(~kept[:, None], 0.0)
-        slots = torch.where(kept, labels, k)  # rows that count for nothing share a slot of zeros behind the classes
+        ignored = labels == IGNORED
+        slots = torch.where(ignored, k, labels)  # rows that count for nothing share a slot of zeros behind the classes
         numbers = torch.arange(n, device=rows.device)
         first = torch.full((k + 1,), n - 1, device=rows.device).scatter_reduce(0, slots, numbers, "amin")
-        counts = rows.new_zeros(k + 1).index_add(0, slots, torch.ones_like(rows[:, 0]))
-        near = torch.where((counts > 0)[:, None], rows[first], 0.0)
-        rows -= near[slots]
-        rest = rows.new_zeros(k + 1, P).index_add(0, slots, rows) / counts.clamp(min=1)[:, None]
-        rows -= rest[slots]
-        squares = rows.new_zeros(k + 1).index_add(0, slots, torch.linalg.vector_norm(rows, dim=1) ** 2)
-        return cls(dict(zip(NAMES, (classes, counts[:k], near[:k], rest[:k], gram(rows.mT), squares[:k]), strict=True)))
+        counts = torch.zeros(k + 1, dtype=torch.float64, device=rows.device).index_add(0, slots, (~ignored).double())
+        near = torch.where((counts > 0)[:, None], rows[first].double(), 0.0)
+        D = torch.empty_like(rows, dtype=torch.float64) if room is None else room[:n]
+        sums, squares = torch.zeros_like(near), torch.zeros_like(counts)
+        pieces = list(zip(*(x.split(AT_A_TIME if rows.is_cpu else n) for x in (D, rows, slots, ignored)), strict=True))
+        for d, h, slot, nothing in pieces:
+            d.copy_(h).sub_(near.index_select(0, slot)).masked_fill_(nothing[:, None], 0.0)
+            sums.index_add_(0, slot, d)
+        rest = sums / counts.clamp(min=1)[:, None]
+        for d, _, slot, _ in pieces:
+            d.sub_(rest.index_select(0, slot))
+            squares.index_add_(0, slot, torch.linalg.vector_norm(d, dim=1) ** 2)
+        return cls(dict(zip(NAMES, (classes, counts[:k], near[:k], rest[:k], _products(D), squares[:k]), strict=True)))
 
     @property
     def P(self) -> int:
@@ -96,7 +104,7 @@ class Moments(dict[str, Tensor]):
         }
         if slots is not None:
             changed = {name: whole[name].index_copy(0, slots, value) for name, value in changed.items()}
-        scatter = self["scatter"] + other["scatter"] + gram((delta * weight.sqrt()[:, None]).mT)
+        scatter = self["scatter"] + other["scatter"] + _products(delta * weight.sqrt()[:, None])
         return Moments({**changed, "classes": whole["classes"], "scatter": scatter})
 
     def statistics(self) -> ClassStatistics[Tensor]:
@@ -138,3 +146,11 @@ def merged_states(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
     whole = {name: torch.stack([part[name] for part in parts]) for name in ("faults", "precision", "width")}
     largest = {name: whole[name].amax(0) for name in ("precision", "width")}
     return {**moments, "W": known["W"], "b": known["b"], "faults": whole["faults"].sum(0), **largest}
+
+
+def _products(D: Tensor) -> Tensor:
+    """D^T D of rows (n, P). (P, P) On a CPU by numpy, which sees that the product is symmetric and does half the work."""
+    if D.device.type != "cpu":
+        return gram(D.mT)
+    rows = as_numpy(D)
+    return torch.from_numpy(rows.T @ rows)

@@ -15,8 +15,9 @@ from ufm.features.ranges import Classifier, RangeSnr
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.spool import FeatureSpool
 from ufm.monitor.batches import Select, selected, to_device
+from ufm.monitor.decisions import Decider
 from ufm.monitor.layers import bare, linear_layer
-from ufm.monitor.measurement import Measurement, ScalarCollector, decisions, measurement_of, scalars_of
+from ufm.monitor.measurement import Measurement, ScalarCollector, measurement_of, scalars_of
 from ufm.monitor.unchanged import batches_of, unchanged
 
 
@@ -120,10 +121,11 @@ def _add_test(
     Returns the SNR of the test set.
     """
     streaming, wrong, apart, precision = StreamingStatistics(train.C), 0, 0, 0.0
+    decide = Decider(classifier, train.means)
     for features, logits, labels in batches:
         streaming.update(features, labels)
         wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
-        apart += decisions(features.double(), labels, classifier, train.means).apart
+        apart += decide(features, labels).apart
     stats = streaming.compute()
     test = scalars_of(stats, classifier, lam)
     test.values["nc4"], test.values["error"] = apart / stats.n, int(wrong) / stats.n
@@ -142,5 +144,5 @@ def _about(train: ClassStatistics[Tensor], test: ClassStatistics[Tensor]) -> Cla
 
 def _nc4(chunks: Iterator[np.ndarray], classifier: Classifier, means: Tensor, n: int) -> float:
     nothing = torch.zeros(CHUNK, dtype=torch.int64, device=means.device)  # labels, which do not enter
-    rows = (torch.from_numpy(chunk).to(means.device).double() for chunk in chunks)
-    return sum(decisions(H, nothing[: len(H)], classifier, means).apart for H in rows) / n
+    decide, rows = Decider(classifier, means), (torch.from_numpy(chunk).to(means.device) for chunk in chunks)
+    return sum(decide(H, nothing[: len(H)]).apart for H in rows) / n

@@ -81,6 +81,7 @@ class Record:
             raise ValueError(f"{path} is not a measured trajectory: it has no array {missing[0]!r}")
         if arrays["epoch"].ndim != 1 or not len(arrays["epoch"]):
             raise ValueError(f"{path} has no measured epoch: epoch is {arrays['epoch'].shape}")
+        _check_arrays(arrays, path)
         return cls(arrays)
 
     @property
@@ -129,3 +130,17 @@ def table(record: Record, names: Sequence[str]) -> str:
     rows += [[str(e), *(f"{record.arrays[name][k]:.4g}" for name in names)] for k, e in enumerate(record.epochs)]
     widths = [max(len(row[j]) for row in rows) for j in range(len(rows[0]))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _check_arrays(arrays: dict[str, np.ndarray], path: Path) -> None:
+    """Raise ValueError for arrays of a record that are no numbers, or whose shapes do not go together."""
+    T, C, omega, U = len(arrays["epoch"]), arrays["counts"].size, arrays["omega"], arrays["U"]
+    K, P = omega.shape[-1] if omega.ndim else 0, U.shape[1] if U.ndim == 3 else 0
+    shapes = {"omega": (T, K), "V": (T, C, K), "U": (T, P, K), "counts": (C,), "lambda": ()}
+    shapes |= {name: (T,) for name in REQUIRED if name not in shapes}
+    for name, value in arrays.items():
+        shape = shapes.get(name, (T, *value.shape[1:]))
+        if value.shape != shape or value.dtype.kind not in ("iu" if name in ("epoch", "counts") else "iuf"):
+            raise ValueError(f"{path} is damaged: {name} is {value.dtype} {value.shape}, numbers of shape {shape} are needed")
+    if not arrays["counts"].size or arrays["counts"].min() < 1:
+        raise ValueError(f"{path} is damaged: counts are {arrays['counts'].tolist()}, every class has examples")

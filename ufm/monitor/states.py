@@ -120,30 +120,34 @@ class MomentsMetric(Metric):
 
     def _forget(self) -> None:
         self._waiting: WaitingRows | None = None
-        self._dtype_of_rows = torch.float64
         self._rows: StoredRows | None = None
 
-    def _begin(self, rows: Tensor, labels: Tensor, P: int) -> WaitingRows:
+    def _room_for(self, rows: Tensor, labels: Tensor, P: int) -> WaitingRows:
+        """Where rows of this dtype wait; those of another one, which may hold more digits, wait no longer."""
+        if self._waiting is not None and self._waiting.dtype == rows.dtype:
+            return self._waiting
+        self._take_in_waiting()
         if self.device != rows.device:
             self.to(rows.device)
-        self.precision = torch.full_like(self.precision, torch.finfo(rows.dtype).eps)
+        self.precision = self.precision.clamp(min=torch.finfo(rows.dtype).eps)
         self.width = torch.full_like(self.width, P)
-        room = MOST if self.lazy else min(max(LEAST, 4 * len(self.classes)), MOST)
+        room = MOST if self.lazy else min(max(LEAST, 8 * len(self.classes)), MOST)
         self._waiting = WaitingRows(room, rows, labels)
-        self._dtype_of_rows = rows.dtype
         return self._waiting
 
-    def _take_in(self, rows: Tensor, labels: Tensor) -> None:
+    def _take_in(self, waiting: WaitingRows, rows: Tensor, labels: Tensor) -> None:
         if self.stored:
             kept = labels != IGNORED
-            self._rows = self._rows or StoredRows(self.scratch, self._dtype_of_rows)
-            self._rows.add(rows[kept], labels[kept])
-        classes = None if self.lazy else self.classes
-        self._set_states([self._states, {**self._states, "faults": 0 * self.faults, **Moments.of_rows(rows, labels, classes)}])
+            whole = bool(kept.all())
+            self._rows = self._rows or StoredRows(self.scratch, rows.dtype)
+            self._rows.add(rows if whole else rows[kept], labels if whole else labels[kept])
+        moments = Moments.of_rows(rows, labels, None if self.lazy else self.classes, waiting.deviations)
+        self._set_states([self._states, {**self._states, "faults": 0 * self.faults, **moments}])
 
     def _take_in_waiting(self) -> None:
-        for rest in () if self._waiting is None else self._waiting.rest():
-            self._take_in(*rest)
+        if self._waiting is not None:
+            for rest in self._waiting.rest():
+                self._take_in(self._waiting, *rest)
 
     def _over_stored(self, summand: Callable[[Tensor, Tensor], Tensor], total: Tensor) -> Tensor:
         """The sum over the stored rows of all processes. Raises ValueError where some of the rows seen are not stored."""

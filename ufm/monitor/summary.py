@@ -10,22 +10,23 @@ from torch import Tensor
 from ufm.features.ranges import Classifier, RangeSnr
 from ufm.features.statistics import ClassStatistics
 from ufm.monitor import regression
+from ufm.monitor.decisions import Decisions
 from ufm.monitor.layers import effective_rank
 from ufm.monitor.measurement import (
     CLASSIFIER_MEASURES,
-    LOSSES,
+    LOSS_PARTS,
     MEASURES,
-    Decisions,
     Measurement,
     ScalarCollector,
     add_classifier_scalars,
+    add_losses,
     feature_scalars,
     measurement_of,
 )
 from ufm.monitor.moments import Moments
 
 DECIDED = ("train_error", "nc4", "ncc_accuracy")
-OF_CLASSIFIER = (*LOSSES, *CLASSIFIER_MEASURES, "nc3", "nc0", "train_error", "nc4")
+OF_CLASSIFIER = (*LOSS_PARTS, *CLASSIFIER_MEASURES, "nc3", "nc0", "train_error", "nc4")
 OF_FEATURES = (
     *(name for name in MEASURES if name not in OF_CLASSIFIER),
     "effective_rank",
@@ -84,14 +85,17 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
 def _add_classifier(
     scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier, classes: Tensor, lam: float | None
 ) -> dict[str, str]:
-    """Adds what the classifier decides about the classes that have examples; returns reasons that replace those of the rest."""
-    C, reasons = len(classifier.W), dict[str, str]()
+    """Adds what the classifier decides about the classes that have examples; returns why there is no loss."""
+    C = len(classifier.W)
     seen = classifier if stats.C == C else Classifier(classifier.W[classes], classifier.b[classes])
-    add_classifier_scalars(scalars, stats, seen, 0.0 if lam is None else lam)
+    add_classifier_scalars(scalars, stats, seen)
     if stats.C < C:
-        reasons = dict.fromkeys(LOSSES, f"{C - stats.C} of {C} classes have no example, and the loss counts all")
+        reasons = dict.fromkeys(LOSS_PARTS, f"{C - stats.C} of {C} classes have no example, and the loss counts all")
     elif lam is None:
-        reasons = dict.fromkeys(LOSSES, NO_LAMBDA)
+        reasons = dict.fromkeys(LOSS_PARTS, NO_LAMBDA)
+    else:
+        reasons = dict[str, str]()
+        add_losses(scalars, stats, classifier, lam)
     scalars.values.update(dict.fromkeys(reasons, float("nan")))
     scalars.values["nc0"] = nc0(classifier.W)
     return reasons

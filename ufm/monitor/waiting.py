@@ -10,16 +10,26 @@ from torch import Tensor
 from ufm.arrays import as_numpy
 from ufm.files.spool import FeatureSpool
 
-LEAST, MOST = 2048, 16384  # rows at a time
+LEAST, MOST = 4096, 16384  # rows that wait for one product
+IN_MEMORY = 2**26  # bytes of rows
 
 
 class WaitingRows:
-    """Room for so many rows (m, P) in float64 and their labels; the device is asked for nothing when rows come in."""
+    """Room for so many rows (m, P) and their labels; the device is asked for nothing when rows come in.
+
+    The rows wait as they are. `deviations` (m, P) is float64 room to work in, kept, since fresh memory costs more than the work.
+    """
 
     def __init__(self, room: int, like: Tensor, labels: Tensor) -> None:
-        self._rows = torch.empty(room, like.shape[1], dtype=torch.float64, device=like.device)
+        self._rows = torch.empty(room, like.shape[1], dtype=like.dtype, device=like.device)
         self._labels = torch.empty(room, *labels.shape[1:], dtype=labels.dtype, device=like.device)
-        self.dtype, self._count = like.dtype, 0
+        self.deviations = torch.empty_like(self._rows, dtype=torch.float64)
+        self._count = 0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """That of the rows."""
+        return self._rows.dtype
 
     @property
     def P(self) -> int:
@@ -45,33 +55,42 @@ class WaitingRows:
 
 
 class StoredRows:
-    """The rows on disk in the precision in which they came, for the measures that need the class means first."""
+    """The rows as they came, for the measures that need the class means first: 64 MB in memory, what is more on disk."""
 
     def __init__(self, scratch: Path | None, dtype: torch.dtype) -> None:
-        self._spool = FeatureSpool(scratch)
-        weakref.finalize(self, self._spool.__exit__, None, None, None)
+        self._scratch = scratch
+        self._spool: FeatureSpool | None = None
+        self._first: list[tuple[Tensor, Tensor]] = []
         self.dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
         self.count = 0
 
     def add(self, rows: Tensor, labels: Tensor) -> None:
         """Store rows (n, P) with labels (n,)."""
-        self._spool.append(as_numpy(rows.to(self.dtype)), as_numpy(labels))
         self.count += len(rows)
+        if self.count * rows.shape[1] * self.dtype.itemsize <= IN_MEMORY:
+            self._first.append((rows.to("cpu", self.dtype, copy=True), labels.to("cpu", copy=True)))
+            return
+        if self._spool is None:
+            self._spool = FeatureSpool(self._scratch)
+            weakref.finalize(self, self._spool.__exit__, None, None, None)
+        self._spool.append(as_numpy(rows.to(self.dtype)), as_numpy(labels))
 
-    def chunks(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Everything stored, so many rows at a time: float64 rows (n, P) and labels (n,), on the CPU."""
-        start = 0
-        for chunk in self._spool.chunks(rows):
-            yield torch.from_numpy(chunk).double(), torch.from_numpy(self._spool.labels[start : start + len(chunk)].copy())
-            start += len(chunk)
+    def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Everything stored, some thousand rows at a time: rows (n, P) and labels (n,), on the CPU."""
+        yield from self._first
+        if self._spool is not None:
+            start = 0
+            for chunk in self._spool.chunks(LEAST):
+                yield torch.from_numpy(chunk), torch.from_numpy(self._spool.labels[start : start + len(chunk)].copy())
+                start += len(chunk)
 
     def extend(self, other: "StoredRows") -> None:
         """Store what the other has stored."""
-        for rows, labels in other.chunks(LEAST):
+        for rows, labels in other.chunks():
             self.add(rows, labels)
 
     def sum_of(self, summand: Callable[[Tensor, Tensor], Tensor], start: Tensor) -> Tensor:
         """Start plus the summand of all chunks of rows and labels, on the device of start."""
-        for rows, labels in self.chunks(LEAST):
+        for rows, labels in self.chunks():
             start = start + summand(rows.to(start.device), labels.to(start.device))
         return start

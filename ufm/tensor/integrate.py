@@ -34,7 +34,7 @@ DENSE = np.array(  # powers theta, theta^2, theta^3, theta^4 of each stage
         [0, 40617522 / 29380423, -110615467 / 29380423, 69997945 / 29380423],
     ]
 )
-SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 5.0  # factors of the step-size controller
+STEP_SAFETY, LEAST_GROWTH, MOST_GROWTH = 0.9, 0.2, 5.0  # factors of the step-size controller
 
 
 @dataclass(frozen=True)
@@ -71,13 +71,13 @@ def dormand_prince(
         h = t_end - t if last else size
         stages, new, error = _attempt(field, X, k1, h)
         ratio = _norm(error) / (tolerance * max(_norm(X), _norm(new)))
-        factor = SAFETY * ratio**-0.2 if ratio > 0 else FASTEST
+        factor = STEP_SAFETY * ratio**-0.2 if ratio > 0 else MOST_GROWTH
         if not ratio <= 1:
-            size = h * max(SLOWEST, factor if np.isfinite(factor) else 0.0)
+            size = h * max(LEAST_GROWTH, factor if np.isfinite(factor) else 0.0)
             if size < 1e-14 * max(abs(t), t_end - t):
                 raise RuntimeError(f"the step size fell to {size:.2e} at t = {t:.6g}: the field is not smooth there")
             continue
-        size = h * min(FASTEST, max(SLOWEST, factor))
+        size = h * min(MOST_GROWTH, max(LEAST_GROWTH, factor))
         yield Step(t_end if last else t + h, new, size, _dense(X, stages, t, h, observe))
         X, k1, t = new, stages[6], t_end if last else t + h
 

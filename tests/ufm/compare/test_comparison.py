@@ -6,7 +6,7 @@ import pytest
 from tests.ufm.compare.synthetic import C, N, noisy, of_law, trajectory
 from ufm.compare.clock import law_from
 from ufm.compare.comparison import SCHEME, compare, compare_trajectories
-from ufm.compare.spectra import NAMES
+from ufm.compare.spectra import SPECTRUM_MEASURES
 from ufm.features.measures import phd_nc1
 from ufm.features.statistics import statistics_of
 from ufm.laws.closed import LAWS, RENORMALIZED, UNNORMALIZED, Law
@@ -24,8 +24,8 @@ def test_two_trajectories_compare_as_a_run_and_a_law(law: Law) -> None:
     np.testing.assert_allclose(beside.clock.tau, inside.clock.tau, rtol=1e-5, atol=1e-6 * inside.clock.tau[-1])
     np.testing.assert_allclose(beside.clock.predicted, inside.clock.predicted, atol=1e-5)  # flat in the clock where a law errs
     assert beside.clock.rms == pytest.approx(inside.clock.rms, abs=1e-6)
-    assert set(beside.simulated) == set(beside.measured) == set(NAMES)
-    for name in NAMES:
+    assert set(beside.simulated) == set(beside.measured) == set(SPECTRUM_MEASURES)
+    for name in SPECTRUM_MEASURES:
         np.testing.assert_allclose(beside.simulated[name], inside.simulated[name], rtol=1e-4, atol=1e-9)
         np.testing.assert_array_equal(beside.measured[name], inside.measured[name])
 
@@ -38,7 +38,7 @@ def test_a_law_without_noise_is_explained_by_itself_alone_and_its_numbers_agree(
     assert [name for name, pair in comparison.pairs.items() if pair.clock.rms < 1e-6] == [law.name]
     assert (comparison.pairs[SCHEME].clock.rms < 1e-2) == (law is RENORMALIZED)  # the limit of small steps
     own = comparison.pairs[law.name]
-    for name in NAMES:
+    for name in SPECTRUM_MEASURES:
         np.testing.assert_allclose(own.simulated[name], own.measured[name], rtol=1e-4, atol=1e-7)
     np.testing.assert_allclose(own.measured["loss"], measured.loss, rtol=1e-12)
     np.testing.assert_allclose(own.measured["spread"], measured.omega.max(1) / measured.omega.min(1), rtol=1e-12)

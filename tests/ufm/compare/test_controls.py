@@ -26,9 +26,10 @@ from tests.ufm.compare.synthetic import (
 )
 from ufm.compare.comparison import Comparison, compare
 from ufm.compare.exponent import EXPONENTS
-from ufm.compare.verdict import NONE, LawRule, Verdict, decide
+from ufm.compare.verdict import LawRule, Verdict, decide
 from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 
+NONE = ""
 EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 
 

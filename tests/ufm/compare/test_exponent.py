@@ -71,7 +71,7 @@ def test_the_profile_is_the_least_squares_fit_of_starts_and_clock(
         return ((x - x_of(phi_of(parameters[:4]) + b[:, None])) / 2).ravel()
 
     quick = profile(x, p)
-    monkeypatch.setattr(exponent, "ENOUGH", 1e-13)
+    monkeypatch.setattr(exponent, "LEAST_GAIN", 1e-13)
     fit = profile(x, p)
     start = np.r_[fit.x[0], fit.x[1:, 0]] + 1e-3 * rng.standard_normal(10)
     dense = least_squares(errors, start, xtol=1e-13, ftol=1e-13, gtol=1e-13, max_nfev=500)

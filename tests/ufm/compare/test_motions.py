@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from manifolds.layout import ClassLayout
 from tests.ufm.compare.descents import descend, descend_jointly, entry_of, labelled, white_start
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
-from ufm.compare.motions import joint_motion, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.joint_motion import joint_motion
+from ufm.compare.motions import FIRST_STEP, Motion, renormalized_motion, trace, unnormalized_motion
 from ufm.features.snr import snr as snr_of
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
 from ufm.laws.joint import JointFlow, joint_start, run_joint
@@ -224,3 +225,17 @@ def test_renormalized_flows_of_many_starts_at_once_are_those_of_each(r: float) -
     for gram, seen in zip(grams, both, strict=True):
         alone = renormalized_motion(gram, counts, r, 0.1)
         np.testing.assert_allclose(seen, alone.gram(alone.step(alone.state, 0.3)), rtol=1e-10, atol=1e-12)
+
+
+def test_a_path_whose_speed_hardly_shows_in_a_short_step_is_followed_to_its_end() -> None:
+    """Steps that move log omega by h^1.8: four times one that is too short to be taken is too long."""
+
+    def step(x: np.ndarray, h: float) -> np.ndarray:
+        return x + 0.002 * (h / FIRST_STEP) ** 1.8
+
+    motion = Motion(np.array(0.0), step, lambda x: np.diag(np.exp(2 * (x + np.array([0.0, 0.3])))))
+    Y, times = trace(motion, np.eye(2), np.inf, 0.5, 0.01)
+    assert np.diagonal(Y[-1]).mean() > 0.5
+    assert abs(np.diff(Y, axis=0)).max() <= 0.02
+    assert len(Y) < 200
+    assert (np.diff(times) > 0).all()

@@ -8,9 +8,10 @@ import pytest
 from tests.ufm.compare.descents import entry_of, labelled, white_start
 from ufm.compare import models
 from ufm.compare.coordinates import Entry, frame_of, log_gram
-from ufm.compare.models import EMBEDDED, JOINT, KERNEL, RENORMALIZED, UNNORMALIZED, Predictor
+from ufm.compare.models import JOINT, KERNEL, PLAIN, Predictor
 from ufm.compare.motions import trace, unnormalized_motion
 from ufm.compare.response import MOST_FULL, krylov, response, turns
+from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
 SIZES = [23, 17, 13, 10]
 
@@ -52,7 +53,8 @@ def nearest(path: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [(RENORMALIZED, None), (EMBEDDED, None), (UNNORMALIZED, None), (KERNEL, 4.0), (JOINT, 1.0)]
+    ("name", "value"),
+    [(RENORMALIZED.name, None), (EMBEDDED.name, None), (PLAIN, None), (KERNEL, 4.0), (JOINT, 1.0)],
 )
 def test_the_path_from_a_start_in_error_is_the_path_and_its_response(name: str, value: float | None) -> None:
     """What the response leaves is of second order in the error, for unequal classes, anisotropic features and any direction."""
@@ -78,10 +80,23 @@ def test_the_path_from_a_start_in_error_is_the_path_and_its_response(name: str, 
     assert left[1] < left[0] / 6
 
 
+@pytest.mark.parametrize("kappa", [0.3, 1.0, 100.0])
+def test_the_response_by_cheap_steps_is_that_by_steps_that_watch_their_error(kappa: float) -> None:
+    start = start_of(anisotropic_entry(np.random.default_rng(2)))
+    where = np.triu_indices(3)
+    ((_, Y, times),) = start.traces(JOINT, (kappa,))
+    ((_, motion),) = models.motions(JOINT, start.gram, start.counts, start.entry, (kappa,), turns(Y[0], start.frame, where))
+    assert motion.quick is not None
+    grid = np.arange(len(times), dtype=float)
+    cheap, careful = (response(one, start.frame, Y, times, grid, where).D for one in (motion, replace(motion, quick=None)))
+    assert abs(careful[-1] - np.eye(6)).max() > 0.1
+    np.testing.assert_allclose(cheap, careful, atol=0.015)
+
+
 def test_the_response_at_grid_positions_is_that_of_the_whole_grid() -> None:
     start = start_of(anisotropic_entry(np.random.default_rng(3)))
     where = np.triu_indices(3)
-    path = start.path(UNNORMALIZED, start.traces(UNNORMALIZED)[0], where)
+    path = start.path(PLAIN, start.traces(PLAIN)[0], where)
     e = np.arange(1.0, 7.0)
     whole = path.response.moved(e[None], len(path.values))[0]
     np.testing.assert_allclose(path.response.at(np.array([0.0, 7.0, 30.0])) @ e, whole[[0, 7, 30]], atol=1e-12)
@@ -116,8 +131,8 @@ def test_of_many_values_the_errors_of_all_others_do_as_much_as_drawn() -> None:
     entry = Entry(np.full(C, 10), root @ (M - M.mean(1, keepdims=True)), root @ root.T)
     start = start_of(entry)
     where = np.triu_indices(K)
-    traced = start.traces(UNNORMALIZED)[0]
-    path = start.path(UNNORMALIZED, traced, where)
+    traced = start.traces(PLAIN)[0]
+    path = start.path(PLAIN, traced, where)
     kinds = (where[0] != where[1]).astype(int)
     sigma = np.where(kinds == 0, 0.01, 0.004)
     wide = path.response.widened(kinds, sigma)
@@ -164,7 +179,7 @@ def test_the_span_of_powers_of_sigma_w_keeps_the_path_of_many_features(monkeypat
     monkeypatch.setattr(models, "krylov", lambda entry: entry)
     whole = start_of(entry)
     where = np.triu_indices(3)
-    full = whole.path(UNNORMALIZED, whole.traces(UNNORMALIZED)[0], where)
+    full = whole.path(PLAIN, whole.traces(PLAIN)[0], where)
     monkeypatch.undo()
-    reduced = whole.path(UNNORMALIZED, whole.traces(UNNORMALIZED)[0], where)
+    reduced = whole.path(PLAIN, whole.traces(PLAIN)[0], where)
     np.testing.assert_allclose(reduced.response.D, full.response.D, atol=0.1)

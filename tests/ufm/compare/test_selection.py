@@ -12,7 +12,7 @@ from tests.ufm.compare.synthetic import of_law
 from ufm.compare.coordinates import Entry
 from ufm.compare.exponent import fit_exponent, resample
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule
-from ufm.compare.selection import FEWEST, judge
+from ufm.compare.selection import FEWEST_SELECTED, judge
 from ufm.laws.closed import LAWS, RENORMALIZED
 
 EQUAL, UNEQUAL = [50] * 10, [80, 70, 60, 55, 50, 50, 45, 40, 30, 20]
@@ -157,7 +157,7 @@ def test_what_cannot_be_compared_says_why() -> None:
     (run,) = make(Case("renormalized", T=5), 0)
     assert judge([]).outcome == NOT_COMPARED
     short = Measured(run.t[:3], run.omega[:3], run.V[:3], run.counts, run.entry)
-    assert judge([short]).reason == f"a run has fewer than {FEWEST} usable epochs"
+    assert judge([short]).reason == f"a run has fewer than {FEWEST_SELECTED} usable epochs"
     with pytest.raises(ValueError, match="not those of the first epoch"):
         judge([replace(run, omega=run.omega * 1.1)])
 

@@ -66,7 +66,7 @@ def test_many_columns_of_few_dimensions_need_no_more_room_than_two_tiles(monkeyp
     monkeypatch.setattr(summed, "_absolute_sum", lambda values: (sizes.append(values.numel()), inner(values))[1])
     assert measures.phd_equiangular(vectors) == pytest.approx(float(cosines.std()), rel=1e-12)
     assert measures.phd_maximal_angle(vectors) == pytest.approx(float((cosines + 1 / (C - 1)).abs().mean()), rel=1e-12)
-    assert 0 < max(sizes) <= summed.AT_A_TIME
+    assert 0 < max(sizes) <= summed.MOST_COSINES
 
 
 def test_a_zero_vector_is_refused() -> None:

@@ -265,9 +265,42 @@ def test_far_means_cost_no_digits_of_what_is_stored(shift: float, condition: flo
 def test_a_reduction_that_drops_a_direction_keeps_the_digits_of_the_others() -> None:
     layout, P = ClassLayout.equal(4, 15), 6
     rng = np.random.default_rng(0)
-    H = rng.standard_normal((P, layout.n)) + layout.spread(1e9 * rng.standard_normal((P, 4)))
-    dead = np.vstack([H, np.zeros((1, layout.n))])
-    np.testing.assert_allclose(snr(reduce_to_range(dead, layout)[0], layout).omega, exact_omega(H, layout), rtol=1e-6)
+    H = rng.standard_normal((P, layout.n)) + layout.spread(1e12 * rng.standard_normal((P, 4)))
+    dead = np.vstack([H[:2], np.zeros((1, layout.n)), H[2:], layout.spread(rng.standard_normal((1, 4)))])
+    reduced, reduction = reduce_to_range(dead, layout)
+    assert reduction.dropped == 2
+    np.testing.assert_array_equal(reduced, H)
+    np.testing.assert_array_equal(reduction.basis.T @ dead, H)
+    np.testing.assert_allclose(snr(reduced, layout).omega, exact_omega(H, layout), rtol=1e-13)
+
+
+@pytest.mark.parametrize("apart", [1e6, 1e8, 1e10])
+@pytest.mark.parametrize("precision", [np.float64, np.float32])
+def test_digits_that_features_do_not_hold_are_estimated(apart: float, precision: type) -> None:
+    apart = apart if precision is np.float64 else apart**0.5
+    layout, P = ClassLayout.equal(4, 15), 6
+    rng = np.random.default_rng(0)
+    H = rng.standard_normal((P, layout.n)) * np.geomspace(1, 0.1, P)[:, None]
+    H += layout.spread(rng.standard_normal((P, 4)))
+    stored = (H + apart).astype(precision)
+    for measure in (snr, snr_spectrum):
+        measured = measure(stored, layout)
+        error = abs(measured.omega / exact_omega(H, layout) - 1).max()
+        assert error <= measured.relative_error <= 1e4 * error
+        assert measured.relative_error < 20 * np.finfo(precision).eps * apart / 0.1 * P
+
+
+@pytest.mark.parametrize("apart", [1e3, 1e8, 1e12])
+def test_digits_that_a_change_of_basis_costs_are_estimated(apart: float) -> None:
+    layout, P = ClassLayout.equal(4, 15), 6
+    rng = np.random.default_rng(0)
+    H = rng.standard_normal((P, layout.n)) + layout.spread(apart * rng.standard_normal((P, 4)))
+    dependent = np.vstack([H, H[:2]])  # two rows twice: the empty directions are no rows
+    reduced, reduction = reduce_to_range(dependent, layout)
+    assert reduction.dropped == 2
+    measured = snr(reduced, layout)
+    error = abs(measured.omega / exact_omega(H, layout) - 1).max()
+    assert error <= measured.relative_error <= 1e4 * error
 
 
 def test_statistics_know_how_far_their_snr_can_be_trusted() -> None:

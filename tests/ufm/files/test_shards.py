@@ -28,7 +28,7 @@ def folder(tmp_path, rows):
 @pytest.mark.parametrize("block", [1, 7, 1 << 21])
 @pytest.mark.parametrize("size", [1, 2, 5, 40])
 def test_processes_read_every_row_once_and_in_order(folder, rows, block, size, monkeypatch):
-    monkeypatch.setattr(module, "BLOCK", block)
+    monkeypatch.setattr(module, "BLOCK_NUMBERS", block)
     shards = Shards.of(str(folder / "*.np?"))
     assert (shards.n, shards.P, shards.dtype) == (29, 3, np.float32)
     parts = [shards.share(rank, size) for rank in range(size)]

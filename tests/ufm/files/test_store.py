@@ -3,13 +3,18 @@
 import os
 import subprocess
 import sys
+import tracemalloc
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from ufm.files import store
+from ufm.files import archive, store
+from ufm.files.features import load_feature_file
+from ufm.files.shards import Shards
 
 
 def test_arrays_round_trip_and_leave_nothing_else(tmp_path: Path) -> None:
@@ -82,13 +87,13 @@ def test_unwritable_places_are_refused_before_anything_is_computed(tmp_path: Pat
 
 def test_checkpoints_belong_to_their_configuration(tmp_path: Path) -> None:
     path, config = tmp_path / "run.partial.npz", {"seed": 3, "eta": None, "flow": "embedded"}
-    assert store.load_checkpoint(path, config) is None
+    assert store.load_checkpoint(path, config, ["X"]) is None
     store.save_checkpoint(path, config, {"X": np.eye(2)})
-    saved = store.load_checkpoint(path, config)
+    saved = store.load_checkpoint(path, config, ["X"])
     assert saved is not None
     np.testing.assert_array_equal(saved["X"], np.eye(2))
     with pytest.raises(ValueError, match="seed = 3, now 4"):
-        store.load_checkpoint(path, {**config, "seed": 4})
+        store.load_checkpoint(path, {**config, "seed": 4}, ["X"])
 
 
 def test_planted_links_are_not_followed_and_the_mode_is_that_of_the_umask(
@@ -176,6 +181,71 @@ def test_only_the_wanted_members_are_read(tmp_path: Path) -> None:
     features, labels = store.load_features(tmp_path / "x.npz")
     np.testing.assert_array_equal(features, rows)
     assert labels.tolist() == [0, 1, 2, 3]
+
+
+def test_a_checkpoint_is_read_for_its_wanted_arrays_alone(tmp_path: Path) -> None:
+    path, config = tmp_path / "run.partial.npz", {"seed": 3}
+    store.save_checkpoint(path, config, {"X": np.eye(2)})
+    with zipfile.ZipFile(path, "a") as added:
+        added.writestr("other.npy", npy(b"(((\n"))
+    saved = store.load_checkpoint(path, config, ["X"])
+    assert saved is not None
+    assert saved.keys() == {"X"}
+
+
+@pytest.mark.parametrize("load", [store.load_features, load_feature_file, lambda path: Shards.of(str(path)), store.load_arrays])
+@pytest.mark.parametrize("shape", ["(10**13, 9)", "(9, 10**13)", f"({10**300}, 9)"])
+def test_features_declared_huge_are_refused_before_memory_is_taken(load: Callable, shape: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    shape = shape.replace("10**13", str(10**13))
+    header = f"{{'descr': '<f8', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    with zipfile.ZipFile(path, "w") as written:
+        written.writestr("features.npy", npy(header) + bytes(99))
+        written.writestr("labels.npy", npy(b"{'descr': '<i8', 'fortran_order': False, 'shape': (9,), }\n") + bytes(72))
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="cannot read"):
+        load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2e6
+
+
+@pytest.mark.parametrize("name", ["labels", "W", "epoch", "lambda", "optimizer"])
+def test_an_array_far_larger_than_the_features_is_not_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    arrays: Any = {"features": np.eye(6), "labels": np.repeat([0, 1], 3), name: np.zeros(2_000_000, dtype=int)}
+    np.savez_compressed(path, **arrays)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=f"{name} has 16 MB, far more than features with 288 B"):
+        load_feature_file(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+
+
+def test_what_does_not_fit_into_the_free_memory_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    np.savez_compressed(tmp_path / "x.npz", features=np.zeros((1000, 2000)), labels=np.zeros(1000, dtype=int))
+    monkeypatch.setattr(archive, "free_memory", lambda: 10**6)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="features has 16 MB, with 1 MB of memory free"):
+        store.load_arrays(tmp_path / "x.npz")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1e6
+    np.save(tmp_path / "features.npy", np.eye(6))
+    np.save(tmp_path / "labels.npy", np.zeros(2_000_000, dtype=int))
+    with pytest.raises(ValueError, match="labels has 16 MB, with 1 MB of memory free"):
+        load_feature_file(tmp_path / "features.npy")
+
+
+def test_free_memory_is_that_of_the_machine_or_of_a_limit() -> None:
+    free = archive.free_memory()
+    assert free is not None
+    assert 10**7 < free <= os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2 * 10**9,) * 2)"
+    program = f"{limited}; from ufm.files import archive; print(archive.free_memory())"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert int(done.stdout) <= 2 * 10**9
 
 
 def test_json_of_any_depth_and_length_is_refused(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from ufm.models import NAMES, model_class
+from ufm.models import MODEL_NAMES, model_class
 from ufm.models.base import Model, deviation, simulate
 from ufm.models.dang import DeepLinear
 from ufm.models.ergen_pilanci import ErgenPilanci
@@ -18,7 +18,7 @@ ETF_MODELS = ("mixon", "lu-steinerberger", "e-wojtowytsch", "poggio-liao", "fang
 FRAME_MODELS = ("mse-bias-free", "mse-decayed-bias", "deep-linear")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_every_model_has_its_facts_and_refuses_bad_sizes(name):
     cls = model_class(name)
     build: Any = cls  # each class has parameters of its own
@@ -32,7 +32,7 @@ def test_every_model_has_its_facts_and_refuses_bad_sizes(name):
         cls(optimizer="magic")
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_penalties_energies_and_scales_must_be_positive(name):
     cls: Any = model_class(name)
     parameters = {f.name for f in fields(cls)} & {"lambda_w", "lambda_h", "energy_h", "energy_w", "temperature", "beta", "scale"}

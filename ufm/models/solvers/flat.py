@@ -10,10 +10,9 @@ from ufm.models.objective.feasible import Feasible
 from ufm.models.objective.peeled import Point
 from ufm.models.solvers.contract import GRADIENT, Objective, Observe, Solver, check_stationary, projected_move, size
 from ufm.models.solvers.curvature import largest_curvature
-from ufm.models.solvers.newton import EXACT, newton, polished
+from ufm.models.solvers.newton import COARSE, EXACT, newton, polished
 from ufm.models.solvers.vectors import Vectors
 
-COARSE = 1e-5  # gradient of log f at which L-BFGS hands over to Newton's method
 SNAP = 1e-3  # share of the largest entry below which one counts as at its bound
 
 

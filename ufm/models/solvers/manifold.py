@@ -8,10 +8,8 @@ import numpy as np
 from ufm.models.objective.feasible import Feasible
 from ufm.models.objective.peeled import Point
 from ufm.models.solvers.contract import Objective, Observe, Solver, relative, size, tangent_gradient
-from ufm.models.solvers.newton import polished
+from ufm.models.solvers.newton import COARSE, polished
 from ufm.models.solvers.vectors import Vectors
-
-COARSE = 1e-5  # gradient of log f at which the libraries hand over to Newton's method
 
 
 def pymanopt_trust_region(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:

@@ -12,6 +12,7 @@ from ufm.models.solvers.vectors import Curvature, Vectors
 ROUND_OFF = float(np.finfo(np.float64).eps)
 NOISE = 1e3 * ROUND_OFF  # of log f: smaller gains cannot be told from round-off
 EXACT = 1e-12  # size of the relative gradient at which there is nothing left to do
+COARSE = 1e-5  # gradient of log f at which other methods hand over to Newton's
 ENOUGH = 1e-4  # shrinking of the inner residual beyond which conjugate gradients only stir round-off
 
 

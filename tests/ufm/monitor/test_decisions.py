@@ -1,0 +1,110 @@
+"""Decisions by float32 products are those of float64, however close the best two are, however far and large the features."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from ufm.features import measures
+from ufm.features.ranges import Classifier
+from ufm.monitor.decisions import Decider, Decisions
+
+SIZES = st.tuples(st.integers(5, 60), st.integers(2, 9), st.integers(2, 11)).filter(lambda sizes: len(set(sizes)) == 3)
+
+
+def expected(rows: Tensor, labels: Tensor, classifier: Classifier, means: Tensor) -> Decisions:
+    """By the definitions in extended precision, ties to the first class."""
+    wide = rows.double().numpy().astype(np.longdouble)
+    scores = wide @ classifier.W.numpy().astype(np.longdouble).T + classifier.b.numpy()
+    distances = ((wide[:, :, None] - means.numpy().astype(np.longdouble)) ** 2).sum(1)
+    network, nearest, y = scores.argmax(1), distances.argmin(1), labels.numpy()
+    return Decisions(int((network != y).sum()), int((network != nearest).sum()), int((nearest != y).sum()))
+
+
+def problem(seed: int, n: int, P: int, C: int, offset: float, noise: float) -> tuple[Tensor, Tensor, Classifier, Tensor]:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, C, n)
+    means = offset + rng.standard_normal((P, C))
+    rows = torch.from_numpy((means.T[labels] + noise * rng.standard_normal((n, P))).astype(np.float32))
+    W = rng.standard_normal((C, P))
+    classifier = Classifier(torch.from_numpy(W), torch.from_numpy(-W @ np.full(P, offset)))
+    return rows, torch.from_numpy(labels), classifier, torch.from_numpy(means)
+
+
+@given(st.integers(0, 2**32 - 1), SIZES, st.sampled_from([0.0, 30.0, 1e4]), st.sampled_from([1e-3, 0.5, 3.0]))
+def test_counts_are_those_of_extended_precision(seed: int, sizes: tuple[int, int, int], offset: float, noise: float) -> None:
+    rows, labels, classifier, means = problem(seed, *sizes, offset, noise)
+    assert Decider(classifier, means)(rows, labels) == expected(rows, labels, classifier, means)
+    assert Decider(None, means)(rows, labels) == Decisions(0, 0, expected(rows, labels, classifier, means).wrong_by_mean)
+
+
+def near_ties(seed: int = 0, n: int = 400, P: int = 24) -> tuple[Tensor, Tensor, Classifier, Tensor]:
+    """Rows whose scores of two classes, and distances to two means, differ by 1e-9: far below what float32 can tell."""
+    rng = np.random.default_rng(seed)
+    direction = np.linalg.qr(rng.standard_normal((P, P)))[0][:, 0]
+    means = np.stack([direction, -direction], 1) * 3 + 20
+    rows = 20 + rng.standard_normal((n, P))
+    rows -= np.outer((rows - 20) @ direction, direction)  # half-way between both
+    rows += np.outer(rng.choice([-1e-9, 1e-9], n), direction)
+    W = np.stack([direction, -direction])
+    classifier = Classifier(torch.from_numpy(W), torch.from_numpy(-W @ np.full(P, 20.0)))
+    return torch.from_numpy(rows), torch.from_numpy(rng.integers(0, 2, n)), classifier, torch.from_numpy(means)
+
+
+def test_what_float32_cannot_tell_is_decided_by_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, labels, classifier, means = near_ties()
+    counts = Decider(classifier, means)(rows, labels)
+    assert counts == expected(rows, labels, classifier, means)
+    assert counts.apart == 0
+
+    def sure(scores: Any, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.addmm(scores.offsets, x, scores.weights.mT).argmax(1), torch.zeros(len(x)).bool()
+
+    monkeypatch.setattr("ufm.monitor.decisions._Scores.best", sure)
+    assert Decider(classifier, means)(rows, labels) != counts  # the rows are hard: float32 alone gets them wrong
+
+
+@pytest.fixture
+def rough_products() -> Iterator[None]:
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.usefixtures("rough_products")
+def test_products_that_the_user_has_made_rougher_are_not_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, labels, classifier, means = problem(0, 50, 6, 4, 5.0, 0.5)
+    monkeypatch.setattr("ufm.monitor.decisions._Scores.best", lambda *_: pytest.fail("float32 products are of another precision"))
+    assert Decider(classifier, means)(rows, labels) == expected(rows, labels, classifier, means)
+
+
+def test_autocast_around_it_changes_no_decision() -> None:
+    rows, labels, classifier, means = problem(3, 500, 40, 7, 30.0, 3.0)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Decider(classifier, means)(rows, labels) == expected(rows, labels, classifier, means)
+
+
+def test_scales_outside_of_float32_are_decided_too() -> None:
+    for scale in (1e-30, 1e30, 1e100):
+        rows, labels, classifier, means = problem(5, 60, 7, 4, 0.0, 1.0)
+        classifier = Classifier(classifier.W, scale * classifier.b)
+        moved = rows.double() * scale, labels, classifier, means * scale
+        assert Decider(classifier, means * scale)(moved[0], labels) == expected(*moved), scale
+
+
+def test_equal_scores_go_to_the_first_class_and_few_rows_are_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, labels, classifier, means = problem(7, 3000, 30, 8, 30.0, 0.3)
+    same = Classifier(0 * classifier.W, 0 * classifier.b)
+    assert Decider(same, means)(rows, labels).wrong == int((labels != 0).sum())
+    again: list[int] = []
+    nearest = measures.nearest_mean
+    monkeypatch.setattr(measures, "nearest_mean", lambda H, m: (again.append(len(H)), nearest(H, m))[1])
+    Decider(classifier, means)(rows, labels)
+    assert sum(again) < 30

@@ -1,0 +1,117 @@
+"""The members of an .npz archive: the wanted ones, each read once, none larger than it says it is, nothing unpickled."""
+
+import math
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, BinaryIO
+
+import numpy as np
+
+SLACK = 1 << 16  # bytes that an array beside the features may always have
+BESIDE = 8  # times the bytes of the features that any array beside them may have; int64 labels of one float16 have 4 times
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a .npy says of itself: its shape, whether it is stored by columns, its dtype, and the bytes of its numbers."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the array."""
+        return self.dtype.itemsize * math.prod(self.shape)
+
+
+def read_header(source: IO[bytes]) -> Header:
+    """The header of a .npy, read to its end. Raises ValueError for one that is damaged, and for objects."""
+    version = np.lib.format.read_magic(source)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+    header = Header(*read(source))
+    if header.dtype.hasobject:
+        raise ValueError("it holds objects, which are never unpickled")
+    if min(header.shape, default=0) < 0:
+        raise ValueError(f"its header says shape {header.shape}")
+    return header
+
+
+def checked_header(source: IO[bytes], name: str, size: int) -> Header:
+    """The header of a .npy of so many bytes. Raises ValueError where it promises more of them, or fewer."""
+    header = read_header(source)
+    if source.tell() + header.size != size:
+        promised = f"{name} is {header.dtype} {header.shape}, {in_words(header.size)}"
+        raise ValueError(f"{promised}, of which there are {in_words(max(size - source.tell(), 0))}")
+    return header
+
+
+def read_members(file: BinaryIO, names: Collection[str] | None, beside: str | None = None) -> dict[str, np.ndarray]:
+    """The arrays of an archive, all or those of `names` that it has; none may be far larger than the one called `beside`.
+
+    Raises ValueError for members that are no arrays, whose size is not that of their header, and that do not fit into memory.
+    """
+    import zipfile
+
+    with zipfile.ZipFile(file) as archive:
+        members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
+        members = {name: member for name, member in members.items() if names is None or name in names}
+        sizes = {name: _checked_size(archive, name, member) for name, member in members.items()}
+        check_memory(sizes)
+        most = max(BESIDE * sizes.get(beside or "", 0), SLACK)
+        large = [name for name, size in sizes.items() if beside in sizes and name != beside and size > most]
+        if large:
+            raise ValueError(
+                f"{large[0]} has {in_words(sizes[large[0]])}, far more than {beside} with {in_words(sizes[str(beside)])}"
+            )
+        arrays = {}
+        for name, member in members.items():
+            with archive.open(member) as source:
+                arrays[name] = np.lib.format.read_array(source, allow_pickle=False)
+                if source.read(1):  # to the end, where zipfile compares the checksum
+                    raise ValueError(f"{name} goes on after its end")
+        return arrays
+
+
+def check_memory(sizes: dict[str, int]) -> None:
+    """Raise ValueError where arrays of so many bytes do not fit into the memory that is free."""
+    free, needed = free_memory(), sum(sizes.values())
+    if free is not None and needed > free:
+        largest = max(sizes, key=lambda name: sizes[name])
+        raise ValueError(f"{largest} has {in_words(sizes[largest])}, with {in_words(free)} of memory free")
+
+
+def free_memory() -> int | None:
+    """Bytes that this process may still take, None where the system does not tell."""
+    limits = list[int]()
+    with suppress(OSError, ValueError, IndexError, StopIteration):
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
+    with suppress(OSError, ValueError):
+        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    with suppress(OSError, ValueError, AttributeError):
+        if not limits:
+            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    with suppress(ImportError, OSError):
+        import resource
+
+        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
+        limits += [soft] if soft != resource.RLIM_INFINITY else []
+    return min(limits, default=None)
+
+
+def in_words(size: int) -> str:
+    """Bytes in the unit that suits them."""
+    power = min(max(len(str(size)) - 1, 0) // 3, 6)
+    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
+
+
+def _checked_size(archive: Any, name: str, member: Any) -> int:
+    """The bytes of a member. Raises ValueError where it is no array, and where its header and the archive disagree on them."""
+    with archive.open(member) as source:
+        if source.peek(6)[:6] != b"\x93NUMPY":
+            raise ValueError(f"its member {name} is no array")
+        return checked_header(source, name, member.file_size).size

@@ -1,0 +1,108 @@
+"""What the network and the nearest class mean decide, counted: by products in float32, by float64 where those cannot tell."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ufm.features import measures
+from ufm.features.ranges import Classifier
+
+SINGLE = torch.finfo(torch.float32)
+
+
+@dataclass(frozen=True)
+class Decisions:
+    """Counts of examples: the network is wrong; it and the nearest class mean disagree; the class of that mean is wrong."""
+
+    wrong: int = 0
+    apart: int = 0
+    wrong_by_mean: int = 0
+
+    def __add__(self, other: "Decisions") -> "Decisions":
+        return Decisions(self.wrong + other.wrong, self.apart + other.apart, self.wrong_by_mean + other.wrong_by_mean)
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """x -> weights x + offsets in float32, weights (K, P), and what bounds their rounding: the largest length and offset."""
+
+    weights: Tensor
+    offsets: Tensor
+    longest: Tensor
+    largest: Tensor
+
+    @classmethod
+    def of(cls, weights: Tensor, offsets: Tensor) -> "_Scores":
+        longest, largest = torch.linalg.vector_norm(weights, dim=1).max(), offsets.abs().max()
+        return cls(weights.float(), offsets.float(), longest, largest)
+
+    def best(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The best of K for every row x (n, P), and which rows have a second best within the rounding of both scores. (n,), (n,)
+
+        A sum of P products in any order is off by at most P u of the product of the lengths, u = eps / 2; so are x and the
+        weights by u each, and the offset.
+        """
+        K, P = self.weights.shape
+        indices, gaps = torch.zeros(len(x), dtype=torch.int64, device=x.device), torch.zeros_like(x[:, 0])
+        for start in range(0, len(x), measures.rows_at_a_time(K)):
+            piece = slice(start, start + measures.rows_at_a_time(K))
+            scores = torch.addmm(self.offsets, x[piece], self.weights.mT)
+            values, indices[piece] = scores.max(1)
+            gaps[piece] = values - scores.scatter_(1, indices[piece][:, None], -torch.inf).amax(1)
+        lengths = torch.linalg.vector_norm(x, dim=1)
+        rounding = (P + 8) * (SINGLE.eps * (lengths * self.longest + self.largest) + SINGLE.tiny)
+        return indices, ~(gaps > 2 * rounding)  # not <=, so that what overflows is not trusted either
+
+
+class Decider:
+    """Counts the decisions of a classifier (None: of the class means alone) and of the class means (P, K) on rows of features.
+
+    Column k of the means is that of class `classes[k]` (k itself). The decisions are those of float64.
+    """
+
+    def __init__(self, classifier: Classifier | None, means: Tensor, classes: Tensor | None = None) -> None:
+        self._classifier, self._means, self._classes = classifier, means, classes
+        self._centre = means.mean(1).float()  # a number of float32, so that a row of float32 less it is rounded once
+        M = means - self._centre[:, None]
+        self._nearest = _Scores.of(2 * M.mT, -(M * M).sum(0))
+        if classifier is not None:
+            self._network = _Scores.of(classifier.W, classifier.b + classifier.W @ self._centre.double())
+
+    def __call__(self, rows: Tensor, labels: Tensor) -> Decisions:
+        """The counts of rows (n, P) of any float dtype with labels (n,). Without a classifier the first two are 0."""
+        wide = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
+        with torch.autocast(rows.device.type, enabled=False):
+            x = (wide - self._centre.to(wide.dtype)).float()
+            nearest = self._decided(self._nearest, x, rows, lambda H: measures.nearest_mean(H, self._means))
+            nearest = nearest if self._classes is None else self._classes[nearest]
+            wrong_by_mean = int((nearest != labels).sum())
+            if self._classifier is None:
+                return Decisions(0, 0, wrong_by_mean)
+            network = self._decided(self._network, x, rows, self._of_network)
+        return Decisions(int((network != labels).sum()), int((network != nearest).sum()), wrong_by_mean)
+
+    def _decided(self, scores: _Scores, x: Tensor, rows: Tensor, exact: Callable[[Tensor], Tensor]) -> Tensor:
+        """The best class of every row, by the exact scores where those of float32 cannot tell."""
+        if not _products_are_single():
+            return exact(rows.double())
+        best, doubtful = scores.best(x)
+        again = doubtful.nonzero()[:, 0]
+        return best.index_copy(0, again, exact(rows[again].double())) if len(again) else best
+
+    def _of_network(self, rows: Tensor) -> Tensor:
+        assert self._classifier is not None
+        W, b = self._classifier.W, self._classifier.b
+        scores = (torch.addmm(b, H, W.mT) for H in rows.split(measures.rows_at_a_time(len(W))))
+        return torch.cat([score.argmax(1) for score in scores])
+
+
+def _products_are_single() -> bool:
+    """Whether float32 products have the rounding of float32: not where the user has chosen TF32 or bfloat16 for them."""
+    if not hasattr(torch.backends, "fp32_precision"):  # torch before 2.9
+        return torch.get_float32_matmul_precision() == "highest"
+    backends: Any = torch.backends
+    places = (backends, backends.mkldnn.matmul, backends.cuda.matmul)
+    return all(place.fp32_precision in ("none", "ieee") for place in places)
