@@ -11,7 +11,7 @@ from ufm.features import labels as layout
 from ufm.features.snr import Snr, snr, snr_spectrum, worth_saying
 from ufm.flow.config import FlowConfig
 from ufm.laws.closed import Law
-from ufm.laws.memory import check_memory
+from ufm.laws.run_cost import check_run_cost
 
 if TYPE_CHECKING:
     from ufm.features.ranges import Reduction
@@ -133,7 +133,7 @@ def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLa
     if not config.reduce:
         classes.check_rank(config.P)
     if not classes.balanced:
-        check_memory(classes.C, config.P, config.points or FEWEST_TIMES)
+        check_run_cost(classes.C, config.P, config.points or FEWEST_TIMES)
     rng = np.random.default_rng(config.seed)
     notes.append(f"standard Gaussian features, seed {config.seed}")
     return rng.standard_normal((config.P, classes.n)).astype(config.dtype, copy=False), classes

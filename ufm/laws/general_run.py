@@ -12,7 +12,7 @@ from ufm.laws.domain import wide
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import ReducedStart, peak_signs, reduced_start, states_at
 from ufm.laws.general_trajectory import GeneralTrajectory
-from ufm.laws.memory import check_memory
+from ufm.laws.run_cost import check_run_cost
 from ufm.laws.singular import singular_values
 
 ACCURACY = 1e-10  # largest relative error bound of a singular value
@@ -52,7 +52,7 @@ def run_general_beside(
         omega: Any = _closed(law, start, others).omega
         return _closed(law, start, times), omega
     if isinstance(S, np.ndarray):
-        check_memory(law.C, S.shape[0], len(times))
+        check_run_cost(law.C, S.shape[0], len(times))
     visited, states, values, error = np.union1d(times, others), list[Any](), list[Any](), 0.0
     wanted, compared = np.isin(visited, times), np.isin(visited, others)
     passed = 0

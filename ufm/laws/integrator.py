@@ -28,7 +28,7 @@ from ufm.laws.interpolant import Interpolant, combine, interpolant, largest_valu
 SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 8.0  # factors of the step-size controller
 FIRST = 0.02  # size of the first step on the clock
 STAGES, MORE = 12, 3  # slopes of a step beside its first, and further ones for the states inside
-KEPT = 31 * 2**20  # bytes; glibc lets no larger block raise its threshold
+LARGEST_KEPT_BLOCK = 31 * 2**20  # bytes; glibc lets no larger block raise its threshold
 LATEST = 650.0  # on the clock; the time overflows float64 soon after
 
 Field = Callable[[Any], Any]
@@ -97,7 +97,7 @@ def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> I
     rounding is larger than the accuracy, and where the time overflows float64.
     """
     clock = RescaledTime(field, t_0)
-    np.empty(KEPT, np.uint8)  # freed at once: from then on malloc keeps blocks up to this size instead of returning their pages
+    np.empty(LARGEST_KEPT_BLOCK, np.uint8)  # freed at once: malloc then keeps blocks of this size
     end = clock.tau(t_end)
     tau, error, slope = 0.0, 0.0, clock.slope(0.0, S)
     size = min(end, FIRST)

@@ -19,7 +19,7 @@ from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step
 from ufm.laws.general_run import run_general
 from ufm.laws.general_states import time_of_growth
-from ufm.laws.memory import bytes_of_run
+from ufm.laws.run_cost import bytes_of_run
 
 any_sizes = problems(balanced=False, few_features=True)
 ridges = st.sampled_from([0.0, 0.03, 0.7])
@@ -365,12 +365,12 @@ def test_cuda_gives_the_same_numbers() -> None:
     on_torch("cuda")
 
 
-def test_a_run_past_the_memory_of_the_machine_is_refused_with_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_past_the_free_memory_is_refused_with_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
     law = GeneralLaw((9, 17, 12, 14, 30))
     S, t = law.scaled_means(np.random.default_rng(0).standard_normal((3, 5))), np.linspace(0, 1, 1000)
     needed = bytes_of_run(5, 3, 1000)
-    monkeypatch.setattr("ufm.laws.memory.machine_memory", lambda: needed - 1)
-    with pytest.raises(ValueError, match=r"^5 unequal classes in P = 3 features at 1000 times need about .* GB"):
+    monkeypatch.setattr("ufm.laws.run_cost.free_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match=r"^5 unequal classes in P = 3 features at 1000 times need about .*kB"):
         run_general(law, S, t)
     assert run_general(law, S, t[:500]).omega.shape == (500, 3)
     assert run_general(GeneralLaw((9,) * 5), S, t).omega.shape == (1000, 3)  # closed
