@@ -83,9 +83,9 @@ def test_loss_and_parts_are_those_of_the_ridge_classifier(problem: Problem, ridg
     law = GeneralLaw(layout.sizes, ridge)
     S = law.scaled_means(layout.means(X))
     W, b = oracles.ridge_classifier(X, layout, ridge)
-    found_W, found_b = law.classifier(S)
-    np.testing.assert_allclose(found_W, W, atol=1e-10 * abs(W).max())
-    np.testing.assert_allclose(found_b, b, atol=1e-10)
+    W_law, b_law = law.classifier(S)
+    np.testing.assert_allclose(W_law, W, atol=1e-10 * abs(W).max())
+    np.testing.assert_allclose(b_law, b, atol=1e-10)
     nc1 = 0.5 * (1 + ridge) * float((W**2).sum())
     residual = W @ layout.means(X) + b[:, None] - np.eye(layout.C)
     nc23 = 0.5 * float((residual**2 * layout.priors).sum())
@@ -121,6 +121,7 @@ def test_equal_classes_are_closed_and_agree_with_the_integration(problem: Proble
     run = run_general(law, S, t)
     assert run.frozen
     np.testing.assert_allclose(run.omega[0], snr(X, layout).omega, rtol=1e-9)
+    np.testing.assert_array_equal(law.closed_omega(np.zeros(1), run.omega[0])[0], run.omega[0])
     u, s = run.u[-1], 1 + ridge
     # d log u / dt = (2 / (C^2 N)) (r s + u) / (s + u)^2 along the closed omega
     h = 1e-4 * t[-1]
