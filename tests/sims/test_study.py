@@ -86,7 +86,7 @@ def test_shares_are_disjoint_and_complete_and_write_no_report(tmp_path: Path) ->
     ("selection", "said"),
     [
         (Selection(NAMED, "unnormalized", ("unnormalized",), "", {}), "unnormalized"),
-        (Selection(UNDECIDED, "", ("kernel", "unnormalized"), "", {}), "none (undecided)"),
+        (Selection(UNDECIDED, "", ("kernel", "unnormalized"), "", {}), "undecided (kernel, unnormalized left)"),
         (Selection(REFUTED, "", (), "", {}), "refuted (every model)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

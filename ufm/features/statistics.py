@@ -119,7 +119,7 @@ class StreamingStatistics:
         """
         self._check(features, labels)
         if self._rows is None:
-            self._rows, self._labels = _room(features, labels)
+            self._rows, self._labels = _buffer_for_chunk(features, labels)
         taken = 0
         while taken < len(labels):
             step = min(len(labels) - taken, CHUNK - self._waiting)
@@ -185,7 +185,7 @@ def _are_integers(labels: Array) -> bool:
     return not (xp.is_floating_point(labels) or xp.is_complex(labels))
 
 
-def _room(features: Rows[ArrayT], labels: Labels[ArrayT]) -> tuple[ArrayT, ArrayT]:
+def _buffer_for_chunk(features: Rows[ArrayT], labels: Labels[ArrayT]) -> tuple[ArrayT, ArrayT]:
     """Empty float64 rows (CHUNK, P) and labels (CHUNK,), where the features are."""
     xp, P = namespace(features), features.shape[1]
     rows = xp.empty((CHUNK, P), dtype=xp.float64, device=features.device)

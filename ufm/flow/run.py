@@ -34,10 +34,10 @@ def run_flow(config: FlowConfig, start: Start, progress: StageProgress = silent,
     motion, times = motion_of(config, start), output_times(config, start, t_end)
     eta, steps, warnings = schedule_of(config, start, t_end)
     kept = eta * kept_steps(steps)
-    (flow, at_steps), complete = _attempt(lambda: motion.flow(times, kept, lambda share: progress("flow", share)))
+    (flow, at_steps), complete = _until_interrupted(lambda: motion.flow(times, kept, lambda share: progress("flow", share)))
     scheme = DiscreteRun(np.arange(1), start.snr.omega[None], eta)
     if complete:
-        scheme, complete = _attempt(
+        scheme, complete = _until_interrupted(
             lambda: run_scheme(config, start, eta, steps, lambda share: progress("scheme", share)), scheme
         )
     both = min(len(scheme.omega), len(at_steps))
@@ -49,7 +49,7 @@ def run_flow(config: FlowConfig, start: Start, progress: StageProgress = silent,
     return result
 
 
-def _attempt(compute: Callable[[], Any], before: Any = None) -> tuple[Any, bool]:
+def _until_interrupted(compute: Callable[[], Any], before: Any = None) -> tuple[Any, bool]:
     """What `compute` returns, or had when Ctrl-C came, or what there was before, and whether it is whole."""
     try:
         return compute(), True

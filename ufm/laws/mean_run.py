@@ -50,7 +50,7 @@ def solved_steps(system: MeanSystem, t_0: float, t_end: float, tolerance: float 
         yield SolvedStep(t, Z, lambda t, states=states: states(t).reshape(shape))
         if solver.status == "finished":
             return
-    raise _too_late(t, f"{MOST_SOLVER_STEPS} steps were taken, against rounding")
+    raise _too_late(t, f"{MOST_SOLVER_STEPS} steps were taken: rounding decides the step size there")
 
 
 def _too_late(t: float, why: str) -> OverflowError:

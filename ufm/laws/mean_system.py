@@ -169,7 +169,7 @@ def decayed_clock(t: np.ndarray, feature_decay: float) -> np.ndarray:
         return t
     if t.size and 2 * feature_decay * float(t.max()) > 700:
         raise OverflowError(
-            f"t = {float(t.max()):g} with feature_decay = {feature_decay:g}: the undecayed clock overflows float64"
+            f"t = {float(t.max()):g} with feature_decay = {feature_decay:g}: the time without decay overflows float64"
         )
     return np.expm1(2 * feature_decay * t) / (2 * feature_decay)
 

@@ -47,7 +47,7 @@ def degrees_of_freedom(discrimination: Discrimination) -> int:
 
 
 def too_few(discrimination: Discrimination) -> str:
-    """Why no honest number can be given, or an empty string."""
+    """Why no reliable number can be given, or an empty string."""
     nu, P = degrees_of_freedom(discrimination), discrimination.rank
     if discrimination.unbounded.shape[1] and nu <= P:
         return f"{nu} degrees of freedom within classes do not fill {P + discrimination.dropped} features: omega in sample is inf"

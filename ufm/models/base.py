@@ -172,14 +172,14 @@ def simulate(model: Model, seed: int = 0, device: str = "cpu", *, rng: RNG = Non
 def need_positive(**values: float) -> None:
     """Raise ValueError where a value is not a finite number above 0."""
     for name, value in values.items():
-        if not (np.isfinite(value) and value > 0):
+        if not 0 < value < np.inf:
             raise ValueError(f"{name} = {value}: must be positive and finite")
 
 
 def need_not_negative(**values: float) -> None:
     """Raise ValueError where a value is not a finite number of at least 0."""
     for name, value in values.items():
-        if not (np.isfinite(value) and value >= 0):
+        if not 0 <= value < np.inf:
             raise ValueError(f"{name} = {value}: must be finite and not negative")
 
 

@@ -165,10 +165,10 @@ def bibtex(name: str) -> str:
     """The BibTeX entries of what a model rests on. Raises ValueError for a name that is no model's."""
     if name not in MODEL_PAPERS:
         raise ValueError(f"no model is called {name!r}; choose from {', '.join(MODEL_PAPERS)}")
-    return "\n\n".join(_entry(key) for key in MODEL_PAPERS[name])
+    return "\n\n".join(_bibtex_of(key) for key in MODEL_PAPERS[name])
 
 
-def _entry(key: str) -> str:
+def _bibtex_of(key: str) -> str:
     if key in OTHERS:
         return OTHERS[key]
     author, title, year, number = ARXIV[key]

@@ -30,7 +30,7 @@ class Log(Protocol):
 
 
 class CsvLog:
-    """A table with one row an epoch, written whole and atomically; a column that is met later is empty before."""
+    """A table with one row an epoch, written whole and atomically; a column that appears later is empty before."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
