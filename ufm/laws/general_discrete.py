@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
+from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
 from ufm.laws.discrete import kept_steps
 from ufm.laws.general import GeneralLaw
@@ -36,6 +37,7 @@ class GeneralDiscreteRun:
     u: Array
     eta: float
     S: Array
+    __repr__ = short_repr
 
     @property
     def t(self) -> np.ndarray:
