@@ -112,7 +112,7 @@ def contracted(graph: dict[str, set[str]], folder: str) -> dict[str, set[str]]:
     among: dict[str, set[str]] = {}
     for dotted, needed in graph.items():
         if (one := inside(dotted)) is not None:
-            among.setdefault(one, set()).update({other for other in map(inside, needed) if other not in (None, one)})
+            among.setdefault(one, set()).update({other for other in map(inside, needed) if other is not None and other != one})
     return among
 
 

@@ -19,6 +19,7 @@ from manifolds.linalg import Array, ArrayT, array_like, epsilon, frobenius_norm,
 from manifolds.matrix_functions import inverse_sqrt
 from manifolds.normalized_features import oblique_projection, renormalize
 from manifolds.precision import at_least_float32
+from manifolds.representation import short_repr
 from manifolds.shooting import SHOTS, Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 EXTRAPOLATIONS = 7  # midpoint solutions with 2, 4, .., 14 substeps are extrapolated: order 14
@@ -43,6 +44,7 @@ class RowSpace:
 
     layout: ClassLayout
     basis: Array
+    __repr__ = short_repr
 
     @classmethod
     def spanned_by(cls, layout: ClassLayout, *parts: Array) -> "RowSpace":

@@ -73,9 +73,9 @@ def load_observed(path: Path, lam: float | None = None) -> Observed:
     """
     if path.is_dir():
         if (path / "config.json").exists():
-            return _trained(path)
+            return _saying_lambda(_trained(path), lam)
         if (path / RUN).exists():
-            return _logged(path, lam)
+            return _saying_lambda(_logged(path, lam), lam)
         if next(path.glob("features-*.npz"), None) is not None:
             return _observed_features(path, lam)
         raise ValueError(f"{path} is no run: it has neither config.json, nor {RUN} of a log, nor files features-EPOCH.npz")
@@ -119,6 +119,17 @@ def _logged(path: Path, given: float | None) -> Observed:
     return replace(observed, rates=rates, files=statistics_files(path), lam=lam)
 
 
+def _saying_lambda(observed: Observed, given: float | None) -> Observed:
+    """The run with a note where another lambda is given than the one that it was measured at."""
+    if given is None or given == observed.lam:
+        return observed
+    note = (
+        f"it was measured at lambda = {observed.lam:g}, which is kept; the lambda = {given:g} given does not apply to it: "
+        "leave it out, or measure the run again"
+    )
+    return replace(observed, notes=(*observed.notes, note))
+
+
 def _known_lambda(stored: float, given: float | None, path: Path) -> float:
     """lambda as stored, else as given. Raises ValueError where it is neither."""
     lam = given if np.isnan(stored) else stored
@@ -148,6 +159,9 @@ def _observed_features(path: Path, given: float | None) -> Observed:
         whole = whole and "W" in stored
         if "W" in stored:
             notes["lambda"] = f"L_perp is that of lambda = {lam:g} (C wd / 2 for MSELoss and weight decay wd)"
+        if "W" in stored and "lambda" in stored and (own := lambda_of_file(stored, file)) != lam:
+            other = f"{file.name} stores lambda = {own:g}, and L_perp is that of the lambda = {lam:g} given"
+            notes["stored lambda"] = f"{other}: leave it out for the file's own"
         if "W" in stored and "b" not in stored:
             notes["b"] = "files have W and no b: taken for a layer without bias"
         if epoch is None:

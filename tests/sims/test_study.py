@@ -31,6 +31,7 @@ def run_study(*arguments: Any) -> int:
     return study.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_study_that_was_interrupted_goes_on_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
+from manifolds.representation import short_repr
 from ufm.laws.closed import Law
 from ufm.laws.trajectory import Trajectory
 
@@ -25,6 +26,7 @@ class Clock:
     predicted: np.ndarray
     error: np.ndarray
     exhausted: bool
+    __repr__ = short_repr
 
     @property
     def rms(self) -> float:

@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
+from manifolds.representation import short_repr
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED, Law
 
 EXPONENTS: dict[Law, float] = {RENORMALIZED: 1.0, EMBEDDED: 2.0, UNNORMALIZED: 0.0}
@@ -41,6 +42,7 @@ class Profile:
     phi: np.ndarray
     error: np.ndarray
     sensitivity: np.ndarray
+    __repr__ = short_repr
 
     @property
     def squares(self) -> float:

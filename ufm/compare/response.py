@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry, log_gram
 from ufm.compare.motions import FlowState, Motion
 
@@ -31,6 +32,7 @@ class Response:
     places: np.ndarray
     D: np.ndarray
     cross: np.ndarray | None = None
+    __repr__ = short_repr
 
     def widened(self, kinds: np.ndarray, sigma: np.ndarray) -> "Response":
         """With the errors of all others as one of its own for every value, in units of the noise sigma (m,) of the values."""

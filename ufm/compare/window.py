@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.laws.trajectory import Trajectory
 
 FRACTION = 0.1  # of L_LS, below which L_perp counts as the central path
@@ -24,6 +25,7 @@ class Window:
     compared: Trajectory | None
     reason: str = ""
     notes: tuple[str, ...] = ()
+    __repr__ = short_repr
 
 
 def find_window(

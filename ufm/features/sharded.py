@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.layout import ClassLayout
+from manifolds.representation import short_repr
 from manifolds.whitening import (
     degenerate_deviation,
     infinity_norm,
@@ -40,6 +41,7 @@ class FactoredStatistics:
     root: np.ndarray
     mean_square: float
     precision: float
+    __repr__ = short_repr
 
     @property
     def P(self) -> int:

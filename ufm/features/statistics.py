@@ -8,6 +8,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gram, namespace
+from manifolds.representation import short_repr
 from ufm.arrays import ClassMeans, Columns, Covariance, FeatureVector, Labels, PerClass, Rows, check_real, check_scale
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
@@ -24,6 +25,7 @@ class ClassStatistics(Generic[ArrayT_co]):
     means: ClassMeans[ArrayT_co]
     sigma_w: Covariance[ArrayT_co]
     class_variances: PerClass[ArrayT_co]
+    __repr__ = short_repr
 
     @property
     def C(self) -> int:

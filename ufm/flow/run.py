@@ -8,7 +8,7 @@ import numpy as np
 
 from ufm.flow.config import FlowConfig
 from ufm.flow.motion import ClosedMotion, end_time, motion_of, output_times, run_scheme, schedule_of
-from ufm.flow.result import FlowRun, StageProgress, largest_gap, silent
+from ufm.flow.result import FlowRun, StageProgress, distance_warnings, largest_gap, silent
 from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.discrete import DiscreteRun, kept_steps
@@ -42,7 +42,8 @@ def run_flow(config: FlowConfig, start: Start, progress: StageProgress = silent,
     both = min(len(scheme.omega), len(at_steps))
     gap = largest_gap(scheme.omega[:both], at_steps[:both])
     residual, seconds = start.snr.whitening.residual, time.perf_counter() - began
-    result = FlowRun(config, start, flow, scheme, gap, residual, seconds, (*start.warnings, *warnings), complete)
+    said = (*start.warnings, *warnings, *distance_warnings(config, gap, residual))
+    result = FlowRun(config, start, flow, scheme, gap, residual, seconds, said, complete)
     if not complete:
         raise Interrupted(result)
     return result

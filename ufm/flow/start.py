@@ -7,6 +7,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array
+from manifolds.representation import short_repr
 from ufm.features import labels as layout
 from ufm.features.snr import Snr, snr, snr_spectrum, worth_saying
 from ufm.flow.config import FlowConfig
@@ -32,6 +33,7 @@ class Start:
     notes: tuple[str, ...]
     reduction: "Reduction | None" = None
     statistics: "FactoredStatistics | None" = None
+    __repr__ = short_repr
 
     @property
     def features(self) -> np.ndarray:

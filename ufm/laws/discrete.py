@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
 
 DEFAULT_STEPS, MOST_DEFAULT_STEPS = 1000, 200_000
@@ -24,6 +25,7 @@ class DiscreteRun:
     steps: np.ndarray
     omega: np.ndarray
     eta: float
+    __repr__ = short_repr
 
     @property
     def t(self) -> np.ndarray:

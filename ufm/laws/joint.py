@@ -20,6 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.layout import ClassLayout
+from manifolds.representation import short_repr
 from manifolds.whitening import principal_deviations
 from ufm.laws.class_counts import ClassCounts
 from ufm.laws.trajectory import Trajectory, followed
@@ -88,6 +89,7 @@ class JointRun:
     Sigma_W: np.ndarray
     R: np.ndarray
     root: np.ndarray  # L_0 (P, P) with Sigma_W(0) = L_0 L_0^T
+    __repr__ = short_repr
 
     @property
     def loss(self) -> np.ndarray:

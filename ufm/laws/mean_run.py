@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
 from ufm.laws.mean_system import MeanSystem
 from ufm.laws.trajectory import Trajectory, follow
@@ -25,6 +26,7 @@ class SolvedStep:
     t: float
     Z: np.ndarray
     inside: Callable[[float], np.ndarray]
+    __repr__ = short_repr
 
 
 def solved_steps(system: MeanSystem, t_0: float, t_end: float, tolerance: float = TOLERANCE) -> Iterator[SolvedStep]:

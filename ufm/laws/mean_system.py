@@ -22,6 +22,7 @@ from functools import cached_property
 import numpy as np
 
 from manifolds.layout import ClassLayout
+from manifolds.representation import short_repr
 from manifolds.whitening import principal_deviations
 from ufm.features.sharded import FactoredStatistics
 from ufm.features.snr import Snr
@@ -37,6 +38,7 @@ class MeanSystem:
     Z: np.ndarray
     counts: tuple[int, ...]
     kernel_ratio: float = 1.0
+    __repr__ = short_repr
 
     @property
     def C(self) -> int:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.features import spectral_loss
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Trajectory:
     U_t: np.ndarray | None = None
     observed: Mapping[str, np.ndarray] = field(default_factory=dict)
     counts: tuple[int, ...] | None = None
+    __repr__ = short_repr
 
     @property
     def class_sizes(self) -> np.ndarray:

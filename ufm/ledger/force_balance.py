@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from manifolds.representation import short_repr
 from ufm.ledger.tracing import undisturbed
 
 LogitLoss = Any  # (logits (b, C), labels (b,)) -> scalar mean over the batch
@@ -40,6 +41,7 @@ class ForceBalance:
     decay_cosine: np.ndarray
     decay_ratio: np.ndarray
     momentum_cosine: np.ndarray
+    __repr__ = short_repr
 
 
 def force_balance(

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.linalg import Array, detached, namespace, symmetrize
+from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics
 from ufm.ledger.discrimination import Discrimination
@@ -28,6 +29,7 @@ class LeaveOneOutRows:
     leverages: np.ndarray
     r: np.ndarray
     signal: np.ndarray
+    __repr__ = short_repr
 
     @property
     def gram(self) -> np.ndarray:

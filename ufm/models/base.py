@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from manifolds.layout import ClassLayout
+from manifolds.representation import short_repr
 from manifolds.rng import RNG, seed_from
 from ufm.models import simplex
 from ufm.models.objective.feasible import Feasible, Flat
@@ -42,6 +43,7 @@ class Solved:
     clock: str = "iteration"
     extra: Quantities = field(default_factory=dict)
     seed: int = 0
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,7 @@ class Simulation:
     times: np.ndarray
     clock: str
     history: dict[str, np.ndarray]
+    __repr__ = short_repr
 
 
 def deviation(predicted: Quantity, measured: Quantity) -> float:

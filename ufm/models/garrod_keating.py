@@ -21,6 +21,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
+from manifolds.representation import short_repr
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.deep_head import START_NOISE, START_SIZE, DeepHead, semi_orthogonal, squared_norms
 from ufm.models.minimised import Minimised
@@ -40,6 +41,7 @@ class Structure:
     name: str
     projection: np.ndarray  # (C, C)
     rank: int
+    __repr__ = short_repr
 
     def value(self, s: np.ndarray, price: float, p: float) -> np.ndarray:
         """log sum_j exp(s (Pi_j1 - r/C)) + price r s^p. (k,) -> (k,)"""

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifolds.representation import short_repr
+
 LABELS = ("labels", "label")
 
 
@@ -17,6 +19,7 @@ class Selected:
     labels: Tensor
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    __repr__ = short_repr
 
 
 Select = Callable[[Any], tuple[Any, Tensor]]  # batch -> (input or mapping of keyword arguments, labels)

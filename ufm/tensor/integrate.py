@@ -12,6 +12,7 @@ from typing import Generic
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, ArrayT_co
+from manifolds.representation import short_repr
 
 A = (
     (),
@@ -45,6 +46,7 @@ class Step(Generic[ArrayT_co]):
     X: ArrayT_co
     next_size: float
     observed: Callable[[float], ArrayT_co]
+    __repr__ = short_repr
 
 
 def dormand_prince(
