@@ -69,7 +69,7 @@ def test_a_step_keeps_the_bound_reported_with_it(counts: tuple[int, ...], m: int
 
 @pytest.mark.parametrize(("counts", "m", "r"), FLOWS)
 def test_the_controller_scales_a_step_by_the_seventh_root_of_its_error(counts: tuple[int, ...], m: int, r: float) -> None:
-    """A step of order 8 whose error may grow with the step itself: then SAFETY^7 of what is allowed is used, in the median: an estimate may change its sign."""
+    """What is allowed grows with the step and its error with the eighth power: SAFETY^7 of it is used, in the median."""
     _, steps = steps_of(counts, m, r, 1e-9)
     used = [(b.error - a.error) / (1e-9 * _clock_increment(b.tau, b.h)) for a, b in pairwise(steps[4:])]
     assert SAFETY**7 / 2 < np.median(used) < SAFETY**7 * 1.5
