@@ -18,7 +18,7 @@ from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import worth_saying
 from ufm.features.statistics import statistics_of
-from ufm.files.features import FLOATS, files_of, load_feature_file, scalar
+from ufm.files.features import FLOATS, classifier_of, epoch_of, files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
@@ -46,11 +46,9 @@ def _measured(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[in
         raise ValueError(f"{path}: features are {features.dtype} {features.shape} with labels {labels.shape}")
     if not len(labels):
         raise ValueError(f"{path} has no examples")
-    epoch = _epoch(arrays["epoch"], path) if "epoch" in arrays else None
-    if "W" in arrays:
-        W = arrays["W"]
-        b = arrays.get("b", np.zeros(W.shape[:1]))
-        _check_weights(W, b, path)
+    epoch, classifier = epoch_of(arrays, path), classifier_of(arrays, path)
+    if classifier is not None:
+        W, b = classifier
     else:
         if labels.max() >= len(labels):  # some class is empty then, and the classes need not fit into memory
             raise ValueError(f"{path}: labels run up to {labels.max()} with {len(labels)} examples: a class has no example")
@@ -69,20 +67,6 @@ def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
     if lam < 0:
         raise ValueError(f"{path}: lambda = {lam}: the weight decay cannot be negative")
     return lam
-
-
-def _epoch(epoch: np.ndarray, path: Path) -> int:
-    if epoch.ndim or not np.issubdtype(epoch.dtype, np.integer):
-        raise ValueError(f"{path}: epoch is {epoch.dtype} {epoch.shape}, one integer is needed")
-    return int(epoch)
-
-
-def _check_weights(W: np.ndarray, b: np.ndarray, path: Path) -> None:
-    for name, weights, axes in (("W", W, 2), ("b", b, 1)):
-        if weights.dtype not in FLOATS or weights.ndim != axes:
-            raise ValueError(f"{path}: {name} is {weights.dtype} {weights.shape}; W (C, P) and b (C,) of floats are needed")
-        if not np.isfinite(weights).all():
-            raise ValueError(f"{path}: {name} has NaN or infinite entries")
 
 
 def parser() -> Parser:

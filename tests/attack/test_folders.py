@@ -1,22 +1,33 @@
 """Damaged folders of runs, shards and arrays side by side: an answer, or one line; what is read stays as it is."""
 
+import io
 import os
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.attack.commands import check_answer, run
-from tests.attack.folders import Files, contents, folder_lines
+from sims.comparison.entries import entry_of_features
+from tests.attack.commands import Outcome, check_answer, run
+from tests.attack.folders import LINES, Files, contents, folder_lines, whole
 from ufm.files.store import load_arrays
 
 SHORT, LONG, PARTS = 12, int(os.environ.get("ATTACK_LINES", "5000")) // 4, 20
 CALM = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example)
 
 
-def attack(line: list[str], files: Files) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _whole_folders() -> None:
+    """Made before Hypothesis draws: training seeds `random`, which it forbids to strategies."""
+    for kind in LINES:
+        whole(kind)
+
+
+def attack(line: list[str], files: Files) -> Outcome:
     """Run a command on a damaged folder, and check the answer, what was read, and what was written."""
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -34,12 +45,51 @@ def attack(line: list[str], files: Files) -> None:
         assert not [path for path in Path(name).rglob("*.tmp")]
         for path in out.rglob("*.npz"):
             load_arrays(path)
+    return outcome
 
 
 @settings(max_examples=SHORT, suppress_health_check=CALM, deadline=None)
 @given(case=folder_lines())
 def test_a_damaged_folder_is_answered_or_refused(case: tuple[list[str], Files]) -> None:
     attack(*case)
+
+
+def with_array(content: bytes, name: str, value: np.ndarray) -> bytes:
+    """The same .npz with one array in the place of another."""
+    buffer = io.BytesIO()
+    with np.load(io.BytesIO(content)) as archive:
+        arrays: dict[str, Any] = dict(archive) | {name: value}
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+OF_COMPARISON = ["--out", "OUT", "--from-epoch", "0"]
+WRONG_KINDS = {
+    "statistics": ("log", "statistics-0002.npz", "class_means", ["sims.compare", "IN", *OF_COMPARISON]),
+    "trajectory": ("log", "trajectory.npz", "omega", ["sims.compare", "IN/trajectory.npz", *OF_COMPARISON]),
+    "epoch": ("shards", "shard-0.npz", "epoch", ["sims.ledger", "IN/shard-0.npz", "IN/shard-1.npz", "--quiet"]),
+}
+
+
+@pytest.mark.parametrize("kind", ["U3", "c16", "M8[s]"])
+@pytest.mark.parametrize("what", sorted(WRONG_KINDS))
+def test_an_array_of_another_kind_is_refused_by_name(what: str, kind: str) -> None:
+    of, file, name, line = WRONG_KINDS[what]
+    files = dict(whole(of))
+    with np.load(io.BytesIO(files[file])) as archive:
+        value = archive[name] if name in archive else np.array([3, 4])
+    files[file] = with_array(files[file], name, value.astype("i8").astype(kind) if kind == "M8[s]" else value.astype(kind))
+    outcome = attack(line, files)
+    assert outcome.code == 2, outcome
+    assert f"{name} is " in outcome.err, outcome
+
+
+@pytest.mark.parametrize("kind", ["U3", "c16"])
+def test_a_classifier_of_another_kind_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "features-0002.npz"
+    path.write_bytes(with_array(whole("run")[path.name], "W", np.ones((10, 8)).astype(kind)))
+    with pytest.raises(ValueError, match="W is "):
+        entry_of_features(path)
 
 
 @pytest.mark.attack

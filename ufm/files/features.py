@@ -62,6 +62,33 @@ def scalar(arrays: dict[str, np.ndarray], name: str, path: Path) -> float | None
     return float(value.reshape(()))
 
 
+def epoch_of(arrays: dict[str, np.ndarray], path: Path) -> int | None:
+    """The key `epoch` of a file, None where it is absent. Raises ValueError where it is no single integer."""
+    if "epoch" not in arrays:
+        return None
+    epoch = arrays["epoch"]
+    if epoch.ndim or not np.issubdtype(epoch.dtype, np.integer):
+        raise ValueError(f"{path}: epoch is {epoch.dtype} {epoch.shape}, one integer is needed")
+    return int(epoch)
+
+
+def classifier_of(arrays: dict[str, np.ndarray], path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """W (C, P) and b (C,) of a file, zero where it has no b, None where it has no W.
+
+    Raises ValueError where they are no finite floats of these shapes.
+    """
+    if "W" not in arrays:
+        return None
+    W = arrays["W"]
+    b = arrays.get("b", np.zeros(W.shape[:1]))
+    for name, weights, axes in (("W", W, 2), ("b", b, 1)):
+        if weights.dtype not in FLOATS or weights.ndim != axes:
+            raise ValueError(f"{path}: {name} is {weights.dtype} {weights.shape}; W (C, P) and b (C,) of floats are needed")
+        if not np.isfinite(weights).all():
+            raise ValueError(f"{path}: {name} has NaN or infinite entries")
+    return W, b
+
+
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
