@@ -17,7 +17,7 @@ from sims.command import Parser, json_line, print_json, run_command, say, told_a
 from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import worth_saying
-from ufm.features.statistics import statistics_of
+from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.features import FLOATS, classifier_of, epoch_of, files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
@@ -53,12 +53,20 @@ def _measured(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[in
         if labels.max() >= len(labels):  # some class is empty then, and the classes need not fit into memory
             raise ValueError(f"{path}: labels run up to {labels.max()} with {len(labels)} examples: a class has no example")
         try:
-            W, b = ls_classifier(statistics_of(features, labels, int(labels.max()) + 1), lam)
+            W, b = ls_classifier(_statistics(features, labels), lam)
         except ValueError as error:
             raise ValueError(f"{path} has no classifier W, and: {error}") from error
     measurement = measure_features(features, labels, W, b, lam)
     error = scalar(arrays, "train_error", path)
     return epoch, measurement if "W" in arrays or error is None else measurement.with_scalars({"train_error": error})
+
+
+def _statistics(features: np.ndarray, labels: np.ndarray) -> ClassStatistics[np.ndarray]:
+    """The class statistics, of some rows at a time: memory-mapped features need not fit into memory."""
+    streaming = StreamingStatistics(int(labels.max()) + 1)
+    for start in range(0, len(features), CHUNK):
+        streaming.update(features[start : start + CHUNK], labels[start : start + CHUNK])
+    return streaming.compute()
 
 
 def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:

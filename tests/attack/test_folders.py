@@ -2,6 +2,8 @@
 
 import io
 import os
+import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -12,15 +14,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from sims.comparison.entries import entry_of_features
-from tests.attack.commands import Outcome, check_answer, run
+from tests.attack.commands import COMMANDS, Outcome, check_answer, run
 from tests.attack.folders import LINES, Files, contents, folder_lines, whole
 from ufm.files.store import load_arrays
 
+ROOT = Path(__file__).parents[2]
 SHORT, LONG, PARTS = 12, int(os.environ.get("ATTACK_LINES", "5000")) // 4, 20
 CALM = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example)
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="module")
 def _whole_folders() -> None:
     """Made before Hypothesis draws: training seeds `random`, which it forbids to strategies."""
     for kind in LINES:
@@ -48,6 +51,7 @@ def attack(line: list[str], files: Files) -> Outcome:
     return outcome
 
 
+@pytest.mark.usefixtures("_whole_folders")
 @settings(max_examples=SHORT, suppress_health_check=CALM, deadline=None)
 @given(case=folder_lines())
 def test_a_damaged_folder_is_answered_or_refused(case: tuple[list[str], Files]) -> None:
@@ -92,7 +96,34 @@ def test_a_classifier_of_another_kind_is_refused_by_name(tmp_path: Path, kind: s
         entry_of_features(path)
 
 
+@pytest.mark.parametrize("classifier", [True, False])
+@pytest.mark.parametrize("command", ["ufm.flow", "sims.measure"])
+def test_features_that_shrink_while_they_are_read_are_one_line(tmp_path: Path, command: str, classifier: bool) -> None:
+    for name, content in whole("arrays").items():
+        if classifier or name not in ("W.npy", "b.npy"):
+            (tmp_path / name).write_bytes(content)
+    rng = np.random.default_rng(0)  # larger than what is read ahead
+    np.save(tmp_path / "features.npy", rng.standard_normal((60_000, 5)))
+    np.save(tmp_path / "labels.npy", np.arange(60_000) % 3)
+    path = str(tmp_path / ("features.npy" if command == "sims.measure" else "feature[s].npy"))
+    line = [path] if command == "sims.measure" else ["--features", path, "--quiet"]
+    shrink = f"import os; os.truncate({str(tmp_path / 'features.npy')!r}, 8192)"
+    where = {"sims.measure": "sims.measure", "ufm.flow": "ufm.files.shards"}[command]
+    first = {"sims.measure": "load_feature_file", "ufm.flow": "Shards.blocks"}[command]
+    program = (
+        f"import sys, {where} as module; from {COMMANDS[command]} import main\n"
+        f"whole = module.{first}\n"
+        f"def shrunk(*arguments):\n    read = whole(*arguments)\n    {shrink}\n    return read\n"
+        f"module.{first} = shrunk; sys.exit(main({line!r}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done
+    check_answer(Outcome(done.returncode, done.stdout, done.stderr))
+
+
 @pytest.mark.attack
+@pytest.mark.usefixtures("_whole_folders")
 @pytest.mark.parametrize("part", range(PARTS))
 @settings(max_examples=-(-LONG // PARTS), suppress_health_check=CALM, derandomize=False, database=None, deadline=None)
 @given(case=folder_lines())

@@ -3,8 +3,10 @@
 Keys, those of `KEYS`; features (n, P) of any float dtype and labels (n,) of integers are needed, everything else is optional.
 """
 
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -26,6 +28,37 @@ KEYS = {
     "optimizer": "text",
     "train_error": "one number, for features without classifier",
 }
+
+
+class RowsOnDisk(np.memmap[Any, np.dtype[Any]]):
+    """A memory-mapped .npy, of which slices of rows are read rather than mapped.
+
+    To touch a mapped page of a file that has shrunk ends the process; reading past its end is a ValueError.
+    """
+
+    source: BinaryIO | None = None  # of the whole array, not of what is derived from it
+
+    @classmethod
+    def of(cls, path: Path) -> np.ndarray:
+        """The rows of a .npy that is stored by rows; one stored by columns is read whole."""
+        with open(path, "rb") as file:
+            header = read_header(file)
+        if header.fortran and len(header.shape) > 1:
+            return _single(path)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False).view(cls)
+        rows.source = open(path, "rb")  # noqa: SIM115 - it lives as long as the array
+        return rows
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows first:last as an array of their own, everything else as numpy has it."""
+        if self.source is None or not isinstance(index, slice) or index.step not in (None, 1):
+            return super().__getitem__(index)
+        first, last, _ = index.indices(len(self))
+        rows = np.empty((max(last - first, 0), *self.shape[1:]), self.dtype)
+        self.source.seek(self.offset + first * self.dtype.itemsize * math.prod(self.shape[1:]))
+        if self.source.readinto(rows.reshape(-1).view(np.uint8)) < rows.nbytes:  # type: ignore[attr-defined]
+            raise ValueError(f"cannot read {self.filename}: it ends before row {last} of {len(self)}, it has shrunk")
+        return rows
 
 
 def load_feature_file(path: Path) -> dict[str, np.ndarray]:
@@ -101,7 +134,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _beside(path: Path) -> dict[str, np.ndarray]:
-    arrays = {"features": _single(path, mmap_mode="r")}
+    arrays = {"features": _checked(path, lambda: RowsOnDisk.of(path))}
     for name in KEYS.keys() - {"features"}:
         other = path.with_name(f"{name}.npy")
         if other.exists() and other != path:
@@ -109,18 +142,22 @@ def _beside(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _single(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+def _single(path: Path) -> np.ndarray:
     """The array of a .npy. Raises ValueError for a file that is none, whatever is wrong with it."""
+
+    def read() -> np.ndarray:
+        with open(path, "rb") as file:
+            check_memory({path.stem: read_header(file).size})
+        return np.load(path, allow_pickle=False)
+
+    return _checked(path, read)
+
+
+def _checked(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
     try:
-        if mmap_mode is None:
-            with open(path, "rb") as file:
-                check_memory({path.stem: read_header(file).size})
-        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        array = read()
     except MemoryError as error:
         raise ValueError(f"cannot read {path}: it does not fit into memory ({error})") from error
     except Exception as error:  # a damaged header raises anything, from SyntaxError to TokenError
         raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise ValueError(f"cannot read {path}: it is an archive, a single array is needed")
     return array
