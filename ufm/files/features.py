@@ -6,7 +6,7 @@ Keys, those of `KEYS`; features (n, P) of any float dtype and labels (n,) of int
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class RowsOnDisk(np.memmap[Any, np.dtype[Any]]):
     To touch a mapped page of a file that has shrunk ends the process; reading past its end is a ValueError.
     """
 
-    source: BinaryIO | None = None  # of the whole array, not of what is derived from it
+    path: Path | None = None  # of the whole array, not of what is derived from it
 
     @classmethod
     def of(cls, path: Path) -> np.ndarray:
@@ -46,18 +46,19 @@ class RowsOnDisk(np.memmap[Any, np.dtype[Any]]):
         if header.fortran and len(header.shape) > 1:
             return _single(path)
         rows = np.load(path, mmap_mode="r", allow_pickle=False).view(cls)
-        rows.source = open(path, "rb")  # noqa: SIM115 - it lives as long as the array
+        rows.path = path.absolute()
         return rows
 
     def __getitem__(self, index: Any) -> Any:
         """Rows first:last as an array of their own, everything else as numpy has it."""
-        if self.source is None or not isinstance(index, slice) or index.step not in (None, 1):
+        if self.path is None or not isinstance(index, slice) or index.step not in (None, 1):
             return super().__getitem__(index)
         first, last, _ = index.indices(len(self))
         rows = np.empty((max(last - first, 0), *self.shape[1:]), self.dtype)
-        self.source.seek(self.offset + first * self.dtype.itemsize * math.prod(self.shape[1:]))
-        if self.source.readinto(rows.reshape(-1).view(np.uint8)) < rows.nbytes:  # type: ignore[attr-defined]
-            raise ValueError(f"cannot read {self.filename}: it ends before row {last} of {len(self)}, it has shrunk")
+        with open(self.path, "rb") as file:
+            file.seek(self.offset + first * self.dtype.itemsize * math.prod(self.shape[1:]))
+            if file.readinto(rows.reshape(-1).view(np.uint8)) < rows.nbytes:  # type: ignore[attr-defined]
+                raise ValueError(f"cannot read {self.path}: it ends before row {last} of {len(self)}, it has shrunk")
         return rows
 
 
