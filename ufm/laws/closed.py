@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, namespace
 from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, wide
 
@@ -50,7 +51,7 @@ class Law(ABC):
         Raises ValueError unless both are positive (a singular value that starts at 0 never moves).
         """
         given = omega0
-        omega, omega0, C, N = wide(omega), wide(omega0), int(C), int(N)
+        omega, omega0, C, N = wide(omega), wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         for value in (omega, omega0):
             check_omega(value, C, N)
             if bool((value == 0).any()):
@@ -66,7 +67,7 @@ class Law(ABC):
         """
         given = omega0
         times: Any = wide(t)
-        omega0, C, N = wide(omega0), int(C), int(N)
+        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         check_omega(omega0, C, N)
         xp = namespace(omega0)
         moving = omega0 > 0
@@ -194,7 +195,7 @@ class _Unnormalized(Law):
         """log omega0 + t / (C^2 N)"""
         given = omega0
         times: Any = wide(t)
-        omega0, C, N = wide(omega0), int(C), int(N)
+        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         check_omega(omega0, C, N)
         xp = namespace(omega0)
         moving = omega0 > 0

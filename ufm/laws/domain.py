@@ -7,6 +7,7 @@ from typing import Any, overload
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, namespace
+from ufm.arrays import is_masked
 
 SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: a smaller square underflows, a larger fourth power overflows
 LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger overflows float64
@@ -38,11 +39,14 @@ def wide(value: float | Sequence[float]) -> np.ndarray:
 
 
 def wide(value: Any) -> Any:
-    """Scalars, sequences, arrays and tensors as float64."""
-    if isinstance(value, (int, float, list, tuple)):
-        return np.asarray(value, dtype=np.float64)
-    xp = namespace(value)
-    return np.asarray(value, dtype=np.float64) if xp is np else value.to(xp.float64)
+    """Scalars, sequences, arrays and tensors as float64. Raises ValueError for masked arrays, and for what is no real number."""
+    given = np.asarray(value) if isinstance(value, (int, float, list, tuple)) else value
+    xp = namespace(given)
+    if is_masked(given):
+        raise ValueError("a masked array was given: leave the masked entries out, or fill them")
+    if given.dtype.kind not in "fiu" if xp is np else given.is_complex():
+        raise ValueError(f"an array of dtype {given.dtype} was given: real numbers are needed")
+    return np.asarray(given, dtype=np.float64) if xp is np else given.to(xp.float64)
 
 
 def narrow(result: ArrayT, given: Any) -> ArrayT:

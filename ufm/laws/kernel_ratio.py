@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.domain import LARGEST_LOG, check_omega, narrow, wide
@@ -42,10 +43,10 @@ class _KernelRatioLaw(Law):
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
         given = omega0
         times: Any = wide(t)
-        omega0 = wide(omega0)
-        check_omega(omega0, int(C), int(N))
+        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
+        check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
-        log_u = self._solve_log(self._phi_at(times, xp.where(moving, omega0, 1.0), int(C), int(N)))
+        log_u = self._solve_log(self._phi_at(times, xp.where(moving, omega0, 1.0), C, N))
         return narrow(xp.where(moving, (log_u + math.log(C)) / 2, -math.inf), given)
 
     def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
