@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sims.command import Parser, json_line, print_json, run_command, say, told_as_they_come
+from sims.command import Parser, json_line, print_json, run_command, told_as_they_come
 from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import worth_saying
@@ -23,6 +23,7 @@ from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
+from ufm.output import say
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
@@ -34,10 +35,10 @@ def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Meas
     Without lam, lambda is that of the file, or 0.
     """
     arrays = load_feature_file(path)
-    return _measured(path, arrays, lambda_of_file(arrays, path) if lam is None else lam)
+    return _measured_arrays(path, arrays, lambda_of_file(arrays, path) if lam is None else lam)
 
 
-def _measured(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[int | None, Measurement]:
+def _measured_arrays(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[int | None, Measurement]:
     """Epoch and measures of the arrays of a file."""
     features, labels = arrays["features"], arrays["labels"]
     if not np.issubdtype(labels.dtype, np.integer):
@@ -53,7 +54,7 @@ def _measured(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[in
         if labels.max() >= len(labels):  # some class is empty then, and the classes need not fit into memory
             raise ValueError(f"{path}: labels run up to {labels.max()} with {len(labels)} examples: a class has no example")
         try:
-            W, b = ls_classifier(_statistics(features, labels), lam)
+            W, b = ls_classifier(_streamed_statistics(features, labels), lam)
         except ValueError as error:
             raise ValueError(f"{path} has no classifier W, and: {error}") from error
     measurement = measure_features(features, labels, W, b, lam)
@@ -61,7 +62,7 @@ def _measured(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[in
     return epoch, measurement if "W" in arrays or error is None else measurement.with_scalars({"train_error": error})
 
 
-def _statistics(features: np.ndarray, labels: np.ndarray) -> ClassStatistics[np.ndarray]:
+def _streamed_statistics(features: np.ndarray, labels: np.ndarray) -> ClassStatistics[np.ndarray]:
     """The class statistics, of some rows at a time: memory-mapped features need not fit into memory."""
     streaming = StreamingStatistics(int(labels.max()) + 1)
     for start in range(0, len(features), CHUNK):
@@ -92,7 +93,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(parser(), measure, argv, "the files measured so far are in --out")
 
 
-def _check_options(args: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError for what cannot be measured or written so, before anything is read."""
     if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
@@ -107,7 +108,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def measure(args: argparse.Namespace) -> None:
     """Measure every file, print and write what was asked for."""
     record, measurement = Record.empty(), None
-    _check_options(args)
+    _check_arguments(args)
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return
@@ -115,7 +116,7 @@ def measure(args: argparse.Namespace) -> None:
         for k, name in enumerate(args.files):
             arrays = load_feature_file(Path(name))
             lam = lambda_of_file(arrays, Path(name)) if args.lam is None else args.lam
-            known, measurement = _measured(Path(name), arrays, lam)
+            known, measurement = _measured_arrays(Path(name), arrays, lam)
             epoch = k if known is None else known
             record = record.with_epoch(epoch, measurement, lam)
             if args.out is not None:

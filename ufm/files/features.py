@@ -44,7 +44,7 @@ class RowsOnDisk(np.memmap[Any, np.dtype[Any]]):
         with open(path, "rb") as file:
             header = read_header(file)
         if header.fortran and len(header.shape) > 1:
-            return _single(path)
+            return _single_array(path)
         rows = np.load(path, mmap_mode="r", allow_pickle=False).view(cls)
         rows.path = path.absolute()
         return rows
@@ -71,7 +71,7 @@ def load_feature_file(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         arrays = _safetensors(path)
     elif path.suffix == ".npy":
-        arrays = _beside(path)
+        arrays = _arrays_beside(path)
     else:
         arrays = load_arrays(path, KEYS, beside="features")
     if not {"features", "labels"} <= arrays.keys():
@@ -134,16 +134,16 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"cannot read {path}: {error}") from error
 
 
-def _beside(path: Path) -> dict[str, np.ndarray]:
-    arrays = {"features": _checked(path, lambda: RowsOnDisk.of(path))}
+def _arrays_beside(path: Path) -> dict[str, np.ndarray]:
+    arrays = {"features": _checked_array(path, lambda: RowsOnDisk.of(path))}
     for name in KEYS.keys() - {"features"}:
         other = path.with_name(f"{name}.npy")
         if other.exists() and other != path:
-            arrays[name] = _single(other)
+            arrays[name] = _single_array(other)
     return arrays
 
 
-def _single(path: Path) -> np.ndarray:
+def _single_array(path: Path) -> np.ndarray:
     """The array of a .npy. Raises ValueError for a file that is none, whatever is wrong with it."""
 
     def read() -> np.ndarray:
@@ -151,10 +151,10 @@ def _single(path: Path) -> np.ndarray:
             check_memory({path.stem: read_header(file).size})
         return np.load(path, allow_pickle=False)
 
-    return _checked(path, read)
+    return _checked_array(path, read)
 
 
-def _checked(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
+def _checked_array(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
     try:
         array = read()
     except MemoryError as error:

@@ -111,7 +111,7 @@ class _Member:
         return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
 
     def _take(self, first: int, count: int) -> np.ndarray:
-        data = _checked(self.path, lambda: self._source.read(count * self._row_bytes))
+        data = _read_or_refuse(self.path, lambda: self._source.read(count * self._row_bytes))
         if len(data) < count * self._row_bytes:
             raise ValueError(f"cannot read {self.path}: its {self.name} end early")
         return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
@@ -142,22 +142,22 @@ def _opened(path: Path, name: str) -> _Member:
     def open_it() -> _Member:
         with ExitStack() as stack:
             if path.suffix == ".npy":
-                file = stack.enter_context(open(_beside(path, name), "rb"))
+                file = stack.enter_context(open(_path_beside(path, name), "rb"))
                 return _Member(path, name, file, os.fstat(file.fileno()).st_size).closing(stack.pop_all())
             archive = stack.enter_context(zipfile.ZipFile(path))
             info = archive.getinfo(f"{name}.npy")
             member = stack.enter_context(archive.open(info))
             return _Member(path, name, member, info.file_size).closing(stack.pop_all())
 
-    return _checked(path, open_it)
+    return _read_or_refuse(path, open_it)
 
 
-def _beside(path: Path, name: str) -> Path:
+def _path_beside(path: Path, name: str) -> Path:
     """The .npy of this name that goes with the features of `path`."""
     return path.with_name(name.join(path.name.rsplit("features", 1)))
 
 
-def _checked(path: Path, read: Any) -> Any:
+def _read_or_refuse(path: Path, read: Any) -> Any:
     try:
         return read()
     except KeyError as error:

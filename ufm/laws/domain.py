@@ -1,4 +1,4 @@
-"""What the laws take and how they compute it: float64 inside whatever comes in, checked at the door, block by block."""
+"""What the laws take and how they compute it: float64 inside whatever comes in, checked on entry, block by block."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -40,7 +40,7 @@ def wide(value: float | Sequence[float]) -> np.ndarray:
 
 def wide(value: Any) -> Any:
     """Scalars, sequences, arrays and tensors as float64. Raises ValueError for masked arrays, and for what is no real number."""
-    given = np.asarray(value) if isinstance(value, (int, float, list, tuple)) else value
+    given: Any = np.asarray(value) if isinstance(value, (int, float, list, tuple)) else value
     xp = namespace(given)
     if is_masked(given):
         raise ValueError("a masked array was given: leave the masked entries out, or fill them")

@@ -244,13 +244,12 @@ def test_what_holds_no_real_numbers_is_no_spectrum_and_no_time(law: Law, kind: s
         law.omega(value, np.array([1.0, 2.0]), 3, 5)
 
 
+@pytest.mark.parametrize(("C", "N", "message"), [(2.9, 5, "C is 2.9"), (3, 10.9, "N is 10.9")])
 @pytest.mark.parametrize("law", [*LAWS.values(), RenormalizedKernelRatio(2.0)], ids=lambda law: law.name)
-def test_sizes_that_are_no_whole_numbers_are_refused_not_cut_off(law: Law) -> None:
-    omega: Any = np.array([1.0, 2.0])
-    sizes: Any
-    for sizes, message in (((2.9, 5), "C is 2.9"), ((3, 10.9), "N is 10.9")):
-        for compute in (law.omega, law.log_omega, law.time):
-            with pytest.raises(ValueError, match=message):
-                compute(omega, omega, *sizes)
+def test_sizes_that_are_no_whole_numbers_are_refused_not_cut_off(law: Law, C: Any, N: Any, message: str) -> None:
+    omega = np.array([1.0, 2.0])
+    for compute in (law.omega, law.log_omega, law.time):
         with pytest.raises(ValueError, match=message):
-            run_discrete(omega, 0.1, 3, *sizes)
+            compute(omega, omega, C, N)
+    with pytest.raises(ValueError, match=message):
+        run_discrete(omega, 0.1, 3, C, N)
