@@ -142,7 +142,7 @@ def _opened(path: Path, name: str) -> _Member:
     def open_it() -> _Member:
         with ExitStack() as stack:
             if path.suffix == ".npy":
-                file = stack.enter_context(open(_path_beside(path, name), "rb"))
+                file = stack.enter_context(_path_beside(path, name).open("rb"))
                 return _Member(path, name, file, os.fstat(file.fileno()).st_size).closing(stack.pop_all())
             archive = stack.enter_context(zipfile.ZipFile(path))
             info = archive.getinfo(f"{name}.npy")
