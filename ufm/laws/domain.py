@@ -77,7 +77,8 @@ def wide(value: Any) -> Any:
 
 def times_like(t: Any, omega0: ArrayT) -> ArrayT:
     """t as float64; plain numbers and numpy arrays become what omega0 is. Raises ValueError for NaN and infinite times."""
-    times = array_like(t, omega0) if isinstance(t, (int, float, list, tuple)) or namespace(t) is np else wide(t)
+    given: Any = wide(t)
+    times = array_like(given, omega0) if namespace(given) is np else given
     if not bool(namespace(times).isfinite(times).all()):
         raise ValueError("time t has NaN or infinite entries")
     return times
