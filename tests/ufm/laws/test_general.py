@@ -18,7 +18,7 @@ from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step
 from ufm.laws.general_run import run_general
-from ufm.laws.general_states import time_of_growth
+from ufm.laws.general_states import ReducedStart, reduced_start, states_at, time_of_growth
 from ufm.laws.run_cost import bytes_of_run
 
 any_sizes = problems(balanced=False, few_features=True)
@@ -75,6 +75,40 @@ def test_infinite_ratio_is_the_embedded_flow(problem: Problem, share: float) -> 
     large = GeneralLaw(layout.sizes, kernel_ratio=1e7)
     near = run_general(large, law.scaled_means(layout.means(X)), t / 1e7)
     np.testing.assert_allclose(near.omega, run.omega, rtol=1e-4)
+
+
+def few_features(r: float) -> tuple[GeneralLaw, ReducedStart]:
+    """P = 2 < C - 1, where K has no 1 / s in most directions. Equal classes: the integration has a closed law beside it."""
+    law = GeneralLaw((9,) * 6, kernel_ratio=r)
+    return law, reduced_start(law, law.scaled_means(np.random.default_rng(0).standard_normal((2, 6))))
+
+
+@pytest.mark.parametrize("r", [math.inf, 1e6])
+@pytest.mark.parametrize("decades", [3, 6, 8])
+def test_few_features_and_large_ratios_have_the_values_of_the_closed_law(r: float, decades: int) -> None:
+    law, start = few_features(r)
+    t = np.array([10.0**decades * law.time_unit])
+    (state, bound), *_ = states_at(law, start.Z, t, 1e-10)
+    exact = law.closed_omega(t, (law.C * start.sigma**2) ** 0.5)[0]
+    assert abs(np.linalg.svd(state, compute_uv=False) * law.C**0.5 / exact - 1).max() <= bound <= 1e-10
+
+
+@pytest.mark.parametrize("r", [math.inf, 1e6])
+def test_few_features_and_large_ratios_are_refused_past_the_digits_that_cancel(r: float) -> None:
+    law, start = few_features(r)
+    with pytest.raises(OverflowError, match=r"^t = .*: later, rounding exceeds the accuracy"):
+        list(states_at(law, start.Z, np.array([1e14 * law.time_unit]), 1e-10))
+
+
+def test_the_approach_to_the_limit_is_logarithmic() -> None:
+    """n = 60: about 1e-3 of the limit is missing at t = 1e7, in the proportion of log t / t from there on."""
+    law = GeneralLaw((12, 30, 18))
+    S = law.scaled_means(np.random.default_rng(0).standard_normal((4, 3)))
+    t = np.array([1e7, 1e9])
+    run = run_general(law, S, t)
+    gaps = [abs(run.class_means(k).T @ run.class_means(k) / (2 * t[k] / law.n) - law.limit_gram()).max() for k in range(2)]
+    assert 1e-4 < gaps[0] < 1e-2
+    np.testing.assert_allclose(gaps[1] / gaps[0], (np.log(1e9 / 60) / 1e9) / (np.log(1e7 / 60) / 1e7), rtol=0.3)
 
 
 @given(any_sizes, ridges)
@@ -308,6 +342,7 @@ def test_an_interrupted_run_keeps_the_times_reached(at: float) -> None:
         (((5, 0),), "class 1 has 0"),
         (((5, 4), -0.1), "ridge = -0.1"),
         (((5, 4), math.inf), "ridge = inf"),
+        (((5, 4), 1e61), "between 0 and 1e\\+60"),
         (((5, 4), 0.0, 0.0), "kernel_ratio = 0.0"),
         (((5, 4), 0.0, math.nan), "kernel_ratio = nan"),
     ],
