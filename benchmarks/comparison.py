@@ -1,8 +1,8 @@
 """What comparing one run costs: `python -m benchmarks.comparison` (50 measured epochs, C = 10, P = 512).
 
-The whole command beyond imports and its peak memory: of a record of omega and vectors, and of a log with the class statistics, W and
-b of every epoch, of which every model is predicted. And the fit of one law beside `scipy.optimize.least_squares` on the same
-problem (starts and clock of law (a) in closed form as unknowns, finite differences).
+The whole command beyond imports and its peak memory: of a record of omega and vectors, and of a log with the class
+statistics, W and b of every epoch, of which every model is predicted. And the fit of one law beside
+`scipy.optimize.least_squares` on the same problem (starts and clock of law (a) in closed form as unknowns, finite differences).
 """
 
 import argparse
@@ -48,8 +48,8 @@ def measured_run(path: Path) -> np.ndarray:
 
 
 def joint_log(folder: Path) -> None:
-    """Write the log of gradient descent on free features, W and b together: one affine map a class, so M, a factor D of Sigma_W, W
-    and b close. Standard deviations within classes differ by up to e^3.
+    """Write the log of gradient descent on free features, W and b together: one affine map a class, so M, a factor D of Sigma_W,
+    W and b close. Standard deviations within classes differ by up to e^3.
     """
     rng, n = np.random.default_rng(1), C * LOGGED
     labels = np.repeat(np.arange(C), LOGGED)
