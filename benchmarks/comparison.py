@@ -70,15 +70,17 @@ def joint_log(folder: Path) -> None:
         white = np.linalg.solve(np.linalg.cholesky(D @ covariance @ D.T), M - M.mean(1, keepdims=True))
         return float(np.log(np.linalg.svd(white, compute_uv=False)[: C - 1]).mean())
 
-    W, start, epoch = least_squares_classifier(), level(), 0
+    W, start, epoch, rate = least_squares_classifier(), level(), 0, 0.0
     log = RunLog(folder, 0.0, loss="mse", optimizer="sgd")
     for k in range(200_000):
+        if k % 20 == 0:
+            largest = np.linalg.norm(D, 2) ** 2 + np.linalg.norm(M, 2) ** 2 / C + 1
+            rate = 0.2 / max(np.linalg.norm(W, 2) ** 2, KAPPA * largest)
         if k % 20 == 0 and level() - start >= np.log(GROWTH) * epoch / (EPOCHS - 1):
             epoch += 1
             log(epoch, {}, measure_features((M[:, labels] + D @ Z).T, labels, W, b, 0.0))
             if epoch == EPOCHS:
                 return
-        rate = 0.2 / max(np.linalg.norm(W, 2) ** 2, KAPPA * (np.linalg.norm(D, 2) ** 2 + np.linalg.norm(M, 2) ** 2 / C + 1))
         R = W @ M + b[:, None] - np.eye(C)
         of_M, of_D = W.T @ R, W.T @ (W @ D)
         of_W = W @ D @ covariance @ D.T + R @ M.T / C
