@@ -31,6 +31,14 @@ def _end(omega: np.ndarray, C: int, N: int) -> float:
     return float(RENORMALIZED.time(10 * omega[-1:], omega[-1:], C, N)[0])
 
 
+def omega_by_scipy(times: np.ndarray, omega0: np.ndarray, C: int, N: int) -> np.ndarray:
+    """Law (a) by scipy's Wright omega function: u e^u = u_0 e^{u_0 + 2t / (C^2 N)}, u = omega^2 / C. (T, K)"""
+    from scipy.special import wrightomega
+
+    u0 = omega0**2 / C
+    return np.sqrt(C * wrightomega(np.log(u0) + u0 + (2 / (C * C * N)) * times[:, None]))
+
+
 def _times(omega: np.ndarray, C: int, N: int) -> np.ndarray:
     """The 1000 times of the command."""
     return log_spaced(_end(omega, C, N), float(RENORMALIZED.time(1.01 * omega, omega, C, N).min()), 1000)
@@ -88,14 +96,9 @@ def _integrated_end(H: np.ndarray, layout: ClassLayout) -> np.ndarray:
 
 def closed_forms() -> Iterator[Row]:
     """1000 points x 9 values of laws (a) and (b) against scipy's Wright omega function on as many values."""
-    from scipy.special import wrightomega
-
     omega0 = np.linspace(0.97, 1.21, C - 1)
     times = _times(omega0[::-1], C, N)
-    u0 = omega0**2 / C
-
-    def by_scipy() -> np.ndarray:
-        return np.sqrt(C * wrightomega(np.log(u0) + u0 + (2 / (C * C * N)) * times[:, None]))
+    by_scipy = partial(omega_by_scipy, times, omega0, C, N)
 
     def ours(law: Law) -> np.ndarray:
         return law.omega(times, omega0, C, N)

@@ -3,9 +3,11 @@
 import resource
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import numpy as np
 
+from benchmarks.flow import omega_by_scipy
 from benchmarks.rows import Row, agree, faster
 from benchmarks.timing import Paired, paired
 from manifolds.layout import ClassLayout
@@ -76,15 +78,9 @@ def many_classes() -> Iterator[Row]:
 
 def kernel_ratio_law() -> Iterator[Row]:
     """The closed law of a class-block kernel against scipy's Wright omega function, which inverts r = 1 alone."""
-    from scipy.special import wrightomega
-
     C, N, omega0 = 10, 500, np.linspace(0.97, 1.21, 9)
     times = np.concatenate([[0.0], np.geomspace(1.0, float(RENORMALIZED.time(10 * omega0, omega0, C, N).max()), 999)])
-    u0 = omega0**2 / C
-
-    def by_scipy() -> np.ndarray:
-        return np.sqrt(C * wrightomega(np.log(u0) + u0 + (2 / (C * C * N)) * times[:, None]))
-
+    by_scipy = partial(omega_by_scipy, times, omega0, C, N)
     agree(RenormalizedKernelRatio(1.0).omega(times, omega0, C, N), by_scipy(), 1e-13)
     timing = paired(lambda: RenormalizedKernelRatio(4.0).omega(times, omega0, C, N), by_scipy, 51, repeats=2)
     what, ours, spread = (

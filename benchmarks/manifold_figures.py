@@ -23,9 +23,9 @@ from manifolds.checks.slopes import measure_slope
 from manifolds.embedded import geodesics
 from manifolds.layout import ClassLayout
 from tests.manifolds.losses import cross_entropy, least_squares
+from ufm.files.plot import BLACK, BLUE, GREEN, RED
 
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
-BLUE, ORANGE, GREEN, BLACK = "#0072B2", "#D55E00", "#009E73", "#000000"
 SAVE = {"dpi": 160, "bbox_inches": "tight", "metadata": {"Software": None}}
 
 
@@ -37,16 +37,16 @@ def picture_of_projections(axes: plt.Axes) -> None:
     axes.plot([0, 2.1 * d], [0, 2.1 * m], color="0.5", linestyle="--", linewidth=1)
     oblique = np.array([0, Z[1] - m / d * Z[0]])
     orthogonal = np.array([0, Z[1]])
-    for end, colour in ((Z, "0.35"), (oblique, ORANGE), (orthogonal, BLUE)):
+    for end, colour in ((Z, "0.35"), (oblique, RED), (orthogonal, BLUE)):
         arrow = {"arrowstyle": "-|>", "color": colour, "linewidth": 2, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", tuple(X + end), tuple(X), arrowprops=arrow)
-    for end, colour in ((oblique, ORANGE), (orthogonal, BLUE)):
+    for end, colour in ((oblique, RED), (orthogonal, BLUE)):
         axes.plot(*np.stack([X + Z, X + end]).T, color=colour, linestyle=":", linewidth=1.5)
     axes.plot(*X, "o", color=BLACK, zorder=5)
     axes.text(d - 0.06, m - 0.01, "$X$", ha="right", va="bottom")
     axes.text(X[0] + Z[0] + 0.03, X[1] + Z[1] + 0.02, "$Z$", color="0.25")
     axes.text(d - 0.05, m + 0.22, "$P(Z)$\northogonal", color=BLUE, ha="right")
-    axes.text(d + 0.14, m - 0.5, "$\\Pi(Z)$\nalong the fibre", color=ORANGE)
+    axes.text(d + 0.14, m - 0.5, "$\\Pi(Z)$\nalong the fibre", color=RED)
     axes.text(1.62, 1.62 * m + 0.1, "fibre $\\{SX\\}$", color="0.35", ha="center")
     axes.text(d + 0.03, 0.05, "manifold", rotation=90, va="bottom")
     axes.set(xlim=(0, 2.1), ylim=(0, 1.6), xlabel="deviation  $D/\\sqrt{n}$", ylabel="class mean", aspect="equal")
@@ -59,7 +59,7 @@ def orders_of_retractions(axes: plt.Axes) -> None:
     U = normalized_features.orthogonal_projection(X, rng.standard_normal(X.shape), layout)
     U /= np.linalg.norm(U)
     for name, retraction, colour, marker in (
-        ("renormalisation", retractions.renormalisation, ORANGE, "o"),
+        ("renormalisation", retractions.renormalisation, RED, "o"),
         ("Cholesky on deviations", retractions.cholesky_retraction, GREEN, "s"),
         ("polar on deviations", retractions.polar_retraction, BLUE, "^"),
     ):
@@ -143,7 +143,7 @@ def optimizers() -> None:
             ("RiemannianSGD (geoopt, bundle)", BLUE, "-"): run_geoopt(
                 loss, X, layout, partial(geoopt.optim.RiemannianSGD, lr=20.0), budget
             ),
-            ("RiemannianAdam (geoopt, bundle)", ORANGE, "--"): run_geoopt(
+            ("RiemannianAdam (geoopt, bundle)", RED, "--"): run_geoopt(
                 loss, X, layout, partial(geoopt.optim.RiemannianAdam, lr=0.1), budget
             ),
             ("conjugate gradient (pymanopt, embedded)", GREEN, "-."): run_pymanopt(

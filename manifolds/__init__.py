@@ -127,7 +127,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The public name, imported now. Raises AttributeError for another, with a close one."""
+    """The public name, imported when it is first used. Raises AttributeError for any other name."""
     if name in _LIBRARIES:
         value = import_module(_LIBRARIES[name])
     elif name in _WHERE:

@@ -6,6 +6,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 Method = Callable[..., Any]
+VectorField = Callable[[Any], Any]  # of a state alone
 
 
 class Array(Protocol):

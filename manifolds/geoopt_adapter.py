@@ -46,7 +46,7 @@ class _Features(MetricManifold):
 
     @__scaling__(ScalingInfo(lr=-1))
     def gradient_step(self, x: torch.Tensor, u: torch.Tensor, lr: float) -> torch.Tensor:
-        """retr(x, -lr egrad2rgrad(x, u)), in one go where the retraction allows it: `manifolds.steps`."""
+        """retr(x, -lr egrad2rgrad(x, u)), as one fused step where the retraction allows it: `manifolds.steps`."""
         return steps.gradient_step(x, u, lr, self.metric, self._retraction)
 
     @__scaling__(ScalingInfo(lr=-1))

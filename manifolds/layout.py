@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, RankDeficient, array_like, namespace
+from manifolds.representation import short_repr
 
 
 def whole_number(value: object, what: str) -> int:
@@ -29,6 +30,7 @@ class ClassLayout:
     """
 
     sizes: tuple[int, ...]
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         sizes = tuple(whole_number(size, f"the size of class {c}") for c, size in enumerate(self.sizes))

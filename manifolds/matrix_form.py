@@ -28,7 +28,7 @@ class MatrixForm:
         G = 0, and a tolerance outside [0, 1).
         """
         G = _finite_matrix(G, "G")
-        tolerance = _share(tolerance, max(G.shape) * np.finfo(np.float64).eps)
+        tolerance = _checked_tolerance(tolerance, max(G.shape) * np.finfo(np.float64).eps)
         V, values, _ = np.linalg.svd(G, full_matrices=True)
         return cls._of_spectrum(V, values, tolerance)
 
@@ -43,7 +43,7 @@ class MatrixForm:
         n, eps = len(B), np.finfo(np.float64).eps
         if B.shape[1] != n:
             raise ValueError(f"B has shape {B.shape}: it is square; give a factor G (n, k) to of_factor")
-        size, tolerance = float(np.abs(B).max()), _share(tolerance, n * eps)
+        size, tolerance = float(np.abs(B).max()), _checked_tolerance(tolerance, n * eps)
         gap = float(np.abs(B - B.T).max())
         if gap > n * eps * size:
             raise ValueError(f"B is not symmetric: an entry differs from its mirror image by {gap:.3e}; take (B + B^T) / 2")
@@ -132,7 +132,7 @@ class MatrixForm:
         return self._cast[key]
 
 
-def _share(tolerance: float | None, default: float) -> float:
+def _checked_tolerance(tolerance: float | None, default: float) -> float:
     """`tolerance`, a share of the largest value, or `default`. Raises ValueError outside [0, 1)."""
     if tolerance is None:
         return default

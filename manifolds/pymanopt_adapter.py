@@ -123,7 +123,7 @@ class _Features(_MetricManifold):
         super().__init__(metric, P, copies, retraction, seed, name)
 
     def gradient_step(self, point: np.ndarray, euclidean_gradient: np.ndarray, step: float) -> np.ndarray:
-        """retraction(point, -step euclidean_to_riemannian_gradient(...)) in one go: `manifolds.steps`."""
+        """retraction(point, -step euclidean_to_riemannian_gradient(...)) as one fused step of `manifolds.steps`."""
         return steps.gradient_step(point, euclidean_gradient, step, self.metric, self._retraction)
 
 

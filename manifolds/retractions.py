@@ -1,4 +1,4 @@
-"""Ways from a tangent vector back to the manifold, and home again, each one a frozen value.
+"""Retractions and their inverses, each retraction a frozen value.
 
 A retraction is a function (X, U, layout) -> point; these four are also usable by name where an adapter takes one:
 
@@ -46,7 +46,7 @@ class Retraction:
 
         A dZ + dA Z with dS = 2 sym(D dZ^T) / n.  [Absil, Mahony and Sepulchre 2008, Section 8.1.4]
         """
-        return _derivative(X, U, W, layout, self)
+        return _retraction_derivative(X, U, W, layout, self)
 
     def inverse(self, X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
         """The tangent U at X with R_X(U) = Y. (..., P, n). Raises ValueError where no closed form is known or Y is too far."""
@@ -69,7 +69,7 @@ def _onto(Z: ArrayT, layout: MeanSplit, retraction: Retraction) -> ArrayT:
 
 
 @at_least_float32
-def _derivative(X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit, retraction: Retraction) -> ArrayT:
+def _retraction_derivative(X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit, retraction: Retraction) -> ArrayT:
     layout.check_rank(X.shape[-2])
     if retraction.lifts:
         U, W = horizontal(X, U, layout), horizontal(X, W, layout)

@@ -4,10 +4,9 @@ What is left, Z - Omega X, is horizontal: it represents a tangent vector of the 
 A = X X^T = n I + M M^T, M the class means in orthonormal coordinates (P x C), whose singular vectors keep every digit.
 """
 
-from manifolds.bundle.connection import structured_lyapunov
+from manifolds.bundle.connection import rate_of_product
 from manifolds.centering import Centering
 from manifolds.linalg import ArrayT, gram, identity_like, namespace, skew
-from manifolds.matrix_functions import lyapunov
 from manifolds.precision import at_least_float32
 from manifolds.roots import records
 
@@ -18,11 +17,7 @@ def rotation_rate(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
     Omega A + A Omega = Z X^T - X Z^T: Z - Omega X is horizontal where Z X^T - Omega A is symmetric.
     """
-    (D, M), (D_Z, M_Z) = layout.parts(X), layout.parts(Z)
-    W = 2 * skew(D_Z @ D.mT)
-    if records(X):  # singular vectors of equal singular values have no derivative
-        return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * skew(M_Z @ M.mT))
-    return structured_lyapunov(layout.n, M, W, M_Z, -1)
+    return rate_of_product(X, Z, layout, skew, -1)
 
 
 @at_least_float32

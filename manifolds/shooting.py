@@ -14,6 +14,7 @@ import numpy as np
 
 from manifolds.centering import MeanSplit
 from manifolds.linalg import Array, array_like, as_numpy, namespace
+from manifolds.representation import short_repr
 
 MEMORY = 6  # velocities that Anderson's acceleration looks back on
 SHOTS = 60  # shots at one target before the verdict
@@ -33,6 +34,7 @@ class Shooting:
     shots: np.ndarray
     converged: np.ndarray
     minimising: np.ndarray
+    __repr__ = short_repr
 
     def require(self) -> "Shooting":
         """Itself; raises ValueError where a shot missed, with the largest gap."""
@@ -58,6 +60,7 @@ class Shot:
     velocity: np.ndarray
     gap: float
     correction: np.ndarray
+    __repr__ = short_repr
 
 
 ShootingResult = tuple[np.ndarray, float, int, bool, bool]  # vector, gap, shots, converged, minimising

@@ -29,7 +29,7 @@ from manifolds.roots import whitened
 from manifolds.spectral import concrete, is_untracked
 
 BLOCK_COLUMNS = 512  # columns worked on at once
-FUSED_FROM = 100_000  # entries of X from which one go is faster than calls one after another
+FUSED_FROM = 100_000  # entries of X from which the fused step is faster than calls one after another
 
 MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) -> class means of the gradient
 
@@ -46,7 +46,7 @@ def gradient_step(
 ) -> ArrayT:
     """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
 
-    In one go for `polar_retraction`, `renormalisation` and `cholesky_retraction`, in two for any other and for small arrays.
+    Fused for `polar_retraction`, `renormalisation` and `cholesky_retraction`; two calls for any other and for small arrays.
     Raises ValueError where the step loses rank, and for an `out` of another shape or dtype or in the memory of X.
     """
     layout, retraction = metric.layout, as_retraction(retraction)
@@ -96,7 +96,7 @@ def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT
 
 
 def _is_small(X: Array) -> bool:
-    """Whether maps called one after another are faster than one go."""
+    """Whether maps called one after another are faster than the fused step."""
     return math.prod(X.shape) < FUSED_FROM and (namespace(X) is np or X.device.type == "cpu")
 
 
@@ -122,15 +122,15 @@ def _step(
     xp = namespace(X)
     if xp is not np and X.device.type == "cpu":
         x, g = np.asarray(detached(X)), np.asarray(detached(G))
-        room = None if out is None else np.asarray(detached(out))
-        return xp.from_numpy(_step(x, g, float(eta), layout, velocity, retraction, project, room))
+        buffer = None if out is None else np.asarray(detached(out))
+        return xp.from_numpy(_step(x, g, float(eta), layout, velocity, retraction, project, buffer))
     layout.check_rank(X.shape[-2])
     M, sums = layout.means(X), layout.sums(G)
     moved = M - eta * velocity(M, sums)
-    Z: ArrayT = _room(X, G, out)
+    Z: ArrayT = _buffer_for_step(X, G, out)
     K: Any = 0
     for columns in _blocks(layout):
-        D, W = _deviations(X, columns, M, layout), _deviations(G, columns, layout.per_class(sums), layout)
+        D, W = _column_deviations(X, columns, M, layout), _column_deviations(G, columns, layout.per_class(sums), layout)
         W *= -eta
         if project:
             K = K - D @ W.mT
@@ -140,7 +140,7 @@ def _step(
     if project:
         B = symmetrize(K) / layout.n + identity_like(X, X.shape[-2])
         for columns in _blocks(layout):
-            Z[..., columns] += B @ _deviations(X, columns, M, layout)
+            Z[..., columns] += B @ _column_deviations(X, columns, M, layout)
         del B, K
     scaled = whitened(Z, moved, layout.n, retraction.root, lambda A, Z: _multiply(A, Z, layout, retraction.root.triangular))[1]
     return layout.add_to_means(Z, scaled if retraction.scales_means else moved)
@@ -151,7 +151,7 @@ def _blocks(layout: ClassLayout) -> list[slice]:
     return [slice(start, min(start + BLOCK_COLUMNS, layout.n)) for start in range(0, layout.n, BLOCK_COLUMNS)]
 
 
-def _deviations(X: ArrayT, columns: slice, M: ArrayT, layout: ClassLayout) -> ArrayT:
+def _column_deviations(X: ArrayT, columns: slice, M: ArrayT, layout: ClassLayout) -> ArrayT:
     """Some columns of X - M Y, a copy. (..., P, b)"""
     part = X[..., columns].copy() if namespace(X) is np else X[..., columns].clone()
     ends = np.cumsum(layout.sizes)
@@ -175,7 +175,7 @@ def _multiply(A: ArrayT, Z: ArrayT, layout: ClassLayout, triangular: bool) -> Ar
     return Z
 
 
-def _room(X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
+def _buffer_for_step(X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
     """`out`, or an empty array for the result."""
     xp = namespace(X)
     if out is not None:

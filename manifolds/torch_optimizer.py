@@ -1,4 +1,4 @@
-"""Gradient descent for torch parameters on the manifolds of `geoopt_adapter`, a whole step in one go (`manifolds.steps`)."""
+"""Gradient descent for torch parameters on the manifolds of `geoopt_adapter`, each one fused step of `manifolds.steps`."""
 
 from collections.abc import Callable, Iterable
 from typing import Any

@@ -21,6 +21,7 @@ from manifolds.linalg import (
     root_of_spectrum,
     symmetrize,
 )
+from manifolds.representation import short_repr
 
 WELL_CONDITIONED = 1e4  # bound on magnitude / lambda_min(Sigma_W) below which one pass leaves a residual under 1e-12
 
@@ -33,6 +34,7 @@ class Whitening(Generic[ArrayT_co]):
     covariance: ArrayT_co  # the covariance that the last factor whitens (P, P)
     condition: float  # upper bound on cond(Sigma_W) after one pass, its value after two
     triangular: bool = False  # whether the last factor is lower triangular
+    __repr__ = short_repr
 
     def apply(self, B: ArrayT) -> ArrayT:
         """A B. (P, k) -> (P, k)"""

@@ -7,10 +7,7 @@ none of them.
 
 import argparse
 import contextlib
-import io
 import json
-import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -19,8 +16,17 @@ from typing import Any, NoReturn
 import ufm
 from sims import leave_importing
 from ufm.options import refuse_lost_values, shared_option
-
-FAILED, REFUSED, INTERRUPTED, NO_READER = 1, 2, 130, 141
+from ufm.output import (
+    FAILED,
+    INTERRUPTED,
+    NO_READER,
+    REFUSED,
+    drop_unwritable_output,
+    first_line,
+    json_values,
+    replace_unknown_characters,
+    say,
+)
 
 
 class Failure(RuntimeError):
@@ -68,9 +74,7 @@ def run_command(
 
     `interrupted` says what an interrupt leaves behind.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":  # ? for what a terminal that is not UTF-8 lacks
-            stream.reconfigure(errors="replace")
+    replace_unknown_characters()
     try:
         if signal.getsignal(signal.SIGINT) is leave_importing:  # the imports are over
             signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -85,32 +89,14 @@ def run_command(
         say(f"\n{parser.name}: interrupted; {interrupted}")
         return INTERRUPTED
     except BrokenPipeError:
-        _drop_unwritable_output()
+        drop_unwritable_output()
         return NO_READER
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError, ImportError) as error:
-        _drop_unwritable_output()
+        drop_unwritable_output()
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None
         advice = f": pip install 'neural-collapse-flow[{parser.extra}]'" if missing else ""
         say(f"{parser.name}: error: {first_line(error)}{advice}")
         return FAILED if isinstance(error, Failure) else REFUSED
-
-
-def say(text: str, quiet: bool = False) -> None:
-    """A line on standard error, where there is one and it is wanted."""
-    with contextlib.suppress(OSError, ValueError):
-        if sys.stderr is not None and not quiet:
-            print(text, file=sys.stderr, flush=True)
-
-
-def json_values(value: Any) -> Any:
-    """The same as JSON has it: arrays as lists, numbers of numpy as Python's, and null for what is not finite."""
-    if hasattr(value, "tolist"):
-        value = value.tolist()
-    if isinstance(value, dict):
-        return {str(key): json_values(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [json_values(entry) for entry in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def json_line(value: Any) -> str:
@@ -143,20 +129,3 @@ def told_as_they_come(written: bool) -> Iterator[Callable[[str], None]]:
     yield tell
     if refused:
         raise refused[0]
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; torch adds traces of its own."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
-
-
-def _drop_unwritable_output() -> None:
-    """Send what standard output does not take nowhere: Python flushes it once more at its end, and would complain."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError):  # a stream without a descriptor
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)

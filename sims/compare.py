@@ -33,7 +33,7 @@ def parser() -> Parser:
     )
     p.add_argument(
         "--from-epoch",
-        type=_start,
+        type=_epoch_or_rule,
         metavar="E",
         help="start there, on the central path or not; zero-error: each run's own (default: where the central path begins)",
     )
@@ -102,7 +102,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     out = Path(args.out)
     if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
-    _check(args)
+    _check_ranges(args)
     named = {name: members for name, *members in args.group or ()}
     names = [*args.runs, *(run for members in named.values() for run in members)]
     if not names:
@@ -127,11 +127,11 @@ def compare_runs(args: argparse.Namespace) -> None:
     if not args.quiet:
         print(summary_lines(groups, choice))
     if reminder:
-        print(f"note: {reminder}")
+        print(f"note: {reminder} (--choices)")
     print(f"verdict: {name or outcome} ({reason}); see {out / 'report.html'}")
 
 
-def _check(args: argparse.Namespace) -> None:
+def _check_ranges(args: argparse.Namespace) -> None:
     """Raise ValueError for numbers out of range."""
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed}: it cannot be negative")
@@ -142,7 +142,7 @@ def _check(args: argparse.Namespace) -> None:
             raise ValueError(f"--{option}-epoch {value}: it must be finite")
 
 
-def _start(text: str) -> float | str:
+def _epoch_or_rule(text: str) -> float | str:
     try:
         return text if text == "zero-error" else float(text)
     except ValueError as error:

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from sims.command import Parser, print_json, run_command, say
+from sims.command import Parser, print_json, run_command
 from ufm.arrays import as_numpy
 from ufm.files import store
 from ufm.flow.progress import PROGRESS_SECONDS
+from ufm.output import say
 
 DIGIT_CLASSES, IMAGES_PER_DIGIT = 10, 174  # the smallest of the ten classes has 174 images
 HIDDEN_UNITS, DIGITS_BATCH, DIGITS_MOMENTUM = 256, 64, 0.9

@@ -8,7 +8,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from sims.command import Parser, print_json, run_command, say
+from sims.command import Parser, print_json, run_command
 from sims.training.folder import CONFIG, load_run
 from sims.training.log_figures import LoggedRun, load_logged, measures_of, overview
 from sims.training.paper_figures import (
@@ -23,6 +23,7 @@ from sims.training.paper_figures import (
 )
 from ufm.files.plot import save_figure
 from ufm.files.store import write_text
+from ufm.output import say
 
 FORMATS = ("png", "pdf", "svg")
 

@@ -11,7 +11,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sims.command import Parser, print_json, run_command, say
+from sims.command import Parser, print_json, run_command
+from ufm.output import say
 
 SIZES = ("tiny", "small", "full")
 

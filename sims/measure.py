@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sims.command import Parser, json_line, print_json, run_command, say, told_as_they_come
+from sims.command import Parser, json_line, print_json, run_command, told_as_they_come
 from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import worth_saying
@@ -23,6 +23,7 @@ from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
+from ufm.output import say
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
@@ -34,10 +35,10 @@ def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Meas
     Without lam, lambda is that of the file, or 0.
     """
     arrays = load_feature_file(path)
-    return _measured(path, arrays, lambda_of_file(arrays, path) if lam is None else lam)
+    return _measured_arrays(path, arrays, lambda_of_file(arrays, path) if lam is None else lam)
 
 
-def _measured(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[int | None, Measurement]:
+def _measured_arrays(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[int | None, Measurement]:
     """Epoch and measures of the arrays of a file."""
     features, labels = arrays["features"], arrays["labels"]
     if not np.issubdtype(labels.dtype, np.integer):
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(parser(), measure, argv, "the files measured so far are in --out")
 
 
-def _check_options(args: argparse.Namespace) -> None:
+def _check_arguments(args: argparse.Namespace) -> None:
     """Raise ValueError for what cannot be measured or written so, before anything is read."""
     if args.lam is not None and not 0 <= args.lam < float("inf"):
         raise ValueError(f"--lambda {args.lam}: it must be finite and not negative")
@@ -115,7 +116,7 @@ def _check_options(args: argparse.Namespace) -> None:
 def measure(args: argparse.Namespace) -> None:
     """Measure every file, print and write what was asked for."""
     record, measurement = Record.empty(), None
-    _check_options(args)
+    _check_arguments(args)
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return
@@ -123,7 +124,7 @@ def measure(args: argparse.Namespace) -> None:
         for k, name in enumerate(args.files):
             arrays = load_feature_file(Path(name))
             lam = lambda_of_file(arrays, Path(name)) if args.lam is None else args.lam
-            known, measurement = _measured(Path(name), arrays, lam)
+            known, measurement = _measured_arrays(Path(name), arrays, lam)
             epoch = k if known is None else known
             record = record.with_epoch(epoch, measurement, lam)
             if args.out is not None:

@@ -8,9 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sims.command import Failure, Parser, print_json, run_command, say
+from sims.command import Failure, Parser, print_json, run_command
 from ufm.models import MODEL_NAMES, model_class
 from ufm.models.references import bibtex
+from ufm.output import say
 
 if TYPE_CHECKING:
     from ufm.models.base import Model

@@ -1,4 +1,4 @@
-"""Pages of HTML: every name and number on them is text, whatever characters it holds; figures lie inside, nothing to fetch."""
+"""Pages of HTML: every name and number on them is text, whatever characters it holds; figures are embedded."""
 
 import base64
 import io

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sims.command import Parser, print_json, run_command, say
+from sims.command import Parser, print_json, run_command
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.comparison.wording import label
 from sims.page import check_jinja2
@@ -20,6 +20,7 @@ from sims.training.config import LOSS_FUNCTIONS, TrainConfig, protocol
 from ufm.compare.outcome import NOT_COMPARED
 from ufm.compare.verdict import LawRule
 from ufm.laws.closed import LAWS
+from ufm.output import say
 
 CHOICES = {
     "on the central path": Choice(),
@@ -164,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def study(args: argparse.Namespace) -> None:
     """Train what is missing, and report: the table, or with `--json` one line a kind of run."""
-    out, share = Path(args.out), _share(args.share)
+    out, share = Path(args.out), _parse_share(args.share)
     if args.seeds < 1 or args.threads < 1:
         raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
     check_jinja2()
@@ -183,7 +184,7 @@ def study(args: argparse.Namespace) -> None:
         print(exponent_table(columns))
 
 
-def _share(text: str) -> tuple[int, int]:
+def _parse_share(text: str) -> tuple[int, int]:
     k, _, n = text.partition("/")
     if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
         raise ValueError(f"--share {text}: K/N with 1 <= K <= N is needed, 1/2 and 2/2 for two commands")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any, Generic, TypeVar
 
-from sims.command import first_line, say
+from ufm.output import first_line, say
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -50,7 +50,7 @@ def sweep(
     if engine not in (SERIAL, PROCESSES, DASK) and not engine.startswith(DASK_HOST):
         raise ValueError(f"engine = {engine!r}: it is one of {ENGINES}")
     if engine == SERIAL:
-        pairs: Iterator[tuple[str, Outcome[Result]]] = (_attempt(work, name, task, os.getpid()) for name, task in tasks.items())
+        pairs: Iterator[tuple[str, Outcome[Result]]] = (_attempted(work, name, task, os.getpid()) for name, task in tasks.items())
     else:
         pairs = _on_dask(work, tasks, engine, jobs) if engine.startswith(DASK) else _in_processes(work, tasks, jobs)
     outcomes = {}
@@ -60,7 +60,7 @@ def sweep(
     return {name: outcomes[name] for name in tasks}
 
 
-def _attempt(work: Callable[[Any], Any], name: str, task: Any, caller: int) -> tuple[str, Outcome[Any]]:
+def _attempted(work: Callable[[Any], Any], name: str, task: Any, caller: int) -> tuple[str, Outcome[Any]]:
     if os.getpid() != caller:
         with contextlib.suppress(ValueError):  # not the main thread of a dask worker
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of a terminal is for the caller, who ends the workers
@@ -89,7 +89,7 @@ def _in_processes(work: Callable[[Any], Any], tasks: Mapping[str, Any], jobs: in
     left = dict(tasks)
 
     def attempt(some: list[str]) -> Iterator[tuple[str, Outcome[Any]]]:
-        calls = [delayed(_attempt)(work, name, left[name], os.getpid()) for name in some]
+        calls = [delayed(_attempted)(work, name, left[name], os.getpid()) for name in some]
         with contextlib.suppress(BrokenProcessPool):
             with _interrupts_held():  # a worker that is still importing would die with a traceback of its own
                 outcomes = Parallel(jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(calls)
@@ -120,7 +120,7 @@ def _on_dask(work: Callable[[Any], Any], tasks: Mapping[str, Any], engine: str, 
     except OSError as error:
         raise ValueError(f"no dask scheduler answers at {host}:{port or PORT}") from error
     with client:
-        futures = {client.submit(_attempt, work, name, task, os.getpid(), pure=False): name for name, task in tasks.items()}
+        futures = {client.submit(_attempted, work, name, task, os.getpid(), pure=False): name for name, task in tasks.items()}
         died = []
         for future in as_completed(futures):
             if future.status == "finished":
@@ -128,6 +128,6 @@ def _on_dask(work: Callable[[Any], Any], tasks: Mapping[str, Any], engine: str, 
             else:
                 died.append(futures[future])
         for name in died:  # alone: its worker may have died of another's task
-            future = client.submit(_attempt, work, name, tasks[name], os.getpid(), pure=False)
+            future = client.submit(_attempted, work, name, tasks[name], os.getpid(), pure=False)
             wait([future])
             yield future.result() if future.status == "finished" else (name, Outcome(None, DIED))

@@ -6,12 +6,13 @@ import sys
 from functools import partial
 from pathlib import Path
 
-from sims.command import Parser, print_json, run_command, say
+from sims.command import Parser, print_json, run_command
 from sims.sweeps import ENGINES, PROCESSES
 from sims.training.config import LOSS_FUNCTIONS, TrainConfig
 from sims.training.options import add_fields, config_of
 from sims.training.search import search
 from sims.training.session import ProgressLine, reproducible, set_threads, train
+from ufm.output import say
 
 __all__ = ["ProgressLine", "TrainConfig", "config_of", "main", "parser", "reproducible", "train"]
 

@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -28,9 +29,16 @@ def module_name(path: Path) -> str:
 BY_NAME = {module_name(path): path for path in MODULES}
 
 
+@cache
+def tree_of(path: Path) -> ast.Module:
+    """What a file holds; nothing of it may be changed."""
+    return ast.parse(path.read_text())
+
+
+@cache
 def dependencies(path: Path) -> set[str]:
     """The modules of the project that a module imports: at its top, in a function, for the type checker, by import_module."""
-    here, tree, needed = module_name(path), ast.parse(path.read_text()), set()
+    here, tree, needed = module_name(path), tree_of(path), set()
     package = here if path.name == "__init__.py" else here.rpartition(".")[0]
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -83,18 +91,46 @@ def test_no_circle_between_files_lazy_imports_included(package: str) -> None:
     assert [group for group in circles(graph) if group[0].split(".")[0] == package] == []
 
 
-def test_no_circle_between_the_rooms_of_ufm() -> None:
-    """The files of `ufm` that lie in no folder are a room as well; the front door, which names every room, is none."""
-    rooms: dict[str, set[str]] = {}
+def test_no_circle_between_the_folders_of_ufm() -> None:
+    """The files of `ufm` that lie in no folder count as one more; its `__init__`, which names what all define, is left out."""
+    folders: dict[str, set[str]] = {}
     for dotted, path in BY_NAME.items():
         if dotted.startswith("ufm."):
-            needed = {room(other) for other in dependencies(path) if other.startswith("ufm.")}
-            rooms.setdefault(room(dotted), set()).update(needed)
-    assert {"ufm", "ufm.laws"} <= rooms["ufm.flow"]
-    assert circles(rooms) == []
+            needed = {folder_of(other) for other in dependencies(path) if other.startswith("ufm.")}
+            folders.setdefault(folder_of(dotted), set()).update(needed)
+    assert {"ufm", "ufm.laws"} <= folders["ufm.flow"]
+    assert circles(folders) == []
 
 
-def room(dotted: str) -> str:
+def contracted(graph: dict[str, set[str]], folder: str) -> dict[str, set[str]]:
+    """The imports between what lies directly in a folder: its files one by one, each subfolder as a whole."""
+
+    def inside(dotted: str) -> str | None:
+        first = dotted.removeprefix(f"{folder}.").partition(".")[0]
+        return f"{folder}.{first}" if dotted.startswith(f"{folder}.") else None
+
+    among: dict[str, set[str]] = {}
+    for dotted, needed in graph.items():
+        if (one := inside(dotted)) is not None:
+            among.setdefault(one, set()).update({other for other in map(inside, needed) if other is not None and other != one})
+    return among
+
+
+def test_contraction_finds_a_file_that_is_before_and_after_a_folder() -> None:
+    files = {"p.low": set(), "p.sub.a": {"p.low"}, "p.sub.b": set(), "p.high": {"p.sub.b"}, "p": {"p.high"}}
+    assert circles(contracted(files, "p")) == []
+    assert circles(files | contracted(files | {"p.low": {"p.sub.b"}}, "p")) == [["p.low", "p.sub"]]
+    through = contracted(files | {"p.low": {"p.more"}, "p.more": {"p.sub.b"}}, "p")
+    assert circles(through) == [["p.low", "p.more", "p.sub"]]
+
+
+@pytest.mark.parametrize("folder", sorted({module_name(path.parent) for path in MODULES}))
+def test_the_files_beside_a_folder_come_before_it_or_after_it(folder: str) -> None:
+    graph = {dotted: dependencies(path) for dotted, path in BY_NAME.items()}
+    assert circles(contracted(graph, folder)) == []
+
+
+def folder_of(dotted: str) -> str:
     """The folder that a module lies in."""
     parts = dotted.split(".")
     return ".".join(parts[:2]) if ROOT.joinpath(*parts[:2]).is_dir() else parts[0]
@@ -107,39 +143,111 @@ SAME_NAME = {  # what may be defined in several modules, and why
     "EmbeddedNormalizedFeatures": "the same manifold for geoopt and for pymanopt",
     "OrthogonalQuotient": "the same manifold for geoopt and for pymanopt",
     "GeneralizedStiefel": "the same manifold for geoopt and for pymanopt",
-    "Field": "the vector fields that the integrator beside it takes",
     "safe_step": "the bound of the closed scheme and of the general one",
     "safe_step_from": "the bound of the closed scheme and of the general one",
     "inverse_sqrt": "numpy's half and torch's half of one function",
     "lyapunov": "numpy's half and torch's half of one function",
     "TEMPLATE": "every report has one",
     "NeuralCollapseCallback": "the same callback for Lightning and for transformers",
+    "_Features": "what the two metrics have in common, for geoopt and for pymanopt",
+    "_Manifold": "the untyped base class, of geoopt and of pymanopt",
+    "_HOMES": "the modules behind the public names of a package",
 }
 
 
-def definitions(text: str) -> set[str]:
-    """Public classes, functions, type names and constants defined at the top of a module, several at once too."""
+def definitions(tree: ast.Module) -> set[str]:
+    """Classes, functions, type names and constants defined at the top of a module, several at once too; not __all__ and such."""
     names = set()
-    for node in ast.parse(text).body:
+    for node in tree.body:
         targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
         names |= {part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)}
         if isinstance(node, ast.ClassDef | ast.FunctionDef):
             names.add(node.name)
-    return {defined for defined in names if not defined.startswith("_")}
+    return {defined for defined in names if not defined.startswith("__")}
 
 
 def test_definitions_are_listed() -> None:
-    code = "A, (B, c) = 1, (2, 3)\nD: int = 4\n_E = 5\ndef f(x): y = x\nclass K:\n    z = 6\nclass _L: ..."
-    assert definitions(code) == {"A", "B", "c", "D", "f", "K"}
+    code = "A, (B, c) = 1, (2, 3)\nD: int = 4\n_E = 5\n__f__ = 6\ndef f(x): y = x\nclass K:\n    z = 6\nclass _L: ..."
+    assert definitions(ast.parse(code)) == {"A", "B", "c", "D", "_E", "f", "K", "_L"}
 
 
-def test_a_public_name_has_one_meaning() -> None:
+def test_a_name_has_one_meaning() -> None:
     homes: dict[str, list[str]] = {}
     for path in MODULES:
-        for defined in definitions(path.read_text()):
+        for defined in definitions(tree_of(path)):
             homes.setdefault(defined, []).append(name(path))
     known = SAME_NAME.keys()
     assert {defined: where for defined, where in homes.items() if len(where) > 1 and defined not in known} == {}
+
+
+LEAST_NODES = 40  # of the body of a function: shorter ones say little
+
+
+def shape(function: ast.FunctionDef) -> str:
+    """The body of a function without its docstring and with every name replaced, as text; "" for a short one."""
+    body = function.body[1:] if ast.get_docstring(function) else function.body
+    nodes = [node for statement in body for node in ast.walk(statement)]
+    if len(nodes) < LEAST_NODES:
+        return ""
+    texts = [f"{node.value!r}" if isinstance(node, ast.Constant) else getattr(node, "attr", "") for node in nodes]
+    return " ".join(f"{type(node).__name__} {text}" for node, text in zip(nodes, texts, strict=True))
+
+
+def test_the_shape_of_a_function_is_free_of_its_names() -> None:
+    first, renamed, other = (
+        ast.parse(f"def f(x, y):\n    {text}").body[0]
+        for text in (
+            "a = [x.mean(k) + y[k] ** 2 for k in range(3)]; b = {i: j * x for i, j in zip(a, y)}; return a, b, a[0] / b",
+            "u = [p.mean(i) + q[i] ** 2 for i in range(3)]; v = {r: s * p for r, s in zip(u, q)}; return u, v, u[0] / v",
+            "a = [x.sum(k) + y[k] ** 2 for k in range(3)]; b = {i: j * x for i, j in zip(a, y)}; return a, b, a[0] / b",
+        )
+    )
+    assert isinstance(first, ast.FunctionDef)
+    assert isinstance(renamed, ast.FunctionDef)
+    assert isinstance(other, ast.FunctionDef)
+    assert shape(first) == shape(renamed) != shape(other) != ""
+    assert not shape(ast.parse("def f(x): return x").body[0])  # type: ignore[bad-argument-type]
+
+
+def test_no_function_is_written_twice() -> None:
+    homes: dict[str, list[str]] = {}
+    for path in MODULES:
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.FunctionDef) and (body := shape(node)):
+                homes.setdefault(body, []).append(f"{name(path)}: {node.name}")
+    assert [where for where in homes.values() if len(where) > 1] == []
+
+
+IDIOMS = (  # of prose and messages, for which the field has nouns
+    "from rest",
+    "at the door",
+    "in one go",
+    "in a blink",
+    "one currency",
+    "so say all",
+    "unlay",
+    "leaves float64",
+    "hosted",
+    "owned up",
+    "home again",
+    "nothing to fetch",
+    "a close one",
+)
+PROSE = sorted([*(path for folder in ("docs", "docs/tutorials") for path in (ROOT / folder).glob("*.md")), ROOT / "README.md"])
+
+
+@pytest.mark.parametrize("path", [*MODULES, *PROSE], ids=name)
+def test_prose_and_messages_have_the_words_of_the_field(path: Path) -> None:
+    text = " ".join(path.read_text().split())
+    assert [idiom for idiom in IDIOMS if re.search(rf"\b{idiom}\b", text)] == []
+
+
+def test_the_picture_of_the_imports_is_the_present_one() -> None:
+    """After a change of the imports between folders: `python docs/make_architecture.py`."""
+    image = pytest.importorskip("PIL.Image")
+    code = "import make_architecture as m; print(m.written(m.arrows()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "docs", capture_output=True, text=True, check=True)
+    assert image.open(ROOT / "docs" / "figures" / "architecture.png").text["Description"] == done.stdout.strip()
 
 
 def test_results_are_named_after_what_they_are() -> None:
@@ -148,7 +256,7 @@ def test_results_are_named_after_what_they_are() -> None:
         f"{name(path)}: {ast.unparse(node)[:80]}"
         for folder in (*PACKAGES, "tests", "benchmarks", "docs")
         for path in (ROOT / folder).rglob("*.py")
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(tree_of(path))
         if {"found", "_found"} & {getattr(node, field, None) for field in ("id", "arg", "attr")}
     ]
     assert called == []
@@ -156,7 +264,7 @@ def test_results_are_named_after_what_they_are() -> None:
 
 def imported(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree_of(path)):
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -179,11 +287,7 @@ def test_command_lines_figures_and_files_have_their_homes(path: Path) -> None:
         assert name(path) in COMMANDS or in_sims
     if "matplotlib" in tops:
         assert name(path) in FIGURES or in_sims
-    calls = {
-        node.func.id
-        for node in ast.walk(ast.parse(path.read_text()))
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
-    }
+    calls = {node.func.id for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
     assert "open" not in calls or name(path) in FILES
 
 
@@ -211,7 +315,7 @@ def test_what_has_a_home_is_not_written_again(pattern: str) -> None:
 def test_modules_are_short_and_public_names_are_documented(path: Path) -> None:
     text = path.read_text()
     assert len(text.splitlines()) <= LONGEST
-    tree = ast.parse(text)
+    tree = tree_of(path)
     assert ast.get_docstring(tree)
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_") and node in tree.body:
@@ -247,7 +351,7 @@ def test_loose_signatures_are_listed() -> None:
 
 @pytest.mark.parametrize("path", [path for path in MODULES if not name(path).startswith("sims")], ids=name)
 def test_public_functions_are_annotated_and_arrays_are_not_any(path: Path) -> None:
-    assert loose_signatures(ast.parse(path.read_text())) == []
+    assert loose_signatures(tree_of(path)) == []
 
 
 def test_the_plain_command_imports_no_heavy_library() -> None:

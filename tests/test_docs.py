@@ -1,12 +1,11 @@
 """Every code block of README and docs runs; every statement's test exists; every link and figure is there."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+
+from tests.fresh import FreshProcesses
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -23,8 +22,7 @@ def test_every_block_says_what_it_is() -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
-def test_blocks_run_top_to_bottom(page: Path, tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+def test_blocks_run_top_to_bottom(page: Path, tmp_path: Path, fresh: FreshProcesses) -> None:
     script = ["import subprocess, sys"]
     for language, code in blocks(page):
         if language == "python":
@@ -32,10 +30,8 @@ def test_blocks_run_top_to_bottom(page: Path, tmp_path: Path) -> None:
         elif language == "bash":
             script.append(f"subprocess.run(['bash', '-euo', 'pipefail', '-c', {code!r}], check=True)")
     (tmp_path / "page.py").write_text("\n".join(script))
-    done = subprocess.run(
-        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=240
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    code, output = fresh.run(tmp_path / "page.py")
+    assert code == 0, output
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from ufm import models as models
     from ufm import monitor as monitor
     from ufm import tensor as tensor
-    from ufm.citation import cite as cite
     from ufm.features.labels import class_blocks as class_blocks
     from ufm.features.least_squares import lambda_of_weight_decay as lambda_of_weight_decay
     from ufm.features.least_squares import ls_classifier as ls_classifier
@@ -44,6 +43,7 @@ if TYPE_CHECKING:
     from ufm.laws.general import GeneralLaw as GeneralLaw
     from ufm.laws.general_run import run_general as run_general
     from ufm.laws.trajectory import Trajectory as Trajectory
+    from ufm.models.references import cite as cite
 
 _SUBPACKAGES = ("compare", "features", "files", "flow", "laws", "ledger", "models", "monitor", "tensor")
 _HOMES = {
@@ -54,7 +54,7 @@ _HOMES = {
     "StreamingStatistics": "features.statistics",
     "Trajectory": "laws.trajectory",
     "UNNORMALIZED": "laws.closed",
-    "cite": "citation",
+    "cite": "models.references",
     "class_blocks": "features.labels",
     "decompose": "features.loss_decomposition",
     "lambda_of_weight_decay": "features.least_squares",

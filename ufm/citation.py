@@ -1,4 +1,4 @@
-"""How to cite this software and the paper whose flow it computes, as BibTeX."""
+"""The references of this software and of the paper whose flow it computes; `ufm.cite` writes them as BibTeX."""
 
 from ufm.version import __version__
 
@@ -13,14 +13,15 @@ PAPER = {
     "title": "Neural Collapse Under {MSE} Loss: Proximity to and Dynamics on the Central Path",
     "booktitle": "International Conference on Learning Representations",
     "year": "2022",
+    "url": "https://arxiv.org/abs/2106.02073",
     "eprint": "2106.02073",
     "archivePrefix": "arXiv",
 }
-
-
-def cite() -> str:
-    """BibTeX of this version of the software and of the paper [Han, Papyan, Donoho 2022]; CITATION.cff holds the same."""
-    return f"{bibtex_entry('software', 'neural_collapse_flow', SOFTWARE)}\n\n{bibtex_entry('inproceedings', 'han2022', PAPER)}"
+LAW_SOURCES = {  # whose a law is: for a text whose numbers come from it
+    "renormalized": "law (a), the renormalized flow: Equation 5 of the paper, its closed form derived in the software",
+    "embedded": "law (b), the embedded flow: Proposition 2 of the paper as printed",
+    "unnormalized": "law (c), the unnormalized flow from total covariance I: derived in the software",
+}
 
 
 def bibtex_entry(kind: str, key: str, fields: dict[str, str]) -> str:

@@ -2,8 +2,8 @@
 A whole run, from random features
 =================================
 
-What `python -m ufm.flow` computes: features are whitened, their singular values and losses follow the exact law, and the discrete
-scheme (dots) stands beside it.
+What ``python -m ufm.flow`` computes: features are whitened, their singular values and losses follow the exact law, and
+the discrete scheme (dots) is drawn beside it.
 """
 
 import matplotlib.pyplot as plt

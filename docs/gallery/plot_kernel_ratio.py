@@ -2,7 +2,7 @@
 From the renormalized to the embedded law
 =========================================
 
-A kernel of ratio r moves class means r times as fast as deviations. r = 1 is the renormalized law; for large r, on the clock t r,
+A kernel of ratio r moves class means r times as fast as deviations. r = 1 is the renormalized law; for large r, in the time t r,
 the law becomes the embedded one.
 """
 

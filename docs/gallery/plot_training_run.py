@@ -2,7 +2,7 @@
 A training run, watched
 =======================
 
-A perceptron trained on digits and measured on the way with `ufm.monitor`: variability within classes falls, the norms of class
+A perceptron trained on digits and measured on the way with ``ufm.monitor``: variability within classes falls, the norms of class
 means become equal, and the classifier aligns with them.
 """
 

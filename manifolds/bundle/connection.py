@@ -13,6 +13,9 @@ On the manifold A = n I + M_w M_w^T, M_w the class means in orthonormal coordina
 M_w, with no P x P decomposition, right to rounding however large the means are. All arrays are (..., P, n); U, V, W tangent at X.
 """
 
+from collections.abc import Callable
+from typing import Literal
+
 from manifolds.centering import Centering
 from manifolds.layout import ClassLayout
 from manifolds.linalg import ArrayT, gram, identity_like, inner, namespace, symmetrize
@@ -27,11 +30,16 @@ def fibre_scale(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
     X is on the manifold.
     """
+    return rate_of_product(X, Z, layout, symmetrize, 1)
+
+
+def rate_of_product(X: ArrayT, Z: ArrayT, layout: Centering, part: Callable[[ArrayT], ArrayT], sign: Literal[1, -1]) -> ArrayT:
+    """S with S A + A S = Z X^T + sign X Z^T, A = X X^T: symmetric with `part` symmetrize and sign 1, else skew. (..., P, P)"""
     (D, M), (D_Z, M_Z) = layout.parts(X), layout.parts(Z)
-    W = 2 * symmetrize(D @ D_Z.mT)
+    W = 2 * part(D_Z @ D.mT)
     if records(X):  # singular vectors of equal singular values have no derivative
-        return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * symmetrize(M_Z @ M.mT))
-    return structured_lyapunov(layout.n, M, W, M_Z)
+        return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * part(M_Z @ M.mT))
+    return structured_lyapunov(layout.n, M, W, M_Z, sign)
 
 
 def structured_lyapunov(n: float, M: ArrayT, W: ArrayT, Z: ArrayT, sign: int = 1) -> ArrayT:

@@ -7,18 +7,19 @@ X, U, W, Y are (..., P, n); U and W tangent at X.
 """
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from manifolds.array import VectorField
 from manifolds.bundle.connection import bundle_inner, connection_of_scales, fibre_scale
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, epsilon, frobenius_norm, gram, namespace
 from manifolds.matrix_functions import inverse_sqrt
 from manifolds.normalized_features import oblique_projection, renormalize
 from manifolds.precision import at_least_float32
+from manifolds.representation import short_repr
 from manifolds.shooting import SHOTS, Shooting, ShootingResult, Shot, apart, approach, in_two_components, shoot_pairs
 
 EXTRAPOLATIONS = 7  # midpoint solutions with 2, 4, .., 14 substeps are extrapolated: order 14
@@ -28,8 +29,6 @@ BEST_AGREEMENT = 16  # times eps: an agreement that no further order betters
 AIMING = 1e-3  # of the gap of the shot before: the error of a geodesic that only aims
 
 RUNAWAY = 1e3  # growth of a point within one step that no geodesic of a sensible step has
-
-Field = Callable[[Array], Array]
 
 
 class IntegrationError(ValueError):
@@ -45,6 +44,7 @@ class RowSpace:
 
     layout: ClassLayout
     basis: Array
+    __repr__ = short_repr
 
     @classmethod
     def spanned_by(cls, layout: ClassLayout, *parts: Array) -> "RowSpace":
@@ -187,7 +187,7 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingRe
     return rows.lift(U), gap, shots, bool(gap <= tolerance), False
 
 
-def integrate(field: Field, state: ArrayT, steps: int, allowed: float = 0.0) -> tuple[ArrayT, float]:
+def integrate(field: VectorField, state: ArrayT, steps: int, allowed: float = 0.0) -> tuple[ArrayT, float]:
     """d state/dt = field(state) from 0 to 1: the state there, and the error estimate relative to each part state[i].
 
     `steps` to begin with, doubled until the error is `allowed`, or rounding where that is larger, or MOST_SUBSTEPS is passed;
@@ -218,7 +218,7 @@ def _relative(change: Array, state: Array) -> float:
     return max(a / (b or 1.0) for a, b in sizes)
 
 
-def _extrapolated(field: Field, state: ArrayT, h: float, enough: float) -> tuple[ArrayT, float]:
+def _extrapolated(field: VectorField, state: ArrayT, h: float, enough: float) -> tuple[ArrayT, float]:
     """One step of length h by Aitken-Neville on Gragg's midpoint rule, of order 14 at most, and its last relative change."""
     row: list[Any] = []
     change = float("inf")
@@ -234,7 +234,7 @@ def _extrapolated(field: Field, state: ArrayT, h: float, enough: float) -> tuple
     return row[-1], change
 
 
-def _midpoint(field: Field, state: ArrayT, h: float, substeps: int) -> ArrayT:
+def _midpoint(field: VectorField, state: ArrayT, h: float, substeps: int) -> ArrayT:
     """Gragg's smoothed midpoint rule."""
     step = h / substeps
     before, now = state, state + step * field(state)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.representation import short_repr
+
 STEP_SIZES = np.geomspace(1e-6, 1.0, 49)
 WINDOW = 9  # points of a straight piece: one decade of STEP_SIZES
 
@@ -43,6 +45,7 @@ class SlopeVerdict:
     slope: float
     intercept: float
     exact: bool
+    __repr__ = short_repr
 
     @property
     def passed(self) -> bool:

@@ -1,4 +1,4 @@
-"""One face for the manifolds of pymanopt and of geoopt, so that one list of checks serves both libraries and their users.
+"""One interface to the manifolds of pymanopt and of geoopt, so that one list of checks serves both libraries and their users.
 
 A view never imports either library. What a manifold does not implement raises NotImplementedError, as the libraries do.
 Points and tangent vectors stay the library's own: arrays, tensors, or pymanopt's lists for product manifolds.
@@ -134,7 +134,7 @@ class PymanoptView(ManifoldView):
         return self.manifold.transport(x, y, u)
 
     def parallel_transport(self, x: ManifoldPoint, y: ManifoldPoint, u: Vector) -> Vector:
-        return _optional(self.manifold, "parallel_transport")(x, y, u)
+        return _optional_method(self.manifold, "parallel_transport")(x, y, u)
 
     @property
     def dimension(self) -> int:
@@ -208,7 +208,7 @@ class GeooptView(ManifoldView):
         return torch.from_numpy(self.rng.standard_normal(self.shape))
 
 
-def _optional(manifold: Any, name: str) -> Any:
+def _optional_method(manifold: Any, name: str) -> Any:
     method = getattr(manifold, name, None)
     if method is None:
         raise NotImplementedError(f"{type(manifold).__name__} has no {name}")

@@ -62,7 +62,7 @@ def analyse(
     for key, members in groups.items():
         comparisons = [choice.compare(run) for run in members]
         selection, notes = _select(members, comparisons, rule, choices)
-        name = _name(members) if key.startswith("=") else f"{key} ({len(members)} run{'s' if len(members) > 1 else ''})"
+        name = _common_name(members) if key.startswith("=") else f"{key} ({len(members)} run{'s' if len(members) > 1 else ''})"
         judged.append(Group(name, members, comparisons, decide(comparisons, rule), selection, notes))
     return judged
 
@@ -85,7 +85,7 @@ def _select(
     return judge(usable, SelectionRule(level=rule.level, choices=choices, seed=rule.seed)), notes
 
 
-def _name(members: Sequence[Observed]) -> str:
+def _common_name(members: Sequence[Observed]) -> str:
     """What the runs of a group have in common in their names."""
     first = members[0].name
     if len(members) == 1:

@@ -37,14 +37,14 @@ class ClockFreeTests:
         values: dict[str, Any] = {"epochs": self.epochs, "notes": self.notes}
         kept, parts, turned, sums = self.conservation, self.split, self.rotation, self.column_sums
         values["sigma_t_change"] = None if kept is None else kept.change
-        values["sigma_t_factor"] = None if kept is None else _triple(kept.last_factor)
-        values["sigma_t_rest"] = None if kept is None else _triple(kept.last_rest)
-        values["signal_share"] = None if parts is None else _triple(parts.share)
+        values["sigma_t_factor"] = None if kept is None else _value_and_interval(kept.last_factor)
+        values["sigma_t_rest"] = None if kept is None else _value_and_interval(kept.last_rest)
+        values["signal_share"] = None if parts is None else _value_and_interval(parts.share)
         values["signal_share_predicted"] = None if parts is None else parts.predicted
         values["r_of_split"] = None if parts is None else parts.r
-        values["rotation_coefficient"] = None if turned is None else _triple(turned.coefficient)
+        values["rotation_coefficient"] = None if turned is None else _value_and_interval(turned.coefficient)
         values["rotation_predicted_rms"] = None if turned is None else turned.size
-        values["column_sums_factor"] = None if sums is None else _triple(sums.last)
+        values["column_sums_factor"] = None if sums is None else _value_and_interval(sums.last)
         values["column_sums_predicted"] = None if sums is None else float(sums.predicted[-1])
         return values
 
@@ -173,7 +173,7 @@ def clock_free_figure(tests: ClockFreeTests) -> Figure | None:
     return figure
 
 
-def _triple(estimate: Estimate) -> list[float]:
+def _value_and_interval(estimate: Estimate) -> list[float]:
     return [estimate.value, estimate.low, estimate.high]
 
 

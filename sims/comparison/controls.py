@@ -58,11 +58,11 @@ class Case:
 def make(case: Case, seed: int) -> list[Measured]:
     """The runs of a case: errors of `noise` on every log omega, and as much rotation of every vector, the start included."""
     rng = np.random.default_rng([seed, case.C, case.T, TRUE.index(case.model)])
-    return [_run(case, rng) for _ in range(case.runs)]
+    return [_run_case(case, rng) for _ in range(case.runs)]
 
 
-def _run(case: Case, rng: np.random.Generator) -> Measured:
-    entry = _start(case, rng)
+def _run_case(case: Case, rng: np.random.Generator) -> Measured:
+    entry = _start_of_case(case, rng)
     gram = entry.gram()
     frame = frame_of(gram)
     motion: Motion
@@ -82,7 +82,7 @@ def _run(case: Case, rng: np.random.Generator) -> Measured:
     return _seen(noisy, frame, entry)
 
 
-def _start(case: Case, rng: np.random.Generator) -> Entry:
+def _start_of_case(case: Case, rng: np.random.Generator) -> Entry:
     C, P = case.C, case.P
     counts = np.full(C, 50) if not case.unequal else np.round(np.linspace(30, 90, C)).astype(int)
     q = np.sqrt(counts / counts.sum())
@@ -137,10 +137,10 @@ def _likelihood(state: PredictedRun, path: Predicted, case: Case) -> float:
     sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / int((state.kinds == 0).sum())))
     y, start = state.given
     fitted = most_likely_clock(path, y, start, 1 / sigma[None] ** 2)
-    return _known(fitted.r[0], Noise(path, fitted, state.kinds, state.tolerance), case.rho)
+    return _known_log_likelihood(fitted.r[0], Noise(path, fitted, state.kinds, state.tolerance), case.rho)
 
 
-def _known(r: np.ndarray, noise: Noise, rho: float) -> float:
+def _known_log_likelihood(r: np.ndarray, noise: Noise, rho: float) -> float:
     """Log likelihood of residuals (T, m) at the sizes of noise that `noise` was built with."""
     which = int(abs(RHOS - rho).argmin())
     squares = noise._whitened(r[None])[1][which, 0] / noise.sigma**2

@@ -67,7 +67,7 @@ def exponent_figure(columns: Mapping[str, Sequence[Group]]) -> Figure | None:
 
 def proximity_figure(group: Group, fraction: float) -> Figure:
     """L_perp / L_LS of every run over epochs, with the entry to the central path."""
-    figure, axes = _single()
+    figure, axes = _single_axes()
     ratios = [np.where(np.isfinite(comparison.window.ratio), comparison.window.ratio, np.nan) for comparison in group.comparisons]
     if all(np.isnan(ratio).all() or not (ratio > 0).any() for ratio in ratios):
         known = not any(np.isnan(ratio).all() for ratio in ratios)
@@ -217,7 +217,7 @@ def group_figures(group: Group, fraction: float) -> list[Figure | None]:
     return [proximity_figure(group, fraction), *drawn]
 
 
-def _single() -> tuple[Figure, Axes]:
+def _single_axes() -> tuple[Figure, Axes]:
     figure = Figure(figsize=(4.6, 3.0), layout="constrained")
     axes = figure.subplots()
     axes.set_xlabel("epoch", fontsize=8)

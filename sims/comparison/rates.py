@@ -51,12 +51,12 @@ def rates_table(lines: Sequence[JudgedCase]) -> str:
         wrong = sum(x["outcome"] == "named" and x["name"] != x["model"] for x in of)
         cells = [
             str(len(of)),
-            _share(wrong, len(of)),
-            _share(sum(x["true_refuted"] for x in of), len(of)),
+            _share_text(wrong, len(of)),
+            _share_text(sum(x["true_refuted"] for x in of), len(of)),
             str(len(clear)),
-            _share(sum(x["name"] == x["model"] for x in clear), len(clear)),
-            _share(len(told), len(clear)),
-            _share(sum(x["name"] == x["model"] for x in told), len(told)),
+            _share_text(sum(x["name"] == x["model"] for x in clear), len(clear)),
+            _share_text(len(told), len(clear)),
+            _share_text(sum(x["name"] == x["model"] for x in told), len(told)),
         ]
         text.append(f"| {name} | " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
@@ -70,7 +70,7 @@ def written(page: str, table: str) -> str:
     return f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END)[1]}"
 
 
-def _share(count: int, of: int) -> str:
+def _share_text(count: int, of: int) -> str:
     if not of:
         return "–"
     low, high = interval(count, of)

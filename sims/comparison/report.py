@@ -1,4 +1,4 @@
-"""report.json and report.html: the same numbers, the second with figures and nothing to fetch."""
+"""report.json and report.html: the same numbers, the second with embedded figures."""
 
 import json
 from pathlib import Path
@@ -7,7 +7,6 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from sims.command import json_values
 from sims.comparison import figures as drawing
 from sims.comparison.analysis import Choice, Group
 from sims.comparison.clock_free import clock_free_figure, clock_free_rows, clock_free_tests
@@ -28,6 +27,7 @@ from sims.comparison.tables import (
 from sims.page import base64_of, html_page
 from ufm.compare.verdict import LawRule
 from ufm.files.store import provenance, write_atomically, write_text
+from ufm.output import json_values
 
 TEMPLATE = """{% macro table(t) %}<table><thead><tr>
 {%- for cell in t.heads %}<th>{{ cell }}</th>{% endfor %}</tr></thead><tbody>

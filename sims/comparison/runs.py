@@ -59,7 +59,7 @@ class Observed:
         path = self.path / f"features-{int(entry):04d}.npz"
         if not path.exists():
             return {}
-        deviations, labels, U = _whitened(path)
+        deviations, labels, U = _whitened_file(path)
         if U.shape[1] != V.shape[1]:
             return {}
         turn = _aligned(U, V)
@@ -73,11 +73,11 @@ def load_observed(path: Path, lam: float | None = None) -> Observed:
     """
     if path.is_dir():
         if (path / "config.json").exists():
-            return _trained(path)
+            return _saying_lambda(_trained(path), lam)
         if (path / RUN).exists():
-            return _logged(path, lam)
+            return _saying_lambda(_logged(path, lam), lam)
         if next(path.glob("features-*.npz"), None) is not None:
-            return _features(path, lam)
+            return _observed_features(path, lam)
         raise ValueError(f"{path} is no run: it has neither config.json, nor {RUN} of a log, nor files features-EPOCH.npz")
     if not path.exists():
         raise ValueError(f"{path} does not exist")
@@ -95,7 +95,12 @@ def _trained(path: Path) -> Observed:
     config, record = load_run(path)
     stored = asdict(config)
     observed = _of_record(
-        path.resolve().name, path, "trained", _group(stored, ("seed", "save_features", "velocity", "data_dir")), record, stored
+        path.resolve().name,
+        path,
+        "trained",
+        _group_id(stored, ("seed", "save_features", "velocity", "data_dir")),
+        record,
+        stored,
     )
     rates = np.array([config.rate_at(max(int(epoch), 1)) for epoch in observed.trajectory.t])
     saved = {path / f"features-{epoch:04d}.npz": float(epoch) for epoch in config.save_features}
@@ -108,13 +113,24 @@ def _logged(path: Path, given: float | None) -> Observed:
     lam = float(record.arrays.get("lambda", np.nan))
     if np.isnan(lam):
         classified = np.isfinite(record.arrays.get("nc3", np.array(np.nan))).any()
-        lam = _known(lam, given, path) if classified else given or 0.0
-    observed = _of_record(path.resolve().name, path, "trained", _group(facts, ("seed",)), record, facts)
+        lam = _known_lambda(lam, given, path) if classified else given or 0.0
+    observed = _of_record(path.resolve().name, path, "trained", _group_id(facts, ("seed",)), record, facts)
     rates = observed.trajectory.observed.get("learning_rate")
     return replace(observed, rates=rates, files=statistics_files(path), lam=lam)
 
 
-def _known(stored: float, given: float | None, path: Path) -> float:
+def _saying_lambda(observed: Observed, given: float | None) -> Observed:
+    """The run with a note where another lambda is given than the one that it was measured at."""
+    if given is None or given == observed.lam:
+        return observed
+    note = (
+        f"it was measured at lambda = {observed.lam:g}, which is kept; the lambda = {given:g} given does not apply to it: "
+        "leave it out, or measure the run again"
+    )
+    return replace(observed, notes=(*observed.notes, note))
+
+
+def _known_lambda(stored: float, given: float | None, path: Path) -> float:
     """lambda as stored, else as given. Raises ValueError where it is neither."""
     lam = given if np.isnan(stored) else stored
     if lam is None:
@@ -125,7 +141,7 @@ def _known(stored: float, given: float | None, path: Path) -> float:
     return lam
 
 
-def _features(path: Path, given: float | None) -> Observed:
+def _observed_features(path: Path, given: float | None) -> Observed:
     from sims.measure import lambda_of_file, measure_file
     from ufm.files.features import load_feature_file
 
@@ -135,7 +151,7 @@ def _features(path: Path, given: float | None) -> Observed:
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
         stored = load_feature_file(file)
         if given is None and "W" in stored:
-            lam = _known(lambda_of_file(stored, file) if "lambda" in stored else float("nan"), given, file)
+            lam = _known_lambda(lambda_of_file(stored, file) if "lambda" in stored else float("nan"), given, file)
         epoch, measurement = measure_file(file, lam)
         before, sizes = sizes, (len(measurement.snr.U), len(measurement.snr.V))
         if position and sizes != before:
@@ -143,6 +159,9 @@ def _features(path: Path, given: float | None) -> Observed:
         whole = whole and "W" in stored
         if "W" in stored:
             notes["lambda"] = f"L_perp is that of lambda = {lam:g} (C wd / 2 for MSELoss and weight decay wd)"
+        if "W" in stored and "lambda" in stored and (own := lambda_of_file(stored, file)) != lam:
+            other = f"{file.name} stores lambda = {own:g}, and L_perp is that of the lambda = {lam:g} given"
+            notes["stored lambda"] = f"{other}: leave it out for the file's own"
         if "W" in stored and "b" not in stored:
             notes["b"] = "files have W and no b: taken for a layer without bias"
         if epoch is None:
@@ -162,7 +181,7 @@ def _simulated(path: Path) -> Observed:
     flow, _ = load_flow(path)
     config = json.loads(str(load_arrays(path, ("config",))["config"]))
     named = {key: value for key, value in config.items() if key not in ("notes", "warnings", "provenance")}
-    return Observed(path.stem, path, "simulated", _group(named, ("seed",)), flow, named)
+    return Observed(path.stem, path, "simulated", _group_id(named, ("seed",)), flow, named)
 
 
 def _of_record(
@@ -196,11 +215,11 @@ def _of_record(
     return Observed(name, path, kind, group, replace(trajectory, observed=observed), config, notes=notes)
 
 
-def _group(config: dict[str, Any], ignored: tuple[str, ...]) -> str:
+def _group_id(config: dict[str, Any], ignored: tuple[str, ...]) -> str:
     return json.dumps({key: value for key, value in config.items() if key not in ignored}, sort_keys=True)
 
 
-def _whitened(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _whitened_file(path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """U^T D (K, n) of the whitened deviations, labels (n,) and V (C, K) of a file of features, on the range of Sigma_W."""
     from ufm.features.labels import class_blocks
     from ufm.features.ranges import reduce_to_range

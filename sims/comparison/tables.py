@@ -23,7 +23,7 @@ def description_table(report: dict[str, Any]) -> Part:
     rows = []
     for group in report["groups"]:
         p = group["exponent"]
-        interval = "–" if p is None else f"{p['value']:.2f} ({_number(p['low'])} to {_number(p['high'])})"
+        interval = "–" if p is None else f"{p['value']:.2f} ({_number_text(p['low'])} to {_number_text(p['high'])})"
         left = [_percent(group["laws"].get(name, {}).get("left_unexplained")) for name in report["exponents"]]
         rows.append([group["name"], interval, *left])
     heads = ["runs", "exponent p", *(f"left by {name}" for name in report["exponents"])]
@@ -37,23 +37,23 @@ def runs_table(values: dict[str, Any]) -> Part:
         ratio = [value for value in run["proximity"]["loss_perp_over_loss_ls"] if value is not None]
         notes = "; ".join(run["notes"]) or "–"
         sizes = f"{run['C']}, {run['N']}, {run['P'] or '?'}"
-        last = _number(ratio[-1]) if ratio else "–"
+        last = _number_text(ratio[-1]) if ratio else "–"
         error = run.get("train_error")
         wrong = "–" if error is None else f"{error['entry']:.2%}, {error['end']:.2%}"
-        rows.append([run["name"], sizes, last, _number(run["entry"]), wrong, run["epochs_compared"], notes])
+        rows.append([run["name"], sizes, last, _number_text(run["entry"]), wrong, run["epochs_compared"], notes])
     heads = ["run", "C, N, P", "L⊥/L(LS) at the end", "from epoch", "training error there, at the end", "compared", "notes"]
     return html_table(heads, rows)
 
 
 def models_table(values: dict[str, Any]) -> Part:
     """The models of a group: outcome, parameter, likelihood, p-values beside the threshold that refutes."""
-    threshold = _number(values["refuted_at_p_value"])
+    threshold = _number_text(values["refuted_at_p_value"])
     rows: list[list[Any]] = []
     for name, model in values["models"].items():
         state = model["missing"] or ("refuted" if model["refuted"] else "compatible")
-        parameter = "–" if model["parameter"] is None else f"{model['parameter_name']} = {_number(model['parameter'])}"
+        parameter = "–" if model["parameter"] is None else f"{model['parameter_name']} = {_number_text(model['parameter'])}"
         parameter += " (the end of what is looked at)" if model["parameter_at_bound"] else ""
-        numbers = [_number(model[key]) for key in ("log_likelihood", "p_rival", "p_free")]
+        numbers = [_number_text(model[key]) for key in ("log_likelihood", "p_rival", "p_free")]
         rows.append([name, model["statement"], state, parameter, *numbers, _percent(model["rms"])])
     caption = (
         "Each model predicts the whole SNR matrix, spectrum and vectors, from the class statistics of the first epoch compared, "
@@ -72,8 +72,8 @@ def laws_table(values: dict[str, Any]) -> Part:
     rows = []
     for name, law in values["laws"].items():
         low, high = law["drift_share_interval"]
-        share = f"{_number(law['drift_share'])} ({_number(low)} to {_number(high)})"
-        p_values = [_number(law[f"{test}_p_value"]) for test in ("no_trend", "no_memory", "clock_advances")]
+        share = f"{_number_text(law['drift_share'])} ({_number_text(low)} to {_number_text(high)})"
+        p_values = [_number_text(law[f"{test}_p_value"]) for test in ("no_trend", "no_memory", "clock_advances")]
         rows.append([name, _percent(law["left_unexplained"]), *p_values, share])
     heads = ["law", "left unexplained", "p: no trend", "p: no memory", "p: clock advances", "drift share"]
     caption = (
@@ -116,7 +116,7 @@ def sentence(text: str) -> str:
     return text[:1].upper() + text[1:] + ("" if text.endswith(".") else ".")
 
 
-def _number(value: float | None) -> str:
+def _number_text(value: float | None) -> str:
     return "–" if value is None else f"{value:.3g}"
 
 

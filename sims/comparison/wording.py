@@ -67,11 +67,11 @@ def off_the_central_path(window: Window, fraction: float) -> str:
 
 
 def choices_reminder(choice: Choice, choices: int) -> str:
-    """What to say of epochs that were chosen by hand; "" where they were not, or where more than one choice is owned up to."""
+    """What to say of epochs that were chosen by hand; "" where they were not, or where more than one choice is declared."""
     by_hand = choice.from_epoch is not None or choice.to_epoch is not None or choice.fraction != FRACTION
     if not by_hand or choices > 1:
         return ""
     return (
-        "the epochs were chosen by hand, and the choice can decide the verdict: where several were tried, give their number with "
-        "--choices, which asks for more evidence"
+        "the epochs were chosen by hand, and the choice can decide the verdict: where several were tried, say how many, and more "
+        "evidence is asked for"
     )

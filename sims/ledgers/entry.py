@@ -6,6 +6,7 @@ import numpy as np
 
 from ufm.ledger import Ledger
 from ufm.ledger.force_balance import ForceBalance
+from ufm.output import stored_number
 
 ARRAYS = ("omega", "corrected", "corrected_interval", "held_out", "held_out_interval", "shortfall")
 
@@ -50,11 +51,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def number(value: Any) -> float:
-    """A stored number back: NaN for null, inf for 'inf'."""
-    return float("nan") if value is None else float(value)
-
-
 def column(stored: dict[str, Any], name: str) -> np.ndarray:
     """A column of the rows of a stored ledger. (L + 1,)"""
-    return np.array([number(row[name]) for row in stored["rows"]])
+    return np.array([stored_number(row[name]) for row in stored["rows"]])

@@ -8,7 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter
 
-from sims.ledgers.entry import column, number
+from sims.ledgers.entry import column
+from ufm.output import stored_number
 
 LINEAR, NONLINEAR, UNKNOWN = "#0072B2", "#E69F00", "#999999"
 WIDEST = 60  # operations up to which all are named
@@ -31,11 +32,11 @@ def _panel(ax: Axes, stored: dict[str, Any]) -> None:
         colour = {True: LINEAR, False: NONLINEAR, None: UNKNOWN}[rows[k]["affine"]]
         hatch = "//" if rows[k]["affine"] is False else None
         ax.bar(k, max(high - low, 0.004), 0.7, low, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
-        interval = [number(v) / np.log(10) for v in rows[k]["gain_interval"]]
+        interval = [stored_number(v) / np.log(10) for v in rows[k]["gain_interval"]]
         if np.isfinite(interval).all() and np.isfinite(level[k - 1]):
             ax.plot([k, k], level[k - 1] + np.array(interval), color="black", lw=1)
     ax.plot(np.arange(len(rows)), np.log10(_positive(column(stored, "omega"))), "o", color="black", ms=3, mfc="white")
-    ax.set_title(f"{SPLITS[stored['split']]}{_at(stored)}", loc="left", fontsize=10)
+    ax.set_title(f"{SPLITS[stored['split']]}{_epoch_text(stored)}", loc="left", fontsize=10)
     ax.set_ylabel("geometric mean of $\\omega$")
     ax.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
     names = [row["operation"] for row in rows]
@@ -58,12 +59,12 @@ def draw_spectra(stored: dict[str, Any]) -> Figure:
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     ax = figure.subplots()
     for name, style, label in (("held_out", "-", "held out"), ("omega", ":", "in sample")):
-        values = _positive(np.array([[number(v) for v in row] for row in stored[name]]))
+        values = _positive(np.array([[stored_number(v) for v in row] for row in stored[name]]))
         for j in range(values.shape[1]):
             ax.semilogy(values[:, j], style, color="black" if name == "omega" else LINEAR, lw=1, label=label if not j else None)
     ax.set_xlabel("operation")
     ax.set_ylabel("$\\omega_j$")
-    ax.set_title(f"{SPLITS[stored['split']]}{_at(stored)}", loc="left", fontsize=10)
+    ax.set_title(f"{SPLITS[stored['split']]}{_epoch_text(stored)}", loc="left", fontsize=10)
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return figure
@@ -91,7 +92,7 @@ def over_epochs(entries: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _at(stored: dict[str, Any]) -> str:
+def _epoch_text(stored: dict[str, Any]) -> str:
     return "" if stored["epoch"] is None else f", epoch {stored['epoch']}"
 
 

@@ -129,10 +129,10 @@ def run_cell(cell: Cell, data: Data, forces: bool = True) -> Iterator[dict[str, 
                 raise ValueError(f"{cell.name}, seed {cell.seed}: training diverged in epoch {epoch}; lower the rate {cell.rate}")
             schedule.step()
         if epoch in cell.measured:
-            yield from _measured(cell, net, train, test, loss, optimizer, epoch, forces)
+            yield from _measured_entries(cell, net, train, test, loss, optimizer, epoch, forces)
 
 
-def _measured(
+def _measured_entries(
     cell: Cell, net: Perceptron, train: Examples, test: Examples, loss: Any, optimizer: Any, epoch: int, forces: bool
 ) -> Iterator[dict[str, Any]]:
     for examples, what in ((train, "train"), (test, "test")):

@@ -1,4 +1,4 @@
-"""report.json, report.html and report.pdf of ledgers: the same numbers; the page holds its figures and fetches nothing."""
+"""report.json, report.html and report.pdf of ledgers: the same numbers; the figures are embedded in the page."""
 
 import io
 import json
@@ -11,10 +11,10 @@ from matplotlib.backends.backend_pdf import PdfPages
 from matplotlib.figure import Figure
 
 from sims.ledgers import figures
-from sims.ledgers.entry import number
 from sims.page import base64_of, html_page
 from ufm.files.store import provenance, write_atomically, write_text
 from ufm.ledger.result import factor_text
+from ufm.output import stored_number
 
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Where is collapse made?</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -76,7 +76,7 @@ def write_ledger_report(entries: list[dict[str, Any]], out: Path) -> None:
     together = _groups(entries)
     over = figure_over_epochs(entries)
     with rc_context({"savefig.dpi": 130}):
-        groups = [_group(title, members) for title, members in together.items()]
+        groups = [_group_shown(title, members) for title, members in together.items()]
         html = html_page(TEMPLATE, groups=groups, over=None if over is None else base64_of(over), provenance=json.dumps(facts))
     write_text(out / "report.html", html)
     write_atomically(out / "report.pdf", lambda file: _write_pdf(file, together, over))
@@ -97,13 +97,13 @@ def _groups(entries: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return groups
 
 
-def _group(title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
+def _group_shown(title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
     return {
         "title": title,
         "entries": [_shown(e) for e in members],
         "figure": base64_of(figures.waterfall(members)),
         "spectra": base64_of(figures.draw_spectra(members[0])),
-        "columns": _columns(members),
+        "columns": _held_out_columns(members),
     }
 
 
@@ -129,9 +129,9 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     cells = [
         text
         for name in ("omega", "corrected", "held_out")
-        for text in (_short(row[name]), factor_text(number(row[f"{name}_gain"])))
+        for text in (_short(row[name]), factor_text(stored_number(row[f"{name}_gain"])))
     ]
-    low, high = (factor_text(number(v)) for v in row["gain_interval"])
+    low, high = (factor_text(stored_number(v)) for v in row["gain_interval"])
     mark = {True: "a", False: "n", None: ""}[row["affine"]]
     rank = f"{row['rank']}{'~' if row['reduced'] else ''}"
     return {
@@ -142,19 +142,19 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _columns(members: list[dict[str, Any]]) -> list[list[str]]:
+def _held_out_columns(members: list[dict[str, Any]]) -> list[list[str]]:
     by_split = {e["split"]: e["rows"] for e in members}
     if not {"train", "test"} <= by_split.keys():
         return []
     columns = []
     for a, b in zip(by_split["train"][1:], by_split["test"][1:], strict=True):
-        first, second = number(a["held_out_gain"]), number(b["held_out_gain"])
+        first, second = stored_number(a["held_out_gain"]), stored_number(b["held_out_gain"])
         columns.append([a["operation"], factor_text(first), factor_text(second), factor_text(first - second)])
     return columns
 
 
 def _short(value: Any) -> str:
-    value = number(value)
+    value = stored_number(value)
     return "" if np.isnan(value) else f"{value:.3g}"
 
 

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from sims.ledgers.entry import column, number, plain
+from sims.ledgers.entry import column, plain
 from ufm.ledger.estimators import LEVEL
+from ufm.output import stored_number
 
 
 def summary(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -20,10 +21,10 @@ def summary(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for e in network["ledgers"]:
             if e["epoch"] == last:
                 groups.setdefault((e["source"], e["split"]), []).append(e)
-    return [_cell(name, split, members) for (name, split), members in groups.items()]
+    return [_cell_numbers(name, split, members) for (name, split), members in groups.items()]
 
 
-def _cell(name: str, split: str, members: list[dict[str, Any]]) -> dict[str, Any]:
+def _cell_numbers(name: str, split: str, members: list[dict[str, Any]]) -> dict[str, Any]:
     acts = [k for k, row in enumerate(members[0]["rows"]) if k and "acts" in row["operation"]]
     numbers: dict[str, Any] = {"cell": name, "split": split, "networks": len(members)}
     numbers["error"] = mean_and_interval([e["error"] for e in members])
@@ -42,9 +43,9 @@ def _cell(name: str, split: str, members: list[dict[str, Any]]) -> dict[str, Any
         numbers[f"{estimate}_rest"] = mean_and_interval(rest, np.exp)
     numbers["even_share"] = 1 / len(acts) if acts else None
     forces = [next((f for f in e["forces"] or [] if f["parameter"] == "all"), None) for e in members]
-    numbers["force_cosine"] = mean_and_interval([number(f["cosine"]) for f in forces if f])
-    numbers["left_over_means"] = mean_and_interval([number(f["ratio"]) for f in forces if f])
-    numbers["decay_cosine"] = mean_and_interval([number(f["decay_cosine"]) for f in forces if f])
+    numbers["force_cosine"] = mean_and_interval([stored_number(f["cosine"]) for f in forces if f])
+    numbers["left_over_means"] = mean_and_interval([stored_number(f["ratio"]) for f in forces if f])
+    numbers["decay_cosine"] = mean_and_interval([stored_number(f["decay_cosine"]) for f in forces if f])
     return plain(numbers)
 
 
@@ -67,19 +68,19 @@ def summary_text(told: list[dict[str, Any]]) -> str:
     lines = [f"{'cell':<34} {'split':<6} {'error':>7}  factors held out [in sample]; share of the last (even)"]
     for row in told:
         held, sample = row["held_out_factors"], row["omega_factors"]
-        pairs = " ".join(f"{_value(h)}[{_value(s)}]" for h, s in zip(held, sample, strict=True)) or "no nonlinearity"
-        share = f"; {_triple(row['held_out_share_of_last'])} ({row['even_share']:.2f})" if row["even_share"] else ""
-        cosine = f"; force cosine {_triple(row['force_cosine'])}" if row["force_cosine"] else ""
+        pairs = " ".join(f"{_value_text(h)}[{_value_text(s)}]" for h, s in zip(held, sample, strict=True)) or "no nonlinearity"
+        share = f"; {_interval_text(row['held_out_share_of_last'])} ({row['even_share']:.2f})" if row["even_share"] else ""
+        cosine = f"; force cosine {_interval_text(row['force_cosine'])}" if row["force_cosine"] else ""
         lines.append(f"{row['cell']:<34} {row['split']:<6} {row['error'][0]:>7.2%}  {pairs}{share}{cosine}")
     return "\n".join(lines)
 
 
-def _value(triple: list[float] | None) -> str:
+def _value_text(triple: list[float] | None) -> str:
     return "?" if triple is None else f"{triple[0]:.2f}"
 
 
-def _triple(triple: list[float] | None) -> str:
+def _interval_text(triple: list[float] | None) -> str:
     if triple is None:
         return "?"
-    low, high = number(triple[1]), number(triple[2])
+    low, high = stored_number(triple[1]), stored_number(triple[2])
     return f"{triple[0]:.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else "")

@@ -93,7 +93,7 @@ class FeatureDescent:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps in which every example is met once."""
+        """Steps in which every example is used once."""
         return 1 if self.how.batch is None else self.n // self.how.batch
 
     def step(self, share: float) -> None:

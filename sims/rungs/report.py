@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sims.command import json_values
 from sims.page import base64_of, html_page
 from sims.rungs.rung import Rung
 from sims.rungs.summary import RungResult, result_of
 from ufm.compare.outcome import NOT_COMPARED
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, save_figure
 from ufm.files.store import provenance, write_text
+from ufm.output import json_values, stored_number
 
 HEADS = (
     ("rung", ""),
@@ -104,7 +104,7 @@ def ladder_rows(rungs: Sequence[dict[str, Any]]) -> list[list[str]]:
         left = ", ".join(f"**{name}**" if name == rung["verdict"] else name for name in rung["compatible"])
         row = [rung["rung"], left or rung["outcome"]]
         quantities = rung["quantities"]
-        row += [_number(quantities.get(key, {}).get("median")) for _, key in HEADS[2:]]
+        row += [_short_number(quantities.get(key, {}).get("median")) for _, key in HEADS[2:]]
         rows.append(row)
     return rows
 
@@ -130,7 +130,7 @@ def ladder_figure(rungs: Sequence[dict[str, Any]]) -> Figure:
     )
     for axes, key, label, color, style in series:
         rows = [rung["quantities"].get(key, {}) for rung in rungs]
-        middle, low, high = (np.array([_known(row.get(name)) for row in rows]) for name in ("median", "least", "largest"))
+        middle, low, high = (np.array([stored_number(row.get(name)) for row in rows]) for name in ("median", "least", "largest"))
         error, look = [middle - low, high - middle], {"fmt": style, "color": color, "label": label}
         axes.errorbar(x, middle, error, markersize=4, capsize=2, linewidth=1, **look)
     upper.set_ylabel("cosine")
@@ -180,9 +180,5 @@ def write_ladder(rungs: Sequence[dict[str, Any]], out: Path) -> None:
     write_text(out / "ladder.html", page)
 
 
-def _number(value: float | None) -> str:
+def _short_number(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}" if abs(value) < 100 else f"{value:.3g}"
-
-
-def _known(value: float | None) -> float:
-    return float("nan") if value is None else value

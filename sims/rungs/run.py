@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sims.command import json_values
 from sims.rungs.descent import Descent, FeatureDescent
 from sims.rungs.rung import Rung, body_of, examples, rung_data
 from sims.training.config import TrainConfig
@@ -22,6 +21,7 @@ from ufm.files.store import write_text
 from ufm.monitor.epoch_statistics import add_layer
 from ufm.monitor.logs import RunLog
 from ufm.monitor.measurement import measure_features
+from ufm.output import json_values
 
 FINISHED = "finished.json"
 GROWTH = 8.0  # of the geometric mean of omega, at which a descent ends
@@ -70,7 +70,7 @@ def descend(descent: FeatureDescent, rung: Rung, seed: int, path: Path) -> None:
     how = descent.how
     lam = how.lam if how.rate_ratio is None else how.decay_w
     log = RunLog(path, lam, **_facts(how, descent, rung, seed))
-    start = last = _measure(descent, 0, log, lam)
+    start = last = _measure_epoch(descent, 0, log, lam)
     pending = _Pending(descent, 0)
     for k in range(1, rung.steps + 1):
         descent.step((k - 1) / rung.steps)
@@ -81,7 +81,7 @@ def descend(descent: FeatureDescent, rung: Rung, seed: int, path: Path) -> None:
         now = _level(descent)
         far = now - start >= np.log(GROWTH)
         if abs(now - last) >= np.log(GROWTH) / POINTS or far or k == rung.steps:
-            last = _measure(descent, k, log, lam)
+            last = _measure_epoch(descent, k, log, lam)
             if pending.epoch + descent.steps_per_epoch <= k:
                 pending = _Pending(descent, k)
         if far:
@@ -118,11 +118,11 @@ class _Pending:
         write_text(velocity_file(path, self.epoch), text + "\n")
 
 
-def _measure(descent: FeatureDescent, epoch: int, log: RunLog, lam: float) -> float:
+def _measure_epoch(descent: FeatureDescent, epoch: int, log: RunLog, lam: float) -> float:
     H, labels, W, b = (as_numpy(tensor) for tensor in (descent.features(), descent.labels, descent.W, descent.b))
     measurement = measure_features(H, labels, W, b, lam)
     log(epoch, {"learning_rate": descent.rate}, measurement)
-    layers = list(descent.body) if isinstance(descent.body, nn.Sequential) else []  # children() would leave out a ReLU met twice
+    layers = list(descent.body) if isinstance(descent.body, nn.Sequential) else []  # children() would list a ReLU used twice once
     last = layers[-1] if layers else None
     if isinstance(last, nn.Linear) and len(descent.moving) == 1 and descent.moving[0] is last.weight:
         with torch.no_grad():  # a linear map trained over features that are fixed

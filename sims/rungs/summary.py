@@ -15,6 +15,7 @@ from sims.rungs.rung import Rung
 from sims.training.velocity import PARTS
 from ufm.compare.verdict import LawRule
 from ufm.monitor.epoch_statistics import statistics_files
+from ufm.output import stored_number
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +85,7 @@ def velocities(path: Path, first: float, last: float) -> dict[str, float]:
     gains = rows[-1]["gains"]
     if gains is not None and gains["linear"]:
         between = [value for value in gains["between"] if value is not None and abs(value) > 1e-9]
-        values["last_linear"] = _number(gains["linear"][-1])
+        values["last_linear"] = stored_number(gains["linear"][-1])
         values["last_nonlinear"] = between[-1] if between else 0.0
-        values["input_level"], values["features_level"] = _number(gains["input"]), _number(gains["features"])
+        values["input_level"], values["features_level"] = stored_number(gains["input"]), stored_number(gains["features"])
     return values
-
-
-def _number(value: float | None) -> float:
-    return float("nan") if value is None else value

@@ -1,4 +1,4 @@
-"""The configuration of a training run: frozen, checked at the door, strict JSON; and the table of the paper's cells.
+"""The configuration of a training run: frozen, checked on construction, strict JSON; and the table of the paper's cells.
 
 The protocol is that of Papyan, Han & Donoho (2020), which the MSE paper repeats: SGD with momentum 0.9 and weight decay 5e-4,
 batches of 128, 350 epochs, the rate divided by 10 at 1/3 and 2/3, 25 rates tried, 50 epochs measured.
@@ -181,13 +181,13 @@ def load_config(path: Path) -> TrainConfig:
 
 
 @functools.cache
-def _table() -> dict[str, Any]:
+def _protocol_table() -> dict[str, Any]:
     return tomllib.loads(PROTOCOL.read_text(encoding="utf-8"))
 
 
 def cells() -> tuple[str, ...]:
     """Names dataset-net-loss of the cells of the papers and of the small ones."""
-    return tuple(sorted(_table()["cells"] | _table()["small"]))
+    return tuple(sorted(_protocol_table()["cells"] | _protocol_table()["small"]))
 
 
 def protocol(dataset: str, net: str, loss: str) -> TrainConfig:
@@ -196,7 +196,7 @@ def protocol(dataset: str, net: str, loss: str) -> TrainConfig:
     Elsewhere the schedule that the cells of the papers share, on the dataset as its cells take it, and without a rate (`--lr`).
     Raises ValueError for an unknown dataset, net or loss.
     """
-    name, table = _name(dataset, net, loss), _table()
+    name, table = _cell_name(dataset, net, loss), _protocol_table()
     row = table["small"].get(name) or table["datasets"].get(dataset, {}) | table["cells"].get(name, {})
     changes = {key: value for key, value in row.items() if key not in ("source", "epochs")}
     config = from_mapping({"dataset": dataset, "net": net, "loss": loss, "lr_grid": GRID} | changes, f"{PROTOCOL.name}, {name}")
@@ -205,10 +205,10 @@ def protocol(dataset: str, net: str, loss: str) -> TrainConfig:
 
 def rate_source(config: TrainConfig) -> str:
     """Where the learning rate comes from: what is said of the cell's, or that it was given."""
-    name = _name(config.dataset, config.net, config.loss)
-    row = (_table()["cells"] | _table()["small"]).get(name, {"source": "none"})
-    return str(_table()["sources"][row["source"]]) if config.lr == row.get("lr") else "given"
+    name = _cell_name(config.dataset, config.net, config.loss)
+    row = (_protocol_table()["cells"] | _protocol_table()["small"]).get(name, {"source": "none"})
+    return str(_protocol_table()["sources"][row["source"]]) if config.lr == row.get("lr") else "given"
 
 
-def _name(dataset: str, net: str, loss: str) -> str:
+def _cell_name(dataset: str, net: str, loss: str) -> str:
     return f"{'cifar10' if dataset == JPEG else dataset}-{net}-{loss}"

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sims.command import json_values
 from sims.training.config import TrainConfig, from_mapping, load_config, rate_source
 from ufm.arrays import as_numpy
 from ufm.files.store import provenance, save_arrays, write_atomically, write_text
 from ufm.monitor.record import TRAJECTORY
+from ufm.output import json_values
 
 if TYPE_CHECKING:  # both with torch, which a finished run is told without
     from ufm.monitor.record import Record

@@ -92,7 +92,7 @@ def panel(axes: Axes, name: str, runs: Sequence[LoggedRun]) -> None:
     for k, run in enumerate(runs):
         style: dict[str, Any] = {"color": COLORS[k % len(COLORS)], "linestyle": DASHES[k % len(DASHES)], "label": run.name}
         if name == "omega" and "omega" in run.columns:
-            _spectrum(axes, run.columns["epoch"], run.columns["omega"], style)
+            _draw_spectrum(axes, run.columns["epoch"], run.columns["omega"], style)
         elif name in run.columns:
             axes.plot(run.columns["epoch"], run.columns[name], linewidth=1.5, marker=".", markersize=3, **style)
     shown = np.concatenate([np.ravel(run.columns[name]) for run in runs if name in run.columns])
@@ -112,7 +112,7 @@ def _title_of_spectrum(runs: Sequence[LoggedRun]) -> str:
     return "$\\omega_j$ of SNR: median, quartiles, range" if many else "SNR singular values $\\omega_j$"
 
 
-def _spectrum(axes: Axes, epochs: np.ndarray, omega: np.ndarray, style: dict[str, Any]) -> None:
+def _draw_spectrum(axes: Axes, epochs: np.ndarray, omega: np.ndarray, style: dict[str, Any]) -> None:
     """Every value where they are few; where they are many their median, the middle half and the whole range."""
     omega = np.where(omega > 0, omega, np.nan)
     if omega.shape[1] <= MOST_LINES:

@@ -72,7 +72,7 @@ class Trainer:
         self.head.register_forward_pre_hook(self._notice)
 
     def train_epoch(self, epoch: int, progress: Progress) -> float:
-        """One pass over the training set; the mean loss of the batches as they were met. Raises ValueError where it diverged."""
+        """One pass over the training set; the mean loss of the batches in their order. Raises ValueError where it diverged."""
         self.model.train()
         for group in self.optimizer.param_groups:
             group["lr"] = self.config.rate_at(epoch)

@@ -73,7 +73,7 @@ def build(net: str, shape: Shape) -> nn.Module:
 def freeze_as_simplex_etf(layer: nn.Linear, generator: torch.Generator) -> None:
     """Fix the layer to a simplex ETF of unit rows in a random pose, W W^T = C/(C-1) (I - 1 1^T / C), and zero bias.
 
-    Raises ValueError where P < C - 1 features leave no room for it.
+    Raises ValueError where P < C - 1 features are too few for it.
     """
     C, P = layer.weight.shape
     if P < C - 1:

@@ -1,4 +1,4 @@
-"""A page on one network: its measures, what is undefined and why, its figures; nothing to fetch."""
+"""A page on one network: its measures, what is undefined and why, its figures, embedded."""
 
 from collections.abc import Iterator, Mapping
 
@@ -63,7 +63,7 @@ def page(title: str, record: LoggedRun, last: Measurement | None = None) -> str:
     figures = [("Measures against the epoch", overview([record]))] if several else []
     if "omega" in record.columns:
         figures.append(
-            ("Spectrum of the last epoch: the singular values of SNR, descending", _spectrum(record.columns["omega"][-1]))
+            ("Spectrum of the last epoch: the singular values of SNR, descending", _spectrum_figure(record.columns["omega"][-1]))
         )
     return html_page(
         TEMPLATE,
@@ -91,7 +91,7 @@ def _meaning(name: str) -> str:
     return f"test set: {meaning}" if meaning and name.startswith("test_") else meaning
 
 
-def _spectrum(omega: np.ndarray) -> Figure:
+def _spectrum_figure(omega: np.ndarray) -> Figure:
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(np.arange(1, len(omega) + 1), np.where(omega > 0, omega, np.nan), "o-", color="#0072B2", markersize=3, linewidth=1)

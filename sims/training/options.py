@@ -45,7 +45,7 @@ def add_fields(p: argparse.ArgumentParser) -> None:
     """Add every field that has no option of its own; None, the default of each, leaves the field as it is."""
     for field in fields(TrainConfig):
         if field.name not in OWN_OPTIONS:
-            _add(p, field.name, field.type)
+            _add_field(p, field.name, field.type)
 
 
 def config_of(args: argparse.Namespace) -> TrainConfig:
@@ -70,7 +70,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
     return config if args.search else replace(config, lr=config.rate)
 
 
-def _add(p: argparse.ArgumentParser, name: str, kind: Any) -> None:
+def _add_field(p: argparse.ArgumentParser, name: str, kind: Any) -> None:
     """The option of one field of the configuration; None, its default, leaves the field as it is."""
     option, default = f"--{name.replace('_', '-')}", getattr(TrainConfig(), name)
     text = SHARED[spelling]["help"] if (spelling := option.removeprefix("--")) in SHARED else HELP[name]

@@ -70,7 +70,7 @@ def read_idx_pair(images: Path, labels: Path) -> Split:
         raise ValueError(
             f"{images} and {labels} hold arrays of shapes {pixels.shape} and {classes.shape}, not (n, h, w) and (n,)"
         )
-    return _split(pixels[:, None], classes, labels)
+    return _checked_split(pixels[:, None], classes, labels)
 
 
 def read_cifar10(paths: list[Path]) -> Split:
@@ -83,7 +83,7 @@ def read_cifar10(paths: list[Path]) -> Split:
             raise ValueError(f"{path} has {len(raw)} bytes, not a positive multiple of {record}: not a CIFAR-10 binary batch")
         parts.append(raw.reshape(-1, record))
     records = np.concatenate(parts)
-    return _split(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0], paths[0])
+    return _checked_split(records[:, 1:].reshape(-1, 3, 32, 32), records[:, 0], paths[0])
 
 
 def read_svhn(path: Path) -> Split:
@@ -96,7 +96,7 @@ def read_svhn(path: Path) -> Split:
         raise ValueError(f"{path}: X is {X.dtype} {X.shape} with {len(y)} labels, expected uint8 (height, width, 3, {len(y)})")
     if len(y) and not 1 <= y.min() <= y.max() <= CLASSES:
         raise ValueError(f"{path}: labels run from {y.min()} to {y.max()}, SVHN's from 1 to {CLASSES}")
-    return _split(np.ascontiguousarray(X.transpose(3, 2, 0, 1)), y.astype(np.int64) % CLASSES, path)
+    return _checked_split(np.ascontiguousarray(X.transpose(3, 2, 0, 1)), y.astype(np.int64) % CLASSES, path)
 
 
 def _matlab_arrays(path: Path) -> dict[str, np.ndarray]:
@@ -120,7 +120,7 @@ def read_stl10(images: Path, labels: Path) -> Split:
     if not 1 <= y.min() <= y.max() <= CLASSES:
         raise ValueError(f"{labels}: labels run from {y.min()} to {y.max()}, STL10's from 1 to {CLASSES}")
     columns_first = pixels.reshape(-1, 3, 96, 96)
-    return _split(np.ascontiguousarray(columns_first.transpose(0, 1, 3, 2)), y.astype(np.int64) - 1, labels)
+    return _checked_split(np.ascontiguousarray(columns_first.transpose(0, 1, 3, 2)), y.astype(np.int64) - 1, labels)
 
 
 def _mnist(folder: Path) -> tuple[Split, Split]:
@@ -202,7 +202,7 @@ def _bytes(path: Path) -> bytes:
         raise ValueError(f"cannot read {path}: {error.strerror}") from error
 
 
-def _split(images: np.ndarray, labels: np.ndarray, path: Path) -> Split:
+def _checked_split(images: np.ndarray, labels: np.ndarray, path: Path) -> Split:
     if not len(labels):
         raise ValueError(f"{path} holds no examples")
     if not 0 <= int(labels.min()) <= int(labels.max()) < CLASSES:

@@ -36,7 +36,7 @@ def search(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise ValueError("a search trains many runs beside each other: start it in one process, and say how many there")
-    runs = {f"lr-{lr:g}": _run(config, lr, out, cpu, threads) for lr in config.lr_grid or GRID}
+    runs = {f"lr-{lr:g}": _run_at_rate(config, lr, out, cpu, threads) for lr in config.lr_grid or GRID}
     tried = []
     for name, outcome in sweep(train_run, runs, engine, jobs, progress).items():
         rate, record = runs[name].config.rate, outcome.value
@@ -64,7 +64,7 @@ def best(tried: list[Tried]) -> float:
     return min(ends)[1]
 
 
-def _run(config: TrainConfig, lr: float, out: Path, cpu: bool, threads: int) -> Run:
+def _run_at_rate(config: TrainConfig, lr: float, out: Path, cpu: bool, threads: int) -> Run:
     """The run of a rate: it is measured where it is stored, ten times, without attacks and without features."""
     measured = sorted({-(-k * config.epochs // CHECKPOINTS) for k in range(1, CHECKPOINTS + 1)})
     alone = replace(config, lr=lr, lr_grid=(), measured=tuple(measured), save_features=(), robustness=0)

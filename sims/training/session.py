@@ -9,8 +9,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sims.command import say
 from sims.training.config import TrainConfig
+from ufm.output import say
 
 if TYPE_CHECKING:
     from ufm.monitor.measurement import Measurement

@@ -96,7 +96,7 @@ def evaluated(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-class _Features(nn.Module):
+class _FeatureExtractor(nn.Module):
     """A network up to its features."""
 
     def __init__(self, model: nn.Module, kept: list[Tensor]) -> None:
@@ -116,7 +116,7 @@ def kernel_product(model: nn.Module, head: nn.Linear, batches: Sequence[Batch], 
     own = {id(p) for p in head.parameters()}
     sizes = [len(y) for _, y in batches]
     with evaluated(model), caught_features(head) as kept:
-        below = _Features(model, kept)
+        below = _FeatureExtractor(model, kept)
         named = {name: p for name, p in below.named_parameters() if p.requires_grad and id(p) not in own}
         if not named:
             return torch.zeros_like(pull)

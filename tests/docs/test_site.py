@@ -1,15 +1,14 @@
 """The site builds without a warning, its links lead somewhere, its tutorials run, and it asks no other machine for anything."""
 
-import os
 import re
 import runpy
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
 
 import pytest
+
+from tests.fresh import FreshProcesses
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -18,18 +17,16 @@ CELL = re.compile(r"^```\{code-cell\} python\n(.*?)^```", re.M | re.S)
 
 
 @pytest.mark.parametrize("page", TUTORIALS, ids=lambda page: page.stem)
-def test_a_tutorial_runs_top_to_bottom(page: Path, tmp_path: Path) -> None:
+def test_a_tutorial_runs_top_to_bottom(page: Path, tmp_path: Path, fresh: FreshProcesses) -> None:
     if page.stem == "pretrained":
         pytest.importorskip("magika")
         pytest.importorskip("onnx")
     cells = CELL.findall(page.read_text())
     assert len(cells) >= 3
-    (tmp_path / "page.py").write_text("\n".join(cells))
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run(
-        [sys.executable, "page.py"], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False, timeout=300
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    script = tmp_path / "page.py"
+    script.write_text("\n".join(cells))
+    code, output = fresh.run(script)
+    assert code == 0, output
 
 
 class Page(HTMLParser):

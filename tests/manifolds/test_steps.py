@@ -41,7 +41,7 @@ def test_a_step_in_one_go_is_gradient_and_retraction_one_after_another(problem: 
     for metric in (cls(layout) for cls in METRICS):
         for retraction in RETRACTIONS:
             expected = retraction(X, -eta * metric.gradient(X, G), layout)
-            with patch.object(steps, "BLOCK", block), patch.object(steps, "FUSED_FROM", 0):
+            with patch.object(steps, "BLOCK_COLUMNS", block), patch.object(steps, "FUSED_FROM", 0):
                 once = steps.gradient_step(X, G, eta, metric, retraction)
                 torch_once = steps.gradient_step(torch.from_numpy(X), torch.from_numpy(G), eta, metric, retraction)
                 batch = steps.gradient_step(X, np.stack([G, -G]), eta, metric, retraction)
@@ -55,7 +55,7 @@ def test_a_step_in_one_go_is_gradient_and_retraction_one_after_another(problem: 
 @given(problems(balanced=False), BLOCKS, st.sampled_from([1e-3, 0.1, 1.0]))
 def test_the_cheaper_steps_are_the_nearest_point_and_the_papers_scheme(problem: Problem, block: int, eta: float) -> None:
     layout, X, G = problem.layout, problem.X, problem.direction()
-    with patch.object(steps, "BLOCK", block):
+    with patch.object(steps, "BLOCK_COLUMNS", block):
         nearest = steps.projected_step(X, G, eta, EmbeddedMetric(layout))
         bundle = steps.projected_step(X, G, eta, BundleMetric(layout))
         scheme = steps.renormalized_step(X, G, eta, layout)
@@ -126,7 +126,7 @@ def test_the_result_may_be_written_over_the_gradient(kind: str) -> None:
         partial(steps.renormalized_step, X, eta=0.1, layout=LAYOUT),
     ):
         expected, buffer = step(G=G), G + 0
-        with patch.object(steps, "BLOCK", 4), patch.object(steps, "FUSED_FROM", 0):
+        with patch.object(steps, "BLOCK_COLUMNS", 4), patch.object(steps, "FUSED_FROM", 0):
             step(G=buffer, out=buffer)
         np.testing.assert_allclose(buffer, expected, rtol=0, atol=1e-12)
     with pytest.raises(ValueError, match=r"out is \(3, 18\)"):

@@ -336,7 +336,8 @@ def test_a_terminal_that_is_not_utf8_shows_question_marks() -> None:
 
 
 def test_a_real_interrupt_ends_a_command_with_130_and_one_line(tmp_path: Path) -> None:
-    call = [sys.executable, "-m", "sims.train", "--quiet", "--robustness", "0", "--out", str(tmp_path / "run")]
+    small = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--robustness", "0", "--epochs", "2000"]
+    call = [sys.executable, "-m", "sims.train", "--quiet", *small, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(
         call,
         cwd=ROOT,

@@ -140,6 +140,7 @@ def test_features_under_the_full_flow_in_a_rotated_space_are_attributed_to_its_l
     assert max(run["singular_vectors"]["degrees"]["subspace_u"]) < 1e-3
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_features_alone_need_the_entry_and_a_classifier_finds_it(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     full_flow("renormalized", tmp_path / "bare", seed=4, times=5)
     assert run_command(tmp_path / "bare", "--out", tmp_path / "a") == 0
@@ -180,6 +181,7 @@ def test_a_trained_run_and_a_simulated_control_are_reported_apart(trained: Path,
         assert content["reason"].startswith("the groups of runs differ")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_seeds_are_one_group_and_other_sizes_another(tmp_path: Path) -> None:
     for name, C, seed in (("a-seed0", 5, 0), ("a-seed1", 5, 1), ("b", 6, 0)):
         call = ["--C", str(C), "--N", "12", "--P", "7", "--seed", str(seed), "--points", "20", "--steps", "50", "--growth", "8"]
@@ -202,7 +204,16 @@ def test_the_same_command_gives_the_same_report(simulated: Path, tmp_path: Path,
         texts.append((content, capsys.readouterr().out.replace(name, ""), (tmp_path / name / "report.html").read_bytes()))
     assert texts[0] == texts[1]
     assert "embedded: embedded" in texts[0][1]
-    assert run_command(simulated, "--out", tmp_path / "first", "--to-epoch", 1e9) == 0  # a report may be written anew
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_report_may_be_written_anew(simulated: Path, tmp_path: Path) -> None:
+    pages = []
+    for choice in ((), ("--to-epoch", 1e9)):
+        assert run_command(simulated, "--out", tmp_path / "out", "--quiet", *choice) == 0
+        pages.append((tmp_path / "out" / "report.html").read_text())
+    assert "1000000000" in pages[1].replace("1e+09", "1000000000")
+    assert pages[0] != pages[1]
 
 
 def test_what_sims_measure_stored_is_a_run(tmp_path: Path) -> None:
@@ -215,6 +226,7 @@ def test_what_sims_measure_stored_is_a_run(tmp_path: Path) -> None:
     assert report["groups"][0]["compatible"] == ["renormalized"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_groups_are_declared_and_never_read_off_a_folder_s_name(tmp_path: Path) -> None:
     for folder, law in (("one", "renormalized"), ("two", "embedded")):
         (tmp_path / folder).mkdir()
@@ -334,6 +346,7 @@ def test_out_must_be_a_folder(simulated: Path, tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "file").read_text() == "kept"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_too_few_epochs_and_epochs_that_never_come_have_their_reasons(trained: Path, tmp_path: Path) -> None:
     assert run_command(trained, "--from-epoch", 3, "--out", tmp_path / "a", "--quiet") == 0
     assert report(tmp_path / "a")["reason"] == "2 usable epochs from epoch 3 on: at least 3 are needed"
@@ -375,6 +388,7 @@ def test_the_report_tells_the_training_error_and_has_its_figures_as_pdf(trained:
     assert (tmp_path / "out" / "figures.pdf").read_bytes().startswith(b"%PDF")
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_name_of_a_run_is_text_in_the_report(simulated: Path, tmp_path: Path) -> None:
     mean = tmp_path / "<img src=x onerror=alert(1)>.npz"
     mean.write_bytes(simulated.read_bytes())
@@ -391,6 +405,7 @@ def test_unequal_classes_of_a_simulation_are_compared_like_any_others(flow: str,
     assert numbers_of(tmp_path / "run.npz", Choice(from_epoch=0))["verdict"] == flow
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_unequal_classes_of_a_log_are_compared_like_any_others(tmp_path: Path) -> None:
     sizes = [60, 45, 70, 35, 50]
     y = np.repeat(np.arange(5), sizes)

@@ -10,7 +10,7 @@ from sims.comparison.analysis import Choice, analyse
 from sims.comparison.entries import entry_of_features, entry_of_statistics
 from sims.comparison.runs import load_observed
 from ufm.compare.verdict import LawRule
-from ufm.files.store import save_arrays
+from ufm.files.store import load_arrays, save_arrays
 from ufm.monitor.epoch_statistics import load_statistics, statistics_files
 from ufm.monitor.logs import RunLog
 from ufm.monitor.measurement import measure_features
@@ -75,7 +75,10 @@ def test_an_unknown_lambda_is_refused_with_what_to_give(tmp_path: Path) -> None:
     assert entry is not None
     assert (run.lam, entry.lam, entry.decay_w) == (0.25, 0.25, 0.25)
     known = log_of(tmp_path / "known", 0.5)
-    assert load_observed(known, 0.25).lam == 0.5
+    run = load_observed(known, 0.25)
+    assert run.lam == 0.5
+    assert any("lambda = 0.5, which is kept; the lambda = 0.25 given" in note and "leave it out" in note for note in run.notes)
+    assert load_observed(known, 0.5).notes == load_observed(known).notes == ()
 
 
 def test_features_with_a_classifier_and_no_lambda_are_refused_too(tmp_path: Path) -> None:
@@ -88,6 +91,12 @@ def test_features_with_a_classifier_and_no_lambda_are_refused_too(tmp_path: Path
         load_observed(tmp_path)
     assert load_observed(tmp_path, 0.0).lam == 0.0
     assert load_observed(tmp_path, 0.3).lam == 0.3
+    for epoch in (1, 2):
+        arrays = load_arrays(tmp_path / f"features-{epoch}.npz")
+        save_arrays(tmp_path / f"features-{epoch}.npz", arrays | {"lambda": np.asarray(0.5)})
+    said = [note for note in load_observed(tmp_path, 0.3).notes if "stores lambda = 0.5" in note]
+    assert ["lambda = 0.3 given: leave it out" in note for note in said] == [True]
+    assert not any("stores lambda" in note for note in load_observed(tmp_path, 0.5).notes)
 
 
 def test_runs_that_differ_by_more_than_the_seed_are_not_pooled(tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ def run_study(*arguments: Any) -> int:
     return study.main([str(argument) for argument in arguments])
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_study_that_was_interrupted_goes_on_and_repeats_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -86,7 +87,7 @@ def test_shares_are_disjoint_and_complete_and_write_no_report(tmp_path: Path) ->
     ("selection", "said"),
     [
         (Selection(NAMED, "unnormalized", ("unnormalized",), "", {}), "unnormalized"),
-        (Selection(UNDECIDED, "", ("kernel", "unnormalized"), "", {}), "none (undecided)"),
+        (Selection(UNDECIDED, "", ("kernel", "unnormalized"), "", {}), "undecided (kernel, unnormalized left)"),
         (Selection(REFUTED, "", (), "", {}), "refuted (every model)"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",

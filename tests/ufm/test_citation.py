@@ -3,9 +3,12 @@
 import re
 from pathlib import Path
 
+import pytest
 import yaml
 
 import ufm
+from ufm.citation import LAW_SOURCES
+from ufm.models.references import bibtex
 
 ROOT = Path(__file__).parents[2]
 
@@ -30,7 +33,27 @@ def test_the_citation_file_says_what_cite_says() -> None:
     )
     assert paper["author"].split(" and ") == [f"{a['family-names']}, {a['given-names']}" for a in cited["authors"]]
     assert cited["identifiers"][0]["value"] == f"arXiv:{paper['eprint']}"
+    assert cited["url"] == paper["url"] == f"https://arxiv.org/abs/{paper['eprint']}"
 
 
 def test_the_page_shows_what_cite_says() -> None:
     assert ufm.cite() in (ROOT / "docs" / "cite.md").read_text()
+
+
+def test_laws_are_named_and_models_add_their_papers_once() -> None:
+    software, paper, *rest = map(
+        fields, ufm.cite("embedded", "label-smoothing", "renormalized", "focal", "central-path").split("\n\n")
+    )
+    assert software["note"].index("law (b)") < software["note"].index("law (a)")
+    assert paper == fields(ufm.cite().split("\n\n")[1])
+    assert [entry["eprint"] for entry in rest] == ["2210.02192"]  # of both losses; the paper of the flow is there already
+    assert rest[0]["url"] == "https://arxiv.org/abs/2210.02192"
+    assert "note" not in fields(ufm.cite())
+    assert set(LAW_SOURCES) == set(ufm.LAWS)
+
+
+def test_a_name_that_is_neither_is_refused_with_the_choices() -> None:
+    with pytest.raises(ValueError, match=r"no law or model is called 'renormalised'; choose from renormalized, .* seli"):
+        ufm.cite("renormalised")
+    with pytest.raises(ValueError, match=r"no model is called 'renormalized'; choose from central-path, "):
+        bibtex("renormalized")

@@ -7,6 +7,7 @@ import numpy as np
 from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
+from manifolds.representation import short_repr
 from ufm.laws.closed import Law
 from ufm.laws.trajectory import Trajectory
 
@@ -25,6 +26,7 @@ class Clock:
     predicted: np.ndarray
     error: np.ndarray
     exhausted: bool
+    __repr__ = short_repr
 
     @property
     def rms(self) -> float:
@@ -59,7 +61,7 @@ def fit_clock(simulated: Trajectory, log_omega: np.ndarray) -> Clock:
         raise ValueError(f"{path.shape[1]} simulated singular values at {len(t)} times, {log_omega.shape[1]} measured ones")
     motion = PchipInterpolator(t, path)
     rate = motion.derivative()
-    start = _search(path, log_omega)
+    start = _monotone_match(path, log_omega)
     low, high = t[np.maximum(start - 2, 0)], t[np.minimum(start + 2, len(t) - 1)]
     tau = t[start]
     best = _squares(motion, tau, log_omega)
@@ -99,7 +101,7 @@ def _squares(motion: PchipInterpolator, tau: np.ndarray, log_omega: np.ndarray) 
     return float(((log_omega - motion(tau)) ** 2).sum())
 
 
-def _search(path: np.ndarray, log_omega: np.ndarray) -> np.ndarray:
+def _monotone_match(path: np.ndarray, log_omega: np.ndarray) -> np.ndarray:
     """Indices (T,), never decreasing, 0 at first, with the least sum of squared distances between rows of both. (G, K), (T, K)"""
     centre = log_omega.mean(0)
     a, b = log_omega - centre, path - centre

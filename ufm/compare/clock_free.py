@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
 from ufm.compare.likelihood import at
 from ufm.compare.models import PLAIN
@@ -46,6 +47,7 @@ class Conservation:
     rest: np.ndarray
     last_factor: Estimate
     last_rest: Estimate
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,7 @@ class GrowthSplit:
     predicted: float
     predicted_shares: np.ndarray
     r: float
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,6 +76,7 @@ class Rotation:
     predicted: np.ndarray
     coefficient: Estimate
     size: float
+    __repr__ = short_repr
 
 
 def conservation(entries: Sequence[Entry], r: float = 1.0, seed: int = 0) -> Conservation:

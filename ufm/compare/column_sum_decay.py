@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.compare.clock_free import Estimate, bootstrap_estimate, bootstrap_picks
 from ufm.features.column_sums import ColumnSums, cross_entropy_step
 
@@ -19,6 +20,7 @@ class ColumnSumDecay:
     predicted: np.ndarray
     last: Estimate
     size: np.ndarray
+    __repr__ = short_repr
 
 
 def column_sum_decay(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.compare.clock import LOG_OMEGA_MARGIN, Clock, fit_clock, law_from
 from ufm.compare.drift import Drift, drift_of
 from ufm.compare.spectra import spectra
@@ -24,6 +25,7 @@ class Pair:
     clock: Clock
     simulated: Mapping[str, np.ndarray]
     measured: Mapping[str, np.ndarray]
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
+
 POSITIVE = 1e-13  # of the largest eigenvalue of G: a smaller one is rounding of a zero
 
 
@@ -19,6 +21,7 @@ class LayerBelow:
     A: np.ndarray
     M: np.ndarray
     sigma_w: np.ndarray
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         d = self.M.shape[0]
@@ -47,6 +50,7 @@ class Entry:
     decay_h: float = 0.0
     lam: float = 0.0
     layer: LayerBelow | None = None
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         P, C = self.M.shape

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.laws.closed import Law
 
 
@@ -15,6 +16,7 @@ class Drift:
     law: Law
     measured: np.ndarray
     expected: Mapping[str, np.ndarray]
+    __repr__ = short_repr
 
     @property
     def rms(self) -> float:

@@ -13,6 +13,7 @@ from scipy.optimize import minimize_scalar
 from scipy.stats import norm
 from scipy.stats import t as student_t
 
+from manifolds.representation import short_repr
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED, Law
 
 EXPONENTS: dict[Law, float] = {RENORMALIZED: 1.0, EMBEDDED: 2.0, UNNORMALIZED: 0.0}
@@ -41,6 +42,7 @@ class Profile:
     phi: np.ndarray
     error: np.ndarray
     sensitivity: np.ndarray
+    __repr__ = short_repr
 
     @property
     def squares(self) -> float:
@@ -57,24 +59,24 @@ class Profile:
 def profile(x: np.ndarray, p: float) -> Profile:
     """The a_j, b_t for which log u, Phi_p(u_tj) = a_j + b_t, is nearest to x (T, K): Gauss-Newton, halved until it improves."""
     additive = x.mean(0) + (x.mean(1) - x.mean())[:, None]  # the exact answer for p = 0
-    start = _at(x, additive, phi_between(np.zeros_like(x), additive, p), p)
-    nearest = _descend(x, _at(x, *_solve(start, _two_way(start)), p))
+    start = _profile_at(x, additive, phi_between(np.zeros_like(x), additive, p), p)
+    nearest = _descend(x, _profile_at(x, *_solve_phi(start, _two_way(start)), p))
     means = np.tile(x.mean(0), (len(x), 1))
-    still = _at(x, means, phi_between(np.zeros_like(x), means, p), p)
+    still = _profile_at(x, means, phi_between(np.zeros_like(x), means, p), p)
     # Phi is bounded for p < 0, and the first step may end where nothing leads back: then from no motion
     return nearest if nearest.squares <= still.squares else _descend(x, still)
 
 
 def refitted(x: np.ndarray, at: Profile, phi: np.ndarray) -> Profile:
     """The profile that has these values of Phi_p (T, K) instead, near those of `at`."""
-    return _at(x, *_solve(at, phi), at.p)
+    return _profile_at(x, *_solve_phi(at, phi), at.p)
 
 
 def _descend(x: np.ndarray, nearest: Profile) -> Profile:
     for _ in range(ROUNDS):
         step = _two_way(nearest) - nearest.phi
         for _ in range(HALVINGS):
-            trial = _at(x, *_solve(nearest, nearest.phi + step), nearest.p)
+            trial = _profile_at(x, *_solve_phi(nearest, nearest.phi + step), nearest.p)
             if trial.squares < nearest.squares:
                 break
             step = step / 2
@@ -140,7 +142,7 @@ def resample(sizes: Sequence[int], count: int, rng: np.random.Generator) -> list
     return [counts * runs[:, r, None] for r, counts in enumerate(taken)]
 
 
-def _at(x: np.ndarray, fitted: np.ndarray, phi: np.ndarray, p: float) -> Profile:
+def _profile_at(x: np.ndarray, fitted: np.ndarray, phi: np.ndarray, p: float) -> Profile:
     return Profile(p, fitted, phi, (x - fitted) / 2, 0.5 * np.exp(-p * np.logaddexp(0.0, fitted)))
 
 
@@ -159,9 +161,9 @@ def _two_way(at: Profile) -> np.ndarray:
     return a + (mean - (weight @ a) / of_time)[:, None]
 
 
-def _solve(at: Profile, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _solve_phi(at: Profile, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """log u where Phi_p is `wanted`, or the end of RANGE next to it, and Phi_p there, by Newton's method."""
-    nodes, values = _table(at.p)
+    nodes, values = _phi_table(at.p)
     near = np.searchsorted(values, wanted).clip(max=len(nodes) - 1)
     far = abs(nodes[near] - at.x) > 2 * PANEL_LENGTH
     x, phi = np.where(far, nodes[near], at.x), np.where(far, values[near], at.phi)
@@ -211,7 +213,7 @@ def _integral(x0: np.ndarray, x1: np.ndarray, of_log1p: Callable[[np.ndarray], n
 
 
 @lru_cache(maxsize=64)
-def _table(p: float) -> tuple[np.ndarray, np.ndarray]:
+def _phi_table(p: float) -> tuple[np.ndarray, np.ndarray]:
     """log u at every half over RANGE, and Phi_p there."""
     nodes = np.arange(RANGE[0], RANGE[1] + 0.5, 0.5)
     values = np.concatenate([[0.0], phi_between(nodes[:-1], nodes[1:], p).cumsum()])

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.compare.response import Response
 
 
@@ -14,6 +15,7 @@ class Path:
     values: np.ndarray
     response: Response
     parameter: float | None = None
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,6 +28,7 @@ class Fitted:
     r: np.ndarray
     v: np.ndarray
     weight: np.ndarray
+    __repr__ = short_repr
 
     @property
     def taken(self) -> np.ndarray:

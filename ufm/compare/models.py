@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
 from ufm.compare.joint_motion import joint_motion
 from ufm.compare.layer_motion import layer_motion
@@ -139,6 +140,7 @@ class Predictor:
     entry: Entry | None
     largest: float
     mean: float
+    __repr__ = short_repr
 
     def traces(
         self, name: str, values: tuple[float, ...] | None = None, spacing: float = FINE

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry
 
 NAMED, UNDECIDED, REFUTED, NOT_COMPARED = "named", "undecided", "refuted", "not compared"
@@ -47,6 +48,7 @@ class Measured:
     V: np.ndarray
     counts: np.ndarray
     entry: Entry | None = None
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True)

@@ -112,18 +112,18 @@ def predict(runs: Sequence[Measured], names: Sequence[str], tolerance: float) ->
     states = [PredictedRun(run, names, tolerance) for run in runs]
     for name in names:
         if MODELS[name].values:
-            _search(states, name)
+            _search_parameter(states, name)
     return states
 
 
-def _search(states: Sequence[PredictedRun], name: str) -> None:
+def _search_parameter(states: Sequence[PredictedRun], name: str) -> None:
     """Add values of a model's parameter where it is likely: the likeliest listed and its neighbours, then, as long as one is at
     the end, the next one, else the top of the parabola in its logarithm; and the reciprocal, which is as near to the limit r = 1.
     """
     listed = np.array(MODELS[name].values)
     top = int(np.sum([state.rough(name) for state in states], axis=0).argmax())
     for value in (*listed[max(top - 1, 0) : top + 2], *MODELS[name].apart):
-        _add(states, name, float(value))
+        _add_value(states, name, float(value))
     for _ in range(REFINEMENTS):
         values = np.array([path.parameter for path in states[0].paths[name]], dtype=float)
         scores = np.sum([state.scores(name, *state.given)[0][:, 0] for state in states], axis=0)
@@ -140,12 +140,12 @@ def _search(states: Sequence[PredictedRun], name: str) -> None:
             break
         if abs(np.log(new) - x).min() <= CLOSE_VALUES:
             break
-        _add(states, name, new)
+        _add_value(states, name, new)
     if name == KERNEL and values[order][top] != 1.0:
-        _add(states, name, 1 / float(values[order][top]))
+        _add_value(states, name, 1 / float(values[order][top]))
 
 
-def _add(states: Sequence[PredictedRun], name: str, value: float) -> None:
+def _add_value(states: Sequence[PredictedRun], name: str, value: float) -> None:
     for state in states:
         if all(path.parameter != value for path in state.paths[name]):
             state.add(name, value)

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry, log_gram
 from ufm.compare.motions import FlowState, Motion
 
@@ -31,6 +32,7 @@ class Response:
     places: np.ndarray
     D: np.ndarray
     cross: np.ndarray | None = None
+    __repr__ = short_repr
 
     def widened(self, kinds: np.ndarray, sigma: np.ndarray) -> "Response":
         """With the errors of all others as one of its own for every value, in units of the noise sigma (m,) of the values."""
@@ -167,7 +169,7 @@ def krylov(entry: Entry) -> Entry:
         return entry
     values, E = np.linalg.eigh(entry.sigma_w)
     columns = E.T @ first
-    span = np.hstack([_unit(values[:, None] ** k * columns) for k in range(-BLOCKS, BLOCKS + 1)])
+    span = np.hstack([_unit_columns(values[:, None] ** k * columns) for k in range(-BLOCKS, BLOCKS + 1)])
     U, s, _ = np.linalg.svd(span, full_matrices=False)
     V = U[:, s > 1e-10 * s[0]]
     W = None if entry.W is None else entry.W @ E @ V
@@ -175,6 +177,6 @@ def krylov(entry: Entry) -> Entry:
     return replace(entry, M=V.T @ (E.T @ entry.M), sigma_w=(V.T * values) @ V, W=W, mean=mean)
 
 
-def _unit(columns: np.ndarray) -> np.ndarray:
+def _unit_columns(columns: np.ndarray) -> np.ndarray:
     norm = np.linalg.norm(columns, axis=0)
     return columns / np.where(norm > 0, norm, 1.0)

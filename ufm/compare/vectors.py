@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.laws.trajectory import Trajectory
 
 
@@ -22,6 +23,7 @@ class Frozen:
     angle_u: np.ndarray | None
     angle_v: np.ndarray
     rotated: np.ndarray | None
+    __repr__ = short_repr
 
 
 def frozen_vectors(run: Trajectory) -> Frozen | None:

@@ -122,7 +122,7 @@ def _evidence(
         _least(fit.advances for fit in fits),
         max(fit.back for fit in fits),
     )
-    return Evidence(fit, share, low, high, _refusal(law, fit, exponent, moved, travelled(logs), rule))
+    return Evidence(fit, share, low, high, _refutation(law, fit, exponent, moved, travelled(logs), rule))
 
 
 def _least(p_values: Iterable[float]) -> float:
@@ -131,7 +131,7 @@ def _least(p_values: Iterable[float]) -> float:
     return min(1.0, min(known) * len(known)) if known else float("nan")
 
 
-def _refusal(law: Law, fit: Fit, exponent: Exponent, moved: float, travelled: float, rule: LawRule) -> str:
+def _refutation(law: Law, fit: Fit, exponent: Exponent, moved: float, travelled: float, rule: LawRule) -> str:
     p = EXPONENTS[law]
     if moved < rule.motion:
         return f"the singular values hardly move together: their common motion is {moved:.2g} times the largest pattern of noise"

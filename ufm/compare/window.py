@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.laws.trajectory import Trajectory
 
 FRACTION = 0.1  # of L_LS, below which L_perp counts as the central path
@@ -24,6 +25,7 @@ class Window:
     compared: Trajectory | None
     reason: str = ""
     notes: tuple[str, ...] = ()
+    __repr__ = short_repr
 
 
 def find_window(
@@ -38,7 +40,7 @@ def find_window(
         raise ValueError(f"fraction = {fraction}: L_perp is compared with a positive share of L_LS, 0.1 for example")
     ratio = proximity(measured)
     last = np.inf if to_epoch is None else to_epoch
-    entry, reason = (from_epoch, "") if from_epoch is not None else _entry(measured.t, ratio, fraction, last)
+    entry, reason = (from_epoch, "") if from_epoch is not None else _entry_epoch(measured.t, ratio, fraction, last)
     if entry is None:
         return Window(measured.t, ratio, None, None, reason)
     inside = np.flatnonzero((measured.t >= entry) & (measured.t <= last))
@@ -60,7 +62,7 @@ def proximity(measured: Trajectory) -> np.ndarray:
     return np.full(len(measured.t), 0.0 if measured.V_t is None else np.nan)
 
 
-def _entry(t: np.ndarray, ratio: np.ndarray, fraction: float, last: float) -> tuple[float | None, str]:
+def _entry_epoch(t: np.ndarray, ratio: np.ndarray, fraction: float, last: float) -> tuple[float | None, str]:
     within = t <= last
     if not within.any():
         return None, f"no epoch is measured up to {last:g}"
@@ -93,10 +95,10 @@ def _usable(run: Trajectory) -> tuple[Trajectory, tuple[str, ...]]:
     moving = np.asarray((run.omega > 0).all(0))
     if not moving.all():
         notes.append(f"left out: {int((~moving).sum())} of {len(moving)} singular values, which are 0")
-    return _columns(run, moving), tuple(notes)
+    return _columns_kept(run, moving), tuple(notes)
 
 
-def _columns(run: Trajectory, kept: np.ndarray) -> Trajectory:
+def _columns_kept(run: Trajectory, kept: np.ndarray) -> Trajectory:
     if kept.all():
         return run
     V, U, V_t, U_t = (None if a is None else a[..., kept] for a in (run.V, run.U, run.V_t, run.U_t))

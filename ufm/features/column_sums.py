@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Generic
 
 from manifolds.linalg import Array, ArrayT, ArrayT_co
+from manifolds.representation import short_repr
 from ufm.arrays import Covariance, FeatureVector, Weights
 
 
@@ -25,6 +26,7 @@ class ColumnSums(Generic[ArrayT_co]):
 
     sums: ArrayT_co
     buffer: ArrayT_co | None = None
+    __repr__ = short_repr
 
     def stepped(self, gradient: Any, lr: float, momentum: float, nesterov: bool) -> "ColumnSums[ArrayT_co]":
         """One step of torch.optim.SGD without dampening, from the gradient with its decay."""

@@ -68,7 +68,7 @@ def decompose(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Arra
     """
     W, b = checked_classifier(stats, W, b)
     if lam == 0:
-        stats, W = _whitened(stats, W)
+        stats, W = _whitened_problem(stats, W)
     W_ls, b_ls = ls_classifier(stats, lam)
     nc1 = _within_part(stats, W_ls, lam) + 0.5 * lam * float((b_ls * b_ls).sum())
     nc23 = _between_part(stats, W_ls, b_ls)
@@ -78,7 +78,7 @@ def decompose(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Arra
     return Decomposition(mse_loss(stats, W, b, lam), nc1, nc23, perp)
 
 
-def _whitened(stats: ClassStatistics[ArrayT], W: Weights[ArrayT]) -> tuple[ClassStatistics[ArrayT], Weights[ArrayT]]:
+def _whitened_problem(stats: ClassStatistics[ArrayT], W: Weights[ArrayT]) -> tuple[ClassStatistics[ArrayT], Weights[ArrayT]]:
     """The same loss (at lambda = 0) in coordinates where Sigma_W = I, so that its condition number does not enter."""
     xp = namespace(stats.means)
     try:

@@ -23,18 +23,18 @@ def phd_nc1(stats: ClassStatistics[Array]) -> float:
 
 def phd_equinorm(vectors: Array) -> float:
     """Std_c ||v_c|| / Avg_c ||v_c|| of the columns (P, C): centred class means, or W^T (Figure 3). Std over C - 1."""
-    lengths = norms(_checked(vectors))
+    lengths = norms(_nonzero_columns(vectors))
     return float(sample_deviation(lengths) / lengths.mean())
 
 
 def phd_equiangular(vectors: Array) -> float:
     """Std over pairs c < c' of cos(v_c, v_c') for columns (P, C): centred class means, or W^T (Figure 4). 0 for C = 2."""
-    return cosine_deviation(_checked(vectors))
+    return cosine_deviation(_nonzero_columns(vectors))
 
 
 def phd_maximal_angle(vectors: Array) -> float:
     """Avg over pairs of |cos(v_c, v_c') + 1/(C-1)| for columns (P, C): centred class means, or W^T (Figure 5)."""
-    return float(maximal_angle(_checked(vectors)))
+    return float(maximal_angle(_nonzero_columns(vectors)))
 
 
 def phd_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
@@ -137,7 +137,7 @@ def liu_log_uniformity(stats: ClassStatistics[Array]) -> float:
 
     With their logarithmic kernel. Smallest at a simplex ETF. Raises ValueError where two directions coincide.
     """
-    cosines = pair_cosines(_checked(stats.centred_means))
+    cosines = pair_cosines(_nonzero_columns(stats.centred_means))
     if not float(cosines.max()) < 1:
         raise ValueError("two class means point the same way: the logarithmic energy is infinite")
     return float(-0.5 * namespace(cosines).log(2 - 2 * cosines).mean())
@@ -147,7 +147,7 @@ def ammar_nc5(stats: ClassStatistics[Array], ood_features: Rows[Array]) -> float
     """Avg_c |cos(mu_c - mu_G, mu_ood - mu_G)|, orthogonality of out-of-distribution features (n, P) (Ammar et al. 2024, NC5)."""
     direction = ood_features.mean(0) - stats.global_mean
     M = stats.centred_means
-    return float(abs((direction @ M) / (norms(_checked(M)) * (direction * direction).sum() ** 0.5)).mean())
+    return float(abs((direction @ M) / (norms(_nonzero_columns(M)) * (direction * direction).sum() ** 0.5)).mean())
 
 
 def _lengths(features: Rows[ArrayT]) -> ArrayT:
@@ -237,7 +237,7 @@ def _frobenius(a: ArrayT) -> ArrayT:
     return (a * a).sum() ** 0.5
 
 
-def _checked(vectors: ArrayT) -> ArrayT:
+def _nonzero_columns(vectors: ArrayT) -> ArrayT:
     """The columns (P, C) themselves. Raises ValueError where one is zero."""
     if not float(norms(vectors).min()) > 0:
         raise ValueError("a vector is zero: its angle and the measures built on it are not defined")

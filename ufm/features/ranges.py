@@ -10,6 +10,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
+from manifolds.representation import short_repr
 from manifolds.whitening import degenerate_deviation, principal_deviations
 from ufm.arrays import ArrayT, ClassMeans, Columns, Covariance, PerClass, Weights, as_numpy
 from ufm.features.loss_decomposition import Decomposition, decompose
@@ -27,6 +28,7 @@ class Reduction:
     basis: np.ndarray
     dropped: int
     lost_signal: float
+    __repr__ = short_repr
 
     @property
     def note(self) -> str:
@@ -74,6 +76,7 @@ class Classifier:
 
     W: Weights["Tensor"]
     b: PerClass["Tensor"]
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, layer: Any) -> "Classifier":
@@ -98,6 +101,7 @@ class RangeSnr:
     dropped: int
     lost_signal: float
     rounding: float = 0.0
+    __repr__ = short_repr
 
 
 def range_of_covariance(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.layout import ClassLayout
+from manifolds.representation import short_repr
 from manifolds.whitening import (
     degenerate_deviation,
     infinity_norm,
@@ -40,6 +41,7 @@ class FactoredStatistics:
     root: np.ndarray
     mean_square: float
     precision: float
+    __repr__ = short_repr
 
     @property
     def P(self) -> int:
@@ -152,7 +154,7 @@ def _scatter(
     C, P = near.shape
     S, left = np.zeros((P, P)), np.zeros((C, P))
     for rows, labels in blocks():
-        D = _deviations(rows, labels, near, rest)
+        D = _row_deviations(rows, labels, near, rest)
         S += D.T @ D
         left += _by_class(D, labels, C)
     S, left = group.sum(S), group.sum(left) / np.asarray(layout.sizes)[:, None]
@@ -164,7 +166,7 @@ def _deviation_root(blocks: Blocks, layout: ClassLayout, near: np.ndarray, rest:
     P = near.shape[1]
     R = np.zeros((P, P))
     for rows, labels in blocks():
-        R = _triangular_factor(R, _deviations(rows, labels, near, rest))
+        R = _triangular_factor(R, _row_deviations(rows, labels, near, rest))
     return group.combined(R, _triangular_factor).T / layout.n**0.5
 
 
@@ -173,7 +175,7 @@ def _triangular_factor(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.asarray(np.linalg.qr(np.vstack([above, below]), mode="r"))
 
 
-def _deviations(rows: np.ndarray, labels: np.ndarray, near: np.ndarray, rest: np.ndarray) -> np.ndarray:
+def _row_deviations(rows: np.ndarray, labels: np.ndarray, near: np.ndarray, rest: np.ndarray) -> np.ndarray:
     """(h - near) - rest: to rounding of the spread of a class. (b, P)"""
     D = rows - near[labels]
     D -= rest[labels]

@@ -8,6 +8,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import ArrayT, ArrayT_co, array_like, epsilon, namespace
+from manifolds.representation import short_repr
 from manifolds.whitening import (
     Whitening,
     degenerate_deviation,
@@ -36,6 +37,7 @@ class Snr(Generic[ArrayT_co]):
     whitening: Whitening[ArrayT_co]
     precision: float  # machine epsilon of the dtype that the features came in
     relative_error: float
+    __repr__ = short_repr
 
     @property
     def left_vectors(self) -> LeftVectors[ArrayT_co]:

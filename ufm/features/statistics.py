@@ -8,6 +8,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gram, namespace
+from manifolds.representation import short_repr
 from ufm.arrays import ClassMeans, Columns, Covariance, FeatureVector, Labels, PerClass, Rows, check_real, check_scale
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
@@ -24,6 +25,7 @@ class ClassStatistics(Generic[ArrayT_co]):
     means: ClassMeans[ArrayT_co]
     sigma_w: Covariance[ArrayT_co]
     class_variances: PerClass[ArrayT_co]
+    __repr__ = short_repr
 
     @property
     def C(self) -> int:
@@ -119,7 +121,7 @@ class StreamingStatistics:
         """
         self._check(features, labels)
         if self._rows is None:
-            self._rows, self._labels = _room(features, labels)
+            self._rows, self._labels = _buffer_for_chunk(features, labels)
         taken = 0
         while taken < len(labels):
             step = min(len(labels) - taken, CHUNK - self._waiting)
@@ -185,7 +187,7 @@ def _are_integers(labels: Array) -> bool:
     return not (xp.is_floating_point(labels) or xp.is_complex(labels))
 
 
-def _room(features: Rows[ArrayT], labels: Labels[ArrayT]) -> tuple[ArrayT, ArrayT]:
+def _buffer_for_chunk(features: Rows[ArrayT], labels: Labels[ArrayT]) -> tuple[ArrayT, ArrayT]:
     """Empty float64 rows (CHUNK, P) and labels (CHUNK,), where the features are."""
     xp, P = namespace(features), features.shape[1]
     rows = xp.empty((CHUNK, P), dtype=xp.float64, device=features.device)

@@ -58,13 +58,13 @@ def sample_deviation(values: ArrayT) -> Scalars[ArrayT]:
 
 def self_duality(a: ArrayT, b: ArrayT) -> Scalars[ArrayT]:
     """|| a / ||a||_F - b / ||b||_F ||_F^2 over the last two axes. (...)"""
-    return ((_unit(a) - _unit(b)) ** 2).sum(-1).sum(-1)
+    return ((_unit_matrices(a) - _unit_matrices(b)) ** 2).sum(-1).sum(-1)
 
 
-def _unit(a: ArrayT) -> ArrayT:
+def _unit_matrices(a: ArrayT) -> ArrayT:
     return a / ((a * a).sum(-1).sum(-1) ** 0.5)[..., None, None]
 
 
 def _absolute_sum(values: Any) -> Any:
-    """sum |values| over the last two axes, in their room. (..., m, k) -> (...)"""
+    """sum |values| over the last two axes, computed in place. (..., m, k) -> (...)"""
     return (np.abs(values, out=values) if namespace(values) is np else values.abs_()).sum((-2, -1))

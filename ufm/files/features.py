@@ -37,7 +37,7 @@ def load_feature_file(path: Path) -> dict[str, np.ndarray]:
     if path.suffix == ".safetensors":
         arrays = _safetensors(path)
     elif path.suffix == ".npy":
-        arrays = _beside(path)
+        arrays = _arrays_beside(path)
     else:
         arrays = load_arrays(path, KEYS, beside="features")
     if not {"features", "labels"} <= arrays.keys():
@@ -73,16 +73,16 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
         raise ValueError(f"cannot read {path}: {error}") from error
 
 
-def _beside(path: Path) -> dict[str, np.ndarray]:
-    arrays = {"features": _single(path, mmap_mode="r")}
+def _arrays_beside(path: Path) -> dict[str, np.ndarray]:
+    arrays = {"features": _single_array(path, mmap_mode="r")}
     for name in KEYS.keys() - {"features"}:
         other = path.with_name(f"{name}.npy")
         if other.exists() and other != path:
-            arrays[name] = _single(other)
+            arrays[name] = _single_array(other)
     return arrays
 
 
-def _single(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+def _single_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
     """The array of a .npy. Raises ValueError for a file that is none, whatever is wrong with it."""
     try:
         if mmap_mode is None:

@@ -116,7 +116,7 @@ class _Member:
     def _take(self, first: int, count: int) -> np.ndarray:
         if isinstance(self._source, np.ndarray):
             return np.array(self._source[first : first + count])
-        data = _checked(self.path, lambda: self._source.read(count * self._row_bytes))
+        data = _read_or_refuse(self.path, lambda: self._source.read(count * self._row_bytes))
         if len(data) < count * self._row_bytes:
             raise ValueError(f"cannot read {self.path}: its {self.name} end early")
         return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
@@ -146,22 +146,22 @@ def _opened(path: Path, name: str) -> _Member:
 
     def open_it() -> _Member:
         if path.suffix == ".npy":
-            return _Member(path, name, np.load(_beside(path, name), mmap_mode="r", allow_pickle=False))
+            return _Member(path, name, np.load(_path_beside(path, name), mmap_mode="r", allow_pickle=False))
         with ExitStack() as stack:
             archive = stack.enter_context(zipfile.ZipFile(path))
             info = archive.getinfo(f"{name}.npy")
             member = stack.enter_context(archive.open(info))
             return _Member(path, name, member, info.file_size).closing(stack.pop_all())
 
-    return _checked(path, open_it)
+    return _read_or_refuse(path, open_it)
 
 
-def _beside(path: Path, name: str) -> Path:
+def _path_beside(path: Path, name: str) -> Path:
     """The .npy of this name that goes with the features of `path`."""
     return path.with_name(name.join(path.name.rsplit("features", 1)))
 
 
-def _checked(path: Path, read: Any) -> Any:
+def _read_or_refuse(path: Path, read: Any) -> Any:
     try:
         return read()
     except KeyError as error:

@@ -1,8 +1,8 @@
 """`python -m ufm.flow`."""
 
-import io
-import os
 import sys
+
+from ufm.output import INTERRUPTED, NO_READER, REFUSED, drop_unwritable_output, replace_unknown_characters, say
 
 
 def guarded() -> int:
@@ -10,24 +10,22 @@ def guarded() -> int:
     try:
         from ufm.flow.command import main
     except KeyboardInterrupt:  # among the imports
-        print("\nufm.flow: interrupted, before anything was computed", file=sys.stderr)
-        return 130
-    if sys.stdout is None:  # closed by the caller: results go to --out alone
-        return main()
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        say("\nufm.flow: interrupted, before anything was computed")
+        return INTERRUPTED
+    replace_unknown_characters()
     try:
         try:
-            code = main()
+            return main()
         finally:  # --help leaves by SystemExit
-            sys.stdout.flush()
+            if sys.stdout is not None:  # closed by the caller: results go to --out alone
+                sys.stdout.flush()
+    except BrokenPipeError:  # no reader for a message
+        drop_unwritable_output()
+        return NO_READER
     except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left in the buffer goes nowhere
-        if isinstance(error, BrokenPipeError):  # nobody is there to be told
-            return 141
-        print(f"ufm.flow: error: cannot write standard output: {error.strerror}", file=sys.stderr)
-        return 2
-    return code
+        drop_unwritable_output()
+        say(f"ufm.flow: error: cannot write standard output: {error.strerror}")
+        return REFUSED
 
 
 if __name__ == "__main__":

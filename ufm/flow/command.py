@@ -19,6 +19,7 @@ from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
 from ufm.options import refuse_lost_values, shared_option
+from ufm.output import INTERRUPTED, REFUSED, first_line, say
 from ufm.version import __version__
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class FlowParser(argparse.ArgumentParser):
         lost, _, rest = message.partition("unrecognized arguments: ")
         if not lost and not rest.startswith("-"):  # the shell took apart what belongs together
             message += "; put quotes around a pattern of files, and write --sizes 50,20,5 without spaces"
-        self.exit(2, f"ufm.flow: error: {message}\n")
+        self.exit(REFUSED, f"ufm.flow: error: {message}\n")
 
 
 def parser() -> FlowParser:
@@ -189,7 +190,7 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) 
     for name, config in configs.items():
         runs[name] = result = run_and_write(config, start, paths[name], args.quiet)
         for warning in result.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            say(f"warning: {warning}")
         if not (args.quiet or args.json):
             written = [f"wrote {path}" for path in paths[name] if path is not None]
             print("\n".join([text(result, time.perf_counter() - began), *written]) + "\n" * (len(names) > 1))
@@ -210,13 +211,11 @@ def main(argv: list[str] | None = None) -> int:
         run_flows(args, began, runs)
     except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
         advice = " (--reduce)" if isinstance(error, RankDeficient) else ""
-        print(f"ufm.flow: error: {error or type(error).__name__}{advice}", file=sys.stderr)
-        return 2
+        say(f"ufm.flow: error: {first_line(error)}{advice}")
+        return REFUSED
     except KeyboardInterrupt:
-        print(
-            f"ufm.flow: interrupted, {'what was computed is kept' if runs else 'before anything was computed'}", file=sys.stderr
-        )
-        code = 130
+        say(f"ufm.flow: interrupted, {'what was computed is kept' if runs else 'before anything was computed'}")
+        code = INTERRUPTED
     if args.json and runs:
         import json
 

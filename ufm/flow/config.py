@@ -1,4 +1,4 @@
-"""The configuration of a run of `python -m ufm.flow`, checked at the door."""
+"""The configuration of a run of `python -m ufm.flow`, checked on construction."""
 
 import math
 from dataclasses import dataclass

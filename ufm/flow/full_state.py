@@ -15,7 +15,7 @@ from manifolds.linalg import Array
 from ufm.features.snr import renormalized_features
 from ufm.flow.config import FlowConfig
 from ufm.flow.motion import end_time, output_times, schedule_of, vectors_turn
-from ufm.flow.result import FlowRun, StageProgress, largest_gap, spectral_losses
+from ufm.flow.result import FlowRun, StageProgress, distance_warnings, largest_gap, spectral_losses
 from ufm.flow.stages import Checkpoint, FlowStage, SchemeStage
 from ufm.flow.start import Start, on_device, to_total_covariance_one
 from ufm.interrupt import Interrupted
@@ -56,15 +56,16 @@ def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Pa
     discrete_run = DiscreteRun(kept[: scheme.count], scheme.omega[: scheme.count], eta)
     gap = largest_gap(discrete_run.omega, flow.omega[np.searchsorted(every_time, discrete_run.t)])
     complete = flow.complete and scheme.complete
+    residual = max(flow.residual(), scheme.residual())
     result = FlowRun(
         config,
         start,
         trajectory,
         discrete_run,
         gap,
-        max(flow.residual(), scheme.residual()),
+        residual,
         time.perf_counter() - began,
-        (*start.warnings, *warnings),
+        (*start.warnings, *warnings, *distance_warnings(config, gap, residual)),
         complete,
         {"overlap": flow.overlap()},
     )

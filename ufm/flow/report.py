@@ -10,6 +10,7 @@ from ufm.flow.motion import general_law
 from ufm.flow.result import FlowRun, eigenvalues_of_gram
 from ufm.laws.closed import LAWS
 from ufm.laws.trajectory import Trajectory
+from ufm.output import json_values
 
 ROWS = 9
 COLUMNS = ("t", "flow min", "flow max", "step min", "step max", "L_LS", "L_NC1", "L_NC2/3", "NC1", "NC2 norm", "NC2 angle", "NC3")
@@ -79,19 +80,10 @@ def run_summary(run: FlowRun) -> dict[str, Any]:
         **run.measured,
         "complete": run.complete,
     }
-    return _finite(values)
+    return json_values(values)
 
 
-def _finite(value: Any) -> Any:
-    """The same with NaN and infinities as None, which JSON has no word for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
-
-
-def _cell(value: float) -> str:
+def _column_text(value: float) -> str:
     return f"{value:10.3g}" if np.isfinite(value) else "-".rjust(10)
 
 
@@ -133,7 +125,7 @@ def text(run: FlowRun, seconds: float) -> str:
         f"beside it the discrete scheme (renormalize after step), {steps}",
         "",
         "".join(name.rjust(10) for name in COLUMNS),
-        *("".join(_cell(value) for value in row.values()) for row in table_rows(run)),
+        *("".join(_column_text(value) for value in row.values()) for row in table_rows(run)),
         "",
         f"min and max are over the {len(start.snr.omega)} SNR singular values omega; the scheme stands at its last step before t",
         f"gap between scheme and flow, max |log omega_scheme - log omega_flow|   {run.gap:.3e}",

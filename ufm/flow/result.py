@@ -8,6 +8,7 @@ import numpy as np
 
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start
+from ufm.laws.closed import RENORMALIZED
 from ufm.laws.discrete import DiscreteRun
 from ufm.laws.trajectory import LOSSES, Trajectory
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 STORED = {"t", "omega", "U", "V", "eta", "t_discrete", "omega_discrete", "config"}  # what a stored run is read from
 ALSO_STORED = {*LOSSES, "counts", "V_t", "U_t"}
+WIDE_GAP = 0.1  # in log omega: past it scheme and flow are told apart by eye
+WIDE_RESIDUAL = {"float64": 1e-6, "float32": 1e-2}  # integrated tensors stay a hundred times below
 StageProgress = Callable[[str, float], None]
 
 
@@ -65,9 +68,12 @@ class FlowRun:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """The configuration as run, with the sizes that the features decided, the notes and the versions behind it."""
+        """The configuration as run, with the sizes that the features decided, the notes and the versions behind it.
+
+        N is None and `counts` has the class sizes where they differ.
+        """
         layout = self.start.layout
-        sizes: dict[str, Any] = {"C": layout.C, "N": layout.n // layout.C, "P": self.start.P}
+        sizes: dict[str, Any] = {"C": layout.C, "N": layout.N if layout.balanced else None, "P": self.start.P}
         if not layout.balanced:
             sizes["counts"] = list(layout.sizes)
         reduction = self.start.reduction
@@ -110,6 +116,8 @@ def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
         raise ValueError(f"{path} is no run of ufm.flow: it lacks {', '.join(sorted(missing))}")
     config = store.parse_json(str(arrays["config"]), path)
     C, N = config.get("C"), config.get("N")
+    if N is None and "counts" in arrays:
+        N = int(arrays["counts"].sum()) // max(1, arrays["counts"].size)
     if not (isinstance(C, int) and isinstance(N, int) and C >= 2 and N >= 1):
         raise ValueError(f"{path} is no run of ufm.flow: its configuration says C = {C!r}, N = {N!r}")
     (T, K), S = arrays["omega"].shape if arrays["omega"].ndim == 2 else (-1, -1), arrays["t_discrete"].size
@@ -127,6 +135,17 @@ def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
     flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], C, N, arrays["U"], V_t, U_t, losses, counts)
     steps = np.round(arrays["t_discrete"] / eta).astype(np.int64)
     return flow, DiscreteRun(steps, arrays["omega_discrete"], eta)
+
+
+def distance_warnings(config: FlowConfig, gap: float, residual: float) -> tuple[str, ...]:
+    """Where the scheme, which is the renormalized flow's, leaves the flow asked for; where the residual is no rounding."""
+    lines: tuple[str, ...] = ()
+    if config.flow != RENORMALIZED.name and gap > WIDE_GAP:
+        factor = f"their omega part by up to a factor {np.exp(gap):.3g} (gap {gap:.3e})"
+        lines += (f"the scheme is that of the renormalized flow, not of the {config.flow} one: {factor}, which is no error",)
+    if residual > WIDE_RESIDUAL[config.dtype]:
+        lines += (f"the residual is {residual:.1e}, far above rounding: the features have left what the flow conserves",)
+    return lines
 
 
 def largest_gap(scheme: np.ndarray, flow: np.ndarray) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ufm.flow.config import FlowConfig
 from ufm.flow.motion import ClosedMotion, end_time, motion_of, output_times, run_scheme, schedule_of
-from ufm.flow.result import FlowRun, StageProgress, largest_gap, silent
+from ufm.flow.result import FlowRun, StageProgress, distance_warnings, largest_gap, silent
 from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.discrete import DiscreteRun, kept_steps
@@ -33,22 +33,23 @@ def run_flow(config: FlowConfig, start: Start, progress: StageProgress = silent,
     motion, times = motion_of(config, start), output_times(config, start, t_end)
     eta, steps, warnings = schedule_of(config, start, t_end)
     kept = eta * kept_steps(steps)
-    (flow, at_steps), complete = _attempt(lambda: motion.flow(times, kept, lambda share: progress("flow", share)))
+    (flow, at_steps), complete = _until_interrupted(lambda: motion.flow(times, kept, lambda share: progress("flow", share)))
     scheme = DiscreteRun(np.arange(1), start.snr.omega[None], eta)
     if complete:
-        scheme, complete = _attempt(
+        scheme, complete = _until_interrupted(
             lambda: run_scheme(config, start, eta, steps, lambda share: progress("scheme", share)), scheme
         )
     both = min(len(scheme.omega), len(at_steps))
     gap = largest_gap(scheme.omega[:both], at_steps[:both])
     residual, seconds = start.snr.whitening.residual, time.perf_counter() - began
-    result = FlowRun(config, start, flow, scheme, gap, residual, seconds, (*start.warnings, *warnings), complete)
+    said = (*start.warnings, *warnings, *distance_warnings(config, gap, residual))
+    result = FlowRun(config, start, flow, scheme, gap, residual, seconds, said, complete)
     if not complete:
         raise Interrupted(result)
     return result
 
 
-def _attempt(compute: Callable[[], Any], before: Any = None) -> tuple[Any, bool]:
+def _until_interrupted(compute: Callable[[], Any], before: Any = None) -> tuple[Any, bool]:
     """What `compute` returns, or had when Ctrl-C came, or what there was before, and whether it is whole."""
     try:
         return compute(), True

@@ -7,6 +7,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array
+from manifolds.representation import short_repr
 from ufm.features import labels as layout
 from ufm.features.snr import Snr, snr, snr_spectrum, worth_saying
 from ufm.flow.config import FlowConfig
@@ -32,6 +33,7 @@ class Start:
     notes: tuple[str, ...]
     reduction: "Reduction | None" = None
     statistics: "FactoredStatistics | None" = None
+    __repr__ = short_repr
 
     @property
     def features(self) -> np.ndarray:
@@ -65,7 +67,7 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
     `left_vectors` asks for U, which costs an eigendecomposition. Raises ValueError for features that no run can start from.
     """
     notes: list[str] = []
-    H, classes = _features(config, notes)
+    H, classes = _start_features(config, notes)
     if min(classes.sizes) < 2:
         lonely = classes.sizes.index(min(classes.sizes))
         raise ValueError(f"N = 1: class {lonely} has one example and no variability to whiten; leave it out, or find more of it")
@@ -79,7 +81,7 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
 
         H, reduction = reduce_to_range(H, classes)
         notes.append(reduction.note)
-    measured, zeros = without_zeros(_measure(config, H, classes, left_vectors))
+    measured, zeros = without_zeros(_start_snr(config, H, classes, left_vectors))
     return Start(H, classes, measured, (*notes, *zeros), reduction)
 
 
@@ -118,7 +120,7 @@ def to_total_covariance_one(X: np.ndarray, measured: Snr[np.ndarray], start: Sta
     return X + (U * ((1 + sigma**2) ** -0.5 - 1)) @ (U.T @ X)
 
 
-def _features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLayout]:
+def _start_features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, ClassLayout]:
     if config.features is not None:
         from ufm.files import store
 
@@ -140,7 +142,7 @@ def _check_examples(N: int) -> None:
         raise ValueError(f"N = {N} example a class: there is no within-class variability to whiten; at least N = 2 is needed")
 
 
-def _measure(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr[np.ndarray]:
+def _start_snr(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr[np.ndarray]:
     measure = snr if left_vectors or config.full or config.start == "raw" else snr_spectrum
     if config.device is None or config.start == "raw":
         return measure(H, classes)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
 
 DEFAULT_STEPS, MOST_DEFAULT_STEPS = 1000, 200_000
@@ -24,6 +25,7 @@ class DiscreteRun:
     steps: np.ndarray
     omega: np.ndarray
     eta: float
+    __repr__ = short_repr
 
     @property
     def t(self) -> np.ndarray:
@@ -163,7 +165,7 @@ def run_discrete(
     Raises ValueError for eta <= 0, steps < 1, or bad omega0; Interrupted, a KeyboardInterrupt with the steps done, on Ctrl-C.
     """
     omega0 = np.asarray(omega0, dtype=np.float64)
-    _check(omega0, eta, steps, C, N)
+    _check_scheme(omega0, eta, steps, C, N)
     kept = kept_steps(steps)
     stepper = (_SafeSteps if eta < safe_step_from(omega0, C, N) else _AnySteps)(omega0.copy(), eta, C, N)
     done = np.empty((len(kept), len(omega0)))
@@ -180,7 +182,7 @@ def run_discrete(
     return DiscreteRun(kept, done, eta)
 
 
-def _check(omega0: np.ndarray, eta: float, steps: int, C: int, N: int) -> None:
+def _check_scheme(omega0: np.ndarray, eta: float, steps: int, C: int, N: int) -> None:
     if C < 2 or N < 1:
         raise ValueError(f"C = {C}, N = {N}: the scheme needs at least C = 2 classes and N = 1 example a class")
     if not (np.isfinite(eta) and eta > 0):

@@ -1,4 +1,4 @@
-"""What the laws take and how they compute it: float64 inside whatever comes in, checked at the door, block by block."""
+"""What the laws take and how they compute it: float64 inside whatever comes in, checked on entry, block by block."""
 
 import math
 from collections.abc import Callable, Sequence

@@ -19,6 +19,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
+from ufm.laws.class_counts import ClassCounts
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.domain import wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
@@ -29,18 +30,17 @@ DIRECT_UP_TO = 64  # rows for which LAPACK's solve is faster than an inverse of 
 
 
 @dataclass(frozen=True)
-class GeneralLaw:
+class GeneralLaw(ClassCounts):
     """Class sizes n_c, ridge lambda on the classifier (not on its bias), r: the kernel on class means over that on deviations.
 
     Raises ValueError for fewer than two classes, an empty class, a negative or infinite ridge, and r <= 0.
     """
 
-    counts: tuple[int, ...]
     ridge: float = 0.0
     kernel_ratio: float = 1.0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "counts", ClassLayout(self.counts).sizes)
+        super().__post_init__()
         object.__setattr__(self, "ridge", float(self.ridge))
         object.__setattr__(self, "kernel_ratio", float(self.kernel_ratio))
         if not 0 <= self.ridge < math.inf:
@@ -49,29 +49,9 @@ class GeneralLaw:
             raise ValueError(f"kernel_ratio = {self.kernel_ratio}: r must be positive; math.inf is the embedded flow")
 
     @property
-    def C(self) -> int:
-        """Number of classes."""
-        return len(self.counts)
-
-    @property
-    def n(self) -> int:
-        """Number of examples."""
-        return sum(self.counts)
-
-    @property
-    def balanced(self) -> bool:
-        """Whether all classes have the same size, so that the law is closed."""
-        return min(self.counts) == max(self.counts)
-
-    @property
     def s(self) -> float:
         """1 + lambda"""
         return 1.0 + self.ridge
-
-    @cached_property
-    def priors(self) -> np.ndarray:
-        """pi_c = n_c / n. (C,)"""
-        return np.asarray(self.counts, dtype=np.float64) / self.n
 
     def scaled_means(self, M: ArrayT) -> ArrayT:
         """S = (M - mu_G 1^T) diag(sqrt(pi)) of class means M (P, C) of renormalized features. (P, C), float64"""

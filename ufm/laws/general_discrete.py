@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
+from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
 from ufm.laws.discrete import kept_steps
 from ufm.laws.general import GeneralLaw
@@ -35,6 +36,7 @@ class GeneralDiscreteRun:
     u: Array
     eta: float
     S: Array
+    __repr__ = short_repr
 
     @property
     def t(self) -> np.ndarray:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, epsilon, namespace
+from manifolds.representation import short_repr
 from ufm.laws.general import GeneralLaw
 from ufm.laws.integrator import Arc, arcs
 from ufm.laws.singular import singular_values
@@ -25,6 +26,7 @@ class ReducedStart:
     sigma: Array
     Vt: Array
     moving: int
+    __repr__ = short_repr
 
     @property
     def Z(self) -> Array:

@@ -6,6 +6,7 @@ from functools import cached_property
 from typing import Literal
 
 from manifolds.linalg import Array, ArrayT, namespace
+from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.features import spectral_loss
 from ufm.laws.general import GeneralLaw
@@ -40,6 +41,7 @@ class GeneralTrajectory:
     error: float
     U_0: Array
     Z: Array
+    __repr__ = short_repr
 
     @property
     def frozen(self) -> bool:

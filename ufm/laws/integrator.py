@@ -15,13 +15,14 @@ A state inside a step comes from `ufm.laws.interpolant`, or from a shorter step 
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
 
+from manifolds.array import VectorField
 from manifolds.linalg import Array, ArrayT, namespace
 from ufm.laws.interpolant import Interpolant, combine, interpolant, largest_value, smallest_value
 
@@ -30,14 +31,12 @@ FIRST = 0.02  # size of the first step on the clock
 STAGES, MORE = 12, 3  # slopes of a step beside its first, and further ones for the states inside
 LATEST = 650.0  # on the clock; the time overflows float64 soon after
 
-Field = Callable[[Any], Any]
-
 
 @dataclass(frozen=True, eq=False)
 class RescaledTime:
     """dS/dtau of dS/dt = field(S) in tau = log(1 + t / t_0)."""
 
-    field: Field
+    field: VectorField
     t_0: float
 
     def slope(self, tau: float, S: ArrayT) -> ArrayT:
@@ -78,7 +77,7 @@ class Arc:
         h = self.clock.tau(t) - self.tau
         if accuracy > 0 and self._inside.error <= accuracy:
             return self._inside(h / self.h), self._inside.error
-        return _attempt(self.clock, self.start, self.stages[0], self.tau, h)[0], 0.0
+        return _trial_step(self.clock, self.start, self.stages[0], self.tau, h)[0], 0.0
 
     @cached_property
     def _inside(self) -> Interpolant:
@@ -88,7 +87,7 @@ class Arc:
         return interpolant(slope, self.start, self.state, self.stages, self.h)
 
 
-def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> Iterator[Arc]:
+def arcs(field: VectorField, S: Array, t_end: float, t_0: float, accuracy: float) -> Iterator[Arc]:
     """Accepted steps of dS/dt = field(S) from t = 0 to t_end > 0, which may be infinite.
 
     S (m, c) of full row rank; t_0 > 0 is the unit of the clock.
@@ -102,8 +101,8 @@ def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> I
     while tau < end:
         last = tau + size >= end * (1 - 1e-14)
         h = end - tau if last else size
-        new, stages = _attempt(clock, S, slope, tau, h)
-        local, allowed = _local_error(stages, new, h), accuracy * _share(tau, h)
+        new, stages = _trial_step(clock, S, slope, tau, h)
+        local, allowed = _local_error(stages, new, h), accuracy * _clock_increment(tau, h)
         factor = SAFETY * (allowed / local) ** (1 / 7) if local > 0 else FASTEST
         if not local <= allowed:
             size = h * max(SLOWEST, factor if math.isfinite(factor) else 0.0)
@@ -121,23 +120,23 @@ def arcs(field: Field, S: Array, t_end: float, t_0: float, accuracy: float) -> I
         S, slope, tau, size = new, stages[STAGES], stop, h * min(FASTEST, max(SLOWEST, factor))
 
 
-def _share(tau: float, h: float) -> float:
+def _clock_increment(tau: float, h: float) -> float:
     """(1 + tau)^{-1/2} - (1 + tau + h)^{-1/2}, without cancellation."""
     before, after = math.sqrt(1 + tau), math.sqrt(1 + tau + h)
     return h / (before * after * (before + after))
 
 
 @cache
-def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _step_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """a (13, 12) with the weights of the step in its last row, c (13,), and the error weights of order 5 and 3 (2, 13)."""
     from scipy.integrate import DOP853
 
     return np.vstack([DOP853.A, DOP853.B]), np.append(DOP853.C, 1.0), np.stack([DOP853.E5, DOP853.E3])
 
 
-def _attempt(clock: RescaledTime, S: ArrayT, slope: ArrayT, tau: float, h: float) -> tuple[ArrayT, ArrayT]:
-    """The state after a step h and its 13 slopes dS/dtau, the last one at that state, before room for more. (m, c), (16, m, c)"""
-    xp, (A, C, _) = namespace(S), _tables()
+def _trial_step(clock: RescaledTime, S: ArrayT, slope: ArrayT, tau: float, h: float) -> tuple[ArrayT, ArrayT]:
+    """The state after a step h and its 13 slopes dS/dtau, the last one at that state, then space for more. (m, c), (16, m, c)"""
+    xp, (A, C, _) = namespace(S), _step_tables()
     stages, point = xp.empty((STAGES + 1 + MORE, *S.shape), dtype=S.dtype, device=S.device), S
     stages[0] = slope
     for k in range(1, STAGES + 1):
@@ -150,7 +149,7 @@ def _attempt(clock: RescaledTime, S: ArrayT, slope: ArrayT, tau: float, h: float
 def _local_error(stages: Array, new: Array, h: float) -> float:
     """A bound on the relative change of every singular value by the error estimate."""
     norms = ((new * new).sum(-1) ** 0.5)[:, None]
-    fifth, third = (combine(h * weights, stages) / norms for weights in _tables()[2])
+    fifth, third = (combine(h * weights, stages) / norms for weights in _step_tables()[2])
     size, slow = (float((error * error).sum()) for error in (fifth, third))
     share = (size / (size + 0.01 * slow)) ** 0.5 if size > 0 else 0.0
     smallest = smallest_value(new / norms)

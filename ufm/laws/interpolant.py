@@ -30,14 +30,14 @@ class Interpolant:
 
     def __call__(self, x: float) -> Any:
         """The state at the share x of the step. (m, c)"""
-        return _value(self.start, self.terms, x)
+        return _interpolated_value(self.start, self.terms, x)
 
 
 def interpolant(slope: Slope, start: Array, end: Array, stages: Array, h: float) -> Interpolant:
     """The interpolant of a step h; `slope(x, S)` is the field at the share x of it. Writes the last 3 of `stages` (16, m, c)."""
     terms = _terms(slope, start, end, stages, h)
     norms = ((end * end).sum(-1) ** 0.5)[:, None]
-    defects = (_derivative(terms, x) - h * slope(x, _value(start, terms, x)) for x in PROBES)
+    defects = (_interpolated_slope(terms, x) - h * slope(x, _interpolated_value(start, terms, x)) for x in PROBES)
     return Interpolant(start, terms, 0.5 * moved((defect / norms for defect in defects), end / norms))
 
 
@@ -64,7 +64,7 @@ def largest_value(Y: Array) -> float:
 
 
 @cache
-def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _interpolant_tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """a (3, 16) and c (3,) of the further slopes, and the weights of the four highest terms (4, 16)."""
     from scipy.integrate import DOP853
 
@@ -73,7 +73,7 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 def _terms(slope: Slope, start: ArrayT, end: ArrayT, K: ArrayT, h: float) -> ArrayT:
     """Coefficients of the nested polynomial x (f_0 + (1-x) (f_1 + x (f_2 + ...))). (7, m, c)"""
-    xp, (A, C, D) = namespace(start), _tables()
+    xp, (A, C, D) = namespace(start), _interpolant_tables()
     first = len(K) - len(C)
     for k in range(len(C)):
         K[first + k] = slope(float(C[k]), start + combine(h * A[k, : first + k], K))
@@ -86,11 +86,11 @@ def _terms(slope: Slope, start: ArrayT, end: ArrayT, K: ArrayT, h: float) -> Arr
     return terms
 
 
-def _value(start: ArrayT, terms: ArrayT, x: float) -> ArrayT:
+def _interpolated_value(start: ArrayT, terms: ArrayT, x: float) -> ArrayT:
     return start + combine(np.cumprod([x, 1 - x] * 3 + [x]), terms)
 
 
-def _derivative(terms: ArrayT, x: float) -> ArrayT:
-    """d/dx of `_value`."""
+def _interpolated_slope(terms: ArrayT, x: float) -> ArrayT:
+    """d/dx of `_interpolated_value`."""
     powers = [(k // 2 + 1, (k + 1) // 2) for k in range(len(terms))]  # term k is x^a (1-x)^b
     return combine(np.array([x ** (a - 1) * (1 - x) ** b * (a - b * x / (1 - x)) for a, b in powers]), terms)

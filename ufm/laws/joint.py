@@ -20,21 +20,22 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.layout import ClassLayout
+from manifolds.representation import short_repr
 from manifolds.whitening import principal_deviations
+from ufm.laws.class_counts import ClassCounts
 from ufm.laws.trajectory import Trajectory, followed
 
 IMPLICIT_UP_TO = 2000  # unknowns for which the solver may hold a dense Jacobian
 
 
 @dataclass(frozen=True)
-class JointFlow:
+class JointFlow(ClassCounts):
     """Class sizes, decays wd_W, wd_H, wd_b >= 0 and the rate ratio kappa > 0 (classifier over features).
 
     With the loss 1/2 Ave ||W h + b - y||^2, a decay wd stands for wd/2 ||W||^2, and wd_H for n wd_H/2 Ave ||h||^2: every feature
     vector has dh/dt = -(1/n) W^T (W h + b - y) - wd_H h. `bias=False` holds b at its start. Raises ValueError otherwise.
     """
 
-    counts: tuple[int, ...]
     wd_W: float = 0.0
     wd_H: float = 0.0
     wd_b: float = 0.0
@@ -42,7 +43,7 @@ class JointFlow:
     bias: bool = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "counts", ClassLayout(self.counts).sizes)
+        super().__post_init__()
         for name in ("wd_W", "wd_H", "wd_b"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"{name} = {getattr(self, name)}: a decay must be finite and cannot be negative")
@@ -50,21 +51,6 @@ class JointFlow:
             raise ValueError(
                 f"kappa = {self.kappa}: the rate ratio must be positive and finite; its limit is ufm.laws.mean_system"
             )
-
-    @property
-    def C(self) -> int:
-        """Number of classes."""
-        return len(self.counts)
-
-    @property
-    def n(self) -> int:
-        """Number of examples."""
-        return sum(self.counts)
-
-    @property
-    def priors(self) -> np.ndarray:
-        """pi_c = n_c / n. (C,)"""
-        return np.asarray(self.counts, dtype=np.float64) / self.n
 
     def velocity(
         self, W: np.ndarray, b: np.ndarray, M: np.ndarray, Sigma_W: np.ndarray
@@ -103,6 +89,7 @@ class JointRun:
     Sigma_W: np.ndarray
     R: np.ndarray
     root: np.ndarray  # L_0 (P, P) with Sigma_W(0) = L_0 L_0^T
+    __repr__ = short_repr
 
     @property
     def loss(self) -> np.ndarray:
@@ -153,7 +140,7 @@ def run_joint(
     share of the time done, and may stop the run by raising. Raises ValueError for shapes that do not go together and for bad
     times, OverflowError with the time reached where the solver fails.
     """
-    state, times = _checked(flow, W, b, M, Sigma_W), np.asarray(t, dtype=np.float64).reshape(-1)
+    state, times = _checked_start(flow, W, b, M, Sigma_W), np.asarray(t, dtype=np.float64).reshape(-1)
     if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
         raise ValueError(f"times t must be finite, ascending and not negative, got {times[:5]}")
     W, b, M, Sigma_W = state
@@ -161,13 +148,13 @@ def run_joint(
     start = [W, b, M, np.eye(P)]
 
     def field(t: float, y: np.ndarray) -> np.ndarray:
-        W, b, M, R = _split(y, flow.C, P)
+        W, b, M, R = _split_state(y, flow.C, P)
         dW, db, dM, _ = flow.velocity(W, b, M, R @ Sigma_W @ R.T)
         dR = -(W.T @ (W @ R)) / flow.n - flow.wd_H * R
         return np.concatenate([x.reshape(-1) for x in (dW, db, dM, dR)])
 
     y0 = np.concatenate([x.reshape(-1) for x in start])
-    states = [_split(y, flow.C, P) for y in _solve(field, y0, times, tolerance, progress)]
+    states = [_split_state(y, flow.C, P) for y in _solve_state(field, y0, times, tolerance, progress)]
     Ws, bs, Ms, Rs = (np.stack(parts) for parts in zip(*states, strict=True))
     values, E = np.linalg.eigh(Sigma_W)
     return JointRun(flow, times, Ws, bs, Ms, Rs @ Sigma_W @ Rs.mT, Rs, E * np.sqrt(values.clip(min=0)))
@@ -180,7 +167,7 @@ def joint_start(H: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, np.ndar
     return layout.means(H), (E * deviations**2) @ E.T
 
 
-def _solve(
+def _solve_state(
     field: Callable[[float, np.ndarray], np.ndarray],
     y0: np.ndarray,
     times: np.ndarray,
@@ -207,13 +194,13 @@ def _solve(
     return rows
 
 
-def _split(y: np.ndarray, C: int, P: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _split_state(y: np.ndarray, C: int, P: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """W (C, P), b (C,), M (P, C) and R (P, P) from one vector."""
     W, b, M, R = np.split(y, np.cumsum([C * P, C, P * C]))
     return W.reshape(C, P), b, M.reshape(P, C), R.reshape(P, P)
 
 
-def _checked(flow: JointFlow, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
+def _checked_start(flow: JointFlow, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:
     W, b, M, Sigma_W = state = tuple(np.asarray(x, dtype=np.float64) for x in arrays)
     P, C = len(M), flow.C
     if (W.shape, b.shape, M.shape, Sigma_W.shape) != ((C, P), (C,), (P, C), (P, P)):

@@ -19,6 +19,8 @@ from functools import cached_property
 
 import numpy as np
 
+from manifolds.representation import short_repr
+
 EPS = float(np.finfo(np.float64).eps)
 BALANCED = 1e-8  # largest ||W^T W - H H^T|| of a balanced start, relative to ||W^T W|| + ||H H^T||
 
@@ -35,6 +37,7 @@ class JointDecayLaw:
     weight_decay: float
     W: np.ndarray
     H: np.ndarray
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         for name in ("Y", "W", "H"):

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
 from ufm.laws.mean_system import MeanSystem
 from ufm.laws.trajectory import Trajectory, follow
@@ -25,6 +26,7 @@ class SolvedStep:
     t: float
     Z: np.ndarray
     inside: Callable[[float], np.ndarray]
+    __repr__ = short_repr
 
 
 def solved_steps(system: MeanSystem, t_0: float, t_end: float, tolerance: float = TOLERANCE) -> Iterator[SolvedStep]:
@@ -51,7 +53,7 @@ def solved_steps(system: MeanSystem, t_0: float, t_end: float, tolerance: float 
         yield SolvedStep(t, Z, lambda t, states=states: states(t).reshape(shape))
         if solver.status == "finished":
             return
-    raise _too_late(t, f"{MOST_SOLVER_STEPS} steps were taken, against rounding")
+    raise _too_late(t, f"{MOST_SOLVER_STEPS} steps were taken: rounding decides the step size there")
 
 
 def _too_late(t: float, why: str) -> OverflowError:

@@ -22,6 +22,7 @@ from functools import cached_property
 import numpy as np
 
 from manifolds.layout import ClassLayout
+from manifolds.representation import short_repr
 from manifolds.whitening import principal_deviations
 from ufm.features.sharded import FactoredStatistics
 from ufm.features.snr import Snr
@@ -37,6 +38,7 @@ class MeanSystem:
     Z: np.ndarray
     counts: tuple[int, ...]
     kernel_ratio: float = 1.0
+    __repr__ = short_repr
 
     @property
     def C(self) -> int:
@@ -159,7 +161,7 @@ def decayed_clock(t: np.ndarray, feature_decay: float) -> np.ndarray:
         return t
     if t.size and 2 * feature_decay * float(t.max()) > 700:
         raise OverflowError(
-            f"t = {float(t.max()):g} with feature_decay = {feature_decay:g}: the undecayed clock overflows float64"
+            f"t = {float(t.max()):g} with feature_decay = {feature_decay:g}: the time without decay overflows float64"
         )
     return np.expm1(2 * feature_decay * t) / (2 * feature_decay)
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from manifolds.linalg import Array, ArrayT, namespace
+from manifolds.representation import short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -11,6 +12,7 @@ class ComplementBasis:
 
     w: Array
     beta: float
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, q: Array) -> "ComplementBasis":

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.features import spectral_loss
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class Trajectory:
     U_t: np.ndarray | None = None
     observed: Mapping[str, np.ndarray] = field(default_factory=dict)
     counts: tuple[int, ...] | None = None
+    __repr__ = short_repr
 
     @property
     def class_sizes(self) -> np.ndarray:
@@ -79,7 +81,7 @@ class Trajectory:
         Raises ImportError where pandas is not installed.
         """
         columns = {f"omega_{j + 1}": values for j, values in enumerate(self.omega.T)} | self._columns()
-        return _optional("pandas").DataFrame(columns, index=_optional("pandas").Index(self.t, name="t"))
+        return _optional_module("pandas").DataFrame(columns, index=_optional_module("pandas").Index(self.t, name="t"))
 
     def to_xarray(self) -> "xr.Dataset":
         """omega (t, j), losses where known and the observed (t,), V (c, j), U (p, j), V_t, U_t; C, N, counts as attributes.
@@ -92,7 +94,7 @@ class Trajectory:
         variables |= {name: (axes, getattr(self, name)) for name, axes in vectors.items() if getattr(self, name) is not None}
         attributes = {"C": self.C, "N": self.N} | (dict[str, Any]() if self.counts is None else {"counts": list(self.counts)})
         coordinates = {"t": self.t, "j": np.arange(1, self.omega.shape[1] + 1)}
-        return _optional("xarray").Dataset(variables, coordinates, attributes)
+        return _optional_module("xarray").Dataset(variables, coordinates, attributes)
 
     def _columns(self) -> dict[str, np.ndarray]:
         """The losses and the observed, (T,) each, those that are known."""
@@ -104,7 +106,7 @@ class Trajectory:
         return losses | {name: np.asarray(values) for name, values in others.items() if np.shape(values) == self.t.shape}
 
 
-def _optional(name: str) -> Any:
+def _optional_module(name: str) -> Any:
     try:
         return import_module(name)
     except ModuleNotFoundError as error:

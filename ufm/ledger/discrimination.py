@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
+from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.features.ranges import range_of_covariance
 from ufm.features.statistics import ClassStatistics
@@ -38,6 +39,7 @@ class Discrimination:
     signal: np.ndarray
     counts: np.ndarray
     dropped: int
+    __repr__ = short_repr
 
     @property
     def C(self) -> int:

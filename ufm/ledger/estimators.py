@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from manifolds.rng import RNG
 from ufm.ledger.discrimination import Discrimination, signal_omega
 from ufm.ledger.leave_one_out import ALONE, LeaveOneOutRows, left_out_forms, left_out_readout
@@ -39,6 +40,7 @@ class Estimates:
     held_out_interval: np.ndarray
     influence: np.ndarray
     reason: str
+    __repr__ = short_repr
 
 
 def degrees_of_freedom(discrimination: Discrimination) -> int:
@@ -47,7 +49,7 @@ def degrees_of_freedom(discrimination: Discrimination) -> int:
 
 
 def too_few(discrimination: Discrimination) -> str:
-    """Why no honest number can be given, or an empty string."""
+    """Why no reliable number can be given, or an empty string."""
     nu, P = degrees_of_freedom(discrimination), discrimination.rank
     if discrimination.unbounded.shape[1] and nu <= P:
         return f"{nu} degrees of freedom within classes do not fill {P + discrimination.dropped} features: omega in sample is inf"

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from manifolds.representation import short_repr
 from ufm.ledger.tracing import undisturbed
 
 LogitLoss = Any  # (logits (b, C), labels (b,)) -> scalar mean over the batch
@@ -40,6 +41,7 @@ class ForceBalance:
     decay_cosine: np.ndarray
     decay_ratio: np.ndarray
     momentum_cosine: np.ndarray
+    __repr__ = short_repr
 
 
 def force_balance(
@@ -56,14 +58,14 @@ def force_balance(
     loss    what training minimises, without decay, as a mean over a batch: torch.nn.functional.cross_entropy, ...
 
     Parameters that do not require gradients, and those of `layer` itself, are left out; their .grad is not touched.
-    Raises ValueError for a layer that is not the model's or not met, features that are not (b, P), and no parameter below it.
+    Raises ValueError for a layer that is not the model's or not called, features that are not (b, P), and no parameter below it.
     """
     if not any(module is layer for module in model.modules()):
         raise ValueError("the layer is not a module of the model: take it from model.get_submodule(name)")
     own = {id(p) for p in layer.parameters()}
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad and id(p) not in own]
     if not named:
-        raise ValueError("no trained parameter lies below the layer: nothing can be pulled")
+        raise ValueError("no trained parameter lies below the layer: its features cannot move")
     with undisturbed(model), torch.enable_grad():
         count = sum(len(batch[1]) for batch in loader)
         averages = _class_gradients(model, loader, layer, loss, count)
@@ -77,23 +79,23 @@ def _features_and_gradient(
     model: nn.Module, layer: nn.Module, loss: LogitLoss, x: Tensor, y: Tensor, count: int
 ) -> tuple[Tensor, Tensor]:
     """Features (b, P) with their graph, and the gradient (b, P) of the mean over all `count` examples with respect to them."""
-    met: list[Tensor] = []
+    calls: list[Tensor] = []
 
     def pre(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        met.append(inputs[0])
-        met.append(inputs[0].detach().requires_grad_())
-        return (met[-1], *inputs[1:])
+        calls.append(inputs[0])
+        calls.append(inputs[0].detach().requires_grad_())
+        return (calls[-1], *inputs[1:])
 
     handle = layer.register_forward_pre_hook(pre)
     try:
         value = loss(model(x), y) * (len(y) / count)
     finally:
         handle.remove()
-    if len(met) != 2:
-        raise ValueError(f"the layer was met {len(met) // 2} times in one pass: once is needed")
-    if met[0].ndim != 2:
-        raise ValueError(f"the input of the layer has shape {tuple(met[0].shape)}: features (b, P) are needed")
-    return met[0], torch.autograd.grad(value, met[1])[0]
+    if len(calls) != 2:
+        raise ValueError(f"the layer was called {len(calls) // 2} times in one pass: once is needed")
+    if calls[0].ndim != 2:
+        raise ValueError(f"the input of the layer has shape {tuple(calls[0].shape)}: features (b, P) are needed")
+    return calls[0], torch.autograd.grad(value, calls[1])[0]
 
 
 def _class_gradients(model: nn.Module, loader: Iterable[Any], layer: nn.Module, loss: LogitLoss, count: int) -> dict[int, Tensor]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.features.statistics import ClassStatistics
 from ufm.ledger.discrimination import form_omega
 
@@ -21,6 +22,7 @@ class LastLayer:
     S: np.ndarray
     R: np.ndarray
     stats: ClassStatistics[np.ndarray]
+    __repr__ = short_repr
 
     @classmethod
     def over(cls, stats: ClassStatistics[np.ndarray]) -> "LastLayer":

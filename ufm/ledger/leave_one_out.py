@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.linalg import Array, detached, namespace, symmetrize
+from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics
 from ufm.ledger.discrimination import Discrimination
@@ -28,6 +29,7 @@ class LeaveOneOutRows:
     leverages: np.ndarray
     r: np.ndarray
     signal: np.ndarray
+    __repr__ = short_repr
 
     @property
     def gram(self) -> np.ndarray:
@@ -73,15 +75,15 @@ class SecondPass:
         return np.concatenate([np.zeros((0, self._discrimination.rank)), *self._alone])
 
     def compute(self) -> LeaveOneOutRows:
-        """The rows. Raises ValueError where the second pass has met other data than the first."""
+        """The rows. Raises ValueError where the second pass saw other data than the first."""
         labels, h, r = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         n, counts = self._discrimination.n, np.bincount(labels, minlength=self._discrimination.C)
         if not np.array_equal(counts, self._discrimination.counts):
-            raise ValueError(f"the second pass met {len(labels)} examples, classes {counts.tolist()}, the first {n}: {WAY_OUT}")
+            raise ValueError(f"the second pass saw {len(labels)} examples, classes {counts.tolist()}, the first {n}: {WAY_OUT}")
         covariance = self._second / n
         gap = float(abs(covariance - np.eye(len(covariance))).max())
         if gap > FOREIGN:
-            raise ValueError(f"the second pass met other features than the first (covariances differ by {gap:.1e}): {WAY_OUT}")
+            raise ValueError(f"the second pass saw other features than the first (covariances differ by {gap:.1e}): {WAY_OUT}")
         return LeaveOneOutRows(
             labels, h, r, np.linalg.solve(np.linalg.cholesky(symmetrize(covariance)), self._discrimination.signal)
         )
@@ -101,7 +103,7 @@ def left_out_forms(rows: LeaveOneOutRows, counts: np.ndarray, V: np.ndarray) -> 
 
 
 def left_out_readout(rows: LeaveOneOutRows, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """T and Q (C, C): signal and noise, met on examples left out, of the linear functionals made without them.
+    """T and Q (C, C): signal and noise on examples left out, of the linear functionals made without them.
 
     The functionals are A_{-i}^{-1} (mu_{c',-i} - mu). T_cc' is the average over i in class c of their values on x_i - mu, and
     Q their covariance within classes on what was left out, sqrt((n_c - 1) / n_c) (x_i - mu_{c,-i}).

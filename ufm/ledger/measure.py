@@ -146,20 +146,20 @@ class _FirstPass:
 
     def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
         """One batch through the network."""
-        begins, met = not self.operations, 0
+        begins, calls = not self.operations, 0
 
         def visit(operation: Operation, state: State) -> None:
-            nonlocal met
+            nonlocal calls
             if begins:
                 self.begin(operation, state)
-            if met >= len(self.operations) or self.operations[met].name != operation.name:
+            if calls >= len(self.operations) or self.operations[calls].name != operation.name:
                 raise ValueError(f"the operations differ from batch to batch, first at {operation.name}: no ledger can be kept")
-            self.streams[met].update(self.reduction(list(state.values())), y)
-            met += 1
+            self.streams[calls].update(self.reduction(list(state.values())), y)
+            calls += 1
 
         trace.walk(x, visit, probe=begins)
-        if met != len(self.operations):
-            raise ValueError(f"a batch went through {met} operations, the first one through {len(self.operations)}")
+        if calls != len(self.operations):
+            raise ValueError(f"a batch went through {calls} operations, the first one through {len(self.operations)}")
 
 
 def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndarray, reduction: StateReduction) -> _FirstPass:

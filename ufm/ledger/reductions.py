@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from manifolds.linalg import ArrayT
+from manifolds.representation import short_repr
 from ufm.features.statistics import ClassStatistics
 
 LIMIT = 512
@@ -30,6 +31,7 @@ class Sketch:
     limit: int = LIMIT
     seed: int = 0
     _maps: dict[int, tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False, compare=False)
+    __repr__ = short_repr
 
     def __post_init__(self) -> None:
         if self.limit < 2:

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.ledger.estimators import LEVEL
 
 ZERO_ROUNDING = 64 * float(np.finfo(np.float64).eps)  # of omega_1: a value no larger may be rounding of a zero
@@ -48,6 +49,7 @@ class Ledger:
     reasons: tuple[str, ...]
     seen: str
     note: str
+    __repr__ = short_repr
 
     @property
     def gain(self) -> np.ndarray:

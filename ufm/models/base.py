@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor
 
 from manifolds.layout import ClassLayout
+from manifolds.representation import short_repr
 from manifolds.rng import RNG, seed_from
 from ufm.models import simplex
 from ufm.models.objective.feasible import Feasible, Flat
@@ -42,6 +43,7 @@ class Solved:
     clock: str = "iteration"
     extra: Quantities = field(default_factory=dict)
     seed: int = 0
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +146,7 @@ class Simulation:
     times: np.ndarray
     clock: str
     history: dict[str, np.ndarray]
+    __repr__ = short_repr
 
 
 def deviation(predicted: Quantity, measured: Quantity) -> float:
@@ -172,14 +175,14 @@ def simulate(model: Model, seed: int = 0, device: str = "cpu", *, rng: RNG = Non
 def need_positive(**values: float) -> None:
     """Raise ValueError where a value is not a finite number above 0."""
     for name, value in values.items():
-        if not (np.isfinite(value) and value > 0):
+        if not 0 < value < np.inf:
             raise ValueError(f"{name} = {value}: must be positive and finite")
 
 
 def need_not_negative(**values: float) -> None:
     """Raise ValueError where a value is not a finite number of at least 0."""
     for name, value in values.items():
-        if not (np.isfinite(value) and value >= 0):
+        if not 0 <= value < np.inf:
             raise ValueError(f"{name} = {value}: must be finite and not negative")
 
 

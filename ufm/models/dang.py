@@ -5,21 +5,18 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ufm.models import simplex
 from ufm.models.base import Facts, Framed, Quantities, Solved, need_frame
+from ufm.models.deep_head import START_NOISE, START_SIZE, DeepHead, semi_orthogonal, squared_norms
 from ufm.models.objective.peeled import Peeled, Point, gaussian_point
 from ufm.models.sizes import AnySizes
 from ufm.models.solvers.flat import FLAT_SOLVERS
 from ufm.models.squared import Squared
 
-SIZE = 1.5  # singular values of a start: of the order of those of a class that is kept
-START_NOISE = 0.01  # entries of a start off the directions of its classes
-
 
 @dataclass(frozen=True, kw_only=True)
-class DeepLinear(Framed, AnySizes, Squared):
+class DeepLinear(DeepHead, Framed, AnySizes, Squared):
     """min 1/(2n) |W_M ... W_1 H - Y|_F^2 + lw/2 sum_i |W_i|^2 + lh/2 |H|^2, all layers P wide.
 
     Class k keeps its own direction. With x = s^2 / (n lh)^{1/M}, s the singular value that all W_i share there, it contributes
@@ -37,19 +34,6 @@ class DeepLinear(Framed, AnySizes, Squared):
         needs="there is no bias",
     )
     solvers = FLAT_SOLVERS
-    layers: int = 2
-    lambda_w: float = 5e-3
-    lambda_h: float = 5e-3
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.layers < 1:
-            raise ValueError(f"layers = {self.layers}: needs at least one linear layer")
-
-    @property
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """W_M (C, P), W_{M-1}..W_1 (P, P) and H."""
-        return ((self.C, self.P), *((self.P, self.P),) * (self.layers - 1), (self.P, self.layout.n))
 
     def starts(self, seed: int, device: str = "cpu") -> list[Point]:
         """A random one and, from two layers on, where losing any classes is a local minimum, one for each set it can lose.
@@ -59,7 +43,7 @@ class DeepLinear(Framed, AnySizes, Squared):
         if self.layers == 1:
             return [self.start(seed, device)]
         sizes = np.asarray(self.layout.sizes)
-        kept = [SIZE * (sizes >= least) for least in (*np.unique(sizes), self.layout.n + 1)]
+        kept = [START_SIZE * (sizes >= least) for least in (*np.unique(sizes), self.layout.n + 1)]
         return [self.start(seed, device), *(self.along_classes(s, seed + 1 + k, device) for k, s in enumerate(kept))]
 
     def along_classes(self, sizes: np.ndarray, seed: int, device: str) -> Point:
@@ -75,7 +59,7 @@ class DeepLinear(Framed, AnySizes, Squared):
 
     def start(self, seed: int, device: str = "cpu") -> Point:
         """Random semi-orthogonal factors: with small singular values among large ones, classes would be lost at once."""
-        sizes = (*[SIZE] * self.layers, SIZE * float(np.sqrt(self.lambda_w / self.lambda_h)))
+        sizes = (*[START_SIZE] * self.layers, START_SIZE * float(np.sqrt(self.lambda_w / self.lambda_h)))
         return semi_orthogonal(super().start(seed, device), sizes)
 
     def check_domain(self) -> None:
@@ -115,27 +99,13 @@ class DeepLinear(Framed, AnySizes, Squared):
         return {
             "minimum": self.value(solved.point),
             **simplex.diagonal_logits(W @ H, self.layout),
-            "W_squared_norms": [float(t.norm() ** 2) for t in solved.point[:-1]],
-            "H_squared_norm": float(H.norm() ** 2),
+            **squared_norms(solved.point),
             **shape,
         }
 
     def objective(self, device: str = "cpu") -> Peeled:
         """The penalised squared error of the product of all factors."""
-        return Peeled(super().objective(device).loss, (*[self.lambda_w] * self.layers, self.lambda_h))
-
-    def classifier_and_features(self, point: Point) -> tuple[Tensor, Tensor]:
-        """The product of all layers, and H."""
-        W = point[0]
-        for layer in point[1:-1]:
-            W = W @ layer
-        return W, point[-1]
-
-
-def semi_orthogonal(point: Point, sizes: tuple[float, ...]) -> Point:
-    """The polar factor of every tensor of a point, times its size."""
-    parts = (torch.linalg.svd(t, full_matrices=False) for t in point)
-    return tuple(s * U @ Vt for s, (U, _, Vt) in zip(sizes, parts, strict=True))
+        return Peeled(super().objective(device).loss, self.penalties)
 
 
 def scalar_minimiser(M: int, price: float) -> float:

@@ -20,10 +20,10 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from manifolds.representation import short_repr
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
-from ufm.models.dang import SIZE, START_NOISE, semi_orthogonal
+from ufm.models.deep_head import START_NOISE, START_SIZE, DeepHead, semi_orthogonal, squared_norms
 from ufm.models.minimised import Minimised
 from ufm.models.objective.losses import CrossEntropy, column_weights, one_hot
 from ufm.models.objective.peeled import Peeled, Point, gaussian_point
@@ -41,6 +41,7 @@ class Structure:
     name: str
     projection: np.ndarray  # (C, C)
     rank: int
+    __repr__ = short_repr
 
     def value(self, s: np.ndarray, price: float, p: float) -> np.ndarray:
         """log sum_j exp(s (Pi_j1 - r/C)) + price r s^p. (k,) -> (k,)"""
@@ -79,7 +80,7 @@ def structures(C: int) -> list[Structure]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeepCrossEntropy(Minimised):
+class DeepCrossEntropy(DeepHead, Minimised):
     """min (1/CN) sum CE(W_M ... W_1 h) + lw/2 sum_i |W_i|^2 + lh/2 |H|^2, all layers P wide.
 
     The lowest of zero and the `structures`, each at its best size. This is proved for M = 1 (`zhu` without a bias) and C = 2. For
@@ -98,19 +99,10 @@ class DeepCrossEntropy(Minimised):
     )
     solvers: ClassVar[Mapping[str, Solver]] = FLAT_SOLVERS
     layers: int = 3
-    lambda_w: float = 5e-3
-    lambda_h: float = 5e-3
 
     def __post_init__(self) -> None:
         super().__post_init__()
         need_positive(lambda_w=self.lambda_w, lambda_h=self.lambda_h)
-        if self.layers < 1:
-            raise ValueError(f"layers = {self.layers}: needs at least one linear layer")
-
-    @property
-    def shapes(self) -> tuple[tuple[int, int], ...]:
-        """W_M (C, P), W_{M-1}..W_1 (P, P) and H."""
-        return ((self.C, self.P), *((self.P, self.P),) * (self.layers - 1), (self.P, self.layout.n))
 
     @property
     def power(self) -> float:
@@ -162,7 +154,7 @@ class DeepCrossEntropy(Minimised):
 
     def start(self, seed: int, device: str = "cpu") -> Point:
         """Random semi-orthogonal factors: with small singular values among large ones, directions would be lost at once."""
-        size = max((s for _, s, _ in self.candidates), default=SIZE)
+        size = max((s for _, s, _ in self.candidates), default=START_SIZE)
         return semi_orthogonal(super().start(seed, device), self.factor_sizes(size))
 
     def factor_sizes(self, s: float) -> tuple[float, ...]:
@@ -203,19 +195,11 @@ class DeepCrossEntropy(Minimised):
         return {
             "minimum": self.value(solved.point),
             "singular_values": torch.linalg.svdvals(W @ self.layout.means(H)).tolist(),
-            "W_squared_norms": [float(t.norm() ** 2) for t in solved.point[:-1]],
-            "H_squared_norm": float(H.norm() ** 2),
+            **squared_norms(solved.point),
             **{name: shape[name] for name in ("NC1", "NC3") if name in shape},
         }
 
     def objective(self, device: str = "cpu") -> Peeled:
         """The mean cross-entropy of the product of all factors, with its penalties."""
         loss = CrossEntropy(one_hot(self.layout, device), column_weights(self.layout, 1 / self.layout.n, device))
-        return Peeled(loss, (*[self.lambda_w] * self.layers, self.lambda_h))
-
-    def classifier_and_features(self, point: Point) -> tuple[Tensor, Tensor]:
-        """The product of all layers, and H."""
-        W = point[0]
-        for layer in point[1:-1]:
-            W = W @ layer
-        return W, point[-1]
+        return Peeled(loss, self.penalties)

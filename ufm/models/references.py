@@ -1,6 +1,8 @@
 """What the models rest on, as BibTeX: one entry a paper, several papers a model."""
 
-from ufm.citation import PAPER, bibtex_entry
+from collections.abc import Iterable
+
+from ufm.citation import LAW_SOURCES, PAPER, SOFTWARE, bibtex_entry
 
 ARXIV = {  # key: authors, title, year, arXiv number
     "han2022": (PAPER["author"], PAPER["title"], PAPER["year"], PAPER["eprint"]),
@@ -161,15 +163,36 @@ MODEL_PAPERS = {
 }
 
 
+def cite(*names: str) -> str:
+    """BibTeX of this software and the paper [Han, Papyan, Donoho 2022], and of what the laws and models named rest on.
+
+    A law ("renormalized", "embedded", "unnormalized") is named in the `note` of the software; a model (of
+    `ufm.models.MODEL_NAMES`) adds its papers. CITATION.cff holds the first two entries. Raises ValueError for any other name.
+    """
+    laws = [LAW_SOURCES[name] for name in names if name in LAW_SOURCES]
+    software = SOFTWARE | ({"note": "; ".join(laws)} if laws else {})
+    keys = dict.fromkeys(key for name in names if name not in LAW_SOURCES for key in _papers_of_model(name, LAW_SOURCES))
+    entries = [bibtex_entry("software", "neural_collapse_flow", software), bibtex_entry("inproceedings", "han2022", PAPER)]
+    return "\n\n".join([*entries, *(_bibtex_of(key) for key in keys if key != "han2022")])
+
+
 def bibtex(name: str) -> str:
     """The BibTeX entries of what a model rests on. Raises ValueError for a name that is no model's."""
+    return "\n\n".join(_bibtex_of(key) for key in _papers_of_model(name))
+
+
+def _papers_of_model(name: str, others: Iterable[str] = ()) -> tuple[str, ...]:
+    """The papers of a model. Raises ValueError with the models and the `others` to choose from."""
     if name not in MODEL_PAPERS:
-        raise ValueError(f"no model is called {name!r}; choose from {', '.join(MODEL_PAPERS)}")
-    return "\n\n".join(_entry(key) for key in MODEL_PAPERS[name])
+        raise ValueError(
+            f"no {'law or ' * bool(others)}model is called {name!r}; choose from {', '.join([*others, *MODEL_PAPERS])}"
+        )
+    return MODEL_PAPERS[name]
 
 
-def _entry(key: str) -> str:
+def _bibtex_of(key: str) -> str:
     if key in OTHERS:
         return OTHERS[key]
     author, title, year, number = ARXIV[key]
-    return bibtex_entry("misc", key, {"author": author, "title": title, "year": year, "eprint": number, "archivePrefix": "arXiv"})
+    fields = {"author": author, "title": title, "year": year, "url": f"https://arxiv.org/abs/{number}"}
+    return bibtex_entry("misc", key, fields | {"eprint": number, "archivePrefix": "arXiv"})

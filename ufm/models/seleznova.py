@@ -35,7 +35,7 @@ class BlockKernel(Integrated):
         paper="Seleznova, Weitzner, Giryes, Kutyniok & Chou 2023, arXiv 2305.16427",
         loss="squared error, free bias (sum over examples)",
         constraint="none: features move through a block kernel of three values",
-        theory="W^T W - H Theta^{-1} H^T conserved; collapsed features follow a closed law on the clock mu_class t",
+        theory="W^T W - H Theta^{-1} H^T conserved; collapsed features follow a closed law in the time mu_class t",
         domain="P >= C - 1; diagonal > class > other >= 0; scale > 0",
         needs="its law has equal classes and no penalty",
     )
@@ -104,7 +104,7 @@ class BlockKernel(Integrated):
         return tuple(t.to(device) for t in point)
 
     def law(self, start: Point) -> JointDecayLaw:
-        """Law (e) of (W, A) without decay, on the clock mu_class t."""
+        """Law (e) of (W, A) without decay, in the time mu_class t."""
         ratio = float(np.sqrt(self.N / self.class_rate))
         W, M = as_numpy(start[0]), as_numpy(self.layout.means(start[1]))
         return JointDecayLaw(ratio * (np.eye(self.C) - 1 / self.C), 0.0, W, ratio * M)

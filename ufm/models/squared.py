@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.models.base import need_positive
 from ufm.models.minimised import Minimised
@@ -66,6 +67,7 @@ class Optimum:
     ratio: float  # sqrt(lh/lw)
     bias: np.ndarray  # (q,)
     margin: float  # s_P - s_{P+1} where P cuts what would be kept, else infinite: 0 where the minimiser is not determined
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, Y: np.ndarray, lambda_w: float, lambda_h: float, P: int, free_bias: bool) -> "Optimum":

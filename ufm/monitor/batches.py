@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from manifolds.representation import short_repr
+
 LABELS = ("labels", "label")
 
 
@@ -17,6 +19,7 @@ class Selected:
     labels: Tensor
     args: tuple[Any, ...] = ()
     kwargs: Mapping[str, Any] = field(default_factory=dict)
+    __repr__ = short_repr
 
 
 Select = Callable[[Any], tuple[Any, Tensor]]  # batch -> (input or mapping of keyword arguments, labels)
@@ -34,11 +37,11 @@ def selected(batch: Any, select: Select | None = None) -> Selected:
     if isinstance(batch, Mapping):
         name = next((name for name in LABELS if name in batch), None)
         if name is None:
-            raise _refusal(f"a batch with the entries {', '.join(map(str, batch))} has no {' or '.join(map(repr, LABELS))}")
+            raise _unknown_batch(f"a batch with the entries {', '.join(map(str, batch))} has no {' or '.join(map(repr, LABELS))}")
         return _of_pair({key: value for key, value in batch.items() if key != name}, batch[name])
     if isinstance(batch, Sequence) and len(batch) >= 2:
         return _of_pair(batch[0], batch[1])
-    raise _refusal(f"a batch is {type(batch).__name__}")
+    raise _unknown_batch(f"a batch is {type(batch).__name__}")
 
 
 def to_device(value: Any, device: torch.device) -> Any:
@@ -54,12 +57,12 @@ def to_device(value: Any, device: torch.device) -> Any:
 
 def _of_pair(inputs: Any, labels: Any) -> Selected:
     if not isinstance(labels, Tensor):
-        raise _refusal(f"labels are {type(labels).__name__}, a tensor is needed")
+        raise _unknown_batch(f"labels are {type(labels).__name__}, a tensor is needed")
     first = next(iter(inputs.values()), None) if isinstance(inputs, Mapping) else inputs
     if isinstance(first, Tensor) and first.ndim and labels.ndim and len(first) != len(labels):
-        raise _refusal(f"{len(first)} inputs have {len(labels)} labels")
+        raise _unknown_batch(f"{len(first)} inputs have {len(labels)} labels")
     return Selected(labels, (), inputs) if isinstance(inputs, Mapping) else Selected(labels, (inputs,))
 
 
-def _refusal(reason: str) -> ValueError:
+def _unknown_batch(reason: str) -> ValueError:
     return ValueError(f"{reason}: give select=, a function of the batch that returns (inputs, labels)")

@@ -47,7 +47,7 @@ def save_statistics(folder: Path, epoch: int, measurement: "Measurement", facts:
     """
     strange = sorted(facts.keys() - set(TRAINING_FACTS))
     if strange:
-        raise ValueError(f"{strange[0]!r} is no fact that is stored with statistics; they are {', '.join(TRAINING_FACTS)}")
+        raise ValueError(f"{strange[0]!r} is not stored with statistics; what is stored is {', '.join(TRAINING_FACTS)}")
     stats, classifier = measurement.statistics, measurement.classifier
     if stats is None:
         return

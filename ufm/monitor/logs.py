@@ -30,7 +30,7 @@ class Log(Protocol):
 
 
 class CsvLog:
-    """A table with one row an epoch, written whole and atomically; a column that is met later is empty before."""
+    """A table with one row an epoch, written whole and atomically; a column that appears later is empty before."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
@@ -106,9 +106,17 @@ class RunLog:
         write_text(path, json.dumps(facts, indent=2) + "\n")
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
-        """Write the epoch; this and later ones are replaced. Raises ValueError without a measurement of classes."""
+        """Write the epoch; this and later ones are replaced.
+
+        Raises ValueError without a measurement of classes, and for one whose loss was split at another lambda than the folder's.
+        """
         if measurement is None:
             raise ValueError("a run folder needs the measurement of classes: give watched.measurement or metric.measurement")
+        if measurement.lam is not None and measurement.lam != self._lam and not math.isnan(self._lam):
+            raise ValueError(
+                f"the loss was measured at lambda = {measurement.lam:g}, and {self.folder} is a run of lambda = {self._lam:g}: "
+                "give the same lam to the metric (or watch) and to RunLog"
+            )
         kept = self.record.before(epoch)
         extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
         self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), self._lam)

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from manifolds.linalg import epsilon
+from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
@@ -28,7 +29,8 @@ MOST_CLASSES = 8192  # whose loss is split: the residual of the class means is C
 class Measurement:
     """Named scalars of one moment of a network (test set: prefix `test_`), its SNR, the examples a class, the test set's SNR.
 
-    The class statistics themselves up to P = MOST_FEATURES, the classifier where it is known, and the features' machine epsilon.
+    The class statistics themselves up to P = MOST_FEATURES, the classifier where it is known, the features' machine epsilon, and
+    the lambda at which the loss was split (None where it was not).
     """
 
     scalars: dict[str, float]
@@ -39,6 +41,8 @@ class Measurement:
     statistics: ClassStatistics[Tensor] | None = None
     classifier: Classifier | None = None
     precision: float = 0.0
+    lam: float | None = None
+    __repr__ = short_repr
 
     def with_scalars(self, more: Mapping[str, float]) -> "Measurement":
         """The same with more scalars."""
@@ -158,7 +162,7 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
     for H, y in _chunks(features, labels):
         counts += decide(H, y)
     scalars.values["train_error"], scalars.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
-    return measurement_of(scalars, stats, epsilon(features[:0]), classifier=classifier)
+    return replace(measurement_of(scalars, stats, epsilon(features[:0]), classifier=classifier), lam=lam)
 
 
 def _chunks(features: np.ndarray, labels: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:

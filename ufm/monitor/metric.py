@@ -98,7 +98,7 @@ class NeuralCollapse(MomentsMetric):
     def compute(self) -> dict[str, float]:
         """Every measure by name, floats, NaN where undefined (`undefined` says why). In every process the same.
 
-        Raises ValueError where a device met labels out of range or features that are not finite.
+        Raises ValueError where a device saw labels out of range or features that are not finite.
         """
         try:
             self._take_in_waiting()

@@ -44,11 +44,11 @@ class Moments(dict[str, Tensor]):
         return cls({name: values[name] for name in NAMES})
 
     @classmethod
-    def of_rows(cls, rows: Tensor, labels: Tensor, classes: Tensor | None, room: Tensor | None = None) -> "Moments":
+    def of_rows(cls, rows: Tensor, labels: Tensor, classes: Tensor | None, buffer: Tensor | None = None) -> "Moments":
         """The moments of rows (n, P) of any float dtype with labels (n,), `IGNORED` for no label.
 
-        Labels are positions in `classes` (K,). With None, class numbers: those met are kept, and the device is asked for them.
-        `room` (n or more, P), float64, becomes the deviations.
+        Labels are positions in `classes` (K,). With None, class numbers: those seen are kept, and the device is asked for them.
+        `buffer` (n or more, P), float64, becomes the deviations.
         """
         if classes is None:
             rows, labels = rows[labels != IGNORED], labels[labels != IGNORED]
@@ -62,7 +62,7 @@ class Moments(dict[str, Tensor]):
         first = torch.full((k + 1,), n - 1, device=rows.device).scatter_reduce(0, slots, numbers, "amin")
         counts = torch.zeros(k + 1, dtype=torch.float64, device=rows.device).index_add(0, slots, (~ignored).double())
         near = torch.where((counts > 0)[:, None], rows[first].double(), 0.0)
-        D = torch.empty_like(rows, dtype=torch.float64) if room is None else room[:n]
+        D = torch.empty_like(rows, dtype=torch.float64) if buffer is None else buffer[:n]
         sums, squares = torch.zeros_like(near), torch.zeros_like(counts)
         pieces = list(zip(*(x.split(AT_A_TIME if rows.is_cpu else n) for x in (D, rows, slots, ignored)), strict=True))
         for d, h, slot, nothing in pieces:
@@ -90,10 +90,10 @@ class Moments(dict[str, Tensor]):
             raise ValueError(f"features of P = {other.P} cannot be added to features of P = {self.P}")
         whole, slots = self._with_classes(other["classes"])
         mine = whole if slots is None else Moments({name: whole[name][slots] for name in BY_CLASS})
-        seen, met = (mine["counts"] > 0)[:, None], (other["counts"] > 0)[:, None]
+        seen, theirs = (mine["counts"] > 0)[:, None], (other["counts"] > 0)[:, None]
         total = mine["counts"] + other["counts"]
         delta = (other["near"] - mine["near"]) + (other["rest"] - mine["rest"])
-        delta = torch.where(seen & met, delta, 0.0)
+        delta = torch.where(seen & theirs, delta, 0.0)
         weight = mine["counts"] * other["counts"] / total.clamp(min=1)
         share = other["counts"] / total.clamp(min=1)
         changed = {
@@ -119,7 +119,7 @@ class Moments(dict[str, Tensor]):
         return ClassStatistics(counts, means, self["scatter"] / counts.sum(), self["class_scatter"] / counts)
 
     def _with_classes(self, classes: Tensor) -> tuple["Moments", Tensor | None]:
-        """These moments with room for more classes, and where those lie; None where they are the same in the same order."""
+        """These moments with space for more classes, and where those lie; None where they are the same in the same order."""
         mine = self["classes"]
         if mine is classes or mine.data_ptr() == classes.data_ptr():
             return self, None

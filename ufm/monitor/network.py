@@ -1,6 +1,7 @@
 """Everything measured on a network in memory, in one pass over its data, without a trace of it."""
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def measure_network(
         test_snr = None
         if test_loader is not None:
             test_snr = _add_test(scalars, _batches(model, head, test_loader, select), classifier, stats, lam)
-    return measurement_of(scalars, stats, precision, test_snr, classifier)
+    return replace(measurement_of(scalars, stats, precision, test_snr, classifier), lam=lam)
 
 
 Batches = Iterator[tuple[Tensor, Tensor, Tensor]]

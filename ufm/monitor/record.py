@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from manifolds.representation import short_repr
 from ufm.files.store import load_arrays, save_arrays
 
 if TYPE_CHECKING:  # reading a record needs neither torch nor the laws
@@ -30,6 +31,7 @@ class Record:
     """
 
     arrays: dict[str, np.ndarray]
+    __repr__ = short_repr
 
     @classmethod
     def empty(cls) -> "Record":

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from manifolds.linalg import symmetrize
+from manifolds.representation import short_repr
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,6 +22,7 @@ class JointMoments:
     mean: Tensor
     covariance: Tensor
     P: int
+    __repr__ = short_repr
 
     @property
     def d(self) -> int:

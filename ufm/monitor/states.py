@@ -131,8 +131,8 @@ class MomentsMetric(Metric):
             self.to(rows.device)
         self.precision = self.precision.clamp(min=torch.finfo(rows.dtype).eps)
         self.width = torch.full_like(self.width, P)
-        room = MOST if self.lazy else min(max(LEAST, 8 * len(self.classes)), MOST)
-        self._waiting = WaitingRows(room, rows, labels)
+        capacity = MOST if self.lazy else min(max(LEAST, 8 * len(self.classes)), MOST)
+        self._waiting = WaitingRows(capacity, rows, labels)
         return self._waiting
 
     def _take_in(self, waiting: WaitingRows, rows: Tensor, labels: Tensor) -> None:

@@ -75,7 +75,7 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     seen = classifier if classifier is None or len(classifier.W) == stats.C else None
     measured = measurement_of(scalars, stats, precision, classifier=seen)
     scalars.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr))
-    measured = replace(measured, undefined=tuple(scalars.undefined))
+    measured = replace(measured, undefined=tuple(scalars.undefined), lam=None if classifier is None else lam)
     values = {**scalars.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}
     values |= {"examples": float(stats.n), "classes_seen": float(stats.C)}
     shared = {name: measured.reasons[decided[0]] for name in decided if decided[0] in measured.reasons}

@@ -15,14 +15,14 @@ IN_MEMORY = 2**26  # bytes of rows
 
 
 class WaitingRows:
-    """Room for so many rows (m, P) and their labels; the device is asked for nothing when rows come in.
+    """A buffer of so many rows (m, P) and their labels; the device is asked for nothing when rows come in.
 
-    The rows wait as they are. `deviations` (m, P) is float64 room to work in, kept, since fresh memory costs more than the work.
+    The rows wait as they are. `deviations` (m, P) is a float64 buffer, kept, since fresh memory costs more than the work.
     """
 
-    def __init__(self, room: int, like: Tensor, labels: Tensor) -> None:
-        self._rows = torch.empty(room, like.shape[1], dtype=like.dtype, device=like.device)
-        self._labels = torch.empty(room, *labels.shape[1:], dtype=labels.dtype, device=like.device)
+    def __init__(self, capacity: int, like: Tensor, labels: Tensor) -> None:
+        self._rows = torch.empty(capacity, like.shape[1], dtype=like.dtype, device=like.device)
+        self._labels = torch.empty(capacity, *labels.shape[1:], dtype=labels.dtype, device=like.device)
         self.deviations = torch.empty_like(self._rows, dtype=torch.float64)
         self._count = 0
 
@@ -38,13 +38,13 @@ class WaitingRows:
 
     def add(self, rows: Tensor, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Take rows in; yields whatever became full, to be used before the next one is asked for."""
-        taken, room = 0, len(self._rows)
+        taken, capacity = 0, len(self._rows)
         while taken < len(rows):
-            step = min(len(rows) - taken, room - self._count)
+            step = min(len(rows) - taken, capacity - self._count)
             into, out_of = slice(self._count, self._count + step), slice(taken, taken + step)
             self._rows[into], self._labels[into] = rows[out_of], labels[out_of]
             taken, self._count = taken + step, self._count + step
-            if self._count == room:
+            if self._count == capacity:
                 yield from self.rest()
 
     def rest(self) -> Iterator[tuple[Tensor, Tensor]]:

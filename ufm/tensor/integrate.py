@@ -12,6 +12,7 @@ from typing import Generic
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, ArrayT_co
+from manifolds.representation import short_repr
 
 A = (
     (),
@@ -45,6 +46,7 @@ class Step(Generic[ArrayT_co]):
     X: ArrayT_co
     next_size: float
     observed: Callable[[float], ArrayT_co]
+    __repr__ = short_repr
 
 
 def dormand_prince(
@@ -69,7 +71,7 @@ def dormand_prince(
     while t < t_end:
         last = t + size >= t_end * (1 - 1e-14)
         h = t_end - t if last else size
-        stages, new, error = _attempt(field, X, k1, h)
+        stages, new, error = _trial_stages(field, X, k1, h)
         ratio = _norm(error) / (tolerance * max(_norm(X), _norm(new)))
         factor = STEP_SAFETY * ratio**-0.2 if ratio > 0 else MOST_GROWTH
         if not ratio <= 1:
@@ -114,7 +116,7 @@ def integrate_scipy(
     return solution.y.T.reshape(len(times), *X.shape)
 
 
-def _attempt(field: Callable[[ArrayT], ArrayT], X: ArrayT, k1: ArrayT, h: float) -> tuple[list[ArrayT], ArrayT, ArrayT]:
+def _trial_stages(field: Callable[[ArrayT], ArrayT], X: ArrayT, k1: ArrayT, h: float) -> tuple[list[ArrayT], ArrayT, ArrayT]:
     """The seven stages, the new state (fifth order) and the error estimate. The last stage is the field at the new state."""
     stages = [k1]
     point = X

@@ -21,14 +21,23 @@ SMALL, SMALL_P = ClassLayout((3, 4)), 2
 
 def ours() -> dict[str, tuple[ManifoldView, int, int]]:
     """Views of our classes with the order of their retraction and transport."""
-    small = (SMALL_P, SMALL.n)
+    small, embedded = (SMALL_P, SMALL.n), pymanopt_adapter.EmbeddedNormalizedFeatures
+    exact = geoopt_adapter.EmbeddedNormalizedFeaturesExact(LAYOUT, seed=0)
     return {
-        "pymanopt embedded": (PymanoptView(pymanopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, P)), 2, 2),
-        "pymanopt embedded multi": (PymanoptView(pymanopt_adapter.EmbeddedNormalizedFeatures(SMALL, SMALL_P, copies=3)), 2, 2),
-        "pymanopt bundle": (PymanoptView(pymanopt_adapter.NormalizedFeatures(SMALL, SMALL_P)), 1, 1),
-        "geoopt embedded": (GeooptView(geoopt_adapter.EmbeddedNormalizedFeatures(LAYOUT), (P, LAYOUT.n)), 2, 2),
-        "geoopt embedded exact": (GeooptView(geoopt_adapter.EmbeddedNormalizedFeaturesExact(LAYOUT), (P, LAYOUT.n)), 2, 2),
-        "geoopt bundle": (GeooptView(geoopt_adapter.NormalizedFeatures(SMALL), small), 1, 1),
+        "pymanopt embedded": (PymanoptView(embedded(LAYOUT, P, seed=0)), 2, 2),
+        "pymanopt embedded multi": (
+            PymanoptView(embedded(SMALL, SMALL_P, copies=3, seed=0)),
+            2,
+            2,
+        ),
+        "pymanopt bundle": (PymanoptView(pymanopt_adapter.NormalizedFeatures(SMALL, SMALL_P, seed=0)), 1, 1),
+        "geoopt embedded": (GeooptView(geoopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, seed=0), (P, LAYOUT.n)), 2, 2),
+        "geoopt embedded exact": (
+            GeooptView(exact, (P, LAYOUT.n)),
+            2,
+            2,
+        ),
+        "geoopt bundle": (GeooptView(geoopt_adapter.NormalizedFeatures(SMALL, seed=0), small), 1, 1),
     }
 
 
@@ -47,7 +56,7 @@ def test_our_manifolds_pass_every_check(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_exact_bundle_class_passes_every_check() -> None:
-    view = GeooptView(geoopt_adapter.NormalizedFeaturesExact(SMALL), (SMALL_P, SMALL.n))
+    view = GeooptView(geoopt_adapter.NormalizedFeaturesExact(SMALL, seed=0), (SMALL_P, SMALL.n))
     report = checks.check_manifold(view, 1, 1)
     assert report.passed, str(report)
 
@@ -163,7 +172,7 @@ def test_inverse_retractions_pass_their_check() -> None:
 
 @pytest.mark.parametrize("cls", [pymanopt_adapter.EmbeddedNormalizedFeatures, pymanopt_adapter.NormalizedFeatures])
 def test_gradient_and_hessian_of_a_cost_have_slopes_2_and_3(cls: type) -> None:
-    manifold = cls(SMALL, SMALL_P)
+    manifold = cls(SMALL, SMALL_P, seed=0)
     f, gradient, hessian = cost(SMALL_P, SMALL.n)
     problem = pymanopt.Problem(
         manifold,
@@ -183,7 +192,7 @@ def test_gradient_and_hessian_of_a_cost_have_slopes_2_and_3(cls: type) -> None:
 
 def test_the_hessian_of_the_other_metric_is_caught() -> None:
     embedded, bundle = (
-        cls(SMALL, SMALL_P) for cls in (pymanopt_adapter.EmbeddedNormalizedFeatures, pymanopt_adapter.NormalizedFeatures)
+        cls(SMALL, SMALL_P, seed=0) for cls in (pymanopt_adapter.EmbeddedNormalizedFeatures, pymanopt_adapter.NormalizedFeatures)
     )
     f, gradient, hessian = cost(SMALL_P, SMALL.n)
     verdicts = derivative_checks.check_hessian(

@@ -22,6 +22,8 @@ from ufm.files import store
 from ufm.files.plot import save_figure, trajectory_figure
 from ufm.flow import command as flow
 from ufm.flow import result
+from ufm.flow.config import FlowConfig
+from ufm.flow.result import distance_warnings
 from ufm.laws.closed import LAWS
 from ufm.laws.discrete import run_discrete
 from ufm.tensor.renormalized_flow import advance_means, central_path_gradient, renormalize_after_step
@@ -319,12 +321,36 @@ def test_eta_beyond_the_safe_step_warns_and_gives_the_right_numbers(tmp_path: Pa
     np.testing.assert_allclose(store.load_arrays(tmp_path / "full.npz")["omega_discrete"], expected, rtol=1e-9)
 
 
+@pytest.mark.parametrize("options", [["--flow", "unnormalized"], ["--start", "raw", "--flow", "unnormalized"], ["--full"], []])
+def test_a_scheme_of_another_flow_is_said_with_its_gap(options: list[str], capsys: pytest.CaptureFixture) -> None:
+    assert run(*SMALL, *options, "--steps", "50", "--points", "20", "--json") == 0
+    out, err = capsys.readouterr()
+    summary = json.loads(out)
+    lines = [line for line in err.splitlines() if line.startswith("warning: the scheme is that of the renormalized flow")]
+    if "unnormalized" not in options:
+        assert (lines, summary["gap"] < 0.1) == ([], True)
+        return
+    assert summary["gap"] > 0.1
+    (line,) = lines
+    assert f"(gap {summary['gap']:.3e})" in line
+    assert f"a factor {np.exp(summary['gap']):.3g}" in line
+    assert line.removeprefix("warning: ") in summary["config"]["warnings"]
+
+
+def test_a_residual_far_above_rounding_is_said_with_its_number() -> None:
+    config = FlowConfig(dtype="float32")
+    assert distance_warnings(config, 0.5, 1e-3) == ()  # a gap of the scheme to its own flow is its step size's
+    (line,) = distance_warnings(config, 0.5, 3e-2)
+    assert "3.0e-02" in line
+    assert len(distance_warnings(FlowConfig(flow="embedded"), 0.5, 1e-5)) == 2
+
+
 def test_balance_and_reduce_are_explicit_choices(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     path = tmp_path / "features.npz"
     rows, labels = write_features(path, sizes=(20, 25, 31))
     assert run("--features", path, "--json") == 0  # unequal classes need no option
     config = json.loads(capsys.readouterr().out)["config"]
-    assert (config["counts"], config["N"], config["notes"]) == ([20, 25, 31], 25, [])
+    assert (config["counts"], config["N"], config["notes"]) == ([20, 25, 31], None, [])
     assert run("--features", path, "--balance", "--json") == 0
     config = json.loads(capsys.readouterr().out)["config"]
     assert (config["C"], config["N"], config["P"]) == (3, 20, 5)

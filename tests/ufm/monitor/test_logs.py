@@ -15,8 +15,9 @@ import torch
 
 from sims.comparison.runs import load_observed
 from tests.ufm.monitor.killed import train
-from ufm.monitor import NeuralCollapse
+from ufm.monitor import NeuralCollapse, watch
 from ufm.monitor.logs import CsvLog, RunLog, StepLog, TensorBoardLog, read_csv
+from ufm.monitor.measurement import Measurement
 from ufm.monitor.record import Record
 
 ROOT = Path(__file__).parents[3]
@@ -66,6 +67,24 @@ def test_every_tool_gets_the_same_numbers_and_nothing_undefined() -> None:
     TensorBoardLog(Writer())(3, values)
     StepLog(sent.append)(3, values)
     assert sent == [("collapse/nc1", 0.5, 3), {"epoch": 3, "collapse/nc1": 0.5}]
+
+
+def test_another_lambda_than_the_folders_is_refused_with_both_numbers(tmp_path: Path) -> None:
+    network = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.Linear(4, 3))
+    data = [(torch.randn(30, 3), torch.arange(30) % 3)]
+    watched = watch(network, "1", lam=0.02)
+    values = watched.measure(data)
+    assert watched.measurement.lam == 0.02
+    with pytest.raises(ValueError, match=r"lambda = 0\.02, and .*/run is a run of lambda = 0\.01: give the same lam"):
+        RunLog(tmp_path / "run", lam=0.01)(1, values, watched.measurement)
+    assert not (tmp_path / "run" / "trajectory.npz").exists()
+    RunLog(tmp_path / "same", lam=0.02)(1, values, watched.measurement)
+    RunLog(tmp_path / "silent", lam=0.01)(1, *_measured_without_lambda(network, data))
+
+
+def _measured_without_lambda(network: torch.nn.Module, data: list) -> tuple[dict[str, float], Measurement]:
+    watched = watch(network, "1")
+    return watched.measure(data), watched.measurement
 
 
 def test_a_table_keeps_its_digits_and_other_files_are_refused(tmp_path: Path) -> None:

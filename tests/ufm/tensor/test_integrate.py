@@ -70,7 +70,7 @@ def test_the_controller_scales_a_step_by_the_fifth_root_of_its_error() -> None:
     for size in (0.08, 0.12, 0.16):
         step = next(dormand_prince(rotation, X0, 0.0, 9.0, lambda X: X, tolerance, size))
         assert step.t == size
-        _, new, error = integrate._attempt(rotation, X0, rotation(X0), size)
+        _, new, error = integrate._trial_stages(rotation, X0, rotation(X0), size)
         ratio = np.linalg.norm(error) / (tolerance * max(np.linalg.norm(X0), np.linalg.norm(new)))
         assert 0.2 < integrate.STEP_SAFETY * ratio**-0.2 < 5  # neither bound of the controller is reached
         np.testing.assert_allclose(step.next_size, size * integrate.STEP_SAFETY * (1 / ratio) ** (1 / 5), rtol=1e-12)

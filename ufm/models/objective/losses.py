@@ -13,6 +13,7 @@ from torch import Tensor
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, namespace
+from manifolds.representation import short_repr
 
 
 def one_hot(layout: ClassLayout, device: str = "cpu") -> Tensor:
@@ -37,6 +38,7 @@ class CrossEntropy:
 
     Y: Array
     weights: Array
+    __repr__ = short_repr
 
     @cached_property
     def wrong(self) -> Array:
@@ -76,6 +78,7 @@ class SquaredError:
 
     Y: Array
     weights: Array
+    __repr__ = short_repr
 
     def value_and_gradient(self, Z: ArrayT) -> tuple[ArrayT, ArrayT]:
         """The loss and its gradient (Z - Y) diag(v). (C, n) -> scalar, (C, n)"""

@@ -42,7 +42,7 @@ def smallest_norm(W: np.ndarray, M: np.ndarray, sizes: np.ndarray) -> tuple[np.n
     scales = np.concatenate([np.ones(W.size), np.broadcast_to(1 / root, M.shape).ravel()])
 
     def point(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return _split(x * scales, W.shape)
+        return _split_point(x * scales, W.shape)
 
     def excess(x: np.ndarray) -> np.ndarray:
         return margins(*point(x)) - 1
@@ -59,11 +59,11 @@ def largest_margin(W: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray
     shape, size, C = W.shape, 2 * W.size, len(W)
 
     def lengths(x: np.ndarray) -> np.ndarray:
-        W, M = _split(x, shape)
+        W, M = _split_point(x, shape)
         return np.concatenate([(W * W).sum(1), (M * M).sum(0)]) / 2 - 0.5
 
     def length_slopes(x: np.ndarray) -> np.ndarray:
-        W, M = _split(x, shape)
+        W, M = _split_point(x, shape)
         slopes = np.zeros((2 * C, size + 1))
         for c in range(C):
             slopes[c, c * shape[1] : (c + 1) * shape[1]] = W[c]
@@ -71,15 +71,15 @@ def largest_margin(W: np.ndarray, M: np.ndarray) -> tuple[np.ndarray, np.ndarray
         return slopes
 
     def above(x: np.ndarray) -> np.ndarray:
-        return margins(*_split(x, shape)) - x[-1]
+        return margins(*_split_point(x, shape)) - x[-1]
 
     def above_slopes(x: np.ndarray) -> np.ndarray:
-        slopes = margin_slopes(*_split(x, shape))
+        slopes = margin_slopes(*_split_point(x, shape))
         return np.hstack([slopes, -np.ones((len(slopes), 1))])
 
     last = np.append(np.zeros(size), -1.0)
     constraints = ({"type": "ineq", "fun": above, "jac": above_slopes}, {"type": "eq", "fun": lengths, "jac": length_slopes})
-    return _split(_minimised(lambda x: -x[-1], lambda _: last, W, M, *constraints, more=[margins(W, M).min()]), shape)
+    return _split_point(_minimised(lambda x: -x[-1], lambda _: last, W, M, *constraints, more=[margins(W, M).min()]), shape)
 
 
 def _minimised(
@@ -114,7 +114,7 @@ def _unexplained(x: np.ndarray, gradient: np.ndarray, constraints: Sequence[_Con
     return nnls(np.vstack(normals).T, gradient)[1] / float(np.linalg.norm(gradient))
 
 
-def _split(x: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _split_point(x: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """W (C, P) and M (P, C); what follows them is left out."""
     C, P = shape
     return x[: C * P].reshape(C, P), x[C * P : 2 * C * P].reshape(P, C)

@@ -1,0 +1,57 @@
+"""Standard output and error as every command uses them: exit codes, values for JSON, narrow encodings, readers that have left."""
+
+import contextlib
+import io
+import math
+import os
+import sys
+from typing import Any
+
+FAILED, REFUSED, INTERRUPTED, NO_READER = 1, 2, 130, 141
+
+
+def say(text: str, quiet: bool = False) -> None:
+    """A line on standard error, where there is one and it is wanted."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None and not quiet:
+            print(text, file=sys.stderr, flush=True)
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; torch adds traces of its own."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def json_values(value: Any) -> Any:
+    """The same as JSON has it: arrays as lists, numbers of numpy as Python's, and null for what is not finite."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, dict):
+        return {str(key): json_values(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_values(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def stored_number(value: Any) -> float:
+    """A number back from JSON: NaN for null, inf for 'inf'."""
+    return math.nan if value is None else float(value)
+
+
+def replace_unknown_characters() -> None:
+    """A question mark for every character that a terminal or a pipe that is not UTF-8 lacks."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors == "strict":
+            stream.reconfigure(errors="replace")
+
+
+def drop_unwritable_output() -> None:
+    """Send what standard output does not take nowhere: Python flushes it once more at its end, and would complain."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        with contextlib.suppress(OSError):  # a stream without a descriptor
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, sys.stdout.fileno())
+            os.close(nowhere)
