@@ -80,7 +80,7 @@ def test_logs_of_plain_descent_from_any_start_are_unnormalized(u: float, spread:
 
 
 def test_a_simulation_from_features_as_they_are_is_unnormalized(tmp_path: Path) -> None:
-    options = ["--C", "5", "--N", "20", "--P", "8", "--start", "raw", "--points", "15", "--quiet"]
+    options = ["--C", "5", "--N", "20", "--P", "8", "--flow", "unnormalized", "--start", "raw", "--points", "15", "--quiet"]
     assert flow_main([*options, "--out", str(tmp_path / "raw.npz")]) == 0
     group = compared(tmp_path / "raw.npz")
     assert (group["outcome"], group["verdict"]) == ("named", "unnormalized")
