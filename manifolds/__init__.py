@@ -5,6 +5,7 @@
     manifolds.EmbeddedMetric, BundleMetric                the two metrics
     manifolds.geoopt.NormalizedFeatures, ...              for geoopt's optimizers
     manifolds.pymanopt.NormalizedFeatures, ...            for pymanopt's optimizers
+    manifolds.RiemannianLBFGS, ...                        optimizers that pymanopt and geoopt lack, for every manifold of theirs
 
 Names are imported when they are asked for: `import manifolds` itself costs nothing.
 """
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
         tangency_residual,
         within_covariance,
     )
+    from manifolds.optimizers.arc import AdaptiveCubicRegularization
+    from manifolds.optimizers.lbfgs import RiemannianLBFGS
+    from manifolds.optimizers.svrg import RiemannianSVRG
     from manifolds.quotient import QuotientMetric
     from manifolds.retractions import (
         RETRACTIONS,
@@ -69,6 +73,9 @@ _HOMES = {
     "matrix_form": ("MatrixForm",),
     "metric": ("Metric",),
     "metrics": ("BundleMetric", "EmbeddedMetric"),
+    "optimizers.arc": ("AdaptiveCubicRegularization",),
+    "optimizers.lbfgs": ("RiemannianLBFGS",),
+    "optimizers.svrg": ("RiemannianSVRG",),
     "quotient": ("QuotientMetric",),
     "retractions": (
         "RETRACTIONS", "Retraction", "cholesky_retraction", "horizontal_renormalisation", "nearest_point", "polar_retraction",
@@ -84,6 +91,7 @@ _WHERE = {name: f"manifolds.{module}" for module, names in _HOMES.items() for na
 
 __all__ = [
     "RETRACTIONS",
+    "AdaptiveCubicRegularization",
     "BundleMetric",
     "Centering",
     "ClassLayout",
@@ -96,6 +104,8 @@ __all__ = [
     "QuotientMetric",
     "Retraction",
     "RiemannianDescent",
+    "RiemannianLBFGS",
+    "RiemannianSVRG",
     "SemidefiniteForm",
     "Shooting",
     "WeightedCentering",
