@@ -104,7 +104,7 @@ def test_divided_differences_are_the_derivatives_of_functions_of_a_matrix(time: 
     growth, drive, of_growth, of_drive = relaxation(a, time, divided=True)
     assert of_growth is not None
     assert of_drive is not None
-    exact, change = expm_frechet(-time * S, -time * E)
+    exact, change = (np.asarray(value) for value in expm_frechet(-time * S, -time * E))
     np.testing.assert_allclose((F * (1 + growth)) @ F.T, exact, atol=1e-12)
     np.testing.assert_allclose(F @ (of_growth * (F.T @ E @ F)) @ F.T, change, atol=1e-10 * abs(change).max())
     integral = np.linalg.solve(S, np.eye(5) - exact)
