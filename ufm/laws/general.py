@@ -21,7 +21,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
 from ufm.laws.class_counts import ClassCounts
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
-from ufm.laws.domain import wide
+from ufm.laws.domain import from_start, wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
 from ufm.laws.one_vector import ComplementBasis
 from ufm.laws.singular import thin_svd
@@ -114,7 +114,8 @@ class GeneralLaw(ClassCounts):
         """omega(t) for equal classes, in closed form. (T,), (K,) -> (T, K). Raises ValueError for classes of other sizes."""
         law, scale = self._closed_law
         root = scale**0.5
-        return root * law.omega(t / scale, omega0 / root, self.C, ClassLayout(self.counts).N)
+        omega = root * law.omega(t / scale, omega0 / root, self.C, ClassLayout(self.counts).N)
+        return from_start(omega, t, omega0)
 
     def closed_time(self, omega: ArrayT, omega0: ArrayT) -> ArrayT:
         """When values of omega0 reach omega, for equal classes. (K,), (K,) -> (K,). Raises ValueError as `closed_omega`."""

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from tests import oracles
+from ufm.arrays import as_numpy
 from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio
 
 laws = st.sampled_from(list(LAWS.values()))
 sizes = st.tuples(st.integers(2, 200), st.integers(1, 3000))
@@ -137,6 +139,39 @@ def test_a_singular_value_that_starts_at_zero_stays_zero(law: Law) -> None:
     assert (np.diff(omega[:, 0]) > 0).all()
     assert law.log_omega(np.array(1.0), np.array([0.0]), 4, 12)[0] == -math.inf
     assert law.asymptote(np.array([1.0]), np.array([0.0, 1.0]), 4, 12)[0, 0] == 0
+
+
+starts = st.lists(st.one_of(st.just(0.0), st.floats(-12, 12).map(lambda e: 10.0**e)), min_size=1, max_size=5)
+every_law = st.one_of(
+    laws,
+    st.tuples(st.floats(0.01, 100), st.floats(0, 2)).map(lambda args: RenormalizedKernelRatio(*args)),
+    st.floats(0.01, 100).map(UnnormalizedKernelRatio),
+)
+
+
+@given(every_law, sizes, starts, st.sampled_from(["float64", "float32"]))
+def test_every_law_begins_at_its_start_to_the_last_bit(law: Law, CN: tuple[int, int], start: list[float], dtype: str) -> None:
+    omega0 = np.array(start, dtype)
+    t = np.array([[0.0, 1.0], [-0.0, 3.0]])
+    omega = law.omega(t / 1e4, omega0, *CN)
+    np.testing.assert_array_equal(omega[:, 0], np.stack([omega0, omega0]))
+    np.testing.assert_array_equal(law.omega(0.0, omega0, *CN), omega0)
+    np.testing.assert_array_equal(
+        law.log_omega(0.0, omega0, *CN)[omega0 > 0], np.log(omega0[omega0 > 0].astype(float)).astype(dtype)
+    )
+    assert float(law.omega(0.0, omega0[0], *CN)) == omega0[0]
+    tensor = torch.from_numpy(omega0)
+    for times in (torch.from_numpy(t / 1e4), (t / 1e4).tolist(), t / 1e4):
+        from_torch = law.omega(times, tensor, *CN)
+        np.testing.assert_array_equal(as_numpy(from_torch)[:, 0], omega[:, 0])
+        np.testing.assert_allclose(as_numpy(from_torch), omega, rtol=1e-6 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_at_the_start_torch_differentiates_the_law(law: Law) -> None:
+    t, omega0 = torch.zeros(1, dtype=torch.float64, requires_grad=True), torch.tensor([0.4, 2.0], dtype=torch.float64)
+    slope = torch.stack([torch.autograd.grad(omega, t, retain_graph=True)[0][0] for omega in law.omega(t, omega0, 4, 12)[0]])
+    np.testing.assert_allclose(slope.numpy(), law.rate(omega0, 4, 12).numpy(), rtol=1e-6)
 
 
 @given(laws, sizes)
