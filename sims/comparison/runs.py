@@ -17,6 +17,7 @@ from ufm.monitor.logs import RUN, load_log
 from ufm.monitor.record import Record
 
 STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier
+FOLLOWED = ("epoch", "omega", "V", "U", "counts")  # arrays that a trajectory is followed from
 LOST = 0.01  # share of the class means' squared length outside the range of Sigma_W worth a note
 
 
@@ -84,8 +85,8 @@ def load_observed(path: Path, lam: float | None = None) -> Observed:
     arrays = load_arrays(path)
     if {"t", "omega", "config"} <= arrays.keys():
         return _simulated(path)
-    if {"epoch", "omega", "V", "U", "counts"} <= arrays.keys():
-        return _of_record(path.stem, path, "features", str(path.resolve()), Record(arrays), {})
+    if set(FOLLOWED) <= arrays.keys():
+        return _of_record(path.stem, path, "features", str(path.resolve()), Record.load(path, FOLLOWED), {})
     raise ValueError(f"{path} is no run: its arrays are {', '.join(sorted(arrays)) or 'none'}")
 
 

@@ -342,6 +342,7 @@ def test_an_interrupted_run_keeps_the_times_reached(at: float) -> None:
         (((5, 0),), "class 1 has 0"),
         (((5, 4), -0.1), "ridge = -0.1"),
         (((5, 4), math.inf), "ridge = inf"),
+        (((5, 4), 1e61), "between 0 and 1e\\+60"),
         (((5, 4), 0.0, 0.0), "kernel_ratio = 0.0"),
         (((5, 4), 0.0, math.nan), "kernel_ratio = nan"),
     ],
