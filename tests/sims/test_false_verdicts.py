@@ -116,7 +116,7 @@ def renormalized(H: np.ndarray, y: np.ndarray, growth: float, epochs: int) -> li
 def test_a_renormalized_flow_seen_in_any_basis_is_renormalized(tmp_path: Path) -> None:
     rng, y = np.random.default_rng(2), labelled(EQUAL)
     features = renormalized(white_start(rng, EQUAL, 20, 1.0), y, 3.0, 12)
-    A = stretched(rng, 20, 2.0)
+    A = stretched(rng, 20, 3.0)
     assert np.linalg.cond(A) > 20
     group = compared(written(tmp_path / "seen", [A @ X + 5 for X in features], y))
     assert (group["outcome"], group["verdict"]) == ("named", "renormalized")
