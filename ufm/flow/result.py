@@ -69,12 +69,14 @@ class FlowRun:
         }
 
     def _raw_statistics(self) -> dict[str, np.ndarray]:
-        """class_means (P, C) and sigma_w (P, P) of a raw start, which omega and V do not have."""
-        start = self.start
-        if self.config.start != "raw" or start.H is None or len(start.H) > MOST_STATISTICS:
+        """class_means (P, C), of global mean zero, and sigma_w (P, P) of a raw start, which omega and V do not have."""
+        start, layout = self.start, self.start.layout
+        if self.config.start != "raw" or start.P > MOST_STATISTICS:
             return {}
-        deviations = start.layout.deviations(start.H)
-        return {"class_means": start.layout.means(start.H), "sigma_w": deviations @ deviations.T / start.layout.n}
+        if start.statistics is not None:
+            return {"class_means": start.statistics.centred_means, "sigma_w": start.statistics.root @ start.statistics.root.T}
+        means, deviations = layout.means(start.features), layout.deviations(start.features)
+        return {"class_means": means - (means @ layout.priors)[:, None], "sigma_w": deviations @ deviations.T / layout.n}
 
     @property
     def provenance(self) -> dict[str, Any]:
