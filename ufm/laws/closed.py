@@ -14,6 +14,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import ClassVar
 
+from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, detached, namespace
 from ufm.laws.domain import (
     LARGEST_LOG,
@@ -61,7 +62,7 @@ class Law(ABC):
         Raises ValueError unless both are positive (a singular value that starts at 0 never moves).
         """
         given = omega0
-        omega, omega0, C, N = wide(omega), wide(omega0), int(C), int(N)
+        omega, omega0, C, N = wide(omega), wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         for value in (omega, omega0):
             check_omega(value, C, N)
             if bool((value == 0).any()):
@@ -76,11 +77,10 @@ class Law(ABC):
         a time whose omega underflows; OverflowError where law (c) passes 1e150 (`log_omega` does not).
         """
         given = omega0
-        omega0, C, N = wide(omega0), int(C), int(N)
+        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         times = times_like(t, omega0)
         check_omega(omega0, C, N)
-        xp = namespace(omega0)
-        moving = omega0 > 0
+        xp, moving = namespace(omega0), omega0 > 0
         all_move = bool(moving.all())
         phi = self._phi_at(times, omega0 if all_move else xp.where(moving, omega0, 1.0), C, N)
         omega = in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
@@ -215,11 +215,10 @@ class _Unnormalized(Law):
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega0 + t / (C^2 N)"""
         given = omega0
-        omega0, C, N = wide(omega0), int(C), int(N)
+        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         times = times_like(t, omega0)
         check_omega(omega0, C, N)
-        xp = namespace(omega0)
-        moving = omega0 > 0
+        xp, moving = namespace(omega0), omega0 > 0
         log0 = xp.log(xp.where(moving, omega0, 1.0))
         log_omega = times.reshape(times.shape + (1,) * log0.ndim) / (C * C * N) + log0
         return narrow(xp.where(moving, log_omega, -math.inf), given)

@@ -7,6 +7,7 @@ from typing import Any, overload
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, array_like, detached, namespace
+from ufm.arrays import is_masked
 
 SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: a smaller square underflows, a larger fourth power overflows
 LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger overflows float64
@@ -64,16 +65,20 @@ def wide(value: float | Sequence[float]) -> np.ndarray:
 
 
 def wide(value: Any) -> Any:
-    """Scalars, sequences, arrays and tensors as float64."""
-    if isinstance(value, (int, float, list, tuple)):
-        return np.asarray(value, dtype=np.float64)
-    xp = namespace(value)
-    return np.asarray(value, dtype=np.float64) if xp is np else value.to(xp.float64)
+    """Scalars, sequences, arrays and tensors as float64. Raises ValueError for masked arrays, and for what is no real number."""
+    given: Any = np.asarray(value) if isinstance(value, (int, float, list, tuple)) else value
+    xp = namespace(given)
+    if is_masked(given):
+        raise ValueError("a masked array was given: leave the masked entries out, or fill them")
+    if given.dtype.kind not in "fiu" if xp is np else given.is_complex():
+        raise ValueError(f"an array of dtype {given.dtype} was given: real numbers are needed")
+    return np.asarray(given, dtype=np.float64) if xp is np else given.to(xp.float64)
 
 
 def times_like(t: Any, omega0: ArrayT) -> ArrayT:
     """t as float64; plain numbers and numpy arrays become what omega0 is. Raises ValueError for NaN and infinite times."""
-    times = array_like(t, omega0) if isinstance(t, (int, float, list, tuple)) or namespace(t) is np else wide(t)
+    given: Any = wide(t)
+    times = array_like(given, omega0) if namespace(given) is np else given
     if not bool(namespace(times).isfinite(times).all()):
         raise ValueError("time t has NaN or infinite entries")
     return times

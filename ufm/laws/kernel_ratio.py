@@ -20,6 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.domain import LARGEST_LOG, check_omega, from_start, narrow, times_like, wide
@@ -41,11 +42,11 @@ class _KernelRatioLaw(Law):
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
         given = omega0
-        omega0 = wide(omega0)
+        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         times = times_like(t, omega0)
-        check_omega(omega0, int(C), int(N))
+        check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
-        log_u = self._solve_log(self._phi_at(times, xp.where(moving, omega0, 1.0), int(C), int(N)))
+        log_u = self._solve_log(self._phi_at(times, xp.where(moving, omega0, 1.0), C, N))
         log_omega = from_start((log_u + math.log(C)) / 2, times, xp.log(xp.where(moving, omega0, 1.0)))
         return narrow(xp.where(moving, log_omega, -math.inf), given)
 

@@ -14,6 +14,7 @@ from scipy.integrate import solve_ivp
 from tests import oracles
 from ufm.arrays import as_numpy
 from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.discrete import run_discrete
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio
 
 laws = st.sampled_from(list(LAWS.values()))
@@ -254,3 +255,35 @@ def test_a_result_that_overflows_float32_is_an_overflow_error(law: Law, t: float
     with pytest.raises(OverflowError, match=r"overflows .*float32: give float64"):
         law.omega(times, omega0, 3, 5)
     assert law.log_omega(times[:1], omega0, 3, 5)[0, 0] == -np.inf  # infinite in float64 too: no overflow
+
+
+NO_REAL_NUMBERS = {
+    "complex": np.array([1 + 0j, 2 + 3j]),
+    "text": np.array(["1", "2"]),
+    "times": np.array([1, 2], dtype="M8[s]"),
+    "objects": np.array([1.0, 2.0], dtype=object),
+    "masked": np.ma.masked_greater(np.array([1.0, 2.0]), 1.5),
+    "complex tensor": torch.tensor([1 + 0j, 2 + 3j]),
+    "list": ["1", "2"],
+}
+
+
+@pytest.mark.parametrize("kind", sorted(NO_REAL_NUMBERS))
+@pytest.mark.parametrize("law", [*LAWS.values(), RenormalizedKernelRatio(2.0)], ids=lambda law: law.name)
+def test_what_holds_no_real_numbers_is_no_spectrum_and_no_time(law: Law, kind: str) -> None:
+    value: Any = NO_REAL_NUMBERS[kind]
+    with pytest.raises(ValueError, match=r"masked|real numbers"):
+        law.omega(0.5, value, 3, 5)
+    with pytest.raises(ValueError, match=r"masked|real numbers"):
+        law.omega(value, np.array([1.0, 2.0]), 3, 5)
+
+
+@pytest.mark.parametrize(("C", "N", "message"), [(2.9, 5, "C is 2.9"), (3, 10.9, "N is 10.9")])
+@pytest.mark.parametrize("law", [*LAWS.values(), RenormalizedKernelRatio(2.0)], ids=lambda law: law.name)
+def test_sizes_that_are_no_whole_numbers_are_refused_not_cut_off(law: Law, C: Any, N: Any, message: str) -> None:
+    omega = np.array([1.0, 2.0])
+    for compute in (law.omega, law.log_omega, law.time):
+        with pytest.raises(ValueError, match=message):
+            compute(omega, omega, C, N)
+    with pytest.raises(ValueError, match=message):
+        run_discrete(omega, 0.1, 3, C, N)
