@@ -112,7 +112,8 @@ class ClassLayout:
         """Class means. (..., P, n) -> (..., P, C)"""
         self.check_columns(X)
         if isinstance(X, np.ndarray):
-            return np.add.reduceat(X, self._starts, -1) / self._class_sizes(X)
+            sums: Any = np.add.reduceat(X, self._starts, -1)
+            return sums / self._class_sizes(sums)
         if self.balanced:
             return X.reshape(*X.shape[:-1], self.C, self.N).mean(-1)
         xp = namespace(X)

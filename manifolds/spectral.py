@@ -100,7 +100,8 @@ def conditioned_inverse_sqrt(S: ArrayT) -> tuple[ArrayT | None, float]:
     near = series_inverse_sqrt(S) if S.shape[-1] >= SERIES_FROM else None
     if near is not None:
         return near, NEAR_CONDITION
-    eigenvalues, E = _eigh_of_few_rows(S) if isinstance(S, np.ndarray) and S.ndim == 2 else namespace(S).linalg.eigh(S)
+    few = isinstance(S, np.ndarray) and S.ndim == 2 and S.shape[-1] < SERIES_FROM
+    eigenvalues, E = _eigh_of_few_rows(S) if few else namespace(S).linalg.eigh(S)
     if not float(eigenvalues[..., 0].min()) > 0:
         return None, math.inf
     return root_of_spectrum(eigenvalues, E), float((eigenvalues[..., -1] / eigenvalues[..., 0]).max())
@@ -108,8 +109,9 @@ def conditioned_inverse_sqrt(S: ArrayT) -> tuple[ArrayT | None, float]:
 
 def _eigh_of_few_rows(S: Any) -> tuple[Any, Any]:
     """Eigenvalues and eigenvectors of one symmetric matrix by LAPACK itself: half the time of numpy's call for few rows."""
-    from scipy.linalg import lapack
+    from scipy.linalg import lapack as untyped
 
+    lapack: Any = untyped
     solve = lapack.dsyevd if S.dtype == np.float64 else lapack.ssyevd
     eigenvalues, E, failed = solve(S)
     if failed:
@@ -121,8 +123,9 @@ def svd_of_few_rows(M: Any) -> tuple[Any, Any, Any]:
     """E (..., P, P), s, F^T of numpy's M = E diag(s) F^T, zero singular values included; one matrix by LAPACK itself."""
     if M.ndim > 2:
         return np.linalg.svd(M)
-    from scipy.linalg import lapack
+    from scipy.linalg import lapack as untyped
 
+    lapack: Any = untyped
     solve = lapack.dgesdd if M.dtype == np.float64 else lapack.sgesdd
     E, s, Ft, failed = solve(M)
     if failed:
