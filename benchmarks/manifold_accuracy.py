@@ -1,6 +1,6 @@
 """What large class means and an ill-conditioned Sigma_W cost in digits: `python benchmarks/manifold_accuracy.py`.
 
-Class sizes 9, 14, 11, P = 5, public functions of `manifolds` only, so that the same file measures an older version too:
+Class sizes 9, 14, 11, P = 5. The same file measures an older tree, from 4bf27e6 on, the last one before the remedies:
 
     PYTHONPATH=path/to/the/older/tree python benchmarks/manifold_accuracy.py
 
@@ -11,6 +11,8 @@ means to infinity, is descended by pymanopt's SteepestDescent.
 import math
 import warnings
 from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import mpmath
@@ -21,9 +23,16 @@ from pymanopt.optimizers import SteepestDescent
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    import manifolds
+    from manifolds import pymanopt_adapter
+    from manifolds.layout import ClassLayout
+    from manifolds.metrics import BundleMetric
 
-LAYOUT, P = manifolds.ClassLayout((9, 14, 11)), 5
+OLDER = find_spec("manifolds.normalized_features") is None  # where it was called geometry
+MAPS: Any = import_module("manifolds.geometry" if OLDER else "manifolds.normalized_features")
+RETRACTIONS: Any = import_module("manifolds.retractions")
+NEAREST: Any = getattr(RETRACTIONS, "nearest_point", None) or MAPS.nearest_point
+
+LAYOUT, P = ClassLayout((9, 14, 11)), 5
 mpmath.mp.dps = 50
 
 
@@ -55,7 +64,7 @@ def tangency(X: np.ndarray, Z: np.ndarray) -> float:
 def ill_conditioned(condition: float, dtype: type) -> np.ndarray:
     """Features whose deviations have singular values from 1 to 1 / condition."""
     rng = np.random.default_rng(0)
-    D = manifolds.renormalize(LAYOUT.deviations(rng.standard_normal((P, LAYOUT.n))), LAYOUT)
+    D = MAPS.renormalize(LAYOUT.deviations(rng.standard_normal((P, LAYOUT.n))), LAYOUT)
     Q = np.linalg.qr(rng.standard_normal((P, P)))[0]
     D = (Q * np.geomspace(1, 1 / condition, P)) @ (Q.T @ D)
     return (D + LAYOUT.spread(rng.standard_normal((P, LAYOUT.C)) / condition)).astype(dtype)
@@ -64,7 +73,7 @@ def ill_conditioned(condition: float, dtype: type) -> np.ndarray:
 def far_point(means: float) -> np.ndarray:
     """A point whose class means are of that size."""
     rng = np.random.default_rng(1)
-    D = manifolds.renormalize(LAYOUT.deviations(rng.standard_normal((P, LAYOUT.n))), LAYOUT)
+    D = MAPS.renormalize(LAYOUT.deviations(rng.standard_normal((P, LAYOUT.n))), LAYOUT)
     return D + LAYOUT.spread(means * rng.standard_normal((P, LAYOUT.C)))
 
 
@@ -72,12 +81,12 @@ def projected(means: float, dtype: type) -> float:
     """Tangency of P(Z), relative to the size of Z."""
     X, Z = far_point(means).astype(dtype), np.random.default_rng(2).standard_normal((P, LAYOUT.n)).astype(dtype)
     Z = Z + LAYOUT.spread(means * np.random.default_rng(3).standard_normal((P, LAYOUT.C))).astype(dtype)
-    return tangency(X, manifolds.orthogonal_projection(X, Z, LAYOUT))
+    return tangency(X, MAPS.orthogonal_projection(X, Z, LAYOUT))
 
 
 def squared_gradient(means: float) -> float:
     """|g(r, r) / <G, r> - 1| of the bundle gradient r of an ambient G."""
-    metric, X = manifolds.BundleMetric(LAYOUT), far_point(means)
+    metric, X = BundleMetric(LAYOUT), far_point(means)
     G = np.random.default_rng(4).standard_normal(X.shape)
     r = metric.gradient(X, G)
     return abs(float(metric.inner(X, r, r)) / float(np.sum(G * r)) - 1)
@@ -87,7 +96,7 @@ def trace_ratio_descents() -> str:
     """How many of five descents of a trace ratio end with an error, and the first one."""
     errors = []
     for seed in range(5):
-        manifold = manifolds.pymanopt.NormalizedFeatures(LAYOUT, P, seed=seed)
+        manifold = pymanopt_adapter.NormalizedFeatures(LAYOUT, P, seed=seed)
 
         @pymanopt.function.pytorch(manifold)
         def ratio(X: torch.Tensor) -> torch.Tensor:
@@ -123,7 +132,7 @@ def main() -> None:
         )
         for dtype, conditions in ((np.float64, (1e3, 1e6)), (np.float32, (300.0, 1e3)))
         for condition in conditions
-        for name, function in (("renormalize", manifolds.renormalize), ("nearest_point", manifolds.nearest_point))
+        for name, function in (("renormalize", MAPS.renormalize), ("nearest_point", NEAREST))
     }
     for means, dtype in ((1e6, np.float64), (1e7, np.float64), (1e3, np.float32)):
         rows[f"tangency of P(Z), {dtype.__name__}, means {means:g}"] = lambda m=means, d=dtype: projected(m, d)
