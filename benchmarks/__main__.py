@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import flow, laws
+from benchmarks import flow, later_models, laws
 from benchmarks.rows import Row
 
-SECTIONS = (*flow.SECTIONS, *laws.SECTIONS)
+SECTIONS = (*flow.SECTIONS, *laws.SECTIONS, *later_models.SECTIONS)
 HEAD = ("quantity", "ours", "beside", "measured (quartiles)", "target", "holds")
 
 

@@ -14,7 +14,7 @@ from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes, run_p
 from manifolds.layout import ClassLayout
 from manifolds.normalized_features import constraint_residual
 from ufm.features.snr import renormalized_features, snr_spectrum
-from ufm.flow.motion import log_spaced
+from ufm.flow.clock import log_spaced
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.discrete import recursion_step, run_discrete
 from ufm.tensor.renormalized_flow import advance_means, autograd_gradient, renormalize_after_step

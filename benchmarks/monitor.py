@@ -16,7 +16,11 @@ import torch
 from torch import Tensor
 
 from benchmarks.timing import peak_megabytes
+from ufm.features import measures
+from ufm.features.ranges import Classifier
+from ufm.features.statistics import CHUNK, StreamingStatistics
 from ufm.monitor import NeuralCollapse
+from ufm.monitor.decisions import Decider
 
 SIZES = {"small": (5_000, 64, 10), "medium": (50_000, 512, 10), "large": (100_000, 512, 1_000)}
 BATCH, OFFSET = 256, 30.0
@@ -41,6 +45,18 @@ def ours(H: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Values:
     for h, t in zip(H.split(BATCH), y.split(BATCH), strict=True):
         metric.update(h, t, classifier=(W, b))
     return metric.compute()
+
+
+def streaming(H: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Values:
+    """The class statistics alone in one pass, and another one for NC4."""
+    statistics = StreamingStatistics(len(W))
+    for h, t in zip(H.split(BATCH), y.split(BATCH), strict=True):
+        statistics.update(h, t)
+    stats = statistics.compute()
+    decide = Decider(Classifier(W.double(), b.double()), stats.means)
+    apart = sum(decide(h, t).apart for h, t in zip(H.split(CHUNK), y.split(CHUNK), strict=True))
+    measured = {"nc1": measures.phd_nc1(stats), "nc2_equiangular": measures.phd_equiangular(stats.centred_means)}
+    return measured | {"nc3": measures.phd_nc3(stats, W.double()), "nc4": apart / len(H)}
 
 
 def two_passes(H: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Values:
@@ -103,6 +119,7 @@ def _disagreement(batches: tuple[Tensor, ...], means: Tensor, W: Tensor, b: Tens
 
 METHODS: dict[str, Callable[..., Values]] = {
     "our metric": ours,
+    "StreamingStatistics": streaming,
     "two passes": two_passes,
     "rhubarbwu": rhubarbwu,
     "sums": accumulators,

@@ -1,4 +1,4 @@
-"""Whole gradient steps: the points of gradient, step and retraction one after another, in less time and at most 2 X of memory.
+"""Whole gradient steps: the points of gradient, step and retraction one after another, in at most 2 X of memory.
 
 With J = D G_D^T / n and K = sym(J), the gradients of both metrics have the deviations G_D - K D; they differ in class means only:
 
@@ -29,7 +29,7 @@ from manifolds.roots import whitened
 from manifolds.spectral import concrete, is_untracked
 
 BLOCK_COLUMNS = 512  # columns worked on at once
-FUSED_FROM = 100_000  # entries of X from which the fused step is faster than calls one after another
+FUSED_FROM = 100_000  # entries of X below which the fused step is slower than calls one after another
 
 MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) -> class means of the gradient
 
@@ -96,7 +96,7 @@ def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT
 
 
 def _is_small(X: Array) -> bool:
-    """Whether maps called one after another are faster than the fused step."""
+    """Whether the fused step is slower than the maps called one after another."""
     return math.prod(X.shape) < FUSED_FROM and (namespace(X) is np or X.device.type == "cpu")
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sims.command import Parser, print_json, run_command
 from sims.training.folder import CONFIG, load_run
-from sims.training.log_figures import LoggedRun, load_logged, measures_of, overview
+from sims.training.log_figures import LoggedRun, load_all_logged, measures_of, overview
 from sims.training.paper_figures import (
     ABOUT_TRAIN_MEANS,
     OVERLAYS,
@@ -88,7 +88,7 @@ def main(argv: list[str] | None = None) -> int:
 def draw_runs(args: argparse.Namespace) -> None:
     """Draw the runs asked for, and print the table, or with `--json` what was written."""
     if any(not (Path(name) / CONFIG).exists() for name in args.runs):
-        written = draw_logs([load_logged(Path(name)) for name in args.runs], Path(args.out), args.format)
+        written = draw_logs(load_all_logged([Path(name) for name in args.runs]), Path(args.out), args.format)
         shown = ""
     else:
         runs = [StoredRun(*load_run(Path(name))) for name in args.runs]

@@ -17,8 +17,8 @@ from sims.command import Parser, json_line, print_json, run_command, told_as_the
 from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import worth_saying
-from ufm.features.statistics import statistics_of
-from ufm.files.features import FLOATS, files_of, load_feature_file, scalar
+from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
+from ufm.files.features import FLOATS, classifier_of, epoch_of, files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
@@ -47,21 +47,27 @@ def _measured_arrays(path: Path, arrays: dict[str, np.ndarray], lam: float) -> t
         raise ValueError(f"{path}: features are {features.dtype} {features.shape} with labels {labels.shape}")
     if not len(labels):
         raise ValueError(f"{path} has no examples")
-    epoch = _epoch(arrays["epoch"], path) if "epoch" in arrays else None
-    if "W" in arrays:
-        W = arrays["W"]
-        b = arrays.get("b", np.zeros(W.shape[:1]))
-        _check_weights(W, b, path)
+    epoch, classifier = epoch_of(arrays, path), classifier_of(arrays, path)
+    if classifier is not None:
+        W, b = classifier
     else:
         if labels.max() >= len(labels):  # some class is empty then, and the classes need not fit into memory
             raise ValueError(f"{path}: labels run up to {labels.max()} with {len(labels)} examples: a class has no example")
         try:
-            W, b = ls_classifier(statistics_of(features, labels, int(labels.max()) + 1), lam)
+            W, b = ls_classifier(_streamed_statistics(features, labels), lam)
         except ValueError as error:
             raise ValueError(f"{path} has no classifier W, and: {error}") from error
     measurement = measure_features(features, labels, W, b, lam)
     error = scalar(arrays, "train_error", path)
     return epoch, measurement if "W" in arrays or error is None else measurement.with_scalars({"train_error": error})
+
+
+def _streamed_statistics(features: np.ndarray, labels: np.ndarray) -> ClassStatistics[np.ndarray]:
+    """The class statistics, of some rows at a time: memory-mapped features need not fit into memory."""
+    streaming = StreamingStatistics(int(labels.max()) + 1)
+    for start in range(0, len(features), CHUNK):
+        streaming.update(features[start : start + CHUNK], labels[start : start + CHUNK])
+    return streaming.compute()
 
 
 def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
@@ -70,20 +76,6 @@ def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
     if lam < 0:
         raise ValueError(f"{path}: lambda = {lam}: the weight decay cannot be negative")
     return lam
-
-
-def _epoch(epoch: np.ndarray, path: Path) -> int:
-    if epoch.ndim or not np.issubdtype(epoch.dtype, np.integer):
-        raise ValueError(f"{path}: epoch is {epoch.dtype} {epoch.shape}, one integer is needed")
-    return int(epoch)
-
-
-def _check_weights(W: np.ndarray, b: np.ndarray, path: Path) -> None:
-    for name, weights, axes in (("W", W, 2), ("b", b, 1)):
-        if weights.dtype not in FLOATS or weights.ndim != axes:
-            raise ValueError(f"{path}: {name} is {weights.dtype} {weights.shape}; W (C, P) and b (C,) of floats are needed")
-        if not np.isfinite(weights).all():
-            raise ValueError(f"{path}: {name} has NaN or infinite entries")
 
 
 def parser() -> Parser:

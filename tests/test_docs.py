@@ -41,7 +41,7 @@ def test_links_and_figures_exist(page: Path) -> None:
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
 
 
-def test_every_module_that_moved_is_where_the_changelog_says() -> None:
+def test_what_has_moved_is_where_the_changelog_says() -> None:
     table = re.findall(r"^\| `.*", (ROOT / "docs" / "changelog.md").read_text(), re.M)
     homes = []
     for row in table:
@@ -51,10 +51,19 @@ def test_every_module_that_moved_is_where_the_changelog_says() -> None:
                 prefix = name
             else:
                 homes.append(name if "." in name else prefix + name)
-    assert len(homes) >= 20
-    for home in homes:
-        path = ROOT.joinpath(*home.split("."))
-        assert path.with_suffix(".py").exists() or (path / "__init__.py").exists(), home
+    assert len(homes) >= 60
+    assert [home for home in homes if not (is_module(home) or defines(*home.rpartition(".")[::2]))] == []
+
+
+def is_module(dotted: str) -> bool:
+    path = ROOT.joinpath(*dotted.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def defines(module: str, name: str) -> bool:
+    """Whether a file of ours has a name at its top."""
+    path = ROOT.joinpath(*module.split(".")).with_suffix(".py")
+    return path.exists() and re.search(rf"^(class |def |(?:\w+, )*){name}\b", path.read_text(), re.M) is not None
 
 
 def test_every_statement_names_a_file_and_a_test_that_exist() -> None:

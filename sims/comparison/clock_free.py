@@ -15,8 +15,10 @@ from ufm.compare.clock_free import Conservation, Estimate, GrowthSplit, Rotation
 from ufm.compare.column_sum_decay import ColumnSumDecay, column_sum_decay
 from ufm.compare.comparison import Comparison
 from ufm.compare.coordinates import Entry
+from ufm.files.features import classifier_of
 from ufm.files.plot import BLACK, BLUE, GREEN, plain_numbers
 from ufm.files.store import load_arrays
+from ufm.monitor.epoch_statistics import load_statistics
 
 RELATIVE = 1e-10  # of the largest eigenvalue of Sigma_W of the first epoch: below it a direction is left out at all epochs
 
@@ -70,23 +72,25 @@ def clock_free_tests(run: Observed, comparison: Comparison) -> ClockFreeTests:
     if run.config.get("loss") == "ce" and run.config.get("optimizer") == "sgd" and run.kind == "trained":
         try:
             sums = _column_sums(run, inside)
-        except (ValueError, KeyError) as error:
+        except ValueError as error:
             notes.append(f"sum of the classifier's rows: {error}")
     return ClockFreeTests(epochs, conservation(entries), parts, turned, sums, notes)
 
 
 def entries_in_one_basis(files: Mapping[Path, float]) -> tuple[np.ndarray, list[Entry]]:
     """Epochs (T,) and class statistics of files of features or of statistics, all on the range of Sigma_W of the first."""
+    from ufm.features.labels import check_labels
     from ufm.features.statistics import statistics_of
     from ufm.files.store import load_features
 
     of_epoch = dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]]()
     for path, epoch in sorted(files.items(), key=lambda item: item[1]):
         if path.name.startswith("statistics-"):
-            arrays = load_arrays(path)
+            arrays = load_statistics(path)
             of_epoch[epoch] = arrays["counts"], arrays["class_means"], arrays["sigma_w"]
         elif epoch not in of_epoch:
             features, labels = load_features(path)
+            labels = check_labels(features, labels)
             stats = statistics_of(features.astype(np.float64), labels, int(labels.max()) + 1)
             of_epoch[epoch] = np.bincount(labels), stats.means, stats.sigma_w
     if not of_epoch:
@@ -104,15 +108,23 @@ def _column_sums(run: Observed, files: Mapping[Path, float]) -> ColumnSumDecay:
     from sims.training.folder import load_run
 
     config, _ = load_run(run.path)
-    of_epoch = {epoch: load_arrays(path) for path, epoch in sorted(files.items(), key=lambda item: item[1])}
+    of_epoch = {epoch: _stored_classifier(path) for path, epoch in sorted(files.items(), key=lambda item: item[1])}
     epochs = [int(epoch) for epoch in of_epoch]
     n = int(run.trajectory.class_sizes.sum())
     steps = -(-n // config.batch_size)
     stretches = [
         np.repeat([config.rate_at(epoch) for epoch in range(first + 1, last + 1)], steps) for first, last in pairwise(epochs)
     ]
-    W = np.array([arrays["W"] for arrays in of_epoch.values()], dtype=np.float64)
+    W = np.array(list(of_epoch.values()), dtype=np.float64)
     return column_sum_decay(W, stretches, config.weight_decay, config.momentum)
+
+
+def _stored_classifier(path: Path) -> np.ndarray:
+    """W (C, P) of a file of statistics or features."""
+    classifier = classifier_of(load_arrays(path, ("W",)), path)
+    if classifier is None:
+        raise ValueError(f"{path} has no W")
+    return classifier[0]
 
 
 def clock_free_rows(tests: ClockFreeTests) -> list[list[str]]:

@@ -9,6 +9,7 @@ from ufm.compare.coordinates import Entry, LayerBelow, frame_of, gram_of_spectru
 from ufm.compare.models import SAME_START
 from ufm.compare.outcome import Measured
 from ufm.features.ranges import range_of_covariance, reduce_to_range
+from ufm.files.features import classifier_of
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.closed import UNNORMALIZED
 from ufm.laws.trajectory import Trajectory
@@ -68,22 +69,29 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
     means, deviations = layout.means(reduced), layout.deviations(reduced)
     counts = np.asarray(layout.sizes)
     mean = means @ (counts / counts.sum())
-    arrays = load_arrays(path)
+    classifier = classifier_of(load_arrays(path, ("W", "b")), path)
     W, b = None, None
-    if "W" in arrays:
-        W = arrays["W"].astype(np.float64)
+    if classifier is not None:
+        W, b = classifier
+        W = W.astype(np.float64)
+        if W.shape != (layout.C, len(H)):
+            raise ValueError(f"{path}: W is {W.shape}, (C, P) = {(layout.C, len(H))} is needed")
         outside = H.astype(np.float64).mean(1)
-        b = arrays.get("b", np.zeros(len(W))) + W @ (outside - reduction.basis @ (reduction.basis.T @ outside))
+        b = b + W @ (outside - reduction.basis @ (reduction.basis.T @ outside))
         W = W @ reduction.basis
     sigma_w = deviations @ deviations.T / layout.n
     return Entry(counts, means - mean[:, None], sigma_w, W, b, mean, decay_w, decay_h, lam)
 
 
-def entry_of_simulation(flow: Trajectory, config: dict[str, Any]) -> Entry | None:
-    """What a run of `ufm.flow` starts from: Sigma_W = I, or Sigma_T = I for the unnormalized law; None for --start raw."""
-    if config.get("start") == "raw":
-        return None
+def entry_of_simulation(flow: Trajectory, config: dict[str, Any], path: Path) -> Entry | None:
+    """What a run of `ufm.flow` starts from: Sigma_W = I, Sigma_T = I for the unnormalized law; of --start raw what is stored."""
     counts = flow.class_sizes
+    if config.get("start") == "raw":
+        arrays = load_arrays(path, ("class_means", "sigma_w"))
+        if not {"class_means", "sigma_w"} <= arrays.keys():
+            return None
+        means = arrays["class_means"]
+        return Entry(counts, means - (means @ (counts / counts.sum()))[:, None], arrays["sigma_w"])
     SNR = flow.omega[0][:, None] * flow.V.T
     if config.get("flow") != UNNORMALIZED.name:
         return Entry(counts, SNR, np.eye(len(SNR)))

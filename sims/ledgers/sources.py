@@ -18,7 +18,7 @@ from sims.training.folder import RunFolder, load_run
 from sims.training.loop import Trainer, network
 from sims.training.nets import CLASSIFIER
 from sims.training.objective import summed_loss
-from ufm.files.features import FLOATS
+from ufm.files.features import FLOATS, epoch_of
 from ufm.files.store import load_arrays, load_features
 from ufm.ledger import ledger, ledger_of_features
 from ufm.ledger.force_balance import ForceBalance, force_balance
@@ -110,7 +110,7 @@ def of_features(paths: list[Path], wanted: Wanted) -> dict[str, Any]:
     Raises ValueError for files whose labels differ and for features that are not (n, P) floats.
     """
     layers: dict[str, np.ndarray] = {}
-    labels, epochs = np.zeros(0), set()
+    labels, epochs = np.zeros(0), set[int | None]()
     for path in paths:
         H, y = load_features(path)
         if H.dtype not in FLOATS or H.ndim != 2 or not np.issubdtype(y.dtype, np.integer):
@@ -120,7 +120,7 @@ def of_features(paths: list[Path], wanted: Wanted) -> dict[str, Any]:
         if path.stem in layers:
             raise ValueError(f"two files are called {path.stem}: name them after their operations")
         layers[path.stem], labels = H, y
-        epochs |= {int(a["epoch"]) for a in (load_arrays(path, ("epoch",)),) if "epoch" in a}
+        epochs |= {epoch_of(load_arrays(path, ("epoch",)), path)} - {None}
     measured = ledger_of_features(layers, labels, wanted.reduction, wanted.seed)
     return entry(measured, ", ".join(map(str, paths)), "features", epochs.pop() if len(epochs) == 1 else None)
 

@@ -1,7 +1,7 @@
 """Measures of any logged runs against the epoch: one panel a measure, several runs overlaid, the spectrum readable at C = 100."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,15 @@ def load_logged(path: Path) -> LoggedRun:
     if "epoch" not in array_names(path):
         raise ValueError(f"{path} is no log: it has no array 'epoch'")
     return LoggedRun(path.stem, Record.load(path).arrays, {})
+
+
+def load_all_logged(paths: Sequence[Path]) -> list[LoggedRun]:
+    """Several runs; those whose files or folders have one name are told apart by the folders that hold them."""
+    names = [path.resolve().stem if path.is_file() else path.resolve().name for path in paths]
+    parts = [path.resolve().parts for path in paths]
+    for length in range(1, max(map(len, parts)) + 1):
+        names = [name if names.count(name) == 1 else "/".join(own[-length:]) for name, own in zip(names, parts, strict=True)]
+    return [replace(load_logged(path), name=name) for path, name in zip(paths, names, strict=True)]
 
 
 def measures_of(runs: Sequence[LoggedRun]) -> list[str]:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from sims.page import base64_of, html_page
 from sims.training.log_figures import LoggedRun, overview
@@ -53,6 +54,7 @@ MEANINGS = {
     "omega_geometric_mean": "geometric mean of the singular values of the SNR",
     "examples": "examples measured",
     "classes_seen": "classes that have examples",
+    "learning_rate": "learning rate of the epoch, as it was logged",
     "nc1_train_means": "nc1 about the class means of the training set",
 }
 
@@ -63,7 +65,7 @@ def page(title: str, record: LoggedRun, last: Measurement | None = None) -> str:
     figures = [("Measures against the epoch", overview([record]))] if several else []
     if "omega" in record.columns:
         figures.append(
-            ("Spectrum of the last epoch: the singular values of SNR, descending", _spectrum_figure(record.columns["omega"][-1]))
+            ("Spectrum of the last epoch: the singular values of SNR, descending", spectrum_figure(record.columns["omega"][-1]))
         )
     return html_page(
         TEMPLATE,
@@ -91,13 +93,15 @@ def _meaning(name: str) -> str:
     return f"test set: {meaning}" if meaning and name.startswith("test_") else meaning
 
 
-def _spectrum_figure(omega: np.ndarray) -> Figure:
+def spectrum_figure(omega: np.ndarray) -> Figure:
+    """Singular values of SNR by their number."""
     figure = Figure(figsize=(6, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.plot(np.arange(1, len(omega) + 1), np.where(omega > 0, omega, np.nan), "o-", color="#0072B2", markersize=3, linewidth=1)
     if (omega > 0).any():
         axes.set_yscale("log")
     axes.set_xlabel("j")
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True, min_n_ticks=1))
     axes.set_ylabel("$\\omega_j$")
     axes.grid(color="0.9", linewidth=0.6)
     return figure

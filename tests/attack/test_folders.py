@@ -1,22 +1,36 @@
 """Damaged folders of runs, shards and arrays side by side: an answer, or one line; what is read stays as it is."""
 
+import io
 import os
+import subprocess
+import sys
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from tests.attack.commands import check_answer, run
-from tests.attack.folders import Files, contents, folder_lines
+from sims.comparison.entries import entry_of_features
+from tests.attack.commands import COMMANDS, Outcome, check_answer, run
+from tests.attack.folders import LINES, Files, contents, folder_lines, whole
 from ufm.files.store import load_arrays
 
+ROOT = Path(__file__).parents[2]
 SHORT, LONG, PARTS = 12, int(os.environ.get("ATTACK_LINES", "5000")) // 4, 20
 CALM = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example)
 
 
-def attack(line: list[str], files: Files) -> None:
+@pytest.fixture(scope="module")
+def _whole_folders() -> None:
+    """Made before Hypothesis draws: training seeds `random`, which it forbids to strategies."""
+    for kind in LINES:
+        whole(kind)
+
+
+def attack(line: list[str], files: Files) -> Outcome:
     """Run a command on a damaged folder, and check the answer, what was read, and what was written."""
     with tempfile.TemporaryDirectory() as name, warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
@@ -34,15 +48,82 @@ def attack(line: list[str], files: Files) -> None:
         assert not [path for path in Path(name).rglob("*.tmp")]
         for path in out.rglob("*.npz"):
             load_arrays(path)
+    return outcome
 
 
+@pytest.mark.usefixtures("_whole_folders")
 @settings(max_examples=SHORT, suppress_health_check=CALM, deadline=None)
 @given(case=folder_lines())
 def test_a_damaged_folder_is_answered_or_refused(case: tuple[list[str], Files]) -> None:
     attack(*case)
 
 
+def with_array(content: bytes, name: str, value: np.ndarray) -> bytes:
+    """The same .npz with one array in the place of another."""
+    buffer = io.BytesIO()
+    with np.load(io.BytesIO(content)) as archive:
+        arrays: dict[str, Any] = dict(archive) | {name: value}
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+OF_COMPARISON = ["--out", "OUT", "--from-epoch", "0"]
+WRONG_KINDS = {
+    "statistics": ("log", "statistics-0002.npz", "class_means", ["sims.compare", "IN", *OF_COMPARISON]),
+    "trajectory": ("log", "trajectory.npz", "omega", ["sims.compare", "IN/trajectory.npz", *OF_COMPARISON]),
+    "epoch": ("shards", "shard-0.npz", "epoch", ["sims.ledger", "IN/shard-0.npz", "IN/shard-1.npz", "--quiet"]),
+}
+
+
+@pytest.mark.parametrize("kind", ["U3", "c16", "M8[s]"])
+@pytest.mark.parametrize("what", sorted(WRONG_KINDS))
+def test_an_array_of_another_kind_is_refused_by_name(what: str, kind: str) -> None:
+    of, file, name, line = WRONG_KINDS[what]
+    files = dict(whole(of))
+    with np.load(io.BytesIO(files[file])) as archive:
+        value = archive[name] if name in archive else np.array([3, 4])
+    files[file] = with_array(files[file], name, value.astype("i8").astype(kind) if kind == "M8[s]" else value.astype(kind))
+    outcome = attack(line, files)
+    assert outcome.code == 2, outcome
+    assert f"{name} is " in outcome.err, outcome
+
+
+@pytest.mark.parametrize("kind", ["U3", "c16"])
+def test_a_classifier_of_another_kind_is_refused_by_name(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "features-0002.npz"
+    path.write_bytes(with_array(whole("run")[path.name], "W", np.ones((10, 8)).astype(kind)))
+    with pytest.raises(ValueError, match="W is "):
+        entry_of_features(path)
+
+
+@pytest.mark.parametrize("classifier", [True, False])
+@pytest.mark.parametrize("command", ["ufm.flow", "sims.measure"])
+def test_features_that_shrink_while_they_are_read_are_one_line(tmp_path: Path, command: str, classifier: bool) -> None:
+    for name, content in whole("arrays").items():
+        if classifier or name not in ("W.npy", "b.npy"):
+            (tmp_path / name).write_bytes(content)
+    rng = np.random.default_rng(0)  # larger than what is read ahead
+    np.save(tmp_path / "features.npy", rng.standard_normal((60_000, 5)))
+    np.save(tmp_path / "labels.npy", np.arange(60_000) % 3)
+    path = str(tmp_path / ("features.npy" if command == "sims.measure" else "feature[s].npy"))
+    line = [path] if command == "sims.measure" else ["--features", path, "--quiet"]
+    shrink = f"import os; os.truncate({str(tmp_path / 'features.npy')!r}, 8192)"
+    where = {"sims.measure": "sims.measure", "ufm.flow": "ufm.files.shards"}[command]
+    first = {"sims.measure": "load_feature_file", "ufm.flow": "Shards.blocks"}[command]
+    program = (
+        f"import sys, {where} as module; from {COMMANDS[command]} import main\n"
+        f"whole = module.{first}\n"
+        f"def shrunk(*arguments):\n    read = whole(*arguments)\n    {shrink}\n    return read\n"
+        f"module.{first} = shrunk; sys.exit(main({line!r}))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done
+    check_answer(Outcome(done.returncode, done.stdout, done.stderr))
+
+
 @pytest.mark.attack
+@pytest.mark.usefixtures("_whole_folders")
 @pytest.mark.parametrize("part", range(PARTS))
 @settings(max_examples=-(-LONG // PARTS), suppress_health_check=CALM, derandomize=False, database=None, deadline=None)
 @given(case=folder_lines())

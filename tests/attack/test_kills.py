@@ -15,7 +15,7 @@ import pytest
 from ufm.files.store import load_arrays
 
 ROOT = Path(__file__).parents[2]
-KILLS = int(os.environ.get("ATTACK_KILLS", "100"))
+KILLS, PARTS = int(os.environ.get("ATTACK_KILLS", "100")), 10
 FLAGS = ["--full", "--quiet", "--out", "q.npz"]
 LINE = ["--C", "3", "--N", "7", "--P", "5", "--steps", "300", "--points", "50", "--growth", "3", *FLAGS]
 # a state after every step, so that a kill meets every place
@@ -54,9 +54,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, byt
     return numbers(folder / "q.npz"), time.monotonic() - began
 
 
-def kill_and_resume(folder: Path, kills: int, seconds: float, expected: dict[str, bytes]) -> int:
+def kill_and_resume(folder: Path, kills: int, seconds: float, expected: dict[str, bytes], seed: int) -> int:
     """Kill the run at random moments, finish it after every few, and return how many kills met a living process."""
-    rng, met = random.Random(7), 0
+    rng, met = random.Random(seed), 0
     while met < kills:
         process = begin(folder)
         time.sleep(rng.uniform(0.2, 1.0) * seconds)
@@ -80,9 +80,11 @@ def finish(folder: Path, expected: dict[str, bytes]) -> None:
 
 
 @pytest.mark.attack
-def test_a_hundred_kills(tmp_path: Path, undisturbed: tuple[dict[str, bytes], float]) -> None:
+@pytest.mark.parametrize("part", range(PARTS))  # for several processes
+def test_a_hundred_kills(tmp_path: Path, undisturbed: tuple[dict[str, bytes], float], part: int) -> None:
     expected, seconds = undisturbed
-    assert kill_and_resume(tmp_path, KILLS, seconds, expected) == KILLS
+    kills = -(-KILLS // PARTS)
+    assert kill_and_resume(tmp_path, kills, seconds, expected, seed=part) == kills
 
 
 @pytest.mark.attack

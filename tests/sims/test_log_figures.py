@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from sims import figures, measure
-from sims.training.log_figures import LoggedRun, load_logged, measures_of, overview
+from sims.training import network_report
+from sims.training.log_figures import LoggedRun, load_all_logged, load_logged, measures_of, overview
 from tests.sims.test_measure import arrays
 from ufm.files.store import save_arrays
 from ufm.monitor import NeuralCollapse
@@ -45,6 +46,23 @@ def test_runs_of_any_kind_are_overlaid_one_panel_a_measure(tmp_path: Path) -> No
     assert figures.main([str(tmp_path / "one"), str(tmp_path / "two.csv"), "--out", str(tmp_path / "f"), "--format", "pdf"]) == 0
     assert {"measures.pdf", "measure-nc1.pdf", "measure-omega.pdf"} <= {path.name for path in (tmp_path / "f").iterdir()}
     assert (tmp_path / "f" / "measures.pdf").read_bytes()[:4] == b"%PDF"
+
+
+def test_runs_of_one_name_have_an_entry_of_the_legend_each(tmp_path: Path) -> None:
+    paths = [log_of(tmp_path / seed / "run") for seed in ("seed0", "seed1")]
+    CsvLog(tmp_path / "seed1" / "run.csv")(1, {"nc1": 0.5})
+    other = CsvLog(tmp_path / "other.csv")
+    other(1, {"nc1": 0.5})
+    runs = load_all_logged([*paths, tmp_path / "seed1" / "run.csv", other.path])
+    names = ["seed0/run", "seed1/run", "run.csv", "other"]
+    assert [run.name for run in runs] == names
+    assert [text.get_text() for text in overview(runs).legends[0].get_texts()] == names
+
+
+def test_singular_values_are_counted_by_whole_numbers() -> None:
+    for K in (1, 2, 3, 200):
+        ticks = network_report.spectrum_figure(np.arange(K, 0, -1.0)).axes[0].get_xticks()
+        assert (ticks == np.round(ticks)).all()
 
 
 def test_a_hundred_classes_are_a_band_and_few_are_lines() -> None:

@@ -14,28 +14,13 @@ from sims.sweeps import Outcome, sweep
 from sims.training import session
 from sims.training.session import Run, train_run
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, tiny
+from tests.sims.tasks import square, squared_once_killed
 
 ENGINES = ("serial", "processes", "dask")
 
 
 def quiet(_: str) -> None:
     """No progress."""
-
-
-def square(number: int) -> int:
-    if number == 3:
-        raise ValueError("three\nis refused")
-    return number**2
-
-
-def squared_once_killed(task: tuple[int, str]) -> int:
-    """Dies of SIGKILL the first time that it is given 2, and every time that it is given 5."""
-    number, folder = task
-    met = Path(folder) / str(number)
-    if number == 5 or (number == 2 and not met.exists()):
-        met.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-    return number**2
 
 
 def die_in_epoch_3(_: object, epoch: int, batch: int, batches: int) -> None:

@@ -128,7 +128,10 @@ def sakamoto_rnc1(stats: ClassStatistics[Array], features: Rows[Array]) -> float
 
 
 def sakamoto_rnc1_of_mean_norm(stats: ClassStatistics[Array], features: Rows[Array]) -> float:
-    """tr Sigma_W / (Ave_i ||h_i||)^2, the RNC1 that the code of Sakamoto & Sato plots: at least `sakamoto_rnc1`."""
+    """tr Sigma_W / (Ave_i ||h_i||)^2, the RNC1 that the code of Sakamoto & Sato plots: at least `sakamoto_rnc1`.
+
+    From within_class_variance and scale_means of github.com/keitaroskmt/collapse-dynamics; examples weigh alike, not classes.
+    """
     return _over_square(stats, features, float(_lengths(features).mean()))
 
 

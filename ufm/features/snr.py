@@ -152,10 +152,12 @@ def _whiten(
     """The whitening, M - mu_G 1^T and Ave ||h||^2: through Ave h h^T where that costs no digits, else through the deviations."""
     means = layout.means(H)
     priors = _priors(means, layout)
-    S = H @ H.mT
+    with np.errstate(over="ignore", invalid="ignore"):
+        S = H @ H.mT
     S /= layout.n
     magnitude, mean_square = infinity_norm(S), float(S.diagonal().sum())
-    check_scale(mean_square**0.5, "features")
+    # squares that have overflowed, or vanished, do not tell the scale
+    check_scale(mean_square**0.5 if 0 < mean_square < float("inf") else float(abs(H).max()), "features")
     degenerate = degenerate_deviation(mean_square, H.shape[-2], precision)
     S -= (means * priors) @ means.mT
     once = whiten_once(S, magnitude, degenerate, root)

@@ -1,14 +1,13 @@
 """The members of an .npz archive: the wanted ones, each read once, none larger than it says it is, nothing unpickled."""
 
 import math
-import os
 from collections.abc import Collection
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
+
+from ufm.memory import free_memory, in_words
 
 SLACK = 1 << 16  # bytes that an array beside the features may always have
 BESIDE = 8  # times the bytes of the features that any array beside them may have; int64 labels of one float16 have 4 times
@@ -82,31 +81,6 @@ def check_memory(sizes: dict[str, int]) -> None:
     if free is not None and needed > free:
         largest = max(sizes, key=lambda name: sizes[name])
         raise ValueError(f"{largest} has {in_words(sizes[largest])}, with {in_words(free)} of memory free")
-
-
-def free_memory() -> int | None:
-    """Bytes that this process may still take, None where the system does not tell."""
-    limits = list[int]()
-    with suppress(OSError, ValueError, IndexError, StopIteration):
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        limits.append(1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1]))
-    with suppress(OSError, ValueError):
-        limits.append(int(Path("/sys/fs/cgroup/memory.max").read_text()))
-    with suppress(OSError, ValueError, AttributeError):
-        if not limits:
-            limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
-    with suppress(ImportError, OSError):
-        import resource
-
-        soft = resource.getrlimit(resource.RLIMIT_AS)[0]
-        limits += [soft] if soft != resource.RLIM_INFINITY else []
-    return min(limits, default=None)
-
-
-def in_words(size: int) -> str:
-    """Bytes in the unit that suits them."""
-    power = min(max(len(str(size)) - 1, 0) // 3, 6)
-    return f"{size / 1000**power:.3g} {('B', 'kB', 'MB', 'GB', 'TB', 'PB', 'EB')[power]}"
 
 
 def _checked_size(archive: Any, name: str, member: Any) -> int:

@@ -3,8 +3,10 @@
 Keys, those of `KEYS`; features (n, P) of any float dtype and labels (n,) of integers are needed, everything else is optional.
 """
 
+import math
+from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import numpy as np
 
@@ -26,6 +28,38 @@ KEYS = {
     "optimizer": "text",
     "train_error": "one number, for features without classifier",
 }
+
+
+class RowsOnDisk(np.memmap[Any, np.dtype[Any]]):
+    """A memory-mapped .npy, of which slices of rows are read rather than mapped.
+
+    To touch a mapped page of a file that has shrunk ends the process; reading past its end is a ValueError.
+    """
+
+    path: Path | None = None  # of the whole array, not of what is derived from it
+
+    @classmethod
+    def of(cls, path: Path) -> np.ndarray:
+        """The rows of a .npy that is stored by rows; one stored by columns is read whole."""
+        with open(path, "rb") as file:
+            header = read_header(file)
+        if header.fortran and len(header.shape) > 1:
+            return _single_array(path)
+        rows = np.load(path, mmap_mode="r", allow_pickle=False).view(cls)
+        rows.path = path.absolute()
+        return rows
+
+    def __getitem__(self, index: Any) -> Any:
+        """Rows first:last as an array of their own, everything else as numpy has it."""
+        if self.path is None or not isinstance(index, slice) or index.step not in (None, 1):
+            return super().__getitem__(index)
+        first, last, _ = index.indices(len(self))
+        rows = np.empty((max(last - first, 0), *self.shape[1:]), self.dtype)
+        with open(self.path, "rb") as file:
+            file.seek(self.offset + first * self.dtype.itemsize * math.prod(self.shape[1:]))
+            if file.readinto(rows.reshape(-1).view(np.uint8)) < rows.nbytes:  # type: ignore[attr-defined]
+                raise ValueError(f"cannot read {self.path}: it ends before row {last} of {len(self)}, it has shrunk")
+        return rows
 
 
 def load_feature_file(path: Path) -> dict[str, np.ndarray]:
@@ -62,6 +96,33 @@ def scalar(arrays: dict[str, np.ndarray], name: str, path: Path) -> float | None
     return float(value.reshape(()))
 
 
+def epoch_of(arrays: dict[str, np.ndarray], path: Path) -> int | None:
+    """The key `epoch` of a file, None where it is absent. Raises ValueError where it is no single integer."""
+    if "epoch" not in arrays:
+        return None
+    epoch = arrays["epoch"]
+    if epoch.ndim or not np.issubdtype(epoch.dtype, np.integer):
+        raise ValueError(f"{path}: epoch is {epoch.dtype} {epoch.shape}, one integer is needed")
+    return int(epoch)
+
+
+def classifier_of(arrays: dict[str, np.ndarray], path: Path) -> tuple[np.ndarray, np.ndarray] | None:
+    """W (C, P) and b (C,) of a file, zero where it has no b, None where it has no W.
+
+    Raises ValueError where they are no finite floats of these shapes.
+    """
+    if "W" not in arrays:
+        return None
+    W = arrays["W"]
+    b = arrays.get("b", np.zeros(W.shape[:1]))
+    for name, weights, axes in (("W", W, 2), ("b", b, 1)):
+        if weights.dtype not in FLOATS or weights.ndim != axes:
+            raise ValueError(f"{path}: {name} is {weights.dtype} {weights.shape}; W (C, P) and b (C,) of floats are needed")
+        if not np.isfinite(weights).all():
+            raise ValueError(f"{path}: {name} has NaN or infinite entries")
+    return W, b
+
+
 def _safetensors(path: Path) -> dict[str, np.ndarray]:
     from safetensors import SafetensorError, safe_open
 
@@ -74,7 +135,7 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
 
 def _arrays_beside(path: Path) -> dict[str, np.ndarray]:
-    arrays = {"features": _single_array(path, mmap_mode="r")}
+    arrays = {"features": _checked_array(path, lambda: RowsOnDisk.of(path))}
     for name in KEYS.keys() - {"features"}:
         other = path.with_name(f"{name}.npy")
         if other.exists() and other != path:
@@ -82,18 +143,22 @@ def _arrays_beside(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
-def _single_array(path: Path, mmap_mode: Literal["r"] | None = None) -> np.ndarray:
+def _single_array(path: Path) -> np.ndarray:
     """The array of a .npy. Raises ValueError for a file that is none, whatever is wrong with it."""
+
+    def read() -> np.ndarray:
+        with open(path, "rb") as file:
+            check_memory({path.stem: read_header(file).size})
+        return np.load(path, allow_pickle=False)
+
+    return _checked_array(path, read)
+
+
+def _checked_array(path: Path, read: Callable[[], np.ndarray]) -> np.ndarray:
     try:
-        if mmap_mode is None:
-            with open(path, "rb") as file:
-                check_memory({path.stem: read_header(file).size})
-        array = np.load(path, mmap_mode=mmap_mode, allow_pickle=False)
+        array = read()
     except MemoryError as error:
         raise ValueError(f"cannot read {path}: it does not fit into memory ({error})") from error
     except Exception as error:  # a damaged header raises anything, from SyntaxError to TokenError
         raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
-        raise ValueError(f"cannot read {path}: it is an archive, a single array is needed")
     return array

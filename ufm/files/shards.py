@@ -1,10 +1,11 @@
-"""Features in many files, read in blocks of bounded size: .npz shards, or .npy pairs whose features are memory-mapped.
+"""Features in many files, read in blocks of bounded size: .npz shards, or pairs of .npy, which are never mapped.
 
 A shard is a .npz with the members `features` (n, P) and `labels` (n,), or a .npy file with `features` in its name beside one that
 has `labels` in its place. All shards together, in the order of their names, are one data set.
 """
 
 import glob
+import os
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -81,14 +82,11 @@ class Shards:
 class _Member:
     """One array of a shard: its shape and dtype, and its rows in blocks."""
 
-    def __init__(self, path: Path, name: str, source: "np.ndarray | IO[bytes]", size: int = 0) -> None:
+    def __init__(self, path: Path, name: str, source: IO[bytes], size: int) -> None:
         self.path, self.name, self._source, self._stack = path, name, source, ExitStack()
-        if isinstance(source, np.ndarray):
-            self.shape, self.dtype, fortran = source.shape, source.dtype, False
-        else:
-            header = checked_header(source, name, size)
-            self.shape, self.dtype, fortran = header.shape, header.dtype, header.fortran
-        if fortran and len(self.shape) > 1:
+        header = checked_header(source, name, size)
+        self.shape, self.dtype = header.shape, header.dtype
+        if header.fortran and len(self.shape) > 1:
             raise ValueError(f"its {name} are stored by columns: save them by rows")
 
     def __enter__(self) -> "_Member":
@@ -104,8 +102,7 @@ class _Member:
 
     def blocks(self, rows: range, step: int) -> Iterator[np.ndarray]:
         """Rows (b, ...) in blocks of at most `step`. Raises ValueError where the file ends early."""
-        if not isinstance(self._source, np.ndarray):
-            _skip(self._source, rows.start * self._row_bytes)
+        _skip(self._source, rows.start * self._row_bytes)
         for first in range(rows.start, rows.stop, step):
             yield self._take(first, min(step, rows.stop - first))
 
@@ -114,8 +111,6 @@ class _Member:
         return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
 
     def _take(self, first: int, count: int) -> np.ndarray:
-        if isinstance(self._source, np.ndarray):
-            return np.array(self._source[first : first + count])
         data = _read_or_refuse(self.path, lambda: self._source.read(count * self._row_bytes))
         if len(data) < count * self._row_bytes:
             raise ValueError(f"cannot read {self.path}: its {self.name} end early")
@@ -145,9 +140,10 @@ def _opened(path: Path, name: str) -> _Member:
     """A member of a shard. Raises ValueError for a file that is damaged or lacks it."""
 
     def open_it() -> _Member:
-        if path.suffix == ".npy":
-            return _Member(path, name, np.load(_path_beside(path, name), mmap_mode="r", allow_pickle=False))
         with ExitStack() as stack:
+            if path.suffix == ".npy":
+                file = stack.enter_context(_path_beside(path, name).open("rb"))
+                return _Member(path, name, file, os.fstat(file.fileno()).st_size).closing(stack.pop_all())
             archive = stack.enter_context(zipfile.ZipFile(path))
             info = archive.getinfo(f"{name}.npy")
             member = stack.enter_context(archive.open(info))

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ufm.arrays import as_numpy
+from ufm.flow.clock import clock_of, log_spaced, undecayed
 from ufm.flow.config import FlowConfig
-from ufm.flow.start import Start, closed_end_time, closed_onset, scaled_means, to_total_covariance_one
+from ufm.flow.start import FEWEST_TIMES, Start, closed_end_time, closed_onset, scaled_means, to_total_covariance_one
 from ufm.interrupt import Interrupted
 from ufm.laws import discrete
 from ufm.laws.closed import EMBEDDED, LAWS, UNNORMALIZED
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
     from ufm.laws.general_trajectory import GeneralTrajectory
     from ufm.laws.mean_system import MeanSystem
 
-FIRST_TIME = 1e-4  # of the whole run: the first output time after 0, at the latest
 FIRST_GROWTH = 0.01  # of any singular value by that time, at most
 LARGE = 2**24  # numbers in the singular vectors of a whole run, and hundreds of operations in its scheme, before both are thinned
 Share = Callable[[float], None]
@@ -149,20 +149,19 @@ def end_time(config: FlowConfig, start: Start) -> float:
 def output_times(config: FlowConfig, start: Start, t_end: float) -> np.ndarray:
     """0 and logarithmically spaced times up to t_end, the first before any value has grown by 1 %. (points,)"""
     motion = motion_of(config, start)
-    points = config.points or (1000 if isinstance(motion, ClosedMotion) else thinned(start))
+    points = config.points or (thinned(start) if keeps_vectors(motion) else 1000)
     return log_spaced(t_end, motion.onset(t_end), points)
 
 
-def log_spaced(t_end: float, onset: float, points: int) -> np.ndarray:
-    """0 and logarithmically spaced times up to t_end, the first at the onset or before. (points,)"""
-    first = min(FIRST_TIME * t_end, onset)
-    return np.concatenate(([0.0], np.geomspace(first, t_end, points - 1) if points > 2 else [t_end]))
+def keeps_vectors(motion: "ClosedMotion | GeneralMotion | MeanMotion") -> bool:
+    """Whether singular vectors are held at every time: not where they are frozen."""
+    return isinstance(motion, MeanMotion) or (isinstance(motion, GeneralMotion) and not motion.law.balanced)
 
 
 def thinned(start: Start) -> int:
     """Output times where vectors move: 1000, fewer where so many of them, K (C + P) numbers each, would not fit into memory."""
     K, P = len(start.snr.omega), start.P
-    return max(20, min(1000, LARGE // (K * (start.layout.C + (K if start.snr.U is None else P)))))
+    return max(FEWEST_TIMES, min(1000, LARGE // (K * (start.layout.C + (K if start.snr.U is None else P)))))
 
 
 def schedule_of(config: FlowConfig, start: Start, t_end: float) -> tuple[float, int, tuple[str, ...]]:
@@ -175,7 +174,7 @@ def schedule_of(config: FlowConfig, start: Start, t_end: float) -> tuple[float, 
     from ufm.laws.general_discrete import safe_step
 
     safe = safe_step(general_law(config, start, config.kernel_ratio))
-    default = max(20, min(1000, 400 * LARGE // (len(omega0) ** 2 * layout.C)))
+    default = 1000 if layout.balanced else max(20, min(1000, 400 * LARGE // (len(omega0) ** 2 * layout.C)))
     eta, steps = discrete.schedule_within(t_end, safe, config.eta, config.steps, default)
     return eta, steps, discrete.warnings_within(t_end, eta, steps, safe, f"{safe:g} for these classes")
 
@@ -234,17 +233,3 @@ def mean_system_of(config: FlowConfig, start: Start) -> "MeanSystem":
 def along(vectors: np.ndarray | None, moving: np.ndarray | None) -> np.ndarray | None:
     """Moving vectors (T, ., K) with the signs that `vectors` (., K) have at the start."""
     return moving if vectors is None or moving is None else moving * np.where((moving[0] * vectors).sum(0) < 0, -1.0, 1.0)
-
-
-def undecayed(t: np.ndarray, decay: float) -> np.ndarray:
-    """The clock on which a flow with feature decay is the flow without: (exp(2 lambda t) - 1) / (2 lambda)."""
-    if decay == 0:
-        return t
-    from ufm.laws.mean_system import decayed_clock
-
-    return decayed_clock(t, decay)
-
-
-def clock_of(tau: float, decay: float) -> float:
-    """The inverse of `undecayed`: log(1 + 2 lambda tau) / (2 lambda)."""
-    return math.log1p(2 * decay * tau) / (2 * decay) if decay else tau

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STORED = {"t", "omega", "U", "V", "eta", "t_discrete", "omega_discrete", "config"}  # what a stored run is read from
 ALSO_STORED = {*LOSSES, "counts", "V_t", "U_t"}
+MOST_STATISTICS = 1024  # features, up to which a raw start is stored with its class statistics
 WIDE_GAP = 0.1  # in log omega: past it scheme and flow are told apart by eye
 WIDE_RESIDUAL = {"float64": 1e-6, "float32": 1e-2}  # integrated tensors stay a hundred times below
 StageProgress = Callable[[str, float], None]
@@ -62,9 +63,20 @@ class FlowRun:
             "u": flow.observed["u"] if "u" in flow.observed else eigenvalues_of_gram(flow, self.start.layout.priors),
             "counts": np.asarray(self.start.layout.sizes),
             **{name: vectors for name in ("V_t", "U_t") if (vectors := getattr(flow, name)) is not None},
+            **self._raw_statistics(),
             "complete": np.array(self.complete),
             "config": np.array(json.dumps(self.provenance, sort_keys=True)),
         }
+
+    def _raw_statistics(self) -> dict[str, np.ndarray]:
+        """class_means (P, C), of global mean zero, and sigma_w (P, P) of a raw start, which omega and V do not have."""
+        start, layout = self.start, self.start.layout
+        if self.config.start != "raw" or start.P > MOST_STATISTICS:
+            return {}
+        if start.statistics is not None:
+            return {"class_means": start.statistics.centred_means, "sigma_w": start.statistics.root @ start.statistics.root.T}
+        means, deviations = layout.means(start.features), layout.deviations(start.features)
+        return {"class_means": means - (means @ layout.priors)[:, None], "sigma_w": deviations @ deviations.T / layout.n}
 
     @property
     def provenance(self) -> dict[str, Any]:

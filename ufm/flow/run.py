@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ufm.flow.config import FlowConfig
-from ufm.flow.motion import ClosedMotion, end_time, motion_of, output_times, run_scheme, schedule_of
+from ufm.flow.motion import ClosedMotion, end_time, keeps_vectors, motion_of, output_times, run_scheme, schedule_of, thinned
 from ufm.flow.result import FlowRun, StageProgress, distance_warnings, largest_gap, silent
 from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.discrete import DiscreteRun, kept_steps
+from ufm.laws.run_cost import check_run_cost
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,5 +65,7 @@ def _until_interrupted(compute: Callable[[], Any], before: Any = None) -> tuple[
 def check(config: FlowConfig, start: Start) -> None:
     """Raise what `run_flow` would raise for this flow, before anything is computed: ValueError, or OverflowError past float64."""
     motion = motion_of(config, start)
+    if keeps_vectors(motion):
+        check_run_cost(start.layout.C, start.P, config.points or thinned(start))
     if isinstance(motion, ClosedMotion):
         motion.flow(np.array([0.0, end_time(config, start)]), np.zeros(1), lambda share: None)

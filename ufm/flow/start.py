@@ -12,11 +12,13 @@ from ufm.features import labels as layout
 from ufm.features.snr import Snr, snr, snr_spectrum, worth_saying
 from ufm.flow.config import FlowConfig
 from ufm.laws.closed import Law
+from ufm.laws.run_cost import check_run_cost
 
 if TYPE_CHECKING:
     from ufm.features.ranges import Reduction
     from ufm.features.sharded import FactoredStatistics
 
+FEWEST_TIMES = 20  # at which vectors that move are kept, unless the user says otherwise
 MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce deserves a warning
 
 
@@ -132,6 +134,8 @@ def _start_features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, C
         raise ValueError(f"P = {config.P}: at least one feature is needed")
     if not config.reduce:
         classes.check_rank(config.P)
+    if not classes.balanced:
+        check_run_cost(classes.C, config.P, config.points or FEWEST_TIMES)
     rng = np.random.default_rng(config.seed)
     notes.append(f"standard Gaussian features, seed {config.seed}")
     return rng.standard_normal((config.P, classes.n)).astype(config.dtype, copy=False), classes

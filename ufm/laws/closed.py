@@ -12,10 +12,22 @@ Arrays are numpy or torch, any shape; C classes of N examples. A singular value 
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from manifolds.linalg import ArrayT, namespace
-from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, in_blocks, narrow, wide
+from manifolds.layout import whole_number
+from manifolds.linalg import ArrayT, detached, namespace
+from ufm.laws.domain import (
+    LARGEST_LOG,
+    SMALLEST_OMEGA,
+    SMALLEST_PHI,
+    check_omega,
+    from_start,
+    in_blocks,
+    narrow,
+    six_digits,
+    times_like,
+    wide,
+)
 
 
 class Law(ABC):
@@ -50,7 +62,7 @@ class Law(ABC):
         Raises ValueError unless both are positive (a singular value that starts at 0 never moves).
         """
         given = omega0
-        omega, omega0, C, N = wide(omega), wide(omega0), int(C), int(N)
+        omega, omega0, C, N = wide(omega), wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         for value in (omega, omega0):
             check_omega(value, C, N)
             if bool((value == 0).any()):
@@ -60,20 +72,19 @@ class Law(ABC):
     def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
 
-        Computed in float64, returned in the dtype of omega0. t may be negative (backwards).
+        Computed in float64, returned in the dtype of omega0; omega0 itself at t = 0. t may be negative (backwards).
         Raises ValueError for an omega0 that is negative or whose powers overflow or underflow, for non-finite input, and for
         a time whose omega underflows; OverflowError where law (c) passes 1e150 (`log_omega` does not).
         """
         given = omega0
-        times: Any = wide(t)
-        omega0, C, N = wide(omega0), int(C), int(N)
+        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
+        times = times_like(t, omega0)
         check_omega(omega0, C, N)
-        xp = namespace(omega0)
-        moving = omega0 > 0
+        xp, moving = namespace(omega0), omega0 > 0
         all_move = bool(moving.all())
         phi = self._phi_at(times, omega0 if all_move else xp.where(moving, omega0, 1.0), C, N)
         omega = in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
-        return narrow(omega if all_move else xp.where(moving, omega, 0.0), given)
+        return narrow(from_start(omega if all_move else xp.where(moving, omega, 0.0), times, omega0), given)
 
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape)"""
@@ -83,8 +94,6 @@ class Law(ABC):
 
     def _phi_at(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """Phi(u0) + 2 t / (C^2 N). (*t.shape, *omega0.shape)"""
-        if not bool(namespace(t).isfinite(t).all()):
-            raise ValueError("time t has NaN or infinite entries")
         start = self.phi(omega0 * (omega0 / C))
         phi = t.reshape(t.shape + (1,) * start.ndim) * (2 / (C * C * N)) + start
         if bool((t < 0).any()) and not bool((phi > SMALLEST_PHI).all()):
@@ -113,18 +122,25 @@ class _Renormalized(Law):
         return log_ratio + difference
 
     def _solve(self, s: ArrayT) -> ArrayT:
-        """The Wright omega function, by two steps of the fourth-order iteration of Fritsch, Shafer & Crowley (1973)."""
+        """The Wright omega function: two steps of the fourth-order iteration of Fritsch, Shafer & Crowley (1973).
+
+        The first one to six digits.
+        """
+        return self._step(s, six_digits(lambda s: self._step(s, self._start(s)), s))
+
+    def _start(self, s: ArrayT) -> ArrayT:
         xp = namespace(s)
         above = xp.clip(s, min=1.0)
         low = xp.exp(xp.minimum(s, (2 / 3) * (s - above)))  # 1 for s >= 1
-        u = (above - xp.log(above) * (above / (1 + above))) * low
-        for _ in range(2):
-            reciprocal = 1 / (1 + u)
-            r = (s - u - xp.log(u)) * reciprocal
-            p = r * reciprocal
-            q = 1 + (2 / 3) * r
-            u = u * (1 + r * ((q - 0.5 * p) / (q - p)))
-        return u
+        return (above - xp.log(above) * (above / (1 + above))) * low
+
+    def _step(self, s: ArrayT, u: ArrayT) -> ArrayT:
+        """One step of fourth order from u."""
+        reciprocal = 1 / (1 + u)
+        r = (s - u - namespace(u).log(u)) * reciprocal
+        p = r * reciprocal
+        q = 1 + (2 / 3) * r
+        return u * (1 + r * ((q - 0.5 * p) / (q - p)))
 
 
 class _Embedded(Law):
@@ -148,20 +164,25 @@ class _Embedded(Law):
         return log_ratio + difference * (2 + total / 2)
 
     def _solve(self, s: ArrayT) -> ArrayT:
-        """Two steps, of fourth and of third order, in the relative change x of u.
+        """Two steps, of fourth and of third order, in the relative change x of u, the first to six digits.
 
         With k = 1 / (1 + u) and r = k^2 (s - Phi(u)), the series r = x + (1/2 - k) x^2 + (k^2/3) x^3 is reversed by a quotient.
         """
+        u = six_digits(self._start, s)
+        k, r = self._residual(s, u)
+        return u * (1 + r / (1 + r * (0.5 - k)))
+
+    def _residual(self, s: ArrayT, u: ArrayT) -> tuple[ArrayT, ArrayT]:
+        k = 1 / (1 + u)
+        return k, (s - namespace(u).log(u) - u * (2 + 0.5 * u)) * k * k
+
+    def _start(self, s: ArrayT) -> ArrayT:
         xp = namespace(s)
         above = xp.clip(s, min=1.45)  # the constants of this start leave 1.2e-6 after the first step, for every s
         low = xp.exp(xp.minimum(s, (s - above) * (1 / 1.97)))  # 1 for s >= 1.45
         u = (xp.sqrt(4 + 2 * above - xp.log(0.285 * above)) - 2) * low
-        k = 1 / (1 + u)
-        r = (s - xp.log(u) - u * (2 + 0.5 * u)) * k * k
-        u = u * (1 + r / (1 + r * (0.5 - k + r * (k * (1 - (2 / 3) * k) - 0.25))))
-        k = 1 / (1 + u)
-        r = (s - xp.log(u) - u * (2 + 0.5 * u)) * k * k
-        return u * (1 + r / (1 + r * (0.5 - k)))
+        k, r = self._residual(s, u)
+        return u * (1 + r / (1 + r * (0.5 - k + r * (k * (1 - (2 / 3) * k) - 0.25))))
 
 
 class _Unnormalized(Law):
@@ -182,25 +203,23 @@ class _Unnormalized(Law):
 
     def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega0 exp(t / (C^2 N)); OverflowError where it overflows float64: use `log_omega`."""
-        log_omega = self.log_omega(t, wide(omega0), C, N)
-        largest = float(log_omega.max()) if log_omega.shape else float(log_omega)
+        start = wide(omega0)
+        log_omega = self.log_omega(t, start, C, N)
+        largest = float(detached(log_omega).max())
         if largest > LARGEST_LOG:
             raise OverflowError(
                 f"law (c) reaches log omega = {largest:.6g}, where omega^2 overflows float64: use log_omega, or a smaller time"
             )
-        return narrow(namespace(log_omega).exp(log_omega), omega0)
+        return narrow(from_start(namespace(log_omega).exp(log_omega), times_like(t, start), start), omega0)
 
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega0 + t / (C^2 N)"""
         given = omega0
-        times: Any = wide(t)
-        omega0, C, N = wide(omega0), int(C), int(N)
+        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
+        times = times_like(t, omega0)
         check_omega(omega0, C, N)
-        xp = namespace(omega0)
-        moving = omega0 > 0
+        xp, moving = namespace(omega0), omega0 > 0
         log0 = xp.log(xp.where(moving, omega0, 1.0))
-        if not bool(namespace(times).isfinite(times).all()):
-            raise ValueError("time t has NaN or infinite entries")
         log_omega = times.reshape(times.shape + (1,) * log0.ndim) / (C * C * N) + log0
         return narrow(xp.where(moving, log_omega, -math.inf), given)
 

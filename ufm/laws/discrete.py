@@ -10,8 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.layout import whole_number
 from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
+from ufm.laws.domain import wide
 
 DEFAULT_STEPS, MOST_DEFAULT_STEPS = 1000, 200_000
 MOST_STEPS = 10**12
@@ -164,7 +166,7 @@ def run_discrete(
     `progress` is called with the number of steps done at every kept step.
     Raises ValueError for eta <= 0, steps < 1, or bad omega0; Interrupted, a KeyboardInterrupt with the steps done, on Ctrl-C.
     """
-    omega0 = np.asarray(omega0, dtype=np.float64)
+    omega0 = wide(omega0)
     _check_scheme(omega0, eta, steps, C, N)
     kept = kept_steps(steps)
     stepper = (_SafeSteps if eta < safe_step_from(omega0, C, N) else _AnySteps)(omega0.copy(), eta, C, N)
@@ -183,8 +185,9 @@ def run_discrete(
 
 
 def _check_scheme(omega0: np.ndarray, eta: float, steps: int, C: int, N: int) -> None:
-    if C < 2 or N < 1:
+    if whole_number(C, "C") < 2 or whole_number(N, "N") < 1:
         raise ValueError(f"C = {C}, N = {N}: the scheme needs at least C = 2 classes and N = 1 example a class")
+    whole_number(steps, "steps")
     if not (np.isfinite(eta) and eta > 0):
         raise ValueError(f"eta = {eta}: the step size must be positive and finite")
     if steps < 1:

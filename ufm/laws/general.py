@@ -21,11 +21,12 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
 from ufm.laws.class_counts import ClassCounts
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
-from ufm.laws.domain import wide
+from ufm.laws.domain import from_start, wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
 from ufm.laws.one_vector import ComplementBasis
 from ufm.laws.singular import thin_svd
 
+LARGEST_RIDGE = 1e60
 DIRECT_UP_TO = 64  # rows for which LAPACK's solve is faster than an inverse of matrix products
 
 
@@ -33,7 +34,7 @@ DIRECT_UP_TO = 64  # rows for which LAPACK's solve is faster than an inverse of 
 class GeneralLaw(ClassCounts):
     """Class sizes n_c, ridge lambda on the classifier (not on its bias), r: the kernel on class means over that on deviations.
 
-    Raises ValueError for fewer than two classes, an empty class, a negative or infinite ridge, and r <= 0.
+    Raises ValueError for fewer than two classes, an empty class, a ridge that is negative or past 1e60, and r <= 0.
     """
 
     ridge: float = 0.0
@@ -43,8 +44,10 @@ class GeneralLaw(ClassCounts):
         super().__post_init__()
         object.__setattr__(self, "ridge", float(self.ridge))
         object.__setattr__(self, "kernel_ratio", float(self.kernel_ratio))
-        if not 0 <= self.ridge < math.inf:
-            raise ValueError(f"ridge = {self.ridge}: lambda must be finite and cannot be negative")
+        if not 0 <= self.ridge <= LARGEST_RIDGE:
+            raise ValueError(
+                f"ridge = {self.ridge}: lambda must lie between 0 and {LARGEST_RIDGE:g}, where no power of it overflows"
+            )
         if not self.kernel_ratio > 0:
             raise ValueError(f"kernel_ratio = {self.kernel_ratio}: r must be positive; math.inf is the embedded flow")
 
@@ -114,7 +117,8 @@ class GeneralLaw(ClassCounts):
         """omega(t) for equal classes, in closed form. (T,), (K,) -> (T, K). Raises ValueError for classes of other sizes."""
         law, scale = self._closed_law
         root = scale**0.5
-        return root * law.omega(t / scale, omega0 / root, self.C, ClassLayout(self.counts).N)
+        omega = root * law.omega(t / scale, omega0 / root, self.C, ClassLayout(self.counts).N)
+        return from_start(omega, t, omega0)
 
     def closed_time(self, omega: ArrayT, omega0: ArrayT) -> ArrayT:
         """When values of omega0 reach omega, for equal classes. (K,), (K,) -> (K,). Raises ValueError as `closed_omega`."""

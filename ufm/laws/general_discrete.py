@@ -15,6 +15,7 @@ eigenvector; for equal classes nu = 1 / C and the bound is the 4 C^2 N of `ufm.l
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -70,7 +71,7 @@ def general_step(law: GeneralLaw, S: ArrayT, eta: float) -> ArrayT:
         raise ValueError(f"eta = {eta}: the step size must be positive and finite")
     S = law.checked(S)
     basis, start = law.basis(S), reduced_start(law, S)
-    return start.U @ basis.expand(_reduced_step(law, start.sigma[:, None] * start.Vt, eta))
+    return start.U @ basis.expand(_reduced_step(law, start.Z_of(start.sigma), eta))
 
 
 def _reduced_step(law: GeneralLaw, Z: ArrayT, eta: float) -> ArrayT:
@@ -85,9 +86,25 @@ def _reduced_step(law: GeneralLaw, Z: ArrayT, eta: float) -> ArrayT:
         return xp.linalg.solve(identity_like(Z, len(Z)) - h * A, moved)
     values, E = xp.linalg.eigh(A)
     factors = 1 - h * values
-    if bool((abs(factors) <= 4 * epsilon(Z)).any()):  # to rounding
-        raise ValueError(f"eta = {eta:g} annihilates a direction of the deviations: choose one below {safe_step(law):g}")
+    _check_factors(law, factors, eta)
     return E @ ((E.mT @ moved) / abs(factors)[:, None])
+
+
+def _balanced_step(law: GeneralLaw, sigma: ArrayT, eta: float) -> ArrayT:
+    """`_reduced_step` of the singular values alone, for equal classes, whose vectors stay. (K,) -> (K,)"""
+    h, ratio, u = eta / (law.n * law.C), law.kernel_ratio, sigma * sigma
+    K = 1 / (law.s + u)
+    grown = sigma * (1 + (h * law.s * (1.0 if math.isinf(ratio) else ratio)) * K * K)
+    if math.isinf(ratio):
+        return grown
+    factors = 1 - h * u * K * K
+    _check_factors(law, factors, eta)
+    return grown / abs(factors)
+
+
+def _check_factors(law: GeneralLaw, factors: Array, eta: float) -> None:
+    if bool((abs(factors) <= 4 * epsilon(factors)).any()):  # to rounding
+        raise ValueError(f"eta = {eta:g} annihilates a direction of the deviations: choose one below {safe_step(law):g}")
 
 
 def run_general_discrete(
@@ -104,17 +121,23 @@ def run_general_discrete(
         raise ValueError(f"eta = {eta}: the step size must be positive and finite")
     S = law.checked(S)
     xp, basis, kept, start = namespace(S), law.basis(S), kept_steps(steps), reduced_start(law, S)
-    Z, omega, u = start.sigma[:, None] * start.Vt, list[np.ndarray](), list[np.ndarray]()
+    state, omega, u = start.sigma if law.balanced else start.Z_of(start.sigma), list[Any](), list[Any]()
 
     def done() -> GeneralDiscreteRun:
+        Z = start.Z_of(state) if law.balanced else state
         return GeneralDiscreteRun(kept[: len(u)], xp.stack(omega[: len(u)]), xp.stack(u), float(eta), start.U @ basis.expand(Z))
 
     try:
         for before, stop in zip([0, *kept[:-1].tolist()], kept.tolist(), strict=True):
             for _ in range(stop - before):
-                Z = _reduced_step(law, Z, eta)
-            omega.append(singular_values(law.class_means(basis.expand(Z))))
-            u.append(singular_values(Z) ** 2)
+                state = (_balanced_step if law.balanced else _reduced_step)(law, state, eta)
+            if law.balanced:
+                values = _sorted(state)
+                omega.append(law.C**0.5 * values)
+            else:
+                values = singular_values(state)
+                omega.append(singular_values(law.class_means(basis.expand(state))))
+            u.append(values**2)
             if progress is not None:
                 progress(stop)
     except KeyboardInterrupt:
@@ -122,3 +145,8 @@ def run_general_discrete(
             raise
         raise Interrupted(done()) from None
     return done()
+
+
+def _sorted(values: Any) -> Any:
+    """Descending. (K,)"""
+    return -np.sort(-values) if isinstance(values, np.ndarray) else values.sort(descending=True)[0]

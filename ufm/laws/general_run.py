@@ -12,6 +12,7 @@ from ufm.laws.domain import wide
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import ReducedStart, peak_signs, reduced_start, states_at
 from ufm.laws.general_trajectory import GeneralTrajectory
+from ufm.laws.run_cost import check_run_cost
 from ufm.laws.singular import singular_values
 
 ACCURACY = 1e-10  # largest relative error bound of a singular value
@@ -26,8 +27,8 @@ def run_general(
 
     `accuracy` bounds the relative error of every singular value (default 1e-10). Singular values of S of at most
     max(P, C) eps sigma_1 are rounding of zeros and stay exactly 0. `progress` gets the share of the time done.
-    Raises ValueError for bad times or means, OverflowError past the times that float64 allows; Interrupted, a KeyboardInterrupt
-    with the times reached, on Ctrl-C.
+    Raises ValueError for bad times or means and for more than the machine's memory, OverflowError past the times that float64
+    allows; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
     """
     try:
         return run_general_beside(law, S, t, np.zeros(0), accuracy, progress)[0]
@@ -50,6 +51,8 @@ def run_general_beside(
     if law.balanced or start.moving == 0:
         omega: Any = _closed(law, start, others).omega
         return _closed(law, start, times), omega
+    if isinstance(S, np.ndarray):
+        check_run_cost(law.C, S.shape[0], len(times))
     visited, states, values, error = np.union1d(times, others), list[Any](), list[Any](), 0.0
     wanted, compared = np.isin(visited, times), np.isin(visited, others)
     passed = 0

@@ -33,6 +33,10 @@ class ReducedStart:
         """U^T S Q of the values that move. (moving, C-1)"""
         return self.sigma[: self.moving, None] * self.Vt[: self.moving]
 
+    def Z_of(self, sigma: ArrayT) -> ArrayT:
+        """U^T S Q of other singular values sigma (K,) with the same vectors. (K, C-1)"""
+        return sigma[:, None] * self.Vt
+
 
 def reduced_start(law: GeneralLaw, S: Array) -> ReducedStart:
     """S (P, C) in its own singular vectors. Values of at most max(P, C) eps sigma_1 are rounding of zeros and set to 0."""

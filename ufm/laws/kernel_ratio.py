@@ -18,11 +18,12 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
+from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
-from ufm.laws.domain import LARGEST_LOG, check_omega, narrow, wide
+from ufm.laws.domain import LARGEST_LOG, check_omega, from_start, narrow, times_like, wide
 from ufm.laws.monotone import increasing_root
 
 EXACT_TAIL = 600.0  # of log u, beyond which the unnormalized Phi is its asymptote to the last digit
@@ -41,19 +42,21 @@ class _KernelRatioLaw(Law):
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
         given = omega0
-        times: Any = wide(t)
-        omega0 = wide(omega0)
-        check_omega(omega0, int(C), int(N))
+        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
+        times = times_like(t, omega0)
+        check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
-        log_u = self._solve_log(self._phi_at(times, xp.where(moving, omega0, 1.0), int(C), int(N)))
-        return narrow(xp.where(moving, (log_u + math.log(C)) / 2, -math.inf), given)
+        log_u = self._solve_log(self._phi_at(times, xp.where(moving, omega0, 1.0), C, N))
+        log_omega = from_start((log_u + math.log(C)) / 2, times, xp.log(xp.where(moving, omega0, 1.0)))
+        return narrow(xp.where(moving, log_omega, -math.inf), given)
 
     def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega(t), t >= 0. (*t.shape, *omega0.shape). OverflowError past 1e150: use `log_omega`, or a smaller time."""
-        log_omega = self.log_omega(t, wide(omega0), C, N)
+        start = wide(omega0)
+        log_omega = self.log_omega(t, start, C, N)
         if bool((log_omega > LARGEST_LOG).any()):
             raise OverflowError(f"log omega = {float(log_omega.max()):.6g}: use log_omega, or a smaller time")
-        return narrow(namespace(log_omega).exp(log_omega), omega0)
+        return narrow(from_start(namespace(log_omega).exp(log_omega), times_like(t, start), start), omega0)
 
 
 @dataclass(frozen=True)

@@ -34,9 +34,8 @@ def solved_steps(system: MeanSystem, t_0: float, t_end: float, tolerance: float 
 
     Raises OverflowError where the largest singular value of Z hides the smallest, or after MOST_SOLVER_STEPS steps.
     """
-    shape, scale, allowed, solver = system.Z.shape, -1.0, tolerance, None
+    shape, moving, scale, allowed, solver = system.Z.shape, system.moving, -1.0, tolerance, None
     t, Z, z = t_0, system.Z, np.linalg.svdvals(system.Z)
-    moving = int((z[: system.K] > max(shape) * np.finfo(np.float64).eps * z[0]).sum())
     for _ in range(MOST_SOLVER_STEPS):
         if solver is None or abs(Z).max() > GROWN * scale:  # entries far below the largest are known to its rounding only
             scale = float(abs(Z).max())

@@ -56,6 +56,12 @@ class MeanSystem:
         return min(self.C - 1, len(self.a))
 
     @cached_property
+    def moving(self) -> int:
+        """How many singular values of Z at the start are not rounding of zeros; their number is the rank of Z at every time."""
+        z = np.linalg.svdvals(self.Z)
+        return int((z[: self.K] > max(self.Z.shape) * np.finfo(np.float64).eps * z[0]).sum())
+
+    @cached_property
     def _pi(self) -> np.ndarray:
         return np.asarray(self.counts, dtype=np.float64) / self.n
 
@@ -69,8 +75,12 @@ class MeanSystem:
         return self.a
 
     def velocity(self, Z: np.ndarray) -> np.ndarray:
-        """dZ/dt. (P, C)"""
+        """dZ/dt. (P, C)
+
+        Of the values that move alone: an error of Z in the others, however small beside Z, would count as one of order 1 in b.
+        """
         U, z, Vt = np.linalg.svd(Z, full_matrices=False)
+        U, z, Vt = U[:, : self.moving], z[: self.moving], Vt[: self.moving]
         b, r = _shrunk(z), self.kernel_ratio
         damping = (1 - b * b) + r * b * b
         B, Bt = (U * b) @ Vt, (U * (b / damping)) @ Vt

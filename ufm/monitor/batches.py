@@ -1,11 +1,12 @@
 """What of a batch goes into the network and what are its labels: tuples, mappings, or a function of the user's."""
 
+import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from manifolds.representation import short_repr
 
@@ -42,6 +43,18 @@ def selected(batch: Any, select: Select | None = None) -> Selected:
     if isinstance(batch, Sequence) and len(batch) >= 2:
         return _of_pair(batch[0], batch[1])
     raise _unknown_batch(f"a batch is {type(batch).__name__}")
+
+
+def outputs_of(network: nn.Module, chosen: Selected, device: torch.device) -> Any:
+    """What a network returns on a batch. Raises ValueError for entries of a mapping that are no arguments of it."""
+    parameters = inspect.signature(network.forward).parameters
+    if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
+        strange = [str(name) for name in chosen.kwargs if name not in parameters]
+        if strange:
+            raise _unknown_batch(
+                f"the network takes {', '.join(parameters) or 'nothing'}, and a batch has {', '.join(strange)} too"
+            )
+    return network(*to_device(chosen.args, device), **to_device(chosen.kwargs, device))
 
 
 def to_device(value: Any, device: torch.device) -> Any:

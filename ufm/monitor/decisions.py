@@ -1,4 +1,7 @@
-"""What the network and the nearest class mean decide, counted: by products in float32, by float64 where those cannot tell."""
+"""What the network and the nearest class mean decide, counted.
+
+Rows close to their class mean are decided with it, the others by products in float32, and by float64 where those cannot tell.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -9,8 +12,9 @@ from torch import Tensor
 
 from ufm.features import measures
 from ufm.features.ranges import Classifier
+from ufm.monitor.certified import SINGLE, CertifiedDecisions, Decided, LinearScores
 
-SINGLE = torch.finfo(torch.float32)
+FEW_CLASSES = 64  # whose scores cost little more than one distance
 
 
 @dataclass(frozen=True)
@@ -66,29 +70,54 @@ class Decider:
     def __init__(self, classifier: Classifier | None, means: Tensor, classes: Tensor | None = None) -> None:
         self._classifier, self._means, self._classes = classifier, means, classes
         self._centre = means.mean(1).float()  # a number of float32, so that a row of float32 less it is rounded once
-        M = means - self._centre[:, None]
-        self._nearest = _Scores.of(2 * M.mT, -(M * M).sum(0))
-        if classifier is not None:
-            self._network = _Scores.of(classifier.W, classifier.b + classifier.W @ self._centre.double())
+        self._scores = [_Scores.of(*linear) for linear in self._linear_scores()]
+        self._certified: CertifiedDecisions | None = None
+        self._seen = 0
 
     def __call__(self, rows: Tensor, labels: Tensor) -> Decisions:
         """The counts of rows (n, P) of any float dtype with labels (n,). Without a classifier the first two are 0."""
         wide = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
         with torch.autocast(rows.device.type, enabled=False):
             x = (wide - self._centre.to(wide.dtype)).float()
-            nearest = self._decided(self._nearest, x, rows, lambda H: measures.nearest_mean(H, self._means))
+            certified = self._certified_decisions(x, labels)
+            nearest = self._decided(0, x, rows, lambda H: measures.nearest_mean(H, self._means), certified)
             nearest = nearest if self._classes is None else self._classes[nearest]
             wrong_by_mean = int((nearest != labels).sum())
             if self._classifier is None:
                 return Decisions(0, 0, wrong_by_mean)
-            network = self._decided(self._network, x, rows, self._of_network)
+            network = self._decided(1, x, rows, self._of_network, certified)
         return Decisions(int((network != labels).sum()), int((network != nearest).sum()), wrong_by_mean)
 
-    def _decided(self, scores: _Scores, x: Tensor, rows: Tensor, exact: Callable[[Tensor], Tensor]) -> Tensor:
-        """The best class of every row, by the exact scores where those of float32 cannot tell."""
+    def _linear_scores(self) -> list[LinearScores]:
+        """Of the nearest class mean, and of the network where it is known, for rows less the centre."""
+        M = self._means - self._centre[:, None]
+        scores = [(2 * M.mT, -(M * M).sum(0))]
+        if self._classifier is not None:
+            W, b = self._classifier.W, self._classifier.b
+            scores.append((W, b + W @ self._centre.double()))
+        return scores
+
+    def _certified_decisions(self, x: Tensor, labels: Tensor) -> list[Decided] | None:
+        """What needs no scores; None until there have been so many rows that K^2 products are few beside theirs."""
+        K = self._means.shape[1]
+        self._seen += len(x)
+        if self._certified is None and K >= FEW_CLASSES and self._seen >= 4 * K:
+            points = self._means - self._centre[:, None]
+            self._certified = CertifiedDecisions(points, self._classes, self._linear_scores())
+        return None if self._certified is None else self._certified(x, labels)
+
+    def _decided(
+        self, which: int, x: Tensor, rows: Tensor, exact: Callable[[Tensor], Tensor], certified: list[Decided] | None
+    ) -> Tensor:
+        """The best class of every row: certified, by scores in float32, or by exact ones where those cannot tell."""
+        if certified is not None:
+            known = certified[which]
+            left = (~known.certain).nonzero()[:, 0]
+            decided = self._decided(which, x[left], rows[left], exact, None) if len(left) else left
+            return known.best.index_copy(0, left, decided)
         if not _products_are_single():
             return exact(rows.double())
-        best, doubtful = scores.best(x)
+        best, doubtful = self._scores[which].best(x)
         again = doubtful.nonzero()[:, 0]
         return best.index_copy(0, again, exact(rows[again].double())) if len(again) else best
 

@@ -12,10 +12,7 @@ def class_rows(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
         hint = "; of one-hot labels take labels.argmax(-1)" if labels.ndim == features.ndim else ""
         raise ValueError(f"features (b, P) and labels (b,), or tokens (b, T, P) and (b, T) are needed, got shapes {shapes}{hint}")
-    if not features.shape[-1]:
-        raise ValueError(f"features of shape {tuple(features.shape)} have P = 0: at least one feature is needed")
-    if not features.is_floating_point():
-        raise ValueError(f"features are {features.dtype}, floats are needed")
+    _check_features(features)
     if labels.is_floating_point() or labels.is_complex():
         raise ValueError(f"labels are {labels.dtype}, integers are needed (targets='regression' takes floats)")
     return features.reshape(-1, features.shape[-1]), labels.reshape(-1).to(features.device, torch.int64)
@@ -27,8 +24,16 @@ def target_rows(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     if features.ndim != 2 or targets.ndim != 2 or len(features) != len(targets):
         shapes = f"{tuple(features.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"features (b, P) and targets (b, d) are needed, got shapes {shapes}")
+    _check_features(features)
     rows = torch.cat([features, targets.to(features.device)], 1)  # in the finer of the two precisions
     return rows, torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
+
+
+def _check_features(features: Tensor) -> None:
+    if not features.shape[-1]:
+        raise ValueError(f"features of shape {tuple(features.shape)} have P = 0: at least one feature is needed")
+    if not features.is_floating_point():
+        raise ValueError(f"features are {features.dtype}, floats are needed")
 
 
 def shifted(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

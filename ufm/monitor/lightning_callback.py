@@ -3,16 +3,21 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any, Literal
 
+from ufm.monitor import Watched, watch
 from ufm.monitor.batches import selected
 from ufm.monitor.logs import Log
 from ufm.monitor.schedule import Schedule, in_order, log_all
-from ufm.monitor.watched import Watched, watch
 
-# one library under two names, whose classes do not mix: the one that the user has imported
+# one library under two names, whose classes do not mix: the one that the user has imported, or else has
 LIGHTNING_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
-Callback: Any = import_module(next((name for name in LIGHTNING_PACKAGES if name in sys.modules), LIGHTNING_PACKAGES[1])).Callback
+_imported = [name for name in LIGHTNING_PACKAGES if name in sys.modules]
+_installed = [name for name in reversed(LIGHTNING_PACKAGES) if find_spec(name.partition(".")[0])]
+if not _installed:
+    raise ImportError("NeuralCollapseCallback needs Lightning: pip install lightning")
+Callback: Any = import_module((*_imported, *_installed)[0]).Callback
 
 
 class NeuralCollapseCallback(Callback):

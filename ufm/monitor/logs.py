@@ -8,6 +8,7 @@ import csv
 import io
 import json
 import math
+import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,6 +30,29 @@ class Log(Protocol):
         """Log one epoch."""
 
 
+class OwnFile:
+    """A file as one log left it: another log that writes to it would lose what this one wrote, and the other way round."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._left = path, self._now(path)
+
+    def check(self) -> None:
+        """Raise ValueError where the file is another one now."""
+        if self._now(self._path) != self._left:
+            raise ValueError(f"{self._path} was written by another since: give every log a file or folder of its own")
+
+    @staticmethod
+    def _now(path: Path) -> tuple[int, int] | None:
+        return (state.st_ino, state.st_size) if path.exists() and (state := path.stat()) else None
+
+
+def whole(epoch: int) -> int:
+    """An epoch as it is counted. Raises ValueError for anything but 0, 1, 2, ..."""
+    if isinstance(epoch, bool) or not hasattr(epoch, "__index__") or epoch < 0:
+        raise ValueError(f"epoch = {epoch}: epochs are counted by whole numbers, 0, 1, 2, ...")
+    return operator.index(epoch)
+
+
 class CsvLog:
     """A table with one row an epoch, written whole and atomically; a column that appears later is empty before."""
 
@@ -39,9 +63,12 @@ class CsvLog:
             self._rows = list(csv.DictReader(io.StringIO(self.path.read_text())))
             if any("epoch" not in row for row in self._rows):
                 raise ValueError(f"{self.path} is no table with a column 'epoch': choose another file")
+        self._file = OwnFile(self.path)
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
-        """Write the row of an epoch; rows of this and of later epochs are replaced."""
+        """Write the row of an epoch; rows of this and of later epochs are replaced. Raises ValueError where another one wrote."""
+        epoch = whole(epoch)
+        self._file.check()
         self._rows = [row for row in self._rows if int(row["epoch"]) < epoch]
         self._rows.append({"epoch": str(epoch), **{name: repr(float(value)) for name, value in values.items()}})
         text = io.StringIO()
@@ -49,6 +76,7 @@ class CsvLog:
         writer.writeheader()
         writer.writerows(self._rows)
         write_text(self.path, text.getvalue())
+        self._file = OwnFile(self.path)
 
 
 class TensorBoardLog:
@@ -92,7 +120,10 @@ class RunLog:
         self._lam = float("nan") if lam is None else lam
         self._facts: dict[str, Any] = json.loads(json.dumps(facts))
         facts = {"lambda": lam, **self._facts}
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"cannot make the folder {self.folder}: {error.strerror}; choose another") from error
         path = self.folder / RUN
         saved = read_json(path) if path.exists() else facts
         if saved != facts:
@@ -104,6 +135,7 @@ class RunLog:
         trajectory = self.folder / TRAJECTORY
         self.record = Record.load(trajectory) if trajectory.exists() else Record.empty()
         write_text(path, json.dumps(facts, indent=2) + "\n")
+        self._file = OwnFile(trajectory)
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
         """Write the epoch; this and later ones are replaced.
@@ -112,6 +144,8 @@ class RunLog:
         """
         if measurement is None:
             raise ValueError("a run folder needs the measurement of classes: give watched.measurement or metric.measurement")
+        epoch = whole(epoch)
+        self._file.check()
         if measurement.lam is not None and measurement.lam != self._lam and not math.isnan(self._lam):
             raise ValueError(
                 f"the loss was measured at lambda = {measurement.lam:g}, and {self.folder} is a run of lambda = {self._lam:g}: "
@@ -124,6 +158,7 @@ class RunLog:
         known = {name: value for name, value in facts.items() if name in TRAINING_FACTS and isinstance(value, int | float | str)}
         save_statistics(self.folder, epoch, measurement, known)
         self.record.save(self.folder / TRAJECTORY)
+        self._file = OwnFile(self.folder / TRAJECTORY)
 
 
 OWN = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")  # arrays of the record, by other ways

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torchmetrics import Metric
 
 from ufm.features.ranges import Classifier
 from ufm.monitor import inputs, regression
@@ -136,6 +137,22 @@ class NeuralCollapse(MomentsMetric):
     def _forget(self) -> None:
         super()._forget()
         self._summary: Summary | None = None
+
+    def merge_state(self, incoming_state: "dict[str, Any] | Metric") -> None:
+        """Take in everything that another metric has seen, or its states by name (these without the stored features).
+
+        Raises ValueError, and takes nothing in, for a metric of other settings or of another P.
+        """
+        for name in ("num_classes", "targets", "lazy") if isinstance(incoming_state, NeuralCollapse) else ():
+            mine, other = getattr(self, name), getattr(incoming_state, name)
+            if mine != other:
+                raise ValueError(f"{name} = {other} cannot be merged into a metric with {name} = {mine}")
+        super().merge_state(incoming_state)
+
+    def _check_classes(self, classes: Tensor) -> None:
+        super()._check_classes(classes)
+        if len(classes) and int(classes.max()) >= self.C:
+            raise ValueError(f"states of class {int(classes.max())} do not go with a metric of {self.C} classes")
 
     def _as_rows(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         if self.shift:

@@ -65,12 +65,13 @@ class Moments(dict[str, Tensor]):
         D = torch.empty_like(rows, dtype=torch.float64) if buffer is None else buffer[:n]
         sums, squares = torch.zeros_like(near), torch.zeros_like(counts)
         pieces = list(zip(*(x.split(AT_A_TIME if rows.is_cpu else n) for x in (D, rows, slots, ignored)), strict=True))
+        own = torch.empty_like(pieces[0][0])  # the point of the class of every row; fresh memory costs more than the work
         for d, h, slot, nothing in pieces:
-            d.copy_(h).sub_(near.index_select(0, slot)).masked_fill_(nothing[:, None], 0.0)
+            d.copy_(h).sub_(torch.index_select(near, 0, slot, out=own[: len(slot)])).masked_fill_(nothing[:, None], 0.0)
             sums.index_add_(0, slot, d)
         rest = sums / counts.clamp(min=1)[:, None]
         for d, _, slot, _ in pieces:
-            d.sub_(rest.index_select(0, slot))
+            d.sub_(torch.index_select(rest, 0, slot, out=own[: len(slot)]))
             squares.index_add_(0, slot, torch.linalg.vector_norm(d, dim=1) ** 2)
         return cls(dict(zip(NAMES, (classes, counts[:k], near[:k], rest[:k], _products(D), squares[:k]), strict=True)))
 

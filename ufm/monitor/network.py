@@ -15,7 +15,7 @@ from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.spool import FeatureSpool
-from ufm.monitor.batches import Select, selected, to_device
+from ufm.monitor.batches import Select, outputs_of, selected
 from ufm.monitor.decisions import Decider
 from ufm.monitor.layers import bare, linear_layer
 from ufm.monitor.measurement import Measurement, ScalarCollector, measurement_of, scalars_of
@@ -52,7 +52,7 @@ def measure_network(
         stats, error, precision = _train_pass(_batches(model, head, loader, select), head.out_features, spool)
         scalars = scalars_of(stats, classifier, lam)
         scalars.values["train_error"] = error
-        scalars.values["nc4"] = _nc4(spool.chunks(CHUNK), classifier, stats.means, stats.n)
+        scalars.values["nc4"] = _nc4(spool, classifier, stats.means)
         if keep is not None:
             keep(spool.features, spool.labels)
         test_snr = None
@@ -77,7 +77,7 @@ def _batches(model: nn.Module, head: nn.Linear, loader: Iterable[Any], select: S
         for batch in batches_of(loader):
             seen.clear()
             chosen = selected(batch, select)
-            logits = bare(model)(*to_device(chosen.args, device), **to_device(chosen.kwargs, device))
+            logits = outputs_of(bare(model), chosen, device)
             if len(seen) != 1 or seen[0][0].ndim != 2:
                 shapes = ", ".join(str(tuple(x.shape)) for x, _ in seen) or "never"
                 raise ValueError(f"the layer must see one batch of features (b, P) a forward pass, it saw {shapes}")
@@ -143,7 +143,8 @@ def _about(train: ClassStatistics[Tensor], test: ClassStatistics[Tensor]) -> Cla
     return ClassStatistics(train.counts, train.means, scatter, test.class_variances + (shift * shift).sum(0))
 
 
-def _nc4(chunks: Iterator[np.ndarray], classifier: Classifier, means: Tensor, n: int) -> float:
-    nothing = torch.zeros(CHUNK, dtype=torch.int64, device=means.device)  # labels, which do not enter
-    decide, rows = Decider(classifier, means), (torch.from_numpy(chunk).to(means.device) for chunk in chunks)
-    return sum(decide(H, nothing[: len(H)]).apart for H in rows) / n
+def _nc4(spool: FeatureSpool, classifier: Classifier, means: Tensor) -> float:
+    decide, labels = Decider(classifier, means), torch.from_numpy(np.array(spool.labels))
+    chunks = zip(spool.chunks(CHUNK), labels.split(CHUNK), strict=True)
+    apart = sum(decide(torch.from_numpy(H).to(means.device), y.to(means.device)).apart for H, y in chunks)
+    return apart / len(labels)

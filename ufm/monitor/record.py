@@ -75,10 +75,10 @@ class Record:
         save_arrays(path, self.arrays)
 
     @classmethod
-    def load(cls, path: Path) -> "Record":
+    def load(cls, path: Path, required: Sequence[str] = REQUIRED) -> "Record":
         """The record of a file. Raises ValueError for one that is unreadable or has no such arrays."""
         arrays = load_arrays(path)
-        missing = [name for name in REQUIRED if name not in arrays]
+        missing = [name for name in required if name not in arrays]
         if missing:
             raise ValueError(f"{path} is not a measured trajectory: it has no array {missing[0]!r}")
         if arrays["epoch"].ndim != 1 or not len(arrays["epoch"]):

@@ -7,8 +7,8 @@ from typing import Any
 import torch.distributed as dist
 from torch.utils.data import DataLoader, IterableDataset, Subset, SubsetRandomSampler
 
+from ufm.monitor import Watched
 from ufm.monitor.logs import Log
-from ufm.monitor.watched import Watched
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,10 @@ class MomentsMetric(Metric):
         self._forget()
 
     def merge_state(self, incoming_state: "dict[str, Any] | Metric") -> None:
-        """Take in everything that another metric has seen, or its states by name (these without the stored features)."""
+        """Take in everything that another metric has seen, or its states by name (these without the stored features).
+
+        Raises ValueError, and takes nothing in, for a metric of other classes or another P.
+        """
         self._take_in_waiting()
         states: Any = incoming_state
         if isinstance(incoming_state, MomentsMetric) and incoming_state is not self:
@@ -67,6 +70,7 @@ class MomentsMetric(Metric):
             states = incoming_state._states
         if not isinstance(states, dict):
             raise ValueError(f"another {type(self).__name__} or its states are needed, got {type(incoming_state).__name__}")
+        self._check_classes(states["classes"])
         self._set_states([self._states, states])
         if isinstance(incoming_state, MomentsMetric) and incoming_state._rows is not None:
             self._rows = self._rows or StoredRows(self.scratch, incoming_state._rows.dtype)
@@ -91,8 +95,10 @@ class MomentsMetric(Metric):
         self._take_in_waiting()
         return {**super().__getstate__(), "_waiting": None, "_rows": None}
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
-        super()._load_from_state_dict(*args, **kwargs)
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
+        if f"{prefix}classes" in state_dict:
+            self._check_classes(state_dict[f"{prefix}classes"])
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._forget()
         self.to(self.device)
 
@@ -117,6 +123,11 @@ class MomentsMetric(Metric):
     def _set_states(self, parts: list[dict[str, Tensor]]) -> None:
         for name, value in merged_states(parts).items():
             setattr(self, name, value)
+
+    def _check_classes(self, classes: Tensor) -> None:
+        """Raise ValueError where states have other classes than this metric."""
+        if not self.lazy and not torch.equal(classes.to(self.classes.device), self.classes):
+            raise ValueError(f"states of {len(classes)} classes do not go with a metric of {len(self.classes)}")
 
     def _forget(self) -> None:
         self._waiting: WaitingRows | None = None

@@ -3,11 +3,14 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from transformers import TrainerCallback
+try:
+    from transformers import TrainerCallback
+except ModuleNotFoundError as error:
+    raise ImportError("NeuralCollapseCallback needs transformers: pip install 'transformers[torch]'") from error
 
+from ufm.monitor import watch
 from ufm.monitor.logs import Log
 from ufm.monitor.schedule import Schedule, in_order, log_all
-from ufm.monitor.watched import watch
 
 
 class NeuralCollapseCallback(TrainerCallback):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ufm.monitor.batches import Select, selected, to_device
+from ufm.monitor.batches import Select, outputs_of, selected
 from ufm.monitor.layers import Reduce, any_layer, bare, first_tensor, linear_layer, name_of, pooled
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.metric import NeuralCollapse
@@ -112,7 +112,7 @@ class Watched:
             self.model.eval()
             for batch in batches_of(loader):
                 chosen = selected(batch, self.select)
-                bare(self.model)(*to_device(chosen.args, device), **to_device(chosen.kwargs, device))
+                outputs_of(bare(self.model), chosen, device)
                 self.update(chosen.labels)
         return self.compute()
 

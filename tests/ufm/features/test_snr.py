@@ -216,6 +216,16 @@ def test_signal_outside_the_range_is_reported() -> None:
         reduce_to_range(layout.spread(M), layout)
 
 
+@pytest.mark.parametrize("measure", [snr, snr_spectrum])
+@pytest.mark.parametrize("scale", [1e-300, 1e-200, 1e-150, 1e150, 1e200, 1e300])
+def test_features_whose_squares_leave_float64_are_refused_with_the_number(scale: float, measure: object) -> None:
+    layout = ClassLayout.equal(3, 20)
+    H = features(layout, 5, np.random.default_rng(0))
+    assert callable(measure)
+    with pytest.raises(ValueError, match=r"the largest of features is \d"):  # a warning of numpy's would be an error too
+        measure(scale * H / abs(H).max(), layout)
+
+
 def test_too_few_examples_are_refused_with_the_numbers() -> None:
     with pytest.raises(ValueError, match=r"C\(N-1\) = 6 < P = 7"):
         snr(np.random.default_rng(0).standard_normal((7, 9)), ClassLayout.equal(3, 3))

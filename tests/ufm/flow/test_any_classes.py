@@ -256,6 +256,7 @@ def test_a_seed_gives_float32_the_float64_data_rounded_through_the_command(tmp_p
         (["--feature-decay", "-1", "--flow", "unnormalized"], "feature-decay = -1.0"),
         (["--ridge", "0.1", "--flow", "unnormalized"], "--ridge goes with"),
         (["--kernel-ratio", "2", "--flow", "embedded"], "--kernel-ratio goes with"),
+        (["--sizes", "3," + ",".join(["4"] * 20000), "--P", "30000"], "need about 739 GB"),  # told before a number is drawn
     ],
 )
 def test_options_that_make_no_sense_are_refused_with_the_number(

@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from tests import oracles
+from ufm.arrays import as_numpy
 from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.discrete import run_discrete
+from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio
 
 laws = st.sampled_from(list(LAWS.values()))
 sizes = st.tuples(st.integers(2, 200), st.integers(1, 3000))
@@ -139,6 +142,39 @@ def test_a_singular_value_that_starts_at_zero_stays_zero(law: Law) -> None:
     assert law.asymptote(np.array([1.0]), np.array([0.0, 1.0]), 4, 12)[0, 0] == 0
 
 
+starts = st.lists(st.one_of(st.just(0.0), st.floats(-12, 12).map(lambda e: 10.0**e)), min_size=1, max_size=5)
+every_law = st.one_of(
+    laws,
+    st.tuples(st.floats(0.01, 100), st.floats(0, 2)).map(lambda args: RenormalizedKernelRatio(*args)),
+    st.floats(0.01, 100).map(UnnormalizedKernelRatio),
+)
+
+
+@given(every_law, sizes, starts, st.sampled_from(["float64", "float32"]))
+def test_every_law_begins_at_its_start_to_the_last_bit(law: Law, CN: tuple[int, int], start: list[float], dtype: str) -> None:
+    omega0 = np.array(start, dtype)
+    t = np.array([[0.0, 1.0], [-0.0, 3.0]])
+    omega = law.omega(t / 1e4, omega0, *CN)
+    np.testing.assert_array_equal(omega[:, 0], np.stack([omega0, omega0]))
+    np.testing.assert_array_equal(law.omega(0.0, omega0, *CN), omega0)
+    np.testing.assert_array_equal(
+        law.log_omega(0.0, omega0, *CN)[omega0 > 0], np.log(omega0[omega0 > 0].astype(float)).astype(dtype)
+    )
+    assert float(law.omega(0.0, omega0[0], *CN)) == omega0[0]
+    tensor = torch.from_numpy(omega0)
+    for times in (torch.from_numpy(t / 1e4), (t / 1e4).tolist(), t / 1e4):
+        from_torch = law.omega(times, tensor, *CN)
+        np.testing.assert_array_equal(as_numpy(from_torch)[:, 0], omega[:, 0])
+        np.testing.assert_allclose(as_numpy(from_torch), omega, rtol=1e-6 if dtype == "float32" else 1e-13)
+
+
+@pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)
+def test_at_the_start_torch_differentiates_the_law(law: Law) -> None:
+    t, omega0 = torch.zeros(1, dtype=torch.float64, requires_grad=True), torch.tensor([0.4, 2.0], dtype=torch.float64)
+    slope = torch.stack([torch.autograd.grad(omega, t, retain_graph=True)[0][0] for omega in law.omega(t, omega0, 4, 12)[0]])
+    np.testing.assert_allclose(slope.numpy(), law.rate(omega0, 4, 12).numpy(), rtol=1e-6)
+
+
 @given(laws, sizes)
 def test_rate_is_the_slope_of_omega(law: Law, CN: tuple[int, int]) -> None:
     C, N = CN
@@ -219,3 +255,35 @@ def test_a_result_that_overflows_float32_is_an_overflow_error(law: Law, t: float
     with pytest.raises(OverflowError, match=r"overflows .*float32: give float64"):
         law.omega(times, omega0, 3, 5)
     assert law.log_omega(times[:1], omega0, 3, 5)[0, 0] == -np.inf  # infinite in float64 too: no overflow
+
+
+NO_REAL_NUMBERS = {
+    "complex": np.array([1 + 0j, 2 + 3j]),
+    "text": np.array(["1", "2"]),
+    "times": np.array([1, 2], dtype="M8[s]"),
+    "objects": np.array([1.0, 2.0], dtype=object),
+    "masked": np.ma.masked_greater(np.array([1.0, 2.0]), 1.5),
+    "complex tensor": torch.tensor([1 + 0j, 2 + 3j]),
+    "list": ["1", "2"],
+}
+
+
+@pytest.mark.parametrize("kind", sorted(NO_REAL_NUMBERS))
+@pytest.mark.parametrize("law", [*LAWS.values(), RenormalizedKernelRatio(2.0)], ids=lambda law: law.name)
+def test_what_holds_no_real_numbers_is_no_spectrum_and_no_time(law: Law, kind: str) -> None:
+    value: Any = NO_REAL_NUMBERS[kind]
+    with pytest.raises(ValueError, match=r"masked|real numbers"):
+        law.omega(0.5, value, 3, 5)
+    with pytest.raises(ValueError, match=r"masked|real numbers"):
+        law.omega(value, np.array([1.0, 2.0]), 3, 5)
+
+
+@pytest.mark.parametrize(("C", "N", "message"), [(2.9, 5, "C is 2.9"), (3, 10.9, "N is 10.9")])
+@pytest.mark.parametrize("law", [*LAWS.values(), RenormalizedKernelRatio(2.0)], ids=lambda law: law.name)
+def test_sizes_that_are_no_whole_numbers_are_refused_not_cut_off(law: Law, C: Any, N: Any, message: str) -> None:
+    omega = np.array([1.0, 2.0])
+    for compute in (law.omega, law.log_omega, law.time):
+        with pytest.raises(ValueError, match=message):
+            compute(omega, omega, C, N)
+    with pytest.raises(ValueError, match=message):
+        run_discrete(omega, 0.1, 3, C, N)

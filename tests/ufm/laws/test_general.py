@@ -18,7 +18,8 @@ from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step
 from ufm.laws.general_run import run_general
-from ufm.laws.general_states import time_of_growth
+from ufm.laws.general_states import ReducedStart, reduced_start, states_at, time_of_growth
+from ufm.laws.run_cost import bytes_of_run
 
 any_sizes = problems(balanced=False, few_features=True)
 ridges = st.sampled_from([0.0, 0.03, 0.7])
@@ -76,15 +77,49 @@ def test_infinite_ratio_is_the_embedded_flow(problem: Problem, share: float) -> 
     np.testing.assert_allclose(near.omega, run.omega, rtol=1e-4)
 
 
+def few_features(r: float) -> tuple[GeneralLaw, ReducedStart]:
+    """P = 2 < C - 1, where K has no 1 / s in most directions. Equal classes: the integration has a closed law beside it."""
+    law = GeneralLaw((9,) * 6, kernel_ratio=r)
+    return law, reduced_start(law, law.scaled_means(np.random.default_rng(0).standard_normal((2, 6))))
+
+
+@pytest.mark.parametrize("r", [math.inf, 1e6])
+@pytest.mark.parametrize("decades", [3, 6, 8])
+def test_few_features_and_large_ratios_have_the_values_of_the_closed_law(r: float, decades: int) -> None:
+    law, start = few_features(r)
+    t = np.array([10.0**decades * law.time_unit])
+    (state, bound), *_ = states_at(law, start.Z, t, 1e-10)
+    exact = law.closed_omega(t, (law.C * start.sigma**2) ** 0.5)[0]
+    assert abs(np.linalg.svd(state, compute_uv=False) * law.C**0.5 / exact - 1).max() <= bound <= 1e-10
+
+
+@pytest.mark.parametrize("r", [math.inf, 1e6])
+def test_few_features_and_large_ratios_are_refused_past_the_digits_that_cancel(r: float) -> None:
+    law, start = few_features(r)
+    with pytest.raises(OverflowError, match=r"^t = .*: later, rounding exceeds the accuracy"):
+        list(states_at(law, start.Z, np.array([1e14 * law.time_unit]), 1e-10))
+
+
+def test_the_approach_to_the_limit_is_logarithmic() -> None:
+    """n = 60: about 1e-3 of the limit is missing at t = 1e7, in the proportion of log t / t from there on."""
+    law = GeneralLaw((12, 30, 18))
+    S = law.scaled_means(np.random.default_rng(0).standard_normal((4, 3)))
+    t = np.array([1e7, 1e9])
+    run = run_general(law, S, t)
+    gaps = [abs(run.class_means(k).T @ run.class_means(k) / (2 * t[k] / law.n) - law.limit_gram()).max() for k in range(2)]
+    assert 1e-4 < gaps[0] < 1e-2
+    np.testing.assert_allclose(gaps[1] / gaps[0], (np.log(1e9 / 60) / 1e9) / (np.log(1e7 / 60) / 1e7), rtol=0.3)
+
+
 @given(any_sizes, ridges)
 def test_loss_and_parts_are_those_of_the_ridge_classifier(problem: Problem, ridge: float) -> None:
     layout, X = problem.layout, whole(problem)
     law = GeneralLaw(layout.sizes, ridge)
     S = law.scaled_means(layout.means(X))
     W, b = oracles.ridge_classifier(X, layout, ridge)
-    found_W, found_b = law.classifier(S)
-    np.testing.assert_allclose(found_W, W, atol=1e-10 * abs(W).max())
-    np.testing.assert_allclose(found_b, b, atol=1e-10)
+    W_law, b_law = law.classifier(S)
+    np.testing.assert_allclose(W_law, W, atol=1e-10 * abs(W).max())
+    np.testing.assert_allclose(b_law, b, atol=1e-10)
     nc1 = 0.5 * (1 + ridge) * float((W**2).sum())
     residual = W @ layout.means(X) + b[:, None] - np.eye(layout.C)
     nc23 = 0.5 * float((residual**2 * layout.priors).sum())
@@ -120,6 +155,7 @@ def test_equal_classes_are_closed_and_agree_with_the_integration(problem: Proble
     run = run_general(law, S, t)
     assert run.frozen
     np.testing.assert_allclose(run.omega[0], snr(X, layout).omega, rtol=1e-9)
+    np.testing.assert_array_equal(law.closed_omega(np.zeros(1), run.omega[0])[0], run.omega[0])
     u, s = run.u[-1], 1 + ridge
     # d log u / dt = (2 / (C^2 N)) (r s + u) / (s + u)^2 along the closed omega
     h = 1e-4 * t[-1]
@@ -306,6 +342,7 @@ def test_an_interrupted_run_keeps_the_times_reached(at: float) -> None:
         (((5, 0),), "class 1 has 0"),
         (((5, 4), -0.1), "ridge = -0.1"),
         (((5, 4), math.inf), "ridge = inf"),
+        (((5, 4), 1e61), "between 0 and 1e\\+60"),
         (((5, 4), 0.0, 0.0), "kernel_ratio = 0.0"),
         (((5, 4), 0.0, math.nan), "kernel_ratio = nan"),
     ],
@@ -362,6 +399,17 @@ def test_torch_gives_the_same_numbers() -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
 def test_cuda_gives_the_same_numbers() -> None:
     on_torch("cuda")
+
+
+def test_a_run_past_the_free_memory_is_refused_with_the_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    law = GeneralLaw((9, 17, 12, 14, 30))
+    S, t = law.scaled_means(np.random.default_rng(0).standard_normal((3, 5))), np.linspace(0, 1, 1000)
+    needed = bytes_of_run(5, 3, 1000)
+    monkeypatch.setattr("ufm.laws.run_cost.free_memory", lambda: needed - 1)
+    with pytest.raises(ValueError, match=r"^5 unequal classes in P = 3 features at 1000 times need about .*kB"):
+        run_general(law, S, t)
+    assert run_general(law, S, t[:500]).omega.shape == (500, 3)
+    assert run_general(GeneralLaw((9,) * 5), S, t).omega.shape == (1000, 3)  # closed
 
 
 @pytest.mark.parametrize("r", [0.4, 1.0, 3.0, math.inf])

@@ -142,6 +142,23 @@ def test_equal_classes_give_the_scheme_of_the_singular_values(problem: Problem, 
     np.testing.assert_allclose(run.omega, np.sort(known.omega)[:, ::-1], rtol=1e-10)  # large steps may cross
 
 
+@given(problems(few_features=True), ridges, st.sampled_from([0.3, 1.0, 4.0, math.inf]), st.floats(0.01, 3.0))
+def test_equal_classes_with_ridge_and_kernel_take_the_steps_of_the_class_means(
+    problem: Problem, ridge: float, r: float, share: float
+) -> None:
+    layout = problem.layout
+    law = GeneralLaw(layout.sizes, ridge, r)
+    S = law.scaled_means(layout.means(problem.X))
+    eta = share * safe_step(law)
+    run = run_general_discrete(law, S, eta, 3)
+    for _ in range(3):
+        S = general_step(law, S, eta)
+    K = run.u.shape[1]
+    np.testing.assert_allclose(run.S, S, atol=1e-10 * abs(S).max())
+    np.testing.assert_allclose(run.u[-1], np.linalg.svd(S)[1][:K] ** 2, rtol=1e-9)
+    np.testing.assert_allclose(run.omega[-1], np.linalg.svd(law.class_means(S))[1][:K], rtol=1e-9)
+
+
 @given(any_sizes, ridges, st.sampled_from([0.3, 1.0, 4.0, math.inf]))
 def test_small_steps_tend_to_the_law_at_first_order(problem: Problem, ridge: float, r: float) -> None:
     layout, X = problem.layout, whole(problem)

@@ -1,7 +1,7 @@
 """The integrator of the general law: the bounds that it reports for its steps and for the states inside them."""
 
 import math
-from itertools import islice
+from itertools import islice, pairwise
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from scipy.integrate import solve_ivp
 
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_run import run_general
-from ufm.laws.integrator import Arc, arcs
+from ufm.laws.integrator import SAFETY, Arc, _clock_increment, arcs
 from ufm.laws.interpolant import moved
 
 FLOWS = [((8, 5), 1, 0.3), ((8, 5), 1, 4.0), ((3, 40), 1, 2.0), ((9, 4, 7), 2, math.inf), ((9, 4, 7, 30, 12, 5), 3, 6.0)]
@@ -65,6 +65,14 @@ def test_a_step_keeps_the_bound_reported_with_it(counts: tuple[int, ...], m: int
         assert relative(arc.state, refined(law, arc, arc.end)) <= arc.error - before + 1e-13
         before = arc.error
     assert 1e-8 < before <= 1e-6  # most of the accuracy is used
+
+
+@pytest.mark.parametrize(("counts", "m", "r"), FLOWS)
+def test_the_controller_scales_a_step_by_the_seventh_root_of_its_error(counts: tuple[int, ...], m: int, r: float) -> None:
+    """What is allowed grows with the step and its error with the eighth power: SAFETY^7 of it is used, in the median."""
+    _, steps = steps_of(counts, m, r, 1e-9)
+    used = [(b.error - a.error) / (1e-9 * _clock_increment(b.tau, b.h)) for a, b in pairwise(steps[4:])]
+    assert SAFETY**7 / 2 < np.median(used) < SAFETY**7 * 1.5
 
 
 def test_a_state_whose_bound_is_too_large_comes_from_a_step_of_its_own() -> None:

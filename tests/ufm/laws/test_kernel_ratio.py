@@ -118,11 +118,14 @@ def test_the_unnormalized_law_is_the_flow_of_the_whole_tensor(problem: Problem, 
     state = oracles.integrated(lambda H: -oracles.ridge_gradient(H, layout, 0.0) @ kernel, H, np.array([t]))[0]
     law, omega0 = UnnormalizedKernelRatio(r), snr(H, layout).omega
     np.testing.assert_allclose(law.omega(np.array(t), omega0, C, N), oracles.singular_values(state, layout), rtol=1e-9, atol=1e-9)
-    rate = -oracles.ridge_gradient(H, layout, 0.0) @ kernel
-    signal = oracles.singular_values(H + 1e-6 * layout.spread(layout.means(rate)), layout)
-    both = oracles.singular_values(H + 1e-6 * rate, layout)
-    share_of_signal = np.log(signal / omega0) / np.log(both / omega0)
-    np.testing.assert_allclose(share_of_signal, law.signal_share(omega0**2 / C), rtol=1e-3)
+    step = -oracles.ridge_gradient(H, layout, 0.0) @ kernel * (1e-3 * C * C * N / max(r, 1) ** 2)  # omega moves by 1e-4 to 1e-3
+
+    def growth(direction: np.ndarray) -> np.ndarray:
+        ahead, behind = (oracles.singular_values(H + sign * direction, layout) for sign in (1, -1))
+        return np.log(ahead / behind)
+
+    share_of_signal = growth(layout.spread(layout.means(step))) / growth(step)
+    np.testing.assert_allclose(share_of_signal, law.signal_share(omega0**2 / C), rtol=1e-5)
 
 
 def test_the_helpers_are_right_to_the_last_digits() -> None:

@@ -11,7 +11,7 @@ from manifolds.layout import ClassLayout
 from tests.strategies import Problem, features, problems
 from tests.ufm.laws import oracles
 from ufm.features.snr import snr
-from ufm.laws.mean_run import growth_time, run_raw
+from ufm.laws.mean_run import growth_time, run_raw, solved_steps
 from ufm.laws.mean_system import decayed_clock, mean_system
 
 any_sizes = problems(balanced=False, few_features=True)
@@ -127,12 +127,28 @@ def test_a_run_past_the_digits_of_float64_is_refused_with_the_time_and_the_way_o
     H = features(layout, 5, np.random.default_rng(0))
     system = mean_system(H, layout, snr(H, layout))
     with pytest.raises(
-        OverflowError, match=r"^t = [\d.]+: the class means cannot be followed further.*; choose an earlier end$"
+        OverflowError,
+        match=r"^t = [\d.]+: the class means cannot be followed further \(one direction.*\); choose an earlier end$",
     ) as refused:
         run_raw(system, np.array([0.0, 1e3 * layout.n]))
     earlier = float(str(refused.value)[4:].split(":")[0])
-    omega = run_raw(system, np.array([0.0, 0.99 * earlier])).omega  # the way out
-    assert (omega[1] > omega[0]).all()
+    for share in (0.7, 0.9, 0.99):  # the way out
+        omega = run_raw(system, np.array([0.0, share * earlier])).omega
+        assert (omega[1] > omega[0]).all()
+
+
+def test_rounding_in_the_directions_without_a_mean_does_not_move_the_others() -> None:
+    """Z has rank 2 in 5 x 3: an error of 1e-12 of it in the third direction is as large as the b of 1 that a mean there has."""
+    layout = ClassLayout((20, 9, 14))
+    H = features(layout, 5, np.random.default_rng(0))
+    system = mean_system(H, layout, snr(H, layout))
+    assert system.moving == 2
+    *_, last = solved_steps(system, 0.0, 20.0 * layout.n)
+    U, z, Vt = np.linalg.svd(last.Z)
+    assert z[0] > 1e6
+    error = 1e-12 * z[0] * np.outer(U[:, 2], Vt[2])
+    exact, perturbed = system.velocity(last.Z), system.velocity(last.Z + error)
+    np.testing.assert_allclose(perturbed, exact, atol=1e-10 * abs(exact).max())
 
 
 def test_a_growth_out_of_reach_of_float64_is_refused_with_the_growth_there_is() -> None:

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ufm.features import measures
 from ufm.features.ranges import Classifier
-from ufm.monitor.decisions import Decider, Decisions
+from ufm.monitor.certified import CertifiedDecisions, certified_radii
+from ufm.monitor.decisions import Decider, Decisions, _Scores
 
 SIZES = st.tuples(st.integers(5, 60), st.integers(2, 9), st.integers(2, 11)).filter(lambda sizes: len(set(sizes)) == 3)
 
@@ -108,3 +109,58 @@ def test_equal_scores_go_to_the_first_class_and_few_rows_are_looked_at_again(mon
     monkeypatch.setattr(measures, "nearest_mean", lambda H, m: (again.append(len(H)), nearest(H, m))[1])
     Decider(classifier, means)(rows, labels)
     assert sum(again) < 30
+
+
+@given(st.integers(0, 2**32 - 1), SIZES, st.sampled_from([0.0, 30.0, 1e4]), st.sampled_from([1e-3, 0.3, 1.0, 3.0]))
+def test_certified_decisions_are_those_of_extended_precision(
+    seed: int, sizes: tuple[int, int, int], offset: float, noise: float
+) -> None:
+    rows, labels, classifier, means = problem(seed, *sizes, offset, noise)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("ufm.monitor.decisions.FEW_CLASSES", 2)
+        decide = Decider(classifier, means)
+        while decide._certified is None:
+            assert decide(rows, labels) == expected(rows, labels, classifier, means)
+        assert decide(rows, labels) == expected(rows, labels, classifier, means)
+        wrong = labels.roll(1)  # the class named is not that of the row
+        assert decide(rows, wrong) == expected(rows, wrong, classifier, means)
+        assert Decider(None, means)(rows, labels).wrong_by_mean == expected(rows, labels, classifier, means).wrong_by_mean
+
+
+@given(st.integers(0, 2**32 - 1), SIZES, st.sampled_from([1e-3, 1.0, 1e3]))
+def test_a_decision_changes_at_the_certified_radius_and_not_before(seed: int, sizes: tuple[int, int, int], scale: float) -> None:
+    K, P, C = sizes
+    rng = np.random.default_rng(seed)
+    points, W, b = scale * rng.standard_normal((P, K)), rng.standard_normal((C, P)), rng.standard_normal(C)
+    best, radii = (x.numpy() for x in certified_radii(*map(torch.from_numpy, (points, W, b))))
+    scores = W @ points + b[:, None]
+    assert best.tolist() == scores.argmax(0).tolist()
+    for k, radius in enumerate(radii):
+        directions = W - W[best[k]]
+        directions /= np.maximum(np.linalg.norm(directions, axis=1), 1e-300)[:, None]
+        for share, changed in ((1 - 1e-6, False), (1 + 1e-6, True)):
+            moved = points[:, k] + share * radius * directions  # straight to every other class
+            assert ((moved @ W.T + b).argmax(1) != best[k]).any() == changed
+
+
+def test_what_is_certain_is_inside_however_small_the_scale_and_needs_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    points = torch.from_numpy(rng.standard_normal((6, 5)))
+    weights, offsets = 2 * points.mT, -(points * points).sum(0)
+    labels = torch.arange(5)
+    radii = certified_radii(points, weights, offsets)[1]
+    for scale in (1e-36, 1e-30, 1e-15, 1.0, 1e15):
+        certified = CertifiedDecisions(scale * points, None, [(scale * weights, scale**2 * offsets)])
+        for share in (0.5, 1.01):
+            moved = points + share * radii * torch.nn.functional.normalize(points.roll(1, 1) - points, dim=0)
+            certain = certified((scale * moved.mT).float(), labels)[0].certain
+            assert not certain.any() if share > 1 or scale < 1e-20 else certain.all(), (scale, share)
+    rows, labels, classifier, means = problem(7, 600, 30, 70, 30.0, 1e-3)
+    decide = Decider(classifier, means)
+    decide(rows, labels)
+    whole = expected(rows, labels, classifier, means)
+    kept: list[int] = []
+    best = _Scores.best
+    monkeypatch.setattr(_Scores, "best", lambda scores, x: (kept.append(len(x)), best(scores, x))[1])
+    assert decide(rows, labels) == whole
+    assert sum(kept) < 30

@@ -17,7 +17,11 @@ y = torch.arange(30) % 3
 x, model = torch.randn(3, 4)[y] + 0.1 * torch.randn(30, 4), nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
 """
 
-
+CALLBACKS = (
+    ("lightning", ("lightning", "pytorch_lightning"), "NeuralCollapseCallback needs Lightning: pip install lightning"),
+    ("transformers", ("transformers",), "NeuralCollapseCallback needs transformers: pip install 'transformers[torch]'"),
+    ("transformers", ("torchmetrics",), "watch needs torchmetrics: pip install 'neural-collapse-flow[monitor]'"),
+)
 ABSENT = """
 import sys
 from importlib.machinery import PathFinder
@@ -52,13 +56,17 @@ def run(blocked: tuple[str, ...], code: str) -> str:
             "try:\n    from ufm.monitor import watch\nexcept ImportError as error:\n    print(error)",
             "watch needs torchmetrics: pip install 'neural-collapse-flow[monitor]'",
         ),
+        *(
+            (packages, f"try:\n    import ufm.monitor.{name}_callback\nexcept ImportError as error:\n    print(error)", advice)
+            for name, packages, advice in CALLBACKS
+        ),
         (
             (),
             "import ufm, ufm.monitor; print([name for name in ('torch', 'torchmetrics', 'numpy') if name in sys.modules])",
             "[]",
         ),
     ],
-    ids=["without training extras", "without torchmetrics", "advice", "at no cost"],
+    ids=["without training extras", "without torchmetrics", "advice", "Lightning", "transformers", "metrics", "at no cost"],
 )
 def test_what_is_needed(blocked: tuple[str, ...], code: str, expected: str) -> None:
     assert run(blocked, code) == expected

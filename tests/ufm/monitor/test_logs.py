@@ -108,3 +108,37 @@ def test_a_missing_class_leaves_a_run_folder_as_it_was(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="needs the measurement"):
         RunLog(tmp_path)(1, metric.compute())
     assert not (tmp_path / "trajectory.npz").exists()
+
+
+def test_two_logs_of_one_file_are_refused_before_one_loses_what_the_other_wrote(tmp_path: Path) -> None:
+    first, second = CsvLog(tmp_path / "t.csv"), CsvLog(tmp_path / "t.csv")
+    first(1, {"nc1": 1.0})
+    with pytest.raises(ValueError, match=r"t\.csv was written by another since: give every log a file or folder of its own"):
+        second(1, {"nc1": 2.0})
+    first(2, {"nc1": 3.0})
+    CsvLog(tmp_path / "t.csv")(3, {"nc1": 4.0})  # goes on with it
+    assert read_csv(tmp_path / "t.csv")["nc1"].tolist() == [1.0, 3.0, 4.0]
+    metric = NeuralCollapse(3)
+    metric.update(torch.randn(30, 4), torch.arange(30) % 3)
+    values = metric.compute()
+    one, other = RunLog(tmp_path / "run"), RunLog(tmp_path / "run")
+    one(1, values, metric.measurement)
+    one(2, values, metric.measurement)
+    with pytest.raises(ValueError, match="was written by another since"):
+        other(1, values, metric.measurement)
+    assert Record.load(tmp_path / "run" / "trajectory.npz").epochs.tolist() == [1, 2]
+
+
+@pytest.mark.parametrize("epoch", [1.5, -1, True])
+def test_epochs_are_whole_numbers(tmp_path: Path, epoch: Any) -> None:
+    metric = NeuralCollapse(3)
+    metric.update(torch.randn(30, 4), torch.arange(30) % 3)
+    values = metric.compute()
+    for log in (CsvLog(tmp_path / "t.csv"), RunLog(tmp_path / "run")):
+        first: Any = np.int64(1)  # as epochs come from arrays
+        log(first, values, metric.measurement)
+        with pytest.raises(ValueError, match="epochs are counted by whole numbers"):
+            log(epoch, values, metric.measurement)
+    assert read_csv(tmp_path / "t.csv")["epoch"].tolist() == [1]
+    with pytest.raises(ValueError, match="cannot make the folder"):
+        RunLog(tmp_path / "t.csv")

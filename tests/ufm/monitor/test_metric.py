@@ -273,6 +273,7 @@ def test_what_cannot_be_taken_in_is_refused_and_nothing_of_it_stays() -> None:
         ((H, y[1:]), "got shapes"),
         ((H, y.double()), "labels are torch.float64"),
         ((H.long(), y), "features are torch.int64"),
+        ((H[:, :0], y), "P = 0: at least one feature is needed"),
     ):
         with pytest.raises(ValueError, match=message):
             metric.update(*change)
@@ -291,6 +292,65 @@ def test_what_cannot_be_taken_in_is_refused_and_nothing_of_it_stays() -> None:
             refused(**settings)
     with pytest.raises(ValueError, match="call compute"):
         _ = NeuralCollapse(3).measurement
+
+
+@pytest.mark.parametrize("inside", [0, 1])
+def test_features_come_from_the_users_inference_mode_and_from_outside_of_it(inside: int) -> None:
+    H, y, W, b = tensors(8, 1e-3)
+    expected = fed(NeuralCollapse(len(W), lam=0.1), H, y, W, b, []).compute()
+    metric = NeuralCollapse(len(W), lam=0.1)
+    for k, part in enumerate((slice(0, 20), slice(20, None))):
+        with torch.inference_mode(k == inside):
+            metric.update(1 * H[part], y[part], classifier=(1 * W, 1 * b))
+    assert metric.compute() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    copy.deepcopy(metric).update(H, y)
+
+
+def test_values_that_are_no_tensors_are_refused_with_the_way_out() -> None:
+    H, y, *_ = tensors(8, 0.3)
+    metric: Any = NeuralCollapse(9)
+    for batch, message in (
+        ((H.numpy(), y), "features are ndarray, a torch tensor is needed: torch.as_tensor makes one"),
+        ((H, y.tolist()), "labels are list, a torch tensor is needed"),
+    ):
+        with pytest.raises(TypeError, match=message):
+            metric.update(*batch)
+    assert int(metric.counts.sum()) == 0
+
+
+def test_metrics_of_other_settings_are_not_merged_and_nothing_of_them_stays() -> None:
+    H, y, W, b = tensors(8, 0.3)
+    C = len(W)
+    metric = fed(NeuralCollapse(C), H, y, W, b, [])
+    before = metric.compute()
+    more = NeuralCollapse(C + 1)
+    more.update(H, y)
+    targets = NeuralCollapse(targets="regression")
+    targets.update(H, H[:, :1])
+    seen = NeuralCollapse(C + 9, classes="seen")
+    seen.update(H, y + 9)
+    for other, message in (
+        (more, f"num_classes = {C + 1} cannot be merged into a metric with num_classes = {C}"),
+        (targets, "num_classes = None cannot be merged"),
+        (more.state_dict(), f"states of {C + 1} classes do not go with a metric of {C}"),
+        (NeuralCollapse(C, classes="seen"), "lazy = True cannot be merged"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            metric.merge_state(other)
+    with pytest.raises(ValueError, match=f"states of {C + 1} classes"):
+        metric.load_state_dict(more.state_dict())
+    assert metric.compute() == before
+    few = NeuralCollapse(C, classes="seen")
+    with pytest.raises(ValueError, match=f"states of class {int(y.max()) + 9} do not go with a metric of {C} classes"):
+        few.merge_state(seen.state_dict())
+
+
+def test_features_of_regression_are_floats_and_at_least_one() -> None:
+    H, *_ = tensors(8, 0.3)
+    metric = NeuralCollapse(targets="regression")
+    for features, message in ((H[:, :0], "P = 0"), (H.long(), "features are torch.int64, floats are needed")):
+        with pytest.raises(ValueError, match=message):
+            metric.update(features, H[:, :2])
 
 
 def test_a_failing_compute_leaves_nothing_gathered() -> None:

@@ -76,6 +76,10 @@ def test_any_structure_of_batches_gives_the_same_numbers(make: Callable[[Tensor,
 @pytest.mark.parametrize(
     ("batch", "message"),
     [
+        (
+            {"inputs": torch.zeros(3, 5), "labels": torch.arange(3), "id": [1, 2, 3]},
+            "the network takes inputs, scale, and a batch has id too: give select=",
+        ),
         ({"inputs": torch.zeros(3, 5)}, "has no 'labels' or 'label': give select="),
         (torch.zeros(3, 5), "a batch is Tensor: give select="),
         ((torch.zeros(3, 5), [0, 1, 2]), "labels are list"),
