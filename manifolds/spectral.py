@@ -119,7 +119,7 @@ def _eigh_of_few_rows(S: Any) -> tuple[Any, Any]:
     return eigenvalues, E
 
 
-def svd_of_few_rows(M: Any) -> tuple[Any, Any, Any]:
+def svd_of_few_rows(M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """E (..., P, P), s, F^T of numpy's M = E diag(s) F^T, zero singular values included; one matrix by LAPACK itself."""
     if M.ndim > 2:
         return np.linalg.svd(M)
