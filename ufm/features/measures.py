@@ -13,6 +13,7 @@ from ufm.features.pairs import cosine_deviation
 from ufm.features.statistics import ClassStatistics
 from ufm.features.vectors import maximal_angle, norms, pair_cosines, sample_deviation, self_duality
 
+LEAST_ROWS = 128  # of a product with all classes: below, reading them would take longer than multiplying
 MOST_ENTRIES = 2**21  # of differences of rows and class means held at once: 16 MB
 
 
@@ -212,7 +213,7 @@ def _distances(rows: Rows[ArrayT], class_means: ClassMeans[ArrayT], row: Labels[
 
 def rows_at_a_time(C: int) -> int:
     """How many rows are scored against C classes at a time: 32 MB of scores, or as many as make a product worth its while."""
-    return max(2**22 // C, 128)
+    return max(2**22 // C, LEAST_ROWS)
 
 
 def _candidates(H: Rows[ArrayT], M: ClassMeans[ArrayT], squares: PerClass[ArrayT]) -> tuple[ArrayT, ArrayT]:

@@ -71,6 +71,8 @@ def to_device(value: Any, device: torch.device) -> Any:
 def _of_pair(inputs: Any, labels: Any) -> Selected:
     if not isinstance(labels, Tensor):
         raise _unknown_batch(f"labels are {type(labels).__name__}, a tensor is needed")
+    if not labels.ndim:
+        raise _unknown_batch("labels are a single number, a batch has one an example")
     first = next(iter(inputs.values()), None) if isinstance(inputs, Mapping) else inputs
     if isinstance(first, Tensor) and first.ndim and labels.ndim and len(first) != len(labels):
         raise _unknown_batch(f"{len(first)} inputs have {len(labels)} labels")

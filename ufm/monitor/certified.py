@@ -16,7 +16,16 @@ from manifolds.representation import short_repr
 from ufm.features import measures
 
 SINGLE, DOUBLE = torch.finfo(torch.float32), torch.finfo(torch.float64)
-LinearScores = tuple[Tensor, Tensor]  # weights (C, P), offsets (C,)
+PAIRS_AT_ONCE = 2**18  # of points and classes: 2 MB a matrix
+
+
+@dataclass(frozen=True, eq=False)
+class LinearScores:
+    """x -> weights x + offsets, float64; of two offsets the difference is off by at most `rounding`. (C, P), (C,), ()"""
+
+    weights: Tensor
+    offsets: Tensor
+    rounding: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +46,7 @@ class CertifiedDecisions:
     def __init__(self, points: Tensor, classes: Tensor | None, scores: Sequence[LinearScores]) -> None:
         self._points = points.mT.float()
         self._longest = torch.linalg.vector_norm(points, dim=0).max()
-        self._radii = [certified_radii(points, *linear) for linear in scores]
+        self._radii = [certified_radii(points, linear) for linear in scores]
         self._slots: Tensor | None = None
         if classes is not None:
             self._slots = torch.zeros(int(classes.max()) + 1, dtype=torch.int64, device=classes.device)
@@ -46,26 +55,28 @@ class CertifiedDecisions:
     def __call__(self, x: Tensor, labels: Tensor) -> list[Decided]:
         """The decisions of every linear score on float32 rows x (n, P)."""
         slots = labels if self._slots is None else self._slots[labels]
-        distances = torch.linalg.vector_norm(x - self._points[slots], dim=1)
+        distances = torch.linalg.vector_norm(self._points[slots].sub_(x), dim=1)
         # x, the points and each of P squares are rounded, and squares below `tiny` may vanish
         furthest = distances + (x.shape[1] + 8) * (SINGLE.eps * (distances + self._longest) + SINGLE.tiny**0.5)
         return [Decided(best[slots], furthest < radii[slots]) for best, radii in self._radii]
 
 
-def certified_radii(points: Tensor, weights: Tensor, offsets: Tensor) -> tuple[Tensor, Tensor]:
+def certified_radii(points: Tensor, scores: LinearScores) -> tuple[Tensor, Tensor]:
     """The best class at every point (P, K) and the radius around it in which no other is as good. (K,), (K,), float64."""
+    weights, offsets = scores.weights, scores.offsets
     best = torch.zeros(points.shape[1], dtype=torch.int64, device=points.device)
     radii = torch.zeros(points.shape[1], dtype=torch.float64, device=points.device)
     squares, lengths = (weights * weights).sum(1), torch.linalg.vector_norm(points, dim=0)
     rounding = (len(points) + 8) * DOUBLE.eps
-    for start in range(0, len(radii), measures.rows_at_a_time(len(weights))):
-        piece = slice(start, start + measures.rows_at_a_time(len(weights)))
+    step = max(PAIRS_AT_ONCE // len(weights), measures.LEAST_ROWS)
+    for start in range(0, len(radii), step):
+        piece = slice(start, start + step)
         values = torch.addmm(offsets, points[:, piece].mT, weights.mT)
         highest, best[piece] = values.max(1)
         own = best[piece]
-        gaps = squares[own][:, None] + squares - 2 * weights[own] @ weights.mT  # ||w_k - w_c||^2
-        gaps = (gaps + rounding * 4 * squares.max()).clamp(min=DOUBLE.tiny).sqrt()
-        unsure = rounding * 4 * (lengths[piece] * squares.max().sqrt() + offsets.abs().max())
-        margins = highest[:, None] - values - unsure[:, None]
-        radii[piece] = (margins / gaps).scatter_(1, own[:, None], torch.inf).amin(1)
+        gaps = torch.addmm(squares, weights[own], weights.mT, alpha=-2).add_(squares[own][:, None])  # ||w_k - w_c||^2
+        gaps = gaps.add_(rounding * 4 * squares.max()).clamp_(min=DOUBLE.tiny).sqrt_()
+        unsure = rounding * 4 * (lengths[piece] * squares.max().sqrt() + offsets.abs().max()) + scores.rounding
+        margins = values.neg_().add_((highest - unsure)[:, None])
+        radii[piece] = margins.div_(gaps).scatter_(1, own[:, None], torch.inf).amin(1)
     return best, radii

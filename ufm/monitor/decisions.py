@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ufm.features import measures
 from ufm.features.ranges import Classifier
-from ufm.monitor.certified import SINGLE, CertifiedDecisions, Decided, LinearScores
+from ufm.monitor.certified import DOUBLE, SINGLE, CertifiedDecisions, Decided, LinearScores
 
 FEW_CLASSES = 64  # whose scores cost little more than one distance
 
@@ -37,11 +37,12 @@ class _Scores:
     offsets: Tensor
     longest: Tensor
     largest: Tensor
+    rounding: Tensor
 
     @classmethod
-    def of(cls, weights: Tensor, offsets: Tensor) -> "_Scores":
-        longest, largest = torch.linalg.vector_norm(weights, dim=1).max(), offsets.abs().max()
-        return cls(weights.float(), offsets.float(), longest, largest)
+    def of(cls, linear: LinearScores) -> "_Scores":
+        longest, largest = torch.linalg.vector_norm(linear.weights, dim=1).max(), linear.offsets.abs().max()
+        return cls(linear.weights.float(), linear.offsets.float(), longest, largest, linear.rounding)
 
     def best(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The best of K for every row x (n, P), and which rows have a second best within the rounding of both scores. (n,), (n,)
@@ -58,7 +59,7 @@ class _Scores:
             gaps[piece] = values - scores.scatter_(1, indices[piece][:, None], -torch.inf).amax(1)
         lengths = torch.linalg.vector_norm(x, dim=1)
         rounding = (P + 8) * (SINGLE.eps * (lengths * self.longest + self.largest) + SINGLE.tiny)
-        return indices, ~(gaps > 2 * rounding)  # not <=, so that what overflows is not trusted either
+        return indices, ~(gaps > 2 * rounding + self.rounding)  # not <=, so that what overflows is not trusted either
 
 
 class Decider:
@@ -70,12 +71,13 @@ class Decider:
     def __init__(self, classifier: Classifier | None, means: Tensor, classes: Tensor | None = None) -> None:
         self._classifier, self._means, self._classes = classifier, means, classes
         self._centre = means.mean(1).float()  # a number of float32, so that a row of float32 less it is rounded once
-        self._scores = [_Scores.of(*linear) for linear in self._linear_scores()]
+        self._scores = [_Scores.of(linear) for linear in self._linear_scores()]
         self._certified: CertifiedDecisions | None = None
         self._seen = 0
 
     def __call__(self, rows: Tensor, labels: Tensor) -> Decisions:
         """The counts of rows (n, P) of any float dtype with labels (n,). Without a classifier the first two are 0."""
+        labels = labels.long()  # those of the user's own loader: uint8 would be a mask
         wide = rows if rows.dtype in (torch.float32, torch.float64) else rows.float()
         with torch.autocast(rows.device.type, enabled=False):
             x = (wide - self._centre.to(wide.dtype)).float()
@@ -91,10 +93,12 @@ class Decider:
     def _linear_scores(self) -> list[LinearScores]:
         """Of the nearest class mean, and of the network where it is known, for rows less the centre."""
         M = self._means - self._centre[:, None]
-        scores = [(2 * M.mT, -(M * M).sum(0))]
+        scores = [LinearScores(2 * M.mT, -(M * M).sum(0), torch.zeros_like(M[0, 0]))]
         if self._classifier is not None:
-            W, b = self._classifier.W, self._classifier.b
-            scores.append((W, b + W @ self._centre.double()))
+            W, b, centre = self._classifier.W, self._classifier.b, self._centre.double()
+            largest = torch.linalg.vector_norm(W, dim=1).max() * torch.linalg.vector_norm(centre) + b.abs().max()
+            # b + W centre cancels far from the origin, as b + W h does in float64: where that is all, it decides
+            scores.append(LinearScores(W, b + W @ centre, 4 * (len(M) + 8) * DOUBLE.eps * largest))
         return scores
 
     def _certified_decisions(self, x: Tensor, labels: Tensor) -> list[Decided] | None:

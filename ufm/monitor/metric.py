@@ -103,6 +103,7 @@ class NeuralCollapse(MomentsMetric):
         """
         try:
             self._take_in_waiting()
+            self._waiting = None  # its buffers would lie beside those of the measures
             refuse(self.faults, self.C)
             self._summary = self._summarize()
         except BaseException:

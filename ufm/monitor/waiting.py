@@ -11,6 +11,7 @@ from ufm.arrays import as_numpy
 from ufm.files.spool import FeatureSpool
 
 LEAST, MOST = 4096, 16384  # rows that wait for one product
+READ_AT_A_TIME = 2048  # rows
 IN_MEMORY = 2**26  # bytes of rows
 
 
@@ -76,11 +77,12 @@ class StoredRows:
         self._spool.append(as_numpy(rows.to(self.dtype)), as_numpy(labels))
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Everything stored, some thousand rows at a time: rows (n, P) and labels (n,), on the CPU."""
-        yield from self._first
+        """Everything stored, two thousand rows at a time: rows (n, P) and labels (n,), on the CPU."""
+        for rows, labels in self._first:
+            yield from zip(rows.split(READ_AT_A_TIME), labels.split(READ_AT_A_TIME), strict=True)
         if self._spool is not None:
             start = 0
-            for chunk in self._spool.chunks(LEAST):
+            for chunk in self._spool.chunks(READ_AT_A_TIME):
                 yield torch.from_numpy(chunk), torch.from_numpy(self._spool.labels[start : start + len(chunk)].copy())
                 start += len(chunk)
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ufm.features import measures
 from ufm.features.ranges import Classifier
-from ufm.monitor.certified import CertifiedDecisions, certified_radii
+from ufm.monitor.certified import CertifiedDecisions, LinearScores, certified_radii
 from ufm.monitor.decisions import Decider, Decisions, _Scores
 
 SIZES = st.tuples(st.integers(5, 60), st.integers(2, 9), st.integers(2, 11)).filter(lambda sizes: len(set(sizes)) == 3)
@@ -127,12 +127,39 @@ def test_certified_decisions_are_those_of_extended_precision(
         assert Decider(None, means)(rows, labels).wrong_by_mean == expected(rows, labels, classifier, means).wrong_by_mean
 
 
+def linear(weights: Tensor, offsets: Tensor) -> LinearScores:
+    return LinearScores(weights, offsets, torch.zeros((), dtype=torch.float64))
+
+
+@pytest.mark.parametrize("offset", [1e3, 1e6, 1e9])
+def test_scores_that_cancel_altogether_far_from_zero_are_those_of_float64(offset: float) -> None:
+    C, P = 70, 30  # all classes at one point, where all scores are equal but for rounding
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        labels, W = torch.arange(400) % C, torch.from_numpy(rng.standard_normal((C, P)))
+        point = torch.from_numpy(offset * (1 + rng.standard_normal(P))).float().double()
+        means = point[:, None] + offset * 2e-15 * torch.from_numpy(rng.standard_normal((P, C)))
+        rows = means.mT[labels] + offset * 1e-17 * torch.from_numpy(rng.standard_normal((400, P)))
+        classifier = Classifier(W, -W @ point)
+        wrong = int((torch.addmm(classifier.b, rows, W.mT).argmax(1) != labels).sum())
+        decide = Decider(classifier, means)
+        assert [decide(rows, labels).wrong for _ in range(2)] == [wrong, wrong], seed
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_labels_of_any_integer_dtype_are_numbers_not_masks(dtype: torch.dtype) -> None:
+    rows, labels, classifier, means = problem(7, 600, 30, 70, 30.0, 1e-3)
+    decide = Decider(classifier, means)
+    whole = decide(rows, labels)
+    assert decide(rows, labels.to(dtype)) == whole
+
+
 @given(st.integers(0, 2**32 - 1), SIZES, st.sampled_from([1e-3, 1.0, 1e3]))
 def test_a_decision_changes_at_the_certified_radius_and_not_before(seed: int, sizes: tuple[int, int, int], scale: float) -> None:
     K, P, C = sizes
     rng = np.random.default_rng(seed)
     points, W, b = scale * rng.standard_normal((P, K)), rng.standard_normal((C, P)), rng.standard_normal(C)
-    best, radii = (x.numpy() for x in certified_radii(*map(torch.from_numpy, (points, W, b))))
+    best, radii = (x.numpy() for x in certified_radii(torch.from_numpy(points), linear(torch.from_numpy(W), torch.from_numpy(b))))
     scores = W @ points + b[:, None]
     assert best.tolist() == scores.argmax(0).tolist()
     for k, radius in enumerate(radii):
@@ -148,9 +175,9 @@ def test_what_is_certain_is_inside_however_small_the_scale_and_needs_no_scores(m
     points = torch.from_numpy(rng.standard_normal((6, 5)))
     weights, offsets = 2 * points.mT, -(points * points).sum(0)
     labels = torch.arange(5)
-    radii = certified_radii(points, weights, offsets)[1]
+    radii = certified_radii(points, linear(weights, offsets))[1]
     for scale in (1e-36, 1e-30, 1e-15, 1.0, 1e15):
-        certified = CertifiedDecisions(scale * points, None, [(scale * weights, scale**2 * offsets)])
+        certified = CertifiedDecisions(scale * points, None, [linear(scale * weights, scale**2 * offsets)])
         for share in (0.5, 1.01):
             moved = points + share * radii * torch.nn.functional.normalize(points.roll(1, 1) - points, dim=0)
             certain = certified((scale * moved.mT).float(), labels)[0].certain
