@@ -158,3 +158,21 @@ def test_the_end_is_superlinear(case) -> None:
 def test_wrong_options_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AdaptiveCubicRegularization(**options)
+
+
+def test_rounding_across_the_tangent_space_is_not_taken_for_a_direction() -> None:
+    """Near the end of a space what is left is small, and normalising it would make rounding normal to the manifold large."""
+    case = rayleigh_quotient(2, n=6)
+    x, manifold = case.start, case.problem.manifold
+    rounding = 1e-9 * x
+    start = case.problem.riemannian_gradient(x)
+    space = KrylovSpace(
+        start + rounding,
+        lambda u, v: float(u @ v),
+        lambda v: case.problem.riemannian_hessian(x, v) + rounding,
+        lambda v: manifold.to_tangent_space(x, v),
+    )
+    while not space.is_invariant and len(space.basis) < 6:
+        space.grow()
+    assert len(space.basis) >= manifold.dim
+    assert max(abs(float(x @ vector)) for vector in space.basis[: manifold.dim]) < 1e-14
