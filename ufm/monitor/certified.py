@@ -26,6 +26,7 @@ class LinearScores:
     weights: Tensor
     offsets: Tensor
     rounding: Tensor
+    __repr__ = short_repr
 
 
 @dataclass(frozen=True, eq=False)
