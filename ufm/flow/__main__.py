@@ -1,6 +1,8 @@
 """`python -m ufm.flow`."""
 
+import os
 import sys
+from typing import NoReturn
 
 from ufm.output import INTERRUPTED, NO_READER, REFUSED, drop_unwritable_output, replace_unknown_characters, say
 
@@ -28,5 +30,16 @@ def guarded() -> int:
         return REFUSED
 
 
+def run_and_end() -> NoReturn:
+    """Run the command and end. After the failure of one process of several torch's own threads may abort a regular end."""
+    code = guarded()
+    if code and "torch.distributed" in sys.modules and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 if __name__ == "__main__":
-    sys.exit(guarded())
+    run_and_end()
