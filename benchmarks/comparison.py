@@ -1,7 +1,8 @@
 """What comparing one run costs: `python -m benchmarks.comparison` (50 measured epochs, C = 10, P = 512).
 
-The whole command beyond imports, its peak memory, and the fit of one law beside `scipy.optimize.least_squares` on the same
-problem (starts and clock of law (a) in closed form as unknowns, finite differences).
+The whole command beyond imports and its peak memory: of a record of omega and vectors, and of a log with the class
+statistics, W and b of every epoch, of which every model is predicted. And the fit of one law beside
+`scipy.optimize.least_squares` on the same problem (starts and clock of law (a) in closed form as unknowns, finite differences).
 """
 
 import argparse
@@ -17,8 +18,11 @@ from benchmarks.timing import paired, peak_megabytes
 from ufm.compare.exponent import fit_exponent, profile, resample
 from ufm.files.store import save_arrays
 from ufm.laws.closed import RENORMALIZED
+from ufm.monitor.logs import RunLog
+from ufm.monitor.measurement import measure_features
 
 C, N, P, EPOCHS = 10, 500, 512, 50
+LOGGED, GROWTH, KAPPA = 150, 8.0, 10.0  # examples a class of the log, its growth of omega, the rate of its classifier
 COMMAND = (
     "import sys, time, scipy.optimize, scipy.stats, matplotlib.figure, matplotlib.backends.backend_svg;"
     "import sims.compare, sims.comparison.report, ufm.monitor.record;"
@@ -41,6 +45,48 @@ def measured_run(path: Path) -> np.ndarray:
     vectors = {"V": np.broadcast_to(V, (EPOCHS, *V.shape)), "U": np.broadcast_to(U, (EPOCHS, *U.shape))}
     save_arrays(path, {**arrays, **vectors, **scalars, "loss_perp": np.full(EPOCHS, 0.01)})
     return omega
+
+
+def joint_log(folder: Path) -> None:
+    """Write the log of gradient descent on free features, W and b together: one affine map a class, so M, a factor D of Sigma_W,
+    W and b close. Standard deviations within classes differ by up to e^3.
+    """
+    rng, n = np.random.default_rng(1), C * LOGGED
+    labels = np.repeat(np.arange(C), LOGGED)
+    Z = rng.standard_normal((P, n))
+    for c in range(C):
+        Z[:, labels == c] -= Z[:, labels == c].mean(1, keepdims=True)
+    Z *= np.sqrt(n) / np.linalg.norm(Z, axis=1, keepdims=True)
+    covariance = Z @ Z.T / n
+    D = np.linalg.qr(rng.standard_normal((P, P)))[0] * np.exp(rng.uniform(-1.5, 1.5, P))
+    M = D @ rng.standard_normal((P, C)) * np.sqrt(10 / P)
+    M -= M.mean(1, keepdims=True)
+    b = np.full(C, 1 / C)
+
+    def least_squares_classifier() -> np.ndarray:
+        return np.linalg.solve(D @ covariance @ D.T + M @ M.T / C, M / C).T
+
+    def level() -> float:
+        white = np.linalg.solve(np.linalg.cholesky(D @ covariance @ D.T), M - M.mean(1, keepdims=True))
+        return float(np.log(np.linalg.svd(white, compute_uv=False)[: C - 1]).mean())
+
+    W, start, epoch, rate = least_squares_classifier(), level(), 0, 0.0
+    log = RunLog(folder, 0.0, loss="mse", optimizer="sgd")
+    for k in range(200_000):
+        if k % 20 == 0:
+            largest = np.linalg.norm(D, 2) ** 2 + np.linalg.norm(M, 2) ** 2 / C + 1
+            rate = 0.2 / max(np.linalg.norm(W, 2) ** 2, KAPPA * largest)
+        if k % 20 == 0 and level() - start >= np.log(GROWTH) * epoch / (EPOCHS - 1):
+            epoch += 1
+            log(epoch, {}, measure_features((M[:, labels] + D @ Z).T, labels, W, b, 0.0))
+            if epoch == EPOCHS:
+                return
+        R = W @ M + b[:, None] - np.eye(C)
+        of_M, of_D = W.T @ R, W.T @ (W @ D)
+        of_W = W @ D @ covariance @ D.T + R @ M.T / C
+        M, D = M - rate * of_M, D - rate * of_D
+        W, b = W - rate * KAPPA * of_W, b - rate * KAPPA * R.mean(1)
+    raise RuntimeError("the log has not grown as far as it should")
 
 
 def plain_fit(x: np.ndarray) -> float:

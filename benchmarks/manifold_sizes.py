@@ -12,6 +12,7 @@ import os
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -30,6 +31,8 @@ with warnings.catch_warnings():
 from benchmarks.timing import paired  # noqa: E402
 from manifolds import geoopt_adapter, pymanopt_adapter  # noqa: E402
 from manifolds.layout import ClassLayout  # noqa: E402
+from manifolds.optimizers.arc import AdaptiveCubicRegularization  # noqa: E402
+from manifolds.optimizers.lbfgs import RiemannianLBFGS  # noqa: E402
 from manifolds.retractions import nearest_point  # noqa: E402
 
 SIZES = ((4, 25, 8), (10, 100, 64), (10, 200, 256), (10, 500, 512))
@@ -58,6 +61,7 @@ def main() -> None:
         target = rng.standard_normal(X.shape) + layout.spread(rng.standard_normal((P, C)))
         steps((C, N, P), layout, X, rng, given.pairs)
         runs((C, N, P), layout, X, target)
+        evaluations((C, N, P), layout, X, target)
 
 
 def steps(size: tuple[int, int, int], layout: ClassLayout, X: np.ndarray, rng: np.random.Generator, pairs: int) -> None:
@@ -115,6 +119,24 @@ class Weighted:
         return self.weights * U
 
 
+class Counted(Weighted):
+    """The same, with what was asked of it."""
+
+    costs = gradients = products = 0
+
+    def cost(self, X: np.ndarray) -> float:
+        self.costs += 1
+        return super().cost(X)
+
+    def gradient(self, X: np.ndarray) -> np.ndarray:
+        self.gradients += 1
+        return super().gradient(X)
+
+    def hessian(self, X: np.ndarray, U: np.ndarray) -> np.ndarray:
+        self.products += 1
+        return super().hessian(X, U)
+
+
 def _our_problem(f: Weighted) -> pymanopt.Problem:
     manifold = pymanopt_adapter.EmbeddedNormalizedFeatures(f.layout, len(f.target), seed=0)
     wrap = pymanopt.function.numpy(manifold)
@@ -160,6 +182,32 @@ def runs(size: tuple[int, int, int], layout: ClassLayout, X: np.ndarray, target:
             f"{seconds:.3g} s, {count} iterations, gradient {norm:.1e}, cost {cost:.9g}" for seconds, count, norm, cost in lines
         )
         print(f"{size} {name}: {both}; {theirs / ours:.2f} x", flush=True)
+
+
+def evaluations(size: tuple[int, int, int], layout: ClassLayout, X: np.ndarray, target: np.ndarray) -> None:
+    """What our optimizers and pymanopt's ask of a cost until the gradient norm has fallen by REDUCTION, embedded metric."""
+    optimizers: dict[str, Any] = {
+        "ConjugateGradient": ConjugateGradient,
+        "TrustRegions": TrustRegions,
+        "RiemannianLBFGS": RiemannianLBFGS,
+        "AdaptiveCubicRegularization": partial(AdaptiveCubicRegularization, second_order=False),
+    }
+    for name, optimizer in optimizers.items():
+        f = Counted(layout, target)
+        problem = _our_problem(f)
+        manifold: Any = problem.manifold
+        first = float(manifold.norm(X, problem.riemannian_gradient(X)))
+        f.costs = f.gradients = f.products = 0
+        run = optimizer(verbosity=0, min_gradient_norm=REDUCTION * first, max_iterations=500, max_time=600)
+        began = time.process_time()
+        result: Any = run.run(problem, initial_point=X)
+        seconds = time.process_time() - began
+        print(
+            f"{size} {name}: {result.iterations} iterations, {f.costs} costs, {f.gradients} gradients, "
+            f"{f.products} Hessian products, "
+            f"{seconds:.3g} s, cost {result.cost:.9g}",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ Names are imported when they are asked for: `import manifolds` itself costs noth
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from manifolds.lazy import module_of, names_of
+
 if TYPE_CHECKING:
     from manifolds import geoopt_adapter as geoopt
     from manifolds import pymanopt_adapter as pymanopt
@@ -137,16 +139,16 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The public name, imported when it is first used. Raises AttributeError for any other name."""
+    """The public name or the module, imported when it is first used. Raises AttributeError for any other name."""
     if name in _LIBRARIES:
         value = import_module(_LIBRARIES[name])
     elif name in _WHERE:
         value = getattr(import_module(_WHERE[name]), name)
     else:
-        raise AttributeError(f"module 'manifolds' has no attribute {name!r}")
+        return module_of(__name__, name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *names_of(__name__)})

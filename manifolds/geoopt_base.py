@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from geoopt.utils import size2shape
 
-from manifolds.linalg import ArrayT, as_numpy
+from manifolds.linalg import ArrayT
 from manifolds.metric import Metric
 from manifolds.retractions import Move, Retraction
 from manifolds.rng import RNG
@@ -77,8 +77,11 @@ class MetricManifold(_Manifold):
 
     def inner(self, x: torch.Tensor, u: torch.Tensor, v: torch.Tensor | None = None, *, keepdim: bool = False) -> torch.Tensor:
         """g_x(u, v). (...) or (..., 1, 1)"""
-        value = _quickly(self.metric.inner, x, u, u if v is None else v)
-        return value[..., None, None] if keepdim else value
+        inner = self._inner_kept if keepdim else self.metric.inner
+        return _quickly(inner, x, u, u if v is None else v)
+
+    def _inner_kept(self, x: ArrayT, u: ArrayT, v: ArrayT) -> ArrayT:
+        return self.metric.inner(x, u, v)[..., None, None]
 
     def norm(self, x: torch.Tensor, u: torch.Tensor, *, keepdim: bool = False) -> torch.Tensor:
         """sqrt(g_x(u, u)). (...) or (..., 1, 1)"""
@@ -98,6 +101,15 @@ class MetricManifold(_Manifold):
         if not isinstance(self._retraction, Retraction):  # a function of the caller's own, for tensors
             return self.metric.retract(x, u, self._retraction)
         return _quickly(self._retract, x, u)
+
+    def retr_transp(self, x: torch.Tensor, u: torch.Tensor, v: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """retr(x, u), and v transported there. Raises as `retr`."""
+        arrays = _small_arrays((x, u, v)) if isinstance(self._retraction, Retraction) else None
+        if arrays is None:
+            y = self.retr(x, u)
+            return y, self.transp(x, y, v)
+        moved = self._retract(arrays[0], arrays[1])
+        return torch.from_numpy(moved), torch.from_numpy(self.metric.transport(arrays[0], moved, arrays[2]))
 
     def _retract(self, x: ArrayT, u: ArrayT) -> ArrayT:
         return self.metric.retract(x, u, self._retraction)
@@ -204,5 +216,5 @@ def _small_arrays(tensors: tuple[torch.Tensor, ...]) -> list[np.ndarray] | None:
         if tensor.dtype != first or tensor.numel() > NUMPY_ENTRIES or not tensor.is_cpu:
             return None
         if id(tensor) not in arrays:
-            arrays[id(tensor)] = as_numpy(tensor)
+            arrays[id(tensor)] = tensor.numpy(force=True)
     return [arrays[id(tensor)] for tensor in tensors]

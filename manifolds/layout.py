@@ -68,7 +68,7 @@ class ClassLayout:
             )
         return cls(tuple(np.bincount(classes).tolist()))
 
-    @property
+    @cached_property
     def C(self) -> int:
         """Number of classes."""
         return len(self.sizes)
@@ -83,7 +83,12 @@ class ClassLayout:
         """Whether all classes have the same size."""
         return min(self.sizes) == max(self.sizes)
 
-    @property
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        """The first column of every class. (C,)"""
+        return np.cumsum((0, *self.sizes[:-1]))
+
+    @cached_property
     def N(self) -> int:
         """Examples a class; raises ValueError where the sizes differ."""
         if not self.balanced:
@@ -106,13 +111,12 @@ class ClassLayout:
     def means(self, X: ArrayT) -> ArrayT:
         """Class means. (..., P, n) -> (..., P, C)"""
         self.check_columns(X)
-        if self.balanced:
-            blocks = X.reshape(*X.shape[:-1], self.C, self.N)
-            return blocks.sum(-1) / self.N if isinstance(X, np.ndarray) else blocks.mean(-1)  # numpy's mean is slow on small ones
-        xp = namespace(X)
         if isinstance(X, np.ndarray):
-            starts = np.concatenate(([0], np.cumsum(self.sizes)[:-1]))
-            return xp.add.reduceat(X, starts, -1) / self._class_sizes(X)
+            sums: Any = np.add.reduceat(X, self._starts, -1)
+            return sums / self._class_sizes(sums)
+        if self.balanced:
+            return X.reshape(*X.shape[:-1], self.C, self.N).mean(-1)
+        xp = namespace(X)
         return xp.stack([block.mean(-1) for block in xp.split(X, self.sizes, dim=-1)], -1)
 
     def spread(self, M: ArrayT) -> ArrayT:

@@ -9,6 +9,8 @@ from manifolds.array import Array as Array
 from manifolds.array import ArrayT as ArrayT
 from manifolds.array import ArrayT_co as ArrayT_co
 
+SHORT_SUM = 1 << 14  # entries up to which a sum is BLAS's, a fifth of the time of numpy's pairwise one, which is rounded less
+
 
 class RankDeficient(ValueError):
     """Sigma_W is singular, so that no feature can be whitened; its range is smaller than the space."""
@@ -70,6 +72,8 @@ def skew(a: ArrayT) -> ArrayT:
 
 def inner(a: ArrayT, b: ArrayT) -> ArrayT:
     """<a, b> = tr(a b^T) over the last two axes. (...)"""
+    if isinstance(a, np.ndarray) and a.ndim == 2 and a.shape == b.shape and a.size <= SHORT_SUM:
+        return np.vdot(a, b)  # type: ignore[return-value]
     return namespace(a).sum(a * b, axis=(-2, -1))
 
 

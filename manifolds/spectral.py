@@ -78,8 +78,7 @@ def refuse_lost(values: ArrayT, threshold: ArrayT, name: str, kind: str) -> Arra
 
 def check_finite(S: Array) -> None:
     """Raise ValueError where Sigma_W has NaN or infinite entries."""
-    xp = namespace(S)
-    if concrete(xp.all(xp.isfinite(S))) is False:
+    if concrete(namespace(S).isfinite(S).all()) is False:
         raise ValueError("Sigma_W has NaN or infinite entries: the features overflowed or were not finite to begin with")
 
 
@@ -101,10 +100,37 @@ def conditioned_inverse_sqrt(S: ArrayT) -> tuple[ArrayT | None, float]:
     near = series_inverse_sqrt(S) if S.shape[-1] >= SERIES_FROM else None
     if near is not None:
         return near, NEAR_CONDITION
-    eigenvalues, E = namespace(S).linalg.eigh(S)
+    few = isinstance(S, np.ndarray) and S.ndim == 2 and S.shape[-1] < SERIES_FROM
+    eigenvalues, E = _eigh_of_few_rows(S) if few else namespace(S).linalg.eigh(S)
     if not float(eigenvalues[..., 0].min()) > 0:
         return None, math.inf
     return root_of_spectrum(eigenvalues, E), float((eigenvalues[..., -1] / eigenvalues[..., 0]).max())
+
+
+def _eigh_of_few_rows(S: Any) -> tuple[Any, Any]:
+    """Eigenvalues and eigenvectors of one symmetric matrix by LAPACK itself: half the time of numpy's call for few rows."""
+    from scipy.linalg import lapack as untyped
+
+    lapack: Any = untyped
+    solve = lapack.dsyevd if S.dtype == np.float64 else lapack.ssyevd
+    eigenvalues, E, failed = solve(S)
+    if failed:
+        raise np.linalg.LinAlgError(f"the eigenvalues of Sigma_W did not converge (LAPACK info {failed})")
+    return eigenvalues, E
+
+
+def svd_of_few_rows(M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """E (..., P, P), s, F^T of numpy's M = E diag(s) F^T, zero singular values included; one matrix by LAPACK itself."""
+    if M.ndim > 2:
+        return np.linalg.svd(M)
+    from scipy.linalg import lapack as untyped
+
+    lapack: Any = untyped
+    solve = lapack.dgesdd if M.dtype == np.float64 else lapack.sgesdd
+    E, s, Ft, failed = solve(M)
+    if failed:
+        raise np.linalg.LinAlgError(f"the singular values of the class means did not converge (LAPACK info {failed})")
+    return E, s, Ft
 
 
 def distance_from_identity(S: ArrayT) -> tuple[ArrayT, ArrayT, bool]:

@@ -59,7 +59,7 @@ def parser() -> Parser:
     p = Parser(prog="python -m sims.models", description=__doc__)
     commands = p.add_subparsers(dest="command", required=True, metavar="{list,run,all,cite}", help="what to do")
     common = {"extra": "models", "shared": ("seed", "device", "json", "quiet")}
-    commands.add_parser("list", help="names, papers, options and solvers")
+    commands.add_parser("list", help="names, papers, options and solvers", shared=("json",))
     one = commands.add_parser("run", help="one model: measured against predicted, collapse over time", **common)
     one.add_argument("name", metavar="NAME", help=", ".join(MODEL_NAMES))
     for name, (kind, text) in OPTIONS.items():
@@ -93,16 +93,19 @@ def build_model(name: str, given: dict[str, Any]) -> "Model":
     return cls(**given)
 
 
-def listing() -> str:
-    """One block a model."""
-    blocks = []
-    for name in MODEL_NAMES:
-        cls = model_class(name)
-        options = " ".join(option(field) for field in OPTIONS if field in owned(name))
-        solvers = f"\n  solvers: {', '.join(cls.solvers)}" if cls.solvers else ""
-        words = f"  {cls.facts.paper}\n  {cls.facts.loss}; {cls.facts.constraint}\n  domain: {cls.facts.domain}"
-        blocks.append(f"{name}\n{words}\n  options: {options}{solvers}")
-    return "\n".join(blocks)
+def description(name: str) -> dict[str, Any]:
+    """What `list` says of a model."""
+    cls = model_class(name)
+    facts = {part: getattr(cls.facts, part) for part in ("paper", "loss", "constraint", "domain")}
+    options = [option(field) for field in OPTIONS if field in owned(name)]
+    return {"name": name, **facts, "options": options, "solvers": list(cls.solvers)}
+
+
+def as_block(entry: dict[str, Any]) -> str:
+    """The same as text."""
+    solvers = f"\n  solvers: {', '.join(entry['solvers'])}" if entry["solvers"] else ""
+    words = f"  {entry['paper']}\n  {entry['loss']}; {entry['constraint']}\n  domain: {entry['domain']}"
+    return f"{entry['name']}\n{words}\n  options: {' '.join(entry['options'])}{solvers}"
 
 
 def check_device(name: str) -> None:
@@ -168,7 +171,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             match args.command:
                 case "list":
-                    print(listing())
+                    for entry in map(description, MODEL_NAMES):
+                        print_json(entry) if args.json else print(as_block(entry))
                 case "cite":
                     print(bibtex(args.name))
                 case "run":

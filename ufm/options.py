@@ -5,7 +5,7 @@ from typing import Any
 
 SHARED: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0, "help": "seed of everything random"},
-    "device": {"default": "cpu", "help": "torch device that computes: cpu, cuda, cuda:1, ..."},
+    "device": {"default": "cpu", "help": "torch device that computes, such as cpu or cuda"},
     "json": {"action": "store_true", "help": "JSON on standard output instead of text, one object a line"},
     "quiet": {"action": "store_true", "help": "no progress and no table"},
     "threads": {"type": int, "help": "CPU threads; another number may change the last bits"},

@@ -14,7 +14,9 @@ M_w, with no P x P decomposition, right to rounding however large the means are.
 """
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
+
+import numpy as np
 
 from manifolds.centering import Centering
 from manifolds.layout import ClassLayout
@@ -22,6 +24,9 @@ from manifolds.linalg import ArrayT, gram, identity_like, inner, namespace, symm
 from manifolds.matrix_functions import lyapunov
 from manifolds.precision import at_least_float32
 from manifolds.roots import records
+from manifolds.spectral import svd_of_few_rows
+
+FEW_ROWS = 32  # of M up to which all P left singular vectors cost less than the calls that do without most of them
 
 
 @at_least_float32
@@ -36,8 +41,14 @@ def fibre_scale(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 def rate_of_product(X: ArrayT, Z: ArrayT, layout: Centering, part: Callable[[ArrayT], ArrayT], sign: Literal[1, -1]) -> ArrayT:
     """S with S A + A S = Z X^T + sign X Z^T, A = X X^T: symmetric with `part` symmetrize and sign 1, else skew. (..., P, P)"""
     (D, M), (D_Z, M_Z) = layout.parts(X), layout.parts(Z)
-    W = 2 * part(D_Z @ D.mT)
-    if records(X):  # singular vectors of equal singular values have no derivative
+    return _rate_of_parts(M, 2 * part(D_Z @ D.mT), M_Z, layout, part, sign)
+
+
+def _rate_of_parts(
+    M: ArrayT, W: ArrayT, M_Z: ArrayT, layout: Centering, part: Callable[[ArrayT], ArrayT], sign: Literal[1, -1]
+) -> ArrayT:
+    """S with S A + A S = W + M_Z M^T + sign M M_Z^T, A = n I + M M^T. (..., P, P)"""
+    if records(M) or records(W):  # singular vectors of equal singular values have no derivative
         return lyapunov(layout.n * identity_like(W, W.shape[-1]) + gram(M), W + 2 * part(M_Z @ M.mT))
     return structured_lyapunov(layout.n, M, W, M_Z, sign)
 
@@ -49,6 +60,8 @@ def structured_lyapunov(n: float, M: ArrayT, W: ArrayT, Z: ArrayT, sign: int = 1
     With M = E diag(s) F^T, E (P, K): S is W / 2n off the range of E, and a correction of rank 2K.
     """
     xp = namespace(M)
+    if isinstance(M, np.ndarray) and M.shape[-2] <= FEW_ROWS:
+        return _lyapunov_of_few_rows(n, M, W, Z, sign)
     E, s, Ft = xp.linalg.svd(M, full_matrices=False)
     rest = (Z @ Ft.mT) * s[..., None, :]  # Z M^T = rest E^T
     WE = W @ E
@@ -63,6 +76,21 @@ def structured_lyapunov(n: float, M: ArrayT, W: ArrayT, Z: ArrayT, sign: int = 1
     return W / (2 * n) + (S + sign * S.mT)
 
 
+def _lyapunov_of_few_rows(n: float, M: Any, W: Any, Z: Any, sign: int) -> Any:
+    """`structured_lyapunov` in the basis of all left singular vectors, zero singular values included: fewer calls."""
+    E, s, Ft = svd_of_few_rows(M)
+    K = s.shape[-1]
+    squares = np.zeros(M.shape[:-1], M.dtype)
+    squares[..., :K] = s * s
+    right = E.mT @ W @ E
+    rest = E.mT @ (Z @ Ft.mT[..., :K]) * s[..., None, :]
+    right[..., :K] += rest
+    right[..., :K, :] += sign * rest.mT
+    right /= 2 * (2 * n + squares[..., :, None] + squares[..., None, :])
+    half = E @ right @ E.mT
+    return half + sign * half.mT
+
+
 @at_least_float32
 def horizontal(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     """Hor(Z) = Z - S_Z X, the Frobenius-orthogonal projection off the fibre. (..., P, n)"""
@@ -71,12 +99,26 @@ def horizontal(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
 @at_least_float32
 def bundle_inner(X: ArrayT, U: ArrayT, V: ArrayT, layout: Centering) -> ArrayT:
-    """g(U, V) = <Hor U, Hor V>_F. (...)
+    """g(U, V) = <Hor U, Hor V>_F, without forming Hor: of M, the class means in orthonormal coordinates, and R_U = sym(D_U D^T),
 
-    Both factors are formed: <U, V> - <S_U, V X^T>, equal in exact arithmetic, leaves eps |U| |V| of what runs along the fibre.
+        <D_U, D_V> - <S_U, R_V> - <S_V, R_U> + n <S_U, S_V> + <M_U - S_U M, M_V - S_V M>        (...)
+
+    R vanishes for tangent vectors, and nothing else cancels: <U, V> - <S_U, V X^T>, equal too, leaves eps |U| |V| of what runs
+    along the fibre.
     """
-    lifted = horizontal(X, U, layout)
-    return inner(lifted, lifted if V is U else horizontal(X, V, layout))
+    D, M = layout.parts(X)
+    D_U, S_U, R_U, H_U = _lift_parts(D, M, U, layout)
+    D_V, S_V, R_V, H_V = (D_U, S_U, R_U, H_U) if V is U else _lift_parts(D, M, V, layout)
+    small = inner(S_U, layout.n * S_V - R_V) - inner(S_V, R_U)
+    return inner(D_U, D_V) + small + inner(H_U, H_V)
+
+
+def _lift_parts(D: ArrayT, M: ArrayT, U: ArrayT, layout: Centering) -> tuple[ArrayT, ArrayT, ArrayT, ArrayT]:
+    """D_U, S_U, sym(D_U D^T) and M_U - S_U M."""
+    D_U, M_U = layout.parts(U)
+    R = symmetrize(D_U @ D.mT)
+    S = _rate_of_parts(M, 2 * R, M_U, layout, symmetrize, 1)
+    return D_U, S, R, M_U - S @ M
 
 
 @at_least_float32

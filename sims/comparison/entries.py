@@ -83,11 +83,15 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
     return Entry(counts, means - mean[:, None], sigma_w, W, b, mean, decay_w, decay_h, lam)
 
 
-def entry_of_simulation(flow: Trajectory, config: dict[str, Any]) -> Entry | None:
-    """What a run of `ufm.flow` starts from: Sigma_W = I, or Sigma_T = I for the unnormalized law; None for --start raw."""
-    if config.get("start") == "raw":
-        return None
+def entry_of_simulation(flow: Trajectory, config: dict[str, Any], path: Path) -> Entry | None:
+    """What a run of `ufm.flow` starts from: Sigma_W = I, Sigma_T = I for the unnormalized law; of --start raw what is stored."""
     counts = flow.class_sizes
+    if config.get("start") == "raw":
+        arrays = load_arrays(path, ("class_means", "sigma_w"))
+        if not {"class_means", "sigma_w"} <= arrays.keys():
+            return None
+        means = arrays["class_means"]
+        return Entry(counts, means - (means @ (counts / counts.sum()))[:, None], arrays["sigma_w"])
     SNR = flow.omega[0][:, None] * flow.V.T
     if config.get("flow") != UNNORMALIZED.name:
         return Entry(counts, SNR, np.eye(len(SNR)))

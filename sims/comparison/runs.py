@@ -45,7 +45,7 @@ class Observed:
         Raises ValueError where nothing of them is left, or where lambda of the loss, which they need, is not known.
         """
         if self.kind == "simulated":
-            return entry_of_simulation(self.trajectory, self.config) if epoch == self.trajectory.t[0] else None
+            return entry_of_simulation(self.trajectory, self.config, self.path) if epoch == self.trajectory.t[0] else None
         path = next((file for file, known in self.files.items() if known == epoch), None)
         if path is None:
             return None
@@ -102,6 +102,7 @@ def _trained(path: Path) -> Observed:
         _group_id(stored, ("seed", "save_features", "velocity", "data_dir")),
         record,
         stored,
+        classifier=True,
     )
     rates = np.array([config.rate_at(max(int(epoch), 1)) for epoch in observed.trajectory.t])
     saved = {path / f"features-{epoch:04d}.npz": float(epoch) for epoch in config.save_features}
@@ -112,10 +113,10 @@ def _trained(path: Path) -> Observed:
 def _logged(path: Path, given: float | None) -> Observed:
     facts, record = load_log(path)
     lam = float(record.arrays.get("lambda", np.nan))
+    classified = bool(np.isfinite(record.arrays.get("nc3", np.array(np.nan))).any())
     if np.isnan(lam):
-        classified = np.isfinite(record.arrays.get("nc3", np.array(np.nan))).any()
         lam = _known_lambda(lam, given, path) if classified else given or 0.0
-    observed = _of_record(path.resolve().name, path, "trained", _group_id(facts, ("seed",)), record, facts)
+    observed = _of_record(path.resolve().name, path, "trained", _group_id(facts, ("seed",)), record, facts, classified)
     rates = observed.trajectory.observed.get("learning_rate")
     return replace(observed, rates=rates, files=statistics_files(path), lam=lam)
 
@@ -192,9 +193,10 @@ def _of_record(
     group: str,
     record: Record,
     config: dict[str, Any],
-    classifier: bool = True,
+    classifier: bool | None = None,
     notes: tuple[str, ...] = (),
 ) -> Observed:
+    """The run of a record; classifier: whether one was measured, None where that can only be told from L_perp."""
     order = np.argsort(record.epochs, kind="stable")
     if len(np.unique(record.epochs)) < len(order):
         raise ValueError(f"{path} measures an epoch twice: every file needs its own `epoch`")
@@ -205,7 +207,9 @@ def _of_record(
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
     observed = dict(trajectory.observed)
-    if not classifier or not (abs(observed["loss_perp"]) > STAND_IN * observed["loss"]).any():
+    if classifier is None:
+        classifier = bool((abs(observed["loss_perp"]) > STAND_IN * observed["loss"]).any())
+    if not classifier:
         observed = {name: values for name, values in observed.items() if name not in ("loss_perp", "train_error", "nc3", "nc4")}
     if len(trajectory.t) < length:
         notes += (f"{length - len(trajectory.t)} of {length} epochs left out: Sigma_W lost rank or is undefined there",)

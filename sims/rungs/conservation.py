@@ -6,13 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ufm.compare.coordinates import gram_of
+from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
+from ufm.compare.motions import trace, unnormalized_motion
 from ufm.features.ranges import range_of_covariance
-from ufm.laws.mean_system import MeanSystem
 from ufm.monitor.epoch_statistics import load_statistics
 
-FLOW_TOLERANCE = 1e-9  # of the integrated flow
-LONGEST_TIME = 1e12  # flow time, in units of the first growth of omega
+SHARE_SPACING = 0.005  # of log omega between two points of a traced plain flow
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,41 +92,16 @@ def plain_flow_share(first: EpochMoments, growth: float) -> float:
     Sigma_T = I in its coordinates, where the class means have singular values b and omega^2 ~ b^2 / (1 - b^2): the signal is the
     growth of log b. Raises ValueError where the flow does not grow so far.
     """
-    from scipy.integrate import solve_ivp
+    from scipy.interpolate import CubicSpline
 
     M, sigma_w = first.basis.T @ first.M, first.basis.T @ first.sigma_w @ first.basis
-    S = M * np.sqrt(first.priors)
-    a, E = np.linalg.eigh(sigma_w + S @ S.T)
-    system = MeanSystem(a, E.T / np.sqrt(a)[:, None], np.zeros_like(S), tuple(int(n) for n in first.counts))
-    Z, K = system.state_of(M), min(len(first.counts) - 1, len(a))
-
-    def b_of(state: np.ndarray) -> np.ndarray:
-        z = np.linalg.svd(state.reshape(Z.shape), compute_uv=False)[:K]
-        return 2 * z / (1 + np.sqrt(1 + 4 * z * z))
-
-    def level(state: np.ndarray) -> float:
-        b = b_of(state)
-        return float((np.log(b) - 0.5 * np.log1p(-b * b)).mean())
-
-    target = level(Z) + growth
-
-    def velocity(_: float, state: np.ndarray) -> np.ndarray:
-        return system.velocity(state.reshape(Z.shape)).ravel()
-
-    def reached(_: float, state: np.ndarray) -> float:
-        return level(state) - target
-
-    reached.terminal = True  # type: ignore[attr-defined]
-    end = LONGEST_TIME * system.n * float(a.min())
-    done = solve_ivp(
-        velocity,
-        (0.0, end),
-        Z.ravel(),
-        "LSODA",
-        rtol=FLOW_TOLERANCE,
-        atol=FLOW_TOLERANCE * float(abs(Z).max()),
-        events=reached,
-    )
-    if not done.success or not len(done.t_events[0]):
-        raise ValueError(f"the plain flow does not grow by a factor {np.exp(growth):.3g}: {done.message}")
-    return float((np.log(b_of(done.y_events[0][0])) - np.log(b_of(Z))).mean() / growth)
+    entry = Entry(first.counts, M, sigma_w)
+    frame = frame_of(entry.gram())
+    start = float(np.diagonal(log_gram(entry.gram(), frame)).mean())
+    Y, _ = trace(unnormalized_motion(entry), frame, np.inf, start + growth, SHARE_SPACING)
+    y = np.linalg.eigvalsh(Y)  # log of b / sqrt(1 - b^2)
+    level = y.mean(1)
+    if not level[-1] >= start + growth:
+        raise ValueError(f"the plain flow does not grow by a factor {np.exp(growth):.3g}, but by {np.exp(level[-1] - start):.3g}")
+    log_b = (y - 0.5 * np.logaddexp(0, 2 * y)).mean(1)
+    return (float(CubicSpline(level, log_b)(start + growth)) - float(log_b[0])) / growth

@@ -2,6 +2,7 @@
 
 import io
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -71,6 +72,8 @@ OF_COMPARISON = ["--out", "OUT", "--from-epoch", "0"]
 WRONG_KINDS = {
     "statistics": ("log", "statistics-0002.npz", "class_means", ["sims.compare", "IN", *OF_COMPARISON]),
     "trajectory": ("log", "trajectory.npz", "omega", ["sims.compare", "IN/trajectory.npz", *OF_COMPARISON]),
+    "sizes": ("flow", "run.npz", "counts", ["sims.compare", "IN/run.npz", *OF_COMPARISON]),
+    "loss": ("flow", "run.npz", "loss_nc1", ["sims.compare", "IN/run.npz", *OF_COMPARISON]),
     "epoch": ("shards", "shard-0.npz", "epoch", ["sims.ledger", "IN/shard-0.npz", "IN/shard-1.npz", "--quiet"]),
 }
 
@@ -85,7 +88,15 @@ def test_an_array_of_another_kind_is_refused_by_name(what: str, kind: str) -> No
     files[file] = with_array(files[file], name, value.astype("i8").astype(kind) if kind == "M8[s]" else value.astype(kind))
     outcome = attack(line, files)
     assert outcome.code == 2, outcome
-    assert f"{name} is " in outcome.err, outcome
+    assert re.search(rf"{name} (is|of shape) ", outcome.err), outcome
+
+
+@pytest.mark.parametrize("counts", [np.array(-1), np.array([6, 6]), np.array([6, 6, -6]), np.array([6.0, 6.0, 6.0])])
+def test_class_sizes_of_a_run_that_are_none_are_refused(counts: np.ndarray) -> None:
+    content = with_array(whole("flow")["run.npz"], "counts", counts)
+    outcome = attack(["sims.compare", "IN/run.npz", "--out", "OUT"], {"run.npz": content})
+    assert outcome.code == 2, outcome
+    assert "counts of shape" in outcome.err, outcome
 
 
 @pytest.mark.parametrize("kind", ["U3", "c16"])

@@ -125,6 +125,15 @@ def test_an_option_means_the_same_wherever_it_is() -> None:
     assert {f"--{name}" for name in SHARED} <= several.keys()
 
 
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_devices_that_a_help_text_names_are_accepted(name: str) -> None:
+    for option, parser, action in options_of(name):
+        if option == "--device":
+            devices = re.findall(r"\b(?:auto|cpu|cuda(?::\d)?)\b", help_of(parser, action))
+            assert {"cpu", "cuda"} <= set(devices)
+            assert action.choices is None or set(devices) <= set(action.choices)
+
+
 LIBRARY = [
     path
     for package in ("manifolds", "ufm", "sims")

@@ -21,7 +21,7 @@ from sims.comparison.runs import load_observed
 from sims.measure import main as measure_main
 from sims.training.config import TrainConfig
 from tests.strategies import features
-from tests.ufm.compare.descents import white_start
+from tests.ufm.compare.descents import descend, white_start
 from tests.ufm.compare.synthetic import clock
 from tests.ufm.compare.test_selection import growing
 from ufm.compare.models import MODELS
@@ -32,6 +32,9 @@ from ufm.features.statistics import statistics_of
 from ufm.files.store import load_arrays, save_arrays
 from ufm.flow.command import main as flow_main
 from ufm.laws.closed import LAWS, UNNORMALIZED
+from ufm.monitor.logs import RunLog
+from ufm.monitor.measurement import measure_features
+from ufm.monitor.record import ZERO_ERROR
 from ufm.tensor.renormalized_flow import FLOWS, central_path_field
 
 C, N, P = 6, 20, 8
@@ -374,6 +377,23 @@ def test_without_a_name_the_outcome_says_why(tmp_path: Path) -> None:
     bare = replace(run, trajectory=replace(run.trajectory, observed={}))
     with pytest.raises(ValueError, match="stores no training error"):
         Choice(from_epoch="zero-error").compare(bare)
+
+
+def test_a_classifier_at_least_squares_is_a_classifier(tmp_path: Path) -> None:
+    """Its run is on the central path from the start, and has a training error."""
+    rng, sizes = np.random.default_rng(0), [20] * 4
+    y = np.repeat(np.arange(4), sizes)
+    log = RunLog(tmp_path / "log", 0.0, loss="mse")
+    for epoch, H in enumerate(descend(white_start(rng, sizes, 6, 1.0), y, 10.0, 300, 60)):
+        W, b = ls_classifier(statistics_of(H.T, y, 4), 0.0)
+        log(epoch, {}, measure_features(H.T, y, W, b, 0.0))
+    run = load_observed(tmp_path / "log")
+    assert Choice().compare(run).window.entry == 0
+    error = run.trajectory.observed["train_error"]
+    assert error[0] > ZERO_ERROR >= error[-1]
+    first = Choice(from_epoch="zero-error").compare(run).window.entry
+    assert first is not None
+    assert first == run.trajectory.t[error <= ZERO_ERROR][0]
 
 
 def test_the_report_tells_the_training_error_and_has_its_figures_as_pdf(trained: Path, tmp_path: Path) -> None:

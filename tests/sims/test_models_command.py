@@ -91,6 +91,14 @@ def test_cite_refuses_an_unknown_name(capsys):
 def test_list_names_everything(capsys):
     _, out, _ = run(capsys, "list")
     assert all(f"\n{name}\n" in f"\n{out}" for name in MODEL_NAMES)
+    code, lines, _ = run(capsys, "list", "--json")
+    assert code == 0
+    entries = [json.loads(line) for line in lines.splitlines()]
+    assert [entry["name"] for entry in entries] == list(MODEL_NAMES)
+    assert all(
+        word in out for entry in entries for word in (entry["paper"], entry["domain"], *entry["options"], *entry["solvers"])
+    )
+    assert next(entry for entry in entries if entry["name"] == "fang")["solvers"]
 
 
 @pytest.mark.parametrize(

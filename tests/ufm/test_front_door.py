@@ -1,5 +1,6 @@
 """`import ufm`: lazy, complete, typed, and as fast as before."""
 
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -29,6 +30,39 @@ def test_importing_the_package_imports_nothing_but_itself() -> None:
     assert python("import sys, ufm; print(sorted(m for m in sys.modules if m.startswith('ufm') or m == 'numpy'))") == (
         "['ufm', 'ufm.version']"
     )
+
+
+def test_the_modules_of_a_package_are_attributes_without_a_further_import() -> None:
+    one = {"compare": "window", "features": "snr", "files": "store", "flow": "config", "laws": "joint", "ledger": "result"}
+    one |= {"models": "base", "monitor": "record", "tensor": "integrate"}
+    assert one.keys() == set(ufm._SUBPACKAGES)
+    uses = ["manifolds.layout", "manifolds.checks.slopes", *(f"ufm.{package}.{module}" for package, module in one.items())]
+    absent = ["ufm.laws.nope", "ufm.laws._nope", "ufm.monitor.nope", "manifolds.nope"]
+    code = f"""import ufm, manifolds
+modules = [eval(use).__name__ for use in {uses}]
+assert modules == {uses}, modules
+for use in {absent}:
+    try:
+        eval(use)
+    except AttributeError as error:
+        assert str(error) == "module {{!r}} has no attribute {{!r}}".format(*use.rsplit(".", 1))
+    else:
+        raise AssertionError(use)"""
+    assert python(code) == ""
+
+
+@pytest.mark.parametrize("package", ["manifolds", *(f"ufm.{name}" for name in ufm._SUBPACKAGES)])
+def test_the_modules_of_a_package_are_listed(package: str) -> None:
+    folder = ROOT / Path(*package.split("."))
+    entries = [*folder.glob("[!_]*.py"), *(path.parent for path in folder.glob("[!_]*/__init__.py"))]
+    listed = dir(importlib.import_module(package))
+    assert {path.stem for path in entries} <= set(listed)
+    assert [name for name in listed if name.startswith("_") and package != "manifolds"] == []
+
+
+def test_a_module_that_lacks_a_library_says_which() -> None:
+    attempt = "try: ufm.monitor.metric\nexcept ImportError as error: print(error.name)"
+    assert python(f"import sys, ufm\nsys.modules['torchmetrics'] = None\n{attempt}") == "torchmetrics"
 
 
 def test_the_numpy_names_import_no_heavy_library() -> None:

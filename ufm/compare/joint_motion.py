@@ -1,5 +1,8 @@
 """The joint flow of features and classifier (`ufm.laws.joint`), from any start and from many at once."""
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from ufm.compare.coordinates import Entry
@@ -11,7 +14,8 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
 
     The state is (W, b, M with its mean, a factor D of Sigma_W). It is linear in (M, D) given (W, b) and the reverse: in a Strang
     step either half moves exactly while the other stands still. Two halves of a step and the whole are extrapolated to fourth
-    order, and halved again where they differ.
+    order, and halved again where they differ. The cheaper step does without the last, and takes the classifiers of many starts to
+    first order in what their features differ from the first ones by.
     turns (B, C, C): from S T for every T of them instead of S = M diag(q), all at once.
     Raises ValueError without a measured classifier.
     """
@@ -37,22 +41,38 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
         M = rest * M + rows.mT @ (kept * (rows @ M) + drive * pull)
         return M, rest * D + rows.mT @ (kept * (rows @ D))
 
-    def classifier(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
-        """W and b after kappa h, in the eigenbasis of the second moment of the features and 1."""
-        ones = np.ones((*M.shape[:-2], 1, C))
-        S = np.concatenate([M, ones], axis=-2) * q
+    def second_moment(M: np.ndarray, D: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """[S; q] (P + 1, C) and the second moment of the features and 1, with the decay of W. S = M diag(q)"""
+        S = np.concatenate([M, np.ones((*M.shape[:-2], 1, C))], axis=-2) * q
         second = S @ S.mT + penalty
         second[..., :P, :P] += D @ D.mT
+        return S, second
+
+    def classifier(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
+        """W and b after kappa h, in the eigenbasis of the second moment of the features and 1."""
+        S, second = second_moment(M, D)
         a, F = np.linalg.eigh(second)
-        a = a[..., None, :]
-        target = (S * q).mT @ F
-        now = np.concatenate([W, b[..., None]], axis=-1) @ F
-        growth = np.expm1(-kappa * h * np.clip(a, 0, None))
-        moved = now + growth * now - growth / np.where(a > 0, a, 1.0) * target
-        moved = moved @ F.mT
+        growth, drive, _, _ = relaxation(a, kappa * h)
+        now, target = np.concatenate([W, b[..., None]], axis=-1) @ F, (S * q).mT @ F
+        moved = (now + growth[..., None, :] * now + drive[..., None, :] * target) @ F.mT
         return moved[..., :P], moved[..., P]
 
-    def strang(state: FlowState, h: float) -> FlowState:
+    def classifier_near(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
+        """The same to first order in what the second moments differ from the first one by, in the eigenbasis of that alone."""
+        ones = np.ones((len(M), 1, C))
+        S, second = second_moment(M[0], D[0])
+        a, F = np.linalg.eigh(second)
+        growth, drive, of_growth, of_drive = relaxation(a, kappa * h, divided=True)
+        S = np.concatenate([M, ones], axis=-2) * q
+        now, target = np.concatenate([W, b[..., None]], axis=-1) @ F, (S * q).mT @ F
+        inside, within = F.T @ S, F[:P].T @ D
+        second = inside @ inside.mT + within @ within.mT
+        second -= second[0].copy()
+        moved = now + growth * now + drive * target + now @ (of_growth * second) + target @ (of_drive * second)
+        moved = moved @ F.T
+        return moved[..., :P], moved[..., P]
+
+    def strang(state: FlowState, h: float, classifier: Callable[..., tuple[np.ndarray, np.ndarray]] = classifier) -> FlowState:
         W, b, M, D = state
         M, D = features(W, b, M, D, h / 2)
         W, b = classifier(W, b, M, D, h)
@@ -69,4 +89,25 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
     W0, b0 = entry.W, entry.b
     if turns is not None:
         W0, b0, D0 = (np.broadcast_to(x, (len(turns), *x.shape)) for x in (W0, b0, D0))
-    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(strang), gram, extrapolated(strang, 0))
+    near = strang if turns is None else partial(strang, classifier=classifier_near)
+    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(strang), gram, extrapolated(near, 0))
+
+
+def relaxation(
+    a: np.ndarray, time: float, divided: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
+    """exp(-t a) - 1 and (1 - exp(-t a)) / a of eigenvalues a (..., m), and, of one set of them in ascending order, their divided
+    differences (m, m), which are the first-order changes of the functions of a matrix (Daleckii & Krein 1965).
+    """
+    a = np.clip(a, 0, None)
+    growth = np.expm1(-time * a)
+    drive = np.where(a > 0, -growth / np.where(a > 0, a, 1.0), time)
+    if not divided:
+        return growth, drive, None, None
+    gap = time * abs(a[:, None] - a)
+    smaller, larger = np.minimum(a[:, None], a), np.maximum(a[:, None], a)
+    of_growth = -time * np.exp(-time * smaller) * np.where(gap > 0, -np.expm1(-gap) / np.where(gap > 0, gap, 1.0), 1.0)
+    index = np.arange(len(a))
+    of_smaller = drive[np.minimum(index[:, None], index)]
+    of_drive = np.where(larger > 0, -(of_growth + of_smaller) / np.where(larger > 0, larger, 1.0), -(time**2) / 2)
+    return growth, drive, of_growth, of_drive

@@ -148,7 +148,8 @@ class Predictor:
         """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
         spacing = spacing if self.frame.shape[1] <= MANY else 3 * spacing
         ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
-        of = motions(name, self.gram, self.counts, self.entry, values)
+        entry = krylov(self.entry) if self.entry is not None and name == JOINT else self.entry  # its steps cost P^3 each
+        of = motions(name, self.gram, self.counts, entry, values)
         return [(value, *trace(motion, self.frame, *ends, spacing)) for value, motion in of]
 
     def path(self, name: str, traced: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:

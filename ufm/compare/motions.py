@@ -30,8 +30,8 @@ FlowState = Any
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """A state, how a step of flow time h changes it, G (C, C) of a state; and a cheaper step, which does not watch its error
-    as `step` does.
+    """A state, how a step of flow time h changes it, G (C, C) of a state; and a cheaper step of fourth order, which does not
+    watch its error as `step` does, and may take the starts of many for near the first.
     """
 
     state: FlowState

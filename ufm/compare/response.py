@@ -16,7 +16,7 @@ from ufm.compare.motions import FlowState, Motion
 TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
 PLACES = 20  # of a path, at which the response is computed; between them it is linear
 FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
-APART = 0.02  # of log omega, from its path, that a path of longer steps may be
+APART, CLOSELY = 0.02, 0.0005  # of log omega, from its path, that a path of longer steps may be, and one of a single step
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
 BLOCKS = 2  # powers of Sigma_W and of its inverse, either way, that span what the response of many features is computed in
@@ -105,13 +105,16 @@ def response(
         return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
     chosen = np.unique(np.round(np.linspace(0, len(times) - 1, PLACES if K <= MOST_FULL else FEWER_PLACES)).astype(int))
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
-    state, quick = motion.state, motion.quick or motion.step
+    state = motion.state
     for before, after in pairwise(chosen):
         few, all_of_them = np.unique([before, (before + after + 1) // 2, after]), np.arange(before, after + 1)
-        ways = ((quick, few), (quick, all_of_them), (motion.step, few), (motion.step, all_of_them))
-        for step, rows in ways if before else ways[2:]:  # a classifier that is not at rest at the start comes there in no time
+        ways = [(motion.step, few, APART), (motion.step, all_of_them, APART)]
+        if before and motion.quick is not None:  # a classifier that is not at rest at the start comes there in no time
+            one = (motion.quick, few[[0, -1]], CLOSELY)
+            ways = [one, (motion.quick, few, APART), (motion.quick, all_of_them, APART), *ways]
+        for step, rows, apart in ways:
             moved = _walk(motion, step, state, times[rows], frame)
-            if moved is not None and abs(moved[1][0] - path[after]).max() < APART:
+            if moved is not None and abs(moved[1][0] - path[after]).max() < apart:
                 break  # the first that follows the path
         if moved is None and before == 0:
             raise ValueError("a start in error by 0.01 % follows no path of the model: its response is undefined")

@@ -1,1 +1,5 @@
 """All reading, writing and drawing of files."""
+
+from manifolds.lazy import give_modules
+
+give_modules(__name__)

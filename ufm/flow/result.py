@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 STORED = {"t", "omega", "U", "V", "eta", "t_discrete", "omega_discrete", "config"}  # what a stored run is read from
 ALSO_STORED = {*LOSSES, "counts", "V_t", "U_t"}
+MOST_STATISTICS = 1024  # features, up to which a raw start is stored with its class statistics
 WIDE_GAP = 0.1  # in log omega: past it scheme and flow are told apart by eye
 WIDE_RESIDUAL = {"float64": 1e-6, "float32": 1e-2}  # integrated tensors stay a hundred times below
 StageProgress = Callable[[str, float], None]
@@ -62,9 +63,20 @@ class FlowRun:
             "u": flow.observed["u"] if "u" in flow.observed else eigenvalues_of_gram(flow, self.start.layout.priors),
             "counts": np.asarray(self.start.layout.sizes),
             **{name: vectors for name in ("V_t", "U_t") if (vectors := getattr(flow, name)) is not None},
+            **self._raw_statistics(),
             "complete": np.array(self.complete),
             "config": np.array(json.dumps(self.provenance, sort_keys=True)),
         }
+
+    def _raw_statistics(self) -> dict[str, np.ndarray]:
+        """class_means (P, C), of global mean zero, and sigma_w (P, P) of a raw start, which omega and V do not have."""
+        start, layout = self.start, self.start.layout
+        if self.config.start != "raw" or start.P > MOST_STATISTICS:
+            return {}
+        if start.statistics is not None:
+            return {"class_means": start.statistics.centred_means, "sigma_w": start.statistics.root @ start.statistics.root.T}
+        means, deviations = layout.means(start.features), layout.deviations(start.features)
+        return {"class_means": means - (means @ layout.priors)[:, None], "sigma_w": deviations @ deviations.T / layout.n}
 
     @property
     def provenance(self) -> dict[str, Any]:
@@ -116,25 +128,34 @@ def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
         raise ValueError(f"{path} is no run of ufm.flow: it lacks {', '.join(sorted(missing))}")
     config = store.parse_json(str(arrays["config"]), path)
     C, N = config.get("C"), config.get("N")
-    if N is None and "counts" in arrays:
-        N = int(arrays["counts"].sum()) // max(1, arrays["counts"].size)
+    counts = arrays.get("counts")
+    if counts is not None and (counts.shape != (C,) or counts.dtype.kind not in "iu" or counts.min() < 1):
+        raise ValueError(f"{path} is damaged: counts of shape {counts.shape} should hold the sizes of C = {C} classes")
+    if N is None and counts is not None:
+        N = int(counts.sum()) // len(counts)
     if not (isinstance(C, int) and isinstance(N, int) and C >= 2 and N >= 1):
         raise ValueError(f"{path} is no run of ufm.flow: its configuration says C = {C!r}, N = {N!r}")
-    (T, K), S = arrays["omega"].shape if arrays["omega"].ndim == 2 else (-1, -1), arrays["t_discrete"].size
-    shapes = {"t": (T,), "omega": (T, K), "V": (C, K), "eta": (), "t_discrete": (S,), "omega_discrete": (S, K)}
-    for name, shape in shapes.items():
-        values = arrays[name]
-        if values.shape != shape or values.dtype.kind != "f" or not values.size or not np.isfinite(values).all():
-            raise ValueError(f"{path} is damaged: {name} of shape {values.shape} should hold finite numbers of shape {shape}")
-    eta = float(arrays["eta"])
-    if not eta > 0 or arrays["U"].shape[1:] != (K,):
-        raise ValueError(f"{path} is damaged: eta = {eta:g}, U of shape {arrays['U'].shape} for {K} singular values")
-    counts = None if "counts" not in arrays else tuple(arrays["counts"].tolist())
-    losses = {f"ls_{name}": arrays[name] for name in LOSSES if name in arrays and arrays[name].shape == (T,)}
+    _check_run(arrays, C, path)
+    eta, sizes = float(arrays["eta"]), None if counts is None else tuple(counts.tolist())
+    losses = {f"ls_{name}": arrays[name] for name in LOSSES if name in arrays}
     V_t, U_t = arrays.get("V_t"), arrays.get("U_t")
-    flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], C, N, arrays["U"], V_t, U_t, losses, counts)
+    flow = Trajectory(arrays["t"], arrays["omega"], arrays["V"], C, N, arrays["U"], V_t, U_t, losses, sizes)
     steps = np.round(arrays["t_discrete"] / eta).astype(np.int64)
     return flow, DiscreteRun(steps, arrays["omega_discrete"], eta)
+
+
+def _check_run(arrays: dict[str, np.ndarray], C: int, path: "Path | str") -> None:
+    """Raise ValueError for arrays of a stored run that are no finite numbers, or whose shapes do not go together."""
+    (T, K), S = arrays["omega"].shape if arrays["omega"].ndim == 2 else (-1, -1), arrays["t_discrete"].size
+    P = arrays["U"].shape[0] if arrays["U"].ndim == 2 else -1
+    shapes = {"t": (T,), "omega": (T, K), "U": (P, K), "V": (C, K), "V_t": (T, C, K), "U_t": (T, P, K)}
+    shapes |= {"eta": (), "t_discrete": (S,), "omega_discrete": (S, K), **dict.fromkeys(LOSSES, (T,))}
+    for name in sorted(shapes.keys() & arrays.keys()):
+        values, shape = arrays[name], shapes[name]
+        if values.shape != shape or values.dtype.kind != "f" or not values.size or not np.isfinite(values).all():
+            raise ValueError(f"{path} is damaged: {name} of shape {values.shape} should hold finite numbers of shape {shape}")
+    if not arrays["eta"] > 0:
+        raise ValueError(f"{path} is damaged: eta = {arrays['eta']:g}")
 
 
 def distance_warnings(config: FlowConfig, gap: float, residual: float) -> tuple[str, ...]:

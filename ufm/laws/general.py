@@ -13,7 +13,6 @@ S q = 0 throughout. The eigenvalues u_j of G are omega_j^2 / C for equal classes
 import math
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
@@ -88,12 +87,12 @@ class GeneralLaw(ClassCounts):
         The second only with `damping`, by default where r is not 1.
         """
         s, (m, c) = self.s, Z.shape
-        B = _shifted_solve(gram(Z), s, Z)
+        B = _shifted_solve(Z, s, Z)
         gain = self.basis(Z).weighted(B, self.priors_like(Z) / self.n)
         if not (self.kernel_ratio != 1 if damping is None else damping):
             return gain, gain, B
         if m == c:
-            return gain, s * _shifted_solve(gram(Z.mT), s, gain.mT).mT, B
+            return gain, s * _shifted_solve(Z.mT, s, gain.mT).mT, B
         return gain, gain - (gain @ Z.mT) @ B, B  # Woodbury's identity, whose last digits are lost where K has no 1 / s in it
 
     @property
@@ -199,30 +198,17 @@ class GeneralLaw(ClassCounts):
         return M
 
 
-def _shifted_solve(A: ArrayT, s: float, X: ArrayT) -> ArrayT:
-    """(A + s I)^{-1} X, every row of X with its own relative accuracy. A (m, m) positive semi-definite, overwritten, X (m, c)
+def _shifted_solve(Z: ArrayT, s: float, X: ArrayT) -> ArrayT:
+    """(Z Z^T + s I)^{-1} X, every row of X with its own relative accuracy. Z (m, k), X (m, c)
 
     Large ones by the inverse, whose work is all matrix products: Cholesky's is as accurate as that of a diagonal of ones.
+    scipy's would need fewer, but the threads of its library and of numpy's wait for each other, which takes twice the time.
     """
-    m, xp = len(A), namespace(A)
+    m, xp = len(Z), namespace(Z)
+    A = gram(Z)
     A.reshape(-1)[:: m + 1] += s
     if m <= DIRECT_UP_TO:
         return xp.linalg.solve(A, X)
-    if isinstance(A, np.ndarray):
-        return _times_inverse(A, X)
     scale = xp.diagonal(A) ** -0.5
     root = inverse_cholesky(scale[:, None] * A * scale)
     return (scale[:, None] * (root.mT @ root) * scale) @ X
-
-
-def _times_inverse(A: np.ndarray, X: Any) -> Any:
-    """A^{-1} X of a positive definite A (m, m), which is overwritten, from one triangle. X (m, c)"""
-    import scipy.linalg
-
-    blas: Any = scipy.linalg.blas
-    lapack: Any = scipy.linalg.lapack
-    root, failed = lapack.dpotrf(A.T, lower=1, clean=0, overwrite_a=1)
-    inverse, singular = (root, failed) if failed else lapack.dpotri(root, lower=1, overwrite_c=1)
-    if failed or singular:
-        raise np.linalg.LinAlgError("Matrix is not positive definite")
-    return blas.dsymm(1.0, inverse, X.T, side=1, lower=1).T

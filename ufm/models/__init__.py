@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from manifolds.lazy import give_modules
+
 if TYPE_CHECKING:
     from ufm.models.base import Model
 
@@ -30,6 +32,8 @@ TABLE = {
 }
 MODEL_NAMES = tuple(TABLE)
 __all__ = ["MODEL_NAMES", "model_class"]
+
+give_modules(__name__)
 
 
 def model_class(name: str) -> "type[Model]":

@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from manifolds.lazy import module_of, names_of
+
 if TYPE_CHECKING:
     from ufm.monitor.measurement import Measurement as Measurement
     from ufm.monitor.measurement import measure_features as measure_features
@@ -25,9 +27,9 @@ __all__ = sorted(_HOMES)
 
 
 def __getattr__(name: str) -> Any:
-    """The public names, from the files that hold them when they are asked for."""
+    """The public names and the modules, from the files that hold them when they are asked for."""
     if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return module_of(__name__, name)
     try:
         return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
     except ModuleNotFoundError as error:
@@ -37,4 +39,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return names_of(__name__)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifolds.representation import short_repr
 from ufm.features import measures
 
 SINGLE, DOUBLE = torch.finfo(torch.float32), torch.finfo(torch.float64)
@@ -24,6 +25,7 @@ class Decided:
 
     best: Tensor
     certain: Tensor
+    __repr__ = short_repr
 
 
 class CertifiedDecisions:

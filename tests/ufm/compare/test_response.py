@@ -4,10 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.linalg import expm_frechet
 
 from tests.ufm.compare.descents import entry_of, labelled, white_start
 from ufm.compare import models
 from ufm.compare.coordinates import Entry, frame_of, log_gram
+from ufm.compare.joint_motion import relaxation
 from ufm.compare.models import JOINT, KERNEL, PLAIN, Predictor
 from ufm.compare.motions import trace, unnormalized_motion
 from ufm.compare.response import MOST_FULL, krylov, response, turns
@@ -91,6 +93,50 @@ def test_the_response_by_cheap_steps_is_that_by_steps_that_watch_their_error(kap
     cheap, careful = (response(one, start.frame, Y, times, grid, where).D for one in (motion, replace(motion, quick=None)))
     assert abs(careful[-1] - np.eye(6)).max() > 0.1
     np.testing.assert_allclose(cheap, careful, atol=0.015)
+
+
+@pytest.mark.parametrize("time", [1e-3, 0.7, 30.0])
+def test_divided_differences_are_the_derivatives_of_functions_of_a_matrix(time: float) -> None:
+    rng = np.random.default_rng(0)
+    root, E = rng.standard_normal((5, 7)), rng.standard_normal((5, 5))
+    S, E = root @ root.T, E + E.T
+    a, F = np.linalg.eigh(S)
+    growth, drive, of_growth, of_drive = relaxation(a, time, divided=True)
+    assert of_growth is not None
+    assert of_drive is not None
+    exact, change = (np.asarray(value) for value in expm_frechet(-time * S, -time * E))
+    np.testing.assert_allclose((F * (1 + growth)) @ F.T, exact, atol=1e-12)
+    np.testing.assert_allclose(F @ (of_growth * (F.T @ E @ F)) @ F.T, change, atol=1e-10 * abs(change).max())
+    integral = np.linalg.solve(S, np.eye(5) - exact)
+    np.testing.assert_allclose((F * drive) @ F.T, integral, atol=1e-10 * abs(integral).max())
+    of_integral = np.linalg.solve(S, -change - E @ integral)  # S f(S) = 1 - exp(-t S), differentiated
+    np.testing.assert_allclose(F @ (of_drive * (F.T @ E @ F)) @ F.T, of_integral, atol=1e-8 * abs(of_integral).max())
+    growth, drive, of_growth, of_drive = relaxation(np.array([0.0, 0.0, 2.0, 2.0]), 3.0, divided=True)
+    assert of_growth is not None
+    assert of_drive is not None
+    np.testing.assert_allclose(of_growth[[0, 2], [1, 3]], [-3, -3 * np.exp(-6)])
+    np.testing.assert_allclose(of_drive[[0, 2], [1, 3]], [-4.5, 3 * np.exp(-6) / 2 + np.expm1(-6) / 4])
+
+
+def test_a_cheap_step_of_many_starts_at_once_is_that_of_each() -> None:
+    """To first order in what the starts differ by: what is left falls with its square."""
+    start = start_of(anisotropic_entry(np.random.default_rng(4)))
+    many = turns(log_gram(start.gram, start.frame), start.frame, np.triu_indices(3))
+
+    def stepped(T: np.ndarray) -> np.ndarray:
+        ((_, motion),) = models.motions(JOINT, start.gram, start.counts, start.entry, (3.0,), T)
+        assert motion.quick is not None
+        return motion.gram(motion.quick(motion.state, 0.1))
+
+    left = []
+    for size in (100.0, 10.0):
+        T = np.eye(4) + size * (many - np.eye(4))
+        together, alone = stepped(T), np.concatenate([stepped(one[None]) for one in T])
+        np.testing.assert_allclose(together[0], alone[0], rtol=1e-12)
+        left.append(abs(together - alone).max())
+        assert abs(alone - alone[0]).max() > 50 * left[-1]
+    assert left[0] > 0
+    assert left[1] < 0.02 * left[0]
 
 
 def test_the_response_at_grid_positions_is_that_of_the_whole_grid() -> None:

@@ -11,6 +11,7 @@ from tests.ufm.compare.descents import descend, entry_of, labelled, measured, wh
 from tests.ufm.compare.synthetic import of_law
 from ufm.compare.coordinates import Entry
 from ufm.compare.exponent import fit_exponent, resample
+from ufm.compare.models import MODELS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule
 from ufm.compare.selection import FEWEST_SELECTED, judge
 from ufm.laws.closed import LAWS, RENORMALIZED
@@ -192,3 +193,11 @@ def test_means_that_grow_at_one_rate_over_noise_that_stands_still_get_no_name(se
     verdict = judge([measured(features, y)])
     assert verdict.outcome in (UNDECIDED, REFUTED)
     assert not verdict.name
+
+
+def test_a_parameter_at_the_end_of_what_is_looked_at_is_said_to_be() -> None:
+    kernel = MODELS["kernel"]
+    assert kernel.at_bound(max(kernel.values))
+    assert kernel.at_bound(min(kernel.values))
+    assert not any(kernel.at_bound(value) for value in (None, 1.0, *kernel.values[1:-1]))
+    assert not MODELS["joint"].at_bound(np.inf)

@@ -57,7 +57,7 @@ def test_wide_features_are_left_out_and_files_are_listed_in_order(tmp_path: Path
 def test_other_facts_and_other_files_are_refused(tmp_path: Path) -> None:
     H, y = features()
     measured = measure_features(H, y, np.ones((3, 5)), np.zeros(3), 0.0)
-    with pytest.raises(ValueError, match="'rate' is no fact"):
+    with pytest.raises(ValueError, match="'rate' is not stored with statistics"):
         save_statistics(tmp_path, 1, measured, {"rate": 1.0})
     save_statistics(tmp_path, 1, measured, {})
     arrays = load_arrays(tmp_path / "statistics-0001.npz")
