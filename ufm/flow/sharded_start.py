@@ -10,7 +10,7 @@ from ufm.features.ranges import Reduction
 from ufm.features.sharded import FactoredStatistics, counts_of, factored_snr, factored_statistics, restricted_to_range
 from ufm.files.shards import Shards
 from ufm.flow.config import FlowConfig
-from ufm.flow.start import Start, scaled_means, without_zeros
+from ufm.flow.start import Start, check_examples, scaled_means, without_zeros
 from ufm.laws.mean_system import MeanSystem, factored_mean_system
 
 
@@ -21,8 +21,7 @@ def prepare_shards(config: FlowConfig, group: Processes) -> Start:
     mine = shards.share(group.rank, group.size)
     counts = counts_of(shards.labels(mine), group)
     layout = ClassLayout(tuple(counts.tolist()))
-    if min(layout.sizes) < 2:
-        raise ValueError(f"N = 1: class {int(counts.argmin())} has one example and no variability to whiten")
+    check_examples(layout)
     precision = max(float(np.finfo(shards.dtype).eps), float(np.finfo(config.dtype).eps))
     statistics = factored_statistics(lambda: shards.blocks(mine), layout, shards.P, precision, group)
     notes = [f"{shards.n} examples in {len(shards.paths)} shards" + f", read by {group.size} processes" * (group.size > 1)]

@@ -70,10 +70,11 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
     """
     notes: list[str] = []
     H, classes = _start_features(config, notes)
-    if min(classes.sizes) < 2:
-        lonely = classes.sizes.index(min(classes.sizes))
-        raise ValueError(f"N = 1: class {lonely} has one example and no variability to whiten; leave it out, or find more of it")
+    check_examples(classes)
     if not classes.balanced and config.balance:
+        if min(classes.sizes) < 2:
+            lonely = classes.sizes.index(1)
+            raise ValueError(f"N = 1: class {lonely} has one example, and one of every class leaves no variability to whiten")
         dropped = classes.n - classes.C * min(classes.sizes)
         H, classes = layout.balance(H, classes, np.random.default_rng(config.seed))
         notes.append(f"balanced to {classes.N} examples a class, {dropped} left out")
@@ -129,7 +130,7 @@ def _start_features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, C
         H, classes = layout.class_blocks(*store.load_features(config.features))
         return H.astype(config.dtype, copy=False) if config.dtype == "float32" else H, classes
     classes = ClassLayout.equal(config.C, config.N) if config.sizes is None else ClassLayout(config.sizes)
-    _check_examples(min(classes.sizes))
+    check_examples(classes)
     if config.P < 1:
         raise ValueError(f"P = {config.P}: at least one feature is needed")
     if not config.reduce:
@@ -141,9 +142,10 @@ def _start_features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, C
     return rng.standard_normal((config.P, classes.n)).astype(config.dtype, copy=False), classes
 
 
-def _check_examples(N: int) -> None:
-    if N < 2:
-        raise ValueError(f"N = {N} example a class: there is no within-class variability to whiten; at least N = 2 is needed")
+def check_examples(classes: ClassLayout) -> None:
+    """Raise ValueError where no class has a second example."""
+    if max(classes.sizes) < 2:
+        raise ValueError("N = 1 example a class: there is no within-class variability to whiten; at least N = 2 is needed")
 
 
 def _start_snr(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vectors: bool) -> Snr[np.ndarray]:

@@ -159,7 +159,7 @@ class GeneralLaw(ClassCounts):
     def parts_of(self, u: ArrayT, p: ArrayT, rest: ArrayT) -> tuple[ArrayT, ArrayT]:
         """L_NC1 and L_NC2/3 of a `spectrum`. (..., K), (..., K), (...) -> (...), (...)"""
         s = self.s
-        return 0.5 * s * (p * u / (s + u) ** 2).sum(-1), 0.5 * (p * (s / (s + u)) ** 2).sum(-1) + 0.5 * rest
+        return 0.5 * s * (p * (u / (s + u)) / (s + u)).sum(-1), 0.5 * (p * (s / (s + u)) ** 2).sum(-1) + 0.5 * rest
 
     def classifier(self, S: ArrayT) -> tuple[ArrayT, ArrayT]:
         """W = diag(q) K S^T (C, P) and b = pi (C,): ridge least squares with free bias on features of mean zero."""

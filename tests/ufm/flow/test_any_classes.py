@@ -102,6 +102,31 @@ def test_the_file_of_a_run_is_the_flow_of_the_whole_tensor_to_1e_9(
         np.testing.assert_allclose(stored["loss"][k], oracles.ridge_loss(state, layout, ridge), rtol=1e-9)
 
 
+def test_a_class_of_one_example_runs_and_is_refused_only_where_nothing_is_left_to_whiten(
+    capsys: pytest.CaptureFixture, tmp_path: Path
+) -> None:
+    """Sigma_W pools the deviations of the other classes, so that the law needs no second example of a rare class."""
+    layout, rng, out = ClassLayout((1, 17, 12)), np.random.default_rng(3), tmp_path / "run.npz"
+    rows = rng.standard_normal((layout.n, 4)) + 2 * rng.standard_normal((layout.C, 4))[layout.labels]
+    path, lonely = tmp_path / "features.npz", tmp_path / "lonely.npz"
+    store.save_arrays(path, {"features": rows, "labels": layout.labels})
+    store.save_arrays(lonely, {"features": rows[[0, 3, 20]], "labels": np.arange(3)})
+    assert run("--features", path, "--growth", "2", "--points", "4", "--steps", "20", "--quiet", "--out", out) == 0
+    stored = store.load_arrays(out)
+    H = rows.T - rows.mean(0)[:, None]
+    X, kernel = inverse_sqrt(H @ class_centering(layout) @ H.T) @ H, oracles.class_kernel(layout, 1.0)
+    states = oracles.integrated(lambda X: oracles.renormalized_velocity(X, layout, 0.0, kernel), X, stored["t"])
+    for k, state in enumerate(states):
+        np.testing.assert_allclose(stored["omega"][k], oracles.singular_values(state, layout), rtol=1e-9)
+        np.testing.assert_allclose(stored["loss"][k], oracles.ridge_loss(state, layout, 0.0), rtol=1e-9)
+    assert run("--sizes", "1,20,9", "--P", "4", "--points", "4", "--steps", "20", "--quiet") == 0
+    assert "N = 1" in refused(capsys, "--features", lonely)
+    assert "N = 1" in refused(capsys, "--features", str(tmp_path / "lon*.npz"))
+    assert "N = 1" in refused(capsys, "--features", path, "--balance")
+    assert "N = 1" in refused(capsys, "--sizes", "1,1,1", "--P", "4")
+    assert run("--features", str(tmp_path / "feat*.npz"), "--growth", "2", "--points", "4", "--steps", "20", "--quiet") == 0
+
+
 @pytest.mark.parametrize(
     ("options", "sizes"),
     [
@@ -247,7 +272,7 @@ def test_a_seed_gives_float32_the_float64_data_rounded_through_the_command(tmp_p
         (["--sizes", "20"], "at least two classes"),
         (["--sizes", "20,x"], "whole numbers with commas"),
         (["--sizes", "20,0"], "at least one example"),
-        (["--sizes", "20,1", "--P", "3"], "N = 1"),
+        (["--sizes", "1,1", "--P", "3"], "N = 1"),
         (["--ridge", "-1"], "ridge = -1.0"),
         (["--ridge", "nan"], "ridge = nan"),
         (["--kernel-ratio", "0"], "kernel-ratio = 0.0"),

@@ -429,7 +429,6 @@ def test_bad_options_exit_2_with_the_number(
         (lambda f, y: {"features": f[:0], "labels": y[:0]}, "at least one example and one feature"),
         (lambda f, y: {"features": f, "labels": np.where(y == 0, np.inf, y)}, "integers"),
         (lambda f, y: {"features": f, "labels": np.where(y == 2, 10**15, y)}, "label 1000000000000000 with 60 examples"),
-        (lambda f, y: {"features": f[np.argsort(y)][:41], "labels": np.sort(y)[:41]}, "class 2 has one example"),
         (lambda f, y: {"features": f[np.argsort(y)][[0, 20, 40]], "labels": np.arange(3)}, "N = 1"),
         (
             lambda f, y: {"features": f[np.argsort(y)][[0, 1, 20, 21, 40, 41]], "labels": np.repeat(range(3), 2)},

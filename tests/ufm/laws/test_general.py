@@ -130,6 +130,18 @@ def test_loss_and_parts_are_those_of_the_ridge_classifier(problem: Problem, ridg
     np.testing.assert_allclose(run.trajectory().loss, run.loss)
 
 
+@pytest.mark.parametrize("sizes", [(5, 9, 7), (7, 7, 7)])
+def test_the_loss_keeps_its_digits_where_the_square_of_u_overflows(sizes: tuple[int, ...]) -> None:
+    """At omega = 1e98 the loss is s/2 sum_j v_j^T Pi v_j / u_j = s^2/2 tr Pi G^+ less terms of its square."""
+    law = GeneralLaw(sizes, 0.5)
+    run = run_general(law, law.scaled_means(np.random.default_rng(0).standard_normal((4, 3))), np.array([1e200]))
+    _, sigma, Vt = np.linalg.svd(run.S(0), full_matrices=False)
+    expected = 0.5 * law.s * ((Vt[:2] ** 2 @ law.priors) / sigma[:2] / sigma[:2]).sum()
+    np.testing.assert_allclose(run.loss, [expected], rtol=1e-9)
+    np.testing.assert_allclose(run.loss_nc1, [expected], rtol=1e-9)
+    assert expected > 0
+
+
 @given(any_sizes, ridges)
 def test_measures_along_the_law_are_those_of_the_features(problem: Problem, ridge: float) -> None:
     layout, X = problem.layout, whole(problem)
