@@ -28,6 +28,8 @@ from ufm.output import (
     say,
 )
 
+NOTHING_WRITTEN = "nothing was written"
+
 
 class Failure(RuntimeError):
     """A computation that was asked for rightly and did not succeed: exit code 1."""
@@ -68,25 +70,29 @@ def run_command(
     parser: Parser,
     work: Callable[[argparse.Namespace], object],
     argv: list[str] | None = None,
-    interrupted: str = "nothing was written",
+    interrupted: str = NOTHING_WRITTEN,
+    only_with_out: bool = False,
 ) -> int:
     """Parse, work, and return the exit code; what went wrong is one line on standard error, never a traceback.
 
-    `interrupted` says what an interrupt leaves behind.
+    `interrupted` says what an interrupt leaves behind; with `only_with_out` that is so where --out is given, else nothing is.
     """
+    args: argparse.Namespace | None = None
     replace_unknown_characters()
     try:
         if signal.getsignal(signal.SIGINT) is leave_importing:  # the imports are over
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             refuse_lost_values(parser.error, sys.argv[1:] if argv is None else argv)
-            work(parser.parse_args(argv))
+            args = parser.parse_args(argv)
+            work(args)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        say(f"\n{parser.name}: interrupted; {interrupted}")
+        nothing = args is None or (only_with_out and getattr(args, "out", None) is None)
+        say(f"\n{parser.name}: interrupted; {NOTHING_WRITTEN if nothing else interrupted}")
         return INTERRUPTED
     except BrokenPipeError:
         drop_unwritable_output()

@@ -65,7 +65,7 @@ def ledger_table(entry: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit codes as in `sims.command`."""
-    return run_command(parser(), show_ledgers, argv)
+    return run_command(parser(), show_ledgers, argv, "files of the report already written stay", only_with_out=True)
 
 
 def show_ledgers(args: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit codes as in `sims.command`."""
-    return run_command(parser(), measure, argv, "the files measured so far are in --out")
+    return run_command(parser(), measure, argv, "the files measured so far are in --out", only_with_out=True)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
