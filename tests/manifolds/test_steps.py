@@ -13,7 +13,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifolds import geoopt_adapter, normalized_features, pymanopt_adapter, steps
+from manifolds import geoopt as geoopt_manifolds
+from manifolds import normalized_features, steps
+from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.checks.slopes import measure_slope
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
@@ -209,9 +211,9 @@ def test_steps_do_not_drift_in_1e5(step: str, dtype: type, allowed: float) -> No
 
 
 GEOOPT = (
-    geoopt_adapter.NormalizedFeatures,
-    geoopt_adapter.EmbeddedNormalizedFeatures,
-    geoopt_adapter.EmbeddedNormalizedFeaturesExact,
+    geoopt_manifolds.NormalizedFeatures,
+    geoopt_manifolds.EmbeddedNormalizedFeatures,
+    geoopt_manifolds.EmbeddedNormalizedFeaturesExact,
 )
 
 
@@ -256,7 +258,7 @@ def test_projected_descent_lowers_a_loss_and_wrong_use_is_refused() -> None:
         RiemannianDescent([parameter_on(geoopt.EuclideanStiefel(), torch.eye(3))], lr=1.0)
 
 
-@pytest.mark.parametrize("cls", [pymanopt_adapter.NormalizedFeatures, pymanopt_adapter.EmbeddedNormalizedFeatures])
+@pytest.mark.parametrize("cls", [pymanopt_manifolds.NormalizedFeatures, pymanopt_manifolds.EmbeddedNormalizedFeatures])
 def test_pymanopts_step_is_its_gradient_and_retraction(cls: type) -> None:
     manifold, X = cls(LAYOUT, P), point()
     G = np.random.default_rng(0).standard_normal(X.shape)
