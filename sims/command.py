@@ -6,11 +6,10 @@ none of them.
 """
 
 import argparse
-import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import ufm
@@ -24,6 +23,7 @@ from ufm.output import (
     drop_unwritable_output,
     first_line,
     json_values,
+    printable,
     replace_unknown_characters,
     say,
 )
@@ -63,7 +63,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on standard error."""
-        self.exit(REFUSED, f"{self.name}: error: {message}\n")
+        self.exit(REFUSED, f"{self.name}: error: {printable(message)}\n")
 
 
 def run_command(
@@ -113,25 +113,3 @@ def json_line(value: Any) -> str:
 def print_json(value: Any) -> None:
     """One JSON object on one line of standard output."""
     print(json_line(value), flush=True)
-
-
-@contextlib.contextmanager
-def told_as_they_come(written: bool) -> Iterator[Callable[[str], None]]:
-    """A print for results that are computed one after another.
-
-    Where files are `written` too, an output that takes no more is an error only after the block, when they are all on disk.
-    """
-    refused = list[OSError]()
-
-    def tell(text: str) -> None:
-        try:
-            if not refused:
-                print(text, flush=True)
-        except OSError as error:
-            if not written:
-                raise
-            refused.append(error)
-
-    yield tell
-    if refused:
-        raise refused[0]

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sims.command import Parser, json_line, run_command, told_as_they_come
+from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
-from ufm.output import say
+from ufm.output import say, told_as_they_come
 
 if TYPE_CHECKING:
     from sims.rungs.rung import Rung

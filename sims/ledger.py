@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sims.command import Parser, json_line, run_command, told_as_they_come
+from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
+from ufm.output import told_as_they_come
 
 REDUCTIONS = ("sketch", "channels")
 

@@ -64,7 +64,8 @@ def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
     """
     from sims.ledgers.nets import run_cell
     from sims.training.data import DataChoice, load
-    from ufm.files.store import provenance, read_json, write_text
+    from ufm.files.json_objects import read_json, told_as_damaged
+    from ufm.files.store import provenance, write_text
 
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed}: it cannot be negative")
@@ -88,9 +89,10 @@ def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
             stored["ledgers"] = list(run_cell(cell, data))
             write_text(path, json.dumps(stored, allow_nan=False) + "\n")
         networks.append(stored)
-        if not args.quiet:
+        with told_as_damaged(path):
             errors = {e["split"]: e["error"] for e in stored["ledgers"]}
-            say(f"{cell.name}, seed {cell.seed}: error {errors['train']:.2%} train, {errors['test']:.2%} test")
+            told = f"{cell.name}, seed {cell.seed}: error {errors['train']:.2%} train, {errors['test']:.2%} test"
+        say(told, args.quiet)
     return networks
 
 
@@ -102,12 +104,14 @@ def main(argv: list[str] | None = None) -> int:
 def run_study(args: argparse.Namespace) -> None:
     """Run what is missing, write the summary of all, and print it."""
     from sims.ledgers.summary import summary, summary_text
+    from ufm.files.json_objects import told_as_damaged
     from ufm.files.store import write_text
 
     networks = ledger_study(args)
     if not networks:
         raise ValueError(f"no network of size {args.size} has {args.only!r} in its name")
-    answers = summary(networks)
+    with told_as_damaged(Path(args.out)):
+        answers = summary(networks)
     write_text(Path(args.out) / "summary.json", json.dumps(answers, indent=1, allow_nan=False) + "\n")
     if args.json:
         print_json(answers)
