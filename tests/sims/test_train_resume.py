@@ -283,6 +283,6 @@ def test_a_damaged_provenance_is_named_and_nothing_is_written(text: str, tmp_pat
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".checkpoint.pt.123.tmp").write_bytes(b"half")
+    (tmp_path / ".container-7-0123456789ab.tmp").write_bytes(b"half")  # of a host that is gone
     command.train(tiny(1), tmp_path)
     assert not list(tmp_path.glob(".*"))

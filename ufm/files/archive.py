@@ -27,6 +27,11 @@ class Header:
         return self.dtype.itemsize * math.prod(self.shape)
 
 
+def reason_of(error: Exception) -> str:
+    """What an error of reading says, in one line that is never empty."""
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+
+
 def read_header(source: IO[bytes]) -> Header:
     """The header of a .npy, read to its end. Raises ValueError for one that is damaged, and for objects."""
     version = np.lib.format.read_magic(source)

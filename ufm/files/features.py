@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from ufm.arrays import as_numpy
-from ufm.files.archive import check_memory, read_header
-from ufm.files.store import array_names, load_arrays, reason_of
+from ufm.files.archive import check_memory, read_header, reason_of
+from ufm.files.store import array_names, load_arrays
 
 FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
 KEYS = {

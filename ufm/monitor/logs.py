@@ -15,7 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from ufm.files.store import read_json, write_text
+from ufm.files.json_objects import read_json
+from ufm.files.store import write_text
 from ufm.monitor.epoch_statistics import TRAINING_FACTS, save_statistics
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.record import TRAJECTORY, Record
@@ -60,7 +61,7 @@ class CsvLog:
         self.path = Path(path)
         self._rows: list[dict[str, str]] = []
         if self.path.exists():
-            self._rows = list(csv.DictReader(io.StringIO(self.path.read_text())))
+            self._rows = _csv_rows(self.path)
             if any("epoch" not in row for row in self._rows):
                 raise ValueError(f"{self.path} is no table with a column 'epoch': choose another file")
         self._file = OwnFile(self.path)
@@ -169,10 +170,18 @@ def load_log(folder: Path) -> tuple[dict[str, Any], Record]:
     return read_json(folder / RUN), Record.load(folder / TRAJECTORY)
 
 
+def _csv_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table. Raises OSError, or ValueError where it is none."""
+    try:
+        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+    except csv.Error as error:
+        raise ValueError(f"it is no table: {error}") from error
+
+
 def read_csv(path: Path) -> dict[str, np.ndarray]:
     """The columns of a table that has one named `epoch`, NaN where a cell is empty. Raises ValueError for anything else."""
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text())))
+        rows = _csv_rows(path)
         if not rows or "epoch" not in rows[0]:
             raise ValueError("it has no column 'epoch', or no row")
         return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
