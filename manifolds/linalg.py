@@ -131,9 +131,13 @@ def solve_lower(L: ArrayT, B: ArrayT) -> ArrayT:
 
 
 def solve_upper(U: ArrayT, B: ArrayT) -> ArrayT:
-    """U^{-1} B for an upper-triangular U: `solve_lower` of everything in reverse. (P, P), (P, k) -> (P, k)"""
-    flip = namespace(U).flip
-    return flip(solve_lower(flip(U, (0, 1)), flip(B, (0,))), (0,))
+    """U^{-1} B for an upper-triangular U, as `solve_lower`. (P, P), (P, k) -> (P, k)"""
+    xp, size = namespace(U), len(U)
+    if size <= 64:
+        return xp.linalg.solve(U, B)
+    h = size // 2
+    bottom = solve_upper(U[h:, h:], B[h:])
+    return xp.concatenate([solve_upper(U[:h, :h], B[:h] - U[:h, h:] @ bottom), bottom])
 
 
 def congruence_residual(lower: Array, S: Array) -> float:

@@ -129,6 +129,12 @@ def measure(args: argparse.Namespace) -> None:
             write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
+        _print_written(args)
+
+
+def _print_written(args: argparse.Namespace) -> None:
+    for name in filter(None, (args.out, args.report)):
+        print(f"wrote {name}")
 
 
 def _read_for(names: list[str]) -> list[Path]:
@@ -163,6 +169,7 @@ def show_run(path: Path, args: argparse.Namespace) -> None:
             print_json({"run": run.name, "epoch": int(epoch), **_epoch_row(run.columns, k)})
     elif not args.quiet:
         print(table(Record(run.columns), SHOWN))
+        _print_written(args)
 
 
 def _epoch_row(columns: dict[str, np.ndarray], k: int) -> dict[str, Any]:

@@ -26,7 +26,8 @@ def test_several_files_become_one_trajectory(tmp_path: Path, capsys: pytest.Capt
         save_arrays(tmp_path / f"{k}.npz", {**arrays(k), "epoch": np.asarray(epoch)})
     names = [str(tmp_path / f"{k}.npz") for k in range(2)]
     assert main([*names, "--lambda", "0.1", "--out", str(tmp_path / "t.npz")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines[-1]) == (4, f"wrote {tmp_path / 't.npz'}")
     record = Record.load(tmp_path / "t.npz")
     np.testing.assert_array_equal(record.epochs, [3, 8])
     data = arrays(1)
