@@ -1,6 +1,7 @@
 """Files and names that others have put where a command writes or reads: nothing of theirs is lost, and none stops a result."""
 
 import contextlib
+import gzip
 import importlib
 import json
 import os
@@ -8,6 +9,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import tracemalloc
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +19,13 @@ import pytest
 from sims.gallery.gallery import figure_path, gallery_model, parameters, saved_report
 from sims.training.config import TrainConfig
 from sims.training.folder import RunFolder
+from sims.training.readers import read_idx
 from tests.attack.commands import check_answer, run
 from tests.attack.folders import labelled
-from ufm.files import store
+from ufm.files import archive, store
 from ufm.files.json_objects import read_json
 from ufm.files.store import load_arrays, save_arrays
+from ufm.monitor.measurement import measure_features
 
 ROOT = Path(__file__).parents[2]
 TINY = {"dataset": "digits", "epochs": 1, "decays": [], "measured": [1], "lr": 0.1, "per_class": 12, "test_per_class": 2}
@@ -179,3 +184,75 @@ def test_every_flow_is_stored_before_an_output_that_takes_nothing_is_told(
         assert importlib.import_module("ufm.flow.__main__").guarded() == 2
     assert sorted(os.listdir(tmp_path)) == [f"run.{name}.npz" for name in ("embedded", "renormalized", "unnormalized")]
     assert len([line for line in capsys.readouterr().err.splitlines() if ": error: " in line]) == 1
+
+
+def tensors(path: Path, shapes: dict[str, tuple[str, list[int], int]]) -> str:
+    """A .safetensors file of zeros that takes no room on the disk: dtype, shape and bytes by name."""
+    header, end = {}, 0
+    for name, (dtype, shape, size) in shapes.items():
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [end, end + size]}
+        end += size
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+    return str(path)
+
+
+FEATURES, LABELS = ("F64", [30, 5], 1200), ("I64", [30], 240)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "message"),
+    [
+        ({"features": ("F64", [10**6, 50], 4 * 10**8), "labels": LABELS}, "memory free"),
+        ({"features": FEATURES, "labels": LABELS, "W": ("F64", [10**5, 500], 4 * 10**8)}, "far more than features"),
+        ({"features": ("F8_E4M3", [30, 5], 150), "labels": LABELS}, "cannot read"),
+        ({"features": FEATURES, "labels": ("F8_E5M2", [30], 30)}, "cannot read"),
+    ],
+)
+def test_tensors_are_read_with_a_limit_and_refused_by_dtype(
+    shapes: dict[str, tuple], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if message == "memory free":
+        monkeypatch.setattr(archive, "free_memory", lambda: 10**8)
+    outcome = run("sims.measure", [tensors(tmp_path / "in.safetensors", shapes)])
+    check_answer(outcome)
+    assert (outcome.code, message in outcome.err) == (2, True), outcome.err
+
+
+@pytest.mark.parametrize("suffix", ["", ".gz"])
+def test_of_a_data_file_no_more_is_read_than_it_announces(suffix: str, tmp_path: Path) -> None:
+    head = b"\0\0\x08\x01" + (3).to_bytes(4, "big")
+    path = tmp_path / f"labels{suffix}"
+    if suffix:
+        with gzip.open(path, "wb") as file:
+            file.write(head)
+            for _ in range(64):
+                file.write(bytes(1 << 20))
+    else:
+        path.write_bytes(head)
+        os.truncate(path, 1 << 40)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="announces 3 bytes"):
+        read_idx(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 1 << 22
+    path.write_bytes(gzip.compress(b"\0\0\x08\x02" + b"\xff" * 8) if suffix else b"\0\0\x08\x02" + b"\xff" * 8)
+    with pytest.raises(ValueError, match="memory free"):
+        read_idx(path)
+
+
+def test_a_compressed_checkpoint_is_not_taken_into_memory(tmp_path: Path) -> None:
+    config = TrainConfig(lr=0.1)
+    with zipfile.ZipFile(tmp_path / "checkpoint.pt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("checkpoint/data.pkl", bytes(1 << 20))
+    with pytest.raises(ValueError, match=r"data\.pkl is compressed"):
+        RunFolder(tmp_path, config).load_checkpoint()
+
+
+def test_a_classifier_stored_backwards_is_measured_as_any_other() -> None:
+    arrays, W, b = labelled(0), np.random.default_rng(1).standard_normal((3, 5)), np.arange(3.0)
+    measured = measure_features(arrays["features"], arrays["labels"], W[::-1, ::-1], b[::-1], 0.1).scalars
+    assert measured == measure_features(arrays["features"], arrays["labels"], W[::-1, ::-1].copy(), b[::-1].copy(), 0.1).scalars
