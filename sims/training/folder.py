@@ -17,7 +17,7 @@ import numpy as np
 
 from sims.training.config import TrainConfig, from_mapping, load_config, rate_source
 from ufm.arrays import as_numpy
-from ufm.files.json_objects import read_json_text
+from ufm.files.json_objects import read_limited_text
 from ufm.files.store import provenance, remove_stale, save_arrays, write_atomically, write_text
 from ufm.monitor.record import TRAJECTORY
 from ufm.output import json_values
@@ -48,7 +48,7 @@ class RunFolder:
         remove_stale(self.path, other_hosts=True)
         path = self.path / PROVENANCE
         try:
-            sessions = [*json.loads(read_json_text(path))] if path.exists() else []
+            sessions = [*json.loads(read_limited_text(path))] if path.exists() else []
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read {path}: {error}; move it away to go on without it") from error
         if not (self.path / CONFIG).exists() or load_config(self.path / CONFIG) != self.config:
@@ -59,7 +59,7 @@ class RunFolder:
 
     def finish(self) -> None:
         """Note in the last session what the whole run consists of, for `finished`."""
-        sessions = json.loads(read_json_text(self.path / PROVENANCE))
+        sessions = json.loads(read_limited_text(self.path / PROVENANCE))
         sessions[-1]["finished"] = self._digests()
         write_text(self.path / PROVENANCE, json.dumps(sessions, indent=2) + "\n")
 
@@ -68,7 +68,7 @@ class RunFolder:
         from ufm.monitor.record import Record
 
         try:
-            sessions = json.loads(read_json_text(self.path / PROVENANCE))
+            sessions = json.loads(read_limited_text(self.path / PROVENANCE))
             same = load_config(self.path / CONFIG) == self.config and sessions[-1]["finished"] == self._digests()
             return Record.load(self.path / TRAJECTORY) if same else None
         except (OSError, RecursionError, LookupError, TypeError, ValueError):

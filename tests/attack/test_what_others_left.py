@@ -256,3 +256,16 @@ def test_a_classifier_stored_backwards_is_measured_as_any_other() -> None:
     arrays, W, b = labelled(0), np.random.default_rng(1).standard_normal((3, 5)), np.arange(3.0)
     measured = measure_features(arrays["features"], arrays["labels"], W[::-1, ::-1], b[::-1], 0.1).scalars
     assert measured == measure_features(arrays["features"], arrays["labels"], W[::-1, ::-1].copy(), b[::-1].copy(), 0.1).scalars
+
+
+@pytest.mark.skipif(not Path("/dev/zero").exists(), reason="needs /dev/zero")
+@pytest.mark.parametrize("name", ["log.csv", "log.npz"])
+def test_a_device_without_an_end_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).symlink_to("/dev/zero")
+    code = "import sys; from tests.attack.commands import run; print(run('sims.figures', sys.argv[1:]).code)"
+    options = [str(tmp_path / name), "--out", str(tmp_path / "figures")]
+    call = [sys.executable, "-c", code, *options]
+    ended = subprocess.run(
+        call, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ended.stdout == "2\n"

@@ -10,23 +10,23 @@ from typing import Any
 from ufm.files.archive import reason_of
 from ufm.memory import in_words
 
-LARGEST_JSON = 1 << 28  # bytes; the largest file of JSON that is written here has a few MB
+LARGEST_TEXT = 1 << 28  # bytes; the largest file of JSON that is written here has a few MB
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """The JSON object of a file. Raises ValueError for a file that cannot be read, and for anything else in it."""
-    return parse_json(read_json_text(path), path)
+    return parse_json(read_limited_text(path), path)
 
 
-def read_json_text(path: Path) -> str:
-    """The text of a file of JSON. Raises ValueError for one that cannot be read, for a device or a pipe, and above 256 MB."""
+def read_limited_text(path: Path, encoding: str = "utf-8") -> str:
+    """The text of a file. Raises ValueError for one that cannot be read, for a device or a pipe, and above 256 MB."""
     try:
         about = path.stat()
         if not stat.S_ISREG(about.st_mode):
             raise ValueError("it is no regular file")
-        if about.st_size > LARGEST_JSON:
-            raise ValueError(f"it has {in_words(about.st_size)}, far more than a file of JSON needs")
-        return path.read_text(encoding="utf-8")
+        if about.st_size > LARGEST_TEXT:
+            raise ValueError(f"it has {in_words(about.st_size)}, far more than numbers in a text need")
+        return path.read_text(encoding=encoding)
     except (OSError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
 

@@ -128,12 +128,7 @@ def load_arrays(path: Path | str, names: Collection[str] | None = None, beside: 
     """
     try:
         with open(path, "rb") as file:
-            magic = file.read(2)
-            if magic == b"\x93N":
-                raise ValueError("it holds a single array, an .npz with named arrays is needed")
-            if magic != b"PK":
-                raise ValueError("it is no .npz archive")
-            file.seek(0)
+            _check_magic(file)
             return read_members(file, names, beside)
     except MemoryError as error:
         raise ValueError(f"cannot read {path}: it does not fit into memory ({error})") from error
@@ -141,12 +136,24 @@ def load_arrays(path: Path | str, names: Collection[str] | None = None, beside: 
         raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
 
 
+def _check_magic(file: BinaryIO) -> None:
+    """Raise ValueError unless it begins as an archive does; zipfile would look for the end, which a device need not have."""
+    magic = file.read(2)
+    if magic == b"\x93N":
+        raise ValueError("it holds a single array, an .npz with named arrays is needed")
+    if magic != b"PK":
+        raise ValueError("it is no .npz archive")
+    file.seek(0)
+
+
 def array_names(path: Path | str) -> list[str]:
     """The sorted names of the arrays of an .npz, none of them read. Raises ValueError where it is no archive."""
     import zipfile
 
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open(path, "rb") as file:
+            _check_magic(file)
+            archive = zipfile.ZipFile(file)
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
     except Exception as error:  # as above
         raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error

@@ -18,7 +18,7 @@ import torch
 
 from ufm.features.ranges import Classifier
 from ufm.features.statistics import ClassStatistics
-from ufm.files.json_objects import read_json
+from ufm.files.json_objects import read_json, read_limited_text
 from ufm.files.store import write_text
 from ufm.monitor.epoch_statistics import TRAINING_FACTS, load_statistics, save_statistics, statistics_file
 from ufm.monitor.measurement import LOSS_PARTS, Measurement, ScalarCollector, add_losses
@@ -196,19 +196,19 @@ def _losses(path: Path, lam: float) -> tuple[float, ...]:
 
 
 def _csv_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table. Raises OSError, or ValueError where it is none."""
+    """The rows of a table. Raises ValueError where it is none."""
     try:
-        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8-sig"))))
+        return list(csv.DictReader(io.StringIO(read_limited_text(path, "utf-8-sig"))))
     except csv.Error as error:
-        raise ValueError(f"it is no table: {error}") from error
+        raise ValueError(f"cannot read {path}: it is no table: {error}") from error
 
 
 def read_csv(path: Path) -> dict[str, np.ndarray]:
     """The columns of a table that has one named `epoch`, NaN where a cell is empty. Raises ValueError for anything else."""
+    rows = _csv_rows(path)
     try:
-        rows = _csv_rows(path)
         if not rows or "epoch" not in rows[0]:
             raise ValueError("it has no column 'epoch', or no row")
         return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
-    except (OSError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
