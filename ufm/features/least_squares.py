@@ -39,11 +39,10 @@ def whitened_solution(stats: ClassStatistics[ArrayT], lam: float) -> tuple[Array
     if not lam >= 0:
         raise ValueError(f"lambda = {lam}: the weight decay cannot be negative")
     xp, M = namespace(stats.means), stats.centred_means
-    sigma_w = symmetrize(stats.sigma_w)
     try:
-        L = xp.linalg.cholesky(sigma_w + lam * identity_like(M, stats.P))
+        L = xp.linalg.cholesky(stats.sigma_w + lam * identity_like(M, stats.P))
     except xp.linalg.LinAlgError:  # directions in which nothing varies, but for rounding that may be negative
-        values, E = xp.linalg.eigh(sigma_w)
+        values, E = xp.linalg.eigh(symmetrize(stats.sigma_w))
         L = xp.linalg.qr((E * (xp.clip(values, min=0.0) + lam) ** 0.5).mT)[1].mT
         if lam == 0:
             W, b = central_path_classifier(stats)
