@@ -78,8 +78,8 @@ def clock_free_tests(run: Observed, comparison: Comparison) -> ClockFreeTests:
 
 
 def entries_in_one_basis(files: Mapping[Path, float]) -> tuple[np.ndarray, list[Entry]]:
-    """Epochs (T,) and class statistics of files of features or of statistics, all on the range of Sigma_W of the first, in a basis of
-    its own where that is not all of them.
+    """Epochs (T,) and class statistics of files of features or of statistics, all in one basis of the range of
+    Sigma_W of the first.
     """
     from ufm.features.labels import check_labels
     from ufm.features.statistics import statistics_of

@@ -82,15 +82,23 @@ class Rotation:
 
 def conservation(entries: Sequence[Entry], r: float = 1.0, seed: int = 0) -> Conservation:
     """Is Sigma_W + S S^T / r conserved? Entries in one basis, one an epoch. Raises ValueError for fewer than 2 or other sizes."""
-    M, sigma_w, priors = _stacked(entries)
-    S = M * np.sqrt(priors)
-    A = sigma_w + S @ S.mT / r
-    a, E = np.linalg.eigh(A[0])
+    _check_alike(entries)
+    q = np.sqrt(entries[0].priors)
+
+    def conserved(entry: Entry) -> np.ndarray:
+        S = entry.M * q
+        return entry.sigma_w + S @ S.T / r
+
+    first = conserved(entries[0])
+    a, E = np.linalg.eigh(first)
     kept = a > len(a) * np.finfo(np.float64).eps * a[-1]
     E, a = E[:, kept], a[kept]
+    change, along = np.empty(len(entries)), np.empty((len(entries), len(a)))
+    for k, entry in enumerate(entries):  # one epoch in memory at a time
+        A = conserved(entry)
+        change[k], along[k] = np.linalg.norm(A - first) / np.linalg.norm(first), (E * (A @ E)).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        logs = np.log(np.einsum("pi,tpq,qi->ti", E, A, E, optimize=True) / a)
-    change = np.linalg.norm(A - A[0], axis=(1, 2)) / np.linalg.norm(A[0])
+        logs = np.log(along / a)
     last, picks = logs[-1], bootstrap_picks(len(a), seed)
     return Conservation(
         change,
@@ -106,15 +114,19 @@ def growth_split(entries: Sequence[Entry], seed: int = 0) -> GrowthSplit:
 
     Between two epochs, the mean of both orders in which M and Sigma_W may change. Raises ValueError where Sigma_W is singular.
     """
-    M, sigma_w, priors = _stacked(entries)
-    S = M * np.sqrt(priors)
-    factors = [factor_of(within) for within in sigma_w]
-    beside = [(max(k - 1, 0), k, min(k + 1, len(S) - 1)) for k in range(len(S))]
-    white = [[whitened(factor, S[j]) for j in of] for factor, of in zip(factors, beside, strict=True)]
-    frame = frame_of(white[0][1].T @ white[0][1])
+    _check_alike(entries)
+    priors = entries[0].priors
+    S = [entry.M * np.sqrt(priors) for entry in entries]
+    white, rates, frame = list[list[np.ndarray]](), list[np.ndarray](), np.zeros((0, 0))
+    for k, entry in enumerate(entries):
+        factor = factor_of(entry.sigma_w)
+        white.append([whitened(factor, S[j]) for j in (max(k - 1, 0), k, min(k + 1, len(S) - 1))])
+        own = white[k][1]
+        frame = frame if k else frame_of(own.T @ own)
+        rates.append(_split_rates(factor, own, priors, frame))
 
-    def level(S: np.ndarray) -> np.ndarray:
-        return np.diagonal(log_gram(S.T @ S, frame))
+    def level(of: np.ndarray) -> np.ndarray:
+        return np.diagonal(log_gram(of.T @ of, frame))
 
     signal, noise = list[np.ndarray](), list[np.ndarray]()
     for before, after in pairwise(white):
@@ -123,10 +135,8 @@ def growth_split(entries: Sequence[Entry], seed: int = 0) -> GrowthSplit:
         noise.append((within - old + new - means) / 2)
     signals, noises = np.array(signal), np.array(noise)
     by_value, all_of = signals.sum(0), (signals + noises).sum(0)
-    pairs = zip(factors, white, strict=True)
-    rates = np.array([_split_rates(factor, own, priors, frame) for factor, (_, own, _) in pairs])  # (T, 2, K)
     weight = (signals + noises).sum(1)
-    middle = rates.sum(2)
+    middle = np.array(rates).sum(2)  # (T, 2)
     shares = (middle[:-1, 0] / middle[:-1].sum(1) + middle[1:, 0] / middle[1:].sum(1)) / 2
     predicted = float((weight * shares).sum() / weight.sum())
     share = float(by_value.sum() / all_of.sum())
@@ -184,15 +194,13 @@ def rotation(run: Measured, seed: int = 0) -> Rotation:
     return Rotation(seen, predicted, bootstrap_estimate(float(across.sum() / along.sum()), resampled), size)
 
 
-def _stacked(entries: Sequence[Entry]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """M (T, P, C), Sigma_W (T, P, P) and the priors."""
+def _check_alike(entries: Sequence[Entry]) -> None:
     if len(entries) < 2:
         raise ValueError(f"the class statistics of {len(entries)} epochs: at least 2 are needed")
     if len({entry.M.shape for entry in entries}) > 1:
         raise ValueError("the epochs have statistics of different sizes: give them all in one basis of the features")
     if any((entry.counts != entries[0].counts).any() for entry in entries):
         raise ValueError("the epochs have other class counts than the first")
-    return np.array([e.M for e in entries]), np.array([e.sigma_w for e in entries]), entries[0].priors
 
 
 def bootstrap_picks(count: int, seed: int) -> np.ndarray:
