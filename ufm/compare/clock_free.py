@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from manifolds.representation import short_repr
-from ufm.compare.coordinates import Entry, factor_of, frame_of, log_gram, whitened
+from ufm.compare.coordinates import Entry, factor_of, frame_of, log_gram, white_means
 from ufm.compare.likelihood import at
 from ufm.compare.models import PLAIN
 from ufm.compare.outcome import Measured
@@ -120,7 +120,7 @@ def growth_split(entries: Sequence[Entry], seed: int = 0) -> GrowthSplit:
     white, rates, frame = list[list[np.ndarray]](), list[np.ndarray](), np.zeros((0, 0))
     for k, entry in enumerate(entries):
         factor = factor_of(entry.sigma_w)
-        white.append([whitened(factor, S[j]) for j in (max(k - 1, 0), k, min(k + 1, len(S) - 1))])
+        white.append([white_means(factor, S[j]) for j in (max(k - 1, 0), k, min(k + 1, len(S) - 1))])
         own = white[k][1]
         frame = frame if k else frame_of(own.T @ own)
         rates.append(_split_rates(factor, own, priors, frame))
@@ -154,7 +154,7 @@ def predicted_split(entry: Entry, frame: np.ndarray) -> np.ndarray:
     diagonal of the frame. With S^T Sigma_W^{-1} dS/dt = X, dG is X + X^T by the means and X G + G X^T by the deviations.
     """
     factor = factor_of(entry.sigma_w)
-    return _split_rates(factor, whitened(factor, entry.M * np.sqrt(entry.priors)), entry.priors, frame)
+    return _split_rates(factor, white_means(factor, entry.M * np.sqrt(entry.priors)), entry.priors, frame)
 
 
 def _split_rates(factor: np.ndarray, white: np.ndarray, priors: np.ndarray, frame: np.ndarray) -> np.ndarray:

@@ -71,7 +71,7 @@ class Entry:
 
 def gram_of(M: np.ndarray, sigma_w: np.ndarray, priors: np.ndarray) -> np.ndarray:
     """diag(q) M^T Sigma_W^{-1} M diag(q), q = sqrt(priors). (C, C)"""
-    white = whitened(factor_of(sigma_w), M * np.sqrt(priors))
+    white = white_means(factor_of(sigma_w), M * np.sqrt(priors))
     return white.T @ white
 
 
@@ -83,7 +83,7 @@ def factor_of(sigma_w: np.ndarray) -> np.ndarray:
         raise ValueError("Sigma_W is not positive definite: reduce the features to its range first") from error
 
 
-def whitened(factor: np.ndarray, S: np.ndarray) -> np.ndarray:
+def white_means(factor: np.ndarray, S: np.ndarray) -> np.ndarray:
     """L^{-1} S. (P, C)"""
     from scipy.linalg import solve_triangular
 

@@ -24,13 +24,13 @@ MOST_POINTS = 3000
 FIRST_STEP = 1e-3
 LONGEST, AT_REST = 1e12, 1e-15  # a step, and a speed of log omega, at which a flow has arrived
 SPLIT, DEEPEST = 1e-4, 20  # relative difference of a step and its halves that is halved again, and how often
-MOST_STEPS = 20_000  # of one flow, each two halves and a whole
+MOST_FLOW_STEPS = 20_000  # of one flow, each two halves and a whole
 NO_SIGNAL = 1e-26  # share of a direction in N below which it never matters
 FlowState = Any
 
 
 class StiffFlowError(ValueError):
-    """A flow that more steps than MOST_STEPS do not follow."""
+    """A flow that more steps than MOST_FLOW_STEPS do not follow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,15 +124,15 @@ def extrapolated(
     """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ, at
     most `deepest` times over: in relation to the largest entry of an array, or to its size in `sizes` where that is larger.
 
-    Raises StiffFlowError after MOST_STEPS of them.
+    Raises StiffFlowError after MOST_FLOW_STEPS of them.
     """
     count = 0
 
     def careful(state: FlowState, h: float, depth: int = 0) -> FlowState:
         nonlocal count
         count += 1
-        if count > MOST_STEPS:
-            raise StiffFlowError(f"{MOST_STEPS} steps do not follow it")
+        if count > MOST_FLOW_STEPS:
+            raise StiffFlowError(f"{MOST_FLOW_STEPS} steps do not follow it")
         halves, whole = step(step(state, h / 2), h / 2), step(state, h)
         least = sizes or (0.0,) * len(whole)
         pairs = zip(halves, whole, least, strict=True)

@@ -75,7 +75,7 @@ def test_the_joint_flow_predicts_descent_of_features_and_classifier_with_decay(k
 
 @pytest.mark.parametrize("decay", [0.0, 1e3, 1e18])
 def test_a_bias_that_begins_at_zero_asks_for_no_short_steps(decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ufm.compare.motions.MOST_STEPS", 1500)
+    monkeypatch.setattr("ufm.compare.motions.MOST_FLOW_STEPS", 1500)
     y = labelled(SIZES["unequal"])
     H = anisotropic(np.random.default_rng(3), SIZES["unequal"], 7)
     entry = entry_of(H, y, np.eye(5, 7), np.zeros(5), decay_w=0.01, decay_h=decay)
@@ -84,7 +84,7 @@ def test_a_bias_that_begins_at_zero_asks_for_no_short_steps(decay: float, monkey
 
 
 def test_a_flow_that_no_number_of_steps_follows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ufm.compare.motions.MOST_STEPS", 10)
+    monkeypatch.setattr("ufm.compare.motions.MOST_FLOW_STEPS", 10)
     y = labelled(SIZES["equal"])
     entry = entry_of(anisotropic(np.random.default_rng(3), SIZES["equal"], 7), y, np.eye(5, 7), np.zeros(5))
     with pytest.raises(StiffFlowError, match="10 steps"):

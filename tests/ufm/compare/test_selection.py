@@ -114,7 +114,7 @@ def test_a_model_that_is_too_stiff_to_follow_is_left_out_and_the_others_are_judg
     assert run.entry is not None
     classifier = {"W": np.ones((4, len(run.entry.M))), "b": np.zeros(4), "mean": np.zeros(len(run.entry.M))}
     run = replace(run, entry=replace(run.entry, **classifier))
-    monkeypatch.setattr("ufm.compare.motions.MOST_STEPS", 3)
+    monkeypatch.setattr("ufm.compare.motions.MOST_FLOW_STEPS", 3)
     verdict = judge([run])
     assert (verdict.outcome, verdict.name) == (NAMED, "renormalized")
     assert "too stiff from this start at kappa = 0.01: 3 steps do not follow it" in verdict.support["joint"].missing
