@@ -80,10 +80,13 @@ suppress_warnings = ["config.cache", "mystnb.unknown_mime_type", "ref.python"]
 
 def break_names(app: Sphinx, page: str, template: str, context: dict, tree: object) -> None:
     """Long names in running code break after a dot, an underscore or a bracket, options of a command nowhere."""
+
+    def with_breaks(match: re.Match[str]) -> str:
+        return match[1] + re.sub(r"(?<=[._(/\[])(?=\w)", "<wbr>", match[2]) + match[3]
+
     if "body" in context:
-        option, name = r'<span class="pre">(--[\w-]{1,24})</span>', r'<span class="pre">([^<]{16,})</span>'
-        body = re.sub(option, r'<span class="pre option">\1</span>', context["body"])
-        context["body"] = re.sub(name, lambda match: re.sub(r"(?<=[._(/\[])(?=\w)", "<wbr>", match[0]), body)
+        option, name = r'<span class="pre">(--[\w-]{1,24})</span>', r'(<span class="pre">)([^<]{16,})(</span>)'
+        context["body"] = re.sub(name, with_breaks, re.sub(option, r'<span class="pre option">\1</span>', context["body"]))
 
 
 def copy_explorer(app: Sphinx, exception: Exception | None) -> None:

@@ -33,5 +33,5 @@ for affine, label in ((True, "linear operation"), (False, "nonlinearity")):
     ax.bar([k + 1 for k in chosen], steps[chosen], bottom=levels[chosen], color=colours[affine], label=label)
 ax.set_xticks(range(len(levels)), ["input", *result.kinds], rotation=30, ha="right")
 ax.set(ylabel="mean of log omega, in sample", ylim=(0, 1.1 * levels.max()))
-ax.legend()
+ax.legend(loc="lower right")
 fig.tight_layout()

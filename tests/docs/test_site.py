@@ -73,9 +73,10 @@ def test_options_and_formulas_are_shown_as_written(site: Path) -> None:
     for path in site.glob("*.html"):
         text = path.read_text()
         assert not re.search(r"–[a-z]", text), path.name  # an option whose hyphens became a dash
+        assert "<wbr>span" not in text  # a break inside a tag
     assert "sqrt(lw lh))_+ V^T" in (site / "models.html").read_text()  # not the beginning of an emphasis
     start = (site / "choose.html").read_text()
-    assert "mean_system.<wbr>decayed_<wbr>clock" in start
+    assert "ufm.<wbr>laws.<wbr>mean_<wbr>system.<wbr>decayed_<wbr>clock" in start
     assert '<span class="pre option">--kernel-ratio</span>' in start
 
 
