@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: run test slow attack bench docs lowest constraints clean
+.PHONY: run test slow attack bench gpu docs lowest constraints clean
 
 run: $(VENV)/.core
 	$(BIN)/python -m ufm.flow --C 10 --N 500 --P 512
@@ -21,6 +21,10 @@ attack: $(VENV)/.test
 
 bench: $(VENV)/.test
 	$(BIN)/python -m benchmarks
+
+# the tests and timings of a CUDA device into docs/gpu.md; without one, what was not run
+gpu: $(VENV)/.test
+	$(BIN)/python -m benchmarks.gpu
 
 docs: $(VENV)/.test
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html

@@ -95,8 +95,21 @@ def unavoidable(model: nn.Module, case: Case, forward: float, device: torch.devi
     print(f", so no ratio below {1 + (products + roots) / forward:.3f}")
 
 
-def time_case(case: Case, repeats: int, cpu: bool) -> None:
-    """Print both ratios of a case."""
+@dataclass(frozen=True, eq=False)
+class Sides:
+    """Both sides of the comparisons of a case: a forward pass and measuring, a bare epoch and one of the trainer, on `device`."""
+
+    forward: Callable[[], object]
+    measure: Callable[[], object]
+    bare_epoch: Callable[[], object]
+    epoch: Callable[[], object]
+    model: nn.Module
+    device: torch.device
+    batch_size: int
+
+
+def sides_of(case: Case, cpu: bool) -> Sides:
+    """What is compared in a case; the network is the same on all sides."""
     net = {"net": case.net, "width": case.width}
     config = TrainConfig(dataset="cifar10", lr=0.01, measured=(1,), epochs=1, decays=(), **net)  # type: ignore[arg-type]
     accelerator = Accelerator(cpu=cpu)
@@ -126,11 +139,20 @@ def time_case(case: Case, repeats: int, cpu: bool) -> None:
             loss(model(prepared[indices]), y).backward()
             optimizer.step()
 
+    def epoch() -> None:
+        trainer.train_epoch(1, lambda *_: None)
+
+    return Sides(forward, measure, bare_epoch, epoch, model, device, config.batch_size)
+
+
+def time_case(case: Case, repeats: int, cpu: bool) -> None:
+    """Print both ratios of a case."""
+    sides = sides_of(case, cpu)
     shape = f"{case.examples} images of {case.channels} x {case.side} x {case.side}"
-    print(f"{case.net} of width {case.width:g}, {shape}, batches of {EVALUATION_BATCH} and {config.batch_size}, {device}")
-    plain = ratio("measuring against a forward pass", measure, forward, repeats, device)
-    unavoidable(model, case, plain, device)
-    ratio("an epoch against a bare loop", lambda: trainer.train_epoch(1, lambda *_: None), bare_epoch, repeats, device)
+    print(f"{case.net} of width {case.width:g}, {shape}, batches of {EVALUATION_BATCH} and {sides.batch_size}, {sides.device}")
+    plain = ratio("measuring against a forward pass", sides.measure, sides.forward, repeats, sides.device)
+    unavoidable(sides.model, case, plain, sides.device)
+    ratio("an epoch against a bare loop", sides.epoch, sides.bare_epoch, repeats, sides.device)
 
 
 def measure_generated(examples: int) -> None:
