@@ -1,0 +1,40 @@
+"""The costs of the paper's cells: counts against arithmetic by hand, and the page against the counts of today."""
+
+import re
+from itertools import pairwise
+
+import pytest
+
+from benchmarks.cells import PAGE, cost_of, paper_cells
+from sims.training.config import protocol
+
+
+def test_operations_and_parameters_of_vgg_are_those_of_its_layers() -> None:
+    channels, sides = (1, 64, 128, 256, 256, 512, 512, 512, 512), (32, 16, 8, 8, 4, 4, 2, 2)
+    multiplications = sum(9 * a * b * side**2 for a, b, side in zip(channels, channels[1:], sides, strict=False))
+    dense = 512 * 49 * 4096 + 4096 * 4096 + 4096 * 10
+    cost = cost_of(protocol("mnist", "vgg11", "mse"))
+    assert cost.forward == 2 * (multiplications + dense)
+    # backwards, weights and inputs: twice as many, but no gradient of the images
+    assert cost.training == 3 * cost.forward - 2 * 9 * 64 * 32**2
+    weights = sum(9 * a * b + 3 * b for a, b in pairwise(channels))
+    assert cost.parameters == weights + dense + 2 * 4096 + 10
+
+
+def test_recomputed_activations_cost_a_forward_pass_and_spare_memory() -> None:
+    efficient = cost_of(protocol("fashionmnist", "densenet250", "mse"))
+    assert 3.5 * efficient.forward < efficient.training < 4 * efficient.forward
+    assert efficient.kept < efficient.plainly_kept / 4
+    assert efficient.step_bytes(efficient.plainly_kept) / 2**30 == pytest.approx(41, abs=1)
+
+
+def test_the_page_has_all_fifteen_cells_with_the_counts_of_today() -> None:
+    names = paper_cells()
+    assert len(names) == 15
+    rows = re.findall(r"^\| (\w+), (\w+)(?:, memory-efficient)? \| ([\d,]+) \| ([\d,]+) \| ([\d.e+]+) ", PAGE.read_text(), re.M)
+    assert [f"{dataset}-{net}-mse" for dataset, net, *_ in rows] == names
+    for dataset, net, images, parameters, flops in rows:
+        if net in ("vgg11", "densenet40", "resnet34"):
+            cost = cost_of(protocol(dataset, net, "mse"))
+            assert (int(images.replace(",", "")), int(parameters.replace(",", ""))) == (cost.images, cost.parameters)
+            assert float(flops) == pytest.approx(cost.training * cost.images, rel=0.01)
