@@ -107,15 +107,16 @@ def plain_fit(x: np.ndarray) -> float:
 def main() -> None:
     """Print the table."""
     argparse.ArgumentParser(prog="python -m benchmarks.comparison", description=__doc__).parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        run, out = Path(folder) / "run.npz", Path(folder) / "report"
-        omega = measured_run(run)
-        done = subprocess.run(
-            [sys.executable, "-c", COMMAND, str(run), str(out)], capture_output=True, text=True, check=True
-        ).stdout
-        megabytes = peak_megabytes("-c", COMMAND, str(run), str(out))
     print(f"{EPOCHS} epochs, C = {C}, P = {P}, one run")
-    print(f"sims.compare beyond imports: {float(done.splitlines()[-1]):.2f} s of processor time, {megabytes:.0f} MB at peak")
+    with tempfile.TemporaryDirectory() as folder:
+        run, log, out = (Path(folder) / name for name in ("run.npz", "log", "report"))
+        omega = measured_run(run)
+        joint_log(log)
+        for name, path in (("omega and vectors", run), ("these, class statistics, W and b", log)):
+            command = "-c", COMMAND, str(path), str(out)
+            done = subprocess.run([sys.executable, *command], capture_output=True, text=True, check=True).stdout
+            seconds, megabytes = float(done.splitlines()[-1]), peak_megabytes(*command)
+            print(f"sims.compare of {name}: {seconds:.2f} s of processor time beyond imports, {megabytes:.0f} MB at peak")
     x = np.log(omega**2 / C)
     taken = resample([C - 1], 1000, np.random.default_rng(0))
     fit = paired(lambda: profile(x, 1.0), lambda: plain_fit(x), 5)

@@ -23,7 +23,7 @@ from pymanopt.optimizers import SteepestDescent
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
-    from manifolds import pymanopt_adapter
+    from manifolds import pymanopt as pymanopt_manifolds
     from manifolds.layout import ClassLayout
     from manifolds.metrics import BundleMetric
 
@@ -96,7 +96,7 @@ def trace_ratio_descents() -> str:
     """How many of five descents of a trace ratio end with an error, and the first one."""
     errors = []
     for seed in range(5):
-        manifold = pymanopt_adapter.NormalizedFeatures(LAYOUT, P, seed=seed)
+        manifold = pymanopt_manifolds.NormalizedFeatures(LAYOUT, P, seed=seed)
 
         @pymanopt.function.pytorch(manifold)
         def ratio(X: torch.Tensor) -> torch.Tensor:

@@ -18,7 +18,9 @@ with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     import geoopt
 
-from manifolds import geoopt_adapter, normalized_features, pymanopt_adapter, retractions
+from manifolds import geoopt as geoopt_manifolds
+from manifolds import normalized_features, retractions
+from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.checks.slopes import measure_slope
 from manifolds.embedded import geodesics
 from manifolds.layout import ClassLayout
@@ -104,7 +106,7 @@ class Counted:
 
 def run_pymanopt(loss: Callable, X: np.ndarray, layout: ClassLayout, optimizer: object) -> list[tuple[int, float]]:
     """Loss against gradient evaluations."""
-    manifold, counted = pymanopt_adapter.EmbeddedNormalizedFeatures(layout, len(X)), Counted(loss)
+    manifold, counted = pymanopt_manifolds.EmbeddedNormalizedFeatures(layout, len(X)), Counted(loss)
     wrap = pymanopt.function.numpy(manifold)
     problem = pymanopt.Problem(
         manifold, wrap(counted.cost), euclidean_gradient=wrap(counted.gradient), euclidean_hessian=wrap(counted.hessian)
@@ -115,7 +117,7 @@ def run_pymanopt(loss: Callable, X: np.ndarray, layout: ClassLayout, optimizer: 
 
 def run_geoopt(loss: Callable, X: np.ndarray, layout: ClassLayout, make: Callable, steps: int) -> list[tuple[int, float]]:
     """Loss against gradient evaluations."""
-    manifold = geoopt_adapter.NormalizedFeatures(layout)
+    manifold = geoopt_manifolds.NormalizedFeatures(layout)
     point = geoopt.ManifoldParameter(torch.from_numpy(X.copy()), manifold=manifold)  # type: ignore[unexpected-keyword]
     optimizer, curve = make([point]), []
     for step in range(1, steps + 1):

@@ -29,7 +29,8 @@ with warnings.catch_warnings():
     import geoopt
 
 from benchmarks.timing import paired  # noqa: E402
-from manifolds import geoopt_adapter, pymanopt_adapter  # noqa: E402
+from manifolds import geoopt as geoopt_manifolds  # noqa: E402
+from manifolds import pymanopt as pymanopt_manifolds  # noqa: E402
 from manifolds.layout import ClassLayout  # noqa: E402
 from manifolds.optimizers.arc import AdaptiveCubicRegularization  # noqa: E402
 from manifolds.optimizers.lbfgs import RiemannianLBFGS  # noqa: E402
@@ -44,7 +45,7 @@ OPTIMIZERS: dict[str, Optimizer] = {
     "RiemannianSGD, momentum": lambda points: geoopt.optim.RiemannianSGD(points, lr=1e-3, momentum=0.9),
     "RiemannianAdam": lambda points: geoopt.optim.RiemannianAdam(points, lr=1e-3),
 }
-CLASSES = {"embedded": geoopt_adapter.EmbeddedNormalizedFeatures, "bundle": geoopt_adapter.NormalizedFeatures}
+CLASSES = {"embedded": geoopt_manifolds.EmbeddedNormalizedFeatures, "bundle": geoopt_manifolds.NormalizedFeatures}
 
 
 def main() -> None:
@@ -138,7 +139,7 @@ class Counted(Weighted):
 
 
 def _our_problem(f: Weighted) -> pymanopt.Problem:
-    manifold = pymanopt_adapter.EmbeddedNormalizedFeatures(f.layout, len(f.target), seed=0)
+    manifold = pymanopt_manifolds.EmbeddedNormalizedFeatures(f.layout, len(f.target), seed=0)
     wrap = pymanopt.function.numpy(manifold)
     return pymanopt.Problem(manifold, wrap(f.cost), euclidean_gradient=wrap(f.gradient), euclidean_hessian=wrap(f.hessian))
 

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 from manifolds.lazy import module_of, names_of
 
 if TYPE_CHECKING:
-    from manifolds import geoopt_adapter as geoopt
-    from manifolds import pymanopt_adapter as pymanopt
+    from manifolds import geoopt, pymanopt
     from manifolds.centering import Centering
     from manifolds.checks.derivatives import check_gradient, check_hessian
     from manifolds.checks.forms import check_form
@@ -88,7 +87,6 @@ _HOMES = {
     "steps": ("gradient_step", "projected_step", "renormalized_step"),
     "transports": ("differentiated_transport",),
 }  # fmt: skip
-_LIBRARIES = {"geoopt": "manifolds.geoopt_adapter", "pymanopt": "manifolds.pymanopt_adapter"}
 _WHERE = {name: f"manifolds.{module}" for module, names in _HOMES.items() for name in names}
 
 __all__ = [
@@ -140,12 +138,9 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     """The public name or the module, imported when it is first used. Raises AttributeError for any other name."""
-    if name in _LIBRARIES:
-        value = import_module(_LIBRARIES[name])
-    elif name in _WHERE:
-        value = getattr(import_module(_WHERE[name]), name)
-    else:
+    if name not in _WHERE:
         return module_of(__name__, name)
+    value = getattr(import_module(_WHERE[name]), name)
     globals()[name] = value
     return value
 

@@ -120,6 +120,26 @@ def inverse_cholesky(S: ArrayT) -> ArrayT:
     return inverse
 
 
+def solve_lower(L: ArrayT, B: ArrayT) -> ArrayT:
+    """L^{-1} B for a lower-triangular L by halving, nearly all of it matrix products. (P, P), (P, k) -> (P, k)"""
+    xp, size = namespace(L), len(L)
+    if size <= 64:
+        return xp.linalg.solve(L, B)
+    h = size // 2
+    top = solve_lower(L[:h, :h], B[:h])
+    return xp.concatenate([top, solve_lower(L[h:, h:], B[h:] - L[h:, :h] @ top)])
+
+
+def solve_upper(U: ArrayT, B: ArrayT) -> ArrayT:
+    """U^{-1} B for an upper-triangular U, as `solve_lower`. (P, P), (P, k) -> (P, k)"""
+    xp, size = namespace(U), len(U)
+    if size <= 64:
+        return xp.linalg.solve(U, B)
+    h = size // 2
+    bottom = solve_upper(U[h:, h:], B[h:])
+    return xp.concatenate([solve_upper(U[:h, :h], B[:h] - U[:h, h:] @ bottom), bottom])
+
+
 def congruence_residual(lower: Array, S: Array) -> float:
     """||L S L^T - I||_F for a lower-triangular L and a symmetric S (P, P), from the blocks that are not zero or repeated."""
     P = S.shape[-1]

@@ -1,11 +1,11 @@
-"""Gradient descent for torch parameters on the manifolds of `geoopt_adapter`, each one fused step of `manifolds.steps`."""
+"""Gradient descent for torch parameters on the manifolds of `manifolds.geoopt`, each one fused step of `manifolds.steps`."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 
-from manifolds.geoopt_adapter import EmbeddedNormalizedFeatures, NormalizedFeatures
+from manifolds.geoopt import EmbeddedNormalizedFeatures, NormalizedFeatures
 
 StepRule = Callable[[Any, torch.Tensor, torch.Tensor, float], torch.Tensor]
 

@@ -6,11 +6,10 @@ none of them.
 """
 
 import argparse
-import contextlib
 import json
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 import ufm
@@ -24,9 +23,12 @@ from ufm.output import (
     drop_unwritable_output,
     first_line,
     json_values,
+    printable,
     replace_unknown_characters,
     say,
 )
+
+NOTHING_WRITTEN = "nothing was written"
 
 
 class Failure(RuntimeError):
@@ -61,32 +63,36 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """One line on standard error."""
-        self.exit(REFUSED, f"{self.name}: error: {message}\n")
+        self.exit(REFUSED, f"{self.name}: error: {printable(message)}\n")
 
 
 def run_command(
     parser: Parser,
     work: Callable[[argparse.Namespace], object],
     argv: list[str] | None = None,
-    interrupted: str = "nothing was written",
+    interrupted: str = NOTHING_WRITTEN,
+    only_with_out: bool = False,
 ) -> int:
     """Parse, work, and return the exit code; what went wrong is one line on standard error, never a traceback.
 
-    `interrupted` says what an interrupt leaves behind.
+    `interrupted` says what an interrupt leaves behind; with `only_with_out` that is so where --out is given, else nothing is.
     """
+    args: argparse.Namespace | None = None
     replace_unknown_characters()
     try:
         if signal.getsignal(signal.SIGINT) is leave_importing:  # the imports are over
             signal.signal(signal.SIGINT, signal.default_int_handler)
         try:
             refuse_lost_values(parser.error, sys.argv[1:] if argv is None else argv)
-            work(parser.parse_args(argv))
+            args = parser.parse_args(argv)
+            work(args)
         finally:
             if sys.stdout is not None:
                 sys.stdout.flush()
         return 0
     except KeyboardInterrupt:
-        say(f"\n{parser.name}: interrupted; {interrupted}")
+        nothing = args is None or (only_with_out and getattr(args, "out", None) is None)
+        say(f"\n{parser.name}: interrupted; {NOTHING_WRITTEN if nothing else interrupted}")
         return INTERRUPTED
     except BrokenPipeError:
         drop_unwritable_output()
@@ -107,25 +113,3 @@ def json_line(value: Any) -> str:
 def print_json(value: Any) -> None:
     """One JSON object on one line of standard output."""
     print(json_line(value), flush=True)
-
-
-@contextlib.contextmanager
-def told_as_they_come(written: bool) -> Iterator[Callable[[str], None]]:
-    """A print for results that are computed one after another.
-
-    Where files are `written` too, an output that takes no more is an error only after the block, when they are all on disk.
-    """
-    refused = list[OSError]()
-
-    def tell(text: str) -> None:
-        try:
-            if not refused:
-                print(text, flush=True)
-        except OSError as error:
-            if not written:
-                raise
-            refused.append(error)
-
-    yield tell
-    if refused:
-        raise refused[0]

@@ -94,7 +94,7 @@ def _state(name: str, support: Support, threshold: float) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command: 0 whatever the verdict; exit codes as in `sims.command`."""
-    return run_command(parser(), compare_runs, argv)
+    return run_command(parser(), compare_runs, argv, "files of the report already written stay")
 
 
 def compare_runs(args: argparse.Namespace) -> None:

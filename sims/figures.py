@@ -96,11 +96,11 @@ def draw_runs(args: argparse.Namespace) -> None:
         missing = [n for n in range(2, 13) if not any(path.stem == f"figure-{n:02d}" for path in written)]
         if missing:
             say(f"not measured by these runs: Figure {', '.join(map(str, missing))}")
-        shown = table_one(runs)
+        shown = f"{table_one(runs)}\n"
     if args.json:
         print_json({"runs": args.runs, "written": [str(path) for path in written]})
-    elif shown and not args.quiet:
-        print(shown)
+    elif not args.quiet:
+        print(f"{shown}wrote to {args.out}: {', '.join(path.name for path in written)}")
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sims.command import Parser, json_line, run_command, told_as_they_come
+from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
-from ufm.output import say
+from ufm.output import say, told_as_they_come
 
 if TYPE_CHECKING:
     from sims.rungs.rung import Rung
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser(prog="python -m sims.ladder", description=__doc__, shared=("json", "quiet"))
+    p = Parser(prog="python -m sims.ladder", description=__doc__, shared=("seed", "json", "quiet"))
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the report; resumes what it holds")
-    p.add_argument("--seeds", type=int, default=5, help="runs of every kind")
+    p.add_argument("--seeds", type=int, default=5, help="runs of every kind, from --seed and the seeds that follow it")
     p.add_argument("--rungs", nargs="+", metavar="NAME", help="rungs to run and report (default: all)")
     p.add_argument("--train-only", action="store_true", help="leave the report for another time")
     p.add_shared("threads", default=1)
@@ -37,6 +37,8 @@ def climb(args: argparse.Namespace) -> None:
     """Train what is missing, every rung of a seed before the next seed, and report."""
     if args.seeds < 1 or args.threads < 1:
         raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}: it cannot be negative")
     if not args.train_only:
         check_jinja2()
     import numpy as np  # noqa: F401 - before torch, whose own import of it would swallow an interrupt
@@ -50,7 +52,7 @@ def climb(args: argparse.Namespace) -> None:
         raise ValueError(f"no rung is called {unknown[0]!r}; there are {', '.join(BY_NAME)}")
     torch.set_num_threads(args.threads)
     chosen = [rung for rung in RUNGS if not args.rungs or rung.name in args.rungs]
-    for seed in range(args.seeds):
+    for seed in range(args.seed, args.seed + args.seeds):
         for rung in chosen:
             began = time.monotonic()
             run_rung(rung, seed, Path(args.out) / "runs" / f"{rung.name}-seed{seed}")
@@ -67,7 +69,7 @@ def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
     out, rungs = Path(args.out), list[dict[str, Any]]()
     with told_as_they_come(written=True) as tell:
         for rung in chosen:
-            paths = [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seeds)]
+            paths = [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seed, args.seed + args.seeds)]
             try:
                 rungs.append(judged_rung(rung, paths, out))
             except (ValueError, ArithmeticError, OSError) as error:  # the other rungs are reported all the same

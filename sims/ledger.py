@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from sims.command import Parser, json_line, run_command, told_as_they_come
+from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
+from ufm.output import told_as_they_come
 
 REDUCTIONS = ("sketch", "channels")
 
@@ -65,7 +66,7 @@ def ledger_table(entry: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit codes as in `sims.command`."""
-    return run_command(parser(), show_ledgers, argv)
+    return run_command(parser(), show_ledgers, argv, "files of the report already written stay", only_with_out=True)
 
 
 def show_ledgers(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """`python -m sims.ledger_study`: the ledgers of many small networks and what they say, resumable.
 
 Every network is a file of --out, written when it is done and skipped when it is there, so that a killed run goes on where it was.
+A network is trained from several seeds: --seed and those that follow it.
 """
 
 import argparse
@@ -17,8 +18,11 @@ from ufm.output import say
 SIZES = ("tiny", "small", "full")
 
 
-def study_cells(size: str) -> Iterator[Any]:
-    """The networks of a size: `tiny` (seconds each, 3 seeds), `small` (all variants, 3 seeds), `full` (5 seeds, depths to 12)."""
+def study_cells(size: str, seed: int = 0) -> Iterator[Any]:
+    """The networks of a size: `tiny` (seconds each, 3 seeds), `small` (all variants, 3 seeds), `full` (5 seeds, depths to 12).
+
+    The seeds are `seed`, `seed` + 1, ...
+    """
     from sims.ledgers.nets import Cell
 
     if size not in SIZES:
@@ -34,14 +38,14 @@ def study_cells(size: str) -> Iterator[Any]:
         changes += [{"depth": 12}, {"depth": 12, "residual": True}] if size == "full" else []
     chosen += [replace(cell, **change) for cell in both for change in changes]
     epochs = {"tiny": 100, "small": 150, "full": 400}[size]
-    for seed in range(5 if size == "full" else 3):
+    for k in range(5 if size == "full" else 3):
         for cell in chosen:
-            yield replace(cell, seed=seed, epochs=epochs)
+            yield replace(cell, seed=seed + k, epochs=epochs)
 
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser(prog="python -m sims.ledger_study", description=__doc__, shared=("json", "quiet"))
+    p = Parser(prog="python -m sims.ledger_study", description=__doc__, shared=("seed", "json", "quiet"))
     p.add_argument("--size", choices=SIZES, default="tiny", help="how many networks: tiny 24, small 84, full 160")
     p.add_argument("--out", default="runs/ledger-study", metavar="DIR", help="folder of one file a network and summary.json")
     p.add_argument("--dataset", default="digits", help="digits, fashionmnist, cifar10-jpeg, ...")
@@ -60,14 +64,17 @@ def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
     """
     from sims.ledgers.nets import run_cell
     from sims.training.data import DataChoice, load
-    from ufm.files.store import provenance, read_json, write_text
+    from ufm.files.json_objects import read_json, told_as_damaged
+    from ufm.files.store import provenance, write_text
 
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}: it cannot be negative")
     out = Path(args.out)
     choice = DataChoice(args.dataset, args.data_dir, args.hub, args.per_class, args.test_per_class)
     data = load(choice)
     out.mkdir(parents=True, exist_ok=True)
     networks = []
-    for cell in study_cells(args.size):
+    for cell in study_cells(args.size, args.seed):
         if args.only and args.only not in cell.name:
             continue
         path = out / f"{cell.name.replace(' ', '_').replace('=', '-')}_epochs-{cell.epochs}_seed-{cell.seed}.json"
@@ -82,9 +89,10 @@ def ledger_study(args: argparse.Namespace) -> list[dict[str, Any]]:
             stored["ledgers"] = list(run_cell(cell, data))
             write_text(path, json.dumps(stored, allow_nan=False) + "\n")
         networks.append(stored)
-        if not args.quiet:
+        with told_as_damaged(path):
             errors = {e["split"]: e["error"] for e in stored["ledgers"]}
-            say(f"{cell.name}, seed {cell.seed}: error {errors['train']:.2%} train, {errors['test']:.2%} test")
+            told = f"{cell.name}, seed {cell.seed}: error {errors['train']:.2%} train, {errors['test']:.2%} test"
+        say(told, args.quiet)
     return networks
 
 
@@ -96,12 +104,14 @@ def main(argv: list[str] | None = None) -> int:
 def run_study(args: argparse.Namespace) -> None:
     """Run what is missing, write the summary of all, and print it."""
     from sims.ledgers.summary import summary, summary_text
+    from ufm.files.json_objects import told_as_damaged
     from ufm.files.store import write_text
 
     networks = ledger_study(args)
     if not networks:
         raise ValueError(f"no network of size {args.size} has {args.only!r} in its name")
-    answers = summary(networks)
+    with told_as_damaged(Path(args.out)):
+        answers = summary(networks)
     write_text(Path(args.out) / "summary.json", json.dumps(answers, indent=1, allow_nan=False) + "\n")
     if args.json:
         print_json(answers)

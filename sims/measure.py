@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sims.command import Parser, json_line, print_json, run_command, told_as_they_come
+from sims.command import Parser, json_line, print_json, run_command
 from sims.page import check_jinja2
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import worth_saying
@@ -23,7 +23,7 @@ from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
-from ufm.output import say
+from ufm.output import say, told_as_they_come
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
@@ -90,7 +90,7 @@ def parser() -> Parser:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit codes as in `sims.command`."""
-    return run_command(parser(), measure, argv, "the files measured so far are in --out")
+    return run_command(parser(), measure, argv, "the files measured so far are in --out", only_with_out=True)
 
 
 def _check_arguments(args: argparse.Namespace) -> None:
@@ -120,7 +120,7 @@ def measure(args: argparse.Namespace) -> None:
             epoch = k if known is None else known
             record = record.with_epoch(epoch, measurement, lam)
             if args.out is not None:
-                record.save(Path(args.out))
+                record.save(Path(args.out), complete=k + 1 == len(args.files))
             _warn(name, measurement)
             if args.json:
                 snr = {key: getattr(measurement.snr, key) for key in ("omega", "dropped", "rounding")}
@@ -129,6 +129,12 @@ def measure(args: argparse.Namespace) -> None:
             write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
         print(table(record, SHOWN))
+        _print_written(args)
+
+
+def _print_written(args: argparse.Namespace) -> None:
+    for name in filter(None, (args.out, args.report)):
+        print(f"wrote {name}")
 
 
 def _read_for(names: list[str]) -> list[Path]:
@@ -163,6 +169,7 @@ def show_run(path: Path, args: argparse.Namespace) -> None:
             print_json({"run": run.name, "epoch": int(epoch), **_epoch_row(run.columns, k)})
     elif not args.quiet:
         print(table(Record(run.columns), SHOWN))
+        _print_written(args)
 
 
 def _epoch_row(columns: dict[str, np.ndarray], k: int) -> dict[str, Any]:

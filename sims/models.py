@@ -182,7 +182,7 @@ def main(argv: list[str] | None = None) -> int:
         except RuntimeError as error:
             raise Failure(" ".join(str(error).split())) from error
 
-    return run_command(parser(), work, argv, "what was finished is kept")
+    return run_command(parser(), work, argv, "what was finished is kept in --out", only_with_out=True)
 
 
 if __name__ == "__main__":

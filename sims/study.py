@@ -149,10 +149,10 @@ def draw_exponents(columns: dict[str, list[Group]], out: Path) -> None:
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser(prog="python -m sims.study", description=__doc__, shared=("json", "quiet"))
+    p = Parser(prog="python -m sims.study", description=__doc__, shared=("seed", "json", "quiet"))
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the reports; resumes what it holds")
     p.add_shared("data-dir", "none: digits alone, without Fashion-MNIST")
-    p.add_argument("--seeds", type=int, default=5, help="runs of every kind")
+    p.add_argument("--seeds", type=int, default=5, help="runs of every kind, from --seed and the seeds that follow it")
     p.add_argument("--share", default="1/1", metavar="K/N", help="train the K-th of N shares, to run N commands side by side")
     p.add_shared("threads", default=1)
     return p
@@ -168,11 +168,13 @@ def study(args: argparse.Namespace) -> None:
     out, share = Path(args.out), _parse_share(args.share)
     if args.seeds < 1 or args.threads < 1:
         raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
+    if args.seed < 0:
+        raise ValueError(f"--seed {args.seed}: it cannot be negative")
     check_jinja2()
     import torch
 
     torch.set_num_threads(args.threads)
-    paths = train_all(out, range(args.seeds), args.data_dir, share, args.quiet)
+    paths = train_all(out, range(args.seed, args.seed + args.seeds), args.data_dir, share, args.quiet)
     if share[1] > 1:
         return
     columns = report(paths, out)

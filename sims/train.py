@@ -9,9 +9,12 @@ from pathlib import Path
 from sims.command import Parser, print_json, run_command
 from sims.sweeps import ENGINES, PROCESSES
 from sims.training.config import LOSS_FUNCTIONS, TrainConfig
+from sims.training.folder import CHECKPOINT, PROVENANCE, SEARCH
 from sims.training.options import add_fields, config_of
 from sims.training.search import search
 from sims.training.session import ProgressLine, reproducible, set_threads, train
+from ufm.files.store import check_not_read
+from ufm.monitor.record import TRAJECTORY
 from ufm.output import say
 
 __all__ = ["ProgressLine", "TrainConfig", "config_of", "main", "parser", "reproducible", "train"]
@@ -48,6 +51,8 @@ def train_and_tell(args: argparse.Namespace) -> None:
     """Train what the options say, then print the table, or with `--json` the last epoch."""
     config = config_of(args)
     out = Path(args.out or f"runs/{config.dataset}-{config.net}-{config.loss}")
+    for name in (PROVENANCE, CHECKPOINT, SEARCH, TRAJECTORY):
+        check_not_read(out / name, *([] if args.config is None else [args.config]))
     if args.threads is not None:
         if args.threads < 1:
             raise ValueError(f"--threads {args.threads}: at least 1 is needed")

@@ -70,7 +70,7 @@ def test_the_wheel_runs_in_an_empty_environment(tmp_path: Path) -> None:
     run(binaries / "python", "-m", "pip", "install", "--quiet", "-c", ROOT / "constraints.txt", wheel)
     assert "constraint residual" in run(binaries / "ufm-flow", "--C", "4", "--N", "20", "--P", "6")
     assert run(binaries / "python", "-c", "import ufm; print(ufm.cite())").startswith("@software")
-    home = run(binaries / "python", "-c", "import ufm, manifolds.geoopt_adapter, manifolds.pymanopt_adapter; print(ufm.__file__)")
+    home = run(binaries / "python", "-c", "import ufm, manifolds.geoopt, manifolds.pymanopt; print(ufm.__file__)")
     assert str(tmp_path) in home
     assert (Path(home.strip()).parent / "py.typed").exists()
     for script in SCRIPTS:

@@ -15,8 +15,6 @@ FRONT_DOORS = ("ufm", "ufm.ledger", "ufm.models", "ufm.monitor", "manifolds", "m
 
 
 def front_door(dotted: str) -> ModuleType:
-    if dotted in ("manifolds.geoopt", "manifolds.pymanopt"):  # attributes that stand for the adapters
-        return getattr(importlib.import_module("manifolds"), dotted.removeprefix("manifolds."))
     return importlib.import_module(dotted)
 
 

@@ -5,16 +5,22 @@ import io
 import math
 import os
 import sys
+from collections.abc import Callable, Iterator
 from typing import Any
 
 FAILED, REFUSED, INTERRUPTED, NO_READER = 1, 2, 130, 141
 
 
 def say(text: str, quiet: bool = False) -> None:
-    """A line on standard error, where there is one and it is wanted."""
+    """A line on standard error, where there is one and it is wanted; a terminal obeys nothing in it."""
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None and not quiet:
-            print(text, file=sys.stderr, flush=True)
+            print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """The text with escapes for what a terminal obeys: control characters, line ends, changes of the reading direction."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def first_line(error: BaseException) -> str:
@@ -55,3 +61,25 @@ def drop_unwritable_output() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, sys.stdout.fileno())
             os.close(nowhere)
+
+
+@contextlib.contextmanager
+def told_as_they_come(written: bool) -> Iterator[Callable[[str], None]]:
+    """A print for results that are computed one after another.
+
+    Where files are `written` too, an output that takes no more is an error only after the block, when they are all on disk.
+    """
+    refused = list[OSError]()
+
+    def tell(text: str) -> None:
+        try:
+            if not refused:
+                print(text, flush=True)
+        except OSError as error:
+            if not written:
+                raise
+            refused.append(error)
+
+    yield tell
+    if refused:
+        raise refused[0]

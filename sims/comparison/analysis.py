@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from sims.comparison.entries import measured
 from sims.comparison.runs import Observed
@@ -12,6 +14,9 @@ from ufm.compare.selection import judge
 from ufm.compare.verdict import LawRule, Verdict, decide
 from ufm.compare.window import FRACTION, Window, proximity
 from ufm.monitor.record import ZERO_ERROR
+
+if TYPE_CHECKING:
+    from sims.comparison.clock_free import ClockFreeTests
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,14 @@ class Group:
     verdict: Verdict
     selection: Selection
     entry_notes: Sequence[str] = ()
+
+    @cached_property
+    def clock_free(self) -> "list[ClockFreeTests | None]":
+        """The tests without a clock of every run; None for one that is not compared."""
+        from sims.comparison.clock_free import clock_free_tests
+
+        pairs = zip(self.runs, self.comparisons, strict=True)
+        return [None if comparison.window.compared is None else clock_free_tests(run, comparison) for run, comparison in pairs]
 
 
 def analyse(

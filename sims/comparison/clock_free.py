@@ -78,7 +78,9 @@ def clock_free_tests(run: Observed, comparison: Comparison) -> ClockFreeTests:
 
 
 def entries_in_one_basis(files: Mapping[Path, float]) -> tuple[np.ndarray, list[Entry]]:
-    """Epochs (T,) and class statistics of files of features or of statistics, all on the range of Sigma_W of the first."""
+    """Epochs (T,) and class statistics of files of features or of statistics, all in one basis of the range of
+    Sigma_W of the first.
+    """
     from ufm.features.labels import check_labels
     from ufm.features.statistics import statistics_of
     from ufm.files.store import load_features
@@ -100,7 +102,9 @@ def entries_in_one_basis(files: Mapping[Path, float]) -> tuple[np.ndarray, list[
     entries = []
     for counts, means, sigma_w in of_epoch.values():
         centred = means - (means @ (counts / counts.sum()))[:, None]
-        entries.append(Entry(counts, basis.T @ centred, basis.T @ sigma_w @ basis))
+        if basis.shape[1] < len(basis):
+            centred, sigma_w = basis.T @ centred, basis.T @ sigma_w @ basis
+        entries.append(Entry(counts, centred, sigma_w))
     return np.array(list(of_epoch)), entries
 
 

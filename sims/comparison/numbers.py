@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from sims.comparison.analysis import Choice, Group
-from sims.comparison.clock_free import clock_free_tests
+from sims.comparison.clock_free import ClockFreeTests
 from sims.comparison.runs import Observed
 from sims.comparison.wording import choices_reminder, epochs_compared, off_the_central_path, overall
 from ufm.compare.clock import slopes_by_rate
@@ -51,7 +51,8 @@ def _group_numbers(group: Group, choice: Choice) -> dict[str, Any]:
         }
         for name, law in v.evidence.items()
     }
-    runs = [_run_numbers(run, comparison, choice) for run, comparison in zip(group.runs, group.comparisons, strict=True)]
+    triples = zip(group.runs, group.comparisons, group.clock_free, strict=True)
+    runs = [_run_numbers(run, comparison, tests, choice) for run, comparison, tests in triples]
     exponent = None if v.exponent is None else asdict(v.exponent)
     head = {
         "name": group.name,
@@ -74,7 +75,7 @@ def _model_numbers(name: str, support: Support) -> dict[str, Any]:
     return asdict(support) | more | {"parameter_at_bound": model.at_bound(support.parameter)}
 
 
-def _run_numbers(run: Observed, comparison: Comparison, choice: Choice) -> dict[str, Any]:
+def _run_numbers(run: Observed, comparison: Comparison, tests: ClockFreeTests | None, choice: Choice) -> dict[str, Any]:
     window = comparison.window
     head: dict[str, Any] = {
         "name": run.name,
@@ -90,7 +91,7 @@ def _run_numbers(run: Observed, comparison: Comparison, choice: Choice) -> dict[
         "epochs_compared": epochs_compared(window, choice),
     }
     compared = window.compared
-    if compared is None:
+    if compared is None or tests is None:
         return head
     warning = "" if run.kind == "simulated" else off_the_central_path(window, choice.fraction)
     head["notes"] += [warning] if warning else []
@@ -108,7 +109,7 @@ def _run_numbers(run: Observed, comparison: Comparison, choice: Choice) -> dict[
         }
         for name, drift in comparison.drifts.items()
     }
-    head["clock_free"] = clock_free_tests(run, comparison).numbers()
+    head["clock_free"] = tests.numbers()
     head["clocks"] = {name: _clock_numbers(run, comparison, name) for name in comparison.pairs}
     head["spectra"] = spectra_of(run, comparison)
     return head

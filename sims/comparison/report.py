@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from sims.comparison import figures as drawing
 from sims.comparison.analysis import Choice, Group
-from sims.comparison.clock_free import clock_free_figure, clock_free_rows, clock_free_tests
+from sims.comparison.clock_free import clock_free_figure, clock_free_rows
 from sims.comparison.numbers import numbers
 from sims.comparison.tables import (
     Part,
@@ -151,7 +151,8 @@ def _parts(group: Group, values: dict[str, Any], choice: Choice) -> list[Part]:
 
 
 def _clock_free(group: Group, member: int) -> list[Part]:
-    tests = clock_free_tests(group.runs[member], group.comparisons[member])
+    tests = group.clock_free[member]
+    assert tests is not None
     rows, name = clock_free_rows(tests), group.runs[member].name
     caption = (
         f"{name}: tests of plain gradient descent on free features that need no clock, from the class statistics of "

@@ -111,7 +111,7 @@ def _trained(path: Path) -> Observed:
 
 
 def _logged(path: Path, given: float | None) -> Observed:
-    facts, record = load_log(path)
+    facts, record = load_log(path, given)
     lam = float(record.arrays.get("lambda", np.nan))
     classified = bool(np.isfinite(record.arrays.get("nc3", np.array(np.nan))).any())
     if np.isnan(lam):

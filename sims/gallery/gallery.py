@@ -10,6 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sims.gallery.sweep import FLOOR
+from ufm.files.json_objects import read_json, told_as_damaged
 from ufm.files.store import check_writable, write_atomically
 from ufm.models import MODEL_NAMES, model_class
 from ufm.models.base import Model, Quantity, Simulation, simulate
@@ -125,12 +126,10 @@ def saved_report(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
     if not (path.exists() and figure_path(out, model.facts.name).exists()):
         return None
     try:
-        saved = json.loads(path.read_text())
+        saved = read_json(path)
+        with told_as_damaged(path):
+            markdown_table([saved])
     except ValueError:
-        return None
-    if not isinstance(saved, dict) or not all(
-        isinstance(saved.get(part), dict) and saved[part] for part in ("predicted", "measured", "deviation")
-    ):
         return None
     same = saved.get("parameters") == parameters(model) and saved.get("seed") == seed
     return saved if same else None
@@ -158,7 +157,7 @@ def markdown_table(reports: list[dict[str, Any]]) -> str:
     rows = [head, ("---",) * len(head)]
     for report in reports:
         facts = model_class(report["model"]).facts
-        key = next((name for name in ("minimum", "loss") if name in report["predicted"]), next(iter(report["predicted"])))
+        key = next((name for name in ("minimum", "loss") if name in report["predicted"]), next(iter(report["predicted"]), ""))
         others = {name: value for name, value in report["deviation"].items() if name != key}
         worst = max(others, key=lambda name: others[name])
         cells = (f"{key} {shown(report['predicted'][key])}", shown(report["measured"][key]), f"{report['deviation'][key]:.1e}")

@@ -13,6 +13,7 @@ from sims.page import base64_of, html_page
 from sims.rungs.rung import Rung
 from sims.rungs.summary import RungResult, result_of
 from ufm.compare.outcome import NOT_COMPARED
+from ufm.files.json_objects import read_json
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, save_figure
 from ufm.files.store import provenance, write_text
 from ufm.output import json_values, stored_number
@@ -150,8 +151,8 @@ def judged_rung(rung: Rung, paths: Sequence[Path], out: Path) -> dict[str, Any]:
     identity = {"runs": [path.name for path in paths], "digests": digests, "source": [facts["project"], facts["commit"]]}
     kept = out / "judged" / f"{rung.name}.json"
     if kept.exists():
-        stored = json.loads(kept.read_text())
-        if stored["identity"] == identity:
+        stored = read_json(kept)
+        if stored.get("identity") == identity and isinstance(stored.get("numbers"), dict):
             return stored["numbers"]
     numbers = json_values(result_numbers(result_of(rung, paths)))
     kept.parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from sims.training.folder import velocity_file
 from sims.training.velocity import measure_velocity
 from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
+from ufm.files.json_objects import read_json
 from ufm.files.store import write_text
 from ufm.monitor.epoch_statistics import add_layer
 from ufm.monitor.logs import RunLog
@@ -46,7 +47,7 @@ def run_rung(rung: Rung, seed: int, path: Path) -> None:
     identity = json.loads(json.dumps(rung.identity(seed, data)))
     done = path / FINISHED
     if done.exists():
-        stored = json.loads(done.read_text())
+        stored = read_json(done)
         if stored != identity:
             key = next(key for key in sorted(stored | identity) if stored.get(key) != identity.get(key))
             was, now = stored.get(key), identity.get(key)

@@ -1,6 +1,5 @@
 """What a rung says: its runs compared with the models, and every measured quantity, median and range over the seeds."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from sims.rungs.conservation import EpochMoments, plain_flow_share, sigma_t_chan
 from sims.rungs.rung import Rung
 from sims.training.velocity import PARTS
 from ufm.compare.verdict import LawRule
+from ufm.files.json_objects import read_json, told_as_damaged
 from ufm.monitor.epoch_statistics import statistics_files
 from ufm.output import stored_number
 
@@ -67,7 +67,13 @@ def quantities(path: Path, compared: Any) -> dict[str, float]:
 
 def velocities(path: Path, first: float, last: float) -> dict[str, float]:
     """Medians over the epochs whose velocities were taken, and the gains of the last of them."""
-    rows = [json.loads(file.read_text()) for file in sorted(path.glob("velocity-*.json"))]
+    files = sorted(path.glob("velocity-*.json"))
+    with told_as_damaged(path / "velocity-*.json"):
+        return _medians([read_json(file) for file in files], first, last)
+
+
+def _medians(rows: list[dict[str, Any]], first: float, last: float) -> dict[str, float]:
+    """`velocities` of rows that are read."""
     rows = sorted((row for row in rows if first <= row["epoch"] <= last), key=lambda row: row["epoch"])
     if not rows:
         return {}

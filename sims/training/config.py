@@ -16,7 +16,7 @@ import msgspec
 
 from sims.training.architectures import DENSENETS, NETS, STEMS, VGG_STAGES
 from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, DataChoice
-from ufm.files.store import read_json
+from ufm.files.json_objects import read_json
 
 PROTOCOL = Path(__file__).parents[1] / "protocol" / "cells.toml"
 LOSS_FUNCTIONS, OPTIMIZERS = ("mse", "ce"), ("sgd", "adam", "lbfgs")

@@ -17,7 +17,8 @@ import numpy as np
 
 from sims.training.config import TrainConfig, from_mapping, load_config, rate_source
 from ufm.arrays import as_numpy
-from ufm.files.store import provenance, save_arrays, write_atomically, write_text
+from ufm.files.json_objects import read_limited_text
+from ufm.files.store import provenance, remove_stale, save_arrays, write_atomically, write_text
 from ufm.monitor.record import TRAJECTORY
 from ufm.output import json_values
 
@@ -44,21 +45,21 @@ class RunFolder:
 
     def begin(self, processes: int = 1) -> None:
         """Write the configuration, and one more entry of provenance; remove what a killed process left half written."""
-        for unfinished in self.path.glob(".*.tmp"):
-            unfinished.unlink(missing_ok=True)
+        remove_stale(self.path, other_hosts=True)
         path = self.path / PROVENANCE
         try:
-            sessions = [*json.loads(path.read_text())] if path.exists() else []
+            sessions = [*json.loads(read_limited_text(path))] if path.exists() else []
         except (TypeError, ValueError, RecursionError) as error:
             raise ValueError(f"cannot read {path}: {error}; move it away to go on without it") from error
-        write_text(self.path / CONFIG, self.config.to_json())
+        if not (self.path / CONFIG).exists() or load_config(self.path / CONFIG) != self.config:
+            write_text(self.path / CONFIG, self.config.to_json())
         rate = SEARCH if (self.path / SEARCH).exists() else rate_source(self.config)
         session = provenance() | _torch_facts() | {"processes": processes, "learning_rate_source": rate}
         write_text(path, json.dumps([*sessions, session], indent=2) + "\n")
 
     def finish(self) -> None:
         """Note in the last session what the whole run consists of, for `finished`."""
-        sessions = json.loads((self.path / PROVENANCE).read_text())
+        sessions = json.loads(read_limited_text(self.path / PROVENANCE))
         sessions[-1]["finished"] = self._digests()
         write_text(self.path / PROVENANCE, json.dumps(sessions, indent=2) + "\n")
 
@@ -67,7 +68,7 @@ class RunFolder:
         from ufm.monitor.record import Record
 
         try:
-            sessions = json.loads((self.path / PROVENANCE).read_text())
+            sessions = json.loads(read_limited_text(self.path / PROVENANCE))
             same = load_config(self.path / CONFIG) == self.config and sessions[-1]["finished"] == self._digests()
             return Record.load(self.path / TRAJECTORY) if same else None
         except (OSError, RecursionError, LookupError, TypeError, ValueError):
@@ -171,6 +172,9 @@ def _identity(config: TrainConfig) -> dict[str, Any]:
 def _check_sums(path: Path) -> None:
     """Raise ValueError where a record of a file of torch's does not have its checksum, which torch writes but does not read."""
     with zipfile.ZipFile(path) as archive:
+        packed = next((member.filename for member in archive.infolist() if member.compress_type != zipfile.ZIP_STORED), None)
+        if packed is not None:  # it may be a thousand times as large in memory
+            raise ValueError(f"its record {packed} is compressed, which torch never writes")
         damaged = archive.testzip()
     if damaged is not None:
         raise ValueError(f"the checksum of its record {damaged} is wrong")

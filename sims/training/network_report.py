@@ -20,7 +20,7 @@ td.n{text-align:right;font-variant-numeric:tabular-nums}figure{margin:1rem 0;ove
 .measures tr{display:grid;grid-template-columns:1fr auto;border-bottom:1px solid #ddd}.measures td,.measures th{border:0}
 .measures td:nth-child(3){grid-column:1/-1;padding-top:0;color:#444}.measures td:empty,.measures th:empty{display:none}}
 @media print{body{max-width:none;margin:0;font-size:13px}tr,figure{break-inside:avoid}table{font-size:11px}
-td,th{padding:.1rem .5rem}img{max-height:23cm}}
+td,th{padding:.1rem .5rem}img{max-height:23cm}figure+figure img{max-height:5cm}}
 </style></head><body><h1>{{ title }}</h1>
 {% if facts %}<table>{% for name, value in facts.items() %}<tr><td>{{ name }}</td><td>{{ value }}</td></tr>{% endfor %}</table>
 {% endif %}<h2>Epoch {{ epoch }}</h2>

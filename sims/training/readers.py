@@ -5,6 +5,7 @@ and the violated number for a bad header, a truncated file, or a label out of ra
 """
 
 import gzip
+import math
 import subprocess
 import sys
 import tempfile
@@ -14,6 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from ufm.files.archive import check_memory
+from ufm.files.store import load_arrays
 
 CLASSES = 10
 IDX_UBYTE = 0x08  # the idx type code of unsigned bytes
@@ -46,21 +50,25 @@ class Split:
 
 def read_idx(path: Path) -> np.ndarray:
     """The array of an idx file of unsigned bytes, plain or gzipped (http://yann.lecun.com/exdb/mnist)."""
-    raw = _bytes(path)
-    if path.suffix == ".gz":
-        try:
-            raw = gzip.decompress(raw)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole gzip file: {error}") from error
-    dimensions = raw[3] if len(raw) >= 4 else 0
-    header = 4 + 4 * dimensions
-    if len(raw) < header or raw[:2] != b"\0\0" or raw[2] != IDX_UBYTE or not dimensions:
-        raise ValueError(f"{path} has the header {raw[:4].hex(' ')}, an idx file of unsigned bytes starts with 00 00 08")
-    shape = tuple(int(size) for size in np.frombuffer(raw[4:header], dtype=">u4"))
-    expected = int(np.prod(shape, dtype=np.int64))
-    if len(raw) - header != expected:
-        raise ValueError(f"{path} announces {expected} bytes of shape {shape} and holds {len(raw) - header}")
-    return np.frombuffer(raw, dtype=np.uint8, offset=header).reshape(shape)
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            raw = file.read(4)
+            dimensions = raw[3] if len(raw) == 4 else 0
+            sizes = file.read(4 * dimensions)
+            if len(sizes) < 4 * dimensions or raw[:2] != b"\0\0" or raw[2] != IDX_UBYTE or not dimensions:
+                raise ValueError(f"{path} has the header {raw.hex(' ')}, an idx file of unsigned bytes starts with 00 00 08")
+            shape = tuple(int(size) for size in np.frombuffer(sizes, dtype=">u4"))
+            expected = math.prod(shape)
+            check_memory({str(path): expected})
+            values = file.read(expected + 1)  # of a file that goes on for ever no more is read
+    except (OSError, EOFError, zlib.error) as error:
+        what = "is not a whole gzip file" if path.suffix == ".gz" else "cannot be read"
+        raise ValueError(f"{path} {what}: {error}") from error
+    if len(values) != expected:
+        more = "more" if path.suffix == ".gz" else path.stat().st_size - 4 - len(sizes)
+        held = more if len(values) > expected else len(values)
+        raise ValueError(f"{path} announces {expected} bytes of shape {shape} and holds {held}")
+    return np.frombuffer(values, dtype=np.uint8).reshape(shape)
 
 
 def read_idx_pair(images: Path, labels: Path) -> Split:
@@ -107,8 +115,7 @@ def _matlab_arrays(path: Path) -> dict[str, np.ndarray]:
         if done.returncode:
             reason = next(reversed(done.stderr.splitlines()), f"its parser died of signal {-done.returncode}")
             raise ValueError(f"cannot read {path} as a MATLAB v5 file: {reason}")
-        with np.load(folder + "/arrays.npz", allow_pickle=False) as arrays:
-            return dict(arrays)
+        return load_arrays(folder + "/arrays.npz")
 
 
 def read_stl10(images: Path, labels: Path) -> Split:

@@ -8,24 +8,27 @@ from typing import Any
 
 import geoopt
 import numpy as np
+import pymanopt
 import pytest
 import scipy.linalg
 import torch
 from pymanopt.manifolds import Product
 
-from manifolds import geoopt_adapter, pymanopt_adapter, retractions
+from manifolds import geoopt as geoopt_manifolds
+from manifolds import pymanopt as pymanopt_manifolds
+from manifolds import retractions
 from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from tests.manifolds.points import LAYOUT, P, point
 from tests.typed import gradient_of, parameter_on
 
 CLASSES = (
-    geoopt_adapter.NormalizedFeatures,
-    geoopt_adapter.EmbeddedNormalizedFeatures,
-    geoopt_adapter.NormalizedFeaturesExact,
-    geoopt_adapter.EmbeddedNormalizedFeaturesExact,
+    geoopt_manifolds.NormalizedFeatures,
+    geoopt_manifolds.EmbeddedNormalizedFeatures,
+    geoopt_manifolds.NormalizedFeaturesExact,
+    geoopt_manifolds.EmbeddedNormalizedFeaturesExact,
 )
-PYMANOPT = (pymanopt_adapter.NormalizedFeatures, pymanopt_adapter.EmbeddedNormalizedFeatures)
+PYMANOPT = (pymanopt_manifolds.NormalizedFeatures, pymanopt_manifolds.EmbeddedNormalizedFeatures)
 
 
 @pytest.mark.parametrize("cls", CLASSES)
@@ -63,7 +66,7 @@ def test_storage_rounding_counts_every_feature() -> None:
 
 
 def test_tangency_is_judged_by_the_sizes_of_both() -> None:
-    manifold = geoopt_adapter.EmbeddedNormalizedFeatures(LAYOUT)
+    manifold = geoopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT)
     X = point()
     X = torch.from_numpy(X + LAYOUT.spread(1e6 * np.ones((P, LAYOUT.C))))
     U = manifold.proju(X, torch.randn(X.shape, dtype=X.dtype, generator=torch.Generator().manual_seed(0)) * 1e6)
@@ -159,9 +162,16 @@ def test_forward_mode_and_hessians_go_through_every_retraction(retraction: retra
     torch.testing.assert_close(H, H.T, rtol=0, atol=1e-10)
 
 
-def test_classes_of_both_libraries_stand_side_by_side() -> None:
+def test_classes_of_both_libraries_stand_side_by_side_however_they_are_imported() -> None:
     import manifolds
+    import manifolds.geoopt
+    from manifolds.geoopt import NormalizedFeatures
+    from manifolds.pymanopt import NormalizedFeatures as PymanoptFeatures
 
+    assert manifolds.geoopt.NormalizedFeatures is geoopt_manifolds.NormalizedFeatures is NormalizedFeatures
+    assert manifolds.pymanopt.NormalizedFeatures is pymanopt_manifolds.NormalizedFeatures is PymanoptFeatures
+    assert (NormalizedFeatures.__module__, PymanoptFeatures.__module__) == ("manifolds.geoopt", "manifolds.pymanopt")
     features, theirs = manifolds.geoopt.NormalizedFeatures(LAYOUT), manifolds.pymanopt.NormalizedFeatures(LAYOUT, P)
     assert isinstance(features, geoopt.Manifold)
+    assert isinstance(theirs, pymanopt.manifolds.manifold.Manifold)
     assert theirs.dim == P * LAYOUT.n - P * (P + 1) // 2

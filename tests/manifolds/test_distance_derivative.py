@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds import geoopt_adapter
+from manifolds import geoopt as geoopt_manifolds
 from manifolds.embedded import logarithm
 from manifolds.metrics import BundleMetric, EmbeddedMetric, Metric
 from tests.manifolds.points import LAYOUT, point
@@ -60,7 +60,7 @@ def test_the_derivative_of_log_and_of_what_is_made_of_it_is_refused() -> None:
         METRICS[1].log(Y, leaf),
         logarithm.log(leaf, Y, LAYOUT),
         logarithm.dist(leaf, Y, LAYOUT),
-        geoopt_adapter.EmbeddedNormalizedFeatures(LAYOUT).logmap(leaf, Y),
+        geoopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT).logmap(leaf, Y),
     ):
         with pytest.raises(ValueError, match=r"differentiate dist\(X, Y\)"):
             value.sum().backward()
@@ -68,7 +68,7 @@ def test_the_derivative_of_log_and_of_what_is_made_of_it_is_refused() -> None:
 
 def test_a_frechet_mean_by_gradient_descent_on_squared_distances() -> None:
     """x <- exp_x(mean of logs), by autograd of geoopt's dist: the gradient vanishes at the mean of three near points."""
-    manifold = geoopt_adapter.EmbeddedNormalizedFeaturesExact(LAYOUT)
+    manifold = geoopt_manifolds.EmbeddedNormalizedFeaturesExact(LAYOUT)
     X = torch.from_numpy(point())
     generator = torch.Generator().manual_seed(1)
     near = [manifold.expmap(X, manifold.proju(X, torch.randn(X.shape, dtype=X.dtype, generator=generator))) for _ in range(3)]

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import manifolds
-from manifolds import geoopt_adapter, pymanopt_adapter
+from manifolds import geoopt as geoopt_manifolds
+from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.checks.derivatives import check_gradient, check_hessian
 from manifolds.checks.manifold import check_manifold
 from manifolds.checks.views import GeooptView, PymanoptView
@@ -78,11 +79,11 @@ def test_maps_against_the_constraint_written_out(form: SemidefiniteForm, rng: np
 
 @pytest.mark.parametrize("form", FORMS, ids=NAMES)
 def test_every_check_of_a_manifold_holds(form: SemidefiniteForm) -> None:
-    view = PymanoptView(pymanopt_adapter.GeneralizedStiefel(form, 3, seed=1))
+    view = PymanoptView(pymanopt_manifolds.GeneralizedStiefel(form, 3, seed=1))
     report = check_manifold(view, retraction_order=2, transport_order=2)
     assert report.passed, report.failures
     assert report.missing == ()
-    exact = GeooptView(geoopt_adapter.GeneralizedStiefelExact(form), (3, form.columns), seed=2)
+    exact = GeooptView(geoopt_manifolds.GeneralizedStiefelExact(form), (3, form.columns), seed=2)
     report = check_manifold(exact)
     assert report.passed, report.failures
 
@@ -90,7 +91,7 @@ def test_every_check_of_a_manifold_holds(form: SemidefiniteForm) -> None:
 @pytest.mark.parametrize("form", FORMS, ids=NAMES)
 def test_gradient_and_hessian_of_a_cost(form: SemidefiniteForm) -> None:
     f, gradient, hessian = cost(3, form.columns)
-    manifold = pymanopt_adapter.GeneralizedStiefel(form, 3, seed=3)
+    manifold = pymanopt_manifolds.GeneralizedStiefel(form, 3, seed=3)
     view = PymanoptView(manifold)
 
     def riemannian(x: np.ndarray) -> np.ndarray:
@@ -140,10 +141,10 @@ def test_points_of_two_components_are_told_at_once() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: pymanopt_adapter.GeneralizedStiefel(FACTOR, 7), r"rank\(B\) = 6 < P = 7"),
-        (lambda: geoopt_adapter.GeneralizedStiefel(FACTOR).random(7, 9), r"rank\(B\) = 6 < P = 7"),
-        (lambda: geoopt_adapter.GeneralizedStiefel(FACTOR).random(2, 8), "8 columns but the form 9"),
-        (lambda: pymanopt_adapter.GeneralizedStiefel(FACTOR, 0), "P = 0"),
+        (lambda: pymanopt_manifolds.GeneralizedStiefel(FACTOR, 7), r"rank\(B\) = 6 < P = 7"),
+        (lambda: geoopt_manifolds.GeneralizedStiefel(FACTOR).random(7, 9), r"rank\(B\) = 6 < P = 7"),
+        (lambda: geoopt_manifolds.GeneralizedStiefel(FACTOR).random(2, 8), "8 columns but the form 9"),
+        (lambda: pymanopt_manifolds.GeneralizedStiefel(FACTOR, 0), "P = 0"),
         (lambda: GeneralizedStiefelMetric(np.eye(3)), "of_matrix"),  # type: ignore[bad-argument-type]
         (lambda: MatrixForm.of_matrix(np.diag([1.0, -0.5])), r"-5\.000e-01"),
         (lambda: MatrixForm.of_matrix(np.array([[1.0, 0.5], [0.0, 1.0]])), r"5\.000e-01"),
@@ -157,8 +158,8 @@ def test_points_of_two_components_are_told_at_once() -> None:
         (lambda: MatrixForm.of_matrix(np.eye(3), tolerance=-1.0), r"tolerance = -1\.0"),
         (lambda: MatrixForm.of_factor(np.eye(3), tolerance=float("nan")), "tolerance = nan"),
         (lambda: GeneralizedStiefelMetric(WeightedCentering), "the class WeightedCentering itself"),  # type: ignore[bad-argument-type]
-        (lambda: geoopt_adapter.GeneralizedStiefel(FACTOR, retraction="horizontal renormalisation"), "take 'polar'"),
-        (lambda: pymanopt_adapter.GeneralizedStiefel(FACTOR, 2, retraction="horizontal renormalisation"), "take 'polar'"),
+        (lambda: geoopt_manifolds.GeneralizedStiefel(FACTOR, retraction="horizontal renormalisation"), "take 'polar'"),
+        (lambda: pymanopt_manifolds.GeneralizedStiefel(FACTOR, 2, retraction="horizontal renormalisation"), "take 'polar'"),
         (lambda: GeneralizedStiefelMetric(WEIGHTS).project(np.ones((2, 1)), np.ones((2, 1))), "1 columns but the form 9"),
         (lambda: GeneralizedStiefelMetric(FACTOR).gradient(np.ones((2, 9)), np.ones((2, 8))), "8 columns but the form 9"),
         (lambda: GeneralizedStiefelMetric(FACTOR).nearest_point(np.zeros((2, 9))), "X B X.T is not positive definite: 2 of 2"),
@@ -228,7 +229,7 @@ def test_geoopt_optimizers_find_the_smallest_generalized_eigenvalues(optimizer: 
     rng = np.random.default_rng(1)
     S, B = (A @ A.T for A in rng.standard_normal((2, 5, 8)))
     form = MatrixForm.of_matrix(B)
-    manifold = geoopt_adapter.GeneralizedStiefel(form, seed=4)
+    manifold = geoopt_manifolds.GeneralizedStiefel(form, seed=4)
     x = parameter_on(manifold, manifold.random(2, 5, dtype=torch.float64))
     make = {
         "sgd": lambda: geoopt.optim.RiemannianSGD([x], lr=0.02, momentum=0.9),
@@ -257,7 +258,7 @@ def test_trust_regions_solve_a_problem_with_a_kernel() -> None:
     rng = np.random.default_rng(2)
     A = rng.standard_normal((9, 9))
     S = A @ A.T
-    manifold = pymanopt_adapter.GeneralizedStiefel(FACTOR, 2, seed=0)
+    manifold = pymanopt_manifolds.GeneralizedStiefel(FACTOR, 2, seed=0)
 
     @pymanopt.function.numpy(manifold)
     def f(X):

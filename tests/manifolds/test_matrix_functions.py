@@ -102,6 +102,21 @@ def test_inverse_cholesky_whitens_and_refuses(size: int, near: bool) -> None:
         roots.TRIANGULAR.of_covariance(np.diag([1.0, 0.0]))
 
 
+@pytest.mark.parametrize("size", [1, 5, 150])
+def test_triangular_systems_equal_scipy_in_both_libraries(size: int) -> None:
+    rng = np.random.default_rng(0)
+    L, B = np.linalg.cholesky(spd(rng, size)), rng.standard_normal((size, 7))
+    lower, upper = np.asarray(scipy.linalg.solve_triangular(L, B, lower=True)), np.asarray(scipy.linalg.solve_triangular(L.T, B))
+    for x, y in ((linalg.solve_lower(L, B), linalg.solve_upper(L.T, B)), torch_solutions(L, B)):
+        np.testing.assert_allclose(x, lower, rtol=0, atol=1e-13)
+        np.testing.assert_allclose(y, upper, rtol=0, atol=1e-13)
+
+
+def torch_solutions(L: np.ndarray, B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    tensor, right = torch.from_numpy(L), torch.from_numpy(B)
+    return linalg.solve_lower(tensor, right).numpy(), linalg.solve_upper(tensor.mT, right).numpy()
+
+
 def test_matrix_exp_of_torch_is_as_accurate_as_scipys() -> None:
     """Over every size: torch's own is off by up to 8e-12 just below the size at which it takes another term."""
     rng = np.random.default_rng(0)

@@ -10,7 +10,9 @@ import pytest
 import torch
 from pymanopt.optimizers import ConjugateGradient, TrustRegions
 
-from manifolds import geoopt_adapter, normalized_features, pymanopt_adapter, retractions
+from manifolds import geoopt as geoopt_manifolds
+from manifolds import normalized_features, retractions
+from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.layout import ClassLayout
 from tests.manifolds.losses import cross_entropy, least_squares
 from tests.strategies import features
@@ -24,8 +26,8 @@ LOSSES = {
     "L_LS + weight decay": partial(least_squares, layout=LAYOUT, lam=0.05),
     "cross-entropy": partial(cross_entropy, layout=LAYOUT),
 }
-GEOOPT = (geoopt_adapter.NormalizedFeatures, geoopt_adapter.EmbeddedNormalizedFeatures)
-PYMANOPT = (pymanopt_adapter.NormalizedFeatures, pymanopt_adapter.EmbeddedNormalizedFeatures)
+GEOOPT = (geoopt_manifolds.NormalizedFeatures, geoopt_manifolds.EmbeddedNormalizedFeatures)
+PYMANOPT = (pymanopt_manifolds.NormalizedFeatures, pymanopt_manifolds.EmbeddedNormalizedFeatures)
 
 
 def start(layout: ClassLayout = LAYOUT, size: int = P) -> np.ndarray:
@@ -62,7 +64,7 @@ def test_the_torch_losses_are_the_theorys() -> None:
 def test_bundle_gradient_descent_along_the_horizontal_lift_is_the_discrete_scheme_of_the_paper(eta: float) -> None:
     """D.1 by geoopt's RiemannianSGD: the same points and the same SNR singular values after 50 steps, to 1e-12."""
     X = start()
-    manifold = geoopt_adapter.NormalizedFeatures(LAYOUT, retraction=retractions.horizontal_renormalisation)
+    manifold = geoopt_manifolds.NormalizedFeatures(LAYOUT, retraction=retractions.horizontal_renormalisation)
     ours = descend(manifold, X, eta, 50)
     paper, values = X, omega(X)
     for _ in range(50):
@@ -79,7 +81,7 @@ def test_bundle_gradient_descent_by_plain_renormalisation_is_eulers_method_on_th
     eta' = eta / (1 - eta f omega / (C N)), one number only if the omegas are equal.
     """
     X, eta = start(), 20.0
-    ours, values = descend(geoopt_adapter.NormalizedFeatures(LAYOUT), X, eta, 50), omega(X)
+    ours, values = descend(geoopt_manifolds.NormalizedFeatures(LAYOUT), X, eta, 50), omega(X)
     C, N = LAYOUT.C, LAYOUT.N
     for _ in range(50):
         values = values + eta * values / (C * N * (C + values**2))
@@ -87,7 +89,7 @@ def test_bundle_gradient_descent_by_plain_renormalisation_is_eulers_method_on_th
     np.testing.assert_allclose(LAYOUT.deviations(ours), LAYOUT.deviations(X), rtol=0, atol=1e-12)
 
     def gap(step: float) -> float:
-        once = descend(geoopt_adapter.NormalizedFeatures(LAYOUT), X, step, 1)
+        once = descend(geoopt_manifolds.NormalizedFeatures(LAYOUT), X, step, 1)
         return float(
             np.linalg.norm(once - flows.renormalize_after_step(X, step, partial(flows.ls_gradient, layout=LAYOUT), LAYOUT))
         )
@@ -103,7 +105,7 @@ def test_at_the_matching_step_plain_renormalisation_too_is_the_scheme_of_the_pap
     X = LAYOUT.deviations(X) + LAYOUT.spread((U[:, : C - 1] * level) @ Vt[: C - 1])
     f = level / (C + level**2) ** 2
     matched = eta / (1 - eta * f * level / (C * N))
-    ours = descend(geoopt_adapter.NormalizedFeatures(LAYOUT), X, matched, 1)
+    ours = descend(geoopt_manifolds.NormalizedFeatures(LAYOUT), X, matched, 1)
     paper = flows.renormalize_after_step(X, eta, partial(flows.ls_gradient, layout=LAYOUT), LAYOUT)
     np.testing.assert_allclose(ours, paper, rtol=0, atol=1e-12)
     assert values.shape == (C,)
@@ -176,7 +178,7 @@ def walk(dtype: torch.dtype, steps: int, cls: type) -> float:
 
 
 DRIFT = [(torch.float64, 1e-12), (torch.float32, 1e-4)]
-WALKERS = (*GEOOPT, geoopt_adapter.EmbeddedNormalizedFeaturesExact)
+WALKERS = (*GEOOPT, geoopt_manifolds.EmbeddedNormalizedFeaturesExact)
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), DRIFT)

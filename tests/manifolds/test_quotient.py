@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pymanopt.optimizers import TrustRegions
 
-from manifolds import geoopt_adapter, pymanopt_adapter
+from manifolds import geoopt as geoopt_manifolds
+from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.bundle.connection import horizontal
 from manifolds.checks.derivatives import check_gradient, check_hessian
 from manifolds.checks.manifold import check_manifold
@@ -36,9 +37,9 @@ METRICS: dict[str, Callable[[Any], Metric]] = {
     "generalized": GeneralizedStiefelMetric,
 }
 PLAIN: dict[str, Callable[[], Any]] = {
-    "embedded": lambda: pymanopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, P, seed=1),
-    "bundle": lambda: pymanopt_adapter.NormalizedFeatures(LAYOUT, P, seed=1),
-    "generalized": lambda: pymanopt_adapter.GeneralizedStiefel(FACTOR, P, seed=1),
+    "embedded": lambda: pymanopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT, P, seed=1),
+    "bundle": lambda: pymanopt_manifolds.NormalizedFeatures(LAYOUT, P, seed=1),
+    "generalized": lambda: pymanopt_manifolds.GeneralizedStiefel(FACTOR, P, seed=1),
 }
 
 
@@ -76,7 +77,7 @@ def test_horizontal_vectors_are_the_tangent_ones_across_the_orbit(name: str, pro
 
 @pytest.mark.parametrize("name", list(PLAIN))
 def test_the_quotient_passes_every_check_of_a_manifold_that_it_has(name: str) -> None:
-    quotient = pymanopt_adapter.OrthogonalQuotient(PLAIN[name]())
+    quotient = pymanopt_manifolds.OrthogonalQuotient(PLAIN[name]())
     order = 1 if name == "bundle" else 2
     report = check_manifold(PymanoptView(quotient), retraction_order=order)
     assert report.passed, report.failures
@@ -104,7 +105,7 @@ def invariant(n: int) -> tuple[Callable, Callable, Callable]:
 @pytest.mark.parametrize("name", list(PLAIN))
 def test_gradient_and_hessian_of_an_invariant_loss(name: str) -> None:
     plain = PLAIN[name]()
-    quotient = pymanopt_adapter.OrthogonalQuotient(plain)
+    quotient = pymanopt_manifolds.OrthogonalQuotient(plain)
     f, gradient, hessian = invariant(plain.random_point().shape[-1])
     view = PymanoptView(quotient)
 
@@ -160,7 +161,7 @@ def hessian_spectrum(problem: pymanopt.Problem, X: np.ndarray, rng: np.random.Ge
 def test_trust_regions_meet_a_regular_hessian_on_the_quotient_only(name: str, loss: Callable) -> None:
     """At the minimum the manifold has P (P - 1) / 2 zero eigenvalues, the quotient none; there the last steps are superlinear."""
     plain = PLAIN[name]()
-    quotient = pymanopt_adapter.OrthogonalQuotient(PLAIN[name]())
+    quotient = pymanopt_manifolds.OrthogonalQuotient(PLAIN[name]())
     n = plain.random_point().shape[-1]
     problem, norms = loss(quotient, n), []
     gradient = problem.riemannian_gradient
@@ -192,7 +193,7 @@ def test_trust_regions_meet_a_regular_hessian_on_the_quotient_only(name: str, lo
 
 @pytest.mark.parametrize("name", list(PLAIN))
 def test_a_loss_that_sees_rotations_is_told(name: str) -> None:
-    quotient = pymanopt_adapter.OrthogonalQuotient(PLAIN[name]())
+    quotient = pymanopt_manifolds.OrthogonalQuotient(PLAIN[name]())
     f, gradient, _ = cost(P, quotient.random_point().shape[-1])
     failures = [
         verdict.name
@@ -207,25 +208,25 @@ def test_a_loss_that_sees_rotations_is_told(name: str) -> None:
 def test_what_is_refused() -> None:
     plain = PLAIN["embedded"]()
     with pytest.raises(ValueError, match="none of this module's manifolds"):
-        pymanopt_adapter.OrthogonalQuotient(pymanopt.manifolds.Stiefel(5, 2))
+        pymanopt_manifolds.OrthogonalQuotient(pymanopt.manifolds.Stiefel(5, 2))
     with pytest.raises(ValueError, match="no metric to take the quotient of"):
-        pymanopt_adapter.OrthogonalQuotient(pymanopt_adapter.OrthogonalQuotient(plain))
+        pymanopt_manifolds.OrthogonalQuotient(pymanopt_manifolds.OrthogonalQuotient(plain))
     with pytest.raises(ValueError, match="no metric to take the quotient of"):
         QuotientMetric(LAYOUT)  # type: ignore[bad-argument-type]
     with pytest.raises(ValueError, match="cholesky retraction of Q X"):
-        pymanopt_adapter.OrthogonalQuotient(pymanopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, P, retraction="cholesky"))
+        pymanopt_manifolds.OrthogonalQuotient(pymanopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT, P, retraction="cholesky"))
     with pytest.raises(ValueError, match="no manifold of this module with a retraction"):
-        geoopt_adapter.OrthogonalQuotient(geoopt_adapter.EmbeddedNormalizedFeaturesExact(LAYOUT))
-    quotient = pymanopt_adapter.OrthogonalQuotient(plain)
+        geoopt_manifolds.OrthogonalQuotient(geoopt_manifolds.EmbeddedNormalizedFeaturesExact(LAYOUT))
+    quotient = pymanopt_manifolds.OrthogonalQuotient(plain)
     X, Y = quotient.random_point(), quotient.random_point()
     for method in (quotient.log, quotient.dist, quotient.pair_mean):
         with pytest.raises(NotImplementedError):
             method(X, Y)
 
 
-@pytest.mark.parametrize("make", [geoopt_adapter.EmbeddedNormalizedFeatures, geoopt_adapter.NormalizedFeatures])
+@pytest.mark.parametrize("make", [geoopt_manifolds.EmbeddedNormalizedFeatures, geoopt_manifolds.NormalizedFeatures])
 def test_geoopts_optimizers_take_the_quotient_and_carry_horizontal_momentum(make: Callable) -> None:
-    manifold = geoopt_adapter.OrthogonalQuotient(make(LAYOUT, seed=1))
+    manifold = geoopt_manifolds.OrthogonalQuotient(make(LAYOUT, seed=1))
     A = np.random.default_rng(3).standard_normal((LAYOUT.n, LAYOUT.n))
     S = torch.as_tensor(A @ A.T / LAYOUT.n)
 
@@ -244,5 +245,5 @@ def test_geoopts_optimizers_take_the_quotient_and_carry_horizontal_momentum(make
     assert manifold.check_point_on_manifold(x)
     momentum = optimizer.state[x]["momentum_buffer"]
     assert manifold.metric.tangency_residual(x.detach(), momentum) < 1e-9
-    assert manifold == geoopt_adapter.OrthogonalQuotient(make(LAYOUT, seed=2))
+    assert manifold == geoopt_manifolds.OrthogonalQuotient(make(LAYOUT, seed=2))
     assert manifold != make(LAYOUT)

@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds import geoopt_adapter
+from manifolds import geoopt as geoopt_manifolds
 from manifolds.centering import MeanSplit
 from manifolds.retractions import nearest_point
 from tests.manifolds.points import LAYOUT, P
 
 
-@pytest.mark.parametrize("cls", [geoopt_adapter.EmbeddedNormalizedFeatures, geoopt_adapter.NormalizedFeatures])
+@pytest.mark.parametrize("cls", [geoopt_manifolds.EmbeddedNormalizedFeatures, geoopt_manifolds.NormalizedFeatures])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
 def test_small_tensors_go_through_numpy_and_give_torchs_numbers(cls: type, dtype: torch.dtype) -> None:
     manifold = cls(LAYOUT, seed=0)
@@ -44,7 +44,7 @@ def test_small_tensors_go_through_numpy_and_give_torchs_numbers(cls: type, dtype
 
 
 def test_whatever_torch_records_traces_or_maps_stays_torchs() -> None:
-    manifold = geoopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, seed=0)
+    manifold = geoopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT, seed=0)
     x = manifold.random(P, LAYOUT.n, dtype=torch.float64).as_subclass(torch.Tensor)
     u = manifold.proju(x, torch.ones_like(x).cumsum(-1)) / 100
     with_grad = u.clone().requires_grad_(True)
@@ -72,6 +72,6 @@ def test_a_retraction_of_the_callers_own_is_given_tensors() -> None:
         assert isinstance(X, torch.Tensor)
         return nearest_point(torch.add(X, U), layout)
 
-    manifold = geoopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, retraction=own, seed=0)
+    manifold = geoopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT, retraction=own, seed=0)
     x = manifold.random(P, LAYOUT.n, dtype=torch.float64)
     assert manifold.check_point_on_manifold(manifold.retr(x, torch.zeros_like(x)))

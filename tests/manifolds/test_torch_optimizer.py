@@ -7,7 +7,7 @@ import geoopt
 import pytest
 import torch
 
-from manifolds.geoopt_adapter import EmbeddedNormalizedFeatures
+from manifolds.geoopt import EmbeddedNormalizedFeatures
 from manifolds.torch_optimizer import RiemannianDescent, projected_rule
 from tests.manifolds.points import LAYOUT, point
 from tests.typed import parameter_on

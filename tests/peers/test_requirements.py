@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds import geoopt_adapter, pymanopt_adapter
+from manifolds import geoopt as geoopt_manifolds
+from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.forms import WeightedCentering
 from manifolds.layout import ClassLayout
 
@@ -20,20 +21,20 @@ FORM = WeightedCentering((0.5, 1.5, 1.0, 0.7, 1.1, 0.9, 2.0))
 Make = Callable[[int], Any]  # of a seed
 
 GEOOPT: dict[str, tuple[Make, int]] = {
-    "bundle": (lambda seed: geoopt_adapter.NormalizedFeatures(LAYOUT, seed=seed), LAYOUT.n),
-    "embedded": (lambda seed: geoopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, seed=seed), LAYOUT.n),
-    "bundle exact": (lambda seed: geoopt_adapter.NormalizedFeaturesExact(LAYOUT, seed=seed), LAYOUT.n),
-    "embedded exact": (lambda seed: geoopt_adapter.EmbeddedNormalizedFeaturesExact(LAYOUT, seed=seed), LAYOUT.n),
-    "form": (lambda seed: geoopt_adapter.GeneralizedStiefel(FORM, seed=seed), FORM.columns),
-    "form exact": (lambda seed: geoopt_adapter.GeneralizedStiefelExact(FORM, seed=seed), FORM.columns),
+    "bundle": (lambda seed: geoopt_manifolds.NormalizedFeatures(LAYOUT, seed=seed), LAYOUT.n),
+    "embedded": (lambda seed: geoopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT, seed=seed), LAYOUT.n),
+    "bundle exact": (lambda seed: geoopt_manifolds.NormalizedFeaturesExact(LAYOUT, seed=seed), LAYOUT.n),
+    "embedded exact": (lambda seed: geoopt_manifolds.EmbeddedNormalizedFeaturesExact(LAYOUT, seed=seed), LAYOUT.n),
+    "form": (lambda seed: geoopt_manifolds.GeneralizedStiefel(FORM, seed=seed), FORM.columns),
+    "form exact": (lambda seed: geoopt_manifolds.GeneralizedStiefelExact(FORM, seed=seed), FORM.columns),
 }
 PYMANOPT: dict[str, Make] = {
-    "bundle": lambda seed: pymanopt_adapter.NormalizedFeatures(LAYOUT, P, seed=seed),
-    "bundle, copies": lambda seed: pymanopt_adapter.NormalizedFeatures(LAYOUT, P, copies=COPIES, seed=seed),
-    "embedded": lambda seed: pymanopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, P, seed=seed),
-    "embedded, copies": lambda seed: pymanopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, P, copies=COPIES, seed=seed),
-    "form": lambda seed: pymanopt_adapter.GeneralizedStiefel(FORM, P, seed=seed),
-    "form, copies": lambda seed: pymanopt_adapter.GeneralizedStiefel(FORM, P, copies=COPIES, seed=seed),
+    "bundle": lambda seed: pymanopt_manifolds.NormalizedFeatures(LAYOUT, P, seed=seed),
+    "bundle, copies": lambda seed: pymanopt_manifolds.NormalizedFeatures(LAYOUT, P, copies=COPIES, seed=seed),
+    "embedded": lambda seed: pymanopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT, P, seed=seed),
+    "embedded, copies": lambda seed: pymanopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT, P, copies=COPIES, seed=seed),
+    "form": lambda seed: pymanopt_manifolds.GeneralizedStiefel(FORM, P, seed=seed),
+    "form, copies": lambda seed: pymanopt_manifolds.GeneralizedStiefel(FORM, P, copies=COPIES, seed=seed),
 }
 
 

@@ -108,6 +108,11 @@ def test_every_command_is_quiet_or_speaks_json(name: str) -> None:
     assert {"--json", "--quiet", "--version"} <= {option for option, _, _ in options_of(name)}
 
 
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"sims.measure", "sims.figures"}))  # nothing in those is random
+def test_every_command_that_draws_takes_a_seed(name: str) -> None:
+    assert "--seed" in {option for option, _, _ in options_of(name)}
+
+
 def meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, object]:
     """Help text without the default, type (that of a configuration takes a word beside it), and the kind of the option."""
     kind = getattr(action.type, "__name__", "str").split(" or ")[0]
@@ -294,6 +299,17 @@ def test_a_page_is_refused_before_its_numbers_are_computed(
 )
 def test_what_went_wrong_is_one_line(error: BaseException | None, code: int, line: str, capsys: pytest.CaptureFixture) -> None:
     assert outcome(error, capsys) == (code, line)
+
+
+@pytest.mark.parametrize(("arguments", "said"), [([], "nothing was written"), (["--out", "x"], "files stay")])
+def test_an_interrupt_tells_what_is_kept(arguments: list[str], said: str, capsys: pytest.CaptureFixture) -> None:
+    def work(_: argparse.Namespace) -> None:
+        raise KeyboardInterrupt
+
+    parser = command.Parser("python -m sims.nothing")
+    parser.add_argument("--out", help="a file")
+    assert command.run_command(parser, work, arguments, "files stay", only_with_out=True) == 130
+    assert capsys.readouterr().err == f"\nsims.nothing: interrupted; {said}\n"
 
 
 def test_a_defect_of_the_program_is_not_hidden(capsys: pytest.CaptureFixture) -> None:

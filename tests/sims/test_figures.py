@@ -100,7 +100,9 @@ def test_the_command_writes_every_figure_and_the_table(tmp_path: Path, capsys: p
     out = tmp_path / "figures"
     assert figures.main([*names, "--out", str(out)]) == 0
     assert sorted(path.name for path in out.iterdir()) == [*(f"figure-{n:02d}.png" for n in range(2, 13)), "table-1.md"]
-    assert (out / "table-1.md").read_text() in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert (out / "table-1.md").read_text() in printed
+    assert printed.endswith(f"wrote to {out}: {', '.join(sorted(path.name for path in out.iterdir()))}\n")
 
 
 def test_what_was_not_measured_is_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

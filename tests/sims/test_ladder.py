@@ -179,6 +179,8 @@ def test_a_rung_that_cannot_be_judged_is_a_line_of_the_report(
         monkeypatch.setitem(BY_NAME, name, short)
     monkeypatch.setattr("sims.rungs.rung.RUNGS", (BY_NAME["free"], BY_NAME["whitened"]))
     assert command.main(["--out", str(tmp_path), "--seeds", "1", "--threads", "1", "--train-only"]) == 0
+    assert command.main(["--out", str(tmp_path), "--seeds", "2", "--seed", "7", "--train-only", "--rungs", "free"]) == 0
+    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"free-seed0", "whitened-seed0", "free-seed7", "free-seed8"}
     broken = tmp_path / "runs" / "free-seed0" / "trajectory.npz"
     broken.write_bytes(b"no archive")
     assert command.main(["--out", str(tmp_path), "--seeds", "1", "--threads", "1"]) == 0
@@ -285,7 +287,13 @@ def test_a_run_is_finished_or_another_or_begun_again(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "word"), [(("--seeds", "0"), "seeds"), (("--rungs", "stairs"), "stairs"), (("--threads", "0"), "threads")]
+    ("options", "word"),
+    [
+        (("--seeds", "0"), "seeds"),
+        (("--rungs", "stairs"), "stairs"),
+        (("--threads", "0"), "threads"),
+        (("--seed", "-1"), "--seed"),
+    ],
 )
 def test_bad_options_end_in_one_line(options: tuple[str, str], word: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert command.main(["--out", str(tmp_path / "out"), *options]) == 2

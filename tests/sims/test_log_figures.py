@@ -48,6 +48,18 @@ def test_runs_of_any_kind_are_overlaid_one_panel_a_measure(tmp_path: Path) -> No
     assert (tmp_path / "f" / "measures.pdf").read_bytes()[:4] == b"%PDF"
 
 
+def test_the_commands_say_what_they_wrote(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    run, out, page = str(log_of(tmp_path / "run")), tmp_path / "f", tmp_path / "r.html"
+    assert figures.main([run, "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"wrote to {out}: measures.png, ")
+    assert all(path.name in printed for path in out.iterdir())
+    assert measure.main([run, "--report", str(page), "--out", str(tmp_path / "all.npz")]) == 0
+    assert capsys.readouterr().out.endswith(f"wrote {tmp_path / 'all.npz'}\nwrote {page}\n")
+    assert figures.main([run, "--out", str(out), "--quiet"]) == measure.main([run, "--report", str(page), "--quiet"]) == 0
+    assert capsys.readouterr().out == ""
+
+
 def test_runs_of_one_name_have_an_entry_of_the_legend_each(tmp_path: Path) -> None:
     paths = [log_of(tmp_path / seed / "run") for seed in ("seed0", "seed1")]
     CsvLog(tmp_path / "seed1" / "run.csv")(1, {"nc1": 0.5})

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sims import measure
 from sims.measure import main, measure_features
 from ufm.files.store import load_arrays, save_arrays
 from ufm.monitor.record import Record
@@ -25,7 +26,8 @@ def test_several_files_become_one_trajectory(tmp_path: Path, capsys: pytest.Capt
         save_arrays(tmp_path / f"{k}.npz", {**arrays(k), "epoch": np.asarray(epoch)})
     names = [str(tmp_path / f"{k}.npz") for k in range(2)]
     assert main([*names, "--lambda", "0.1", "--out", str(tmp_path / "t.npz")]) == 0
-    assert len(capsys.readouterr().out.splitlines()) == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert (len(lines), lines[-1]) == (4, f"wrote {tmp_path / 't.npz'}")
     record = Record.load(tmp_path / "t.npz")
     np.testing.assert_array_equal(record.epochs, [3, 8])
     data = arrays(1)
@@ -126,6 +128,30 @@ def test_a_file_is_read_once_and_of_its_members_only_the_known_ones(tmp_path: Pa
     assert main([str(path), "--quiet"]) == 0
     assert opened == {"features.npy", "labels.npy"}
     assert sorted(read) == [(12,), (12, 2)]
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_an_interrupt_says_what_is_kept_of_the_files(
+    stored: bool, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [str(tmp_path / f"{k}.npz") for k in range(2)]
+    for k, name in enumerate(names):
+        save_arrays(Path(name), arrays(k))
+    original = measure.measure_features
+
+    def interrupted(features: np.ndarray, *rest: Any) -> Any:
+        if np.array_equal(features, arrays(1)["features"]):
+            raise KeyboardInterrupt
+        return original(features, *rest)
+
+    monkeypatch.setattr(measure, "measure_features", interrupted)
+    out = tmp_path / "out.npz"
+    assert main([*names, *(["--out", str(out)] if stored else [])]) == 130
+    kept = "the files measured so far are in --out" if stored else "nothing was written"
+    assert capsys.readouterr().err == f"\nsims.measure: interrupted; {kept}\n"
+    assert out.exists() == stored
+    if stored:
+        assert len(Record.load(out).epochs) == 1
 
 
 def test_a_file_without_features_is_told_by_names_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -89,7 +89,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     config = TrainConfig(**SMALL, epochs=4, decays=(3,), measured=(1, 2, 3, 4), save_features=())
     monkeypatch.setattr(study, "LOSS_FUNCTIONS", ("mse",))
     monkeypatch.setattr(study, "configurations", lambda loss, seed, data_dir: iter([("tiny", replace(config, seed=seed))]))
-    monkeypatch.setattr(ledger_study, "study_cells", lambda _: [Cell(width=12, depth=2, epochs=4, seed=0)])
+    monkeypatch.setattr(ledger_study, "study_cells", lambda *_: [Cell(width=12, depth=2, epochs=4, seed=0)])
     monkeypatch.setattr(rungs, "RUNGS", [replace(rungs.BY_NAME["free"], steps=20)])
     assert ladder.__name__
 

@@ -80,6 +80,8 @@ def test_shares_are_disjoint_and_complete_and_write_no_report(tmp_path: Path) ->
     assert [path.name for path in (tmp_path / "runs").iterdir()] == ["tiny-mse-seed0"]
     assert run_study("--out", tmp_path, "--seeds", 2, "--share", "2/2") == 0
     assert len(list((tmp_path / "runs").iterdir())) == 2
+    assert run_study("--out", tmp_path, "--seed", 5, "--seeds", 1, "--share", "1/2") == 0
+    assert (tmp_path / "runs" / "tiny-mse-seed5" / "trajectory.npz").exists()
     assert not (tmp_path / "study.md").exists()
 
 
@@ -106,7 +108,7 @@ def test_no_verdict_of_the_study_rests_on_the_exponent(selection: Selection, sai
 
 
 @pytest.mark.parametrize(
-    "options", [("--share", "0/2"), ("--share", "3/2"), ("--share", "x"), ("--seeds", "0"), ("--threads", "0")]
+    "options", [("--share", "0/2"), ("--share", "3/2"), ("--share", "x"), ("--seeds", "0"), ("--threads", "0"), ("--seed", "-1")]
 )
 def test_bad_options_end_in_one_line(options: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert run_study("--out", tmp_path / "new", *options) == 2

@@ -270,7 +270,7 @@ def test_a_record_that_claims_to_be_compressed_is_a_damaged_checkpoint(finished:
     whole = bytearray((finished / "checkpoint.pt").read_bytes())
     whole[whole.index(b"PK\x01\x02") + 10] = 8  # the method of the first entry of the directory: deflated
     (tmp_path / "checkpoint.pt").write_bytes(whole)
-    with pytest.raises(ValueError, match=r"cannot read the checkpoint .*error: Error -3 while decompressing"):
+    with pytest.raises(ValueError, match=r"cannot read the checkpoint .* is compressed, which torch never writes"):
         RunFolder(tmp_path, tiny(save_features=(2, 4))).load_checkpoint()
 
 
@@ -283,6 +283,6 @@ def test_a_damaged_provenance_is_named_and_nothing_is_written(text: str, tmp_pat
 
 
 def test_what_a_killed_process_left_half_written_is_removed(tmp_path: Path) -> None:
-    (tmp_path / ".checkpoint.pt.123.tmp").write_bytes(b"half")
+    (tmp_path / ".container-7-0123456789ab.tmp").write_bytes(b"half")  # of a host that is gone
     command.train(tiny(1), tmp_path)
     assert not list(tmp_path.glob(".*"))

@@ -12,11 +12,12 @@ Every number has a percentile interval, by the bootstrap over the values that it
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from manifolds.representation import short_repr
-from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
+from ufm.compare.coordinates import Entry, factor_of, frame_of, log_gram, white_means
 from ufm.compare.likelihood import at
 from ufm.compare.models import PLAIN
 from ufm.compare.outcome import Measured
@@ -81,15 +82,23 @@ class Rotation:
 
 def conservation(entries: Sequence[Entry], r: float = 1.0, seed: int = 0) -> Conservation:
     """Is Sigma_W + S S^T / r conserved? Entries in one basis, one an epoch. Raises ValueError for fewer than 2 or other sizes."""
-    M, sigma_w, priors = _stacked(entries)
-    S = M * np.sqrt(priors)
-    A = sigma_w + S @ S.mT / r
-    a, E = np.linalg.eigh(A[0])
+    _check_alike(entries)
+    q = np.sqrt(entries[0].priors)
+
+    def conserved(entry: Entry) -> np.ndarray:
+        S = entry.M * q
+        return entry.sigma_w + S @ S.T / r
+
+    first = conserved(entries[0])
+    a, E = np.linalg.eigh(first)
     kept = a > len(a) * np.finfo(np.float64).eps * a[-1]
     E, a = E[:, kept], a[kept]
+    change, along = np.empty(len(entries)), np.empty((len(entries), len(a)))
+    for k, entry in enumerate(entries):  # one epoch in memory at a time
+        A = conserved(entry)
+        change[k], along[k] = np.linalg.norm(A - first) / np.linalg.norm(first), (E * (A @ E)).sum(0)
     with np.errstate(invalid="ignore", divide="ignore"):
-        logs = np.log(np.einsum("pi,tpq,qi->ti", E, A, E, optimize=True) / a)
-    change = np.linalg.norm(A - A[0], axis=(1, 2)) / np.linalg.norm(A[0])
+        logs = np.log(along / a)
     last, picks = logs[-1], bootstrap_picks(len(a), seed)
     return Conservation(
         change,
@@ -105,25 +114,29 @@ def growth_split(entries: Sequence[Entry], seed: int = 0) -> GrowthSplit:
 
     Between two epochs, the mean of both orders in which M and Sigma_W may change. Raises ValueError where Sigma_W is singular.
     """
-    M, sigma_w, priors = _stacked(entries)
-    frame = frame_of(gram_of(M[0], sigma_w[0], priors))
+    _check_alike(entries)
+    priors = entries[0].priors
+    S = [entry.M * np.sqrt(priors) for entry in entries]
+    white, rates, frame = list[list[np.ndarray]](), list[np.ndarray](), np.zeros((0, 0))
+    for k, entry in enumerate(entries):
+        factor = factor_of(entry.sigma_w)
+        white.append([white_means(factor, S[j]) for j in (max(k - 1, 0), k, min(k + 1, len(S) - 1))])
+        own = white[k][1]
+        frame = frame if k else frame_of(own.T @ own)
+        rates.append(_split_rates(factor, own, priors, frame))
 
-    def level(means: np.ndarray, within: np.ndarray) -> np.ndarray:
-        return np.diagonal(log_gram(gram_of(means, within, priors), frame))
+    def level(of: np.ndarray) -> np.ndarray:
+        return np.diagonal(log_gram(of.T @ of, frame))
 
     signal, noise = list[np.ndarray](), list[np.ndarray]()
-    for k in range(len(M) - 1):
-        old, new = level(M[k], sigma_w[k]), level(M[k + 1], sigma_w[k + 1])
-        means, within = level(M[k + 1], sigma_w[k]), level(M[k], sigma_w[k + 1])
+    for before, after in pairwise(white):
+        old, means, within, new = level(before[1]), level(before[2]), level(after[0]), level(after[1])
         signal.append((means - old + new - within) / 2)
         noise.append((within - old + new - means) / 2)
     signals, noises = np.array(signal), np.array(noise)
     by_value, all_of = signals.sum(0), (signals + noises).sum(0)
-    rates = np.array(
-        [predicted_split(Entry(entries[0].counts, m, s), frame) for m, s in zip(M, sigma_w, strict=True)]
-    )  # (T, 2, K)
     weight = (signals + noises).sum(1)
-    middle = rates.sum(2)
+    middle = np.array(rates).sum(2)  # (T, 2)
     shares = (middle[:-1, 0] / middle[:-1].sum(1) + middle[1:, 0] / middle[1:].sum(1)) / 2
     predicted = float((weight * shares).sum() / weight.sum())
     share = float(by_value.sum() / all_of.sum())
@@ -137,20 +150,25 @@ def growth_split(entries: Sequence[Entry], seed: int = 0) -> GrowthSplit:
 def predicted_split(entry: Entry, frame: np.ndarray) -> np.ndarray:
     """Rates at which every value of log omega grows by the class means and by the deviations under plain descent. (2, K)
 
-    dS/dt = A^{-1} S J Pi J (I - N), N = S^T A^{-1} S, d Sigma_W/dt = -(dS S^T + S dS^T): from dG, on the diagonal of the frame.
+    dS/dt = A^{-1} S J Pi J (I - N), A = Sigma_W + S S^T, N = S^T A^{-1} S, d Sigma_W/dt = -(dS S^T + S dS^T): from dG, on the
+    diagonal of the frame. With S^T Sigma_W^{-1} dS/dt = X, dG is X + X^T by the means and X G + G X^T by the deviations.
     """
-    priors = entry.priors
-    q = np.sqrt(priors)
-    J = np.eye(len(q)) - np.outer(q, q)
-    S = entry.M * q
-    within = entry.sigma_w
-    velocity = np.linalg.solve(within + S @ S.T, S)
-    velocity = velocity @ ((J * priors) @ J @ (np.eye(len(q)) - S.T @ velocity))
-    white, white_velocity = np.linalg.solve(within, S), np.linalg.solve(within, velocity)
-    G, by_means = S.T @ white, S.T @ white_velocity
-    by_means = by_means + by_means.T
-    by_deviations = white.T @ (velocity @ S.T + S @ velocity.T) @ white
+    factor = factor_of(entry.sigma_w)
+    return _split_rates(factor, white_means(factor, entry.M * np.sqrt(entry.priors)), entry.priors, frame)
+
+
+def _split_rates(factor: np.ndarray, white: np.ndarray, priors: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """The same from the Cholesky factor of Sigma_W and L^{-1} S."""
+    from scipy.linalg import solve_triangular
+
+    q, one = np.sqrt(priors), np.eye(len(priors))
+    J = one - np.outer(q, q)
+    G = white.T @ white
+    twice = np.asarray(solve_triangular(factor, white, lower=True, trans="T"))  # Sigma_W^{-1} S
+    rest = np.linalg.inv(one + G)  # I - N
+    X = (twice.T @ twice) @ rest @ (J * priors) @ J @ rest
     Y = log_gram(G, frame)
+    by_means, by_deviations = X + X.T, X @ G + G @ X.T
     return np.array([np.diagonal(log_gram(G + STEP * d, frame) - Y) / STEP for d in (by_means, by_deviations)])
 
 
@@ -176,15 +194,13 @@ def rotation(run: Measured, seed: int = 0) -> Rotation:
     return Rotation(seen, predicted, bootstrap_estimate(float(across.sum() / along.sum()), resampled), size)
 
 
-def _stacked(entries: Sequence[Entry]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """M (T, P, C), Sigma_W (T, P, P) and the priors."""
+def _check_alike(entries: Sequence[Entry]) -> None:
     if len(entries) < 2:
         raise ValueError(f"the class statistics of {len(entries)} epochs: at least 2 are needed")
     if len({entry.M.shape for entry in entries}) > 1:
         raise ValueError("the epochs have statistics of different sizes: give them all in one basis of the features")
     if any((entry.counts != entries[0].counts).any() for entry in entries):
         raise ValueError("the epochs have other class counts than the first")
-    return np.array([e.M for e in entries]), np.array([e.sigma_w for e in entries]), entries[0].priors
 
 
 def bootstrap_picks(count: int, seed: int) -> np.ndarray:

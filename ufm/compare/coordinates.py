@@ -71,14 +71,23 @@ class Entry:
 
 def gram_of(M: np.ndarray, sigma_w: np.ndarray, priors: np.ndarray) -> np.ndarray:
     """diag(q) M^T Sigma_W^{-1} M diag(q), q = sqrt(priors). (C, C)"""
-    from scipy.linalg import solve_triangular
+    white = white_means(factor_of(sigma_w), M * np.sqrt(priors))
+    return white.T @ white
 
+
+def factor_of(sigma_w: np.ndarray) -> np.ndarray:
+    """L of Sigma_W = L L^T. Raises ValueError where it is not positive definite."""
     try:
-        factor = np.linalg.cholesky(sigma_w)
+        return np.linalg.cholesky(sigma_w)
     except np.linalg.LinAlgError as error:
         raise ValueError("Sigma_W is not positive definite: reduce the features to its range first") from error
-    white = np.asarray(solve_triangular(factor, M * np.sqrt(priors), lower=True))
-    return white.T @ white
+
+
+def white_means(factor: np.ndarray, S: np.ndarray) -> np.ndarray:
+    """L^{-1} S. (P, C)"""
+    from scipy.linalg import solve_triangular
+
+    return np.asarray(solve_triangular(factor, S, lower=True))
 
 
 def gram_of_spectrum(omega: np.ndarray, V: np.ndarray, priors: np.ndarray) -> np.ndarray:

@@ -89,8 +89,9 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
     W0, b0 = entry.W, entry.b
     if turns is not None:
         W0, b0, D0 = (np.broadcast_to(x, (len(turns), *x.shape)) for x in (W0, b0, D0))
+    sizes = (0.0, float(priors.min()), 0.0, 0.0)  # b may begin at 0 on its way to the priors
     near = strang if turns is None else partial(strang, classifier=classifier_near)
-    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(strang), gram, extrapolated(near, 0))
+    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(strang, sizes=sizes), gram, extrapolated(near, 0, sizes))
 
 
 def relaxation(

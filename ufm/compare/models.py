@@ -10,7 +10,7 @@ from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
 from ufm.compare.joint_motion import joint_motion
 from ufm.compare.layer_motion import layer_motion
 from ufm.compare.likelihood import Path
-from ufm.compare.motions import Motion, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.motions import Motion, StiffFlowError, renormalized_motion, trace, unnormalized_motion
 from ufm.compare.response import Response, krylov, response, turns
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
@@ -73,6 +73,15 @@ MODELS: dict[str, CandidateModel] = {
         CandidateModel(LAYER, "gradient flow of the last linear map over fixed features below; A A^T conserved", needs="layer"),
     )
 }
+
+
+class UnpredictedError(ValueError):
+    """A model, by its name, whose flow from a start cannot be followed."""
+
+    def __init__(self, name: str, value: float | None, error: StiffFlowError) -> None:
+        at = "" if value is None else f" at {MODELS[name].parameter} = {value:.3g}"
+        self.name, self.reason = name, f"is too stiff from this start{at}: {error}"
+        super().__init__(f"{name} {self.reason}")
 
 
 def available(entry: Entry | None) -> dict[str, str]:
@@ -150,7 +159,13 @@ class Predictor:
         ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
         entry = krylov(self.entry) if self.entry is not None and name == JOINT else self.entry  # its steps cost P^3 each
         of = motions(name, self.gram, self.counts, entry, values)
-        return [(value, *trace(motion, self.frame, *ends, spacing)) for value, motion in of]
+        traces = []
+        for value, motion in of:
+            try:
+                traces.append((value, *trace(motion, self.frame, *ends, spacing)))
+            except StiffFlowError as error:
+                raise UnpredictedError(name, value, error) from error
+        return traces
 
     def path(self, name: str, traced: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:
         """The values compared of one trace on an even grid, with their response to the start."""
@@ -176,7 +191,10 @@ class Predictor:
         parameter = None if value is None else (value,)
         entry = self.entry if self.entry is None or name == LAYER else krylov(self.entry)
         ((_, motion),) = motions(name, self.gram, self.counts, entry, parameter, turns(Y[0], self.frame, where))
-        return response(motion, self.frame, Y, t, places, where)
+        try:
+            return response(motion, self.frame, Y, t, places, where)
+        except StiffFlowError as error:
+            raise UnpredictedError(name, value, error) from error
 
 
 def select(

@@ -10,7 +10,7 @@ Every flow is a small closed system, for any class sizes. S = M diag(q) (P x C),
 The last two are advanced by exponentials, which the stiffness of small eigenvalues of A and of W^T W leaves stable at any step.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,8 +24,13 @@ MOST_POINTS = 3000
 FIRST_STEP = 1e-3
 LONGEST, AT_REST = 1e12, 1e-15  # a step, and a speed of log omega, at which a flow has arrived
 SPLIT, DEEPEST = 1e-4, 20  # relative difference of a step and its halves that is halved again, and how often
+MOST_FLOW_STEPS = 20_000  # of one flow, each two halves and a whole
 NO_SIGNAL = 1e-26  # share of a direction in N below which it never matters
 FlowState = Any
+
+
+class StiffFlowError(ValueError):
+    """A flow that more steps than MOST_FLOW_STEPS do not follow."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,16 +119,25 @@ def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None =
 
 
 def extrapolated(
-    step: Callable[[FlowState, float], FlowState], deepest: int = DEEPEST
+    step: Callable[[FlowState, float], FlowState], deepest: int = DEEPEST, sizes: Sequence[float] = ()
 ) -> Callable[[FlowState, float], FlowState]:
     """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ, at
-    most `deepest` times over.
+    most `deepest` times over: in relation to the largest entry of an array, or to its size in `sizes` where that is larger.
+
+    Raises StiffFlowError after MOST_FLOW_STEPS of them.
     """
+    count = 0
 
     def careful(state: FlowState, h: float, depth: int = 0) -> FlowState:
+        nonlocal count
+        count += 1
+        if count > MOST_FLOW_STEPS:
+            raise StiffFlowError(f"{MOST_FLOW_STEPS} steps do not follow it")
         halves, whole = step(step(state, h / 2), h / 2), step(state, h)
-        error = max(abs(fine - coarse).max() / abs(fine).max() for fine, coarse in zip(halves, whole, strict=True))
-        if error > SPLIT and depth < deepest:
+        least = sizes or (0.0,) * len(whole)
+        pairs = zip(halves, whole, least, strict=True)
+        apart = any(abs(fine - coarse).max() > SPLIT * max(abs(fine).max(), size) for fine, coarse, size in pairs)
+        if apart and depth < deepest:
             return careful(careful(state, h / 2, depth + 1), h / 2, depth + 1)
         return tuple((4 * fine - coarse) / 3 for fine, coarse in zip(halves, whole, strict=True))
 
@@ -142,8 +156,11 @@ def trace(
     state, h, halted = motion.state, FIRST_STEP, False
     for _ in range(20 * points):
         try:
-            trial = motion.step(state, h)
-            after = log_gram(motion.gram(trial), frame)
+            with np.errstate(over="ignore", invalid="ignore"):  # a step too long, which is taken back
+                trial = motion.step(state, h)
+                after = log_gram(motion.gram(trial), frame)
+        except StiffFlowError:
+            raise
         except (ValueError, np.linalg.LinAlgError):
             trial, after = state, None
         moved = np.inf if after is None else abs(after - Y[-1]).max()

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ufm.compare.models import MODELS, available
+from ufm.compare.models import MODELS, UnpredictedError, available
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 from ufm.compare.predicted import PredictedRun, predict
 
@@ -34,8 +34,13 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
     if min(len(run.t) for run in runs) < FEWEST_SELECTED:
         return Selection(NOT_COMPARED, "", (), f"a run has fewer than {FEWEST_SELECTED} usable epochs", {})
     missing = {name: next((m for m in (available(run.entry)[name] for run in runs) if m), "") for name in MODELS}
-    names = [name for name in MODELS if not missing[name]]
-    return judge_predicted(predict(runs, names, rule.tolerance), missing, rule)
+    while True:
+        try:
+            states = predict(runs, [name for name in MODELS if not missing[name]], rule.tolerance)
+        except UnpredictedError as error:
+            missing[error.name] = error.reason
+        else:
+            return judge_predicted(states, missing, rule)
 
 
 def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], rule: Rule) -> Selection:

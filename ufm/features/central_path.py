@@ -3,6 +3,7 @@
 from manifolds.linalg import ArrayT, namespace, symmetrize
 from ufm.arrays import PerClass, Weights
 from ufm.features.statistics import ClassStatistics
+from ufm.features.whitened_least_squares import whitened_least_squares
 
 
 def central_path_classifier(stats: ClassStatistics[ArrayT]) -> tuple[Weights[ArrayT], PerClass[ArrayT]]:
@@ -16,19 +17,13 @@ def central_path_classifier(stats: ClassStatistics[ArrayT]) -> tuple[Weights[Arr
 
 
 def _undecayed_weights(stats: ClassStatistics[ArrayT]) -> Weights[ArrayT]:
-    """diag(pi) Mbar^T Sigma_T^{-1} without inverting Sigma_T where Sigma_W can be whitened: right to round-off under collapse.
-
-    With A Sigma_W A^T = I and A Mbar diag(pi)^{1/2} = U diag(s) V^T: W = diag(pi)^{1/2} V diag(s / (1 + s^2)) U^T A.
-    """
-    xp, root = namespace(stats.means), stats.priors**0.5
+    """diag(pi) Mbar^T Sigma_T^{-1} without inverting Sigma_T where Sigma_W can be whitened: right to round-off under collapse."""
+    xp = namespace(stats.means)
     values, E = xp.linalg.eigh(symmetrize(stats.sigma_w))
     smallest_trusted = stats.P * float(xp.finfo(values.dtype).eps) * float(values[-1])
     if float(values[0]) > smallest_trusted:
         A = E.mT / xp.sqrt(values)[:, None]
-        U, s, Vt = xp.linalg.svd(A @ (stats.centred_means * root), full_matrices=False)
-        K = min(stats.C - 1, stats.P)  # the last value is 0 but for rounding, which s / (1 + s^2) would magnify under collapse
-        U, s, V = U[:, :K], s[:K], Vt.mT[:, :K]
-        return (root[:, None] * (V * (s / (1 + s * s)))) @ (U.mT @ A)
+        return whitened_least_squares(A @ stats.centred_means, 0 * values, stats.priors, 0.0).W @ A
     values, E = xp.linalg.eigh(symmetrize(stats.sigma_t))
     smallest_trusted = stats.P * float(xp.finfo(values.dtype).eps) * float(values[-1])
     empty = int((values <= smallest_trusted).sum())

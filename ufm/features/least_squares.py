@@ -5,10 +5,11 @@ sizes; its predictions do not see an invertible map of the features (Eq. 8).
 A network trained with the mean over batch AND classes and SGD weight decay wd has lambda = C wd / 2 (`lambda_of_weight_decay`).
 """
 
-from manifolds.linalg import ArrayT, identity_like, namespace
+from manifolds.linalg import ArrayT, identity_like, namespace, solve_lower, solve_upper, symmetrize
 from ufm.arrays import PerClass, Weights
 from ufm.features.central_path import central_path_classifier
 from ufm.features.statistics import ClassStatistics
+from ufm.features.whitened_least_squares import LeastSquares, whitened_least_squares
 
 
 def lambda_of_weight_decay(weight_decay: float, C: int) -> float:
@@ -20,33 +21,41 @@ def ls_classifier(stats: ClassStatistics[ArrayT], lam: float) -> tuple[Weights[A
     """W_LS (C, P) and b_LS (C,), the minimisers of the loss for fixed features (corrected Proposition 1, unextended; Eq. 7).
 
     With S = Sigma_T + lambda/(1+lambda) mu mu^T + lambda I:
-    W = (diag(pi) M^T - pi mu^T / (1+lambda)) S^{-1},  b = (pi - W mu) / (1+lambda).
+    W = (diag(pi) M^T - pi mu^T / (1+lambda)) S^{-1},  b = (pi - W mu) / (1+lambda),
+    computed from the centred means (`ufm.features.whitened_least_squares`), so that no digit goes where mu is far.
     Raises ValueError for lambda < 0, and at lambda = 0 where Sigma_T is singular (the minimiser is not unique).
+    """
+    if lam == 0:
+        return central_path_classifier(stats)
+    L, best = whitened_solution(stats, lam)
+    return solve_upper(L.mT, best.W.mT).mT, best.b
+
+
+def whitened_solution(stats: ClassStatistics[ArrayT], lam: float) -> tuple[ArrayT, LeastSquares[ArrayT]]:
+    """L (P, P), lower triangular, with L L^T = Sigma_W + lambda I, and the minimisers with W_LS L in the place of W_LS.
+
+    Same errors as `ls_classifier`.
     """
     if not lam >= 0:
         raise ValueError(f"lambda = {lam}: the weight decay cannot be negative")
-    if lam == 0:
-        return central_path_classifier(stats)
-    mu, pi = stats.global_mean, stats.priors
-    S = stats.sigma_t + (lam / (1 + lam)) * mu[:, None] * mu[None, :] + lam * identity_like(stats.means, stats.P)
-    cross = stats.means * pi - mu[:, None] * (pi / (1 + lam))
-    W = namespace(S).linalg.solve(S, cross).mT
-    return W, (pi - W @ mu) / (1 + lam)
+    xp, M = namespace(stats.means), stats.centred_means
+    try:
+        L = xp.linalg.cholesky(stats.sigma_w + lam * identity_like(M, stats.P))
+    except xp.linalg.LinAlgError:  # directions in which nothing varies, but for rounding that may be negative
+        values, E = xp.linalg.eigh(symmetrize(stats.sigma_w))
+        L = xp.linalg.qr((E * (xp.clip(values, min=0.0) + lam) ** 0.5).mT)[1].mT
+        if lam == 0:
+            W, b = central_path_classifier(stats)
+            return L, LeastSquares(W @ L, b, W @ M + (stats.priors[:, None] - identity_like(M, stats.C)))
+    white = solve_lower(L, xp.concatenate([M, stats.global_mean[:, None]], 1))
+    return L, whitened_least_squares(white[:, :-1], white[:, -1], stats.priors, lam)
 
 
 def extended_ls_classifier(stats: ClassStatistics[ArrayT], lam: float) -> ArrayT:
     """[W_LS, b_LS] = Ave(y h~^T) (Sigma~_T + mu~ mu~^T + lambda I)^{-1}, h~ = [h; 1] (corrected Proposition 1). (C, P+1)
 
-    Same errors as `ls_classifier`.
+    Same errors as `ls_classifier`, whose numbers these are.
     For equal classes Ave(y h~^T) = M~^T / C. The print omits mu~ mu~^T (docs/mathematics.md, erratum 1).
     """
-    xp = namespace(stats.means)
-    if not lam > 0:  # the second moment may be singular: the unextended form knows when
-        W, b = ls_classifier(stats, lam)
-        return xp.concatenate([W, b[:, None]], 1) if xp.__name__ == "numpy" else xp.cat([W, b[:, None]], 1)
-    ones = stats.means[:1] * 0 + 1
-    means = xp.concatenate([stats.means, ones]) if xp.__name__ == "numpy" else xp.cat([stats.means, ones])
-    second_moment = (means * stats.priors) @ means.mT
-    second_moment[: stats.P, : stats.P] += stats.sigma_w
-    S = second_moment + lam * identity_like(means, stats.P + 1)
-    return xp.linalg.solve(S, means * stats.priors).mT
+    W, b = ls_classifier(stats, lam)
+    return namespace(W).concatenate([W, b[:, None]], 1)

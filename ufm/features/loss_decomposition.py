@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, array_like, detached, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, array_like, detached, identity_like, namespace
 from ufm.arrays import PerClass, Weights, as_numpy
-from ufm.features.least_squares import ls_classifier
+from ufm.features.least_squares import whitened_solution
 from ufm.features.statistics import ClassStatistics
 
 
@@ -54,7 +54,7 @@ def mse_loss(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array
     Raises ValueError for other shapes.
     """
     W, b = checked_classifier(stats, W, b)
-    return _within_part(stats, W, lam) + 0.5 * lam * float((b * b).sum()) + _between_part(stats, W, b)
+    return _within_part(stats, W, lam) + 0.5 * lam * float((b * b).sum()) + _between_part(stats, _residuals(stats, W, b))
 
 
 def decompose(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array], lam: float) -> Decomposition:
@@ -67,26 +67,15 @@ def decompose(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Arra
     L_perp = 1/2 tr D A D^T, D = [W - W_LS, b - b_LS], A = Sigma~_T + mu~ mu~^T + lambda I.
     """
     W, b = checked_classifier(stats, W, b)
-    if lam == 0:
-        stats, W = _whitened_problem(stats, W)
-    W_ls, b_ls = ls_classifier(stats, lam)
-    nc1 = _within_part(stats, W_ls, lam) + 0.5 * lam * float((b_ls * b_ls).sum())
-    nc23 = _between_part(stats, W_ls, b_ls)
-    dW, db = W - W_ls, b - b_ls
-    shifts = dW @ stats.means + db[:, None]
-    perp = _within_part(stats, dW, lam) + 0.5 * lam * float((db * db).sum()) + 0.5 * float((shifts * shifts * stats.priors).sum())
-    return Decomposition(mse_loss(stats, W, b, lam), nc1, nc23, perp)
+    L, best = whitened_solution(stats, lam)
+    W_white, own = W @ L, _residuals(stats, W, b)
 
+    def within(V: Weights[Array], c: PerClass[Array]) -> float:
+        return 0.5 * float((V * V).sum() + lam * (c * c).sum())
 
-def _whitened_problem(stats: ClassStatistics[ArrayT], W: Weights[ArrayT]) -> tuple[ClassStatistics[ArrayT], Weights[ArrayT]]:
-    """The same loss (at lambda = 0) in coordinates where Sigma_W = I, so that its condition number does not enter."""
-    xp = namespace(stats.means)
-    try:
-        L = xp.linalg.cholesky(symmetrize(stats.sigma_w))
-    except xp.linalg.LinAlgError:
-        return stats, W
-    means = xp.linalg.solve(L, stats.means)
-    return ClassStatistics(stats.counts, means, identity_like(L, stats.P), stats.class_variances), W @ L
+    perp = within(W_white - best.W, b - best.b) + _between_part(stats, own - best.residuals)
+    loss = within(W_white, b) + _between_part(stats, own)
+    return Decomposition(loss, within(best.W, best.b), _between_part(stats, best.residuals), perp)
 
 
 def _within_part(stats: ClassStatistics[Array], W: Weights[Array], lam: float) -> float:
@@ -94,7 +83,11 @@ def _within_part(stats: ClassStatistics[Array], W: Weights[Array], lam: float) -
     return 0.5 * float(((W @ stats.sigma_w) * W).sum() + lam * (W * W).sum())
 
 
-def _between_part(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array]) -> float:
-    """1/2 sum_c pi_c ||W mu_c + b - e_c||^2"""
-    residual = W @ stats.means + b[:, None] - identity_like(W, stats.C)
-    return 0.5 * float((residual * residual * stats.priors).sum())
+def _residuals(stats: ClassStatistics[ArrayT], W: Weights[ArrayT], b: PerClass[ArrayT]) -> ArrayT:
+    """W mu_c + b - e_c by columns. (C, C)"""
+    return W @ stats.centred_means + ((W @ stats.global_mean + b)[:, None] - identity_like(W, stats.C))
+
+
+def _between_part(stats: ClassStatistics[Array], residuals: Array) -> float:
+    """1/2 sum_c pi_c ||r_c||^2 of the columns r_c (C, C)."""
+    return 0.5 * float((residuals * residuals * stats.priors).sum())

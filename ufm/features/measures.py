@@ -108,7 +108,8 @@ def galanti_cdnv(stats: ClassStatistics[Array]) -> float:
     Raises ValueError where two class means coincide.
     """
     first, second = np.triu_indices(stats.C, 1)
-    gaps = ((stats.means[:, first] - stats.means[:, second]) ** 2).sum(0)
+    M = stats.centred_means
+    gaps = ((M[:, first] - M[:, second]) ** 2).sum(0)
     if not float(gaps.min()) > 0:
         raise ValueError("two class means coincide: the class-distance normalised variance is infinite")
     variances = stats.class_variances
@@ -139,10 +140,10 @@ def sakamoto_rnc1_of_mean_norm(stats: ClassStatistics[Array], features: Rows[Arr
 def liu_log_uniformity(stats: ClassStatistics[Array]) -> float:
     """Avg_{c != c'} log(1 / || v_c - v_c' ||), v_c the unit centred means: hyperspherical uniformity (Liu et al. 2023).
 
-    With their logarithmic kernel. Smallest at a simplex ETF. Raises ValueError where two directions coincide.
+    With their logarithmic kernel. Smallest at a simplex ETF. Raises ValueError where two directions coincide to rounding.
     """
     cosines = pair_cosines(_nonzero_columns(stats.centred_means))
-    if not float(cosines.max()) < 1:
+    if not 1 - float(cosines.max()) > stats.P * epsilon(cosines):
         raise ValueError("two class means point the same way: the logarithmic energy is infinite")
     return float(-0.5 * namespace(cosines).log(2 - 2 * cosines).mean())
 

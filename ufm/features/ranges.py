@@ -157,7 +157,6 @@ def decomposition(stats: ClassStatistics[Array], classifier: Classifier, lam: fl
     if not bool(kept.any()):
         raise ValueError("Sigma_T = 0: all features are equal, no classifier of them is the best at lambda = 0")
     basis = E[:, kept]
-    mu = stats.global_mean
-    b = b + W @ (mu - basis @ (basis.mT @ mu))
-    inside = ClassStatistics(stats.counts, basis.mT @ stats.means, basis.mT @ stats.sigma_w @ basis, stats.class_variances)
-    return decompose(inside, W @ basis, b, lam)
+    M, sigma_w = basis.mT @ stats.centred_means, basis.mT @ stats.sigma_w @ basis
+    about_mean = ClassStatistics(stats.counts, M, sigma_w, stats.class_variances)
+    return decompose(about_mean, W @ basis, b + W @ stats.global_mean, lam)

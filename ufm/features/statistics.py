@@ -1,7 +1,7 @@
 """Class statistics of features: the common input of every loss and measure; streaming, mergeable, accumulated in float64."""
 
 import operator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, Generic
 
 import numpy as np
@@ -19,12 +19,14 @@ class ClassStatistics(Generic[ArrayT_co]):
     """Counts n_c (C,), class means (P, C), Sigma_W (P, P) and within-class variances s_c^2 = Ave_i ||h_ic - mu_c||^2 (C,).
 
     With priors pi_c = n_c / n, so that for any class sizes Sigma_T = Sigma_W + Sigma_B and the loss decomposition is exact.
+    `rounding` (P, C) is what the means lost when they were rounded: far from the origin, most digits of their differences.
     """
 
     counts: PerClass[ArrayT_co]
     means: ClassMeans[ArrayT_co]
     sigma_w: Covariance[ArrayT_co]
     class_variances: PerClass[ArrayT_co]
+    rounding: ClassMeans[ArrayT_co] | None = field(default=None, repr=False)
     __repr__ = short_repr
 
     @property
@@ -54,8 +56,11 @@ class ClassStatistics(Generic[ArrayT_co]):
 
     @property
     def centred_means(self) -> ClassMeans[ArrayT_co]:
-        """mu_c - mu_G. (P, C)"""
-        return self.means - self.global_mean[:, None]
+        """mu_c - mu_G, to rounding of the spread of the means. (P, C)"""
+        M = self.means - self.means[:, :1]
+        if self.rounding is not None:
+            M = M + (self.rounding - self.rounding[:, :1])
+        return M - (M @ self.priors)[:, None]
 
     @property
     def sigma_b(self) -> Covariance[ArrayT_co]:
@@ -151,7 +156,8 @@ class StreamingStatistics:
         empty = [c for c, count in enumerate(counts.tolist()) if count == 0]
         if empty:
             raise ValueError(f"class {empty[0]} has no example yet: every one of the {self.C} classes needs one")
-        return ClassStatistics(counts, (near + rest).mT, scatter / counts.sum(), class_scatter / counts)
+        means, rounding = rounded_sum(near.mT, rest.mT)
+        return ClassStatistics(counts, means, scatter / counts.sum(), class_scatter / counts, rounding)
 
     def _check(self, features: Rows[Array], labels: Labels[Array]) -> None:
         check_real(features, "features"), namespace(labels)
@@ -178,6 +184,13 @@ class StreamingStatistics:
 
     def _take_in(self, moments: _Moments) -> None:
         self._seen = moments if self._seen is None else self._seen.merged(moments)
+
+
+def rounded_sum(a: ArrayT, b: ArrayT) -> tuple[ArrayT, ArrayT]:
+    """a + b, and what its rounding left out (Knuth, The Art of Computer Programming 2, 4.2.2)."""
+    total = a + b
+    of_b = total - a
+    return total, (a - (total - of_b)) + (b - of_b)
 
 
 def _are_integers(labels: Array) -> bool:

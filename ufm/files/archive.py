@@ -27,6 +27,11 @@ class Header:
         return self.dtype.itemsize * math.prod(self.shape)
 
 
+def reason_of(error: Exception) -> str:
+    """What an error of reading says, in one line that is never empty."""
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+
+
 def read_header(source: IO[bytes]) -> Header:
     """The header of a .npy, read to its end. Raises ValueError for one that is damaged, and for objects."""
     version = np.lib.format.read_magic(source)
@@ -59,13 +64,7 @@ def read_members(file: BinaryIO, names: Collection[str] | None, beside: str | No
         members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
         members = {name: member for name, member in members.items() if names is None or name in names}
         sizes = {name: _checked_size(archive, name, member) for name, member in members.items()}
-        check_memory(sizes)
-        most = max(BESIDE * sizes.get(beside or "", 0), SLACK)
-        large = [name for name, size in sizes.items() if beside in sizes and name != beside and size > most]
-        if large:
-            raise ValueError(
-                f"{large[0]} has {in_words(sizes[large[0]])}, far more than {beside} with {in_words(sizes[str(beside)])}"
-            )
+        check_sizes(sizes, beside)
         arrays = {}
         for name, member in members.items():
             with archive.open(member) as source:
@@ -73,6 +72,17 @@ def read_members(file: BinaryIO, names: Collection[str] | None, beside: str | No
                 if source.read(1):  # to the end, where zipfile compares the checksum
                     raise ValueError(f"{name} goes on after its end")
         return arrays
+
+
+def check_sizes(sizes: dict[str, int], beside: str | None) -> None:
+    """Raise ValueError where arrays of so many bytes do not fit into memory, or one is far larger than that called `beside`."""
+    check_memory(sizes)
+    most = max(BESIDE * sizes.get(beside or "", 0), SLACK)
+    large = [name for name, size in sizes.items() if beside in sizes and name != beside and size > most]
+    if large:
+        raise ValueError(
+            f"{large[0]} has {in_words(sizes[large[0]])}, far more than {beside} with {in_words(sizes[str(beside)])}"
+        )
 
 
 def check_memory(sizes: dict[str, int]) -> None:

@@ -4,6 +4,7 @@ Keys, those of `KEYS`; features (n, P) of any float dtype and labels (n,) of int
 """
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ufm.arrays import as_numpy
-from ufm.files.archive import check_memory, read_header
-from ufm.files.store import array_names, load_arrays, reason_of
+from ufm.files.archive import check_memory, check_sizes, read_header, reason_of
+from ufm.files.store import array_names, load_arrays
 
 FLOATS = (np.float16, np.float32, np.float64)  # what torch takes from numpy, in the byte order of the machine
 KEYS = {
@@ -128,10 +129,18 @@ def _safetensors(path: Path) -> dict[str, np.ndarray]:
 
     try:
         with safe_open(path, framework="pt") as file:
-            arrays = {name: as_numpy(file.get_tensor(name)) for name in file.keys() if name in KEYS}  # noqa: SIM118 - no mapping
+            names = [name for name in file.keys() if name in KEYS]  # noqa: SIM118 - no mapping
+            check_sizes({name: _bytes_of(file.get_slice(name)) for name in names}, "features")
+            arrays = {name: as_numpy(file.get_tensor(name)) for name in names}
             return {name: np.asarray(text) for name, text in (file.metadata() or {}).items() if name in KEYS} | arrays
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, RuntimeError) as error:  # TypeError: a dtype that numpy lacks
         raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def _bytes_of(tensor: Any) -> int:
+    """Bytes of a tensor that is not read yet; its dtype is called F32, BF16, F8_E4M3, BOOL, ..."""
+    bits = re.search(r"\d+", tensor.get_dtype())
+    return math.prod(tensor.get_shape()) * (8 if bits is None else int(bits[0])) // 8
 
 
 def _arrays_beside(path: Path) -> dict[str, np.ndarray]:

@@ -15,8 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from ufm.files.archive import checked_header
-from ufm.files.store import reason_of
+from ufm.files.archive import checked_header, reason_of
 
 BLOCK_NUMBERS = 1 << 21  # numbers in a block of features: 16 MB of float64
 

@@ -1,8 +1,10 @@
 """The one home of files: features in, results and checkpoints out; atomic, never pickled."""
 
+import contextlib
 import json
 import os
 import platform
+import re
 import stat
 import subprocess
 import sys
@@ -12,16 +14,21 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ufm.files.archive import read_members
+from ufm.files.archive import read_members, reason_of
+from ufm.files.json_objects import parse_json
 from ufm.version import __version__
+
+TEMPORARY = re.compile(r"\.(\w*)-(\d{1,20})-[0-9a-f]{12}\.tmp")  # host, process, random digits
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """Let `write` fill a temporary file beside `path`, then fsync and rename it: the file is the old one or the whole new one.
 
-    Raises ValueError where the folder does not exist or cannot be written; nothing is left behind.
+    Raises ValueError where the folder does not exist or cannot be written, and for a device or a pipe, which would be replaced;
+    nothing is left behind.
     """
-    _remove_stale(path.parent)
+    _check_replaceable(path)
+    remove_stale(path.parent)
     temporary = path.with_name(_temporary_name())
     try:
         # O_EXCL takes no file and no link that is there already; the mode is that of the umask
@@ -47,16 +54,24 @@ def _host() -> str:
     return "".join(c if c.isalnum() else "_" for c in platform.node())[:64]
 
 
-def _remove_stale(folder: Path) -> None:
-    """Remove the temporary files that dead processes of this host left in a folder."""
-    for left in folder.glob(f".{_host()}-*.tmp"):
-        process = left.name.split("-")[1]
-        try:
-            os.kill(int(process), 0)
-        except ProcessLookupError:
-            left.unlink(missing_ok=True)
-        except (OSError, ValueError):
+def remove_stale(folder: Path, other_hosts: bool = False) -> None:
+    """Remove the temporary files that dead processes of this host left in a folder, with `other_hosts` all of other hosts too."""
+    for left in folder.glob(".*.tmp"):
+        name = TEMPORARY.fullmatch(left.name)
+        if name is None or not (_has_ended(int(name[2])) if name[1] == _host() else other_hosts):
             continue
+        with contextlib.suppress(OSError):  # another user's, in a folder that all may write to
+            left.unlink()
+
+
+def _has_ended(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return True
+    except (OSError, OverflowError):
+        return False
+    return False
 
 
 def write_text(path: Path, text: str) -> None:
@@ -70,23 +85,34 @@ def write_text(path: Path, text: str) -> None:
 
 def check_writable(path: Path, *read: Path | str) -> None:
     """Raise ValueError where a file cannot be created at `path`, or is one that is `read`, before anything is computed for it."""
-    try:
-        if stat.S_ISDIR(os.stat(path).st_mode):
-            raise ValueError(f"cannot write {path}: it is a folder")
-    except FileNotFoundError:
-        pass
-    except OSError as error:
-        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
-    for given in read:
-        same = os.path.realpath(path) == os.path.realpath(given)
-        if same or (path.exists() and os.path.exists(given) and os.path.samefile(path, given)):
-            raise ValueError(f"{path} would overwrite {given}, which is read: choose another name")
+    _check_replaceable(path)
+    check_not_read(path, *read)
     probe = path.with_name(_temporary_name())
     try:
         os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
         probe.unlink()
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_not_read(path: Path, *read: Path | str) -> None:
+    """Raise ValueError where `path` is a file that is `read`, whatever it is called there."""
+    for given in read:
+        same = os.path.realpath(path) == os.path.realpath(given)
+        if same or (path.exists() and os.path.exists(given) and os.path.samefile(path, given)):
+            raise ValueError(f"{path} would overwrite {given}, which is read: choose another name")
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise ValueError for what a rename must not put a file in the place of: a folder, a device, a pipe."""
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+    if not stat.S_ISREG(mode):
+        raise ValueError(f"cannot write {path}: it is {'a folder' if stat.S_ISDIR(mode) else 'no regular file'}")
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -102,12 +128,7 @@ def load_arrays(path: Path | str, names: Collection[str] | None = None, beside: 
     """
     try:
         with open(path, "rb") as file:
-            magic = file.read(2)
-            if magic == b"\x93N":
-                raise ValueError("it holds a single array, an .npz with named arrays is needed")
-            if magic != b"PK":
-                raise ValueError("it is no .npz archive")
-            file.seek(0)
+            _check_magic(file)
             return read_members(file, names, beside)
     except MemoryError as error:
         raise ValueError(f"cannot read {path}: it does not fit into memory ({error})") from error
@@ -115,9 +136,14 @@ def load_arrays(path: Path | str, names: Collection[str] | None = None, beside: 
         raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
 
 
-def reason_of(error: Exception) -> str:
-    """What an error of reading says, in one line that is never empty."""
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
+def _check_magic(file: BinaryIO) -> None:
+    """Raise ValueError unless it begins as an archive does; zipfile would look for the end, which a device need not have."""
+    magic = file.read(2)
+    if magic == b"\x93N":
+        raise ValueError("it holds a single array, an .npz with named arrays is needed")
+    if magic != b"PK":
+        raise ValueError("it is no .npz archive")
+    file.seek(0)
 
 
 def array_names(path: Path | str) -> list[str]:
@@ -125,30 +151,12 @@ def array_names(path: Path | str) -> list[str]:
     import zipfile
 
     try:
-        with zipfile.ZipFile(path) as archive:
+        with open(path, "rb") as file:
+            _check_magic(file)
+            archive = zipfile.ZipFile(file)
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
     except Exception as error:  # as above
         raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object of a file. Raises ValueError for a file that cannot be read, and for anything else in it."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
-    return parse_json(text, path)
-
-
-def parse_json(text: str, source: Path | str) -> dict[str, Any]:
-    """A JSON object. Raises ValueError for anything else, however deep or long it is."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"cannot read {source}: its JSON is damaged ({str(error)[:80]})") from error
-    if not isinstance(value, dict):
-        raise ValueError(f"cannot read {source}: a JSON object is needed, it holds a {type(value).__name__}")
-    return value
 
 
 def provenance() -> dict[str, Any]:
@@ -165,14 +173,17 @@ def provenance() -> dict[str, Any]:
 
 
 def _commit() -> str | None:
-    """The commit of this source, None where there is none, where git is missing, and where it does not answer."""
+    """The commit of this source, None where there is none, and where git is missing or does not answer.
+
+    A repository around an installed copy, in which this file is not tracked, is not the source's.
+    """
+    here = Path(__file__)
+    call = ["git", "rev-parse", "HEAD", f"HEAD:./{here.name}"]
     try:
-        head = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True, check=False, timeout=10
-        )
+        told = subprocess.run(call, cwd=here.parent, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.SubprocessError):
         return None
-    return head.stdout.strip() if head.returncode == 0 else None
+    return told.stdout.split()[0] if told.returncode == 0 else None
 
 
 def load_features(path: Path | str) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
 from ufm.options import refuse_lost_values, shared_option
-from ufm.output import INTERRUPTED, REFUSED, first_line, say
+from ufm.output import INTERRUPTED, REFUSED, first_line, printable, say, told_as_they_come
 from ufm.version import __version__
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ class FlowParser(argparse.ArgumentParser):
         lost, _, rest = message.partition("unrecognized arguments: ")
         if not lost and not rest.startswith("-"):  # the shell took apart what belongs together
             message += "; put quotes around a pattern of files, and write --sizes 50,20,5 without spaces"
-        self.exit(REFUSED, f"ufm.flow: error: {message}\n")
+        self.exit(REFUSED, f"ufm.flow: error: {printable(message)}\n")
 
 
 def parser() -> FlowParser:
@@ -187,16 +187,17 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) 
     start = started(first, group, left_vectors=args.out is not None)
     for config in configs.values():
         check(config, start)
-    for name, config in configs.items():
-        runs[name] = result = run_and_write(config, start, paths[name], args.quiet)
-        for warning in result.warnings:
-            say(f"warning: {warning}")
-        if not (args.quiet or args.json):
-            written = [f"wrote {path}" for path in paths[name] if path is not None]
-            print("\n".join([text(result, time.perf_counter() - began), *written]) + "\n" * (len(names) > 1))
-        began = time.perf_counter()
-        if not result.complete:
-            raise KeyboardInterrupt
+    with told_as_they_come(written=args.out is not None or args.plot is not None) as tell:
+        for name, config in configs.items():
+            runs[name] = result = run_and_write(config, start, paths[name], args.quiet)
+            for warning in result.warnings:
+                say(f"warning: {warning}")
+            if not (args.quiet or args.json):
+                written = [f"wrote {path}" for path in paths[name] if path is not None]
+                tell("\n".join([text(result, time.perf_counter() - began), *written]) + "\n" * (len(names) > 1))
+            began = time.perf_counter()
+            if not result.complete:
+                raise KeyboardInterrupt
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -121,12 +121,13 @@ def spectral_losses(flow: Trajectory, priors: np.ndarray, ridge: float) -> dict[
 def load_flow(path: "Path | str") -> tuple[Trajectory, DiscreteRun]:
     """Flow and scheme of a file that `--out` wrote. Raises ValueError for another or a damaged file, with what is wrong."""
     from ufm.files import store
+    from ufm.files.json_objects import parse_json
 
     arrays = store.load_arrays(path, STORED | ALSO_STORED)
     missing = STORED - arrays.keys()
     if missing:
         raise ValueError(f"{path} is no run of ufm.flow: it lacks {', '.join(sorted(missing))}")
-    config = store.parse_json(str(arrays["config"]), path)
+    config = parse_json(str(arrays["config"]), path)
     C, N = config.get("C"), config.get("N")
     counts = arrays.get("counts")
     if counts is not None and (counts.shape != (C,) or counts.dtype.kind not in "iu" or counts.min() < 1):

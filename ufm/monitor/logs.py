@@ -14,10 +14,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 
-from ufm.files.store import read_json, write_text
-from ufm.monitor.epoch_statistics import TRAINING_FACTS, save_statistics
-from ufm.monitor.measurement import Measurement
+from ufm.features.ranges import Classifier
+from ufm.features.statistics import ClassStatistics
+from ufm.files.json_objects import read_json, read_limited_text
+from ufm.files.store import write_text
+from ufm.monitor.epoch_statistics import TRAINING_FACTS, load_statistics, save_statistics, statistics_file
+from ufm.monitor.measurement import LOSS_PARTS, Measurement, ScalarCollector, add_losses
 from ufm.monitor.record import TRAJECTORY, Record
 
 RUN = "run.json"
@@ -60,7 +64,7 @@ class CsvLog:
         self.path = Path(path)
         self._rows: list[dict[str, str]] = []
         if self.path.exists():
-            self._rows = list(csv.DictReader(io.StringIO(self.path.read_text())))
+            self._rows = _csv_rows(self.path)
             if any("epoch" not in row for row in self._rows):
                 raise ValueError(f"{self.path} is no table with a column 'epoch': choose another file")
         self._file = OwnFile(self.path)
@@ -109,7 +113,8 @@ class StepLog:
 class RunLog:
     """A folder that `sims.compare` and `sims.figures` read: trajectory.npz, and run.json with what is known of the training.
 
-    lam, and by keyword: optimizer, loss, weight_decay, learning_rate, batch_size, seed, anything that JSON can hold. The folder
+    lam, lambda of the loss, without which the parts of the loss are undefined and a comparison with the laws has to be told it;
+    and by keyword: optimizer, loss, weight_decay, learning_rate, batch_size, seed, anything that JSON can hold. The folder
     of a run with other facts is refused with ValueError; the same facts go on with it. With every epoch its class statistics
     are kept, as `ufm.monitor.epoch_statistics` has them; decay_w, decay_b (lam otherwise) and decay_h (0) are among the facts
     where the loss has others.
@@ -164,17 +169,46 @@ class RunLog:
 OWN = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")  # arrays of the record, by other ways
 
 
-def load_log(folder: Path) -> tuple[dict[str, Any], Record]:
-    """The facts and the record of a folder of `RunLog`. Raises ValueError where it is none."""
-    return read_json(folder / RUN), Record.load(folder / TRAJECTORY)
+def load_log(folder: Path, lam: float | None = None) -> tuple[dict[str, Any], Record]:
+    """The facts and the record of a folder of `RunLog`. Raises ValueError where it is none.
+
+    Where no lambda was logged, the parts of the loss are those at `lam`, from the statistics and the classifier of every epoch.
+    """
+    facts, record = read_json(folder / RUN), Record.load(folder / TRAJECTORY)
+    if lam is None or not math.isnan(float(record.arrays.get("lambda", np.nan))):
+        return facts, record
+    losses = np.array([_losses(statistics_file(folder, int(epoch)), lam) for epoch in record.epochs])
+    by_name = dict(zip(LOSS_PARTS, losses.T, strict=True))
+    return facts, Record({**record.arrays, **by_name, "lambda": np.asarray(lam)})
+
+
+def _losses(path: Path, lam: float) -> tuple[float, ...]:
+    """`LOSS_PARTS` of stored statistics, NaN where there are none, or no classifier, or no unique least-squares one."""
+    arrays = load_statistics(path) if path.exists() else {}
+    if not {"W", "b"} <= arrays.keys():
+        return (math.nan,) * len(LOSS_PARTS)
+    counts, means, sigma_w, W, b = (
+        torch.from_numpy(arrays[name]).double() for name in ("counts", "class_means", "sigma_w", "W", "b")
+    )
+    collector = ScalarCollector({}, [])
+    add_losses(collector, ClassStatistics(counts, means, sigma_w, 0 * counts), Classifier(W, b), lam)
+    return tuple(collector.values[name] for name in LOSS_PARTS)
+
+
+def _csv_rows(path: Path) -> list[dict[str, str]]:
+    """The rows of a table. Raises ValueError where it is none."""
+    try:
+        return list(csv.DictReader(io.StringIO(read_limited_text(path, "utf-8-sig"))))
+    except csv.Error as error:
+        raise ValueError(f"cannot read {path}: it is no table: {error}") from error
 
 
 def read_csv(path: Path) -> dict[str, np.ndarray]:
     """The columns of a table that has one named `epoch`, NaN where a cell is empty. Raises ValueError for anything else."""
+    rows = _csv_rows(path)
     try:
-        rows = list(csv.DictReader(io.StringIO(path.read_text())))
         if not rows or "epoch" not in rows[0]:
             raise ValueError("it has no column 'epoch', or no row")
         return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
-    except (OSError, UnicodeDecodeError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error

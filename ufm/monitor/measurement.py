@@ -152,7 +152,8 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
     """
     if W.ndim != 2 or b.shape != W.shape[:1] or features.ndim != 2 or features.shape[1] != W.shape[1]:
         raise ValueError(f"features {features.shape}, W {W.shape} and b {b.shape} do not fit: (n, P), (C, P) and (C,) are needed")
-    classifier = Classifier(torch.from_numpy(W).double(), torch.from_numpy(b).double())
+    # torch takes no negative strides
+    classifier = Classifier(*(torch.from_numpy(np.ascontiguousarray(array)).double() for array in (W, b)))
     streaming = StreamingStatistics(len(W))
     for H, y in _chunks(features, labels):
         streaming.update(H, y)

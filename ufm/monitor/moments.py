@@ -10,7 +10,7 @@ from torch import Tensor
 
 from manifolds.linalg import gram
 from ufm.arrays import as_numpy
-from ufm.features.statistics import ClassStatistics
+from ufm.features.statistics import ClassStatistics, rounded_sum
 
 NAMES = ("classes", "counts", "near", "rest", "scatter", "class_scatter")
 BY_CLASS = ("counts", "near", "rest", "class_scatter")
@@ -116,8 +116,8 @@ class Moments(dict[str, Tensor]):
         missing = self["classes"][counts == 0].tolist()
         if missing:
             raise ValueError(f"class {missing[0]} has no example yet: every one of the {len(counts)} classes needs one")
-        means = (self["near"] + self["rest"]).mT
-        return ClassStatistics(counts, means, self["scatter"] / counts.sum(), self["class_scatter"] / counts)
+        means, rounding = rounded_sum(self["near"].mT, self["rest"].mT)
+        return ClassStatistics(counts, means, self["scatter"] / counts.sum(), self["class_scatter"] / counts, rounding)
 
     def _with_classes(self, classes: Tensor) -> tuple["Moments", Tensor | None]:
         """These moments with space for more classes, and where those lie; None where they are the same in the same order."""

@@ -70,14 +70,15 @@ class Record:
         fixed = ("counts", "lambda")
         return Record({name: value if name in fixed else value[kept] for name, value in self.arrays.items()})
 
-    def save(self, path: Path) -> None:
-        """Write the arrays, atomically."""
-        save_arrays(path, self.arrays)
+    def save(self, path: Path, complete: bool | None = None) -> None:
+        """Write the arrays, atomically; with `complete` whether they are all that will be measured, which `load` leaves out."""
+        save_arrays(path, self.arrays if complete is None else {**self.arrays, "complete": np.asarray(complete)})
 
     @classmethod
     def load(cls, path: Path, required: Sequence[str] = REQUIRED) -> "Record":
         """The record of a file. Raises ValueError for one that is unreadable or has no such arrays."""
         arrays = load_arrays(path)
+        arrays.pop("complete", None)
         missing = [name for name in required if name not in arrays]
         if missing:
             raise ValueError(f"{path} is not a measured trajectory: it has no array {missing[0]!r}")

@@ -7,7 +7,9 @@ import pymanopt
 import pytest
 import torch
 
-from manifolds import geoopt_adapter, pymanopt_adapter, retractions
+from manifolds import geoopt as geoopt_manifolds
+from manifolds import pymanopt as pymanopt_manifolds
+from manifolds import retractions
 from manifolds.checks import derivatives as derivative_checks
 from manifolds.checks import manifold as checks
 from manifolds.checks.slopes import Bound, SlopeVerdict, measure_slope
@@ -21,8 +23,8 @@ SMALL, SMALL_P = ClassLayout((3, 4)), 2
 
 def ours() -> dict[str, tuple[ManifoldView, int, int]]:
     """Views of our classes with the order of their retraction and transport."""
-    small, embedded = (SMALL_P, SMALL.n), pymanopt_adapter.EmbeddedNormalizedFeatures
-    exact = geoopt_adapter.EmbeddedNormalizedFeaturesExact(LAYOUT, seed=0)
+    small, embedded = (SMALL_P, SMALL.n), pymanopt_manifolds.EmbeddedNormalizedFeatures
+    exact = geoopt_manifolds.EmbeddedNormalizedFeaturesExact(LAYOUT, seed=0)
     return {
         "pymanopt embedded": (PymanoptView(embedded(LAYOUT, P, seed=0)), 2, 2),
         "pymanopt embedded multi": (
@@ -30,14 +32,14 @@ def ours() -> dict[str, tuple[ManifoldView, int, int]]:
             2,
             2,
         ),
-        "pymanopt bundle": (PymanoptView(pymanopt_adapter.NormalizedFeatures(SMALL, SMALL_P, seed=0)), 1, 1),
-        "geoopt embedded": (GeooptView(geoopt_adapter.EmbeddedNormalizedFeatures(LAYOUT, seed=0), (P, LAYOUT.n)), 2, 2),
+        "pymanopt bundle": (PymanoptView(pymanopt_manifolds.NormalizedFeatures(SMALL, SMALL_P, seed=0)), 1, 1),
+        "geoopt embedded": (GeooptView(geoopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT, seed=0), (P, LAYOUT.n)), 2, 2),
         "geoopt embedded exact": (
             GeooptView(exact, (P, LAYOUT.n)),
             2,
             2,
         ),
-        "geoopt bundle": (GeooptView(geoopt_adapter.NormalizedFeatures(SMALL, seed=0), small), 1, 1),
+        "geoopt bundle": (GeooptView(geoopt_manifolds.NormalizedFeatures(SMALL, seed=0), small), 1, 1),
     }
 
 
@@ -56,7 +58,7 @@ def test_our_manifolds_pass_every_check(name: str) -> None:
 
 @pytest.mark.slow
 def test_the_exact_bundle_class_passes_every_check() -> None:
-    view = GeooptView(geoopt_adapter.NormalizedFeaturesExact(SMALL, seed=0), (SMALL_P, SMALL.n))
+    view = GeooptView(geoopt_manifolds.NormalizedFeaturesExact(SMALL, seed=0), (SMALL_P, SMALL.n))
     report = checks.check_manifold(view, 1, 1)
     assert report.passed, str(report)
 
@@ -125,24 +127,24 @@ def test_the_known_defect_of_geoopts_canonical_stiefel_is_caught() -> None:
     assert "not implemented" in str(report)
 
 
-class PiAsGradient(pymanopt_adapter.EmbeddedNormalizedFeatures):
+class PiAsGradient(pymanopt_manifolds.EmbeddedNormalizedFeatures):
     """The mistake of erratum 3: Proposition 4's map as the gradient of the Frobenius metric."""
 
     def euclidean_to_riemannian_gradient(self, point: np.ndarray, euclidean_gradient: np.ndarray) -> np.ndarray:
         return oblique_projection(point, euclidean_gradient, self.layout)
 
 
-class FirstOrder(pymanopt_adapter.EmbeddedNormalizedFeatures):
+class FirstOrder(pymanopt_manifolds.EmbeddedNormalizedFeatures):
     """Claims a second-order retraction and has none."""
 
     def retraction(self, point: np.ndarray, tangent_vector: np.ndarray) -> np.ndarray:
         return retractions.renormalisation(point, tangent_vector, self.layout)
 
 
-class NotParallel(pymanopt_adapter.EmbeddedNormalizedFeatures):
+class NotParallel(pymanopt_manifolds.EmbeddedNormalizedFeatures):
     """Calls its projection parallel transport."""
 
-    parallel_transport = pymanopt_adapter.EmbeddedNormalizedFeatures.transport
+    parallel_transport = pymanopt_manifolds.EmbeddedNormalizedFeatures.transport
 
 
 @pytest.mark.parametrize(
@@ -160,8 +162,8 @@ def test_planted_mistakes_are_caught(cls: type, failure: str) -> None:
 
 def test_inverse_retractions_pass_their_check() -> None:
     for adapter, order, retract, inverse in (
-        (pymanopt_adapter.EmbeddedNormalizedFeatures, 2, retractions.polar_retraction, retractions.inverse_polar_retraction),
-        (pymanopt_adapter.NormalizedFeatures, 1, retractions.renormalisation, retractions.inverse_renormalisation),
+        (pymanopt_manifolds.EmbeddedNormalizedFeatures, 2, retractions.polar_retraction, retractions.inverse_polar_retraction),
+        (pymanopt_manifolds.NormalizedFeatures, 1, retractions.renormalisation, retractions.inverse_renormalisation),
     ):
         view = PymanoptView(adapter(SMALL, SMALL_P))
         verdicts = checks.check_inverse_retraction(
@@ -170,7 +172,7 @@ def test_inverse_retractions_pass_their_check() -> None:
         assert all(v.passed for v in verdicts), [str(v) for v in verdicts]
 
 
-@pytest.mark.parametrize("cls", [pymanopt_adapter.EmbeddedNormalizedFeatures, pymanopt_adapter.NormalizedFeatures])
+@pytest.mark.parametrize("cls", [pymanopt_manifolds.EmbeddedNormalizedFeatures, pymanopt_manifolds.NormalizedFeatures])
 def test_gradient_and_hessian_of_a_cost_have_slopes_2_and_3(cls: type) -> None:
     manifold = cls(SMALL, SMALL_P, seed=0)
     f, gradient, hessian = cost(SMALL_P, SMALL.n)
@@ -191,9 +193,8 @@ def test_gradient_and_hessian_of_a_cost_have_slopes_2_and_3(cls: type) -> None:
 
 
 def test_the_hessian_of_the_other_metric_is_caught() -> None:
-    embedded, bundle = (
-        cls(SMALL, SMALL_P, seed=0) for cls in (pymanopt_adapter.EmbeddedNormalizedFeatures, pymanopt_adapter.NormalizedFeatures)
-    )
+    classes = (pymanopt_manifolds.EmbeddedNormalizedFeatures, pymanopt_manifolds.NormalizedFeatures)
+    embedded, bundle = (cls(SMALL, SMALL_P, seed=0) for cls in classes)
     f, gradient, hessian = cost(SMALL_P, SMALL.n)
     verdicts = derivative_checks.check_hessian(
         PymanoptView(bundle),
@@ -205,7 +206,7 @@ def test_the_hessian_of_the_other_metric_is_caught() -> None:
 
 
 def test_torch_costs_on_geoopt_manifolds_have_checkable_gradients() -> None:
-    for cls in (geoopt_adapter.NormalizedFeatures, geoopt_adapter.EmbeddedNormalizedFeatures):
+    for cls in (geoopt_manifolds.NormalizedFeatures, geoopt_manifolds.EmbeddedNormalizedFeatures):
         view = GeooptView(cls(LAYOUT), (P, LAYOUT.n))
 
         def f(x: torch.Tensor) -> torch.Tensor:

@@ -8,7 +8,7 @@ import pymanopt
 from pymanopt.manifolds import Euclidean, Product, Sphere, Stiefel
 
 from manifolds.layout import ClassLayout
-from manifolds.pymanopt_adapter import EmbeddedNormalizedFeatures, NormalizedFeatures, OrthogonalQuotient
+from manifolds.pymanopt import EmbeddedNormalizedFeatures, NormalizedFeatures, OrthogonalQuotient
 
 LAYOUT = ClassLayout((5, 7, 6))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds import geoopt_adapter
+from manifolds import geoopt as geoopt_manifolds
 from manifolds.layout import ClassLayout
 from manifolds.optimizers.svrg import RiemannianSVRG
 
@@ -67,7 +67,8 @@ def nearest_features(kind: str, count: int = 12, P: int = 3) -> tuple[list[Any],
     """|X - Z_i|^2 / 2n on the normalized features: the nearest point to the mean of the Z_i."""
     rng = np.random.default_rng(3)
     Z = rng.standard_normal((count, P, LAYOUT.n)) + LAYOUT.spread(rng.standard_normal((P, LAYOUT.C)))
-    manifold = {"embedded": geoopt_adapter.EmbeddedNormalizedFeatures, "bundle": geoopt_adapter.NormalizedFeatures}[kind](LAYOUT)
+    classes = {"embedded": geoopt_manifolds.EmbeddedNormalizedFeatures, "bundle": geoopt_manifolds.NormalizedFeatures}
+    manifold = classes[kind](LAYOUT)
     X = Parameter(manifold.origin(P, LAYOUT.n, dtype=torch.float64), manifold=manifold)
     targets = torch.from_numpy(Z)
     losses: Losses = [lambda target=target: ((X - target) ** 2).sum() / (2 * LAYOUT.n) for target in targets]
@@ -85,7 +86,7 @@ def turned_features(count: int = 12, P: int = 2) -> tuple[list[Any], Losses, flo
     noise = 0.1 * center @ rng.standard_normal((count, n, n)) @ center
     low = np.linalg.qr(center @ rng.standard_normal((n, P)))[0]
     S = np.eye(n) - 0.8 * low @ low.T + (noise + noise.mT) / 2
-    manifold = geoopt_adapter.OrthogonalQuotient(geoopt_adapter.EmbeddedNormalizedFeatures(LAYOUT))
+    manifold = geoopt_manifolds.OrthogonalQuotient(geoopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT))
     X = Parameter(manifold.origin(P, n, dtype=torch.float64), manifold=manifold)
     losses: Losses = [lambda s=s: (X * (X @ s)).sum() / (2 * n) for s in torch.from_numpy(S)]
     values, vectors = np.linalg.eigh(center)

@@ -9,7 +9,7 @@ from manifolds.layout import ClassLayout
 from tests.ufm.compare.descents import descend, descend_jointly, entry_of, labelled, white_start
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
 from ufm.compare.joint_motion import joint_motion
-from ufm.compare.motions import FIRST_STEP, Motion, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.motions import FIRST_STEP, Motion, StiffFlowError, renormalized_motion, trace, unnormalized_motion
 from ufm.features.snr import snr as snr_of
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
 from ufm.laws.joint import JointFlow, joint_start, run_joint
@@ -71,6 +71,24 @@ def test_the_joint_flow_predicts_descent_of_features_and_classifier_with_decay(k
     bare = Entry(entry.counts, entry.M, entry.sigma_w, W, b, entry.mean)
     other, _ = trace(joint_motion(bare, kappa), frame, *ends(seen), 0.005)
     assert distance(other, seen).max() > 1e-2
+
+
+@pytest.mark.parametrize("decay", [0.0, 1e3, 1e18])
+def test_a_bias_that_begins_at_zero_asks_for_no_short_steps(decay: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ufm.compare.motions.MOST_FLOW_STEPS", 1500)
+    y = labelled(SIZES["unequal"])
+    H = anisotropic(np.random.default_rng(3), SIZES["unequal"], 7)
+    entry = entry_of(H, y, np.eye(5, 7), np.zeros(5), decay_w=0.01, decay_h=decay)
+    path, _ = trace(joint_motion(entry, 0.1), frame_of(entry.gram()), 5.0, 3.0, 0.05)
+    assert len(path) > 10
+
+
+def test_a_flow_that_no_number_of_steps_follows_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ufm.compare.motions.MOST_FLOW_STEPS", 10)
+    y = labelled(SIZES["equal"])
+    entry = entry_of(anisotropic(np.random.default_rng(3), SIZES["equal"], 7), y, np.eye(5, 7), np.zeros(5))
+    with pytest.raises(StiffFlowError, match="10 steps"):
+        trace(joint_motion(entry, 0.1), frame_of(entry.gram()), 5.0, 3.0, 0.05)
 
 
 @pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())

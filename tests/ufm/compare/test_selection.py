@@ -109,6 +109,17 @@ def test_without_class_means_and_sigma_w_no_model_is_named_alone() -> None:
     assert verdict.compatible == ("renormalized",)
 
 
+def test_a_model_that_is_too_stiff_to_follow_is_left_out_and_the_others_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    (run,) = make(Case("renormalized", C=4, T=12, growth=3.0), 0)
+    assert run.entry is not None
+    classifier = {"W": np.ones((4, len(run.entry.M))), "b": np.zeros(4), "mean": np.zeros(len(run.entry.M))}
+    run = replace(run, entry=replace(run.entry, **classifier))
+    monkeypatch.setattr("ufm.compare.motions.MOST_FLOW_STEPS", 3)
+    verdict = judge([run])
+    assert (verdict.outcome, verdict.name) == (NAMED, "renormalized")
+    assert "too stiff from this start at kappa = 0.01: 3 steps do not follow it" in verdict.support["joint"].missing
+
+
 def test_runs_of_one_experiment_share_a_model_and_decide_together() -> None:
     case = Case("renormalized", T=12, noise=0.03, rho=0.7, runs=4, anisotropy=0.3)
     together = judge(make(case, 0))

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ufm.files import archive, store
+from ufm.files import archive, json_objects, store
 from ufm.files.features import load_feature_file
 from ufm.files.shards import Shards
 
@@ -251,5 +251,5 @@ def test_free_memory_is_that_of_the_machine_or_of_a_limit() -> None:
 def test_json_of_any_depth_and_length_is_refused(tmp_path: Path) -> None:
     for text in ("[" * 100_000, "9" * 10_000, "{", "[1]", ""):
         with pytest.raises(ValueError, match="cannot read here"):
-            store.parse_json(text, "here")
-    assert store.parse_json('{"a": 1}', "here") == {"a": 1}
+            json_objects.parse_json(text, "here")
+    assert json_objects.parse_json('{"a": 1}', "here") == {"a": 1}

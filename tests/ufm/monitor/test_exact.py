@@ -1,8 +1,7 @@
 """Every measure of collapsed, unequal classes far from the origin against 60 digits of the same numbers.
 
-Relative 1e-12, or as many digits as there are in the class means and the classifier: 8 times what the exact value moves when
-these move by their last bit. The deviations from the class means are given no such room. L_NC1 and L_NC2/3 are known to 1e-12
-of the loss: far from the origin W_LS mu_c + b_LS - e_c is a small rest of large numbers.
+Relative 1e-12, or as many digits as there are in the classifier: 8 times what the exact value moves when W and b move by their
+last bit. Features and class means are given no such room.
 """
 
 from collections.abc import Iterator
@@ -109,7 +108,7 @@ def definitions(H: mpmath.matrix, y: list[int], W: mpmath.matrix, b: mpmath.matr
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
-@pytest.mark.parametrize("offset", [1e3, 1e6])
+@pytest.mark.parametrize("offset", [1e3, 1e6, 1e8])
 def test_every_measure_has_the_digits_that_the_features_hold(offset: float, dtype: torch.dtype) -> None:
     features, labels, W, b = collapsed(offset, dtype)
     metric = NeuralCollapse(C, lam=LAM)
@@ -122,20 +121,17 @@ def test_every_measure_has_the_digits_that_the_features_hold(offset: float, dtyp
     assert values["dropped"] == 0
     assert values.keys() - exact.keys() == {"dropped", "lost_signal", "examples", "classes_seen"}
     for name, value in exact.items():
-        scale = exact["loss"] if name in ("loss_nc1", "loss_nc23") else abs(value)
-        room = max(1e-12 * scale, *(8 * abs(other[name] - value) for other in moved))
+        room = max(1e-12 * abs(value), *(8 * abs(other[name] - value) for other in moved))
         assert abs(values[name] - value) <= room, (
             f"{name}: {mp.nstr((values[name] - value) / value, 3)} of {mp.nstr(room / value, 3)}"
         )
 
 
 def moved_by_a_bit(H: mpmath.matrix, y: list[int], W: torch.Tensor, b: torch.Tensor, seed: int) -> dict[str, mpmath.mpf]:
-    """The definitions after a change of class means, W and b by the last bit of float64."""
+    """The definitions after a change of W and b by the last bit of float64."""
     rng, eps = np.random.default_rng(seed), np.finfo(float).eps
 
     def bits(shape: tuple[int, ...]) -> np.ndarray:
         return eps * rng.choice([-1.0, 1.0], shape)
 
-    shift = matrix(bits((C, P)))
-    moved = mp.matrix([[H[i, j] + H[i, j] * shift[y[i], j] for j in range(P)] for i in range(H.rows)])
-    return definitions(moved, y, matrix(W.numpy() * (1 + bits((C, P)))), matrix(b.numpy() * (1 + bits((C,)))))
+    return definitions(H, y, matrix(W.numpy() * (1 + bits((C, P)))), matrix(b.numpy() * (1 + bits((C,)))))

@@ -16,7 +16,7 @@ import torch
 from sims.comparison.runs import load_observed
 from tests.ufm.monitor.killed import train
 from ufm.monitor import NeuralCollapse, watch
-from ufm.monitor.logs import CsvLog, RunLog, StepLog, TensorBoardLog, read_csv
+from ufm.monitor.logs import CsvLog, RunLog, StepLog, TensorBoardLog, load_log, read_csv
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.record import Record
 
@@ -85,6 +85,31 @@ def test_another_lambda_than_the_folders_is_refused_with_both_numbers(tmp_path: 
 def _measured_without_lambda(network: torch.nn.Module, data: list) -> tuple[dict[str, float], Measurement]:
     watched = watch(network, "1")
     return watched.measure(data), watched.measurement
+
+
+def test_lambda_can_be_told_after_the_training(tmp_path: Path) -> None:
+    """The parts of the loss at every epoch are those of a run that was logged with it."""
+    network, labels = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3)), torch.arange(30) % 3
+    data = [(torch.randn(3, 5)[labels] + 0.3 * torch.randn(30, 5), labels)]
+    for lam, name in ((None, "without"), (0.1, "with")):
+        log, watched = RunLog(tmp_path / name, lam=lam), watch(network, "1", lam=lam)
+        for epoch in (1, 2):
+            values = watched.measure(data)
+            log(epoch, values, watched.measurement)
+    _, told = load_log(tmp_path / "without", 0.1)
+    _, logged = load_log(tmp_path / "with")
+    assert told.arrays.keys() == logged.arrays.keys()
+    for name in ("loss", "loss_nc1", "loss_nc23", "loss_perp", "lambda"):
+        np.testing.assert_allclose(told.arrays[name], logged.arrays[name], rtol=1e-12, err_msg=name)
+        assert np.isnan(load_log(tmp_path / "without")[1].arrays[name]).all()
+        np.testing.assert_array_equal(load_log(tmp_path / "with", 0.7)[1].arrays[name], logged.arrays[name])
+    np.testing.assert_allclose(
+        load_observed(tmp_path / "without", 0.1).trajectory.observed["loss_perp"],
+        load_observed(tmp_path / "with").trajectory.observed["loss_perp"],
+        rtol=1e-12,
+    )
+    (tmp_path / "without" / "statistics-0002.npz").unlink()  # as of features that are too wide to keep them
+    assert np.isnan(load_log(tmp_path / "without", 0.1)[1].arrays["loss"]).tolist() == [False, True]
 
 
 def test_a_table_keeps_its_digits_and_other_files_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pymanopt.optimizers import ConjugateGradient, NelderMead, ParticleSwarm, St
 
 from manifolds import normalized_features, retractions
 from manifolds.layout import ClassLayout
-from manifolds.pymanopt_adapter import EmbeddedNormalizedFeatures, NormalizedFeatures
+from manifolds.pymanopt import EmbeddedNormalizedFeatures, NormalizedFeatures
 from tests import oracles
 from tests.manifolds.points import cost
 from tests.typed import global_state

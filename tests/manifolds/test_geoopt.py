@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from manifolds import normalized_features
-from manifolds.geoopt_adapter import (
+from manifolds.geoopt import (
     EmbeddedNormalizedFeatures,
     EmbeddedNormalizedFeaturesExact,
     NormalizedFeatures,
