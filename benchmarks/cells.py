@@ -35,8 +35,8 @@ GPU_FLOPS, GPU_BYTES, PASSES = 20e12, 3e12, 6
 HEAD = """# The fifteen cells
 
 What a run of each cell of the paper's Table costs, by `python -m benchmarks.cells`: 350 epochs in batches of 128, float32, 50 of
-them measured on the training and the test set. Robustness (100 images under DeepFool) is not in it, nor a search of the learning
-rate, which trains 25 such runs.
+them measured on the training and the test set. Robustness (100 images under DeepFool) is not in it, nor is a search of the
+learning rate, which trains 25 such runs.
 
 """
 COLUMNS = (
@@ -51,9 +51,9 @@ COLUMNS = (
 )
 METHOD = """
 - **FLOPs an epoch** (two a multiply-add): products and convolutions of the forward and the backward pass as torch counts them
-  (`torch.utils.flop_counter`), those of the memory-efficient DenseNets that are made again included. Batch normalisation is not
+  (`torch.utils.flop_counter`), what the memory-efficient DenseNets compute again included. Batch normalisation is not
   counted.
-- **Memory** of a step: tensors kept for the backward pass at 128 images, once each, and weights, gradients and momentum; what the
+- **Memory of a step**: tensors kept for the backward pass at 128 images, once each, and weights, gradients and momentum; what the
   library needs beside them is not in it. The column after it is the same without recomputing.
 - **Core-hours**: processor time of one thread for a training step of as many images as make about {step:.1e} FLOPs (at most 128),
   the median of three, times the images of 350 epochs, and of 50 measurements at the forward pass's share of the FLOPs. Timed on

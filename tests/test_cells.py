@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 
-from benchmarks.cells import PAGE, cost_of, paper_cells
+from benchmarks.cells import HEAD, METHOD, PAGE, STEP_FLOPS, cost_of, paper_cells
 from sims.training.config import protocol
 
 
@@ -31,7 +31,10 @@ def test_recomputed_activations_cost_a_forward_pass_and_spare_memory() -> None:
 def test_the_page_has_all_fifteen_cells_with_the_counts_of_today() -> None:
     names = paper_cells()
     assert len(names) == 15
-    rows = re.findall(r"^\| (\w+), (\w+)(?:, memory-efficient)? \| ([\d,]+) \| ([\d,]+) \| ([\d.e+]+) ", PAGE.read_text(), re.M)
+    page = PAGE.read_text()
+    assert page.startswith(HEAD)
+    assert all(part in page for part in METHOD.format(step=STEP_FLOPS, where="|").split("|"))
+    rows = re.findall(r"^\| (\w+), (\w+)(?:, memory-efficient)? \| ([\d,]+) \| ([\d,]+) \| ([\d.e+]+) ", page, re.M)
     assert [f"{dataset}-{net}-mse" for dataset, net, *_ in rows] == names
     for dataset, net, images, parameters, flops in rows:
         if net in ("vgg11", "densenet40", "resnet34"):
