@@ -1,7 +1,7 @@
 """DenseNet (Huang et al. 2017), all activations kept or, memory-efficient, those of its layers computed again going backwards.
 
-The memory-efficient form is that of Pleiss et al. (2017), with a layer's 3x3 convolution computed again too: what is kept is what
-each layer adds, not the concatenation it was computed from. Batch normalisation sees every batch twice then, and its running
+The memory-efficient form is that of Pleiss et al. (2017), with a layer's bottleneck computed again too: what is kept is what each
+layer adds, not the concatenation it was computed from. Batch normalisation sees every batch twice then, and its running
 statistics take it once.
 """
 
