@@ -88,6 +88,8 @@ def test_batches_are_a_shuffle_of_the_examples_that_seed_and_epoch_decide(n: int
     seen = np.concatenate(batches)
     assert len(np.unique(seen)) == len(seen) == n - (n % size == 1)
     assert all(len(batch) == size for batch in batches[:-1])
+    whole = epoch_batches(n, size, seed, epoch, drop_last=True)
+    assert [batch.tolist() for batch in whole] == [batch.tolist() for batch in batches if len(batch) == min(size, n)]
     again = np.concatenate(epoch_batches(n, size, seed, epoch))
     np.testing.assert_array_equal(seen, again)
     if n > 20:
