@@ -53,7 +53,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     from sims.training.data import load
     from sims.training.loop import Trainer, run
 
-    data = load(config.data)
+    data = load(config.data, quiet)
     tracker = "tensorboard" if tensorboard else None
     # process 0 measures while the others wait for it, far longer than any exchange of gradients takes
     waiting = InitProcessGroupKwargs(timeout=MEASURING_LIMIT)
