@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from ufm.monitor.measurement import Measurement
     from ufm.monitor.record import Record
 
+# where launchers say how many processes they start
+PROCESS_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
+    "WORLD_SIZE",
+    "OMPI_COMM_WORLD_SIZE",
+    "PMI_SIZE",
+    "MV2_COMM_WORLD_SIZE",
+)  # where launchers say how many processes they start
 MEASURING_LIMIT = timedelta(hours=6)  # after which processes that wait for a measurement give up
 
 
@@ -47,6 +54,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     record = folder.finished()
     if record is not None:
         return record
+    check_launch()
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
@@ -76,6 +84,18 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         line.close()
         if tensorboard:
             accelerator.end_training()
+
+
+def check_launch() -> None:
+    """Raise ValueError where `accelerate launch` was asked for several processes and has started one, as it does on CPUs.
+
+    It tells that one where they would meet, which it does for several only, but not how many they are.
+    """
+    if {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys() and not os.environ.keys() & set(PROCESS_COUNTS):
+        raise ValueError(
+            "accelerate launch was asked for several processes and has started one, as it does without several GPUs: on CPUs "
+            "start N of them with torchrun --nproc_per_node N, or one without a launcher"
+        )
 
 
 @contextlib.contextmanager
