@@ -61,6 +61,8 @@ class Trainer:
         if config.optimizer == "lbfgs" and accelerator.num_processes > 1:
             # each process's line search would see its own share of the loss, take its own steps, and wait for the others
             raise ValueError(f"lbfgs runs in one process, not in {accelerator.num_processes}: use sgd or adam, or one process")
+        if config.velocity and accelerator.num_processes > 1:
+            raise ValueError(f"velocities are taken in one process, this run has {accelerator.num_processes}: leave them out")
         self.config, self.accelerator, self.fingerprint, self._data = config, accelerator, data.fingerprint, data
         self.bare = network(config, data)
         self.head = linear_layer(self.bare, CLASSIFIER)

@@ -304,6 +304,17 @@ def test_lbfgs_on_several_processes_is_refused() -> None:
         Trainer(config, load(config.data), accelerator)
 
 
+def test_velocities_on_several_processes_are_refused() -> None:
+    """Process 0 would train the epoch alone, and wait for the others, which wait for it."""
+    from sims.training.data import load
+    from sims.training.loop import Trainer
+
+    accelerator: Any = SimpleNamespace(num_processes=2)
+    config = tiny(velocity=(1,))
+    with pytest.raises(ValueError, match="velocities are taken in one process, this run has 2: leave them out"):
+        Trainer(config, load(config.data), accelerator)
+
+
 def test_divergence_is_said_and_the_last_checkpoint_stays(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"diverged in epoch 1.*lower the learning rate 1e\+30"):
         command.train(tiny(batch_norm=False, lr=1e30), tmp_path)
