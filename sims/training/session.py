@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 
 # where launchers say how many processes they start
 PROCESS_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-    "WORLD_SIZE",
-    "OMPI_COMM_WORLD_SIZE",
-    "PMI_SIZE",
-    "MV2_COMM_WORLD_SIZE",
-)  # where launchers say how many processes they start
 MEASURING_LIMIT = timedelta(hours=6)  # after which processes that wait for a measurement give up
 
 
