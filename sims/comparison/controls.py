@@ -16,11 +16,12 @@ import numpy as np
 
 from manifolds.linalg import root_of_spectrum
 from sims.command import Parser, run_command
+from sims.comparison.control_starts import start_of_case, with_means
 from ufm.compare.coordinates import Entry, frame_of, log_gram
 from ufm.compare.likelihood import Path as Predicted
 from ufm.compare.likelihood import most_likely_clock
-from ufm.compare.models import MODELS, motions
-from ufm.compare.motions import Motion, trace, unnormalized_motion
+from ufm.compare.models import MODELS, available, motions
+from ufm.compare.motions import trace
 from ufm.compare.noise import RHOS, Noise
 from ufm.compare.outcome import Measured, Rule
 from ufm.compare.predicted import PredictedRun, predict
@@ -29,7 +30,8 @@ from ufm.files.store import write_text
 
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")
-KERNEL_RATIO = 4.0
+TRUE_IF_STORED = (*TRUE, "joint", "layer")
+TRUE_PARAMETERS = {"kernel": 4.0, "joint": 1.0}
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Case:
     unequal: bool = False
     runs: int = 1
     u: float = 1.0
+    stored: bool = False  # W, b and the layer below, so that `joint` and `layer` are predicted too
 
     @property
     def P(self) -> int:
@@ -57,19 +60,16 @@ class Case:
 
 def make(case: Case, seed: int) -> list[Measured]:
     """The runs of a case: errors of `noise` on every log omega, and as much rotation of every vector, the start included."""
-    rng = np.random.default_rng([seed, case.C, case.T, TRUE.index(case.model)])
+    rng = np.random.default_rng([seed, case.C, case.T, TRUE_IF_STORED.index(case.model)])
     return [_run_case(case, rng) for _ in range(case.runs)]
 
 
 def _run_case(case: Case, rng: np.random.Generator) -> Measured:
-    entry = _start_of_case(case, rng)
+    entry = start_of_case(case, rng)
     gram = entry.gram()
     frame = frame_of(gram)
-    motion: Motion
-    if case.model == "kernel":
-        motion = unnormalized_motion(entry, KERNEL_RATIO)
-    else:
-        motion = motions(case.model, gram, entry.counts, entry)[0][1]
+    value = TRUE_PARAMETERS.get(case.model)
+    ((_, motion),) = motions(case.model, gram, entry.counts, entry, None if value is None else (value,))
     first = log_gram(gram, frame)
     end = float(np.diagonal(first).mean() + np.log(case.growth))
     Y, _ = trace(motion, frame, np.inf, end + 0.1, 0.005)
@@ -80,18 +80,6 @@ def _run_case(case: Case, rng: np.random.Generator) -> Measured:
     share = (place - low)[:, None, None]
     noisy = _with_noise((1 - share) * Y[low] + share * Y[low + 1], case, rng)
     return _seen(noisy, frame, entry)
-
-
-def _start_of_case(case: Case, rng: np.random.Generator) -> Entry:
-    C, P = case.C, case.P
-    counts = np.full(C, 50) if not case.unequal else np.round(np.linspace(30, 90, C)).astype(int)
-    q = np.sqrt(counts / counts.sum())
-    B = np.linalg.qr(np.eye(C) - np.outer(q, q))[0][:, : C - 1] @ np.linalg.qr(rng.standard_normal((C - 1, C - 1)))[0]
-    B = np.linalg.qr(B - np.outer(q, q @ B))[0]
-    S = np.linalg.qr(rng.standard_normal((P, C - 1)))[0] * np.sqrt(case.u) * np.exp(rng.uniform(-0.5, 0.5, C - 1)) @ B.T
-    E, deviations = np.linalg.qr(rng.standard_normal((P, P)))[0], np.exp(rng.uniform(-1, 1, P) * case.anisotropy)
-    root = (E * deviations) @ E.T
-    return Entry(counts, root @ S / q, root @ root.T)
 
 
 def _with_noise(Y: np.ndarray, case: Case, rng: np.random.Generator) -> np.ndarray:
@@ -115,12 +103,11 @@ def _seen(Y: np.ndarray, frame: np.ndarray, entry: Entry) -> Measured:
     q = np.sqrt(entry.priors)
     scaled = frame @ _exponential(Y)  # (T, C, K): a square root of G
     _, omega, Vt = np.linalg.svd(scaled.swapaxes(-1, -2) / q, full_matrices=False)
-    U, _, Wt = np.linalg.svd(entry.M * q @ frame, full_matrices=False)
     values, E = np.linalg.eigh(entry.sigma_w)
     white = root_of_spectrum(values, E) @ (entry.M * q) @ frame  # (P, K): its polar factor carries the start
     U, _, Wt = np.linalg.svd(white, full_matrices=False)
     M = (E * np.sqrt(values)) @ E.T @ (U @ Wt) @ scaled[0].T / q
-    return Measured(np.arange(1.0, len(Y) + 1), omega, Vt.swapaxes(-1, -2), entry.counts, Entry(entry.counts, M, entry.sigma_w))
+    return Measured(np.arange(1.0, len(Y) + 1), omega, Vt.swapaxes(-1, -2), entry.counts, with_means(entry, M))
 
 
 def oracle(case: Case, states: Sequence[PredictedRun]) -> bool:
@@ -147,8 +134,11 @@ def _known_log_likelihood(r: np.ndarray, noise: Noise, rho: float) -> float:
     return float(-0.5 * squares.sum() - noise.log_det[which])
 
 
-def drawn_case(seed: int, number: int) -> Case:
-    """Case `number` that a seed draws of the grid; every second one has a growth of at least 3, 12 epochs or more and 1 %."""
+def drawn_case(seed: int, number: int, stored: bool = False) -> Case:
+    """Case `number` that a seed draws of the grid; every second one has a growth of at least 3, 12 epochs or more and 1 %.
+
+    With a stored classifier and layer below, C is 3 or 10 and runs are one or two.
+    """
     rng = np.random.default_rng([seed, number])
     clear = number % 2 == 0
 
@@ -156,22 +146,23 @@ def drawn_case(seed: int, number: int) -> Case:
         return values[int(rng.choice(len(values), p=shares))]
 
     return Case(
-        model=one(TRUE),
-        C=one((3, 10, 100), (0.46, 0.5, 0.04)),
+        model=one(TRUE_IF_STORED if stored else TRUE),
+        C=one((3, 10, 100), (0.5, 0.5, 0.0) if stored else (0.46, 0.5, 0.04)),
         T=one((12, 20, 60) if clear else (4, 6, 12, 60)),
         growth=one((3.0, 10.0, 30.0) if clear else (1.2, 1.5, 3.0, 30.0)),
         noise=0.01 if clear else one((0.01, 0.02, 0.03)),
         rho=one((0.0, 0.7, 0.95)),
         anisotropy=one((0.0, 0.7)),
         unequal=one((False, True)),
-        runs=one((1, 2, 5), (0.7, 0.2, 0.1)),
+        runs=one((1, 2, 5), (0.8, 0.2, 0.0) if stored else (0.7, 0.2, 0.1)),
+        stored=stored,
     )
 
 
 def judged(case: Case, seed: int) -> dict[str, Any]:
     """One case, judged: outcome, name, whether the true model was refuted, and whether the oracle could tell."""
     runs, rule = make(case, seed), Rule(seed=seed)
-    names = [name for name in MODELS if MODELS[name].needs not in ("classifier", "layer")]
+    names = [name for name, missing in available(runs[0].entry).items() if not missing]
     states = predict(runs, names, rule.tolerance)
     selection = judge_predicted(states, dict.fromkeys(names, ""), rule)
     return {
@@ -190,6 +181,7 @@ def parser() -> Parser:
     p = Parser("python -m sims.comparison.controls", ("seed",), description=__doc__)
     p.add_argument("--out", required=True, metavar="FILE.jsonl", help="a line a case, gone on with")
     p.add_argument("--cases", type=int, default=400, help="drawn from the grid")
+    p.add_argument("--stored", action="store_true", help="with W, b and the layer below: `joint` and `layer` are true and rivals")
     p.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long and print what there is")
     p.add_argument("--write", metavar="PAGE.md", help="put the rates between the marks of this page (default: print them)")
     return p
@@ -207,19 +199,19 @@ def judge_cases(args: argparse.Namespace) -> None:
 
     out, elapsed = Path(args.out), stopwatch()
     lines = read_lines(out)
-    if any(line["draw"][0] != args.seed for line in lines):
-        raise ValueError(f"{out} holds cases drawn by another seed than {args.seed}: choose another file or that seed")
+    if any(line["draw"][0] != args.seed or line.get("stored", False) != args.stored for line in lines):
+        raise ValueError(f"{out} holds cases of another seed than {args.seed} or another --stored: choose another file, or those")
     done = {line["draw"][1] for line in lines}
     for number in range(args.cases):
         if elapsed() > args.seconds:
             break
         if number not in done:
-            lines.append({"draw": [args.seed, number], **judged(drawn_case(args.seed, number), number)})
+            lines.append({"draw": [args.seed, number], **judged(drawn_case(args.seed, number, args.stored), number)})
             append_line(out, lines[-1])
     table = rates_table(lines) if lines else "no case was judged\n"
     if args.write:
         page = Path(args.write)
-        write_text(page, written(page.read_text(), table))
+        write_text(page, written(page.read_text(), table, args.stored))
     else:
         print(table, end="")
 

@@ -5,7 +5,10 @@ from typing import Any
 
 from scipy.stats import beta
 
-BEGIN, END = "<!-- rates of sims.comparison.controls -->", "<!-- end of rates -->"
+MARKS = {
+    False: ("<!-- rates of sims.comparison.controls -->", "<!-- end of rates -->"),
+    True: ("<!-- rates of sims.comparison.controls --stored -->", "<!-- end of rates --stored -->"),
+}
 FACTORS = ("model", "C", "runs", "T", "growth", "noise", "rho", "anisotropy", "unequal")
 JudgedCase = dict[str, Any]
 
@@ -62,12 +65,13 @@ def rates_table(lines: Sequence[JudgedCase]) -> str:
     return "\n".join(text) + "\n"
 
 
-def written(page: str, table: str) -> str:
+def written(page: str, table: str, stored: bool = False) -> str:
     """The page with the table between its marks. Raises ValueError for a page without them."""
-    if page.count(BEGIN) != 1 or page.count(END) != 1:
-        raise ValueError(f"the page has no place for the rates: it needs {BEGIN} and {END} once each")
-    before, rest = page.split(BEGIN)
-    return f"{before}{BEGIN}\n\n{table}\n{END}{rest.split(END)[1]}"
+    begin, end = MARKS[stored]
+    if page.count(begin) != 1 or page.count(end) != 1:
+        raise ValueError(f"the page has no place for the rates: it needs {begin} and {end} once each")
+    before, rest = page.split(begin)
+    return f"{before}{begin}\n\n{table}\n{end}{rest.split(end)[1]}"
 
 
 def _share_text(count: int, of: int) -> str:

@@ -9,7 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, READERS, DataChoice, Split, read_folder
+from sims.training.archives import SUFFIXES, is_archive, unpacked
+from sims.training.cache import cached
+from sims.training.progress import with_progress
+from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, DataChoice, Split, read_folder
+from ufm.files.store import load_arrays, save_arrays
 
 DIGITS_TEST_SHARE = 0.2  # the digits come without an official split
 DIGITS_SPLIT_SEED = 0  # which digits are the test set is part of the dataset, not of a run
@@ -34,18 +38,45 @@ class Normalizer:
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """A split of a Hugging Face dataset whose images, in the column `image` of `table`, are decoded when rows are taken."""
+    """A split of a Hugging Face dataset whose images, in the column `image` of `table`, are decoded when rows are taken.
+
+    What is decoded stays in the cache under the SHA-256 of the encoded bytes; processes that ask at once decode once.
+    """
 
     table: Any
     image: str
     labels: np.ndarray
+    quiet: bool = True
 
     def rows(self, indices: np.ndarray) -> Split:
         """Some of the examples, decoded."""
-        pixels = np.stack([np.asarray(picture, dtype=np.uint8) for picture in self.table.select(indices)[self.image]])
+        chosen = self.table.select(indices)
+        folder = cached("decoded", self._digest(chosen), lambda made: save_arrays(made / "images.npz", self._decoded(chosen)))
+        return Split(load_arrays(folder / "images.npz")["images"], self.labels[indices])
+
+    def _decoded(self, chosen: Any) -> dict[str, np.ndarray]:
+        rows = with_progress(chosen, "decoding", "images", self.quiet, len(chosen))
+        pixels = np.stack([np.asarray(row[self.image], dtype=np.uint8) for row in rows])
         if pixels.ndim == 3:
             pixels = pixels[..., None]
-        return Split(np.ascontiguousarray(pixels.transpose(0, 3, 1, 2)), self.labels[indices])
+        return {"images": np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))}
+
+    def _digest(self, chosen: Any) -> str:
+        """Of the encoded images in their order, and of what decodes them."""
+        from datasets import Image
+        from PIL import __version__
+
+        digest = hashlib.sha256(__version__.encode())
+        if isinstance(chosen.features[self.image], Image):
+            chosen = chosen.cast_column(self.image, Image(decode=False))
+        for row in with_progress(chosen, "reading", "images", self.quiet, len(chosen)):
+            value = row[self.image]
+            if isinstance(value, dict):
+                content = value["bytes"] if value["bytes"] is not None else Path(value["path"]).read_bytes()
+            else:  # arrays, not encoded
+                content = np.ascontiguousarray(value, dtype=np.uint8).tobytes()
+            digest.update(hashlib.sha256(content).digest())
+        return digest.hexdigest()
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,9 +99,12 @@ class Data:
         return digest.hexdigest()
 
 
-def load(choice: DataChoice) -> Data:
-    """The data of a run. Raises ValueError for missing files, bad files, too few examples a class, or images too large to pad."""
-    train, test = read(choice)
+def load(choice: DataChoice, quiet: bool = True) -> Data:
+    """The data of a run. Raises ValueError for missing files, bad files, too few examples a class, or images too large to pad.
+
+    Unless `quiet`, a terminal is shown how far slow preparations are.
+    """
+    train, test = read(choice, quiet)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     rng = np.random.default_rng(choice.seed)
     train = balanced(train, choice.per_class, classes, rng, "training")
@@ -84,21 +118,30 @@ def load(choice: DataChoice) -> Data:
     return Data(_padded(train, padding), _padded(test, padding), normalizer, classes)
 
 
-def read(choice: DataChoice) -> "tuple[Split | Encoded, Split | Encoded]":
+def read(choice: DataChoice, quiet: bool = True) -> "tuple[Split | Encoded, Split | Encoded]":
     """Both splits as published."""
     if choice.folder is not None and choice.hub is not None:
         raise ValueError("the data comes from a folder or from the hub, not from both")
     if choice.hub is not None:
-        return from_hub(choice.hub)
+        return from_hub(choice.hub, quiet)
     if choice.dataset == "digits":
         return digits()
-    if choice.dataset == JPEG:
-        raise ValueError(f"{JPEG} has no official files: say where its folders train/CLASS and test/CLASS are (hub)")
-    if choice.dataset not in READERS:
+    if choice.dataset not in DATASETS:
         raise ValueError(f"no dataset is called {choice.dataset!r}; there are {', '.join(DATASETS)}")
     if choice.folder is None:
-        raise ValueError(f"{choice.dataset} is not embedded: say where its official files are (data_dir) or its name (hub)")
-    return read_folder(choice.dataset, Path(choice.folder))
+        files = "folders train/CLASS and test/CLASS" if choice.dataset == JPEG else "official files"
+        raise ValueError(
+            f"{choice.dataset} is not embedded: say where its {files} are, or an archive of them (data_dir), or its name (hub)"
+        )
+    folder = _folder(Path(choice.folder), quiet)
+    return from_hub(str(folder), quiet) if choice.dataset == JPEG else read_folder(choice.dataset, folder)
+
+
+def _folder(path: Path, quiet: bool) -> Path:
+    """A folder as it is, or that of an archive."""
+    if path.is_file() and not is_archive(path):
+        raise ValueError(f"{path} is neither a folder nor an archive ({', '.join(SUFFIXES)})")
+    return unpacked(path, quiet) if is_archive(path) else path
 
 
 def digits() -> tuple[Split, Split]:
@@ -117,7 +160,7 @@ def digits() -> tuple[Split, Split]:
     return everything.rows(np.flatnonzero(~test)), everything.rows(np.flatnonzero(test))
 
 
-def from_hub(name: str) -> "tuple[Encoded, Encoded]":
+def from_hub(name: str, quiet: bool = True) -> "tuple[Encoded, Encoded]":
     """Train and test split, still encoded, of a Hugging Face dataset, by name or local folder."""
     try:
         from datasets import load_dataset
@@ -130,7 +173,7 @@ def from_hub(name: str) -> "tuple[Encoded, Encoded]":
     missing = [split for split in ("train", "test") if split not in dataset]
     if missing:
         raise ValueError(f"{name} has no split {missing[0]!r}; it has: {', '.join(dataset)}")
-    return _hub_split(dataset["train"], name), _hub_split(dataset["test"], name)
+    return _hub_split(dataset["train"], name, quiet), _hub_split(dataset["test"], name, quiet)
 
 
 def balanced(split: "Split | Encoded", per_class: int | None, classes: int, rng: np.random.Generator, what: str) -> Split:
@@ -186,7 +229,7 @@ def _padded(split: Split, padding: tuple[int, int, int, int]) -> Split:
     return Split(np.pad(split.images, ((0, 0), (0, 0), padding[:2], padding[2:])), split.labels)
 
 
-def _hub_split(rows: Any, name: str) -> "Encoded":
+def _hub_split(rows: Any, name: str, quiet: bool) -> "Encoded":
     columns = rows.column_names
     image = next((column for column in IMAGE_COLUMNS if column in columns), None)
     label = next((column for column in LABEL_COLUMNS if column in columns), None)
@@ -195,4 +238,4 @@ def _hub_split(rows: Any, name: str) -> "Encoded":
     labels = np.asarray(rows[label], dtype=np.int64)
     if labels.min() < 0:
         raise ValueError(f"{name} has unlabelled examples (label {labels.min()})")
-    return Encoded(rows, image, labels)
+    return Encoded(rows, image, labels, quiet)

@@ -213,7 +213,8 @@ def test_choices_that_make_no_sense(tmp_path: Path) -> None:
         (DataChoice("mnist", folder=folder, normalization="row"), "'row': it is one of channel, pixel"),
         (DataChoice("mnist"), "data_dir"),
         (DataChoice("mnist", folder=folder, hub="mnist"), "not from both"),
-        (DataChoice("cifar10-jpeg", folder=folder), r"no official files.*\(hub\)"),
+        (DataChoice("cifar10-jpeg"), r"its folders train/CLASS and test/CLASS are, .*\(hub\)"),
+        (DataChoice("mnist", folder=f"{folder}/t10k-images-idx3-ubyte"), "neither a folder nor an archive"),
         (DataChoice("letters"), "'letters'; there are digits, mnist"),
         (DataChoice("mnist", hub=str(tmp_path / "absent")), "cannot load the dataset"),
     ):
@@ -226,6 +227,7 @@ def test_hugging_face_datasets_by_name(tmp_path: Path, monkeypatch: pytest.Monke
     from datasets import Dataset, Features, Image, Value, config
 
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "decoded"))
 
     written = {}
     for name in ("train", "test"):
@@ -248,15 +250,20 @@ def test_a_folder_of_jpegs_is_read_with_its_classes_in_alphabetical_order(
     from PIL import Image
 
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "decoded"))
     for split in ("train", "test"):
         for value, name in ((40, "airplane"), (200, "truck")):
             (tmp_path / "jpeg" / split / name).mkdir(parents=True)
-            for k in range(2):
-                Image.new("RGB", (32, 32), (value, value, value)).save(tmp_path / "jpeg" / split / name / f"{k}.jpg")
+            for k in range(2):  # other bytes in each split
+                picture = Image.new("RGB", (32, 32), (value, value, value))
+                picture.save(tmp_path / "jpeg" / split / name / f"{k}.jpg", quality=75 + 10 * (split == "test"))
     decoded = []
     monkeypatch.setattr(data.np, "stack", lambda pictures: decoded.append(len(pictures)) or np.array(pictures))
     few = load(DataChoice("cifar10-jpeg", hub=str(tmp_path / "jpeg"), per_class=1, test_per_class=1))
     assert decoded == [2, 2]  # what is not chosen is not decoded
+    again = load(DataChoice("cifar10-jpeg", hub=str(tmp_path / "jpeg"), per_class=1, test_per_class=1))
+    assert decoded == [2, 2]  # nor what has been decoded
+    assert again.fingerprint == few.fingerprint
     stored = load(DataChoice("cifar10-jpeg", hub=str(tmp_path / "jpeg")))
     assert len(few.train) == len(few.test) == 2
     np.testing.assert_array_equal(few.train.images[:, 0, 0, 0], np.array([40, 200])[few.train.labels])

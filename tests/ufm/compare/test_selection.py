@@ -84,6 +84,24 @@ def test_a_model_is_named_from_threefold_growth_and_twenty_epochs_of_one_per_cen
     assert names == [model] * 3
 
 
+@pytest.mark.parametrize("model", ["joint", "layer", "renormalized", "unnormalized"])
+def test_a_model_is_named_among_all_where_a_classifier_and_the_layer_below_are_stored(model: str) -> None:
+    verdict = judged(Case(model, C=3, T=12, growth=5.0, anisotropy=0.7, unequal=True, stored=True), 1)
+    assert (verdict["outcome"], verdict["name"]) == (NAMED, model)
+    assert {"kernel", "joint"} <= set(verdict["compatible"]) or model != "unnormalized"
+
+
+def test_errors_of_the_class_means_of_a_start_are_those_of_the_layer_below_too() -> None:
+    run, again = make(Case("layer", C=4, T=4, unequal=True, stored=True, runs=2), 0)
+    for entry in (run.entry, again.entry):
+        assert entry is not None
+        assert entry.layer is not None
+        np.testing.assert_allclose(entry.layer.A @ entry.layer.M, entry.M, atol=1e-12 * abs(entry.layer.M).max())
+        np.testing.assert_allclose(entry.M @ entry.priors, 0, atol=1e-12)
+        np.testing.assert_allclose(entry.layer.M @ entry.priors, 0, atol=1e-12 * abs(entry.layer.M).max())
+        np.testing.assert_allclose(entry.layer.A @ entry.layer.sigma_w @ entry.layer.A.T, entry.sigma_w, atol=1e-12)
+
+
 def test_a_basis_of_the_features_changes_no_verdict_of_the_renormalized_flow() -> None:
     (run,) = make(Case("renormalized", C=6, T=12, growth=2.0), 0)
     assert run.entry is not None
