@@ -1,5 +1,6 @@
 """The documentation site: `make docs`."""
 
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -28,7 +29,9 @@ nb_execution_mode = "cache"
 nb_execution_timeout = 300
 nb_execution_raise_on_error = True
 nb_execution_show_tb = True
+nb_merge_streams = True  # what a cell prints is one block, however it came
 nb_output_stderr = "remove"  # warnings of other packages name folders of the machine
+smartquotes_action = "qe"  # quotes and dots: two hyphens begin an option
 html_theme = "pydata_sphinx_theme"
 html_title = "neural-collapse-flow"
 html_show_sourcelink = False
@@ -75,6 +78,17 @@ sphinx_gallery_conf = {
 suppress_warnings = ["config.cache", "mystnb.unknown_mime_type", "ref.python"]
 
 
+def break_names(app: Sphinx, page: str, template: str, context: dict, tree: object) -> None:
+    """Long names in running code break after a dot, an underscore or a bracket, options of a command nowhere."""
+
+    def with_breaks(match: re.Match[str]) -> str:
+        return match[1] + re.sub(r"(?<=[._(/\[])(?=\w)", "<wbr>", match[2]) + match[3]
+
+    if "body" in context:
+        option, name = r'<span class="pre">(--[\w-]{1,24})</span>', r'(<span class="pre">)([^<]{16,})(</span>)'
+        context["body"] = re.sub(name, with_breaks, re.sub(option, r'<span class="pre option">\1</span>', context["body"]))
+
+
 def copy_explorer(app: Sphinx, exception: Exception | None) -> None:
     """The explorer is a page of its own, copied as it is."""
     if exception is None and app.builder.format == "html":
@@ -84,4 +98,5 @@ def copy_explorer(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Write the API pages before Sphinx reads, copy the explorer after it wrote."""
     api.write(HERE.parent, ("ufm", "manifolds", "sims"), HERE / "api")
+    app.connect("html-page-context", break_names)
     app.connect("build-finished", copy_explorer)

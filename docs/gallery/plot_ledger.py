@@ -32,7 +32,6 @@ for affine, label in ((True, "linear operation"), (False, "nonlinearity")):
     chosen = [k for k in range(len(steps)) if result.affine[k] == affine]
     ax.bar([k + 1 for k in chosen], steps[chosen], bottom=levels[chosen], color=colours[affine], label=label)
 ax.set_xticks(range(len(levels)), ["input", *result.kinds], rotation=30, ha="right")
-ax.margins(y=0.1)
-ax.set(ylabel="mean of log omega, in sample")
-ax.legend()
+ax.set(ylabel="mean of log omega, in sample", ylim=(0, 1.1 * levels.max()))
+ax.legend(loc="lower right")
 fig.tight_layout()

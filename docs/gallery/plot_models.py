@@ -18,7 +18,7 @@ fig, ax = plt.subplots(figsize=(6.4, 4))
 for name, (colour, style) in zip(names, styles, strict=True):
     result = simulate(model_class(name)())
     gap = result.history["objective"] - result.predicted["minimum"]
-    ax.semilogy(np.linspace(0, 1, len(gap)), np.maximum(gap, 1e-16), style, color=colour, label=result.model.facts.paper[:40])
+    ax.semilogy(np.linspace(0, 1, len(gap)), np.maximum(gap, 1e-16), style, color=colour, label=result.model.facts.paper)
 ax.set(xlabel="share of the solver's iterations", ylabel="objective above the predicted minimum")
 ax.legend(fontsize=8)
 fig.tight_layout()

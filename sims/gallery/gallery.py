@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -162,5 +163,5 @@ def markdown_table(reports: list[dict[str, Any]]) -> str:
         worst = max(others, key=lambda name: others[name])
         cells = (f"{key} {shown(report['predicted'][key])}", shown(report["measured"][key]), f"{report['deviation'][key]:.1e}")
         words = (f"`{facts.name}`", facts.loss, facts.constraint, facts.theory)
-        rows.append((*(word.replace("|", "\\|") for word in words), *cells, f"{worst} {others[worst]:.1e}"))
+        rows.append((*(re.sub(r"\||_(?=\+)", r"\\\g<0>", word) for word in words), *cells, f"{worst} {others[worst]:.1e}"))
     return "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"

@@ -69,6 +69,17 @@ def test_the_site_builds_and_every_link_leads_somewhere(site: Path) -> None:
     assert not dead
 
 
+def test_options_and_formulas_are_shown_as_written(site: Path) -> None:
+    for path in site.glob("*.html"):
+        text = path.read_text()
+        assert not re.search(r"–[a-z]", text), path.name  # an option whose hyphens became a dash
+        assert "<wbr>span" not in text  # a break inside a tag
+    assert "sqrt(lw lh))_+ V^T" in (site / "models.html").read_text()  # not the beginning of an emphasis
+    start = (site / "choose.html").read_text()
+    assert "ufm.<wbr>laws.<wbr>mean_<wbr>system.<wbr>decayed_<wbr>clock" in start
+    assert '<span class="pre option">--kernel-ratio</span>' in start
+
+
 def test_pages_load_nothing_from_other_machines(site: Path) -> None:
     for path in site.rglob("*.html"):
         outside = {address for address in Page(path.read_text()).loads if re.match(r"(https?:)?//", address)}
