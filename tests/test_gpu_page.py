@@ -72,7 +72,7 @@ def test_without_a_device_every_test_and_timing_is_named_as_not_run(
     text = out.read_text()
     assert "**Not run**: torch finds no CUDA device here" in text
     assert "| `tests/ufm/test_gpu.py::test_statistics_on_the_device` | not run |" in text
-    assert "tests/manifolds/test_geoopt_adapter.py::test_cuda_equals_cpu" in text
+    assert "::test_cuda_equals_cpu[NormalizedFeatures]` | not run |" in text
     assert text.count("| not run |") == text.count("| `tests/") + len(CASES)
     assert "0 of 6 timings taken" in capsys.readouterr().out
     out.write_text(text.replace("**Not run**", "Measured on an H100: 1 ms"))

@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from sims.training.architectures import NETS, STEMS
+from sims.training.architectures import DENSENETS, NETS, STEMS, VGG_STAGES
 from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, DataChoice
 from ufm.files.json_objects import read_json
 
@@ -34,7 +34,8 @@ class TrainConfig:
 
     `feature_decay` > 0 penalises features by feature_decay/2 Ave ||h||^2 and leaves weight decay to the classifier alone
     (Zhu et al. 2021). `rescale_true` and `rescale_target` are k and M of Hui & Belkin (2021): k on the true class's square, M
-    as its target. `robustness` is the number of test images whose DeepFool perturbation is measured, 0 for none.
+    as its target. `robustness` is the number of test images whose DeepFool perturbation is measured, 0 for none. `drop_last`
+    leaves a short last batch of an epoch out. `head_norm` is VGG's, `memory_efficient` DenseNet's: `sims.training.shape`.
     """
 
     dataset: str = "digits"
@@ -47,6 +48,7 @@ class TrainConfig:
     weight_decay: float = 5e-4
     feature_decay: float = 0.0
     batch_size: int = 128
+    drop_last: bool = False
     epochs: int = EPOCHS
     decays: tuple[int, ...] = DECAYS
     decay_factor: float = 0.1
@@ -59,6 +61,8 @@ class TrainConfig:
     stem: str = "3x3"
     width: float = 1.0
     batch_norm: bool = True
+    head_norm: bool = False
+    memory_efficient: bool = False
     fixed_etf: bool = False
     rescale_true: float = 1.0
     rescale_target: float = 1.0
@@ -84,6 +88,9 @@ class TrainConfig:
                 raise ValueError(f"{name} = {getattr(self, name)!r}: it is one of {', '.join(allowed)}")
         self._check_signs()
         self._check_epochs()
+        for name, nets in (("head_norm", VGG_STAGES), ("memory_efficient", DENSENETS)):
+            if getattr(self, name) and self.net not in nets:
+                raise ValueError(f"{name} belongs to {', '.join(nets)}, the network is {self.net}")
         if self.loss == "ce" and (self.rescale_true, self.rescale_target) != (1, 1):
             raise ValueError("the rescaling of Hui & Belkin belongs to the loss mse")
 
@@ -197,7 +204,7 @@ def protocol(dataset: str, net: str, loss: str) -> TrainConfig:
     Raises ValueError for an unknown dataset, net or loss.
     """
     name, table = _cell_name(dataset, net, loss), _protocol_table()
-    row = table["small"].get(name) or table["datasets"].get(dataset, {}) | table["cells"].get(name, {})
+    row = table["small"].get(name) or table["all"] | table["datasets"].get(dataset, {}) | table["cells"].get(name, {})
     changes = {key: value for key, value in row.items() if key not in ("source", "epochs")}
     config = from_mapping({"dataset": dataset, "net": net, "loss": loss, "lr_grid": GRID} | changes, f"{PROTOCOL.name}, {name}")
     return config.scaled(row.get("epochs", EPOCHS))

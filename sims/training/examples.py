@@ -38,11 +38,15 @@ class Examples:
             yield self.normalizer(self.images[window]), self.labels[window]
 
 
-def epoch_batches(n: int, batch_size: int, seed: int, epoch: int, processes: int = 1) -> list[np.ndarray]:
+def epoch_batches(
+    n: int, batch_size: int, seed: int, epoch: int, processes: int = 1, drop_last: bool = False
+) -> list[np.ndarray]:
     """The shuffled batches of an epoch, a function of seed and epoch. A last one of under two examples a process is left out.
 
-    (Batch normalisation cannot train on one example.)
+    (Batch normalisation cannot train on one example.) With `drop_last` so is any short one that is
+    not the only one.
     """
     order = np.random.default_rng((seed, epoch)).permutation(n)
     batches = [order[start : start + batch_size] for start in range(0, n, batch_size)]
-    return [batch for batch in batches if len(batch) >= 2 * processes]
+    least = max(min(batch_size, n) if drop_last else 0, 2 * processes)
+    return [batch for batch in batches if len(batch) >= least]

@@ -38,11 +38,17 @@ OnMeasurement = Callable[[int, float, Measurement], None]  # (epoch, training lo
 
 def network(config: TrainConfig, data: Data) -> nn.Module:
     """The network of a configuration, initialised from its seed."""
-    channels, height, width = data.train.images.shape[1:]
+    return network_of_images(config, data.train.images.shape[1:], data.classes)
+
+
+def network_of_images(config: TrainConfig, images: tuple[int, ...], classes: int) -> nn.Module:
+    """The network of a configuration for images (channels, height, width), initialised from its seed."""
+    channels, height, width = images
     if height != width:
         raise ValueError(f"images of {height} x {width} are not square: pad them")
     torch.manual_seed(config.seed)
-    model = build(config.net, Shape(channels, height, data.classes, config.width, config.batch_norm, config.stem))
+    variant = {"head_norm": config.head_norm, "memory_efficient": config.memory_efficient}
+    model = build(config.net, Shape(channels, height, classes, config.width, config.batch_norm, config.stem, **variant))
     if config.fixed_etf:
         freeze_as_simplex_etf(linear_layer(model, CLASSIFIER), torch.Generator().manual_seed(config.seed))
     return model
@@ -55,6 +61,8 @@ class Trainer:
         if config.optimizer == "lbfgs" and accelerator.num_processes > 1:
             # each process's line search would see its own share of the loss, take its own steps, and wait for the others
             raise ValueError(f"lbfgs runs in one process, not in {accelerator.num_processes}: use sgd or adam, or one process")
+        if config.velocity and accelerator.num_processes > 1:
+            raise ValueError(f"velocities are taken in one process, this run has {accelerator.num_processes}: leave them out")
         self.config, self.accelerator, self.fingerprint, self._data = config, accelerator, data.fingerprint, data
         self.bare = network(config, data)
         self.head = linear_layer(self.bare, CLASSIFIER)
@@ -66,8 +74,8 @@ class Trainer:
         self.loss = summed_loss(config)
         device = accelerator.device
         self.train, self.test = (Examples.of(split, data.normalizer, device) for split in (data.train, data.test))
-        if not epoch_batches(len(data.train), config.batch_size, config.seed, 1, accelerator.num_processes):
-            raise ValueError(f"{len(data.train)} examples make no batch of {config.batch_size}")
+        if not self._batches(1):
+            raise ValueError(f"{len(data.train)} examples make no batch of {config.batch_size}: give a smaller batch_size")
         self._features: list[Tensor] = []
         self.head.register_forward_pre_hook(self._notice)
 
@@ -78,7 +86,7 @@ class Trainer:
             group["lr"] = self.config.rate_at(epoch)
         rank, world = self.accelerator.process_index, self.accelerator.num_processes
         total = torch.zeros((), device=self.accelerator.device)
-        batches = epoch_batches(len(self.train.labels), self.config.batch_size, self.config.seed, epoch, world)
+        batches = self._batches(epoch)
         for k, batch in enumerate(batches):
             mine = torch.from_numpy(batch[rank::world]).to(self.accelerator.device)
             total += self._step(*self.train.batch(mine), scale=world / len(batch))
@@ -88,6 +96,10 @@ class Trainer:
         if not np.isfinite(mean):
             raise ValueError(f"training diverged in epoch {epoch} (loss {mean}): lower the learning rate {self.config.rate:g}")
         return mean
+
+    def _batches(self, epoch: int) -> list[np.ndarray]:
+        config, world = self.config, self.accelerator.num_processes
+        return epoch_batches(len(self.train.labels), config.batch_size, config.seed, epoch, world, config.drop_last)
 
     def _step(self, inputs: Tensor, labels: Tensor, scale: float) -> Tensor:
         """One update. `scale` makes the sum over this process's share, averaged over processes, the mean over the batch."""

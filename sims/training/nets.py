@@ -2,12 +2,12 @@
 
 Sources: torchvision's vgg{11,13}_bn, resnet{18,34,50}, densenet201 and the CIFAR DenseNets of Huang et al. (2017): DenseNet-40
 (k = 12), DenseNet-BC-100 (k = 12), DenseNet-BC-250 (k = 24). Modified as in Papyan, Han & Donoho (2020): no dropout, and the
-`3x3` stem (stride 1, no pooling) for 32x32 images instead of the `7x7` one. The rest is unchanged, parameter for parameter.
+`3x3` stem (stride 1, no pooling) for 32x32 images instead of the `7x7` one. The rest is unchanged, parameter for parameter, and
+starts as theirs do: torchvision's ResNets keep torch's random bias of the classifier, its VGGs and all DenseNets start at zero.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -26,30 +26,8 @@ from sims.training.architectures import (
     VGG_HIDDEN,
     VGG_STAGES,
 )
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What a network is built for: input channels, image side, classes; `width` multiplies every number of channels."""
-
-    channels: int
-    side: int
-    classes: int
-    width: float = 1.0
-    batch_norm: bool = True
-    stem: str = "3x3"
-
-    def wide(self, channels: int) -> int:
-        """`channels` times the width, at least 1."""
-        return max(round(channels * self.width), 1)
-
-    def norm(self, channels: int) -> nn.Module:
-        """Batch normalisation of images, or nothing where it is off."""
-        return nn.BatchNorm2d(channels) if self.batch_norm else nn.Identity()
-
-    def conv(self, inner: int, outer: int, size: int, stride: int = 1) -> nn.Conv2d:
-        """A convolution that keeps the side at stride 1; biased only where no normalisation follows."""
-        return nn.Conv2d(inner, outer, size, stride, padding=size // 2, bias=not self.batch_norm)
+from sims.training.densenet import densenet
+from sims.training.shape import Shape, image_stem, initialised, with_head
 
 
 def build(net: str, shape: Shape) -> nn.Module:
@@ -66,7 +44,7 @@ def build(net: str, shape: Shape) -> nn.Module:
     smallest = _smallest_side(net, shape.stem)
     if shape.side < smallest:
         raise ValueError(f"{net} halves images too often for side {shape.side}: pad them to at least {smallest}")
-    builders: dict[str, Callable[[str, Shape], nn.Module]] = {"mlp": _mlp, "vgg": _vgg, "res": _resnet, "den": _densenet}
+    builders: dict[str, Callable[[str, Shape], nn.Module]] = {"mlp": _mlp, "vgg": _vgg, "res": _resnet, "den": densenet}
     return builders[net[:3]](net, shape)
 
 
@@ -136,10 +114,14 @@ def _vgg(net: str, shape: Shape) -> nn.Module:
     hidden = shape.wide(VGG_HIDDEN)
     head: OrderedDict[str, nn.Module] = OrderedDict(features=nn.Sequential(*layers), pool=nn.AdaptiveAvgPool2d(VGG_GRID))
     head["flatten"] = nn.Flatten()
-    head["hidden1"], head["relu1"] = nn.Linear(inner * VGG_GRID**2, hidden), nn.ReLU(inplace=True)
-    head["hidden2"], head["relu2"] = nn.Linear(hidden, hidden), nn.ReLU(inplace=True)
+    inner *= VGG_GRID**2
+    for k in (1, 2):
+        head[f"hidden{k}"], head[f"relu{k}"] = nn.Linear(inner, hidden), nn.ReLU(inplace=True)
+        if shape.head_norm:
+            head[f"norm{k}"] = nn.BatchNorm1d(hidden)  # where torchvision has its dropout
+        inner = hidden
     head[CLASSIFIER] = nn.Linear(hidden, shape.classes)
-    return _initialised(nn.Sequential(head), linear_deviation=0.01)
+    return initialised(nn.Sequential(head), "fan_out", linear_deviation=0.01)
 
 
 class _Residual(nn.Module):
@@ -164,76 +146,10 @@ class _Residual(nn.Module):
 
 def _resnet(net: str, shape: Shape) -> nn.Module:
     inner = shape.wide(RESNET_CHANNELS[0])
-    layers = _stem(inner, normed=True, shape=shape)
+    layers = image_stem(inner, normed=True, shape=shape)
     for stage, (count, channels) in enumerate(zip(RESNETS[net], RESNET_CHANNELS, strict=True)):
         for k in range(count):
             block = _Residual(inner, shape.wide(channels), 2 if stage and not k else 1, net == "resnet50", shape)
             layers[f"stage{stage + 1}_block{k + 1}"] = block
             inner = block.outer
-    return _initialised(_with_head(layers, inner, shape))
-
-
-class _DenseLayer(nn.Module):
-    """[x, conv3x3(relu(norm(.)))], through a 1x1 bottleneck of 4k channels first in the B variant."""
-
-    def __init__(self, inner: int, growth: int, bottleneck: bool, shape: Shape) -> None:
-        super().__init__()
-        layers: list[nn.Module] = []
-        if bottleneck:
-            layers = [shape.norm(inner), nn.ReLU(inplace=True), shape.conv(inner, 4 * growth, 1)]
-            inner = 4 * growth
-        layers += [shape.norm(inner), nn.ReLU(inplace=True), shape.conv(inner, growth, 3)]
-        self.branch = nn.Sequential(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x, self.branch(x)], 1)
-
-
-def _densenet(net: str, shape: Shape) -> nn.Module:
-    spec = DENSENETS[net]
-    inner, growth = shape.wide(spec.stem_channels), shape.wide(spec.growth)
-    layers = _stem(inner, spec.normed_stem, shape)
-    for block, count in enumerate(spec.blocks, start=1):
-        for k in range(1, count + 1):
-            layers[f"block{block}_layer{k}"] = _DenseLayer(inner, growth, spec.bottleneck, shape)
-            inner += growth
-        if block < len(spec.blocks):
-            outer = int(inner * spec.compression)
-            transition = (shape.norm(inner), nn.ReLU(inplace=True), shape.conv(inner, outer, 1), nn.AvgPool2d(2))
-            layers[f"transition{block}"] = nn.Sequential(*transition)
-            inner = outer
-    layers["norm"], layers["relu"] = shape.norm(inner), nn.ReLU(inplace=True)
-    return _initialised(_with_head(layers, inner, shape))
-
-
-def _stem(outer: int, normed: bool, shape: Shape) -> OrderedDict[str, nn.Module]:
-    large = shape.stem == "7x7"
-    layers: OrderedDict[str, nn.Module] = OrderedDict(
-        stem=shape.conv(shape.channels, outer, 7 if large else 3, 2 if large else 1)
-    )
-    if normed:
-        layers["stem_norm"], layers["stem_relu"] = shape.norm(outer), nn.ReLU(inplace=True)
-    if large:
-        layers["stem_pool"] = nn.MaxPool2d(3, stride=2, padding=1)
-    return layers
-
-
-def _with_head(layers: OrderedDict[str, nn.Module], inner: int, shape: Shape) -> nn.Sequential:
-    layers["pool"], layers["flatten"] = nn.AdaptiveAvgPool2d(1), nn.Flatten()
-    layers[CLASSIFIER] = nn.Linear(inner, shape.classes)
-    return nn.Sequential(layers)
-
-
-def _initialised(model: nn.Module, linear_deviation: float | None = None) -> nn.Module:
-    """He's initialisation of the convolutions (fan out); weights of linear layers keep torch's unless a deviation is given.
-
-    All biases, which torch draws at random, start at zero.
-    """
-    for layer in model.modules():
-        if isinstance(layer, nn.Conv2d):
-            nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
-        elif isinstance(layer, nn.Linear) and linear_deviation is not None:
-            nn.init.normal_(layer.weight, std=linear_deviation)
-        if isinstance(layer, nn.Conv2d | nn.Linear) and layer.bias is not None:
-            nn.init.zeros_(layer.bias)
-    return model
+    return initialised(with_head(layers, inner, shape), "fan_out", linear_bias=True)

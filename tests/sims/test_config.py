@@ -51,7 +51,7 @@ MEASURED = (  # the notebook of Papyan, Han & Donoho
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 19, 20, 22, 24, 27, 29, 32, 35, 38, 42, 45, 50, 54, 59, 65, 71, 77, 85,
     92, 101, 110, 121, 132, 144, 158, 172, 188, 206, 225, 245, 268, 293, 320, 350,
 )  # fmt: skip
-SINCE: tuple[str, ...] = ("velocity",)  # fields of the configuration that came after the table
+SINCE = ("velocity", "drop_last", "head_norm", "memory_efficient")  # fields of the configuration that came after the table
 SMALL_CELLS = ("digits-mlp-ce", "digits-mlp-mse", "fashionmnist-mlp-mse")  # ours: minutes on a CPU
 
 
@@ -111,6 +111,8 @@ def test_every_cell_follows_the_protocol(cell: str) -> None:
     assert (config.pad_to == 32) is ("mnist" in config.dataset)
     assert (config.stem == "7x7") is (config.dataset == "stl10")
     assert (config.batch_norm, config.mixed_precision, config.random_labels, config.fixed_etf) == (True, "no", False, False)
+    assert (config.drop_last, config.head_norm) == (True, False)
+    assert config.memory_efficient is (config.net in ("densenet201", "densenet250"))
 
 
 @pytest.mark.parametrize("cell", sorted(set(cells()) - set(SMALL_CELLS)))
@@ -170,6 +172,8 @@ def test_json_round_trip_is_exact(content: dict[str, object]) -> None:
         ({"measured": []}, "no epoch is measured"),
         ({"save_features": [15]}, "epoch 15 is not one"),
         ({"loss": "ce", "rescale_target": 5.0}, "Hui & Belkin"),
+        ({"head_norm": True}, "head_norm belongs to vgg11, vgg13, the network is mlp"),
+        ({"memory_efficient": True, "net": "vgg11"}, "memory_efficient belongs to densenet40, densenet100"),
     ],
 )
 def test_anything_else_is_refused(content: dict[str, object], message: str) -> None:

@@ -1,7 +1,11 @@
 """Every network has its published number of parameters, its stated shape, and a classifier that the measuring can hook."""
 
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 from sims.training.nets import CLASSIFIER, MLPS, NETS, Shape, build, freeze_as_simplex_etf
 from ufm.monitor.layers import linear_layer
@@ -111,3 +115,78 @@ def test_errors_name_the_number_and_the_way_out() -> None:
         linear_layer(build("mlp", Shape(1, 8, 10)), "head")
     with pytest.raises(ValueError, match="at least C - 1 = 4 features, the network has 3"):
         freeze_as_simplex_etf(torch.nn.Linear(3, 5), torch.Generator())
+
+
+@pytest.mark.parametrize("net", [net for net in NETS if net not in MLPS])
+def test_convolutions_start_as_in_the_published_code(net: str) -> None:
+    """torchvision's DenseNet takes fan in; its VGG and ResNet, and the DenseNets of Huang et al. for CIFAR, take fan out."""
+    torch.manual_seed(0)
+    convolutions = [m for m in build(net, Shape(3, 32, 10, width=0.25)).modules() if isinstance(m, nn.Conv2d)]
+    shares = []
+    for m in convolutions:
+        fan = (m.in_channels if net == "densenet201" else m.out_channels) * m.kernel_size[0] * m.kernel_size[1]
+        shares.append(m.weight.detach().square().flatten() * fan / 2)
+    every = torch.cat(shares)
+    assert float(every.mean()) == pytest.approx(1, abs=5 * (2 / len(every)) ** 0.5)
+
+
+@pytest.mark.parametrize("net", ["vgg11", "resnet18", "resnet50", "densenet40", "densenet201"])
+def test_biases_of_the_classifier_start_as_in_torchvision(net: str) -> None:
+    torch.manual_seed(0)
+    layer = linear_layer(build(net, Shape(3, 32, 10, width=0.1)), CLASSIFIER)
+    assert layer.bias.any() == net.startswith("resnet")
+    assert layer.bias.abs().max() <= layer.in_features**-0.5
+
+
+def test_batch_normalisation_stands_where_vgg_had_dropout() -> None:
+    torch.manual_seed(0)
+    plain, normed = (build("vgg11", Shape(3, 32, 10, width=0.1, head_norm=head_norm)) for head_norm in (False, True))
+    names = [name for name, _ in normed.named_children()]
+    assert names == [
+        "features", "pool", "flatten", "hidden1", "relu1", "norm1", "hidden2", "relu2", "norm2", CLASSIFIER,
+    ]  # fmt: skip
+    assert {name for name, _ in normed.named_parameters()} - {name for name, _ in plain.named_parameters()} == {
+        "norm1.weight", "norm1.bias", "norm2.weight", "norm2.bias",
+    }  # fmt: skip
+    seen = []
+    linear_layer(normed, CLASSIFIER).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    normed(torch.randn(64, 3, 32, 32))
+    assert float(seen[0].mean(0).abs().max()) < 1e-5  # the features have mean zero over a batch
+
+
+def after_a_step(model: nn.Module, x: Tensor, y: Tensor) -> tuple[dict[str, Tensor], dict[str, Tensor], int]:
+    """Gradients, state and bytes kept for them, after one step in training mode."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    own: Callable[[Any], Any] = lambda tensor: tensor  # noqa: E731
+    with torch.autograd.graph.saved_tensors_hooks(keep, own):
+        loss = nn.functional.cross_entropy(model.train()(x), y)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return gradients, model.state_dict(), sum(size for place, size in kept.items() if place not in weights)
+
+
+@pytest.mark.parametrize(("net", "batch_norm"), [("densenet40", True), ("densenet100", True), ("densenet100", False)])
+def test_the_memory_efficient_densenet_is_the_same_network_in_less_memory(net: str, batch_norm: bool) -> None:
+    torch.manual_seed(0)
+    plain, efficient = (
+        build(net, Shape(2, 8, 5, width=0.3, batch_norm=batch_norm, memory_efficient=efficient)).double()
+        for efficient in (False, True)
+    )
+    efficient.load_state_dict(plain.state_dict())
+    x, y, buffers = torch.randn(6, 2, 8, 8, dtype=torch.float64), torch.arange(6) % 5, dict(efficient.named_buffers())
+    (gradients, state, kept), (again, state_again, kept_again) = (after_a_step(model, x, y) for model in (plain, efficient))
+    assert gradients.keys() == again.keys()
+    for name, value in gradients.items():
+        torch.testing.assert_close(again[name], value, rtol=1e-10, atol=1e-12)
+    for name, value in state.items():
+        torch.testing.assert_close(state_again[name], value, rtol=1e-14, atol=0)  # the statistics of one batch, not of two
+    assert {int(value) for name, value in state_again.items() if name.endswith("tracked")} == ({1} if batch_norm else set())
+    assert kept_again < kept / 4
+    torch.testing.assert_close(efficient.eval()(x), plain.eval()(x), rtol=1e-12, atol=1e-14)
+    assert all(value is buffers[name] for name, value in efficient.named_buffers())  # those that others may hold

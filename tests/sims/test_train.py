@@ -88,6 +88,8 @@ def test_batches_are_a_shuffle_of_the_examples_that_seed_and_epoch_decide(n: int
     seen = np.concatenate(batches)
     assert len(np.unique(seen)) == len(seen) == n - (n % size == 1)
     assert all(len(batch) == size for batch in batches[:-1])
+    whole = epoch_batches(n, size, seed, epoch, drop_last=True)
+    assert [batch.tolist() for batch in whole] == [batch.tolist() for batch in batches if len(batch) == min(size, n)]
     again = np.concatenate(epoch_batches(n, size, seed, epoch))
     np.testing.assert_array_equal(seen, again)
     if n > 20:
@@ -299,6 +301,17 @@ def test_lbfgs_on_several_processes_is_refused() -> None:
     config = tiny(optimizer="lbfgs")
     accelerator: Any = SimpleNamespace(num_processes=2)
     with pytest.raises(ValueError, match="lbfgs runs in one process, not in 2"):
+        Trainer(config, load(config.data), accelerator)
+
+
+def test_velocities_on_several_processes_are_refused() -> None:
+    """Process 0 would train the epoch alone, and wait for the others, which wait for it."""
+    from sims.training.data import load
+    from sims.training.loop import Trainer
+
+    accelerator: Any = SimpleNamespace(num_processes=2)
+    config = tiny(velocity=(1,))
+    with pytest.raises(ValueError, match="velocities are taken in one process, this run has 2: leave them out"):
         Trainer(config, load(config.data), accelerator)
 
 

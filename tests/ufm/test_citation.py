@@ -46,10 +46,24 @@ def test_laws_are_named_and_models_add_their_papers_once() -> None:
     )
     assert software["note"].index("law (b)") < software["note"].index("law (a)")
     assert paper == fields(ufm.cite().split("\n\n")[1])
-    assert [entry["eprint"] for entry in rest] == ["2210.02192"]  # of both losses; the paper of the flow is there already
+    assert [entry["eprint"] for entry in rest] == [
+        "2210.02192",
+        "1512.00567",
+        "1708.02002",
+    ]  # of both losses once; the paper of the flow is there already
     assert rest[0]["url"] == "https://arxiv.org/abs/2210.02192"
     assert "note" not in fields(ufm.cite())
     assert set(LAW_SOURCES) == set(ufm.LAWS)
+
+
+@pytest.mark.parametrize(
+    ("name", "first_author", "number"), [("focal", "Lin, Tsung-Yi", "1708.02002"), ("label-smoothing", "Szegedy", "1512.00567")]
+)
+def test_a_loss_of_its_own_paper_is_cited_beside_its_model(name: str, first_author: str, number: str) -> None:
+    model, loss = map(fields, bibtex(name).split("\n\n"))
+    assert model["eprint"] == "2210.02192"
+    assert loss["author"].startswith(first_author)
+    assert loss["eprint"] == number
 
 
 def test_a_name_that_is_neither_is_refused_with_the_choices() -> None:

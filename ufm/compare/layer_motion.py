@@ -9,7 +9,7 @@ SMALLEST_SQUARE = 1e-300
 
 
 def layer_motion(entry: Entry, turns: np.ndarray | None = None) -> Motion:
-    """dA/dt = W^T (R - W A S), W = R A^T (A S A^T)^{-1}: A A^T is conserved, omega rises to that of the layer below.
+    """dA/dt = W^T (R - W A S), W = R A^T (A S A^T)^{-1}: A A^T is conserved, omega ends at that of the layer below.
 
     Exponential midpoint: for W held, every entry of A in the singular basis of W and the eigenbasis of S relaxes on its own.
     turns (B, C, C): from class means of the layer with M diag(q) T for every T of them, all at once.

@@ -1,9 +1,12 @@
 """Conventions for unequal classes, and measures of the whole feature matrix, each named after who uses it.
 
 `ufm.features.measures` weighs classes by their shares pi_c (Sigma_T = Sigma_W + Sigma_B, mu_G the mean over examples). The
-notebook of Papyan, Han & Donoho and the package `neural-collapse` (rhubarbwu) weigh every class the same in Sigma_B and mu_G and
-every example the same in Sigma_W. On equal classes both agree; on unequal ones they do not, and neither follows from the other.
+notebook of Papyan, Han & Donoho and the package `neural-collapse` (rhubarbwu) weigh every class the same in mu_G and Sigma_B, and
+so in NC1, NC3 and NC2 of the class means, and every example the same in Sigma_W. On equal classes both agree; on unequal ones
+they do not, and neither follows from the other.
 """
+
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,13 +16,20 @@ from ufm.features.measures import phd_nc1
 from ufm.features.statistics import ClassStatistics
 
 
+def notebook_statistics(stats: ClassStatistics[ArrayT]) -> ClassStatistics[ArrayT]:
+    """The statistics with classes of equal shares, n / C examples each: every measure of them is the notebook's.
+
+    mu_G is the mean of the class means, Sigma_B their covariance; Sigma_W stays the average over examples.
+    """
+    return replace(stats, counts=0 * stats.counts + stats.counts.sum() / stats.C)
+
+
 def notebook_nc1(stats: ClassStatistics[Array]) -> float:
     """tr(Sigma_W Sigma_B^+) / C with mu_G and Sigma_B averages over classes, Sigma_W over examples: on equal classes `phd_nc1`.
 
     The authors' notebook plots it without 1/C; rhubarbwu's package divides as here. Raises ValueError where Sigma_B loses rank.
     """
-    same = 0 * stats.counts + stats.counts.sum() / stats.C
-    return phd_nc1(ClassStatistics(same, stats.means, stats.sigma_w, stats.class_variances))
+    return phd_nc1(notebook_statistics(stats))
 
 
 def xu_vci(omega: SingularValues[ArrayT], rank: int | None = None) -> ArrayT:

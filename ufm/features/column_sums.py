@@ -3,7 +3,8 @@
 Under cross-entropy the gradient of every example sums to zero over classes (softmax minus a label that sums to 1, smoothed or
 not), so 1^T W and 1^T b follow a recursion that knows neither data nor labels. Under the squared error it is a recursion without
 labels, driven by second moments of the features. NC0: Zhao, Cheng, Masarczyk & Lucchi 2026, arXiv 2602.16642.
-AdamW, Adam and sign methods leave both: they rescale entries one by one.
+Adam and sign methods leave both: they rescale entries one by one. So does AdamW, but for cross-entropy of two classes, whose rows
+have opposite gradients: its rescaled steps cancel in the sum.
 """
 
 from dataclasses import dataclass

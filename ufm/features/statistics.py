@@ -42,7 +42,7 @@ class ClassStatistics(Generic[ArrayT_co]):
     @property
     def n(self) -> int:
         """Number of examples."""
-        return int(self.counts.sum())
+        return round(float(self.counts.sum()))
 
     @property
     def priors(self) -> PerClass[ArrayT_co]:

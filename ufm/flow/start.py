@@ -114,7 +114,9 @@ def closed_onset(law: Law, start: Start, t_end: float) -> float:
 
 def scaled_means(start: Start) -> np.ndarray:
     """U^T S, S = (M - mu_G 1^T) diag(sqrt(pi)) of the renormalized features. (K, C)"""
-    return (start.snr.omega[:, None] * start.snr.V.T) * np.sqrt(start.layout.priors)
+    q = np.sqrt(start.layout.priors)
+    S = (start.snr.omega[:, None] * start.snr.V.T) * q
+    return S - np.outer(S @ q, q)  # 0 but for rounding, which a badly conditioned Sigma_W enlarges
 
 
 def to_total_covariance_one(X: np.ndarray, measured: Snr[np.ndarray], start: Start) -> np.ndarray:

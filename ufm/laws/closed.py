@@ -21,9 +21,11 @@ from ufm.laws.domain import (
     SMALLEST_OMEGA,
     SMALLEST_PHI,
     check_omega,
+    for_every,
     from_start,
     in_blocks,
     narrow,
+    over_sum,
     six_digits,
     times_like,
     wide,
@@ -37,8 +39,8 @@ class Law(ABC):
     statement: ClassVar[str]
 
     @abstractmethod
-    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
-        """d omega / dt. Any shape."""
+    def _rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
+        """d omega / dt of float64. Any shape."""
 
     @abstractmethod
     def phi(self, u: ArrayT) -> ArrayT:
@@ -55,6 +57,10 @@ class Law(ABC):
     @abstractmethod
     def _solve(self, s: ArrayT) -> ArrayT:
         """The u > 0 with Phi(u) = s, to a few units in the last place."""
+
+    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
+        """d omega / dt of any omega >= 0. Any shape, in the dtype of omega."""
+        return narrow(self._rate(wide(omega), whole_number(C, "C"), whole_number(N, "N")), omega)
 
     def time(self, omega: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """t(omega) = (C^2 N / 2) (Phi(u) - Phi(u0)): when a singular value that starts at omega0 reaches omega.
@@ -105,9 +111,9 @@ class _Renormalized(Law):
     name = "renormalized"
     statement = "law (a): log u + u, the paper's Eq. 5 with Proposition 4"
 
-    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
+    def _rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """omega / (C N (C + omega^2))"""
-        return omega / (C * N * (C + omega * omega))
+        return over_sum(omega, C)[0] / (C * N)
 
     def phi(self, u: ArrayT) -> ArrayT:
         """log u + u"""
@@ -115,7 +121,7 @@ class _Renormalized(Law):
 
     def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """sqrt(2 t / (C N)), for every start"""
-        return _for_every(omega0, namespace(t).sqrt(2 * t / (C * N)), t)
+        return for_every(omega0, namespace(t).sqrt(2 * t / (C * N)), t)
 
     def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
         log_ratio, difference, _ = _differences(omega, omega0, C)
@@ -147,9 +153,10 @@ class _Embedded(Law):
     name = "embedded"
     statement = "law (b): log u + 2 u + u^2/2, the paper's Eq. 10; gradient flow of the Frobenius metric"
 
-    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
+    def _rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """omega / (N (C + omega^2)^2), the paper's Eq. 28"""
-        return omega / (N * (C + omega * omega) ** 2)
+        share, reciprocal = over_sum(omega, C)
+        return share * (reciprocal / N)
 
     def phi(self, u: ArrayT) -> ArrayT:
         """log u + 2 u + u^2 / 2"""
@@ -157,7 +164,7 @@ class _Embedded(Law):
 
     def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """(4 t / N)^{1/4}, for every start (Corollary 1, c_3 = N/4)"""
-        return _for_every(omega0, (4 * t / N) ** 0.25, t)
+        return for_every(omega0, (4 * t / N) ** 0.25, t)
 
     def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
         log_ratio, difference, total = _differences(omega, omega0, C)
@@ -189,7 +196,7 @@ class _Unnormalized(Law):
     name = "unnormalized"
     statement = "law (c): log u, plain gradient flow of L_LS from total covariance I"
 
-    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
+    def _rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """omega / (C^2 N)"""
         return omega / (C * C * N)
 
@@ -241,9 +248,3 @@ def _differences(omega: ArrayT, omega0: ArrayT, C: int) -> tuple[ArrayT, ArrayT,
     step = omega - omega0
     log_ratio = 2 * namespace(omega).log1p(step / omega0)
     return log_ratio, step * ((omega + omega0) / C), (omega * omega + omega0 * omega0) / C
-
-
-def _for_every(omega0: ArrayT, value: ArrayT, t: ArrayT) -> ArrayT:
-    """value(t) for every moving singular value, 0 for one that starts at 0."""
-    omega0 = wide(omega0)
-    return value.reshape(t.shape + (1,) * omega0.ndim) * namespace(omega0).where(omega0 > 0, 1.0, 0.0)

@@ -75,6 +75,15 @@ def wide(value: Any) -> Any:
     return np.asarray(given, dtype=np.float64) if xp is np else given.to(xp.float64)
 
 
+def digits_given(value: Any) -> float:
+    """Machine epsilon of the floating dtype of what was given, float64's where that has none."""
+    if not isinstance(value, (int, float, list, tuple)):
+        xp: Any = namespace(value)
+        if value.dtype.kind == "f" if xp is np else value.is_floating_point():
+            return float(xp.finfo(value.dtype).eps)
+    return float(np.finfo(np.float64).eps)
+
+
 def times_like(t: Any, omega0: ArrayT) -> ArrayT:
     """t as float64; plain numbers and numpy arrays become what omega0 is. Raises ValueError for NaN and infinite times."""
     given: Any = wide(t)
@@ -101,6 +110,21 @@ def narrow(result: ArrayT, given: Any) -> ArrayT:
     if largest > float(xp.finfo(given.dtype).max):
         raise OverflowError(f"{largest:.6g} overflows {given.dtype}: give float64, or a smaller time")
     return array.astype(given.dtype) if xp is np else array.to(given.dtype)
+
+
+def over_sum(omega: ArrayT, offset: float) -> tuple[ArrayT, ArrayT]:
+    """omega / (offset + omega^2) and 1 / (offset + omega^2) for omega >= 0, no square formed that overflows. Any shape"""
+    xp: Any = namespace(omega)
+    larger = xp.clip(omega, min=1.0)
+    small = omega / larger
+    total = offset / larger + omega * small
+    return small / total, 1 / larger / total
+
+
+def for_every(omega0: ArrayT, value: ArrayT, t: ArrayT) -> ArrayT:
+    """value(t) for every moving singular value, 0 for one that starts at 0. (*t.shape, *omega0.shape)"""
+    omega0 = wide(omega0)
+    return value.reshape(t.shape + (1,) * omega0.ndim) * namespace(omega0).where(omega0 > 0, 1.0, 0.0)
 
 
 def check_omega(omega: Array, C: int, N: int) -> None:

@@ -20,7 +20,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
 from ufm.laws.class_counts import ClassCounts
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
-from ufm.laws.domain import from_start, wide
+from ufm.laws.domain import digits_given, from_start, wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
 from ufm.laws.one_vector import ComplementBasis
 from ufm.laws.singular import thin_svd
@@ -59,7 +59,8 @@ class GeneralLaw(ClassCounts):
         """S = (M - mu_G 1^T) diag(sqrt(pi)) of class means M (P, C) of renormalized features. (P, C), float64"""
         M = self.checked(M)
         pi = self.priors_like(M)
-        return (M - (M @ pi)[:, None]) * pi**0.5
+        M = M - (M @ pi)[:, None]
+        return (M - (M @ pi)[:, None]) * pi**0.5  # once more: the first mean is rounded, by as much as it is far from zero
 
     def class_means(self, S: ArrayT) -> ArrayT:
         """M = S diag(1 / sqrt(pi)), whose singular values are the omega_j of Eq. 9. (..., P, C) -> (..., P, C)"""
@@ -67,7 +68,7 @@ class GeneralLaw(ClassCounts):
 
     def velocity(self, S: ArrayT) -> ArrayT:
         """dS/dt = (1/n) S K Pi K (r s I + G) J. (P, C) -> (P, C)"""
-        S = self.checked(S)
+        S = self.checked_scaled(S)
         basis = self.basis(S)
         return basis.expand(self.reduced_velocity(basis.reduce(S)))
 
@@ -141,7 +142,7 @@ class GeneralLaw(ClassCounts):
 
     def loss_parts(self, S: Array) -> tuple[float, float]:
         """L_NC1 = s/2 tr Pi K G K and L_NC2/3 = s^2/2 tr Pi K J K, which sum to the loss. S (P, C)"""
-        u, p, rest = self.spectrum(self.basis(S).reduce(self.checked(S)))
+        u, p, rest = self.spectrum(self.basis(S).reduce(self.checked_scaled(S)))
         nc1, nc23 = self.parts_of(u, p, rest)
         return float(nc1), float(nc23)
 
@@ -163,7 +164,7 @@ class GeneralLaw(ClassCounts):
 
     def classifier(self, S: ArrayT) -> tuple[ArrayT, ArrayT]:
         """W = diag(q) K S^T (C, P) and b = pi (C,): ridge least squares with free bias on features of mean zero."""
-        S = self.checked(S)
+        S = self.checked_scaled(S)
         A = S @ S.mT + self.s * identity_like(S, S.shape[0])
         pi = self.priors_like(S)
         return namespace(S).linalg.solve(A, S * pi**0.5).mT, pi
@@ -196,6 +197,18 @@ class GeneralLaw(ClassCounts):
         if not bool(namespace(M).isfinite(M).all()):
             raise ValueError("the class means have NaN or infinite entries")
         return M
+
+    def checked_scaled(self, S: ArrayT) -> ArrayT:
+        """S = M diag(q) (P, C) as float64. Raises ValueError as `checked`, and where S q is not 0 to half the digits given."""
+        allowed = digits_given(S) ** 0.5
+        S = self.checked(S)
+        along, largest = float(abs(S @ self.priors_like(S) ** 0.5).max()), float(abs(S).max())
+        if not along <= allowed * largest:
+            raise ValueError(
+                f"S q has an entry of {along:.3g} where S has at most {largest:.3g}: S = M diag(q) needs class means M with "
+                "sum_c pi_c mu_c = 0; scaled_means makes it of any M"
+            )
+        return S
 
 
 def _shifted_solve(Z: ArrayT, s: float, X: ArrayT) -> ArrayT:

@@ -69,7 +69,7 @@ def general_step(law: GeneralLaw, S: ArrayT, eta: float) -> ArrayT:
     """
     if not 0 < eta < math.inf:
         raise ValueError(f"eta = {eta}: the step size must be positive and finite")
-    S = law.checked(S)
+    S = law.checked_scaled(S)
     basis, start = law.basis(S), reduced_start(law, S)
     return start.U @ basis.expand(_reduced_step(law, start.Z_of(start.sigma), eta))
 
@@ -119,7 +119,7 @@ def run_general_discrete(
         raise ValueError(f"steps = {steps}: at least one step is needed")
     if not 0 < eta < math.inf:
         raise ValueError(f"eta = {eta}: the step size must be positive and finite")
-    S = law.checked(S)
+    S = law.checked_scaled(S)
     xp, basis, kept, start = namespace(S), law.basis(S), kept_steps(steps), reduced_start(law, S)
     state, omega, u = start.sigma if law.balanced else start.Z_of(start.sigma), list[Any](), list[Any]()
 

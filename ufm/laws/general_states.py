@@ -74,7 +74,7 @@ def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:
 
     Raises ValueError where a singular value is zero and never grows, OverflowError where the time overflows float64.
     """
-    S = law.checked(S)
+    S = law.checked_scaled(S)
     start, basis = reduced_start(law, S), law.basis(S)
     if start.moving < len(start.sigma):
         raise ValueError(f"{len(start.sigma) - start.moving} of {len(start.sigma)} singular values are zero and never grow")

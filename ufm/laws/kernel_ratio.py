@@ -23,7 +23,7 @@ from typing import ClassVar
 from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
-from ufm.laws.domain import LARGEST_LOG, check_omega, from_start, narrow, times_like, wide
+from ufm.laws.domain import LARGEST_LOG, check_omega, from_start, narrow, over_sum, times_like, wide
 from ufm.laws.monotone import increasing_root
 
 EXACT_TAIL = 600.0  # of log u, beyond which the unnormalized Phi is its asymptote to the last digit
@@ -77,10 +77,10 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
     def _s(self) -> float:
         return 1.0 + self.ridge
 
-    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
+    def _rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """d omega / dt = omega (r s + u) / (C^2 N (s + u)^2)"""
-        u, s = omega * omega / C, self._s
-        return omega * ((self.kernel_ratio * s + u) / (C * C * N * (s + u) ** 2))
+        share, reciprocal = over_sum(omega, C * self._s)
+        return share * (self.kernel_ratio * (C * self._s) * reciprocal + omega * share) / (C * N)
 
     def phi(self, u: ArrayT) -> ArrayT:
         """Phi(u), up to a constant that depends on r alone."""
@@ -137,10 +137,10 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
     def __post_init__(self) -> None:
         _check_ratio(self.kernel_ratio)
 
-    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
+    def _rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """d omega / dt = omega ((r + u) / (1 + u))^2 / (C^2 N)"""
-        u = omega * omega / C
-        return omega * (((self.kernel_ratio + u) / (1 + u)) ** 2 / (C * C * N))
+        share, reciprocal = over_sum(omega, C)
+        return omega * ((self.kernel_ratio * C * reciprocal + omega * share) ** 2 / (C * C * N))
 
     def signal_share(self, u: ArrayT) -> ArrayT:
         """r / (r + u), the share of d log omega that the class means make; the shrinking deviations make the rest."""

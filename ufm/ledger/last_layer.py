@@ -3,7 +3,8 @@
     dA/dt = -grad_H L_LS(A Z) Z^T = -W^T (W A S - R),   W = R A^T (A S A^T)^{-1},   S = Z Z^T / n,   R = Ybar Z^T / n,
 
 with Z and the one-hot labels centred, and L_LS = 1/2 Ave ||W h + b - y||^2 at the least-squares classifier. As
-grad_H L_LS H^T = 0, **A A^T is conserved**; omega(A Z) rises towards omega(Z), the bound that no linear layer passes, and stops.
+grad_H L_LS H^T = 0, **A A^T is conserved**; L_LS falls and omega(A Z) ends at omega(Z), the bound that no linear layer
+passes. On the way a single omega_j may fall.
 """
 
 from dataclasses import dataclass

@@ -13,13 +13,20 @@ from manifolds.layout import ClassLayout
 from tests.strategies import features as random_features
 from tests.strategies import problems
 from tests.typed import linear
-from ufm.features.class_means import notebook_nc1, roy_effective_rank, xu_vci, xu_vci_of
+from ufm.features.class_means import notebook_nc1, notebook_statistics, roy_effective_rank, xu_vci, xu_vci_of
 from ufm.features.column_sums import ColumnSums, bias_free_step, cross_entropy_step, squared_error_step, zhao_nc0
 from ufm.features.margins import hull_distance, jiang_one_vs_rest_margin
-from ufm.features.measures import phd_nc1, sakamoto_rnc1, sakamoto_rnc1_of_mean_norm
+from ufm.features.measures import (
+    phd_equinorm,
+    phd_maximal_angle,
+    phd_nc1,
+    phd_nc3,
+    sakamoto_rnc1,
+    sakamoto_rnc1_of_mean_norm,
+)
 from ufm.features.out_of_distribution import ammar_neco, liu_nci
 from ufm.features.regression_collapse import andriopoulos_nrc1, andriopoulos_nrc2, andriopoulos_nrc3
-from ufm.features.statistics import block_statistics
+from ufm.features.statistics import block_statistics, statistics_of
 
 
 @given(problems(balanced=False))
@@ -38,6 +45,33 @@ def test_notebook_nc1_is_the_unweighted_formula_and_differs_on_unequal_classes(p
 def test_on_equal_classes_all_conventions_agree(problem):
     stats = block_statistics(problem.H, problem.layout)
     assert notebook_nc1(stats) == pytest.approx(phd_nc1(stats), rel=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6, 1e8])
+def test_on_equal_classes_all_conventions_agree_however_far_away_the_features_lie(offset):
+    """What the class means lost when they were rounded is kept: it was dropped, and with it most digits of NC1."""
+    rng, y = np.random.default_rng(0), np.repeat(np.arange(4), 9)
+    stats = statistics_of(offset + rng.standard_normal((4, 5))[y] + 0.1 * rng.standard_normal((36, 5)), y, 4)
+    assert notebook_nc1(stats) == pytest.approx(phd_nc1(stats), rel=1e-12)
+    assert notebook_statistics(stats).n == stats.n
+
+
+@given(problems(balanced=False))
+def test_nc2_and_nc3_of_the_notebook_are_those_about_the_mean_of_the_class_means(problem):
+    H, layout = problem.H, problem.layout
+    stats, W = block_statistics(H, layout), problem.rng.standard_normal((layout.C, problem.P))
+    M = np.stack([H[:, np.asarray(layout.labels) == c].mean(1) for c in range(layout.C)], 1)
+    M = M - M.mean(1, keepdims=True)  # as the notebook writes it, from here on
+    norms = np.linalg.norm(M, axis=0)
+    coherence = (M / norms).T @ (M / norms) + 1 / (layout.C - 1)
+    ours = notebook_statistics(stats)
+    assert phd_equinorm(ours.centred_means) == pytest.approx(norms.std(ddof=1) / norms.mean(), rel=1e-9)
+    angle = np.abs(coherence - np.diag(np.diag(coherence))).sum() / (layout.C * (layout.C - 1))
+    assert phd_maximal_angle(ours.centred_means) == pytest.approx(angle, rel=1e-9, abs=1e-12)
+    distance = np.linalg.norm(W.T / np.linalg.norm(W) - M / np.linalg.norm(M)) ** 2
+    assert phd_nc3(ours, W) == pytest.approx(distance, rel=1e-9)
+    assert abs(phd_nc3(stats, W) / distance - 1) > 1e-9
+    assert ours.n == layout.n
 
 
 def test_sizes_30_to_1_change_nc1_by_more_than_a_third():
@@ -201,6 +235,7 @@ def test_what_the_measures_refuse():
     for call, message in (
         (lambda: ammar_neco(x, x, 3), "k = 3"),
         (lambda: ammar_neco(x, x, 1), "lies on the mean"),
+        (lambda: ammar_neco(np.eye(4), np.eye(4)[:3], 3), "k = 3: the training features span 2 directions"),
         (lambda: liu_nci(x, np.eye(2), np.zeros(2), np.zeros(2), -1.0), "alpha = -1"),
         (lambda: jiang_one_vs_rest_margin(np.zeros((3, 2))), "row 0 of W is zero"),
         (lambda: andriopoulos_nrc1(x, 0), "q = 0"),

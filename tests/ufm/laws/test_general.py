@@ -8,6 +8,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from tests import oracles as dense
 from tests.strategies import Problem, problems
 from tests.ufm.laws import oracles
 from ufm.features import measures
@@ -16,7 +17,7 @@ from ufm.features.statistics import block_statistics
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.general import GeneralLaw
-from ufm.laws.general_discrete import general_step
+from ufm.laws.general_discrete import general_step, run_general_discrete, safe_step_from
 from ufm.laws.general_run import run_general
 from ufm.laws.general_states import ReducedStart, reduced_start, states_at, time_of_growth
 from ufm.laws.run_cost import bytes_of_run
@@ -43,6 +44,51 @@ def test_the_law_is_the_velocity_of_the_class_means_and_the_deviations_are_froze
     np.testing.assert_allclose(layout.deviations(velocity), 0 * X, atol=1e-11 * scale)
     expected = layout.means(velocity) * np.sqrt(layout.priors)
     np.testing.assert_allclose(law.velocity(law.scaled_means(layout.means(X))), expected, atol=1e-11 * scale)
+
+
+@given(st.one_of(any_sizes, problems(few_features=True)))
+def test_singular_values_of_s_are_those_of_the_whitened_covariance_of_the_class_means(problem: Problem) -> None:
+    """S S^T has the eigenvalues of Sigma_W^{-1/2} Sigma_B Sigma_W^{-1/2}; equal classes: u_j = omega_j^2 / C. S q = 0."""
+    layout, H = problem.layout, problem.H
+    law, white = GeneralLaw(layout.sizes), dense.inverse_sqrt(H @ dense.class_centering(layout) @ H.T)
+    means = white @ (layout.means(H) - H.mean(1, keepdims=True))
+    between = sum(share * np.outer(mean, mean) for share, mean in zip(layout.priors, means.T, strict=True))
+    S, K = law.scaled_means(layout.means(whole(problem))), min(layout.C - 1, problem.P)
+    u = np.linalg.svd(S, compute_uv=False)[:K] ** 2
+    np.testing.assert_allclose(u, np.linalg.eigvalsh(between)[::-1][:K], rtol=1e-7, atol=1e-9)
+    np.testing.assert_allclose(S @ np.sqrt(layout.priors), 0 * S[:, 0], atol=1e-14 * abs(S).max())
+    if law.balanced:
+        np.testing.assert_allclose(u, oracles.singular_values(H, layout) ** 2 / layout.C, rtol=1e-7, atol=1e-9)
+
+
+@given(any_sizes, ridges, ratios)
+def test_the_law_closes_in_the_gram_matrix_and_in_a_triangle_of_s(problem: Problem, ridge: float, r: float) -> None:
+    """dG/dt = (1/n) G K Pi K (r s I + G) J and its transpose, in C x C numbers; S = Q R with Q at rest, dR/dt the law of R."""
+    layout, X, q = problem.layout, whole(problem), np.sqrt(problem.layout.priors)
+    law = GeneralLaw(layout.sizes, ridge, r)
+    velocity = oracles.renormalized_velocity(X, layout, ridge, oracles.class_kernel(layout, r))
+    S, dS = layout.means(X) * q, layout.means(velocity) * q
+    G, J = S.T @ S, np.eye(layout.C) - np.outer(q, q)
+    K = np.linalg.inv(law.s * np.eye(layout.C) + G)
+    half = G @ K @ np.diag(layout.priors) @ K @ (r * law.s * np.eye(layout.C) + G) @ J / layout.n
+    np.testing.assert_allclose(dS.T @ S + S.T @ dS, half + half.T, atol=1e-10 * abs(half).max())
+    Q, R = np.linalg.qr(S)
+    np.testing.assert_allclose(Q @ law.velocity(R), dS, atol=1e-10 * abs(dS).max())
+
+
+@given(st.one_of(any_sizes, problems(few_features=True)), ridges, ratios)
+def test_vectors_are_at_rest_for_equal_classes_only(problem: Problem, ridge: float, r: float) -> None:
+    """V^T d(M^T M)/dt V of the whole tensor is diagonal for equal classes, and not for others where they have two values."""
+    layout, X = problem.layout, whole(problem)
+    velocity = oracles.renormalized_velocity(X, layout, ridge, oracles.class_kernel(layout, r))
+    K = min(layout.C - 1, problem.P)
+    V, change = np.linalg.svd(layout.means(X))[2][:K].T, layout.means(X).T @ layout.means(velocity)
+    turned = V.T @ (change + change.T) @ V
+    off = abs(turned - np.diag(np.diagonal(turned))).max()
+    if min(layout.sizes) == max(layout.sizes):
+        assert off < 1e-10 * abs(turned).max()
+    elif K > 1:
+        assert off > 1e-6 * abs(turned).max()
 
 
 @given(any_sizes, ridges, ratios, st.floats(0.1, 3))
@@ -125,6 +171,10 @@ def test_loss_and_parts_are_those_of_the_ridge_classifier(problem: Problem, ridg
     nc23 = 0.5 * float((residual**2 * layout.priors).sum())
     np.testing.assert_allclose(law.loss_parts(S), (nc1, nc23), rtol=1e-9)
     np.testing.assert_allclose(law.loss(S), oracles.ridge_loss(X, layout, ridge), rtol=1e-9)
+    K, Pi = np.linalg.inv(law.s * np.eye(law.C) + S.T @ S), np.diag(law.priors)
+    lowest = np.trace(Pi @ (np.eye(law.C) - np.outer(law.priors, np.ones(law.C))))
+    by_trace = (lowest - np.trace(Pi @ (np.eye(law.C) - law.s * K))) / 2
+    np.testing.assert_allclose(by_trace, oracles.ridge_loss(X, layout, ridge), rtol=1e-9, atol=1e-13)
     run = run_general(law, S, np.array([0.0]))
     np.testing.assert_allclose((run.loss_nc1[0], run.loss_nc23[0]), (nc1, nc23), rtol=1e-9)
     np.testing.assert_allclose(run.trajectory().loss, run.loss)
@@ -379,6 +429,31 @@ def test_starts_and_times_that_make_no_sense_are_refused(S: np.ndarray, t: list[
         run_general(GeneralLaw((5, 9, 7)), S, np.array(t))
 
 
+@given(any_sizes, st.floats(1e-6, 1.0))
+def test_a_start_whose_mean_over_examples_is_not_zero_is_refused_with_the_number(problem: Problem, share: float) -> None:
+    """It was projected without a word; what the rounding of float32 leaves passes."""
+    layout = problem.layout
+    law, q = GeneralLaw(layout.sizes), np.sqrt(layout.priors)
+    S = law.scaled_means(layout.means(whole(problem)))
+    bad = S + share * abs(S).max() * np.outer(np.eye(len(S))[0], q)
+    for call in (
+        lambda: run_general(law, bad, np.array([1.0])),
+        lambda: run_general_discrete(law, bad, 1.0, 1),
+        lambda: general_step(law, bad, 1.0),
+        lambda: time_of_growth(law, bad, 2.0),
+        lambda: safe_step_from(law, bad),
+        lambda: law.velocity(bad),
+        lambda: law.loss(bad),
+        lambda: law.classifier(bad),
+    ):
+        with pytest.raises(ValueError, match=r"^S q has an entry of .* where S has at most .*; scaled_means makes it"):
+            call()
+    rounded = np.asarray(S, np.float32)
+    np.testing.assert_allclose(law.velocity(rounded), law.velocity(S), atol=1e-4 * float(abs(S).max()))
+    far = layout.means(whole(problem)) + 1e9 * problem.rng.standard_normal((len(S), 1))
+    run_general(law, law.scaled_means(far), np.array([1.0]))
+
+
 def on_torch(device: str) -> None:
     """Every public call on a device gives numpy's numbers, and stays there."""
     law, rng = GeneralLaw((5, 9, 7, 30), 0.1, 3.0), np.random.default_rng(0)
@@ -398,9 +473,10 @@ def on_torch(device: str) -> None:
     np.testing.assert_allclose(stepped.cpu(), general_step(law, S, 10.0), rtol=1e-10, atol=1e-13)
     np.testing.assert_allclose(run.trajectory().omega, expected.omega, rtol=1e-9)
     balanced = GeneralLaw((8, 8, 8, 8), 0.1)
-    closed = run_general(balanced, tensor, times)
-    np.testing.assert_allclose(torch.as_tensor(closed.omega).cpu(), run_general(balanced, S, t).omega, rtol=1e-10)
-    np.testing.assert_allclose(torch.as_tensor(closed.loss).cpu(), run_general(balanced, S, t).loss, rtol=1e-10)
+    even = balanced.scaled_means(S)
+    closed, known = run_general(balanced, torch.from_numpy(even).to(device), times), run_general(balanced, even, t)
+    np.testing.assert_allclose(torch.as_tensor(closed.omega).cpu(), known.omega, rtol=1e-10)
+    np.testing.assert_allclose(torch.as_tensor(closed.loss).cpu(), known.loss, rtol=1e-10)
 
 
 def test_torch_gives_the_same_numbers() -> None:
@@ -421,7 +497,8 @@ def test_a_run_past_the_free_memory_is_refused_with_the_number(monkeypatch: pyte
     with pytest.raises(ValueError, match=r"^5 unequal classes in P = 3 features at 1000 times need about .*kB"):
         run_general(law, S, t)
     assert run_general(law, S, t[:500]).omega.shape == (500, 3)
-    assert run_general(GeneralLaw((9,) * 5), S, t).omega.shape == (1000, 3)  # closed
+    closed = GeneralLaw((9,) * 5)
+    assert run_general(closed, closed.scaled_means(S), t).omega.shape == (1000, 3)
 
 
 @pytest.mark.parametrize("r", [0.4, 1.0, 3.0, math.inf])

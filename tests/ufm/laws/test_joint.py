@@ -76,6 +76,28 @@ def test_the_velocity_descends_the_energy(problem: Problem, wd_W: float, wd_H: f
     assert dM.shape == M.shape
 
 
+@given(problems(balanced=False), decays)
+def test_the_velocity_has_rank_c_and_the_displacement_does_not(problem: Problem, wd_H: float) -> None:
+    """dH/dt + wd_H H has rank C, that of Sigma_W 2 C; H(t) - H(0) has more, as the rows of W turn: "rank at most C" is wrong."""
+    layout, H = problem.layout, problem.H / 3
+    C, n = layout.C, layout.n
+    flow = JointFlow(layout.sizes, wd_W=0.02, wd_H=wd_H)
+    W, b = problem.rng.standard_normal((C, problem.P)), problem.rng.standard_normal(C)
+    states = full(flow, W, b, H, np.array([0.0, 3.0, 3.0 + 1e-3, 3.0 + 2e-3]))
+    around = [state[2] for state in states[1:]]
+    velocity = (around[2] - around[0]) / 2e-3 + wd_H * around[1]
+    values = np.linalg.svd(velocity, compute_uv=False)
+    assert values[C:].max() < 1e-5 * values[0]
+    displacement = np.linalg.svd(around[0] - np.exp(-3 * wd_H) * H, compute_uv=False)
+    assert displacement[C] > 1e-4 * displacement[0]
+    M, Sigma_W = joint_start(around[1], layout)
+    W, b, _ = states[2]
+    dSigma = flow.velocity(W, b, M, Sigma_W)[3] + 2 * wd_H * Sigma_W
+    rank = int(np.linalg.matrix_rank(dSigma, tol=1e-10 * float(np.linalg.norm(dSigma))))
+    assert C < rank <= 2 * C or rank == problem.P
+    assert n > problem.P > C
+
+
 def test_a_fast_classifier_is_the_central_path() -> None:
     layout = ClassLayout((12, 7, 9))
     H = features(layout, 4, np.random.default_rng(0))

@@ -128,6 +128,29 @@ def test_the_unnormalized_law_is_the_flow_of_the_whole_tensor(problem: Problem, 
     np.testing.assert_allclose(share_of_signal, law.signal_share(omega0**2 / C), rtol=1e-5)
 
 
+@given(problems(few_features=True), st.sampled_from([0.3, 1.0, 4.0, 30.0]), st.floats(0, 2))
+def test_r_is_read_off_features_of_neighbouring_epochs_without_a_clock(problem: Problem, r: float, share: float) -> None:
+    """r = u share / (1 - share), share that of the signal: class means of one epoch with deviations of the other, both ways."""
+    layout, X = problem.layout, problem.X - problem.X.mean(1, keepdims=True)
+    kernel, M = oracles.class_kernel(layout, r), layout.means(X)
+    values, E = np.linalg.eigh(r * np.eye(len(X)) + M @ M.T / layout.C)
+    H = (E / np.sqrt(values)) @ E.T @ X
+    unit = layout.n * layout.C / (2 * max(r, 1) ** 2)
+    t = np.array([share, share + 1e-3]) * unit
+    first, second = oracles.integrated(lambda H: -oracles.ridge_gradient(H, layout, 0.0) @ kernel, H, t)
+    moved = layout.spread(layout.means(second) - layout.means(first))
+
+    def logs(H: np.ndarray) -> np.ndarray:
+        return np.log(oracles.singular_values(H, layout))
+
+    old, new, signal, noise = logs(first), logs(second), logs(first + moved), logs(second - moved)
+    u = np.exp(old + new) / layout.C
+    of_signal = (signal - old + new - noise) / 2 / (new - old)
+    known = (u / r > 1e-3) & (new - old > 1e-6)
+    np.testing.assert_allclose((u * of_signal / (1 - of_signal))[known], r, rtol=1e-3)
+    np.testing.assert_allclose((1 - of_signal)[known], (u / (r + u))[known], rtol=1e-3)
+
+
 def test_the_helpers_are_right_to_the_last_digits() -> None:
     for x in [-0.999, -0.5, -0.49, -1e-3, -1e-12, 1e-12, 1e-5, 0.3, 0.999, 1.0, 7.0, 1e9]:
         with mpmath.workdps(60):

@@ -45,6 +45,19 @@ def test_the_mean_system_is_the_full_flow_for_any_sizes_and_kernel(problem: Prob
     np.testing.assert_allclose(abs(run.V_t[0]), abs(snr(H, layout).V), atol=1e-6)
 
 
+@given(any_sizes)
+def test_the_velocity_of_the_class_means_and_the_conserved_covariance_are_as_stated(problem: Problem) -> None:
+    """dM/dt = (1/n) A^{-1} M Pi (I - pi 1^T - Pi M^T A^{-1} M), A = Hbar Hbar^T / n at rest as grad L_LS H^T = 0: any start."""
+    layout, H, pi = problem.layout, problem.H, problem.layout.priors
+    gradient, Hbar = oracles.ridge_gradient(H, layout, 0.0), centred(problem)
+    A, M, Pi = Hbar @ Hbar.T / layout.n, layout.means(Hbar), np.diag(pi)
+    white = np.linalg.solve(A, M)
+    stated = white @ Pi @ (np.eye(layout.C) - np.outer(pi, np.ones(layout.C)) - Pi @ M.T @ white) / layout.n
+    np.testing.assert_allclose(layout.means(-gradient), stated, atol=1e-9 * abs(stated).max())
+    size = float(np.linalg.norm(gradient) * np.linalg.norm(H))
+    np.testing.assert_allclose(gradient @ H.T, 0 * A, atol=1e-9 * size)
+
+
 @given(any_sizes, ratios, st.floats(0.1, 2))
 def test_the_singular_vectors_are_those_of_the_snr_matrix(problem: Problem, r: float, share: float) -> None:
     """U_t diag(omega_t) V_t^T is Sigma_W^{-1/2} (M - mu_G 1^T), with the symmetric root of the whole tensor's covariance."""

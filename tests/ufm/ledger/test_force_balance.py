@@ -3,10 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
 from torch import nn
 from torch.nn import functional as F
 
+from tests.strategies import Problem, problems
 from tests.typed import gradient_of
+from tests.ufm.laws import oracles
 from ufm.ledger.force_balance import force_balance
 
 
@@ -62,6 +65,19 @@ def test_on_the_central_path_a_linear_layer_above_fixed_features_is_at_rest() ->
     assert balance.cosine[-1] == pytest.approx(-1, abs=1e-9)
     assert balance.ratio[-1] < 1e-6
     assert balance.means[-1] > 1e-3
+
+
+@given(problems(balanced=False))
+def test_the_gradient_of_the_central_path_is_orthogonal_to_what_the_features_are_linear_in(problem: Problem) -> None:
+    """grad_H L_LS H^T = 0, so that Z = B H has grad Z^T = 0 for every B, any class sizes; another Z has not."""
+    H = problem.H
+    gradient = oracles.ridge_gradient(H, problem.layout, 0.0)
+    size = float(np.linalg.norm(gradient)) * float(np.linalg.norm(H))
+    np.testing.assert_allclose(gradient @ H.T, np.zeros((problem.P, problem.P)), atol=1e-9 * size)
+    B = problem.rng.standard_normal((problem.P + 3, problem.P))
+    np.testing.assert_allclose(gradient @ (B @ H).T, np.zeros((problem.P, problem.P + 3)), atol=1e-8 * size)
+    bent = np.tanh(H)
+    assert abs(gradient @ bent.T).max() > 1e-7 * float(np.linalg.norm(gradient) * np.linalg.norm(bent))
 
 
 def test_against_decay_and_momentum() -> None:

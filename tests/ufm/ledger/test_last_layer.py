@@ -3,10 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 
 from tests.strategies import Problem, problems
+from tests.ufm.laws import oracles
 from tests.ufm.ledger.maps import labels_of, statistics
+from ufm.features.statistics import statistics_of
 from ufm.ledger.last_layer import LastLayer
 
 
@@ -43,13 +45,38 @@ def test_the_gram_matrix_of_a_linear_last_layer_is_conserved(problem: Problem) -
     assert abs(path[-1] - A).max() > 0
 
 
+@settings(max_examples=12)
+@given(problems(balanced=False))
+def test_the_loss_falls_and_no_omega_passes_the_layer_below(problem: Problem) -> None:
+    """The flow descends L_LS of A Z, every omega_j stays at most that of Z, and an invertible layer is there and at rest."""
+    law, _, Z = start(problem)
+    K = min(problem.layout.C - 1, problem.P)
+    A = problem.rng.standard_normal((problem.P, problem.P))
+    assume(np.linalg.cond(A) < 30)
+    path = law.follow(A[:K], np.array([0.0, 1.0, 5.0]))
+    losses = [oracles.ridge_loss(a @ Z, problem.layout, 0.0) for a in path]
+    assert (np.diff(losses) <= 1e-10).all()
+    assert (np.array([law.omega(a)[:K] for a in path]) <= law.bound()[:K] * (1 + 1e-7)).all()
+    np.testing.assert_allclose(law.omega(A), law.bound(), rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(law.velocity(A), 0 * A, atol=1e-8 * (1 + abs(A).max() * float(np.linalg.cond(A))))
+
+
+def test_a_single_omega_may_fall_on_its_way_to_that_of_the_layer_below() -> None:
+    """ "omega(t) rises" holds for the loss, not value by value: this omega_1 falls by a quarter first, and ends at its bound."""
+    rng, y = np.random.default_rng(4), np.repeat(np.arange(3), (7, 9, 12))
+    Z = rng.standard_normal((5, 28)) + 2 * rng.standard_normal((5, 3))[:, y]
+    law = LastLayer.over(statistics_of(Z.T, y, 3))
+    path = law.follow(rng.standard_normal((2, 5)), np.array([0.0, 1.0, 3.0, 30.0, 3e4]))
+    levels = np.array([law.omega(a)[:2] for a in path])
+    assert levels[:, 0].min() < 0.8 * levels[0, 0]
+    np.testing.assert_allclose(levels[-1], law.bound()[:2], rtol=1e-6)
+
+
 def test_omega_rises_to_that_of_the_features_below_and_the_full_flow_agrees() -> None:
     rng = np.random.default_rng(0)
     sizes, C = (7, 9, 12), 3
     y = np.repeat(np.arange(C), sizes)
     Z = rng.standard_normal((5, 28)) + 2 * rng.standard_normal((5, C))[:, y]
-    from ufm.features.statistics import statistics_of
-
     law = LastLayer.over(statistics_of(Z.T, y, C))
     A = rng.standard_normal((2, 5))
     times = np.array([0.0, 3.0, 30.0, 3e4])
@@ -71,8 +98,6 @@ def test_omega_rises_to_that_of_the_features_below_and_the_full_flow_agrees() ->
 
 def test_dependent_rows_and_singular_features_are_refused() -> None:
     rng = np.random.default_rng(0)
-    from ufm.features.statistics import statistics_of
-
     y = np.repeat([0, 1], 10)
     Z = rng.standard_normal((20, 4))
     law = LastLayer.over(statistics_of(Z, y, 2))

@@ -58,6 +58,28 @@ def test_the_stated_minimiser_has_the_stated_value_grams_and_no_gradient(problem
 
 
 @given(targets())
+def test_the_theorem_in_the_covariance_of_the_targets(problem):
+    """l_H ||H||^2/(2n) + l_W ||W||^2/2, c = l_H l_W, Sigma = cov(Y): logits, W W^T and the minimum as stated."""
+    Y, _, lw, lh = problem
+    q, n = Y.shape
+    P = q + 2
+    mean, (values, E) = Y.mean(1, keepdims=True), np.linalg.eigh(np.cov(Y, bias=True).reshape(q, q))
+    sigma, c = np.sqrt(values.clip(min=0)), lh * lw
+    kept = np.maximum(sigma - np.sqrt(c), 0)
+    shrink = (E * np.divide(kept, sigma, out=0 * sigma, where=sigma > 1e-9)) @ E.T
+    gram = np.sqrt(lh / lw) * (E * kept) @ E.T
+    minimum = np.where(sigma > np.sqrt(c), np.sqrt(c) * sigma - c / 2, sigma**2 / 2).sum()
+    W = np.hstack([(E * np.sqrt((lh / lw) ** 0.5 * kept)) @ E.T, np.zeros((q, 2))])
+    H = np.linalg.pinv(W, rcond=1e-10) @ shrink @ (Y - mean)
+    assert pytest.approx(gram, abs=1e-9) == W @ W.T
+    assert pytest.approx(minimum, rel=1e-9, abs=1e-12) == loss(Y, W, H, mean, lw, lh / n)
+    best = Optimum.of(Y, lw, lh / n, P, free_bias=True)
+    assert best.minimum == pytest.approx(minimum, rel=1e-10, abs=1e-13)
+    assert best.logits == pytest.approx(shrink @ (Y - mean), abs=1e-8)
+    assert best.classifier_gram == pytest.approx(gram, abs=1e-9)
+
+
+@given(targets())
 def test_no_point_lies_below_the_minimum_by_duality(problem):
     """With P >= q the problem is convex in the logits: the residual over n is sqrt(lw lh) times a subgradient of |Z|_*."""
     Y, _, lw, lh = problem

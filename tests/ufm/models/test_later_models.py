@@ -10,6 +10,7 @@ from scipy.optimize import minimize
 from tests.typed import gradient_of
 from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import RATIOS, SEEDS, shapes, split
+from ufm.features.margins import jiang_one_vs_rest_margin
 from ufm.models.base import simulate
 from ufm.models.jiang import SoftmaxCodes
 from ufm.models.joint_decay import JointDecay
@@ -103,6 +104,37 @@ def test_the_domain_of_the_focal_loss():
 @pytest.mark.parametrize(("C", "P"), [(3, 4), (4, 3), (5, 2), (8, 2), (5, 3), (6, 3), (7, 4), (8, 4)])
 def test_softmax_codes_reach_the_largest_margin(C, P):
     assert_as_predicted(simulate(SoftmaxCodes(C=C, P=P)))
+
+
+@st.composite
+def codes(draw):
+    """C and P where the largest margin is known, and W at it: a simplex, a polygon, or simplices at right angles."""
+    kind = draw(st.sampled_from(["simplex", "polygon", "simplices"]))
+    if kind == "polygon":
+        C, P = draw(st.integers(3, 12)), 2
+        angle = 2 * np.pi * np.arange(C) / C
+        return C, P, np.column_stack([np.cos(angle), np.sin(angle)])
+    P = draw(st.integers(2, 6))
+    C = draw(st.integers(2, P + 1) if kind == "simplex" else st.integers(P + 2, 2 * P))
+    parts = max(C - P, 1)  # simplices of k vectors have k - 1 dimensions each
+    sizes = [len(part) for part in np.array_split(range(C), parts)]
+    W, used = np.zeros((C, P)), [0, 0]
+    for size in sizes:
+        simplex = np.linalg.svd(np.eye(size) - 1 / size)[0][:, : size - 1]
+        W[used[0] : used[0] + size, used[1] : used[1] + size - 1] = simplex / np.linalg.norm(simplex, axis=1, keepdims=True)
+        used = [used[0] + size, used[1] + size - 1]
+    return C, P, W
+
+
+@given(codes(), SEEDS, st.floats(1e-3, 3))
+def test_no_unit_vectors_exceed_the_largest_margin_and_known_codes_reach_it(code, seed, size):
+    """C/(C-1) up to P + 1 classes, 1 - cos(2 pi/C) in the plane, 1 up to 2 P; near the code and far from it."""
+    C, P, W = code
+    largest = C / (C - 1) if C <= P + 1 else 1 - np.cos(2 * np.pi / C) if P == 2 else 1.0
+    assert SoftmaxCodes(C=C, P=P).largest == pytest.approx(largest, rel=1e-14)
+    assert jiang_one_vs_rest_margin(W) == pytest.approx(largest, rel=1e-9)
+    other = W + size * np.random.default_rng(seed).standard_normal(W.shape)
+    assert jiang_one_vs_rest_margin(other) <= largest * (1 + 1e-9)
 
 
 def test_a_larger_margin_is_not_met_by_other_starts():
