@@ -12,7 +12,7 @@ from sims.training.config import LOSS_FUNCTIONS, TrainConfig
 from sims.training.folder import CHECKPOINT, PROVENANCE, SEARCH
 from sims.training.options import add_fields, config_of
 from sims.training.search import search
-from sims.training.session import ProgressLine, reproducible, set_threads, train
+from sims.training.session import ProgressLine, check_launch, reproducible, set_threads, train
 from ufm.files.store import check_not_read
 from ufm.monitor.record import TRAJECTORY
 from ufm.output import say
@@ -60,6 +60,7 @@ def train_and_tell(args: argparse.Namespace) -> None:
     if args.device == "cuda":
         _check_cuda()
     if args.search:
+        check_launch()
         tell = partial(say, quiet=args.quiet)
         config = search(config, out, args.device == "cpu", args.threads or 1, args.engine, args.jobs, tell)
     record = train(config, out, args.device == "cpu", args.tensorboard, args.quiet)

@@ -10,7 +10,7 @@ SHARED: dict[str, dict[str, Any]] = {
     "quiet": {"action": "store_true", "help": "no progress and no table"},
     "threads": {"type": int, "help": "CPU threads; another number may change the last bits"},
     "lambda": {"type": float, "dest": "lam", "help": "weight decay of the loss (Eq. 2); C wd / 2 for MSELoss"},
-    "data-dir": {"help": "folder with the official files"},
+    "data-dir": {"help": "folder with the official files, or an archive of it (.zip, .tar.gz, .tar.xz)"},
     "hub": {"help": "Hugging Face dataset, or the folder of one, to take instead"},
     "per-class": {"type": int, "help": "training examples a class"},
     "test-per-class": {"type": int, "help": "test examples a class"},

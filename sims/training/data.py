@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, READERS, DataChoice, Split, read_folder
+from sims.training.archives import SUFFIXES, is_archive, unpacked
+from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, DataChoice, Split, read_folder
 
 DIGITS_TEST_SHARE = 0.2  # the digits come without an official split
 DIGITS_SPLIT_SEED = 0  # which digits are the test set is part of the dataset, not of a run
@@ -68,9 +69,12 @@ class Data:
         return digest.hexdigest()
 
 
-def load(choice: DataChoice) -> Data:
-    """The data of a run. Raises ValueError for missing files, bad files, too few examples a class, or images too large to pad."""
-    train, test = read(choice)
+def load(choice: DataChoice, quiet: bool = True) -> Data:
+    """The data of a run. Raises ValueError for missing files, bad files, too few examples a class, or images too large to pad.
+
+    Unless `quiet`, a terminal is shown how far slow preparations are.
+    """
+    train, test = read(choice, quiet)
     classes = int(max(train.labels.max(), test.labels.max())) + 1
     rng = np.random.default_rng(choice.seed)
     train = balanced(train, choice.per_class, classes, rng, "training")
@@ -84,7 +88,7 @@ def load(choice: DataChoice) -> Data:
     return Data(_padded(train, padding), _padded(test, padding), normalizer, classes)
 
 
-def read(choice: DataChoice) -> "tuple[Split | Encoded, Split | Encoded]":
+def read(choice: DataChoice, quiet: bool = True) -> "tuple[Split | Encoded, Split | Encoded]":
     """Both splits as published."""
     if choice.folder is not None and choice.hub is not None:
         raise ValueError("the data comes from a folder or from the hub, not from both")
@@ -92,13 +96,22 @@ def read(choice: DataChoice) -> "tuple[Split | Encoded, Split | Encoded]":
         return from_hub(choice.hub)
     if choice.dataset == "digits":
         return digits()
-    if choice.dataset == JPEG:
-        raise ValueError(f"{JPEG} has no official files: say where its folders train/CLASS and test/CLASS are (hub)")
-    if choice.dataset not in READERS:
+    if choice.dataset not in DATASETS:
         raise ValueError(f"no dataset is called {choice.dataset!r}; there are {', '.join(DATASETS)}")
     if choice.folder is None:
-        raise ValueError(f"{choice.dataset} is not embedded: say where its official files are (data_dir) or its name (hub)")
-    return read_folder(choice.dataset, Path(choice.folder))
+        files = "folders train/CLASS and test/CLASS" if choice.dataset == JPEG else "official files"
+        raise ValueError(
+            f"{choice.dataset} is not embedded: say where its {files} are, or an archive of them (data_dir), or its name (hub)"
+        )
+    folder = _folder(Path(choice.folder), quiet)
+    return from_hub(str(folder)) if choice.dataset == JPEG else read_folder(choice.dataset, folder)
+
+
+def _folder(path: Path, quiet: bool) -> Path:
+    """A folder as it is, or that of an archive."""
+    if path.is_file() and not is_archive(path):
+        raise ValueError(f"{path} is neither a folder nor an archive ({', '.join(SUFFIXES)})")
+    return unpacked(path, quiet) if is_archive(path) else path
 
 
 def digits() -> tuple[Split, Split]:

@@ -186,7 +186,10 @@ NORMALIZATIONS = ("channel", "pixel")
 
 @dataclass(frozen=True)
 class DataChoice:
-    """Which data, and what is done to it. `folder` has the official files; `hub` names a Hugging Face dataset instead."""
+    """Which data, and what is done to it.
+
+    `folder` has the official files, or is an archive of such a folder; `hub` names a Hugging Face dataset instead.
+    """
 
     dataset: str
     folder: str | None = None

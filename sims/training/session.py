@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ufm.monitor.measurement import Measurement
     from ufm.monitor.record import Record
 
+# where launchers say how many processes they start
+PROCESS_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 MEASURING_LIMIT = timedelta(hours=6)  # after which processes that wait for a measurement give up
 
 
@@ -47,13 +49,14 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     record = folder.finished()
     if record is not None:
         return record
+    check_launch()
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
     from sims.training.data import load
     from sims.training.loop import Trainer, run
 
-    data = load(config.data)
+    data = load(config.data, quiet)
     tracker = "tensorboard" if tensorboard else None
     # process 0 measures while the others wait for it, far longer than any exchange of gradients takes
     waiting = InitProcessGroupKwargs(timeout=MEASURING_LIMIT)
@@ -76,6 +79,18 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         line.close()
         if tensorboard:
             accelerator.end_training()
+
+
+def check_launch() -> None:
+    """Raise ValueError where `accelerate launch` was asked for several processes and has started one, as it does on CPUs.
+
+    It tells that one where they would meet, which it does for several only, but not how many they are.
+    """
+    if {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys() and not os.environ.keys() & set(PROCESS_COUNTS):
+        raise ValueError(
+            "accelerate launch was asked for several processes and has started one, as it does without several GPUs: on CPUs "
+            "start N of them with torchrun --nproc_per_node N, or one without a launcher"
+        )
 
 
 @contextlib.contextmanager

@@ -213,7 +213,8 @@ def test_choices_that_make_no_sense(tmp_path: Path) -> None:
         (DataChoice("mnist", folder=folder, normalization="row"), "'row': it is one of channel, pixel"),
         (DataChoice("mnist"), "data_dir"),
         (DataChoice("mnist", folder=folder, hub="mnist"), "not from both"),
-        (DataChoice("cifar10-jpeg", folder=folder), r"no official files.*\(hub\)"),
+        (DataChoice("cifar10-jpeg"), r"its folders train/CLASS and test/CLASS are, .*\(hub\)"),
+        (DataChoice("mnist", folder=f"{folder}/t10k-images-idx3-ubyte"), "neither a folder nor an archive"),
         (DataChoice("letters"), "'letters'; there are digits, mnist"),
         (DataChoice("mnist", hub=str(tmp_path / "absent")), "cannot load the dataset"),
     ):

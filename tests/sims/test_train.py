@@ -19,7 +19,7 @@ from torch import nn
 
 from sims import train as command
 from sims.measure import main as measure_main
-from sims.training import loop
+from sims.training import loop, session
 from sims.training.config import TrainConfig
 from sims.training.examples import epoch_batches
 from sims.training.folder import load_run
@@ -336,3 +336,28 @@ def test_features_of_16_bits_are_written_exactly_and_measured_in_float64(tmp_pat
     assert features.dtype == np.float32
     assert features.any()
     assert not (features.view(np.uint32) & 0xFFFF).any()
+
+
+@pytest.mark.parametrize(("number", "sizes"), [(2, {}), (1, {}), (2, {"WORLD_SIZE": "2"}), (2, {"OMPI_COMM_WORLD_SIZE": "2"})])
+def test_one_process_where_several_were_asked_for_is_refused(
+    number: int, sizes: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the environment that accelerate's launcher gives on CPUs to the one process that it starts."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_simple_launcher_cmd_env
+
+    for name in ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "MASTER_PORT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", str(tmp_path))  # no configuration file of a user's
+    args = launch_command_parser().parse_args(["--cpu", "--num_processes", str(number), "-m", "sims.train"])
+    _, environment = prepare_simple_launcher_cmd_env(_validate_launch_command(args)[0])
+    monkeypatch.setattr(os, "environ", environment | sizes)
+    if (number, sizes) != (2, {}):
+        session.check_launch()
+        return
+    with pytest.raises(ValueError, match=r"several processes and has started one.*torchrun --nproc_per_node N"):
+        session.check_launch()
+    with pytest.raises(ValueError, match="several processes and has started one"):
+        command.train(tiny(1), tmp_path / "run")
+    assert command.main(["--search", "--out", str(tmp_path / "run")]) == 2
+    assert not (tmp_path / "run" / "config.json").exists()

@@ -55,8 +55,8 @@ def _nc3(run: FlowRun, part: Trajectory, V: np.ndarray) -> np.ndarray:
     if run.start.layout.balanced and run.config.ridge == 0:
         return spectral_loss.spectral_nc3(part.omega, part.C)
     law, M = general_law(run.config, run.start, 1.0), part.omega[..., :, None] * V.mT
-    root = np.sqrt(law.priors)
-    W = np.stack([law.classifier(means * root)[0].T for means in np.broadcast_to(M, (len(part.t), *M.shape[-2:]))])
+    means = np.broadcast_to(M, (len(part.t), *M.shape[-2:]))  # of mean 0 but for rounding, which can be that of float32
+    W = np.stack([law.classifier(law.scaled_means(each))[0].T for each in means])
     return self_duality(W, M)
 
 

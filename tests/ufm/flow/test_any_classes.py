@@ -235,6 +235,19 @@ def test_equal_sizes_are_the_closed_law(tmp_path: Path) -> None:
         np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
+@pytest.mark.parametrize("full", [[], ["--full"]])
+@pytest.mark.parametrize("ridge", ["0", "0.1"])
+def test_unequal_classes_at_float32_have_the_table_of_float64(full: list[str], ridge: str, capsys: pytest.CaptureFixture) -> None:
+    """Class means of float32 have a mean of rounding, which the classifier behind NC3 took for a start off the mean."""
+    options = ["--sizes", "50,20,5", "--P", "6", "--ridge", ridge, "--growth", "2", "--points", "5", "--steps", "50", "--json"]
+    tables = []
+    for dtype in ("float64", "float32"):
+        capsys.readouterr()
+        assert run(*options, *full, "--dtype", dtype, "--quiet") == 0
+        tables.append([list(row.values())[1:] for row in json.loads(capsys.readouterr().out)["table"]])
+    np.testing.assert_allclose(tables[1], tables[0], rtol=1e-3)
+
+
 @pytest.mark.parametrize("sizes", [["--C", "4", "--N", "20"], ["--sizes", "12,17,31"]])
 def test_the_same_seed_at_float32_is_the_float64_data_rounded(sizes: list[str]) -> None:
     from ufm.flow.command import flow_config, parser
