@@ -23,6 +23,17 @@ def leave_importing(_: int, __: FrameType | None) -> None:
     os._exit(130)
 
 
+def refuse_deleted_folder(command: str) -> None:
+    """End with one line where the working directory is gone: linear algebra libraries end the process while they load there."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        os.write(2, f"{command}: error: the working directory cannot be used: {error.strerror}; change to another\n".encode())
+        sys.exit(2)
+
+
 _COMMAND = command_started()
+if _COMMAND is not None:
+    refuse_deleted_folder(_COMMAND)
 if _COMMAND is not None and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, leave_importing)

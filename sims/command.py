@@ -21,8 +21,8 @@ from ufm.output import (
     NO_READER,
     REFUSED,
     drop_unwritable_output,
-    first_line,
     json_values,
+    one_line,
     printable,
     replace_unknown_characters,
     say,
@@ -101,7 +101,7 @@ def run_command(
         drop_unwritable_output()
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None
         advice = f": pip install 'neural-collapse-flow[{parser.extra}]'" if missing else ""
-        say(f"{parser.name}: error: {first_line(error)}{advice}")
+        say(f"{parser.name}: error: {one_line(error)}{advice}")
         return FAILED if isinstance(error, Failure) else REFUSED
 
 

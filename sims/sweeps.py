@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any, Generic, TypeVar
 
-from ufm.output import first_line, say
+from ufm.output import one_line, say
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -67,7 +67,7 @@ def _attempted(work: Callable[[Any], Any], name: str, task: Any, caller: int) ->
     try:
         return name, Outcome(work(task))
     except Exception as error:
-        return name, Outcome(None, first_line(error))
+        return name, Outcome(None, one_line(error))
 
 
 @contextlib.contextmanager

@@ -61,6 +61,7 @@ class TorchProcesses:
 
         self._dist: Any = dist
         if not dist.is_initialized():
+            _check_environment()
             dist.init_process_group("gloo")
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
@@ -101,4 +102,24 @@ class TorchProcesses:
 
 def processes() -> Processes:
     """Those that torchrun, or whoever sets WORLD_SIZE, has started; this one alone without."""
-    return TorchProcesses() if int(os.environ.get("WORLD_SIZE", "1")) > 1 else OneProcess()
+    return TorchProcesses() if world_size() > 1 else OneProcess()
+
+
+def world_size() -> int:
+    """The number of processes that WORLD_SIZE tells, 1 without it. Raises ValueError where it is no such number."""
+    return _environment_number("WORLD_SIZE", 1, 10**9, "the number of processes")
+
+
+def _check_environment() -> None:
+    """Raise ValueError where RANK or MASTER_PORT is no number that torch can use: it would wait, or not name the variable."""
+    rank = _environment_number("RANK", 0, 10**9, "the number of this process, from 0")
+    if rank >= world_size():
+        raise ValueError(f"RANK = {rank}, and WORLD_SIZE = {world_size()}: ranks run from 0 to {world_size() - 1}")
+    _environment_number("MASTER_PORT", 0, 2**16 - 1, "the port of process 0")
+
+
+def _environment_number(name: str, smallest: int, largest: int, meaning: str) -> int:
+    text = os.environ.get(name, str(smallest))
+    if not (text.isascii() and text.isdigit() and len(text) <= 10 and smallest <= int(text) <= largest):
+        raise ValueError(f"{name} = {text!r} in the environment: it is {meaning}, as torchrun sets it; unset it for one process")
+    return int(text)

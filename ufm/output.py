@@ -23,9 +23,12 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def first_line(error: BaseException) -> str:
-    """What an error says, in one line; torch adds traces of its own."""
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+def one_line(error: BaseException) -> str:
+    """What an error says, in one line, with escapes for line ends, as in names of files; without the traces that torch adds."""
+    text = str(error)
+    if type(error) is RuntimeError or type(error).__module__.split(".")[0] == "torch":
+        text = next(iter(text.splitlines()), "")
+    return printable(text) or type(error).__name__
 
 
 def json_values(value: Any) -> Any:

@@ -21,13 +21,23 @@ from ufm.files.store import load_arrays
 
 CLASSES = 10
 IDX_UBYTE = 0x08  # the idx type code of unsigned bytes
+PARSER_MEMORY = 1 << 27  # bytes that the parser of a .mat file may always take beyond its libraries
+PARSER_BYTES = 8  # that it may take for every byte of the file: photographs hardly compress, and it holds them three times
 MATLAB_PARSER = """
+import contextlib
 import sys
 import numpy as np
 from scipy.io import loadmat
+with contextlib.suppress(ImportError, OSError, ValueError):  # systems without such limits
+    import resource
+    with open("/proc/self/statm") as file:
+        taken = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[3]), resource.getrlimit(resource.RLIMIT_AS)[1]))
 try:
     arrays = {name: value for name, value in loadmat(sys.argv[1]).items() if name[0] != "_" and not value.dtype.hasobject}
     np.savez(sys.argv[2], **arrays)
+except MemoryError:
+    sys.exit(f"it needs more than the {int(sys.argv[3]) >> 20} MiB that a file of its size may")
 except Exception as error:
     sys.exit(str(error) or type(error).__name__)
 """
@@ -108,9 +118,10 @@ def read_svhn(path: Path) -> Split:
 
 
 def _matlab_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a MATLAB v5 file, parsed in a process of its own: a damaged file can crash scipy's parser."""
+    """The arrays of a MATLAB v5 file, parsed in a process of its own with a limit on memory: a damaged file can crash scipy's."""
+    memory = PARSER_MEMORY + PARSER_BYTES * (path.stat().st_size if path.exists() else 0)
     with tempfile.TemporaryDirectory() as folder:
-        call = [sys.executable, "-c", MATLAB_PARSER, str(path), folder + "/arrays.npz"]
+        call = [sys.executable, "-c", MATLAB_PARSER, str(path), folder + "/arrays.npz", str(memory)]
         done = subprocess.run(call, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = next(reversed(done.stderr.splitlines()), f"its parser died of signal {-done.returncode}")

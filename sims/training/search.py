@@ -1,7 +1,6 @@
 """The learning rate as Papyan, Han & Donoho (2020) chose theirs: of 25, the one with the best test error at the last epoch."""
 
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -10,6 +9,7 @@ from sims.sweeps import sweep
 from sims.training.config import GRID, TrainConfig
 from sims.training.folder import SEARCH
 from sims.training.session import Run, train_run
+from ufm.distributed import world_size
 from ufm.files.store import write_text
 
 DIVERGED = "training diverged"  # how the message of a run begins that went to infinity
@@ -34,7 +34,7 @@ def search(
     The best has the smallest test error at the last epoch, of several the smallest rate; a run that diverges has none. The table
     is `out`/search.json. Raises ValueError for a given rate, for several processes, where runs failed otherwise, or all diverged.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    if world_size() > 1:
         raise ValueError("a search trains many runs beside each other: start it in one process, and say how many there")
     runs = {f"lr-{lr:g}": _run_at_rate(config, lr, out, cpu, threads) for lr in config.lr_grid or GRID}
     tried = []

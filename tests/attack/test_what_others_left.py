@@ -116,6 +116,15 @@ def test_no_name_reaches_the_terminal_as_a_command(tmp_path: Path) -> None:
             assert (outcome.code, outcome.err.rstrip("\n").isprintable()) == (2, True), outcome.err
 
 
+@pytest.mark.parametrize("command", ["sims.measure", "ufm.flow"])
+def test_a_name_with_a_line_end_keeps_the_reason_beside_it(command: str, tmp_path: Path) -> None:
+    (tmp_path / "a\nb.npz").write_text("no archive")
+    outcome = run(command, [*(["--features"] if command == "ufm.flow" else []), str(tmp_path / "a\nb.npz")])
+    check_answer(outcome)
+    assert outcome.code == 2
+    assert outcome.err.endswith("a\\nb.npz: it is no .npz archive\n")
+
+
 @pytest.mark.parametrize("content", ["[]", "{}", "null", "[" * 100_000, '"x"'])
 def test_a_rung_whose_mark_is_damaged_is_one_line(content: str, tmp_path: Path) -> None:
     folder = tmp_path / "runs" / "free-seed0"

@@ -5,6 +5,7 @@ import ast
 import importlib
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -137,6 +138,21 @@ def test_the_devices_that_a_help_text_names_are_accepted(name: str) -> None:
             devices = re.findall(r"\b(?:auto|cpu|cuda(?::\d)?)\b", help_of(parser, action))
             assert {"cpu", "cuda"} <= set(devices)
             assert action.choices is None or set(devices) <= set(action.choices)
+
+
+@pytest.mark.parametrize("name", ["sims.measure", "sims.models"])
+def test_a_deleted_working_directory_is_one_line(name: str, tmp_path: Path) -> None:
+    (tmp_path / "gone").mkdir()
+    done = subprocess.run(
+        ["sh", "-c", f"cd gone; rmdir ../gone; exec {shlex.quote(sys.executable)} -m {name} --version"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    line = f"{name}: error: the working directory cannot be used: No such file or directory; change to another\n"
+    assert (done.returncode, done.stdout, done.stderr) == (2, "", line)
 
 
 LIBRARY = [
@@ -281,11 +297,12 @@ def test_a_page_is_refused_before_its_numbers_are_computed(
     ("error", "code", "line"),
     [
         (None, 0, ""),
-        (ValueError("C = 1\nmore of it"), 2, "sims.nothing: error: C = 1\n"),
+        (ValueError("cannot read a\nb.npz: cut"), 2, "sims.nothing: error: cannot read a\\nb.npz: cut\n"),
+        (RuntimeError("CUDA error\nCompile with TORCH_USE_CUDA_DSA"), 2, "sims.nothing: error: CUDA error\n"),
         (FileNotFoundError(2, "No such file", "x"), 2, "sims.nothing: error: [Errno 2] No such file: 'x'\n"),
         (MemoryError(), 2, "sims.nothing: error: MemoryError\n"),
         (OverflowError("too large"), 2, "sims.nothing: error: too large\n"),
-        (command.Failure("no minimum\nat all"), 1, "sims.nothing: error: no minimum\n"),
+        (command.Failure("no minimum\nat all"), 1, "sims.nothing: error: no minimum\\nat all\n"),
         (KeyboardInterrupt(), 130, "\nsims.nothing: interrupted; the last run is kept\n"),
         (BrokenPipeError(), 141, ""),
         (

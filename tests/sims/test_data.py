@@ -279,6 +279,16 @@ def test_a_matlab_file_that_crashes_its_parser_is_one_line(tmp_path: Path, monke
         readers.read_svhn(tmp_path / "train_32x32.mat")
 
 
+def test_a_matlab_file_takes_no_more_memory_than_one_of_its_size_may_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    X = np.zeros((32, 32, 3, 10_000), dtype=np.uint8)  # 31 MB in 30 kB
+    savemat(tmp_path / "x.mat", {"X": X, "y": np.ones((10_000, 1), dtype=np.uint8)}, do_compression=True)
+    monkeypatch.setattr(readers, "PARSER_MEMORY", 1 << 24)
+    with pytest.raises(ValueError, match=r"cannot read .*x.mat as a MATLAB v5 file: it needs more than the 16 MiB that"):
+        readers.read_svhn(tmp_path / "x.mat")
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_a_flipped_bit_of_a_matlab_file_is_an_error_or_without_meaning_for_its_form(seed: int, tmp_path: Path) -> None:
     X = np.arange(4 * 4 * 3 * 5, dtype=np.uint8).reshape(4, 4, 3, 5)

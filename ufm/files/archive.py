@@ -8,6 +8,7 @@ from typing import IO, Any, BinaryIO
 import numpy as np
 
 from ufm.memory import free_memory, in_words
+from ufm.output import printable
 
 SLACK = 1 << 16  # bytes that an array beside the features may always have
 BESIDE = 8  # times the bytes of the features that any array beside them may have; int64 labels of one float16 have 4 times
@@ -48,7 +49,7 @@ def checked_header(source: IO[bytes], name: str, size: int) -> Header:
     """The header of a .npy of so many bytes. Raises ValueError where it promises more of them, or fewer."""
     header = read_header(source)
     if source.tell() + header.size != size:
-        promised = f"{name} is {header.dtype} {header.shape}, {in_words(header.size)}"
+        promised = f"{printable(name)} is {header.dtype} {header.shape}, {in_words(header.size)}"
         raise ValueError(f"{promised}, of which there are {in_words(max(size - source.tell(), 0))}")
     return header
 
@@ -70,7 +71,7 @@ def read_members(file: BinaryIO, names: Collection[str] | None, beside: str | No
             with archive.open(member) as source:
                 arrays[name] = np.lib.format.read_array(source, allow_pickle=False)
                 if source.read(1):  # to the end, where zipfile compares the checksum
-                    raise ValueError(f"{name} goes on after its end")
+                    raise ValueError(f"{printable(name)} goes on after its end")
         return arrays
 
 
@@ -81,7 +82,7 @@ def check_sizes(sizes: dict[str, int], beside: str | None) -> None:
     large = [name for name, size in sizes.items() if beside in sizes and name != beside and size > most]
     if large:
         raise ValueError(
-            f"{large[0]} has {in_words(sizes[large[0]])}, far more than {beside} with {in_words(sizes[str(beside)])}"
+            f"{printable(large[0])} has {in_words(sizes[large[0]])}, far more than {beside} with {in_words(sizes[str(beside)])}"
         )
 
 
@@ -90,12 +91,12 @@ def check_memory(sizes: dict[str, int]) -> None:
     free, needed = free_memory(), sum(sizes.values())
     if free is not None and needed > free:
         largest = max(sizes, key=lambda name: sizes[name])
-        raise ValueError(f"{largest} has {in_words(sizes[largest])}, with {in_words(free)} of memory free")
+        raise ValueError(f"{printable(largest)} has {in_words(sizes[largest])}, with {in_words(free)} of memory free")
 
 
 def _checked_size(archive: Any, name: str, member: Any) -> int:
     """The bytes of a member. Raises ValueError where it is no array, and where its header and the archive disagree on them."""
     with archive.open(member) as source:
         if source.peek(6)[:6] != b"\x93NUMPY":
-            raise ValueError(f"its member {name} is no array")
+            raise ValueError(f"its member {printable(name)} is no array")
         return checked_header(source, name, member.file_size).size

@@ -19,7 +19,7 @@ from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
 from ufm.options import refuse_lost_values, shared_option
-from ufm.output import INTERRUPTED, REFUSED, first_line, printable, say, told_as_they_come
+from ufm.output import INTERRUPTED, REFUSED, one_line, printable, say, told_as_they_come
 from ufm.version import __version__
 
 if TYPE_CHECKING:
@@ -212,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
         run_flows(args, began, runs)
     except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
         advice = " (--reduce)" if isinstance(error, RankDeficient) else ""
-        say(f"ufm.flow: error: {first_line(error)}{advice}")
+        say(f"ufm.flow: error: {one_line(error)}{advice}")
         return REFUSED
     except KeyboardInterrupt:
         say(f"ufm.flow: interrupted, {'what was computed is kept' if runs else 'before anything was computed'}")

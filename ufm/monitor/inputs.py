@@ -1,9 +1,37 @@
 """What comes into a metric: features and labels as rows, and what is wrong with them counted on their device."""
 
+import weakref
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 from ufm.monitor.moments import IGNORED
+
+REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+
+
+@dataclass(frozen=True, eq=False)
+class GivenClassifier:
+    """Which tensors were given for W and b, and their versions: the same ones, unchanged, need no look at their numbers."""
+
+    tensors: tuple["weakref.ref[Tensor] | None", ...]
+    versions: tuple[int | None, ...]
+
+    @classmethod
+    def of(cls, *tensors: Tensor | None) -> "GivenClassifier":
+        """These tensors as they are now."""
+        return cls(tuple(None if x is None else weakref.ref(x) for x in tensors), _versions(tensors))
+
+    def is_that_of(self, *tensors: Tensor | None) -> bool:
+        """Whether these are surely the same tensors with the same numbers; False says nothing."""
+        same = all((None if ref is None else ref()) is x for ref, x in zip(self.tensors, tensors, strict=True))
+        return same and self.versions == _versions(tensors) and -1 not in self.versions
+
+
+def _versions(tensors: tuple[Tensor | None, ...]) -> tuple[int | None, ...]:
+    """How often each was changed in place, -1 where torch does not count."""
+    return tuple(None if x is None else -1 if x.is_inference() else x._version for x in tensors)
 
 
 def class_rows(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -25,6 +53,8 @@ def target_rows(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         shapes = f"{tuple(features.shape)} and {tuple(targets.shape)}"
         raise ValueError(f"features (b, P) and targets (b, d) are needed, got shapes {shapes}")
     _check_features(features)
+    if targets.is_complex() or targets.layout is not torch.strided:
+        raise ValueError(f"targets are {targets.dtype}, {targets.layout}: a dense tensor of real numbers is needed")
     rows = torch.cat([features, targets.to(features.device)], 1)  # in the finer of the two precisions
     return rows, torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
 
@@ -32,8 +62,11 @@ def target_rows(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
 def _check_features(features: Tensor) -> None:
     if not features.shape[-1]:
         raise ValueError(f"features of shape {tuple(features.shape)} have P = 0: at least one feature is needed")
-    if not features.is_floating_point():
-        raise ValueError(f"features are {features.dtype}, floats are needed")
+    if features.dtype not in REAL_DTYPES:
+        floats = ", ".join(str(dtype).removeprefix("torch.") for dtype in REAL_DTYPES)
+        raise ValueError(f"features are {features.dtype}, floats are needed: {floats}")
+    if features.layout is not torch.strided:
+        raise ValueError(f"features are {features.layout}, a dense tensor is needed: features.to_dense() makes one")
 
 
 def shifted(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

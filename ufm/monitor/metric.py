@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
@@ -10,10 +11,10 @@ from torchmetrics import Metric
 from ufm.features.ranges import Classifier
 from ufm.monitor import inputs, regression
 from ufm.monitor.decisions import Decider, Decisions
-from ufm.monitor.inputs import checked, refuse
+from ufm.monitor.inputs import GivenClassifier, checked, refuse
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.moments import Moments
-from ufm.monitor.states import MomentsMetric
+from ufm.monitor.states import OTHER_CLASSIFIER, MomentsMetric
 from ufm.monitor.summary import Summary, of_classes, of_targets
 
 
@@ -55,6 +56,8 @@ class NeuralCollapse(MomentsMetric):
     ) -> None:
         if targets not in ("classes", "regression") or classes not in ("all", "seen"):
             raise ValueError(f"targets = {targets!r}, classes = {classes!r}: 'classes' or 'regression', 'all' or 'seen'")
+        if num_classes is not None and not isinstance(num_classes, int | np.integer):
+            raise ValueError(f"num_classes = {num_classes!r}: a whole number is needed")
         if targets == "classes" and (num_classes is None or num_classes < 2):
             raise ValueError(f"num_classes = {num_classes}: collapse needs at least 2 classes; give their number")
         if targets == "regression" and num_classes is not None:
@@ -71,8 +74,9 @@ class NeuralCollapse(MomentsMetric):
     ) -> None:
         """Take in features (b, P) with labels (b,), or tokens (b, T, P) with labels (b, T); once W (C, P), b (C,) or a Linear.
 
-        Raises ValueError for shapes that do not fit and labels that are no integers; for labels out of range and for NaN or
-        infinite features at once on a CPU, where nothing is taken in then, and in `compute` on any other device.
+        Raises ValueError for shapes that do not fit, labels that are no integers, and another classifier than before; for
+        labels out of range and for NaN or infinite features at once on a CPU, where nothing is taken in then, and in `compute` on
+        any other device.
         """
         for name, value in (("features", features), ("labels", labels)):
             if not isinstance(value, Tensor):
@@ -85,7 +89,7 @@ class NeuralCollapse(MomentsMetric):
         known = len(self.scatter) if self._waiting is None else self._waiting.P
         if known and rows.shape[1] != known:
             raise ValueError(f"features of P = {features.shape[-1]} cannot be added to those before them, of another P")
-        if classifier is not None and not len(self.W):
+        if classifier is not None:
             W, b = (classifier.weight, classifier.bias) if isinstance(classifier, nn.Linear) else classifier
             self._set_classifier(W, b, features.shape[-1])
         kept, faults = checked(rows, y, self.C, self.ignore_index)
@@ -138,6 +142,10 @@ class NeuralCollapse(MomentsMetric):
     def _forget(self) -> None:
         super()._forget()
         self._summary: Summary | None = None
+        self._given: GivenClassifier | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_given": None}  # a copy is not given the same tensors
 
     def merge_state(self, incoming_state: "dict[str, Any] | Metric") -> None:
         """Take in everything that another metric has seen, or its states by name (these without the stored features).
@@ -165,8 +173,13 @@ class NeuralCollapse(MomentsMetric):
         if tuple(W.shape) != (outputs, P) or (b is not None and tuple(b.shape) != (outputs,)):
             shapes = f"{tuple(W.shape)} and {None if b is None else tuple(b.shape)}"
             raise ValueError(f"the classifier is W {(outputs, P)} and b {(outputs,)} or None, got {shapes}")
-        self.W = W.detach().to(torch.float64, copy=True)
-        self.b = torch.zeros_like(self.W[:, 0]) if b is None else b.detach().to(torch.float64, copy=True)
+        if self._given is not None and self._given.is_that_of(W, b):
+            return
+        wide = W.detach().to(torch.float64, copy=True)
+        offsets = torch.zeros_like(wide[:, 0]) if b is None else b.detach().to(torch.float64, copy=True)
+        if len(self.W) and not (torch.equal(wide, self.W.to(wide.device)) and torch.equal(offsets, self.b.to(offsets.device))):
+            raise ValueError(OTHER_CLASSIFIER)
+        self.W, self.b, self._given = wide, offsets, GivenClassifier.of(W, b)
 
     def _summarize(self) -> Summary:
         known = Classifier(self.W, self.b) if len(self.W) else None

@@ -70,7 +70,7 @@ def _batches(model: nn.Module, head: nn.Linear, loader: Iterable[Any], select: S
     device = head.weight.device
 
     def see(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((inputs[0].detach(), output))
+        seen.append((inputs[0].detach().clone(), output))  # the network may go on to write into it
 
     hook = head.register_forward_hook(see)
     try:

@@ -1,6 +1,6 @@
 """A torchmetrics metric whose states are moments: what it takes to gather, merge, move, store and restore them exactly."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,10 @@ from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ufm.monitor.moments import IGNORED, Moments, merged_states
 from ufm.monitor.waiting import LEAST, MOST, StoredRows, WaitingRows
+
+OTHER_CLASSIFIER = (
+    "the classifier is not that of the features before, and one measure cannot be of both: call reset() between passes"
+)
 
 
 class MomentsMetric(Metric):
@@ -70,7 +74,10 @@ class MomentsMetric(Metric):
             states = incoming_state._states
         if not isinstance(states, dict):
             raise ValueError(f"another {type(self).__name__} or its states are needed, got {type(incoming_state).__name__}")
-        self._check_classes(states["classes"])
+        self._check_states(states)
+        known = len(self.W) and len(states["W"])
+        if known and not all(torch.equal(getattr(self, name), states[name].to(self.device)) for name in ("W", "b")):
+            raise ValueError(OTHER_CLASSIFIER)
         self._set_states([self._states, states])
         if isinstance(incoming_state, MomentsMetric) and incoming_state._rows is not None:
             self._rows = self._rows or StoredRows(self.scratch, incoming_state._rows.dtype)
@@ -96,8 +103,9 @@ class MomentsMetric(Metric):
         return {**super().__getstate__(), "_waiting": None, "_rows": None}
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        if f"{prefix}classes" in state_dict:
-            self._check_classes(state_dict[f"{prefix}classes"])
+        own = {name: state_dict[f"{prefix}{name}"] for name in self._defaults if f"{prefix}{name}" in state_dict}
+        if own:
+            self._check_states(own)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
         self._forget()
         self.to(self.device)
@@ -123,6 +131,23 @@ class MomentsMetric(Metric):
     def _set_states(self, parts: list[dict[str, Tensor]]) -> None:
         for name, value in merged_states(parts).items():
             setattr(self, name, value)
+
+    def _check_states(self, states: Mapping[str, Any]) -> None:
+        """Raise ValueError where states are not those of such a metric: of another version, cut, or of other classes."""
+        missing = [name for name in self._defaults if not isinstance(states.get(name), Tensor)]
+        if missing:
+            raise ValueError(f"the states lack {', '.join(missing)}: they are of another version or of another metric")
+        K, P = len(states["classes"]), len(states["scatter"])
+        expected = {name: tuple(value.shape) for name, value in Moments.empty(K, P).items()}
+        defaults = {name: value for name, value in self._defaults.items() if isinstance(value, Tensor)}
+        expected |= {name: tuple(defaults[name].shape) for name in ("faults", "precision", "width")}
+        expected["b"] = tuple(states["W"].shape[:1])
+        for name, shape in expected.items():
+            value, dtype = states[name], defaults[name].dtype
+            if (tuple(value.shape), value.dtype) != (shape, dtype):
+                wanted = f"{tuple(value.shape)} {value.dtype}, {shape} {dtype} is needed"
+                raise ValueError(f"the state {name} is {wanted}: it is of another version, or was converted")
+        self._check_classes(states["classes"])
 
     def _check_classes(self, classes: Tensor) -> None:
         """Raise ValueError where states have other classes than this metric."""

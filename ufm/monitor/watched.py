@@ -94,8 +94,11 @@ class Watched:
     def update(self, labels: Tensor) -> None:
         """Give the labels of the forward pass just made, or of several in their order.
 
-        Raises ValueError where a layer saw no batch since the last update, or another number of examples than there are labels.
+        Raises TypeError for labels that are no tensor, ValueError where a layer saw no batch since the last update, or another
+        number of examples than there are labels.
         """
+        if not isinstance(labels, Tensor) or not labels.ndim:
+            raise TypeError(f"labels are {labels!r:.60}, a tensor with one an example is needed: torch.as_tensor makes one")
         try:
             features = {name: self._of_layer(name, labels) for name in self.metrics}
         finally:
@@ -129,6 +132,8 @@ class Watched:
 
         gain is log of the geometric mean of omega less that of the layer before: a linear layer cannot make it positive.
         """
+        if self._metric.targets == "regression":
+            raise ValueError("layers are compared by their classes, and the targets of this watch are not classes")
         head, *inner = self.metrics
         rows: list[dict[str, float | str]] = []
         before = float("nan")
@@ -164,7 +169,10 @@ class Watched:
 
     def _catching(self, name: str, inputs: bool) -> Callable[[nn.Module, Any, Any], None]:
         def catch(layer: nn.Module, given: Any, output: Any) -> None:
-            self._caught[name].append(first_tensor(given if inputs else output))
+            # now, and as a copy: the next layer may write its result into the same memory, as ReLU(inplace=True) does
+            features = first_tensor(given if inputs else output)
+            with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+                self._caught[name].append((features if inputs else self.reduce(features)).clone())
 
         return catch
 
@@ -180,4 +188,4 @@ class Watched:
         if len(features) != len(labels):
             seen = f"{len(features)} examples in {len(caught)} calls"
             raise ValueError(f"the layer {name!r} saw {seen}, and there are {len(labels)} labels: update after each forward pass")
-        return features if name == next(iter(self.metrics)) else self.reduce(features)
+        return features

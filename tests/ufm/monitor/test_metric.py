@@ -345,6 +345,66 @@ def test_metrics_of_other_settings_are_not_merged_and_nothing_of_them_stays() ->
         few.merge_state(seen.state_dict())
 
 
+def test_another_classifier_in_the_middle_of_a_pass_is_refused() -> None:
+    H, y, W, b = tensors(8, 0.3)
+    head = nn.Linear(W.shape[1], W.shape[0]).double()
+    metric = NeuralCollapse(len(W), lam=0.1)
+    metric.update(H[:9], y[:9], classifier=head)
+    metric.update(H[9:], y[9:], classifier=(head.weight.clone(), head.bias.clone()))
+    before = metric.compute()
+    for other in (W, b):
+        with torch.no_grad():
+            (head.weight if other is W else head.bias).add_(1)  # a step of training
+        with pytest.raises(ValueError, match=r"not that of the features before.*call reset\(\) between passes"):
+            metric.update(H, y, classifier=head)
+    assert metric.compute() == before
+    others = fed(NeuralCollapse(len(W)), H, y, W, b, [])
+    for states in (others, others.state_dict()):
+        with pytest.raises(ValueError, match="not that of the features before"):
+            metric.merge_state(states)
+    assert metric.compute() == before
+    metric.reset()
+    metric.update(H, y, classifier=(W, None))
+    assert metric.compute()["nc0"] == pytest.approx(float(W.sum(0).norm()), rel=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda states: states.pop("near"), "the states lack near: they are of another version or of another metric"),
+        (lambda states: states.update(width=3), "the states lack width"),
+        (lambda states: states.update(counts=states["counts"].float()), r"the state counts is \(\d+,\) torch.float32, "),
+        (lambda states: states.update(rest=states["rest"][:, 1:]), r"the state rest is \(\d+, \d+\) torch.float64, "),
+        (lambda states: states.update(faults=states["faults"][:1]), r"the state faults is \(1,\)"),
+    ],
+)
+def test_states_of_another_version_are_refused_and_nothing_of_them_stays(change: Any, message: str) -> None:
+    H, y, W, b = tensors(8, 0.3)
+    metric = fed(NeuralCollapse(len(W), lam=0.1), H, y, W, b, [])
+    before, states = metric.compute(), dict(fed(NeuralCollapse(len(W)), H, y, W, b, []).state_dict())
+    change(states)
+    for take_in in (metric.merge_state, metric.load_state_dict):
+        with pytest.raises(ValueError, match=message):
+            take_in(dict(states))
+    assert metric.compute() == before
+
+
+def test_tensors_that_are_not_dense_floats_are_refused_with_the_way_out() -> None:
+    H, y, W, _ = tensors(8, 0.3)
+    metric, targets = NeuralCollapse(len(W)), NeuralCollapse(targets="regression")
+    with pytest.raises(ValueError, match=r"features are torch.sparse_coo, a dense tensor is needed: features.to_dense\(\) makes"):
+        metric.update(H.to_sparse(), y)
+    with pytest.raises(
+        ValueError, match=r"features are torch.float8_e4m3fn, floats are needed: float64, float32, bfloat16, float16"
+    ):
+        metric.update(H.to(torch.float8_e4m3fn), y)
+    with pytest.raises(ValueError, match=r"targets are torch.complex128"):
+        targets.update(H, H[:, :2] * 1j)
+    for C in (2.5, 3.0, "3"):
+        with pytest.raises(ValueError, match=f"num_classes = {C!r}: a whole number is needed"):
+            NeuralCollapse(C)  # type: ignore[bad-argument-type]
+
+
 def test_features_of_regression_are_floats_and_at_least_one() -> None:
     H, *_ = tensors(8, 0.3)
     metric = NeuralCollapse(targets="regression")

@@ -134,6 +134,59 @@ def test_convolutions_are_pooled_flattened_or_sketched_without_touching_the_rand
         RandomProjection(0)
 
 
+class Residual(nn.Module):
+    """A block that goes on to write into the output of its first layer, and a head whose input is written over."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.relu, self.head = nn.Linear(5, 7), nn.ReLU(inplace=True), nn.Linear(7, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.first(x)
+        hidden += 1
+        logits = self.head(self.relu(hidden))
+        hidden.zero_()
+        return logits
+
+
+def test_features_are_those_of_the_layer_whatever_is_written_over_them_later() -> None:
+    x, y = data()
+    torch.manual_seed(0)
+    model = Residual()
+    with torch.no_grad():
+        out = model.first(x)
+        features = (out + 1).relu()
+    expected = [measure_features(h.numpy(), y.numpy(), np.ones((3, 7)), np.zeros(3), 0.0).scalars["nc1"] for h in (out, features)]
+    values = watch(model, "head", inner=("first",)).measure([(x, y)])
+    assert [values["first/nc1"], values["nc1"]] == pytest.approx(expected, rel=1e-5)
+    assert measure_network(model, [(x, y)], "head", 0.0).scalars["nc1"] == pytest.approx(expected[1], rel=1e-5)
+
+
+def test_features_are_reduced_in_their_own_precision_whatever_autocast_the_pass_has() -> None:
+    x, y = data()
+    torch.manual_seed(0)
+    model, sketch = nn.Sequential(nn.LayerNorm(5), nn.Linear(5, 3)), RandomProjection(4)
+    exact = measure_features(sketch(model[0](x).detach()).numpy(), y.numpy(), np.ones((3, 4)), np.zeros(3), 0.0)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16), watch(model, "1", inner=("0",), reduce=sketch) as watched:
+        model(x)
+        watched.update(y)
+    assert watched.compute()["0/nc1"] == pytest.approx(exact.scalars["nc1"], rel=1e-5)
+
+
+def test_labels_that_are_no_tensor_and_layers_without_classes_are_refused_with_the_way_out() -> None:
+    x, y = data()
+    model = network().eval()
+    for labels in (y.tolist(), y.numpy(), torch.tensor(1)):
+        with watch(model, "3") as watched:
+            model(x)
+            with pytest.raises(TypeError, match="a tensor with one an example is needed"):
+                watched.update(labels)  # type: ignore[arg-type]
+    targets = watch(model, "3", targets="regression")
+    targets.measure([(x, x[:, :3])])
+    with pytest.raises(ValueError, match="layers are compared by their classes"):
+        targets.by_layer()
+
+
 def test_tokens_of_a_language_model_and_what_is_ignored() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Embedding(9, 6), nn.Tanh(), nn.Linear(6, 9))

@@ -1,0 +1,43 @@
+"""What the environment of a launcher must be, before torch is asked."""
+
+import pytest
+
+from ufm.distributed import OneProcess, TorchProcesses, processes
+from ufm.flow.command import main
+
+
+@pytest.mark.parametrize("value", ["abc", "0", "-1", "2.0", "", " 2", "²", "9" * 30])
+def test_a_world_size_that_is_no_number_of_processes_is_named(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", value)
+    with pytest.raises(ValueError, match=f"WORLD_SIZE = '{value}' in the environment: it is the number of processes"):
+        processes()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("RANK", "abc", "RANK = 'abc' in the environment: it is the number of this process"),
+        ("RANK", "-1", "RANK = '-1' in the environment"),
+        ("RANK", "2", "RANK = 2, and WORLD_SIZE = 2: ranks run from 0 to 1"),
+        ("MASTER_PORT", "http", "MASTER_PORT = 'http' in the environment: it is the port of process 0"),
+        ("MASTER_PORT", "70000", "MASTER_PORT = '70000' in the environment"),
+    ],
+)
+def test_a_launcher_that_says_nonsense_is_named(name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"} | {name: value}
+    for variable, given in environment.items():
+        monkeypatch.setenv(variable, given)
+    with pytest.raises(ValueError, match=message):
+        TorchProcesses()
+
+
+def test_the_command_says_it_in_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "abc")
+    assert main(["--features", "*.npz"]) == 2
+    assert capsys.readouterr().err.startswith("ufm.flow: error: WORLD_SIZE = 'abc' in the environment")
+
+
+def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("1", None):
+        monkeypatch.delenv("WORLD_SIZE") if value is None else monkeypatch.setenv("WORLD_SIZE", value)
+        assert isinstance(processes(), OneProcess)
