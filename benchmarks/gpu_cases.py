@@ -160,6 +160,7 @@ def _watched_step(sizes: Sizes, device: Device) -> Calls:
         with watched:
             step()
             watched.update(labels)
+        watched.reset()  # the next step has another classifier
 
     return measured_step, step
 

@@ -10,7 +10,7 @@ from ufm.compare.coordinates import Entry, LayerBelow
 BELOW = 4.0  # of the SNR singular values of the layer below over the growth of those of the features
 
 
-class Start(Protocol):
+class CaseStart(Protocol):
     """What a start depends on."""
 
     @property
@@ -29,7 +29,7 @@ class Start(Protocol):
     def stored(self) -> bool: ...
 
 
-def start_of_case(case: Start, rng: np.random.Generator) -> Entry:
+def start_of_case(case: CaseStart, rng: np.random.Generator) -> Entry:
     """Class means in random directions with SNR near `u`, Sigma_W of the anisotropy."""
     C, P = case.C, case.P
     counts = np.full(C, 50) if not case.unequal else np.round(np.linspace(30, 90, C)).astype(int)

@@ -7,7 +7,7 @@ from scipy.stats import beta
 
 MARKS = {
     False: ("<!-- rates of sims.comparison.controls -->", "<!-- end of rates -->"),
-    True: ("<!-- rates of sims.comparison.controls --stored -->", "<!-- end of rates --stored -->"),
+    True: ("<!-- rates of sims.comparison.controls, stored -->", "<!-- end of rates, stored -->"),
 }
 FACTORS = ("model", "C", "runs", "T", "growth", "noise", "rho", "anisotropy", "unequal")
 JudgedCase = dict[str, Any]

@@ -89,7 +89,7 @@ def check_launch() -> None:
     if {"ACCELERATE_USE_CPU", "MASTER_PORT"} <= os.environ.keys() and not os.environ.keys() & set(PROCESS_COUNTS):
         raise ValueError(
             "accelerate launch was asked for several processes and has started one, as it does without several GPUs: on CPUs "
-            "start N of them with torchrun --nproc_per_node N, or one without a launcher"
+            "start N of them with `torchrun --nproc_per_node N`, or one without a launcher"
         )
 
 

@@ -41,9 +41,9 @@ def trained_once_killed(run: Run) -> object:
 def test_outcomes_come_in_the_order_of_the_tasks_and_a_failure_is_one_of_them(engine: str) -> None:
     told: list[str] = []
     outcomes = sweep(square, {f"of {k}": k for k in (5, 3, 2)}, engine, 2, told.append)
-    assert list(outcomes.items()) == [("of 5", Outcome(25)), ("of 3", Outcome(None, "three")), ("of 2", Outcome(4))]
+    assert list(outcomes.items()) == [("of 5", Outcome(25)), ("of 3", Outcome(None, "three\\nis refused")), ("of 2", Outcome(4))]
     assert len(told) == 3
-    assert {line.split("] ")[1] for line in told} == {"of 5: done", "of 3: three", "of 2: done"}
+    assert {line.split("] ")[1] for line in told} == {"of 5: done", "of 3: three\\nis refused", "of 2: done"}
     assert [line.split("]")[0] for line in told] == ["[1/3", "[2/3", "[3/3"]
     assert sweep(square, {}, engine, 2, told.append) == {}
 

@@ -40,6 +40,10 @@ class CandidateModel:
     limit: float = 1.0
     apart: tuple[float, ...] = ()
 
+    def counts_as_limit(self, value: float | None) -> bool:
+        """Whether a value of the parameter lies between those on both sides of the limit that count as another model."""
+        return value is not None and len(self.apart) == 2 and self.apart[0] < value < self.apart[1]
+
     def at_bound(self, value: float | None) -> bool:
         """Whether a value of the parameter is the least or the largest that is looked at: a better one may lie beyond."""
         return value is not None and value != self.limit and not min(self.values) < value < max(self.values)

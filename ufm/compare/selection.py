@@ -153,6 +153,11 @@ def _verdict(support: Mapping[str, Support], told: Mapping[str, bool], growth: f
         return Selection(
             UNDECIDED, "", left, f"{single[0]} and {', '.join(near)}, which contains it, cannot be told apart", support
         )
+    if len(single) == 1 and MODELS[single[0]].counts_as_limit(support[single[0]].parameter):
+        own = MODELS[single[0]]
+        at = f"{own.parameter} = {support[own.name].parameter:.3g}"
+        why = f"{own.name} is the one left, but at {at}, too near {own.limit:g} to count as another model than {own.contains[0]}"
+        return Selection(UNDECIDED, "", left, why, support)
     if len(single) == 1 and not support[single[0]].rms <= (1 - EXPLAINED) * growth:
         why = f"{single[0]} is the one left, but it leaves {support[single[0]].rms / growth:.0%} of the growth unexplained"
         return Selection(UNDECIDED, "", left, f"{why}: more than {1 - EXPLAINED:.0%} is no evidence for a model", support)

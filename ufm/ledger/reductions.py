@@ -88,4 +88,5 @@ def halved(stats: ClassStatistics[ArrayT]) -> ClassStatistics[ArrayT]:
     P = stats.P - stats.P % 2
     means = stats.means[:P].reshape(P // 2, 2, -1).sum(1)
     sigma = stats.sigma_w[:P, :P].reshape(P // 2, 2, P // 2, 2).sum(3).sum(1)
-    return replace(stats, means=means, sigma_w=sigma)
+    rounding = None if stats.rounding is None else stats.rounding[:P].reshape(P // 2, 2, -1).sum(1)
+    return replace(stats, means=means, sigma_w=sigma, rounding=rounding)

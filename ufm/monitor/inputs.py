@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifolds.representation import short_repr
 from ufm.monitor.moments import IGNORED
 
 REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
@@ -17,6 +18,7 @@ class GivenClassifier:
 
     tensors: tuple["weakref.ref[Tensor] | None", ...]
     versions: tuple[int | None, ...]
+    __repr__ = short_repr
 
     @classmethod
     def of(cls, *tensors: Tensor | None) -> "GivenClassifier":

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sims.comparison.controls import Case, judged, make
+from sims.comparison.controls import Case, drawn_case, judged, make
 from tests.typed import global_state
 from tests.ufm.compare.descents import descend, entry_of, labelled, measured, white_start
 from tests.ufm.compare.synthetic import of_law
@@ -89,6 +89,20 @@ def test_a_model_is_named_among_all_where_a_classifier_and_the_layer_below_are_s
     verdict = judged(Case(model, C=3, T=12, growth=5.0, anisotropy=0.7, unequal=True, stored=True), 1)
     assert (verdict["outcome"], verdict["name"]) == (NAMED, model)
     assert {"kernel", "joint"} <= set(verdict["compatible"]) or model != "unnormalized"
+
+
+def test_a_kernel_near_one_is_not_named_where_its_limit_is_refuted_by_chance() -> None:
+    """Case 12 of seed 16: plain descent, refuted as one in a hundred runs is, while r = 0.98 fits its noise better."""
+    verdict = judged(drawn_case(16, 12, stored=True), 12)
+    assert verdict["model"] == "unnormalized"
+    assert (verdict["outcome"], verdict["name"]) == (UNDECIDED, "")
+    assert verdict["compatible"] == ["kernel"]
+
+
+@pytest.mark.parametrize(("r", "near"), [(0.5, False), (0.51, True), (1.0, True), (1.99, True), (2.0, False), (None, False)])
+def test_which_kernels_count_as_plain_descent(r: float | None, near: bool) -> None:
+    assert MODELS["kernel"].counts_as_limit(r) is near
+    assert not MODELS["joint"].counts_as_limit(r)
 
 
 def test_errors_of_the_class_means_of_a_start_are_those_of_the_layer_below_too() -> None:
