@@ -12,7 +12,7 @@ from typing import Any
 
 from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
-from ufm.output import told_as_they_come
+from ufm.output import printable, told_as_they_come
 
 REDUCTIONS = ("sketch", "channels")
 
@@ -61,7 +61,8 @@ def ledger_table(entry: dict[str, Any]) -> str:
     from sims.ledgers.report import table_lines
 
     epoch = "" if entry["epoch"] is None else f", epoch {entry['epoch']}"
-    return "\n".join([f"{entry['source']}{epoch}, {entry['split']}, {entry['examples']} examples", *table_lines(entry)])
+    head = f"{entry['source']}{epoch}, {entry['split']}, {entry['examples']} examples"
+    return "\n".join(map(printable, [head, *table_lines(entry)]))
 
 
 def main(argv: list[str] | None = None) -> int:
