@@ -75,10 +75,9 @@ def test_labels_whose_mask_would_be_lost_are_refused() -> None:
             take()
 
 
-@pytest.mark.parametrize("make", [torch.Tensor.to_sparse, torch.Tensor.to_sparse_csr])
-def test_a_sparse_tensor_is_refused_with_the_way_out(make: Callable[[torch.Tensor], torch.Tensor]) -> None:
+def test_a_sparse_tensor_is_refused_with_the_way_out() -> None:
     with pytest.raises(ValueError, match="to_dense"):
-        statistics_of(make(torch.from_numpy(ROWS)), torch.from_numpy(LAYOUT.labels), 3)
+        statistics_of(torch.from_numpy(ROWS).to_sparse(), torch.from_numpy(LAYOUT.labels), 3)
 
 
 def test_names_of_classes_are_refused_with_the_way_out() -> None:
