@@ -14,6 +14,7 @@ from ufm.compare.models import MODELS
 from ufm.compare.outcome import Support
 from ufm.compare.verdict import LawRule
 from ufm.compare.window import FRACTION
+from ufm.files.store import check_folder_writable
 from ufm.output import printable, show
 
 
@@ -114,6 +115,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     choice = Choice(args.fraction, args.from_epoch, args.to_epoch)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; a folder is needed")
+    check_folder_writable(out)
     check_jinja2()
     paths = {name: [str(Path(run)) for run in members] for name, members in named.items()}
     groups = analyse([load_observed(Path(name), args.lam) for name in names], choice, rule, paths, args.choices)

@@ -12,6 +12,7 @@ from typing import Any
 
 from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
+from ufm.files.store import check_folder_writable
 from ufm.output import printable, told_as_they_come
 
 REDUCTIONS = ("sketch", "channels")
@@ -75,6 +76,7 @@ def show_ledgers(args: argparse.Namespace) -> None:
     if args.out is not None and Path(args.out).is_file():
         raise ValueError(f"--out {args.out} is a file: a folder is needed")
     if args.out is not None:
+        check_folder_writable(Path(args.out))
         check_jinja2()
     with told_as_they_come(written=args.out is not None) as tell:
         entries = []

@@ -1,7 +1,8 @@
 """`python -m sims.measure`: every measure of collapse of features in files, or what a run has measured.
 
-A file (.npz, .safetensors, or a memory-mapped .npy with labels.npy beside it) holds `features` (n, P) and `labels` (n,), and the
-classifier `W` (C, P), `b` (C,), `epoch`, `lambda` and more where they are known (`ufm.files.features`). A run is a folder.
+A file (.npz, .safetensors, or a .npy, read some rows at a time, with labels.npy beside it) holds `features` (n, P) and `labels`
+(n,), and the classifier `W` (C, P), `b` (C,), `epoch`, `lambda` and more where they are known (`ufm.files.features`). A run is a
+folder.
 For a network in memory call `measure_network`, for features in memory `measure_features`.
 """
 
@@ -65,7 +66,7 @@ def _measured_arrays(path: Path, arrays: dict[str, np.ndarray], lam: float) -> t
 
 
 def _streamed_statistics(features: np.ndarray, labels: np.ndarray) -> ClassStatistics[np.ndarray]:
-    """The class statistics, of some rows at a time: memory-mapped features need not fit into memory."""
+    """The class statistics, of some rows at a time: those of a .npy need not fit into memory."""
     streaming = StreamingStatistics(int(labels.max()) + 1)
     for start in range(0, len(features), CHUNK):
         streaming.update(features[start : start + CHUNK], labels[start : start + CHUNK])
