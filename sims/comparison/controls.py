@@ -27,6 +27,7 @@ from ufm.compare.outcome import Measured, Rule
 from ufm.compare.predicted import PredictedRun, predict
 from ufm.compare.selection import judge_predicted
 from ufm.files.store import write_text
+from ufm.output import show
 
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")
@@ -213,7 +214,7 @@ def judge_cases(args: argparse.Namespace) -> None:
         page = Path(args.write)
         write_text(page, written(page.read_text(), table, args.stored))
     else:
-        print(table, end="")
+        show(table.removesuffix("\n"))
 
 
 if __name__ == "__main__":

@@ -195,6 +195,17 @@ def test_every_flow_is_stored_before_an_output_that_takes_nothing_is_told(
     assert len([line for line in capsys.readouterr().err.splitlines() if ": error: " in line]) == 1
 
 
+@pytest.mark.parametrize(("command", "reads"), [("sims.compare", "load_observed"), ("sims.ledger", "requested_ledgers")])
+def test_a_folder_that_takes_no_file_is_told_before_anything_is_computed(
+    command: str, reads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("theirs")
+    monkeypatch.setattr(importlib.import_module(command), reads, lambda *_: pytest.fail("it was computed for nothing"))
+    outcome = run(command, [str(tmp_path / "run"), "--out", str(tmp_path / "file" / "deep" / "out")])
+    check_answer(outcome)
+    assert (outcome.code, "cannot write into" in outcome.err, os.listdir(tmp_path)) == (2, True, ["file"])
+
+
 def tensors(path: Path, shapes: dict[str, tuple[str, list[int], int]]) -> str:
     """A .safetensors file of zeros that takes no room on the disk: dtype, shape and bytes by name."""
     header, end = {}, 0
