@@ -132,21 +132,21 @@ def _lift_parts(D: ArrayT, M: ArrayT, layout: Centering, U: ArrayT) -> tuple[Arr
 
 
 def _lift_of_few_rows(D: Any, M: Any, layout: Centering) -> Callable[[Any], tuple[Any, Any, Any, Any]]:
-    """`_lift_parts` of the U given to it, in the singular vectors of M = E diag(s) F^T: E^T S E, E^T D_U D^T E, E^T (M_U - S M) F
+    """`_lift_parts` of the U given to it, turned by the left singular vectors E of M: E^T S E, E^T D_U D^T E and E^T (M_U - S M).
 
-    Inner products of these are the same, and no product leads back from the singular vectors.
+    Inner products of these are the same, and no product leads back. S comes from the singular values, but M_U - S M from M itself:
+    it is least at the S of M, so that the rounding of S hardly shows.
     """
     E, s, Ft, sums = _left_basis(layout.n, M)
-    K = s.shape[-1]
+    right, turned = Ft.mT[..., : s.shape[-1]] * s, E.mT @ M
 
     def lift(U: Any) -> tuple[Any, Any, Any, Any]:
         D_U, M_U = layout.parts(U)
-        R, H = E.mT @ (D_U @ D.mT) @ E, E.mT @ M_U @ Ft.mT
+        R, H = E.mT @ (D_U @ D.mT) @ E, E.mT @ M_U
         half = R.copy()
-        half[..., :K] += H[..., :K] * s
+        half[..., : right.shape[-1]] += H @ right
         S = (half + half.mT) / sums
-        H[..., :K] -= S[..., :K] * s
-        return D_U, S, R, H
+        return D_U, S, R, H - S @ turned
 
     return lift
 
