@@ -134,7 +134,7 @@ def _lift_parts(D: ArrayT, M: ArrayT, layout: Centering, U: ArrayT) -> tuple[Arr
 def _lift_of_few_rows(D: Any, M: Any, layout: Centering) -> Callable[[Any], tuple[Any, Any, Any, Any]]:
     """`_lift_parts` of the U given to it, turned by the left singular vectors E of M: E^T S E, E^T D_U D^T E and E^T (M_U - S M).
 
-    Inner products of these are the same, and no product leads back. S comes from the singular values, but M_U - S M from M itself:
+    Inner products of these are the same, and no product leads back. S comes from singular values, but M_U - S M from M itself:
     it is least at the S of M, so that the rounding of S hardly shows.
     """
     E, s, Ft, sums = _left_basis(layout.n, M)
