@@ -51,7 +51,15 @@ def _temporary_name() -> str:
 
 
 def _host() -> str:
-    return "".join(c if c.isalnum() else "_" for c in platform.node())[:64]
+    """The host, and on Linux the namespace of its processes: containers may share a name and a folder, and not their numbers."""
+    return f"{''.join(c if c.isalnum() else '_' for c in platform.node())[:64]}_{_process_namespace()}"
+
+
+def _process_namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def remove_stale(folder: Path, other_hosts: bool = False) -> None:
