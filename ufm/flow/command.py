@@ -62,7 +62,10 @@ def parser() -> FlowParser:
     start.add_argument("--balance", action="store_true", help="subsample every class to the size of the smallest")
     start.add_argument("--reduce", action="store_true", help="drop the directions in which Sigma_W is zero, and say how many")
     start.add_argument(
-        "--start", choices=("whitened", "raw"), default="whitened", help="raw: unnormalized flow of H as it is (default whitened)"
+        "--start",
+        choices=("whitened", "raw"),
+        default="whitened",
+        help="whitened: Sigma_W = I, or total covariance I for the unnormalized flow (default); raw: that flow from H as it is",
     )
     clock = p.add_argument_group("flow and clock")
     clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default (a))")
