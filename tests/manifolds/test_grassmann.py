@@ -24,7 +24,7 @@ def test_principal_components_by_trust_regions() -> None:
         return -(X @ torch.from_numpy(A) * X).sum()
 
     result = TrustRegions(verbosity=0, min_gradient_norm=1e-9).run(pymanopt.Problem(manifold, explained))
-    values = scipy.linalg.eigh(A, np.diag(np.linspace(0.5, 2.0, 7)), eigvals_only=True)
+    values = np.asarray(scipy.linalg.eigh(A, np.diag(np.linspace(0.5, 2.0, 7)), eigvals_only=True))
     assert float(result.cost) == pytest.approx(-values[-3:].sum(), rel=1e-12)
 
 
