@@ -67,6 +67,11 @@ def test_a_training_goes_on_where_its_progress_cannot_be_drawn(tmp_path: Path) -
     assert json.loads(done.stdout)["epoch"] == 1
 
 
+def test_an_interrupt_among_the_imports_without_standard_error_keeps_its_exit_code() -> None:
+    code = "import os; os.close(2); import sims; sims.leave_importing(2, None)"
+    assert subprocess.run([sys.executable, "-c", code], env=BUFFERED, check=False).returncode == 130
+
+
 def odd_folder(folder: Path) -> Path:
     """A folder whose name a terminal would obey, with features in a file of such a name."""
     odd = folder / ODD

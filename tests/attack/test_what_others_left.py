@@ -264,6 +264,12 @@ def test_a_file_that_is_no_network_is_one_line(tmp_path: Path) -> None:
         onnx_head(tmp_path / "in.onnx")
 
 
+def test_a_missing_log_is_told_with_its_name_once(tmp_path: Path) -> None:
+    outcome = run("sims.figures", [str(tmp_path / "absent.npz"), "--out", str(tmp_path / "figures")])
+    check_answer(outcome)
+    assert (outcome.code, outcome.err.count("absent.npz"), "Errno" in outcome.err) == (2, 1, False), outcome.err
+
+
 def tensors(path: Path, shapes: dict[str, tuple[str, list[int], int]]) -> str:
     """A .safetensors file of zeros that takes no room on the disk: dtype, shape and bytes by name."""
     header, end = {}, 0

@@ -176,7 +176,7 @@ def array_names(path: Path | str) -> list[str]:
             archive = zipfile.ZipFile(file)
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
     except Exception as error:  # as above
-        raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error
+        raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def provenance() -> dict[str, Any]:
