@@ -131,7 +131,7 @@ def _eigh_of_few_rows(S: Any) -> tuple[Any, Any]:
 
 def svd_of_few_rows(M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """E (..., P, P), s, F^T of numpy's M = E diag(s) F^T, zero singular values included; one matrix by LAPACK itself."""
-    if M.ndim > 2:
+    if M.ndim > 2 or M.shape[-1] == 0:  # LAPACK refuses a matrix without columns
         return np.linalg.svd(M)
     lapack = _lapack()
     solve = lapack.dgesdd if M.dtype == np.float64 else lapack.sgesdd
