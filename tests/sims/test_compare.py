@@ -161,6 +161,7 @@ def test_features_alone_need_the_entry_and_a_classifier_finds_it(tmp_path: Path,
     assert content["groups"][0]["runs"][0]["entry"] == 0
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_trained_run_and_a_simulated_control_are_reported_apart(trained: Path, simulated: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     assert run_command(trained, simulated, "--from-epoch", 0, "--out", out) == 0
