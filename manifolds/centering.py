@@ -45,6 +45,10 @@ class MeanSplit(Centering, Protocol):
         """M. (..., P, n) -> (..., P, C)"""
         ...
 
+    def deviations_and_means(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+        """`deviations` and `means`. (..., P, n), (..., P, C)"""
+        ...
+
     def spread(self, M: ArrayT) -> ArrayT:
         """The X_M of these coordinates. (..., P, C) -> (..., P, n)"""
         ...
@@ -87,6 +91,10 @@ class SplitColumns:
     def means(self, X: ArrayT) -> ArrayT:
         """K: what the constraint does not see. (..., P, m)"""
         return X[..., self.split :]
+
+    def deviations_and_means(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+        """[D, 0] and K."""
+        return self.parts(X)
 
     def spread(self, M: ArrayT) -> ArrayT:
         """[0, M]. (..., P, k + m)"""

@@ -19,6 +19,7 @@ Check = tuple[bool, str | None]
 _Manifold: Any = geoopt.Manifold  # untyped
 
 
+NUMPY_TYPES = frozenset((torch.float32, torch.float64))
 NUMPY_ENTRIES = 1 << 14  # entries up to which numpy's calls, which cost half of torch's, decide
 
 
@@ -209,12 +210,12 @@ def _quickly(function: Callable[..., Any], *tensors: torch.Tensor) -> torch.Tens
 def _small_arrays(tensors: tuple[torch.Tensor, ...]) -> list[np.ndarray] | None:
     """The tensors' memory as numpy arrays, or None where that would be large, elsewhere, or lose what torch wants to know."""
     first = tensors[0].dtype
-    if first not in (torch.float32, torch.float64) or not are_untracked(tensors):
+    if first not in NUMPY_TYPES or not are_untracked(tensors):
         return None
-    arrays: dict[int, np.ndarray] = {}  # the same tensor twice is the same array twice, and is told by that
+    arrays: list[np.ndarray] = []
     for tensor in tensors:
-        if tensor.dtype != first or tensor.numel() > NUMPY_ENTRIES or not tensor.is_cpu:
+        if tensor.dtype is not first or tensor.numel() > NUMPY_ENTRIES or not tensor.is_cpu:
             return None
-        if id(tensor) not in arrays:
-            arrays[id(tensor)] = tensor.numpy(force=True)
-    return [arrays[id(tensor)] for tensor in tensors]
+        # the same tensor twice is the same array twice, and is told by that
+        arrays.append(arrays[-1] if arrays and tensor is tensors[len(arrays) - 1] else tensor.numpy(force=True))
+    return arrays

@@ -113,7 +113,7 @@ class ClassLayout:
         self.check_columns(X)
         if isinstance(X, np.ndarray):
             sums: Any = np.add.reduceat(X, self._starts, -1)
-            return sums / self._class_sizes(sums)
+            return self.per_class(sums)
         if self.balanced:
             return X.reshape(*X.shape[:-1], self.C, self.N).mean(-1)
         xp = namespace(X)
@@ -180,8 +180,15 @@ class ClassLayout:
 
     def parts(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
         """D and M diag(sqrt(n_c)), for one look at the means. (..., P, n), (..., P, C)"""
+        D, M = self.deviations_and_means(X)
+        return D, self._weighted(M)
+
+    def deviations_and_means(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+        """D and M, for one look at the means. (..., P, n), (..., P, C)"""
         M = self.means(X)
-        return self.deviations(X, M), self._weighted(M)
+        if self.balanced:
+            return (X.reshape((*X.shape[:-1], self.C, self.N)) - M[..., None]).reshape(X.shape), M
+        return X - self.spread(M), M
 
     def _weighted(self, M: ArrayT) -> ArrayT:
         return M * (self.N**0.5 if self.balanced else namespace(M).sqrt(self._class_sizes(M)))
@@ -200,16 +207,11 @@ class ClassLayout:
 
     def _class_sizes(self, X: ArrayT) -> ArrayT | int:
         """n_c as a number, or with the dtype and device of X. (C,)"""
-        if self.balanced:
-            return self.N
-        return array_like(self.sizes, X)
+        return self.N if self.balanced else array_like(self.sizes, X)
 
-    def deviations(self, X: ArrayT, M: ArrayT | None = None) -> ArrayT:
-        """D = X - M Y = n X C_M; give the class means M where they are known. (..., P, n) -> (..., P, n)"""
-        M = self.means(X) if M is None else M
-        if self.balanced:
-            return (X.reshape(*X.shape[:-1], self.C, self.N) - M[..., None]).reshape(X.shape)
-        return X - self.spread(M)
+    def deviations(self, X: ArrayT) -> ArrayT:
+        """D = X - M Y = n X C_M. (..., P, n) -> (..., P, n)"""
+        return self.deviations_and_means(X)[0]
 
     def add_to_means(self, X: ArrayT, dM: ArrayT) -> ArrayT:
         """X + dM Y written into X itself: one read and one write of X, no second X. X (..., P, n), dM (..., P, C)"""
@@ -228,9 +230,8 @@ class ClassLayout:
 
     def with_means(self, D: ArrayT, dM: ArrayT) -> ArrayT:
         """D + dM Y for a D of the caller's own, written into D unless torch is recording for a derivative. D (..., P, n)"""
-        if namespace(D) is np or not namespace(D).is_grad_enabled():
-            return self.add_to_means(D, dM)
-        return D + self.spread(dM)
+        in_place = namespace(D) is np or not namespace(D).is_grad_enabled()
+        return self.add_to_means(D, dM) if in_place else D + self.spread(dM)
 
     def check_rank(self, P: int) -> None:
         """Raise ValueError where Sigma_W of P features cannot have full rank: n - C < P; and for P < 1."""

@@ -50,9 +50,9 @@ def identity_like(x: ArrayT, size: int) -> ArrayT:
     return namespace(x).eye(size, dtype=x.dtype, device=x.device)
 
 
-def symmetrize(a: ArrayT) -> ArrayT:
-    """(a + a^T) / 2 over the last two axes."""
-    return (a + a.mT) / 2
+def symmetrize(a: ArrayT, n: float = 1) -> ArrayT:
+    """(a + a^T) / 2n over the last two axes."""
+    return (a + a.mT) / (2 * n)
 
 
 def root_of_spectrum(eigenvalues: ArrayT, E: ArrayT) -> ArrayT:

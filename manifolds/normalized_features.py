@@ -39,7 +39,7 @@ def renormalize(X: ArrayT, layout: MeanSplit) -> ArrayT:
     """
     layout.check_rank(X.shape[-2])
     # deviations and means are mapped apart: mapped together, the means' rounding, times ||A||, would land in the deviations
-    return layout.with_means(*whitened(layout.deviations(X), layout.means(X), layout.n, SYMMETRIC))
+    return layout.with_means(*whitened(*layout.deviations_and_means(X), layout.n, SYMMETRIC))
 
 
 @at_least_float32
@@ -75,4 +75,4 @@ def tangency_residual(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
 def _normal_part(D: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     """sym(X C_M Z^T) from the deviations of both: class means, however large, leave no rounding in it. (..., P, P)"""
-    return symmetrize(D @ layout.deviations(Z).mT) / layout.n
+    return symmetrize(D @ layout.deviations(Z).mT, layout.n)

@@ -63,8 +63,8 @@ def _move(X: ArrayT, U: ArrayT, layout: MeanSplit, retraction: Retraction) -> Ar
 
 def _onto(Z: ArrayT, layout: MeanSplit, retraction: Retraction) -> ArrayT:
     """A Z, or A on the deviations of Z and its own means. (..., P, n)"""
-    M = layout.means(Z)
-    D, scaled = whitened(layout.deviations(Z), M, layout.n, retraction.root)
+    D, M = layout.deviations_and_means(Z)
+    D, scaled = whitened(D, M, layout.n, retraction.root)
     return layout.with_means(D, scaled if retraction.scales_means else M)
 
 
@@ -74,7 +74,7 @@ def _retraction_derivative(X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit, r
     if retraction.lifts:
         U, W = horizontal(X, U, layout), horizontal(X, W, layout)
     Z = X + U
-    D, dD, M, dM = layout.deviations(Z), layout.deviations(W), layout.means(Z), layout.means(W)
+    (D, M), (dD, dM) = layout.deviations_and_means(Z), layout.deviations_and_means(W)
     A = retraction.root.of_covariance(gram(D) / layout.n)
     dA = retraction.root.derivative(A, 2 * symmetrize(D @ dD.mT) / layout.n)
     return layout.with_means(A @ dD + dA @ D, A @ dM + dA @ M if retraction.scales_means else dM)
@@ -105,8 +105,8 @@ def inverse_polar_retraction(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
 
     S K + K^T S = 2 I with K = D_Y D_X^T / n. Exists for Y near X; raises ValueError where S is not positive definite.
     """
-    D_X, D_Y = layout.deviations(X), layout.deviations(Y)
-    return layout.with_means(_inverse_scale(D_X, D_Y, layout) @ D_Y - D_X, layout.means(Y) - layout.means(X))
+    (D_X, M_X), (D_Y, M_Y) = layout.deviations_and_means(X), layout.deviations_and_means(Y)
+    return layout.with_means(_inverse_scale(D_X, D_Y, layout) @ D_Y - D_X, M_Y - M_X)
 
 
 def _inverse_scale(D_X: ArrayT, D_Y: ArrayT, layout: MeanSplit) -> ArrayT:

@@ -4,6 +4,7 @@ Leading axes are a batch; a singular matrix raises, with its numbers.
 """
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -100,18 +101,27 @@ def conditioned_inverse_sqrt(S: ArrayT) -> tuple[ArrayT | None, float]:
     near = series_inverse_sqrt(S) if S.shape[-1] >= SERIES_FROM else None
     if near is not None:
         return near, NEAR_CONDITION
-    few = isinstance(S, np.ndarray) and S.ndim == 2 and S.shape[-1] < SERIES_FROM
-    eigenvalues, E = _eigh_of_few_rows(S) if few else namespace(S).linalg.eigh(S)
+    if isinstance(S, np.ndarray) and S.ndim == 2 and S.shape[-1] < SERIES_FROM:
+        eigenvalues, E = _eigh_of_few_rows(S)
+        least, most = float(eigenvalues[0]), float(eigenvalues[-1])
+        return (root_of_spectrum(eigenvalues, E), most / least) if least > 0 else (None, math.inf)
+    eigenvalues, E = namespace(S).linalg.eigh(S)
     if not float(eigenvalues[..., 0].min()) > 0:
         return None, math.inf
     return root_of_spectrum(eigenvalues, E), float((eigenvalues[..., -1] / eigenvalues[..., 0]).max())
 
 
+@cache
+def _lapack() -> Any:
+    """scipy's LAPACK, imported when it is first used; asked again the import would cost a tenth of the call."""
+    from scipy.linalg import lapack
+
+    return lapack
+
+
 def _eigh_of_few_rows(S: Any) -> tuple[Any, Any]:
     """Eigenvalues and eigenvectors of one symmetric matrix by LAPACK itself: half the time of numpy's call for few rows."""
-    from scipy.linalg import lapack as untyped
-
-    lapack: Any = untyped
+    lapack = _lapack()
     solve = lapack.dsyevd if S.dtype == np.float64 else lapack.ssyevd
     eigenvalues, E, failed = solve(S)
     if failed:
@@ -121,11 +131,9 @@ def _eigh_of_few_rows(S: Any) -> tuple[Any, Any]:
 
 def svd_of_few_rows(M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """E (..., P, P), s, F^T of numpy's M = E diag(s) F^T, zero singular values included; one matrix by LAPACK itself."""
-    if M.ndim > 2:
+    if M.ndim > 2 or M.shape[-1] == 0:  # LAPACK refuses a matrix without columns
         return np.linalg.svd(M)
-    from scipy.linalg import lapack as untyped
-
-    lapack: Any = untyped
+    lapack = _lapack()
     solve = lapack.dgesdd if M.dtype == np.float64 else lapack.sgesdd
     E, s, Ft, failed = solve(M)
     if failed:

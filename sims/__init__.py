@@ -1,5 +1,6 @@
 """Experiments: real networks trained, measured and compared with the simulation."""
 
+import contextlib
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ def command_started() -> str | None:
 
 def leave_importing(_: int, __: FrameType | None) -> None:
     """Leave on Ctrl-C with one line: an interrupt among the imports of a command, before `sims.command` answers for it."""
-    os.write(2, f"\n{_COMMAND}: interrupted; nothing was written\n".encode())
+    _tell(f"\n{_COMMAND}: interrupted; nothing was written\n")
     os._exit(130)
 
 
@@ -28,8 +29,13 @@ def refuse_deleted_folder(command: str) -> None:
     try:
         os.getcwd()
     except OSError as error:
-        os.write(2, f"{command}: error: the working directory cannot be used: {error.strerror}; change to another\n".encode())
+        _tell(f"{command}: error: the working directory cannot be used: {error.strerror}; change to another\n")
         sys.exit(2)
+
+
+def _tell(text: str) -> None:
+    with contextlib.suppress(OSError):  # a standard error that is closed or full takes no exit code
+        os.write(2, text.encode())
 
 
 _COMMAND = command_started()

@@ -21,11 +21,13 @@ from ufm.output import (
     NO_READER,
     REFUSED,
     drop_unwritable_output,
+    flush_output,
     json_values,
     one_line,
     printable,
     replace_unknown_characters,
     say,
+    show,
 )
 
 NOTHING_WRITTEN = "nothing was written"
@@ -87,22 +89,21 @@ def run_command(
             args = parser.parse_args(argv)
             work(args)
         finally:
-            if sys.stdout is not None:
-                sys.stdout.flush()
+            flush_output()
         return 0
     except KeyboardInterrupt:
         nothing = args is None or (only_with_out and getattr(args, "out", None) is None)
         say(f"\n{parser.name}: interrupted; {NOTHING_WRITTEN if nothing else interrupted}")
         return INTERRUPTED
     except BrokenPipeError:
-        drop_unwritable_output()
         return NO_READER
     except (ValueError, OSError, ArithmeticError, MemoryError, RuntimeError, ImportError) as error:
-        drop_unwritable_output()
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None
         advice = f": pip install 'neural-collapse-flow[{parser.extra}]'" if missing else ""
         say(f"{parser.name}: error: {one_line(error)}{advice}")
         return FAILED if isinstance(error, Failure) else REFUSED
+    finally:
+        drop_unwritable_output()
 
 
 def json_line(value: Any) -> str:
@@ -112,4 +113,4 @@ def json_line(value: Any) -> str:
 
 def print_json(value: Any) -> None:
     """One JSON object on one line of standard output."""
-    print(json_line(value), flush=True)
+    show(json_line(value))

@@ -14,6 +14,8 @@ from ufm.compare.models import MODELS
 from ufm.compare.outcome import Support
 from ufm.compare.verdict import LawRule
 from ufm.compare.window import FRACTION
+from ufm.files.store import check_folder_writable
+from ufm.output import printable, show
 
 
 def parser() -> Parser:
@@ -77,7 +79,7 @@ def summary_lines(groups: list[Group], choice: Choice) -> str:
             warning = "" if run.kind == "simulated" else off_the_central_path(comparison.window, choice.fraction)
             notes = (*run.notes, *comparison.window.notes, *((f"warning: {warning}",) if warning else ()))
             lines += [f"  {run.name}: {note}" for note in notes]
-    return "\n".join(lines)
+    return "\n".join(map(printable, lines))
 
 
 def _state(name: str, support: Support, threshold: float) -> str:
@@ -113,6 +115,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     choice = Choice(args.fraction, args.from_epoch, args.to_epoch)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; a folder is needed")
+    check_folder_writable(out)
     check_jinja2()
     paths = {name: [str(Path(run)) for run in members] for name, members in named.items()}
     groups = analyse([load_observed(Path(name), args.lam) for name in names], choice, rule, paths, args.choices)
@@ -125,10 +128,10 @@ def compare_runs(args: argparse.Namespace) -> None:
     name, outcome, reason = overall(groups)
     reminder = choices_reminder(choice, args.choices)
     if not args.quiet:
-        print(summary_lines(groups, choice))
+        show(summary_lines(groups, choice))
     if reminder:
-        print(f"note: {reminder} (--choices)")
-    print(f"verdict: {name or outcome} ({reason}); see {out / 'report.html'}")
+        show(f"note: {reminder} (--choices)")
+    show(f"verdict: {name or outcome} ({reason}); see {printable(str(out / 'report.html'))}")
 
 
 def _check_ranges(args: argparse.Namespace) -> None:

@@ -21,7 +21,7 @@ from sims.command import Parser, print_json, run_command
 from ufm.arrays import as_numpy
 from ufm.files import store
 from ufm.flow.progress import PROGRESS_SECONDS
-from ufm.output import say
+from ufm.output import printable, say, show
 
 DIGIT_CLASSES, IMAGES_PER_DIGIT = 10, 174  # the smallest of the ten classes has 174 images
 HIDDEN_UNITS, DIGITS_BATCH, DIGITS_MOMENTUM = 256, 64, 0.9
@@ -157,7 +157,8 @@ def train_and_write(args: argparse.Namespace) -> None:
     if args.json:
         print_json(about)
     elif not args.quiet:
-        print("{file}: {n} examples in {C} classes, {P} features, {dead} of them dead ReLU units (always 0)".format(**about))
+        told = about | {"file": printable(about["file"])}
+        show("{file}: {n} examples in {C} classes, {P} features, {dead} of them dead ReLU units (always 0)".format(**told))
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from sims.training.paper_figures import (
 )
 from ufm.files.plot import save_figure
 from ufm.files.store import write_text
-from ufm.output import say
+from ufm.output import printable, say, show
 
 FORMATS = ("png", "pdf", "svg")
 
@@ -100,7 +100,7 @@ def draw_runs(args: argparse.Namespace) -> None:
     if args.json:
         print_json({"runs": args.runs, "written": [str(path) for path in written]})
     elif not args.quiet:
-        print(f"{shown}wrote to {args.out}: {', '.join(path.name for path in written)}")
+        show(f"{shown}wrote to {printable(args.out)}: {', '.join(path.name for path in written)}")
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
-from ufm.output import say, told_as_they_come
+from ufm.output import say, show, told_as_they_come
 
 if TYPE_CHECKING:
     from sims.rungs.rung import Rung
@@ -80,7 +80,7 @@ def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
                 say(f"{rung.name}: {rungs[-1]['outcome']}, {rungs[-1]['reason']}")
         write_ladder(rungs, out)
     if not args.json and not args.quiet:
-        print(markdown(rungs))
+        show(markdown(rungs))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ from typing import Any
 
 from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
-from ufm.output import told_as_they_come
+from ufm.files.store import check_folder_writable
+from ufm.output import printable, told_as_they_come
 
 REDUCTIONS = ("sketch", "channels")
 
@@ -61,7 +62,8 @@ def ledger_table(entry: dict[str, Any]) -> str:
     from sims.ledgers.report import table_lines
 
     epoch = "" if entry["epoch"] is None else f", epoch {entry['epoch']}"
-    return "\n".join([f"{entry['source']}{epoch}, {entry['split']}, {entry['examples']} examples", *table_lines(entry)])
+    head = f"{entry['source']}{epoch}, {entry['split']}, {entry['examples']} examples"
+    return "\n".join(map(printable, [head, *table_lines(entry)]))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -74,6 +76,7 @@ def show_ledgers(args: argparse.Namespace) -> None:
     if args.out is not None and Path(args.out).is_file():
         raise ValueError(f"--out {args.out} is a file: a folder is needed")
     if args.out is not None:
+        check_folder_writable(Path(args.out))
         check_jinja2()
     with told_as_they_come(written=args.out is not None) as tell:
         entries = []

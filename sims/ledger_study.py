@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sims.command import Parser, print_json, run_command
-from ufm.output import say
+from ufm.output import say, show
 
 SIZES = ("tiny", "small", "full")
 
@@ -116,7 +116,7 @@ def run_study(args: argparse.Namespace) -> None:
     if args.json:
         print_json(answers)
     elif not args.quiet:
-        print(summary_text(answers))
+        show(summary_text(answers))
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """`python -m sims.measure`: every measure of collapse of features in files, or what a run has measured.
 
-A file (.npz, .safetensors, or a memory-mapped .npy with labels.npy beside it) holds `features` (n, P) and `labels` (n,), and the
-classifier `W` (C, P), `b` (C,), `epoch`, `lambda` and more where they are known (`ufm.files.features`). A run is a folder.
+A file (.npz, .safetensors, or a .npy, read some rows at a time, with labels.npy beside it) holds `features` (n, P) and `labels`
+(n,), and the classifier `W` (C, P), `b` (C,), `epoch`, `lambda` and more where they are known (`ufm.files.features`). A run is a
+folder.
 For a network in memory call `measure_network`, for features in memory `measure_features`.
 """
 
@@ -15,6 +16,7 @@ import numpy as np
 
 from sims.command import Parser, json_line, print_json, run_command
 from sims.page import check_jinja2
+from ufm.arrays import NUMBERED
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import worth_saying
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
@@ -23,7 +25,7 @@ from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
-from ufm.output import say, told_as_they_come
+from ufm.output import printable, say, show, told_as_they_come
 
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
 SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
@@ -42,9 +44,10 @@ def _measured_arrays(path: Path, arrays: dict[str, np.ndarray], lam: float) -> t
     """Epoch and measures of the arrays of a file."""
     features, labels = arrays["features"], arrays["labels"]
     if not np.issubdtype(labels.dtype, np.integer):
-        raise ValueError(f"{path}: labels are {labels.dtype}, integers are needed")
+        raise ValueError(f"{path}: labels are {labels.dtype}, integers are needed; {NUMBERED}")
     if features.dtype not in FLOATS or features.ndim != 2 or not features.shape[1] or labels.shape != features.shape[:1]:
-        raise ValueError(f"{path}: features are {features.dtype} {features.shape} with labels {labels.shape}")
+        given = f"features are {features.dtype} {features.shape} with labels {labels.shape}"
+        raise ValueError(f"{path}: {given}; floats (n, P), an example a row, and labels (n,) are needed")
     if not len(labels):
         raise ValueError(f"{path} has no examples")
     epoch, classifier = epoch_of(arrays, path), classifier_of(arrays, path)
@@ -56,14 +59,14 @@ def _measured_arrays(path: Path, arrays: dict[str, np.ndarray], lam: float) -> t
         try:
             W, b = ls_classifier(_streamed_statistics(features, labels), lam)
         except ValueError as error:
-            raise ValueError(f"{path} has no classifier W, and: {error}") from error
+            raise ValueError(f"{path}, at the least-squares classifier that stands in for W: {error}") from error
     measurement = measure_features(features, labels, W, b, lam)
     error = scalar(arrays, "train_error", path)
     return epoch, measurement if "W" in arrays or error is None else measurement.with_scalars({"train_error": error})
 
 
 def _streamed_statistics(features: np.ndarray, labels: np.ndarray) -> ClassStatistics[np.ndarray]:
-    """The class statistics, of some rows at a time: memory-mapped features need not fit into memory."""
+    """The class statistics, of some rows at a time: those of a .npy need not fit into memory."""
     streaming = StreamingStatistics(int(labels.max()) + 1)
     for start in range(0, len(features), CHUNK):
         streaming.update(features[start : start + CHUNK], labels[start : start + CHUNK])
@@ -128,13 +131,13 @@ def measure(args: argparse.Namespace) -> None:
         if args.report is not None:
             write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
     if not args.json and not args.quiet:
-        print(table(record, SHOWN))
+        show(table(record, SHOWN))
         _print_written(args)
 
 
 def _print_written(args: argparse.Namespace) -> None:
     for name in filter(None, (args.out, args.report)):
-        print(f"wrote {name}")
+        show(f"wrote {printable(name)}")
 
 
 def _read_for(names: list[str]) -> list[Path]:
@@ -145,8 +148,9 @@ def _read_for(names: list[str]) -> list[Path]:
     return files + [file for folder in files if folder.is_dir() for kind in FILES_OF_A_RUN for file in folder.glob(kind)]
 
 
-def _warn(name: str, measurement: Measurement) -> None:
+def _warn(file: str, measurement: Measurement) -> None:
     """Say what is undefined, and where digits are lost."""
+    name = printable(file)
     for reason in measurement.undefined:
         say(f"{name}: undefined: {reason}")
     if measurement.snr.rounding > worth_saying(measurement.precision):
@@ -168,7 +172,7 @@ def show_run(path: Path, args: argparse.Namespace) -> None:
         for k, epoch in enumerate(run.columns["epoch"]):
             print_json({"run": run.name, "epoch": int(epoch), **_epoch_row(run.columns, k)})
     elif not args.quiet:
-        print(table(Record(run.columns), SHOWN))
+        show(table(Record(run.columns), SHOWN))
         _print_written(args)
 
 

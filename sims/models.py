@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sims.command import Failure, Parser, print_json, run_command
 from ufm.models import MODEL_NAMES, model_class
 from ufm.models.references import bibtex
-from ufm.output import say
+from ufm.output import say, show
 
 if TYPE_CHECKING:
     from ufm.models.base import Model
@@ -146,7 +146,7 @@ def run_one(args: argparse.Namespace) -> None:
     if args.out is not None:
         save_report(report, args.out)
     if args.json or not args.quiet:
-        print_json(as_json(report)) if args.json else print(as_text(report))
+        print_json(as_json(report)) if args.json else show(as_text(report))
 
 
 def run_all(args: argparse.Namespace) -> None:
@@ -161,7 +161,7 @@ def run_all(args: argparse.Namespace) -> None:
         for report in reports:
             print_json(report)
     elif not args.quiet:
-        print(markdown_table(reports), end="")
+        show(markdown_table(reports).removesuffix("\n"))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -172,9 +172,9 @@ def main(argv: list[str] | None = None) -> int:
             match args.command:
                 case "list":
                     for entry in map(description, MODEL_NAMES):
-                        print_json(entry) if args.json else print(as_block(entry))
+                        print_json(entry) if args.json else show(as_block(entry))
                 case "cite":
-                    print(bibtex(args.name))
+                    show(bibtex(args.name))
                 case "run":
                     run_one(args)
                 case "all":

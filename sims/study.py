@@ -20,7 +20,7 @@ from sims.training.config import LOSS_FUNCTIONS, TrainConfig, protocol
 from ufm.compare.outcome import NOT_COMPARED
 from ufm.compare.verdict import LawRule
 from ufm.laws.closed import LAWS
-from ufm.output import say
+from ufm.output import say, show
 
 CHOICES = {
     "on the central path": Choice(),
@@ -183,7 +183,7 @@ def study(args: argparse.Namespace) -> None:
             for group in groups:
                 print_json({"epochs": title, "runs": group.name, **verdict_row(group)})
     elif not args.quiet:
-        print(exponent_table(columns))
+        show(exponent_table(columns))
 
 
 def _parse_share(text: str) -> tuple[int, int]:

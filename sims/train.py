@@ -15,7 +15,7 @@ from sims.training.search import search
 from sims.training.session import ProgressLine, check_launch, reproducible, set_threads, train
 from ufm.files.store import check_not_read
 from ufm.monitor.record import TRAJECTORY
-from ufm.output import say
+from ufm.output import printable, say, show
 
 __all__ = ["ProgressLine", "TrainConfig", "config_of", "main", "parser", "reproducible", "train"]
 
@@ -73,8 +73,9 @@ def train_and_tell(args: argparse.Namespace) -> None:
     elif not args.quiet:
         from ufm.monitor.record import table
 
-        print(table(record, PRINTED))
-        print(f"zero training error (<= 0.1 %): {'not reached' if zero is None else f'epoch {zero}'}; stored in {out}")
+        show(table(record, PRINTED))
+        reached = "not reached" if zero is None else f"epoch {zero}"
+        show(f"zero training error (<= 0.1 %): {reached}; stored in {printable(str(out))}")
 
 
 def _check_cuda() -> None:

@@ -29,16 +29,32 @@ LeftVectors = Annotated[ArrayT, "P K"]
 Scalars = Annotated[ArrayT, "..."]
 
 
+NUMBERED = "np.unique(labels, return_inverse=True)[1] numbers classes that have names"  # the way out where labels are text
 LARGEST = 1e140  # of a feature, and 1 / LARGEST of the largest: products of powers of others overflow or vanish in float64
 
 
 def check_real(x: Array, what: str) -> None:
     """Raise ValueError unless x holds real floating-point numbers, none of them masked; TypeError unless it is an array."""
     xp = namespace(x)
-    if is_masked(x):
-        raise ValueError(f"{what} are a masked array: leave the masked entries out, or fill them")
+    check_unmasked(x, what)
     if x.dtype.kind != "f" if xp is np else not xp.is_floating_point(x):
         raise ValueError(f"{what} have dtype {x.dtype}: floating point is needed")
+    if xp is not np and x.layout is not xp.strided:  # type: ignore[attr-defined]
+        raise ValueError(f"{what} are {x.layout}: a dense tensor is needed, which to_dense() makes")
+
+
+def check_integers(labels: Array) -> None:
+    """Raise ValueError unless labels are integers, none of them masked; TypeError unless they are an array."""
+    xp = namespace(labels)
+    check_unmasked(labels, "labels")
+    if labels.dtype.kind not in "iub" if xp is np else xp.is_floating_point(labels) or xp.is_complex(labels):
+        raise ValueError(f"labels are {labels.dtype}, integers are needed; {NUMBERED}")
+
+
+def check_unmasked(x: Array, what: str) -> None:
+    """Raise ValueError for one of numpy's masked arrays, whose mask numpy's functions lose."""
+    if is_masked(x):
+        raise ValueError(f"{what} are a masked array: leave the masked examples out")
 
 
 def is_masked(x: Array) -> bool:

@@ -24,8 +24,14 @@ def shared_option(name: str, without: str | None = None, **changed: Any) -> dict
 
 
 def refuse_lost_values(error: Callable[[str], object], arguments: Sequence[str]) -> None:
-    """End with the parser's error at `--option=--`, whose value Python's parser takes for the end of the options and loses."""
+    """End with the parser's error at values that would be lost: none at all, and `--option=--`.
+
+    An empty name would stand for the working directory or the default, and comes from a variable of the shell that is not set.
+    `--` Python's parser takes for the end of the options.
+    """
     for argument in arguments:
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            error(f"{argument or 'an argument'} is empty: is a variable of the shell not set?")
         if argument == "--":
             return
         if argument.startswith("-") and argument.endswith("=--"):

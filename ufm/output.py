@@ -11,11 +11,84 @@ from typing import Any
 FAILED, REFUSED, INTERRUPTED, NO_READER = 1, 2, 130, 141
 
 
+class OutputError(OSError):
+    """Standard output takes no more, for another reason than that its reader has left."""
+
+
+def show(text: str) -> None:
+    """A result on standard output, where there is one; a terminal obeys nothing in it.
+
+    Raises OutputError where the output takes it not, BrokenPipeError where nobody reads it.
+    """
+    try:
+        if sys.stdout is not None:
+            print(printable_lines(text), flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def flush_output() -> None:
+    """Write what is still to be written on standard output. Raises what `show` does."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> OutputError:
+    return OutputError(f"cannot write standard output: {error.strerror or error}")
+
+
 def say(text: str, quiet: bool = False) -> None:
-    """A line on standard error, where there is one and it is wanted; a terminal obeys nothing in it."""
+    """A line on standard error, where there is one and it is wanted; a terminal obeys nothing in it.
+
+    A standard error that takes nothing, as that of a terminal that was closed, ends no computation.
+    """
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None and not quiet:
-            print("\n".join(map(printable, text.split("\n"))), file=sys.stderr, flush=True)
+            print(printable_lines(text), file=sys.stderr, flush=True)
+
+
+def redraw(text: str) -> None:
+    """A line on standard error in the place of the last one, as `say` writes it."""
+    with contextlib.suppress(OSError, ValueError):
+        if sys.stderr is not None:
+            print(f"\r{printable(text)}   ", end="", file=sys.stderr, flush=True)
+
+
+class StandardError:
+    """Standard error as a file for progress bars: what it does not take is dropped, as by `say`."""
+
+    @property
+    def encoding(self) -> str:
+        """That of the stream."""
+        return getattr(sys.stderr, "encoding", None) or "ascii"
+
+    def write(self, text: str) -> None:
+        """Write what can be written."""
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.write(text)
+
+    def flush(self) -> None:
+        """Write it at once."""
+        with contextlib.suppress(OSError, ValueError):
+            if sys.stderr is not None:
+                sys.stderr.flush()
+
+    def isatty(self) -> bool:
+        """Whether somebody looks."""
+        return sys.stderr is not None and sys.stderr.isatty()
+
+
+def printable_lines(text: str) -> str:
+    """The text with its line ends, and with escapes for everything else that a terminal obeys."""
+    return "\n".join(map(printable, text.split("\n")))
 
 
 def printable(text: str) -> str:
@@ -55,20 +128,21 @@ def replace_unknown_characters() -> None:
 
 
 def drop_unwritable_output() -> None:
-    """Send what standard output does not take nowhere: Python flushes it once more at its end, and would complain."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError:
-        with contextlib.suppress(OSError):  # a stream without a descriptor
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, sys.stdout.fileno())
-            os.close(nowhere)
+    """Send what standard output and error do not take nowhere: Python flushes them once more at its end, and would fail."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            if stream is not None:
+                stream.flush()
+        except OSError:
+            with contextlib.suppress(OSError):  # a stream without a descriptor
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
 
 
 @contextlib.contextmanager
 def told_as_they_come(written: bool) -> Iterator[Callable[[str], None]]:
-    """A print for results that are computed one after another.
+    """`show` for results that are computed one after another.
 
     Where files are `written` too, an output that takes no more is an error only after the block, when they are all on disk.
     """
@@ -77,7 +151,7 @@ def told_as_they_come(written: bool) -> Iterator[Callable[[str], None]]:
     def tell(text: str) -> None:
         try:
             if not refused:
-                print(text, flush=True)
+                show(text)
         except OSError as error:
             if not written:
                 raise

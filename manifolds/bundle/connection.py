@@ -14,6 +14,7 @@ M_w, with no P x P decomposition, right to rounding however large the means are.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -60,7 +61,7 @@ def structured_lyapunov(n: float, M: ArrayT, W: ArrayT, Z: ArrayT, sign: int = 1
     With M = E diag(s) F^T, E (P, K): S is W / 2n off the range of E, and a correction of rank 2K.
     """
     xp = namespace(M)
-    if isinstance(M, np.ndarray) and M.shape[-2] <= FEW_ROWS:
+    if _are_few_rows(M):
         return _lyapunov_of_few_rows(n, M, W, Z, sign)
     E, s, Ft = xp.linalg.svd(M, full_matrices=False)
     rest = (Z @ Ft.mT) * s[..., None, :]  # Z M^T = rest E^T
@@ -76,18 +77,25 @@ def structured_lyapunov(n: float, M: ArrayT, W: ArrayT, Z: ArrayT, sign: int = 1
     return W / (2 * n) + (S + sign * S.mT)
 
 
+def _are_few_rows(M: Any) -> bool:
+    return isinstance(M, np.ndarray) and M.shape[-2] <= FEW_ROWS
+
+
+def _left_basis(n: float, M: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """E (..., P, P), s (..., 1, K), F^T of M = E diag(s) F^T, and a_i + a_j of the eigenvalues a of n I + M M^T (..., P, P)."""
+    E, s, Ft = svd_of_few_rows(M)
+    a = np.full(M.shape[:-1], n, M.dtype)
+    a[..., : s.shape[-1]] += s * s
+    return E, s[..., None, :], Ft, a[..., :, None] + a[..., None, :]
+
+
 def _lyapunov_of_few_rows(n: float, M: Any, W: Any, Z: Any, sign: int) -> Any:
     """`structured_lyapunov` in the basis of all left singular vectors, zero singular values included: fewer calls."""
-    E, s, Ft = svd_of_few_rows(M)
+    E, s, Ft, sums = _left_basis(n, M)
     K = s.shape[-1]
-    squares = np.zeros(M.shape[:-1], M.dtype)
-    squares[..., :K] = s * s
-    right = E.mT @ W @ E
-    rest = E.mT @ (Z @ Ft.mT[..., :K]) * s[..., None, :]
-    right[..., :K] += rest
-    right[..., :K, :] += sign * rest.mT
-    right /= 2 * (2 * n + squares[..., :, None] + squares[..., None, :])
-    half = E @ right @ E.mT
+    right = E.mT @ (W / 2) @ E
+    right[..., :K] += E.mT @ (Z @ Ft.mT[..., :K]) * s
+    half = E @ (right / sums) @ E.mT
     return half + sign * half.mT
 
 
@@ -107,18 +115,40 @@ def bundle_inner(X: ArrayT, U: ArrayT, V: ArrayT, layout: Centering) -> ArrayT:
     along the fibre.
     """
     D, M = layout.parts(X)
-    D_U, S_U, R_U, H_U = _lift_parts(D, M, U, layout)
-    D_V, S_V, R_V, H_V = (D_U, S_U, R_U, H_U) if V is U else _lift_parts(D, M, V, layout)
-    small = inner(S_U, layout.n * S_V - R_V) - inner(S_V, R_U)
-    return inner(D_U, D_V) + small + inner(H_U, H_V)
+    lift = _lift_of_few_rows(D, M, layout) if _are_few_rows(M) else partial(_lift_parts, D, M, layout)
+    D_U, S_U, R_U, H_U = lift(U)
+    if V is U:
+        return inner(D_U, D_U) + inner(S_U, layout.n * S_U - 2 * R_U) + inner(H_U, H_U)
+    D_V, S_V, R_V, H_V = lift(V)
+    return inner(D_U, D_V) + (inner(S_U, layout.n * S_V - R_V) - inner(S_V, R_U)) + inner(H_U, H_V)
 
 
-def _lift_parts(D: ArrayT, M: ArrayT, U: ArrayT, layout: Centering) -> tuple[ArrayT, ArrayT, ArrayT, ArrayT]:
+def _lift_parts(D: ArrayT, M: ArrayT, layout: Centering, U: ArrayT) -> tuple[ArrayT, ArrayT, ArrayT, ArrayT]:
     """D_U, S_U, sym(D_U D^T) and M_U - S_U M."""
     D_U, M_U = layout.parts(U)
     R = symmetrize(D_U @ D.mT)
     S = _rate_of_parts(M, 2 * R, M_U, layout, symmetrize, 1)
     return D_U, S, R, M_U - S @ M
+
+
+def _lift_of_few_rows(D: Any, M: Any, layout: Centering) -> Callable[[Any], tuple[Any, Any, Any, Any]]:
+    """`_lift_parts` of the U given to it, turned by the left singular vectors E of M: E^T S E, E^T D_U D^T E and E^T (M_U - S M).
+
+    Inner products of these are the same, and no product leads back. S comes from singular values, but M_U - S M from M itself:
+    it is least at the S of M, so that the rounding of S hardly shows.
+    """
+    E, s, Ft, sums = _left_basis(layout.n, M)
+    right, turned = Ft.mT[..., : s.shape[-1]] * s, E.mT @ M
+
+    def lift(U: Any) -> tuple[Any, Any, Any, Any]:
+        D_U, M_U = layout.parts(U)
+        R, H = E.mT @ (D_U @ D.mT) @ E, E.mT @ M_U
+        half = R.copy()
+        half[..., : right.shape[-1]] += H @ right
+        S = (half + half.mT) / sums
+        return D_U, S, R, H - S @ turned
+
+    return lift
 
 
 @at_least_float32
@@ -128,16 +158,15 @@ def bundle_gradient(X: ArrayT, G: ArrayT, layout: ClassLayout) -> ArrayT:
     It is P G + sym(M (G Y^T)^T) M Y / n: it differs from the gradient of the embedded metric in the class means only.
     For an f that is constant on fibres, such as L_LS, Pi* G = G and this is the paper's Pi(G).
     """
-    M, M_G = layout.means(X), layout.means(G)
-    D = layout.deviations(X, M)
-    moved = symmetrize(D @ layout.deviations(G, M_G).mT) / layout.n @ D
-    del D
-    return G - layout.with_means(moved, -mean_part(M, layout.total(M_G), layout))
+    (D, M), (D_G, M_G) = layout.deviations_and_means(X), layout.deviations_and_means(G)
+    K = symmetrize(D @ D_G.mT, layout.n)
+    del D_G
+    return layout.with_means(G - K @ D, mean_part(M, layout.total(M_G), layout))
 
 
 def mean_part(M: ArrayT, sums: ArrayT, layout: ClassLayout) -> ArrayT:
     """sym(M (G Y^T)^T) M / n, the class means by which Pi Pi* G exceeds P G, from the class sums G Y^T. (..., P, C)"""
-    return symmetrize(M @ sums.mT) @ M / layout.n
+    return symmetrize(M @ sums.mT, layout.n) @ M
 
 
 @at_least_float32

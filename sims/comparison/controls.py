@@ -26,7 +26,9 @@ from ufm.compare.noise import RHOS, Noise
 from ufm.compare.outcome import Measured, Rule
 from ufm.compare.predicted import PredictedRun, predict
 from ufm.compare.selection import judge_predicted
-from ufm.files.store import write_text
+from ufm.files.json_objects import read_limited_text
+from ufm.files.store import check_writable, write_text
+from ufm.output import show
 
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")
@@ -198,6 +200,9 @@ def judge_cases(args: argparse.Namespace) -> None:
     from sims.comparison.rates import rates_table, written
 
     out, elapsed = Path(args.out), stopwatch()
+    if args.write:
+        check_writable(Path(args.write), out)
+        written(read_limited_text(Path(args.write)), "", args.stored)  # the marks are there, before anything is judged
     lines = read_lines(out)
     if any(line["draw"][0] != args.seed or line.get("stored", False) != args.stored for line in lines):
         raise ValueError(f"{out} holds cases of another seed than {args.seed} or another --stored: choose another file, or those")
@@ -211,9 +216,9 @@ def judge_cases(args: argparse.Namespace) -> None:
     table = rates_table(lines) if lines else "no case was judged\n"
     if args.write:
         page = Path(args.write)
-        write_text(page, written(page.read_text(), table, args.stored))
+        write_text(page, written(read_limited_text(page), table, args.stored))
     else:
-        print(table, end="")
+        show(table.removesuffix("\n"))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,13 @@
 """A file of one JSON object a line that a killed command leaves whole: read, appended, gone on with."""
 
 import json
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from ufm.files.json_objects import read_limited_text
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -12,7 +15,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     objects = []
-    texts = path.read_text().split("\n")
+    texts = read_limited_text(path).split("\n")
     for k, text in enumerate(texts):
         if not text:
             continue
@@ -26,12 +29,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def append_line(path: Path, value: dict[str, Any]) -> None:
-    """One more line; one that was cut off before it is ended first."""
+    """One more line; one that was cut off before it goes first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value) + "\n"
-    if path.exists() and not path.read_bytes().endswith(b"\n") and path.stat().st_size:
-        kept = path.read_text().rsplit("\n", 1)
-        path.write_text(kept[0] + "\n" if len(kept) > 1 else "")
+    if path.exists():
+        os.truncate(path, path.read_bytes().rfind(b"\n") + 1)  # to write the lines before it again could lose them
     with path.open("a") as file:
         file.write(text)
 

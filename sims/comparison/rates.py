@@ -68,8 +68,8 @@ def rates_table(lines: Sequence[JudgedCase]) -> str:
 def written(page: str, table: str, stored: bool = False) -> str:
     """The page with the table between its marks. Raises ValueError for a page without them."""
     begin, end = MARKS[stored]
-    if page.count(begin) != 1 or page.count(end) != 1:
-        raise ValueError(f"the page has no place for the rates: it needs {begin} and {end} once each")
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(end) < page.index(begin):
+        raise ValueError(f"the page has no place for the rates: it needs {begin}, then {end}, once each")
     before, rest = page.split(begin)
     return f"{before}{begin}\n\n{table}\n{end}{rest.split(end)[1]}"
 

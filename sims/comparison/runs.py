@@ -18,6 +18,7 @@ from ufm.monitor.record import Record
 
 STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier
 FOLLOWED = ("epoch", "omega", "V", "U", "counts")  # arrays that a trajectory is followed from
+MEASURED_LOSSES = ("loss", "loss_perp")  # that tell whether a classifier was measured
 LOST = 0.01  # share of the class means' squared length outside the range of Sigma_W worth a note
 
 
@@ -86,7 +87,7 @@ def load_observed(path: Path, lam: float | None = None) -> Observed:
     if {"t", "omega", "config"} <= arrays.keys():
         return _simulated(path)
     if set(FOLLOWED) <= arrays.keys():
-        return _of_record(path.stem, path, "features", str(path.resolve()), Record.load(path, FOLLOWED), {})
+        return _of_record(path.stem, path, "features", str(path.resolve()), Record.load(path, (*FOLLOWED, *MEASURED_LOSSES)), {})
     raise ValueError(f"{path} is no run: its arrays are {', '.join(sorted(arrays)) or 'none'}")
 
 

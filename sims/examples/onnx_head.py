@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from ufm.files.archive import reason_of
+
 
 @dataclass(frozen=True, eq=False)
 class OnnxHead:
@@ -24,7 +26,10 @@ def onnx_head(path: Path | str) -> OnnxHead:
     """
     import onnx
 
-    model: Any = onnx.load(path)
+    try:
+        model: Any = onnx.load(path)
+    except Exception as error:  # a damaged file raises anything, DecodeError of protobuf among it
+        raise ValueError(f"cannot read {path} as ONNX: {reason_of(error)}") from error
     nodes = list(model.graph.node)
     constants = {x.name: x for x in model.graph.initializer}
     constants |= {node.output[0]: node.attribute[0].t for node in nodes if node.op_type == "Constant"}

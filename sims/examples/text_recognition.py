@@ -22,6 +22,7 @@ from sims.examples.onnx_head import OnnxHead, onnx_head
 from ufm.features.measures import phd_equiangular, phd_equinorm, phd_maximal_angle
 from ufm.features.vectors import norms, unit_vectors
 from ufm.monitor import NeuralCollapse
+from ufm.output import show
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -88,11 +89,11 @@ def show_classifier(W: np.ndarray, names: list[str]) -> Figure:
     figure = Figure(figsize=(6.4, 3), layout="constrained")
     axes = figure.subplots()
     least = (1 / P - 1 / (C - 1)) ** 0.5
-    print(f"{C} classes, P = {P}: unit vectors that add up to 0 have a std of cosines of at least {least:.4f}")
+    show(f"{C} classes, P = {P}: unit vectors that add up to 0 have a std of cosines of at least {least:.4f}")
     for name, rows in {"classifier": W, "Gaussian": np.random.default_rng(0).standard_normal(W.shape)}.items():
         M = centred(rows)
         values = phd_equinorm(M), phd_equiangular(M), phd_maximal_angle(M)
-        print(
+        show(
             f"{name:10}  norms, std / mean {values[0]:.3f}   cosines, std {values[1]:.4f}   mean |cos + 1/(C-1)| {values[2]:.4f}"
         )
         cosines, others = nearest_cosines(M)
@@ -100,10 +101,10 @@ def show_classifier(W: np.ndarray, names: list[str]) -> Figure:
         if name == "classifier":
             together, lengths = cosines > TOGETHER, norms(M)
             few = int(together[wanted].sum())
-            print(f"{together.sum()} rows have another within a cosine of {TOGETHER}, {few} of letters and digits among them;")
-            print(f"their mean norm is {lengths[together].mean():.3f}, that of the others {lengths[~together].mean():.3f}")
+            show(f"{together.sum()} rows have another within a cosine of {TOGETHER}, {few} of letters and digits among them;")
+            show(f"their mean norm is {lengths[together].mean():.3f}, that of the others {lengths[~together].mean():.3f}")
             order = [k for k in np.argsort(-cosines) if k < others[k] and k in wanted][:8]
-            print("nearest letters and digits:", ", ".join(f"{names[k]} {names[others[k]]} {cosines[k]:.2f}" for k in order))
+            show("nearest letters and digits: " + ", ".join(f"{names[k]} {names[others[k]]} {cosines[k]:.2f}" for k in order))
     axes.set(xlabel="cosine of a row of W with the nearest other row", ylabel="classes")
     axes.legend(frameon=False)
     return figure
@@ -112,16 +113,16 @@ def show_classifier(W: np.ndarray, names: list[str]) -> Figure:
 def show_features(head: OnnxHead, lines: int, seed: int) -> None:
     """Print the measures of the features of drawn lines, and of the same with shuffled labels."""
     H, y, share = features_of_lines(head, lines, seed)
-    print(f"{share:.1%} of {lines} lines are read without error: {len(H)} features of {len(np.unique(y))} characters")
+    show(f"{share:.1%} of {lines} lines are read without error: {len(H)} features of {len(np.unique(y))} characters")
     W, b = torch.tensor(head.W), torch.tensor(head.b)
     columns = []
     for labels in (y, np.random.default_rng(seed).permutation(y)):
         metric = NeuralCollapse(len(head.W), classes="seen")
         metric.update(torch.from_numpy(H), torch.from_numpy(labels), (W, b))
         columns.append(metric.compute())
-    print(f"{'':16} {'labels':>8} {'shuffled':>8}")
+    show(f"{'':16} {'labels':>8} {'shuffled':>8}")
     for name in ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "ncc_accuracy", "effective_rank"):
-        print(f"{name:16} {columns[0][name]:8.3f} {columns[1][name]:8.3f}")
+        show(f"{name:16} {columns[0][name]:8.3f} {columns[1][name]:8.3f}")
 
 
 def parser() -> Parser:

@@ -19,7 +19,7 @@ from sims.training.config import TrainConfig, from_mapping, load_config, rate_so
 from ufm.arrays import as_numpy
 from ufm.files.json_objects import read_limited_text
 from ufm.files.store import provenance, remove_stale, save_arrays, write_atomically, write_text
-from ufm.monitor.record import TRAJECTORY
+from ufm.monitor.record import REQUIRED, TRAJECTORY
 from ufm.output import json_values
 
 if TYPE_CHECKING:  # both with torch, which a finished run is told without
@@ -198,7 +198,7 @@ def load_run(path: Path) -> "tuple[TrainConfig, Record]":
 
     if not (path / CONFIG).exists():
         raise ValueError(f"{path} is not the folder of a run: it has no {CONFIG}")
-    return load_config(path / CONFIG), Record.load(path / TRAJECTORY)
+    return load_config(path / CONFIG), Record.load(path / TRAJECTORY, (*REQUIRED, "test_error"))
 
 
 def _torch_facts() -> dict[str, Any]:

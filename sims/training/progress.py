@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from ufm.output import StandardError
+
 Item = TypeVar("Item")
 
 
@@ -10,4 +12,5 @@ def with_progress(items: Iterable[Item], what: str, unit: str, quiet: bool, tota
     """The items, with a line on a terminal that counts them once they have taken a second."""
     from tqdm import tqdm
 
-    yield from tqdm(items, what, total, unit=f" {unit}", disable=True if quiet else None, delay=1, leave=False)
+    how = {"disable": True if quiet else None, "delay": 1, "leave": False, "file": StandardError()}
+    yield from tqdm(items, what, total, unit=f" {unit}", **how)

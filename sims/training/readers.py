@@ -21,23 +21,38 @@ from ufm.files.store import load_arrays
 
 CLASSES = 10
 IDX_UBYTE = 0x08  # the idx type code of unsigned bytes
+MATLAB_NAMES = ("X", "y")  # of SVHN's files; nothing else in them is read
 PARSER_MEMORY = 1 << 27  # bytes that the parser of a .mat file may always take beyond its libraries
 PARSER_BYTES = 8  # that it may take for every byte of the file: photographs hardly compress, and it holds them three times
 MATLAB_PARSER = """
-import contextlib
+import os
 import sys
+import threading
+import time
+import tracemalloc
 import numpy as np
-from scipy.io import loadmat
-with contextlib.suppress(ImportError, OSError, ValueError):  # systems without such limits
-    import resource
-    with open("/proc/self/statm") as file:
-        taken = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + int(sys.argv[3]), resource.getrlimit(resource.RLIMIT_AS)[1]))
+from scipy.io import loadmat, whosmat
+path, out, memory, *names = sys.argv[1:]
+reason = f"it needs more than the {int(memory) >> 20} MiB that a file of its size may"
+def watch():  # limits of the system are not on every one, and count what threads merely reserve
+    while tracemalloc.get_traced_memory()[1] <= int(memory):
+        time.sleep(0.005)
+    os.write(2, reason.encode())
+    os._exit(1)
+tracemalloc.start()
+threading.Thread(target=watch, daemon=True).start()
 try:
-    arrays = {name: value for name, value in loadmat(sys.argv[1]).items() if name[0] != "_" and not value.dtype.hasobject}
-    np.savez(sys.argv[2], **arrays)
+    stored = [name for name, *_ in whosmat(path)]
+    if not set(names) <= set(stored):
+        sys.exit(f"it needs the variables {' and '.join(names)}; it has: {', '.join(stored) or 'none'}")
+    arrays = {name: loadmat(path, variable_names=[name])[name] for name in names}
+    if tracemalloc.get_traced_memory()[1] > int(memory):  # since the last look
+        sys.exit(reason)
+    if any(array.dtype.hasobject for array in arrays.values()):
+        sys.exit("its variables are no arrays of numbers")
+    np.savez(out, **arrays)
 except MemoryError:
-    sys.exit(f"it needs more than the {int(sys.argv[3]) >> 20} MiB that a file of its size may")
+    sys.exit(reason)
 except Exception as error:
     sys.exit(str(error) or type(error).__name__)
 """
@@ -107,8 +122,6 @@ def read_cifar10(paths: list[Path]) -> Split:
 def read_svhn(path: Path) -> Split:
     """SVHN's cropped digits, MATLAB v5: X (32, 32, 3, n), y (n, 1) with 10 for the digit 0."""
     arrays = _matlab_arrays(path)
-    if not {"X", "y"} <= arrays.keys():
-        raise ValueError(f"{path} needs the variables X and y; it has: {', '.join(k for k in arrays if k[0] != '_') or 'none'}")
     X, y = arrays["X"], arrays["y"].reshape(-1)
     if X.ndim != 4 or X.shape[2] != 3 or X.shape[3] != len(y) or X.dtype != np.uint8:
         raise ValueError(f"{path}: X is {X.dtype} {X.shape} with {len(y)} labels, expected uint8 (height, width, 3, {len(y)})")
@@ -118,10 +131,10 @@ def read_svhn(path: Path) -> Split:
 
 
 def _matlab_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a MATLAB v5 file, parsed in a process of its own with a limit on memory: a damaged file can crash scipy's."""
+    """X and y of a MATLAB v5 file, parsed in a process of its own with a limit on memory: a damaged file can crash scipy's."""
     memory = PARSER_MEMORY + PARSER_BYTES * (path.stat().st_size if path.exists() else 0)
     with tempfile.TemporaryDirectory() as folder:
-        call = [sys.executable, "-c", MATLAB_PARSER, str(path), folder + "/arrays.npz", str(memory)]
+        call = [sys.executable, "-c", MATLAB_PARSER, str(path), folder + "/arrays.npz", str(memory), *MATLAB_NAMES]
         done = subprocess.run(call, capture_output=True, text=True, check=False)
         if done.returncode:
             reason = next(reversed(done.stderr.splitlines()), f"its parser died of signal {-done.returncode}")

@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.training.config import TrainConfig
-from ufm.output import say
+from ufm.output import StandardError, printable, say
 
 if TYPE_CHECKING:
     from ufm.monitor.measurement import Measurement
@@ -122,7 +121,7 @@ class ProgressLine:
     """Batches done, their rate and the time left on standard error, with the last measures; drawn from the first batch on."""
 
     def __init__(self, config: TrainConfig, quiet: bool) -> None:
-        self._epochs, self._quiet = config.epochs, quiet or sys.stderr is None
+        self._epochs, self._quiet = config.epochs, quiet
         self._bar: Any = None
 
     def advance(self, epoch: int, batch: int, batches: int) -> None:
@@ -131,7 +130,7 @@ class ProgressLine:
             from tqdm import tqdm
 
             form = "epoch {n:.1f}/{total} |{bar:20}| {rate_fmt}, {remaining} left{postfix}"
-            how = {"unit": "epoch", "disable": self._quiet, "file": sys.stderr, "mininterval": 0.5, "bar_format": form}
+            how = {"unit": "epoch", "disable": self._quiet, "file": StandardError(), "mininterval": 0.5, "bar_format": form}
             self._bar = tqdm(total=self._epochs, initial=epoch - 1, **how)
         self._bar.update(epoch - 1 + batch / batches - self._bar.n)
 
@@ -142,7 +141,7 @@ class ProgressLine:
             self._bar.set_postfix(error=f"{s['train_error']:.2%}", nc1=f"{s['nc1']:.3g}", nc3=f"{s['nc3']:.3g}")
         if measurement.undefined and not self._quiet:
             text = f"epoch {epoch}: undefined: {'; '.join(measurement.undefined)}"
-            say(text) if self._bar is None else self._bar.write(text, file=sys.stderr)
+            say(text) if self._bar is None else self._bar.write(printable(text), file=StandardError())
 
     def close(self) -> None:
         """End the line."""

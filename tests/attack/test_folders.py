@@ -91,6 +91,67 @@ def test_an_array_of_another_kind_is_refused_by_name(what: str, kind: str) -> No
     assert re.search(rf"{name} (is|of shape) ", outcome.err), outcome
 
 
+def arrays_of(content: bytes) -> dict[str, Any]:
+    """The arrays of an .npz."""
+    with np.load(io.BytesIO(content)) as archive:
+        return dict(archive)
+
+
+def written(arrays: dict[str, Any]) -> bytes:
+    """An .npz of arrays."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "unequal", "line"),
+    [
+        ("run", "test_error", False, ["sims.figures", "IN", "--out", "OUT", "--format", "svg"]),
+        ("run", "loss", False, ["sims.compare", "IN/trajectory.npz", *OF_COMPARISON]),
+        ("log", "loss_perp", False, ["sims.compare", "IN/trajectory.npz", *OF_COMPARISON]),
+        ("log", "loss_nc1", True, ["sims.compare", "IN/trajectory.npz", *OF_COMPARISON]),
+        ("log", "loss_nc23", True, ["sims.compare", "IN", *OF_COMPARISON]),
+    ],
+)
+def test_an_array_that_is_missing_is_told_by_name(kind: str, name: str, unequal: bool, line: list[str]) -> None:
+    files = dict(whole(kind))
+    arrays = arrays_of(files["trajectory.npz"])
+    del arrays[name]
+    if unequal:
+        arrays["counts"] = arrays["counts"] + np.arange(len(arrays["counts"]))
+    outcome = attack(line, {**files, "trajectory.npz": written(arrays)})
+    assert (outcome.code, f"no array {name!r}" in outcome.err) == (2, True), outcome
+
+
+READ = {
+    ("run", "trajectory.npz"): ("IN", "IN/trajectory.npz"),
+    ("run", "statistics-0001.npz"): ("IN",),
+    ("run", "features-0002.npz"): ("IN/features-0002.npz",),
+    ("log", "trajectory.npz"): ("IN",),
+    ("log", "statistics-0000.npz"): ("IN",),
+    ("flow", "run.npz"): ("IN/run.npz",),
+    ("shards", "shard-0.npz"): ("IN/shard-0.npz", "IN/shard-*.npz"),
+}
+
+
+@pytest.mark.attack
+@pytest.mark.usefixtures("_whole_folders")
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize(("kind", "name"), sorted(READ))
+def test_a_folder_without_any_one_of_its_arrays_is_answered(kind: str, name: str, part: int) -> None:
+    files = whole(kind)
+    lines = [line for line in LINES[kind] if set(READ[kind, name]) & set(line) and line[0] not in ("sims.train", "sims.ledger")]
+    if name.startswith("statistics"):
+        lines = [line for line in lines if line[0] == "sims.compare"]
+    assert lines
+    arrays = arrays_of(files[name])
+    for left_out in sorted(arrays)[part::4]:
+        rest = {key: value for key, value in arrays.items() if key != left_out}
+        for line in lines:
+            attack(line, {**files, name: written(rest)})
+
+
 @pytest.mark.parametrize("counts", [np.array(-1), np.array([6, 6]), np.array([6, 6, -6]), np.array([6.0, 6.0, 6.0])])
 def test_class_sizes_of_a_run_that_are_none_are_refused(counts: np.ndarray) -> None:
     content = with_array(whole("flow")["run.npz"], "counts", counts)

@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sims.comparison import controls, rates
+from sims.comparison.lines import append_line, read_lines
 from sims.gallery.gallery import figure_path, gallery_model, parameters, saved_report
 from sims.training.config import TrainConfig
 from sims.training.folder import RunFolder
@@ -193,6 +195,79 @@ def test_every_flow_is_stored_before_an_output_that_takes_nothing_is_told(
         assert importlib.import_module("ufm.flow.__main__").guarded() == 2
     assert sorted(os.listdir(tmp_path)) == [f"run.{name}.npz" for name in ("embedded", "renormalized", "unnormalized")]
     assert len([line for line in capsys.readouterr().err.splitlines() if ": error: " in line]) == 1
+
+
+@pytest.mark.parametrize(("command", "reads"), [("sims.compare", "load_observed"), ("sims.ledger", "requested_ledgers")])
+def test_a_folder_that_takes_no_file_is_told_before_anything_is_computed(
+    command: str, reads: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("theirs")
+    monkeypatch.setattr(importlib.import_module(command), reads, lambda *_: pytest.fail("it was computed for nothing"))
+    outcome = run(command, [str(tmp_path / "run"), "--out", str(tmp_path / "file" / "deep" / "out")])
+    check_answer(outcome)
+    assert (outcome.code, "cannot write into" in outcome.err, os.listdir(tmp_path)) == (2, True, ["file"])
+
+
+def test_a_file_of_a_process_of_another_container_of_this_name_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    monkeypatch.setattr(os, "getpid", lambda: gone.pid)
+    theirs = tmp_path / store._temporary_name()
+    theirs.write_text("theirs")
+    monkeypatch.undo()
+    monkeypatch.setattr(store, "_process_namespace", lambda: 1)
+    store.write_text(tmp_path / "x", "ours")
+    assert theirs.exists()
+    monkeypatch.undo()
+    store.write_text(tmp_path / "x", "ours")
+    assert not theirs.exists()
+
+
+@pytest.mark.parametrize("empty", ["", "--out=", "--seed="])
+@pytest.mark.parametrize("command", ["ufm.flow", "sims.train", "sims.compare"])
+def test_a_variable_of_the_shell_that_is_not_set_starts_nothing(command: str, empty: str, tmp_path: Path) -> None:
+    outcome = run(command, ["--out", empty] if not empty else [empty])
+    check_answer(outcome)
+    assert (outcome.code, "empty" in outcome.err, os.listdir(tmp_path)) == (2, True, [])
+
+
+def test_cases_before_one_that_was_cut_off_are_never_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "cases.jsonl"
+    append_line(file, {"case": 0})
+    file.write_bytes(file.read_bytes() + b'{"case": 1')
+    monkeypatch.setattr(Path, "write_text", lambda *_: pytest.fail("a kill in it would lose the case before"))
+    append_line(file, {"case": 2})
+    assert read_lines(file) == [{"case": 0}, {"case": 2}]
+    file.write_bytes(b'{"case": 1')
+    append_line(file, {"case": 2})
+    assert read_lines(file) == [{"case": 2}]
+
+
+@pytest.mark.parametrize("page", [None, "no marks", "END BEGIN"])
+def test_a_page_without_a_place_for_the_rates_is_told_before_any_case(
+    page: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    if page is not None:
+        begin, end = rates.MARKS[False]
+        (tmp_path / "page.md").write_text(page.replace("BEGIN", begin).replace("END", end))
+    monkeypatch.setattr(controls, "judged", lambda *_: pytest.fail("it was judged for nothing"))
+    assert controls.main(["--out", str(tmp_path / "c.jsonl"), "--cases", "1", "--write", str(tmp_path / "page.md")]) == 2
+    assert capsys.readouterr().err.count(": error: ") == 1
+
+
+def test_a_file_that_is_no_network_is_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("onnx")
+    from sims.examples.onnx_head import onnx_head
+
+    (tmp_path / "in.onnx").write_bytes(b"PK\x03\x04" * 20)
+    with pytest.raises(ValueError, match=r"cannot read .*in\.onnx as ONNX"):
+        onnx_head(tmp_path / "in.onnx")
+
+
+def test_a_missing_log_is_told_with_its_name_once(tmp_path: Path) -> None:
+    outcome = run("sims.figures", [str(tmp_path / "absent.npz"), "--out", str(tmp_path / "figures")])
+    check_answer(outcome)
+    assert (outcome.code, outcome.err.count("absent.npz"), "Errno" in outcome.err) == (2, 1, False), outcome.err
 
 
 def tensors(path: Path, shapes: dict[str, tuple[str, list[int], int]]) -> str:

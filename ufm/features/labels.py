@@ -4,7 +4,7 @@ import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.rng import RNG
-from ufm.arrays import Labels, Rows, check_real, check_scale, is_masked
+from ufm.arrays import NUMBERED, Labels, Rows, check_real, check_scale, check_unmasked
 
 
 def class_blocks(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> tuple[np.ndarray, ClassLayout]:
@@ -41,12 +41,11 @@ def check_labels(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> np.n
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise ValueError(f"features have NaN or infinite entries, first in row {row}")
     check_scale(float(abs(features).max()), "features")
-    if is_masked(labels):
-        raise ValueError("labels are a masked array: leave the masked examples out")
+    check_unmasked(labels, "labels")
     if labels.dtype.kind not in "iu" and not (
         labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all()
     ):
-        raise ValueError(f"labels have dtype {labels.dtype}: integers 0..C-1 are needed")
+        raise ValueError(f"labels have dtype {labels.dtype}: integers 0..C-1 are needed; {NUMBERED}")
     if len(labels) and labels.min() < 0:
         raise ValueError(f"label {labels.min()} is negative: labels run from 0 to C-1")
     if not labels.max() < len(labels):

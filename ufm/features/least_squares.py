@@ -5,6 +5,7 @@ sizes; its predictions do not see an invertible map of the features (Eq. 8).
 A network trained with the mean over batch AND classes and SGD weight decay wd has lambda = C wd / 2 (`lambda_of_weight_decay`).
 """
 
+from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, identity_like, namespace, solve_lower, solve_upper, symmetrize
 from ufm.arrays import PerClass, Weights
 from ufm.features.central_path import central_path_classifier
@@ -13,7 +14,14 @@ from ufm.features.whitened_least_squares import LeastSquares, whitened_least_squ
 
 
 def lambda_of_weight_decay(weight_decay: float, C: int) -> float:
-    """lambda = C wd / 2 for training with torch.nn.MSELoss (mean over batch and classes) and SGD weight decay wd."""
+    """lambda = C wd / 2 for training with torch.nn.MSELoss (mean over batch and classes) and SGD weight decay wd.
+
+    Raises ValueError for a weight decay that is negative or not finite, and for a C that is no number of classes.
+    """
+    if not 0 <= weight_decay < float("inf"):
+        raise ValueError(f"weight decay {weight_decay}: it must be finite and not negative")
+    if whole_number(C, "C") < 2:
+        raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
     return 0.5 * C * weight_decay
 
 

@@ -11,6 +11,7 @@ from ufm.arrays import Rows
 def andriopoulos_nrc1(features: Rows[Array], q: int) -> float:
     """Ave_i ||h_i - proj(h_i on the q leading principal directions)||^2 of centred unit features (n, P): 0 on a q-space.
 
+    With q >= P there are no other directions, and it is 0 whatever the features are: it says nothing about collapse.
     Raises ValueError for q < 1 and where a feature lies on the mean of all.
     """
     if q < 1:

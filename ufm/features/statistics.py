@@ -9,7 +9,18 @@ import numpy as np
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gram, namespace
 from manifolds.representation import short_repr
-from ufm.arrays import ClassMeans, Columns, Covariance, FeatureVector, Labels, PerClass, Rows, check_real, check_scale
+from ufm.arrays import (
+    ClassMeans,
+    Columns,
+    Covariance,
+    FeatureVector,
+    Labels,
+    PerClass,
+    Rows,
+    check_integers,
+    check_real,
+    check_scale,
+)
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
 
@@ -160,17 +171,14 @@ class StreamingStatistics:
         return ClassStatistics(counts, means, scatter / counts.sum(), class_scatter / counts, rounding)
 
     def _check(self, features: Rows[Array], labels: Labels[Array]) -> None:
-        check_real(features, "features"), namespace(labels)
+        check_real(features, "features"), check_integers(labels)
         if features.ndim != 2 or labels.ndim != 1 or len(features) != len(labels):
             shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
             raise ValueError(f"a batch is features (b, P) and labels (b,), got shapes {shapes}")
         self._check_features(features.shape[1])
-        if not _are_integers(labels):
-            raise ValueError(f"labels are {labels.dtype}, integers are needed")
         if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.C:
             raise ValueError(f"labels run from {int(labels.min())} to {int(labels.max())}, outside 0..{self.C - 1}")
-        if len(labels):
-            check_scale(float(abs(detached(features)).max()), "features")
+        check_scale(float(abs(detached(features)).max()) if len(labels) else 0.0, "features")
 
     def _check_features(self, P: int) -> None:
         known = self._rows if self._seen is None else self._seen.near
@@ -191,13 +199,6 @@ def rounded_sum(a: ArrayT, b: ArrayT) -> tuple[ArrayT, ArrayT]:
     total = a + b
     of_b = total - a
     return total, (a - (total - of_b)) + (b - of_b)
-
-
-def _are_integers(labels: Array) -> bool:
-    xp = namespace(labels)
-    if xp is np:
-        return labels.dtype.kind in "iub"
-    return not (xp.is_floating_point(labels) or xp.is_complex(labels))
 
 
 def _buffer_for_chunk(features: Rows[ArrayT], labels: Labels[ArrayT]) -> tuple[ArrayT, ArrayT]:

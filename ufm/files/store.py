@@ -51,7 +51,15 @@ def _temporary_name() -> str:
 
 
 def _host() -> str:
-    return "".join(c if c.isalnum() else "_" for c in platform.node())[:64]
+    """The host, and on Linux the namespace of its processes: containers may share a name and a folder, and not their numbers."""
+    return f"{''.join(c if c.isalnum() else '_' for c in platform.node())[:64]}_{_process_namespace()}"
+
+
+def _process_namespace() -> int:
+    try:
+        return os.stat("/proc/self/ns/pid").st_ino
+    except OSError:
+        return 0
 
 
 def remove_stale(folder: Path, other_hosts: bool = False) -> None:
@@ -87,12 +95,24 @@ def check_writable(path: Path, *read: Path | str) -> None:
     """Raise ValueError where a file cannot be created at `path`, or is one that is `read`, before anything is computed for it."""
     _check_replaceable(path)
     check_not_read(path, *read)
-    probe = path.with_name(_temporary_name())
     try:
-        os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        probe.unlink()
+        _probe(path.parent)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def check_folder_writable(out: Path) -> None:
+    """Raise ValueError where no file can be created in a folder, made or to be made, before anything is computed for it."""
+    try:
+        _probe(next(folder for folder in (out, *out.parents) if folder.exists()))
+    except OSError as error:
+        raise ValueError(f"cannot write into {out}: {error.strerror or error}") from error
+
+
+def _probe(folder: Path) -> None:
+    probe = folder / _temporary_name()
+    os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    probe.unlink()
 
 
 def check_not_read(path: Path, *read: Path | str) -> None:
@@ -156,7 +176,7 @@ def array_names(path: Path | str) -> list[str]:
             archive = zipfile.ZipFile(file)
             return sorted(name.removesuffix(".npy") for name in archive.namelist())
     except Exception as error:  # as above
-        raise ValueError(f"cannot read {path}: {str(error).partition(chr(10))[0]}") from error
+        raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
 
 
 def provenance() -> dict[str, Any]:

@@ -4,7 +4,16 @@ import os
 import sys
 from typing import NoReturn
 
-from ufm.output import INTERRUPTED, NO_READER, REFUSED, drop_unwritable_output, replace_unknown_characters, say
+from ufm.output import (
+    INTERRUPTED,
+    NO_READER,
+    REFUSED,
+    drop_unwritable_output,
+    flush_output,
+    one_line,
+    replace_unknown_characters,
+    say,
+)
 
 
 def guarded() -> int:
@@ -19,15 +28,14 @@ def guarded() -> int:
         try:
             return main()
         finally:  # --help leaves by SystemExit
-            if sys.stdout is not None:  # closed by the caller: results go to --out alone
-                sys.stdout.flush()
+            flush_output()
     except BrokenPipeError:  # no reader for a message
-        drop_unwritable_output()
         return NO_READER
     except OSError as error:
-        drop_unwritable_output()
-        say(f"ufm.flow: error: cannot write standard output: {error.strerror}")
+        say(f"ufm.flow: error: {one_line(error)}")
         return REFUSED
+    finally:
+        drop_unwritable_output()
 
 
 def run_and_end() -> NoReturn:

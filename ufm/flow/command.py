@@ -19,7 +19,7 @@ from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
 from ufm.options import refuse_lost_values, shared_option
-from ufm.output import INTERRUPTED, REFUSED, one_line, printable, say, told_as_they_come
+from ufm.output import INTERRUPTED, REFUSED, one_line, printable, say, show, told_as_they_come
 from ufm.version import __version__
 
 if TYPE_CHECKING:
@@ -62,7 +62,10 @@ def parser() -> FlowParser:
     start.add_argument("--balance", action="store_true", help="subsample every class to the size of the smallest")
     start.add_argument("--reduce", action="store_true", help="drop the directions in which Sigma_W is zero, and say how many")
     start.add_argument(
-        "--start", choices=("whitened", "raw"), default="whitened", help="raw: unnormalized flow of H as it is (default whitened)"
+        "--start",
+        choices=("whitened", "raw"),
+        default="whitened",
+        help="whitened: Sigma_W = I, or total covariance I for the unnormalized flow (default); raw: that flow from H as it is",
     )
     clock = p.add_argument_group("flow and clock")
     clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default (a))")
@@ -193,7 +196,7 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) 
             for warning in result.warnings:
                 say(f"warning: {warning}")
             if not (args.quiet or args.json):
-                written = [f"wrote {path}" for path in paths[name] if path is not None]
+                written = [f"wrote {printable(str(path))}" for path in paths[name] if path is not None]
                 tell("\n".join([text(result, time.perf_counter() - began), *written]) + "\n" * (len(names) > 1))
             began = time.perf_counter()
             if not result.complete:
@@ -221,5 +224,5 @@ def main(argv: list[str] | None = None) -> int:
         import json
 
         objects = {name: run_summary(result) for name, result in runs.items()}
-        print(json.dumps({"flows": objects} if args.flow == "all" else objects[args.flow], allow_nan=False))
+        show(json.dumps({"flows": objects} if args.flow == "all" else objects[args.flow], allow_nan=False))
     return code

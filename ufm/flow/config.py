@@ -49,7 +49,7 @@ class FlowConfig:
         if self.start == "raw" and self.flow != UNNORMALIZED.name:
             raise ValueError(f"the {self.flow} flow lives on whitened features: --start raw goes with --flow unnormalized")
         if self.balance and self.features is None:
-            raise ValueError("random features have equal classes: --balance goes with --features")
+            raise ValueError("random features have the sizes that are asked for: --balance goes with --features")
         if self.sizes is not None and (self.features is not None or len(self.sizes) < 2 or min(self.sizes) < 1):
             raise ValueError(f"sizes = {self.sizes}: of random features, at least two classes of at least one example")
         if self.eta is not None and self.steps is not None:

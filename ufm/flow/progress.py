@@ -1,7 +1,8 @@
 """The progress of a long run on the terminal."""
 
-import sys
 import time
+
+from ufm.output import redraw, say
 
 PROGRESS_SECONDS = 1.0
 EARLIEST_ESTIMATE = 0.02  # share of a stage before which its speed says little about the time left
@@ -23,9 +24,9 @@ class StageLine:
             return
         self.last, self.drawn = now, True
         left = f", about {(now - self.began) * (1 - share) / share:.0f} s left" if share > EARLIEST_ESTIMATE else ""
-        print(f"\r{stage} {share:6.1%}{left}   ", end="", file=sys.stderr, flush=True)
+        redraw(f"{stage} {share:6.1%}{left}")
 
     def close(self) -> None:
         """End the line."""
         if self.drawn:
-            print(file=sys.stderr)
+            say("")

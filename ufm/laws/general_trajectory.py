@@ -23,7 +23,8 @@ class GeneralTrajectory:
 
     omega (T, K)  singular values of Eq. 9's Sigma_W^{-1/2} (M - mu_G 1^T), mu_G the mean over examples
     u (T, K)      eigenvalues of G = S^T S; omega^2 / C for equal classes
-    error         bound on the relative error of every omega and sqrt(u), from the integrator's local errors
+    error         bound on the relative error of every omega and sqrt(u), from the integrator's local errors; beside it stands
+                  what rounding of the start leaves of a small value, a few eps sigma_1 / sigma_j of S
     U_0 (P, K)    left singular vectors of the start; Z (T, K, C) with S_t = U_0 Z_t, or (K, C) for equal classes, where the
                   vectors are frozen and S_t = U_0 diag(sqrt(u_t)) Z
 

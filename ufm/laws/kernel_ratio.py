@@ -24,6 +24,7 @@ from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.domain import LARGEST_LOG, check_omega, from_start, narrow, over_sum, times_like, wide
+from ufm.laws.kernel_ratio_inverse import MODERATE, moderate_root
 from ufm.laws.monotone import increasing_root
 
 EXACT_TAIL = 600.0  # of log u, beyond which the unnormalized Phi is its asymptote to the last digit
@@ -88,6 +89,8 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
 
     def _phi_of(self, v: ArrayT) -> ArrayT:
         xp, r = namespace(v), self.kernel_ratio
+        if self._moderate:
+            return v + (xp.log(v) - (r - 1) ** 2 * xp.log1p(v / r)) / r
         if r >= 1:
             x = v / r
             return (xp.log(v) + (2 * r - 1) * xp.log1p(x)) / r + r * log1p_remainder(x)
@@ -105,8 +108,23 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
         shared = r * log1p_remainder(z) + z * v0 + 2 * xp.log1p(z)
         return s * (shared + xp.log1p(r * dv / (v0 * (r + v))) / r)
 
+    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
+        """omega(t). (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
+        return Law.omega(self, t, omega0, C, N)
+
+    def _solve(self, s: ArrayT) -> ArrayT:
+        return (
+            self._s * moderate_root((self.kernel_ratio / self._s) * s, self.kernel_ratio) if self._moderate else super()._solve(s)
+        )
+
+    @property
+    def _moderate(self) -> bool:
+        return MODERATE[0] <= self.kernel_ratio <= MODERATE[1]
+
     def _solve_log(self, phi: ArrayT) -> ArrayT:
         xp, r, target = namespace(phi), self.kernel_ratio, phi / self._s
+        if self._moderate:
+            return xp.log(moderate_root(r * target, r)) + math.log(self._s)
         if r >= 1:  # log v + v <= r Phi <= min(log v + 2 v + v^2 / 2, log v + r v)
             high = xp.log(RENORMALIZED._solve(r * target))
             by_embedded = xp.log(EMBEDDED._solve(r * target))

@@ -116,7 +116,13 @@ class Record:
 
 
 def of_unequal(scalars: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The measured scalars with L_LS and its parts, which omega alone does not decide for unequal classes."""
+    """The measured scalars with L_LS and its parts, which omega alone does not decide for unequal classes.
+
+    Raises ValueError where the parts are not among them.
+    """
+    missing = [name for name in ("loss_nc1", "loss_nc23") if name not in scalars]
+    if missing:
+        raise ValueError(f"its classes have unequal sizes, and it has no array {missing[0]!r}, which omega alone does not decide")
     nc1, nc23 = scalars["loss_nc1"], scalars["loss_nc23"]
     return {**scalars, "ls_loss": nc1 + nc23, "ls_loss_nc1": nc1, "ls_loss_nc23": nc23}
 

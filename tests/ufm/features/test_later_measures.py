@@ -223,6 +223,7 @@ def test_nrc_of_features_that_have_and_have_not_collapsed():
     assert andriopoulos_nrc2(collapsed, W) < 1e-25
     loose = collapsed + 0.5 * rng.standard_normal(collapsed.shape)
     assert andriopoulos_nrc1(loose, 2) > 0.05
+    assert andriopoulos_nrc1(loose, 6) == andriopoulos_nrc1(loose, 9) == 0  # q >= P: nothing is left outside
     assert andriopoulos_nrc2(loose, W) >= andriopoulos_nrc1(loose, 2)
     values, E = np.linalg.eigh(np.cov(Y.T, bias=True))
     root = (E * np.sqrt(np.sqrt(values) - 0.1)) @ E.T

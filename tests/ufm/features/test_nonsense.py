@@ -8,6 +8,7 @@ import torch
 
 from manifolds.layout import ClassLayout
 from ufm.features.labels import class_blocks
+from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.snr import snr, snr_spectrum
 from ufm.features.statistics import StreamingStatistics, statistics_of
 from ufm.flow.config import FlowConfig
@@ -65,3 +66,38 @@ def test_counts_are_whole_numbers(name: str) -> None:
         FlowConfig(**{name: 2.9})  # type: ignore[arg-type]
     with pytest.raises(TypeError):
         StreamingStatistics(2.9)  # type: ignore[arg-type]
+
+
+def test_labels_whose_mask_would_be_lost_are_refused() -> None:
+    labels = np.ma.masked_equal(LAYOUT.labels, 1)
+    for take in (lambda: statistics_of(ROWS, labels, 3), lambda: class_blocks(ROWS, labels)):
+        with pytest.raises(ValueError, match="masked"):
+            take()
+
+
+def test_a_sparse_tensor_is_refused_with_the_way_out() -> None:
+    with pytest.raises(ValueError, match="to_dense"):
+        statistics_of(torch.from_numpy(ROWS).to_sparse(), torch.from_numpy(LAYOUT.labels), 3)
+
+
+def test_names_of_classes_are_refused_with_the_way_out() -> None:
+    named = np.array(["cat", "dog", "elk"])[LAYOUT.labels]
+    for take in (lambda labels: statistics_of(ROWS, labels, 3), lambda labels: class_blocks(ROWS, labels)):
+        with pytest.raises(ValueError, match="return_inverse"):
+            take(named)
+        take(np.unique(named, return_inverse=True)[1])
+
+
+@pytest.mark.parametrize(
+    ("weight_decay", "C", "message"),
+    [
+        (-1e-3, 3, "negative"),
+        (float("nan"), 3, "finite"),
+        (float("inf"), 3, "finite"),
+        (1e-3, 2.9, "whole"),
+        (1e-3, 1, "classes"),
+    ],
+)
+def test_lambda_is_that_of_a_weight_decay_and_a_number_of_classes(weight_decay: float, C: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lambda_of_weight_decay(weight_decay, C)

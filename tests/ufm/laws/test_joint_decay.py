@@ -217,3 +217,13 @@ def test_what_the_law_refuses():
         JointDecayLaw(Y, 0.1, W, H).logits(-1.0)
     with pytest.raises(ValueError, match="2 columns for 3 singular values"):
         balanced_start(W, H[:, :2])
+
+
+@pytest.mark.parametrize("P", [1, 2])
+def test_with_fewer_features_than_kept_modes_the_largest_are_kept(P):
+    sizes, decay, rng = (9, 6, 3, 2), 0.2, np.random.default_rng(P)
+    W, H = balanced_start(rng.standard_normal((4, P)), rng.standard_normal((P, 20)))
+    law = JointDecayLaw(np.repeat(np.eye(4), sizes, 1), decay, W, H)
+    kept = np.where(np.arange(4) < P, 1 - decay / np.sqrt(sizes), 0)
+    assert law.limit() == pytest.approx(np.repeat(np.diag(kept), sizes, 1), abs=1e-14)
+    assert law.logits(1e5) == pytest.approx(law.limit(), abs=1e-12)

@@ -115,6 +115,9 @@ def test_the_decayed_clock_refuses_what_it_cannot_give() -> None:
         decayed_clock(np.array([1.0]), -1)
     with pytest.raises(OverflowError, match="overflows float64"):
         decayed_clock(np.array([1e4]), 1.0)
+    with pytest.raises(OverflowError, match="overflows float64"):
+        decayed_clock(np.array([1.0, 400.0]), 1.0)  # exp(800)
+    assert np.isfinite(decayed_clock(np.array([349.0]), 1.0)).all()
 
 
 def test_unequal_classes_from_total_covariance_one_grow_at_the_rates_of_their_sizes() -> None:
