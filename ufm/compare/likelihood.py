@@ -37,6 +37,12 @@ class Fitted:
         norm = own.sum(-1, keepdims=True)
         return (own / np.where(norm > 0, norm, 1.0))[:, 1:].mean(1)
 
+    @property
+    def freedoms(self) -> np.ndarray:
+        """What every value's residuals have, of T - 1 epochs after the first, beside the clock, at least (T - 1) / T. (B, m)"""
+        T = self.r.shape[1]
+        return (T - 1) * np.maximum(1 - self.taken, 1 / T)
+
 
 def most_likely_clock(path: Path, y: np.ndarray, start: np.ndarray, weight: np.ndarray) -> Fitted:
     """The never decreasing clock, 0 at first, of the least weighted squares: dynamic programming, then one step between points.

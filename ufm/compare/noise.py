@@ -5,7 +5,8 @@ rho^|s-t| over measured epochs, the first included. As the prediction starts fro
 response of the path to its start. Given e_0, the steps r_t - rho r_{t-1} = (rho D_{t-1} - D_t) e_0 + sqrt(1 - rho^2) sigma eps
 (D_0 = I, r_0 = 0) are independent: e_0 is marginalised out as the coefficients of a ridge regression. sigma_i is marginal under
 an inverse-gamma prior of PRIOR_FREEDOMS degrees around the scale of its kind (on the diagonal and off it), rho maximal over RHOS;
-`tolerance` adds in quadrature.
+`tolerance` adds in quadrature. Of the T - 1 epochs after the first a value has the freedoms that the clock leaves it: what it
+follows leaves residuals that are a small part of the noise, which the start has in full.
 """
 
 import numpy as np
@@ -30,6 +31,7 @@ class Noise:
         self.T, self.kinds, self.tolerance = T, kinds, tolerance
         self.sets = [np.flatnonzero(kinds == kind) for kind in np.unique(kinds)]
         self.sigma = 1 / np.sqrt(fitted.weight[0])
+        self.freedoms = fitted.freedoms[0]
         D = path.response.at(fitted.tau[0])
         k = D.shape[-1]
         D = D * (np.tile(self.sigma, k // m) / self.sigma[:, None])
@@ -45,7 +47,7 @@ class Noise:
         both = RHOS[:, None, None] * (mixed + mixed.T)
         factor = np.eye(k) + (squares - both + RHOS[:, None, None] ** 2 * older) / fresh
         self.inverse = np.linalg.inv(factor)
-        self.log_det = 0.5 * (T - 1) * m * np.log(fresh[:, 0, 0]) + 0.5 * np.linalg.slogdet(factor)[1]
+        self.log_det = 0.5 * self.freedoms.sum() * np.log(fresh[:, 0, 0]) + 0.5 * np.linalg.slogdet(factor)[1]
         s = np.arange(T) / (T - 1)
         count = min(TRENDS, (T - 1) // EPOCHS_A_TREND)
         trends = s[:, None] ** np.arange(1, count + 1)
@@ -81,11 +83,11 @@ class Noise:
 
     def _by_rho(self, squares: np.ndarray) -> np.ndarray:
         """Log likelihood (rho, B) of sums of squares (rho, B, m)."""
-        n = self.T - 1
-        squares = squares + n * self.tolerance**2
+        squares = squares + (self.T - 1) * self.tolerance**2
         total = -self.log_det[:, None]
         for of in self.sets:
-            scale = PRIOR_FREEDOMS * squares[..., of].mean(-1, keepdims=True) / n
+            n = self.freedoms[of]
+            scale = PRIOR_FREEDOMS * squares[..., of].sum(-1, keepdims=True) / n.sum()
             value = 0.5 * PRIOR_FREEDOMS * np.log(scale) - 0.5 * (PRIOR_FREEDOMS + n) * np.log(scale + squares[..., of])
             total = total + value.sum(-1)
         return total
@@ -93,8 +95,8 @@ class Noise:
     def simulate(self, fitted: Fitted, count: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Stationary AR(1) noise (count, T, m) and the errors of its start (count, 2 m), like that of a fitted run (B = 1).
 
-        rho as likely as it is, sizes of every value shrunk to those of its kind, correlation across values as far as it stands
-        out of what so few epochs make.
+        rho as likely as it is, sizes of every value shrunk to those of its kind, whose scale is as uncertain as its residuals are
+        few, correlation across values as far as it stands out of what so few epochs make.
         """
         n, m = self.T - 1, len(self.kinds)
         steps, squares = self._whitened(fitted.r)
@@ -102,20 +104,28 @@ class Noise:
         weight = np.exp(likely - likely.max())
         rho = RHOS[rng.choice(len(RHOS), count, p=weight / weight.sum())][:, None]
         best, taken = int(likely.argmax()), fitted.taken[0]
-        sigma = np.empty(m)
+        sigma, scale = np.empty(m), np.empty((count, m))
         for of in self.sets:
+            freedoms = self.freedoms[of]
+            left_over = max(float(freedoms.sum()) - CHOSEN, 1.0)
             own = squares[best, 0, of] + n * self.tolerance**2
-            by_choice = min(CHOSEN / (n * len(of)), 0.5)
-            kept = max(1 - float(taken[of].mean()), 1 / self.T) * (1 - by_choice)  # of the noise, in the residuals
-            sigma[of] = np.sqrt((PRIOR_FREEDOMS * own.mean() / n + own) / (PRIOR_FREEDOMS + n) / kept)
+            sigma[of] = np.sqrt(shrunk(own, freedoms) * freedoms.sum() / left_over)
+            scale[:, of] = np.sqrt(left_over / rng.chisquare(left_over, (count, 1)))
         left = steps[best, 0] * self.sigma
         share = correlated(left / sigma, taken)
         e = np.sqrt(1 - share) * sigma * rng.standard_normal((count, self.T, m))
         e += np.sqrt(share / n) * rng.standard_normal((count, self.T, n)) @ left
+        e *= (scale * sigma / np.sqrt((1 - share) * sigma**2 + share * (left**2).mean(0)))[:, None]
         fresh = np.sqrt(1 - rho**2)
         for t in range(1, self.T):
             e[:, t] = rho * e[:, t - 1] + fresh * e[:, t]
-        return e, np.hstack([e[:, 0], sigma * rng.standard_normal((count, m))])
+        return e, np.hstack([e[:, 0], scale * sigma * rng.standard_normal((count, m))])
+
+
+def shrunk(squares: np.ndarray, freedoms: np.ndarray) -> np.ndarray:
+    """Variances of values of one kind from sums of squares (..., m) with their freedoms, shrunk to the variance of the kind."""
+    common = squares.sum(-1, keepdims=True) / freedoms.sum(-1, keepdims=True)
+    return (PRIOR_FREEDOMS * common + squares) / (PRIOR_FREEDOMS + freedoms)
 
 
 def correlated(z: np.ndarray, taken: np.ndarray) -> float:

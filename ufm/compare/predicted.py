@@ -8,7 +8,7 @@ import numpy as np
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
 from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
 from ufm.compare.models import FINE, KERNEL, MODELS, PLAIN, ROUGH, SAME_START, Predictor, select
-from ufm.compare.noise import PRIOR_FREEDOMS, Noise
+from ufm.compare.noise import Noise, shrunk
 from ufm.compare.outcome import Measured
 
 REFINEMENTS, CLOSE_VALUES = 5, 0.02  # of a parameter, and the distance in its logarithm that ends them
@@ -73,15 +73,17 @@ class PredictedRun:
         self._take_in(name, self.begin.path(name, traced, self.where))
 
     def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:
-        """Runs y (B, T, m) at their best clocks, values weighted by what they leave, shrunk to what their kind leaves."""
+        """Runs y (B, T, m) at their best clocks, values weighted by the noise they have, shrunk to that of their kind.
+
+        A value that grows fastest leaves little because the clock follows it: weighted by that, it would set the clock alone.
+        """
         first = most_likely_clock(path, y, start, np.ones((len(y), y.shape[2])))
-        n = y.shape[1] - 1
-        variance = (first.r[:, 1:] ** 2).mean(1) + self.tolerance**2
-        for kind in (0, 1):  # one value that fits by chance must not set the clock alone
+        squares = (first.r[:, 1:] ** 2).sum(1) + (y.shape[1] - 1) * self.tolerance**2
+        variance = np.empty_like(squares)
+        for kind in (0, 1):
             of = self.kinds == kind
             if of.any():
-                common = variance[:, of].mean(1, keepdims=True)
-                variance[:, of] = (PRIOR_FREEDOMS * common + n * variance[:, of]) / (PRIOR_FREEDOMS + n)
+                variance[:, of] = shrunk(squares[:, of], first.freedoms[:, of])
         return most_likely_clock(path, y, start, 1 / variance)
 
     def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
