@@ -5,7 +5,8 @@ rho^|s-t| over measured epochs, the first included. As the prediction starts fro
 response of the path to its start. Given e_0, the steps r_t - rho r_{t-1} = (rho D_{t-1} - D_t) e_0 + sqrt(1 - rho^2) sigma eps
 (D_0 = I, r_0 = 0) are independent: e_0 is marginalised out as the coefficients of a ridge regression. sigma_i is marginal under
 an inverse-gamma prior of PRIOR_FREEDOMS degrees around the scale of its kind (on the diagonal and off it), rho maximal over RHOS;
-`tolerance` adds in quadrature.
+`tolerance` adds in quadrature. Of the T - 1 epochs after the first a value has the freedoms that the clock leaves it: what it
+follows leaves residuals that are a small part of the noise, which the start has in full.
 """
 
 import numpy as np

@@ -116,6 +116,8 @@ def add_classifier_scalars(scalars: ScalarCollector, stats: ClassStatistics[Tens
 def _self_duality(stats: ClassStatistics[Tensor], W: Tensor) -> float:
     if not bool(W.any()):
         raise ValueError("W = 0 has no direction")
+    if not bool(stats.centred_means.any()):
+        raise ValueError("all class means are equal: centred, they have no direction")
     return measures.phd_nc3(stats, W)
 
 

@@ -1,5 +1,6 @@
 """Neural collapse as a torchmetrics metric: `update` with batches of features and labels, `compute` for every measure."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -183,13 +184,13 @@ class NeuralCollapse(MomentsMetric):
 
     def _summarize(self) -> Summary:
         known = Classifier(self.W, self.b) if len(self.W) else None
-        moments = Moments.of(self._states)
+        moments = Moments.of(self._states).ordered()
         if self.targets == "regression":
             return of_targets(moments, int(self.width), known, self._distances)
-        return of_classes(moments, known, self.lam, float(self.precision), self._decide)
+        return of_classes(moments, known, self.lam, float(self.precision), partial(self._decide, moments["classes"]))
 
-    def _decide(self, classifier: Classifier | None, means: Tensor) -> Decisions:
-        decide = Decider(classifier, means, self.classes)
+    def _decide(self, classes: Tensor, classifier: Classifier | None, means: Tensor) -> Decisions:
+        decide = Decider(classifier, means, classes)
 
         def counts(rows: Tensor, labels: Tensor) -> Tensor:
             decided = decide(rows, labels)

@@ -108,6 +108,11 @@ class Moments(dict[str, Tensor]):
         scatter = self["scatter"] + other["scatter"] + _products(delta * weight.sqrt()[:, None])
         return Moments({**changed, "classes": whole["classes"], "scatter": scatter})
 
+    def ordered(self) -> "Moments":
+        """The same, classes ascending, as the rows of a classifier are: those seen late may have come behind larger ones."""
+        order = self["classes"].argsort()
+        return Moments({**self, **{name: self[name][order] for name in ("classes", *BY_CLASS)}})
+
     def statistics(self) -> ClassStatistics[Tensor]:
         """Counts, means, Sigma_W and variances of the classes kept. Raises ValueError where one of them has no example."""
         counts = self["counts"]

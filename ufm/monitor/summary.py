@@ -60,6 +60,8 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     """
     try:
         stats = moments.statistics()
+        if stats.C < 2:
+            raise ValueError(f"class {int(moments['classes'])} alone has examples: collapse needs those of at least 2 classes")
     except ValueError as error:
         values = dict.fromkeys((*OF_FEATURES, *OF_CLASSIFIER), float("nan"))
         return Summary(values, dict.fromkeys(values, str(error)))
