@@ -10,7 +10,7 @@ run: $(VENV)/.core
 	$(BIN)/python -m ufm.flow --C 10 --N 500 --P 512
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow and not gpu and not attack"
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow and not gpu and not attack"
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow or gpu"

@@ -14,10 +14,33 @@ from hypothesis import HealthCheck, settings  # noqa: E402 - numpy must not be i
 
 from tests.fresh import FreshProcesses  # noqa: E402
 
+TESTS = Path(__file__).parent
+
 settings.register_profile(
     "project", max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("project")
+
+# the files that take longest, which come first, so that no process of several is left alone with one at the end; the two that
+# need the built site are apart, so that the second does not wait for the first to build it
+LONGEST = (
+    "docs/test_site.py",
+    "test_docs.py",
+    "ufm/compare/test_selection.py",
+    "test_architecture.py",
+    "sims/test_compare.py",
+    "docs/test_pages_in_browser.py",
+    "ufm/compare/test_controls.py",
+    "sims/test_false_verdicts.py",
+    "sims/test_sweeps.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first; the others in their order."""
+    places = {TESTS / name: place for place, name in enumerate(LONGEST)}
+    assert all(path.exists() for path in places), places
+    items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
 @pytest.fixture(scope="session")

@@ -36,7 +36,7 @@ def test_blocks_run_top_to_bottom(page: Path, tmp_path: Path, fresh: FreshProces
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_links_and_figures_exist(page: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+    for target in re.findall(r"(?:\]\(|<img [^>]*src=\")([^)#\"]+)[)#\"]", page.read_text()):
         if not target.startswith("http"):
             assert (page.parent / target).exists(), f"{page.name} points to {target}"
 

@@ -195,26 +195,11 @@ def spectra_figure(group: Group, member: int = 0) -> Figure:
     return figure
 
 
-def write_pdf(groups: Sequence[Group], fraction: float, file: BinaryIO) -> None:
-    """The figures of a report, a page each: the exponents, then those of every group as `group_figures` has them."""
+def write_pdf(figures: Sequence[Figure], file: BinaryIO) -> None:
+    """The figures of a report, a page each."""
     with rc_context({"pdf.fonttype": 42}), PdfPages(file, metadata={"CreationDate": None}) as pdf:
-        for figure in (exponent_figure({"": groups}), *(figure for group in groups for figure in group_figures(group, fraction))):
-            if figure is not None:
-                pdf.savefig(figure)
-
-
-def group_figures(group: Group, fraction: float) -> list[Figure | None]:
-    """Proximity, drift, clock, vectors and spectra of a group, those that there are."""
-    first = next((k for k, comparison in enumerate(group.comparisons) if comparison.window.compared is not None), None)
-    if first is None:
-        return [proximity_figure(group, fraction)]
-    drawn = [
-        drift_figure(group.comparisons[first]),
-        clock_figure(group, first),
-        vectors_figure(group),
-        spectra_figure(group, first),
-    ]
-    return [proximity_figure(group, fraction), *drawn]
+        for figure in figures:
+            pdf.savefig(figure)
 
 
 def _single_axes() -> tuple[Figure, Axes]:

@@ -76,26 +76,28 @@ def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path, 
     """Write DIR/report.json, DIR/report.html and its figures as DIR/figures.pdf, atomically, and return the numbers."""
     report = json_values(numbers(groups, choice, rule, choices) | {"provenance": provenance()})
     out.mkdir(parents=True, exist_ok=True)
-    write_text(out / "report.html", render(report, groups, choice))
+    page = _page(report, groups, choice)
+    write_text(out / "report.html", html_page(TEMPLATE, **page))
     write_text(out / "report.json", json.dumps(report, separators=(",", ":"), allow_nan=False) + "\n")
-    write_atomically(out / "figures.pdf", lambda file: drawing.write_pdf(groups, choice.fraction, file))
+    parts = [page["exponents"], *(part for section in page["groups"] for part in section["parts"])]
+    drawn = [part["figure"] for part in parts if "figure" in part]
+    write_atomically(out / "figures.pdf", lambda file: drawing.write_pdf(drawn, file))
     return report
 
 
-def render(report: dict[str, Any], groups: list[Group], choice: Choice) -> str:
-    """The page; every name and number on it is text, whatever characters it holds."""
+def _page(report: dict[str, Any], groups: list[Group], choice: Choice) -> dict[str, Any]:
+    """What the template shows; every name and number of it is text there, whatever characters it holds."""
     caption = "Exponent of every group of runs with its bootstrap interval, and the laws'."
-    return html_page(
-        TEMPLATE,
-        label=outcome_label(report),
-        reason=sentence(report["reason"]),
-        reminder=sentence(report["reminder"]) if report["reminder"] else "",
-        overview=overview_table(report),
-        description=description_table(report),
-        exponents=_figure(drawing.exponent_figure({"": groups}), caption),
-        groups=[_section(*pair, choice) for pair in zip(groups, report["groups"], strict=True)],
-        provenance=_json({key: report[key] for key in ("rule", "epochs", "provenance")}),
-    )
+    return {
+        "label": outcome_label(report),
+        "reason": sentence(report["reason"]),
+        "reminder": sentence(report["reminder"]) if report["reminder"] else "",
+        "overview": overview_table(report),
+        "description": description_table(report),
+        "exponents": _figure(drawing.exponent_figure({"": groups}), caption),
+        "groups": [_section(*pair, choice) for pair in zip(groups, report["groups"], strict=True)],
+        "provenance": _json({key: report[key] for key in ("rule", "epochs", "provenance")}),
+    }
 
 
 def _section(group: Group, values: dict[str, Any], choice: Choice) -> dict[str, Any]:
@@ -167,7 +169,9 @@ def _figure(figure: Figure | None, caption: str) -> Part:
     if figure is None:
         return {}
     with rc_context({"svg.hashsalt": "report"}):  # the same report twice is the same bytes
-        return {"rows": None, "data": base64_of(figure, "svg", metadata={"Date": None}), "caption": caption}
+        data = base64_of(figure, "svg", metadata={"Date": None})
+    figure.set_layout_engine("none")  # its axes stay where they are, for the second format
+    return {"rows": None, "data": data, "caption": caption, "figure": figure}
 
 
 def _json(value: Any) -> str:

@@ -15,13 +15,6 @@ from tests.docs.browser import CHROMIUM, FLAGS
 ROOT = Path(__file__).parents[2]
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything that reads the built site goes to one worker: the other would only wait for it."""
-    for item in items:
-        if "site" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("site"))
-
-
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Headless Chromium, for one module of tests: its event loop would be in the way of other tests."""

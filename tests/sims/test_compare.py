@@ -161,6 +161,7 @@ def test_features_alone_need_the_entry_and_a_classifier_finds_it(tmp_path: Path,
     assert content["groups"][0]["runs"][0]["entry"] == 0
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_a_trained_run_and_a_simulated_control_are_reported_apart(trained: Path, simulated: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "out"
     assert run_command(trained, simulated, "--from-epoch", 0, "--out", out) == 0
@@ -405,7 +406,9 @@ def test_the_report_tells_the_training_error_and_has_its_figures_as_pdf(trained:
     page = (tmp_path / "out" / "report.html").read_text()
     assert f"{run['train_error']['entry']:.2%}, {run['train_error']['end']:.2%}" in page
     assert "<details>" not in page  # what is closed would be missing on paper
-    assert (tmp_path / "out" / "figures.pdf").read_bytes().startswith(b"%PDF")
+    pdf = (tmp_path / "out" / "figures.pdf").read_bytes()
+    assert pdf.startswith(b"%PDF")
+    assert len(re.findall(rb"/Type /Page\b", pdf)) == page.count("<img ")
 
 
 @pytest.mark.usefixtures("unrendered")

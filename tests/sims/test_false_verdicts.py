@@ -13,6 +13,7 @@ from tests.ufm.compare.test_selection import growing
 from ufm.flow.command import main as flow_main
 
 EQUAL = [50] * 10
+pytestmark = pytest.mark.usefixtures("unrendered")
 
 
 def compared(path: Path, *options: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ def log_of(path: Path, C: int = 3, epochs: int = 4) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_runs_of_any_kind_are_overlaid_one_panel_a_measure(tmp_path: Path) -> None:
     log_of(tmp_path / "one")
     table = CsvLog(tmp_path / "two.csv")
@@ -45,9 +46,10 @@ def test_runs_of_any_kind_are_overlaid_one_panel_a_measure(tmp_path: Path) -> No
     np.testing.assert_array_equal(nc1.get_lines()[1].get_ydata(), [0.5, 0.2])
     assert figures.main([str(tmp_path / "one"), str(tmp_path / "two.csv"), "--out", str(tmp_path / "f"), "--format", "pdf"]) == 0
     assert {"measures.pdf", "measure-nc1.pdf", "measure-omega.pdf"} <= {path.name for path in (tmp_path / "f").iterdir()}
-    assert (tmp_path / "f" / "measures.pdf").read_bytes()[:4] == b"%PDF"
+    assert (tmp_path / "f" / "measures.pdf").read_bytes() == b"%PDF"
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_the_commands_say_what_they_wrote(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run, out, page = str(log_of(tmp_path / "run")), tmp_path / "f", tmp_path / "r.html"
     assert figures.main([run, "--out", str(out)]) == 0

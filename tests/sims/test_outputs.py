@@ -140,6 +140,7 @@ CODES = {"utf-8": 0, "full": 2, "left": 141, "closed": 0, "ascii": 0}
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.usefixtures("unrendered")
 def test_an_output_that_takes_nothing_loses_no_result(
     case: tuple[str, list[str], Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:

@@ -58,19 +58,19 @@ def test_a_killed_worker_costs_nothing_but_time_and_one_that_always_dies_its_own
     assert (tmp_path / "2").exists()
 
 
-def test_training_is_the_serial_one_bit_for_bit_on_every_engine_though_a_worker_is_killed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["processes", pytest.param("dask", marks=pytest.mark.slow)])  # its workers import torch anew
+def test_training_is_the_serial_one_bit_for_bit_on_every_engine_though_a_worker_is_killed(engine: str, tmp_path: Path) -> None:
     configs = {f"seed-{seed}": tiny(4, robustness=0, seed=seed) for seed in range(2)}
     rows = {}
-    for engine in ENGINES:
-        runs = {name: Run(config, tmp_path / engine / name) for name, config in configs.items()}
-        (tmp_path / engine).mkdir()
-        rows[engine] = sweep(train_run if engine == "serial" else trained_once_killed, runs, engine, 2, quiet)
-        assert all(outcome.error is None for outcome in rows[engine].values())
-    for engine in ENGINES[1:]:
-        assert (tmp_path / engine / "killed").exists()
-        for name in configs:
-            assert_same_bits(tmp_path / "serial" / name, tmp_path / engine / name)
-            assert_same_arrays(rows["serial"][name].value.arrays, rows[engine][name].value.arrays)  # type: ignore[union-attr]
+    for used in ("serial", engine):
+        runs = {name: Run(config, tmp_path / used / name) for name, config in configs.items()}
+        (tmp_path / used).mkdir()
+        rows[used] = sweep(train_run if used == "serial" else trained_once_killed, runs, used, 2, quiet)
+        assert all(outcome.error is None for outcome in rows[used].values())
+    assert (tmp_path / engine / "killed").exists()
+    for name in configs:
+        assert_same_bits(tmp_path / "serial" / name, tmp_path / engine / name)
+        assert_same_arrays(rows["serial"][name].value.arrays, rows[engine][name].value.arrays)  # type: ignore[union-attr]
 
 
 def test_a_running_scheduler_is_used_and_one_that_is_gone_is_named(tmp_path: Path) -> None:
