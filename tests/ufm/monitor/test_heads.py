@@ -109,3 +109,17 @@ def test_nc1_about_the_means_of_the_training_set_keeps_its_digits_far_from_the_o
     )
     expected = measures.phd_nc1(_about(exact_train, exact_test))
     assert measures.phd_nc1(_about(train, test)) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.filterwarnings("error::UserWarning")
+def test_a_network_compiled_as_one_graph_is_measured_in_the_users_own_pass() -> None:
+    torch.manual_seed(0)
+    network, (x, y) = nn.Sequential(nn.Linear(P, P), nn.Linear(P, C)).eval(), examples()
+    expected = watch(model=network, layer="1", lam=0.1).measure([(x, y)])
+    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    watched = watch(model=compiled, layer="1", lam=0.1)
+    with torch.no_grad(), watched:
+        for part in (slice(0, 20), slice(20, 40)):
+            compiled(x[part])
+            watched.update(labels=y[part])
+    assert watched.compute() == pytest.approx(expected, rel=1e-5)
