@@ -1,7 +1,7 @@
 """Heads that are more than a Linear: parametrised ones are left as they are, those that give something else are refused."""
 
 import copy
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -116,7 +116,7 @@ def test_a_network_compiled_as_one_graph_is_measured_in_the_users_own_pass() -> 
     torch.manual_seed(0)
     network, (x, y) = nn.Sequential(nn.Linear(P, P), nn.Linear(P, C)).eval(), examples()
     expected = watch(model=network, layer="1", lam=0.1).measure([(x, y)])
-    compiled = torch.compile(network, fullgraph=True, backend="eager")
+    compiled = cast(nn.Module, torch.compile(network, fullgraph=True, backend="eager"))
     watched = watch(model=compiled, layer="1", lam=0.1)
     with torch.no_grad(), watched:
         for part in (slice(0, 20), slice(20, 40)):
