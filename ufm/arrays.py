@@ -68,4 +68,4 @@ def check_scale(largest: float, what: str) -> None:
     if not largest < float("inf"):
         raise ValueError(f"{what} have NaN or infinite entries")
     if largest > LARGEST or 0 < largest < 1 / LARGEST:
-        raise ValueError(f"the largest of {what} is {largest:.2e}: its powers overflow or vanish; rescale the features")
+        raise ValueError(f"the largest of {what} is {largest:.2e}: its powers overflow or vanish; rescale the {what}")

@@ -64,7 +64,8 @@ def zhu_nc1(stats: ClassStatistics[Array]) -> float:
     xp, K = namespace(stats.means), min(stats.C - 1, stats.P)
     U, values, _ = xp.linalg.svd(stats.centred_means * stats.priors**0.5, full_matrices=False)
     U, values = U[:, :K], values[:K]
-    mean_square = float(stats.sigma_w.diagonal().sum()) + float((stats.means * stats.means * stats.priors).sum())
+    M = stats.means if stats.rounding is None else stats.centred_means  # kept rounding: digits as of means at the origin
+    mean_square = float(stats.sigma_w.diagonal().sum() + (M * M * stats.priors).sum())
     trusted = max(stats.P, stats.C) * float(xp.finfo(values.dtype).eps) * mean_square**0.5
     if not float(values[-1]) > trusted:
         raise ValueError(

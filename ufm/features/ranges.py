@@ -12,7 +12,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.representation import short_repr
 from manifolds.whitening import degenerate_deviation, principal_deviations
-from ufm.arrays import ArrayT, ClassMeans, Columns, Covariance, PerClass, Weights, as_numpy
+from ufm.arrays import ArrayT, ClassMeans, Columns, Covariance, PerClass, Weights, as_numpy, check_scale
 from ufm.features.loss_decomposition import Decomposition, decompose
 from ufm.features.snr import check_layout, deviations_and_means
 from ufm.features.statistics import ClassStatistics
@@ -83,6 +83,11 @@ class Classifier:
         """The weights of a torch.nn.Linear."""
         W = layer.weight.detach().double()
         return cls(W, W.new_zeros(len(W)) if layer.bias is None else layer.bias.detach().double())
+
+    def check(self) -> None:
+        """Raise ValueError for NaN and infinite numbers, and where the largest is so large or small that its powers are."""
+        for name, value in (("weights W", self.W), ("offsets b", self.b)):
+            check_scale(float(abs(value).max()), name)
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,7 +29,10 @@ class FeatureSpool:
         self._labels.close()
 
     def append(self, features: np.ndarray, labels: np.ndarray) -> None:
-        """Add a batch: features (b, P) of the one dtype of the spool, labels (b,)."""
+        """Add a batch: features (b, P) of the one dtype and P of the spool, labels (b,). Raises ValueError for others."""
+        if self._n and (features.shape[1], features.dtype) != (self._P, self._dtype):
+            others = f"P = {features.shape[1]} of {features.dtype}"
+            raise ValueError(f"features with {others} cannot be kept with those before them, P = {self._P} of {self._dtype}")
         try:
             # arrays kept between batches would scatter what the allocator reuses, and memory would creep up
             for file, values in ((self._features, features), (self._labels, labels.astype(np.int64))):

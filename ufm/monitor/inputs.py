@@ -7,14 +7,21 @@ import torch
 from torch import Tensor
 
 from manifolds.representation import short_repr
+from ufm.arrays import LARGEST
+from ufm.features.ranges import Classifier
 from ufm.monitor.moments import IGNORED
 
+FAULTS = ("label outside", "features not finite", "features too large", "classifier changed")
+OTHER_CLASSIFIER = (
+    "the classifier is not that of the features before, and one measure cannot be of both: call reset() between passes"
+)
 REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+LOOKED_AT = 16  # rows of W in every update, whatever their version says: fused optimizers change weights and do not count it
 
 
 @dataclass(frozen=True, eq=False)
 class GivenClassifier:
-    """Which tensors were given for W and b, and their versions: the same ones, unchanged, need no look at their numbers."""
+    """Which tensors were given for W and b, and their versions: of the same ones, unchanged, few numbers are looked at."""
 
     tensors: tuple["weakref.ref[Tensor] | None", ...]
     versions: tuple[int | None, ...]
@@ -26,9 +33,15 @@ class GivenClassifier:
         return cls(tuple(None if x is None else weakref.ref(x) for x in tensors), _versions(tensors))
 
     def is_that_of(self, *tensors: Tensor | None) -> bool:
-        """Whether these are surely the same tensors with the same numbers; False says nothing."""
+        """Whether these are the same tensors, which nobody is known to have written into since; False says nothing."""
         same = all((None if ref is None else ref()) is x for ref, x in zip(self.tensors, tensors, strict=True))
         return same and self.versions == _versions(tensors) and -1 not in self.versions
+
+
+def few_rows_differ(given: Tensor, known: Tensor) -> Tensor:
+    """Whether some rows of `given`, evenly spaced, are not those of `known`. (), on the device of `known`, which is not asked."""
+    step = max(1, len(known) // LOOKED_AT)
+    return (given.detach()[::step].to(known) != known[::step]).any()
 
 
 def _versions(tensors: tuple[Tensor | None, ...]) -> tuple[int | None, ...]:
@@ -80,26 +93,40 @@ def shifted(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def checked(rows: Tensor, labels: Tensor, C: int, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """Labels, `IGNORED` where a row counts for nothing; how many have labels out of range, and features not finite. (2,)"""
+    """Labels, `IGNORED` where a row counts for nothing; how many rows have each of `FAULTS`. (n,), (F,)"""
     ignored = torch.zeros_like(labels, dtype=torch.bool) if ignore_index is None else labels == ignore_index
     outside = ~ignored & ((labels < 0) | (labels >= C))
-    if surely_finite(rows):
-        infinite = torch.zeros_like(ignored)
+    if surely_sound(rows):
+        infinite = large = torch.zeros_like(ignored)
     else:
-        infinite = ~(ignored | outside) & ~(rows.amax(1).isfinite() & rows.amin(1).isfinite())
-    return torch.where(ignored | outside | infinite, IGNORED, labels), torch.stack([outside.sum(), infinite.sum()])
+        largest = torch.maximum(rows.amax(1).abs(), rows.amin(1).abs()).double()
+        infinite = ~(ignored | outside) & ~largest.isfinite()
+        large = ~(ignored | outside | infinite) & (largest > LARGEST)
+    none = torch.zeros_like(ignored)
+    counts = torch.stack([fault.sum() for fault in (outside, infinite, large, none)])
+    return torch.where(ignored | outside | infinite | large, IGNORED, labels), counts
 
 
-def surely_finite(rows: Tensor) -> bool:
-    """Whether the sum of rows on a CPU is finite, for then every one is; another device is not asked. False says nothing."""
-    return rows.is_cpu and bool(rows.sum().isfinite())
+def surely_sound(rows: Tensor) -> bool:
+    """Whether rows on a CPU are finite and of moderate size; another device is not asked. False says nothing."""
+    if not rows.is_cpu:
+        return False
+    if rows.dtype is torch.float64:
+        return not rows.numel() or bool(torch.linalg.vector_norm(rows, torch.inf) <= LARGEST)
+    return bool(rows.sum().isfinite())  # for then every one is
 
 
-def refuse(faults: Tensor, C: int, labels: Tensor | None = None) -> None:
-    """Raise ValueError where there are faults. Labels, where they are known, are named."""
-    outside, infinite = faults.tolist()
+def refuse(faults: Tensor, C: int, classifier: Classifier | None, labels: Tensor | None = None) -> None:
+    """Raise ValueError where there are faults (`FAULTS`), in a classifier too. Labels, where they are known, are named."""
+    outside, infinite, large, changed = faults.tolist()
     if outside:
         given = "" if labels is None else f" (they run from {int(labels.min())} to {int(labels.max())})"
         raise ValueError(f"{outside} examples have a label outside of 0..{C - 1}{given}; ignore_index= leaves a label out")
     if infinite:
         raise ValueError(f"{infinite} examples have NaN or infinite features")
+    if large:
+        raise ValueError(f"{large} examples have features larger than {LARGEST:g}: their powers overflow; rescale them")
+    if changed:
+        raise ValueError(OTHER_CLASSIFIER)
+    if classifier is not None:
+        classifier.check()

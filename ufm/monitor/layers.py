@@ -10,6 +10,8 @@ from manifolds.linalg import epsilon, symmetrize
 from ufm.features.statistics import ClassStatistics
 
 Reduce = Callable[[Tensor], Tensor]
+ROWS_CHECKED = 8  # of a pass, whether the classifier is linear in them
+PRODUCTS_AGREE = 2**-5  # of ||w|| ||h||
 WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and of torch.compile
 
 
@@ -46,6 +48,44 @@ def any_layer(model: nn.Module, name: str) -> nn.Module:
     if not name or name not in modules:
         raise ValueError(f"the network has no layer called {name!r}; it has: {', '.join(filter(None, modules)) or 'none'}")
     return modules[name]
+
+
+def weights_of(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
+    """W and b, read in evaluation mode: in training mode a parametrisation such as spectral_norm changes whenever it is read."""
+    modes = [(module, module.training) for module in layer.modules()]
+    layer.eval()
+    try:
+        return layer.weight, layer.bias
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def few_rows(x: Tensor) -> Tensor:
+    """A copy of the first of the vectors along the last axis. (..., P) -> (k, P)"""
+    return x.detach().flatten(0, -2)[:ROWS_CHECKED].clone()
+
+
+def check_linear(layer: nn.Linear, name: str, features: Tensor, output: Any) -> None:
+    """Raise ValueError where a layer does not give W h + b of its weights, whose decisions and loss are reported.
+
+    A few rows are looked at, to 1/32 of ||w|| ||h||, more than products in bfloat16 are off by.
+    """
+    W, b = weights_of(layer)
+    if not W.dtype.is_floating_point:
+        raise ValueError(f"the weights of the layer {name!r} are {W.dtype}, floats are needed: measure before it is quantised")
+    with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
+        h, given = few_rows(features), few_rows(first_tensor(output)).float()
+        expected = nn.functional.linear(h.to(W.dtype), W, b).float()
+        if given.shape == expected.shape and not expected.numel():
+            return
+        size = torch.linalg.vector_norm(h.float(), dim=1).max() * torch.linalg.vector_norm(W, dim=1).float().max()
+        size = size if b is None else size + b.abs().max()
+        if given.shape != expected.shape or bool((given - expected).abs().max() > PRODUCTS_AGREE * size):
+            raise ValueError(
+                f"the layer {name!r} does not give W h + b of its weights, by which decisions and loss are measured: "
+                "give features and the classifier that is meant to NeuralCollapse.update yourself"
+            )
 
 
 def first_tensor(output: Any) -> Tensor:

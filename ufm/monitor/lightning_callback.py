@@ -1,6 +1,7 @@
 """Neural collapse during training with Lightning."""
 
 import sys
+import warnings
 from collections.abc import Sequence
 from importlib import import_module
 from importlib.util import find_spec
@@ -25,7 +26,8 @@ class NeuralCollapseCallback(Callback):
 
     layer   dotted name of the last Linear of the LightningModule, as "model.fc"
     on      "train": a pass of its own over the training examples, each once, in evaluation mode (the measures of the papers);
-            "validation": the features of the trainer's own validation pass, which costs no forward pass
+            "validation": the features of the trainer's own validation pass, of the first validation loader where there are
+            several, which costs no forward pass
     every, epochs   when: every so many epochs, or at those named (counted 1, 2, ...)
 
     Other keywords as in `ufm.monitor.watch`. Weights, modes, random states and data order are as without the callback.
@@ -44,7 +46,7 @@ class NeuralCollapseCallback(Callback):
         if on not in ("train", "validation"):
             raise ValueError(f"on = {on!r}: it is 'train' or 'validation'")
         self.layer, self.on, self.schedule, self.logs, self.group = layer, on, Schedule(every, epochs), logs, group
-        self.settings, self.watched = settings, None
+        self.settings, self.watched, self._measured = settings, None, False
 
     watched: Watched | None
 
@@ -69,14 +71,23 @@ class NeuralCollapseCallback(Callback):
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Take in the features of the batch with its labels."""
-        if self._catching(trainer) and self.watched is not None and dataloader_idx == 0:
+        if not self._catching(trainer) or self.watched is None:
+            return
+        if dataloader_idx == 0:
             self.watched.update(selected(batch, self.watched.select).labels)
+        else:
+            self.watched.drop()
 
     def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Log what was caught."""
         if self._catching(trainer) and self.watched is not None:
             self.watched.__exit__(None, None, None)
             self._log(trainer, pl_module, self.watched.compute())
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        """Say so where nothing was measured."""
+        if self.on == "validation" and not self._measured:
+            warnings.warn("on='validation', and no validation pass was measured: give the trainer validation data", stacklevel=2)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave no hook behind."""
@@ -87,6 +98,7 @@ class NeuralCollapseCallback(Callback):
         return self.on == "validation" and not trainer.sanity_checking and trainer.current_epoch + 1 in self.schedule
 
     def _log(self, trainer: Any, pl_module: Any, values: dict[str, float]) -> None:
+        self._measured = True
         pl_module.log_dict({f"{self.group}/{name}": value for name, value in values.items()}, rank_zero_only=True, batch_size=1)
         if trainer.is_global_zero and self.watched is not None:
             log_all(self.logs, trainer.current_epoch + 1, self.watched, values)

@@ -156,6 +156,7 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
         raise ValueError(f"features {features.shape}, W {W.shape} and b {b.shape} do not fit: (n, P), (C, P) and (C,) are needed")
     # torch takes no negative strides
     classifier = Classifier(*(torch.from_numpy(np.ascontiguousarray(array)).double() for array in (W, b)))
+    classifier.check()
     streaming = StreamingStatistics(len(W))
     for H, y in _chunks(features, labels):
         streaming.update(H, y)

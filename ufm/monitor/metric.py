@@ -12,10 +12,11 @@ from torchmetrics import Metric
 from ufm.features.ranges import Classifier
 from ufm.monitor import inputs, regression
 from ufm.monitor.decisions import Decider, Decisions
-from ufm.monitor.inputs import GivenClassifier, checked, refuse
+from ufm.monitor.inputs import OTHER_CLASSIFIER, GivenClassifier, checked, few_rows_differ, refuse
+from ufm.monitor.layers import weights_of
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.moments import Moments
-from ufm.monitor.states import OTHER_CLASSIFIER, MomentsMetric
+from ufm.monitor.states import MomentsMetric
 from ufm.monitor.summary import Summary, of_classes, of_targets
 
 
@@ -76,8 +77,8 @@ class NeuralCollapse(MomentsMetric):
         """Take in features (b, P) with labels (b,), or tokens (b, T, P) with labels (b, T); once W (C, P), b (C,) or a Linear.
 
         Raises ValueError for shapes that do not fit, labels that are no integers, and another classifier than before; for
-        labels out of range and for NaN or infinite features at once on a CPU, where nothing is taken in then, and in `compute` on
-        any other device.
+        labels out of range, for features and classifiers that are not finite or out of scale, and for a classifier written into
+        meanwhile, at once on a CPU, where nothing is taken in then, and in `compute` on any other device.
         """
         for name, value in (("features", features), ("labels", labels)):
             if not isinstance(value, Tensor):
@@ -90,12 +91,12 @@ class NeuralCollapse(MomentsMetric):
         known = len(self.scatter) if self._waiting is None else self._waiting.P
         if known and rows.shape[1] != known:
             raise ValueError(f"features of P = {features.shape[-1]} cannot be added to those before them, of another P")
-        if classifier is not None:
-            W, b = (classifier.weight, classifier.bias) if isinstance(classifier, nn.Linear) else classifier
-            self._set_classifier(W, b, features.shape[-1])
         kept, faults = checked(rows, y, self.C, self.ignore_index)
+        known_now = None if classifier is None else self._compared(classifier, features.shape[-1], faults)
         if rows.device.type == "cpu":
-            refuse(faults, self.C, y)
+            refuse(faults, self.C, None if known_now is None else known_now[0], y)
+        if known_now is not None:
+            self.W, self.b, self._given = known_now[0].W, known_now[0].b, known_now[1]
         waiting = self._room_for(rows, y, features.shape[-1])
         self.faults = self.faults + faults
         for full in waiting.add(rows, kept):
@@ -109,7 +110,7 @@ class NeuralCollapse(MomentsMetric):
         try:
             self._take_in_waiting()
             self._waiting = None  # its buffers would lie beside those of the measures
-            refuse(self.faults, self.C)
+            refuse(self.faults, self.C, Classifier(self.W, self.b) if len(self.W) else None)
             self._summary = self._summarize()
         except BaseException:
             if self._is_synced:  # torchmetrics would leave the metric with the data of all processes
@@ -169,18 +170,23 @@ class NeuralCollapse(MomentsMetric):
             features, labels = inputs.shifted(features, labels)
         return inputs.class_rows(features, labels) if self.targets == "classes" else inputs.target_rows(features, labels)
 
-    def _set_classifier(self, W: Tensor, b: Tensor | None, P: int) -> None:
+    def _compared(
+        self, classifier: nn.Linear | tuple[Tensor, Tensor | None], P: int, faults: Tensor
+    ) -> tuple[Classifier, GivenClassifier] | None:
+        """The classifier in float64 and its tensors; None where they are known, with a fault where they changed since."""
+        W, b = weights_of(classifier) if isinstance(classifier, nn.Linear) else classifier
         outputs = self.num_classes or len(W)
         if tuple(W.shape) != (outputs, P) or (b is not None and tuple(b.shape) != (outputs,)):
             shapes = f"{tuple(W.shape)} and {None if b is None else tuple(b.shape)}"
             raise ValueError(f"the classifier is W {(outputs, P)} and b {(outputs,)} or None, got {shapes}")
         if self._given is not None and self._given.is_that_of(W, b):
-            return
+            faults[-1] = few_rows_differ(W, self.W) if b is None else few_rows_differ(W, self.W) | few_rows_differ(b, self.b)
+            return None
         wide = W.detach().to(torch.float64, copy=True)
         offsets = torch.zeros_like(wide[:, 0]) if b is None else b.detach().to(torch.float64, copy=True)
         if len(self.W) and not (torch.equal(wide, self.W.to(wide.device)) and torch.equal(offsets, self.b.to(offsets.device))):
             raise ValueError(OTHER_CLASSIFIER)
-        self.W, self.b, self._given = wide, offsets, GivenClassifier.of(W, b)
+        return Classifier(wide, offsets), GivenClassifier.of(W, b)
 
     def _summarize(self) -> Summary:
         known = Classifier(self.W, self.b) if len(self.W) else None

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from manifolds.linalg import gram
-from ufm.arrays import as_numpy
+from ufm.arrays import as_numpy, check_scale
 from ufm.features.statistics import ClassStatistics, rounded_sum
 
 NAMES = ("classes", "counts", "near", "rest", "scatter", "class_scatter")
@@ -122,6 +122,8 @@ class Moments(dict[str, Tensor]):
         if missing:
             raise ValueError(f"class {missing[0]} has no example yet: every one of the {len(counts)} classes needs one")
         means, rounding = rounded_sum(self["near"].mT, self["rest"].mT)
+        spread = float(self["class_scatter"].sum() / counts.sum()) ** 0.5
+        check_scale(max(float(means.abs().max()), spread), "features")
         return ClassStatistics(counts, means, self["scatter"] / counts.sum(), self["class_scatter"] / counts, rounding)
 
     def _with_classes(self, classes: Tensor) -> tuple["Moments", Tensor | None]:

@@ -17,7 +17,7 @@ from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.spool import FeatureSpool
 from ufm.monitor.batches import Select, outputs_of, selected
 from ufm.monitor.decisions import Decider
-from ufm.monitor.layers import bare, linear_layer
+from ufm.monitor.layers import bare, check_linear, linear_layer
 from ufm.monitor.measurement import Measurement, ScalarCollector, measurement_of, scalars_of
 from ufm.monitor.unchanged import batches_of, unchanged
 
@@ -45,11 +45,12 @@ def measure_network(
     of range, NaN or infinite features, and a scratch folder that cannot be written.
     """
     head = linear_layer(model, layer)
-    classifier = Classifier.of(head)
     loaders = (loader,) if test_loader is None else (loader, test_loader)
     with unchanged(model, *loaders), torch.no_grad(), FeatureSpool(scratch) as spool:
         model.eval()
-        stats, error, precision = _train_pass(_batches(model, head, loader, select), head.out_features, spool)
+        classifier = Classifier.of(head)  # in evaluation mode: before, reading the weights may change them (spectral_norm)
+        classifier.check()
+        stats, error, precision = _train_pass(_batches(model, head, layer, loader, select), head.out_features, spool)
         scalars = scalars_of(stats, classifier, lam)
         scalars.values["train_error"] = error
         scalars.values["nc4"] = _nc4(spool, classifier, stats.means)
@@ -57,19 +58,19 @@ def measure_network(
             keep(spool.features, spool.labels)
         test_snr = None
         if test_loader is not None:
-            test_snr = _add_test(scalars, _batches(model, head, test_loader, select), classifier, stats, lam)
+            test_snr = _add_test(scalars, _batches(model, head, layer, test_loader, select), classifier, stats, lam)
     return replace(measurement_of(scalars, stats, precision, test_snr, classifier), lam=lam)
 
 
 Batches = Iterator[tuple[Tensor, Tensor, Tensor]]
 
 
-def _batches(model: nn.Module, head: nn.Linear, loader: Iterable[Any], select: Select | None) -> Batches:
+def _batches(model: nn.Module, head: nn.Linear, layer: str, loader: Iterable[Any], select: Select | None) -> Batches:
     """(features, logits, labels) of every batch, on the device of the network."""
     seen: list[tuple[Tensor, Tensor]] = []
-    device = head.weight.device
+    device, linear = head.weight.device, False
 
-    def see(layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def see(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         seen.append((inputs[0].detach().clone(), output))  # the network may go on to write into it
 
     hook = head.register_forward_hook(see)
@@ -81,6 +82,9 @@ def _batches(model: nn.Module, head: nn.Linear, loader: Iterable[Any], select: S
             if len(seen) != 1 or seen[0][0].ndim != 2:
                 shapes = ", ".join(str(tuple(x.shape)) for x, _ in seen) or "never"
                 raise ValueError(f"the layer must see one batch of features (b, P) a forward pass, it saw {shapes}")
+            if not linear:
+                check_linear(head, layer, *seen[0])
+                linear = True
             _check_logits(logits, seen[0][1])
             yield seen[0][0], logits, chosen.labels.to(device)
     finally:
@@ -139,8 +143,10 @@ def _add_test(
 def _about(train: ClassStatistics[Tensor], test: ClassStatistics[Tensor]) -> ClassStatistics[Tensor]:
     """Classes and means of the training set, and the scatter of the test set about those means."""
     shift = test.means - train.means
+    if test.rounding is not None and train.rounding is not None:
+        shift = shift + (test.rounding - train.rounding)
     scatter = test.sigma_w + (shift * test.priors) @ shift.mT
-    return ClassStatistics(train.counts, train.means, scatter, test.class_variances + (shift * shift).sum(0))
+    return ClassStatistics(train.counts, train.means, scatter, test.class_variances + (shift * shift).sum(0), train.rounding)
 
 
 def _nc4(spool: FeatureSpool, classifier: Classifier, means: Tensor) -> float:

@@ -10,12 +10,9 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from ufm.monitor.inputs import FAULTS, OTHER_CLASSIFIER
 from ufm.monitor.moments import IGNORED, Moments, merged_states
 from ufm.monitor.waiting import LEAST, MOST, StoredRows, WaitingRows
-
-OTHER_CLASSIFIER = (
-    "the classifier is not that of the features before, and one measure cannot be of both: call reset() between passes"
-)
 
 
 class MomentsMetric(Metric):
@@ -47,7 +44,7 @@ class MomentsMetric(Metric):
             "W": torch.zeros(0, 0, dtype=torch.float64),
             "b": torch.zeros(0, dtype=torch.float64),
             "precision": torch.zeros(1, dtype=torch.float64),
-            "faults": torch.zeros(2, dtype=torch.int64),  # labels out of range, features not finite
+            "faults": torch.zeros(len(FAULTS), dtype=torch.int64),
             "width": torch.zeros(1, dtype=torch.int64),  # P
         }
         for name, value in nothing.items():
@@ -80,7 +77,7 @@ class MomentsMetric(Metric):
             raise ValueError(OTHER_CLASSIFIER)
         self._set_states([self._states, states])
         if isinstance(incoming_state, MomentsMetric) and incoming_state._rows is not None:
-            self._rows = self._rows or StoredRows(self.scratch, incoming_state._rows.dtype)
+            self._rows = self._rows or StoredRows(self.scratch)
             self._rows.extend(incoming_state._rows)
         self._computed, self._update_count = None, self._update_count + 1
 
@@ -175,7 +172,7 @@ class MomentsMetric(Metric):
         if self.stored:
             kept = labels != IGNORED
             whole = bool(kept.all())
-            self._rows = self._rows or StoredRows(self.scratch, rows.dtype)
+            self._rows = self._rows or StoredRows(self.scratch)
             self._rows.add(rows if whole else rows[kept], labels if whole else labels[kept])
         moments = Moments.of_rows(rows, labels, None if self.lazy else self.classes, waiting.deviations)
         self._set_states([self._states, {**self._states, "faults": 0 * self.faults, **moments}])

@@ -56,34 +56,38 @@ class WaitingRows:
 
 
 class StoredRows:
-    """The rows as they came, for the measures that need the class means first: 64 MB in memory, what is more on disk."""
+    """The rows as they came, for the measures that need the class means first: 64 MB in memory, what is more on disk.
 
-    def __init__(self, scratch: Path | None, dtype: torch.dtype) -> None:
+    Rows of float64 are kept so, all others in float32, whatever came before them.
+    """
+
+    def __init__(self, scratch: Path | None) -> None:
         self._scratch = scratch
-        self._spool: FeatureSpool | None = None
+        self._spools: dict[torch.dtype, FeatureSpool] = {}
         self._first: list[tuple[Tensor, Tensor]] = []
-        self.dtype = dtype if dtype in (torch.float32, torch.float64) else torch.float32
+        self._size = 0  # bytes
         self.count = 0
 
     def add(self, rows: Tensor, labels: Tensor) -> None:
         """Store rows (n, P) with labels (n,)."""
-        self.count += len(rows)
-        if self.count * rows.shape[1] * self.dtype.itemsize <= IN_MEMORY:
-            self._first.append((rows.to("cpu", self.dtype, copy=True), labels.to("cpu", copy=True)))
+        dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        self.count, self._size = self.count + len(rows), self._size + rows.numel() * dtype.itemsize
+        if self._size <= IN_MEMORY:
+            self._first.append((rows.to("cpu", dtype, copy=True), labels.to("cpu", copy=True)))
             return
-        if self._spool is None:
-            self._spool = FeatureSpool(self._scratch)
-            weakref.finalize(self, self._spool.__exit__, None, None, None)
-        self._spool.append(as_numpy(rows.to(self.dtype)), as_numpy(labels))
+        if dtype not in self._spools:
+            self._spools[dtype] = FeatureSpool(self._scratch)
+            weakref.finalize(self, self._spools[dtype].__exit__, None, None, None)
+        self._spools[dtype].append(as_numpy(rows.to(dtype)), as_numpy(labels))
 
     def chunks(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Everything stored, two thousand rows at a time: rows (n, P) and labels (n,), on the CPU."""
         for rows, labels in self._first:
             yield from zip(rows.split(READ_AT_A_TIME), labels.split(READ_AT_A_TIME), strict=True)
-        if self._spool is not None:
+        for spool in self._spools.values():
             start = 0
-            for chunk in self._spool.chunks(READ_AT_A_TIME):
-                yield torch.from_numpy(chunk), torch.from_numpy(self._spool.labels[start : start + len(chunk)].copy())
+            for chunk in spool.chunks(READ_AT_A_TIME):
+                yield torch.from_numpy(chunk), torch.from_numpy(spool.labels[start : start + len(chunk)].copy())
                 start += len(chunk)
 
     def extend(self, other: "StoredRows") -> None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ufm.monitor.batches import Select, outputs_of, selected
-from ufm.monitor.layers import Reduce, any_layer, bare, first_tensor, linear_layer, name_of, pooled
+from ufm.monitor.layers import Reduce, any_layer, bare, check_linear, few_rows, first_tensor, linear_layer, name_of, pooled
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.metric import NeuralCollapse
 from ufm.monitor.summary import OF_FEATURES
@@ -74,6 +74,8 @@ class Watched:
         self.metrics = {name: metric for name, (_, metric) in layers.items()}
         self._modules = {name: module for name, (module, _) in layers.items()}
         self._head, self._metric = head, next(iter(self.metrics.values()))
+        self._checked = False  # that the classifier gives W h + b, once a pass
+        self._outputs: list[Tensor] = []
         self._caught: dict[str, list[Tensor]] = {name: [] for name in layers}
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
@@ -89,7 +91,7 @@ class Watched:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         while self._hooks:
             self._hooks.pop().remove()
-        self._drop()
+        self.drop()
 
     def update(self, labels: Tensor) -> None:
         """Give the labels of the forward pass just made, or of several in their order.
@@ -101,16 +103,20 @@ class Watched:
             raise TypeError(f"labels are {labels!r:.60}, a tensor with one an example is needed: torch.as_tensor makes one")
         try:
             features = {name: self._of_layer(name, labels) for name in self.metrics}
+            if not self._checked:
+                name = next(iter(self.metrics))
+                check_linear(self._head, name, self._caught[name][0], self._outputs[0])
+                self._checked = True
         finally:
-            self._drop()
+            self.drop()
         for name, metric in self.metrics.items():
-            weights = (self._head.weight, self._head.bias) if metric is self._metric else None
-            metric.update(features[name], labels.to(features[name].device), classifier=weights)
+            head = self._head if metric is self._metric else None
+            metric.update(features[name], labels.to(features[name].device), classifier=head)
 
     def measure(self, loader: Iterable[Any]) -> dict[str, float]:
         """Every measure from one pass over a loader in evaluation mode. Modes, random states and data order stay as they are."""
         self.reset()
-        device = self._head.weight.device
+        device = next(self._head.parameters()).device  # its weight may be a parametrisation, which reading changes
         with unchanged(self.model, loader), torch.no_grad(), self:
             self.model.eval()
             for batch in batches_of(loader):
@@ -166,6 +172,7 @@ class Watched:
         """Forget all features, and the weights of the classifier."""
         for metric in self.metrics.values():
             metric.reset()
+        self._checked = False
 
     def _catching(self, name: str, inputs: bool) -> Callable[[nn.Module, Any, Any], None]:
         def catch(layer: nn.Module, given: Any, output: Any) -> None:
@@ -173,11 +180,14 @@ class Watched:
             features = first_tensor(given if inputs else output)
             with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
                 self._caught[name].append((features if inputs else self.reduce(features)).clone())
+                if inputs:  # compared in `update`: a compiled network may hold this hook, and is not to be asked for numbers
+                    self._outputs.append(few_rows(first_tensor(output)))
 
         return catch
 
-    def _drop(self) -> None:
-        for caught in self._caught.values():
+    def drop(self) -> None:
+        """Forget what was caught since the last update: a batch that is not to count."""
+        for caught in (*self._caught.values(), self._outputs):
             caught.clear()
 
     def _of_layer(self, name: str, labels: Tensor) -> Tensor:
@@ -185,6 +195,11 @@ class Watched:
         if not caught:
             raise ValueError(f"the layer {name!r} saw no batch since the last update: call the network inside of the with block")
         features = torch.cat(caught)
+        if features.ndim == 3 and labels.ndim == 1 and len(features) == len(labels) and self._modules[name] is not self._head:
+            raise ValueError(
+                f"the layer {name!r} gives {features.shape[1]} tokens an example, and there is one label an example: "
+                "give reduce=, a function to features (b, P), as lambda tokens: tokens.mean(1)"
+            )
         if len(features) != len(labels):
             seen = f"{len(features)} examples in {len(caught)} calls"
             raise ValueError(f"the layer {name!r} saw {seen}, and there are {len(labels)} labels: update after each forward pass")

@@ -10,6 +10,7 @@ from mpmath import mp
 
 from ufm.features.least_squares import extended_ls_classifier, ls_classifier
 from ufm.features.loss_decomposition import decompose
+from ufm.features.measures import phd_nc1
 from ufm.features.ranges import Classifier, decomposition
 from ufm.features.statistics import statistics_of
 
@@ -92,3 +93,13 @@ def test_a_weight_decay_below_the_rounding_of_an_empty_direction(lam: float, dig
     parts = decompose(statistics_of(features, LABELS, C), np.zeros((C, 9)), np.zeros(C), lam)
     assert_close(parts.nc1, nc1, digits, "L_NC1")
     assert_close(parts.nc23, nc23, digits, "L_NC2/3")
+
+
+def test_nc1_of_means_known_beyond_their_rounding_is_not_called_infinite() -> None:
+    rng = np.random.default_rng(3)
+    near = (rng.integers(-2, 3, (len(LABELS), 5)) + rng.integers(-4, 5, (C, 5))[LABELS]) / 2**26
+    expected = phd_nc1(statistics_of(near, LABELS, C))
+    assert phd_nc1(statistics_of(near + 2.0**26, LABELS, C)) == pytest.approx(expected, rel=1e-9)
+    one_point = np.round(rng.standard_normal((len(LABELS), 5)) * 2**20) / 2**26 + 2.0**26
+    with pytest.raises(ValueError, match="class means coincide"):
+        phd_nc1(statistics_of(np.concatenate([one_point] * C), np.repeat(np.arange(C), len(LABELS)), C))

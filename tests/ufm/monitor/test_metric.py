@@ -240,7 +240,7 @@ def test_an_update_asks_the_device_for_nothing(monkeypatch: pytest.MonkeyPatch) 
     H, y, W, b = tensors(8, 0.3)
     monkeypatch.setattr("ufm.monitor.states.MOST", 16)  # moments are taken in during the updates
     monkeypatch.setattr("ufm.monitor.metric.refuse", lambda *_: None)  # what a CPU does at once and a GPU in compute
-    monkeypatch.setattr("ufm.monitor.inputs.surely_finite", lambda _: False)  # what a CPU alone is asked
+    monkeypatch.setattr("ufm.monitor.inputs.surely_sound", lambda _: False)  # what a CPU alone is asked
     metric = NeuralCollapse(len(W), stored=False, ignore_index=-100)
     with NothingAsked():
         for h, t in zip(H.split(7), y.split(7), strict=True):
