@@ -31,6 +31,7 @@ nb_execution_raise_on_error = True
 nb_execution_show_tb = True
 nb_merge_streams = True  # what a cell prints is one block, however it came
 nb_output_stderr = "remove"  # warnings of other packages name folders of the machine
+toc_object_entries_show_parents = "hide"  # methods stand below their class, and their names alone fit
 smartquotes_action = "qe"  # quotes and dots: two hyphens begin an option
 html_theme = "pydata_sphinx_theme"
 html_title = "neural-collapse-flow"
@@ -79,14 +80,15 @@ suppress_warnings = ["config.cache", "mystnb.unknown_mime_type", "ref.python"]
 
 
 def break_names(app: Sphinx, page: str, template: str, context: dict, tree: object) -> None:
-    """Long names in running code break after a dot, an underscore or a bracket, options of a command nowhere."""
+    """Long names in titles and running code break after a dot, an underscore or a bracket, options of a command nowhere."""
 
     def with_breaks(match: re.Match[str]) -> str:
         return match[1] + re.sub(r"(?<=[._(/\[])(?=\w)", "<wbr>", match[2]) + match[3]
 
     if "body" in context:
         option, name = r'<span class="pre">(--[\w-]{1,24})</span>', r'(<span class="pre">)([^<]{16,})(</span>)'
-        context["body"] = re.sub(name, with_breaks, re.sub(option, r'<span class="pre option">\1</span>', context["body"]))
+        body = re.sub(r"(<h1>)([\w.]{16,})(<)", with_breaks, context["body"])
+        context["body"] = re.sub(name, with_breaks, re.sub(option, r'<span class="pre option">\1</span>', body))
 
 
 def copy_explorer(app: Sphinx, exception: Exception | None) -> None:

@@ -53,10 +53,19 @@ def signature(node: ast.FunctionDef | ast.AsyncFunctionDef, method: bool = False
     return f"({ast.unparse(arguments)}){returns}".replace("\n", " ")
 
 
+LONGEST_DEFAULT = 60
+
+
+def default(value: ast.expr | None) -> str:
+    """A default as it is written; a text longer than a line is left to the source."""
+    text = ast.unparse(value) if value else ""
+    return text if len(text) <= LONGEST_DEFAULT else "..."
+
+
 def bases_and_fields(node: ast.ClassDef) -> str:
     """The fields of a dataclass as a table, else nothing."""
     fields = [
-        (ast.unparse(x.target), ast.unparse(x.annotation), ast.unparse(x.value) if x.value else "")
+        (ast.unparse(x.target), ast.unparse(x.annotation), default(x.value))
         for x in node.body
         if isinstance(x, ast.AnnAssign) and public(ast.unparse(x.target))
     ]
@@ -157,7 +166,8 @@ def pages_of(root: Path, packages: tuple[str, ...]) -> dict[str, str]:
         if page is not None:
             pages[f"{name}.md"] = page + ("\n" + front_table(doors[name], pages) if doors.get(name) else "")
     for package in packages:
-        names = [page.removesuffix(".md") for page in pages if page.startswith(f"{package}.")]
+        modules = [page.removesuffix(".md") for page in pages if page.startswith(f"{package}.") and page != f"{package}.md"]
+        names = [f"{module.removeprefix(f'{package}.')} <{module}>" for module in modules]  # short ones for the side bar
         pages[f"{package}.md"] = f"# {package}\n\n{PACKAGES[package]}\n\n{front_table(doors[package], pages)}{contents(names)}"
     return pages
 
