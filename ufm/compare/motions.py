@@ -151,8 +151,9 @@ def trace(
     """Y (S, K, K) and flow time (S,) along a flow, in steps of `spacing`, until the mean of its diagonal passes `mean` or its
     largest entry `most`.
 
-    The first step is that halved FIRST_HALVINGS times, and each of the next is twice the last: a classifier that is not at rest at
-    the start turns the path there. A flow that reaches a stationary point, or whose G overflows float64, ends there. Y[0] is the start.
+    The first step is that halved FIRST_HALVINGS times, and each of the next is twice the last: a classifier that is not at rest
+    at the start turns the path there. A flow that reaches a stationary point, or whose G overflows float64, ends there. Y[0] is
+    the start.
     """
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
     state, h, halted = motion.state, FIRST_STEP, False
