@@ -23,6 +23,9 @@ if not _installed:
 Callback: Any = import_module((*_imported, *_installed)[0]).Callback
 
 
+SEVERAL: tuple[type, ...] = (list, tuple, dict)  # of which Lightning takes one loader or several
+
+
 class NeuralCollapseCallback(Callback):
     """Measures collapse after training epochs, or on the way through the validation set; logs to the trainer and to `logs`.
 
@@ -66,7 +69,7 @@ class NeuralCollapseCallback(Callback):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Refuse training data of which it is not known what is to be measured, before the training."""
         given = trainer.train_dataloader
-        several = isinstance(given, list | tuple | dict) or type(given).__name__ == "CombinedLoader"
+        several = isinstance(given, SEVERAL) or type(given).__name__ == "CombinedLoader"
         if self.on == "train" and self.loader is None and several:
             raise ValueError("there are several training loaders: give loader=, the one whose examples are to be measured")
 

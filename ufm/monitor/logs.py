@@ -170,7 +170,7 @@ class RunLog:
             of = statistics_files(self.folder)
             shared = [self.folder / RUN, self.folder / TRAJECTORY, *(path for path in of if of[path] < epoch)]
             keep_folder(self.folder, shared, [path for path in of if of[path] >= epoch], self._found)
-        self._found = []
+        self._found = list[int]()
         kept = self.record.before(epoch)
         extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
         self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), self._lam)

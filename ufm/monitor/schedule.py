@@ -71,13 +71,13 @@ def in_order(loader: Iterable[Any]) -> Iterable[Any]:
     return DataLoader(Subset(loader.dataset, numbers[rank::world]), batch_size=batch, **kept)
 
 
-def _own_batches(loader: DataLoader) -> bool:
+def _own_batches(loader: DataLoader[Any]) -> bool:
     """Whether the batches are not what its dataset, samplers and `collate_fn` make them: another `__iter__`, lists of numbers."""
     own = type(loader).__iter__ is not DataLoader.__iter__ and not type(loader).__module__.startswith("accelerate.")
     return own or (loader.batch_sampler is None and isinstance(loader.sampler, BatchSampler))
 
 
-def _drawn_from(loader: DataLoader) -> Sequence[Any]:
+def _drawn_from(loader: DataLoader[Any]) -> Sequence[Any]:
     """The numbers, or keys, of the examples that a loader can draw.
 
     Those of samplers other than torch's are what a copy of them draws once, in every process together.
@@ -110,7 +110,9 @@ def _once(sampler: Iterable[Any], dataset: Any) -> list[Any]:
         random.setstate(states[0])
         np.random.set_state(states[1])  # noqa: NPY002
         torch.set_rng_state(states[2])
-    flat = [k for one in drawn for k in (one if isinstance(one, list | tuple) else [one])]
+    flat: list[Any] = []
+    for one in drawn:  # a number, or those of a batch
+        flat.extend(one if isinstance(one, Sequence) and not isinstance(one, str) else [one])
     if dist.is_available() and dist.is_initialized():
         shares: list[Any] = [None] * dist.get_world_size()
         dist.all_gather_object(shares, flat)

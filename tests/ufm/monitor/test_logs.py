@@ -23,6 +23,7 @@ from ufm.monitor.record import Record
 from ufm.monitor.tables import read_csv
 
 ROOT = Path(__file__).parents[3]
+TEXT: Any = {"nc1": "abc"}
 
 
 def test_a_killed_and_resumed_run_loses_nothing(tmp_path: Path) -> None:
@@ -221,7 +222,7 @@ def test_facts_that_statistics_cannot_hold_are_left_to_the_folder(tmp_path: Path
     [
         (lambda folder: RunLog(folder, lam=-1.0), r"lam = -1\.0: lambda is at least 0"),
         (lambda folder: RunLog(folder, optimizer=torch.nn.Linear(2, 2)), "optimizer = Linear.*: a fact of a run is a number"),
-        (lambda folder: CsvLog(folder / "t.csv")(1, {"nc1": "abc"}), r"values\['nc1'\] = 'abc' is no number"),
+        (lambda folder: CsvLog(folder / "t.csv")(1, TEXT), r"values\['nc1'\] = 'abc' is no number"),
         (lambda folder: CsvLog(folder / "half.csv"), r"half\.csv: line 3 has the epoch '1\.5', no whole number"),
         (lambda folder: CsvLog(folder / "wide.csv"), r"wide\.csv: line 2 has more cells than there are columns"),
     ],

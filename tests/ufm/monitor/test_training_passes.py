@@ -111,15 +111,15 @@ class Opened(Dataset):
 
     file: Any = None
 
-    def __getitem__(self, name: str) -> tuple[Tensor, int]:
-        return self.file[name], 0
+    def __getitem__(self, index: str) -> tuple[Tensor, int]:
+        return self.file[index], 0
 
 
 def test_data_without_a_length_that_its_workers_open() -> None:
     def opened(number: int) -> None:
         information = torch.utils.data.get_worker_info()
         assert information is not None
-        data = information.dataset
+        data: Any = information.dataset
         getattr(data, "dataset", data).file = {"b": torch.ones(1), "a": torch.zeros(1)}
 
     loader = DataLoader(Opened(), sampler=["b", "a"], num_workers=1, worker_init_fn=opened)  # type: ignore[arg-type]
@@ -147,9 +147,10 @@ def test_a_schedule_keeps_the_epochs_of_an_iterator() -> None:
 
 def lightning(tmp_path: Path, module: Any, callback: Any, train: Any = None, valid: Any = None, **settings: Any) -> Any:
     torch.manual_seed(2)
+    given: dict[str, Any] = {"max_epochs": 2, **settings}
     trainer = pl.Trainer(
         accelerator="cpu", logger=False, callbacks=[callback], enable_progress_bar=False, enable_checkpointing=False,
-        enable_model_summary=False, default_root_dir=tmp_path, **{"max_epochs": 2, **settings},
+        enable_model_summary=False, default_root_dir=tmp_path, **given,
     )  # fmt: skip
     trainer.fit(module, DataLoader(examples(), 20, shuffle=True) if train is None else train, valid)
     return trainer
@@ -246,9 +247,10 @@ def test_no_measured_epoch_is_said(tmp_path: Path) -> None:
 
 
 def transformers(tmp_path: Path, data: Any, **settings: Any) -> tuple[list[dict[str, Any]], dict[str, np.ndarray]]:
+    given: dict[str, Any] = {"num_train_epochs": 3, **settings}
     arguments = TrainingArguments(
         output_dir=str(tmp_path), per_device_train_batch_size=20, use_cpu=True, report_to=[], save_strategy="no",
-        disable_tqdm=True, seed=3, logging_strategy="no", **{"num_train_epochs": 3, **settings},
+        disable_tqdm=True, seed=3, logging_strategy="no", **given,
     )  # fmt: skip
     log = CsvLog(tmp_path / "t.csv")
     trainer = Trainer(
