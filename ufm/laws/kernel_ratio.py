@@ -18,12 +18,13 @@ import math
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, namespace
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
-from ufm.laws.domain import LARGEST_LOG, check_omega, from_start, narrow, over_sum, times_like, wide
+from ufm.laws.domain import LARGEST_LOG, SMALLEST_PHI, check_omega, from_start, narrow, over_sum, times_like, wide
 from ufm.laws.kernel_ratio_inverse import MODERATE, moderate_root
 from ufm.laws.monotone import increasing_root
 
@@ -33,12 +34,21 @@ EXACT_TAIL = 600.0  # of log u, beyond which the unnormalized Phi is its asympto
 class _KernelRatioLaw(Law):
     """What both families share: Phi is inverted in log u."""
 
+    @property
+    def _s(self) -> float:
+        """1 + lambda"""
+        return 1.0
+
     @abstractmethod
     def _solve_log(self, phi: ArrayT) -> ArrayT:
         """log u with Phi(u) = phi."""
 
     def _solve(self, s: ArrayT) -> ArrayT:
         return namespace(s).exp(self._solve_log(s))
+
+    @cached_property
+    def _smallest_phi(self) -> float:
+        return float(self.phi(wide(self._s * math.exp(SMALLEST_PHI))))
 
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
@@ -47,7 +57,7 @@ class _KernelRatioLaw(Law):
         times = times_like(t, omega0)
         check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
-        log_u = self._solve_log(self._phi_at(times, xp.where(moving, omega0, 1.0), C, N))
+        log_u = self._solve_log(self._phi_at(times, omega0, C, N))
         log_omega = from_start((log_u + math.log(C)) / 2, times, xp.log(xp.where(moving, omega0, 1.0)))
         return narrow(xp.where(moving, log_omega, -math.inf), given)
 
