@@ -114,6 +114,7 @@ class JointDecayLaw:
     def limit(self) -> np.ndarray:
         """The logits at t = infinity of a start that meets every mode, P >= rank(Y): U (S - lambda)_+ V^T, thresholded. (C, n)
 
+        Almost every balanced start does, but with one example in each of C <= P classes only those of det W H > 0.
         One-hot targets: class k keeps (1 - lambda / sqrt(n_k))_+. With P below the number of kept modes the P largest are kept.
         """
         U, s, Vt = np.linalg.svd(self.Y, full_matrices=False)

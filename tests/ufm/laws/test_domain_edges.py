@@ -26,7 +26,9 @@ FAMILIES: list[Callable[[float], Law]] = [
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("r", [1e-6, 0.5, 100.0, 1e8])
-def test_a_time_that_leads_below_the_smallest_omega_is_refused_and_no_zero_returned(family: Callable[[float], Law], r: float) -> None:
+def test_a_time_that_leads_below_the_smallest_omega_is_refused_and_no_zero_returned(
+    family: Callable[[float], Law], r: float
+) -> None:
     law, omega0 = family(r), np.array([1.0])
     back = float(law.time(np.array([1e-140]), omega0, 4, 7)[0])
     with warnings.catch_warnings():
