@@ -154,6 +154,7 @@ def test_with_one_example_a_class_half_of_the_balanced_starts_never_meet_a_mode(
         assert np.linalg.matrix_rank(logits, tol=1e-6) == (3 if sign > 0 else 2)
     model = JointDecay(C=2, N=1, P=2)
     for seed in range(6):
+        assert np.linalg.det(np.linalg.multi_dot([np.asarray(x) for x in model.start(seed)])) > 0
         assert model.law(model.start(seed)).logits(1e9) == pytest.approx(model.law(model.start(seed)).limit(), abs=1e-12)
 
 
