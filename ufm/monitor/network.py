@@ -51,7 +51,7 @@ def measure_network(
         classifier = Classifier.of(head)  # in evaluation mode: before, reading the weights may change them (spectral_norm)
         classifier.check()
         stats, error, precision = _train_pass(_batches(model, head, layer, loader, select), head.out_features, spool)
-        scalars = scalars_of(stats, classifier, lam)
+        scalars = scalars_of(stats, classifier, lam, precision)
         scalars.values["train_error"] = error
         scalars.values["nc4"] = _nc4(spool, classifier, stats.means)
         if keep is not None:
@@ -132,9 +132,9 @@ def _add_test(
         wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
         apart += decide(features, labels).apart
     stats = streaming.compute()
-    test = scalars_of(stats, classifier, lam)
+    test = scalars_of(stats, classifier, lam, precision)
     test.values["nc4"], test.values["error"] = apart / stats.n, int(wrong) / stats.n
-    test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats)))
+    test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats), precision))
     scalars.values.update({f"test_{name}": value for name, value in test.values.items()})
     scalars.undefined.extend(f"test_{reason}" for reason in test.undefined)
     return measurement_of(test, stats, precision).snr
