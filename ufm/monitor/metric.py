@@ -106,6 +106,13 @@ class NeuralCollapse(MomentsMetric):
         for full in waiting.add(rows, kept):
             self._take_in(waiting, *full)
 
+    def check(self, features: Tensor, labels: Tensor) -> None:
+        """Raise ValueError, on a CPU, for what `update` would refuse; nothing is taken in."""
+        with torch.no_grad():
+            rows, y = self._as_rows(features.detach(), labels.detach())
+            if rows.device.type == "cpu":
+                refuse(checked(rows, y, self.C, self.ignore_index)[1], self.C, None, y)
+
     def compute(self) -> dict[str, float]:
         """Every measure by name, floats, NaN where undefined (`undefined` says why). In every process the same.
 
@@ -165,7 +172,9 @@ class NeuralCollapse(MomentsMetric):
 
         Raises ValueError, and takes nothing in, for a metric of other settings or of another P.
         """
-        for name in ("num_classes", "targets", "lazy", "ignore_index", "shift") if isinstance(incoming_state, NeuralCollapse) else ():
+        for name in (
+            ("num_classes", "targets", "lazy", "ignore_index", "shift") if isinstance(incoming_state, NeuralCollapse) else ()
+        ):
             mine, other = getattr(self, name), getattr(incoming_state, name)
             if mine != other:
                 raise ValueError(f"{name} = {other} cannot be merged into a metric with {name} = {mine}")

@@ -236,7 +236,7 @@ def _bits_of(number: int) -> Tensor:
 
 
 def _grown_faults(states: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Faults as they are counted now, from those of a version that knew only the first two; nothing where there is nothing to do."""
+    """Faults as they are counted now, from those of a version that knew only the first two; else nothing."""
     faults = states.get("faults")
     if not isinstance(faults, Tensor) or tuple(faults.shape) != (2,):
         return {}
