@@ -30,7 +30,7 @@ def normalised(dtype: torch.dtype, C: int = 30, P: int = 16) -> tuple[nn.Sequent
     with torch.no_grad():
         for parameter in net.parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator))
-        norm = net[1].weight
+        norm = net.get_parameter("1.weight")
         norm.copy_(0.5 + 1.5 * torch.rand(P, generator=generator))
     return net.to(dtype), x.to(dtype), y
 

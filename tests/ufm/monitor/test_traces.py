@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from tests.typed import linear
 from tests.ufm.monitor.test_watch import data, network
@@ -21,7 +21,7 @@ from ufm.monitor import measure_network, watch
 from ufm.monitor.batches import to_device
 from ufm.monitor.layers import RandomProjection, check_linear
 
-PAIR = namedtuple("PAIR", "inputs labels")  # noqa: PYI024 - as users write it
+PAIR = namedtuple("PAIR", "inputs labels")
 
 
 class Merging(nn.Linear):
@@ -39,9 +39,9 @@ class Merging(nn.Linear):
             self.merged = not mode
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        own = super().forward(x)
-        return own if self.merged else own + x @ self.A.T @ self.B.T
+    def forward(self, input: Tensor) -> Tensor:
+        own = super().forward(input)
+        return own if self.merged else own + input @ self.A.T @ self.B.T
 
 
 def test_modules_whose_eval_changes_weights_train_on_as_if_nothing_had_been_measured() -> None:
@@ -82,13 +82,13 @@ def test_a_classifier_made_before_every_pass_is_that_of_this_pass(how: str) -> N
 
 class Drawing(Dataset[Any]):
     def __init__(self, x: Tensor, y: Tensor) -> None:
-        self.x, self.y, self.rng, self.old = x, y, np.random.default_rng(0), np.random.RandomState(0)  # noqa: NPY002
+        self.x, self.y, self.rng, self.old = x, y, np.random.default_rng(0), np.random.RandomState(0)
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def __getitem__(self, i: int) -> tuple[Tensor, Tensor]:
-        return self.x[i] + self.rng.standard_normal() + self.old.standard_normal(), self.y[i]
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.x[index] + self.rng.standard_normal() + self.old.standard_normal(), self.y[index]
 
 
 class Order(Sampler[int]):
@@ -159,7 +159,7 @@ def test_a_compiled_network_that_ran_before_is_measured(in_place: bool) -> None:
 class Branch(nn.Linear):
     factor, low = 1.0, 0.0
 
-    def forward(self, input: Tensor) -> Tensor:  # noqa: A002 - as torch names it
+    def forward(self, input: Tensor) -> Tensor:
         out = super().forward(input) * self.factor
         return out + self.low * input[:, :1]
 
@@ -248,7 +248,7 @@ def test_values_are_the_callers_own() -> None:
     kept = dict(values)
     values.clear()
     assert watched.compute() == kept
-    assert "Watched('3', '0': P = 7, C = 3, classes = 'all', lam = None)" == repr(watched)
+    assert repr(watched) == "Watched('3', '0': P = 7, C = 3, classes = 'all', lam = None)"
 
 
 def test_a_batch_that_one_layer_refuses_is_taken_in_by_none() -> None:
