@@ -3,7 +3,7 @@
 import copy
 import pickle
 import threading
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -187,7 +187,7 @@ def test_integer_targets_are_taken_exactly(dtype: torch.dtype) -> None:
         (lambda m, H, y: m.update(H, y, classifier=(H.numpy(), None)), "the classifier is tuple: .* of tensors"),
         (lambda m, H, y: m.update(H, y[:, None]), r"of a column of labels take labels\[\.\.\., 0\]"),
         (lambda m, H, y: m.merge_state(NeuralCollapse(5, ignore_index=3)), "ignore_index = 3 cannot be merged"),
-        (lambda m, H, y: NeuralCollapse(5, **{"lam": "0.001"}), "lam = '0.001': it must be a number"),
+        (lambda m, H, y: NeuralCollapse(5, lam=cast(Any, "0.001")), "lam = '0.001': it must be a number"),
         (lambda m, H, y: NeuralCollapse(targets="regression", ignore_index=0), "leave them out for targets='regression'"),
         (lambda m, H, y: NeuralCollapse(targets="regression", shift=True), "leave them out for targets='regression'"),
     ],
