@@ -53,6 +53,8 @@ def whitened(
     `multiply` (A, D) -> A D. Raises ValueError where D D^T / n is singular to rounding, with the number of lost directions.
     """
     S = gram(D) / n
+    if 0 in S.shape:  # a batch of none
+        return multiply(S, D), S @ M
     if is_concrete(S):
         check_finite(S)
         A, condition = root.conditioned(S)
