@@ -12,7 +12,7 @@ from manifolds.linalg import Array, ArrayT
 NO_LAYOUT = "layout is {0!r}: give a ClassLayout, as ClassLayout((5, 7, 6)) of the class sizes"
 
 
-def check_layout(layout: ClassLayout) -> ClassLayout:
+def require_class_layout(layout: ClassLayout) -> ClassLayout:
     """`layout` itself. Raises ValueError where it is no ClassLayout."""
     if not isinstance(layout, ClassLayout):
         raise ValueError(NO_LAYOUT.format(layout))
@@ -29,8 +29,8 @@ def check_matrices(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         raise ValueError(_of_different_kinds(arrays))  # some operations of torch take both, with a warning
     sizes = {name: tuple(array.shape)[-2:] for name, array in arrays.items() if hasattr(array, "shape")}
     if len(set(sizes.values())) > 1:
-        found = ", ".join(f"{name} has {tuple(arrays[name].shape)}" for name in sizes)
-        raise ValueError(f"arrays of different rows or columns: {found}; each is (..., P, n), leading axes may differ")
+        shapes = ", ".join(f"{name} has {tuple(arrays[name].shape)}" for name in sizes)
+        raise ValueError(f"arrays of different rows or columns: {shapes}; each is (..., P, n), leading axes may differ")
 
 
 def explain(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
@@ -53,8 +53,8 @@ def _of_different_kinds(arrays: dict[str, Any]) -> str:
     convert = (
         f"numpy.asarray(..., {first}.dtype)" if isinstance(arrays[first], np.ndarray) else f"torch.as_tensor(...).to({first})"
     )
-    found = ", ".join(f"{name} is {_kind(array, shape=False)}" for name, array in arrays.items())
-    return f"arrays of different kinds: {found}; convert the others first, as by {convert}"
+    kinds = ", ".join(f"{name} is {_kind(array, shape=False)}" for name, array in arrays.items())
+    return f"arrays of different kinds: {kinds}; convert the others first, as by {convert}"
 
 
 def _arrays(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds import rotations
-from manifolds.arguments import check_layout
+from manifolds.arguments import require_class_layout
 from manifolds.bundle import connection as bundle
 from manifolds.bundle import geodesics as bundle_geodesics
 from manifolds.embedded import curvature, geodesics, logarithm
@@ -39,7 +39,7 @@ class LayoutMetric(Metric):
     layout: ClassLayout
 
     def __post_init__(self) -> None:
-        check_layout(self.layout)
+        require_class_layout(self.layout)
 
     def check_shape(self, P: int, columns: int) -> None:
         """Raise ValueError for another number of columns than the layout, and where n - C < P."""

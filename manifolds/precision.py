@@ -24,7 +24,7 @@ def at_least_float32(function: F) -> F:
         first = args[0] if args and isinstance(args[0], np.ndarray) else _first_array(args, kwargs)
         try:
             # other shapes would be broadcast in silence; compared here, since a call more would be felt in a small step
-            second = args[1] if len(args) > 1 else None
+            second: Any = args[1] if len(args) > 1 else None
             if second is first and len(args) > 2:  # of a method
                 second = args[2]
             if hasattr(second, "shape") and (second.shape != first.shape or second.dtype is not first.dtype):

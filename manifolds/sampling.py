@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from manifolds.arguments import check_layout
+from manifolds.arguments import require_class_layout
 from manifolds.layout import ClassLayout, whole_number
 from manifolds.retractions import nearest_point
 from manifolds.rng import RNG, generator_of
@@ -14,7 +14,7 @@ def random_point(layout: ClassLayout, P: int, rng: RNG, batch: tuple[int, ...] =
     `rng` is a generator that is drawn from, a seed, or None for fresh entropy.
     Raises ValueError where the manifold is empty, n - C < P, and for another `layout`, `P` or `rng`.
     """
-    check_layout(layout).check_rank(whole_number(P, "P"))
+    require_class_layout(layout).check_rank(whole_number(P, "P"))
     rng = generator_of(rng)
     Z = rng.standard_normal((*batch, P, layout.n))
     return nearest_point(layout.deviations(Z), layout) + layout.spread(rng.standard_normal((*batch, P, layout.C)))
