@@ -2,7 +2,7 @@
 
 import resource
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import numpy as np
@@ -13,15 +13,16 @@ from benchmarks.timing import Paired, paired
 from manifolds.layout import ClassLayout
 from manifolds.normalized_features import oblique_projection, renormalize
 from ufm.features.snr import renormalized_features
-from ufm.laws.closed import RENORMALIZED
+from ufm.laws.closed import RENORMALIZED, Law
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step, safe_step
 from ufm.laws.general_run import run_general
-from ufm.laws.kernel_ratio import RenormalizedKernelRatio
+from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio
 from ufm.tensor.renormalized_flow import ls_gradient
 
 SIZES, P = tuple(range(455, 555, 10)), 512  # ten classes of 455 to 545 examples, 5000 in all
 MANY, FEW_FEATURES = 1000, 512
+RATIOS = 1e-6, 0.1, 0.5, 4.0, 1e4  # of kernels
 RUN = 100  # steps measured in a row, as a run takes them
 
 
@@ -77,13 +78,26 @@ def many_classes() -> Iterator[Row]:
 
 
 def kernel_ratio_law() -> Iterator[Row]:
-    """The closed law of a class-block kernel against scipy's Wright omega function, which inverts r = 1 alone."""
+    """The closed laws of a class-block kernel against scipy's Wright omega function, which inverts r = 1 alone."""
     C, N, omega0 = 10, 500, np.linspace(0.97, 1.21, 9)
-    times = np.concatenate([[0.0], np.geomspace(1.0, float(RENORMALIZED.time(10 * omega0, omega0, C, N).max()), 999)])
-    by_scipy = partial(omega_by_scipy, times, omega0, C, N)
-    agree(RenormalizedKernelRatio(1.0).omega(times, omega0, C, N), by_scipy(), 1e-13)
-    timing = paired(lambda: RenormalizedKernelRatio(4.0).omega(times, omega0, C, N), by_scipy, 51, repeats=2)
-    yield ratio("closed law of kernel ratio 4, 1000 points x 9 values", "scipy.special.wrightomega", timing, 0.6)
+    agree(RenormalizedKernelRatio(1.0).omega(_times(RENORMALIZED, omega0, C, N), omega0, C, N), _by_scipy(omega0, C, N)(), 1e-13)
+    for name, kind in (("renormalized", RenormalizedKernelRatio), ("unnormalized", UnnormalizedKernelRatio)):
+        for r in RATIOS:
+            law = kind(r)
+            times = _times(law, omega0, C, N)
+            timing = paired(partial(law.omega, times, omega0, C, N), _by_scipy(omega0, C, N), 51, repeats=2)
+            yield ratio(
+                f"closed {name} law of kernel ratio {r:g}, 1000 points x 9 values", "scipy.special.wrightomega", timing, 0.6
+            )
+
+
+def _times(law: Law, omega0: np.ndarray, C: int, N: int) -> np.ndarray:
+    """1000 times until the last omega has grown tenfold."""
+    return np.concatenate([[0.0], np.geomspace(1e-6, 1.0, 999)]) * float(law.time(10 * omega0, omega0, C, N).max())
+
+
+def _by_scipy(omega0: np.ndarray, C: int, N: int) -> Callable[[], np.ndarray]:
+    return partial(omega_by_scipy, _times(RENORMALIZED, omega0, C, N), omega0, C, N)
 
 
 SECTIONS = (general_law, many_classes, kernel_ratio_law)

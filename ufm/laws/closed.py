@@ -73,7 +73,9 @@ class Law(ABC):
             check_omega(value, C, N)
             if bool((value == 0).any()):
                 raise ValueError("omega = 0 is a fixed point of every law: it is reached from, and leads to, no other value")
-        return narrow((C * C * N / 2) * self._phi_difference(omega, omega0, C), given)
+        xp, up = namespace(omega0), omega >= omega0
+        larger, smaller = xp.where(up, omega, omega0), xp.where(up, omega0, omega)  # the change over the smaller keeps its digits
+        return narrow((C * C * N / 2) * xp.where(up, 1.0, -1.0) * self._phi_difference(larger, smaller, C), given)
 
     def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
@@ -88,7 +90,7 @@ class Law(ABC):
         check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
         all_move = bool(moving.all())
-        phi = self._phi_at(times, omega0 if all_move else xp.where(moving, omega0, 1.0), C, N)
+        phi = self._phi_at(times, omega0, C, N)
         omega = in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
         return narrow(from_start(omega if all_move else xp.where(moving, omega, 0.0), times, omega0), given)
 
@@ -99,12 +101,20 @@ class Law(ABC):
         return xp.where(omega > 0, xp.log(xp.where(omega > 0, omega, 1.0)), -math.inf)
 
     def _phi_at(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
-        """Phi(u0) + 2 t / (C^2 N). (*t.shape, *omega0.shape)"""
-        start = self.phi(omega0 * (omega0 / C))
+        """Phi(u0) + 2 t / (C^2 N), that of u0 = 1 for one that starts at 0. (*t.shape, *omega0.shape)"""
+        xp, moving = namespace(omega0), omega0 > 0
+        start = self.phi(xp.where(moving, omega0 * (omega0 / C), 1.0))
         phi = t.reshape(t.shape + (1,) * start.ndim) * (2 / (C * C * N)) + start
-        if bool((t < 0).any()) and not bool((phi > SMALLEST_PHI).all()):
-            raise ValueError(f"t = {float(t.min()):.6g} leads back to an omega below {SMALLEST_OMEGA:g}: choose a later time")
+        if bool((t < 0).any()):
+            phi = xp.where(moving, phi, start)  # what stays at 0 leads nowhere
+            if not bool((phi > self._smallest_phi).all()):
+                raise ValueError(f"t = {float(t.min()):.6g} leads back to an omega below {SMALLEST_OMEGA:g}: choose a later time")
         return phi
+
+    @property
+    def _smallest_phi(self) -> float:
+        """Phi of a u that float64 still holds, as log u in all three laws."""
+        return SMALLEST_PHI
 
 
 class _Renormalized(Law):
@@ -212,7 +222,9 @@ class _Unnormalized(Law):
         """omega0 exp(t / (C^2 N)); OverflowError where it overflows float64: use `log_omega`."""
         start = wide(omega0)
         log_omega = self.log_omega(t, start, C, N)
-        largest = float(detached(log_omega).max())
+        largest = float(detached(log_omega).max()) if math.prod(log_omega.shape) else 0.0
+        if bool(((log_omega < -LARGEST_LOG) & (log_omega > -math.inf)).any()):
+            raise ValueError(f"an omega falls below {SMALLEST_OMEGA:g}, where its square underflows float64: choose a later time")
         if largest > LARGEST_LOG:
             raise OverflowError(
                 f"law (c) reaches log omega = {largest:.6g}, where omega^2 overflows float64: use log_omega, or a smaller time"

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, overload
 
 import numpy as np
@@ -13,6 +14,7 @@ SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: a smaller square und
 LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger overflows float64
 SMALLEST_PHI = -680.0  # backwards in time; exp of less underflows
 SMALLEST_SINGLE, LARGEST_SINGLE = -80.0, 1e34  # of Phi, where float32 holds u and its square root's steps
+LARGEST_KEPT_BLOCK = 31 * 2**20  # bytes; glibc lets no larger block raise its threshold
 BLOCK = 12000  # most values solved at a time: temporaries stay in the cache and off the page-fault path
 
 
@@ -41,9 +43,16 @@ def from_start(omega: ArrayT, t: ArrayT, omega0: ArrayT) -> ArrayT:
     return omega + detached(rounding)  # torch keeps the slope of the law in t
 
 
+@cache
+def keep_blocks() -> None:
+    """Let malloc keep what it has from the system, once a process: else temporaries pay page faults anew at every operation."""
+    np.empty(LARGEST_KEPT_BLOCK, np.uint8)  # freed at once, untouched: glibc then keeps blocks of up to this size
+
+
 def in_blocks(f: Callable[[ArrayT], ArrayT], s: ArrayT) -> ArrayT:
     """f(s); a numpy array is overwritten, in equal blocks of at most BLOCK values."""
     xp, size = namespace(s), math.prod(s.shape)
+    keep_blocks()
     if not isinstance(s, np.ndarray) or size <= BLOCK:
         return f(s)
     s = xp.ascontiguousarray(s)

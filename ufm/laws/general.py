@@ -77,10 +77,13 @@ class GeneralLaw(ClassCounts):
 
         (m, C-1) -> (m, C-1), K and J never written out for r = 1.
         """
-        gain, damped, _ = self.reduced_terms(Z)
-        if self.kernel_ratio == 1:
+        r = self.kernel_ratio
+        gain, damped, B = self.reduced_terms(Z, damping=r > 1)
+        if r == 1:
             return gain
-        return damped if math.isinf(self.kernel_ratio) else gain + (self.kernel_ratio - 1) * damped
+        if r < 1:  # s K = I - G K: with r = 0 in mind, nothing is left of G K after a subtraction where G is small beside s
+            return r * gain + (1 - r) * ((gain @ Z.mT) @ B)
+        return damped if math.isinf(r) else gain + (r - 1) * damped
 
     def reduced_terms(self, Z: ArrayT, damping: bool | None = None) -> tuple[ArrayT, ArrayT, ArrayT]:
         """(1/n) S K Pi J, the same times s K on the right, and S K, as those of Z (m, C-1). Three times (m, C-1)
@@ -192,8 +195,8 @@ class GeneralLaw(ClassCounts):
     def checked(self, M: ArrayT) -> ArrayT:
         """M (P, C) as float64. Raises ValueError for another number of columns and for NaN or infinite entries."""
         M = wide(M)
-        if M.ndim != 2 or M.shape[1] != self.C:
-            raise ValueError(f"shape {tuple(M.shape)}: (P, C) with C = {self.C} columns is needed, one a class")
+        if M.ndim != 2 or M.shape[1] != self.C or M.shape[0] < 1:
+            raise ValueError(f"shape {tuple(M.shape)}: (P, C) with P >= 1 and C = {self.C} columns is needed, one a class")
         if not bool(namespace(M).isfinite(M).all()):
             raise ValueError("the class means have NaN or infinite entries")
         return M

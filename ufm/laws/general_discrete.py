@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.layout import whole_number
 from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
 from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
@@ -115,7 +116,7 @@ def run_general_discrete(
     `progress` gets the number of steps done. Same errors as `general_step`, ValueError for steps < 1; Interrupted, a
     KeyboardInterrupt with the steps kept until then and the state at the last step done, on Ctrl-C.
     """
-    if steps < 1:
+    if whole_number(steps, "steps") < 1:
         raise ValueError(f"steps = {steps}: at least one step is needed")
     if not 0 < eta < math.inf:
         raise ValueError(f"eta = {eta}: the step size must be positive and finite")

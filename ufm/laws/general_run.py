@@ -27,8 +27,8 @@ def run_general(
 
     `accuracy` bounds the relative error of every singular value (default 1e-10). Singular values of S of at most
     max(P, C) eps sigma_1 are rounding of zeros and stay exactly 0. `progress` gets the share of the time done.
-    Raises ValueError for bad times or means, S q not 0 among them, and for more than the machine's memory, OverflowError past
-    the times that float64 allows; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
+    Raises ValueError for bad times, accuracy or means, S q not 0 among them, and for more than the machine's memory,
+    OverflowError past the times that float64 allows; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
     """
     try:
         return run_general_beside(law, S, t, np.zeros(0), accuracy, progress)[0]
@@ -46,6 +46,8 @@ def run_general_beside(
 ) -> tuple[GeneralTrajectory, ArrayT]:
     """`run_general` at times t (T,), and omega (B, K) alone at more times `beside` (B,), ascending, from one integration."""
     times, others = _checked_times(t), _checked_times(beside) if len(beside) else beside
+    if not 0 < accuracy < 1:
+        raise ValueError(f"accuracy = {accuracy}: a relative error between 0 and 1 is needed, such as {ACCURACY:g}")
     S = law.checked_scaled(S)
     start = reduced_start(law, S)
     if law.balanced or start.moving == 0:

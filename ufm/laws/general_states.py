@@ -72,8 +72,11 @@ def states_at(
 def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:
     """When the smallest omega has grown `growth`-fold from S (P, C): closed for equal classes, else to about 1e-7 of it.
 
-    Raises ValueError where a singular value is zero and never grows, OverflowError where the time overflows float64.
+    Raises ValueError for a growth below 1 and where a singular value is zero and never grows, OverflowError where the time
+    overflows float64.
     """
+    if not 1 <= growth < math.inf:
+        raise ValueError(f"growth = {growth}: a finite factor of at least 1 is needed, singular values only grow")
     S = law.checked_scaled(S)
     start, basis = reduced_start(law, S), law.basis(S)
     if start.moving < len(start.sigma):

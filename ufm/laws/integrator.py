@@ -24,12 +24,12 @@ import numpy as np
 
 from manifolds.array import VectorField
 from manifolds.linalg import Array, ArrayT, namespace
+from ufm.laws.domain import keep_blocks
 from ufm.laws.interpolant import Interpolant, combine, interpolant, largest_value, smallest_value
 
 SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 8.0  # factors of the step-size controller
 FIRST = 0.02  # size of the first step on the clock
 STAGES, MORE = 12, 3  # slopes of a step beside its first, and further ones for the states inside
-LARGEST_KEPT_BLOCK = 31 * 2**20  # bytes; glibc lets no larger block raise its threshold
 LATEST = 650.0  # on the clock; the time overflows float64 soon after
 
 
@@ -96,7 +96,7 @@ def arcs(field: VectorField, S: Array, t_end: float, t_0: float, accuracy: float
     rounding is larger than the accuracy, and where the time overflows float64.
     """
     clock = RescaledTime(field, t_0)
-    np.empty(LARGEST_KEPT_BLOCK, np.uint8)  # freed at once: malloc then keeps blocks of this size
+    keep_blocks()
     end = clock.tau(t_end)
     tau, error, slope = 0.0, 0.0, clock.slope(0.0, S)
     size = min(end, FIRST)

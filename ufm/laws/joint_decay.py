@@ -20,8 +20,11 @@ from functools import cached_property
 import numpy as np
 
 from manifolds.representation import short_repr
+from ufm.arrays import as_numpy
+from ufm.laws.domain import wide
 
 EPS = float(np.finfo(np.float64).eps)
+LATEST = 1e290  # nothing moves any more, and no product of it overflows
 BALANCED = 1e-8  # largest ||W^T W - H H^T|| of a balanced start, relative to ||W^T W|| + ||H H^T||
 
 
@@ -41,7 +44,9 @@ class JointDecayLaw:
 
     def __post_init__(self) -> None:
         for name in ("Y", "W", "H"):
-            object.__setattr__(self, name, np.asarray(getattr(self, name), dtype=np.float64))
+            object.__setattr__(self, name, np.array(as_numpy(wide(getattr(self, name)))))  # a copy: the law keeps its start
+        if self.Y.ndim != 2 or self.W.ndim != 2:
+            raise ValueError(f"Y {self.Y.shape}, W {self.W.shape}: matrices (C, n) and (C, P) are needed")
         (C, n), P = self.Y.shape, self.W.shape[-1]
         if self.W.shape != (C, P) or self.H.shape != (P, n):
             raise ValueError(f"Y {self.Y.shape}, W {self.W.shape}, H {self.H.shape}: Y (C, n) needs W (C, P) and H (P, n)")
@@ -79,8 +84,10 @@ class JointDecayLaw:
 
     def factor(self, t: float) -> np.ndarray:
         """Z (m, r) with Q Q^T(t) = E Z Z^T E^T, E the eigenvectors of F. t >= 0"""
+        t = float(t)
         if not 0 <= t < np.inf:
             raise ValueError(f"t = {t}: the law runs forward from 0 to finite times")
+        t = min(t, LATEST)
         rates, (L, _) = self.modes[0], self._triangular
         gained, identity = _scaled_columns(_log_gain(rates, t) / 2, L)  # of I + L^T G L
         moved = gained * _speed(rates, t)[:, None] if t > 0 else L
@@ -107,6 +114,7 @@ class JointDecayLaw:
     def limit(self) -> np.ndarray:
         """The logits at t = infinity of a start that meets every mode, P >= rank(Y): U (S - lambda)_+ V^T, thresholded. (C, n)
 
+        Almost every balanced start does, but with one example in each of C <= P classes only those of det W H > 0.
         One-hot targets: class k keeps (1 - lambda / sqrt(n_k))_+. With P below the number of kept modes the P largest are kept.
         """
         U, s, Vt = np.linalg.svd(self.Y, full_matrices=False)

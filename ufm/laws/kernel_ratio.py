@@ -15,30 +15,37 @@ k(x) = log(1 + x) - x / (1 + x), both positive, by the series of the inverse hyp
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from typing import ClassVar
 
 from manifolds.layout import whole_number
-from manifolds.linalg import ArrayT, namespace
-from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
-from ufm.laws.domain import LARGEST_LOG, check_omega, from_start, narrow, over_sum, times_like, wide
+from manifolds.linalg import ArrayT, detached, namespace
+from ufm.laws.closed import RENORMALIZED, Law
+from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, from_start, narrow, over_sum, times_like, wide
+from ufm.laws.inverse_table import InverseTable, step_of_fourth_order
 from ufm.laws.kernel_ratio_inverse import MODERATE, moderate_root
-from ufm.laws.monotone import increasing_root
 
+DIRECT = 1e-2, 100.0  # r for which the differences of the unnormalized Phi cost log u at most 25 units in the last place
 EXACT_TAIL = 600.0  # of log u, beyond which the unnormalized Phi is its asymptote to the last digit
 
 
 class _KernelRatioLaw(Law):
     """What both families share: Phi is inverted in log u."""
 
-    @abstractmethod
+    @property
+    def _s(self) -> float:
+        """1 + lambda"""
+        return 1.0
+
     def _solve_log(self, phi: ArrayT) -> ArrayT:
         """log u with Phi(u) = phi."""
+        return namespace(phi).log(self._solve(phi))
 
-    def _solve(self, s: ArrayT) -> ArrayT:
-        return namespace(s).exp(self._solve_log(s))
+    @cached_property
+    def _smallest_phi(self) -> float:
+        return float(self.phi(wide(self._s * math.exp(SMALLEST_PHI))))
 
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
@@ -47,17 +54,9 @@ class _KernelRatioLaw(Law):
         times = times_like(t, omega0)
         check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
-        log_u = self._solve_log(self._phi_at(times, xp.where(moving, omega0, 1.0), C, N))
+        log_u = self._solve_log(self._phi_at(times, omega0, C, N))
         log_omega = from_start((log_u + math.log(C)) / 2, times, xp.log(xp.where(moving, omega0, 1.0)))
         return narrow(xp.where(moving, log_omega, -math.inf), given)
-
-    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
-        """omega(t), t >= 0. (*t.shape, *omega0.shape). OverflowError past 1e150: use `log_omega`, or a smaller time."""
-        start = wide(omega0)
-        log_omega = self.log_omega(t, start, C, N)
-        if bool((log_omega > LARGEST_LOG).any()):
-            raise OverflowError(f"log omega = {float(log_omega.max()):.6g}: use log_omega, or a smaller time")
-        return narrow(from_start(namespace(log_omega).exp(log_omega), times_like(t, start), start), omega0)
 
 
 @dataclass(frozen=True)
@@ -108,40 +107,18 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
         shared = r * log1p_remainder(z) + z * v0 + 2 * xp.log1p(z)
         return s * (shared + xp.log1p(r * dv / (v0 * (r + v))) / r)
 
-    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
-        """omega(t). (*t.shape, *omega0.shape). Same errors as `Law.omega`."""
-        return Law.omega(self, t, omega0, C, N)
-
     def _solve(self, s: ArrayT) -> ArrayT:
-        return (
-            self._s * moderate_root((self.kernel_ratio / self._s) * s, self.kernel_ratio) if self._moderate else super()._solve(s)
-        )
+        r, target = self.kernel_ratio, s / self._s
+        if self._moderate:
+            return self._s * moderate_root(r * target, r)
+        v = _renormalized_table(r).start(max(r, 1.0) * target)
+        k, z = 1 / (1 + v), v / (r + v)
+        missing = (target - self._phi_of(v)) * ((r + v) * k * k)
+        return self._s * step_of_fourth_order(v, missing, 2 * (1 - k) - z, 2 * (k - k * k) - z * (1 - z))
 
     @property
     def _moderate(self) -> bool:
         return MODERATE[0] <= self.kernel_ratio <= MODERATE[1]
-
-    def _solve_log(self, phi: ArrayT) -> ArrayT:
-        xp, r, target = namespace(phi), self.kernel_ratio, phi / self._s
-        if self._moderate:
-            return xp.log(moderate_root(r * target, r)) + math.log(self._s)
-        if r >= 1:  # log v + v <= r Phi <= min(log v + 2 v + v^2 / 2, log v + r v)
-            high = xp.log(RENORMALIZED._solve(r * target))
-            by_embedded = xp.log(EMBEDDED._solve(r * target))
-            by_means = xp.log(RENORMALIZED._solve(r * target + math.log(r))) - math.log(r)
-            low = xp.maximum(by_embedded, by_means)
-        else:  # for v >= 1, v - 1 <= Phi <= 3 v; below, Phi <= 2.4 - log(1 + r / v) / r
-            high = xp.log(xp.maximum(target + 1, target * 0 + 1))
-            below = xp.maximum(2.4 - target, target * 0 + 1e-3)
-            far = xp.log(xp.maximum(target, target * 0 + 2.4) / 3)
-            near = math.log(r) - r * below - xp.log(-xp.expm1(-r * below))
-            low = xp.where(target < 2.4, xp.minimum(near, target * 0 + math.log(0.8)), far)
-        root = increasing_root(lambda y: self._phi_of(xp.exp(y)) - target, self._slope, low, high)
-        return root + math.log(self._s)
-
-    def _slope(self, y: ArrayT) -> ArrayT:
-        v = namespace(y).exp(y)
-        return (1 + v) * ((1 + v) / (self.kernel_ratio + v))
 
 
 @dataclass(frozen=True)
@@ -167,10 +144,11 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
     def phi(self, u: ArrayT) -> ArrayT:
         """Phi(u), up to a constant that depends on r alone."""
         xp, r = namespace(u), self.kernel_ratio
+        excess = _direct_excess if DIRECT[0] <= r <= DIRECT[1] else log1p_excess
         if r >= 1:
             x = u / r
-            return (xp.log(u) + (r - 1) * (2 * xp.log1p(x) + (r - 1) * log1p_excess(x))) / r**2
-        return xp.log(r + u) - (2 - r) / (r + u) - log1p_excess(r / u) / r**2
+            return (xp.log(u) + (r - 1) * (2 * xp.log1p(x) + (r - 1) * excess(x))) / r**2
+        return xp.log(r + u) - (2 - r) / (r + u) - excess(r / u) / r**2
 
     def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega where log u = 2 t / (C^2 N) + Phi(u_0) less its constant: exact once u >> r."""
@@ -184,28 +162,49 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
         grown = z * (u0 + 2) / (r + u) + z / (u * (r + u))  # z / (1 + z) = du / (r + u)
         return log1p_excess(z) + log1p_excess(w) / r**2 + grown
 
-    def _solve_log(self, phi: ArrayT) -> ArrayT:
-        xp, r = namespace(phi), self.kernel_ratio
-        if r >= 1:  # 1 <= d(r^2 Phi) / d log u <= (1 + u)^2
-            T, square = phi * r**2, r**2
-            tail = (T + (square - 1) * math.log(r) + (r - 1) ** 2) / square
-            high = xp.minimum(T, tail)
-            past = (T + (square - 1) * math.log(r / 2) + (r - 1) ** 2 / 2) / square  # a lower bound where u >= r
-            low = xp.log(EMBEDDED._solve(T))
-            low = xp.where(past >= math.log(r), xp.maximum(low, past), low)
-        else:  # 1 <= dPhi / d log u <= 4 where u >= 1; below, Phi <= log(1 + r) - k(r / u) / r^2
-            far, tail = phi - float(self.phi(wide(1.0))), phi + 0.0
-            excess = xp.maximum(r * r * (math.log1p(r) - phi), far * 0 + 1e-300)
-            x = xp.where(excess < 0.125, xp.log(8 * excess) / 2, excess + 1)  # log of a bound on r / u
-            low, high = xp.where(far > 0, far / 4, math.log(r) - x), xp.maximum(far, far * 0)
-        inside = xp.clip(high, max=EXACT_TAIL)
-        low = xp.minimum(low, inside)
-        root = increasing_root(lambda y: self.phi(xp.exp(y)) - phi, self._slope, low, inside)
-        return xp.where(tail > EXACT_TAIL, tail, root)
+    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
+        """omega(t). (*t.shape, *omega0.shape). As `Law.omega`; OverflowError past 1e150: use `log_omega`, or a smaller time."""
+        start = wide(omega0)
+        times = times_like(t, start)
+        if math.prod(times.shape) and math.prod(start.shape):
+            check_omega(start, C, N)
+            moving = namespace(start).where(start > 0, start, SMALLEST_OMEGA)
+            largest = (float(self._tail(self._phi_at(detached(times).max(), moving, C, N)).max()) + math.log(C)) / 2
+            if largest > LARGEST_LOG:
+                raise OverflowError(f"log omega = {largest:.6g}: use log_omega, or a smaller time")
+        return Law.omega(self, t, omega0, C, N)
 
-    def _slope(self, y: ArrayT) -> ArrayT:
-        u = namespace(y).exp(y)
-        return ((1 + u) / (self.kernel_ratio + u)) ** 2
+    def _tail(self, phi: ArrayT) -> ArrayT:
+        """log u far above r and 1, by the asymptote of Phi."""
+        r = self.kernel_ratio
+        return phi + ((r * r - 1) * math.log(r) + (r - 1) ** 2) / (r * r) if r >= 1 else phi + 0.0
+
+    def _solve_log(self, phi: ArrayT) -> ArrayT:
+        xp, tail = namespace(phi), self._tail(phi)
+        inside = xp.where(tail > EXACT_TAIL, 0 * phi + float(self.phi(wide(math.exp(EXACT_TAIL)))), phi)
+        return xp.where(tail > EXACT_TAIL, tail, xp.log(self._solve(inside)))
+
+    def _solve(self, s: ArrayT) -> ArrayT:
+        r = self.kernel_ratio
+        u = _unnormalized_table(r).start(max(r, 1.0) ** 2 * s)
+        k, z = 1 / (1 + u), u / (r + u)
+        h = (r + u) * k
+        missing = (s - self.phi(u)) * (h * h)
+        return step_of_fourth_order(u, missing, 2 * ((1 - k) - z), 2 * ((k - k * k) - z * (1 - z)))
+
+
+@lru_cache(maxsize=64)
+def _renormalized_table(r: float) -> InverseTable:
+    """Of max(r, 1) Phi at lambda = 0."""
+    law, scale = RenormalizedKernelRatio(r), max(r, 1.0)
+    return InverseTable.of(lambda v: scale * law.phi(v), (1.0, r), (scale / r, scale), grows_as_u=True)
+
+
+@lru_cache(maxsize=64)
+def _unnormalized_table(r: float) -> InverseTable:
+    """Of max(r, 1)^2 Phi."""
+    law, scale = UnnormalizedKernelRatio(r), max(r, 1.0) ** 2
+    return InverseTable.of(lambda u: scale * law.phi(u), (1.0, r), (scale / r**2, scale), grows_as_u=False)
 
 
 def log1p_remainder(x: ArrayT) -> ArrayT:
@@ -227,6 +226,10 @@ def log1p_excess(x: ArrayT) -> ArrayT:
     near = (x > -0.5) & (x < 1)
     small, far = xp.where(near, x, 0.0), xp.where(near, 1.0, x)
     return xp.where(near, small * (small / (1 + small)) - log1p_remainder(small), xp.log1p(far) - far / (1 + far))
+
+
+def _direct_excess(x: ArrayT) -> ArrayT:
+    return namespace(x).log1p(x) - x / (1 + x)
 
 
 def _check_ratio(r: float) -> None:

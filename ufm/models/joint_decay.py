@@ -56,8 +56,13 @@ class JointDecay(Framed, AnySizes, Integrated):
         """Every parameter is covered."""
 
     def start(self, seed: int, device: str = "cpu") -> Point:
-        """Gaussian entries, H given the singular values of W so that W^T W = H H^T."""
+        """Gaussian entries, H given the singular values of W so that W^T W = H H^T, and det W H > 0 with one example a class.
+
+        With n = C <= P half of the balanced starts, those of det W H < 0, have an x with W^T x = -H x, which never grows.
+        """
         W, H = balanced_start(*(as_numpy(t) for t in super().start(seed)))
+        if self.layout.n == self.C <= self.P and np.linalg.det(W @ H) < 0:
+            H[:, 0] *= -1
         return tuple(torch.from_numpy(self.scale * x).to(device) for x in (W, H))
 
     def velocity(self, point: Point) -> Point:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from scipy.integrate import solve_ivp
 
 from ufm.laws.joint_decay import JointDecayLaw, balance_defect, balanced_start
+from ufm.models.joint_decay import JointDecay
 from ufm.models.tirer_bruna import BiasFree
 
 
@@ -136,9 +137,25 @@ def test_every_class_keeps_its_soft_threshold(sizes, decay, more, seed):
     W, H = balanced_start(rng.standard_normal((C, C + more)), rng.standard_normal((C + more, n)))
     Y = np.repeat(np.eye(C), sizes, 1)
     kept = np.maximum(1 - decay / np.sqrt(sizes), 0)
+    if n == C and np.linalg.det(W @ H) < 0:
+        H[:, 0] *= -1  # the other half of these starts has a direction that never grows
     law = JointDecayLaw(Y, decay, W, H)
     assert law.logits(1e5) == pytest.approx(np.repeat(np.diag(kept), sizes, 1), abs=1e-9)
     assert law.limit() == pytest.approx(np.repeat(np.diag(kept), sizes, 1), abs=1e-12)
+
+
+def test_with_one_example_a_class_half_of_the_balanced_starts_never_meet_a_mode():
+    """det W H < 0 has a direction with W^T x = -H x; the model starts in the other half."""
+    rng, Y = np.random.default_rng(0), np.eye(3)
+    W, H = balanced_start(rng.standard_normal((3, 4)), rng.standard_normal((4, 3)))
+    for sign in (1, -1):
+        H[:, 0] *= np.sign(np.linalg.det(W @ H)) * sign
+        logits = JointDecayLaw(Y, 0.3, W, H).logits(20.0)  # later, rounding of the direction has grown
+        assert np.linalg.matrix_rank(logits, tol=1e-6) == (3 if sign > 0 else 2)
+    model = JointDecay(C=2, N=1, P=2)
+    for seed in range(6):
+        assert np.linalg.det(np.linalg.multi_dot([np.asarray(x) for x in model.start(seed)])) > 0
+        assert model.law(model.start(seed)).logits(1e9) == pytest.approx(model.law(model.start(seed)).limit(), abs=1e-12)
 
 
 @settings(max_examples=10)
