@@ -14,6 +14,7 @@ from ufm.features import measures
 from ufm.features.ranges import Classifier
 from ufm.monitor.certified import DOUBLE, SINGLE, CertifiedDecisions, Decided, LinearScores
 
+TF32_EPSILON, BFLOAT16_EPSILON = 2.0**-10, 2.0**-7
 FEW_CLASSES = 64  # whose scores cost little more than one distance
 
 
@@ -119,7 +120,7 @@ class Decider:
             left = (~known.certain).nonzero()[:, 0]
             decided = self._decided(which, x[left], rows[left], exact, None) if len(left) else left
             return known.best.index_copy(0, left, decided)
-        if not _products_are_single():
+        if single_product_epsilon() > SINGLE.eps:
             return exact(rows.double())
         best, doubtful = self._scores[which].best(x)
         again = doubtful.nonzero()[:, 0]
@@ -132,10 +133,12 @@ class Decider:
         return torch.cat([score.argmax(1) for score in scores])
 
 
-def _products_are_single() -> bool:
-    """Whether float32 products have the rounding of float32: not where the user has chosen TF32 or bfloat16 for them."""
+def single_product_epsilon() -> float:
+    """The epsilon of the factors of float32 products: that of TF32 or bfloat16 where the user has chosen these for them."""
     if not hasattr(torch.backends, "fp32_precision"):  # torch before 2.9
-        return torch.get_float32_matmul_precision() == "highest"
+        return {"highest": SINGLE.eps, "high": TF32_EPSILON}.get(torch.get_float32_matmul_precision(), BFLOAT16_EPSILON)
     backends: Any = torch.backends
-    places = (backends, backends.mkldnn.matmul, backends.cuda.matmul)
-    return all(place.fp32_precision in ("none", "ieee") for place in places)
+    chosen = {place.fp32_precision for place in (backends, backends.mkldnn.matmul, backends.cuda.matmul)}
+    if chosen <= {"none", "ieee"}:
+        return SINGLE.eps
+    return TF32_EPSILON if chosen <= {"none", "ieee", "tf32"} else BFLOAT16_EPSILON

@@ -79,18 +79,18 @@ class ScalarCollector:
             self.undefined.append(f"{names[0]}: {error}")
 
 
-def scalars_of(stats: ClassStatistics[Tensor], classifier: Classifier, lam: float) -> ScalarCollector:
-    """Losses and measures that the statistics decide: all but NC4 and the error."""
-    scalars = feature_scalars(stats)
+def scalars_of(stats: ClassStatistics[Tensor], classifier: Classifier, lam: float, precision: float) -> ScalarCollector:
+    """Losses and measures that the statistics decide: all but NC4 and the error. `precision` is the features' epsilon."""
+    scalars = feature_scalars(stats, precision)
     add_losses(scalars, stats, classifier, lam)
     add_classifier_scalars(scalars, stats, classifier)
     return scalars
 
 
-def feature_scalars(stats: ClassStatistics[Tensor]) -> ScalarCollector:
-    """What needs no classifier: NC1, and NC2 of the centred class means."""
+def feature_scalars(stats: ClassStatistics[Tensor], precision: float) -> ScalarCollector:
+    """What needs no classifier: NC1, and NC2 of the centred class means. `precision` is the features' epsilon."""
     scalars = ScalarCollector({}, [])
-    scalars.add("nc1", lambda: measures.phd_nc1(stats))
+    scalars.add("nc1", lambda: measures.phd_nc1(stats, precision))
     _add_angles(scalars, "", stats.centred_means)
     return scalars
 
@@ -161,12 +161,13 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
     for H, y in _chunks(features, labels):
         streaming.update(H, y)
     stats = streaming.compute()
-    scalars, counts = scalars_of(stats, classifier, lam), Decisions()
+    precision = epsilon(features[:0])
+    scalars, counts = scalars_of(stats, classifier, lam, precision), Decisions()
     decide = Decider(classifier, stats.means)
     for H, y in _chunks(features, labels):
         counts += decide(H, y)
     scalars.values["train_error"], scalars.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
-    return replace(measurement_of(scalars, stats, epsilon(features[:0]), classifier=classifier), lam=lam)
+    return replace(measurement_of(scalars, stats, precision, classifier=classifier), lam=lam)
 
 
 def _chunks(features: np.ndarray, labels: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:

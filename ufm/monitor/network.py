@@ -17,7 +17,7 @@ from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.spool import FeatureSpool
 from ufm.monitor.batches import Select, outputs_of, selected
 from ufm.monitor.decisions import Decider
-from ufm.monitor.layers import bare, check_linear, linear_layer
+from ufm.monitor.layers import bare, check_linear, first_tensor, head_inputs, linear_layer
 from ufm.monitor.measurement import Measurement, ScalarCollector, measurement_of, scalars_of
 from ufm.monitor.unchanged import batches_of, unchanged
 
@@ -47,11 +47,10 @@ def measure_network(
     head = linear_layer(model, layer)
     loaders = (loader,) if test_loader is None else (loader, test_loader)
     with unchanged(model, *loaders), torch.no_grad(), FeatureSpool(scratch) as spool:
-        model.eval()
-        classifier = Classifier.of(head)  # in evaluation mode: before, reading the weights may change them (spectral_norm)
-        classifier.check()
         stats, error, precision = _train_pass(_batches(model, head, layer, loader, select), head.out_features, spool)
-        scalars = scalars_of(stats, classifier, lam)
+        classifier = Classifier.of(head)  # after a forward pass, which makes the weights of a pruned or weight-normed layer
+        classifier.check()
+        scalars = scalars_of(stats, classifier, lam, precision)
         scalars.values["train_error"] = error
         scalars.values["nc4"] = _nc4(spool, classifier, stats.means)
         if keep is not None:
@@ -70,10 +69,11 @@ def _batches(model: nn.Module, head: nn.Linear, layer: str, loader: Iterable[Any
     seen: list[tuple[Tensor, Tensor]] = []
     device, linear = head.weight.device, False
 
-    def see(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((inputs[0].detach().clone(), output))  # the network may go on to write into it
+    def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        features = first_tensor(head_inputs(args, kwargs), layer)
+        seen.append((features.clone(), output))  # the network may go on to write into it
 
-    hook = head.register_forward_hook(see)
+    hook = head.register_forward_hook(see, with_kwargs=True)
     try:
         for batch in batches_of(loader):
             seen.clear()
@@ -132,9 +132,9 @@ def _add_test(
         wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
         apart += decide(features, labels).apart
     stats = streaming.compute()
-    test = scalars_of(stats, classifier, lam)
+    test = scalars_of(stats, classifier, lam, precision)
     test.values["nc4"], test.values["error"] = apart / stats.n, int(wrong) / stats.n
-    test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats)))
+    test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats), precision))
     scalars.values.update({f"test_{name}": value for name, value in test.values.items()})
     scalars.undefined.extend(f"test_{reason}" for reason in test.undefined)
     return measurement_of(test, stats, precision).snr
