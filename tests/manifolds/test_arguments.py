@@ -34,7 +34,7 @@ def tensors(layout: ClassLayout, rows: int) -> tuple[torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize(("layout", "rows"), [(LAYOUT, P), (LARGE, 20)])
 @pytest.mark.parametrize("cls", [geoopt_manifolds.NormalizedFeatures, geoopt_manifolds.EmbeddedNormalizedFeatures])
 @pytest.mark.parametrize(
-    ("convert", "found"),
+    ("convert", "named"),
     [
         (lambda Z: Z.numpy(), "numpy array of float64"),
         (lambda Z: Z.float(), "torch tensor of float32 on cpu"),
