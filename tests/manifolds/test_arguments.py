@@ -34,7 +34,7 @@ def tensors(layout: ClassLayout, rows: int) -> tuple[torch.Tensor, torch.Tensor]
 @pytest.mark.parametrize(("layout", "rows"), [(LAYOUT, P), (LARGE, 20)])
 @pytest.mark.parametrize("cls", [geoopt_manifolds.NormalizedFeatures, geoopt_manifolds.EmbeddedNormalizedFeatures])
 @pytest.mark.parametrize(
-    ("convert", "found"),
+    ("convert", "named"),
     [
         (lambda Z: Z.numpy(), "numpy array of float64"),
         (lambda Z: Z.float(), "torch tensor of float32 on cpu"),
@@ -44,10 +44,10 @@ def tensors(layout: ClassLayout, rows: int) -> tuple[torch.Tensor, torch.Tensor]
     ],
     ids=["numpy", "float32", "device", "integers", "list"],
 )
-def test_a_vector_of_another_kind_than_its_point_is_named(cls, layout, rows: int, convert: Callable, found: str) -> None:
+def test_a_vector_of_another_kind_than_its_point_is_named(cls, layout, rows: int, convert: Callable, named: str) -> None:
     manifold, (X, Z) = cls(layout), tensors(layout, rows)
     for call in (manifold.proju, manifold.egrad2rgrad, lambda X, U: manifold.retr_transp(X, Z, U)):
-        with pytest.raises(ValueError, match=found):
+        with pytest.raises(ValueError, match=named):
             call(X, convert(Z))
 
 

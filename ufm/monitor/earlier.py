@@ -19,7 +19,7 @@ def keep_file(path: Path, logged: Sequence[int]) -> Path:
     """Copy a file to NAME.earlier-K.SUFFIX beside it, the first K that is free, and say so in a warning."""
     kept = _free(path.parent, path.stem, path.suffix)
     shutil.copy2(path, kept)
-    _tell(path, kept, logged)
+    _warn_of_earlier(path, kept, logged)
     return kept
 
 
@@ -34,7 +34,7 @@ def keep_folder(folder: Path, shared: Sequence[Path], own: Sequence[Path], logge
         shutil.copy2(file, kept / file.name)
     for file in own:
         file.rename(kept / file.name)
-    _tell(folder, kept, logged)
+    _warn_of_earlier(folder, kept, logged)
     return kept
 
 
@@ -45,7 +45,7 @@ def _free(folder: Path, stem: str, suffix: str) -> Path:
     return path
 
 
-def _tell(path: Path, kept: Path, logged: Sequence[int]) -> None:
+def _warn_of_earlier(path: Path, kept: Path, logged: Sequence[int]) -> None:
     warnings.warn(
         f"{path} held the epochs {min(logged)} to {max(logged)} of an earlier training, and this one begins anew: "
         f"they are kept in {kept}; give every training a file or folder of its own",

@@ -1,6 +1,6 @@
 """Layers of a network by name, what is taken for their features, and measures that need no classifier."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -205,3 +205,34 @@ def effective_rank(stats: ClassStatistics[Tensor]) -> float:
         raise ValueError("all features are equal: Sigma_T = 0 has no effective rank")
     shares = values / values.sum()
     return float(torch.special.entr(shares).sum().exp())
+
+
+def named_errors(name: str, call: Callable[..., None], *args: Any) -> None:
+    """Call, and name the layer in its ValueError."""
+    try:
+        call(*args)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
+
+
+def features_caught(name: str, caught: Sequence[Tensor], labels: Tensor, inner: bool, compiled: bool) -> Tensor:
+    """What a layer gave in the calls since the last update, one row an example or token.
+
+    Raises ValueError where there was no call, or where the rows are not those of the labels.
+    """
+    if not caught:
+        stance = "; one that was compiled calls no hooks: add with torch.compiler.set_stance('force_eager')"
+        raise ValueError(
+            f"the layer {name!r} saw no batch since the last update: call the network inside of the with block"
+            + (stance if compiled else "")
+        )
+    features = torch.cat(list(caught))
+    if inner and features.ndim == 3 and labels.ndim == 1 and len(features) == len(labels):
+        raise ValueError(
+            f"the layer {name!r} gives {features.shape[1]} tokens an example, and there is one label an example: "
+            "give reduce=, a function to features (b, P), as lambda tokens: tokens.mean(1)"
+        )
+    if len(features) != len(labels):
+        seen = f"{len(features)} examples in {len(caught)} calls"
+        raise ValueError(f"the layer {name!r} saw {seen}, and there are {len(labels)} labels: update after each forward pass")
+    return features

@@ -68,7 +68,7 @@ class CsvLog:
         if self.path.exists():
             self._rows = logged_rows(self.path)
         self._file = OwnFile(self.path)
-        self._found = [int(row["epoch"]) for row in self._rows]  # until the first epoch is logged
+        self._of_earlier = [int(row["epoch"]) for row in self._rows]  # until the first epoch is logged
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
         """Write the row of an epoch; rows of this and of later epochs are replaced. Raises ValueError where another one wrote.
@@ -77,9 +77,9 @@ class CsvLog:
         """
         epoch, row = whole(epoch), cells_of(values)
         self._file.check()
-        if begins_anew(self._found, epoch):
-            keep_file(self.path, self._found)
-        self._found = []
+        if begins_anew(self._of_earlier, epoch):
+            keep_file(self.path, self._of_earlier)
+        self._of_earlier = []
         self._rows = [past for past in self._rows if int(past["epoch"]) < epoch]
         self._rows.append({**row, "epoch": str(epoch)})
         text = io.StringIO()
@@ -150,7 +150,7 @@ class RunLog:
         self.record = Record.load(trajectory) if trajectory.exists() else Record.empty()
         write_text(path, json.dumps(facts, indent=2) + "\n")
         self._file = OwnFile(trajectory)
-        self._found = self.record.epochs.tolist()  # until the first epoch is logged
+        self._of_earlier = self.record.epochs.tolist()  # until the first epoch is logged
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
         """Write the epoch; this and later ones are replaced. A run that a training finds and begins anew is kept in earlier-1.
@@ -166,11 +166,11 @@ class RunLog:
                 f"the loss was measured at lambda = {measurement.lam!r}, and {self.folder} is a run of lambda = {self._lam!r}: "
                 "give the same lam to the metric (or watch) and to RunLog"
             )
-        if begins_anew(self._found, epoch):
+        if begins_anew(self._of_earlier, epoch):
             of = statistics_files(self.folder)
             shared = [self.folder / RUN, self.folder / TRAJECTORY, *(path for path in of if of[path] < epoch)]
-            keep_folder(self.folder, shared, [path for path in of if of[path] >= epoch], self._found)
-        self._found = list[int]()
+            keep_folder(self.folder, shared, [path for path in of if of[path] >= epoch], self._of_earlier)
+        self._of_earlier = list[int]()
         kept = self.record.before(epoch)
         extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
         self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), self._lam)

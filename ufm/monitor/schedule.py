@@ -26,7 +26,7 @@ from ufm.monitor import Watched
 from ufm.monitor.logs import Log, whole
 
 # the workers and the memory of a loader, which its pass in order has too
-KEPT = ("collate_fn", "num_workers", "worker_init_fn", "pin_memory", "timeout", "multiprocessing_context")
+SETTINGS_KEPT = ("collate_fn", "num_workers", "worker_init_fn", "pin_memory", "timeout", "multiprocessing_context")
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def in_order(loader: Iterable[Any]) -> Iterable[Any]:
     batch = loader.batch_size or (
         None if loader.batch_sampler is None else getattr(loader.batch_sampler, "batch_size", None) or 1
     )
-    kept = {name: getattr(loader, name) for name in KEPT}
+    kept = {name: getattr(loader, name) for name in SETTINGS_KEPT}
     return DataLoader(Subset(loader.dataset, numbers[rank::world]), batch_size=batch, **kept)
 
 

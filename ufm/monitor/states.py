@@ -12,7 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from ufm.monitor.inputs import FAULTS, OTHER_CLASSIFIER, OTHER_CLASSIFIER_THERE
-from ufm.monitor.moments import IGNORED, Moments, merged_states
+from ufm.monitor.moments import IGNORED, Moments, bits_of, merged_states
 from ufm.monitor.waiting import LEAST, MOST, StoredRows, WaitingRows
 
 OTHER_WIDTH = "features of P = {} cannot be added to those before them, of P = {}"
@@ -55,7 +55,7 @@ class MomentsMetric(Metric):
         for name, value in nothing.items():
             self.add_state(name, value, persistent=True)
         # MetricCollection lets one metric work for all whose states are equal, as those are whose rows wait: never equal
-        self.add_state(OF_INSTANCE, _bits_of(next(_instances)), persistent=False)
+        self.add_state(OF_INSTANCE, bits_of(next(_instances)), persistent=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """`update`; a batch has no value of its own, since it has too few examples a class."""
@@ -83,7 +83,7 @@ class MomentsMetric(Metric):
         states = {**states, **_grown_faults(states)}
         self._check_states(states)
         parts = [self._states, {name: value.to(self.device) for name, value in states.items() if name in self._states}]
-        _check_alike(parts, OTHER_CLASSIFIER)
+        _check_one_metric(parts, OTHER_CLASSIFIER)
         self._set_states(parts)
         if isinstance(incoming_state, MomentsMetric) and incoming_state._rows is not None:
             self._rows = self._rows or StoredRows(self.scratch)
@@ -112,7 +112,7 @@ class MomentsMetric(Metric):
         super().__setstate__(state)
         self.faults = _grown_faults(self.__dict__).get("faults", self.faults)
         self._defaults["faults"] = torch.zeros_like(self.faults)
-        self.add_state(OF_INSTANCE, _bits_of(next(_instances)).to(self.device), persistent=False)  # a copy is another metric
+        self.add_state(OF_INSTANCE, bits_of(next(_instances)).to(self.device), persistent=False)  # a copy is another metric
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         own = {name: state_dict[f"{prefix}{name}"] for name in self._states if f"{prefix}{name}" in state_dict}
@@ -139,7 +139,7 @@ class MomentsMetric(Metric):
         group = process_group or self.process_group
         gathered = {name: dist_sync_fn(value, group=group) for name, value in self._states.items()}
         parts = [dict(zip(gathered, values, strict=True)) for values in zip(*gathered.values(), strict=True)]
-        _check_alike(parts, OTHER_CLASSIFIER_THERE)  # every process has all parts, so that all raise or none does
+        _check_one_metric(parts, OTHER_CLASSIFIER_THERE)  # every process has all parts, so that all raise or none does
         self._set_states(parts)
 
     @property
@@ -230,11 +230,6 @@ class MomentsMetric(Metric):
         return total
 
 
-def _bits_of(number: int) -> Tensor:
-    """Zeros and ones: of two numbers they differ by more than any comparison with a tolerance lets pass."""
-    return torch.tensor([(number >> k) & 1 for k in range(48)])
-
-
 def _grown_faults(states: Mapping[str, Any]) -> dict[str, Tensor]:
     """Faults as they are counted now, from those of a version that knew only the first two; else nothing."""
     faults = states.get("faults")
@@ -243,7 +238,7 @@ def _grown_faults(states: Mapping[str, Any]) -> dict[str, Tensor]:
     return {"faults": torch.cat([faults, faults.new_zeros(len(FAULTS) - 2)])}
 
 
-def _check_alike(parts: list[dict[str, Tensor]], other_classifier: str) -> None:
+def _check_one_metric(parts: list[dict[str, Tensor]], other_classifier: str) -> None:
     """Raise ValueError where states to be merged are of different classifiers, or of different numbers P of features."""
     known = [part for part in parts if len(part["W"])]
     if not all(torch.equal(known[0][name], part[name]) for part in known[1:] for name in ("W", "b")):

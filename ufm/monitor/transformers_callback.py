@@ -15,7 +15,7 @@ from ufm.monitor.logs import Log
 from ufm.monitor.schedule import Schedule, in_order, log_all
 from ufm.monitor.unchanged import batches_of
 
-ROUNDING = 1e-6  # of an epoch, which the trainer counts in fractions
+EPOCH_ROUNDING = 1e-6  # of an epoch, which the trainer counts in fractions
 
 
 class NeuralCollapseCallback(TrainerCallback):
@@ -62,7 +62,7 @@ class NeuralCollapseCallback(TrainerCallback):
         values = self.watched.measure(self._batches(args, state, train_dataloader))
         finite = {f"{self.group}/{name}": value for name, value in values.items() if math.isfinite(value)}
         state.log_history.append({"epoch": state.epoch, "step": state.global_step, **finite})
-        whole = not _has_length(train_dataloader) or abs(state.epoch - round(state.epoch)) < ROUNDING
+        whole = not _has_length(train_dataloader) or abs(state.epoch - round(state.epoch)) < EPOCH_ROUNDING
         if state.is_world_process_zero and whole:
             log_all(self.logs, self._passes, self.watched, values)
 

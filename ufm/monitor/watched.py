@@ -1,7 +1,7 @@
 """Features of a network caught on their way, during a pass of the user's own or one of ours that leaves no trace."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -10,18 +10,19 @@ import torch
 from torch import Tensor, nn
 
 from ufm.monitor.batches import Select, outputs_of, selected
+from ufm.monitor.layer_hooks import LayerHook
 from ufm.monitor.layers import (
     Reduce,
     any_layer,
     bare,
     check_linear,
     check_returned,
+    features_caught,
     few_rows,
-    first_tensor,
-    head_inputs,
     is_compiled,
     linear_layer,
     name_of,
+    named_errors,
     pooled,
 )
 from ufm.monitor.measurement import Measurement
@@ -110,7 +111,7 @@ class Watched:
             if any_layer(self.model, name) is not module:
                 raise ValueError(f"the layer {name!r} of the network is another one than when the watch was made: watch it again")
         for name, module in self._modules.items():
-            catch = _Catch(self, name, module is self._head)
+            catch = LayerHook(self.catch, name, module is self._head)
             self._hooks.append(module.register_forward_hook(catch, with_kwargs=True))
         return self
 
@@ -142,7 +143,7 @@ class Watched:
             self.drop()
         if len(self.metrics) > 1:  # all before one takes something in, so that the rows of `by_layer` are of the same examples
             for name, metric in self.metrics.items():
-                _named(name, metric.check, features[name], labels)
+                named_errors(name, metric.check, features[name], labels)
         for name, metric in self.metrics.items():
             head = self._head if metric is self._metric else None
             metric.update(features[name], labels.to(features[name].device), classifier=head)
@@ -241,55 +242,5 @@ class Watched:
             caught.clear()
 
     def _of_layer(self, name: str, labels: Tensor) -> Tensor:
-        caught = self._caught[name]
-        if not caught:
-            stance = "; one that was compiled calls no hooks: add with torch.compiler.set_stance('force_eager')"
-            raise ValueError(
-                f"the layer {name!r} saw no batch since the last update: call the network inside of the with block"
-                + (stance if is_compiled(self.model) else "")
-            )
-        features = torch.cat(caught)
-        if features.ndim == 3 and labels.ndim == 1 and len(features) == len(labels) and self._modules[name] is not self._head:
-            raise ValueError(
-                f"the layer {name!r} gives {features.shape[1]} tokens an example, and there is one label an example: "
-                "give reduce=, a function to features (b, P), as lambda tokens: tokens.mean(1)"
-            )
-        if len(features) != len(labels):
-            seen = f"{len(features)} examples in {len(caught)} calls"
-            raise ValueError(f"the layer {name!r} saw {seen}, and there are {len(labels)} labels: update after each forward pass")
-        return features
-
-
-class _Catch:
-    """The hook of a layer. A copy of the network that is made meanwhile, or one that is saved, has one that does nothing."""
-
-    def __init__(self, watched: Watched, name: str, inputs: bool) -> None:
-        self._watched, self._name, self._inputs = watched, name, inputs
-
-    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        if self._inputs:
-            given = first_tensor(head_inputs(args, kwargs), self._name)
-            self._watched.catch(self._name, module, given, first_tensor(output, self._name))
-        else:
-            self._watched.catch(self._name, module, first_tensor(output, self._name), None)
-
-    def __deepcopy__(self, memo: Any) -> Callable[..., None]:
-        return catch_nothing
-
-    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
-        return _hook_of_a_copy, ()
-
-
-def catch_nothing(*_: Any) -> None:
-    """The hook of a copy of a network."""
-
-
-def _hook_of_a_copy() -> Callable[..., None]:
-    return catch_nothing
-
-
-def _named(name: str, call: Callable[..., None], *args: Any) -> None:
-    try:
-        call(*args)
-    except ValueError as error:
-        raise ValueError(f"layer {name!r}: {error}") from error
+        inner = self._modules[name] is not self._head
+        return features_caught(name, self._caught[name], labels, inner, is_compiled(self.model))
