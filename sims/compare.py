@@ -26,8 +26,8 @@ def parser() -> Parser:
         "runs",
         nargs="*",
         metavar="RUN",
-        help="folders of sims.train or of features-EPOCH.npz, .npz of ufm.flow (controls) or sims.measure; runs that differ by "
-        "their seed alone are judged together",
+        help="folders of sims.train, of ufm.monitor's RunLog or of features-EPOCH.npz, .npz of ufm.flow (controls) or "
+        "sims.measure; runs that differ by their seed alone are judged together",
     )
     p.add_argument("--out", required=True, metavar="DIR", help="folder of report.html and report.json")
     p.add_argument(

@@ -13,8 +13,8 @@ from ufm.compare.spectra import nc4_along
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.trajectory import Trajectory
 from ufm.monitor.epoch_statistics import statistics_files
-from ufm.monitor.logs import RUN, load_log
-from ufm.monitor.record import Record
+from ufm.monitor.logs import load_log
+from ufm.monitor.record import RUN, Record
 
 STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier
 FOLLOWED = ("epoch", "omega", "V", "U", "counts")  # arrays that a trajectory is followed from
@@ -83,6 +83,8 @@ def load_observed(path: Path, lam: float | None = None) -> Observed:
         raise ValueError(f"{path} is no run: it has neither config.json, nor {RUN} of a log, nor files features-EPOCH.npz")
     if not path.exists():
         raise ValueError(f"{path} does not exist")
+    if path.suffix == ".csv":
+        raise ValueError(f"{path} is a table, without the singular vectors that are compared: give the folder of RunLog")
     arrays = load_arrays(path)
     if {"t", "omega", "config"} <= arrays.keys():
         return _simulated(path)
@@ -154,7 +156,7 @@ def _observed_features(path: Path, given: float | None) -> Observed:
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
         stored = load_feature_file(file)
         if given is None and "W" in stored:
-            lam = _known_lambda(lambda_of_file(stored, file) if "lambda" in stored else float("nan"), given, file)
+            lam = _known_lambda(lambda_of_file(stored, file), given, file)
         epoch, measurement = measure_file(file, lam)
         before, sizes = sizes, (len(measurement.snr.U), len(measurement.snr.V))
         if position and sizes != before:
