@@ -67,7 +67,8 @@ def _entry_epoch(t: np.ndarray, ratio: np.ndarray, fraction: float, last: float)
     if not within.any():
         return None, f"no epoch is measured up to {last:g}"
     if np.isnan(ratio).all():
-        return None, "no classifier was measured, so the entry to the central path is unknown: choose from_epoch (--from-epoch)"
+        unknown = "L_perp is not known, as no classifier was measured or no lambda given, nor so the entry to the central path"
+        return None, f"{unknown}: choose from_epoch (--from-epoch)"
     outside = np.flatnonzero(~(ratio[within] < fraction))
     first = outside[-1] + 1 if len(outside) else 0
     if first < within.sum():
