@@ -32,7 +32,7 @@ class Examples:
         return self.normalizer(self.images[indices]), self.labels[indices]
 
     def in_order(self, rank: int = 0, size: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Everything once, for measuring; or the share of process `rank` of `size`: whole batches, so that each stays the same."""
+        """Everything once, for measuring; or the share of process `rank` of `size`: whole batches, each as it is for one."""
         starts = np.arange(0, len(self.labels), EVALUATION_BATCH)
         for start in np.array_split(starts, size)[rank].tolist():
             window = slice(start, start + EVALUATION_BATCH)

@@ -138,7 +138,9 @@ def test_what_two_processes_measure_is_the_network_of_the_checkpoint(net: str, t
     train, test = (Examples.of(split, data.normalizer, torch.device("cpu")).in_order() for split in (data.train, data.test))
     kept: list[np.ndarray] = []
     torch.set_num_threads(1)
-    one = measure_network(model, train, CLASSIFIER, float(record.arrays["lambda"]), test, lambda *arrays: kept.extend(map(np.array, arrays)))
+    one = measure_network(
+        model, train, CLASSIFIER, float(record.arrays["lambda"]), test, lambda *arrays: kept.extend(map(np.array, arrays))
+    )
     stored = load_arrays(tmp_path / "features-0001.npz")
     np.testing.assert_array_equal(stored["labels"], kept[1])
     np.testing.assert_allclose(stored["features"], kept[0], rtol=1e-5, atol=1e-6)

@@ -4,8 +4,6 @@ import operator
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
-import numpy as np
-
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gram, namespace
 from manifolds.representation import short_repr
