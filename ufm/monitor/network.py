@@ -44,8 +44,8 @@ def measure_network(
     keep      called with the training features (n, P) and labels (n,), read from disk
     scratch   folder for the temporary file of features (n P numbers)
     select    what of a batch is (inputs, labels), where it is no pair and no mapping with `labels` (`ufm.monitor.selected`)
-    group     processes that hold the same network and whose loaders each yield a share of the examples: all of them call this, all
-              get the numbers of one process that sees everything, to round-off; process 0 calls `keep`, with all features
+    group     processes that hold the same network and whose loaders each yield a share of the examples: all of them call this,
+              all get the numbers of one process that sees everything, to round-off; process 0 calls `keep`, with all features
 
     Raises ValueError for an unknown layer, one whose output the model does not return, features that are not (b, P), labels out
     of range, NaN or infinite features, and a scratch folder that cannot be written; in every
