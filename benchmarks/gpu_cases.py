@@ -151,15 +151,19 @@ def _watched_step(sizes: Sizes, device: Device) -> Calls:
     targets = nn.functional.one_hot(labels, TRAINING_CLASSES).float()
     optimizer, watched = torch.optim.SGD(model.parameters(), lr=1e-3), watch(model, CLASSIFIER)
 
-    def step() -> None:
+    def gradient() -> None:
         optimizer.zero_grad()
         nn.functional.mse_loss(model(images), targets).backward()
+
+    def step() -> None:
+        gradient()
         optimizer.step()
 
     def measured_step() -> None:
         with watched:
-            step()
-            watched.update(labels)
+            gradient()
+            watched.update(labels)  # at the classifier that made the logits
+        optimizer.step()
         watched.reset()  # the next step has another classifier
 
     return measured_step, step

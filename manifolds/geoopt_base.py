@@ -11,7 +11,7 @@ from geoopt.utils import size2shape
 from manifolds.linalg import ArrayT
 from manifolds.metric import Metric
 from manifolds.retractions import Move, Retraction
-from manifolds.rng import RNG
+from manifolds.rng import RNG, generator_of
 from manifolds.tracking import are_untracked
 
 Check = tuple[bool, str | None]
@@ -41,7 +41,7 @@ class MetricManifold(_Manifold):
     def __init__(self, metric: Metric, retraction: Move[torch.Tensor] | str, seed: RNG) -> None:
         super().__init__()
         self.metric, self._retraction = metric, metric.as_retraction(retraction)
-        self._rng = np.random.default_rng(seed)
+        self._rng = generator_of(seed)
 
     def __eq__(self, other: object) -> bool:
         return type(self) is type(other) and self._structure() == other._structure()  # type: ignore[attr-defined]
@@ -144,8 +144,10 @@ class MetricManifold(_Manifold):
         shape: tuple[int, ...] = tuple(size2shape(*size))  # type: ignore[assignment]
         self._assert_check_shape(shape, "x")
         drawn = generator if rng is None else rng
-        point = self.metric.random_point(shape[-2], self._rng if drawn is None else np.random.default_rng(drawn), shape[:-2])
+        point = self.metric.random_point(shape[-2], self._rng if drawn is None else generator_of(drawn), shape[:-2])
         dtype = torch.get_default_dtype() if dtype is None else dtype
+        if not getattr(dtype, "is_floating_point", False):
+            raise ValueError(f"dtype = {dtype!r}: a point of the manifold needs a real floating-point one, as torch.float64")
         tensor: Any = geoopt.ManifoldTensor
         return tensor(torch.as_tensor(point, dtype=dtype, device=device), manifold=self)
 
@@ -153,7 +155,7 @@ class MetricManifold(_Manifold):
         self, *size: int, dtype: torch.dtype | None = None, device: torch.device | None = None, seed: int | None = 42
     ) -> torch.Tensor:
         """The random point of that seed: the same one at every call."""
-        return self.random(*size, dtype=dtype, device=device, generator=np.random.default_rng(seed))
+        return self.random(*size, dtype=dtype, device=device, generator=generator_of(seed))
 
 
 class Exact:
@@ -209,8 +211,11 @@ def _quickly(function: Callable[..., Any], *tensors: torch.Tensor) -> torch.Tens
 
 def _small_arrays(tensors: tuple[torch.Tensor, ...]) -> list[np.ndarray] | None:
     """The tensors' memory as numpy arrays, or None where that would be large, elsewhere, or lose what torch wants to know."""
-    first = tensors[0].dtype
-    if first not in NUMPY_TYPES or not are_untracked(tensors):
+    try:
+        first = tensors[0].dtype
+        if first not in NUMPY_TYPES or not are_untracked(tensors):
+            return None
+    except AttributeError:  # of what is no tensor, which the metric's map refuses by name
         return None
     arrays: list[np.ndarray] = []
     for tensor in tensors:

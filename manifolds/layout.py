@@ -33,9 +33,10 @@ class ClassLayout:
     __repr__ = short_repr
 
     def __post_init__(self) -> None:
-        sizes = tuple(whole_number(size, f"the size of class {c}") for c, size in enumerate(self.sizes))
+        given = self.sizes if hasattr(self.sizes, "__iter__") else ()
+        sizes = tuple(whole_number(size, f"the size of class {c}") for c, size in enumerate(given))
         if len(sizes) < 2:
-            raise ValueError(f"C = {len(sizes)} class: collapse needs at least C = 2 classes")
+            raise ValueError(f"C = {len(sizes)} class in {self.sizes!r}: collapse needs at least C = 2 classes; give all sizes")
         if min(sizes) < 1:
             raise ValueError(f"class {sizes.index(min(sizes))} has {min(sizes)} examples: every class needs at least one")
         object.__setattr__(self, "sizes", sizes)
@@ -44,22 +45,21 @@ class ClassLayout:
     def equal(cls, C: int, N: int) -> "ClassLayout":
         """C classes of N examples each."""
         C, N = whole_number(C, "C"), whole_number(N, "N")
-        if C < 2:
-            raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
-        if N < 1:
-            raise ValueError(f"N = {N}: every class needs at least one example")
+        if C < 2 or N < 1:
+            raise ValueError(f"C = {C}, N = {N}: collapse needs C = 2 classes at least, and every class an example")
         return cls((N,) * C)
 
     @classmethod
     def of_labels(cls, labels: Sequence[int] | np.ndarray) -> "ClassLayout":
         """The layout of columns whose classes are `labels` (n,), 0..C-1 in class blocks.
 
-        Raises ValueError for a class that is missing and for labels out of order, with the first such column and the way out.
+        Raises ValueError for other labels, for a class that is missing, and for the first column out of order, with the way out.
         """
         classes = np.asarray(labels)
-        steps = np.diff(classes)
+        steps = np.diff(classes.astype(np.int64)) if classes.dtype.kind in "iu" else np.full(1, 2)
         if classes.ndim != 1 or classes.size == 0 or classes[0] != 0 or (steps > 1).any():
-            raise ValueError(f"labels of shape {classes.shape} must be a sequence that starts at class 0 and leaves no class out")
+            what = f"labels of shape {classes.shape} and {classes.dtype} must be a sequence of whole numbers"
+            raise ValueError(f"{what} that starts at class 0 and leaves no class out")
         if (steps < 0).any():
             column = int(np.argmax(steps < 0)) + 1
             raise ValueError(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds import rotations
+from manifolds.arguments import require_class_layout
 from manifolds.bundle import connection as bundle
 from manifolds.bundle import geodesics as bundle_geodesics
 from manifolds.embedded import curvature, geodesics, logarithm
@@ -38,8 +39,7 @@ class LayoutMetric(Metric):
     layout: ClassLayout
 
     def __post_init__(self) -> None:
-        if not isinstance(self.layout, ClassLayout):
-            raise ValueError(f"layout is {self.layout!r}: give a ClassLayout, as ClassLayout((5, 7, 6)) of the class sizes")
+        require_class_layout(self.layout)
 
     def check_shape(self, P: int, columns: int) -> None:
         """Raise ValueError for another number of columns than the layout, and where n - C < P."""

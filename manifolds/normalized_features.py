@@ -5,8 +5,9 @@ X, Z are (..., P, n) with columns in class blocks; D = n X C_M are the deviation
 Proposition 4's oblique Pi, and the Frobenius-orthogonal P. Half precision is computed in float32 inside, and so under autocast.
 """
 
+from manifolds.arguments import require_class_layout
 from manifolds.centering import Centering, MeanSplit
-from manifolds.layout import ClassLayout
+from manifolds.layout import ClassLayout, whole_number
 from manifolds.linalg import ArrayT, frobenius_norm, gram, identity_like, symmetrize
 from manifolds.precision import at_least_float32
 from manifolds.roots import SYMMETRIC, whitened
@@ -14,7 +15,7 @@ from manifolds.roots import SYMMETRIC, whitened
 
 def dimension(layout: ClassLayout, P: int) -> int:
     """P n - P (P + 1) / 2, the dimension of the manifold. Raises ValueError where it is empty: n - C < P."""
-    layout.check_rank(P)
+    require_class_layout(layout).check_rank(whole_number(P, "P"))
     return P * layout.n - P * (P + 1) // 2
 
 
@@ -39,7 +40,7 @@ def renormalize(X: ArrayT, layout: MeanSplit) -> ArrayT:
     """
     layout.check_rank(X.shape[-2])
     # deviations and means are mapped apart: mapped together, the means' rounding, times ||A||, would land in the deviations
-    return layout.with_means(*whitened(*layout.deviations_and_means(X), layout.n, SYMMETRIC))
+    return layout.with_means(*whitened(*layout.deviations_and_means(X), layout.n, SYMMETRIC, layout.deviations))
 
 
 @at_least_float32

@@ -6,6 +6,7 @@ from typing import Any, TypeVar, cast
 
 import numpy as np
 
+from manifolds.arguments import check_matrices, explain
 from manifolds.linalg import namespace
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -21,21 +22,43 @@ def at_least_float32(function: F) -> F:
     @wraps(function)
     def guarded(*args: Any, **kwargs: Any) -> Any:
         first = args[0] if args and isinstance(args[0], np.ndarray) else _first_array(args, kwargs)
-        if isinstance(first, np.ndarray):
-            return (
-                _in_float32(function, args, kwargs, first, np.float32) if first.dtype == np.float16 else function(*args, **kwargs)
-            )
-        xp = namespace(first)
-        halves = (xp.float16, xp.bfloat16)
-        if not (first.dtype in halves or xp.is_autocast_enabled(first.device.type)):
-            return function(*args, **kwargs)
-        with xp.autocast(first.device.type, enabled=False):
-            if first.dtype in halves:
-                return _in_float32(function, args, kwargs, first, xp.float32)
-            cast = {name: _cast(arg, first.dtype) for name, arg in kwargs.items()}
-            return function(*[_cast(arg, first.dtype) for arg in args], **cast)
+        try:
+            # other shapes would be broadcast in silence; compared here, since a call more would be felt in a small step
+            second: Any = args[1] if len(args) > 1 else None
+            if second is first and len(args) > 2:  # of a method
+                second = args[2]
+            if hasattr(second, "shape") and (second.shape != first.shape or second.dtype is not first.dtype):
+                check_matrices(function, args, kwargs)
+            if isinstance(first, np.ndarray) and first.dtype.char in "fd":
+                return function(*args, **kwargs)
+            return _in_its_precision(function, args, kwargs, first)
+        except (TypeError, RuntimeError, AttributeError, IndexError) as error:
+            reason = explain(function, args, kwargs)
+            if reason is None:
+                raise
+            raise ValueError(reason) from error
 
     return cast("F", guarded)
+
+
+def _in_its_precision(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], first: Any) -> Any:
+    """`function` of arrays like `first`, in float32 where that is half precision. Raises ValueError where it is complex."""
+    xp = namespace(first)
+    if xp is np:
+        if first.dtype == np.float16:
+            return _in_float32(function, args, kwargs, first, np.float32)
+        check_matrices(function, args, kwargs)
+        return function(*args, **kwargs)
+    if first.dtype.is_complex:
+        check_matrices(function, args, kwargs)
+    halves = (xp.float16, xp.bfloat16)
+    if not (first.dtype in halves or xp.is_autocast_enabled(first.device.type)):
+        return function(*args, **kwargs)
+    with xp.autocast(first.device.type, enabled=False):
+        if first.dtype in halves:
+            return _in_float32(function, args, kwargs, first, xp.float32)
+        cast = {name: _cast(arg, first.dtype) for name, arg in kwargs.items()}
+        return function(*[_cast(arg, first.dtype) for arg in args], **cast)
 
 
 def _first_array(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:

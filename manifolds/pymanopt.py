@@ -19,7 +19,7 @@ from manifolds.metric import Metric
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.quotient import QuotientMetric
 from manifolds.retractions import Move
-from manifolds.rng import RNG
+from manifolds.rng import RNG, generator_of
 
 __all__ = ["EmbeddedNormalizedFeatures", "GeneralizedStiefel", "NormalizedFeatures"]
 
@@ -36,7 +36,7 @@ class _MetricManifold(_Manifold):
         if copies < 1:
             raise ValueError(f"copies = {copies}: at least one is needed")
         self.metric, self.P, self.copies = metric, P, copies
-        self._retraction, self._rng = metric.as_retraction(retraction), np.random.default_rng(seed)
+        self._retraction, self._rng = metric.as_retraction(retraction), generator_of(seed)
         super().__init__(f"{name}, P={P}, copies={copies}", copies * metric.dimension(P))
 
     @property

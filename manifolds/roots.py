@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, detached, epsilon, gram, inverse_cholesky, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, detached, epsilon, gram, inner, inverse_cholesky, namespace, symmetrize
 from manifolds.matrix_functions import inverse_sqrt, lyapunov
 from manifolds.spectral import (
     NEAR_CONDITION,
@@ -46,25 +46,44 @@ class Root:
 
 
 def whitened(
-    D: ArrayT, M: ArrayT, n: float, root: Root, multiply: Callable[[ArrayT, ArrayT], ArrayT] = lambda A, D: A @ D
+    D: ArrayT,
+    M: ArrayT,
+    n: float,
+    root: Root,
+    center: Callable[[ArrayT], ArrayT],
+    multiply: Callable[[ArrayT, ArrayT], ArrayT] = lambda A, D: A @ D,
 ) -> tuple[ArrayT, ArrayT]:
     """A D and A M for the deviations D (..., P, n) and whatever else is to be mapped with them, M (..., P, C).
 
+    `center` (D) -> its deviations, taken once more where the rounding of large means, left in D, would be seen in A D;
     `multiply` (A, D) -> A D. Raises ValueError where D D^T / n is singular to rounding, with the number of lost directions.
     """
     S = gram(D) / n
+    if 0 in S.shape:  # a batch of none
+        return multiply(S, D), S @ M
     if is_concrete(S):
         check_finite(S)
         A, condition = root.conditioned(S)
+        if _means_are_seen(M, S, condition):
+            D = center(D)
+            S = gram(D) / n
+            A, condition = root.conditioned(S)
         if A is None or condition > WELL_CONDITIONED:
             A = root.of_deviations(D, S, n, _smallest_deviation(D, M, n))
         if condition <= ONE_PASS:
             return multiply(A, D), A @ M
     else:
+        D = center(D)
         A = root.of_covariance(S)
     D, M = multiply(A, D), A @ M
     A = root.of_covariance(gram(D) / n)
     return multiply(A, D), A @ M
+
+
+def _means_are_seen(M: ArrayT, S: ArrayT, condition: float) -> bool:
+    """Whether eps^2 ||M||^2 / lambda_min(S), what the rounding of class means adds to A S A^T, may exceed eps / 16."""
+    seen = 16 * epsilon(M) * inner(M, M) > S[..., 0, 0] / condition  # lambda_min(S) >= S_00 / cond(S)
+    return bool(seen.any()) if seen.ndim else bool(seen)
 
 
 def _smallest_deviation(D: ArrayT, M: ArrayT, n: float) -> ArrayT:

@@ -88,8 +88,11 @@ def shoot_pairs(search: Search, X: Array, Y: Array) -> Shooting:
 
 
 def double(X: Array) -> np.ndarray:
-    """X in numpy's float64, without a record for derivatives."""
-    return np.asarray(as_numpy(X), dtype=np.float64)
+    """X in numpy's float64, without a record for derivatives. Raises ValueError where it is not finite."""
+    numbers = np.asarray(as_numpy(X), dtype=np.float64)
+    if not np.isfinite(numbers).all():
+        raise ValueError("a point has NaN or infinite entries: no geodesic goes there")
+    return numbers
 
 
 Aim = Callable[[np.ndarray, np.ndarray], Shot]  # (velocity, target) -> Shot

@@ -142,7 +142,14 @@ def _step(
         for columns in _blocks(layout):
             Z[..., columns] += B @ _column_deviations(X, columns, M, layout)
         del B, K
-    scaled = whitened(Z, moved, layout.n, retraction.root, lambda A, Z: _multiply(A, Z, layout, retraction.root.triangular))[1]
+    scaled = whitened(
+        Z,
+        moved,
+        layout.n,
+        retraction.root,
+        lambda Z: layout.add_to_means(Z, -layout.means(Z)),
+        lambda A, Z: _multiply(A, Z, layout, retraction.root.triangular),
+    )[1]
     return layout.add_to_means(Z, scaled if retraction.scales_means else moved)
 
 

@@ -297,7 +297,7 @@ HOMES = {  # what is called in one module alone
     r"\bdegenerate_deviation\(": {  # of eigenvalues by range_of_covariance, else of deviations
         "manifolds/roots.py",
         "manifolds/whitening.py",
-        *(f"ufm/features/{module}.py" for module in ("ranges", "sharded", "snr")),
+        *(f"ufm/features/{module}.py" for module in ("measures", "ranges", "sharded", "snr")),
     },
     r"/ [\w.()]*sqrt\(\w+\)[^@\n]*\) @ \w+\.m?T": {"manifolds/linalg.py"},  # root_of_spectrum
     r"/ norms\(": {"ufm/features/vectors.py"},  # unit_vectors

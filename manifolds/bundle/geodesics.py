@@ -130,8 +130,12 @@ def _flow(rows: RowSpace, X: ArrayT, velocities: ArrayT, allowed: float = 0.0) -
         carried = connection_of_scales(state[0], state[1], state[1:], scales[0], scales, rows)
         return xp.concat([state[1:2], carried], 0)
 
+    if 0 in X.shape:
+        return xp.concat([X[None], velocities], 0)
     size = abs(X).max().item()
     speed = frobenius_norm(velocities[0]).max().item() / rows.n**0.5
+    if not math.isfinite(speed + size):
+        raise ValueError("a point or a velocity has NaN or infinite entries: no geodesic goes there")
     state = xp.concat([X[None], velocities], 0)
     allowed = max(allowed, AGREEMENT * epsilon(state))
     end, error = integrate(field, state, 1 << max(0, math.ceil(speed) - 1).bit_length(), allowed)

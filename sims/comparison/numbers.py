@@ -9,7 +9,7 @@ import numpy as np
 from sims.comparison.analysis import Choice, Group
 from sims.comparison.clock_free import ClockFreeTests
 from sims.comparison.runs import Observed
-from sims.comparison.wording import choices_reminder, epochs_compared, off_the_central_path, overall
+from sims.comparison.wording import choices_reminder, epochs_compared, left_in_all, off_the_central_path, overall
 from ufm.compare.clock import slopes_by_rate
 from ufm.compare.comparison import SCHEME, Comparison
 from ufm.compare.exponent import EXPONENTS
@@ -20,14 +20,15 @@ from ufm.monitor.record import ZERO_ERROR
 
 
 def numbers(groups: Sequence[Group], choice: Choice, rule: LawRule, choices: int = 1) -> dict[str, Any]:
-    """Everything of the report as JSON takes it: `verdict` (null unless a model is named), `outcome`, `reason`, `groups`, and how
-    they were found.
+    """Everything of the report as JSON takes it: `verdict` (null unless a model is named), `outcome`, `reason`, `compatible` (the
+    models left in every group), `groups`, and how they were found.
     """
     verdict, outcome, reason = overall(groups)
     return {
         "verdict": verdict,
         "outcome": outcome,
         "reason": reason,
+        "compatible": left_in_all(groups),
         "groups": [_group_numbers(group, choice) for group in groups],
         "epochs": asdict(choice),
         "choices": choices,

@@ -170,7 +170,7 @@ def _figure(figure: Figure | None, caption: str) -> Part:
         return {}
     with rc_context({"svg.hashsalt": "report"}):  # the same report twice is the same bytes
         data = base64_of(figure, "svg", metadata={"Date": None})
-    figure.set_layout_engine("none")  # its axes stay where they are, for the second format
+    figure.set_layout_engine(None)  # its axes stay where they are, and are not laid out anew, for the second format
     return {"rows": None, "data": data, "caption": caption, "figure": figure}
 
 

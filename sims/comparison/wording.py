@@ -36,6 +36,11 @@ def overall(groups: Sequence[Group]) -> tuple[str | None, str, str]:
     return None, GROUPS_DIFFER, f"the groups of runs differ: {differ}"
 
 
+def left_in_all(groups: Sequence[Group]) -> list[str]:
+    """The models that no group refutes."""
+    return [name for name in groups[0].selection.compatible if all(name in group.selection.compatible for group in groups)]
+
+
 def epochs_compared(window: Window, choice: Choice) -> str:
     """Which epochs of a run were compared and what chose them."""
     if window.compared is None:

@@ -12,8 +12,9 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.training.paper_figures import PLOTS
 from ufm.files.store import array_names
-from ufm.monitor.logs import RUN, load_log, read_csv
+from ufm.monitor.logs import RUN, load_log
 from ufm.monitor.record import Record
+from ufm.monitor.tables import read_csv
 
 # Okabe and Ito's colours, told apart by colour-blind readers; dashes repeat the distinction in print
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")

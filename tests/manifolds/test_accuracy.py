@@ -59,6 +59,27 @@ def test_every_way_to_the_manifold_is_feasible_to_rounding_whatever_the_conditio
         assert residual(moved) < bound, name
 
 
+@pytest.mark.parametrize("convert", CONVERSIONS)
+@pytest.mark.parametrize(
+    ("dtype", "means", "condition"),
+    [(np.float64, m, c) for m in (1e3, 1e6) for c in (5.0, 1e3, 1e6)]
+    + [(np.float32, m, c) for m in (1.0, 1e3) for c in (5.0, 1e3)],
+)
+def test_class_means_cost_their_storage_only_however_thin_the_deviations(
+    dtype: type, means: float, condition: float, convert
+) -> None:
+    """Rounding of the means, left in the deviations and divided by the smallest of them, is as large as they are.
+
+    Of ||D E^T + E D^T||_F / n with entries of E, the rounding of a stored point, up to eps max|M| / 2: eps max|M| sqrt(P).
+    """
+    Z = convert(ill_conditioned(condition, dtype, means) * dtype(1e-2))
+    eps = float(np.finfo(dtype).eps)
+    for move in (retractions.nearest_point, lambda Z, layout: retractions.cholesky_retraction(0 * Z, Z, layout)):
+        moved = move(Z, LAYOUT)
+        stored = eps * float(abs(LAYOUT.means(moved)).max()) * P**0.5
+        assert residual(moved) < 50 * eps * P**0.5 + stored
+
+
 @pytest.mark.parametrize("condition", [10.0, 1e4])
 def test_the_nearest_point_of_an_ill_conditioned_one_is_right_to_its_condition(condition: float) -> None:
     """Against 60 digits: the polar factor is sensitive to cond(D) eps, and no more than that is lost."""

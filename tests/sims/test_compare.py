@@ -228,6 +228,9 @@ def test_what_sims_measure_stored_is_a_run(tmp_path: Path) -> None:
     assert report["groups"][0]["runs"][0]["kind"] == "features"
     assert (report["verdict"], report["outcome"]) == (None, "undecided")  # it holds neither class means nor Sigma_W
     assert report["groups"][0]["compatible"] == ["renormalized"]
+    assert report["compatible"] == ["renormalized"]
+    assert run_command(tmp_path / "measured.npz", "--from-epoch", 0, "--out", tmp_path / "out", "--quiet") == 0
+    assert "<b>undecided (renormalized left)</b>" in (tmp_path / "out" / "report.html").read_text().split("<table")[0]
 
 
 @pytest.mark.usefixtures("unrendered")

@@ -282,7 +282,8 @@ def test_a_run_is_finished_or_another_or_begun_again(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"another run \(data = "):
         run_rung(rung, 1, tmp_path / "run")
     (tmp_path / "run" / FINISHED).unlink()
-    run_rung(rung, 0, tmp_path / "run")
+    with pytest.warns(UserWarning, match="this one begins anew: they are kept in"):
+        run_rung(rung, 0, tmp_path / "run")
     assert json.loads((tmp_path / "run" / FINISHED).read_text())["rung"] == "free"
 
 

@@ -14,7 +14,7 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
 
     The state is (W, b, M with its mean, a factor D of Sigma_W). It is linear in (M, D) given (W, b) and the reverse: in a Strang
     step either half moves exactly while the other stands still. Two halves of a step and the whole are extrapolated to fourth
-    order, and halved again where they differ. The cheaper step does without the last, and takes the classifiers of many starts to
+    order, and halved again where they differ; the cheaper step does without the last. The classifiers of many starts are taken to
     first order in what their features differ from the first ones by.
     turns (B, C, C): from S T for every T of them instead of S = M diag(q), all at once.
     Raises ValueError without a measured classifier.
@@ -90,8 +90,8 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
     if turns is not None:
         W0, b0, D0 = (np.broadcast_to(x, (len(turns), *x.shape)) for x in (W0, b0, D0))
     sizes = (0.0, float(priors.min()), 0.0, 0.0)  # b may begin at 0 on its way to the priors
-    near = strang if turns is None else partial(strang, classifier=classifier_near)
-    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(strang, sizes=sizes), gram, extrapolated(near, 0, sizes))
+    step = strang if turns is None else partial(strang, classifier=classifier_near)
+    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(step, sizes=sizes), gram, extrapolated(step, 0, sizes))
 
 
 def relaxation(

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
@@ -11,14 +12,14 @@ from ufm.compare.joint_motion import joint_motion
 from ufm.compare.layer_motion import layer_motion
 from ufm.compare.likelihood import Path
 from ufm.compare.motions import Motion, StiffFlowError, renormalized_motion, trace, unnormalized_motion
-from ufm.compare.response import Response, krylov, response, turns
+from ufm.compare.response import BLOCKS, QUICK_BLOCKS, Response, krylov, response, turns
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
 PLAIN, KERNEL, JOINT, LAYER = "unnormalized", "kernel", "joint", "layer"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
-FINE, ROUGH = 0.01, 0.05  # of log omega between two points of a trace; rough ones only tell where a parameter is likely
+FINE, ROUGH = 0.02, 0.05  # of log omega between two points of a trace; rough ones only tell where a parameter is likely
 MANY = 20  # singular values, of more of which traces are threefold coarser
 SAME_START = 1e-3  # of log omega between the statistics of the entry and what must have the same SNR
 PATH_POINTS = 320  # points of a path
@@ -161,7 +162,7 @@ class Predictor:
         """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
         spacing = spacing if self.frame.shape[1] <= MANY else 3 * spacing
         ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
-        entry = krylov(self.entry) if self.entry is not None and name == JOINT else self.entry  # its steps cost P^3 each
+        entry = krylov(self.entry, QUICK_BLOCKS) if self.entry is not None and name == JOINT else self.entry  # steps cost P^3
         of = motions(name, self.gram, self.counts, entry, values)
         traces = []
         for value, motion in of:
@@ -175,13 +176,13 @@ class Predictor:
         """The values compared of one trace on an even grid, with their response to the start."""
         value, Y, t = traced
         length = np.r_[0.0, np.cumsum(np.sqrt(((Y[1:] - Y[:-1]) ** 2).sum((1, 2))))]
-        count = min(len(Y), PATH_POINTS)
+        moved = np.r_[True, np.diff(length) > 0]
+        Y, t, length = Y[moved], t[moved], length[moved]
+        count = min(2 * len(Y) - 1, PATH_POINTS)
         places = length * ((count - 1) / length[-1]) if len(Y) > 1 else length
-        grid, seen = np.arange(count, dtype=float), Y[:, where[0], where[1]]
-        low = np.clip(np.searchsorted(places, grid, side="right") - 1, 0, max(len(Y) - 2, 0))
-        high = np.minimum(low + 1, len(Y) - 1)
-        share = ((grid - places[low]) / np.where(high > low, places[high] - places[low], 1.0))[:, None]
-        return Path((1 - share) * seen[low] + share * seen[high], self._response(name, value, Y, t, places, where), value)
+        seen = Y[:, where[0], where[1]]
+        values = CubicSpline(places, seen)(np.arange(count, dtype=float)) if len(Y) > 1 else seen
+        return Path(values, self._response(name, value, Y, t, places, where), value)
 
     def _response(
         self,
@@ -193,7 +194,8 @@ class Predictor:
         where: tuple[np.ndarray, np.ndarray],
     ) -> Response:
         parameter = None if value is None else (value,)
-        entry = self.entry if self.entry is None or name == LAYER else krylov(self.entry)
+        blocks = QUICK_BLOCKS if name == JOINT else BLOCKS
+        entry = self.entry if self.entry is None or name == LAYER else krylov(self.entry, blocks)
         ((_, motion),) = motions(name, self.gram, self.counts, entry, parameter, turns(Y[0], self.frame, where))
         try:
             return response(motion, self.frame, Y, t, places, where)

@@ -22,6 +22,7 @@ from ufm.laws.general import GeneralLaw
 SPACING = 0.02  # of log omega between two points of a path
 MOST_POINTS = 3000
 FIRST_STEP = 1e-3
+FIRST_HALVINGS = 4  # of the spacing, that make the first step
 LONGEST, AT_REST = 1e12, 1e-15  # a step, and a speed of log omega, at which a flow has arrived
 SPLIT, DEEPEST = 1e-4, 20  # relative difference of a step and its halves that is halved again, and how often
 MOST_FLOW_STEPS = 20_000  # of one flow, each two halves and a whole
@@ -36,7 +37,7 @@ class StiffFlowError(ValueError):
 @dataclass(frozen=True, eq=False)
 class Motion:
     """A state, how a step of flow time h changes it, G (C, C) of a state; and a cheaper step of fourth order, which does not
-    watch its error as `step` does, and may take the starts of many for near the first.
+    watch its error as `step` does.
     """
 
     state: FlowState
@@ -150,11 +151,14 @@ def trace(
     """Y (S, K, K) and flow time (S,) along a flow, in steps of `spacing`, until the mean of its diagonal passes `mean` or its
     largest entry `most`.
 
-    A flow that reaches a stationary point, or whose G overflows float64, ends there. Y[0] is the start.
+    The first step is that halved FIRST_HALVINGS times, and each of the next is twice the last: a classifier that is not at rest
+    at the start turns the path there. A flow that reaches a stationary point, or whose G overflows float64, ends there. Y[0] is
+    the start.
     """
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
     state, h, halted = motion.state, FIRST_STEP, False
     for _ in range(20 * points):
+        apart = spacing * float(np.exp2(min(len(Y) - 1 - FIRST_HALVINGS, 0)))
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # a step too long, which is taken back
                 trial = motion.step(state, h)
@@ -164,16 +168,16 @@ def trace(
         except (ValueError, np.linalg.LinAlgError):
             trial, after = state, None
         moved = np.inf if after is None else abs(after - Y[-1]).max()
-        if after is None or not moved <= 2 * spacing:
+        if after is None or not moved <= 2 * apart:
             h /= 4
             if h < 1e-300:
                 break
             halted = True
             continue
-        if moved < spacing / 4 and not halted:  # a short step is taken where a longer one was too long
+        if moved < apart / 4 and not halted:  # a short step is taken where a longer one was too long
             if moved < AT_REST * h or h > LONGEST:
                 break
-            h *= min(0.8 * spacing / max(moved, spacing / 1e3), 1e3)
+            h *= min(0.8 * apart / max(moved, apart / 1e3), 1e3)
             continue
         Y.append(after)
         times.append(times[-1] + h)

@@ -11,7 +11,7 @@ from ufm.compare.models import FINE, KERNEL, MODELS, PLAIN, ROUGH, SAME_START, P
 from ufm.compare.noise import Noise, shrunk
 from ufm.compare.outcome import Measured
 
-REFINEMENTS, CLOSE_VALUES = 5, 0.02  # of a parameter, and the distance in its logarithm that ends them
+REFINEMENTS, SMALL_GAIN = 8, 0.1  # of a parameter, and the gain of log likelihood that ends them
 MOST_COMPARED = 60  # of a longer run, so many are compared, spread evenly
 
 
@@ -120,7 +120,8 @@ def predict(runs: Sequence[Measured], names: Sequence[str], tolerance: float) ->
 
 def _search_parameter(states: Sequence[PredictedRun], name: str) -> None:
     """Add values of a model's parameter where it is likely: the likeliest listed and its neighbours, then, as long as one is at
-    the end, the next one, else the top of the parabola in its logarithm; and the reciprocal, which is as near to the limit r = 1.
+    the end, the next one, else the top of the parabola in its logarithm, until that gains little; and the reciprocal, which is as
+    near to the limit r = 1.
     """
     listed = np.array(MODELS[name].values)
     top = int(np.sum([state.rough(name) for state in states], axis=0).argmax())
@@ -135,12 +136,12 @@ def _search_parameter(states: Sequence[PredictedRun], name: str) -> None:
         further = listed[listed < values.min()][-1:] if top == 0 else listed[listed > values.max()][:1]
         if 0 < top < len(x) - 1 and np.isfinite(x[top + 1]):
             a, b, _ = np.polyfit(x[top - 1 : top + 2] - x[top], y[top - 1 : top + 2], 2)
-            new = float(np.exp(x[top] - b / (2 * a))) if a < 0 else float(values[order][top])
+            if not a < 0 or b**2 <= -4 * a * SMALL_GAIN:
+                break
+            new = float(np.exp(x[top] - b / (2 * a)))
         elif len(further):
             new = float(further[0])
         else:
-            break
-        if abs(np.log(new) - x).min() <= CLOSE_VALUES:
             break
         _add_value(states, name, new)
     if name == KERNEL and values[order][top] != 1.0:

@@ -8,18 +8,20 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
+from scipy.interpolate import CubicSpline
 
 from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry, log_gram
 from ufm.compare.motions import FlowState, Motion
 
 TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
-PLACES = 20  # of a path, at which the response is computed; between them it is linear
+PLACES = 20  # of a path, at which the response is computed
+BETWEEN = 4  # parts of every interval between two places, to whose ends a cubic spline takes the response; linear in each
 FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
-APART, CLOSELY = 0.02, 0.0005  # of log omega, from its path, that a path of longer steps may be, and one of a single step
+APART, CLOSELY = 0.02, 0.0002  # of log omega, from its path, that a path of longer steps may be, and one of a single step
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
-BLOCKS = 2  # powers of Sigma_W and of its inverse, either way, that span what the response of many features is computed in
+BLOCKS, QUICK_BLOCKS = 3, 2  # powers of Sigma_W and of its inverse, either way, that span what many features are reduced to
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +105,8 @@ def response(
     m, K = len(where[0]), frame.shape[1]
     if len(times) < 2:
         return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
-    chosen = np.unique(np.round(np.linspace(0, len(times) - 1, PLACES if K <= MOST_FULL else FEWER_PLACES)).astype(int))
+    count = FEWER_PLACES if K > MOST_FULL else PLACES
+    chosen = np.unique(np.round(np.linspace(0, len(times) - 1, count)).astype(int))
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
     state = motion.state
     for before, after in pairwise(chosen):
@@ -128,7 +131,19 @@ def response(
         D.append(np.diag(own[where]))
         beside = (((Y[2:] - Y[0]) / TURN - own * _errors(K, where)[2:])[:, *where] ** 2).reshape(2, ERROR_DRAWS, m).mean(1)
         cross.append(np.sqrt((beside + beside.mean(1, keepdims=True)) / 2))
-    return Response(places[chosen[: len(D)]], np.array(D), np.array(cross) if K > MOST_FULL else None)
+    return _filled(Response(places[chosen[: len(D)]], np.array(D), np.array(cross) if K > MOST_FULL else None))
+
+
+def _filled(coarse: Response) -> Response:
+    """The response at BETWEEN times as many places: D by a cubic spline, cross, which is never negative, linearly."""
+    parts = np.arange(BETWEEN) / BETWEEN
+    fine = np.append((coarse.places[:-1, None] + np.diff(coarse.places)[:, None] * parts).ravel(), coarse.places[-1])
+    cross = None
+    if coarse.cross is not None:
+        low, share = coarse._between(fine)
+        share = share[:, None, None]
+        cross = (1 - share) * coarse.cross[low] + share * coarse.cross[low + 1]
+    return Response(fine, CubicSpline(coarse.places, coarse.D)(fine), cross)
 
 
 def _walk(
@@ -157,19 +172,19 @@ def _own(Y: np.ndarray, first: np.ndarray) -> np.ndarray:
     return np.where(near, (own[:, None] + own) / 2, ratio)
 
 
-def krylov(entry: Entry) -> Entry:
-    """The entry in the span of Sigma_W^k S, k = -BLOCKS ... BLOCKS, of which G is the same and flows nearly are.
+def krylov(entry: Entry, blocks: int = BLOCKS) -> Entry:
+    """The entry in the span of Sigma_W^k S, k = -blocks ... blocks, of which G is the same and flows nearly are.
 
     With a classifier also in that of Sigma_W^k W^T. The entry itself where that is no smaller.
     """
     first = entry.M if entry.W is None else np.hstack([entry.M, entry.W.T])
     if entry.mean is not None and entry.W is not None:
         first = np.hstack([first, entry.mean[:, None]])
-    if (2 * BLOCKS + 1) * first.shape[1] >= len(entry.M):
+    if (2 * blocks + 1) * first.shape[1] >= len(entry.M):
         return entry
     values, E = np.linalg.eigh(entry.sigma_w)
     columns = E.T @ first
-    span = np.hstack([_unit_columns(values[:, None] ** k * columns) for k in range(-BLOCKS, BLOCKS + 1)])
+    span = np.hstack([_unit_columns(values[:, None] ** k * columns) for k in range(-blocks, blocks + 1)])
     U, s, _ = np.linalg.svd(span, full_matrices=False)
     V = U[:, s > 1e-10 * s[0]]
     W = None if entry.W is None else entry.W @ E @ V

@@ -41,16 +41,21 @@ def check_labels(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> np.n
         row = int(np.flatnonzero(~np.isfinite(features).all(axis=1))[0])
         raise ValueError(f"features have NaN or infinite entries, first in row {row}")
     check_scale(float(abs(features).max()), "features")
-    check_unmasked(labels, "labels")
-    if labels.dtype.kind not in "iu" and not (
-        labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all()
-    ):
-        raise ValueError(f"labels have dtype {labels.dtype}: integers 0..C-1 are needed; {NUMBERED}")
+    check_whole(labels)
     if len(labels) and labels.min() < 0:
         raise ValueError(f"label {labels.min()} is negative: labels run from 0 to C-1")
     if not labels.max() < len(labels):
         raise ValueError(f"label {labels.max()} with {len(labels)} examples: labels run from 0 to C-1 and skip none")
     return labels.astype(np.int64)
+
+
+def check_whole(labels: Labels[np.ndarray]) -> None:
+    """Raise ValueError for labels that are no whole numbers, whatever their dtype, or masked."""
+    check_unmasked(labels, "labels")
+    if labels.dtype.kind not in "iu" and not (
+        labels.dtype.kind == "f" and np.isfinite(labels).all() and (labels == np.round(labels)).all()
+    ):
+        raise ValueError(f"labels have dtype {labels.dtype}: integers 0..C-1 are needed; {NUMBERED}")
 
 
 def balance(H: np.ndarray, layout: ClassLayout, rng: RNG) -> tuple[np.ndarray, ClassLayout]:

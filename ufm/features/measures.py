@@ -8,18 +8,23 @@ numpy or torch. "Centred" means are mu_c - mu_G.
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
-from ufm.arrays import ClassMeans, Labels, PerClass, Rows, Weights
+from manifolds.whitening import degenerate_deviation
+from ufm.arrays import ClassMeans, PerClass, Rows, Weights
+from ufm.features.nearest_means import nearest_mean
 from ufm.features.pairs import cosine_deviation
+from ufm.features.ranges import range_of_covariance
 from ufm.features.statistics import ClassStatistics
 from ufm.features.vectors import maximal_angle, norms, pair_cosines, sample_deviation, self_duality
 
-LEAST_ROWS = 128  # of a product with all classes: below, reading them would take longer than multiplying
-MOST_ENTRIES = 2**21  # of differences of rows and class means held at once: 16 MB
+DOUBLE_EPSILON = float(np.finfo(np.float64).eps)
 
 
-def phd_nc1(stats: ClassStatistics[Array]) -> float:
-    """tr(Sigma_W Sigma_B^+) / C, variability collapse (MSE paper, Figure 7). Raises ValueError where Sigma_B loses rank."""
-    return zhu_nc1(stats)
+def phd_nc1(stats: ClassStatistics[Array], precision: float = DOUBLE_EPSILON) -> float:
+    """tr(Sigma_W Sigma_B^+) / C, variability collapse (MSE paper, Figure 7). Raises ValueError where Sigma_B loses rank.
+
+    `precision` is the machine epsilon of the dtype of the features, as in `zhu_nc1`.
+    """
+    return zhu_nc1(stats, precision)
 
 
 def phd_equinorm(vectors: Array) -> float:
@@ -56,23 +61,45 @@ def phd_nc4(features: Rows[Array], W: Weights[Array], b: PerClass[Array], class_
     return _disagreements(features, W, b, class_means) / len(features)
 
 
-def zhu_nc1(stats: ClassStatistics[Array]) -> float:
+def zhu_nc1(stats: ClassStatistics[Array], precision: float = DOUBLE_EPSILON) -> float:
     """tr(Sigma_W Sigma_B^+) / K (Zhu et al. 2021, NC1), K = C classes: the same quantity as `phd_nc1`.
 
-    The pseudo-inverse is Moore and Penrose's, of exact rank min(C - 1, P). Raises ValueError where Sigma_B has less.
+    The pseudo-inverse is Moore and Penrose's, of exact rank min(C - 1, P - e), e the directions of features (dead units, the
+    one that LayerNorm takes away) along which nothing varies, neither within nor between the classes, by more than features
+    of machine epsilon `precision` are rounded. Raises ValueError where Sigma_B has less.
     """
-    xp, K = namespace(stats.means), min(stats.C - 1, stats.P)
-    U, values, _ = xp.linalg.svd(stats.centred_means * stats.priors**0.5, full_matrices=False)
-    U, values = U[:, :K], values[:K]
+    xp = namespace(stats.means)
     M = stats.means if stats.rounding is None else stats.centred_means  # kept rounding: digits as of means at the origin
     mean_square = float(stats.sigma_w.diagonal().sum() + (M * M * stats.priors).sum())
-    trusted = max(stats.P, stats.C) * float(xp.finfo(values.dtype).eps) * mean_square**0.5
+    trusted = max(stats.P, stats.C) * float(xp.finfo(stats.means.dtype).eps) * mean_square**0.5
+    weighted = stats.centred_means * stats.priors**0.5
+    U, values, _ = xp.linalg.svd(weighted, full_matrices=False)
+    K = min(stats.C - 1, stats.P)
+    if not float(values[K - 1]) > max(trusted, degenerate_deviation(mean_square, stats.P, precision)):
+        empty = _empty_directions(stats, weighted, precision, trusted)
+        K = min(K, stats.P - empty.shape[1])
+        U, values, _ = xp.linalg.svd(weighted - empty @ (empty.mT @ weighted), full_matrices=False)
+    if not K:
+        raise ValueError("all features are equal: Sigma_W = Sigma_B = 0, and NC1 is undefined")
+    U, values = U[:, :K], values[:K]
     if not float(values[-1]) > trusted:
         raise ValueError(
             f"Sigma_B has rank {int((values > trusted).sum())} < {K}: class means coincide or are dependent "
             f"(singular values {float(values[0]):.2e} to {float(values[-1]):.2e}), and NC1 is infinite"
         )
     return float((((stats.sigma_w @ U) * U).sum(0) / values**2).sum()) / stats.C
+
+
+def _empty_directions(stats: ClassStatistics[ArrayT], weighted: ArrayT, precision: float, trusted: float) -> ArrayT:
+    """Orthonormal basis (P, e) of the directions along which neither the features of a class nor the class means differ.
+
+    Those without variability are `range_of_covariance`'s; among them, those along which the weighted class means (P, C) differ
+    by no more than its empty deviation, or than their own rounding, `trusted`.
+    """
+    _, E, dropped, deviation = range_of_covariance(stats.sigma_w, stats.means, stats.priors, precision)
+    still = E[:, :dropped]
+    directions, values, _ = namespace(still).linalg.svd(still.mT @ weighted)
+    return still @ directions[:, int((values > max(deviation, trusted)).sum()) :]
 
 
 def zhu_nc2(W: Weights[Array]) -> float:
@@ -178,55 +205,6 @@ def _disagreements(features: Rows[Array], W: Weights[Array], b: PerClass[Array],
     """Rows whose argmax_c <w_c, h> + b_c is not argmin_c ||h - mu_c||."""
     decisions = (features @ W.mT + b).argmax(-1)
     return int((decisions != nearest_mean(features, class_means)).sum())
-
-
-def nearest_mean(features: Rows[ArrayT], class_means: ClassMeans[ArrayT]) -> Labels[ArrayT]:
-    """argmin_c ||h - mu_c|| of rows (n, P): by ||m_c||^2 - 2 <h, m_c> about the mean of the means, some rows at a time.
-
-    Rows whose best are no further apart than its rounding are decided by the distances themselves, where nothing cancels.
-    """
-    xp, C = namespace(features), class_means.shape[1]
-    centre = class_means.mean(1)
-    M = class_means - centre[:, None]
-    squares = (M * M).sum(0)
-    nearest = xp.zeros(len(features), dtype=xp.int64, device=features.device)
-    for k in range(0, len(features), rows_at_a_time(C)):
-        rows = features[k : k + rows_at_a_time(C)]
-        row, column = _candidates(rows - centre, M, squares)
-        nearest[k + row] = column
-        if len(row) > len(rows):
-            doubtful = xp.bincount(row, minlength=len(rows)) > 1
-            kept = doubtful[row]
-            distances = _distances(rows, class_means, row[kept], column[kept])
-            nearest[k : k + len(rows)][doubtful] = distances[doubtful].argmin(-1)
-    return nearest
-
-
-def _distances(rows: Rows[ArrayT], class_means: ClassMeans[ArrayT], row: Labels[ArrayT], column: Labels[ArrayT]) -> Rows[ArrayT]:
-    """Squared distances (n, C) of some pairs of rows and class means, infinity elsewhere."""
-    xp, (P, C) = namespace(rows), class_means.shape
-    distances = xp.full((len(rows), C), float("inf"), dtype=rows.dtype, device=rows.device)
-    size = max(1, MOST_ENTRIES // P)
-    for start in range(0, len(row), size):
-        i, c = row[start : start + size], column[start : start + size]
-        distances[i, c] = ((rows[i] - class_means.mT[c]) ** 2).sum(-1)
-    return distances
-
-
-def rows_at_a_time(C: int) -> int:
-    """How many rows are scored against C classes at a time: 32 MB of scores, or as many as make a product worth its while."""
-    return max(2**22 // C, LEAST_ROWS)
-
-
-def _candidates(H: Rows[ArrayT], M: ClassMeans[ArrayT], squares: PerClass[ArrayT]) -> tuple[ArrayT, ArrayT]:
-    """Pairs (row, column) of centred rows with the centred means that rounding cannot tell from the nearest, by rows."""
-    xp = namespace(H)
-    scores = (-2 * H) @ M
-    scores += squares
-    longest = squares.max() ** 0.5
-    rounding = 2 * (len(M) + 4) * epsilon(scores) * longest * (2 * xp.einsum("np,np->n", H, H) ** 0.5 + longest)
-    row, column = xp.where(scores <= (xp.amin(scores, -1) + rounding)[:, None])
-    return row, column
 
 
 def _distance_to_etf(product: Array, W: Weights[Array]) -> float:

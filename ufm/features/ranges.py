@@ -85,9 +85,13 @@ class Classifier:
         return cls(W, W.new_zeros(len(W)) if layer.bias is None else layer.bias.detach().double())
 
     def check(self) -> None:
-        """Raise ValueError for NaN and infinite numbers, and where the largest is so large or small that its powers are."""
-        for name, value in (("weights W", self.W), ("offsets b", self.b)):
-            check_scale(float(abs(value).max()), name)
+        """Raise ValueError for NaN and infinite numbers, and where the largest is so large that its powers are.
+
+        A W so small that its squares vanish has no direction and is refused too; small offsets b are what zeros are.
+        """
+        check_scale(float(abs(self.W).max()), "weights W")
+        offset = float(abs(self.b).max())
+        check_scale(0.0 if offset < 1 else offset, "offsets b")
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,6 +21,7 @@ from ufm.laws.domain import (
     SMALLEST_OMEGA,
     SMALLEST_PHI,
     check_omega,
+    differences,
     for_every,
     from_start,
     in_blocks,
@@ -67,8 +68,7 @@ class Law(ABC):
 
         Raises ValueError unless both are positive (a singular value that starts at 0 never moves).
         """
-        given = omega0
-        omega, omega0, C, N = wide(omega), wide(omega0), whole_number(C, "C"), whole_number(N, "N")
+        given, omega, omega0, C, N = omega0, wide(omega), wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         for value in (omega, omega0):
             check_omega(value, C, N)
             if bool((value == 0).any()):
@@ -84,15 +84,13 @@ class Law(ABC):
         Raises ValueError for an omega0 that is negative or whose powers overflow or underflow, for non-finite input, and for
         a time whose omega underflows; OverflowError where law (c) passes 1e150 (`log_omega` does not).
         """
-        given = omega0
-        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
+        given, omega0, C, N = omega0, wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         times = times_like(t, omega0)
         check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
-        all_move = bool(moving.all())
         phi = self._phi_at(times, omega0, C, N)
         omega = in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
-        return narrow(from_start(omega if all_move else xp.where(moving, omega, 0.0), times, omega0), given)
+        return narrow(from_start(omega if bool(moving.all()) else xp.where(moving, omega, 0.0), times, omega0), given)
 
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape)"""
@@ -113,8 +111,7 @@ class Law(ABC):
 
     @property
     def _smallest_phi(self) -> float:
-        """Phi of a u that float64 still holds, as log u in all three laws."""
-        return SMALLEST_PHI
+        return SMALLEST_PHI  # of a u that float64 still holds, as log u in all three laws
 
 
 class _Renormalized(Law):
@@ -134,7 +131,7 @@ class _Renormalized(Law):
         return for_every(omega0, namespace(t).sqrt(2 * t / (C * N)), t)
 
     def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
-        log_ratio, difference, _ = _differences(omega, omega0, C)
+        log_ratio, difference, _ = differences(omega, omega0, C)
         return log_ratio + difference
 
     def _solve(self, s: ArrayT) -> ArrayT:
@@ -154,8 +151,7 @@ class _Renormalized(Law):
         """One step of fourth order from u."""
         reciprocal = 1 / (1 + u)
         r = (s - u - namespace(u).log(u)) * reciprocal
-        p = r * reciprocal
-        q = 1 + (2 / 3) * r
+        p, q = r * reciprocal, 1 + (2 / 3) * r
         return u * (1 + r * ((q - 0.5 * p) / (q - p)))
 
 
@@ -177,7 +173,7 @@ class _Embedded(Law):
         return for_every(omega0, (4 * t / N) ** 0.25, t)
 
     def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
-        log_ratio, difference, total = _differences(omega, omega0, C)
+        log_ratio, difference, total = differences(omega, omega0, C)
         return log_ratio + difference * (2 + total / 2)
 
     def _solve(self, s: ArrayT) -> ArrayT:
@@ -233,8 +229,7 @@ class _Unnormalized(Law):
 
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
         """log omega0 + t / (C^2 N)"""
-        given = omega0
-        omega0, C, N = wide(omega0), whole_number(C, "C"), whole_number(N, "N")
+        given, omega0, C, N = omega0, wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         times = times_like(t, omega0)
         check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
@@ -243,7 +238,7 @@ class _Unnormalized(Law):
         return narrow(xp.where(moving, log_omega, -math.inf), given)
 
     def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
-        return _differences(omega, omega0, C)[0]
+        return differences(omega, omega0, C)[0]
 
     def _solve(self, s: ArrayT) -> ArrayT:
         return namespace(s).exp(s)
@@ -253,10 +248,3 @@ RENORMALIZED: Law = _Renormalized()
 EMBEDDED: Law = _Embedded()
 UNNORMALIZED: Law = _Unnormalized()
 LAWS: dict[str, Law] = {law.name: law for law in (RENORMALIZED, EMBEDDED, UNNORMALIZED)}
-
-
-def _differences(omega: ArrayT, omega0: ArrayT, C: int) -> tuple[ArrayT, ArrayT, ArrayT]:
-    """log(u/u0), u - u0 and u + u0, the first two without cancellation."""
-    step = omega - omega0
-    log_ratio = 2 * namespace(omega).log1p(step / omega0)
-    return log_ratio, step * ((omega + omega0) / C), (omega * omega + omega0 * omega0) / C

@@ -148,3 +148,10 @@ def check_omega(omega: Array, C: int, N: int) -> None:
         raise ValueError(f"an omega lies in (0, {SMALLEST_OMEGA:g}), where its square underflows float64: set it to 0")
     if bool((omega > LARGEST_OMEGA).any()):
         raise ValueError(f"omega = {float(omega.max()):.6g} is above {LARGEST_OMEGA:g}, where its fourth power overflows float64")
+
+
+def differences(omega: ArrayT, omega0: ArrayT, C: int) -> tuple[ArrayT, ArrayT, ArrayT]:
+    """log(u/u0), u - u0 and u + u0, the first two without cancellation."""
+    step = omega - omega0
+    log_ratio = 2 * namespace(omega).log1p(step / omega0)
+    return log_ratio, step * ((omega + omega0) / C), (omega * omega + omega0 * omega0) / C

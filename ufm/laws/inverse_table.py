@@ -13,14 +13,14 @@ import numpy as np
 from manifolds.linalg import ArrayT, array_like, namespace
 from manifolds.representation import short_repr
 
-SPACING = 2e-3  # of theta
+THETA_SPACING = 2e-3  # of theta
 ENDS = 10.0  # of log u beyond the scales of the function, from where it is its asymptote to 5e-5
 FORWARD = 8e-3  # of log u, at which the function itself is tabulated to make the table
 
 
 @dataclass(frozen=True, eq=False)
 class InverseTable:
-    """u (k,) at theta = low + SPACING (0, 1, ..., k - 1), Phi at both ends, and the slopes beyond.
+    """u (k,) at theta = low + THETA_SPACING (0, 1, ..., k - 1), Phi at both ends, and the slopes beyond.
 
     `below` is d Phi / d log u. `above` is d Phi / du where `grows_as_u`, else d Phi / d log u.
     """
@@ -43,7 +43,7 @@ class InverseTable:
         y = np.linspace(first - 1, last + 1, int((last - first + 2) / FORWARD) + 2)  # the last node lies beyond the end
         values = phi(np.exp(y))
         low, high = (float(np.copysign(np.log1p(abs(value)), value)) for value in ends)
-        theta = low + SPACING * np.arange(int((high - low) / SPACING) + 2)
+        theta = low + THETA_SPACING * np.arange(int((high - low) / THETA_SPACING) + 2)
         u = np.exp(np.interp(np.copysign(np.expm1(abs(theta)), theta), values, y))
         return cls(u, low, (float(ends[0]), float(ends[1])), *slopes, grows_as_u)
 
@@ -51,7 +51,7 @@ class InverseTable:
         """u with Phi(u) = phi, to about 1e-4 of u. Any shape"""
         xp: Any = namespace(phi)
         inside = xp.clip(phi, min=self.ends[0], max=self.ends[1])
-        place = (xp.copysign(xp.log1p(abs(inside)), inside) - self.low) * (1 / SPACING)
+        place = (xp.copysign(xp.log1p(abs(inside)), inside) - self.low) * (1 / THETA_SPACING)
         k = place.astype(np.int32) if xp is np else place.detach().long()
         table = array_like(self.u, phi)
         left = table[k]

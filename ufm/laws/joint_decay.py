@@ -24,7 +24,7 @@ from ufm.arrays import as_numpy
 from ufm.laws.domain import wide
 
 EPS = float(np.finfo(np.float64).eps)
-LATEST = 1e290  # nothing moves any more, and no product of it overflows
+LATEST_TIME = 1e290  # nothing moves any more, and no product of it overflows
 BALANCED = 1e-8  # largest ||W^T W - H H^T|| of a balanced start, relative to ||W^T W|| + ||H H^T||
 
 
@@ -87,7 +87,7 @@ class JointDecayLaw:
         t = float(t)
         if not 0 <= t < np.inf:
             raise ValueError(f"t = {t}: the law runs forward from 0 to finite times")
-        t = min(t, LATEST)
+        t = min(t, LATEST_TIME)
         rates, (L, _) = self.modes[0], self._triangular
         gained, identity = _scaled_columns(_log_gain(rates, t) / 2, L)  # of I + L^T G L
         moved = gained * _speed(rates, t)[:, None] if t > 0 else L

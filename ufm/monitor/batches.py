@@ -34,7 +34,10 @@ def selected(batch: Any, select: Select | None = None) -> Selected:
     Raises ValueError where a batch is neither, or where what lies in the place of labels cannot be labels.
     """
     if select is not None:
-        return _of_pair(*select(batch))
+        pair = select(batch)
+        if not (isinstance(pair, (tuple, list)) and len(pair) == 2):
+            raise ValueError(f"select returned {type(pair).__name__}: the pair (inputs, labels) is needed")
+        return _of_pair(*pair, first_axis=False)  # whose inputs may have their examples along another axis
     if isinstance(batch, Mapping):
         name = next((name for name in LABELS if name in batch), None)
         if name is None:
@@ -58,23 +61,27 @@ def outputs_of(network: nn.Module, chosen: Selected, device: torch.device) -> An
 
 
 def to_device(value: Any, device: torch.device) -> Any:
-    """Tensors moved, inside of mappings and sequences too; anything else as it is."""
+    """Tensors and whatever else has `to`, moved, inside of mappings and sequences too; anything else as it is."""
     if isinstance(value, Tensor):
         return value.to(device)
     if isinstance(value, Mapping):
         return {name: to_device(inner, device) for name, inner in value.items()}
+    if callable(getattr(value, "to", None)):  # packed sequences, graphs
+        return value.to(device)
     if isinstance(value, (tuple, list)):
-        return type(value)(to_device(inner, device) for inner in value) if not hasattr(value, "_fields") else value
+        moved = [to_device(inner, device) for inner in value]
+        make = getattr(type(value), "_make", type(value) if type(value) in (tuple, list) else tuple)
+        return make(moved)
     return value
 
 
-def _of_pair(inputs: Any, labels: Any) -> Selected:
+def _of_pair(inputs: Any, labels: Any, first_axis: bool = True) -> Selected:
     if not isinstance(labels, Tensor):
         raise _unknown_batch(f"labels are {type(labels).__name__}, a tensor is needed")
     if not labels.ndim:
         raise _unknown_batch("labels are a single number, a batch has one an example")
     first = next(iter(inputs.values()), None) if isinstance(inputs, Mapping) else inputs
-    if isinstance(first, Tensor) and first.ndim and labels.ndim and len(first) != len(labels):
+    if first_axis and isinstance(first, Tensor) and first.ndim and len(first) != len(labels):
         raise _unknown_batch(f"{len(first)} inputs have {len(labels)} labels")
     return Selected(labels, (), inputs) if isinstance(inputs, Mapping) else Selected(labels, (inputs,))
 

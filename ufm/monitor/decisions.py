@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ufm.features import measures
+from ufm.features import nearest_means
 from ufm.features.ranges import Classifier
 from ufm.monitor.certified import DOUBLE, SINGLE, CertifiedDecisions, Decided, LinearScores
 
+TF32_EPSILON, BFLOAT16_EPSILON = 2.0**-10, 2.0**-7
 FEW_CLASSES = 64  # whose scores cost little more than one distance
 
 
@@ -52,8 +53,8 @@ class _Scores:
         """
         K, P = self.weights.shape
         indices, gaps = torch.zeros(len(x), dtype=torch.int64, device=x.device), torch.zeros_like(x[:, 0])
-        for start in range(0, len(x), measures.rows_at_a_time(K)):
-            piece = slice(start, start + measures.rows_at_a_time(K))
+        for start in range(0, len(x), nearest_means.rows_at_a_time(K)):
+            piece = slice(start, start + nearest_means.rows_at_a_time(K))
             scores = torch.addmm(self.offsets, x[piece], self.weights.mT)
             values, indices[piece] = scores.max(1)
             gaps[piece] = values - scores.scatter_(1, indices[piece][:, None], -torch.inf).amax(1)
@@ -82,7 +83,7 @@ class Decider:
         with torch.autocast(rows.device.type, enabled=False):
             x = (wide - self._centre.to(wide.dtype)).float()
             certified = self._certified_decisions(x, labels)
-            nearest = self._decided(0, x, rows, lambda H: measures.nearest_mean(H, self._means), certified)
+            nearest = self._decided(0, x, rows, lambda H: nearest_means.nearest_mean(H, self._means), certified)
             nearest = nearest if self._classes is None else self._classes[nearest]
             wrong_by_mean = int((nearest != labels).sum())
             if self._classifier is None:
@@ -119,7 +120,7 @@ class Decider:
             left = (~known.certain).nonzero()[:, 0]
             decided = self._decided(which, x[left], rows[left], exact, None) if len(left) else left
             return known.best.index_copy(0, left, decided)
-        if not _products_are_single():
+        if single_product_epsilon() > SINGLE.eps:
             return exact(rows.double())
         best, doubtful = self._scores[which].best(x)
         again = doubtful.nonzero()[:, 0]
@@ -128,14 +129,16 @@ class Decider:
     def _of_network(self, rows: Tensor) -> Tensor:
         assert self._classifier is not None
         W, b = self._classifier.W, self._classifier.b
-        scores = (torch.addmm(b, H, W.mT) for H in rows.split(measures.rows_at_a_time(len(W))))
+        scores = (torch.addmm(b, H, W.mT) for H in rows.split(nearest_means.rows_at_a_time(len(W))))
         return torch.cat([score.argmax(1) for score in scores])
 
 
-def _products_are_single() -> bool:
-    """Whether float32 products have the rounding of float32: not where the user has chosen TF32 or bfloat16 for them."""
+def single_product_epsilon() -> float:
+    """The epsilon of the factors of float32 products: that of TF32 or bfloat16 where the user has chosen these for them."""
     if not hasattr(torch.backends, "fp32_precision"):  # torch before 2.9
-        return torch.get_float32_matmul_precision() == "highest"
+        return {"highest": SINGLE.eps, "high": TF32_EPSILON}.get(torch.get_float32_matmul_precision(), BFLOAT16_EPSILON)
     backends: Any = torch.backends
-    places = (backends, backends.mkldnn.matmul, backends.cuda.matmul)
-    return all(place.fp32_precision in ("none", "ieee") for place in places)
+    chosen = {place.fp32_precision for place in (backends, backends.mkldnn.matmul, backends.cuda.matmul)}
+    if chosen <= {"none", "ieee"}:
+        return SINGLE.eps
+    return TF32_EPSILON if chosen <= {"none", "ieee", "tf32"} else BFLOAT16_EPSILON

@@ -16,7 +16,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,12 +32,23 @@ TRAINING_FACTS = (
     *("lambda", "decay_w", "decay_b", "decay_h"),
     *("learning_rate", "momentum", "batch_size", "optimizer", "loss", "train_error"),
 )
+TEXTS = ("optimizer", "loss")
 KNOWN = {*REQUIRED_ARRAYS, *TRAINING_FACTS, "W", "b", "layer_A", "layer_means", "layer_sigma_w"}
 
 
 def statistics_file(folder: Path, epoch: int) -> Path:
     """Where the statistics of an epoch lie."""
     return folder / f"statistics-{epoch:04d}.npz"
+
+
+def stored_facts(facts: Mapping[str, Any]) -> dict[str, float | str]:
+    """Those of a training's facts that its statistics hold: texts and single numbers, not the name of a schedule."""
+    stored: dict[str, float | str] = {}
+    for name in TRAINING_FACTS:
+        value = facts.get(name)
+        if isinstance(value, str if name in TEXTS else int | float):
+            stored[name] = int(value) if isinstance(value, bool) else value
+    return stored
 
 
 def save_statistics(folder: Path, epoch: int, measurement: "Measurement", facts: Mapping[str, float | str]) -> None:
@@ -86,7 +97,7 @@ def load_statistics(path: Path) -> dict[str, np.ndarray]:
     shapes = {"counts": (C,), "class_means": (P, C), "sigma_w": (P, P), "W": (C, P), "b": (C,)}
     shapes |= {"layer_A": (P, d), "layer_means": (d, C), "layer_sigma_w": (d, d)}
     for name, value in arrays.items():
-        words = name in ("optimizer", "loss")
+        words = name in TEXTS
         if value.shape != shapes.get(name, ()) or value.dtype.kind not in ("U" if words else "iuf"):
             needed = "text is" if words else f"numbers of shape {shapes.get(name, ())} are"
             raise ValueError(f"{path}: {name} is {value.dtype} {value.shape}, {needed} needed")

@@ -2,6 +2,7 @@
 
 import weakref
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +15,10 @@ from ufm.monitor.moments import IGNORED
 FAULTS = ("label outside", "features not finite", "features too large", "classifier changed")
 OTHER_CLASSIFIER = (
     "the classifier is not that of the features before, and one measure cannot be of both: call reset() between passes"
+)
+OTHER_CLASSIFIER_THERE = (
+    "the processes were given different classifiers, and one measure cannot be of both: give all the same weights, "
+    "as DistributedDataParallel has them, and measure between steps of the optimizer"
 )
 REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LOOKED_AT = 16  # rows of W in every update, whatever their version says: fused optimizers change weights and do not count it
@@ -49,11 +54,21 @@ def _versions(tensors: tuple[Tensor | None, ...]) -> tuple[int | None, ...]:
     return tuple(None if x is None else -1 if x.is_inference() else x._version for x in tensors)
 
 
+def weights_and_offsets(classifier: Any) -> tuple[Tensor, Tensor | None]:
+    """W and b of a pair. Raises ValueError for anything that is no pair of tensors, of which the second may be None."""
+    if isinstance(classifier, (tuple, list)) and len(classifier) == 2:
+        W, b = classifier
+        if isinstance(W, Tensor) and (b is None or isinstance(b, Tensor)):
+            return W, b
+    raise ValueError(f"the classifier is {type(classifier).__name__}: a torch.nn.Linear or a pair (W, b) of tensors is needed")
+
+
 def class_rows(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Rows (n, P) and labels (n,) of features (b, P) or tokens (b, T, P). Raises ValueError for what does not fit."""
     if features.ndim < 2 or labels.shape != features.shape[:-1]:
         shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
         hint = "; of one-hot labels take labels.argmax(-1)" if labels.ndim == features.ndim else ""
+        hint = "; of a column of labels take labels[..., 0]" if hint and labels.shape[-1] == 1 else hint
         raise ValueError(f"features (b, P) and labels (b,), or tokens (b, T, P) and (b, T) are needed, got shapes {shapes}{hint}")
     _check_features(features)
     if labels.is_floating_point() or labels.is_complex():
@@ -70,6 +85,8 @@ def target_rows(features: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
     _check_features(features)
     if targets.is_complex() or targets.layout is not torch.strided:
         raise ValueError(f"targets are {targets.dtype}, {targets.layout}: a dense tensor of real numbers is needed")
+    if not targets.is_floating_point():
+        targets = targets.double()  # integers would be rounded to the precision of the features
     rows = torch.cat([features, targets.to(features.device)], 1)  # in the finer of the two precisions
     return rows, torch.zeros(len(rows), dtype=torch.int64, device=rows.device)
 
@@ -123,9 +140,10 @@ def refuse(faults: Tensor, C: int, classifier: Classifier | None, labels: Tensor
         given = "" if labels is None else f" (they run from {int(labels.min())} to {int(labels.max())})"
         raise ValueError(f"{outside} examples have a label outside of 0..{C - 1}{given}; ignore_index= leaves a label out")
     if infinite:
-        raise ValueError(f"{infinite} examples have NaN or infinite features")
+        raise ValueError(f"{infinite} examples have NaN or infinite {'features' if C > 1 else 'features or targets'}")
     if large:
-        raise ValueError(f"{large} examples have features larger than {LARGEST:g}: their powers overflow; rescale them")
+        what = "features" if C > 1 else "features or targets"
+        raise ValueError(f"{large} examples have {what} larger than {LARGEST:g}: their powers overflow; rescale them")
     if changed:
         raise ValueError(OTHER_CLASSIFIER)
     if classifier is not None:

@@ -1,6 +1,7 @@
 """Layers of a network by name, what is taken for their features, and measures that need no classifier."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -8,10 +9,13 @@ from torch import Tensor, nn
 
 from manifolds.linalg import epsilon, symmetrize
 from ufm.features.statistics import ClassStatistics
+from ufm.monitor.decisions import single_product_epsilon
 
 Reduce = Callable[[Tensor], Tensor]
 ROWS_CHECKED = 8  # of a pass, whether the classifier is linear in them
-PRODUCTS_AGREE = 2**-5  # of ||w|| ||h||
+ROUNDINGS = 4  # of a product: of W, of h, of partial sums and of the result
+TIES = 2**-6  # of the largest: scores of bfloat16 that are further apart are no ties
+CLASSES_CHECKED = 4096  # at a time: a vocabulary in float64 is large
 WRAPPERS = ("module", "_orig_mod")  # of DistributedDataParallel and of torch.compile
 
 
@@ -52,13 +56,21 @@ def any_layer(model: nn.Module, name: str) -> nn.Module:
 
 def weights_of(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """W and b, read in evaluation mode: in training mode a parametrisation such as spectral_norm changes whenever it is read."""
-    modes = [(module, module.training) for module in layer.modules()]
-    layer.eval()
-    try:
+    with evaluation_mode(layer):
         return layer.weight, layer.bias
+
+
+@contextmanager
+def evaluation_mode(module: nn.Module) -> Iterator[None]:
+    """Every module inside has training = False, by its flag: an `eval()` of the user's own may change weights (LoRA merges)."""
+    modes = [(inner, inner.training) for inner in module.modules()]
+    try:
+        for inner, _ in modes:
+            inner.training = False
+        yield
     finally:
-        for module, training in modes:
-            module.training = training
+        for inner, training in modes:
+            inner.training = training
 
 
 def few_rows(x: Tensor) -> Tensor:
@@ -69,31 +81,81 @@ def few_rows(x: Tensor) -> Tensor:
 def check_linear(layer: nn.Linear, name: str, features: Tensor, output: Any) -> None:
     """Raise ValueError where a layer does not give W h + b of its weights, whose decisions and loss are reported.
 
-    A few rows are looked at, to 1/32 of ||w|| ||h||, more than products in bfloat16 are off by.
+    A few rows are looked at, up to the rounding of such a product: `_rounding`.
     """
     W, b = weights_of(layer)
     if not W.dtype.is_floating_point:
         raise ValueError(f"the weights of the layer {name!r} are {W.dtype}, floats are needed: measure before it is quantised")
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        h, given = few_rows(features), few_rows(first_tensor(output)).float()
-        expected = nn.functional.linear(h.to(W.dtype), W, b).float()
-        if given.shape == expected.shape and not expected.numel():
-            return
-        size = torch.linalg.vector_norm(h.float(), dim=1).max() * torch.linalg.vector_norm(W, dim=1).float().max()
-        size = size if b is None else size + b.abs().max()
-        if given.shape != expected.shape or bool((given - expected).abs().max() > PRODUCTS_AGREE * size):
-            raise ValueError(
-                f"the layer {name!r} does not give W h + b of its weights, by which decisions and loss are measured: "
-                "give features and the classifier that is meant to NeuralCollapse.update yourself"
-            )
+        h, given = few_rows(features), few_rows(first_tensor(output, name))
+        rounding = _rounding((h.dtype, W.dtype, given.dtype), h.shape[-1])
+        linear = tuple(given.shape) == (len(h), len(W)) and W.shape[1] == h.shape[1]
+        for start in range(0, len(W) if linear else 0, CLASSES_CHECKED):
+            piece = slice(start, start + CLASSES_CHECKED)
+            offsets = None if b is None else b[piece].double()
+            expected = nn.functional.linear(h.double(), W[piece].double(), offsets)
+            sizes = nn.functional.linear(h.double().abs(), W[piece].double().abs(), None if offsets is None else offsets.abs())
+            least = rounding[1] * (h.double().abs().sum(1, keepdim=True) + W[piece].double().abs().sum(1) + 1)
+            linear = linear and not bool(((given[:, piece].double() - expected).abs() > rounding[0] * sizes + least).any())
+    if not linear:
+        raise ValueError(
+            f"the layer {name!r} does not give W h + b of its weights, by which decisions and loss are measured: "
+            "give features and the classifier that is meant to NeuralCollapse.update yourself"
+        )
 
 
-def first_tensor(output: Any) -> Tensor:
-    """What a layer gives on: itself, or the first of several outputs. Raises ValueError for anything else."""
+def _rounding(dtypes: tuple[torch.dtype, ...], P: int) -> tuple[float, float]:
+    """What W h + b of P features is off by: a share of sum_k |w_k h_k| + |b|, and of what is smaller than a normal number.
+
+    `ROUNDINGS` of half an epsilon of the coarsest dtype there is (autocast rounds W and h too), and P + 2 additions in float32,
+    float64 where all are float64 (Higham, Accuracy and Stability of Numerical Algorithms, 3.1).
+    """
+    coarse = max((torch.finfo(dtype) for dtype in dtypes), key=lambda info: info.eps)
+    sums = torch.finfo(torch.float64 if coarse.dtype == "float64" else torch.float32).eps
+    factors = max(coarse.eps, single_product_epsilon()) if coarse.dtype == "float32" else coarse.eps
+    return ROUNDINGS * factors / 2 + (P + 2) * sums / 2, ROUNDINGS * coarse.tiny * coarse.eps
+
+
+def check_returned(returned: Any, output: Tensor, name: str) -> None:
+    """Raise ValueError where what a network returns decides otherwise than the first rows of the output (k, C) of its layer.
+
+    Whatever has another number of classes, or is no tensor and no mapping with `logits`, is left alone; so are a softmax and a
+    scale, which decide alike.
+    """
+    returned = returned.get("logits") if isinstance(returned, Mapping) else returned
+    if not isinstance(returned, Tensor) or returned.ndim < 2 or returned.shape[-1] != output.shape[-1]:
+        return
+    given = few_rows(returned)
+    if given.shape != output.shape or not given.is_floating_point() or not len(given):
+        return
+    given, output = given.double(), output.double()
+    largest = given.amax(1)
+    at_decision = given.gather(1, output.argmax(1, keepdim=True))[:, 0]
+    if bool((at_decision < largest - TIES * given.abs().amax(1)).any()):
+        raise ValueError(
+            f"what the network returns decides otherwise than what its layer {name!r} gives: is that its last linear layer? "
+            "A layer that is meant to be another one is measured in a pass of your own: with watched, update(labels)"
+        )
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether a network or a module of it is one of torch.compile's."""
+    modules = model.modules()
+    return any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in modules)
+
+
+def head_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    """What a layer was called with first, by position or by keyword."""
+    return args if args else next(iter(kwargs.values()), None)
+
+
+def first_tensor(output: Any, name: str) -> Tensor:
+    """What the layer `name` gives on: itself, or the first of several outputs. Raises ValueError for anything else."""
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
     if not isinstance(output, Tensor):
-        raise ValueError(f"the layer gives {type(output).__name__}, a tensor is needed")
+        what = f"the layer {name!r} gives {type(output).__name__}, a tensor is needed"
+        raise ValueError(f"{what}: name a layer inside of it that gives one")
     return output.detach()
 
 
@@ -122,11 +184,12 @@ class RandomProjection:
 
     def __call__(self, features: Tensor) -> Tensor:
         wide = features.flatten(1)
+        wide = wide if wide.dtype == torch.float64 else wide.float()
         if self._matrix is None or self._matrix.shape[0] != wide.shape[1]:
             generator = torch.Generator().manual_seed(self.seed)
             self._matrix = torch.randn(wide.shape[1], self.size, generator=generator) / self.size**0.5
-        self._matrix = self._matrix.to(wide)
-        return wide @ self._matrix
+        self._matrix = self._matrix.to(wide.device)  # in float32 always: rounded to that of a batch it would be another one after
+        return wide @ self._matrix.to(wide.dtype)
 
 
 def effective_rank(stats: ClassStatistics[Tensor]) -> float:
@@ -142,3 +205,34 @@ def effective_rank(stats: ClassStatistics[Tensor]) -> float:
         raise ValueError("all features are equal: Sigma_T = 0 has no effective rank")
     shares = values / values.sum()
     return float(torch.special.entr(shares).sum().exp())
+
+
+def named_errors(name: str, call: Callable[..., None], *args: Any) -> None:
+    """Call, and name the layer in its ValueError."""
+    try:
+        call(*args)
+    except ValueError as error:
+        raise ValueError(f"layer {name!r}: {error}") from error
+
+
+def features_caught(name: str, caught: Sequence[Tensor], labels: Tensor, inner: bool, compiled: bool) -> Tensor:
+    """What a layer gave in the calls since the last update, one row an example or token.
+
+    Raises ValueError where there was no call, or where the rows are not those of the labels.
+    """
+    if not caught:
+        stance = "; one that was compiled calls no hooks: add with torch.compiler.set_stance('force_eager')"
+        raise ValueError(
+            f"the layer {name!r} saw no batch since the last update: call the network inside of the with block"
+            + (stance if compiled else "")
+        )
+    features = torch.cat(list(caught))
+    if inner and features.ndim == 3 and labels.ndim == 1 and len(features) == len(labels):
+        raise ValueError(
+            f"the layer {name!r} gives {features.shape[1]} tokens an example, and there is one label an example: "
+            "give reduce=, a function to features (b, P), as lambda tokens: tokens.mean(1)"
+        )
+    if len(features) != len(labels):
+        seen = f"{len(features)} examples in {len(caught)} calls"
+        raise ValueError(f"the layer {name!r} saw {seen}, and there are {len(labels)} labels: update after each forward pass")
+    return features

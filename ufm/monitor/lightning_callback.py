@@ -2,15 +2,17 @@
 
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import islice
 from typing import Any, Literal
 
 from ufm.monitor import Watched, watch
 from ufm.monitor.batches import selected
 from ufm.monitor.logs import Log
 from ufm.monitor.schedule import Schedule, in_order, log_all
+from ufm.monitor.unchanged import batches_of, unchanged
 
 # one library under two names, whose classes do not mix: the one that the user has imported, or else has
 LIGHTNING_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -21,6 +23,9 @@ if not _installed:
 Callback: Any = import_module((*_imported, *_installed)[0]).Callback
 
 
+SEVERAL: tuple[type, ...] = (list, tuple, dict)  # of which Lightning takes one loader or several
+
+
 class NeuralCollapseCallback(Callback):
     """Measures collapse after training epochs, or on the way through the validation set; logs to the trainer and to `logs`.
 
@@ -29,8 +34,11 @@ class NeuralCollapseCallback(Callback):
             "validation": the features of the trainer's own validation pass, of the first validation loader where there are
             several, which costs no forward pass
     every, epochs   when: every so many epochs, or at those named (counted 1, 2, ...)
+    loader  with on="train", other examples than those of the training loader, any iterable of batches
 
-    Other keywords as in `ufm.monitor.watch`. Weights, modes, random states and data order are as without the callback.
+    A batch of the pass goes through the precision and the batch transfer hooks of the training. Data that has no length is read
+    as far as the training reads it in an epoch. Under fast_dev_run only its batches are measured and nothing is written to
+    `logs`. Other keywords as in `ufm.monitor.watch`. Weights, modes, random states and data order are as without the callback.
     """
 
     def __init__(
@@ -38,13 +46,17 @@ class NeuralCollapseCallback(Callback):
         layer: str,
         on: Literal["train", "validation"] = "train",
         every: int = 1,
-        epochs: Sequence[int] | None = None,
+        epochs: Iterable[int] | None = None,
         logs: Sequence[Log] = (),
         group: str = "collapse",
+        loader: Iterable[Any] | None = None,
         **settings: Any,
     ) -> None:
         if on not in ("train", "validation"):
             raise ValueError(f"on = {on!r}: it is 'train' or 'validation'")
+        if on == "validation" and loader is not None:
+            raise ValueError("on = 'validation' measures on the way through the trainer's validation data: leave loader= out")
+        self.loader = loader
         self.layer, self.on, self.schedule, self.logs, self.group = layer, on, Schedule(every, epochs), logs, group
         self.settings, self.watched, self._measured = settings, None, False
 
@@ -54,12 +66,30 @@ class NeuralCollapseCallback(Callback):
         """Find the layers, so that a wrong name ends the run before it begins."""
         self.watched = watch(pl_module, self.layer, **self.settings)
 
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Refuse training data of which it is not known what is to be measured, before the training."""
+        given = trainer.train_dataloader
+        several = isinstance(given, SEVERAL) or type(given).__name__ == "CombinedLoader"
+        if self.on == "train" and self.loader is None and several:
+            raise ValueError("there are several training loaders: give loader=, the one whose examples are to be measured")
+
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         """Measure the training examples."""
         if self.on == "train" and trainer.current_epoch + 1 in self.schedule and self.watched is not None:
-            with trainer.precision_plugin.forward_context():
-                values = self.watched.measure(in_order(trainer.train_dataloader))
+            given = trainer.train_dataloader if self.loader is None else self.loader
+            with unchanged(pl_module, given), trainer.precision_plugin.forward_context():
+                values = self.watched.measure(self._as_trained(trainer, given))
             self._log(trainer, pl_module, values)
+
+    def _as_trained(self, trainer: Any, given: Iterable[Any]) -> Iterator[Any]:
+        """The batches to measure, as the network gets them in training."""
+        batches = in_order(given)
+        endless = batches is given and self.loader is None
+        most = trainer.num_training_batches if endless or trainer.fast_dev_run else float("inf")
+        for batch in islice(batches_of(batches), None if most == float("inf") else int(most)):
+            batch = trainer.precision_plugin.convert_input(batch)
+            batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
+            yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
     def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         """Begin to catch features."""
@@ -86,8 +116,12 @@ class NeuralCollapseCallback(Callback):
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         """Say so where nothing was measured."""
-        if self.on == "validation" and not self._measured:
-            warnings.warn("on='validation', and no validation pass was measured: give the trainer validation data", stacklevel=2)
+        if not self._measured:
+            when = f"every = {self.schedule.every}, epochs = {self.schedule.epochs}"
+            said = f"of {trainer.current_epoch} epochs none was measured: {when}"
+            if self.on == "validation":
+                said = f"on='validation', and no validation pass was measured: give the trainer validation data ({said})"
+            warnings.warn(said, stacklevel=2)
 
     def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
         """Leave no hook behind."""
@@ -95,10 +129,11 @@ class NeuralCollapseCallback(Callback):
             self.watched.__exit__(None, None, None)
 
     def _catching(self, trainer: Any) -> bool:
-        return self.on == "validation" and not trainer.sanity_checking and trainer.current_epoch + 1 in self.schedule
+        fitting = trainer.state.fn == "fit" and not trainer.sanity_checking  # not trainer.validate, which may follow
+        return self.on == "validation" and fitting and trainer.current_epoch + 1 in self.schedule
 
     def _log(self, trainer: Any, pl_module: Any, values: dict[str, float]) -> None:
         self._measured = True
         pl_module.log_dict({f"{self.group}/{name}": value for name, value in values.items()}, rank_zero_only=True, batch_size=1)
-        if trainer.is_global_zero and self.watched is not None:
+        if trainer.is_global_zero and not trainer.fast_dev_run and self.watched is not None:
             log_all(self.logs, trainer.current_epoch + 1, self.watched, values)

@@ -1,7 +1,7 @@
 """Where measures go, epoch by epoch: CSV, TensorBoard, Weights & Biases, trackio, and the run folder of `sims.compare`.
 
 A log is called with (epoch, values, measurement). A run that was killed and goes on calls it again for epochs that it repeats:
-what lies from there on is replaced, what lies before stays.
+what lies from there on is replaced, what lies before stays. A training that begins anew finds the old log kept beside its own.
 """
 
 import csv
@@ -18,11 +18,13 @@ import torch
 
 from ufm.features.ranges import Classifier
 from ufm.features.statistics import ClassStatistics
-from ufm.files.json_objects import read_json, read_limited_text
+from ufm.files.json_objects import read_json
 from ufm.files.store import write_text
-from ufm.monitor.epoch_statistics import TRAINING_FACTS, load_statistics, save_statistics, statistics_file
+from ufm.monitor.earlier import begins_anew, keep_file, keep_folder
+from ufm.monitor.epoch_statistics import load_statistics, save_statistics, statistics_file, statistics_files, stored_facts
 from ufm.monitor.measurement import LOSS_PARTS, Measurement, ScalarCollector, add_losses
 from ufm.monitor.record import TRAJECTORY, Record
+from ufm.monitor.tables import cells_of, logged_rows
 
 RUN = "run.json"
 
@@ -64,17 +66,22 @@ class CsvLog:
         self.path = Path(path)
         self._rows: list[dict[str, str]] = []
         if self.path.exists():
-            self._rows = _csv_rows(self.path)
-            if any("epoch" not in row for row in self._rows):
-                raise ValueError(f"{self.path} is no table with a column 'epoch': choose another file")
+            self._rows = logged_rows(self.path)
         self._file = OwnFile(self.path)
+        self._of_earlier = [int(row["epoch"]) for row in self._rows]  # until the first epoch is logged
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
-        """Write the row of an epoch; rows of this and of later epochs are replaced. Raises ValueError where another one wrote."""
-        epoch = whole(epoch)
+        """Write the row of an epoch; rows of this and of later epochs are replaced. Raises ValueError where another one wrote.
+
+        A table that a training finds and begins anew is kept beside it, as NAME.earlier-1.csv, with a warning.
+        """
+        epoch, row = whole(epoch), cells_of(values)
         self._file.check()
-        self._rows = [row for row in self._rows if int(row["epoch"]) < epoch]
-        self._rows.append({"epoch": str(epoch), **{name: repr(float(value)) for name, value in values.items()}})
+        if begins_anew(self._of_earlier, epoch):
+            keep_file(self.path, self._of_earlier)
+        self._of_earlier = []
+        self._rows = [past for past in self._rows if int(past["epoch"]) < epoch]
+        self._rows.append({**row, "epoch": str(epoch)})
         text = io.StringIO()
         writer = csv.DictWriter(text, list(dict.fromkeys(name for row in self._rows for name in row)), lineterminator="\n")
         writer.writeheader()
@@ -122,9 +129,11 @@ class RunLog:
 
     def __init__(self, folder: Path | str, lam: float | None = None, **facts: Any) -> None:
         self.folder = Path(folder)
-        self._lam = float("nan") if lam is None else lam
-        self._facts: dict[str, Any] = json.loads(json.dumps(facts))
-        facts = {"lambda": lam, **self._facts}
+        self._lam = math.nan if lam is None else float(lam)
+        if self._lam < 0:
+            raise ValueError(f"lam = {self._lam!r}: lambda is at least 0; leave it out where the loss has none")
+        self._facts = {name: _fact(name, value) for name, value in facts.items()}
+        facts = {"lambda": None if math.isnan(self._lam) else self._lam, **self._facts}
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -141,9 +150,10 @@ class RunLog:
         self.record = Record.load(trajectory) if trajectory.exists() else Record.empty()
         write_text(path, json.dumps(facts, indent=2) + "\n")
         self._file = OwnFile(trajectory)
+        self._of_earlier = self.record.epochs.tolist()  # until the first epoch is logged
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
-        """Write the epoch; this and later ones are replaced.
+        """Write the epoch; this and later ones are replaced. A run that a training finds and begins anew is kept in earlier-1.
 
         Raises ValueError without a measurement of classes, and for one whose loss was split at another lambda than the folder's.
         """
@@ -153,15 +163,19 @@ class RunLog:
         self._file.check()
         if measurement.lam is not None and measurement.lam != self._lam and not math.isnan(self._lam):
             raise ValueError(
-                f"the loss was measured at lambda = {measurement.lam:g}, and {self.folder} is a run of lambda = {self._lam:g}: "
+                f"the loss was measured at lambda = {measurement.lam!r}, and {self.folder} is a run of lambda = {self._lam!r}: "
                 "give the same lam to the metric (or watch) and to RunLog"
             )
+        if begins_anew(self._of_earlier, epoch):
+            of = statistics_files(self.folder)
+            shared = [self.folder / RUN, self.folder / TRAJECTORY, *(path for path in of if of[path] < epoch)]
+            keep_folder(self.folder, shared, [path for path in of if of[path] >= epoch], self._of_earlier)
+        self._of_earlier = list[int]()
         kept = self.record.before(epoch)
         extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
         self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), self._lam)
         facts = {"decay_w": self._lam, "decay_b": self._lam, "decay_h": 0.0, **self._facts, "lambda": self._lam}
-        known = {name: value for name, value in facts.items() if name in TRAINING_FACTS and isinstance(value, int | float | str)}
-        save_statistics(self.folder, epoch, measurement, known)
+        save_statistics(self.folder, epoch, measurement, stored_facts(facts))
         self.record.save(self.folder / TRAJECTORY)
         self._file = OwnFile(self.folder / TRAJECTORY)
 
@@ -195,20 +209,15 @@ def _losses(path: Path, lam: float) -> tuple[float, ...]:
     return tuple(collector.values[name] for name in LOSS_PARTS)
 
 
-def _csv_rows(path: Path) -> list[dict[str, str]]:
-    """The rows of a table. Raises ValueError where it is none."""
+def _fact(name: str, value: Any) -> Any:
+    """What JSON gives back of a fact. Raises ValueError for what it cannot hold."""
     try:
-        return list(csv.DictReader(io.StringIO(read_limited_text(path, "utf-8-sig"))))
-    except csv.Error as error:
-        raise ValueError(f"cannot read {path}: it is no table: {error}") from error
-
-
-def read_csv(path: Path) -> dict[str, np.ndarray]:
-    """The columns of a table that has one named `epoch`, NaN where a cell is empty. Raises ValueError for anything else."""
-    rows = _csv_rows(path)
-    try:
-        if not rows or "epoch" not in rows[0]:
-            raise ValueError("it has no column 'epoch', or no row")
-        return {name: np.array([float(row[name] or "nan") for row in rows]) for name in rows[0]}
+        return json.loads(json.dumps(value, default=_as_python))
     except (TypeError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+        raise ValueError(f"{name} = {value!r:.60}: a fact of a run is a number, a text, or what JSON can hold") from error
+
+
+def _as_python(value: Any) -> Any:
+    if isinstance(value, np.generic | np.ndarray | torch.Tensor):
+        return value.tolist()
+    raise TypeError

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from manifolds.linalg import epsilon
 from manifolds.representation import short_repr
-from ufm.arrays import as_numpy
+from ufm.arrays import as_numpy, check_unmasked
 from ufm.features import measures
+from ufm.features.labels import check_whole
 from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.monitor.decisions import Decider, Decisions
@@ -79,18 +80,18 @@ class ScalarCollector:
             self.undefined.append(f"{names[0]}: {error}")
 
 
-def scalars_of(stats: ClassStatistics[Tensor], classifier: Classifier, lam: float) -> ScalarCollector:
-    """Losses and measures that the statistics decide: all but NC4 and the error."""
-    scalars = feature_scalars(stats)
+def scalars_of(stats: ClassStatistics[Tensor], classifier: Classifier, lam: float, precision: float) -> ScalarCollector:
+    """Losses and measures that the statistics decide: all but NC4 and the error. `precision` is the features' epsilon."""
+    scalars = feature_scalars(stats, precision)
     add_losses(scalars, stats, classifier, lam)
     add_classifier_scalars(scalars, stats, classifier)
     return scalars
 
 
-def feature_scalars(stats: ClassStatistics[Tensor]) -> ScalarCollector:
-    """What needs no classifier: NC1, and NC2 of the centred class means."""
+def feature_scalars(stats: ClassStatistics[Tensor], precision: float) -> ScalarCollector:
+    """What needs no classifier: NC1, and NC2 of the centred class means. `precision` is the features' epsilon."""
     scalars = ScalarCollector({}, [])
-    scalars.add("nc1", lambda: measures.phd_nc1(stats))
+    scalars.add("nc1", lambda: measures.phd_nc1(stats, precision))
     _add_angles(scalars, "", stats.centred_means)
     return scalars
 
@@ -150,8 +151,13 @@ def measurement_of(
 def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b: np.ndarray, lam: float) -> Measurement:
     """Everything measured on features (n, P), labels (n,) in 0..C-1 and a classifier W (C, P), b (C,), held in memory.
 
-    Raises ValueError for shapes that do not fit, labels out of range, a class without example, NaN or infinite features.
+    lam is NaN where it is not known, and so are the parts of the loss then. Raises ValueError for shapes that do not fit, labels
+    that are no whole numbers or out of range, masked arrays, a class without example, NaN or infinite features, a negative lam.
     """
+    check_unmasked(features, "features")
+    check_whole(labels)
+    if lam is None or lam < 0:
+        raise ValueError(f"lam = {lam}: lambda is at least 0, or float('nan') where it is not known")
     if W.ndim != 2 or b.shape != W.shape[:1] or features.ndim != 2 or features.shape[1] != W.shape[1]:
         raise ValueError(f"features {features.shape}, W {W.shape} and b {b.shape} do not fit: (n, P), (C, P) and (C,) are needed")
     # torch takes no negative strides
@@ -161,16 +167,18 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
     for H, y in _chunks(features, labels):
         streaming.update(H, y)
     stats = streaming.compute()
-    scalars, counts = scalars_of(stats, classifier, lam), Decisions()
+    precision = epsilon(features[:0])
+    scalars, counts = scalars_of(stats, classifier, lam, precision), Decisions()
     decide = Decider(classifier, stats.means)
     for H, y in _chunks(features, labels):
         counts += decide(H, y)
     scalars.values["train_error"], scalars.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
-    return replace(measurement_of(scalars, stats, epsilon(features[:0]), classifier=classifier), lam=lam)
+    return replace(measurement_of(scalars, stats, precision, classifier=classifier), lam=lam)
 
 
 def _chunks(features: np.ndarray, labels: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
     """Copies, so that a memory-mapped file is read a piece at a time and stays as it is."""
     for start in range(0, len(features), CHUNK):
         window = slice(start, start + CHUNK)
-        yield torch.from_numpy(np.array(features[window])), torch.from_numpy(labels[window].astype(np.int64))
+        native = features.dtype.newbyteorder("=")
+        yield torch.from_numpy(np.array(features[window], dtype=native)), torch.from_numpy(labels[window].astype(np.int64))

@@ -2,7 +2,7 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, SupportsFloat
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from ufm.monitor.inputs import OTHER_CLASSIFIER, GivenClassifier, checked, few_r
 from ufm.monitor.layers import weights_of
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.moments import Moments
-from ufm.monitor.states import MomentsMetric
+from ufm.monitor.states import OTHER_WIDTH, MomentsMetric
 from ufm.monitor.summary import Summary, of_classes, of_targets
 
 
@@ -42,6 +42,7 @@ class NeuralCollapse(MomentsMetric):
     is_differentiable = False
     higher_is_better = None
     full_state_update = False
+    _width: int | None = None  # P, where it is known without asking the device
 
     def __init__(
         self,
@@ -64,8 +65,10 @@ class NeuralCollapse(MomentsMetric):
             raise ValueError(f"num_classes = {num_classes}: collapse needs at least 2 classes; give their number")
         if targets == "regression" and num_classes is not None:
             raise ValueError(f"num_classes = {num_classes} says nothing where targets='regression': leave it out")
-        if lam is not None and not 0 <= lam < float("inf"):
-            raise ValueError(f"lam = {lam}: it must be finite and not negative")
+        if lam is not None and not (isinstance(lam, SupportsFloat) and 0 <= float(lam) < float("inf")):
+            raise ValueError(f"lam = {lam!r}: it must be a number, finite and not negative")
+        if targets == "regression" and (shift or ignore_index is not None):
+            raise ValueError("shift and ignore_index are of class labels: leave them out for targets='regression'")
         super().__init__(stored, scratch, lazy=classes == "seen", **kwargs)
         self.num_classes, self.layer, self.lam, self.targets = num_classes, layer, lam, targets
         self.ignore_index, self.shift = ignore_index, shift
@@ -89,18 +92,26 @@ class NeuralCollapse(MomentsMetric):
     def _update(self, features: Tensor, labels: Tensor, classifier: nn.Linear | tuple[Tensor, Tensor | None] | None) -> None:
         rows, y = self._as_rows(features, labels)
         known = len(self.scatter) if self._waiting is None else self._waiting.P
-        if known and rows.shape[1] != known:
-            raise ValueError(f"features of P = {features.shape[-1]} cannot be added to those before them, of another P")
+        if known and (rows.shape[1] != known or features.shape[-1] != self._known_width()):
+            raise ValueError(OTHER_WIDTH.format(features.shape[-1], self._known_width()))
         kept, faults = checked(rows, y, self.C, self.ignore_index)
         known_now = None if classifier is None else self._compared(classifier, features.shape[-1], faults)
         if rows.device.type == "cpu":
             refuse(faults, self.C, None if known_now is None else known_now[0], y)
         if known_now is not None:
             self.W, self.b, self._given = known_now[0].W, known_now[0].b, known_now[1]
+        self._width = features.shape[-1]
         waiting = self._room_for(rows, y, features.shape[-1])
         self.faults = self.faults + faults
         for full in waiting.add(rows, kept):
             self._take_in(waiting, *full)
+
+    def check(self, features: Tensor, labels: Tensor) -> None:
+        """Raise ValueError, on a CPU, for what `update` would refuse; nothing is taken in."""
+        with torch.no_grad():
+            rows, y = self._as_rows(features.detach(), labels.detach())
+            if rows.device.type == "cpu":
+                refuse(checked(rows, y, self.C, self.ignore_index)[1], self.C, None, y)
 
     def compute(self) -> dict[str, float]:
         """Every measure by name, floats, NaN where undefined (`undefined` says why). In every process the same.
@@ -145,6 +156,13 @@ class NeuralCollapse(MomentsMetric):
         super()._forget()
         self._summary: Summary | None = None
         self._given: GivenClassifier | None = None
+        self._width = None
+
+    def _known_width(self) -> int:
+        """P of the features before: asked of the device once, after states were loaded or merged."""
+        if self._width is None:
+            self._width = int(self.width)
+        return self._width
 
     def __getstate__(self) -> dict[str, Any]:
         return {**super().__getstate__(), "_given": None}  # a copy is not given the same tensors
@@ -154,7 +172,9 @@ class NeuralCollapse(MomentsMetric):
 
         Raises ValueError, and takes nothing in, for a metric of other settings or of another P.
         """
-        for name in ("num_classes", "targets", "lazy") if isinstance(incoming_state, NeuralCollapse) else ():
+        for name in (
+            ("num_classes", "targets", "lazy", "ignore_index", "shift") if isinstance(incoming_state, NeuralCollapse) else ()
+        ):
             mine, other = getattr(self, name), getattr(incoming_state, name)
             if mine != other:
                 raise ValueError(f"{name} = {other} cannot be merged into a metric with {name} = {mine}")
@@ -174,7 +194,7 @@ class NeuralCollapse(MomentsMetric):
         self, classifier: nn.Linear | tuple[Tensor, Tensor | None], P: int, faults: Tensor
     ) -> tuple[Classifier, GivenClassifier] | None:
         """The classifier in float64 and its tensors; None where they are known, with a fault where they changed since."""
-        W, b = weights_of(classifier) if isinstance(classifier, nn.Linear) else classifier
+        W, b = weights_of(classifier) if isinstance(classifier, nn.Linear) else inputs.weights_and_offsets(classifier)
         outputs = self.num_classes or len(W)
         if tuple(W.shape) != (outputs, P) or (b is not None and tuple(b.shape) != (outputs,)):
             shapes = f"{tuple(W.shape)} and {None if b is None else tuple(b.shape)}"

@@ -162,3 +162,8 @@ def _products(D: Tensor) -> Tensor:
         return gram(D.mT)
     rows = as_numpy(D)
     return torch.from_numpy(rows.T @ rows)
+
+
+def bits_of(number: int) -> Tensor:
+    """Zeros and ones: of two numbers they differ by more than any comparison with a tolerance lets pass."""
+    return torch.tensor([(number >> k) & 1 for k in range(48)])

@@ -19,9 +19,9 @@ from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.spool import FeatureSpool
 from ufm.monitor.batches import Select, outputs_of, selected
 from ufm.monitor.decisions import Decider
-from ufm.monitor.layers import bare, check_linear, linear_layer
+from ufm.monitor.layers import bare, check_linear, first_tensor, head_inputs, linear_layer
 from ufm.monitor.measurement import Measurement, ScalarCollector, measurement_of, scalars_of
-from ufm.monitor.shares import gather_features
+from ufm.monitor.shares import gather_features, shared_classifier
 from ufm.monitor.unchanged import batches_of, unchanged
 
 
@@ -57,11 +57,11 @@ def measure_network(
     with unchanged(model, *loaders), torch.no_grad(), ExitStack() as stack:
         with raised_in_all(group):
             spool = stack.enter_context(FeatureSpool(scratch))
-        model.eval()
-        classifier = Classifier.of(head)  # in evaluation mode: before, reading the weights may change them (spectral_norm)
+        stats, error, precision = _train_pass(_batches(model, head, layer, loader, select), head, spool, group)
+        # after a forward pass, which makes the weights of a pruned or weight-normed layer
+        classifier = shared_classifier(Classifier.of(head), spool.n > 0, group)
         classifier.check()
-        stats, error, precision = _train_pass(_batches(model, head, layer, loader, select), classifier, spool, group)
-        scalars = scalars_of(stats, classifier, lam)
+        scalars = scalars_of(stats, classifier, lam, precision)
         scalars.values["train_error"] = error
         scalars.values["nc4"] = _nc4(spool, classifier, stats.means, group)
         if keep is not None:
@@ -84,10 +84,11 @@ def _batches(model: nn.Module, head: nn.Linear, layer: str, loader: Iterable[Any
     seen: list[tuple[Tensor, Tensor]] = []
     device, linear = head.weight.device, False
 
-    def see(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen.append((inputs[0].detach().clone(), output))  # the network may go on to write into it
+    def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+        features = first_tensor(head_inputs(args, kwargs), layer)
+        seen.append((features.clone(), output))  # the network may go on to write into it
 
-    hook = head.register_forward_hook(see)
+    hook = head.register_forward_hook(see, with_kwargs=True)
     try:
         for batch in batches_of(loader):
             seen.clear()
@@ -123,15 +124,15 @@ def _check_logits(returned: object, output: Tensor) -> None:
 
 
 def _train_pass(
-    batches: Batches, classifier: Classifier, spool: FeatureSpool, group: Processes
+    batches: Batches, head: nn.Linear, spool: FeatureSpool, group: Processes
 ) -> tuple[ClassStatistics[Tensor], float, float]:
-    streaming, wrong, precision = StreamingStatistics(len(classifier.W)), 0, 0.0
+    streaming, wrong, precision = StreamingStatistics(head.out_features), 0, 0.0
     with raised_in_all(group):
         for features, logits, labels in batches:
             streaming.update(features, labels)
             spool.append(as_numpy(features.float() if features.dtype.itemsize < 4 else features), as_numpy(labels))
             wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
-    stats = streaming.merge_over(group, classifier.W).compute()
+    stats = streaming.merge_over(group, head.weight.detach().double()).compute()
     return stats, _total(group, wrong) / stats.n, _largest(group, precision)
 
 
@@ -155,9 +156,9 @@ def _add_test(
             wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
             apart += decide(features, labels).apart
     stats, precision = streaming.merge_over(group, classifier.W).compute(), _largest(group, precision)
-    test = scalars_of(stats, classifier, lam)
+    test = scalars_of(stats, classifier, lam, precision)
     test.values["nc4"], test.values["error"] = _total(group, apart) / stats.n, _total(group, wrong) / stats.n
-    test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats)))
+    test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats), precision))
     scalars.values.update({f"test_{name}": value for name, value in test.values.items()})
     scalars.undefined.extend(f"test_{reason}" for reason in test.undefined)
     return measurement_of(test, stats, precision).snr

@@ -1,8 +1,12 @@
-"""Features that several processes have measured a share of, brought together where they are kept."""
+"""What several processes have measured a share of, brought together: the features where they are kept, one classifier."""
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from ufm.arrays import as_numpy
 from ufm.distributed import Processes, raised_in_all
+from ufm.features.ranges import Classifier
 from ufm.features.statistics import CHUNK
 from ufm.files.spool import FeatureSpool
 
@@ -27,3 +31,17 @@ def gather_features(spool: FeatureSpool, group: Processes) -> None:
                 if group.rank == 0:
                     spool.append(features, labels)
             facts = next(mine, None)
+
+
+def shared_classifier(own: Classifier, forwarded: bool, group: Processes) -> Classifier:
+    """The classifier of the first process that has done a forward pass: without one, weights that a pass makes are stale."""
+    if group.size == 1:
+        return own
+    source = int(group.smallest(np.array([group.rank if forwarded else group.size]))[0])
+    if source == group.size:
+        return own
+
+    def of_source(values: Tensor) -> Tensor:
+        return torch.from_numpy(group.broadcast(as_numpy(values), source)).to(values.device)
+
+    return Classifier(of_source(own.W), of_source(own.b))

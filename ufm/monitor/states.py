@@ -1,5 +1,6 @@
 """A torchmetrics metric whose states are moments: what it takes to gather, merge, move, store and restore them exactly."""
 
+import itertools
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -10,9 +11,13 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from ufm.monitor.inputs import FAULTS, OTHER_CLASSIFIER
-from ufm.monitor.moments import IGNORED, Moments, merged_states
+from ufm.monitor.inputs import FAULTS, OTHER_CLASSIFIER, OTHER_CLASSIFIER_THERE
+from ufm.monitor.moments import IGNORED, Moments, bits_of, merged_states
 from ufm.monitor.waiting import LEAST, MOST, StoredRows, WaitingRows
+
+OTHER_WIDTH = "features of P = {} cannot be added to those before them, of P = {}"
+OF_INSTANCE = "instance"
+_instances = itertools.count(1)
 
 
 class MomentsMetric(Metric):
@@ -49,6 +54,8 @@ class MomentsMetric(Metric):
         }
         for name, value in nothing.items():
             self.add_state(name, value, persistent=True)
+        # MetricCollection lets one metric work for all whose states are equal, as those are whose rows wait: never equal
+        self.add_state(OF_INSTANCE, bits_of(next(_instances)), persistent=False)
 
     def forward(self, *args: Any, **kwargs: Any) -> None:
         """`update`; a batch has no value of its own, since it has too few examples a class."""
@@ -64,18 +71,20 @@ class MomentsMetric(Metric):
 
         Raises ValueError, and takes nothing in, for a metric of other classes or another P.
         """
+        if incoming_state is self:
+            raise ValueError("a metric cannot be merged into itself: give the other one")
         self._take_in_waiting()
         states: Any = incoming_state
-        if isinstance(incoming_state, MomentsMetric) and incoming_state is not self:
+        if isinstance(incoming_state, MomentsMetric):
             incoming_state._take_in_waiting()
             states = incoming_state._states
         if not isinstance(states, dict):
             raise ValueError(f"another {type(self).__name__} or its states are needed, got {type(incoming_state).__name__}")
+        states = {**states, **_grown_faults(states)}
         self._check_states(states)
-        known = len(self.W) and len(states["W"])
-        if known and not all(torch.equal(getattr(self, name), states[name].to(self.device)) for name in ("W", "b")):
-            raise ValueError(OTHER_CLASSIFIER)
-        self._set_states([self._states, states])
+        parts = [self._states, {name: value.to(self.device) for name, value in states.items() if name in self._states}]
+        _check_one_metric(parts, OTHER_CLASSIFIER)
+        self._set_states(parts)
         if isinstance(incoming_state, MomentsMetric) and incoming_state._rows is not None:
             self._rows = self._rows or StoredRows(self.scratch)
             self._rows.extend(incoming_state._rows)
@@ -99,13 +108,23 @@ class MomentsMetric(Metric):
         self._take_in_waiting()
         return {**super().__getstate__(), "_waiting": None, "_rows": None}
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.faults = _grown_faults(self.__dict__).get("faults", self.faults)
+        self._defaults["faults"] = torch.zeros_like(self.faults)
+        self.add_state(OF_INSTANCE, bits_of(next(_instances)).to(self.device), persistent=False)  # a copy is another metric
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
-        own = {name: state_dict[f"{prefix}{name}"] for name in self._defaults if f"{prefix}{name}" in state_dict}
+        own = {name: state_dict[f"{prefix}{name}"] for name in self._states if f"{prefix}{name}" in state_dict}
         if own:
-            self._check_states(own)
+            grown = _grown_faults(own)
+            self._check_states(own | grown)
+            state_dict.update({f"{prefix}{name}": value for name, value in grown.items()})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
-        self._forget()
-        self.to(self.device)
+        if own:  # weights of a network that were saved without this metric leave what it has seen
+            self._forget()
+            self.to(self.device)
+            self._computed, self._update_count = None, self._update_count + 1
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], exclude_state: Any = "") -> "MomentsMetric":
         self._take_in_waiting()
@@ -119,11 +138,13 @@ class MomentsMetric(Metric):
     ) -> None:
         group = process_group or self.process_group
         gathered = {name: dist_sync_fn(value, group=group) for name, value in self._states.items()}
-        self._set_states([dict(zip(gathered, values, strict=True)) for values in zip(*gathered.values(), strict=True)])
+        parts = [dict(zip(gathered, values, strict=True)) for values in zip(*gathered.values(), strict=True)]
+        _check_one_metric(parts, OTHER_CLASSIFIER_THERE)  # every process has all parts, so that all raise or none does
+        self._set_states(parts)
 
     @property
     def _states(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name) for name in self._defaults}
+        return {name: getattr(self, name) for name in self._defaults if name != OF_INSTANCE}
 
     def _set_states(self, parts: list[dict[str, Tensor]]) -> None:
         for name, value in merged_states(parts).items():
@@ -131,7 +152,7 @@ class MomentsMetric(Metric):
 
     def _check_states(self, states: Mapping[str, Any]) -> None:
         """Raise ValueError where states are not those of such a metric: of another version, cut, or of other classes."""
-        missing = [name for name in self._defaults if not isinstance(states.get(name), Tensor)]
+        missing = [name for name in self._states if not isinstance(states.get(name), Tensor)]
         if missing:
             raise ValueError(f"the states lack {', '.join(missing)}: they are of another version or of another metric")
         K, P = len(states["classes"]), len(states["scatter"])
@@ -184,14 +205,44 @@ class MomentsMetric(Metric):
 
     def _over_stored(self, summand: Callable[[Tensor, Tensor], Tensor], total: Tensor) -> Tensor:
         """The sum over the stored rows of all processes. Raises ValueError where some of the rows seen are not stored."""
-        rows, count = self._rows, torch.tensor([self._rows.count if self._rows else 0], device=self.device)
-        total = total.to(self.device) if rows is None else rows.sum_of(summand, total.to(self.device))
+        rows, total, failure = self._rows, total.to(self.device), None
+        try:
+            total = total if rows is None else rows.sum_of(summand, total)
+        except Exception as error:  # whatever it is: the other processes wait for this one
+            failure = error
+        refused, failed = isinstance(failure, ValueError), failure is not None and not isinstance(failure, ValueError)
+        facts = torch.tensor([0 if rows is None else rows.count, refused, failed], device=self.device)
         if self._is_synced:
             gather = self.dist_sync_fn or gather_all_tensors
-            total, count = (torch.stack(gather(value, group=self.process_group)).sum(0) for value in (total, count))
-        if int(count) != int(self.counts.sum()):
-            kept = f"{int(count)} of {int(self.counts.sum())} features are stored"
+            total, facts = (torch.stack(gather(value, group=self.process_group)).sum(0) for value in (total, facts))
+        count, refusals, failures = facts.tolist()
+        if failure is not None and (failed or not failures):
+            raise failure
+        if failures:
+            raise RuntimeError(f"{failures} other processes could not read their stored features: their own errors say why")
+        if refusals:
+            raise ValueError("undefined for the features of another process, which says why")
+        if count != int(self.counts.sum()):
+            kept = f"{count} of {int(self.counts.sum())} features are stored"
             raise ValueError(
                 f"{kept}, and the class means are known only now: keep stored=True, and one metric for the whole pass"
             )
         return total
+
+
+def _grown_faults(states: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Faults as they are counted now, from those of a version that knew only the first two; else nothing."""
+    faults = states.get("faults")
+    if not isinstance(faults, Tensor) or tuple(faults.shape) != (2,):
+        return {}
+    return {"faults": torch.cat([faults, faults.new_zeros(len(FAULTS) - 2)])}
+
+
+def _check_one_metric(parts: list[dict[str, Tensor]], other_classifier: str) -> None:
+    """Raise ValueError where states to be merged are of different classifiers, or of different numbers P of features."""
+    known = [part for part in parts if len(part["W"])]
+    if not all(torch.equal(known[0][name], part[name]) for part in known[1:] for name in ("W", "b")):
+        raise ValueError(other_classifier)
+    widths = [width for part in parts if (width := int(part["width"]))]
+    if len(set(widths)) > 1:
+        raise ValueError(OTHER_WIDTH.format(*reversed(widths[:2])))

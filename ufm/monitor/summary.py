@@ -65,7 +65,7 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     except ValueError as error:
         values = dict.fromkeys((*OF_FEATURES, *OF_CLASSIFIER), float("nan"))
         return Summary(values, dict.fromkeys(values, str(error)))
-    scalars, reasons = feature_scalars(stats), dict[str, str]()
+    scalars, reasons = feature_scalars(stats, precision), dict[str, str]()
     scalars.add("effective_rank", lambda: effective_rank(stats))
     if classifier is None:
         reasons |= dict.fromkeys(OF_CLASSIFIER, NO_CLASSIFIER)
@@ -76,7 +76,7 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     scalars.values.update(dict.fromkeys((name for name in reasons if name not in scalars.values), float("nan")))
     seen = classifier if classifier is None or len(classifier.W) == stats.C else None
     measured = measurement_of(scalars, stats, precision, classifier=seen)
-    scalars.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr))
+    scalars.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr, min(stats.C - 1, stats.P - measured.snr.dropped)))
     measured = replace(measured, undefined=tuple(scalars.undefined), lam=None if classifier is None else lam)
     values = {**scalars.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}
     values |= {"examples": float(stats.n), "classes_seen": float(stats.C)}
@@ -108,10 +108,12 @@ def _shares(counts: Decisions, n: int, classifier: Classifier | None) -> tuple[f
     return *network, 1 - counts.wrong_by_mean / n
 
 
-def _geometric_mean(snr: RangeSnr) -> float:
-    if not np.isfinite(snr.omega).all() or not (snr.omega > 0).all():
-        raise ValueError(f"{int((snr.omega > 0).sum())} of {len(snr.omega)} values of omega are positive and finite")
-    return float(np.exp(np.log(snr.omega).mean()))
+def _geometric_mean(snr: RangeSnr, K: int) -> float:
+    """Of the K values of omega that there are on the range of Sigma_W."""
+    omega = snr.omega[: max(K, 1)]
+    if not np.isfinite(omega).all() or not (omega > 0).all():
+        raise ValueError(f"{int((omega > 0).sum())} of {len(omega)} values of omega are positive and finite")
+    return float(np.exp(np.log(omega).mean()))
 
 
 def of_targets(

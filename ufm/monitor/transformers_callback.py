@@ -1,6 +1,8 @@
 """Neural collapse during training with the Trainer of Hugging Face's transformers."""
 
+import math
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from typing import Any
 
 try:
@@ -11,6 +13,9 @@ except ModuleNotFoundError as error:
 from ufm.monitor import watch
 from ufm.monitor.logs import Log
 from ufm.monitor.schedule import Schedule, in_order, log_all
+from ufm.monitor.unchanged import batches_of
+
+EPOCH_ROUNDING = 1e-6  # of an epoch, which the trainer counts in fractions
 
 
 class NeuralCollapseCallback(TrainerCallback):
@@ -20,6 +25,8 @@ class NeuralCollapseCallback(TrainerCallback):
     loader   other examples than those of training, any iterable of batches
     every, epochs   when: every so many epochs, or at those named (counted 1, 2, ...)
 
+    An epoch is a pass over the training data; one that max_steps or a fraction of an epoch ends early stands in
+    `state.log_history` alone, not in `logs`. Data that has no length is read as far as the training has read it in the pass.
     Other keywords as in `ufm.monitor.watch`; for causal language models shift=True, ignore_index=-100, classes="seen". Weights,
     modes, random states and data order are as without the callback.
     """
@@ -29,7 +36,7 @@ class NeuralCollapseCallback(TrainerCallback):
         layer: str,
         loader: Iterable[Any] | None = None,
         every: int = 1,
-        epochs: Sequence[int] | None = None,
+        epochs: Iterable[int] | None = None,
         logs: Sequence[Log] = (),
         group: str = "collapse",
         **settings: Any,
@@ -41,16 +48,38 @@ class NeuralCollapseCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Find the layers, so that a wrong name ends the run before it begins."""
         self.watched = watch(model, self.layer, **self.settings)
+        self._passes = math.floor(state.epoch or 0)
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count the steps of a pass."""
+        self._begun = state.global_step
 
     def on_epoch_end(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         """Measure and log."""
-        epoch = round(state.epoch)
-        if epoch not in self.schedule:
+        self._passes += 1
+        if self._passes not in self.schedule:
             return
-        values = self.watched.measure(in_order(train_dataloader) if self.loader is None else self.loader)
-        state.log_history.append({"epoch": state.epoch, "step": state.global_step, **self._named(values)})
-        if state.is_world_process_zero:
-            log_all(self.logs, epoch, self.watched, values)
+        values = self.watched.measure(self._batches(args, state, train_dataloader))
+        finite = {f"{self.group}/{name}": value for name, value in values.items() if math.isfinite(value)}
+        state.log_history.append({"epoch": state.epoch, "step": state.global_step, **finite})
+        whole = not _has_length(train_dataloader) or abs(state.epoch - round(state.epoch)) < EPOCH_ROUNDING
+        if state.is_world_process_zero and whole:
+            log_all(self.logs, self._passes, self.watched, values)
 
-    def _named(self, values: dict[str, float]) -> dict[str, float]:
-        return {f"{self.group}/{name}": value for name, value in values.items()}
+    def _batches(self, args: Any, state: Any, given: Any) -> Iterable[Any]:
+        """The examples to measure."""
+        if self.loader is not None:
+            return self.loader
+        batches = in_order(given)
+        if _has_length(given):
+            return batches
+        read = (state.global_step - self._begun) * args.gradient_accumulation_steps
+        return islice(batches_of(batches), read)
+
+
+def _has_length(loader: Any) -> bool:
+    try:
+        len(loader)
+    except TypeError:
+        return False
+    return True

@@ -1,7 +1,7 @@
 """Features of a network caught on their way, during a pass of the user's own or one of ours that leaves no trace."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -10,19 +10,34 @@ import torch
 from torch import Tensor, nn
 
 from ufm.monitor.batches import Select, outputs_of, selected
-from ufm.monitor.layers import Reduce, any_layer, bare, check_linear, few_rows, first_tensor, linear_layer, name_of, pooled
+from ufm.monitor.layer_hooks import LayerHook
+from ufm.monitor.layers import (
+    Reduce,
+    any_layer,
+    bare,
+    check_linear,
+    check_returned,
+    features_caught,
+    few_rows,
+    is_compiled,
+    linear_layer,
+    name_of,
+    named_errors,
+    pooled,
+)
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.metric import NeuralCollapse
 from ufm.monitor.summary import OF_FEATURES
 from ufm.monitor.unchanged import batches_of, unchanged
 
 BY_LAYER = (*OF_FEATURES, "dropped", "lost_signal")
+CATCHING = "this watch is already catching features: leave its with block first"
 
 
 def watch(
     model: nn.Module,
     layer: str | nn.Linear,
-    inner: Sequence[str | nn.Module] = (),
+    inner: str | nn.Module | Sequence[str | nn.Module] = (),
     reduce: Reduce = pooled,
     lam: float | None = None,
     targets: Literal["classes", "regression"] = "classes",
@@ -31,6 +46,7 @@ def watch(
     shift: bool = False,
     select: Select | None = None,
     scratch: Path | None = None,
+    sync_on_compute: bool = True,
 ) -> "Watched":
     """A watch over the last linear layer of a network, and over inner layers.
 
@@ -39,18 +55,26 @@ def watch(
     reduce    from the output of an inner layer to features (b, P): `pooled` takes the mean over the places of a convolution,
               `RandomProjection(size)` a random projection of all numbers, `flattened` all of them
     select    what of a batch is (inputs, labels), for `measure`, where it is no pair and no mapping with `labels`
+    sync_on_compute   in a job of several processes all of them have to call `compute` and `measure`, and have the numbers of
+              all; False for one that measures alone
 
     The rest as in `NeuralCollapse`. Raises ValueError for names that the network does not have.
     """
+    inner = (inner,) if isinstance(inner, (str, nn.Module)) else inner
     layer, inner = name_of(model, layer), [name_of(model, other) for other in inner]
     head = linear_layer(model, layer)
-    settings: Any = {"ignore_index": ignore_index, "shift": shift, "scratch": scratch, "classes": classes}
+    common: Any = {"scratch": scratch, "sync_on_compute": sync_on_compute, "ignore_index": ignore_index, "shift": shift}
     if targets == "regression":
         if inner:
             raise ValueError("inner layers are measured for classes; leave inner= out for targets='regression'")
-        metric = NeuralCollapse(targets=targets, lam=lam, scratch=scratch)
+        metric = NeuralCollapse(targets=targets, lam=lam, **common)
         return Watched(model, head, {layer: (head, metric)}, reduce, select)
-    C = head.out_features
+    C, settings = head.out_features, common | {"classes": classes}
+    if C < 2:
+        raise ValueError(
+            f"the layer {layer!r} has {C} output, and collapse is that of 2 classes at least: train with two outputs, or give "
+            "features to NeuralCollapse(2) without a classifier"
+        )
     watched: dict[str, tuple[nn.Module, NeuralCollapse]] = {layer: (head, NeuralCollapse(C, lam=lam, **settings))}
     watched |= {name: (any_layer(model, name), NeuralCollapse(C, **settings)) for name in inner if name != layer}
     return Watched(model, head, watched, reduce, select)
@@ -77,16 +101,24 @@ class Watched:
         self._checked = False  # that the classifier gives W h + b, once a pass
         self._outputs: list[Tensor] = []
         self._caught: dict[str, list[Tensor]] = {name: [] for name in layers}
+        self._reduced: set[str] = set()  # layers of whose numbers `reduce` left some out
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
 
     def __enter__(self) -> "Watched":
         if self._hooks:
-            raise ValueError("this watch is already catching features: leave its with block first")
-        head, *inner = self._modules
-        self._hooks.append(self._head.register_forward_hook(self._catching(head, inputs=True)))
-        for name in inner:
-            self._hooks.append(self._modules[name].register_forward_hook(self._catching(name, inputs=False)))
+            raise ValueError(CATCHING)
+        for name, module in self._modules.items():
+            if any_layer(self.model, name) is not module:
+                raise ValueError(f"the layer {name!r} of the network is another one than when the watch was made: watch it again")
+        for name, module in self._modules.items():
+            catch = LayerHook(self.catch, name, module is self._head)
+            self._hooks.append(module.register_forward_hook(catch, with_kwargs=True))
         return self
+
+    def __repr__(self) -> str:
+        metric, layers = self._metric, ", ".join(map(repr, self.metrics))
+        of = "regression" if metric.targets == "regression" else f"C = {metric.C}, classes = {'seen' if metric.lazy else 'all'!r}"
+        return f"Watched({layers}: P = {self._head.in_features}, {of}, lam = {metric.lam})"
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         while self._hooks:
@@ -109,34 +141,49 @@ class Watched:
                 self._checked = True
         finally:
             self.drop()
+        if len(self.metrics) > 1:  # all before one takes something in, so that the rows of `by_layer` are of the same examples
+            for name, metric in self.metrics.items():
+                named_errors(name, metric.check, features[name], labels)
         for name, metric in self.metrics.items():
             head = self._head if metric is self._metric else None
             metric.update(features[name], labels.to(features[name].device), classifier=head)
 
     def measure(self, loader: Iterable[Any]) -> dict[str, float]:
-        """Every measure from one pass over a loader in evaluation mode. Modes, random states and data order stay as they are."""
+        """Every measure from one pass over a loader in evaluation mode. Modes, random states and data order stay as they are.
+
+        After an error or an interrupt nothing has been seen. Raises ValueError where the network returns logits that decide
+        otherwise than those of the layer.
+        """
+        if self._hooks:
+            raise ValueError(CATCHING)
         self.reset()
         device = next(self._head.parameters()).device  # its weight may be a parametrisation, which reading changes
-        with unchanged(self.model, loader), torch.no_grad(), self:
-            self.model.eval()
-            for batch in batches_of(loader):
-                chosen = selected(batch, self.select)
-                outputs_of(bare(self.model), chosen, device)
-                self.update(chosen.labels)
+        try:
+            with unchanged(self.model, loader), torch.no_grad(), self:
+                for batch in batches_of(loader):
+                    chosen = selected(batch, self.select)
+                    returned = outputs_of(bare(self.model), chosen, device)
+                    if not self._checked and self._outputs:
+                        check_returned(returned, self._outputs[0], next(iter(self.metrics)))
+                    self.update(chosen.labels)
+        except BaseException:
+            self.reset()  # the measures of a part would look like those of the whole
+            raise
         return self.compute()
 
     def compute(self) -> dict[str, float]:
         """Everything about the features of the classifier by name, and of inner layers under "NAME/nc1" and so on."""
-        values = self._metric.compute()
+        values = dict(self._metric.compute())
         for name, metric in list(self.metrics.items())[1:]:
             own = metric.compute()
             values |= {f"{name}/{key}": own[key] for key in BY_LAYER if key in own}
         return values
 
     def by_layer(self) -> list[dict[str, float | str]]:
-        """One row a layer, the inner ones as they were named, then the classifier's features: measures, and `gain`.
+        """One row a layer, the inner ones as they were named, then the classifier's features: measures, `reduced` and `gain`.
 
-        gain is log of the geometric mean of omega less that of the layer before: a linear layer cannot make it positive.
+        gain is log of the geometric mean of omega less that of the row before. A linear layer cannot make it positive, where the
+        row before has all numbers of its layer and `dropped` is the same: `reduced` is 1 where `reduce` left numbers out.
         """
         if self._metric.targets == "regression":
             raise ValueError("layers are compared by their classes, and the targets of this watch are not classes")
@@ -146,7 +193,8 @@ class Watched:
         for name in (*inner, head):
             own = self.metrics[name].compute()
             now = math.log(own["omega_geometric_mean"])
-            rows.append({"layer": name, **{key: own[key] for key in BY_LAYER if key in own}, "gain": now - before})
+            values = {key: own[key] for key in BY_LAYER if key in own}
+            rows.append({"layer": name, **values, "reduced": float(name in self._reduced), "gain": now - before})
             before = now
         return rows
 
@@ -173,17 +221,20 @@ class Watched:
         for metric in self.metrics.values():
             metric.reset()
         self._checked = False
+        self._reduced.clear()
 
-    def _catching(self, name: str, inputs: bool) -> Callable[[nn.Module, Any, Any], None]:
-        def catch(layer: nn.Module, given: Any, output: Any) -> None:
+    def catch(self, name: str, module: nn.Module, features: Tensor, output: Tensor | None) -> None:
+        """Keep what a layer was given (`output`, what it made of it) or gave, unless it is one of a copy of the network."""
+        if module is not self._modules[name]:
+            return
+        with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
             # now, and as a copy: the next layer may write its result into the same memory, as ReLU(inplace=True) does
-            features = first_tensor(given if inputs else output)
-            with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-                self._caught[name].append((features if inputs else self.reduce(features)).clone())
-                if inputs:  # compared in `update`: a compiled network may hold this hook, and is not to be asked for numbers
-                    self._outputs.append(few_rows(first_tensor(output)))
-
-        return catch
+            kept = features if output is not None else self.reduce(features)
+            if kept.numel() != features.numel():
+                self._reduced.add(name)
+            self._caught[name].append(kept.clone())
+            if output is not None:  # compared in `update`: a compiled network may hold this, and is not to be asked for numbers
+                self._outputs.append(few_rows(output))
 
     def drop(self) -> None:
         """Forget what was caught since the last update: a batch that is not to count."""
@@ -191,16 +242,5 @@ class Watched:
             caught.clear()
 
     def _of_layer(self, name: str, labels: Tensor) -> Tensor:
-        caught = self._caught[name]
-        if not caught:
-            raise ValueError(f"the layer {name!r} saw no batch since the last update: call the network inside of the with block")
-        features = torch.cat(caught)
-        if features.ndim == 3 and labels.ndim == 1 and len(features) == len(labels) and self._modules[name] is not self._head:
-            raise ValueError(
-                f"the layer {name!r} gives {features.shape[1]} tokens an example, and there is one label an example: "
-                "give reduce=, a function to features (b, P), as lambda tokens: tokens.mean(1)"
-            )
-        if len(features) != len(labels):
-            seen = f"{len(features)} examples in {len(caught)} calls"
-            raise ValueError(f"the layer {name!r} saw {seen}, and there are {len(labels)} labels: update after each forward pass")
-        return features
+        inner = self._modules[name] is not self._head
+        return features_caught(name, self._caught[name], labels, inner, is_compiled(self.model))

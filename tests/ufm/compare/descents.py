@@ -37,7 +37,7 @@ def white_start(rng: np.random.Generator, sizes: list[int], P: int, u: float, sp
         D[:, y == c] -= D[:, y == c].mean(1, keepdims=True)
     values, E = np.linalg.eigh(D @ D.T / len(y))
     D = (E / np.sqrt(values)) @ E.T @ D
-    B = np.linalg.svd(np.eye(C) - np.outer(q, q))[0][:, : C - 1] @ np.linalg.qr(rng.standard_normal((C - 1, C - 1)))[0]
+    B = np.linalg.qr(np.eye(C) - np.outer(q, q))[0][:, : C - 1] @ np.linalg.qr(rng.standard_normal((C - 1, C - 1)))[0]
     K = min(C - 1, P)
     S = np.linalg.qr(rng.standard_normal((P, K)))[0] * np.sqrt(u) * np.exp(rng.uniform(-spread, spread, K)) @ B[:, :K].T
     return D + (S / q)[:, y]

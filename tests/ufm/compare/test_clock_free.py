@@ -56,7 +56,7 @@ def test_the_signal_has_the_share_that_plain_descent_predicts(sizes: list[int]) 
 
 def test_from_a_white_total_the_share_is_one_over_one_plus_u() -> None:
     C, u = 4, np.array([0.4, 1.0, 2.5])
-    V = np.linalg.svd(np.eye(C) - 1 / C)[0][:, : C - 1]
+    V = np.linalg.qr(np.eye(C) - 1 / C)[0][:, : C - 1]
     shrunk = 1 / (1 + u)
     entry = Entry(np.full(C, 10), (V * np.sqrt(C * u * shrunk)).T, np.diag(shrunk))
     frame = frame_of(entry.gram())

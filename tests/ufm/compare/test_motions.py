@@ -197,7 +197,7 @@ def test_a_renormalized_flow_of_unequal_classes_is_that_of_the_whole_tensor() ->
 
 def test_a_ridge_rescales_the_renormalized_flow() -> None:
     C, lam, u = 4, 0.7, np.array([0.5, 1.0, 2.0])
-    V = np.linalg.svd(np.eye(C) - 1 / C)[0][:, : C - 1]
+    V = np.linalg.qr(np.eye(C) - 1 / C)[0][:, : C - 1]
     G = (V * u) @ V.T
     path, _ = trace(renormalized_motion(G, np.full(C, 10), 1.0, lam), frame_of(G), 3.0, 1.0)
     phi = np.log(np.exp(2 * np.diagonal(path, axis1=1, axis2=2)))

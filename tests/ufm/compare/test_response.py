@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from scipy.interpolate import CubicSpline
 from scipy.linalg import expm_frechet
 
 from tests.ufm.compare.descents import entry_of, labelled, white_start
@@ -44,7 +45,8 @@ def in_error(entry: Entry, frame: np.ndarray, E: np.ndarray) -> Entry:
 
 
 def nearest(path: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Of every point (T, m) the vector from the polygon of a path (S, m). (T, m)"""
+    """Of every point (T, m) the vector from the cubic spline through a path (S, m). (T, m)"""
+    path = CubicSpline(np.arange(len(path)), path)(np.linspace(0, len(path) - 1, 8 * len(path)))
     a, b = path[:-1], path[1:]
     apart = []
     for p in points:
@@ -90,7 +92,8 @@ def test_the_response_by_cheap_steps_is_that_by_steps_that_watch_their_error(kap
     ((_, motion),) = models.motions(JOINT, start.gram, start.counts, start.entry, (kappa,), turns(Y[0], start.frame, where))
     assert motion.quick is not None
     grid = np.arange(len(times), dtype=float)
-    cheap, careful = (response(one, start.frame, Y, times, grid, where).D for one in (motion, replace(motion, quick=None)))
+    ways = [response(one, start.frame, Y, times, grid, where) for one in (motion, replace(motion, quick=None))]
+    cheap, careful = (one.at(grid) for one in ways)
     assert abs(careful[-1] - np.eye(6)).max() > 0.1
     np.testing.assert_allclose(cheap, careful, atol=0.015)
 
@@ -153,7 +156,7 @@ def test_many_values_respond_each_to_its_own_error_as_the_closed_law_says() -> N
     """From Sigma_W = I and equal classes: d log omega_t / d log omega_0 = 1 - 2 (log omega_t - log omega_0) g / (1 + g)."""
     C = MOST_FULL + 3
     g = np.linspace(0.3, 2.0, C - 1)
-    V = np.linalg.svd(np.eye(C) - 1 / C)[0][:, : C - 1]
+    V = np.linalg.qr(np.eye(C) - 1 / C)[0][:, : C - 1]
     entry = Entry(np.full(C, 10), (V * np.sqrt(g * C)).T, np.eye(C - 1))
     frame = frame_of(entry.gram())
     x0 = log_gram(entry.gram(), frame)
@@ -210,7 +213,8 @@ def test_the_span_of_powers_of_sigma_w_keeps_the_path_of_many_features(monkeypat
     M = rng.standard_normal((P, C))
     entry = Entry(np.full(C, 20), M - M.mean(1, keepdims=True), sigma_w)
     small = krylov(entry)
-    assert len(small.M) <= 5 * (C - 1)
+    assert len(small.M) <= 7 * (C - 1)
+    assert len(krylov(entry, 2).M) <= 5 * (C - 1)
     np.testing.assert_allclose(small.gram(), entry.gram(), rtol=1e-9, atol=1e-9)
     frame = frame_of(entry.gram())
     ends = []
@@ -221,11 +225,11 @@ def test_the_span_of_powers_of_sigma_w_keeps_the_path_of_many_features(monkeypat
             state = motion.step(state, 1.0)
         ends.append(log_gram(motion.gram(state), frame))
     moved = abs(ends[0] - log_gram(entry.gram(), frame)).max()
-    assert abs(ends[0] - ends[1]).max() < 0.05 * moved
-    monkeypatch.setattr(models, "krylov", lambda entry: entry)
+    assert abs(ends[0] - ends[1]).max() < 0.01 * moved
+    monkeypatch.setattr(models, "krylov", lambda entry, blocks: entry)
     whole = start_of(entry)
     where = np.triu_indices(3)
     full = whole.path(PLAIN, whole.traces(PLAIN)[0], where)
     monkeypatch.undo()
     reduced = whole.path(PLAIN, whole.traces(PLAIN)[0], where)
-    np.testing.assert_allclose(reduced.response.D, full.response.D, atol=0.1)
+    np.testing.assert_allclose(reduced.response.D, full.response.D, atol=0.02)

@@ -17,8 +17,8 @@ Law = RenormalizedKernelRatio | UnnormalizedKernelRatio
 def test_the_inverse_has_its_digits_over_a_dense_grid(law: Law) -> None:
     """From u = 1e-250 to 1e250: across both ends of the table and of every cell."""
     y = np.linspace(-575, 575, 40_001)
-    found = np.log(law._solve(law.phi(np.exp(y))))
-    assert (abs(found - y) <= 2e-14 * np.maximum(1, abs(y))).all()
+    solved = np.log(law._solve(law.phi(np.exp(y))))
+    assert (abs(solved - y) <= 2e-14 * np.maximum(1, abs(y))).all()
 
 
 @pytest.mark.parametrize("law", LAWS)

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ import torch
 from sims.comparison.runs import load_observed
 from tests.ufm.monitor.killed import train
 from ufm.monitor import NeuralCollapse, watch
-from ufm.monitor.logs import CsvLog, RunLog, StepLog, TensorBoardLog, load_log, read_csv
+from ufm.monitor.logs import CsvLog, RunLog, StepLog, TensorBoardLog, load_log
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.record import Record
+from ufm.monitor.tables import read_csv
 
 ROOT = Path(__file__).parents[3]
+TEXT: Any = {"nc1": "abc"}
 
 
 def test_a_killed_and_resumed_run_loses_nothing(tmp_path: Path) -> None:
@@ -167,3 +170,71 @@ def test_epochs_are_whole_numbers(tmp_path: Path, epoch: Any) -> None:
     assert read_csv(tmp_path / "t.csv")["epoch"].tolist() == [1]
     with pytest.raises(ValueError, match="cannot make the folder"):
         RunLog(tmp_path / "t.csv")
+
+
+def measured() -> tuple[dict[str, float], Measurement]:
+    metric = NeuralCollapse(3)
+    metric.update(torch.randn(30, 4), torch.arange(30) % 3)
+    return metric.compute(), metric.measurement
+
+
+def test_a_training_that_begins_anew_leaves_the_log_of_an_earlier_one(tmp_path: Path) -> None:
+    """Twice, and one from an early checkpoint; one that repeats the last epochs goes on with the log."""
+    values, measurement = measured()
+    table, folder = tmp_path / "run.csv", tmp_path / "run"
+    for first, last in ((1, 6), (1, 1), (1, 6), (3, 5)):
+        with warnings.catch_warnings(record=True) as said:
+            warnings.simplefilter("always")
+            for log in (CsvLog(table), RunLog(folder, seed=3)):
+                for epoch in range(first, last + 1):
+                    log(epoch, {**values, "nc1": 10.0 * first + epoch}, measurement)
+        assert all("begins anew: they are kept in" in str(one.message) for one in said)
+    assert read_csv(tmp_path / "run.earlier-1.csv")["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert read_csv(tmp_path / "run.earlier-2.csv")["epoch"].tolist() == [1]
+    assert read_csv(tmp_path / "run.earlier-3.csv")["epoch"].tolist() == [1, 2, 3, 4, 5, 6]
+    assert read_csv(table)["epoch"].tolist() == [1, 2, 3, 4, 5]
+    kept = folder / "earlier-1"
+    assert load_observed(kept).trajectory.t.tolist() == [1, 2, 3, 4, 5, 6]
+    assert len(list(kept.glob("statistics-*.npz"))) == 6
+    assert load_observed(folder).trajectory.t.tolist() == [1, 2, 3, 4, 5]
+    assert {path.name for path in folder.glob("statistics-*.npz")} == {f"statistics-000{k}.npz" for k in range(1, 6)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CsvLog(table)(4, values)  # goes on from a checkpoint, and repeats two epochs
+        RunLog(folder, seed=3)(4, values, measurement)
+    assert read_csv(table)["epoch"].tolist() == [1, 2, 3, 4]
+    assert Record.load(folder / "trajectory.npz").epochs.tolist() == [1, 2, 3, 4]
+
+
+def test_facts_that_statistics_cannot_hold_are_left_to_the_folder(tmp_path: Path) -> None:
+    values, measurement = measured()
+    facts: dict[str, Any] = {"learning_rate": "cosine", "momentum": True, "loss": 3, "batch_size": "32", "optimizer": "SGD"}
+    RunLog(tmp_path, lam=torch.tensor(0.5), seed=np.int64(4), **facts)(1, values, measurement)  # type: ignore[arg-type]
+    assert json.loads((tmp_path / "run.json").read_text()) == {"lambda": 0.5, "seed": 4, **facts}
+    assert load_observed(tmp_path).trajectory.t.tolist() == [1]
+    RunLog(tmp_path, lam=0.5, seed=4, **facts)
+    assert math.isnan(RunLog(tmp_path / "unknown", lam=math.nan)._lam)
+    RunLog(tmp_path / "unknown")
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: RunLog(folder, lam=-1.0), r"lam = -1\.0: lambda is at least 0"),
+        (lambda folder: RunLog(folder, optimizer=torch.nn.Linear(2, 2)), "optimizer = Linear.*: a fact of a run is a number"),
+        (lambda folder: CsvLog(folder / "t.csv")(1, TEXT), r"values\['nc1'\] = 'abc' is no number"),
+        (lambda folder: CsvLog(folder / "half.csv"), r"half\.csv: line 3 has the epoch '1\.5', no whole number"),
+        (lambda folder: CsvLog(folder / "wide.csv"), r"wide\.csv: line 2 has more cells than there are columns"),
+    ],
+)
+def test_what_a_log_cannot_hold_is_named(make: Any, message: str, tmp_path: Path) -> None:
+    (tmp_path / "half.csv").write_text("epoch,nc1\n1,2\n1.5,2\n")
+    (tmp_path / "wide.csv").write_text("epoch,nc1\n1,2,9\n")
+    with pytest.raises(ValueError, match=message):
+        make(tmp_path)
+
+
+def test_a_table_that_another_program_wrote_back_is_gone_on_with(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("epoch,nc1\n1.0,0.5\n,\n2.0,0.25\n")
+    CsvLog(tmp_path / "t.csv")(3, {"nc1": 0.125, "epoch": 7.0})
+    assert read_csv(tmp_path / "t.csv")["epoch"].tolist() == [1, 2, 3]

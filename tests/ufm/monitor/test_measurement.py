@@ -341,3 +341,29 @@ def test_what_cannot_be_measured_is_refused(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr("tempfile.TemporaryFile", lambda dir: Full())
     with FeatureSpool(tmp_path) as spool, pytest.raises(ValueError, match="cannot keep the features for measuring: No space"):
         spool.append(features, labels)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda H, y: (H, y + 0.9, 0.1), "labels have dtype float64: integers"),
+        (lambda H, y: (H, y.astype(str), 0.1), "labels have dtype <U21: integers"),
+        (lambda H, y: (H, np.where(y == 0, np.nan, y), 0.1), "labels have dtype float64: integers"),
+        (lambda H, y: (np.ma.masked_greater(H, 1.0), y, 0.1), "features are a masked array"),
+        (lambda H, y: (H, np.ma.masked_equal(y, 2), 0.1), "labels are a masked array"),
+        (lambda H, y: (H, y, -1.0), r"lam = -1\.0: lambda is at least 0"),
+        (lambda H, y: (H, y, None), "lam = None: lambda is at least 0, or"),
+    ],
+)
+def test_labels_features_and_lambda_that_are_none_are_refused(change: Callable, message: str) -> None:
+    rng, labels = np.random.default_rng(0), np.arange(30) % 3
+    H, y, lam = change(rng.standard_normal((30, 4)), labels)
+    with pytest.raises(ValueError, match=message):
+        measure_features(H, y, rng.standard_normal((3, 4)), np.zeros(3), lam)
+
+
+def test_features_of_another_byte_order_and_labels_as_floats_are_measured() -> None:
+    rng, labels = np.random.default_rng(0), np.arange(30) % 3
+    H, W = rng.standard_normal((30, 4)), rng.standard_normal((3, 4))
+    expected = measure_features(H, labels, W, np.zeros(3), 0.1).scalars
+    assert measure_features(H.astype(">f8"), labels.astype(float), W, np.zeros(3), 0.1).scalars == expected

@@ -9,8 +9,6 @@ import pytest
 from tests.ufm.monitor.shared_network import CUTS, measured
 from tests.ufm.monitor.test_processes import run_two
 
-Report = dict[str, object]
-
 
 @pytest.fixture(scope="module")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
@@ -19,7 +17,7 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
     return [json.loads((folder / f"out-{rank}.json").read_text()) for rank in range(2)]
 
 
-@pytest.mark.parametrize("name", [*CUTS, "after"])
+@pytest.mark.parametrize("name", [*CUTS, "pruned", "after"])
 def test_two_processes_measure_what_one_does(name: str, reports: list[dict]) -> None:
     (expected, more), ((scalars, rest), (other, other_rest)) = measured(slice(None)), (report[name] for report in reports)
     assert scalars == other

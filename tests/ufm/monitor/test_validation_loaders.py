@@ -8,7 +8,8 @@ import pytest
 from torch.utils.data import DataLoader
 
 from tests.ufm.monitor.test_callbacks import Module, examples
-from ufm.monitor.logs import CsvLog, read_csv
+from ufm.monitor.logs import CsvLog
+from ufm.monitor.tables import read_csv
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # what this library deprecates of its own is not ours

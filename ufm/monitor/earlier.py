@@ -1,0 +1,53 @@
+"""What a log held before a training that begins anew: it is kept beside it."""
+
+import shutil
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def begins_anew(logged: Sequence[int], epoch: int) -> bool:
+    """Whether a training whose first epoch is this would replace more of the logged epochs than it leaves: it is another one.
+
+    One that goes on from a checkpoint repeats the last few.
+    """
+    replaced = sum(past >= epoch for past in logged)
+    return replaced > len(logged) - replaced
+
+
+def keep_file(path: Path, logged: Sequence[int]) -> Path:
+    """Copy a file to NAME.earlier-K.SUFFIX beside it, the first K that is free, and say so in a warning."""
+    kept = _free(path.parent, path.stem, path.suffix)
+    shutil.copy2(path, kept)
+    _warn_of_earlier(path, kept, logged)
+    return kept
+
+
+def keep_folder(folder: Path, shared: Sequence[Path], own: Sequence[Path], logged: Sequence[int]) -> Path:
+    """Put files of a run, `shared` as copies and `own` for good, into FOLDER/earlier-K, and say so in a warning.
+
+    Whatever kills this half way leaves every file in one of the two places.
+    """
+    kept = _free(folder, "", "")
+    kept.mkdir()
+    for file in shared:
+        shutil.copy2(file, kept / file.name)
+    for file in own:
+        file.rename(kept / file.name)
+    _warn_of_earlier(folder, kept, logged)
+    return kept
+
+
+def _free(folder: Path, stem: str, suffix: str) -> Path:
+    number = 1
+    while (path := folder / f"{stem}{'.' if stem else ''}earlier-{number}{suffix}").exists():
+        number += 1
+    return path
+
+
+def _warn_of_earlier(path: Path, kept: Path, logged: Sequence[int]) -> None:
+    warnings.warn(
+        f"{path} held the epochs {min(logged)} to {max(logged)} of an earlier training, and this one begins anew: "
+        f"they are kept in {kept}; give every training a file or folder of its own",
+        stacklevel=4,
+    )
