@@ -74,7 +74,7 @@ def test_two_processes_resume_to_the_same_bits_and_one_of_them_speaks(tmp_path: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--save-features", "2"], "cannot write"),  # only process 0 measures and stores
+        (["--save-features", "2"], "cannot write"),  # only process 0 stores
         (["--no-batch-norm", "--lr", "1e30"], "diverged in epoch 1"),
     ],
 )
@@ -125,7 +125,8 @@ def test_a_number_of_processes_that_do_not_train_together_is_refused(tmp_path: P
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
-@pytest.mark.parametrize("net", ["mlp", pytest.param("resnet18", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["mlp", "resnet18"])
 def test_what_two_processes_measure_is_the_network_of_the_checkpoint(net: str, tmp_path: Path) -> None:
     """With batch normalisation, whose running statistics differ between the processes until they are shared."""
     options = [*SMALL, "--net", net, "--epochs", "1", "--measured", "1", "--lr", "0.05", "--save-features", "1"]

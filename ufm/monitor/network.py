@@ -48,8 +48,8 @@ def measure_network(
               all get the numbers of one process that sees everything, to round-off; process 0 calls `keep`, with all features
 
     Raises ValueError for an unknown layer, one whose output the model does not return, features that are not (b, P), labels out
-    of range, NaN or infinite features, and a scratch folder that cannot be written; in every
-    process of a group, where it happens in one.
+    of range, NaN or infinite features, and a scratch folder that cannot be written; in every process of a group, where it
+    happens in one.
     """
     group = OneProcess() if group is None else group
     head = linear_layer(model, layer)
@@ -133,7 +133,7 @@ def _train_pass(
             spool.append(as_numpy(features.float() if features.dtype.itemsize < 4 else features), as_numpy(labels))
             wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
     stats = streaming.merge_over(group, head.weight.detach().double()).compute()
-    return stats, _total(group, wrong) / stats.n, _largest(group, precision)
+    return stats, _count_over(group, wrong) / stats.n, _maximum_over(group, precision)
 
 
 def _add_test(
@@ -155,9 +155,9 @@ def _add_test(
             streaming.update(features, labels)
             wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
             apart += decide(features, labels).apart
-    stats, precision = streaming.merge_over(group, classifier.W).compute(), _largest(group, precision)
+    stats, precision = streaming.merge_over(group, classifier.W).compute(), _maximum_over(group, precision)
     test = scalars_of(stats, classifier, lam, precision)
-    test.values["nc4"], test.values["error"] = _total(group, apart) / stats.n, _total(group, wrong) / stats.n
+    test.values["nc4"], test.values["error"] = _count_over(group, apart) / stats.n, _count_over(group, wrong) / stats.n
     test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats), precision))
     scalars.values.update({f"test_{name}": value for name, value in test.values.items()})
     scalars.undefined.extend(f"test_{reason}" for reason in test.undefined)
@@ -178,14 +178,14 @@ def _nc4(spool: FeatureSpool, classifier: Classifier, means: Tensor, group: Proc
     with raised_in_all(group):
         for H, labels in spool.blocks(CHUNK):
             apart += decide(torch.from_numpy(H).to(means.device), torch.from_numpy(labels).to(means.device)).apart
-    return _total(group, apart) / _total(group, spool.n)
+    return _count_over(group, apart) / _count_over(group, spool.n)
 
 
-def _total(group: Processes, count: int | Tensor) -> int:
-    """The count of all processes."""
+def _count_over(group: Processes, count: int | Tensor) -> int:
+    """The sum of a count over the processes."""
     return int(group.sum(np.array([int(count)]))[0])
 
 
-def _largest(group: Processes, value: float) -> float:
-    """The largest value of all processes."""
+def _maximum_over(group: Processes, value: float) -> float:
+    """The largest value among the processes."""
     return -float(group.smallest(np.array([-value]))[0])
