@@ -408,3 +408,16 @@ def test_one_process_where_several_were_asked_for_is_refused(
         command.train(tiny(1), tmp_path / "run")
     assert command.main(["--search", "--out", str(tmp_path / "run")]) == 2
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", session.PROCESS_COUNTS)
+def test_processes_of_which_each_would_train_alone_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in session.PROCESS_COUNTS:
+        monkeypatch.delenv(other, raising=False)
+    session.check_started(1)
+    monkeypatch.setenv(name, "2")
+    session.check_started(2)
+    with pytest.raises(
+        ValueError, match=rf"^{name} = 2 in the environment, and 1 of them trains here: start them with `torchrun"
+    ):
+        session.check_started(1)

@@ -104,6 +104,7 @@ def test_the_embedded_digits_collapse(tmp_path: Path) -> None:
     np.testing.assert_allclose(a["loss_nc1"] + a["loss_nc23"] + a["loss_perp"], a["loss"], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_accelerate_launch_on_a_cpu_does_not_train_in_one_process_of_two(tmp_path: Path) -> None:
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "sims.train"]
     environment = {name: value for name, value in os.environ.items() if name not in (*PROCESS_COUNTS, "MASTER_PORT")}
@@ -115,6 +116,7 @@ def test_accelerate_launch_on_a_cpu_does_not_train_in_one_process_of_two(tmp_pat
     assert not (tmp_path / "run" / "checkpoint.pt").exists()
 
 
+@pytest.mark.slow
 def test_a_number_of_processes_that_do_not_train_together_is_refused(tmp_path: Path) -> None:
     environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK")}
     call = [sys.executable, "-m", "sims.train", *[o for o in SMALL if o != "--cpu"], "--out", str(tmp_path / "run")]
