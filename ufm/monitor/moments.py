@@ -117,10 +117,13 @@ class Moments(dict[str, Tensor]):
         """Counts, means, Sigma_W and variances of the classes kept. Raises ValueError where one of them has no example."""
         counts = self["counts"]
         if not float(counts.sum()):
-            raise ValueError("no example has been seen yet")
+            raise ValueError("no example has been seen: a loader that an earlier pass has used up gives none")
         missing = self["classes"][counts == 0].tolist()
         if missing:
-            raise ValueError(f"class {missing[0]} has no example yet: every one of the {len(counts)} classes needs one")
+            raise ValueError(
+                f"class {missing[0]} has no example, and every one of the {len(counts)} classes needs one: "
+                "classes='seen' measures those that have some"
+            )
         means, rounding = rounded_sum(self["near"].mT, self["rest"].mT)
         spread = float(self["class_scatter"].sum() / counts.sum()) ** 0.5
         check_scale(max(float(means.abs().max()), spread), "features")
