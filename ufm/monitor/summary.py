@@ -3,11 +3,9 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ufm.features.ranges import Classifier, RangeSnr
+from ufm.features.ranges import Classifier
 from ufm.features.statistics import ClassStatistics
 from ufm.monitor import regression
 from ufm.monitor.decisions import Decisions
@@ -16,12 +14,15 @@ from ufm.monitor.measurement import (
     CLASSIFIER_MEASURES,
     LOSS_PARTS,
     MEASURES,
+    NO_LAMBDA,
     Measurement,
     ScalarCollector,
     add_classifier_scalars,
     add_losses,
     feature_scalars,
+    geometric_mean,
     measurement_of,
+    nc0,
 )
 from ufm.monitor.moments import Moments
 
@@ -34,7 +35,6 @@ OF_FEATURES = (
     "ncc_accuracy",
 )
 NO_CLASSIFIER = "no classifier is known: give update(..., classifier=(W, b)) once"
-NO_LAMBDA = "lambda is not known: give lam=, C wd / 2 for MSELoss and weight decay wd"
 
 Decide = Callable[[Classifier | None, Tensor], Decisions]
 
@@ -46,11 +46,6 @@ class Summary:
     values: dict[str, float]
     reasons: dict[str, str]
     measurement: Measurement | None = None
-
-
-def nc0(W: Tensor) -> float:
-    """|| W^T 1 ||_2, the length of the sum of the rows of W (C, P): the NC0 of arXiv:2602.16642."""
-    return float(torch.linalg.vector_norm(W.sum(0)))
 
 
 def of_classes(moments: Moments, classifier: Classifier | None, lam: float | None, precision: float, decide: Decide) -> Summary:
@@ -76,7 +71,7 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     scalars.values.update(dict.fromkeys((name for name in reasons if name not in scalars.values), float("nan")))
     seen = classifier if classifier is None or len(classifier.W) == stats.C else None
     measured = measurement_of(scalars, stats, precision, classifier=seen)
-    scalars.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr, min(stats.C - 1, stats.P - measured.snr.dropped)))
+    scalars.add("omega_geometric_mean", lambda: geometric_mean(measured.snr, stats))
     measured = replace(measured, undefined=tuple(scalars.undefined), lam=None if classifier is None else lam)
     values = {**scalars.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}
     values |= {"examples": float(stats.n), "classes_seen": float(stats.C)}
@@ -106,14 +101,6 @@ def _add_classifier(
 def _shares(counts: Decisions, n: int, classifier: Classifier | None) -> tuple[float, ...]:
     network = () if classifier is None else (counts.wrong / n, counts.apart / n)
     return *network, 1 - counts.wrong_by_mean / n
-
-
-def _geometric_mean(snr: RangeSnr, K: int) -> float:
-    """Of the K values of omega that there are on the range of Sigma_W."""
-    omega = snr.omega[: max(K, 1)]
-    if not np.isfinite(omega).all() or not (omega > 0).all():
-        raise ValueError(f"{int((omega > 0).sum())} of {len(omega)} values of omega are positive and finite")
-    return float(np.exp(np.log(omega).mean()))
 
 
 def of_targets(
