@@ -129,7 +129,7 @@ def log_all(logs: Sequence[Log], epoch: int, watched: Watched, values: dict[str,
             log(epoch, values, measurement)
         except (ValueError, OSError) as error:
             missing = next((why for name, why in watched.undefined.items() if name == "nc1"), "")
-            reason = f"{missing}; classes='seen' measures those that there are" if measurement is None and missing else error
+            reason = missing if measurement is None and missing else error
             warnings.warn(f"epoch {epoch} is not in {_name(log)}: {reason}", stacklevel=2)
 
 
