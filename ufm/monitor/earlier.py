@@ -38,6 +38,23 @@ def keep_folder(folder: Path, shared: Sequence[Path], own: Sequence[Path], logge
     return kept
 
 
+class OwnEpochs:
+    """The epochs that one log wrote: when it is to write one of them again, somebody else writes to it too, or repeats them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._last = path, -1
+
+    def add(self, epoch: int) -> None:
+        """Warn where an epoch of this log, or a later one, is replaced."""
+        if epoch <= self._last:
+            warnings.warn(
+                f"{self._path}: the epochs {epoch} to {self._last}, which this log wrote, are replaced: "
+                "a second watch needs a log of its own",
+                stacklevel=3,
+            )
+        self._last = epoch
+
+
 def _free(folder: Path, stem: str, suffix: str) -> Path:
     number = 1
     while (path := folder / f"{stem}{'.' if stem else ''}earlier-{number}{suffix}").exists():
