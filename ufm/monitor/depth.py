@@ -3,9 +3,9 @@
 import math
 from collections.abc import Collection, Mapping
 
-from ufm.monitor.summary import OF_FEATURES
+from ufm.monitor.summary import OF_FEATURES, OF_RANGE
 
-BY_LAYER = (*OF_FEATURES, "dropped", "lost_signal")
+BY_LAYER = (*OF_FEATURES, *OF_RANGE)
 
 
 def rows_by_layer(values: Mapping[str, Mapping[str, float]], reduced: Collection[str]) -> list[dict[str, float | str]]:

@@ -1,7 +1,8 @@
 """Where measures go, epoch by epoch: CSV, TensorBoard, Weights & Biases, trackio, and the run folder of `sims.compare`.
 
-A log is called with (epoch, values, measurement). A run that was killed and goes on calls it again for epochs that it repeats:
-what lies from there on is replaced, what lies before stays. A training that begins anew finds the old log kept beside its own.
+A log is called with (epoch, values, measurement). A run that was killed and goes on calls it again for epochs that it repeats: in
+files what lies from there on is replaced, what lies before stays; other tools have both. A training that begins anew finds the
+old log kept beside its own.
 """
 
 import csv
@@ -68,7 +69,7 @@ class CsvLog:
         if self.path.exists():
             self._rows = logged_rows(self.path)
         self._file = OwnFile(self.path)
-        self._own = OwnEpochs(self.path)
+        self.own = OwnEpochs(self.path)
         self._of_earlier = [int(row["epoch"]) for row in self._rows]  # until the first epoch is logged
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
@@ -81,7 +82,7 @@ class CsvLog:
         if begins_anew(self._of_earlier, epoch):
             keep_file(self.path, self._of_earlier)
         self._of_earlier = []
-        self._own.add(epoch)
+        self.own.add(epoch)
         self._rows = [past for past in self._rows if int(past["epoch"]) < epoch]
         self._rows.append({**row, "epoch": str(epoch)})
         text = io.StringIO()
@@ -152,7 +153,7 @@ class RunLog:
         self.record = Record.load(trajectory) if trajectory.exists() else Record.empty()
         write_text(path, json.dumps(facts, indent=2) + "\n")
         self._file = OwnFile(trajectory)
-        self._own = OwnEpochs(self.folder)
+        self.own = OwnEpochs(self.folder)
         self._of_earlier = self.record.epochs.tolist()  # until the first epoch is logged
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
@@ -174,7 +175,7 @@ class RunLog:
             shared = [self.folder / RUN, self.folder / TRAJECTORY, *(path for path in of if of[path] < epoch)]
             keep_folder(self.folder, shared, [path for path in of if of[path] >= epoch], self._of_earlier)
         self._of_earlier = list[int]()
-        self._own.add(epoch)
+        self.own.add(epoch)
         kept = self.record.before(epoch)
         extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
         self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), self._lam)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # reading a record needs neither torch nor the laws
 ZERO_ERROR = 1e-3  # "effectively zero" training error: 99.9 % (Papyan, Han & Donoho 2020)
 TRAJECTORY = "trajectory.npz"
 # a run begun before these were stored goes on without
-LATER = ("test_V", "test_U", "test_dropped", "test_lost_signal", "test_nc1_train_means")
+LATER = ("test_V", "test_U", "test_dropped", "test_lost_signal", "test_nc1_train_means", "omega_rounding")
 REQUIRED = ("epoch", "omega", "V", "U", "counts", "train_error", "nc1", "loss")
 
 

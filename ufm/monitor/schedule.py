@@ -3,8 +3,7 @@
 import copy
 import random
 import warnings
-import weakref
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,14 +124,9 @@ def _once(sampler: Iterable[Any], dataset: Any) -> list[Any]:
 def own_logs(logs: Sequence[Log], callback: object) -> Sequence[Log]:
     """The logs of a callback. Raises ValueError where another one writes to the same file: it would replace its epochs."""
     for log in logs:
-        owner = _owners.get(log, lambda: None)() if isinstance(log, CsvLog | RunLog) else None
-        if owner is not None and owner is not callback:
-            raise ValueError(f"{_name(log)} is written by another callback already: give every callback a log of its own")
-    _owners.update((log, weakref.ref(callback)) for log in logs if isinstance(log, CsvLog | RunLog))
+        if isinstance(log, CsvLog | RunLog):
+            log.own.claim(callback)
     return logs
-
-
-_owners: "weakref.WeakKeyDictionary[Log, Callable[[], object]]" = weakref.WeakKeyDictionary()
 
 
 def log_all(logs: Sequence[Log], epoch: int, watched: Watched, values: dict[str, float]) -> None:

@@ -34,7 +34,7 @@ OF_FEATURES = (
     "omega_geometric_mean",
     "ncc_accuracy",
 )
-OF_RANGE = ("dropped", "lost_signal")
+OF_RANGE = ("omega_rounding", "dropped", "lost_signal")
 NO_CLASSIFIER = "no classifier is known: give update(..., classifier=(W, b)) once"
 NO_LAMBDA = "lambda is not known: give lam=, C wd / 2 for MSELoss and weight decay wd"
 
@@ -80,7 +80,10 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     measured = measurement_of(scalars, stats, precision, classifier=seen)
     scalars.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr, min(stats.C - 1, stats.P - measured.snr.dropped)))
     measured = replace(measured, undefined=tuple(scalars.undefined), lam=None if classifier is None else lam)
-    values = {**scalars.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}
+    snr, rounding = measured.snr, measured.snr.rounding
+    if snr.dropped == stats.P:
+        rounding, reasons["omega_rounding"] = float("nan"), measured.reasons["omega"]
+    values = {**scalars.values, "omega_rounding": rounding, "dropped": float(snr.dropped), "lost_signal": float(snr.lost_signal)}
     values |= {"examples": float(stats.n), "classes_seen": float(stats.C)}
     shared = {name: measured.reasons[decided[0]] for name in decided if decided[0] in measured.reasons}
     return Summary(values, {**shared, **measured.reasons, **reasons}, measured)

@@ -1,6 +1,7 @@
 """One log for two callbacks, or two watches: nothing that one of them wrote is lost without a word."""
 
 import gc
+import pickle
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,13 @@ def test_a_file_of_one_callback_is_refused_to_another(make: Any, name: str, tmp_
         ForLightning("fc", logs=[log])
     ForLightning("fc", logs=[steps])  # has no file
     assert first.logs == [steps, log]
+    kept = pickle.loads(pickle.dumps(log))  # as it goes to the processes of a job
+    make("fc", logs=[kept])
+    values, measurement = measured()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        log(1, values, measurement)
+        log(1, values, measurement)  # validated twice an epoch
     del first
     gc.collect()
     ForLightning("fc", logs=[log])  # the other one is gone: the next training in a notebook
