@@ -6,6 +6,9 @@ from typing import TYPE_CHECKING, Any
 from manifolds.lazy import module_of, names_of
 
 if TYPE_CHECKING:
+    from ufm.monitor.layers import RandomProjection as RandomProjection
+    from ufm.monitor.layers import flattened as flattened
+    from ufm.monitor.layers import pooled as pooled
     from ufm.monitor.measurement import Measurement as Measurement
     from ufm.monitor.measurement import measure_features as measure_features
     from ufm.monitor.metric import NeuralCollapse as NeuralCollapse
@@ -15,6 +18,9 @@ if TYPE_CHECKING:
     from ufm.monitor.watched import watch as watch
 
 _HOMES = {
+    "RandomProjection": "layers",
+    "flattened": "layers",
+    "pooled": "layers",
     "Measurement": "measurement",
     "measure_features": "measurement",
     "measure_network": "network",

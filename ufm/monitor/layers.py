@@ -99,8 +99,9 @@ def check_linear(layer: nn.Linear, name: str, features: Tensor, output: Any) -> 
             linear = linear and not bool(((given[:, piece].double() - expected).abs() > rounding[0] * sizes + least).any())
     if not linear:
         raise ValueError(
-            f"the layer {name!r} does not give W h + b of its weights, by which decisions and loss are measured: "
-            "give features and the classifier that is meant to NeuralCollapse.update yourself"
+            f"the layer {name!r} does not give W h + b of its weights, by which decisions and loss are measured: where the "
+            "optimizer has made a step since, update before it; for a head that is not linear, give features and the classifier "
+            "that is meant to NeuralCollapse.update"
         )
 
 

@@ -118,7 +118,7 @@ class Moments(dict[str, Tensor]):
         """Counts, means, Sigma_W and variances of the classes kept. Raises ValueError where one of them has no example."""
         counts = self["counts"]
         if not float(counts.sum()):
-            raise ValueError("no example has been seen yet")
+            raise ValueError("no example has been seen: a loader that an earlier pass has used up gives none")
         if not bool(counts.all()):
             raise ValueError(self._missing())
         means, rounding = rounded_sum(self["near"].mT, self["rest"].mT)
@@ -139,7 +139,7 @@ class Moments(dict[str, Tensor]):
         needed = f"class {missing[0]} has no example, and every one of the {len(classes)} classes needs one"
         if len(missing) > 1 and missing[0] > highest:
             return f"{needed}; labels run from 0 to {highest} alone: is this the layer, and the number of classes, that is meant?"
-        return f"{needed}; classes='seen' measures those that there are"
+        return f"{needed}: classes='seen' measures those that have some"
 
     def _with_classes(self, classes: Tensor) -> tuple["Moments", Tensor | None]:
         """These moments with space for more classes, and where those lie; None where they are the same in the same order."""

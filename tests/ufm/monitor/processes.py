@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from ufm.monitor import NeuralCollapse
+from ufm.monitor import NeuralCollapse, watch
 
 KINDS = ("classes", "seen", "regression", "empty")
 
@@ -38,6 +38,14 @@ def measured(kind: str, share: slice) -> NeuralCollapse:
     return metric
 
 
+def measured_alone() -> dict[str, float]:
+    """What one process measures of the first 120 examples while the others do something else."""
+    H, y, W, b = collapsed()
+    head = torch.nn.Linear(8, 5).double()
+    head.load_state_dict({"weight": W, "bias": b})
+    return watch(torch.nn.Sequential(head), "0", lam=1e-3, sync_on_compute=False).measure([(H[:120], y[:120])])
+
+
 if __name__ == "__main__":
     rank, world = int(sys.argv[1]), int(sys.argv[2])
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world)
@@ -50,5 +58,7 @@ if __name__ == "__main__":
         features, labels, *_ = collapsed(kind == "regression")
         metric.update(features[:0], labels[:0])  # forgets what was computed, and goes on
         assert metric.compute() == rows[kind], "the second compute gives other numbers than the first"
+    if rank == 0:
+        Path(f"{sys.argv[4]}-alone.json").write_text(json.dumps(measured_alone()))
     Path(f"{sys.argv[4]}-{rank}.json").write_text(json.dumps(rows))
     dist.destroy_process_group()

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.ufm.monitor.processes import KINDS, measured
+from tests.ufm.monitor.processes import KINDS, measured, measured_alone
 
 ROOT = Path(__file__).parents[3]
 
@@ -33,6 +33,7 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     assert report == other
     for kind in KINDS:
         compare(kind, report[kind])
+    assert json.loads((tmp_path / "out-alone.json").read_text()) == measured_alone()
 
 
 def compare(kind: str, first: dict[str, float]) -> None:

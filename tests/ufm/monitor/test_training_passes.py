@@ -236,7 +236,7 @@ def test_a_missing_class_ends_no_training(on: Any, tmp_path: Path) -> None:
     x, y = examples()[:]
     without = TensorDataset(x[y != 1], y[y != 1])
     callback = ForLightning("net.4", on=on, logs=[RunLog(tmp_path / "run"), CsvLog(tmp_path / "run.csv")])
-    with pytest.warns(UserWarning, match=r"epoch 1 is not in .*run: class 1 has no example.*; classes='seen' measures"):
+    with pytest.warns(UserWarning, match=r"epoch 1 is not in .*run: class 1 has no example.*: classes='seen' measures"):
         lightning(tmp_path, Module(), callback, DataLoader(without, 20), DataLoader(without, 20))
     assert read_csv(tmp_path / "run.csv")["epoch"].tolist() == [1, 2]
 

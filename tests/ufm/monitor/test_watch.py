@@ -263,3 +263,38 @@ def test_one_hot_labels_are_refused_with_the_way_out() -> None:
     x, y = data()
     with pytest.raises(ValueError, match="argmax"):
         NeuralCollapse(3).update(x, nn.functional.one_hot(y))
+
+
+def test_an_update_after_the_step_says_that_it_comes_before() -> None:
+    x, y = data()
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    for before in (True, False):
+        watched = watch(model, "3")
+        with watched:
+            nn.functional.cross_entropy(model(x), y).backward()
+            if before:
+                watched.update(y)
+            optimizer.step()
+            if not before:
+                with pytest.raises(ValueError, match="where the optimizer has made a step since, update before it"):
+                    watched.update(y)
+
+
+def test_a_class_without_example_and_a_loader_without_batch_have_their_way_out() -> None:
+    x, y = data()
+    watched = watch(network(), "3")
+    watched.measure([(x[y != 1], y[y != 1])])
+    assert watched.undefined["nc1"].startswith("class 1 has no example, and every one of the 3 classes needs one: classes='seen'")
+    batches = iter([(x, y)])
+    assert np.isfinite(watched.measure(batches)["nc1"])
+    with pytest.warns(UserWarning, match="before the ``update``"):
+        watched.measure(batches)
+    assert watched.undefined["nc1"] == "no example has been seen: a loader that an earlier pass has used up gives none"
+
+
+def test_what_makes_features_of_a_layer_is_named_where_watch_is() -> None:
+    import ufm.monitor
+
+    assert {"RandomProjection", "flattened", "pooled"} <= set(ufm.monitor.__all__)
+    assert ufm.monitor.RandomProjection is RandomProjection
