@@ -54,7 +54,7 @@ class NeuralCollapseCallback(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Find the layers, so that a wrong name ends the run before it begins."""
         self.watched = watch(model, self.layer, **self.settings)
-        self._passes = math.floor(state.epoch or 0)
+        self._passes = math.floor((state.epoch or 0) + EPOCH_ROUNDING)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count the steps of a pass."""

@@ -75,28 +75,34 @@ def test_labels_that_are_the_tokens_themselves_are_said_to_lack_the_shift(as_map
 
 
 class Two(nn.Module):
-    """Needs two inputs; `one`: takes them as a pair."""
+    """A network that needs two inputs."""
 
-    def __init__(self, one: bool) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.net, self.one = network(), one
-        if one:
-            self.forward = self.of_pair
+        self.net = network()
 
     def forward(self, x: Tensor, shift: Tensor) -> Tensor:
         return self.net(x + shift)
 
-    def of_pair(self, pair: tuple[Tensor, Tensor], scale: float = 1.0) -> Tensor:
+
+class Pair(nn.Module):
+    """A network that takes them as one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = network()
+
+    def forward(self, pair: tuple[Tensor, Tensor], scale: float = 1.0) -> Tensor:
         return self.net(pair[0] + scale * pair[1])
 
 
 @pytest.mark.parametrize("kind", [tuple, list])
-@pytest.mark.parametrize("one", [False, True])
-def test_several_inputs_are_given_as_the_network_takes_them(one: bool, kind: type) -> None:
+@pytest.mark.parametrize("model", [Two, Pair])
+def test_several_inputs_are_given_as_the_network_takes_them(model: type[nn.Module], kind: type) -> None:
     x, y = data()
-    expected = watch(Two(one), "net.3", select=lambda b: ((b[0], b[1]), b[2])).measure([(x, 0 * x + 1, y)])
+    expected = watch(model(), "net.3", select=lambda b: ((b[0], b[1]), b[2])).measure([(x, 0 * x + 1, y)])
     assert expected["nc1"] == watch(network(), "3").measure([(x + 1, y)])["nc1"]
-    assert watch(Two(one), "net.3").measure([(kind([x, 0 * x + 1]), y)])["nc1"] == expected["nc1"]
+    assert watch(model(), "net.3").measure([(kind([x, 0 * x + 1]), y)])["nc1"] == expected["nc1"]
 
 
 def test_a_second_entry_that_cannot_be_labels_is_named_with_the_way_out() -> None:
