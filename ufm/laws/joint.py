@@ -10,7 +10,12 @@ pi_c = n_c / n, Pi = diag(pi), decays wd_W, wd_H, wd_b and kappa the rate of the
 
 kappa -> infinity at wd_W = wd_b = 0 is the central path, the unnormalized flow of `ufm.laws.mean_system`.
 The deviations are carried as D = R D_0 with dR/dt = -((1/n) W^T W + wd_H) R, so that Sigma_W = R Sigma_W(0) R^T stays positive
-definite and no digit of a collapsed Sigma_W is lost.
+definite. omega is not read off them, since H may decay by any factor, and Sigma_W along some directions more than along others.
+With Sigma_W = L L^T, L = R L(0), the inverse N = L^{-1} and the whitened means X = N (M - mu_G 1^T) obey
+
+    dN/dt = N ((1/n) W^T W + wd_H),   dX/dt = (1/n) N W^T (I - pi 1^T),
+
+sums in which nothing cancels. The singular values of X are omega, since Sigma_W^{-1/2} L is orthogonal.
 """
 
 import math
@@ -23,9 +28,11 @@ from manifolds.layout import ClassLayout
 from manifolds.representation import short_repr
 from manifolds.whitening import principal_deviations
 from ufm.laws.class_counts import ClassCounts
+from ufm.laws.joint_system import JointSystem
 from ufm.laws.trajectory import Trajectory, followed
 
-IMPLICIT_UP_TO = 2000  # unknowns for which the solver may hold a dense Jacobian
+TOLERANCE = 1e-12  # relative error of a step
+COARSER = 10.0  # times the tolerance, at which the run is repeated for its error
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,12 @@ class JointFlow(ClassCounts):
 
 @dataclass(frozen=True, eq=False)
 class JointRun:
-    """W (T, C, P), b (T, C), M (T, P, C), Sigma_W (T, P, P) and R (T, P, P), with D_t = R_t D_0, at times t (T,)."""
+    """W (T, C, P), b (T, C), M (T, P, C), Sigma_W (T, P, P) and R (T, P, P), with D_t = R_t D_0, at times t (T,).
+
+    X (T, P, C)   e^(-wd_H t) L^{-1} (M - mu_G 1^T), Sigma_W = L L^T with L = R `root`; None where Sigma_W(0) is singular
+    error (T,)    estimate of the largest relative error of an omega at each time: by how much they change at ten times the
+                  tolerance, what rounding of the largest leaves of the smallest, and what rounding of Sigma_W(0) leaves
+    """
 
     flow: JointFlow
     t: np.ndarray
@@ -88,7 +100,9 @@ class JointRun:
     M: np.ndarray
     Sigma_W: np.ndarray
     R: np.ndarray
-    root: np.ndarray  # L_0 (P, P) with Sigma_W(0) = L_0 L_0^T
+    root: np.ndarray  # (P, P), Sigma_W(0) = root root^T
+    X: np.ndarray | None
+    error: np.ndarray
     __repr__ = short_repr
 
     @property
@@ -105,19 +119,24 @@ class JointRun:
     def trajectory(self) -> Trajectory:
         """omega and the vectors of Eq. 9's Sigma_W^{-1/2} (M - mu_G 1^T), followed in time, with the loss of (W, b) as observed.
 
-        From Sigma_W^{1/2}'s factor R L_0, so that a collapsed Sigma_W keeps its digits. Raises ValueError where it is singular.
+        omega to the relative `error`; the left vectors to what R keeps. Raises ValueError where Sigma_W was singular at the
+        start, and with the time from which on omega overflows float64.
         """
-        K, omega, V, U = min(self.flow.C - 1, self.M.shape[1]), list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
-        for M, R in zip(self.M, self.R, strict=True):
-            E, deviations, _ = np.linalg.svd(R @ self.root)
-            if not deviations[-1] > 0:
-                raise ValueError(f"Sigma_W has the eigenvalue {deviations[-1] ** 2:.2e}: omega is infinite along it")
-            snr = (E / deviations) @ (E.T @ (M - (M @ self.flow.priors)[:, None]))
-            left, sigma, right = np.linalg.svd(snr, full_matrices=False)
-            omega.append(sigma[:K])
-            V.append(right[:K].T)
-            U.append(left[:, :K])
-        omega_t, V_t, U_t = followed(np.stack(omega), np.stack(V), np.stack(U))
+        if self.X is None:
+            smallest = float(np.linalg.eigvalsh(self.Sigma_W[0])[0])
+            raise ValueError(
+                f"Sigma_W has the eigenvalue {smallest:.2e} at the start: omega is infinite along it; reduce the features to the "
+                "range of Sigma_W (ufm.features.ranges.reduce_to_range)"
+            )
+        K = min(self.flow.C - 1, self.M.shape[1])
+        left, sigma, right = np.linalg.svd(self.X, full_matrices=False)
+        with np.errstate(divide="ignore", over="ignore"):
+            omega = np.exp(np.log(sigma) + self.flow.wd_H * self.t[:, None])
+        if not np.isfinite(omega).all():
+            first = self.t[~np.isfinite(omega).all(1)][0]
+            raise ValueError(f"t = {first:.6g}: omega overflows float64 there; choose an earlier end")
+        E, _, F = np.linalg.svd(self.R @ self.root)
+        omega_t, V_t, U_t = followed(omega[:, :K], right[:, :K].mT, (E @ F @ left)[:, :, :K])
         C, N = self.flow.C, self.flow.n // self.flow.C
         observed = {"network_loss": self.loss}
         U_0 = None if U_t is None else U_t[0]
@@ -131,33 +150,32 @@ def run_joint(
     M: np.ndarray,
     Sigma_W: np.ndarray,
     t: np.ndarray,
-    tolerance: float = 1e-10,
+    tolerance: float = TOLERANCE,
     progress: Callable[[float], None] | None = None,
 ) -> JointRun:
     """The flow from W (C, P), b (C,), M (P, C), Sigma_W (P, P) at time 0 to times t (T,), ascending, t >= 0.
 
-    By LSODA where a dense Jacobian fits (large kappa is stiff), DOP853 otherwise, to the relative tolerance. `progress` gets the
-    share of the time done, and may stop the run by raising. Raises ValueError for shapes that do not go together and for bad
-    times, OverflowError with the time reached where the solver fails.
+    By LSODA where a dense Jacobian fits (large kappa is stiff), DOP853 otherwise; in every step every part of the state errs by
+    at most `tolerance` of the size it has there. The run is repeated at ten times the tolerance, for `JointRun.error`.
+    `progress` gets the share of the time done, and may stop the run by raising. Raises ValueError for shapes that do not go
+    together, for bad times and tolerances, and with the time reached where float64 or MOST_STEPS steps end the run before t.
     """
-    state, times = _checked_start(flow, W, b, M, Sigma_W), np.asarray(t, dtype=np.float64).reshape(-1)
+    times = np.asarray(t, dtype=np.float64).reshape(-1)
     if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):
         raise ValueError(f"times t must be finite, ascending and not negative, got {times[:5]}")
-    W, b, M, Sigma_W = state
-    P = M.shape[0]
-    start = [W, b, M, np.eye(P)]
-
-    def field(t: float, y: np.ndarray) -> np.ndarray:
-        W, b, M, R = _split_state(y, flow.C, P)
-        dW, db, dM, _ = flow.velocity(W, b, M, R @ Sigma_W @ R.T)
-        dR = -(W.T @ (W @ R)) / flow.n - flow.wd_H * R
-        return np.concatenate([x.reshape(-1) for x in (dW, db, dM, dR)])
-
-    y0 = np.concatenate([x.reshape(-1) for x in start])
-    states = [_split_state(y, flow.C, P) for y in _solve_state(field, y0, times, tolerance, progress)]
-    Ws, bs, Ms, Rs = (np.stack(parts) for parts in zip(*states, strict=True))
-    values, E = np.linalg.eigh(Sigma_W)
-    return JointRun(flow, times, Ws, bs, Ms, Rs @ Sigma_W @ Rs.mT, Rs, E * np.sqrt(values.clip(min=0)))
+    if not 1e-13 <= tolerance <= 1e-3:
+        raise ValueError(f"tolerance = {tolerance}: between 1e-13, below which rounding decides, and 1e-3")
+    system = JointSystem(flow, *_checked_start(flow, W, b, M, Sigma_W))
+    states, rough = (
+        system.states(times, accuracy, (lambda done, k=k: progress((k + done) / 2)) if progress else None)
+        for k, accuracy in enumerate((tolerance, COARSER * tolerance))
+    )
+    Ws, bs, Ms, Rs, _, Xs = (np.stack(parts) for parts in zip(*states, strict=True))
+    Rs = np.exp(-flow.wd_H * times)[:, None, None] * Rs
+    Sigmas = Rs @ system.Sigma_W @ Rs.mT
+    X = None if system.singular else Xs
+    error = np.zeros(len(times)) if X is None else system.error(Xs, np.stack([state[5] for state in rough]))
+    return JointRun(flow, times, Ws, bs, Ms, Sigmas, Rs, system.root, X, error)
 
 
 def joint_start(H: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, np.ndarray]:
@@ -165,39 +183,6 @@ def joint_start(H: np.ndarray, layout: ClassLayout) -> tuple[np.ndarray, np.ndar
     H = np.asarray(H, dtype=np.float64)
     E, deviations = principal_deviations(layout.deviations(H))
     return layout.means(H), (E * deviations**2) @ E.T
-
-
-def _solve_state(
-    field: Callable[[float, np.ndarray], np.ndarray],
-    y0: np.ndarray,
-    times: np.ndarray,
-    tolerance: float,
-    progress: Callable[[float], None] | None,
-) -> list[np.ndarray]:
-    from scipy.integrate import DOP853, LSODA
-
-    rows, message = [y0] * int(np.searchsorted(times, 0.0, side="right")), None
-    if len(rows) == len(times):
-        return rows
-    kind = LSODA if y0.size <= IMPLICIT_UP_TO else DOP853
-    solver = kind(field, 0.0, y0, float(times[-1]), rtol=tolerance, atol=1e-3 * tolerance * float(abs(y0).max()))
-    while solver.status == "running":
-        last, message = solver.t, solver.step()
-        if solver.status == "failed" or not np.isfinite(solver.y).all():
-            why = message or "the state overflows"
-            raise OverflowError(f"t = {last:.6g}: the joint flow cannot be followed further ({why}); choose an earlier end")
-        inside = solver.dense_output()
-        while len(rows) < len(times) and times[len(rows)] <= solver.t:
-            rows.append(inside(times[len(rows)]))
-        if progress is not None:
-            progress(solver.t / float(times[-1]))
-    return rows
-
-
-def _split_state(y: np.ndarray, C: int, P: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """W (C, P), b (C,), M (P, C) and R (P, P) from one vector."""
-    W, b, M, R = np.split(y, np.cumsum([C * P, C, P * C]))
-    return W.reshape(C, P), b, M.reshape(P, C), R.reshape(P, P)
 
 
 def _checked_start(flow: JointFlow, *arrays: np.ndarray) -> tuple[np.ndarray, ...]:

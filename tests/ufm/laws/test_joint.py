@@ -13,7 +13,7 @@ from tests import oracles as dense
 from tests.strategies import Problem, features, problems
 from tests.ufm.laws import oracles
 from ufm.features.snr import snr
-from ufm.laws.joint import JointFlow, JointRun, joint_start, run_joint
+from ufm.laws.joint import JointFlow, joint_start, run_joint
 from ufm.laws.mean_run import run_raw
 from ufm.laws.mean_system import mean_system
 
@@ -113,15 +113,77 @@ def test_a_fast_classifier_is_the_central_path() -> None:
     assert abs(gaps[0] / gaps[1] - 10) < 1  # first order in 1 / kappa
 
 
-def test_a_collapsed_covariance_keeps_its_digits() -> None:
-    """Deviations of size 1e-10 in one direction: Sigma_W has the condition number 1e20, which no float64 matrix can hold."""
-    rng, flow = np.random.default_rng(0), JointFlow((5, 6, 9))
-    Q = [np.linalg.qr(rng.standard_normal((2, 2)))[0] for _ in range(2)]
-    R, M = Q[0] @ np.diag([1.0, 1e-10]) @ Q[1], rng.standard_normal((1, 2, 3))
-    run = JointRun(flow, np.zeros(1), M.mT, M[0, :1], M, (R @ R.T)[None], R[None], np.eye(2))
-    centred = M[0] - (M[0] @ flow.priors)[:, None]
-    exact = np.diag([1.0, 1e10]) @ Q[0].T @ centred
-    np.testing.assert_allclose(run.trajectory().omega[0], np.linalg.svd(exact, compute_uv=False), rtol=1e-5)
+def deviations_flow(flow: JointFlow, W: np.ndarray, b: np.ndarray, H: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """omega (T, K), descending, of the flow of W, b, means and deviations of every example."""
+    layout, C, P = ClassLayout(flow.counts), flow.C, len(H)
+    M, pi = layout.means(H), np.array(flow.counts) / flow.n
+
+    def split(y: np.ndarray) -> tuple:
+        W, b, M, D = np.split(y, np.cumsum([C * P, C, P * C]))
+        return W.reshape(C, P), b, M.reshape(P, C), D.reshape(P, -1)
+
+    def field(t: float, y: np.ndarray) -> np.ndarray:
+        W, b, M, D = split(y)
+        E, WD = W @ M + b[:, None] - np.eye(C), W @ D
+        dW, db = WD @ D.T / flow.n + E * pi @ M.T + flow.wd_W * W, E @ pi + flow.wd_b * b
+        dM, dD = W.T @ E / flow.n + flow.wd_H * M, W.T @ WD / flow.n + flow.wd_H * D
+        return -np.concatenate([flow.kappa * dW.ravel(), flow.kappa * db, dM.ravel(), dD.ravel()])
+
+    y0 = np.concatenate([W.ravel(), b, M.ravel(), (H - M[:, layout.labels]).ravel()])
+    solution = solve_ivp(field, (0, float(t[-1])), y0, method="DOP853", t_eval=t, rtol=3e-14, atol=1e-28)
+    omega = []
+    for _, _, M, D in map(split, solution.y.T):
+        E, deviations, _ = np.linalg.svd(D / math.sqrt(flow.n), full_matrices=False)
+        snr = (E / deviations).T @ (M - (M @ pi)[:, None])
+        omega.append(np.linalg.svd(snr, compute_uv=False)[: min(C - 1, P)])
+    return np.array(omega)
+
+
+@pytest.mark.parametrize(
+    ("wd_W", "wd_H", "end"), [(0.0, 1.0, 20.0), (1.0, 1.0, 20.0), (1.0, 0.0, 60.0), (0.0, 0.0, 100.0), (0.05, 1e-3, 100.0)]
+)
+def test_omega_keeps_its_digits_however_far_features_and_classifier_decay(wd_W: float, wd_H: float, end: float) -> None:
+    rng, layout = np.random.default_rng(0), ClassLayout((5, 6, 9))
+    W, H = rng.standard_normal((3, 4)) / 2, rng.standard_normal((4, 20))
+    flow, t = JointFlow(layout.sizes, wd_W, wd_H), np.array([0.0, end / 3, end])
+    run = run_joint(flow, W, np.zeros(3), *joint_start(H, layout), t)
+    omega = -np.sort(-run.trajectory().omega)
+    off = abs(omega / deviations_flow(flow, W, np.zeros(3), H, t) - 1).max(1)
+    assert off.max() < 1e-10
+    assert (off < run.error).all()
+    assert run.error.max() < 1e-9
+
+
+def test_a_collapse_past_the_condition_of_float64_keeps_omega_to_its_reported_error() -> None:
+    """Sigma_W reaches the condition number 1e19, at which it has no inverse in float64; two tolerances agree within the error."""
+    rng, layout = np.random.default_rng(0), ClassLayout((5, 6, 9))
+    W, H = 3 * rng.standard_normal((3, 4)), rng.standard_normal((4, 20))
+    start = (W, np.zeros(3), *joint_start(H, layout))
+    runs = [run_joint(JointFlow(layout.sizes), *start, np.array([25.0]), tolerance) for tolerance in (1e-12, 1e-10)]
+    deviations = np.linalg.svd(runs[0].R[0] @ runs[0].root, compute_uv=False)
+    assert (deviations[0] / deviations[-1]) ** 2 > 1e19
+    fine, rough = (run.trajectory().omega[0] for run in runs)
+    assert abs(rough / fine - 1).max() < runs[1].error[0] < 1e-4
+
+
+def test_a_time_that_cannot_be_reached_is_refused_with_the_one_that_can() -> None:
+    rng, flow = np.random.default_rng(0), JointFlow((2, 3))
+    W, M = 9 * rng.standard_normal((2, 1)), rng.standard_normal((1, 2))
+    with pytest.raises(ValueError, match=r"t = [0-9.e+]*: .*choose an earlier end"):
+        run_joint(flow, W, np.zeros(2), M, np.eye(1), np.array([0.0, 1e12]), tolerance=1e-6)
+
+
+def test_a_run_takes_so_many_steps_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ufm.laws.joint_system.MOST_STEPS", 50)
+    with pytest.raises(ValueError, match=r"t = [0-9.]*: .*50 steps were taken.*choose an earlier end"):
+        run_joint(JointFlow((2, 3)), np.ones((2, 1)), np.zeros(2), np.array([[1.0, 0]]), np.eye(1), np.array([1e12]))
+
+
+def test_a_start_near_a_singular_covariance_says_what_rounding_leaves_of_omega() -> None:
+    start = np.ones((3, 2)), np.ones(3), np.random.default_rng(0).standard_normal((2, 3))
+    good, bad = (run_joint(JointFlow((5, 4, 6)), *start, np.diag([1.0, x]), np.array([0.0, 1.0])) for x in (1.0, 1e-9))
+    assert good.error.max() < 1e-11
+    assert bad.error.min() > 1e-7
 
 
 @pytest.mark.parametrize(
@@ -152,8 +214,9 @@ def test_starts_that_do_not_go_together_are_refused() -> None:
 
 
 @pytest.mark.parametrize("size", [1e60, 1e120])
-def test_a_flow_past_float64_is_refused_with_the_time(size: float) -> None:
+def test_a_flow_past_float64_is_refused_with_the_time(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ufm.laws.joint_system.MOST_STEPS", 2000)
     rng = np.random.default_rng(0)
     W, M = size * rng.standard_normal((2, 3)), size * rng.standard_normal((3, 2))
-    with np.errstate(all="ignore"), pytest.raises(OverflowError, match=r"t = .*; choose an earlier end"):
+    with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"t = .*; choose an earlier end"):
         run_joint(JointFlow((3, 2)), W, np.zeros(2), M, np.eye(3), np.array([0.0, 1.0]))
