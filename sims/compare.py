@@ -26,8 +26,8 @@ def parser() -> Parser:
         "runs",
         nargs="*",
         metavar="RUN",
-        help="folders of sims.train or of features-EPOCH.npz, .npz of ufm.flow (controls) or sims.measure; runs that differ by "
-        "their seed alone are judged together",
+        help="folders of sims.train, of ufm.monitor's RunLog or of features-EPOCH.npz, .npz of ufm.flow (controls) or "
+        "sims.measure; runs that differ by their seed alone are judged together",
     )
     p.add_argument("--out", required=True, metavar="DIR", help="folder of report.html and report.json")
     p.add_argument(
@@ -48,7 +48,7 @@ def parser() -> Parser:
         help="runs to judge together, under a name (default: those whose configurations differ by the seed alone)",
     )
     p.add_argument("--choices", type=int, default=1, help="how many ways to choose the epochs were tried (default 1)")
-    p.add_shared("lambda", "the run's or the files'; a run with a classifier that does not say it is refused")
+    p.add_shared("lambda", "the run's or the files'; a run with a classifier that does not say it needs --from-epoch")
     p.add_argument("--level", type=float, default=rule.level, help="of the bootstrap intervals (default %(default)s)")
     p.add_argument(
         "--tolerance",
@@ -118,7 +118,8 @@ def compare_runs(args: argparse.Namespace) -> None:
     check_folder_writable(out)
     check_jinja2()
     paths = {name: [str(Path(run)) for run in members] for name, members in named.items()}
-    groups = analyse([load_observed(Path(name), args.lam) for name in names], choice, rule, paths, args.choices)
+    runs = [load_observed(Path(name), args.lam, args.from_epoch is None) for name in names]
+    groups = analyse(runs, choice, rule, paths, args.choices)
     from sims.comparison.report import write_report
 
     report = write_report(groups, choice, rule, out, args.choices)

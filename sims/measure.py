@@ -9,8 +9,9 @@ For a network in memory call `measure_network`, for features in memory `measure_
 import argparse
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,19 +23,24 @@ from ufm.features.snr import worth_saying
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.features import FLOATS, classifier_of, epoch_of, files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
-from ufm.monitor.measurement import Measurement, measure_features
+from ufm.monitor.measurement import NO_LAMBDA, Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
 from ufm.output import printable, say, show, told_as_they_come
 
+T = TypeVar("T")
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
-SHOWN = ("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped")
+SHOWN = (
+    *("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped"),
+    *("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean"),
+)
+STAND_IN = "least squares at lambda = {:g}, since the file has none; what needs a classifier is of that one"
 
 
 def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Measurement]:
     """Epoch (None if unknown) and measures of a file; without W, the least-squares classifier at lambda stands in: L_perp = 0.
 
-    Without lam, lambda is that of the file, or 0.
+    Without lam, lambda is that of the file. Where that has none the parts of the loss are NaN, and the stand-in is that at 0.
     """
     arrays = load_feature_file(path)
     return _measured_arrays(path, arrays, lambda_of_file(arrays, path) if lam is None else lam)
@@ -43,6 +49,7 @@ def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Meas
 def _measured_arrays(path: Path, arrays: dict[str, np.ndarray], lam: float) -> tuple[int | None, Measurement]:
     """Epoch and measures of the arrays of a file."""
     features, labels = arrays["features"], arrays["labels"]
+    at = 0.0 if np.isnan(lam) else lam
     if not np.issubdtype(labels.dtype, np.integer):
         raise ValueError(f"{path}: labels are {labels.dtype}, integers are needed; {NUMBERED}")
     if features.dtype not in FLOATS or features.ndim != 2 or not features.shape[1] or labels.shape != features.shape[:1]:
@@ -56,13 +63,34 @@ def _measured_arrays(path: Path, arrays: dict[str, np.ndarray], lam: float) -> t
     else:
         if labels.max() >= len(labels):  # some class is empty then, and the classes need not fit into memory
             raise ValueError(f"{path}: labels run up to {labels.max()} with {len(labels)} examples: a class has no example")
-        try:
-            W, b = ls_classifier(_streamed_statistics(features, labels), lam)
-        except ValueError as error:
-            raise ValueError(f"{path}, at the least-squares classifier that stands in for W: {error}") from error
-    measurement = measure_features(features, labels, W, b, lam)
+        _check_every_class(labels, path)
+        statistics = _named_errors(path, lambda: _streamed_statistics(features, labels))
+        stand_in = Path(f"{path}, at the least-squares classifier that stands in for W")
+        W, b = _named_errors(stand_in, lambda: ls_classifier(statistics, at))
+    measurement = _named_errors(path, lambda: measure_features(features, labels, W, b, lam))
     error = scalar(arrays, "train_error", path)
     return epoch, measurement if "W" in arrays or error is None else measurement.with_scalars({"train_error": error})
+
+
+def _check_every_class(labels: np.ndarray, path: Path) -> None:
+    """Raise ValueError unless the labels are 0..C-1, C the largest and 1, every one with an example."""
+    known = np.unique(labels)
+    if known[0] != 0 or len(known) != known[-1] + 1:
+        missing = next((c for c, label in enumerate(known.tolist()) if label != c), 0)
+        none = f"of class {missing} there is no example" if known[0] >= 0 else "none can be negative"
+        raise ValueError(
+            f"{path}: labels run from {known[0]} to {known[-1]}, and {none}: 0..C-1 are needed, with an example of every class"
+        )
+
+
+def _named_errors(path: Path, call: Callable[[], T]) -> T:
+    """What a call returns; its ValueError names the file, unless it does already."""
+    try:
+        return call()
+    except ValueError as error:
+        if str(path) in str(error):
+            raise
+        raise ValueError(f"{path}: {error}") from error
 
 
 def _streamed_statistics(features: np.ndarray, labels: np.ndarray) -> ClassStatistics[np.ndarray]:
@@ -74,18 +102,18 @@ def _streamed_statistics(features: np.ndarray, labels: np.ndarray) -> ClassStati
 
 
 def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
-    """The key `lambda` of a file, 0 without. Raises ValueError where it is no finite number that is not negative."""
-    lam = scalar(arrays, "lambda", path) or 0.0
-    if lam < 0:
+    """The key `lambda` of a file, NaN without. Raises ValueError where it is no finite number that is not negative."""
+    lam = scalar(arrays, "lambda", path)
+    if lam is not None and lam < 0:
         raise ValueError(f"{path}: lambda = {lam}: the weight decay cannot be negative")
-    return lam
+    return float("nan") if lam is None else lam
 
 
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.measure", description="Measure collapse of features.", shared=("json", "quiet"))
     p.add_argument("files", nargs="+", metavar="FILE", help="features, labels; W, b, epoch, lambda where known; or one RUN")
-    p.add_shared("lambda", "the file's, or 0")
+    p.add_shared("lambda", "the file's; the loss is undefined where it has none, and a stand-in for W is that at 0")
     p.add_argument("--out", metavar="FILE.npz", help="write all quantities, one entry a file (default: none)")
     p.add_argument("--report", metavar="FILE.html", help="write a self-contained page on the network (default: none)")
     return p
@@ -110,7 +138,7 @@ def _check_arguments(args: argparse.Namespace) -> None:
 
 def measure(args: argparse.Namespace) -> None:
     """Measure every file, print and write what was asked for."""
-    record, measurement = Record.empty(), None
+    record, measurement, notes = Record.empty(), None, dict[str, str]()
     _check_arguments(args)
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
@@ -127,12 +155,22 @@ def measure(args: argparse.Namespace) -> None:
             _warn(name, measurement)
             if args.json:
                 snr = {key: getattr(measurement.snr, key) for key in ("omega", "dropped", "rounding")}
-                tell(json_line({"file": name, "epoch": epoch, **measurement.scalars, **snr}))
+                of = {"file": name, "epoch": epoch, "lambda": lam, "classifier": "file" if "W" in arrays else "least squares"}
+                tell(json_line({**of, **measurement.scalars, **snr}))
+            notes |= {f"{printable(name)}: {what}": why for what, why in _not_of_the_network(arrays, lam).items()}
         if args.report is not None:
-            write_network_report(Path(args.report), ", ".join(args.files), record.arrays, {}, measurement)
+            write_network_report(Path(args.report), ", ".join(args.files), record.arrays, notes, measurement)
     if not args.json and not args.quiet:
         show(table(record, SHOWN))
+        for what, why in notes.items():
+            show(f"{what}: {why}")
         _print_written(args)
+
+
+def _not_of_the_network(arrays: dict[str, np.ndarray], lam: float) -> dict[str, str]:
+    """What a file does not have of its network, W or the lambda of the loss, and what is measured in its place."""
+    stand_in = {} if "W" in arrays else {"W": STAND_IN.format(0.0 if np.isnan(lam) else lam)}
+    return stand_in | ({"loss": NO_LAMBDA.replace("lam=", "--lambda")} if np.isnan(lam) else {})
 
 
 def _print_written(args: argparse.Namespace) -> None:
@@ -152,6 +190,8 @@ def _warn(file: str, measurement: Measurement) -> None:
     """Say what is undefined, and where digits are lost."""
     name = printable(file)
     for reason in measurement.undefined:
+        if reason.endswith(NO_LAMBDA):
+            continue  # which the user knows, and the table says
         say(f"{name}: undefined: {reason}")
     if measurement.snr.rounding > worth_saying(measurement.precision):
         error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"

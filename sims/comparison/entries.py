@@ -19,7 +19,8 @@ from ufm.monitor.epoch_statistics import load_statistics
 def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     """Of a file of `ufm.monitor.epoch_statistics`, on the range of Sigma_W; W and b only where the loss is a mean square.
 
-    unknown_lam stands for a lambda that the file does not know, and for the decays of W and b with it.
+    unknown_lam stands for a lambda that the file does not know, and for the decays of W and b with it; where that is NaN, W and b
+    are left out and lambda is 0.
 
     Raises ValueError where the features have no variability left, or where the file is no such one.
     """
@@ -41,6 +42,8 @@ def entry_of_statistics(path: Path, unknown_lam: float = 0.0) -> Entry:
     decay_w, decay_h = (
         default if np.isnan(known[name]) else known[name] for name, default in (("decay_w", lam), ("decay_h", 0.0))
     )
+    if np.isnan(lam):  # of no squared error: W and b do not follow its gradient
+        W, b, lam, decay_w = None, None, 0.0, 0.0
     centred, layer = basis.T @ (M - mean[:, None]), None
     if "layer_A" in arrays:
         layer = _layer_below(basis.T @ arrays["layer_A"], arrays, priors)
@@ -71,6 +74,8 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
     mean = means @ (counts / counts.sum())
     classifier = classifier_of(load_arrays(path, ("W", "b")), path)
     W, b = None, None
+    if np.isnan(lam):  # as in `entry_of_statistics`
+        classifier, lam, decay_w = None, 0.0, 0.0
     if classifier is not None:
         W, b = classifier
         W = W.astype(np.float64)

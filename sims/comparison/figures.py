@@ -71,7 +71,7 @@ def proximity_figure(group: Group, fraction: float) -> Figure:
     ratios = [np.where(np.isfinite(comparison.window.ratio), comparison.window.ratio, np.nan) for comparison in group.comparisons]
     if all(np.isnan(ratio).all() or not (ratio > 0).any() for ratio in ratios):
         known = not any(np.isnan(ratio).all() for ratio in ratios)
-        text = "simulated: on the central path from the start" if known else "no classifier was measured"
+        text = "simulated: on the central path from the start" if known else "L_perp is not known: no classifier, or no lambda"
         axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
         axes.set_axis_off()
         return figure

@@ -13,10 +13,16 @@ from ufm.compare.spectra import nc4_along
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.trajectory import Trajectory
 from ufm.monitor.epoch_statistics import statistics_files
-from ufm.monitor.logs import RUN, load_log
-from ufm.monitor.record import Record
+from ufm.monitor.logs import load_log
+from ufm.monitor.measurement import LOSS_PARTS
+from ufm.monitor.record import RUN, Record
 
 STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier
+UNKNOWN_LAMBDA = "lambda is not known: L_perp is undefined, joint not judged, and the other models are those of lambda = 0"
+WITHOUT_LAMBDA = (
+    "stores a classifier and no lambda, without which L_perp is measured against the wrong loss: give --lambda, C wd / 2 for "
+    "MSELoss with weight decay wd, 0 without decay; of cross-entropy or AdamW there is none: choose --from-epoch"
+)
 FOLLOWED = ("epoch", "omega", "V", "U", "counts")  # arrays that a trajectory is followed from
 MEASURED_LOSSES = ("loss", "loss_perp")  # that tell whether a classifier was measured
 LOST = 0.01  # share of the class means' squared length outside the range of Sigma_W worth a note
@@ -68,21 +74,23 @@ class Observed:
         return {name: nc4_along(turn @ deviations, labels, values, V) for name, values in omega.items()}
 
 
-def load_observed(path: Path, lam: float | None = None) -> Observed:
+def load_observed(path: Path, lam: float | None = None, central_path: bool = True) -> Observed:
     """The run of a folder or file. lam: lambda of the loss, for runs that do not say it (one that says another is kept).
 
-    Raises ValueError for anything else, and for a run with a classifier whose lambda is neither stored nor given.
+    Raises ValueError for anything else, and for a classifier without lambda where L_perp is to tell the central path.
     """
     if path.is_dir():
         if (path / "config.json").exists():
             return _saying_lambda(_trained(path), lam)
         if (path / RUN).exists():
-            return _saying_lambda(_logged(path, lam), lam)
+            return _saying_lambda(_logged(path, lam, central_path), lam)
         if next(path.glob("features-*.npz"), None) is not None:
-            return _observed_features(path, lam)
+            return _observed_features(path, lam, central_path)
         raise ValueError(f"{path} is no run: it has neither config.json, nor {RUN} of a log, nor files features-EPOCH.npz")
     if not path.exists():
         raise ValueError(f"{path} does not exist")
+    if path.suffix == ".csv":
+        raise ValueError(f"{path} is a table, without the singular vectors that are compared: give the folder of RunLog")
     arrays = load_arrays(path)
     if {"t", "omega", "config"} <= arrays.keys():
         return _simulated(path)
@@ -96,28 +104,22 @@ def _trained(path: Path) -> Observed:
 
     config, record = load_run(path)
     stored = asdict(config)
-    observed = _of_record(
-        path.resolve().name,
-        path,
-        "trained",
-        _group_id(stored, ("seed", "save_features", "velocity", "data_dir")),
-        record,
-        stored,
-        classifier=True,
-    )
+    group = _group_id(stored, ("seed", "save_features", "velocity", "data_dir"))
+    observed = _of_record(path.resolve().name, path, "trained", group, record, stored, classifier=True)
     rates = np.array([config.rate_at(max(int(epoch), 1)) for epoch in observed.trajectory.t])
     saved = {path / f"features-{epoch:04d}.npz": float(epoch) for epoch in config.save_features}
     files = statistics_files(path) | {file: epoch for file, epoch in saved.items() if file.exists()}
     return replace(observed, rates=rates, files=files, lam=float(record.arrays.get("lambda", 0.0)))
 
 
-def _logged(path: Path, given: float | None) -> Observed:
+def _logged(path: Path, given: float | None, central_path: bool) -> Observed:
     facts, record = load_log(path, given)
     lam = float(record.arrays.get("lambda", np.nan))
     classified = bool(np.isfinite(record.arrays.get("nc3", np.array(np.nan))).any())
     if np.isnan(lam):
-        lam = _known_lambda(lam, given, path) if classified else given or 0.0
-    observed = _of_record(path.resolve().name, path, "trained", _group_id(facts, ("seed",)), record, facts, classified)
+        lam = _known_lambda(lam, given, path, central_path) if classified else given or 0.0
+    notes = (UNKNOWN_LAMBDA,) if np.isnan(lam) else ()
+    observed = _of_record(path.resolve().name, path, "trained", _group_id(facts, ("seed",)), record, facts, classified, notes)
     rates = observed.trajectory.observed.get("learning_rate")
     return replace(observed, rates=rates, files=statistics_files(path), lam=lam)
 
@@ -133,18 +135,15 @@ def _saying_lambda(observed: Observed, given: float | None) -> Observed:
     return replace(observed, notes=(*observed.notes, note))
 
 
-def _known_lambda(stored: float, given: float | None, path: Path) -> float:
-    """lambda as stored, else as given. Raises ValueError where it is neither."""
+def _known_lambda(stored: float, given: float | None, path: Path, central_path: bool) -> float:
+    """lambda as stored, else as given, else NaN. Raises ValueError for NaN where the central path is looked for."""
     lam = given if np.isnan(stored) else stored
-    if lam is None:
-        raise ValueError(
-            f"{path} stores a classifier and no lambda, without which L_perp is measured against the wrong loss: give it, "
-            "C wd / 2 for MSELoss with weight decay wd, 0 without decay"
-        )
-    return lam
+    if lam is None and central_path:
+        raise ValueError(f"{path} {WITHOUT_LAMBDA}")
+    return np.nan if lam is None else lam
 
 
-def _observed_features(path: Path, given: float | None) -> Observed:
+def _observed_features(path: Path, given: float | None, central_path: bool) -> Observed:
     from sims.measure import lambda_of_file, measure_file
     from ufm.files.features import load_feature_file
 
@@ -154,15 +153,17 @@ def _observed_features(path: Path, given: float | None) -> Observed:
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
         stored = load_feature_file(file)
         if given is None and "W" in stored:
-            lam = _known_lambda(lambda_of_file(stored, file) if "lambda" in stored else float("nan"), given, file)
+            lam = _known_lambda(lambda_of_file(stored, file), given, file, central_path)
         epoch, measurement = measure_file(file, lam)
         before, sizes = sizes, (len(measurement.snr.U), len(measurement.snr.V))
         if position and sizes != before:
             raise ValueError(f"{file} has P, C = {sizes[0]}, {sizes[1]}, the files before it {before[0]}, {before[1]}")
         whole = whole and "W" in stored
-        if "W" in stored:
+        if "W" in stored and np.isnan(lam):
+            notes["lambda"] = UNKNOWN_LAMBDA
+        elif "W" in stored:
             notes["lambda"] = f"L_perp is that of lambda = {lam:g} (C wd / 2 for MSELoss and weight decay wd)"
-        if "W" in stored and "lambda" in stored and (own := lambda_of_file(stored, file)) != lam:
+        if "W" in stored and "lambda" in stored and (own := lambda_of_file(stored, file)) != lam and not np.isnan(lam):
             other = f"{file.name} stores lambda = {own:g}, and L_perp is that of the lambda = {lam:g} given"
             notes["stored lambda"] = f"{other}: leave it out for the file's own"
         if "W" in stored and "b" not in stored:
@@ -212,6 +213,8 @@ def _of_record(
         classifier = bool((abs(observed["loss_perp"]) > STAND_IN * observed["loss"]).any())
     if not classifier:
         observed = {name: values for name, values in observed.items() if name not in ("loss_perp", "train_error", "nc3", "nc4")}
+    if np.isnan(record.arrays.get("lambda", np.array(0.0))):
+        observed = {name: values for name, values in observed.items() if name not in LOSS_PARTS}
     if len(trajectory.t) < length:
         notes += (f"{length - len(trajectory.t)} of {length} epochs left out: Sigma_W lost rank or is undefined there",)
     lost = observed.get("lost_signal", np.zeros(1)).max()

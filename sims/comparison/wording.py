@@ -62,7 +62,7 @@ def off_the_central_path(window: Window, fraction: float) -> str:
         return ""
     ratio = float(window.ratio[np.flatnonzero(window.epochs == window.compared.t[0])[0]])
     if np.isnan(ratio):
-        return "no classifier was measured: whether the epochs compared are on the central path is not known"
+        return "L_perp is not known (no classifier, or no lambda), nor whether the epochs compared are on the central path"
     if ratio < fraction:
         return ""
     return (

@@ -19,7 +19,7 @@ from sims.training.config import TrainConfig, from_mapping, load_config, rate_so
 from ufm.arrays import as_numpy
 from ufm.files.json_objects import read_limited_text
 from ufm.files.store import provenance, remove_stale, save_arrays, write_atomically, write_text
-from ufm.monitor.record import REQUIRED, TRAJECTORY
+from ufm.monitor.record import REQUIRED, RUN, TRAJECTORY
 from ufm.output import json_values
 
 if TYPE_CHECKING:  # both with torch, which a finished run is told without
@@ -197,8 +197,16 @@ def load_run(path: Path) -> "tuple[TrainConfig, Record]":
     from ufm.monitor.record import Record
 
     if not (path / CONFIG).exists():
-        raise ValueError(f"{path} is not the folder of a run: it has no {CONFIG}")
+        raise ValueError(f"{path} is not the folder of a run: it has no {CONFIG}{_what_it_is(path)}")
     return load_config(path / CONFIG), Record.load(path / TRAJECTORY, (*REQUIRED, "test_error"))
+
+
+def _what_it_is(path: Path) -> str:
+    """What else a folder is, and who reads it; "" where that is not known."""
+    if (path / RUN).exists():
+        return "; it is a log of RunLog, which sims.measure, sims.figures and sims.compare read"
+    features = path / "features.npy"
+    return f"; for the features in it give {features}" if features.exists() else ""
 
 
 def _torch_facts() -> dict[str, Any]:

@@ -12,8 +12,8 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.training.paper_figures import PLOTS
 from ufm.files.store import array_names
-from ufm.monitor.logs import RUN, load_log
-from ufm.monitor.record import Record
+from ufm.monitor.logs import load_log
+from ufm.monitor.record import RUN, Record
 from ufm.monitor.tables import read_csv
 
 # Okabe and Ito's colours, told apart by colour-blind readers; dashes repeat the distinction in print

@@ -7,10 +7,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from sims import measure
+from sims.compare import main as compare_main
+from sims.ledger import main as ledger_main
 from sims.measure import main, measure_features
 from ufm.files.store import load_arrays, save_arrays
+from ufm.monitor import NeuralCollapse
+from ufm.monitor.logs import CsvLog, RunLog
 from ufm.monitor.record import Record
 
 
@@ -161,3 +166,98 @@ def test_a_file_without_features_is_told_by_names_alone(tmp_path: Path, capsys: 
         archive.writestr("unused.npy", b"no array")
     assert main([str(path)]) == 2
     assert "it has: H, unused" in capsys.readouterr().err
+
+
+def test_a_stand_in_for_the_classifier_and_an_unknown_lambda_are_said(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """On the screen, in every line of --json and in the report; the loss of an unknown lambda is undefined, as in the monitor."""
+    data = {name: arrays()[name] for name in ("features", "labels")}
+    save_arrays(tmp_path / "f.npz", data)
+    save_arrays(tmp_path / "w.npz", arrays())
+    assert main([str(tmp_path / "f.npz"), "--report", str(tmp_path / "f.html")]) == 0
+    shown = capsys.readouterr()
+    assert "W: least squares at lambda = 0, since the file has none; what needs a classifier is of that one" in shown.out
+    assert "f.npz: loss: lambda is not known: give --lambda, C wd / 2 for MSELoss and weight decay wd" in shown.out
+    assert shown.err == ""
+    page = (tmp_path / "f.html").read_text()
+    assert "least squares at lambda = 0, since the file has none" in page
+    assert "lambda is not known" in page
+    for name, classifier in (("f.npz", "least squares"), ("w.npz", "file")):
+        assert main([str(tmp_path / name), "--json"]) == 0
+        line = json.loads(capsys.readouterr().out)
+        assert (line["classifier"], line["lambda"]) == (classifier, None)
+        assert [line[part] for part in ("loss", "loss_nc1", "loss_nc23", "loss_perp")] == [None] * 4
+        assert line["nc3"] > 0
+        assert main([str(tmp_path / name), "--json", "--lambda", "0.1"]) == 0
+        line = json.loads(capsys.readouterr().out)
+        assert (line["classifier"], line["lambda"], line["loss"] > 0) == (classifier, 0.1, True)
+    assert main([str(tmp_path / "w.npz"), "--lambda", "0.1"]) == 0
+    assert "least squares" not in capsys.readouterr().out
+
+
+def test_files_have_every_measure_of_the_monitor(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = arrays()
+    save_arrays(tmp_path / "w.npz", data)
+    metric = NeuralCollapse(3, lam=0.1)
+    H, y, W, b = (torch.from_numpy(data[name]) for name in ("features", "labels", "W", "b"))
+    metric.update(H, y, classifier=(W, b))
+    assert main([str(tmp_path / "w.npz"), "--lambda", "0.1", "--json"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    for name, value in metric.compute().items():
+        if name not in ("lost_signal", "examples", "classes_seen"):  # of the input, and of the SNR's arrays
+            assert line[name] == pytest.approx(value, rel=1e-9, abs=1e-13), name
+    assert main([str(tmp_path / "w.npz"), "--lambda", "0.1"]) == 0
+    header = capsys.readouterr().out.splitlines()[0].split()
+    assert {"nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean"} <= set(header)
+
+
+def test_a_record_that_was_begun_without_the_later_measures_goes_on(tmp_path: Path) -> None:
+    data = arrays()
+    measurement = measure_features(data["features"], data["labels"], data["W"], data["b"], 0.1)
+    later = ("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean")
+    begun = Record.empty().with_epoch(1, measurement, 0.1)
+    before = Record({name: value for name, value in begun.arrays.items() if name not in later})
+    assert before.with_epoch(2, measurement, 0.1).arrays.keys() == before.arrays.keys()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": arrays()["labels"] + 1, "W": None}, "labels run from 1 to 3, and of class 0 there is no example: 0..C-1 are"),
+        ({"labels": arrays()["labels"] * 2, "W": None}, "labels run from 0 to 4, and of class 1 there is no example"),
+        ({"labels": arrays()["labels"] - 1, "W": None}, "labels run from -1 to 1, and none can be negative"),
+        ({"features": arrays()["features"] * np.float32(np.nan), "W": None}, "NaN or infinite"),
+        ({"W": arrays()["W"].T.copy(), "b": None}, "do not fit"),
+        ({"labels": arrays()["labels"] // 2}, "class 2 has no example"),
+    ],
+)
+def test_a_message_names_its_file_and_nothing_that_is_not_its_cause(
+    change: dict[str, Any], message: str, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = tmp_path / "of several.npz"
+    save_arrays(path, {name: value for name, value in (arrays() | change).items() if value is not None})
+    assert main([str(path), "--lambda", "0.1"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith(f"sims.measure: error: {path}: ")
+    assert message in error
+    assert "stands in" not in error
+
+
+def test_what_is_given_for_features_is_told_by_what_it_is(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    data = arrays()
+    run = tmp_path / "run"
+    measurement = measure_features(data["features"], data["labels"], data["W"], data["b"], 0.1)
+    CsvLog(tmp_path / "run.csv")(1, measurement.scalars)
+    RunLog(run, lam=0.1)(1, {}, measurement)
+    (tmp_path / "npy").mkdir()
+    np.save(tmp_path / "npy" / "features.npy", data["features"])
+    for command, given, message in (
+        (main, tmp_path / "run.csv", "is a table: sims.figures draws it"),
+        (main, run / "trajectory.npz", f"it is a file of a run, give the folder {run}"),
+        (main, run / "statistics-0001.npz", f"it is a file of a run, give the folder {run}"),
+        (main, tmp_path / "npy", f"for the features in it give {tmp_path / 'npy' / 'features.npy'}"),
+        (ledger_main, run, "it is a log of RunLog, which sims.measure, sims.figures and sims.compare read"),
+    ):
+        assert command([str(given)]) == 2
+        assert message in capsys.readouterr().err
+    assert compare_main([str(tmp_path / "run.csv"), "--out", str(tmp_path / "out")]) == 2
+    assert "is a table, without the singular vectors that are compared: give the folder of RunLog" in capsys.readouterr().err

@@ -1,11 +1,13 @@
 """A run of training keeps what a comparison starts from: the same entry as from its features; logs without are read as before."""
 
+import json
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from sims.compare import main
 from sims.comparison.analysis import Choice, analyse
 from sims.comparison.entries import entry_of_features, entry_of_statistics
 from sims.comparison.runs import load_observed
@@ -57,10 +59,10 @@ def test_an_old_run_is_compared_by_what_it_holds(finished: Path, tmp_path: Path)
     assert not whole.selection.support["unnormalized"].missing
 
 
-def log_of(path: Path, lam: float | None) -> Path:
+def log_of(path: Path, lam: float | None, epochs: int = 3) -> Path:
     log, rng = RunLog(path, lam=lam), np.random.default_rng(0)
     labels = np.arange(60) % 3
-    for epoch in (1, 2, 3):
+    for epoch in range(1, epochs + 1):
         H = rng.standard_normal((60, 4)) + 3 * labels[:, None] * np.arange(4)
         log(epoch, {}, measure_features(H, labels, rng.standard_normal((3, 4)), np.zeros(3), lam or 0.0))
     return path
@@ -68,7 +70,7 @@ def log_of(path: Path, lam: float | None) -> Path:
 
 def test_an_unknown_lambda_is_refused_with_what_to_give(tmp_path: Path) -> None:
     path = log_of(tmp_path / "log", None)
-    with pytest.raises(ValueError, match=r"no lambda.*give it.*C wd / 2"):
+    with pytest.raises(ValueError, match=r"no lambda.*give --lambda, C wd / 2.*cross-entropy or AdamW.*--from-epoch"):
         load_observed(path)
     run = load_observed(path, 0.25)
     entry = run.entry(1.0)
@@ -103,3 +105,32 @@ def test_runs_that_differ_by_more_than_the_seed_are_not_pooled(tmp_path: Path) -
     two = [log_of(tmp_path / name / "run", lam) for name, lam in (("a", 0.1), ("b", 0.2))]
     groups = analyse([load_observed(path) for path in two], Choice(from_epoch=1.0), LawRule())
     assert len(groups) == 2
+
+
+@pytest.mark.parametrize("of_features", [False, True])
+def test_a_run_without_lambda_is_compared_from_a_chosen_epoch_and_has_no_central_path(of_features: bool, tmp_path: Path) -> None:
+    path = tmp_path / "run"
+    if of_features:
+        rng, labels = np.random.default_rng(0), np.arange(60) % 3
+        path.mkdir()
+        for epoch in range(1, 6):
+            H = rng.standard_normal((60, 4)) + 3 * labels[:, None] * np.arange(4)
+            arrays = {"features": H, "labels": labels, "W": rng.standard_normal((3, 4)), "b": np.zeros(3)}
+            save_arrays(path / f"features-{epoch}.npz", arrays | {"epoch": np.asarray(epoch)})
+    else:
+        log_of(path, None, epochs=5)
+    run = load_observed(path, central_path=False)
+    assert np.isnan(run.lam)
+    assert run.trajectory.observed.keys() >= {"nc3", "nc4", "train_error"}
+    assert not run.trajectory.observed.keys() & {"loss", "loss_nc1", "loss_nc23", "loss_perp"}
+    entry = run.entry(1.0)
+    assert entry is not None
+    assert (entry.W, entry.b, entry.lam, entry.decay_w) == (None, None, 0.0, 0.0)
+    assert [note for note in run.notes if note.startswith("lambda is not known: L_perp")] != []
+    assert main([str(path), "--out", str(tmp_path / "refused")]) == 2
+    assert main([str(path), "--from-epoch", "1", "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    (measured,) = report["groups"][0]["runs"]
+    assert measured["proximity"]["loss_perp_over_loss_ls"] == [None] * 5
+    assert "needs the classifier W and b of the entry" in json.dumps(report["groups"][0])
+    assert "lambda is not known: L_perp" in (tmp_path / "out" / "report.html").read_text()

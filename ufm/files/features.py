@@ -69,6 +69,8 @@ def load_feature_file(path: Path) -> dict[str, np.ndarray]:
     A .npy is memory-mapped, never read whole; labels.npy, W.npy, ... lie beside it. Raises ValueError for files that
     cannot be read and for those without features and labels, naming what there is.
     """
+    if path.suffix == ".csv":
+        raise ValueError(f"{path} is a table: sims.figures draws it; features are in .npz, .safetensors or .npy")
     if path.suffix == ".safetensors":
         arrays = _safetensors(path)
     elif path.suffix == ".npy":
@@ -77,7 +79,9 @@ def load_feature_file(path: Path) -> dict[str, np.ndarray]:
         arrays = load_arrays(path, KEYS, beside="features")
     if not {"features", "labels"} <= arrays.keys():
         names = ", ".join(sorted(arrays) if path.suffix in (".safetensors", ".npy") else array_names(path)) or "none"
-        raise ValueError(f"{path} needs the arrays 'features' (n, P) and 'labels' (n,); it has: {names}")
+        of_run = path.name == "trajectory.npz" or path.name.startswith("statistics-")
+        instead = f"; it is a file of a run, give the folder {path.absolute().parent}" if of_run else ""
+        raise ValueError(f"{path} needs the arrays 'features' (n, P) and 'labels' (n,); it has: {names}{instead}")
     return arrays
 
 

@@ -24,10 +24,8 @@ from ufm.files.store import write_text
 from ufm.monitor.earlier import OwnEpochs, begins_anew, keep_file, keep_folder
 from ufm.monitor.epoch_statistics import load_statistics, save_statistics, statistics_file, statistics_files, stored_facts
 from ufm.monitor.measurement import LOSS_PARTS, Measurement, ScalarCollector, add_losses
-from ufm.monitor.record import TRAJECTORY, Record
+from ufm.monitor.record import RUN, TRAJECTORY, Record
 from ufm.monitor.tables import cells_of, logged_rows
-
-RUN = "run.json"
 
 
 class Log(Protocol):

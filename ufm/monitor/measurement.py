@@ -18,10 +18,12 @@ from ufm.features.labels import check_whole
 from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.monitor.decisions import Decider, Decisions
+from ufm.monitor.layers import effective_rank
 
 LOSS_PARTS = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
 MEASURES = ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
 CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
+NO_LAMBDA = "lambda is not known: give lam=, C wd / 2 for MSELoss and weight decay wd"
 MOST_FEATURES = 512  # P above which a Sigma_W an epoch would be most of what a run stores
 MOST_CLASSES = 8192  # whose loss is split: the residual of the class means is C x C
 
@@ -100,6 +102,8 @@ def add_losses(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classif
     """The loss and its parts."""
 
     def losses() -> tuple[float, ...]:
+        if np.isnan(lam):
+            raise ValueError(NO_LAMBDA)
         if stats.C > MOST_CLASSES:
             raise ValueError(f"C = {stats.C} classes: the loss is split for at most {MOST_CLASSES}, it needs C x C numbers")
         parts = decomposition(stats, classifier, lam)
@@ -127,6 +131,19 @@ def add_angles(scalars: ScalarCollector, suffix: str, vectors: Tensor) -> None:
     scalars.add(f"nc2_equinorm{suffix}", lambda: measures.phd_equinorm(vectors))
     scalars.add(f"nc2_equiangular{suffix}", lambda: measures.phd_equiangular(vectors))
     scalars.add(f"nc2_maxangle{suffix}", lambda: measures.phd_maximal_angle(vectors))
+
+
+def nc0(W: Tensor) -> float:
+    """|| W^T 1 ||_2, the length of the sum of the rows of W (C, P): the NC0 of arXiv:2602.16642."""
+    return float(torch.linalg.vector_norm(W.sum(0)))
+
+
+def geometric_mean(snr: RangeSnr, stats: ClassStatistics[Tensor]) -> float:
+    """Of the min(C - 1, P - dropped) values of omega that there are. Raises ValueError where one is 0 or undefined."""
+    omega = snr.omega[: max(min(stats.C - 1, stats.P - snr.dropped), 1)]
+    if not np.isfinite(omega).all() or not (omega > 0).all():
+        raise ValueError(f"{int((omega > 0).sum())} of {len(omega)} values of omega are positive and finite")
+    return float(np.exp(np.log(omega).mean()))
 
 
 def measurement_of(
@@ -174,7 +191,11 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
     for H, y in _chunks(features, labels):
         counts += decide(H, y)
     scalars.values["train_error"], scalars.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
-    return replace(measurement_of(scalars, stats, precision, classifier=classifier), lam=lam)
+    scalars.values["ncc_accuracy"], scalars.values["nc0"] = 1 - counts.wrong_by_mean / stats.n, nc0(classifier.W)
+    scalars.add("effective_rank", lambda: effective_rank(stats))
+    measured = measurement_of(scalars, stats, precision, classifier=classifier)
+    scalars.add("omega_geometric_mean", lambda: geometric_mean(measured.snr, stats))
+    return replace(measured, undefined=tuple(scalars.undefined), lam=lam)
 
 
 def _chunks(features: np.ndarray, labels: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:

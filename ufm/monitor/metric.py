@@ -94,7 +94,7 @@ class NeuralCollapse(MomentsMetric):
         if known and (rows.shape[1] != known or features.shape[-1] != self._known_width()):
             raise ValueError(OTHER_WIDTH.format(features.shape[-1], self._known_width()))
         kept, faults = checked(rows, y, self.C, self.ignore_index)
-        known_now = None if classifier is None else self._compared(classifier, features.shape[-1], faults)
+        known_now = None if classifier is None else self._compared(classifier, rows.shape[1], features.shape[-1], faults)
         if rows.device.type == "cpu":
             refuse(faults, self.C, None if known_now is None else known_now[0], y)
         if known_now is not None:
@@ -190,14 +190,15 @@ class NeuralCollapse(MomentsMetric):
         return inputs.class_rows(features, labels) if self.targets == "classes" else inputs.target_rows(features, labels)
 
     def _compared(
-        self, classifier: nn.Linear | tuple[Tensor, Tensor | None], P: int, faults: Tensor
+        self, classifier: nn.Linear | tuple[Tensor, Tensor | None], width: int, P: int, faults: Tensor
     ) -> tuple[Classifier, GivenClassifier] | None:
         """The classifier in float64 and its tensors; None where they are known, with a fault where they changed since."""
         W, b = weights_of(classifier) if isinstance(classifier, nn.Linear) else inputs.weights_and_offsets(classifier)
-        outputs = self.num_classes or len(W)
+        outputs = self.num_classes or width - P
         if tuple(W.shape) != (outputs, P) or (b is not None and tuple(b.shape) != (outputs,)):
             shapes = f"{tuple(W.shape)} and {None if b is None else tuple(b.shape)}"
-            raise ValueError(f"the classifier is W {(outputs, P)} and b {(outputs,)} or None, got {shapes}")
+            of = "" if self.num_classes else f"targets with d = {outputs}: "
+            raise ValueError(f"{of}the classifier is W {(outputs, P)} and b {(outputs,)} or None, got {shapes}")
         if self._given is not None and self._given.is_that_of(W, b):
             faults[-1] = few_rows_differ(W, self.W) if b is None else few_rows_differ(W, self.W) | few_rows_differ(b, self.b)
             return None

@@ -16,9 +16,12 @@ if TYPE_CHECKING:  # reading a record needs neither torch nor the laws
     from ufm.monitor.measurement import Measurement
 
 ZERO_ERROR = 1e-3  # "effectively zero" training error: 99.9 % (Papyan, Han & Donoho 2020)
-TRAJECTORY = "trajectory.npz"
+TRAJECTORY, RUN = "trajectory.npz", "run.json"  # the measures of a folder, and what `RunLog` writes about the training
 # a run begun before these were stored goes on without
-LATER = ("test_V", "test_U", "test_dropped", "test_lost_signal", "test_nc1_train_means", "omega_rounding")
+LATER = (
+    *("test_V", "test_U", "test_dropped", "test_lost_signal", "test_nc1_train_means"),
+    *("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean", "omega_rounding"),
+)
 REQUIRED = ("epoch", "omega", "V", "U", "counts", "train_error", "nc1", "loss")
 
 

@@ -1,13 +1,12 @@
 """From merged moments to named values: what a metric returns, and why the rest is undefined."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from ufm.features.ranges import Classifier, RangeSnr
+from ufm.features.ranges import Classifier
 from ufm.features.statistics import ClassStatistics
 from ufm.monitor import regression
 from ufm.monitor.decisions import Decisions
@@ -16,13 +15,16 @@ from ufm.monitor.measurement import (
     CLASSIFIER_MEASURES,
     LOSS_PARTS,
     MEASURES,
+    NO_LAMBDA,
     Measurement,
     ScalarCollector,
     add_angles,
     add_classifier_scalars,
     add_losses,
     feature_scalars,
+    geometric_mean,
     measurement_of,
+    nc0,
 )
 from ufm.monitor.moments import Moments
 
@@ -36,7 +38,6 @@ OF_FEATURES = (
 )
 OF_RANGE = ("omega_rounding", "dropped", "lost_signal")
 NO_CLASSIFIER = "no classifier is known: give update(..., classifier=(W, b)) once"
-NO_LAMBDA = "lambda is not known: give lam=, C wd / 2 for MSELoss and weight decay wd"
 
 Decide = Callable[[Classifier | None, Tensor, Tensor], Decisions]
 
@@ -48,11 +49,6 @@ class Summary:
     values: dict[str, float]
     reasons: dict[str, str]
     measurement: Measurement | None = None
-
-
-def nc0(W: Tensor) -> float:
-    """|| W^T 1 ||_2, the length of the sum of the rows of W (C, P): the NC0 of arXiv:2602.16642."""
-    return float(torch.linalg.vector_norm(W.sum(0)))
 
 
 def of_classes(moments: Moments, classifier: Classifier | None, lam: float | None, precision: float, decide: Decide) -> Summary:
@@ -78,7 +74,7 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     scalars.values.update(dict.fromkeys((name for name in reasons if name not in scalars.values), float("nan")))
     seen = classifier if classifier is None or len(classifier.W) == stats.C else None
     measured = measurement_of(scalars, stats, precision, classifier=seen)
-    scalars.add("omega_geometric_mean", lambda: _geometric_mean(measured.snr, min(stats.C - 1, stats.P - measured.snr.dropped)))
+    scalars.add("omega_geometric_mean", lambda: geometric_mean(measured.snr, stats))
     measured = replace(measured, undefined=tuple(scalars.undefined), lam=None if classifier is None else lam)
     snr, rounding = measured.snr, measured.snr.rounding
     if snr.dropped == stats.P:
@@ -105,7 +101,7 @@ def _of_few_classes(moments: Moments, classifier: Classifier | None, decide: Dec
     values = {name: scalars.values.get(name, float("nan")) for name in reasons}
     values |= {"examples": n, "classes_seen": float(len(seen["classes"]))}
     own = dict(undefined.split(": ", 1) for undefined in scalars.undefined)
-    return Summary(values, {name: own.get(name, why) for name, why in reasons.items() if np.isnan(values[name])})
+    return Summary(values, {name: own.get(name, why) for name, why in reasons.items() if math.isnan(values[name])})
 
 
 def _add_classifier(
@@ -130,14 +126,6 @@ def _add_classifier(
 def _shares(counts: Decisions, n: int, classifier: Classifier | None) -> tuple[float, ...]:
     network = () if classifier is None else (counts.wrong / n, counts.apart / n)
     return *network, 1 - counts.wrong_by_mean / n
-
-
-def _geometric_mean(snr: RangeSnr, K: int) -> float:
-    """Of the K values of omega that there are on the range of Sigma_W."""
-    omega = snr.omega[: max(K, 1)]
-    if not np.isfinite(omega).all() or not (omega > 0).all():
-        raise ValueError(f"{int((omega > 0).sum())} of {len(omega)} values of omega are positive and finite")
-    return float(np.exp(np.log(omega).mean()))
 
 
 def of_targets(

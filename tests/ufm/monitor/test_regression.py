@@ -6,8 +6,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.linalg import sqrtm
+from torch import nn
 
-from ufm.monitor import NeuralCollapse
+from ufm.monitor import NeuralCollapse, watch
 from ufm.monitor.regression import nrc3
 
 
@@ -70,3 +71,12 @@ def test_what_is_undefined_has_its_reason() -> None:
     plain.update(torch.from_numpy(H), torch.from_numpy(Y))
     plain.compute()
     assert set(plain.undefined) == {"nrc2", "nrc3", "mse"}
+
+
+def test_targets_of_another_shape_than_the_outputs_are_refused_by_their_number() -> None:
+    x = torch.randn(30, 5)
+    watched = watch(nn.Sequential(nn.Linear(5, 2)), "0", targets="regression")
+    for targets, d in ((torch.randn(30), 1), (torch.randn(30, 3), 3)):
+        with pytest.raises(ValueError, match=rf"targets with d = {d}: the classifier is W \({d}, 5\) .* got \(2, 5\)"):
+            watched.measure([(x, targets)])
+    assert watched.measure([(x, torch.randn(30, 2))])["mse"] > 0
