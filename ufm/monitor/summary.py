@@ -1,7 +1,9 @@
 """From merged moments to named values: what a metric returns, and why the rest is undefined."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from torch import Tensor
 
@@ -26,12 +28,13 @@ from ufm.monitor.measurement import (
 )
 from ufm.monitor.moments import Moments
 
+OMEGA = "omega_geometric_mean"
 DECIDED = ("train_error", "nc4", "ncc_accuracy")
 OF_CLASSIFIER = (*LOSS_PARTS, *CLASSIFIER_MEASURES, "nc3", "nc0", "train_error", "nc4")
 OF_FEATURES = (
     *(name for name in MEASURES if name not in OF_CLASSIFIER),
     "effective_rank",
-    "omega_geometric_mean",
+    OMEGA,
     "ncc_accuracy",
 )
 NO_CLASSIFIER = "no classifier is known: give update(..., classifier=(W, b)) once"
@@ -71,7 +74,7 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     scalars.values.update(dict.fromkeys((name for name in reasons if name not in scalars.values), float("nan")))
     seen = classifier if classifier is None or len(classifier.W) == stats.C else None
     measured = measurement_of(scalars, stats, precision, classifier=seen)
-    scalars.add("omega_geometric_mean", lambda: geometric_mean(measured.snr, stats))
+    scalars.add(OMEGA, lambda: geometric_mean(measured.snr, stats))
     measured = replace(measured, undefined=tuple(scalars.undefined), lam=None if classifier is None else lam)
     values = {**scalars.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}
     values |= {"examples": float(stats.n), "classes_seen": float(stats.C)}
@@ -101,6 +104,18 @@ def _add_classifier(
 def _shares(counts: Decisions, n: int, classifier: Classifier | None) -> tuple[float, ...]:
     network = () if classifier is None else (counts.wrong / n, counts.apart / n)
     return *network, 1 - counts.wrong_by_mean / n
+
+
+def gains(omega: Mapping[str, float]) -> dict[str, float]:
+    """log of the geometric mean of omega less that of the layer before, as PREFIX + gain; the first of the prefixes has none."""
+    logarithms = {prefix: math.log(value) for prefix, value in omega.items()}
+    return {f"{now}gain": logarithms[now] - logarithms[before] for before, now in pairwise(logarithms)}
+
+
+def gains_undefined(reasons: Mapping[str, str], prefixes: Sequence[str]) -> dict[str, str]:
+    """Why a gain is undefined: because omega is, of its layer or of the one before."""
+    lost = {f"{now}gain": reasons.get(now + OMEGA, reasons.get(before + OMEGA, "")) for before, now in pairwise(prefixes)}
+    return {name: f"omega is undefined there, or before it: {reason}" for name, reason in lost.items() if reason}
 
 
 def of_targets(

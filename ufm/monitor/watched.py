@@ -1,6 +1,5 @@
 """Features of a network caught on their way, during a pass of the user's own or one of ours that leaves no trace."""
 
-import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +26,7 @@ from ufm.monitor.layers import (
 )
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.metric import NeuralCollapse
-from ufm.monitor.summary import OF_FEATURES
+from ufm.monitor.summary import OF_FEATURES, OMEGA, gains, gains_undefined
 from ufm.monitor.unchanged import batches_of, unchanged
 
 BY_LAYER = (*OF_FEATURES, "dropped", "lost_signal")
@@ -172,12 +171,15 @@ class Watched:
         return self.compute()
 
     def compute(self) -> dict[str, float]:
-        """Everything about the features of the classifier by name, and of inner layers under "NAME/nc1" and so on."""
+        """Everything about the features of the classifier by name, and of inner layers under "NAME/nc1" and so on.
+
+        With inner layers `gain` too, as in `by_layer`, of every row but the first.
+        """
         values = dict(self._metric.compute())
         for name, metric in list(self.metrics.items())[1:]:
             own = metric.compute()
             values |= {f"{name}/{key}": own[key] for key in BY_LAYER if key in own}
-        return values
+        return values | (gains({prefix: values[prefix + OMEGA] for prefix in self._prefixes}) if len(self.metrics) > 1 else {})
 
     def by_layer(self) -> list[dict[str, float | str]]:
         """One row a layer, the inner ones as they were named, then the classifier's features: measures, `reduced` and `gain`.
@@ -187,16 +189,18 @@ class Watched:
         """
         if self._metric.targets == "regression":
             raise ValueError("layers are compared by their classes, and the targets of this watch are not classes")
-        head, *inner = self.metrics
-        rows: list[dict[str, float | str]] = []
-        before = float("nan")
-        for name in (*inner, head):
-            own = self.metrics[name].compute()
-            now = math.log(own["omega_geometric_mean"])
-            values = {key: own[key] for key in BY_LAYER if key in own}
-            rows.append({"layer": name, **values, "reduced": float(name in self._reduced), "gain": now - before})
-            before = now
+        (head, metric), *inner = self.metrics.items()
+        values, rows = self.compute(), list[dict[str, float | str]]()
+        for (name, _), prefix in zip((*inner, (head, metric)), self._prefixes, strict=True):
+            own = {key: values[prefix + key] for key in BY_LAYER if prefix + key in values}
+            gain = values.get(f"{prefix}gain", float("nan"))
+            rows.append({"layer": name, **own, "reduced": float(name in self._reduced), "gain": gain})
         return rows
+
+    @property
+    def _prefixes(self) -> list[str]:
+        """What stands before the names of a layer, the inner ones in their order and then the classifier's features."""
+        return [*(f"{name}/" for name in list(self.metrics)[1:]), ""]
 
     @property
     def undefined(self) -> dict[str, str]:
@@ -204,7 +208,7 @@ class Watched:
         undefined = dict(self._metric.undefined)
         for name, metric in list(self.metrics.items())[1:]:
             undefined |= {f"{name}/{key}": reason for key, reason in metric.undefined.items() if key in BY_LAYER}
-        return undefined
+        return undefined | gains_undefined(undefined, self._prefixes)
 
     @property
     def measurement(self) -> Measurement:
