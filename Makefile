@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := python -m pip install --quiet --disable-pip-version-check
+QUICK := --no-compile # Python compiles the few modules that are imported, and no others
 
 .PHONY: run test slow attack bench gpu docs lowest constraints clean
 
@@ -49,11 +50,11 @@ constraints:
 
 $(VENV)/.core: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/$(PIP) -c constraints.txt -e .
+	$(BIN)/$(PIP) $(QUICK) -c constraints.txt -e .
 	touch $@
 
 $(VENV)/.test: $(VENV)/.core
-	$(BIN)/$(PIP) -c constraints.txt -e ".[test]"
+	$(BIN)/$(PIP) $(QUICK) -c constraints.txt -e ".[test]"
 	touch $@
 
 clean:

@@ -4,12 +4,16 @@
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any, Protocol
 
 import numpy as np
 
 from ufm.arrays import as_numpy
+
+MESSAGE = 1024  # bytes of an error's message that the other processes are told
 
 
 class Processes(Protocol):
@@ -33,6 +37,10 @@ class Processes(Protocol):
         """`combine` applied pairwise up a tree, in the order of the ranks; values and result have one shape."""
         ...
 
+    def broadcast(self, values: np.ndarray, source: int) -> np.ndarray:
+        """The values of process `source`, in all; they have one shape and dtype everywhere."""
+        ...
+
 
 class OneProcess:
     """A process on its own."""
@@ -52,17 +60,26 @@ class OneProcess:
         del combine
         return values
 
+    def broadcast(self, values: np.ndarray, source: int) -> np.ndarray:
+        """The values."""
+        del source
+        return values
+
 
 class TorchProcesses:
-    """The processes of torch's default group; raises RuntimeError where one of them is lost."""
+    """The processes of torch's default group; raises RuntimeError where one of them is lost, or keeps the others waiting.
 
-    def __init__(self) -> None:
+    `waiting` is how long they wait for each other where the default group cannot carry arrays of a CPU (NCCL) and gloo does.
+    """
+
+    def __init__(self, waiting: timedelta | None = None) -> None:
         import torch.distributed as dist
 
         self._dist: Any = dist
         if not dist.is_initialized():
             _check_environment()
             dist.init_process_group("gloo")
+        self._group: Any = dist.new_group(backend="gloo", timeout=waiting) if dist.get_backend() == "nccl" else None
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -81,23 +98,56 @@ class TorchProcesses:
         distance = 1
         while distance < self.size and self.rank % distance == 0:
             if self.rank % (2 * distance):
-                self._dist.send(torch.from_numpy(values), self.rank - distance)
+                self._dist.send(torch.from_numpy(values), self.rank - distance, self._group)
                 break
             if self.rank + distance < self.size:
                 other = torch.empty(values.shape, dtype=torch.from_numpy(values).dtype)
-                self._dist.recv(other, self.rank + distance)
+                self._dist.recv(other, self.rank + distance, self._group)
                 values = np.ascontiguousarray(combine(values, as_numpy(other)))
             distance *= 2
-        whole = torch.from_numpy(values.copy())
-        self._dist.broadcast(whole, 0)
-        return as_numpy(whole)
+        return self.broadcast(values, 0)
+
+    def broadcast(self, values: np.ndarray, source: int) -> np.ndarray:
+        """The values of process `source`, in all; they have one shape and dtype everywhere."""
+        import torch
+
+        tensor = torch.from_numpy(np.array(values))
+        self._dist.broadcast(tensor, source, self._group)
+        return as_numpy(tensor)
 
     def _reduced(self, values: np.ndarray, operation: Any) -> np.ndarray:
         import torch
 
         tensor = torch.from_numpy(np.array(values))
-        self._dist.all_reduce(tensor, operation)
+        self._dist.all_reduce(tensor, operation, self._group)
         return as_numpy(tensor)
+
+
+@contextmanager
+def raised_in_all(group: Processes) -> Iterator[None]:
+    """A block of a process's own work: where it raises in one of them all raise, and none waits for the lost one for ever.
+
+    The others raise ValueError with the number of that process and the message of its error.
+    """
+    if group.size == 1:
+        yield
+        return
+    caught: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        caught = error
+    said = np.zeros((group.size, MESSAGE), dtype=np.int64)
+    if caught is not None:
+        text = (str(caught) or type(caught).__name__).encode()[:MESSAGE]
+        said[group.rank, : len(text)] = list(text)
+    said = group.sum(said)
+    if caught is not None:
+        raise caught
+    for rank, letters in enumerate(said):
+        if letters.any():
+            text = bytes(letters[letters > 0].tolist()).decode(errors="ignore")
+            raise ValueError(f"process {rank} failed: {text}")
 
 
 def processes() -> Processes:

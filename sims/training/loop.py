@@ -6,6 +6,7 @@ Order and initialisation depend on the seed and the epoch alone, so a run resume
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,7 @@ from sims.training.objective import facts_of, groups, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.velocity import features_of, measure_velocity
 from ufm.arrays import as_numpy
+from ufm.distributed import OneProcess, Processes, TorchProcesses, raised_in_all
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
 from ufm.monitor.epoch_statistics import save_statistics
@@ -33,6 +35,7 @@ from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record
 
 Progress = Callable[[int, int, int], None]  # (epoch, batch, batches an epoch)
+MEASURING_LIMIT = timedelta(hours=6)  # after which processes that wait for a measurement give up
 OnMeasurement = Callable[[int, float, Measurement], None]  # (epoch, training loss, what was measured)
 
 
@@ -64,6 +67,7 @@ class Trainer:
         if config.velocity and accelerator.num_processes > 1:
             raise ValueError(f"velocities are taken in one process, this run has {accelerator.num_processes}: leave them out")
         self.config, self.accelerator, self.fingerprint, self._data = config, accelerator, data.fingerprint, data
+        self.group: Processes = TorchProcesses(MEASURING_LIMIT) if accelerator.num_processes > 1 else OneProcess()
         self.bare = network(config, data)
         self.head = linear_layer(self.bare, CLASSIFIER)
         self.lam = lambda_of_weight_decay(config.weight_decay, data.classes)
@@ -127,19 +131,30 @@ class Trainer:
         return met[0]
 
     def measure(self, folder: RunFolder, epoch: int) -> Measurement:
-        """Everything measured at this epoch, features written where they are asked for."""
+        """Everything measured at this epoch, each process its share of the examples; features written where they are asked for.
+
+        Process 0 attacks the images of the robustness by itself. An error of one process is raised in all.
+        """
+        self._share_buffers()
         classifier = Classifier.of(self.head)
         W, b = (as_numpy(weights) for weights in (classifier.W, classifier.b))
         wanted = epoch in self.config.save_features
         keep = partial(folder.save_features, epoch, W=W, b=b) if wanted else None
-        measurement = measure_network(
-            self.bare, self.train.in_order(), CLASSIFIER, self.lam, self.test.in_order(), keep=keep, scratch=folder.path
-        )
-        if self.config.robustness:
-            sample = robustness_sample(len(self.test.labels), self.config.robustness, self.config.seed)
-            images, _ = self.test.batch(torch.from_numpy(sample).to(self.accelerator.device))
-            measurement.scalars["robustness"] = deepfool_robustness(self.bare, images)
+        train, test = (examples.in_order(self.group.rank, self.group.size) for examples in (self.train, self.test))
+        where = {"scratch": folder.path, "group": self.group}
+        measurement = measure_network(self.bare, train, CLASSIFIER, self.lam, test, keep=keep, **where)
+        with raised_in_all(self.group):
+            if self.config.robustness and self.accelerator.is_main_process:
+                sample = robustness_sample(len(self.test.labels), self.config.robustness, self.config.seed)
+                images, _ = self.test.batch(torch.from_numpy(sample).to(self.accelerator.device))
+                measurement.scalars["robustness"] = deepfool_robustness(self.bare, images)
         return measurement
+
+    def _share_buffers(self) -> None:
+        """Give all processes the running statistics of process 0, which are those of its checkpoint: all measure one network."""
+        if self.group.size > 1:
+            for buffer in self.bare.buffers():
+                torch.distributed.broadcast(buffer, 0)
 
     def velocity(self, epoch: int) -> dict[str, Any]:
         """What the features do in the epoch after this one, trained and taken back, beside what the gradients say."""
@@ -188,9 +203,9 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: OnMeasu
         if epoch:
             loss = trainer.train_epoch(epoch, progress)
         if epoch in config.measured:
+            measurement = trainer.measure(folder, epoch)
             with _main_process_alone(accelerator) as alone:
                 if alone:
-                    measurement = trainer.measure(folder, epoch)
                     record = record.with_epoch(epoch, measurement, trainer.lam)
                     save_statistics(folder.path, epoch, measurement, facts_of(config, len(measurement.counts), epoch))
                     if epoch in config.velocity:

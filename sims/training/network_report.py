@@ -53,6 +53,7 @@ MEANINGS = {
     "effective_rank": "exp of the entropy of the singular values of the centred features",
     "omega_geometric_mean": "geometric mean of the singular values of the SNR",
     "gain": "log of the geometric mean of omega less that of the layer before",
+    "omega_rounding": "relative error of omega by rounding, estimated",
     "examples": "examples measured",
     "classes_seen": "classes that have examples",
     "learning_rate": "learning rate of the epoch, as it was logged",

@@ -40,6 +40,8 @@ HELP = {
     "robustness": "test images attacked with DeepFool, 0 for none",
     "save_features": "measured epochs whose features are written",
     "velocity": "measured epochs whose next step is compared with the gradient of the features and with the network's own kernel",
+    "tf32": "GPU: products of float32 in TF32, with 10 bits of mantissa",
+    "deterministic": "kernels that give the same bits every time, slower on a GPU",
     "mixed_precision": "no, fp16 or bf16",
 }
 

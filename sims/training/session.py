@@ -4,7 +4,6 @@ import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,6 @@ if TYPE_CHECKING:
 
 # where launchers say how many processes they start
 PROCESS_COUNTS = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
-MEASURING_LIMIT = timedelta(hours=6)  # after which processes that wait for a measurement give up
 
 
 @dataclass(frozen=True)
@@ -53,15 +51,16 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     from accelerate.utils import InitProcessGroupKwargs
 
     from sims.training.data import load
-    from sims.training.loop import Trainer, run
+    from sims.training.loop import MEASURING_LIMIT, Trainer, run
 
     data = load(config.data, quiet)
     tracker = "tensorboard" if tensorboard else None
-    # process 0 measures while the others wait for it, far longer than any exchange of gradients takes
+    # the processes wait for each other's measuring, and for process 0's robustness, far longer than for gradients
     waiting = InitProcessGroupKwargs(timeout=MEASURING_LIMIT)
     accelerator = Accelerator(
         cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out, kwargs_handlers=[waiting]
     )
+    check_started(accelerator.num_processes)
     if tensorboard:
         accelerator.init_trackers("tensorboard")
     line = ProgressLine(config, quiet or not accelerator.is_main_process)
@@ -72,7 +71,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
             accelerator.log({"training_loss": loss, **measurement.scalars}, step=epoch)
 
     try:
-        with reproducible():
+        with reproducible(config.deterministic, config.tf32):
             return run(Trainer(config, data, accelerator), folder, line.advance, report)
     finally:
         line.close()
@@ -92,22 +91,37 @@ def check_launch() -> None:
         )
 
 
+def check_started(processes: int) -> None:
+    """Raise ValueError where the environment speaks of another number of processes than train together.
+
+    Each would train all by itself, into one folder: `WORLD_SIZE` without `RANK` and `LOCAL_RANK`, or mpirun around GPUs.
+    """
+    for name in PROCESS_COUNTS:
+        said = os.environ.get(name, str(processes))
+        if said != str(processes):
+            raise ValueError(
+                f"{name} = {said} in the environment, and {processes} of them trains here: start them with "
+                f"`torchrun --nproc_per_node N`, or unset {name} for one process"
+            )
+
+
 @contextlib.contextmanager
-def reproducible() -> Iterator[None]:
+def reproducible(deterministic: bool = True, tf32: bool = False) -> Iterator[None]:
     """Ask torch for the same bits every time and for float32 that is float32, on a GPU too; it warns where it cannot.
 
+    `deterministic` False leaves torch the faster of its kernels, `tf32` True the 10 bits of TF32 in float32 products.
     Torch's flags and random state are the caller's again afterwards.
     """
     import torch
 
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when CUDA starts
     strict, warn_only = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    flags = ((torch.backends.cudnn, "deterministic", True), (torch.backends.cudnn, "benchmark", False))
-    flags += ((torch.backends.cudnn, "allow_tf32", False), (torch.backends.cuda.matmul, "allow_tf32", False))
+    flags = ((torch.backends.cudnn, "deterministic", deterministic), (torch.backends.cudnn, "benchmark", not deterministic))
+    flags += ((torch.backends.cudnn, "allow_tf32", tf32), (torch.backends.cuda.matmul, "allow_tf32", tf32))
     before = [getattr(place, name) for place, name, _ in flags]
     try:
         with torch.random.fork_rng():
-            torch.use_deterministic_algorithms(True, warn_only=True)
+            torch.use_deterministic_algorithms(deterministic, warn_only=True)
             for place, name, value in flags:
                 setattr(place, name, value)
             yield

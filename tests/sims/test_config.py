@@ -51,7 +51,8 @@ MEASURED = (  # the notebook of Papyan, Han & Donoho
     1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 17, 19, 20, 22, 24, 27, 29, 32, 35, 38, 42, 45, 50, 54, 59, 65, 71, 77, 85,
     92, 101, 110, 121, 132, 144, 158, 172, 188, 206, 225, 245, 268, 293, 320, 350,
 )  # fmt: skip
-SINCE = ("velocity", "drop_last", "head_norm", "memory_efficient")  # fields of the configuration that came after the table
+# fields of the configuration that came after the table
+SINCE = ("velocity", "drop_last", "head_norm", "memory_efficient", "tf32", "deterministic")
 SMALL_CELLS = ("digits-mlp-ce", "digits-mlp-mse", "fashionmnist-mlp-mse")  # ours: minutes on a CPU
 
 

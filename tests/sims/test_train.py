@@ -5,13 +5,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,12 +23,14 @@ from sims import train as command
 from sims.measure import main as measure_main
 from sims.training import loop, session
 from sims.training.config import TrainConfig
-from sims.training.examples import epoch_batches
-from sims.training.folder import load_run
+from sims.training.data import Normalizer, load
+from sims.training.examples import EVALUATION_BATCH, Examples, epoch_batches
+from sims.training.folder import RunFolder, load_run
 from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from tests.sims.runs import ROOT, final_weights, tiny
 from tests.typed import gradient_of
+from ufm.distributed import Processes
 from ufm.features.least_squares import lambda_of_weight_decay, ls_classifier
 from ufm.features.statistics import statistics_of
 from ufm.files.store import load_arrays
@@ -260,6 +264,49 @@ def test_training_asks_torch_for_determinism_and_full_float32_and_leaves_its_sta
     torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32 = cudnn, matmul
 
 
+def test_fast_kernels_and_tf32_are_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen, before = set(), flags_of_torch()
+    monkeypatch.setattr(command.ProgressLine, "advance", lambda *_: seen.add(flags_of_torch()))
+    command.train(tiny(1, robustness=0, deterministic=False, tf32=True), tmp_path)
+    assert [(flags[0], *flags[2:]) for flags in seen] == [(False, False, True, True, True)]
+    assert flags_of_torch() == before
+
+
+def test_processes_share_whole_batches_of_the_examples() -> None:
+    n = 3 * EVALUATION_BATCH + 7
+    normalizer = cast("Normalizer", lambda images: images)
+    examples = Examples(torch.arange(n), torch.arange(n) % 5, normalizer)
+    whole = list(examples.in_order())
+    for size in (1, 2, 3, 4, 6):
+        shares = [batch for rank in range(size) for batch in examples.in_order(rank, size)]
+        assert [len(images) for images, _ in shares] == [len(images) for images, _ in whole] == [*[EVALUATION_BATCH] * 3, 7]
+        assert all(torch.equal(a, b) for one, two in zip(shares, whole, strict=True) for a, b in zip(one, two, strict=True))
+
+
+def test_a_process_of_several_measures_its_share_with_the_running_statistics_of_process_0(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny(1, per_class=60, width=0.02, robustness=0)
+    trainer = loop.Trainer(config, load(config.data), Accelerator(cpu=True))
+    trainer.group = cast("Processes", SimpleNamespace(rank=1, size=2))
+    shared: list[int] = []
+
+    def broadcast(buffer: torch.Tensor, source: int) -> None:
+        assert source == 0
+        shared.append(id(buffer))
+
+    def measured(_: nn.Module, train: Any, *others: Any, group: Any, **options: Any) -> str:
+        assert shared == [id(buffer) for buffer in trainer.bare.buffers()] != []
+        assert group is trainer.group
+        assert [sum(len(labels) for _, labels in batches) for batches in (train, others[2])] == [88, 0]
+        return "measured"
+
+    monkeypatch.setattr(torch.distributed, "broadcast", broadcast)
+    monkeypatch.setattr(loop, "measure_network", measured)
+    monkeypatch.setattr(loop, "raised_in_all", lambda _: nullcontext())
+    assert trainer.measure(RunFolder(tmp_path, config), 1) == "measured"
+
+
 def test_feature_decay_shrinks_features(tmp_path: Path) -> None:
     lengths = []
     for decay in (1e-9, 0.05):
@@ -361,3 +408,14 @@ def test_one_process_where_several_were_asked_for_is_refused(
         command.train(tiny(1), tmp_path / "run")
     assert command.main(["--search", "--out", str(tmp_path / "run")]) == 2
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+@pytest.mark.parametrize("name", session.PROCESS_COUNTS)
+def test_processes_of_which_each_would_train_alone_are_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for other in session.PROCESS_COUNTS:
+        monkeypatch.delenv(other, raising=False)
+    session.check_started(1)
+    monkeypatch.setenv(name, "2")
+    session.check_started(2)
+    with pytest.raises(ValueError, match=rf"^{name} = 2 in the environment, and 1 of them trains here"):
+        session.check_started(1)

@@ -1,6 +1,7 @@
 """Longer checks of the training, on demand: several processes, and a run to collapse."""
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -12,7 +13,15 @@ import torch
 
 from sims import train as command
 from sims.training.config import protocol
+from sims.training.data import load
+from sims.training.examples import Examples
+from sims.training.folder import load_run
+from sims.training.loop import network
+from sims.training.nets import CLASSIFIER
+from sims.training.session import PROCESS_COUNTS
 from tests.sims.runs import assert_same_bits
+from ufm.files.store import load_arrays
+from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record
 
 ROOT = Path(__file__).parents[2]
@@ -65,7 +74,7 @@ def test_two_processes_resume_to_the_same_bits_and_one_of_them_speaks(tmp_path: 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--save-features", "2"], "cannot write"),  # only process 0 measures and stores
+        (["--save-features", "2"], "cannot write"),  # only process 0 stores
         (["--no-batch-norm", "--lr", "1e30"], "diverged in epoch 1"),
     ],
 )
@@ -93,3 +102,50 @@ def test_the_embedded_digits_collapse(tmp_path: Path) -> None:
         assert a[name][-1] < a[name][at_zero] / 2, name
     assert a["nc4"][-1] == 0 < a["nc4"][at_zero]
     np.testing.assert_allclose(a["loss_nc1"] + a["loss_nc23"] + a["loss_perp"], a["loss"], rtol=1e-10)
+
+
+@pytest.mark.slow
+def test_accelerate_launch_on_a_cpu_does_not_train_in_one_process_of_two(tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "-m", "sims.train"]
+    environment = {name: value for name, value in os.environ.items() if name not in (*PROCESS_COUNTS, "MASTER_PORT")}
+    environment |= {"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "1"}  # no configuration file of a user's
+    call = [*launch, *SMALL, "--out", str(tmp_path / "run")]
+    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "accelerate launch was asked for several processes and has started one" in done.stderr
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+def test_a_number_of_processes_that_do_not_train_together_is_refused(tmp_path: Path) -> None:
+    environment = {name: value for name, value in os.environ.items() if name not in ("RANK", "LOCAL_RANK")}
+    call = [sys.executable, "-m", "sims.train", *[o for o in SMALL if o != "--cpu"], "--out", str(tmp_path / "run")]
+    environment |= {"WORLD_SIZE": "2"}
+    done = subprocess.run(call, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "WORLD_SIZE = 2 in the environment, and 1 of them trains here" in done.stderr
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("net", ["mlp", "resnet18"])
+def test_what_two_processes_measure_is_the_network_of_the_checkpoint(net: str, tmp_path: Path) -> None:
+    """With batch normalisation, whose running statistics differ between the processes until they are shared."""
+    options = [*SMALL, "--net", net, "--epochs", "1", "--measured", "1", "--lr", "0.05", "--save-features", "1"]
+    options[options.index("31")] = "60"  # 600 examples: three batches to measure, two of them process 0's
+    subprocess.run([*LAUNCH, *options, "--out", str(tmp_path)], cwd=ROOT, check=True)
+    config, record = load_run(tmp_path)
+    data = load(config.data)
+    model = network(config, data)
+    model.load_state_dict(torch.load(tmp_path / "checkpoint.pt", weights_only=True)["model"])
+    train, test = (Examples.of(split, data.normalizer, torch.device("cpu")).in_order() for split in (data.train, data.test))
+    kept: list[np.ndarray] = []
+    torch.set_num_threads(1)
+    one = measure_network(
+        model, train, CLASSIFIER, float(record.arrays["lambda"]), test, lambda *arrays: kept.extend(map(np.array, arrays))
+    )
+    stored = load_arrays(tmp_path / "features-0001.npz")
+    np.testing.assert_array_equal(stored["labels"], kept[1])
+    np.testing.assert_allclose(stored["features"], kept[0], rtol=1e-5, atol=1e-6)
+    for name in ("nc1", "nc2_equinorm", "nc3", "nc4", "loss", "train_error", "test_error", "test_nc1"):
+        assert record.arrays[name][-1] == pytest.approx(one.scalars[name], rel=1e-10), name

@@ -1,10 +1,8 @@
 """Class statistics of features: the common input of every loss and measure; streaming, mergeable, accumulated in float64."""
 
 import operator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Generic
-
-import numpy as np
 
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gram, namespace
@@ -21,6 +19,8 @@ from ufm.arrays import (
     check_real,
     check_scale,
 )
+from ufm.distributed import Processes
+from ufm.features.class_moments import ClassMoments, class_moments_of, merged_over
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
 
@@ -85,34 +85,6 @@ class ClassStatistics(Generic[ArrayT_co]):
         return self.sigma_w + self.sigma_b
 
 
-@dataclass(frozen=True)
-class _Moments:
-    """What merges: counts (C,), class means twice (C, P), pooled scatter (P, P), class scatters (C,).
-
-    A mean is the sum of a point `near` it and `rest`: rounding is that of the spread of a class, however far it lies.
-    """
-
-    counts: Any
-    near: Any
-    rest: Any
-    scatter: Any
-    class_scatter: Any
-
-    def merged(self, other: "_Moments") -> "_Moments":
-        """The moments of both, by the formulas of Chan, Golub & LeVeque (1983)."""
-        xp, seen = namespace(self.counts), (self.counts > 0)[:, None]
-        total = xp.clip(self.counts + other.counts, min=1.0)
-        delta = (other.near - self.near) + (other.rest - self.rest)
-        weight = self.counts * other.counts / total
-        return _Moments(
-            self.counts + other.counts,
-            xp.where(seen, self.near, other.near),
-            xp.where(seen, self.rest + delta * (other.counts / total)[:, None], other.rest),
-            self.scatter + other.scatter + (delta * weight[:, None]).mT @ delta,
-            self.class_scatter + other.class_scatter + weight * (delta * delta).sum(-1),
-        )
-
-
 class StreamingStatistics:
     """Class statistics in one pass: `update` with batches, `merge` with another stream, `compute` at any time.
 
@@ -124,7 +96,7 @@ class StreamingStatistics:
         self.C = operator.index(C)  # a count, not 2.9
         if C < 2:
             raise ValueError(f"C = {C}: collapse needs at least C = 2 classes")
-        self._seen: _Moments | None = None
+        self._seen: ClassMoments | None = None
         self._rows: Any = None
         self._labels: Any = None
         self._waiting = 0
@@ -158,15 +130,27 @@ class StreamingStatistics:
             self._take_in(other._seen)
         return self
 
+    def merge_over(self, group: Processes, like: Array) -> "StreamingStatistics":
+        """Take in what the streams of all processes have seen, whose number of classes is the same. Returns self.
+
+        All have the same bits afterwards, in the library and on the device of `like` (float64). Raises ValueError, in every
+        process, where P differs.
+        """
+        if group.size > 1:
+            self._take_in_waiting()
+            self._seen = merged_over(group, self._seen, self.C, like)
+            self._rows = self._labels = None
+        return self
+
     def compute(self) -> ClassStatistics[Any]:
-        """The statistics of everything seen so far. Raises ValueError where a class has no example yet."""
+        """The statistics of everything seen so far. Raises ValueError where a class has no example."""
         self._take_in_waiting()
         if self._seen is None:
             raise ValueError("no batch has been seen yet")
-        counts, near, rest, scatter, class_scatter = (getattr(self._seen, f.name) for f in fields(_Moments))
+        counts, near, rest, scatter, class_scatter = self._seen.parts
         empty = [c for c, count in enumerate(counts.tolist()) if count == 0]
         if empty:
-            raise ValueError(f"class {empty[0]} has no example yet: every one of the {self.C} classes needs one")
+            raise ValueError(f"class {empty[0]} has no example: every one of the {self.C} classes needs one")
         means, rounding = rounded_sum(near.mT, rest.mT)
         return ClassStatistics(counts, means, scatter / counts.sum(), class_scatter / counts, rounding)
 
@@ -188,9 +172,9 @@ class StreamingStatistics:
     def _take_in_waiting(self) -> None:
         if self._waiting:
             count, self._waiting = self._waiting, 0
-            self._take_in(_moments_of(self._rows[:count], self._labels[:count], self.C))
+            self._take_in(class_moments_of(self._rows[:count], self._labels[:count], self.C))
 
-    def _take_in(self, moments: _Moments) -> None:
+    def _take_in(self, moments: ClassMoments) -> None:
         self._seen = moments if self._seen is None else self._seen.merged(moments)
 
 
@@ -206,34 +190,6 @@ def _buffer_for_chunk(features: Rows[ArrayT], labels: Labels[ArrayT]) -> tuple[A
     xp, P = namespace(features), features.shape[1]
     rows = xp.empty((CHUNK, P), dtype=xp.float64, device=features.device)
     return rows, xp.empty(CHUNK, dtype=xp.int64, device=features.device)
-
-
-def _moments_of(H: Array, labels: Array, C: int) -> _Moments:
-    """The moments of float64 rows H (n, P), which become their deviations from the class means on the way."""
-    xp = namespace(H)
-    order = xp.argsort(labels, stable=True)
-    sizes = xp.bincount(labels, minlength=C)
-    present = xp.nonzero(sizes > 0)[0] if xp is np else xp.nonzero(sizes > 0)[:, 0]
-    first = order[(xp.cumsum(sizes, 0) - sizes)[present]]
-    counts, near, rest = array_like(sizes, H), _zeros(H, C, H.shape[1]), _zeros(H, C, H.shape[1])
-    near[present] = H[first]  # one of every class, from which the others are far less far than from the origin
-    H -= near[labels]
-    rest[present] = _class_sums(H, labels, order, present, sizes) / counts[present][:, None]
-    H -= rest[labels]
-    squares = _zeros(H, C)
-    squares[present] = _class_sums(xp.einsum("np,np->n", H, H), labels, order, present, sizes)
-    return _Moments(counts, near, rest, gram(H.mT), squares)
-
-
-def _zeros(like: ArrayT, *shape: int) -> ArrayT:
-    return namespace(like).zeros(shape, dtype=like.dtype, device=like.device)
-
-
-def _class_sums(values: Any, labels: Any, order: Any, present: Any, sizes: Any) -> Any:
-    """Sums of values (n, ...) over the classes that are present, `order` sorting the labels. (K, ...)"""
-    if namespace(values) is np:
-        return np.add.reduceat(values[order], (np.cumsum(sizes) - sizes)[present], 0)
-    return _zeros(values, len(sizes), *values.shape[1:]).index_add(0, labels, values)[present]
 
 
 def statistics_of(features: Rows[ArrayT], labels: Labels[ArrayT], C: int) -> ClassStatistics[ArrayT]:

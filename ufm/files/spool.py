@@ -50,6 +50,16 @@ class FeatureSpool:
             self._features.readinto(chunk.data)  # type: ignore[attr-defined]
             yield chunk
 
+    def blocks(self, rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The features and their labels, so many rows at a time: copies, both."""
+        for k, features in enumerate(self.chunks(rows)):
+            yield features, np.array(self.labels[k * rows : k * rows + len(features)])
+
+    @property
+    def n(self) -> int:
+        """The examples appended."""
+        return self._n
+
     @property
     def labels(self) -> np.ndarray:
         """Labels of everything appended, read from disk as they are used. (n,)"""

@@ -27,8 +27,9 @@ def run_general(
 
     `accuracy` bounds the relative error of every singular value (default 1e-10). Singular values of S of at most
     max(P, C) eps sigma_1 are rounding of zeros and stay exactly 0. `progress` gets the share of the time done.
-    Raises ValueError for bad times, accuracy or means, S q not 0 among them, and for more than the machine's memory,
-    OverflowError past the times that float64 allows; Interrupted, a KeyboardInterrupt with the times reached, on Ctrl-C.
+    Raises ValueError for bad times, accuracy or means, S q not 0 among them, for more than the machine's memory, and with the
+    time from which on rounding exceeds the accuracy; OverflowError past the times that float64 allows; Interrupted, a
+    KeyboardInterrupt with the times reached, on Ctrl-C.
     """
     try:
         return run_general_beside(law, S, t, np.zeros(0), accuracy, progress)[0]

@@ -12,6 +12,8 @@ from ufm.laws.general import GeneralLaw
 from ufm.laws.integrator import Arc, arcs
 from ufm.laws.singular import singular_values
 
+INSIDE = 0.25  # share of the accuracy for states inside a step
+MUCH_SPREAD = 10.0  # of the class sizes' root ratio, from which on a refusal names it
 SEARCH_ACCURACY = 1e-7  # of omega, where only the time of a growth is wanted
 
 
@@ -52,14 +54,18 @@ def states_at(
 ) -> Iterator[tuple[ArrayT, float]]:
     """Z (m, C-1) at ascending times (T,), Z given at time 0, each with a bound on the relative error of its singular values.
 
-    Half of `accuracy` is for the steps, half for the states inside them.
+    Half of `accuracy` is for the steps, a quarter for the states inside them, a quarter for rounding. Raises ValueError where
+    rounding leaves more, with the largest ratio of two class sizes where that is what it grows by.
     """
     done = int(np.searchsorted(times, 0.0, side="right"))
     yield from [(Z, 0.0)] * done
     if done == len(times):
         return
-    end, share = float(times[-1]), 0.5 * accuracy / law.spread_of_sizes
-    for arc in arcs(law.reduced_velocity, Z, end, law.time_unit, share):
+    end, unit = float(times[-1]), accuracy / law.spread_of_sizes
+    share = INSIDE * unit
+    for arc in _refused_by_sizes(
+        law, arcs(law.reduced_velocity, Z, end, law.time_unit, 0.5 * unit, (1 - INSIDE) * unit), accuracy
+    ):
         last = int(np.searchsorted(times, arc.end, side="right"))
         for t in times[done:last]:
             state, more = arc.at(float(t), share)
@@ -67,6 +73,20 @@ def states_at(
         done = last
         if progress is not None:
             progress(arc.end / end)
+
+
+def _refused_by_sizes(law: GeneralLaw, steps: Iterator[Arc], accuracy: float) -> Iterator[Arc]:
+    """The same steps; a refusal names the class sizes, where their ratio makes most of the error."""
+    try:
+        yield from steps
+    except ValueError as error:
+        if law.spread_of_sizes < MUCH_SPREAD:
+            raise
+        ratio, way_out = max(law.counts) / min(law.counts), "an earlier end, a larger `accuracy`, or sizes that are closer"
+        raise ValueError(
+            f"{str(error).split(';')[0]}: class sizes {ratio:.3g} apart leave {law.spread_of_sizes:.3g} times the rounding in "
+            f"omega, and {accuracy:.0e} was asked for; choose {way_out}"
+        ) from None
 
 
 def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:

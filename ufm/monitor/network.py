@@ -1,6 +1,7 @@
 """Everything measured on a network in memory, in one pass over its data, without a trace of it."""
 
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from manifolds.linalg import epsilon
 from ufm.arrays import as_numpy
+from ufm.distributed import OneProcess, Processes, raised_in_all
 from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
@@ -19,6 +21,7 @@ from ufm.monitor.batches import Select, outputs_of, selected
 from ufm.monitor.decisions import Decider
 from ufm.monitor.layers import bare, check_linear, first_tensor, head_inputs, linear_layer
 from ufm.monitor.measurement import Measurement, ScalarCollector, measurement_of, scalars_of
+from ufm.monitor.shares import gather_features, shared_classifier
 from ufm.monitor.unchanged import batches_of, unchanged
 
 
@@ -31,6 +34,7 @@ def measure_network(
     keep: Callable[[np.ndarray, np.ndarray], None] | None = None,
     scratch: Path | None = None,
     select: Select | None = None,
+    group: Processes | None = None,
 ) -> Measurement:
     """Everything measured on a network, in evaluation mode, in one pass over each loader; nothing of the caller's is changed.
 
@@ -40,24 +44,35 @@ def measure_network(
     keep      called with the training features (n, P) and labels (n,), read from disk
     scratch   folder for the temporary file of features (n P numbers)
     select    what of a batch is (inputs, labels), where it is no pair and no mapping with `labels` (`ufm.monitor.selected`)
+    group     processes that hold the same network and whose loaders each yield a share of the examples: all of them call this,
+              all get the numbers of one process that sees everything, to round-off; process 0 calls `keep`, with all features
 
     Raises ValueError for an unknown layer, one whose output the model does not return, features that are not (b, P), labels out
-    of range, NaN or infinite features, and a scratch folder that cannot be written.
+    of range, NaN or infinite features, and a scratch folder that cannot be written; in every process of a group, where it
+    happens in one.
     """
+    group = OneProcess() if group is None else group
     head = linear_layer(model, layer)
     loaders = (loader,) if test_loader is None else (loader, test_loader)
-    with unchanged(model, *loaders), torch.no_grad(), FeatureSpool(scratch) as spool:
-        stats, error, precision = _train_pass(_batches(model, head, layer, loader, select), head.out_features, spool)
-        classifier = Classifier.of(head)  # after a forward pass, which makes the weights of a pruned or weight-normed layer
+    with unchanged(model, *loaders), torch.no_grad(), ExitStack() as stack:
+        with raised_in_all(group):
+            spool = stack.enter_context(FeatureSpool(scratch))
+        stats, error, precision = _train_pass(_batches(model, head, layer, loader, select), head, spool, group)
+        # after a forward pass, which makes the weights of a pruned or weight-normed layer
+        classifier = shared_classifier(Classifier.of(head), spool.n > 0, group)
         classifier.check()
         scalars = scalars_of(stats, classifier, lam, precision)
         scalars.values["train_error"] = error
-        scalars.values["nc4"] = _nc4(spool, classifier, stats.means)
+        scalars.values["nc4"] = _nc4(spool, classifier, stats.means, group)
         if keep is not None:
-            keep(spool.features, spool.labels)
+            gather_features(spool, group)
+            with raised_in_all(group):
+                if group.rank == 0:
+                    keep(spool.features, spool.labels)
         test_snr = None
         if test_loader is not None:
-            test_snr = _add_test(scalars, _batches(model, head, layer, test_loader, select), classifier, stats, lam)
+            test_batches = _batches(model, head, layer, test_loader, select)
+            test_snr = _add_test(scalars, test_batches, classifier, stats, lam, group)
     return replace(measurement_of(scalars, stats, precision, test_snr, classifier), lam=lam)
 
 
@@ -108,18 +123,26 @@ def _check_logits(returned: object, output: Tensor) -> None:
         )
 
 
-def _train_pass(batches: Batches, C: int, spool: FeatureSpool) -> tuple[ClassStatistics[Tensor], float, float]:
-    streaming, wrong, precision = StreamingStatistics(C), 0, 0.0
-    for features, logits, labels in batches:
-        streaming.update(features, labels)
-        spool.append(as_numpy(features.float() if features.dtype.itemsize < 4 else features), as_numpy(labels))
-        wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
-    stats = streaming.compute()
-    return stats, int(wrong) / stats.n, precision
+def _train_pass(
+    batches: Batches, head: nn.Linear, spool: FeatureSpool, group: Processes
+) -> tuple[ClassStatistics[Tensor], float, float]:
+    streaming, wrong, precision = StreamingStatistics(head.out_features), 0, 0.0
+    with raised_in_all(group):
+        for features, logits, labels in batches:
+            streaming.update(features, labels)
+            spool.append(as_numpy(features.float() if features.dtype.itemsize < 4 else features), as_numpy(labels))
+            wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
+    stats = streaming.merge_over(group, head.weight.detach().double()).compute()
+    return stats, _count_over(group, wrong) / stats.n, _maximum_over(group, precision)
 
 
 def _add_test(
-    scalars: ScalarCollector, batches: Batches, classifier: Classifier, train: ClassStatistics[Tensor], lam: float
+    scalars: ScalarCollector,
+    batches: Batches,
+    classifier: Classifier,
+    train: ClassStatistics[Tensor],
+    lam: float,
+    group: Processes,
 ) -> RangeSnr:
     """Test-set versions, NC4 against the class means of the training set as Papyan, Han & Donoho, NC1 both ways.
 
@@ -127,13 +150,14 @@ def _add_test(
     """
     streaming, wrong, apart, precision = StreamingStatistics(train.C), 0, 0, 0.0
     decide = Decider(classifier, train.means)
-    for features, logits, labels in batches:
-        streaming.update(features, labels)
-        wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
-        apart += decide(features, labels).apart
-    stats = streaming.compute()
+    with raised_in_all(group):
+        for features, logits, labels in batches:
+            streaming.update(features, labels)
+            wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
+            apart += decide(features, labels).apart
+    stats, precision = streaming.merge_over(group, classifier.W).compute(), _maximum_over(group, precision)
     test = scalars_of(stats, classifier, lam, precision)
-    test.values["nc4"], test.values["error"] = apart / stats.n, int(wrong) / stats.n
+    test.values["nc4"], test.values["error"] = _count_over(group, apart) / stats.n, _count_over(group, wrong) / stats.n
     test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats), precision))
     scalars.values.update({f"test_{name}": value for name, value in test.values.items()})
     scalars.undefined.extend(f"test_{reason}" for reason in test.undefined)
@@ -149,8 +173,19 @@ def _about(train: ClassStatistics[Tensor], test: ClassStatistics[Tensor]) -> Cla
     return ClassStatistics(train.counts, train.means, scatter, test.class_variances + (shift * shift).sum(0), train.rounding)
 
 
-def _nc4(spool: FeatureSpool, classifier: Classifier, means: Tensor) -> float:
-    decide, labels = Decider(classifier, means), torch.from_numpy(np.array(spool.labels))
-    chunks = zip(spool.chunks(CHUNK), labels.split(CHUNK), strict=True)
-    apart = sum(decide(torch.from_numpy(H).to(means.device), y.to(means.device)).apart for H, y in chunks)
-    return apart / len(labels)
+def _nc4(spool: FeatureSpool, classifier: Classifier, means: Tensor, group: Processes) -> float:
+    decide, apart = Decider(classifier, means), 0
+    with raised_in_all(group):
+        for H, labels in spool.blocks(CHUNK):
+            apart += decide(torch.from_numpy(H).to(means.device), torch.from_numpy(labels).to(means.device)).apart
+    return _count_over(group, apart) / _count_over(group, spool.n)
+
+
+def _count_over(group: Processes, count: int | Tensor) -> int:
+    """The sum of a count over the processes."""
+    return int(group.sum(np.array([int(count)]))[0])
+
+
+def _maximum_over(group: Processes, value: float) -> float:
+    """The largest value among the processes."""
+    return -float(group.smallest(np.array([-value]))[0])

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.integrate import solve_ivp
 
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_run import run_general
@@ -51,3 +52,39 @@ def test_rounding_of_the_start_is_a_few_units_of_its_largest_value_over_each(dec
         exact = np.array([float(x) for x in mpmath.svd_r(mpmath.matrix(S.tolist()), compute_uv=False)])[:2]
     allowed = 16 * np.finfo(float).eps * exact[0] / exact
     assert (abs(np.sqrt(run.u[0]) / exact - 1) <= allowed).all()
+
+
+@pytest.mark.parametrize(
+    ("counts", "P", "ridge", "r", "seed"),
+    [((1, 10_000), 1, 0.0, 4.0, 2), ((1, 10_000), 4, 0.0, 4.0, 3), ((1, 10_000), 4, 1e-3, 1.0, 3), ((10**6, 1), 2, 0.0, 1.0, 0)],
+)
+def test_classes_ten_thousand_and_more_times_as_large_as_others_run(
+    counts: tuple[int, ...], P: int, ridge: float, r: float, seed: int
+) -> None:
+    """Against the flow of S itself, on the clock of its growth."""
+    law = GeneralLaw(counts, ridge, r)
+    S, t = start_of(law, P, seed), np.array([0.0, 0.01, 1.0, 10.0, 1e4]) * law.time_unit
+    run = run_general(law, S, t)
+    assert run.error <= 1e-10
+    pi, s, C = law.priors, law.s, law.C
+    q, J = np.sqrt(pi), np.eye(C) - np.sqrt(np.outer(pi, pi))
+
+    def field(tau: float, y: np.ndarray) -> np.ndarray:
+        X = y.reshape(S.shape)
+        G = X.T @ X
+        K = np.linalg.inv(s * np.eye(C) + G)
+        after = s * K if math.isinf(r) else K @ (r * s * np.eye(C) + G)
+        return (law.time_unit * math.exp(tau) / law.n * (X @ K * pi @ after @ J)).ravel()
+
+    tau = np.log1p(t / law.time_unit)
+    flow = solve_ivp(field, (0, tau[-1]), S.ravel(), method="DOP853", rtol=3e-14, atol=1e-16 * abs(S).max(), t_eval=tau)
+    exact = [np.linalg.svd(y.reshape(S.shape) / q, compute_uv=False)[: run.omega.shape[1]] for y in flow.y.T]
+    np.testing.assert_allclose(run.omega, exact, rtol=1e-10)
+
+
+def test_class_sizes_whose_ratio_leaves_too_little_are_refused_with_it_and_run_at_the_accuracy_they_leave() -> None:
+    law = GeneralLaw((1_000_000, 1, 50), 1e8, 1e8)
+    S, t = start_of(law, 5), np.array([0.0, 1e4 * law.time_unit])
+    with pytest.raises(ValueError, match=r"^t = .*class sizes 1e\+06 apart leave 1e\+03 times .* 1e-10 was asked for; choose"):
+        run_general(law, S, t)
+    assert run_general(law, S, t, accuracy=1e-6).error <= 1e-6

@@ -14,12 +14,13 @@ from tests.ufm.monitor.processes import KINDS, measured, measured_alone
 ROOT = Path(__file__).parents[3]
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+def run_two(module: str, folder: Path) -> None:
+    """Run a module as two processes: rank, world, a store and where to write are its arguments. Fails where one of them does."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    script = [sys.executable, "-W", "error", "-m", "tests.ufm.monitor.processes"]
+    script = [sys.executable, "-W", "error", "-m", module]
     running = [
         subprocess.Popen(
-            [*script, str(rank), "2", str(tmp_path / "store"), str(tmp_path / "out")],
+            [*script, str(rank), "2", str(folder / "store"), str(folder / "out")],
             cwd=ROOT,
             env=environment,
             stderr=subprocess.PIPE,
@@ -29,6 +30,10 @@ def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
     ]
     errors = [process.communicate(timeout=120)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
+
+
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
+    run_two("tests.ufm.monitor.processes", tmp_path)
     report, other = (json.loads((tmp_path / f"out-{rank}.json").read_text()) for rank in range(2))
     assert report == other
     for kind in KINDS:
