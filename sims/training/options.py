@@ -32,7 +32,7 @@ HELP = {
     "width": "factor on all channels",
     "batch_norm": "batch normalisation",
     "head_norm": "VGG: batch normalisation where its dropout was",
-    "memory_efficient": "DenseNet: compute activations again going backwards, for a fraction of the memory",
+    "memory_efficient": "DenseNet: recompute activations in the backward pass, for a fraction of the memory",
     "fixed_etf": "fix the classifier to a simplex ETF",
     "feature_decay": "penalty on features; weight decay is then the classifier's alone",
     "rescale_true": "k of Hui & Belkin",
