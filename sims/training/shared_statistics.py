@@ -91,7 +91,7 @@ class _NormalizedTogether(torch.autograd.Function):
     """The normalisation by given moments of all n values, and its derivative, in which every x moves the moments of all."""
 
     @staticmethod
-    def forward(
+    def forward(  # type: ignore[bad-override]  # torch declares forward(*args, **kwargs)
         ctx: Any, x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor, var: Tensor, n: int, eps: float
     ) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -102,11 +102,11 @@ class _NormalizedTogether(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[bad-override]
         """dL/dx = weight (g - Ave g - xhat Ave(g xhat)) / sqrt(var + eps), g = dL/dy, xhat = (x - mean) / sqrt(var + eps)."""
         x, weight, mean, scale = ctx.saved_tensors
         others, shape = [0, *range(2, x.ndim)], (1, -1, *[1] * (x.ndim - 2))
-        g = gradients[0].to(mean.dtype)
+        g = grad_outputs[0].to(mean.dtype)
         xhat = (x.to(mean.dtype) - mean.view(shape)) * scale.view(shape)
         of_bias, of_weight = g.sum(others), (g * xhat).sum(others)
         averages = torch.stack([of_bias, of_weight]).double()
