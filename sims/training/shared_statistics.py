@@ -81,8 +81,8 @@ def _moments_over_processes(x: Tensor, processes: int) -> tuple[int, Tensor, Ten
         own[0], own[1:] = mine, torch.cat([mean, var])
     told = [torch.empty_like(own) for _ in range(processes)]
     dist.all_gather(told, own)
-    counts, means, variances = (part.squeeze(1) for part in torch.stack(told).split([1, x.shape[1], x.shape[1]], 1))
-    weights = counts / counts.sum()
+    counts, means, variances = torch.stack(told).split([1, x.shape[1], x.shape[1]], 1)
+    weights = counts[:, 0] / counts.sum()
     mean = weights @ means
     return int(counts.sum()), mean, weights @ (variances + (means - mean).square())
 

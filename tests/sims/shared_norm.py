@@ -16,6 +16,7 @@ CASES: dict[str, tuple[tuple[int, ...], int, dict[str, Any]]] = {
     "images": ((7, 3, 4, 5), 5, {"momentum": None}),
     "far": ((9, 4), 3, {"momentum": 0.3}),
     "plain": ((8, 5), 1, {"affine": False, "track_running_stats": False}),
+    "channel": ((6, 1, 3, 3), 2, {}),
     "nothing": ((6, 5), 0, {}),
 }
 
