@@ -12,7 +12,7 @@ from benchmarks import flow, later_models, laws
 from benchmarks.rows import Row
 
 SECTIONS = (*flow.SECTIONS, *laws.SECTIONS, *later_models.SECTIONS)
-HEAD = ("quantity", "ours", "beside", "measured (quartiles)", "target", "holds")
+HEAD = ("quantity", "ours", "compared with", "measured (quartiles)", "target", "met")
 
 
 def machine() -> str:

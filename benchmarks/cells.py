@@ -32,34 +32,35 @@ DATA = {  # channels, side, training and test images as published
 }
 STEP_FLOPS = 1.5e11  # about what a timed step may take
 GPU_FLOPS, GPU_BYTES, PASSES = 20e12, 3e12, 6
-HEAD = """# The fifteen cells
+HEAD = """# What the paper's networks cost: the fifteen cells
 
-What a run of each cell of the paper's Table costs, by `python -m benchmarks.cells`: 350 epochs in batches of 128, float32, 50 of
-them measured on the training and the test set. Robustness (100 images under DeepFool) is not in it, nor is a search of the
-learning rate, which trains 25 such runs.
+A *cell* is one pair of dataset and network in the paper's experiments. This page estimates the cost of one training run of each
+(`python -m benchmarks.cells`): 350 epochs in batches of 128, float32, 50 of the epochs measured on the training and the test set.
+Not included are the robustness measure (100 images under DeepFool) and the search of the learning rate, which trains 25 such
+runs.
 
 """
 COLUMNS = (
     "cell",
     "images",
     "parameters",
-    "FLOPs an epoch",
+    "FLOPs per epoch",
     "memory of a step",
     "all activations kept",
     "core-hours",
     "GPU-hours",
 )
 METHOD = """
-- **FLOPs an epoch** (two a multiply-add): products and convolutions of the forward and the backward pass as torch counts them
-  (`torch.utils.flop_counter`), what the memory-efficient DenseNets compute again included. Batch normalisation is not
+- **FLOPs per epoch** (two per multiply-add): products and convolutions of the forward and the backward pass as counted by
+  `torch.utils.flop_counter`, including what the memory-efficient DenseNets recompute. Batch normalisation is not
   counted.
-- **Memory of a step**: tensors kept for the backward pass at 128 images, once each, and weights, gradients and momentum; what the
-  library needs beside them is not in it. The column after it is the same without recomputing.
+- **Memory of a step**: tensors kept for the backward pass at 128 images, once each, and weights, gradients and momentum;
+  additional memory of the library is not included. The column after it is the same without recomputation.
 - **Core-hours**: processor time of one thread for a training step of as many images as make about {step:.1e} FLOPs (at most 128),
   the median of three, times the images of 350 epochs, and of 50 measurements at the forward pass's share of the FLOPs. Timed on
   {where}
 - **GPU-hours**: estimated, not measured. FLOPs at 20 TFLOP/s (30 % of an H100's 67 in float32) plus six passes over the
-  activations, all of them, at 3 TB/s, which is most of it for the DenseNets.
+  activations, all of them, at 3 TB/s, which dominates for the DenseNets.
 """
 
 

@@ -161,7 +161,7 @@ def large_runs() -> Iterator[Row]:
     for size in ((10, 5000, 512), (1000, 50, 512)):
         yield _peak(f"command at (C, N, P) = {size}, peak memory", size, (), 2048)
     few_steps = ("--full", "--growth", "1.001", "--points", "4", "--steps", "3", "--quiet")
-    yield _peak("the control `--full` at (10, 5000, 512), peak memory", (10, 5000, 512), few_steps, None)
+    yield _peak("the check `--full` at (10, 5000, 512), peak memory", (10, 5000, 512), few_steps, None)
 
 
 def _peak(quantity: str, size: tuple[int, int, int], options: tuple[str, ...], most: int | None) -> Row:

@@ -1,9 +1,9 @@
 """
-A whole run, from random features
-=================================
+A complete run, from random features
+====================================
 
-What ``python -m ufm.flow`` computes: features are whitened, their singular values and losses follow the exact law, and
-the discrete scheme (dots) is drawn beside it.
+What ``python -m ufm.flow`` computes: features are whitened, and their singular values omega (signal-to-noise ratios between
+classes) and losses follow the exact law (lines). Dots: the discrete scheme, a gradient step followed by renormalization.
 """
 
 import matplotlib.pyplot as plt

@@ -2,8 +2,8 @@
 From the renormalized to the embedded law
 =========================================
 
-A kernel of ratio r moves class means r times as fast as deviations. r = 1 is the renormalized law; for large r, in the time t r,
-the law becomes the embedded one.
+With kernel ratio r the class means move r times as fast as the deviations from them. r = 1 is the renormalized law; for large
+r, in the time t r, the law tends to the embedded one.
 """
 
 import matplotlib.pyplot as plt

@@ -1,9 +1,9 @@
 """
-Where in a network collapse is made
-===================================
+Which operations of a network cause collapse
+============================================
 
-The signal-to-noise ratio after every operation of a trained network, as a waterfall: linear operations cannot raise it, so every
-step upwards belongs to a nonlinearity.
+The signal-to-noise ratio after every operation of a trained network, as a waterfall chart: linear operations cannot increase
+it, so every step upwards is due to a nonlinearity.
 """
 
 import matplotlib.pyplot as plt

@@ -1,6 +1,6 @@
 """
-Where the loss is
-=================
+The parts of the loss
+=====================
 
 On the central path the loss splits into a part of within-class variability and a part of the class means. The second falls
 faster, so that late in training nearly all of the loss is NC1.

@@ -2,8 +2,8 @@
 Models of other papers, solved
 ==============================
 
-Each model of the literature comes with the minimum that its paper proves. Here four are solved from a random start, and what is
-left above the predicted minimum goes to rounding.
+For each model of the literature its paper proves the minimum. Here four are solved numerically from a random start; the
+difference from the predicted minimum falls to rounding.
 """
 
 import matplotlib.pyplot as plt

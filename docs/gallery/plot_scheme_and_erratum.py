@@ -1,8 +1,9 @@
 """
-The discrete scheme, its law and the printed one
+The discrete scheme, its law and the printed law
 ================================================
 
-Renormalize-after-step with a step of 50 follows law (a). The closed form printed as Proposition 2 belongs to another flow.
+The discrete scheme (gradient step, then renormalization) with step size 50 follows law (a), the renormalized law. The closed
+form printed in the paper as Proposition 2 belongs to another flow.
 """
 
 import matplotlib.pyplot as plt

@@ -2,8 +2,8 @@
 Three laws from one start
 =========================
 
-The renormalized, embedded and unnormalized laws differ in how fast signal outgrows noise: omega grows as the square root of time,
-as its fourth root, and exponentially.
+The renormalized, embedded and unnormalized laws differ in how fast the signal-to-noise ratios omega grow: omega grows as the
+square root of time, as its fourth root, and exponentially.
 """
 
 import matplotlib.pyplot as plt

@@ -1,9 +1,9 @@
 """
-A training run, watched
-=======================
+A training run, monitored
+=========================
 
-A perceptron trained on digits and measured on the way with ``ufm.monitor``: variability within classes falls, the norms of class
-means become equal, and the classifier aligns with them.
+A perceptron trained on digits and measured during training with ``ufm.monitor``: variability within classes falls, the norms of
+class means become equal, and the classifier aligns with them.
 """
 
 import matplotlib.pyplot as plt

@@ -2,9 +2,9 @@
 Unequal classes
 ===============
 
-With classes of 50, 20 and 5 examples the singular vectors turn and the values avoid each other, yet the class means tend to a
-regular simplex: all edges become equal. Only the mean over examples is not its centre: equal norms appear about the mean of the
-class means alone.
+With classes of 50, 20 and 5 examples the singular vectors rotate and the singular values do not cross, yet the class means tend
+to a regular simplex: all edges become equal. Its centre is the mean of the class means and not the mean over examples: only
+about the former do the norms become equal.
 """
 
 import matplotlib.pyplot as plt

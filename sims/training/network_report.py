@@ -52,6 +52,7 @@ MEANINGS = {
     "ncc_accuracy": "share of examples whose nearest class mean is that of their label",
     "effective_rank": "exp of the entropy of the singular values of the centred features",
     "omega_geometric_mean": "geometric mean of the singular values of the SNR",
+    "omega_rounding": "relative error of omega by rounding, estimated",
     "examples": "examples measured",
     "classes_seen": "classes that have examples",
     "learning_rate": "learning rate of the epoch, as it was logged",

@@ -152,20 +152,31 @@ def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:
 
 
 def decomposition(stats: ClassStatistics[Array], classifier: Classifier, lam: float) -> Decomposition:
-    """The loss and its parts. At lambda = 0 on the range of Sigma_T, where they stay unique whatever features are dead.
+    """The loss and its parts. At lambda = 0 on the directions that vary, where they stay unique whatever features are dead.
 
     Along an empty direction all features are equal, so the classifier acts on it as a bias.
+    Raises ValueError at lambda = 0 where all features are equal.
     """
     W, b = classifier.W, classifier.b
-    if lam > 0:
+    basis = None if lam > 0 else _directions_that_vary(stats)
+    if basis is None:
         return decompose(stats, W, b, lam)
-    values, E = namespace(stats.sigma_w).linalg.eigh(symmetrize(stats.sigma_t))
-    kept = values > stats.P * epsilon(values) * float(values[-1])
-    if bool(kept.all()):
-        return decompose(stats, W, b, lam)
-    if not bool(kept.any()):
-        raise ValueError("Sigma_T = 0: all features are equal, no classifier of them is the best at lambda = 0")
-    basis = E[:, kept]
     M, sigma_w = basis.mT @ stats.centred_means, basis.mT @ stats.sigma_w @ basis
     about_mean = ClassStatistics(stats.counts, M, sigma_w, stats.class_variances)
     return decompose(about_mean, W @ basis, b + W @ stats.global_mean, lam)
+
+
+def _directions_that_vary(stats: ClassStatistics[Array]) -> Any:
+    """An orthonormal basis (P, r) of them, None where all do: those of Sigma_W, or of Sigma_T where class means leave its range.
+
+    Sigma_W first, since beside far means Sigma_T rounds away all variability of a collapsed class.
+    """
+    _, E, dropped, _ = range_of_covariance(stats.sigma_w, stats.means, stats.priors, epsilon(stats.means))
+    outside, rounding = E[:, :dropped].mT @ stats.centred_means, stats.P * epsilon(stats.means)
+    if dropped < stats.P and float((outside**2).sum()) <= rounding**2 * float((stats.centred_means**2).sum()):
+        return E[:, dropped:] if dropped else None
+    values, E = namespace(stats.sigma_w).linalg.eigh(symmetrize(stats.sigma_t))
+    kept = values > stats.P * epsilon(values) * float(values[-1])
+    if not bool(kept.any()):
+        raise ValueError("Sigma_T = 0: all features are equal, no classifier of them is the best at lambda = 0")
+    return None if bool(kept.all()) else E[:, kept]

@@ -143,14 +143,14 @@ class StreamingStatistics:
         return self
 
     def compute(self) -> ClassStatistics[Any]:
-        """The statistics of everything seen so far. Raises ValueError where a class has no example yet."""
+        """The statistics of everything seen so far. Raises ValueError where a class has no example."""
         self._take_in_waiting()
         if self._seen is None:
             raise ValueError("no batch has been seen yet")
         counts, near, rest, scatter, class_scatter = self._seen.parts
         empty = [c for c, count in enumerate(counts.tolist()) if count == 0]
         if empty:
-            raise ValueError(f"class {empty[0]} has no example yet: every one of the {self.C} classes needs one")
+            raise ValueError(f"class {empty[0]} has no example: every one of the {self.C} classes needs one")
         means, rounding = rounded_sum(near.mT, rest.mT)
         return ClassStatistics(counts, means, scatter / counts.sum(), class_scatter / counts, rounding)
 

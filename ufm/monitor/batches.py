@@ -1,7 +1,9 @@
 """What of a batch goes into the network and what are its labels: tuples, mappings, or a function of the user's."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,7 +32,8 @@ def selected(batch: Any, select: Select | None = None) -> Selected:
     """Inputs and labels of a batch.
 
     A mapping (dict, BatchEncoding): its entry `labels` or `label`, the others are keyword arguments. A sequence: inputs, labels,
-    and what follows is left alone. With `select`, whatever it returns: (inputs, labels), inputs a mapping for keyword arguments.
+    and what follows is left alone. With `select`, whatever it returns: (inputs, labels), inputs a mapping for keyword arguments,
+    or a pair or more for a network that needs as many.
     Raises ValueError where a batch is neither, or where what lies in the place of labels cannot be labels.
     """
     if select is not None:
@@ -57,7 +60,45 @@ def outputs_of(network: nn.Module, chosen: Selected, device: torch.device) -> An
             raise _unknown_batch(
                 f"the network takes {', '.join(parameters) or 'nothing'}, and a batch has {', '.join(strange)} too"
             )
-    return network(*to_device(chosen.args, device), **to_device(chosen.kwargs, device))
+    args = chosen.args
+    if len(args) == 1 and type(args[0]) in (tuple, list) and _needs_several(network, args[0]):
+        args = args[0]
+    return network(*to_device(args, device), **to_device(chosen.kwargs, device))
+
+
+def warn_of_shift(chosen: Selected, shift: bool) -> None:
+    """Warn where the labels of tokens are these tokens, as causal language models are given them and shift them themselves."""
+    labels, tokens = chosen.labels, chosen.kwargs.get("input_ids", chosen.args[0] if chosen.args else None)
+    if shift or labels.ndim != 2 or not isinstance(tokens, Tensor) or tokens.shape != labels.shape or tokens.is_floating_point():
+        return
+    counted = labels >= 0
+    if bool(counted.any()) and bool((labels == tokens.to(labels.device))[counted].all()):
+        said = "the labels are the tokens at their own positions, and a causal language model decides the next ones"
+        warnings.warn(f"{said}: give shift=True", stacklevel=3)
+
+
+@contextmanager
+def second_entry_named(batch: Any, select: Select | None) -> Iterator[None]:
+    """Add to a ValueError about labels that they are the second of more entries, where nobody chose them."""
+    try:
+        yield
+    except ValueError as error:
+        if select is not None or not isinstance(batch, Sequence) or len(batch) < 3:
+            raise
+        taken = f"the second of the {len(batch)} entries of a batch was taken for its labels"
+        raise _unknown_batch(f"{error}; {taken}") from error
+
+
+def _needs_several(network: nn.Module, inputs: Sequence[Any]) -> bool:
+    """Whether a network cannot be called with one argument, and can with each of these as one."""
+    signature = inspect.signature(network.forward)
+    try:
+        signature.bind(inputs)
+    except TypeError:
+        with suppress(TypeError):
+            signature.bind(*inputs)
+            return True
+    return False
 
 
 def to_device(value: Any, device: torch.device) -> Any:

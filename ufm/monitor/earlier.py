@@ -2,8 +2,10 @@
 
 import shutil
 import warnings
-from collections.abc import Sequence
+import weakref
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def begins_anew(logged: Sequence[int], epoch: int) -> bool:
@@ -36,6 +38,34 @@ def keep_folder(folder: Path, shared: Sequence[Path], own: Sequence[Path], logge
         file.rename(kept / file.name)
     _warn_of_earlier(folder, kept, logged)
     return kept
+
+
+class OwnEpochs:
+    """The epochs that one log wrote, and the callback that writes them."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._last = path, -1
+        self._owner: Callable[[], object] = _nobody
+
+    def claim(self, owner: object) -> None:
+        """The log is that of a callback now. Raises ValueError where it is that of another one."""
+        if self._owner() not in (None, owner):
+            raise ValueError(f"{self._path} is written by another callback already: give every callback a log of its own")
+        self._owner = weakref.ref(owner)
+
+    def add(self, epoch: int) -> None:
+        """Warn where an epoch of this log is replaced; a callback may measure an epoch several times, and is alone."""
+        if epoch <= self._last and self._owner() is None:
+            replaced = f"{self._path}: the epochs {epoch} to {self._last}, which this log wrote, are replaced"
+            warnings.warn(f"{replaced}: a second watch needs a log of its own", stacklevel=3)
+        self._last = epoch
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_owner": _nobody}
+
+
+def _nobody() -> None:
+    """The owner of a log that no callback has."""
 
 
 def _free(folder: Path, stem: str, suffix: str) -> Path:

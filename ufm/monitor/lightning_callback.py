@@ -11,7 +11,7 @@ from typing import Any, Literal
 from ufm.monitor import Watched, watch
 from ufm.monitor.batches import selected
 from ufm.monitor.logs import Log
-from ufm.monitor.schedule import Schedule, in_order, log_all
+from ufm.monitor.schedule import Schedule, in_order, log_all, own_logs
 from ufm.monitor.unchanged import batches_of, unchanged
 
 # one library under two names, whose classes do not mix: the one that the user has imported, or else has
@@ -57,7 +57,13 @@ class NeuralCollapseCallback(Callback):
         if on == "validation" and loader is not None:
             raise ValueError("on = 'validation' measures on the way through the trainer's validation data: leave loader= out")
         self.loader = loader
-        self.layer, self.on, self.schedule, self.logs, self.group = layer, on, Schedule(every, epochs), logs, group
+        self.layer, self.on, self.schedule, self.logs, self.group = (
+            layer,
+            on,
+            Schedule(every, epochs),
+            own_logs(logs, self),
+            group,
+        )
         self.settings, self.watched, self._measured = settings, None, False
 
     watched: Watched | None

@@ -1,7 +1,8 @@
 """Where measures go, epoch by epoch: CSV, TensorBoard, Weights & Biases, trackio, and the run folder of `sims.compare`.
 
-A log is called with (epoch, values, measurement). A run that was killed and goes on calls it again for epochs that it repeats:
-what lies from there on is replaced, what lies before stays. A training that begins anew finds the old log kept beside its own.
+A log is called with (epoch, values, measurement). A run that was killed and goes on calls it again for epochs that it repeats: in
+files what lies from there on is replaced, what lies before stays; other tools have both. A training that begins anew finds the
+old log kept beside its own.
 """
 
 import csv
@@ -20,7 +21,7 @@ from ufm.features.ranges import Classifier
 from ufm.features.statistics import ClassStatistics
 from ufm.files.json_objects import read_json
 from ufm.files.store import write_text
-from ufm.monitor.earlier import begins_anew, keep_file, keep_folder
+from ufm.monitor.earlier import OwnEpochs, begins_anew, keep_file, keep_folder
 from ufm.monitor.epoch_statistics import load_statistics, save_statistics, statistics_file, statistics_files, stored_facts
 from ufm.monitor.measurement import LOSS_PARTS, Measurement, ScalarCollector, add_losses
 from ufm.monitor.record import RUN, TRAJECTORY, Record
@@ -66,6 +67,7 @@ class CsvLog:
         if self.path.exists():
             self._rows = logged_rows(self.path)
         self._file = OwnFile(self.path)
+        self.own = OwnEpochs(self.path)
         self._of_earlier = [int(row["epoch"]) for row in self._rows]  # until the first epoch is logged
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
@@ -78,6 +80,7 @@ class CsvLog:
         if begins_anew(self._of_earlier, epoch):
             keep_file(self.path, self._of_earlier)
         self._of_earlier = []
+        self.own.add(epoch)
         self._rows = [past for past in self._rows if int(past["epoch"]) < epoch]
         self._rows.append({**row, "epoch": str(epoch)})
         text = io.StringIO()
@@ -148,6 +151,7 @@ class RunLog:
         self.record = Record.load(trajectory) if trajectory.exists() else Record.empty()
         write_text(path, json.dumps(facts, indent=2) + "\n")
         self._file = OwnFile(trajectory)
+        self.own = OwnEpochs(self.folder)
         self._of_earlier = self.record.epochs.tolist()  # until the first epoch is logged
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
@@ -169,6 +173,7 @@ class RunLog:
             shared = [self.folder / RUN, self.folder / TRAJECTORY, *(path for path in of if of[path] < epoch)]
             keep_folder(self.folder, shared, [path for path in of if of[path] >= epoch], self._of_earlier)
         self._of_earlier = list[int]()
+        self.own.add(epoch)
         kept = self.record.before(epoch)
         extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
         self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), self._lam)

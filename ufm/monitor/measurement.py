@@ -94,7 +94,7 @@ def feature_scalars(stats: ClassStatistics[Tensor], precision: float) -> ScalarC
     """What needs no classifier: NC1, and NC2 of the centred class means. `precision` is the features' epsilon."""
     scalars = ScalarCollector({}, [])
     scalars.add("nc1", lambda: measures.phd_nc1(stats, precision))
-    _add_angles(scalars, "", stats.centred_means)
+    add_angles(scalars, "", stats.centred_means)
     return scalars
 
 
@@ -114,7 +114,7 @@ def add_losses(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classif
 
 def add_classifier_scalars(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier) -> None:
     """What needs the classifier and no lambda: NC2 of its rows, NC3."""
-    _add_angles(scalars, "_w", classifier.W.mT)
+    add_angles(scalars, "_w", classifier.W.mT)
     scalars.add("nc3", lambda: _self_duality(stats, classifier.W))
 
 
@@ -126,7 +126,8 @@ def _self_duality(stats: ClassStatistics[Tensor], W: Tensor) -> float:
     return measures.phd_nc3(stats, W)
 
 
-def _add_angles(scalars: ScalarCollector, suffix: str, vectors: Tensor) -> None:
+def add_angles(scalars: ScalarCollector, suffix: str, vectors: Tensor) -> None:
+    """NC2 of vectors (P, K)."""
     scalars.add(f"nc2_equinorm{suffix}", lambda: measures.phd_equinorm(vectors))
     scalars.add(f"nc2_equiangular{suffix}", lambda: measures.phd_equiangular(vectors))
     scalars.add(f"nc2_maxangle{suffix}", lambda: measures.phd_maximal_angle(vectors))

@@ -1,6 +1,5 @@
 """Neural collapse as a torchmetrics metric: `update` with batches of features and labels, `compute` for every measure."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, SupportsFloat
 
@@ -15,8 +14,8 @@ from ufm.monitor.decisions import Decider, Decisions
 from ufm.monitor.inputs import OTHER_CLASSIFIER, GivenClassifier, checked, few_rows_differ, refuse
 from ufm.monitor.layers import weights_of
 from ufm.monitor.measurement import Measurement
-from ufm.monitor.moments import Moments
-from ufm.monitor.states import OTHER_WIDTH, MomentsMetric
+from ufm.monitor.moments import OTHER_WIDTH, Moments
+from ufm.monitor.states import MomentsMetric
 from ufm.monitor.summary import Summary, of_classes, of_targets
 
 
@@ -214,9 +213,9 @@ class NeuralCollapse(MomentsMetric):
         moments = Moments.of(self._states).ordered()
         if self.targets == "regression":
             return of_targets(moments, int(self.width), known, self._distances)
-        return of_classes(moments, known, self.lam, float(self.precision), partial(self._decide, moments["classes"]))
+        return of_classes(moments, known, self.lam, float(self.precision), self._decide)
 
-    def _decide(self, classes: Tensor, classifier: Classifier | None, means: Tensor) -> Decisions:
+    def _decide(self, classifier: Classifier | None, means: Tensor, classes: Tensor) -> Decisions:
         decide = Decider(classifier, means, classes)
 
         def counts(rows: Tensor, labels: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ from ufm.features.statistics import ClassStatistics, rounded_sum
 NAMES = ("classes", "counts", "near", "rest", "scatter", "class_scatter")
 BY_CLASS = ("counts", "near", "rest", "class_scatter")
 IGNORED = -1
+OTHER_WIDTH = "features of P = {} cannot be added to those before them, of P = {}"
 AT_A_TIME = 256  # rows of elementwise operations on a CPU, so that they stay in its cache
 
 
@@ -118,16 +119,27 @@ class Moments(dict[str, Tensor]):
         counts = self["counts"]
         if not float(counts.sum()):
             raise ValueError("no example has been seen: a loader that an earlier pass has used up gives none")
-        missing = self["classes"][counts == 0].tolist()
-        if missing:
-            raise ValueError(
-                f"class {missing[0]} has no example, and every one of the {len(counts)} classes needs one: "
-                "classes='seen' measures those that have some"
-            )
+        if not bool(counts.all()):
+            raise ValueError(self._missing())
         means, rounding = rounded_sum(self["near"].mT, self["rest"].mT)
         spread = float(self["class_scatter"].sum() / counts.sum()) ** 0.5
         check_scale(max(float(means.abs().max()), spread), "features")
         return ClassStatistics(counts, means, self["scatter"] / counts.sum(), self["class_scatter"] / counts, rounding)
+
+    def seen(self) -> "Moments":
+        """The same without the classes that have no example."""
+        there = self["counts"] > 0
+        return Moments({**self, **{name: self[name][there] for name in ("classes", *BY_CLASS)}})
+
+    def _missing(self) -> str:
+        """Which class has no example, and what to do."""
+        classes, there = self["classes"].tolist(), (self["counts"] > 0).tolist()
+        missing = [c for c, seen in zip(classes, there, strict=True) if not seen]
+        highest = max(set(classes) - set(missing))
+        needed = f"class {missing[0]} has no example, and every one of the {len(classes)} classes needs one"
+        if len(missing) > 1 and missing[0] > highest:
+            return f"{needed}; labels run from 0 to {highest} alone: is this the layer, and the number of classes, that is meant?"
+        return f"{needed}: classes='seen' measures those that have some"
 
     def _with_classes(self, classes: Tensor) -> tuple["Moments", Tensor | None]:
         """These moments with space for more classes, and where those lie; None where they are the same in the same order."""
@@ -143,6 +155,16 @@ class Moments(dict[str, Tensor]):
             return self, slot[classes]
         grown = {name: torch.cat([self[name], self[name].new_zeros(len(new), *self[name].shape[1:])]) for name in BY_CLASS}
         return Moments({**self, **grown, "classes": torch.cat([mine, new])}), slot[classes]
+
+
+def check_one_metric(parts: list[dict[str, Tensor]], other_classifier: str) -> None:
+    """Raise ValueError where states to be merged are of different classifiers, or of different numbers P of features."""
+    known = [part for part in parts if len(part["W"])]
+    if not all(torch.equal(known[0][name], part[name]) for part in known[1:] for name in ("W", "b")):
+        raise ValueError(other_classifier)
+    widths = [width for part in parts if (width := int(part["width"]))]
+    if len(set(widths)) > 1:
+        raise ValueError(OTHER_WIDTH.format(*reversed(widths[:2])))
 
 
 def merged_states(parts: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

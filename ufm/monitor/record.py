@@ -20,7 +20,7 @@ TRAJECTORY, RUN = "trajectory.npz", "run.json"  # the measures of a folder, and 
 # a run begun before these were stored goes on without
 LATER = (
     *("test_V", "test_U", "test_dropped", "test_lost_signal", "test_nc1_train_means"),
-    *("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean"),
+    *("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean", "omega_rounding"),
 )
 REQUIRED = ("epoch", "omega", "V", "U", "counts", "train_error", "nc1", "loss")
 

@@ -23,7 +23,7 @@ from torch.utils.data import (
 )
 
 from ufm.monitor import Watched
-from ufm.monitor.logs import Log, whole
+from ufm.monitor.logs import CsvLog, Log, RunLog, whole
 
 # the workers and the memory of a loader, which its pass in order has too
 SETTINGS_KEPT = ("collate_fn", "num_workers", "worker_init_fn", "pin_memory", "timeout", "multiprocessing_context")
@@ -119,6 +119,14 @@ def _once(sampler: Iterable[Any], dataset: Any) -> list[Any]:
         flat = [k for share in shares for k in share]
     known = list(dict.fromkeys(int(k) if isinstance(k, np.integer | torch.Tensor) else k for k in flat))
     return sorted(known) if all(isinstance(k, int) for k in known) else known
+
+
+def own_logs(logs: Sequence[Log], callback: object) -> Sequence[Log]:
+    """The logs of a callback. Raises ValueError where another one writes to the same file: it would replace its epochs."""
+    for log in logs:
+        if isinstance(log, CsvLog | RunLog):
+            log.own.claim(callback)
+    return logs
 
 
 def log_all(logs: Sequence[Log], epoch: int, watched: Watched, values: dict[str, float]) -> None:

@@ -1,8 +1,9 @@
 """A torchmetrics metric whose states are moments: what it takes to gather, merge, move, store and restore them exactly."""
 
+import copy
 import itertools
 from collections.abc import Callable, Mapping
-from functools import partial
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,10 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from ufm.monitor.inputs import FAULTS, OTHER_CLASSIFIER, OTHER_CLASSIFIER_THERE
-from ufm.monitor.moments import IGNORED, Moments, bits_of, merged_states
+from ufm.monitor.inputs import FAULTS, OTHER_CLASSIFIER, OTHER_CLASSIFIER_THERE, grown_faults
+from ufm.monitor.moments import IGNORED, Moments, bits_of, check_one_metric, merged_states
 from ufm.monitor.waiting import LEAST, MOST, StoredRows, WaitingRows
 
-OTHER_WIDTH = "features of P = {} cannot be added to those before them, of P = {}"
 OF_INSTANCE = "instance"
 _instances = itertools.count(1)
 
@@ -80,15 +80,25 @@ class MomentsMetric(Metric):
             states = incoming_state._states
         if not isinstance(states, dict):
             raise ValueError(f"another {type(self).__name__} or its states are needed, got {type(incoming_state).__name__}")
-        states = {**states, **_grown_faults(states)}
+        states = {**states, **grown_faults(states)}
         self._check_states(states)
         parts = [self._states, {name: value.to(self.device) for name, value in states.items() if name in self._states}]
-        _check_one_metric(parts, OTHER_CLASSIFIER)
+        check_one_metric(parts, OTHER_CLASSIFIER)
         self._set_states(parts)
         if isinstance(incoming_state, MomentsMetric) and incoming_state._rows is not None:
             self._rows = self._rows or StoredRows(self.scratch)
             self._rows.extend(incoming_state._rows)
         self._computed, self._update_count = None, self._update_count + 1
+
+    def _wrap_compute(self, compute: Callable[..., Any]) -> Callable[..., Any]:
+        """Values that are the caller's own: torchmetrics would give those out that it keeps."""
+        kept = super()._wrap_compute(compute)
+
+        @wraps(compute)
+        def own(*args: Any, **kwargs: Any) -> Any:
+            return copy.copy(kept(*args, **kwargs))
+
+        return own
 
     def sync(self, *args: Any, **kwargs: Any) -> None:
         """Take the data of all processes in the place of this one's, as `compute` does by itself."""
@@ -110,14 +120,14 @@ class MomentsMetric(Metric):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self.faults = _grown_faults(self.__dict__).get("faults", self.faults)
+        self.faults = grown_faults(self.__dict__).get("faults", self.faults)
         self._defaults["faults"] = torch.zeros_like(self.faults)
         self.add_state(OF_INSTANCE, bits_of(next(_instances)).to(self.device), persistent=False)  # a copy is another metric
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any) -> None:
         own = {name: state_dict[f"{prefix}{name}"] for name in self._states if f"{prefix}{name}" in state_dict}
         if own:
-            grown = _grown_faults(own)
+            grown = grown_faults(own)
             self._check_states(own | grown)
             state_dict.update({f"{prefix}{name}": value for name, value in grown.items()})
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
@@ -139,7 +149,7 @@ class MomentsMetric(Metric):
         group = process_group or self.process_group
         gathered = {name: dist_sync_fn(value, group=group) for name, value in self._states.items()}
         parts = [dict(zip(gathered, values, strict=True)) for values in zip(*gathered.values(), strict=True)]
-        _check_one_metric(parts, OTHER_CLASSIFIER_THERE)  # every process has all parts, so that all raise or none does
+        check_one_metric(parts, OTHER_CLASSIFIER_THERE)  # every process has all parts, so that all raise or none does
         self._set_states(parts)
 
     @property
@@ -228,21 +238,3 @@ class MomentsMetric(Metric):
                 f"{kept}, and the class means are known only now: keep stored=True, and one metric for the whole pass"
             )
         return total
-
-
-def _grown_faults(states: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Faults as they are counted now, from those of a version that knew only the first two; else nothing."""
-    faults = states.get("faults")
-    if not isinstance(faults, Tensor) or tuple(faults.shape) != (2,):
-        return {}
-    return {"faults": torch.cat([faults, faults.new_zeros(len(FAULTS) - 2)])}
-
-
-def _check_one_metric(parts: list[dict[str, Tensor]], other_classifier: str) -> None:
-    """Raise ValueError where states to be merged are of different classifiers, or of different numbers P of features."""
-    known = [part for part in parts if len(part["W"])]
-    if not all(torch.equal(known[0][name], part[name]) for part in known[1:] for name in ("W", "b")):
-        raise ValueError(other_classifier)
-    widths = [width for part in parts if (width := int(part["width"]))]
-    if len(set(widths)) > 1:
-        raise ValueError(OTHER_WIDTH.format(*reversed(widths[:2])))

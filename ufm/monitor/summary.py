@@ -1,5 +1,6 @@
 """From merged moments to named values: what a metric returns, and why the rest is undefined."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -17,6 +18,7 @@ from ufm.monitor.measurement import (
     NO_LAMBDA,
     Measurement,
     ScalarCollector,
+    add_angles,
     add_classifier_scalars,
     add_losses,
     feature_scalars,
@@ -34,9 +36,10 @@ OF_FEATURES = (
     "omega_geometric_mean",
     "ncc_accuracy",
 )
+OF_RANGE = ("omega_rounding", "dropped", "lost_signal")
 NO_CLASSIFIER = "no classifier is known: give update(..., classifier=(W, b)) once"
 
-Decide = Callable[[Classifier | None, Tensor], Decisions]
+Decide = Callable[[Classifier | None, Tensor, Tensor], Decisions]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,15 +54,15 @@ class Summary:
 def of_classes(moments: Moments, classifier: Classifier | None, lam: float | None, precision: float, decide: Decide) -> Summary:
     """Everything about labelled features. `classifier` is that of all classes, `moments` may have examples of fewer.
 
-    `decide` counts decisions of a classifier and of the class means (P, K), and raises ValueError where it has no features to.
+    `decide` counts decisions of a classifier and of the means (P, K) of classes (K,), and raises ValueError where it has no
+    features to.
     """
     try:
         stats = moments.statistics()
         if stats.C < 2:
             raise ValueError(f"class {int(moments['classes'])} alone has examples: collapse needs those of at least 2 classes")
     except ValueError as error:
-        values = dict.fromkeys((*OF_FEATURES, *OF_CLASSIFIER), float("nan"))
-        return Summary(values, dict.fromkeys(values, str(error)))
+        return _of_few_classes(moments, classifier, decide, str(error))
     scalars, reasons = feature_scalars(stats, precision), dict[str, str]()
     scalars.add("effective_rank", lambda: effective_rank(stats))
     if classifier is None:
@@ -67,16 +70,38 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     else:
         reasons |= _add_classifier(scalars, stats, classifier, moments["classes"], lam)
     decided = DECIDED[-1:] if classifier is None else DECIDED
-    scalars.add_all(decided, lambda: _shares(decide(classifier, stats.means), stats.n, classifier))
+    scalars.add_all(decided, lambda: _shares(decide(classifier, stats.means, moments["classes"]), stats.n, classifier))
     scalars.values.update(dict.fromkeys((name for name in reasons if name not in scalars.values), float("nan")))
     seen = classifier if classifier is None or len(classifier.W) == stats.C else None
     measured = measurement_of(scalars, stats, precision, classifier=seen)
     scalars.add("omega_geometric_mean", lambda: geometric_mean(measured.snr, stats))
     measured = replace(measured, undefined=tuple(scalars.undefined), lam=None if classifier is None else lam)
-    values = {**scalars.values, "dropped": float(measured.snr.dropped), "lost_signal": float(measured.snr.lost_signal)}
+    snr, rounding = measured.snr, measured.snr.rounding
+    if snr.dropped == stats.P:
+        rounding, reasons["omega_rounding"] = float("nan"), measured.reasons["omega"]
+    values = {**scalars.values, "omega_rounding": rounding, "dropped": float(snr.dropped), "lost_signal": float(snr.lost_signal)}
     values |= {"examples": float(stats.n), "classes_seen": float(stats.C)}
     shared = {name: measured.reasons[decided[0]] for name in decided if decided[0] in measured.reasons}
     return Summary(values, {**shared, **measured.reasons, **reasons}, measured)
+
+
+def _of_few_classes(moments: Moments, classifier: Classifier | None, decide: Decide, reason: str) -> Summary:
+    """What needs no mean of a class that has no example; the rest is undefined for the reason given."""
+    scalars, seen, n = ScalarCollector({}, []), moments.seen(), float(moments["counts"].sum())
+    if n:
+        scalars.add("effective_rank", lambda: effective_rank(seen.statistics()))
+    if classifier is not None:
+        scalars.values["nc0"] = nc0(classifier.W)
+        if len(moments["classes"]) > 1:
+            add_angles(scalars, "_w", classifier.W[moments["classes"]].mT)
+    if classifier is not None and n:
+        scalars.add("train_error", lambda: decide(classifier, seen.statistics().means, seen["classes"]).wrong / n)
+    reasons = dict.fromkeys((*OF_FEATURES, *OF_RANGE), reason)
+    reasons |= dict.fromkeys(OF_CLASSIFIER, NO_CLASSIFIER if classifier is None else reason)
+    values = {name: scalars.values.get(name, float("nan")) for name in reasons}
+    values |= {"examples": n, "classes_seen": float(len(seen["classes"]))}
+    own = dict(undefined.split(": ", 1) for undefined in scalars.undefined)
+    return Summary(values, {name: own.get(name, why) for name, why in reasons.items() if math.isnan(values[name])})
 
 
 def _add_classifier(
@@ -115,7 +140,7 @@ def of_targets(
         stats = moments.statistics()
     except ValueError as error:
         values = dict.fromkeys(("nrc1", "nrc2", "nrc3", "mse"), float("nan"))
-        return Summary(values, dict.fromkeys(values, str(error)))
+        return Summary({**values, "examples": float(moments["counts"].sum())}, dict.fromkeys(values, str(error)))
     joint = regression.JointMoments(stats.means[:, 0], stats.sigma_w, P)
 
     def share(basis: Callable[[], Tensor]) -> float:

@@ -12,7 +12,7 @@ except ModuleNotFoundError as error:
 
 from ufm.monitor import watch
 from ufm.monitor.logs import Log
-from ufm.monitor.schedule import Schedule, in_order, log_all
+from ufm.monitor.schedule import Schedule, in_order, log_all, own_logs
 from ufm.monitor.unchanged import batches_of
 
 EPOCH_ROUNDING = 1e-6  # of an epoch, which the trainer counts in fractions
@@ -41,14 +41,20 @@ class NeuralCollapseCallback(TrainerCallback):
         group: str = "collapse",
         **settings: Any,
     ) -> None:
-        self.layer, self.loader, self.schedule, self.logs, self.group = layer, loader, Schedule(every, epochs), logs, group
+        self.layer, self.loader, self.schedule, self.logs, self.group = (
+            layer,
+            loader,
+            Schedule(every, epochs),
+            own_logs(logs, self),
+            group,
+        )
         self.settings = settings
         self.watched: Any = None
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Find the layers, so that a wrong name ends the run before it begins."""
         self.watched = watch(model, self.layer, **self.settings)
-        self._passes = math.floor(state.epoch or 0)
+        self._passes = math.floor((state.epoch or 0) + EPOCH_ROUNDING)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Count the steps of a pass."""

@@ -1,6 +1,6 @@
 """Features of a network caught on their way, during a pass of the user's own or one of ours that leaves no trace."""
 
-import math
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -9,7 +9,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ufm.monitor.batches import Select, outputs_of, selected
+from ufm.monitor.batches import Select, outputs_of, second_entry_named, selected, warn_of_shift
+from ufm.monitor.depth import BY_LAYER, rows_by_layer
 from ufm.monitor.layer_hooks import LayerHook
 from ufm.monitor.layers import (
     Reduce,
@@ -27,10 +28,8 @@ from ufm.monitor.layers import (
 )
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.metric import NeuralCollapse
-from ufm.monitor.summary import OF_FEATURES
 from ufm.monitor.unchanged import batches_of, unchanged
 
-BY_LAYER = (*OF_FEATURES, "dropped", "lost_signal")
 CATCHING = "this watch is already catching features: leave its with block first"
 
 
@@ -98,6 +97,8 @@ class Watched:
         self.metrics = {name: metric for name, (_, metric) in layers.items()}
         self._modules = {name: module for name, (module, _) in layers.items()}
         self._head, self._metric = head, next(iter(self.metrics.values()))
+        self._computed: float | None = None  # how many examples the last `compute` counted, until a reset
+        self._past: float | None = None  # of them, those of the blocks before this one
         self._checked = False  # that the classifier gives W h + b, once a pass
         self._outputs: list[Tensor] = []
         self._caught: dict[str, list[Tensor]] = {name: [] for name in layers}
@@ -113,6 +114,7 @@ class Watched:
         for name, module in self._modules.items():
             catch = LayerHook(self.catch, name, module is self._head)
             self._hooks.append(module.register_forward_hook(catch, with_kwargs=True))
+        self._past = self._computed
         return self
 
     def __repr__(self) -> str:
@@ -133,6 +135,10 @@ class Watched:
         """
         if not isinstance(labels, Tensor) or not labels.ndim:
             raise TypeError(f"labels are {labels!r:.60}, a tensor with one an example is needed: torch.as_tensor makes one")
+        if self._past:
+            said = f"the {self._past:g} examples of the last compute() are counted together with those of this pass"
+            warnings.warn(f"{said}: call reset() before a new pass", stacklevel=2)
+            self._past = None
         try:
             features = {name: self._of_layer(name, labels) for name in self.metrics}
             if not self._checked:
@@ -165,7 +171,9 @@ class Watched:
                     returned = outputs_of(bare(self.model), chosen, device)
                     if not self._checked and self._outputs:
                         check_returned(returned, self._outputs[0], next(iter(self.metrics)))
-                    self.update(chosen.labels)
+                        warn_of_shift(chosen, self._metric.shift)
+                    with second_entry_named(batch, self.select):
+                        self.update(chosen.labels)
         except BaseException:
             self.reset()  # the measures of a part would look like those of the whole
             raise
@@ -173,10 +181,11 @@ class Watched:
 
     def compute(self) -> dict[str, float]:
         """Everything about the features of the classifier by name, and of inner layers under "NAME/nc1" and so on."""
-        values = dict(self._metric.compute())
+        values = self._metric.compute()
+        self._computed = values["examples"]
         for name, metric in list(self.metrics.items())[1:]:
             own = metric.compute()
-            values |= {f"{name}/{key}": own[key] for key in BY_LAYER if key in own}
+            values |= {f"{name}/{key}": own[key] for key in BY_LAYER}
         return values
 
     def by_layer(self) -> list[dict[str, float | str]]:
@@ -188,15 +197,7 @@ class Watched:
         if self._metric.targets == "regression":
             raise ValueError("layers are compared by their classes, and the targets of this watch are not classes")
         head, *inner = self.metrics
-        rows: list[dict[str, float | str]] = []
-        before = float("nan")
-        for name in (*inner, head):
-            own = self.metrics[name].compute()
-            now = math.log(own["omega_geometric_mean"])
-            values = {key: own[key] for key in BY_LAYER if key in own}
-            rows.append({"layer": name, **values, "reduced": float(name in self._reduced), "gain": now - before})
-            before = now
-        return rows
+        return rows_by_layer({name: self.metrics[name].compute() for name in (*inner, head)}, self._reduced)
 
     @property
     def undefined(self) -> dict[str, str]:
@@ -220,7 +221,7 @@ class Watched:
         """Forget all features, and the weights of the classifier."""
         for metric in self.metrics.values():
             metric.reset()
-        self._checked = False
+        self._checked, self._computed, self._past = False, None, None
         self._reduced.clear()
 
     def catch(self, name: str, module: nn.Module, features: Tensor, output: Tensor | None) -> None:

@@ -85,6 +85,19 @@ def test_dead_features_far_away_cost_no_digits_at_lambda_zero(offset: float) -> 
     assert_close(parts.loss, mp.mpf(1) / 2, 1e-15, "L")
 
 
+@pytest.mark.parametrize("dead", [0, 2])
+@pytest.mark.parametrize("P", [3, 6])
+@pytest.mark.parametrize("noise", [1e-7, 1e-9, 1e-12])
+def test_variability_below_the_rounding_of_sigma_t_counts_at_lambda_zero(noise: float, P: int, dead: int) -> None:
+    alive = features_far_away(0.0, noise, P, np.float64)
+    _, nc1, nc23 = exact(alive, 0.0)
+    stats = statistics_of(torch.from_numpy(np.hstack([alive, np.full((len(alive), dead), 0.3)])), torch.from_numpy(LABELS), C)
+    zero = Classifier(torch.zeros(C, P + dead, dtype=torch.float64), torch.zeros(C, dtype=torch.float64))
+    parts = decomposition(stats, zero, 0.0)
+    assert_close(parts.nc1, nc1, 1e-12, "L_NC1")
+    assert_close(parts.nc23, nc23, 1e-12, "L_NC2/3")
+
+
 @pytest.mark.parametrize(("lam", "digits"), [(1e-17, 1e-11), (1e-8, 1e-12)])
 def test_a_weight_decay_below_the_rounding_of_an_empty_direction(lam: float, digits: float) -> None:
     """9 features that are mixtures of 6: rounding makes eigenvalues of Sigma_W negative where they are zero."""

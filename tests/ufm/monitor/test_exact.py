@@ -119,12 +119,35 @@ def test_every_measure_has_the_digits_that_the_features_hold(offset: float, dtyp
     exact = definitions(H, y, matrix(W.numpy()), matrix(b.numpy()))
     moved = [moved_by_a_bit(H, y, W, b, seed) for seed in range(2)]
     assert values["dropped"] == 0
-    assert values.keys() - exact.keys() == {"dropped", "lost_signal", "examples", "classes_seen"}
+    assert values.keys() - exact.keys() == {"dropped", "lost_signal", "omega_rounding", "examples", "classes_seen"}
     for name, value in exact.items():
         room = max(1e-12 * abs(value), *(8 * abs(other[name] - value) for other in moved))
         assert abs(values[name] - value) <= room, (
             f"{name}: {mp.nstr((values[name] - value) / value, 3)} of {mp.nstr(room / value, 3)}"
         )
+
+
+@pytest.mark.parametrize("digits", [0, 4, 8, 10, 12, 14])
+def test_what_is_lost_of_omega_where_variability_is_unequal_is_said(digits: int) -> None:
+    """Sigma_W of condition 10^digits along no axis."""
+    rng = np.random.default_rng(11)
+    labels = np.repeat(np.arange(C), SIZES)
+    Q = np.linalg.qr(rng.standard_normal((P, P)))[0]
+    features = rng.standard_normal((C, P))[labels] + rng.standard_normal((len(labels), P))
+    features = (features * np.logspace(0, -digits / 2, P)) @ Q
+    metric = NeuralCollapse(C)
+    metric.update(torch.from_numpy(features), torch.from_numpy(labels))
+    values = metric.compute()
+    H = matrix(features)
+    means = [sum((H[i, :] for i in np.flatnonzero(labels == c)), mp.zeros(1, P)) / SIZES[c] for c in range(C)]
+    centre = sum((H[i, :] for i in range(H.rows)), mp.zeros(1, P)) / H.rows
+    deviations = mp.matrix([list(H[i, :] - means[labels[i]]) for i in range(H.rows)])
+    M = mp.matrix([list(mean - centre) for mean in means])
+    squares = sorted(mp.eigsy(M * mp.inverse(deviations.T * deviations / H.rows) * M.T, eigvals_only=True))[1:]
+    exact = mp.exp(mp.fsum(mp.log(v) for v in squares) / (2 * (C - 1)))
+    error = float(abs(values["omega_geometric_mean"] / exact - 1))
+    assert values["dropped"] == 0
+    assert error <= values["omega_rounding"] <= 1e-15 * 10**digits * 10
 
 
 def moved_by_a_bit(H: mpmath.matrix, y: list[int], W: torch.Tensor, b: torch.Tensor, seed: int) -> dict[str, mpmath.mpf]:

@@ -53,6 +53,7 @@ def by_formulas(H: np.ndarray, y: np.ndarray, W: np.ndarray, b: np.ndarray, lam:
     deviations, E = np.linalg.eigh(sigma_w)
     kept = deviations > 1e-12 * deviations[-1]
     omega = np.linalg.svd((E[:, kept] / np.sqrt(deviations[kept])).T @ m.T)[1][: min(C - 1, int(kept.sum()))]
+    weakest, eps = deviations[kept][0], np.finfo(float).eps
     nearest = np.array([np.argmin([np.linalg.norm(h - v) for v in mu]) for h in H])
     decided = np.array([np.argmax(W @ h + b) for h in H])
     values = np.linalg.svd(H - H.mean(0))[1]
@@ -80,6 +81,7 @@ def by_formulas(H: np.ndarray, y: np.ndarray, W: np.ndarray, b: np.ndarray, lam:
         "effective_rank": np.exp(entropy),
         "omega_geometric_mean": np.prod(omega) ** (1 / len(omega)),
         "dropped": float(np.sum(~kept)),
+        "omega_rounding": eps * deviations[-1] / weakest + eps * np.sqrt(np.mean(np.sum(H**2, 1)) / weakest),
         "lost_signal": np.sum((m @ E[:, ~kept]) ** 2) / np.sum(m**2),
         "loss": loss(W, b),
         "loss_nc1": (np.trace(V @ sigma_w @ V.T) + lam * (np.sum(V**2) + np.sum(c**2))) / 2,

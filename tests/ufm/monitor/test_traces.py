@@ -248,6 +248,9 @@ def test_values_are_the_callers_own() -> None:
     kept = dict(values)
     values.clear()
     assert watched.compute() == kept
+    for metric in (watched.metrics["3"], copy.deepcopy(watched.metrics["3"])):
+        metric.compute().clear()
+        assert metric.compute()["nc1"] == kept["nc1"]
     assert repr(watched) == "Watched('3', '0': P = 7, C = 3, classes = 'all', lam = None)"
 
 

@@ -288,3 +288,25 @@ def test_the_pass_of_a_plain_network_is_as_before(tmp_path: Path) -> None:
     module, _ = fit(tmp_path, ForLightning("net.4"))
     assert isinstance(network(), nn.Sequential)
     assert all(not one._forward_hooks for one in module.modules())
+
+
+def test_a_resumed_training_goes_on_with_the_count_of_its_passes(tmp_path: Path) -> None:
+    for epochs in (2, 3):
+        arguments = TrainingArguments(
+            output_dir=str(tmp_path), num_train_epochs=epochs, per_device_train_batch_size=20, use_cpu=True, report_to=[],
+            save_strategy="epoch", disable_tqdm=True, logging_strategy="no",
+        )  # fmt: skip
+        callback = ForTransformers("net.4", logs=[CsvLog(tmp_path / "t.csv")])
+        trainer = Trainer(model=ForClassification(), args=arguments, train_dataset=Rows(), callbacks=[callback])
+        trainer.train(resume_from_checkpoint=epochs == 3)
+    assert read_csv(tmp_path / "t.csv")["epoch"].tolist() == [1, 2, 3]
+
+
+def test_every_process_measures_its_share_of_the_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    shares = []
+    for rank in range(3):
+        for name, value in (("is_initialized", True), ("get_rank", rank), ("get_world_size", 3)):
+            monkeypatch.setattr(f"ufm.monitor.schedule.dist.{name}", lambda value=value: value)
+        shares.append(seen(DataLoader(NUMBERS, 4, shuffle=True)))
+    assert sorted(k for share in shares for k in share) == list(range(20))
+    assert [len(share) for share in shares] == [7, 7, 6]
