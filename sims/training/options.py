@@ -33,7 +33,7 @@ HELP = {
     "batch_norm": "batch normalisation",
     "sync_batch_norm": "batch normalisation over the batch of all processes, not each over its share",
     "head_norm": "VGG: batch normalisation where its dropout was",
-    "memory_efficient": "DenseNet: compute activations again going backwards, for a fraction of the memory",
+    "memory_efficient": "DenseNet: recompute activations in the backward pass, for a fraction of the memory",
     "fixed_etf": "fix the classifier to a simplex ETF",
     "feature_decay": "penalty on features; weight decay is then the classifier's alone",
     "rescale_true": "k of Hui & Belkin",
