@@ -31,6 +31,7 @@ HELP = {
     "random_labels": "permute the training labels",
     "width": "factor on all channels",
     "batch_norm": "batch normalisation",
+    "sync_batch_norm": "batch normalisation over the batch of all processes, not each over its share",
     "head_norm": "VGG: batch normalisation where its dropout was",
     "memory_efficient": "DenseNet: recompute activations in the backward pass, for a fraction of the memory",
     "fixed_etf": "fix the classifier to a simplex ETF",
