@@ -55,7 +55,9 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, prog: str, shared: tuple[str, ...] = (), extra: str = "train", **rest: Any) -> None:
         super().__init__(prog=prog, allow_abbrev=False, formatter_class=_Help, **rest)
         self.name, self.extra = prog.removeprefix("python -m ").split()[0], extra
-        self.add_argument("--version", action="version", version=f"{self.name} {ufm.__version__}", help="print it and leave")
+        self.add_argument(
+            "--version", action="version", version=f"{self.name} {ufm.__version__}", help="print the version and exit"
+        )
         for name in shared:
             self.add_shared(name)
 

@@ -31,7 +31,10 @@ def parser() -> Parser:
     )
     p.add_argument("--out", required=True, metavar="DIR", help="folder of report.html and report.json")
     p.add_argument(
-        "--fraction", type=float, default=FRACTION, help="of L_LS below which L_perp is the central path (default %(default)s)"
+        "--fraction",
+        type=float,
+        default=FRACTION,
+        help="central path: L_perp is below this fraction of L_LS (default %(default)s)",
     )
     p.add_argument(
         "--from-epoch",

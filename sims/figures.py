@@ -1,7 +1,8 @@
 """`python -m sims.figures RUNS... --out DIR`: Figures 2-12 and Table 1 of the paper from stored runs, measures of any log.
 
 Runs of `sims.train` give the paper's figures. Where any other log is among them (a folder of `RunLog`, a trajectory.npz, a CSV),
-every measure is drawn against the epoch, all runs overlaid: measures, one panel a measure, and measure-NAME one by one.
+every measure is drawn against the epoch, all runs overlaid: measures, one panel a measure, and measure-NAME one by one; of a run
+with inner layers these too, one line a layer: layers, or layers-RUN.
 """
 
 import argparse
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from sims.command import Parser, print_json, run_command
 from sims.training.folder import CONFIG, load_run
-from sims.training.log_figures import LoggedRun, load_all_logged, measures_of, overview
+from sims.training.log_figures import LoggedRun, layers_overview, load_all_logged, measures_of, overview
 from sims.training.paper_figures import (
     ABOUT_TRAIN_MEANS,
     OVERLAYS,
@@ -62,9 +63,11 @@ def draw(runs: list[StoredRun], out: Path, loss: str, suffix: str, test_means: s
 
 
 def draw_logs(runs: list[LoggedRun], out: Path, suffix: str) -> list[Path]:
-    """Draw every measure of any logs: all in one figure, and one by one. Returns what was written."""
+    """Draw every measure of any logs: all in one figure, one by one, and by layers. Returns what was written."""
     names = measures_of(runs)
     figures = {"measures": overview(runs)} | {f"measure-{name}": overview(runs, [name]) for name in names}
+    of_layers = {run.name.replace("/", "-"): figure for run in runs if (figure := layers_overview(run)) is not None}
+    figures |= {"layers" if len(runs) == 1 else f"layers-{name}": figure for name, figure in of_layers.items()}
     make_folder(out)
     written = [out / f"{name}.{suffix}" for name in figures]
     for path, figure in zip(written, figures.values(), strict=True):

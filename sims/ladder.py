@@ -1,6 +1,6 @@
-"""`python -m sims.ladder --out DIR`: from free features to a network, one ingredient a rung: where does the theory stop, and why?
+"""`python -m sims.ladder --out DIR`: from free features to a network, one more ingredient per experiment (rung).
 
-Every run is a folder under DIR/runs, left alone where it is finished; the comparison and the report are made anew from them.
+Every run is a folder under DIR/runs, and is skipped if it is finished; the comparison and the report are computed anew.
 """
 
 import argparse
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.ladder", description=__doc__, shared=("seed", "json", "quiet"))
-    p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the report; resumes what it holds")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the report; resumes an interrupted study")
     p.add_argument("--seeds", type=int, default=5, help="runs of every kind, from --seed and the seeds that follow it")
     p.add_argument("--rungs", nargs="+", metavar="NAME", help="rungs to run and report (default: all)")
-    p.add_argument("--train-only", action="store_true", help="leave the report for another time")
+    p.add_argument("--train-only", action="store_true", help="train only, without comparison and report")
     p.add_shared("threads", default=1)
     return p
 

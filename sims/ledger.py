@@ -26,11 +26,17 @@ def parser() -> Parser:
         "--out", metavar="DIR", help="write report.json, report.html and report.pdf there (default: nothing is written)"
     )
     p.add_argument(
-        "--epochs", type=int, nargs="+", default=[], help="of a run, which is trained again to reach them (default: its last)"
+        "--epochs",
+        type=int,
+        nargs="+",
+        default=[],
+        help="epochs of a run to measure; trains the run again (default: its last epoch)",
     )
     p.add_shared("per-class", "all")
-    p.add_argument("--limit", type=int, default=512, help="features above which a state is reduced")
-    p.add_argument("--reduction", choices=REDUCTIONS, default="sketch", help="random sums of features, or means of channels")
+    p.add_argument("--limit", type=int, default=512, help="states with more features than this are reduced")
+    p.add_argument(
+        "--reduction", choices=REDUCTIONS, default="sketch", help="random linear map of the features, or means of channels"
+    )
     p.add_argument("--forces", action="store_true", help="forces of class means and deviations on the parameters of a run")
     return p
 

@@ -1,6 +1,6 @@
 """`python -m sims.ledger_study`: the ledgers of many small networks and what they say, resumable.
 
-Every network is a file of --out, written when it is done and skipped when it is there, so that a killed run goes on where it was.
+Every network is a file of --out, written when it is done and skipped when it is there, so that a killed run resumes.
 A network is trained from several seeds: --seed and those that follow it.
 """
 

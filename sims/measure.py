@@ -112,7 +112,9 @@ def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.measure", description="Measure collapse of features.", shared=("json", "quiet"))
-    p.add_argument("files", nargs="+", metavar="FILE", help="features, labels; W, b, epoch, lambda where known; or one RUN")
+    p.add_argument(
+        "files", nargs="+", metavar="FILE", help=".npz of features, labels and, if known, W, b, epoch, lambda; or one RUN"
+    )
     p.add_shared("lambda", "the file's; the loss is undefined where it has none, and a stand-in for W is that at 0")
     p.add_argument("--out", metavar="FILE.npz", help="write all quantities, one entry a file (default: none)")
     p.add_argument("--report", metavar="FILE.html", help="write a self-contained page on the network (default: none)")

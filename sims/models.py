@@ -26,7 +26,7 @@ def sizes(text: str) -> tuple[int, ...]:
 
 OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
     "C": (int, "classes"),
-    "N": (int, "examples a class (of the smaller classes where sizes differ)"),
+    "N": (int, "examples per class (of the smaller classes where sizes differ)"),
     "P": (int, "features (neurons of ergen-pilanci)"),
     "lambda_w": (float, "weight decay of W (of the norm rho in poggio-liao)"),
     "lambda_h": (float, "weight decay of H"),

@@ -1,6 +1,6 @@
 """`python -m sims.study --out DIR`: train several networks with several seeds and ask which model each kind follows.
 
-Every run is a folder of `sims.train` under DIR/runs, resumed where it was stopped and left alone where it is finished; the
+Every run is a folder of `sims.train` under DIR/runs, resumed if it was interrupted and skipped if it is finished; the
 comparisons follow, one report a choice of epochs, with a table for docs.
 """
 
@@ -150,7 +150,7 @@ def draw_exponents(columns: dict[str, list[Group]], out: Path) -> None:
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.study", description=__doc__, shared=("seed", "json", "quiet"))
-    p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the reports; resumes what it holds")
+    p.add_argument("--out", required=True, metavar="DIR", help="folder of the runs and the reports; resumes an interrupted study")
     p.add_shared("data-dir", "none: digits alone, without Fashion-MNIST")
     p.add_argument("--seeds", type=int, default=5, help="runs of every kind, from --seed and the seeds that follow it")
     p.add_argument("--share", default="1/1", metavar="K/N", help="train the K-th of N shares, to run N commands side by side")

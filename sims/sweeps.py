@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
 from typing import Any, Generic, TypeVar
@@ -19,6 +20,7 @@ SERIAL, PROCESSES, DASK, DASK_HOST = "serial", "processes", "dask", "dask://"
 ENGINES = "serial, processes, dask (workers of its own on this machine), dask://HOST:PORT (a running scheduler)"
 ATTEMPTS = 3  # times that tasks are given to processes together before those whose process dies every time are tried alone
 PORT = 8786  # where dask schedulers listen
+FIRST_ANSWER, RESTART = 10, 120  # seconds that a dask scheduler is waited for at first, and when it was lost
 DIED = "its worker died every time"
 
 
@@ -42,8 +44,8 @@ def sweep(
     work   a function that a worker can be sent; what it raises is the outcome of its task
     jobs   how many tasks at a time, one of them in this process; with "dask://..." as many as the scheduler has workers for
 
-    A worker that dies costs its tasks another attempt. Raises ValueError for an unknown engine, and for a scheduler that does not
-    answer; an interrupt goes through.
+    A worker that dies costs its tasks another attempt, a scheduler those not finished, given to the next one at its address.
+    Raises ValueError for an unknown engine, and for a scheduler that does not answer; an interrupt goes through.
     """
     if jobs < 1:
         raise ValueError(f"jobs = {jobs}: at least 1 is needed")
@@ -52,7 +54,7 @@ def sweep(
     if engine == SERIAL:
         pairs: Iterator[tuple[str, Outcome[Result]]] = (_attempted(work, name, task, os.getpid()) for name, task in tasks.items())
     else:
-        pairs = _on_dask(work, tasks, engine, jobs) if engine.startswith(DASK) else _in_processes(work, tasks, jobs)
+        pairs = _on_dask(work, tasks, engine, jobs, progress) if engine.startswith(DASK) else _in_processes(work, tasks, jobs)
     outcomes = {}
     for name, outcome in pairs:
         outcomes[name] = outcome
@@ -105,29 +107,64 @@ def _in_processes(work: Callable[[Any], Any], tasks: Mapping[str, Any], jobs: in
     yield from ((name, Outcome(None, DIED)) for name in left)
 
 
-def _on_dask(work: Callable[[Any], Any], tasks: Mapping[str, Any], engine: str, jobs: int) -> Iterator[tuple[str, Outcome[Any]]]:
-    """dask's futures: its scheduler gives the tasks of a worker that dies to others, and tells which task kills them all."""
+def _on_dask(
+    work: Callable[[Any], Any], tasks: Mapping[str, Any], engine: str, jobs: int, progress: Callable[[str], None]
+) -> Iterator[tuple[str, Outcome[Any]]]:
+    """dask's futures. A scheduler that is lost has forgotten them: what is not finished is begun again by the next one there."""
     try:
-        from distributed import Client, as_completed, wait
+        from distributed import Client
     except ImportError as error:
         raise ValueError("dask's scheduler is not installed: install the extra 'cluster'") from error
     host, _, port = engine.removeprefix(DASK_HOST).partition(":")
-    try:
-        if engine == DASK:  # a port of its own, for this machine alone: beside another scheduler the usual one is taken
-            client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
-        else:
-            client = Client(f"tcp://{host}:{port or PORT}", timeout="10s")
-    except OSError as error:
-        raise ValueError(f"no dask scheduler answers at {host}:{port or PORT}") from error
-    with client:
-        futures = {client.submit(_attempted, work, name, task, os.getpid(), pure=False): name for name, task in tasks.items()}
-        died = []
-        for future in as_completed(futures):
-            if future.status == "finished":
-                yield future.result()
+    where, left, patience = f"{host}:{port or PORT}", dict(tasks), FIRST_ANSWER
+    for _ in range(ATTEMPTS):
+        try:
+            if engine == DASK:  # a port of its own, for this machine alone: beside another scheduler the usual one is taken
+                client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
             else:
-                died.append(futures[future])
-        for name in died:  # alone: its worker may have died of another's task
-            future = client.submit(_attempted, work, name, tasks[name], os.getpid(), pure=False)
-            wait([future])
-            yield future.result() if future.status == "finished" else (name, Outcome(None, DIED))
+                client = Client(f"tcp://{where}", timeout=patience)
+        except OSError as error:
+            raise ValueError(f"no dask scheduler answers at {where}" + _undone(tasks, left)) from error
+        try:
+            with client:
+                yield from _futures(client, work, left)
+            return
+        except (OSError, CancelledError):
+            patience = RESTART
+            progress(f"the dask scheduler at {where} is lost, waiting up to {RESTART} s for one there{_undone(tasks, left)}")
+    raise ValueError(f"the dask scheduler at {where} was lost {ATTEMPTS} times{_undone(tasks, left)}")
+
+
+def _undone(tasks: Mapping[str, Any], left: Mapping[str, Any]) -> str:
+    return f" ({len(tasks) - len(left)} of {len(tasks)} are done)" if len(left) < len(tasks) else ""
+
+
+def _futures(client: Any, work: Callable[[Any], Any], left: dict[str, Any]) -> Iterator[tuple[str, Outcome[Any]]]:
+    """The outcomes of what is left, taken from it one by one: the scheduler gives the tasks of a worker that dies to others.
+
+    It tells which tasks have killed theirs too often; those are tried alone. Raises OSError or CancelledError where it is lost.
+    """
+    from distributed import as_completed, wait
+
+    def submitted(name: str) -> Any:
+        return client.submit(_attempted, work, name, left[name], os.getpid(), pure=False)
+
+    def finished(future: Any, name: str) -> tuple[str, Outcome[Any]] | None:
+        if future.status in ("cancelled", "lost"):
+            raise CancelledError
+        outcome = future.result() if future.status == "finished" else None
+        if outcome is not None:
+            del left[name]
+        return outcome
+
+    futures = {submitted(name): name for name in left}
+    for future in as_completed(futures):
+        outcome = finished(future, futures[future])
+        if outcome is not None:
+            yield outcome
+    for name in list(left):  # alone: its worker may have died of another's task
+        future = submitted(name)
+        wait([future])
+        outcome = finished(future, name) or (name, Outcome(None, DIED))
+        left.pop(name, None)
+        yield outcome

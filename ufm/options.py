@@ -6,14 +6,14 @@ from typing import Any
 SHARED: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0, "help": "seed of everything random"},
     "device": {"default": "cpu", "help": "torch device that computes, such as cpu or cuda"},
-    "json": {"action": "store_true", "help": "JSON on standard output instead of text, one object a line"},
+    "json": {"action": "store_true", "help": "JSON on standard output instead of text, one object per line"},
     "quiet": {"action": "store_true", "help": "no progress and no table"},
-    "threads": {"type": int, "help": "CPU threads; another number may change the last bits"},
+    "threads": {"type": int, "help": "CPU threads; a different number may change the last bits"},
     "lambda": {"type": float, "dest": "lam", "help": "weight decay of the loss (Eq. 2); C wd / 2 for MSELoss"},
     "data-dir": {"help": "folder with the official files, or an archive of it (.zip, .tar.gz, .tar.xz)"},
-    "hub": {"help": "Hugging Face dataset, or the folder of one, to take instead"},
-    "per-class": {"type": int, "help": "training examples a class"},
-    "test-per-class": {"type": int, "help": "test examples a class"},
+    "hub": {"help": "Hugging Face dataset, or a folder with one, to use instead"},
+    "per-class": {"type": int, "help": "training examples per class"},
+    "test-per-class": {"type": int, "help": "test examples per class"},
 }
 
 

@@ -49,7 +49,7 @@ table{border-collapse:collapse;font:13px/1.4 system-ui,sans-serif;margin:.8rem 0
 td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd;vertical-align:top}
 td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}img{max-width:100%}pre{white-space:pre-wrap}
 @media print{body{max-width:none;margin:0}.scroll{overflow:visible}table{font-size:8px}h2{break-before:page}}
-</style></head><body><h1>From free features to a network, one ingredient a rung</h1>
+</style></head><body><h1>From free features to a network, one more ingredient per rung</h1>
 <p>{{ caption }}</p><div class="scroll"><table><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 <figure><img alt="Cosines and shares of every rung" src="data:image/png;base64,{{ figure }}"></figure>

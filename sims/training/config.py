@@ -35,8 +35,8 @@ class TrainConfig:
     `feature_decay` > 0 penalises features by feature_decay/2 Ave ||h||^2 and leaves weight decay to the classifier alone
     (Zhu et al. 2021). `rescale_true` and `rescale_target` are k and M of Hui & Belkin (2021): k on the true class's square, M
     as its target. `robustness` is the number of test images whose DeepFool perturbation is measured, 0 for none. `drop_last`
-    leaves a short last batch of an epoch out.
-    `tf32` and `deterministic` choose a GPU's kernels. `head_norm` is VGG's, `memory_efficient` DenseNet's: `sims.training.shape`.
+    leaves a short last batch of an epoch out. `sync_batch_norm` normalises by the batch of all processes; `tf32` and
+    `deterministic` choose a GPU's kernels. `head_norm` is VGG's, `memory_efficient` DenseNet's: `sims.training.shape`.
     """
 
     dataset: str = "digits"
@@ -62,6 +62,7 @@ class TrainConfig:
     stem: str = "3x3"
     width: float = 1.0
     batch_norm: bool = True
+    sync_batch_norm: bool = False
     head_norm: bool = False
     memory_efficient: bool = False
     fixed_etf: bool = False

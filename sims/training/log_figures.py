@@ -1,5 +1,6 @@
 """Measures of any logged runs against the epoch: one panel a measure, several runs overlaid, the spectrum readable at C = 100."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from ufm.monitor.tables import read_csv
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000")
 DASHES = ("-", "--", "-.", ":")
 FURTHER_TITLES = {"nc0": "NC0: $\\|W^T 1\\|$", "effective_rank": "effective rank", "ncc_accuracy": "nearest-mean accuracy"}
+FURTHER_TITLES |= {"omega_geometric_mean": "geometric mean of omega", "gain": "gain of log omega"}
 FURTHER_TITLES |= {"nrc1": "NRC1", "nrc2": "NRC2", "nrc3": "NRC3", "mse": "squared error", "train_error": "training error"}
 LABELLED = ("nc2", "test")  # measures of several things: their titles say of which
 TITLES = {
@@ -31,7 +33,8 @@ TITLES = {
     for plot in PLOTS
     for line in plot.lines
 } | FURTHER_TITLES
-LOGARITHMIC = ("nc1", "loss", "loss_nc1", "loss_nc23", "loss_perp", "nrc1", "nrc2", "mse", "omega", "nc0")
+LOGARITHMIC = ("nc1", "loss", "loss_nc1", "loss_nc23", "loss_perp", "nrc1", "nrc2", "mse", "omega", "nc0", "omega_geometric_mean")
+OF_CLASSIFIER = "classifier's features"
 PANEL = (3.0, 2.2)  # inches
 DECADE = 10.0  # ratio of largest to smallest above which an axis is logarithmic
 MOST_LINES = 12  # singular values drawn one by one; above, their median and bands
@@ -95,6 +98,26 @@ def overview(runs: Sequence[LoggedRun], names: Sequence[str] | None = None) -> F
         entries = {line.get_label(): line for axes in grid for line in axes.get_lines() if line.get_label()[:1] != "_"}
         figure.legend(entries.values(), entries.keys(), loc="outside lower center", ncols=min(len(runs), 4), frameon=False)
     return figure
+
+
+def layers_overview(run: LoggedRun) -> Figure | None:
+    """What inner layers and the features of the classifier have in common, one panel a measure; None without inner layers."""
+    names: dict[str, set[str]] = {}
+    for layer, _, name in (column.rpartition("/") for column in run.columns if "/" in column):
+        names.setdefault(layer, set()).add(name)
+    if not names:
+        return None
+    measured = set.union(*names.values())
+    columns = {layer: {name: run.columns[f"{layer}/{name}"] for name in names[layer]} for layer in sorted(names, key=_by_numbers)}
+    columns[OF_CLASSIFIER] = {name: run.columns[name] for name in measured if name in run.columns}
+    layers = [LoggedRun(layer, {"epoch": run.columns["epoch"], **own}, {}) for layer, own in columns.items()]
+    drawn = [name for name in measures_of(layers) if name in measured]
+    return overview(layers, drawn) if drawn else None
+
+
+def _by_numbers(name: str) -> list[tuple[int, str]]:
+    """What orders layer2 before layer10: a record has its arrays by the alphabet."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def panel(axes: Axes, name: str, runs: Sequence[LoggedRun]) -> None:

@@ -23,6 +23,7 @@ from sims.training.folder import DAMAGED, RunFolder
 from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf
 from sims.training.objective import facts_of, groups, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
+from sims.training.shared_statistics import share_running_statistics, synchronized
 from sims.training.velocity import features_of, measure_velocity
 from ufm.arrays import as_numpy
 from ufm.distributed import OneProcess, Processes, TorchProcesses, raised_in_all
@@ -68,7 +69,7 @@ class Trainer:
             raise ValueError(f"velocities are taken in one process, this run has {accelerator.num_processes}: leave them out")
         self.config, self.accelerator, self.fingerprint, self._data = config, accelerator, data.fingerprint, data
         self.group: Processes = TorchProcesses(MEASURING_LIMIT) if accelerator.num_processes > 1 else OneProcess()
-        self.bare = network(config, data)
+        self.bare = synchronized(network(config, data)) if config.sync_batch_norm else network(config, data)
         self.head = linear_layer(self.bare, CLASSIFIER)
         self.lam = lambda_of_weight_decay(config.weight_decay, data.classes)
         self.groups = groups(self.bare, self.head, config)
@@ -135,7 +136,8 @@ class Trainer:
 
         Process 0 attacks the images of the robustness by itself. An error of one process is raised in all.
         """
-        self._share_buffers()
+        if self.group.size > 1:  # those of its checkpoint: all measure one network
+            share_running_statistics(self.bare)
         classifier = Classifier.of(self.head)
         W, b = (as_numpy(weights) for weights in (classifier.W, classifier.b))
         wanted = epoch in self.config.save_features
@@ -149,12 +151,6 @@ class Trainer:
                 images, _ = self.test.batch(torch.from_numpy(sample).to(self.accelerator.device))
                 measurement.scalars["robustness"] = deepfool_robustness(self.bare, images)
         return measurement
-
-    def _share_buffers(self) -> None:
-        """Give all processes the running statistics of process 0, which are those of its checkpoint: all measure one network."""
-        if self.group.size > 1:
-            for buffer in self.bare.buffers():
-                torch.distributed.broadcast(buffer, 0)
 
     def velocity(self, epoch: int) -> dict[str, Any]:
         """What the features do in the epoch after this one, trained and taken back, beside what the gradients say."""

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sims.page import base64_of, html_page
-from sims.training.log_figures import LoggedRun, overview
+from sims.training.log_figures import LoggedRun, layers_overview, overview
 from ufm.monitor.measurement import Measurement
 
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -52,6 +52,7 @@ MEANINGS = {
     "ncc_accuracy": "share of examples whose nearest class mean is that of their label",
     "effective_rank": "exp of the entropy of the singular values of the centred features",
     "omega_geometric_mean": "geometric mean of the singular values of the SNR",
+    "gain": "log of the geometric mean of omega less that of the layer before",
     "omega_rounding": "relative error of omega by rounding, estimated",
     "examples": "examples measured",
     "classes_seen": "classes that have examples",
@@ -64,6 +65,9 @@ def page(title: str, record: LoggedRun, last: Measurement | None = None) -> str:
     """The page of a network with one or several measured epochs; `last` has the reasons of what is undefined at the last."""
     several = len(record.columns["epoch"]) > 1
     figures = [("Measures against the epoch", overview([record]))] if several else []
+    layers = layers_overview(record)
+    if layers is not None:
+        figures.append(("Layers against the epoch", layers))
     if "omega" in record.columns:
         figures.append(
             ("Spectrum of the last epoch: the singular values of SNR, descending", spectrum_figure(record.columns["omega"][-1]))
@@ -89,8 +93,11 @@ def _rows(columns: Mapping[str, np.ndarray], reasons: Mapping[str, str]) -> Iter
 
 
 def _meaning(name: str) -> str:
-    """What a measure is; `test_` before its name says that it is the test set's."""
+    """What a measure is; `test_` before its name says that it is the test set's, LAYER/ that it is a layer's."""
+    layer, _, name = name.rpartition("/")
     meaning = MEANINGS.get(name.removeprefix("test_"), "")
+    if layer:
+        return f"layer {layer}: {meaning}" if meaning else ""
     return f"test set: {meaning}" if meaning and name.startswith("test_") else meaning
 
 

@@ -52,7 +52,7 @@ MEASURED = (  # the notebook of Papyan, Han & Donoho
     92, 101, 110, 121, 132, 144, 158, 172, 188, 206, 225, 245, 268, 293, 320, 350,
 )  # fmt: skip
 # fields of the configuration that came after the table
-SINCE = ("velocity", "drop_last", "head_norm", "memory_efficient", "tf32", "deterministic")
+SINCE = ("velocity", "drop_last", "head_norm", "memory_efficient", "tf32", "deterministic", "sync_batch_norm")
 SMALL_CELLS = ("digits-mlp-ce", "digits-mlp-mse", "fashionmnist-mlp-mse")  # ours: minutes on a CPU
 
 

@@ -1,19 +1,22 @@
 """Any log is drawn, and a network has its page: measures, reasons and figures in one file."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from sims import figures, measure
 from sims.training import network_report
-from sims.training.log_figures import LoggedRun, load_all_logged, load_logged, measures_of, overview
+from sims.training.log_figures import LoggedRun, layers_overview, load_all_logged, load_logged, measures_of, overview
 from tests.sims.test_measure import arrays
 from ufm.files.store import save_arrays
-from ufm.monitor import NeuralCollapse
+from ufm.monitor import NeuralCollapse, Watched, watch
 from ufm.monitor.logs import CsvLog, RunLog
 from ufm.monitor.measurement import Measurement, measure_features
+from ufm.monitor.record import Record
 
 
 def measured(C: int = 3, seed: int = 0) -> Measurement:
@@ -130,3 +133,85 @@ def test_what_is_no_log_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "no array 'epoch'" in capsys.readouterr().err
     with pytest.raises(ValueError, match="no measure"):
         overview([LoggedRun("r", {"epoch": np.arange(2)}, {})])
+
+
+def watched_layers(inner: tuple[str, ...] = ("1", "10", "2")) -> tuple[Watched, nn.Linear, Any]:
+    """A watch over inner layers, the first of them, and a batch."""
+    torch.manual_seed(0)
+    linear = [nn.Linear(4, 4) for _ in range(10)]
+    net = nn.Sequential(*linear, nn.Tanh(), nn.Linear(4, 3)).double()
+    y = torch.arange(60) % 3
+    x = torch.randn(3, 4).double()[y] + 0.5 * torch.randn(60, 4).double()
+    return watch(net, "11", inner=inner), linear[0], (x, y)
+
+
+def layers_logged(path: Path) -> tuple[Path, Path, list[dict[str, float]]]:
+    """A run of a network with inner layers as RunLog and as a table, and what was measured at every epoch."""
+    watched, first, batch = watched_layers()
+    logs, values = (RunLog(path / "run"), CsvLog(path / "run.csv")), list[dict[str, float]]()
+    for epoch in (1, 2, 3):
+        values.append(watched.measure([batch]))
+        for log in logs:
+            log(epoch, values[-1], watched.measurement)
+        with torch.no_grad():
+            first.weight.mul_(1.3)
+    return path / "run", path / "run.csv", values
+
+
+def test_gain_goes_to_the_logs(tmp_path: Path) -> None:
+    run, table, values = layers_logged(tmp_path)
+    for path in (run, table):
+        columns = load_logged(path).columns
+        for name in ("10/gain", "2/gain", "gain"):
+            np.testing.assert_array_equal(columns[name], [row[name] for row in values], err_msg=name)
+        assert "1/gain" not in columns  # the first has none before it
+    logarithms = {name: np.log(values[0][f"{name}omega_geometric_mean"]) for name in ("1/", "10/", "2/", "")}
+    assert values[0]["10/gain"] == logarithms["10/"] - logarithms["1/"]
+    assert values[0]["gain"] == logarithms[""] - logarithms["2/"]
+
+
+def test_a_run_logged_without_gain_goes_on(tmp_path: Path) -> None:
+    run, _, values = layers_logged(tmp_path)
+    record = Record.load(run / "trajectory.npz")
+    Record({name: value for name, value in record.arrays.items() if "gain" not in name}).save(run / "trajectory.npz")
+    watched, _, batch = watched_layers()
+    watched.measure([batch])
+    RunLog(run)(4, values[-1], watched.measurement)
+    assert not any("gain" in name for name in Record.load(run / "trajectory.npz").arrays)
+
+
+def test_an_undefined_gain_has_its_reason() -> None:
+    first = nn.Linear(4, 4)
+    watched = watch(nn.Sequential(first, nn.Tanh(), nn.Linear(4, 3)), "2", inner=("0", "1"))
+    x, y = torch.randn(6, 4), torch.arange(6) % 3
+    with torch.no_grad():
+        first.weight.zero_()
+    values = watched.measure([(x, y)])
+    undefined = {name for name, value in values.items() if np.isnan(value)}
+    assert {"1/gain", "gain"} <= undefined <= set(watched.undefined)
+    assert watched.undefined["gain"].startswith("omega is undefined there, or before it: ")
+    assert [np.isnan(float(row["gain"])) for row in watched.by_layer()] == [True] * 3
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_inner_layers_are_drawn_over_the_epochs(tmp_path: Path) -> None:
+    run, table, values = layers_logged(tmp_path)
+    for path in (run, table):
+        drawn = layers_overview(load_logged(path))
+        assert drawn is not None
+        assert [text.get_text() for text in drawn.legends[0].get_texts()] == ["1", "2", "10", "classifier's features"]
+        nc1 = next(axes for axes in drawn.axes if "Sigma_W" in axes.get_title())
+        for line, prefix in zip(nc1.get_lines(), ("1/", "2/", "10/", ""), strict=True):
+            np.testing.assert_array_equal(line.get_ydata(), [row[f"{prefix}nc1"] for row in values])
+        gain = next(axes for axes in drawn.axes if axes.get_title() == "gain of log omega")
+        assert len(gain.get_lines()) == 3
+    assert layers_overview(load_logged(log_of(tmp_path / "plain"))) is None
+    assert figures.main([str(run), str(table), str(tmp_path / "plain"), "--out", str(tmp_path / "f")]) == 0
+    written = {path.name for path in (tmp_path / "f").glob("layers*")}
+    assert written == {"layers-run.png", "layers-run.csv.png"}
+    assert figures.main([str(run), "--out", str(tmp_path / "one")]) == 0
+    assert (tmp_path / "one" / "layers.png").exists()
+    assert measure.main([str(run), "--report", str(tmp_path / "r.html"), "--quiet"]) == 0
+    page = (tmp_path / "r.html").read_text()
+    assert "Layers against the epoch" in page
+    assert "layer 10: tr(Sigma_W Sigma_B^+) / C" in page

@@ -5,8 +5,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -81,6 +85,79 @@ def test_a_running_scheduler_is_used_and_one_that_is_gone_is_named(tmp_path: Pat
         assert sweep(square, {"a": 4, "b": 5}, f"dask://{address}", progress=quiet) == {"a": Outcome(16), "b": Outcome(25)}
     with pytest.raises(ValueError, match=r"no dask scheduler answers at 127\.0\.0\.1:1$"):
         sweep(square, {"a": 4}, "dask://127.0.0.1:1", progress=quiet)
+
+
+@contextmanager
+def scheduler_and_workers(port: int) -> Iterator[None]:
+    """A dask scheduler and two workers, killed at the end of the block, all at once."""
+    dask = [sys.executable, "-m", "distributed.cli.dask_"]
+    options: dict[str, Any] = {"cwd": ROOT, "env": os.environ | {"PYTHONPATH": str(ROOT)}, "start_new_session": True}
+    options |= {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    scheduler = [*dask[:2], f"{dask[2]}scheduler", "--host", "127.0.0.1", "--port", f"{port}", "--no-dashboard"]
+    worker = [*dask[:2], f"{dask[2]}worker", f"127.0.0.1:{port}", "--nworkers", "2", "--nthreads", "1", "--no-dashboard"]
+    running = [subprocess.Popen(call, **options) for call in (scheduler, worker)]
+    try:
+        yield
+    finally:
+        for process in running:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
+def stop_in_epoch_3(line: Any, epoch: int, batch: int, batches: int) -> None:
+    if epoch == 3:
+        time.sleep(600)
+
+
+def trained_while_the_scheduler_is_lost(run: Run) -> object:
+    """Trains; till there is another scheduler the run of seed 1 stops in its third epoch."""
+    if run.config.seed == 1 and not (run.path.parent / "restarted").exists():
+        (run.path.parent / "stopping").touch()
+        session.ProgressLine.advance = stop_in_epoch_3  # type: ignore[method-assign]
+    return train_run(run)
+
+
+@pytest.mark.slow
+def test_training_is_the_serial_one_bit_for_bit_though_the_scheduler_is_restarted(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    runs = {
+        used: {f"seed-{k}": Run(tiny(4, robustness=0, seed=k), tmp_path / used / f"seed-{k}") for k in range(3)}
+        for used in ("serial", "dask")
+    }
+    for used in runs:
+        (tmp_path / used).mkdir()
+    serial = sweep(train_run, runs["serial"], "serial", progress=quiet)
+    stopped, told = runs["dask"]["seed-1"].path / "checkpoint.pt", list[str]()
+
+    def restart() -> None:
+        with scheduler_and_workers(port):
+            while not (tmp_path / "dask" / "stopping").exists() or not stopped.exists():
+                time.sleep(0.05)
+        (tmp_path / "dask" / "restarted").touch()
+        with scheduler_and_workers(port):
+            done.wait()
+
+    done = threading.Event()
+    helper = threading.Thread(target=restart, daemon=True)
+    helper.start()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        with socket.socket() as caller:
+            if caller.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.1)
+    try:
+        found = sweep(trained_while_the_scheduler_is_lost, runs["dask"], f"dask://127.0.0.1:{port}", progress=told.append)
+    finally:
+        done.set()
+        helper.join()
+    assert [outcome.error for outcome in found.values()] == [None] * 3
+    assert sum("is lost, waiting up to 120 s for one there" in line for line in told) == 1
+    for name, outcome in serial.items():
+        assert_same_bits(tmp_path / "serial" / name, tmp_path / "dask" / name)
+        assert_same_arrays(outcome.value.arrays, found[name].value.arrays)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

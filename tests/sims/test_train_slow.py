@@ -43,9 +43,16 @@ SMALL = [
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_network_of_one(tmp_path: Path) -> None:
-    # without batch normalisation, whose statistics are those of each process's share
-    options = [*SMALL, "--no-batch-norm", "--lr", "0.1"]
+@pytest.mark.parametrize(
+    "norm",
+    [
+        ["--no-batch-norm", "--lr", "0.1"],  # without, its statistics are those of each process's share
+        ["--sync-batch-norm", "--lr", "0.05"],
+        ["--sync-batch-norm", "--lr", "0.05", "--net", "densenet40", "--memory-efficient", "--epochs", "1", "--measured", "1"],
+    ],
+)
+def test_two_processes_train_the_network_of_one(norm: list[str], tmp_path: Path) -> None:
+    options = [*SMALL, *norm]
     subprocess.run([*LAUNCH, *options, "--out", str(tmp_path / "two")], cwd=ROOT, check=True)
     subprocess.run([sys.executable, "-m", "sims.train", *options, "--out", str(tmp_path / "one")], cwd=ROOT, check=True)
     sessions = (json.loads((tmp_path / name / "provenance.json").read_text()) for name in ("one", "two"))

@@ -43,14 +43,14 @@ def parser() -> FlowParser:
     """The command line."""
     p = FlowParser(
         prog="python -m ufm.flow",
-        description="Whiten features, run an exact flow of their SNR singular values and the discrete scheme beside it.",
+        description="Whiten features, compute an exact flow of their SNR singular values and the discrete scheme for comparison.",
         allow_abbrev=False,
         formatter_class=lambda prog: argparse.HelpFormatter(prog, width=120),  # asking the terminal would import shutil
     )
-    p.add_argument("--version", action="version", version=f"ufm.flow {__version__}", help="print it and leave")
+    p.add_argument("--version", action="version", version=f"ufm.flow {__version__}", help="print the version and exit")
     start = p.add_argument_group("start")
     start.add_argument("--C", type=int, help="classes of random features (default 10)")
-    start.add_argument("--N", type=int, help="examples a class (default 500)")
+    start.add_argument("--N", type=int, help="examples per class (default 500)")
     start.add_argument("--sizes", metavar="N,N,...", help="examples of each class (default: N of all C)")
     start.add_argument("--P", type=int, help="features (default 512)")
     start.add_argument("--seed", **shared_option("seed", "0"))
@@ -65,9 +65,9 @@ def parser() -> FlowParser:
         "--start",
         choices=("whitened", "raw"),
         default="whitened",
-        help="whitened: Sigma_W = I, or total covariance I for the unnormalized flow (default); raw: that flow from H as it is",
+        help="whitened: Sigma_W = I, or total covariance I for the unnormalized flow (default); raw: that flow, no whitening",
     )
-    clock = p.add_argument_group("flow and clock")
+    clock = p.add_argument_group("flow and time")
     clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default (a))")
     clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help="decay of the classifier (default 0)")
     clock.add_argument(
@@ -78,15 +78,19 @@ def parser() -> FlowParser:
     )
     end = clock.add_mutually_exclusive_group()
     end.add_argument(
-        "--growth", type=float, default=10.0, help="end when the smallest omega has grown so many times (default 10)"
+        "--growth", type=float, default=10.0, help="end when the smallest omega has grown by this factor (default 10)"
     )
     end.add_argument("--t-end", type=float, help="end at this flow time (default: by growth)")
     clock.add_argument("--points", type=int, help="output times, log-spaced (default 1000, fewer for many unequal classes)")
     step = clock.add_mutually_exclusive_group()
     step.add_argument("--eta", type=float, help="step size of the discrete scheme (default: by steps)")
-    step.add_argument("--steps", type=int, help="number of its steps (default 1000, more where the safe step asks for it)")
+    step.add_argument(
+        "--steps", type=int, help="number of steps of the scheme (default 1000, more if the safe step size is smaller)"
+    )
     how = p.add_argument_group("computation")
-    how.add_argument("--full", action="store_true", help="carry the whole tensor X through both schemes; resumes beside --out")
+    how.add_argument(
+        "--full", action="store_true", help="check: integrate the full X by the flow and the scheme; resumes with --out"
+    )
     how.add_argument("--device", **shared_option("device", "none, numpy computes", default=None))
     how.add_argument(
         "--dtype",
@@ -98,7 +102,9 @@ def parser() -> FlowParser:
     out.add_argument(
         "--out", metavar="FILE.npz", help="arrays of the run; with --flow all one FILE.NAME.npz each (default: none)"
     )
-    out.add_argument("--plot", metavar="FILE", help="figure, .png, .svg or .pdf; named as --out is (default: none)")
+    out.add_argument(
+        "--plot", metavar="FILE", help="figure, .png, .svg or .pdf; with --flow all one for each flow (default: none)"
+    )
     out.add_argument("--json", **shared_option("json"))
     out.add_argument("--quiet", **shared_option("quiet"))
     return p

@@ -20,7 +20,7 @@ TRAJECTORY, RUN = "trajectory.npz", "run.json"  # the measures of a folder, and 
 # a run begun before these were stored goes on without
 LATER = (
     *("test_V", "test_U", "test_dropped", "test_lost_signal", "test_nc1_train_means"),
-    *("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean", "omega_rounding"),
+    *("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean", "omega_rounding", "gain"),  # of a layer too, as "fc/gain"
 )
 REQUIRED = ("epoch", "omega", "V", "U", "counts", "train_error", "nc1", "loss")
 
@@ -53,7 +53,7 @@ class Record:
         if measurement.test_snr is not None:
             row |= _snr_arrays(measurement.test_snr, "test_")
         if self.arrays:
-            row = {name: value for name, value in row.items() if name in self.arrays or name not in LATER}
+            row = {name: value for name, value in row.items() if name in self.arrays or name.split("/")[-1] not in LATER}
         fixed = {"counts": measurement.counts, "lambda": np.asarray(lam)}
         if not self.arrays:
             return Record({name: value[None] for name, value in row.items()} | fixed)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ufm.monitor.batches import Select, outputs_of, second_entry_named, selected, warn_of_shift
-from ufm.monitor.depth import BY_LAYER, rows_by_layer
+from ufm.monitor.depth import BY_LAYER, gains, gains_undefined, rows_by_layer
 from ufm.monitor.layer_hooks import LayerHook
 from ufm.monitor.layers import (
     Reduce,
@@ -180,13 +180,13 @@ class Watched:
         return self.compute()
 
     def compute(self) -> dict[str, float]:
-        """Everything about the features of the classifier by name, and of inner layers under "NAME/nc1" and so on."""
+        """Everything about the features of the classifier by name, of inner layers as "NAME/nc1" and so on, and every `gain`."""
         values = self._metric.compute()
         self._computed = values["examples"]
         for name, metric in list(self.metrics.items())[1:]:
             own = metric.compute()
             values |= {f"{name}/{key}": own[key] for key in BY_LAYER}
-        return values
+        return values | gains(values, list(self.metrics))
 
     def by_layer(self) -> list[dict[str, float | str]]:
         """One row a layer, the inner ones as they were named, then the classifier's features: measures, `reduced` and `gain`.
@@ -205,7 +205,7 @@ class Watched:
         undefined = dict(self._metric.undefined)
         for name, metric in list(self.metrics.items())[1:]:
             undefined |= {f"{name}/{key}": reason for key, reason in metric.undefined.items() if key in BY_LAYER}
-        return undefined
+        return undefined | gains_undefined(undefined, list(self.metrics))
 
     @property
     def measurement(self) -> Measurement:

@@ -28,7 +28,7 @@ def run_two(module: str, folder: Path) -> None:
         )
         for rank in range(2)
     ]
-    errors = [process.communicate(timeout=120)[1] for process in running]
+    errors = [process.communicate(timeout=400)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
 
 
