@@ -69,3 +69,12 @@ def check_scale(largest: float, what: str) -> None:
         raise ValueError(f"{what} have NaN or infinite entries")
     if largest > LARGEST or 0 < largest < 1 / LARGEST:
         raise ValueError(f"the largest of {what} is {largest:.2e}: its powers overflow or vanish; rescale the {what}")
+
+
+def check_matrix(x: Array, what: str, rows: int | None = None, columns: int | None = None) -> None:
+    """Raise ValueError unless x is a real, finite matrix, of so many rows and columns where they are given, and of some size."""
+    check_real(x, what)
+    if x.ndim != 2 or not len(x) or rows not in (None, x.shape[0]) or columns not in (None, x.shape[1]):
+        wanted = f"({'n' if rows is None else rows}, {'P' if columns is None else columns})"
+        raise ValueError(f"{what} have shape {tuple(x.shape)}: {wanted} is needed")
+    check_scale(float(abs(x).max()), what)

@@ -48,7 +48,11 @@ def xu_vci(omega: SingularValues[ArrayT], rank: int | None = None) -> ArrayT:
 
 
 def xu_vci_of(stats: ClassStatistics[Array]) -> float:
-    """`xu_vci` of class statistics for any sizes, with class shares. Raises ValueError where Sigma_T is singular."""
+    """1 - tr(Sigma_T^+ Sigma_B) / rank(Sigma_B) of class statistics for any sizes, with class shares (Xu & Liu 2023).
+
+    Class means that coincide or are dependent take their directions out of the rank, as in the paper: a network that merges
+    classes and is otherwise collapsed has 0. Raises ValueError where Sigma_T is singular or all class means coincide.
+    """
     xp = namespace(stats.means)
     values, E = xp.linalg.eigh(stats.sigma_t)
     trusted = stats.P * float(xp.finfo(values.dtype).eps) * float(values[-1])
@@ -56,8 +60,14 @@ def xu_vci_of(stats: ClassStatistics[Array]) -> float:
         raise ValueError(
             f"Sigma_T has rank {int((values > trusted).sum())} < {stats.P}: reduce to its range (`ufm.features.ranges`) first"
         )
-    white = (E.mT @ (stats.centred_means * stats.priors**0.5)) / values[:, None] ** 0.5
-    return 1 - float((white * white).sum()) / min(stats.C - 1, stats.P)
+    weighted = stats.centred_means * stats.priors**0.5
+    mean_square = float(stats.sigma_t.diagonal().sum() + (stats.global_mean * stats.global_mean).sum())
+    least = max(stats.P, stats.C) * float(xp.finfo(values.dtype).eps) * mean_square**0.5  # rounding of the features themselves
+    rank = int((xp.linalg.svdvals(weighted) > least).sum())
+    if not rank:
+        raise ValueError("all class means coincide: Sigma_B = 0 has rank 0, and VCI is undefined")
+    white = (E.mT @ weighted) / values[:, None] ** 0.5
+    return 1 - float((white * white).sum()) / rank
 
 
 def roy_effective_rank(features: Rows[Array]) -> float:

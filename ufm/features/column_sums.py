@@ -12,13 +12,18 @@ from typing import Any, Generic
 
 from manifolds.linalg import Array, ArrayT, ArrayT_co
 from manifolds.representation import short_repr
-from ufm.arrays import Covariance, FeatureVector, Weights
+from ufm.arrays import Covariance, FeatureVector, Weights, check_matrix
 
 
 def zhao_nc0(W: Weights[Array]) -> float:
-    """||1^T W||_2 of the rows of W (C, P): 0 is necessary for a self-dual simplex ETF."""
+    """||1^T W||_2 of the rows of W (C, P): 0 is necessary for a self-dual simplex ETF.
+
+    Raises ValueError for another shape and for NaN or infinite entries.
+    """
+    check_matrix(W, "the rows of W")
     sums = W.sum(0)
-    return float((sums * sums).sum() ** 0.5)
+    largest = float(abs(sums).max())
+    return largest * float(((sums / largest) ** 2).sum() ** 0.5) if largest > 0 else 0.0
 
 
 @dataclass(frozen=True)

@@ -2,21 +2,21 @@
 
 import numpy as np
 
-from ufm.arrays import Array, Weights, as_numpy
+from ufm.arrays import Array, Weights, as_numpy, check_matrix
+from ufm.features.vectors import unit_rows
 
 
 def jiang_one_vs_rest_margin(W: Weights[Array]) -> float:
     """min_c dist(w_c, conv{w_j : j != c}) of the rows of W (C, P) divided by their lengths (Jiang et al. 2024, arXiv 2310.05351).
 
-    C/(C-1) at a simplex ETF, its largest value for C <= P + 1. Raises ValueError for a zero row and for fewer than 2 rows.
+    C/(C-1) at a simplex ETF, its largest value for C <= P + 1. Raises ValueError for a zero row, fewer than 2 rows, and NaN or
+    infinite entries.
     """
     rows = np.asarray(as_numpy(W), dtype=np.float64)
-    lengths = np.linalg.norm(rows, axis=-1)
     if rows.ndim != 2 or len(rows) < 2:
         raise ValueError(f"W has shape {rows.shape}: a margin needs at least two rows, (C, P)")
-    if not lengths.min() > 0:
-        raise ValueError(f"row {int(lengths.argmin())} of W is zero: it has no direction")
-    unit = rows / lengths[:, None]
+    check_matrix(rows, "the rows of W")
+    unit = unit_rows(rows, f"row {int(abs(rows).max(1).argmin())} of W is zero: it has no direction")
     return min(hull_distance(np.delete(unit, c, 0), unit[c]) for c in range(len(unit)))
 
 

@@ -4,17 +4,19 @@ Features H are rows (n, P), targets Y rows (n, q), W (q, P); numpy or torch. Fea
 so that the first two lie between 0 and 1.
 """
 
+from manifolds.layout import whole_number
 from manifolds.linalg import Array, ArrayT, namespace
-from ufm.arrays import Rows
+from ufm.arrays import Rows, check_matrix
+from ufm.features.vectors import unit_rows
 
 
 def andriopoulos_nrc1(features: Rows[Array], q: int) -> float:
     """Ave_i ||h_i - proj(h_i on the q leading principal directions)||^2 of centred unit features (n, P): 0 on a q-space.
 
     With q >= P there are no other directions, and it is 0 whatever the features are: it says nothing about collapse.
-    Raises ValueError for q < 1 and where a feature lies on the mean of all.
+    Raises ValueError for q < 1, features that are no finite matrix, and where one of them lies on the mean of all.
     """
-    if q < 1:
+    if whole_number(q, "q") < 1:
         raise ValueError(f"q = {q}: a target has at least one dimension")
     xp, unit = namespace(features), _unit_rows(features)
     values = xp.linalg.svd(unit, full_matrices=False)[1] ** 2
@@ -24,11 +26,10 @@ def andriopoulos_nrc1(features: Rows[Array], q: int) -> float:
 def andriopoulos_nrc2(features: Rows[Array], W: Array) -> float:
     """Ave_i ||h_i - proj(h_i on the row space of W)||^2 of centred unit features (n, P), W (q, P): 0 where W sees all of them.
 
-    Raises ValueError where W is zero or a feature lies on the mean of all.
+    Raises ValueError for other shapes, NaN or infinite entries, where W is zero or a feature lies on the mean of all.
     """
     xp, unit = namespace(features), _unit_rows(features)
-    if W.ndim != 2 or W.shape[1] != unit.shape[1]:
-        raise ValueError(f"W has shape {tuple(W.shape)}, features of {unit.shape[1]} need (q, {unit.shape[1]})")
+    check_matrix(W, "the rows of W", columns=unit.shape[1])
     s, Vt = xp.linalg.svd(W, full_matrices=False)[1:]
     trusted = max(W.shape) * float(xp.finfo(s.dtype).eps) * float(s[0])
     if not trusted > 0:
@@ -43,12 +44,18 @@ def andriopoulos_nrc3(W: Array, targets: Array, c: float) -> float:
 
     c = lambda_H lambda_W for the loss Ave/2 |W h + b - y|^2 + lambda_H/2 Ave |h|^2 + lambda_W/2 |W|^2. The paper writes
     Sigma^{1/2} - sqrt(c) I for c below every eigenvalue of Sigma; the positive part is the optimum for every c.
-    Raises ValueError where W or T is zero.
+    Raises ValueError for c < 0, other shapes, NaN or infinite entries, and where W or T is zero.
     """
+    if not c >= 0:
+        raise ValueError(f"c = {c}: a product of two decays cannot be negative")
+    check_matrix(targets, "the targets")
+    check_matrix(W, "the rows of W", rows=targets.shape[1])
     xp, centred = namespace(targets), targets - targets.mean(0)
     _, s, Vt = xp.linalg.svd(centred, full_matrices=False)
     kept = xp.clip(s / len(targets) ** 0.5 - c**0.5, min=0.0)
-    T, G = (Vt.mT * kept) @ Vt, W @ W.mT
+    largest = float(abs(W).max())
+    scaled = W / largest if largest > 0 else W
+    T, G = (Vt.mT * kept) @ Vt, scaled @ scaled.mT
     sizes = [(A * A).sum() ** 0.5 for A in (T, G)]
     if not float(min(sizes)) > 0:
         raise ValueError(f"sqrt(c) = {c**0.5:.3g} leaves no direction of the targets, or W is zero: NRC3 is not defined")
@@ -56,8 +63,5 @@ def andriopoulos_nrc3(W: Array, targets: Array, c: float) -> float:
 
 
 def _unit_rows(features: Rows[ArrayT]) -> Rows[ArrayT]:
-    centred = features - features.mean(0)
-    lengths = (centred * centred).sum(-1) ** 0.5
-    if not float(lengths.min()) > 0:
-        raise ValueError("a feature lies on the mean of all features: it has no direction")
-    return centred / lengths[:, None]
+    check_matrix(features, "features")
+    return unit_rows(features - features.mean(0), "a feature lies on the mean of all features: it has no direction")

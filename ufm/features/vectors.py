@@ -21,6 +21,15 @@ def unit_vectors(vectors: ArrayT) -> ArrayT:
     return vectors / norms(vectors)[..., None, :]
 
 
+def unit_rows(vectors: ArrayT, refusal: str) -> ArrayT:
+    """v_i / ||v_i|| of rows (n, P), whose squares may overflow their dtype. Raises ValueError(refusal) where one is zero."""
+    largest = namespace(vectors).amax(abs(vectors), -1)[:, None]
+    if not float(largest.min()) > 0:
+        raise ValueError(refusal)
+    scaled = vectors / largest
+    return scaled / (scaled * scaled).sum(-1)[:, None] ** 0.5
+
+
 def pair_cosines(vectors: ArrayT) -> ArrayT:
     """cos(v_c, v_c') of the pairs c < c' of columns. (..., P, C) -> (..., C(C-1)/2)"""
     unit = unit_vectors(vectors)

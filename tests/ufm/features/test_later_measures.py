@@ -272,3 +272,75 @@ def test_rnc1_refuses_features_of_other_statistics_and_without_a_scale():
         sakamoto_rnc1(block_statistics(H, layout), H)
     with pytest.raises(ValueError, match="zero"):
         sakamoto_rnc1(block_statistics(0 * H, layout), 0 * H.T)
+
+
+def data(seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features (50, 6), W (3, 6) and targets (50, 3)."""
+    rng = np.random.default_rng(seed)
+    return rng.standard_normal((50, 6)), rng.standard_normal((3, 6)), rng.standard_normal((50, 3))
+
+
+@pytest.mark.parametrize(
+    ("size", "dtype", "rtol"), [(1e-25, np.float32, 1e-5), (1e25, np.float32, 1e-5), (1e-120, np.float64, 1e-9)]
+)
+def test_directions_do_not_depend_on_a_size_whose_square_the_dtype_cannot_hold(size: float, dtype: type, rtol: float) -> None:
+    """Lengths of 1e25 are infinite in float32 when squared, and every feature was then 0: NRC1 = 0, full collapse."""
+    H, W, Y = data()
+    large, V = (size * H).astype(dtype), (size * W).astype(dtype)
+    assert andriopoulos_nrc1(large, 2) == pytest.approx(andriopoulos_nrc1(H, 2), rel=rtol)
+    assert andriopoulos_nrc2(large, V) == pytest.approx(andriopoulos_nrc2(H, W), rel=rtol)
+    assert andriopoulos_nrc3(V, Y, 0.01) == pytest.approx(andriopoulos_nrc3(W, Y, 0.01), rel=rtol)
+    np.testing.assert_allclose(ammar_neco(large, large[:40], 3), ammar_neco(H, H[:40], 3), rtol=rtol)
+    assert jiang_one_vs_rest_margin(V) == pytest.approx(jiang_one_vs_rest_margin(W), rel=rtol)
+    assert zhao_nc0(V) == pytest.approx(size * zhao_nc0(W), rel=rtol)
+
+
+def test_shapes_that_numpy_would_stretch_are_refused() -> None:
+    """A classifier of one target beside three, a bias or a mean of one entry: each gave a number."""
+    H, W, Y = data()
+    with pytest.raises(ValueError, match=r"\(1, 6\): \(3, P\) is needed"):
+        andriopoulos_nrc3(W[:1], Y, 0.01)
+    with pytest.raises(ValueError, match=r"b \(1,\).*\(3,\) and \(6,\) are needed"):
+        liu_nci(H, W, np.ones(1), H.mean(0), 0.1)
+    with pytest.raises(ValueError, match=r"global_mean \(1,\).*\(3,\) and \(6,\) are needed"):
+        liu_nci(H, W, np.ones(3), np.ones(1), 0.1)
+    with pytest.raises(ValueError, match=r"\(6,\): \(n, P\) is needed"):
+        zhao_nc0(W[0])
+
+
+def test_what_is_no_number_is_called_so() -> None:
+    """NaN was refused as a feature on the mean or a row of zeros, or came back."""
+    H, W, Y = data()
+    for call in (
+        lambda: andriopoulos_nrc1(np.nan * H, 2),
+        lambda: andriopoulos_nrc2(H, np.nan * W),
+        lambda: andriopoulos_nrc3(W, np.inf * Y, 0.01),
+        lambda: ammar_neco(np.nan * H, H, 2),
+        lambda: liu_nci(np.nan * H, W, np.ones(3), H.mean(0), 0.1),
+        lambda: jiang_one_vs_rest_margin(np.nan * W),
+        lambda: zhao_nc0(np.nan * W),
+    ):
+        with pytest.raises(ValueError, match="NaN or infinite"), np.errstate(invalid="ignore"):
+            call()
+    with pytest.raises(ValueError, match="c = -1"):
+        andriopoulos_nrc3(W, Y, -1.0)
+    with pytest.raises(ValueError, match="alpha = inf"):
+        liu_nci(H, W, np.ones(3), H.mean(0), np.inf)
+    with pytest.raises(ValueError, match=r"q is 2\.5"):
+        andriopoulos_nrc1(H, 2.5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_vci_divides_by_the_rank_that_sigma_b_has_where_class_means_coincide(offset: float) -> None:
+    """Two of three classes share their mean: the rank is 1, and C - 1 = 2 gave 0.51 where the formula has 0.03."""
+    rng, y = np.random.default_rng(0), np.repeat([0, 1, 2], 10)
+    D = rng.standard_normal((30, 3))
+    D -= np.stack([D[y == c].mean(0) for c in range(3)])[y]
+    H = np.array([[1.0, 0, 0], [1, 0, 0], [0, 1, 0]])[y] + 0.125 * D
+    M = np.stack([H[y == c].mean(0) for c in range(3)]) - H.mean(0)
+    B, T = M.T @ M / 3, np.cov(H.T, bias=True)
+    exact = 1 - np.trace(np.linalg.inv(T) @ B) / np.linalg.matrix_rank(B)
+    assert np.linalg.matrix_rank(B) == 1
+    assert xu_vci_of(statistics_of(H + offset, y, 3)) == pytest.approx(exact, rel=1e-6)
+    with pytest.raises(ValueError, match="all class means coincide"):
+        xu_vci_of(statistics_of(D[:10].repeat(3, 0)[np.argsort(np.tile([0, 1, 2], 10), kind="stable")], y, 3))
