@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 from sims.command import Parser, print_json, run_command
-from sims.comparison.analysis import Choice, Group, analyse
-from sims.comparison.runs import load_observed
+from sims.comparison.analysis import Choice, Group, analyse, as_options
+from sims.comparison.runs import Observed, load_observed
 from sims.comparison.wording import choices_reminder, epochs_compared, label, off_the_central_path, overall
 from sims.page import check_jinja2
 from ufm.compare.exponent import EXPONENTS
@@ -102,6 +102,13 @@ def main(argv: list[str] | None = None) -> int:
     return run_command(parser(), compare_runs, argv, "files of the report already written stay")
 
 
+def _loaded(path: Path, args: argparse.Namespace) -> Observed:
+    try:
+        return load_observed(path, args.lam, args.from_epoch is None)
+    except ValueError as error:
+        raise ValueError(as_options(str(error))) from error
+
+
 def compare_runs(args: argparse.Namespace) -> None:
     """Check the options, judge the runs, write the report and print the verdict."""
     out = Path(args.out)
@@ -121,7 +128,7 @@ def compare_runs(args: argparse.Namespace) -> None:
     check_folder_writable(out)
     check_jinja2()
     paths = {name: [str(Path(run)) for run in members] for name, members in named.items()}
-    runs = [load_observed(Path(name), args.lam, args.from_epoch is None) for name in names]
+    runs = [_loaded(Path(name), args) for name in names]
     groups = analyse(runs, choice, rule, paths, args.choices)
     from sims.comparison.report import write_report
 

@@ -34,7 +34,7 @@ SHOWN = (
     *("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped"),
     *("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean"),
 )
-STAND_IN = "least squares at lambda = {:g}, since the file has none; what needs a classifier is of that one"
+STAND_IN_NOTE = "least squares at lambda = {:g}, since the file has none; what needs a classifier is of that one"
 
 
 def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Measurement]:
@@ -171,7 +171,7 @@ def measure(args: argparse.Namespace) -> None:
 
 def _not_of_the_network(arrays: dict[str, np.ndarray], lam: float) -> dict[str, str]:
     """What a file does not have of its network, W or the lambda of the loss, and what is measured in its place."""
-    stand_in = {} if "W" in arrays else {"W": STAND_IN.format(0.0 if np.isnan(lam) else lam)}
+    stand_in = {} if "W" in arrays else {"W": STAND_IN_NOTE.format(0.0 if np.isnan(lam) else lam)}
     return stand_in | ({"loss": NO_LAMBDA.replace("lam=", "--lambda")} if np.isnan(lam) else {})
 
 

@@ -1,5 +1,6 @@
 """Groups of runs, their comparisons and verdicts."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -94,8 +95,13 @@ def _select(
         usable.append(one)
         notes += [f"{run.name}: {note}"] if note else []
     if not usable:
-        return Selection(NOT_COMPARED, "", (), comparisons[0].window.reason, {}), notes
+        return Selection(NOT_COMPARED, "", (), as_options(comparisons[0].window.reason), {}), notes
     return judge(usable, SelectionRule(level=rule.level, choices=choices, seed=rule.seed)), notes
+
+
+def as_options(reason: str) -> str:
+    """What the library says of its parameters, of the command's options."""
+    return re.sub(r"\b(from|to)_epoch\b", r"--\1-epoch", reason).replace("give lambda", "give --lambda")
 
 
 def _common_name(members: Sequence[Observed]) -> str:

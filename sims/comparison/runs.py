@@ -20,8 +20,8 @@ from ufm.monitor.record import RUN, Record
 STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier
 UNKNOWN_LAMBDA = "lambda is not known: L_perp is undefined, joint not judged, and the other models are those of lambda = 0"
 WITHOUT_LAMBDA = (
-    "stores a classifier and no lambda, without which L_perp is measured against the wrong loss: give --lambda, C wd / 2 for "
-    "MSELoss with weight decay wd, 0 without decay; of cross-entropy or AdamW there is none: choose --from-epoch"
+    "stores a classifier and no lambda, without which L_perp is measured against the wrong loss: give lambda, C wd / 2 for "
+    "MSELoss with weight decay wd, 0 without decay; of cross-entropy or AdamW there is none: choose from_epoch"
 )
 FOLLOWED = ("epoch", "omega", "V", "U", "counts")  # arrays that a trajectory is followed from
 MEASURED_LOSSES = ("loss", "loss_perp")  # that tell whether a classifier was measured

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sims.comparison.analysis import Choice, Group
+from sims.comparison.analysis import Choice, Group, as_options
 from ufm.compare.outcome import NAMED, REFUTED, UNDECIDED, Selection
 from ufm.compare.window import FRACTION, Window
 
@@ -44,7 +44,7 @@ def left_in_all(groups: Sequence[Group]) -> list[str]:
 def epochs_compared(window: Window, choice: Choice) -> str:
     """Which epochs of a run were compared and what chose them."""
     if window.compared is None:
-        return window.reason
+        return as_options(window.reason)
     t = window.compared.t
     if choice.from_epoch == "zero-error":
         start = "from zero training error on"

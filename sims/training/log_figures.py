@@ -34,7 +34,7 @@ TITLES = {
     for line in plot.lines
 } | FURTHER_TITLES
 LOGARITHMIC = ("nc1", "loss", "loss_nc1", "loss_nc23", "loss_perp", "nrc1", "nrc2", "mse", "omega", "nc0", "omega_geometric_mean")
-OF_CLASSIFIER = "classifier's features"
+CLASSIFIER_INPUT = "classifier's features"
 PANEL = (3.0, 2.2)  # inches
 DECADE = 10.0  # ratio of largest to smallest above which an axis is logarithmic
 MOST_LINES = 12  # singular values drawn one by one; above, their median and bands
@@ -109,7 +109,7 @@ def layers_overview(run: LoggedRun) -> Figure | None:
         return None
     measured = set.union(*names.values())
     columns = {layer: {name: run.columns[f"{layer}/{name}"] for name in names[layer]} for layer in sorted(names, key=_by_numbers)}
-    columns[OF_CLASSIFIER] = {name: run.columns[name] for name in measured if name in run.columns}
+    columns[CLASSIFIER_INPUT] = {name: run.columns[name] for name in measured if name in run.columns}
     layers = [LoggedRun(layer, {"epoch": run.columns["epoch"], **own}, {}) for layer, own in columns.items()]
     drawn = [name for name in measures_of(layers) if name in measured]
     return overview(layers, drawn) if drawn else None

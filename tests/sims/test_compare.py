@@ -14,7 +14,7 @@ from scipy.integrate import solve_ivp
 from manifolds.layout import ClassLayout
 from sims import compare as command
 from sims import train as train_command
-from sims.comparison.analysis import Choice, analyse
+from sims.comparison.analysis import Choice, analyse, as_options
 from sims.comparison.numbers import numbers
 from sims.comparison.report import json_values
 from sims.comparison.runs import load_observed
@@ -448,3 +448,9 @@ def test_the_folder_that_one_stands_in_has_its_name(tmp_path: Path, monkeypatch:
     full_flow("renormalized", tmp_path / "mine", seed=4, times=5)
     monkeypatch.chdir(tmp_path / "mine")
     assert load_observed(Path()).name == "mine"
+
+
+def test_reasons_of_the_library_name_the_options_of_the_command() -> None:
+    assert as_options("from a chosen from_epoch on, to_epoch or from_epochs") == (
+        "from a chosen --from-epoch on, --to-epoch or from_epochs"
+    )

@@ -25,15 +25,15 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
 def test_two_processes_normalise_as_one(name: str, dtype: str, reports: list[dict]) -> None:
     whole = passed(name, dtype, slice(None))
     one, two = (report[f"{name} {dtype}"] for report in reports)
-    found = {part: torch.cat([one[part], two[part]]) for part in ("y", "dx")}
-    found |= {part: (one[part] + two[part]) for part in whole if part.startswith("d_")}
-    for part in (part for part in whole if part not in found):
-        found[part] = one[part]
+    parts = {part: torch.cat([one[part], two[part]]) for part in ("y", "dx")}
+    parts |= {part: (one[part] + two[part]) for part in whole if part.startswith("d_")}
+    for part in (part for part in whole if part not in parts):
+        parts[part] = one[part]
         assert torch.equal(one[part], two[part]), part  # running moments have the same bits
-    assert found.keys() == whole.keys()
+    assert parts.keys() == whole.keys()
     for part, value in whole.items():
         scale = max(1.0, float(value.abs().max()))
-        assert float((found[part] - value).abs().max()) <= TOLERANCE[dtype] * scale, part
+        assert float((parts[part] - value).abs().max()) <= TOLERANCE[dtype] * scale, part
 
 
 def test_one_value_a_channel_in_all_is_refused_in_both(reports: list[dict]) -> None:

@@ -1,6 +1,7 @@
 """A run of training keeps what a comparison starts from: the same entry as from its features; logs without are read as before."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -70,7 +71,7 @@ def log_of(path: Path, lam: float | None, epochs: int = 3) -> Path:
 
 def test_an_unknown_lambda_is_refused_with_what_to_give(tmp_path: Path) -> None:
     path = log_of(tmp_path / "log", None)
-    with pytest.raises(ValueError, match=r"no lambda.*give --lambda, C wd / 2.*cross-entropy or AdamW.*--from-epoch"):
+    with pytest.raises(ValueError, match=r"no lambda.*give lambda, C wd / 2.*cross-entropy or AdamW.*from_epoch"):
         load_observed(path)
     run = load_observed(path, 0.25)
     entry = run.entry(1.0)
@@ -134,3 +135,8 @@ def test_a_run_without_lambda_is_compared_from_a_chosen_epoch_and_has_no_central
     assert measured["proximity"]["loss_perp_over_loss_ls"] == [None] * 5
     assert "needs the classifier W and b of the entry" in json.dumps(report["groups"][0])
     assert "lambda is not known: L_perp" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_the_command_names_its_options(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main([str(log_of(tmp_path / "log", None)), "--out", str(tmp_path / "out")]) == 2
+    assert re.search(r"give --lambda, C wd / 2 .* choose --from-epoch", capsys.readouterr().err)

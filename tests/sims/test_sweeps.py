@@ -149,15 +149,15 @@ def test_training_is_the_serial_one_bit_for_bit_though_the_scheduler_is_restarte
                 break
         time.sleep(0.1)
     try:
-        found = sweep(trained_while_the_scheduler_is_lost, runs["dask"], f"dask://127.0.0.1:{port}", progress=told.append)
+        outcomes = sweep(trained_while_the_scheduler_is_lost, runs["dask"], f"dask://127.0.0.1:{port}", progress=told.append)
     finally:
         done.set()
         helper.join()
-    assert [outcome.error for outcome in found.values()] == [None] * 3
+    assert [outcome.error for outcome in outcomes.values()] == [None] * 3
     assert sum("is lost, waiting up to 120 s for one there" in line for line in told) == 1
     for name, outcome in serial.items():
         assert_same_bits(tmp_path / "serial" / name, tmp_path / "dask" / name)
-        assert_same_arrays(outcome.value.arrays, found[name].value.arrays)  # type: ignore[union-attr]
+        assert_same_arrays(outcome.value.arrays, outcomes[name].value.arrays)  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

@@ -68,7 +68,7 @@ def _entry_epoch(t: np.ndarray, ratio: np.ndarray, fraction: float, last: float)
         return None, f"no epoch is measured up to {last:g}"
     if np.isnan(ratio).all():
         unknown = "L_perp is not known, as no classifier was measured or no lambda given, nor so the entry to the central path"
-        return None, f"{unknown}: choose from_epoch (--from-epoch)"
+        return None, f"{unknown}: choose from_epoch"
     outside = np.flatnonzero(~(ratio[within] < fraction))
     first = outside[-1] + 1 if len(outside) else 0
     if first < within.sum():
@@ -76,7 +76,7 @@ def _entry_epoch(t: np.ndarray, ratio: np.ndarray, fraction: float, last: float)
     least = np.nanmin(ratio[within])
     return None, (
         f"the run is not on the central path at its end: L_perp / L_LS is {ratio[within][-1]:.3g} there and {least:.3g} at the "
-        f"least, {fraction:g} is asked for; from a chosen from_epoch (--from-epoch) on it is compared all the same"
+        f"least, {fraction:g} is asked for; from a chosen from_epoch on it is compared all the same"
     )
 
 

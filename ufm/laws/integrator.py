@@ -7,7 +7,7 @@ takes even steps. numpy or torch, on the device of S.
 The error of a step is taken relative to the rows of S. With S = diag(row norms) Y, an error diag(row norms) e is S Y^+ e, and by
 Ostrowski's theorem it moves every singular value by a factor between 1 -+ ||e||_2 / sigma_min(Y). A step from tau to tau + h may
 use the share (1 + tau)^{-1/2} - (1 + tau + h)^{-1/2} of the accuracy asked for: these shares never sum to more than 1, so that a
-run needs no end, and a longer run repeats a shorter one. A step never has to be better than `ROUNDING`:
+run needs no end, and a longer run repeats a shorter one. A step never has to be better than `ROUNDING_OF_STEP`:
 below it the estimate is that of rounding, which more and shorter steps add up to the same. `Arc.error`, the sum of the factors,
 stays below the bound asked for. The estimate is the larger of two of the same order in h: Hairer's
 e_5^2 / (e_5^2 + (e_3 / 10)^2)^{1/2}, which vanishes where e_5 changes sign, and the mean over the rows of ||e_3||^2, which does
@@ -32,7 +32,7 @@ from ufm.laws.interpolant import Interpolant, combine, interpolant, largest_valu
 SAFETY, SLOWEST, FASTEST = 0.9, 0.2, 8.0  # factors of the step-size controller
 FIRST = 0.02  # size of the first step on the clock
 STAGES, MORE = 12, 3  # slopes of a step beside its first, and further ones for the states inside
-ROUNDING = 16 * 2.0**-52  # relative error below which a step is not made shorter
+ROUNDING_OF_STEP = 16 * 2.0**-52  # relative error below which a step is not made shorter
 SHORTEST = 5e-3  # such step, on the clock: where rounding asks for less, the next ones would be ever more of it
 LATEST = 650.0  # on the clock; the time overflows float64 soon after
 
@@ -109,11 +109,11 @@ def arcs(field: VectorField, S: Array, t_end: float, t_0: float, accuracy: float
         last = tau + size >= end * (1 - 1e-14)
         h = end - tau if last else size
         new, stages = _trial_step(clock, S, slope, tau, h)
-        local, allowed = _local_error(stages, new, h), max(accuracy * _clock_increment(tau, h), ROUNDING)
+        local, allowed = _local_error(stages, new, h), max(accuracy * _clock_increment(tau, h), ROUNDING_OF_STEP)
         factor = SAFETY * (allowed / local) ** (1 / 7) if local > 0 else FASTEST
         if not local <= allowed:
             size = h * max(SLOWEST, factor if math.isfinite(factor) else 0.0)
-            if size < (SHORTEST if allowed == ROUNDING else 1e-12 * (1 + tau)):
+            if size < (SHORTEST if allowed == ROUNDING_OF_STEP else 1e-12 * (1 + tau)):
                 raise _too_inaccurate(clock.time(tau), most)
             continue
         if error + local > most:

@@ -31,7 +31,7 @@ from ufm.laws.class_counts import ClassCounts
 from ufm.laws.joint_system import JointSystem
 from ufm.laws.trajectory import Trajectory, followed
 
-TOLERANCE = 1e-12  # relative error of a step
+STEP_ERROR = 1e-12  # relative error of a step
 COARSER = 10.0  # times the tolerance, at which the run is repeated for its error
 
 
@@ -150,7 +150,7 @@ def run_joint(
     M: np.ndarray,
     Sigma_W: np.ndarray,
     t: np.ndarray,
-    tolerance: float = TOLERANCE,
+    tolerance: float = STEP_ERROR,
     progress: Callable[[float], None] | None = None,
 ) -> JointRun:
     """The flow from W (C, P), b (C,), M (P, C), Sigma_W (P, P) at time 0 to times t (T,), ascending, t >= 0.
@@ -158,7 +158,7 @@ def run_joint(
     By LSODA where a dense Jacobian fits (large kappa is stiff), DOP853 otherwise; in every step every part of the state errs by
     at most `tolerance` of the size it has there. The run is repeated at ten times the tolerance, for `JointRun.error`.
     `progress` gets the share of the time done, and may stop the run by raising. Raises ValueError for shapes that do not go
-    together, for bad times and tolerances, and with the time reached where float64 or MOST_STEPS steps end the run before t.
+    together, for bad times and tolerances, and with the time reached where float64 or too many steps end the run before t.
     """
     times = np.asarray(t, dtype=np.float64).reshape(-1)
     if not (len(times) and np.isfinite(times).all() and times[0] >= 0 and (np.diff(times) >= 0).all()):

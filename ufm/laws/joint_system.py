@@ -4,26 +4,44 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 
-if TYPE_CHECKING:
-    from ufm.laws.joint import JointFlow
+MOST_WITH_JACOBIAN = 2000  # unknowns for which the solver may hold a dense Jacobian
+ROUNDING_OF_SVD = 100 * 2.0**-52  # of the largest singular value of X, as which it may appear in the smallest
+FACTOR_OF_SIZE = 100.0  # factor of the size of a part after which the solver starts anew, with errors relative to the new size
+ZERO_SIZE = 1e-290  # size below which a part counts as zero
+MOST_JOINT_STEPS = 20_000  # of the solver; a few thousand are usual
+StateVelocity = Callable[[float, np.ndarray], np.ndarray]
 
-IMPLICIT_UP_TO = 2000  # unknowns for which the solver may hold a dense Jacobian
-ROUNDING = 100 * 2.0**-52  # of the largest singular value of X, as which it may appear in the smallest
-APART = 100.0  # factor of the size of a part after which the solver starts anew, with errors relative to the new size
-LEAST = 1e-290  # size below which a part counts as zero
-MOST_STEPS = 20_000  # of the solver; a few thousand are usual
-Velocity = Callable[[float, np.ndarray], np.ndarray]
+
+class JointRates(Protocol):
+    """What the system takes of a `ufm.laws.joint.JointFlow`: sizes, decays and the rate of the classifier."""
+
+    @property
+    def C(self) -> int: ...
+    @property
+    def n(self) -> int: ...
+    @property
+    def priors(self) -> np.ndarray: ...
+    @property
+    def wd_W(self) -> float: ...
+    @property
+    def wd_H(self) -> float: ...
+    @property
+    def wd_b(self) -> float: ...
+    @property
+    def kappa(self) -> float: ...
+    @property
+    def bias(self) -> bool: ...
 
 
 @dataclass(frozen=True, eq=False)
 class JointSystem:
     """The closed system of `ufm.laws.joint` from its start W (C, P), b (C,), M (P, C), Sigma_W (P, P)."""
 
-    flow: "JointFlow"
+    flow: JointRates
     W: np.ndarray
     b: np.ndarray
     M: np.ndarray
@@ -77,7 +95,7 @@ class JointSystem:
         self, times: np.ndarray, tolerance: float, progress: Callable[[float], None] | None = None
     ) -> list[list[np.ndarray]]:
         """The parts whose `velocity` it is, at times (T,). Raises ValueError with the time reached."""
-        parts = Parts([part.shape for part in self.start()])
+        parts = StateParts([part.shape for part in self.start()])
         y = parts.joined(self.start())
         rows = [y] * int(np.searchsorted(times, 0.0, side="right"))
 
@@ -92,9 +110,9 @@ class JointSystem:
                 with np.errstate(over="ignore", invalid="ignore"):
                     message = solver.step()
                 if solver.status == "failed" or not np.isfinite(solver.y).all():
-                    raise _too_late(reached, message or "the state overflows float64")
-                if steps > MOST_STEPS:
-                    raise _too_late(reached, f"{MOST_STEPS} steps were taken")
+                    raise _followed_no_further(reached, message or "the state overflows float64")
+                if steps > MOST_JOINT_STEPS:
+                    raise _followed_no_further(reached, f"{MOST_JOINT_STEPS} steps were taken")
                 inside = solver.dense_output()
                 while len(rows) < len(times) and times[len(rows)] <= solver.t:
                     rows.append(inside(times[len(rows)]))
@@ -110,11 +128,11 @@ class JointSystem:
         moving = fine > 0
         ratio = np.divide(coarse, fine, out=np.ones_like(fine), where=moving)
         spread = np.divide(fine[:, :1], fine, out=np.zeros_like(fine), where=moving)
-        return abs(ratio - 1).max(1) + ROUNDING * spread.max(1) + self.start_error
+        return abs(ratio - 1).max(1) + ROUNDING_OF_SVD * spread.max(1) + self.start_error
 
 
 @dataclass(frozen=True)
-class Parts:
+class StateParts:
     """The parts of a state in one vector, each with a size of its own."""
 
     shapes: list[tuple[int, ...]]
@@ -131,21 +149,21 @@ class Parts:
     def sizes(self, y: np.ndarray) -> np.ndarray:
         """The largest entry of every part; of one that is zero, that of all."""
         sizes = np.array([abs(x).max() for x in self.split(y)])
-        return np.where(sizes > LEAST, sizes, sizes.max() if sizes.min() == 0 else LEAST)
+        return np.where(sizes > ZERO_SIZE, sizes, sizes.max() if sizes.min() == 0 else ZERO_SIZE)
 
     def apart(self, y: np.ndarray, sizes: np.ndarray) -> bool:
-        """Whether a part has left the size it was given by more than a factor `APART`."""
+        """Whether a part has left the size it was given by more than a factor `FACTOR_OF_SIZE`."""
         now = np.array([abs(x).max() for x in self.split(y)])
-        return bool(((now / APART > sizes) | ((now < sizes / APART) & (now > LEAST))).any())
+        return bool(((now / FACTOR_OF_SIZE > sizes) | ((now < sizes / FACTOR_OF_SIZE) & (now > ZERO_SIZE))).any())
 
-    def solver(self, field: Velocity, t: float, y: np.ndarray, end: float, tolerance: float) -> Any:
+    def solver(self, field: StateVelocity, t: float, y: np.ndarray, end: float, tolerance: float) -> Any:
         """A solver from t to the end, whose steps err in an entry by the tolerance of that entry or of a part's size."""
         from scipy.integrate import DOP853, LSODA
 
         atol = np.concatenate([np.full(math.prod(s), size) for s, size in zip(self.shapes, self.sizes(y), strict=True)])
-        kind = LSODA if y.size <= IMPLICIT_UP_TO else DOP853
-        return kind(field, t, y, end, rtol=tolerance, atol=tolerance * atol / APART)
+        kind = LSODA if y.size <= MOST_WITH_JACOBIAN else DOP853
+        return kind(field, t, y, end, rtol=tolerance, atol=tolerance * atol / FACTOR_OF_SIZE)
 
 
-def _too_late(t: float, why: str) -> ValueError:
+def _followed_no_further(t: float, why: str) -> ValueError:
     return ValueError(f"t = {t:.6g}: the joint flow cannot be followed further ({why}); choose an earlier end")

@@ -24,7 +24,7 @@ def rows_by_layer(values: Mapping[str, Mapping[str, float]], reduced: Collection
     return rows
 
 
-def gains(values: Mapping[str, float], layers: Sequence[str]) -> dict[str, float]:
+def layer_gains(values: Mapping[str, float], layers: Sequence[str]) -> dict[str, float]:
     """`gain` of `rows_by_layer` as "NAME/gain" and "gain", from values by such names; layers: the classifier, then inner ones.
 
     The first row has none, nor has a network without inner layers.
@@ -35,7 +35,7 @@ def gains(values: Mapping[str, float], layers: Sequence[str]) -> dict[str, float
 
 
 def gains_undefined(reasons: Mapping[str, str], layers: Sequence[str]) -> dict[str, str]:
-    """Why a gain is undefined: because omega is, of its layer or of the one before. Names and layers as in `gains`."""
+    """Why a gain is undefined: because omega is, of its layer or of the one before. Names and layers as in `layer_gains`."""
     lost: dict[str, str] = {}
     for before, now in pairwise(_prefixes(layers)):
         known = (reasons.get(f"{at}omega_geometric_mean") for at in (now, before))

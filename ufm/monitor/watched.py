@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ufm.monitor.batches import Select, outputs_of, second_entry_named, selected, warn_of_shift
-from ufm.monitor.depth import BY_LAYER, gains, gains_undefined, rows_by_layer
+from ufm.monitor.depth import BY_LAYER, gains_undefined, layer_gains, rows_by_layer
 from ufm.monitor.layer_hooks import LayerHook
 from ufm.monitor.layers import (
     Reduce,
@@ -186,7 +186,7 @@ class Watched:
         for name, metric in list(self.metrics.items())[1:]:
             own = metric.compute()
             values |= {f"{name}/{key}": own[key] for key in BY_LAYER}
-        return values | gains(values, list(self.metrics))
+        return values | layer_gains(values, list(self.metrics))
 
     def by_layer(self) -> list[dict[str, float | str]]:
         """One row a layer, the inner ones as they were named, then the classifier's features: measures, `reduced` and `gain`.

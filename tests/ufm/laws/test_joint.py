@@ -174,7 +174,7 @@ def test_a_time_that_cannot_be_reached_is_refused_with_the_one_that_can() -> Non
 
 
 def test_a_run_takes_so_many_steps_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ufm.laws.joint_system.MOST_STEPS", 50)
+    monkeypatch.setattr("ufm.laws.joint_system.MOST_JOINT_STEPS", 50)
     with pytest.raises(ValueError, match=r"t = [0-9.]*: .*50 steps were taken.*choose an earlier end"):
         run_joint(JointFlow((2, 3)), np.ones((2, 1)), np.zeros(2), np.array([[1.0, 0]]), np.eye(1), np.array([1e12]))
 
@@ -215,7 +215,7 @@ def test_starts_that_do_not_go_together_are_refused() -> None:
 
 @pytest.mark.parametrize("size", [1e60, 1e120])
 def test_a_flow_past_float64_is_refused_with_the_time(size: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ufm.laws.joint_system.MOST_STEPS", 2000)
+    monkeypatch.setattr("ufm.laws.joint_system.MOST_JOINT_STEPS", 2000)
     rng = np.random.default_rng(0)
     W, M = size * rng.standard_normal((2, 3)), size * rng.standard_normal((3, 2))
     with np.errstate(all="ignore"), pytest.raises(ValueError, match=r"t = .*; choose an earlier end"):
