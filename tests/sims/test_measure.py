@@ -197,7 +197,7 @@ def test_a_stand_in_for_the_classifier_and_an_unknown_lambda_are_said(tmp_path: 
 def test_an_unknown_lambda_of_a_logged_run_is_said_and_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     """On the screen and in the report; given afterwards, the loss is split from the statistics; one that was logged is kept."""
     data = arrays()
-    unknown = "loss: lambda is not known: give --lambda, C wd / 2 for MSELoss and weight decay wd\n"
+    unknown = "loss: lambda is not known: give --lambda, C wd / 2 for MSELoss and weight decay wd; cross-entropy has none\n"
     measured = {
         lam: measure_features(*(data[name] for name in ("features", "labels", "W", "b")), lam) for lam in (float("nan"), 0.1)
     }

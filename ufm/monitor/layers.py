@@ -63,7 +63,7 @@ def weights_of(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
     """
     with evaluation_mode(layer):
         W, b = layer.weight, layer.bias
-    check_unsharded(W, (layer.out_features, layer.in_features))
+    check_unsharded(W, of_layer=True)
     return W, b
 
 

@@ -19,9 +19,9 @@ class ShardedWeights(ValueError):
     """The classifier is not whole in this process."""
 
 
-def check_unsharded(W: Tensor, shape: tuple[int, ...] | None = None) -> None:
-    """Raise ShardedWeights for a DTensor, and for floats of another shape than that of the layer: a flat or an empty piece."""
-    if hasattr(W, "full_tensor") or (shape is not None and W.is_floating_point() and tuple(W.shape) != shape):
+def check_unsharded(W: Tensor, of_layer: bool = False) -> None:
+    """Raise ShardedWeights for a DTensor, and of a layer for floats that are no matrix: a flat or an empty piece of one."""
+    if hasattr(W, "full_tensor") or (of_layer and W.is_floating_point() and W.ndim != 2):
         raise ShardedWeights(SHARDED)
 
 

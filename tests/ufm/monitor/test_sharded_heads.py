@@ -85,3 +85,5 @@ def test_a_flat_or_an_empty_piece_is_refused_too(piece: tuple[int, ...]) -> None
     head.weight = nn.Parameter(torch.zeros(piece))
     with pytest.raises(ValueError, match=SAID):
         NeuralCollapse(3).update(torch.randn(6, 4), torch.arange(6) % 3, classifier=head)
+    head.weight = nn.Parameter(torch.zeros(3, 5))  # a layer that was given another weight is whole
+    NeuralCollapse(3).update(torch.randn(6, 5), torch.arange(6) % 3, classifier=head)
