@@ -23,7 +23,7 @@ from ufm.features.snr import worth_saying
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.features import FLOATS, classifier_of, epoch_of, files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
-from ufm.monitor.measurement import MOST_FEATURES, NO_LAMBDA, Measurement, measure_features
+from ufm.monitor.measurement import NO_LAMBDA, Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
 from ufm.output import printable, say, show, told_as_they_come
@@ -34,8 +34,6 @@ SHOWN = (
     *("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped"),
     *("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean"),
 )
-GIVE_LAMBDA = NO_LAMBDA.replace("lam=", "--lambda")
-NO_STATISTICS = f"the folder has no class statistics with a classifier (they are kept up to P = {MOST_FEATURES})"
 STAND_IN_NOTE = "least squares at lambda = {:g}, since the file has none; what needs a classifier is of that one"
 
 
@@ -174,7 +172,7 @@ def measure(args: argparse.Namespace) -> None:
 def _not_of_the_network(arrays: dict[str, np.ndarray], lam: float) -> dict[str, str]:
     """What a file does not have of its network, W or the lambda of the loss, and what is measured in its place."""
     stand_in = {} if "W" in arrays else {"W": STAND_IN_NOTE.format(0.0 if np.isnan(lam) else lam)}
-    return stand_in | ({"loss": GIVE_LAMBDA} if np.isnan(lam) else {})
+    return stand_in | ({"loss": NO_LAMBDA.replace("lam=", "--lambda")} if np.isnan(lam) else {})
 
 
 def _print_written(args: argparse.Namespace) -> None:
@@ -206,14 +204,12 @@ def _warn(file: str, measurement: Measurement) -> None:
 def show_run(path: Path, args: argparse.Namespace) -> None:
     """The table of what a run has measured, and its page."""
     from sims.training.log_figures import load_logged
+    from sims.training.network_report import known_facts, lambda_notes
 
     run = load_logged(path, args.lam)
-    notes = _of_lambda(run.columns, args.lam)
+    notes = lambda_notes(run, args.lam)
     if args.report is not None:
-        facts = {name: value for name, value in run.facts.items() if value is not None}
-        lam = float(run.columns.get("lambda", np.nan))  # of the loss, which a log need not have been told
-        facts |= {"lambda": lam} if np.isfinite(lam) else {}
-        write_network_report(Path(args.report), run.name, run.columns, facts | notes)
+        write_network_report(Path(args.report), run.name, run.columns, known_facts(run) | notes)
     if args.out is not None:
         Record(run.columns).save(Path(args.out))
     if args.json:
@@ -224,16 +220,6 @@ def show_run(path: Path, args: argparse.Namespace) -> None:
         for what, why in notes.items():
             show(f"{what}: {why}")
         _print_written(args)
-
-
-def _of_lambda(columns: dict[str, np.ndarray], given: float | None) -> dict[str, str]:
-    """Why the loss of a run is undefined, and what became of a lambda that was given for it."""
-    stored = float(columns.get("lambda", np.nan))
-    if given is not None and given != stored:
-        return {"lambda": f"the run was measured at {stored:g}, which is kept: the {given:g} given does not apply to it"}
-    if "loss" not in columns or np.isfinite(columns["loss"]).any():
-        return {}
-    return {"loss": GIVE_LAMBDA if given is None else f"{NO_STATISTICS}, from which it is split at lambda = {given:g}"}
 
 
 def _epoch_row(columns: dict[str, np.ndarray], k: int) -> dict[str, Any]:

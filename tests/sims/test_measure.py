@@ -198,9 +198,8 @@ def test_an_unknown_lambda_of_a_logged_run_is_said_and_can_be_given(tmp_path: Pa
     """On the screen and in the report; given afterwards, the loss is split from the statistics; one that was logged is kept."""
     data = arrays()
     unknown = "loss: lambda is not known: give --lambda, C wd / 2 for MSELoss and weight decay wd; cross-entropy has none\n"
-    measured = {
-        lam: measure_features(*(data[name] for name in ("features", "labels", "W", "b")), lam) for lam in (float("nan"), 0.1)
-    }
+    of = data["features"], data["labels"], data["W"], data["b"]
+    measured = {lam: measure_features(*of, lam) for lam in (float("nan"), 0.1)}
     for name, (lam, measurement) in zip(("without", "with"), measured.items(), strict=True):
         RunLog(tmp_path / name, lam=None if name == "without" else lam)(1, {}, measurement)
     page = tmp_path / "page.html"

@@ -1,6 +1,5 @@
 """Devices: one without float64, as Apple's, which a tensor of the CPU that says it lies there stands in for, and CUDA."""
 
-from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
@@ -27,7 +26,7 @@ class Elsewhere(Tensor):
     def __new__(cls, numbers: Tensor, device: str = STAND_IN) -> "Elsewhere":
         if numbers.dtype == torch.float64:
             raise TypeError(REFUSED)
-        self = torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype, device=device)
+        self = torch.Tensor._make_wrapper_subclass(cls, numbers.shape, dtype=numbers.dtype, device=torch.device(device))
         self.numbers = numbers
         return self
 
@@ -35,7 +34,7 @@ class Elsewhere(Tensor):
         super().__init__()
 
     @classmethod
-    def __torch_dispatch__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:  # type: ignore[bad-override]
         kwargs = dict(kwargs or {})
         if kwargs.get("dtype") == torch.float64:
             raise TypeError(REFUSED)  # the dtype changes before the device does

@@ -34,10 +34,10 @@ def one_process(tmp_path: Path) -> Iterator[None]:
     dist.destroy_process_group()
 
 
-def sharded(net: nn.Module, name: str) -> nn.Module:
+def sharded(net: nn.Sequential, name: str) -> nn.Sequential:
     """The network; the weight of its classifier is a DTensor outside of the forward pass, as that of fully_shard is."""
-    head, mesh = net.get_submodule(name), init_device_mesh("cpu", (1,))
-    whole = head.weight
+    head: Any = net.get_submodule(name)
+    mesh, whole = init_device_mesh("cpu", (1,)), head.weight
     pieces = nn.Parameter(distribute_tensor(whole.detach(), mesh))
     head.register_forward_pre_hook(lambda layer, _: setattr(layer, "weight", whole))
     head.register_forward_hook(lambda layer, *_: setattr(layer, "weight", pieces))
@@ -52,7 +52,8 @@ def test_a_dtensor_is_refused_before_anything_is_taken_in() -> None:
         watched.measure([(x, y)])
     with pytest.raises(ValueError, match=SAID):
         measure_network(sharded(network(), "3"), [(x, y)], "3", 0.1)
-    metric, head = NeuralCollapse(3), watched.model.get_submodule("3")
+    metric = NeuralCollapse(3)
+    head: Any = watched.model.get_submodule("3")
     features = torch.randn(90, head.in_features)
     for classifier in (head, (head.weight, None)):
         with pytest.raises(ValueError, match=SAID):
