@@ -172,7 +172,11 @@ def measure(args: argparse.Namespace) -> None:
 def _not_of_the_network(arrays: dict[str, np.ndarray], lam: float) -> dict[str, str]:
     """What a file does not have of its network, W or the lambda of the loss, and what is measured in its place."""
     stand_in = {} if "W" in arrays else {"W": STAND_IN_NOTE.format(0.0 if np.isnan(lam) else lam)}
-    return stand_in | ({"loss": NO_LAMBDA.replace("lam=", "--lambda")} if np.isnan(lam) else {})
+    return stand_in | ({"loss": _as_option(NO_LAMBDA)} if np.isnan(lam) else {})
+
+
+def _as_option(reason: str) -> str:
+    return reason.replace("give lam=", "give --lambda")
 
 
 def _print_written(args: argparse.Namespace) -> None:
@@ -207,7 +211,7 @@ def show_run(path: Path, args: argparse.Namespace) -> None:
     from sims.training.network_report import known_facts, lambda_notes
 
     run = load_logged(path, args.lam)
-    notes = lambda_notes(run, args.lam)
+    notes = {what: _as_option(why) for what, why in lambda_notes(run, args.lam).items()}
     if args.report is not None:
         write_network_report(Path(args.report), run.name, run.columns, known_facts(run) | notes)
     if args.out is not None:

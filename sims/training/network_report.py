@@ -98,7 +98,7 @@ def lambda_notes(run: LoggedRun, given: float | None) -> dict[str, str]:
     if "loss" not in run.columns or np.isfinite(run.columns["loss"]).any():
         return {}
     none = f"the folder has no class statistics with a classifier (they are kept up to P = {MOST_FEATURES})"
-    of = NO_LAMBDA.replace("lam=", "--lambda") if given is None else f"{none}, from which it is split at lambda = {given:g}"
+    of = NO_LAMBDA if given is None else f"{none}, from which it is split at lambda = {given:g}"
     return {"loss": of}
 
 
