@@ -15,7 +15,7 @@ from ufm.features.pairs import cosine_deviation
 from ufm.features.ranges import range_of_covariance
 from ufm.features.row_norms import within_over_square
 from ufm.features.statistics import ClassStatistics
-from ufm.features.vectors import maximal_angle, norms, pair_cosines, sample_deviation, unit_matrix
+from ufm.features.vectors import maximal_angle, norms, pair_cosines, sample_deviation, unit_matrix, unit_vectors
 
 DOUBLE_EPSILON = float(np.finfo(np.float64).eps)
 WEIGHTS, CENTRED = "weights W", "centred class means"  # as refusals name them
@@ -195,8 +195,7 @@ def ammar_nc5(stats: ClassStatistics[Array], ood_features: Rows[Array]) -> float
     Raises ValueError where a class mean or the mean of the features is mu_G.
     """
     direction = unit_matrix(ood_features.mean(0) - stats.global_mean, "the means of both kinds of features, less each other,")
-    M = stats.centred_means
-    return float(abs((direction @ M) / norms(_nonzero_columns(M))).mean())
+    return float(abs(direction @ unit_vectors(_nonzero_columns(stats.centred_means))).mean())
 
 
 def _check_rows(stats: ClassStatistics[Array], W: Weights[Array]) -> None:

@@ -7,7 +7,6 @@ import numpy as np
 from manifolds.layout import whole_number
 from manifolds.representation import short_repr
 from ufm.arrays import as_numpy, check_matrix
-from ufm.laws.domain import wide
 from ufm.models.base import need_positive
 from ufm.models.minimised import Minimised
 from ufm.models.objective.losses import SquaredError, column_weights, one_hot
@@ -77,7 +76,8 @@ class Optimum:
         need_positive(lambda_w=lambda_w, lambda_h=lambda_h)
         if whole_number(P, "P") < 1:
             raise ValueError(f"P = {P}: needs at least one feature")
-        Y = as_numpy(wide(Y))
+        given = as_numpy(Y)
+        Y = given.astype(np.float64) if given.dtype.kind in "iub" else given  # labels and counts are targets too
         if Y.ndim != 2:
             raise ValueError(f"Y has shape {Y.shape}: targets (q, n) are needed")
         check_matrix(Y, "the targets")

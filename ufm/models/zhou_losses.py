@@ -16,8 +16,8 @@ from ufm.models.base import Facts, need_etf, need_not_negative
 from ufm.models.objective.losses import CrossEntropy, Focal, Loss, SmoothedCrossEntropy
 from ufm.models.zhu import Zhu
 
-LOOKED_AT = 60.0  # logit gaps up to which the focal loss is looked at, and beyond while a larger one may be the lowest
-GRID = 0.005  # between two gaps that are looked at; the lowest is then refined
+FARTHEST_GAP = 60.0  # logit gaps up to which the focal loss is looked at, and beyond while a larger one may be the lowest
+GAP_STEP = 0.005  # between two gaps that are looked at; the lowest is then refined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +112,8 @@ class FocalLoss(Zhu):
     @property
     def gaps(self) -> np.ndarray:
         """Logit gaps, the lowest among them: -phi' is at most (C-1)(1+gamma) exp(-g), so that no larger one is a minimum."""
-        last = max(LOOKED_AT, float(np.log(self.C - 1) + np.log1p(self.gamma) - np.log(self.price)) + 1)
-        return GRID * np.arange(-round(LOOKED_AT / GRID), round(last / GRID) + 1)
+        last = max(FARTHEST_GAP, float(np.log(self.C - 1) + np.log1p(self.gamma) - np.log(self.price)) + 1)
+        return GAP_STEP * np.arange(-round(FARTHEST_GAP / GAP_STEP), round(last / GAP_STEP) + 1)
 
     @property
     def gap(self) -> float:
@@ -126,7 +126,7 @@ class FocalLoss(Zhu):
         k = int((self.phi(gaps) + self.price * gaps).argmin())
         if gaps[k] <= 0:
             return 0.0
-        around = (gaps[k] - 2 * GRID, gaps[k] + 2 * GRID)
+        around = (gaps[k] - 2 * GAP_STEP, gaps[k] + 2 * GAP_STEP)
         g = float(minimize_scalar(self._cost, bounds=around, method="bounded").x)
         return float(self._newton(g))
 

@@ -30,16 +30,14 @@ def test_counts_are_whole_numbers(name: str, parameter: str) -> None:
 
 
 def test_layers_and_sizes_are_whole_numbers() -> None:
-    build: Any
-    for build in (DeepCrossEntropy, DeepLinear):
-        for layers in (2.5, float("nan"), "2"):
-            with pytest.raises(ValueError, match="layers is"):
-                build(layers=layers)
-    for build in (Seli, AnyTarget):
-        with pytest.raises(ValueError, match=r"size of class 1 is 2\.5"):
-            build(C=3, sizes=(3, 2.5, 1))
-        with pytest.raises(ValueError, match=r"majority is 1\.5"):
-            build(C=3, majority=1.5, imbalance=2.0)
+    wrong: list[tuple[Any, dict[str, Any], str]] = [
+        *((model, {"layers": layers}, "layers is") for model in (DeepCrossEntropy, DeepLinear) for layers in (2.5, np.nan, "2")),
+        *((model, {"C": 3, "sizes": (3, 2.5, 1)}, r"size of class 1 is 2\.5") for model in (Seli, AnyTarget)),
+        *((model, {"majority": 1.5, "imbalance": 2.0}, r"majority is 1\.5") for model in (Seli, AnyTarget)),
+    ]
+    for model, parameters, message in wrong:
+        with pytest.raises(ValueError, match=message):
+            model(**parameters)
 
 
 @pytest.mark.parametrize("decay", [1e-12, 1e-28, 1e-160, 1e-300])
@@ -92,9 +90,15 @@ def test_a_minimum_for_weak_or_strong_decay_is_neither_lost_nor_infinite() -> No
 def test_targets_of_ones_own_are_checked() -> None:
     Y = np.random.default_rng(0).standard_normal((3, 7))
     best = Optimum.of(Y, 0.1, 0.2, 3, free_bias=True)
-    given: Any
-    for given in (Y.tolist(), torch.from_numpy(Y)):
-        assert Optimum.of(given, 0.1, 0.2, 3, free_bias=True).minimum == pytest.approx(best.minimum, rel=1e-14)
+    tensor: Any = torch.from_numpy(Y)
+    assert Optimum.of(tensor, 0.1, 0.2, 3, free_bias=True).minimum == pytest.approx(best.minimum, rel=1e-14)
+    counts = np.array([[1, 0, 2], [0, 3, 1]])
+    assert (
+        Optimum.of(counts, 0.1, 0.2, 3, free_bias=True).minimum == Optimum.of(1.0 * counts, 0.1, 0.2, 3, free_bias=True).minimum
+    )
+    named: Any = Y.tolist()
+    with pytest.raises(TypeError, match="got list"):
+        Optimum.of(named, 0.1, 0.2, 3, free_bias=True)
     wrong: list[tuple[tuple[Any, ...], str]] = [
         ((Y, -0.1, -0.2, 3), r"lambda_w = -0\.1"),
         ((Y, 0.1, float("nan"), 3), "lambda_h = nan"),

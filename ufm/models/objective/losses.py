@@ -15,8 +15,6 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, namespace
 from manifolds.representation import short_repr
 
-SMALLEST = float(np.finfo(np.float64).tiny)
-
 
 def one_hot(layout: ClassLayout, device: str = "cpu") -> Tensor:
     """Y, the labels in class blocks. (C, n)"""
@@ -127,7 +125,7 @@ class Focal:
         xp, g = namespace(L), self.gamma
         u, p = -xp.expm1(-L), xp.exp(-L)
         first = u**g + g * u ** (g - 1) * p * L
-        ratio = L / xp.clip(u, min=SMALLEST)  # near 1 where both are tiny; u^(gamma-2) overflows there
+        ratio = L / xp.clip(u, min=float(xp.finfo(L.dtype).tiny))  # near 1 where both are tiny; u^(gamma-2) overflows there
         return u**g * L, first, g * u ** (g - 1) * p * (2 - L + (g - 1) * p * ratio)
 
     def value_and_gradient(self, Z: ArrayT) -> tuple[ArrayT, ArrayT]:
