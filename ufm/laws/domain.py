@@ -150,6 +150,20 @@ def check_omega(omega: Array, C: int, N: int) -> None:
         raise ValueError(f"omega = {float(omega.max()):.6g} is above {LARGEST_OMEGA:g}, where its fourth power overflows float64")
 
 
+def check_growth(log_omega: Array) -> None:
+    """Raise OverflowError for an omega whose square overflows float64."""
+    if bool((log_omega > LARGEST_LOG).any()):
+        largest = float(log_omega.max())
+        raise OverflowError(f"log omega = {largest:.6g}, where omega^2 overflows float64: use log_omega, or a smaller time")
+
+
+def check_range(log_omega: Array) -> None:
+    """As `check_growth`, and raise ValueError for an omega > 0 whose square underflows."""
+    if bool(((log_omega < -LARGEST_LOG) & (log_omega > -math.inf)).any()):
+        raise ValueError(f"an omega falls below {SMALLEST_OMEGA:g}, where its square underflows float64: choose a later time")
+    check_growth(log_omega)
+
+
 def differences(omega: ArrayT, omega0: ArrayT, C: int) -> tuple[ArrayT, ArrayT, ArrayT]:
     """log(u/u0), u - u0 and u + u0, the first two without cancellation."""
     step = omega - omega0
