@@ -52,7 +52,12 @@ class _KernelRatioLaw(Law):
         return namespace(s).exp(self._log_root(s))
 
     def _omega_of(self, s: ArrayT, C: int) -> ArrayT:
-        return namespace(s).exp(self._log_root(s) * 0.5 + 0.5 * math.log(C))
+        return namespace(s).exp(self._log_omega_of(s, C))
+
+    def _log_omega_of(self, s: ArrayT, C: int) -> ArrayT:
+        log_omega = self._log_root(s) * 0.5
+        log_omega += 0.5 * math.log(C)
+        return log_omega
 
     @cached_property
     def _smallest_phi(self) -> float:
@@ -65,8 +70,8 @@ class _KernelRatioLaw(Law):
         times = times_like(t, omega0)
         check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
-        log_u = in_blocks(self._log_root, self._phi_at(times, omega0, C, N))
-        log_omega = from_start((log_u + math.log(C)) / 2, times, xp.log(xp.where(moving, omega0, 1.0)))
+        log_omega = in_blocks(lambda s: self._log_omega_of(s, C), self._phi_at(times, omega0, C, N))
+        log_omega = from_start(log_omega, times, xp.log(xp.where(moving, omega0, 1.0)))
         return narrow(xp.where(moving, log_omega, -math.inf), given)
 
 
@@ -162,7 +167,7 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
         return log1p_excess(z) + log1p_excess(w) / r**2 + grown
 
     def _omega_of(self, s: ArrayT, C: int) -> ArrayT:
-        log_omega = self._log_root(s) * 0.5 + 0.5 * math.log(C)
+        log_omega = self._log_omega_of(s, C)
         check_growth(detached(log_omega))
         return namespace(s).exp(log_omega)
 

@@ -122,9 +122,14 @@ class InverseTable:
 
     def _cell(self, phi: ArrayT) -> Any:
         """Which cell holds Phi, beyond the table one that is none: of the bits of |Phi| + unit the first, down for Phi < 0."""
-        xp, bits, first = namespace(phi), cast("Any", abs(phi) + self.unit), int(np.float64(self.unit).view(np.int64) >> SHIFT)
-        k = (bits.view(xp.int64) >> SHIFT) - first
-        return (k ^ (cast("Any", phi).view(xp.int64) >> 63)) + self.negative
+        xp, given = namespace(phi), cast("Any", phi)
+        k: Any = abs(given)
+        k += self.unit
+        k = k.view(xp.int64) >> SHIFT
+        k -= ONE + (math.frexp(self.unit)[1] - 1 << 6)  # of the unit itself, a power of two
+        k ^= given.view(xp.int64) >> 63
+        k += self.negative
+        return k
 
 
 @dataclass(frozen=True, eq=False)
@@ -176,7 +181,8 @@ def _polynomial(rows: list[ArrayT], d: ArrayT, k: Any) -> ArrayT:
     """The polynomials of the cells k at d."""
     value = _at(rows[0], k)
     for row in rows[1:]:
-        value = value * d + _at(row, k)
+        value = value * d  # torch keeps both for derivatives, so nothing but the product is overwritten
+        value += _at(row, k)
     return value
 
 
