@@ -108,10 +108,11 @@ class Law(ABC):
 
     def _phi_at(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """Phi(u0) + 2 t / (C^2 N), that of u0 = 1 for one that starts at 0. (*t.shape, *omega0.shape)"""
-        xp, moving = namespace(omega0), omega0 > 0
-        start = in_blocks(self._phi_of_start, xp.where(moving, omega0 * (omega0 / C), 1.0))
+        xp, moving, u = namespace(omega0), omega0 > 0, omega0 * (omega0 / C)
+        every = bool(moving.all())
+        start = in_blocks(self._phi_of_start, u if every else xp.where(moving, u, 1.0))
         phi = t.reshape(t.shape + (1,) * start.ndim) * (2 / (C * C * N)) + start
-        phi = phi if bool(moving.all()) else xp.where(moving, phi, start)  # what stays at 0 leads nowhere
+        phi = phi if every else xp.where(moving, phi, start)  # what stays at 0 leads nowhere
         if bool((t < 0).any()) and not bool((phi > self._smallest_phi).all()):
             raise ValueError(f"t = {float(t.min()):.6g} leads back to an omega below {SMALLEST_OMEGA:g}: choose a later time")
         return phi
