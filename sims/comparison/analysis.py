@@ -101,7 +101,7 @@ def _select(
 
 def as_options(reason: str) -> str:
     """What the library says of its parameters, of the command's options."""
-    return re.sub(r"\b(from|to)_epoch\b", r"--\1-epoch", reason).replace("give lambda", "give --lambda")
+    return re.sub(r"\b(?:from|to)_epoch\b|(?<=give )lambda\b", lambda name: "--" + name[0].replace("_", "-"), reason)
 
 
 def _common_name(members: Sequence[Observed]) -> str:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from manifolds.representation import short_repr
+
 MOST_WITH_JACOBIAN = 2000  # unknowns for which the solver may hold a dense Jacobian
 ROUNDING_OF_SVD = 100 * 2.0**-52  # of the largest singular value of X, as which it may appear in the smallest
 FACTOR_OF_SIZE = 100.0  # factor of the size of a part after which the solver starts anew, with errors relative to the new size
@@ -46,6 +48,7 @@ class JointSystem:
     b: np.ndarray
     M: np.ndarray
     Sigma_W: np.ndarray
+    __repr__ = short_repr
 
     @cached_property
     def _roots(self) -> tuple[np.ndarray, np.ndarray]:

@@ -169,12 +169,12 @@ def test_a_model_that_is_too_stiff_to_follow_is_left_out_and_the_others_are_judg
 
 
 def test_runs_of_one_experiment_share_a_model_and_decide_together() -> None:
-    case = Case("renormalized", T=12, noise=0.03, rho=0.7, runs=4, anisotropy=0.3)
+    case = Case("renormalized", C=5, T=12, noise=0.03, rho=0.7, runs=4, anisotropy=0.3)
     together = judge(make(case, 0))
     assert "renormalized" in together.compatible
     alone = [judge([run]) for run in make(case, 0)]
     assert len(together.compatible) <= min(len(single.compatible) for single in alone)
-    mixed = judge([make(Case(model, T=20, anisotropy=0.7), 0)[0] for model in ("renormalized", "unnormalized")])
+    mixed = judge([make(Case(model, C=5, T=20, anisotropy=0.7), 0)[0] for model in ("renormalized", "unnormalized")])
     assert mixed.outcome == REFUTED
 
 
