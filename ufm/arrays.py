@@ -6,7 +6,7 @@ The letters are those of docs/notation.md: C classes, n examples, P features, K 
 """
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any, cast
 
 import numpy as np
 
@@ -68,13 +68,23 @@ def check_scale(largest: float, what: str) -> None:
     if not largest < float("inf"):
         raise ValueError(f"{what} have NaN or infinite entries")
     if largest > LARGEST or 0 < largest < 1 / LARGEST:
-        raise ValueError(f"the largest of {what} is {largest:.2e}: its powers overflow or vanish; rescale the {what}")
+        raise ValueError(
+            f"the largest of {what} is {largest:.2e}: its powers overflow or vanish; rescale the {what.removeprefix('the ')}"
+        )
+
+
+def at_least_single(x: ArrayT) -> ArrayT:
+    """x, or its numbers as float32 where they have 16 bits: no decomposition takes those."""
+    xp, given = namespace(x), cast("Any", x)
+    if xp.finfo(given.dtype).bits >= 32:
+        return x
+    return given.astype(np.float32) if xp is np else given.float()
 
 
 def check_matrix(x: Array, what: str, rows: int | None = None, columns: int | None = None) -> None:
     """Raise ValueError unless x is a real, finite matrix, of so many rows and columns where they are given, and of some size."""
     check_real(x, what)
-    if x.ndim != 2 or not len(x) or rows not in (None, x.shape[0]) or columns not in (None, x.shape[1]):
+    if x.ndim != 2 or 0 in x.shape or rows not in (None, x.shape[0]) or columns not in (None, x.shape[1]):
         wanted = f"({'n' if rows is None else rows}, {'P' if columns is None else columns})"
         raise ValueError(f"{what} have shape {tuple(x.shape)}: {wanted} is needed")
     check_scale(float(abs(x).max()), what)

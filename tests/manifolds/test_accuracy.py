@@ -124,6 +124,37 @@ def test_projections_are_tangent_to_rounding_however_large_the_means(metric, mea
     assert normalized_features.tangency_residual(X, U, LAYOUT) < allowed
 
 
+def exact_deviations(X: np.ndarray) -> mpmath.matrix:
+    """X less its class means, in 50 digits."""
+    D, start = mpmath.matrix(X.tolist()), 0
+    for size in LAYOUT.sizes:
+        for p in range(len(X)):
+            mean = mpmath.fsum(D[p, i] for i in range(start, start + size)) / size
+            for i in range(start, start + size):
+                D[p, i] -= mean
+        start += size
+    return D
+
+
+@pytest.mark.parametrize("means", [1e3, 1e6, 1e7])
+def test_no_projection_that_is_stored_is_much_more_tangent(means: float) -> None:
+    """P(Z) in 50 digits, rounded once to be stored, is as far from tangent as ours: no bound below that can be met."""
+    X, Z = far_point(means), np.random.default_rng(3).standard_normal((P, LAYOUT.n)) + means
+    with mpmath.workdps(50):
+        D = exact_deviations(X)
+
+        def off(U: np.ndarray) -> float:
+            product = D * exact_deviations(U).T / LAYOUT.n
+            return float(mpmath.mnorm(product + product.T, "f"))
+
+        A = D * exact_deviations(Z).T / LAYOUT.n
+        exact = mpmath.matrix(Z.tolist()) - (A + A.T) * D / 2
+        rounded = np.array(exact.tolist(), dtype=float)
+        ours = normalized_features.orthogonal_projection(X, Z, LAYOUT)
+        assert off(ours) < 3 * off(rounded)
+        assert off(rounded) > 0.05 * np.finfo(float).eps * means
+
+
 def test_float32_projection_beside_large_means_loses_only_what_storing_them_does() -> None:
     means = 1e3
     X = far_point(means).astype(np.float32)

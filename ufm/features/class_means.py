@@ -10,8 +10,9 @@ from dataclasses import replace
 
 import numpy as np
 
+from manifolds.layout import whole_number
 from manifolds.linalg import Array, ArrayT, namespace
-from ufm.arrays import Rows, SingularValues
+from ufm.arrays import Rows, SingularValues, at_least_single, check_matrix
 from ufm.features.measures import phd_nc1
 from ufm.features.statistics import ClassStatistics
 
@@ -37,14 +38,20 @@ def xu_vci(omega: SingularValues[ArrayT], rank: int | None = None) -> ArrayT:
 
     From the singular values of Eq. 9's SNR, equal classes: 1 - (1/K) sum_j u_j/(1 + u_j), u = omega^2/C, K = their number, with
     C = K + 1 unless `rank` says how many classes less one there are. Invariant under every invertible map; 0 at full collapse.
-    omega (..., K) -> (...). Raises ValueError for a rank below K.
+    omega (..., K), infinite where there is no spread, -> (...). Raises ValueError for a rank below K, no singular values, and
+    negative ones or NaN.
     """
-    K = omega.shape[-1]
-    rank = K if rank is None else rank
+    xp = namespace(omega)
+    K = omega.shape[-1] if omega.ndim else 0
+    if not K:
+        raise ValueError(f"omega has shape {tuple(omega.shape)}: at least one singular value is needed, (..., K)")
+    if not bool((omega >= 0).all()):
+        raise ValueError(f"the smallest omega is {float(omega.min()):.3g}: singular values are not negative, nor NaN")
+    rank = K if rank is None else whole_number(rank, "rank")
     if rank < K:
         raise ValueError(f"rank = {rank} < {K} singular values: C - 1 is at least their number")
-    u = omega * omega / (rank + 1)
-    return (1 / (1 + u)).sum(-1) / K
+    root = omega / (rank + 1) ** 0.5
+    return (xp.hypot(root, xp.ones_like(root)) ** -2).sum(-1) / K  # u itself may overflow
 
 
 def xu_vci_of(stats: ClassStatistics[Array]) -> float:
@@ -73,11 +80,14 @@ def xu_vci_of(stats: ClassStatistics[Array]) -> float:
 def roy_effective_rank(features: Rows[Array]) -> float:
     """exp(-sum p_j log p_j), p = singular values of features (n, P) as shares: effective rank (Roy & Vetterli 2007).
 
-    Between 1 and min(n, P). Not centred: centre first where the mean is not meant. Raises ValueError for zero features.
+    Between 1 and min(n, P). Not centred: centre first where the mean is not meant. Raises ValueError for zero features and
+    what is no finite matrix.
     """
+    check_matrix(features, "features")
     xp = namespace(features)
-    s = xp.linalg.svd(features, full_matrices=False)[1]
+    s = xp.linalg.svd(at_least_single(features), full_matrices=False)[1]
     if not float(s[0]) > 0:
         raise ValueError("all features are zero: they have no rank")
-    p = s[s > 0] / s.sum()
+    p = s / s.sum()
+    p = p[p > 0]
     return float(np.exp(-float((p * xp.log(p)).sum())))

@@ -13,10 +13,12 @@ from ufm.arrays import ClassMeans, PerClass, Rows, Weights
 from ufm.features.nearest_means import nearest_mean
 from ufm.features.pairs import cosine_deviation
 from ufm.features.ranges import range_of_covariance
+from ufm.features.row_norms import within_over_square
 from ufm.features.statistics import ClassStatistics
-from ufm.features.vectors import maximal_angle, norms, pair_cosines, sample_deviation, self_duality
+from ufm.features.vectors import maximal_angle, norms, pair_cosines, sample_deviation, unit_matrix, unit_vectors
 
 DOUBLE_EPSILON = float(np.finfo(np.float64).eps)
+WEIGHTS, CENTRED = "weights W", "centred class means"  # as refusals name them
 
 
 def phd_nc1(stats: ClassStatistics[Array], precision: float = DOUBLE_EPSILON) -> float:
@@ -44,9 +46,12 @@ def phd_maximal_angle(vectors: Array) -> float:
 
 
 def phd_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
-    """|| W^T / ||W||_F - Mbar / ||Mbar||_F ||_F^2, self-duality (Figure 6). W is not centred."""
+    """|| W^T / ||W||_F - Mbar / ||Mbar||_F ||_F^2, self-duality (Figure 6). W is not centred.
+
+    Raises ValueError for W of another shape, W = 0 and class means that all coincide.
+    """
     _check_rows(stats, W)
-    return float(self_duality(W.mT, stats.centred_means))
+    return float(((unit_matrix(W, WEIGHTS).mT - unit_matrix(stats.centred_means, CENTRED)) ** 2).sum())
 
 
 def phd_nc4(features: Rows[Array], W: Weights[Array], b: PerClass[Array], class_means: ClassMeans[Array]) -> float:
@@ -103,26 +108,30 @@ def _empty_directions(stats: ClassStatistics[ArrayT], weighted: ArrayT, precisio
 
 
 def zhu_nc2(W: Weights[Array]) -> float:
-    """|| W W^T / ||W W^T||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC2)."""
-    gram = W @ W.mT
-    return float(_frobenius(gram / _frobenius(gram) - _unit_etf(W)))
+    """|| W W^T / ||W W^T||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC2). Raises ValueError for W = 0."""
+    unit = unit_matrix(W, WEIGHTS)
+    return _distance_to_etf(unit @ unit.mT, W)
 
 
 def zhu_nc2_centred(W: Weights[Array]) -> float:
-    """`zhu_nc2` of W minus its mean row, as Zhou et al. (2022, MSE) measure it."""
-    return zhu_nc2(W - W.mean(0)[None, :])
+    """`zhu_nc2` of W minus its mean row, as Zhou et al. (2022, MSE) measure it. Raises ValueError where all rows are equal."""
+    unit = unit_matrix(W, WEIGHTS)
+    centred = unit - unit.mean(0)[None, :]
+    if not float(abs(centred).max()) > len(W) * epsilon(unit) * float(abs(unit).max()):
+        raise ValueError("the rows of W are equal: centred, they have no direction")
+    return zhu_nc2(centred)
 
 
 def zhu_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
-    """|| W Mbar / ||W Mbar||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC3)."""
+    """|| W Mbar / ||W Mbar||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC3). Raises ValueError for W Mbar = 0."""
     _check_rows(stats, W)
-    return _distance_to_etf(W @ stats.centred_means, W)
+    return _product_to_etf(W, unit_matrix(stats.centred_means, CENTRED))
 
 
 def yaras_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
     """`zhu_nc3` with the class means as they are, not centred (Yaras et al. 2022, code)."""
     _check_rows(stats, W)
-    return _distance_to_etf(W @ stats.means, W)
+    return _product_to_etf(W, unit_matrix(stats.means, "class means"))
 
 
 def zhu_bias(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array]) -> float:
@@ -145,16 +154,20 @@ def galanti_cdnv(stats: ClassStatistics[Array]) -> float:
 
 
 def tirer_trace_ratio(stats: ClassStatistics[Array]) -> float:
-    """tr Sigma_W / tr Sigma_B (Tirer, Huang & Niles-Weed 2022)."""
-    return float(stats.sigma_w.diagonal().sum() / ((stats.centred_means**2).sum(0) * stats.priors).sum())
+    """tr Sigma_W / tr Sigma_B (Tirer, Huang & Niles-Weed 2022). Raises ValueError where all class means coincide."""
+    between = float(((stats.centred_means**2).sum(0) * stats.priors).sum())
+    if not between > 0:
+        raise ValueError("all class means coincide: Sigma_B = 0, and the ratio of the traces is undefined")
+    return float(stats.sigma_w.diagonal().sum()) / between
 
 
 def sakamoto_rnc1(stats: ClassStatistics[Array], features: Rows[Array]) -> float:
     """tr Sigma_W of the features h / max_i ||h_i||, RNC1 (Sakamoto & Sato 2025, arXiv 2509.20829): rows (n, P) of the statistics.
 
-    The paper divides by the largest norm over all inputs; here it is that of these rows. Raises ValueError where all are 0.
+    The paper divides by the largest norm over all inputs; here it is that of these rows. Raises ValueError where all are 0, and
+    for features of another shape or mean square norm than the rows of the statistics have.
     """
-    return _over_square(stats, features, float(_lengths(features).max()))
+    return within_over_square(stats, features, lambda lengths: lengths.max())
 
 
 def sakamoto_rnc1_of_mean_norm(stats: ClassStatistics[Array], features: Rows[Array]) -> float:
@@ -162,7 +175,7 @@ def sakamoto_rnc1_of_mean_norm(stats: ClassStatistics[Array], features: Rows[Arr
 
     From within_class_variance and scale_means of github.com/keitaroskmt/collapse-dynamics; examples weigh alike, not classes.
     """
-    return _over_square(stats, features, float(_lengths(features).mean()))
+    return within_over_square(stats, features, lambda lengths: lengths.mean())
 
 
 def liu_log_uniformity(stats: ClassStatistics[Array]) -> float:
@@ -177,23 +190,12 @@ def liu_log_uniformity(stats: ClassStatistics[Array]) -> float:
 
 
 def ammar_nc5(stats: ClassStatistics[Array], ood_features: Rows[Array]) -> float:
-    """Avg_c |cos(mu_c - mu_G, mu_ood - mu_G)|, orthogonality of out-of-distribution features (n, P) (Ammar et al. 2024, NC5)."""
-    direction = ood_features.mean(0) - stats.global_mean
-    M = stats.centred_means
-    return float(abs((direction @ M) / (norms(_nonzero_columns(M)) * (direction * direction).sum() ** 0.5)).mean())
+    """Avg_c |cos(mu_c - mu_G, mu_ood - mu_G)|, orthogonality of out-of-distribution features (n, P) (Ammar et al. 2024, NC5).
 
-
-def _lengths(features: Rows[ArrayT]) -> ArrayT:
-    return (features * features).sum(-1) ** 0.5
-
-
-def _over_square(stats: ClassStatistics[Array], features: Rows[Array], length: float) -> float:
-    """tr Sigma_W / length^2."""
-    if tuple(features.shape) != (stats.n, stats.P):
-        raise ValueError(f"features {tuple(features.shape)} are not the ({stats.n}, {stats.P}) rows of these statistics")
-    if not length > 0:
-        raise ValueError("all features are zero: they have no scale to divide by")
-    return float(stats.sigma_w.diagonal().sum()) / length**2
+    Raises ValueError where a class mean or the mean of the features is mu_G.
+    """
+    direction = unit_matrix(ood_features.mean(0) - stats.global_mean, "the means of both kinds of features, less each other,")
+    return float(abs(direction @ unit_vectors(_nonzero_columns(stats.centred_means))).mean())
 
 
 def _check_rows(stats: ClassStatistics[Array], W: Weights[Array]) -> None:
@@ -207,6 +209,15 @@ def _disagreements(features: Rows[Array], W: Weights[Array], b: PerClass[Array],
     return int((decisions != nearest_mean(features, class_means)).sum())
 
 
+def _product_to_etf(W: Weights[Array], means: ClassMeans[Array]) -> float:
+    unit = unit_matrix(W, WEIGHTS)
+    product = unit @ means
+    rounding = W.shape[1] * epsilon(product) * float(norms(unit.mT).max()) * float(norms(means).max())
+    if not float(abs(product).max()) > rounding:
+        raise ValueError("the rows of W are orthogonal to all class means: their products are zero and have no direction")
+    return _distance_to_etf(product, W)
+
+
 def _distance_to_etf(product: Array, W: Weights[Array]) -> float:
     return float(_frobenius(product / _frobenius(product) - _unit_etf(W)))
 
@@ -214,6 +225,8 @@ def _distance_to_etf(product: Array, W: Weights[Array]) -> float:
 def _unit_etf(W: Weights[ArrayT]) -> ArrayT:
     """(I - 1 1^T / K) / sqrt(K - 1), of Frobenius norm 1. (K, K)"""
     K = W.shape[0]
+    if K < 2:
+        raise ValueError(f"W has {K} row: a simplex needs two")
     return (identity_like(W, K) - 1 / K) / (K - 1) ** 0.5
 
 
@@ -222,7 +235,10 @@ def _frobenius(a: ArrayT) -> ArrayT:
 
 
 def _nonzero_columns(vectors: ArrayT) -> ArrayT:
-    """The columns (P, C) themselves. Raises ValueError where one is zero."""
-    if not float(norms(vectors).min()) > 0:
+    """The columns (P, C) themselves. Raises ValueError where one is zero or has NaN."""
+    least = float(norms(vectors).min())
+    if np.isnan(least):
+        raise ValueError("a vector has NaN entries")
+    if not least > 0:
         raise ValueError("a vector is zero: its angle and the measures built on it are not defined")
     return vectors

@@ -30,6 +30,17 @@ def unit_rows(vectors: ArrayT, refusal: str) -> ArrayT:
     return scaled / (scaled * scaled).sum(-1)[:, None] ** 0.5
 
 
+def unit_matrix(a: ArrayT, what: str) -> ArrayT:
+    """a / ||a||_F, whose squares may overflow or vanish. Raises ValueError where a is zero, and for NaN or infinite entries."""
+    largest = abs(a).max()
+    if not float(largest) < float("inf"):
+        raise ValueError(f"{what} have NaN or infinite entries")
+    if not float(largest) > 0:
+        raise ValueError(f"{what} are zero: they have no direction")
+    scaled = a / largest
+    return scaled / (scaled * scaled).sum() ** 0.5
+
+
 def pair_cosines(vectors: ArrayT) -> ArrayT:
     """cos(v_c, v_c') of the pairs c < c' of columns. (..., P, C) -> (..., C(C-1)/2)"""
     unit = unit_vectors(vectors)

@@ -76,7 +76,7 @@ class AnyTarget(AnySizes, Squared):
         return Optimum.of(self.Y, self.lambda_w, self.lambda_h, self.P, free_bias=self.bias_penalty == 0)
 
     def check_domain(self) -> None:
-        """P does not cut through equal singular values, and something is kept."""
+        """P does not cut through equal singular values."""
         best = self.optimum
         if not best.margin > 1e-6:
             raise ValueError(

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from manifolds.layout import ClassLayout
+from manifolds.layout import ClassLayout, whole_number
 from manifolds.representation import short_repr
 from manifolds.rng import RNG, seed_from
 from ufm.models import simplex
@@ -64,6 +64,7 @@ class Model(ABC):
 
     def __post_init__(self) -> None:
         for name, least in (("C", 2), ("N", 1), ("P", 1)):
+            object.__setattr__(self, name, whole_number(getattr(self, name), name))
             if getattr(self, name) < least:
                 raise ValueError(f"{name} = {getattr(self, name)}: needs at least {name} = {least}")
         if self.optimizer and self.optimizer not in self.solvers:

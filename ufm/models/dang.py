@@ -70,7 +70,8 @@ class DeepLinear(DeepHead, Framed, AnySizes, Squared):
     def cost(self) -> np.ndarray:
         """b / n_k: the price of x for class k. (C,)"""
         M, n = self.layers, self.layout.n
-        return M * n * (n * self.lambda_w**M * self.lambda_h) ** (1 / M) / np.asarray(self.layout.sizes)
+        logs = np.log(n) + M * np.log(self.lambda_w) + np.log(self.lambda_h)  # lw^M underflows
+        return M * n * np.exp(logs / M) / np.asarray(self.layout.sizes)
 
     @property
     def roots(self) -> np.ndarray:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from manifolds.layout import whole_number
 from ufm.models.base import Model
 from ufm.models.objective.peeled import Point
 
@@ -22,6 +23,7 @@ class DeepHead(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "layers", whole_number(self.layers, "layers"))
         if self.layers < 1:
             raise ValueError(f"layers = {self.layers}: needs at least one linear layer")
 

@@ -112,7 +112,8 @@ class DeepCrossEntropy(DeepHead, Minimised):
     @property
     def price(self) -> float:
         """(L/2) (N lw^M lh)^{1/L}."""
-        return (self.N * self.lambda_w**self.layers * self.lambda_h) ** (self.power / 2) / self.power
+        logs = np.log(self.N) + self.layers * np.log(self.lambda_w) + np.log(self.lambda_h)  # lw^M underflows
+        return float(np.exp(self.power / 2 * logs)) / self.power
 
     @cached_property
     def candidates(self) -> list[tuple[float, float, Structure]]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from manifolds.layout import ClassLayout
+from manifolds.layout import ClassLayout, whole_number
 from ufm.models.base import Model
 
 
@@ -15,6 +15,7 @@ class TwoGroups(Model):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        object.__setattr__(self, "majority", whole_number(self.majority, "majority"))
         if not 0 <= self.majority < self.C:
             raise ValueError(f"majority = {self.majority}: must be at least 0 and below C = {self.C}")
         if not 1 <= self.imbalance < float("inf"):
@@ -42,7 +43,8 @@ class AnySizes(TwoGroups):
     sizes: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "sizes", tuple(self.sizes))
+        sizes = tuple(whole_number(size, f"the size of class {c}") for c, size in enumerate(self.sizes))
+        object.__setattr__(self, "sizes", sizes)
         if self.sizes:
             if len(self.sizes) != self.C:
                 raise ValueError(f"sizes = {self.sizes}: {len(self.sizes)} sizes for C = {self.C} classes; give one a class")

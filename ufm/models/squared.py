@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.layout import whole_number
 from manifolds.representation import short_repr
-from ufm.arrays import as_numpy
+from ufm.arrays import as_numpy, check_matrix
 from ufm.models.base import need_positive
 from ufm.models.minimised import Minimised
 from ufm.models.objective.losses import SquaredError, column_weights, one_hot
@@ -36,7 +37,7 @@ class Squared(Minimised):
     @property
     def shrinkage(self) -> np.ndarray:
         """n sqrt(lw lh / n_k), what every class loses of its singular value; at balance c = C sqrt(N lw lh). (C,)"""
-        return self.layout.n * np.sqrt(self.lambda_w * self.lambda_h / np.asarray(self.layout.sizes))
+        return self.layout.n * (np.sqrt(self.lambda_w) * np.sqrt(self.lambda_h) / np.sqrt(self.layout.sizes))  # lw lh underflows
 
     def objective(self, device: str = "cpu") -> Peeled:
         """The penalised squared error."""
@@ -71,15 +72,23 @@ class Optimum:
 
     @classmethod
     def of(cls, Y: np.ndarray, lambda_w: float, lambda_h: float, P: int, free_bias: bool) -> "Optimum":
-        """The minimum for targets Y (q, n)."""
+        """The minimum for targets Y (q, n). Raises ValueError for NaN, other shapes, decays that are not positive, and P < 1."""
+        need_positive(lambda_w=lambda_w, lambda_h=lambda_h)
+        if whole_number(P, "P") < 1:
+            raise ValueError(f"P = {P}: needs at least one feature")
+        given = as_numpy(Y)
+        Y = given.astype(np.float64) if given.dtype.kind in "iub" else given  # labels and counts are targets too
+        if Y.ndim != 2:
+            raise ValueError(f"Y has shape {Y.shape}: targets (q, n) are needed")
+        check_matrix(Y, "the targets")
         n = Y.shape[1]
         bias = Y.mean(1) if free_bias else np.zeros(len(Y))
         U, s, Vt = np.linalg.svd(Y - bias[:, None], full_matrices=False)
-        tau = n * float(np.sqrt(lambda_w * lambda_h))
+        tau = n * float(np.sqrt(lambda_w) * np.sqrt(lambda_h))  # lw lh underflows
         kept = np.maximum(s - tau, 0)
         margin = float(s[P - 1] - s[P]) if len(s) > P and kept[P] > 0 else np.inf
         kept[P:] = 0
-        terms = np.where(kept > 0, tau * s - tau * tau / 2, s * s / 2)
+        terms = np.where(kept > 0, tau, s) * (s + kept) / 2
         return cls(float(terms.sum()) / n, kept, U, Vt.T, float(np.sqrt(lambda_h / lambda_w)), bias, margin)
 
     @property

@@ -59,9 +59,10 @@ class Seli(AnySizes):
         return float(sum((t * t).sum() for t in point) / 2)
 
     def start(self, seed: int, device: str = "cpu") -> Point:
-        """Random, one feature a class."""
+        """Random, one feature a class, on the side of its row: from the other one, the constraints may lead to zero."""
         W, H = super().start(seed, device)
-        return W, self.layout.spread(self.layout.means(H))
+        M = self.layout.means(H)
+        return W, self.layout.spread(M * torch.sign(((W - W.mean(0)) * M.mT).sum(1)))
 
     def solve(self, seed: int, device: str = "cpu") -> Solved:
         """Sequential quadratic programming in W and one feature a class, weighted by the sizes, from a random start."""

@@ -16,7 +16,8 @@ from ufm.models.base import Facts, need_etf, need_not_negative
 from ufm.models.objective.losses import CrossEntropy, Focal, Loss, SmoothedCrossEntropy
 from ufm.models.zhu import Zhu
 
-GAPS = np.linspace(-60.0, 60.0, 24001)  # where the lowest gap of the focal loss is looked for before it is refined
+FARTHEST_GAP = 60.0  # logit gaps up to which the focal loss is looked at, and beyond while a larger one may be the lowest
+GAP_STEP = 0.005  # between two gaps that are looked at; the lowest is then refined
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,17 +110,25 @@ class FocalLoss(Zhu):
         return -u * (u**self.gamma + self.gamma * u ** (self.gamma - 1) / self.C * L)
 
     @property
+    def gaps(self) -> np.ndarray:
+        """Logit gaps, the lowest among them: -phi' is at most (C-1)(1+gamma) exp(-g), so that no larger one is a minimum."""
+        last = max(FARTHEST_GAP, float(np.log(self.C - 1) + np.log1p(self.gamma) - np.log(self.price)) + 1)
+        return GAP_STEP * np.arange(-round(FARTHEST_GAP / GAP_STEP), round(last / GAP_STEP) + 1)
+
+    @property
     def gap(self) -> float:
         """argmin phi(g) + tau g over all g where it is positive, 0 where W = H = 0 is the minimum."""
         from scipy.optimize import minimize_scalar
 
-        values = self.phi(GAPS) + self.price * GAPS
-        k = int(values.argmin())
-        if GAPS[k] <= 0:
+        if not self.price < 1:
+            return 0.0  # phi(g) + tau g is then unbounded below as g falls, and bounds nothing
+        gaps = self.gaps
+        k = int((self.phi(gaps) + self.price * gaps).argmin())
+        if gaps[k] <= 0:
             return 0.0
-        around = (GAPS[k] - 0.01, GAPS[k] + 0.01)
+        around = (gaps[k] - 2 * GAP_STEP, gaps[k] + 2 * GAP_STEP)
         g = float(minimize_scalar(self._cost, bounds=around, method="bounded").x)
-        return self._newton(g)
+        return float(self._newton(g))
 
     def _cost(self, g: float) -> float:
         return self.loss_at(g) + self.price * g
@@ -138,8 +147,9 @@ class FocalLoss(Zhu):
     def check_domain(self) -> None:
         """P >= C - 1, and the bound is attained."""
         need_etf(self.C, self.P)
-        support = self.phi(GAPS) - self.phi(np.zeros(1)) - self.slope_at_zero * GAPS
-        if self.gap == 0 and not (self.price >= -self.slope_at_zero and support.min() > -1e-12):
+        gaps, zero = self.gaps, self.loss_at(0.0)
+        support = self.phi(gaps) - zero - self.slope_at_zero * gaps
+        if self.gap == 0 and not (self.price >= -self.slope_at_zero and support.min() > -1e-12 * zero):
             raise ValueError(
                 f"gamma = {self.gamma} with C sqrt(N lw lh) = {self.threshold:.3g}: neither a positive gap nor zero attains "
                 "the bound; use weaker penalties, or a smaller gamma"

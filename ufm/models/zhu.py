@@ -52,7 +52,7 @@ class Zhu(Minimised):
     @property
     def threshold(self) -> float:
         """c = C sqrt(N lw lh): collapse to zero from 1 on."""
-        return self.C * float(np.sqrt(self.N * self.lambda_w * self.lambda_h))
+        return self.C * float(np.sqrt(self.N) * np.sqrt(self.lambda_w) * np.sqrt(self.lambda_h))  # lw lh underflows
 
     def check_domain(self) -> None:
         """P >= C - 1."""

@@ -115,15 +115,7 @@ def add_losses(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classif
 def add_classifier_scalars(scalars: ScalarCollector, stats: ClassStatistics[Tensor], classifier: Classifier) -> None:
     """What needs the classifier and no lambda: NC2 of its rows, NC3."""
     add_angles(scalars, "_w", classifier.W.mT)
-    scalars.add("nc3", lambda: _self_duality(stats, classifier.W))
-
-
-def _self_duality(stats: ClassStatistics[Tensor], W: Tensor) -> float:
-    if not bool(W.any()):
-        raise ValueError("W = 0 has no direction")
-    if not bool(stats.centred_means.any()):
-        raise ValueError("all class means are equal: centred, they have no direction")
-    return measures.phd_nc3(stats, W)
+    scalars.add("nc3", lambda: measures.phd_nc3(stats, classifier.W))
 
 
 def add_angles(scalars: ScalarCollector, suffix: str, vectors: Tensor) -> None:

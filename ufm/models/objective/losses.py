@@ -125,7 +125,8 @@ class Focal:
         xp, g = namespace(L), self.gamma
         u, p = -xp.expm1(-L), xp.exp(-L)
         first = u**g + g * u ** (g - 1) * p * L
-        return u**g * L, first, g * u ** (g - 1) * p * (2 - L) + g * (g - 1) * u ** (g - 2) * p * p * L
+        ratio = L / xp.clip(u, min=float(xp.finfo(L.dtype).tiny))  # near 1 where both are tiny; u^(gamma-2) overflows there
+        return u**g * L, first, g * u ** (g - 1) * p * (2 - L + (g - 1) * p * ratio)
 
     def value_and_gradient(self, Z: ArrayT) -> tuple[ArrayT, ArrayT]:
         """The loss and its gradient, f'(L_i) times that of cross-entropy. (C, n) -> scalar, (C, n)"""

@@ -107,6 +107,8 @@ def _unexplained(x: np.ndarray, gradient: np.ndarray, constraints: Sequence[_Con
     """What no multipliers (not negative for inequalities, which must be active) explain of the gradient, relative to it."""
     from scipy.optimize import nnls
 
+    if not gradient.any():
+        return 0.0
     normals: list[np.ndarray] = []
     for c in constraints:
         slopes = c["jac"](x)
