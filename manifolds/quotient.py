@@ -107,5 +107,5 @@ class QuotientMetric(Metric):
     def shoot(self, X: Array, Y: Array) -> Shooting:
         """Raises NotImplementedError."""
         raise NotImplementedError(
-            "log and dist between orbits are not implemented; dist on the manifold itself, before the quotient, bounds theirs from above"
+            "log and dist between orbits are not implemented; dist before the quotient, on the manifold, is an upper bound"
         )
