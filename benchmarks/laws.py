@@ -22,7 +22,7 @@ from ufm.tensor.renormalized_flow import ls_gradient
 
 SIZES, P = tuple(range(455, 555, 10)), 512  # ten classes of 455 to 545 examples, 5000 in all
 MANY, FEW_FEATURES = 1000, 512
-RATIOS = 1e-6, 0.1, 0.5, 4.0, 1e4  # of kernels
+RATIOS = 1e-6, 0.05, 0.5, 4.0, 100.0, 1e4  # of kernels
 RUN = 100  # steps measured in a row, as a run takes them
 
 
@@ -79,16 +79,18 @@ def many_classes() -> Iterator[Row]:
 
 def kernel_ratio_law() -> Iterator[Row]:
     """The closed laws of a class-block kernel against scipy's Wright omega function, which inverts r = 1 alone."""
-    C, N, omega0 = 10, 500, np.linspace(0.97, 1.21, 9)
+    C, N, omega0, starts = 10, 500, np.linspace(0.97, 1.21, 9), np.geomspace(0.1, 10, 100_000)
     agree(RenormalizedKernelRatio(1.0).omega(_times(RENORMALIZED, omega0, C, N), omega0, C, N), _by_scipy(omega0, C, N)(), 1e-13)
     for name, kind in (("renormalized", RenormalizedKernelRatio), ("unnormalized", UnnormalizedKernelRatio)):
         for r in RATIOS:
             law = kind(r)
             times = _times(law, omega0, C, N)
             timing = paired(partial(law.omega, times, omega0, C, N), _by_scipy(omega0, C, N), 51, repeats=2)
-            yield ratio(
-                f"closed {name} law of kernel ratio {r:g}, 1000 points x 9 values", "scipy.special.wrightomega", timing, 0.6
-            )
+            what = f"closed {name} law of kernel ratio {r:g}"
+            yield ratio(f"{what}, 1000 points x 9 values", "scipy.special.wrightomega", timing, 0.6)
+            end = np.array([float(law.time(np.array(3.0), np.array(1.0), C, N))])
+            timing = paired(partial(law.omega, end, starts, C, N), partial(omega_by_scipy, end, starts, C, N), 25)
+            yield ratio(f"{what}, {len(starts):,} starts at one time", "scipy.special.wrightomega", timing, 0.6)
 
 
 def _times(law: Law, omega0: np.ndarray, C: int, N: int) -> np.ndarray:

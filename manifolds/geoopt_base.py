@@ -74,7 +74,11 @@ class MetricManifold(_Manifold):
     def _check_vector_on_tangent(self, x: torch.Tensor, u: torch.Tensor, *, atol: float = 1e-5, rtol: float = 1e-5) -> Check:
         residual = float(self.metric.tangency_residual(x.detach(), u.detach()).max()) if x.numel() else 0.0
         allowed = _storage_rounding(x, atol + rtol) * max(1.0, float(u.detach().abs().max()))
-        return (True, None) if residual <= allowed else (False, f"{self._tangency} = {residual:.3e} > {allowed:.1e}")
+        return (
+            (True, None)
+            if residual <= allowed
+            else (False, f"{self._tangency} = {residual:.3e} > {allowed:.1e}; project it first: manifold.proju(x, u)")
+        )
 
     def inner(self, x: torch.Tensor, u: torch.Tensor, v: torch.Tensor | None = None, *, keepdim: bool = False) -> torch.Tensor:
         """g_x(u, v). (...) or (..., 1, 1)"""

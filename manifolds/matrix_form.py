@@ -1,11 +1,12 @@
 """The form of a matrix: any G (n, k) of B = G G^T, or B itself, through its singular vectors."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import ArrayT, array_like, as_numpy
+from manifolds.linalg import Array, ArrayT, array_like, as_numpy, namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,8 +129,15 @@ class MatrixForm:
             return self._numbers
         key = (X.dtype, None if isinstance(X, np.ndarray) else str(X.device))
         if key not in self._cast:
-            self._cast[key] = tuple(array_like(part, X) for part in self._numbers)
+            with _outside_inference(X):
+                self._cast[key] = tuple(array_like(part, X) for part in self._numbers)
         return self._cast[key]
+
+
+def _outside_inference(X: Array) -> Any:
+    """For what is kept longer than torch's inference mode, whose tensors no derivative may use later."""
+    xp = namespace(X)
+    return nullcontext() if xp is np else xp.inference_mode(False)
 
 
 def _checked_tolerance(tolerance: float | None, default: float) -> float:

@@ -106,4 +106,6 @@ class QuotientMetric(Metric):
 
     def shoot(self, X: Array, Y: Array) -> Shooting:
         """Raises NotImplementedError."""
-        raise NotImplementedError("the logarithm between orbits is not implemented: it turns Y to the nearest Q Y first")
+        raise NotImplementedError(
+            "log and dist between orbits are not implemented; dist before the quotient, on the manifold, is an upper bound"
+        )

@@ -29,7 +29,7 @@ def bundle_rotation_rate(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
     xp = namespace(X)
     (D, M), (D_Z, M_Z) = layout.parts(X), layout.parts(Z)
     W = D_Z @ D.mT
-    if records(X):
+    if records(M):
         A = layout.n * identity_like(W, W.shape[-1]) + gram(M)
         return skew(xp.linalg.solve(A, (W + M_Z @ M.mT).mT).mT)
     E, s, Ft = xp.linalg.svd(M, full_matrices=False)

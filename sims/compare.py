@@ -11,7 +11,7 @@ from sims.comparison.wording import choices_reminder, epochs_compared, label, of
 from sims.page import check_jinja2
 from ufm.compare.exponent import EXPONENTS
 from ufm.compare.models import MODELS
-from ufm.compare.outcome import Support
+from ufm.compare.outcome import NOT_COMPARED, Support
 from ufm.compare.verdict import LawRule
 from ufm.compare.window import FRACTION
 from ufm.files.store import check_folder_writable
@@ -67,7 +67,9 @@ def summary_lines(groups: list[Group], choice: Choice) -> str:
     lines: list[str] = []
     for group in groups:
         selection, v = group.selection, group.verdict
-        lines += [f"{group.name}: {label(selection)}", f"  {selection.reason}"]
+        lines.append(f"{group.name}: {label(selection)}")
+        if selection.outcome != NOT_COMPARED:  # whose reasons are those of its runs
+            lines.append(f"  {selection.reason}")
         for run, comparison in zip(group.runs, group.comparisons, strict=True):
             lines.append(f"  {run.name}: {epochs_compared(comparison.window, choice)}")
         for name, support in selection.support.items():
@@ -142,7 +144,9 @@ def compare_runs(args: argparse.Namespace) -> None:
         show(summary_lines(groups, choice))
     if reminder:
         show(f"note: {reminder} (--choices)")
-    show(f"verdict: {name or outcome} ({reason}); see {printable(str(out / 'report.html'))}")
+    said = not args.quiet and outcome == NOT_COMPARED and len(groups) == 1
+    why = "" if said else f" ({reason})"
+    show(f"verdict: {name or outcome}{why}; see {printable(str(out / 'report.html'))}")
 
 
 def _check_ranges(args: argparse.Namespace) -> None:

@@ -115,7 +115,7 @@ def parser() -> Parser:
     p.add_argument(
         "files", nargs="+", metavar="FILE", help=".npz of features, labels and, if known, W, b, epoch, lambda; or one RUN"
     )
-    p.add_shared("lambda", "the file's; the loss is undefined where it has none, and a stand-in for W is that at 0")
+    p.add_shared("lambda", "the file's or the run's; the loss is undefined where it has none, and a stand-in for W is that at 0")
     p.add_argument("--out", metavar="FILE.npz", help="write all quantities, one entry a file (default: none)")
     p.add_argument("--report", metavar="FILE.html", help="write a self-contained page on the network (default: none)")
     return p
@@ -172,7 +172,11 @@ def measure(args: argparse.Namespace) -> None:
 def _not_of_the_network(arrays: dict[str, np.ndarray], lam: float) -> dict[str, str]:
     """What a file does not have of its network, W or the lambda of the loss, and what is measured in its place."""
     stand_in = {} if "W" in arrays else {"W": STAND_IN_NOTE.format(0.0 if np.isnan(lam) else lam)}
-    return stand_in | ({"loss": NO_LAMBDA.replace("lam=", "--lambda")} if np.isnan(lam) else {})
+    return stand_in | ({"loss": _as_option(NO_LAMBDA)} if np.isnan(lam) else {})
+
+
+def _as_option(reason: str) -> str:
+    return reason.replace("give lam=", "give --lambda")
 
 
 def _print_written(args: argparse.Namespace) -> None:
@@ -204,10 +208,12 @@ def _warn(file: str, measurement: Measurement) -> None:
 def show_run(path: Path, args: argparse.Namespace) -> None:
     """The table of what a run has measured, and its page."""
     from sims.training.log_figures import load_logged
+    from sims.training.network_report import known_facts, lambda_notes
 
-    run = load_logged(path)
+    run = load_logged(path, args.lam)
+    notes = {what: _as_option(why) for what, why in lambda_notes(run, args.lam).items()}
     if args.report is not None:
-        write_network_report(Path(args.report), run.name, run.columns, run.facts)
+        write_network_report(Path(args.report), run.name, run.columns, known_facts(run) | notes)
     if args.out is not None:
         Record(run.columns).save(Path(args.out))
     if args.json:
@@ -215,6 +221,8 @@ def show_run(path: Path, args: argparse.Namespace) -> None:
             print_json({"run": run.name, "epoch": int(epoch), **_epoch_row(run.columns, k)})
     elif not args.quiet:
         show(table(Record(run.columns), SHOWN))
+        for what, why in notes.items():
+            show(f"{what}: {why}")
         _print_written(args)
 
 

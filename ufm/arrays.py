@@ -6,7 +6,7 @@ The letters are those of docs/notation.md: C classes, n examples, P features, K 
 """
 
 import sys
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import numpy as np
 
@@ -14,6 +14,9 @@ from manifolds.array import Array as Array
 from manifolds.array import ArrayT as ArrayT
 from manifolds.linalg import as_numpy as as_numpy
 from manifolds.linalg import namespace
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Rows = Annotated[ArrayT, "n P"]  # features as a network gives them, one row an example
 Labels = Annotated[ArrayT, "n"]
@@ -30,7 +33,13 @@ Scalars = Annotated[ArrayT, "..."]
 
 
 NUMBERED = "np.unique(labels, return_inverse=True)[1] numbers classes that have names"  # the way out where labels are text
+WITHOUT_FLOAT64 = ("mps",)  # types of devices, Apple's, on which torch raises TypeError for a tensor of float64
 LARGEST = 1e140  # of a feature, and 1 / LARGEST of the largest: products of powers of others overflow or vanish in float64
+
+
+def on_device_with_float64(x: "Tensor") -> "Tensor":
+    """x as it is; from a device without float64 (`WITHOUT_FLOAT64`), its copy on the CPU."""
+    return x.to("cpu") if x.device.type in WITHOUT_FLOAT64 else x
 
 
 def check_real(x: Array, what: str) -> None:

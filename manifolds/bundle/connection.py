@@ -20,6 +20,7 @@ from typing import Any, Literal
 import numpy as np
 
 from manifolds.centering import Centering
+from manifolds.embedded.curvature import embedded_hessian
 from manifolds.layout import ClassLayout
 from manifolds.linalg import ArrayT, gram, identity_like, inner, namespace, symmetrize
 from manifolds.matrix_functions import lyapunov
@@ -173,13 +174,16 @@ def mean_part(M: ArrayT, sums: ArrayT, layout: ClassLayout) -> ArrayT:
 def bundle_hessian(X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT, layout: ClassLayout) -> ArrayT:
     """Riemannian Hessian along U from the ambient gradient G and the ambient Hessian along U, H. (..., P, n)
 
-    Pi Pi*(H - sym(G X^T) U C_M + S_r U) - sym(A S_U S_r) X_M / n, r = Pi Pi* G; self-adjoint in g.
+    Pi Pi*(H - sym(G X^T) U C_M + S_r U) - sym(A S_U S_r) X_M / n, r = Pi Pi* G; self-adjoint in g. As S_r = sym(M (G Y^T)^T) / n,
+    what large class means would cancel is left out: it is the embedded Hessian but for the class means
+
+        S_r M_U + sym(M (H Y^T)^T + M (N Y Y^T)^T S_r - n S_U S_r) M / n,    N = M_U - S_U M
     """
-    n, r = layout.n, bundle_gradient(X, G, layout)
-    S_U, S_r = fibre_scale(X, U, layout), fibre_scale(X, r, layout)
-    curved = H - symmetrize(G @ X.mT) @ layout.deviations(U) / n + S_r @ U
-    turned = symmetrize(_fibre_operator(X, S_U, layout) @ S_r) @ layout.means(X) / n
-    return bundle_gradient(X, curved, layout) - layout.spread(turned)
+    n, M, M_U = layout.n, layout.means(X), layout.means(U)
+    S_r, S_U = symmetrize(M @ layout.sums(G).mT, n), fibre_scale(X, U, layout)
+    across = layout.total(M_U - S_U @ M)
+    K = symmetrize(M @ (layout.sums(H).mT + across.mT @ S_r) - n * (S_U @ S_r), n)
+    return embedded_hessian(X, G, H, U, layout) + layout.spread(S_r @ M_U + K @ M)
 
 
 @at_least_float32

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.checks.slopes import Bound, CheckResult, measure_slope
-from manifolds.checks.support import require_support
+from manifolds.checks.support import require_support, require_view
 from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 from manifolds.linalg import array_like
 from manifolds.quotient import QuotientMetric
@@ -24,8 +24,9 @@ RetractionMap = Callable[[ManifoldPoint, Vector], ManifoldPoint]
 def check_gradient(view: ManifoldView, cost: Cost, gradient: Gradient, move: RetractionMap | None = None) -> list[CheckResult]:
     """f(R(x, t u)) - f(x) - t g(grad f, u) falls with slope 2 along any retraction; the gradient is tangent.
 
-    On a quotient by O(P) also whether the cost is one on it: f(Q x) = f(x).
+    On a quotient by O(P) also whether the cost is one on it: f(Q x) = f(x). Raises ValueError for a manifold without its view.
     """
+    require_view(view)
     move = move or view.retract
     x = view.random_point()
     require_support(view, x)
@@ -42,7 +43,11 @@ def check_gradient(view: ManifoldView, cost: Cost, gradient: Gradient, move: Ret
 def check_hessian(
     view: ManifoldView, cost: Cost, gradient: Gradient, hessian: Hessian, move: RetractionMap | None = None
 ) -> list[CheckResult]:
-    """f minus its quadratic model falls with slope 3 along exp (or a second-order `move`); the Hessian is linear, symmetric."""
+    """f minus its quadratic model falls with slope 3 along exp (or a second-order `move`); the Hessian is linear, symmetric.
+
+    Raises ValueError for a manifold without its view.
+    """
+    require_view(view)
     move = move or view.exp
     x = view.random_point()
     require_support(view, x)

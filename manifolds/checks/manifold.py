@@ -12,7 +12,7 @@ import numpy as np
 
 from manifolds.checks.residuals import ROUNDING, gap_norm, geodesic_velocity, map_rounding, relative_gap
 from manifolds.checks.slopes import Bound, CheckResult, Report, measure_slope
-from manifolds.checks.support import require_support
+from manifolds.checks.support import require_support, require_view
 from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
 
 GEODESIC_LENGTH = 0.5  # length of the geodesics that are drawn, within any sensible injectivity radius
@@ -191,8 +191,10 @@ def check_parallel_transport(view: ManifoldView) -> list[CheckResult]:
 def check_manifold(view: ManifoldView, retraction_order: int = 1, transport_order: int = 1) -> Report:
     """Every check above on one manifold; what it does not implement is listed as missing, never as passed.
 
-    Raises ValueError for what the laws are not those of: complex manifolds, quotients, tangent vectors in coordinates.
+    Raises ValueError for what the laws are not those of: complex manifolds, quotients, tangent vectors in coordinates;
+    and for a manifold without its view.
     """
+    require_view(view)
     require_support(view, view.random_point())
     checks: dict[str, Callable[[], list[CheckResult]]] = {
         "inner product": lambda: check_inner(view),

@@ -9,6 +9,12 @@ from manifolds.checks.views import ManifoldPoint, ManifoldView, entries
 QUOTIENTS = ("Elliptope", "PSDFixedRank", "PSDFixedRankComplex")  # pymanopt's; a quotient does not say of itself that it is one
 
 
+def require_view(view: ManifoldView) -> None:
+    """Raise ValueError for a manifold that is given without its view."""
+    if not isinstance(view, ManifoldView):
+        raise ValueError(f"{type(view).__name__} is no view: give PymanoptView(manifold) or GeooptView(manifold, shape)")
+
+
 def require_support(view: ManifoldView, x: ManifoldPoint) -> None:
     """Raise ValueError where the laws checked are not those of the manifold of x, with the reason."""
     for part, point in _factors(view.manifold, x):
@@ -18,10 +24,12 @@ def require_support(view: ManifoldView, x: ManifoldPoint) -> None:
 
 
 def _factors(manifold: Any, x: ManifoldPoint) -> list[tuple[Any, ManifoldPoint]]:
-    """A manifold with its point, or the factors of a pymanopt product with theirs."""
+    """A manifold with its point, or the factors of a product with theirs."""
     factors = getattr(manifold, "manifolds", None)
     if factors is None:
         return [(manifold, x)]
+    if hasattr(manifold, "take_submanifold_value"):  # geoopt packs the points of all factors into one tensor
+        x = [manifold.take_submanifold_value(x, i) for i in range(len(factors))]
     return [pair for factor, point in zip(factors, x, strict=True) for pair in _factors(factor, point)]
 
 

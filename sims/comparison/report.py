@@ -21,6 +21,7 @@ from sims.comparison.tables import (
     models_table,
     outcome_label,
     overview_table,
+    reason_unless_of_runs,
     runs_table,
     sentence,
 )
@@ -57,7 +58,7 @@ details{margin:.6rem 0}pre{font-size:12px;white-space:pre-wrap;overflow-wrap:any
 explain too little; <b>refuted</b>, every model is; <b>not compared</b>, too little could be used.</p>
 {{ table(overview) }}
 {% for group in groups %}<h2>{{ group.name }}</h2>
-<p class="verdict"><b>{{ group.label }}</b>: {{ group.reason }}</p>
+<p class="verdict"><b>{{ group.label }}</b>{% if group.reason %}: {{ group.reason }}{% endif %}</p>
 {% for part in group.parts %}{{ shown(part) }}
 {% endfor %}{{ details("Configuration", group.configuration) }}
 {% endfor %}<h2>Description: the exponent p</h2>
@@ -104,7 +105,7 @@ def _section(group: Group, values: dict[str, Any], choice: Choice) -> dict[str, 
     return {
         "name": group.name,
         "label": outcome_label(values),
-        "reason": sentence(values["reason"]),
+        "reason": reason_unless_of_runs(values),
         "parts": _parts(group, values, choice),
         "configuration": _json({run["name"]: run["config"] for run in values["runs"]}),
     }

@@ -4,6 +4,7 @@ from typing import Any
 
 from sims.comparison.wording import outcome_in_words
 from ufm.compare.comparison import SCHEME
+from ufm.compare.outcome import NOT_COMPARED
 from ufm.compare.verdict import LawRule
 
 Part = dict[str, Any]  # a table, a heading or a figure of the page; an empty one is left out
@@ -14,8 +15,13 @@ def overview_table(report: dict[str, Any]) -> Part:
     rows = []
     for group in report["groups"]:
         compared = "; ".join(dict.fromkeys(run["epochs_compared"] for run in group["runs"]))
-        rows.append([group["name"], outcome_label(group), compared, sentence(group["reason"])])
+        rows.append([group["name"], outcome_label(group), compared, reason_unless_of_runs(group) or "–"])
     return html_table(["runs", "verdict", "compared", "why"], rows)
+
+
+def reason_unless_of_runs(group: dict[str, Any]) -> str:
+    """Why a group has its outcome, as a sentence; "" where nothing is compared, whose reasons are those of its runs."""
+    return "" if group["outcome"] == NOT_COMPARED else sentence(group["reason"])
 
 
 def description_table(report: dict[str, Any]) -> Part:

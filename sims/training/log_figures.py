@@ -49,12 +49,15 @@ class LoggedRun:
     facts: dict[str, Any]
 
 
-def load_logged(path: Path) -> LoggedRun:
-    """The run of a folder of `RunLog` or `sims.train`, of a trajectory.npz, or of a CSV. Raises ValueError for anything else."""
+def load_logged(path: Path, lam: float | None = None) -> LoggedRun:
+    """The run of a folder of `RunLog` or `sims.train`, of a trajectory.npz, or of a CSV. Raises ValueError for anything else.
+
+    lam: lambda of the loss, for a log of `RunLog` that was not told one; any other run keeps its own.
+    """
     if path.suffix == ".csv":
         return LoggedRun(path.stem, read_csv(path), {})
     if path.is_dir() and (path / RUN).exists():
-        facts, record = load_log(path)
+        facts, record = load_log(path, lam)
         return LoggedRun(path.name, record.arrays, facts)
     if path.is_dir():
         from sims.training.folder import load_run
@@ -76,8 +79,8 @@ def load_all_logged(paths: Sequence[Path]) -> list[LoggedRun]:
 
 
 def measures_of(runs: Sequence[LoggedRun]) -> list[str]:
-    """The measures that some run has, those of the paper first."""
-    known = [name for name in TITLES if any(name in run.columns for run in runs)]
+    """The measures that some run has a number of, those of the paper first: a loss without lambda has none."""
+    known = [name for name in TITLES if any(np.isfinite(run.columns.get(name, np.nan)).any() for run in runs)]
     return [*known, *(["omega"] if any("omega" in run.columns for run in runs) else [])]
 
 

@@ -1,6 +1,7 @@
 """A page on one network: its measures, what is undefined and why, its figures, embedded."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.page import base64_of, html_page
 from sims.training.log_figures import LoggedRun, layers_overview, overview
-from ufm.monitor.measurement import Measurement
+from ufm.monitor.measurement import MOST_FEATURES, NO_LAMBDA, Measurement
 
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
 <meta name="viewport" content="width=device-width"><style>
@@ -80,6 +81,25 @@ def page(title: str, record: LoggedRun, last: Measurement | None = None) -> str:
         rows=_rows(record.columns, {} if last is None else last.reasons),
         figures=[(caption, base64_of(figure, dpi=120)) for caption, figure in figures],
     )
+
+
+def known_facts(run: LoggedRun) -> dict[str, Any]:
+    """What is known of the training of a run, with the lambda of its loss, which a log need not have been told."""
+    lam = float(run.columns.get("lambda", np.nan))
+    facts = {name: value for name, value in run.facts.items() if value is not None}
+    return facts | ({"lambda": lam} if np.isfinite(lam) else {})
+
+
+def lambda_notes(run: LoggedRun, given: float | None) -> dict[str, str]:
+    """Why the loss of a run is undefined, and what became of a lambda that was given for it."""
+    stored = float(run.columns.get("lambda", np.nan))
+    if given is not None and given != stored:
+        return {"lambda": f"the run was measured at {stored:g}, which is kept: the {given:g} given does not apply to it"}
+    if "loss" not in run.columns or np.isfinite(run.columns["loss"]).any():
+        return {}
+    none = f"the folder has no class statistics with a classifier (they are kept up to P = {MOST_FEATURES})"
+    of = NO_LAMBDA if given is None else f"{none}, from which it is split at lambda = {given:g}"
+    return {"loss": of}
 
 
 def _rows(columns: Mapping[str, np.ndarray], reasons: Mapping[str, str]) -> Iterator[tuple[str, str, str]]:

@@ -241,3 +241,51 @@ def test_a_direction_that_is_rounding_only_is_refused(dtype: type, convert) -> N
     D[-1] *= 50
     if dtype == np.float64:
         assert residual(normalized_features.renormalize(convert(D), layout), layout) < 50 * np.finfo(dtype).eps * size**0.5
+
+
+@pytest.mark.parametrize("means", [1.0, 1e3, 1e5])
+def test_the_bundle_hessian_is_right_however_large_the_means(means: float) -> None:
+    """In the metric's own norm, against the formula with Pi Pi*, S_r and A written out in 60 digits."""
+    X, rng = far_point(means), np.random.default_rng(10)
+    metric = BundleMetric(LAYOUT)
+    G, H = rng.standard_normal((2, *X.shape))
+    U = metric.project(X, rng.standard_normal(X.shape))
+    ours = metric.hessian(X, G, H, U)
+    with mpmath.workdps(60):
+        x, g, h, u, value = (mpmath.matrix(a.tolist()) for a in (X, G, H, U, ours))
+        n, labels = LAYOUT.n, mpmath.matrix(LAYOUT.spread(np.eye(LAYOUT.C)).tolist())
+        centering = (mpmath.eye(n) - labels.T * mpmath.diag([mpmath.mpf(1) / size for size in LAYOUT.sizes]) * labels) / n
+
+        def sym(a):
+            return (a + a.T) / 2
+
+        values, E = mpmath.eigsy(sym(x * centering * x.T))  # what is stored is on the manifold to rounding only
+        D = n * x * centering
+        x = E * mpmath.diag([1 / mpmath.sqrt(v) for v in values]) * E.T * D + (x - D)
+        u = u - sym(x * centering * u.T) * x
+        A = x * x.T
+        values, E = mpmath.eigsy(sym(A))
+
+        def scale(z):
+            T = E.T * (z * x.T + x * z.T) * E
+            return E * mpmath.matrix([[T[i, j] / (values[i] + values[j]) for j in range(P)] for i in range(P)]) * E.T
+
+        def gradient(w):
+            w = w - sym(w * x.T) * x * centering
+            return w - sym(x * centering * w.T) * x
+
+        S_U, S_r = scale(u), scale(gradient(g))
+        curved = h - sym(g * x.T) * u * centering + S_r * u
+        expected = gradient(curved) - sym(A * S_U * S_r) * (x - n * x * centering) / n
+        gap, size = (float(mpmath.norm(z - scale(z) * x)) for z in (value - expected, expected))
+    assert gap < 1e-15 * means * 30 * size
+
+
+def test_the_orbit_of_a_parameter_is_seen_to_rounding_where_nothing_is_recorded() -> None:
+    means = 1e5
+    X, metric = far_point(means), BundleMetric(LAYOUT)
+    U = metric.project(X, np.random.default_rng(11).standard_normal(X.shape))
+    expected = metric.rotation_rate(X, U)
+    with torch.no_grad():
+        ours = metric.rotation_rate(torch.from_numpy(X).requires_grad_(True), torch.from_numpy(U)).numpy()
+    np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-15 * means * float(np.abs(expected).max()))

@@ -23,7 +23,7 @@ from manifolds.layout import ClassLayout
 from manifolds.matrix_form import MatrixForm
 from manifolds.metrics import EmbeddedMetric
 from tests.manifolds.points import cost, seeds
-from tests.typed import parameter_on
+from tests.typed import gradient_of, parameter_on
 
 RNG = np.random.default_rng(0)
 WEIGHTS = WeightedCentering(tuple(RNG.uniform(0.3, 2.0, 9)))
@@ -285,3 +285,14 @@ def test_public_names() -> None:
     assert manifolds.GeneralizedStiefelMetric is GeneralizedStiefelMetric
     assert manifolds.MatrixForm is MatrixForm
     assert manifolds.WeightedCentering is WeightedCentering
+
+
+def test_a_form_first_used_in_inference_mode_serves_derivatives_later() -> None:
+    form = MatrixForm.of_factor(np.random.default_rng(0).standard_normal((9, 5)))
+    metric = GeneralizedStiefelMetric(form)
+    X = torch.as_tensor(metric.random_point(3, np.random.default_rng(1)), dtype=torch.float32)
+    with torch.inference_mode():
+        metric.constraint_residual(X)
+    leaf = X.clone().requires_grad_(True)
+    metric.nearest_point(leaf).pow(3).sum().backward()
+    assert torch.isfinite(gradient_of(leaf)).all()

@@ -301,6 +301,8 @@ def test_off_manifold_and_misshapen_parameters_are_refused_with_the_number(manif
     with pytest.raises(ValueError, match=r"= 4\.2\d+e\+00 > .* project it first"):
         manifold.assert_check_point_on_manifold(far)
     assert not manifold.check_point_on_manifold(far)
+    with pytest.raises(ValueError, match=r"project it first: manifold\.proju\(x, u\)"):
+        manifold.assert_check_vector_on_tangent(x, x)
     with pytest.raises(ValueError, match="8 columns but the class sizes sum to 7"):
         parameter_on(manifold, torch.ones(2, 8))
     with pytest.raises(ValueError, match="the manifold is empty"):

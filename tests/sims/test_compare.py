@@ -151,7 +151,10 @@ def test_features_alone_need_the_entry_and_a_classifier_finds_it(tmp_path: Path,
     assert (content["verdict"], content["outcome"]) == (None, "not compared")
     assert "no classifier was measured or no lambda given" in content["reason"]
     assert set(content["groups"][0]["runs"][0]["proximity"]["loss_perp_over_loss_ls"]) == {None}
-    assert "no classifier" in capsys.readouterr().out
+    assert capsys.readouterr().out.count("no classifier was measured") == 1
+    assert (tmp_path / "a" / "report.html").read_text().count("no classifier was measured") == 3  # above, group, run
+    assert run_command(tmp_path / "bare", "--out", tmp_path / "a", "--quiet") == 0
+    assert "verdict: not compared (L_perp is not known, as no classifier was measured" in capsys.readouterr().out
     full_flow("renormalized", tmp_path / "whole", seed=4, times=5, classifier=0.01)
     assert run_command(tmp_path / "whole", "--out", tmp_path / "b") == 0
     content = report(tmp_path / "b")

@@ -52,6 +52,15 @@ def test_runs_of_any_kind_are_overlaid_one_panel_a_measure(tmp_path: Path) -> No
     assert (tmp_path / "f" / "measures.pdf").read_bytes() == b"%PDF"
 
 
+def test_a_measure_without_a_number_has_no_panel(tmp_path: Path) -> None:
+    table = CsvLog(tmp_path / "t.csv")
+    for epoch in (1, 2):
+        table(epoch, {"nc1": 0.5, "loss": float("nan"), "nc3": float("nan") if epoch == 1 else 0.2})
+    assert measures_of([load_logged(tmp_path / "t.csv")]) == ["nc3", "nc1"]
+    CsvLog(tmp_path / "u.csv")(1, {"nc1": 0.5, "loss": 1.0})
+    assert measures_of([load_logged(tmp_path / f"{name}.csv") for name in "tu"]) == ["loss", "nc3", "nc1"]
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_the_commands_say_what_they_wrote(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     run, out, page = str(log_of(tmp_path / "run")), tmp_path / "f", tmp_path / "r.html"

@@ -194,6 +194,35 @@ def test_a_stand_in_for_the_classifier_and_an_unknown_lambda_are_said(tmp_path: 
     assert "least squares" not in capsys.readouterr().out
 
 
+def test_an_unknown_lambda_of_a_logged_run_is_said_and_can_be_given(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """On the screen and in the report; given afterwards, the loss is split from the statistics; one that was logged is kept."""
+    data = arrays()
+    unknown = "loss: lambda is not known: give --lambda, C wd / 2 for MSELoss and weight decay wd; cross-entropy has none\n"
+    of = data["features"], data["labels"], data["W"], data["b"]
+    measured = {lam: measure_features(*of, lam) for lam in (float("nan"), 0.1)}
+    for name, (lam, measurement) in zip(("without", "with"), measured.items(), strict=True):
+        RunLog(tmp_path / name, lam=None if name == "without" else lam)(1, {}, measurement)
+    page = tmp_path / "page.html"
+    assert main([str(tmp_path / "without"), "--report", str(page)]) == 0
+    assert unknown in capsys.readouterr().out
+    assert "lambda is not known" in page.read_text()
+    assert "<td>None</td>" not in page.read_text()
+    assert main([str(tmp_path / "without"), "--lambda", "0.1", "--json"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    for part in ("loss", "loss_nc1", "loss_nc23", "loss_perp"):
+        assert line[part] == pytest.approx(measured[0.1].scalars[part], rel=1e-9)
+    assert main([str(tmp_path / "without"), "--lambda", "0.1", "--report", str(page)]) == 0
+    assert "lambda is not known" not in page.read_text()
+    assert "<td>lambda</td><td>0.1</td>" in page.read_text()
+    assert main([str(tmp_path / "with")]) == 0
+    assert not any(line.startswith(("loss:", "lambda:")) for line in capsys.readouterr().out.splitlines())
+    assert main([str(tmp_path / "with"), "--lambda", "0.2"]) == 0
+    assert "lambda: the run was measured at 0.1, which is kept: the 0.2 given does not apply to it" in capsys.readouterr().out
+    (tmp_path / "without" / "statistics-0001.npz").unlink()
+    assert main([str(tmp_path / "without"), "--lambda", "0.1"]) == 0
+    assert "loss: the folder has no class statistics with a classifier (they are kept up to P = 512)" in capsys.readouterr().out
+
+
 def test_files_have_every_measure_of_the_monitor(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     data = arrays()
     save_arrays(tmp_path / "w.npz", data)

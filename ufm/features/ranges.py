@@ -12,7 +12,7 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.representation import short_repr
 from manifolds.whitening import degenerate_deviation, principal_deviations
-from ufm.arrays import ArrayT, ClassMeans, Columns, Covariance, PerClass, Weights, as_numpy, check_scale
+from ufm.arrays import ArrayT, ClassMeans, Columns, Covariance, PerClass, Weights, as_numpy, check_scale, on_device_with_float64
 from ufm.features.loss_decomposition import Decomposition, decompose
 from ufm.features.snr import check_layout, deviations_and_means
 from ufm.features.statistics import ClassStatistics
@@ -81,8 +81,8 @@ class Classifier:
     @classmethod
     def of(cls, layer: Any) -> "Classifier":
         """The weights of a torch.nn.Linear."""
-        W = layer.weight.detach().double()
-        return cls(W, W.new_zeros(len(W)) if layer.bias is None else layer.bias.detach().double())
+        W = on_device_with_float64(layer.weight.detach()).double()
+        return cls(W, W.new_zeros(len(W)) if layer.bias is None else on_device_with_float64(layer.bias.detach()).double())
 
     def check(self) -> None:
         """Raise ValueError for NaN and infinite numbers, and where the largest is so large that its powers are.

@@ -17,10 +17,10 @@ from typing import ClassVar
 from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, detached, namespace
 from ufm.laws.domain import (
-    LARGEST_LOG,
     SMALLEST_OMEGA,
     SMALLEST_PHI,
     check_omega,
+    check_range,
     differences,
     for_every,
     from_start,
@@ -59,6 +59,14 @@ class Law(ABC):
     def _solve(self, s: ArrayT) -> ArrayT:
         """The u > 0 with Phi(u) = s, to a few units in the last place."""
 
+    def _phi_of_start(self, u: ArrayT) -> ArrayT:
+        """Phi(u), by the same function for few values and for many."""
+        return self.phi(u)
+
+    def _omega_of(self, s: ArrayT, C: int) -> ArrayT:
+        """The omega > 0 with Phi(omega^2 / C) = s."""
+        return namespace(s).sqrt(C * self._solve(s))
+
     def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
         """d omega / dt of any omega >= 0. Any shape, in the dtype of omega."""
         return narrow(self._rate(wide(omega), whole_number(C, "C"), whole_number(N, "N")), omega)
@@ -89,7 +97,7 @@ class Law(ABC):
         check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
         phi = self._phi_at(times, omega0, C, N)
-        omega = in_blocks(lambda s: xp.sqrt(C * self._solve(s)), phi)
+        omega = in_blocks(lambda s: self._omega_of(s, C), phi)
         return narrow(from_start(omega if bool(moving.all()) else xp.where(moving, omega, 0.0), times, omega0), given)
 
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
@@ -100,13 +108,13 @@ class Law(ABC):
 
     def _phi_at(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """Phi(u0) + 2 t / (C^2 N), that of u0 = 1 for one that starts at 0. (*t.shape, *omega0.shape)"""
-        xp, moving = namespace(omega0), omega0 > 0
-        start = self.phi(xp.where(moving, omega0 * (omega0 / C), 1.0))
+        xp, moving, u = namespace(omega0), omega0 > 0, omega0 * (omega0 / C)
+        every = bool(moving.all())
+        start = in_blocks(self._phi_of_start, u if every else xp.where(moving, u, 1.0))
         phi = t.reshape(t.shape + (1,) * start.ndim) * (2 / (C * C * N)) + start
-        if bool((t < 0).any()):
-            phi = xp.where(moving, phi, start)  # what stays at 0 leads nowhere
-            if not bool((phi > self._smallest_phi).all()):
-                raise ValueError(f"t = {float(t.min()):.6g} leads back to an omega below {SMALLEST_OMEGA:g}: choose a later time")
+        phi = phi if every else xp.where(moving, phi, start)  # what stays at 0 leads nowhere
+        if bool((t < 0).any()) and not bool((phi > self._smallest_phi).all()):
+            raise ValueError(f"t = {float(t.min()):.6g} leads back to an omega below {SMALLEST_OMEGA:g}: choose a later time")
         return phi
 
     @property
@@ -135,10 +143,7 @@ class _Renormalized(Law):
         return log_ratio + difference
 
     def _solve(self, s: ArrayT) -> ArrayT:
-        """The Wright omega function: two steps of the fourth-order iteration of Fritsch, Shafer & Crowley (1973).
-
-        The first one to six digits.
-        """
+        """The Wright omega function: two steps, the first to six digits, of the iteration of Fritsch, Shafer & Crowley (1973)."""
         return self._step(s, six_digits(lambda s: self._step(s, self._start(s)), s))
 
     def _start(self, s: ArrayT) -> ArrayT:
@@ -218,13 +223,7 @@ class _Unnormalized(Law):
         """omega0 exp(t / (C^2 N)); OverflowError where it overflows float64: use `log_omega`."""
         start = wide(omega0)
         log_omega = self.log_omega(t, start, C, N)
-        largest = float(detached(log_omega).max()) if math.prod(log_omega.shape) else 0.0
-        if bool(((log_omega < -LARGEST_LOG) & (log_omega > -math.inf)).any()):
-            raise ValueError(f"an omega falls below {SMALLEST_OMEGA:g}, where its square underflows float64: choose a later time")
-        if largest > LARGEST_LOG:
-            raise OverflowError(
-                f"law (c) reaches log omega = {largest:.6g}, where omega^2 overflows float64: use log_omega, or a smaller time"
-            )
+        check_range(detached(log_omega))
         return narrow(from_start(namespace(log_omega).exp(log_omega), times_like(t, start), start), omega0)
 
     def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:

@@ -140,6 +140,8 @@ def check_omega(omega: Array, C: int, N: int) -> None:
     """Raise ValueError for a C, an N or singular values that no law can start from, with the number."""
     if C < 2 or N < 1:
         raise ValueError(f"C = {C}, N = {N}: a law needs at least C = 2 classes and N = 1 example a class")
+    if math.prod(omega.shape) and bool(omega.min() >= SMALLEST_OMEGA) and bool(omega.max() <= LARGEST_OMEGA):
+        return
     if not bool(namespace(omega).isfinite(omega).all()):
         raise ValueError("omega has NaN or infinite entries")
     if bool((omega < 0).any()):
@@ -148,6 +150,20 @@ def check_omega(omega: Array, C: int, N: int) -> None:
         raise ValueError(f"an omega lies in (0, {SMALLEST_OMEGA:g}), where its square underflows float64: set it to 0")
     if bool((omega > LARGEST_OMEGA).any()):
         raise ValueError(f"omega = {float(omega.max()):.6g} is above {LARGEST_OMEGA:g}, where its fourth power overflows float64")
+
+
+def check_growth(log_omega: Array) -> None:
+    """Raise OverflowError for an omega whose square overflows float64."""
+    if bool((log_omega > LARGEST_LOG).any()):
+        largest = float(log_omega.max())
+        raise OverflowError(f"log omega = {largest:.6g}, where omega^2 overflows float64: use log_omega, or a smaller time")
+
+
+def check_range(log_omega: Array) -> None:
+    """As `check_growth`, and raise ValueError for an omega > 0 whose square underflows."""
+    if bool(((log_omega < -LARGEST_LOG) & (log_omega > -math.inf)).any()):
+        raise ValueError(f"an omega falls below {SMALLEST_OMEGA:g}, where its square underflows float64: choose a later time")
+    check_growth(log_omega)
 
 
 def differences(omega: ArrayT, omega0: ArrayT, C: int) -> tuple[ArrayT, ArrayT, ArrayT]:

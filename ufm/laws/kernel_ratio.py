@@ -15,6 +15,7 @@ k(x) = log(1 + x) - x / (1 + x), both positive, by the series of the inverse hyp
 """
 
 import math
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -23,12 +24,8 @@ from typing import ClassVar
 from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, detached, namespace
 from ufm.laws.closed import RENORMALIZED, Law
-from ufm.laws.domain import LARGEST_LOG, SMALLEST_OMEGA, SMALLEST_PHI, check_omega, from_start, narrow, over_sum, times_like, wide
-from ufm.laws.inverse_table import InverseTable, step_of_fourth_order
-from ufm.laws.kernel_ratio_inverse import MODERATE, moderate_root
-
-DIRECT = 1e-2, 100.0  # r for which the differences of the unnormalized Phi cost log u at most 25 units in the last place
-EXACT_TAIL = 600.0  # of log u, beyond which the unnormalized Phi is its asymptote to the last digit
+from ufm.laws.domain import SMALLEST_PHI, check_growth, check_omega, from_start, in_blocks, narrow, over_sum, times_like, wide
+from ufm.laws.kernel_ratio_tables import ForwardTable, Invariant, InverseTable
 
 
 class _KernelRatioLaw(Law):
@@ -39,9 +36,28 @@ class _KernelRatioLaw(Law):
         """1 + lambda"""
         return 1.0
 
-    def _solve_log(self, phi: ArrayT) -> ArrayT:
+    @property
+    @abstractmethod
+    def _invariant(self) -> Invariant:
+        """Phi as it and its inverse are tabulated, once a process."""
+
+    def _log_root(self, phi: ArrayT) -> ArrayT:
         """log u with Phi(u) = phi."""
-        return namespace(phi).log(self._solve(phi))
+        return _inverse(self).log_root(phi)
+
+    def _phi_of_start(self, u: ArrayT) -> ArrayT:
+        return _forward(self).phi(u)
+
+    def _solve(self, s: ArrayT) -> ArrayT:
+        return namespace(s).exp(self._log_root(s))
+
+    def _omega_of(self, s: ArrayT, C: int) -> ArrayT:
+        return namespace(s).exp(self._log_omega_of(s, C))
+
+    def _log_omega_of(self, s: ArrayT, C: int) -> ArrayT:
+        log_omega = self._log_root(s) * 0.5
+        log_omega += 0.5 * math.log(C)
+        return log_omega
 
     @cached_property
     def _smallest_phi(self) -> float:
@@ -54,8 +70,8 @@ class _KernelRatioLaw(Law):
         times = times_like(t, omega0)
         check_omega(omega0, C, N)
         xp, moving = namespace(omega0), omega0 > 0
-        log_u = self._solve_log(self._phi_at(times, omega0, C, N))
-        log_omega = from_start((log_u + math.log(C)) / 2, times, xp.log(xp.where(moving, omega0, 1.0)))
+        log_omega = in_blocks(lambda s: self._log_omega_of(s, C), self._phi_at(times, omega0, C, N))
+        log_omega = from_start(log_omega, times, xp.log(xp.where(moving, omega0, 1.0)))
         return narrow(xp.where(moving, log_omega, -math.inf), given)
 
 
@@ -88,8 +104,6 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
 
     def _phi_of(self, v: ArrayT) -> ArrayT:
         xp, r = namespace(v), self.kernel_ratio
-        if self._moderate:
-            return v + (xp.log(v) - (r - 1) ** 2 * xp.log1p(v / r)) / r
         if r >= 1:
             x = v / r
             return (xp.log(v) + (2 * r - 1) * xp.log1p(x)) / r + r * log1p_remainder(x)
@@ -107,18 +121,9 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
         shared = r * log1p_remainder(z) + z * v0 + 2 * xp.log1p(z)
         return s * (shared + xp.log1p(r * dv / (v0 * (r + v))) / r)
 
-    def _solve(self, s: ArrayT) -> ArrayT:
-        r, target = self.kernel_ratio, s / self._s
-        if self._moderate:
-            return self._s * moderate_root(r * target, r)
-        v = _renormalized_table(r).start(max(r, 1.0) * target)
-        k, z = 1 / (1 + v), v / (r + v)
-        missing = (target - self._phi_of(v)) * ((r + v) * k * k)
-        return self._s * step_of_fourth_order(v, missing, 2 * (1 - k) - z, 2 * (k - k * k) - z * (1 - z))
-
     @property
-    def _moderate(self) -> bool:
-        return MODERATE[0] <= self.kernel_ratio <= MODERATE[1]
+    def _invariant(self) -> Invariant:
+        return Invariant(self.phi, self.kernel_ratio, self._s, squared=False)
 
 
 @dataclass(frozen=True)
@@ -144,11 +149,10 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
     def phi(self, u: ArrayT) -> ArrayT:
         """Phi(u), up to a constant that depends on r alone."""
         xp, r = namespace(u), self.kernel_ratio
-        excess = _direct_excess if DIRECT[0] <= r <= DIRECT[1] else log1p_excess
         if r >= 1:
             x = u / r
-            return (xp.log(u) + (r - 1) * (2 * xp.log1p(x) + (r - 1) * excess(x))) / r**2
-        return xp.log(r + u) - (2 - r) / (r + u) - excess(r / u) / r**2
+            return (xp.log(u) + (r - 1) * (2 * xp.log1p(x) + (r - 1) * log1p_excess(x))) / r**2
+        return xp.log(r + u) - (2 - r) / (r + u) - log1p_excess(r / u) / r**2
 
     def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """omega where log u = 2 t / (C^2 N) + Phi(u_0) less its constant: exact once u >> r."""
@@ -162,49 +166,24 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
         grown = z * (u0 + 2) / (r + u) + z / (u * (r + u))  # z / (1 + z) = du / (r + u)
         return log1p_excess(z) + log1p_excess(w) / r**2 + grown
 
-    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
-        """omega(t). (*t.shape, *omega0.shape). As `Law.omega`; OverflowError past 1e150: use `log_omega`, or a smaller time."""
-        start = wide(omega0)
-        times = times_like(t, start)
-        if math.prod(times.shape) and math.prod(start.shape):
-            check_omega(start, C, N)
-            moving = namespace(start).where(start > 0, start, SMALLEST_OMEGA)
-            largest = (float(self._tail(self._phi_at(detached(times).max(), moving, C, N)).max()) + math.log(C)) / 2
-            if largest > LARGEST_LOG:
-                raise OverflowError(f"log omega = {largest:.6g}: use log_omega, or a smaller time")
-        return Law.omega(self, t, omega0, C, N)
+    def _omega_of(self, s: ArrayT, C: int) -> ArrayT:
+        log_omega = self._log_omega_of(s, C)
+        check_growth(detached(log_omega))
+        return namespace(s).exp(log_omega)
 
-    def _tail(self, phi: ArrayT) -> ArrayT:
-        """log u far above r and 1, by the asymptote of Phi."""
-        r = self.kernel_ratio
-        return phi + ((r * r - 1) * math.log(r) + (r - 1) ** 2) / (r * r) if r >= 1 else phi + 0.0
-
-    def _solve_log(self, phi: ArrayT) -> ArrayT:
-        xp, tail = namespace(phi), self._tail(phi)
-        inside = xp.where(tail > EXACT_TAIL, 0 * phi + float(self.phi(wide(math.exp(EXACT_TAIL)))), phi)
-        return xp.where(tail > EXACT_TAIL, tail, xp.log(self._solve(inside)))
-
-    def _solve(self, s: ArrayT) -> ArrayT:
-        r = self.kernel_ratio
-        u = _unnormalized_table(r).start(max(r, 1.0) ** 2 * s)
-        k, z = 1 / (1 + u), u / (r + u)
-        h = (r + u) * k
-        missing = (s - self.phi(u)) * (h * h)
-        return step_of_fourth_order(u, missing, 2 * ((1 - k) - z), 2 * ((k - k * k) - z * (1 - z)))
+    @property
+    def _invariant(self) -> Invariant:
+        return Invariant(self.phi, self.kernel_ratio, self._s, squared=True)
 
 
-@lru_cache(maxsize=64)
-def _renormalized_table(r: float) -> InverseTable:
-    """Of max(r, 1) Phi at lambda = 0."""
-    law, scale = RenormalizedKernelRatio(r), max(r, 1.0)
-    return InverseTable.of(lambda v: scale * law.phi(v), (1.0, r), (scale / r, scale), grows_as_u=True)
+@lru_cache(maxsize=32)
+def _inverse(law: _KernelRatioLaw) -> InverseTable:
+    return InverseTable.of(law._invariant)
 
 
-@lru_cache(maxsize=64)
-def _unnormalized_table(r: float) -> InverseTable:
-    """Of max(r, 1)^2 Phi."""
-    law, scale = UnnormalizedKernelRatio(r), max(r, 1.0) ** 2
-    return InverseTable.of(lambda u: scale * law.phi(u), (1.0, r), (scale / r**2, scale), grows_as_u=False)
+@lru_cache(maxsize=32)
+def _forward(law: _KernelRatioLaw) -> ForwardTable:
+    return ForwardTable.of(law._invariant)
 
 
 def log1p_remainder(x: ArrayT) -> ArrayT:
@@ -228,10 +207,8 @@ def log1p_excess(x: ArrayT) -> ArrayT:
     return xp.where(near, small * (small / (1 + small)) - log1p_remainder(small), xp.log1p(far) - far / (1 + far))
 
 
-def _direct_excess(x: ArrayT) -> ArrayT:
-    return namespace(x).log1p(x) - x / (1 + x)
-
-
 def _check_ratio(r: float) -> None:
-    if not 0 < r < math.inf:
-        raise ValueError(f"kernel_ratio = {r}: r must be positive and finite; for its limit take EMBEDDED, time divided by r")
+    if not 1e-100 <= r <= 1e100:
+        raise ValueError(
+            f"kernel_ratio = {r}: r must lie between 1e-100 and 1e100; for its limit take EMBEDDED, time divided by r"
+        )

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from manifolds.representation import short_repr
-from ufm.arrays import LARGEST
+from ufm.arrays import LARGEST, on_device_with_float64
 from ufm.features.ranges import Classifier
 from ufm.monitor.moments import IGNORED
+from ufm.monitor.whole_weights import check_unsharded
 
 FAULTS = ("label outside", "features not finite", "features too large", "classifier changed")
 OTHER_CLASSIFIER = (
@@ -47,7 +48,8 @@ class GivenClassifier:
 def few_rows_differ(given: Tensor, known: Tensor) -> Tensor:
     """Whether some rows of `given`, evenly spaced, are not those of `known`. (), on the device of `known`, which is not asked."""
     step = max(1, len(known) // LOOKED_AT)
-    return (given.detach()[::step].to(known) != known[::step]).any()
+    rows = on_device_with_float64(given.detach()[::step])
+    return (rows.to(known) != known[::step]).any()
 
 
 def _versions(tensors: tuple[Tensor | None, ...]) -> tuple[int | None, ...]:
@@ -56,10 +58,11 @@ def _versions(tensors: tuple[Tensor | None, ...]) -> tuple[int | None, ...]:
 
 
 def weights_and_offsets(classifier: Any) -> tuple[Tensor, Tensor | None]:
-    """W and b of a pair. Raises ValueError for anything that is no pair of tensors, of which the second may be None."""
+    """W and b of a pair. Raises ValueError unless it is one of whole tensors, of which the second may be None."""
     if isinstance(classifier, (tuple, list)) and len(classifier) == 2:
         W, b = classifier
         if isinstance(W, Tensor) and (b is None or isinstance(b, Tensor)):
+            check_unsharded(W)
             return W, b
     raise ValueError(f"the classifier is {type(classifier).__name__}: a torch.nn.Linear or a pair (W, b) of tensors is needed")
 

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from manifolds.linalg import epsilon, symmetrize
+from ufm.arrays import on_device_with_float64
 from ufm.features.statistics import ClassStatistics
 from ufm.monitor.decisions import single_product_epsilon
+from ufm.monitor.whole_weights import check_unsharded
 
 Reduce = Callable[[Tensor], Tensor]
 ROWS_CHECKED = 8  # of a pass, whether the classifier is linear in them
@@ -55,9 +57,14 @@ def any_layer(model: nn.Module, name: str) -> nn.Module:
 
 
 def weights_of(layer: nn.Linear) -> tuple[Tensor, Tensor | None]:
-    """W and b, read in evaluation mode: in training mode a parametrisation such as spectral_norm changes whenever it is read."""
+    """W and b, read in evaluation mode: in training mode a parametrisation such as spectral_norm changes whenever it is read.
+
+    Raises ValueError where W is sharded over processes.
+    """
     with evaluation_mode(layer):
-        return layer.weight, layer.bias
+        W, b = layer.weight, layer.bias
+    check_unsharded(W, of_layer=True)
+    return W, b
 
 
 @contextmanager
@@ -87,7 +94,8 @@ def check_linear(layer: nn.Linear, name: str, features: Tensor, output: Any) -> 
     if not W.dtype.is_floating_point:
         raise ValueError(f"the weights of the layer {name!r} are {W.dtype}, floats are needed: measure before it is quantised")
     with torch.no_grad(), torch.autocast(features.device.type, enabled=False):
-        h, given = few_rows(features), few_rows(first_tensor(output, name))
+        h, given = (on_device_with_float64(few_rows(x)) for x in (features, first_tensor(output, name)))
+        W, b = on_device_with_float64(W), None if b is None else on_device_with_float64(b)
         rounding = _rounding((h.dtype, W.dtype, given.dtype), h.shape[-1])
         linear = tuple(given.shape) == (len(h), len(W)) and W.shape[1] == h.shape[1]
         for start in range(0, len(W) if linear else 0, CLASSES_CHECKED):
@@ -129,7 +137,7 @@ def check_returned(returned: Any, output: Tensor, name: str) -> None:
     given = few_rows(returned)
     if given.shape != output.shape or not given.is_floating_point() or not len(given):
         return
-    given, output = given.double(), output.double()
+    given, output = on_device_with_float64(given).double(), on_device_with_float64(output).double()
     largest = given.amax(1)
     at_decision = given.gather(1, output.argmax(1, keepdim=True))[:, 0]
     if bool((at_decision < largest - TIES * given.abs().amax(1)).any()):

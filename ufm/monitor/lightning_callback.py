@@ -13,6 +13,7 @@ from ufm.monitor.batches import selected
 from ufm.monitor.logs import Log
 from ufm.monitor.schedule import Schedule, in_order, log_all, own_logs
 from ufm.monitor.unchanged import batches_of, unchanged
+from ufm.monitor.whole_weights import no_end_by_sharding
 
 # one library under two names, whose classes do not mix: the one that the user has imported, or else has
 LIGHTNING_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -83,9 +84,10 @@ class NeuralCollapseCallback(Callback):
         """Measure the training examples."""
         if self.on == "train" and trainer.current_epoch + 1 in self.schedule and self.watched is not None:
             given = trainer.train_dataloader if self.loader is None else self.loader
-            with unchanged(pl_module, given), trainer.precision_plugin.forward_context():
-                values = self.watched.measure(self._as_trained(trainer, given))
-            self._log(trainer, pl_module, values)
+            with no_end_by_sharding(self._stop):
+                with unchanged(pl_module, given), trainer.precision_plugin.forward_context():
+                    values = self.watched.measure(self._as_trained(trainer, given))
+                self._log(trainer, pl_module, values)
 
     def _as_trained(self, trainer: Any, given: Iterable[Any]) -> Iterator[Any]:
         """The batches to measure, as the network gets them in training."""
@@ -110,7 +112,8 @@ class NeuralCollapseCallback(Callback):
         if not self._catching(trainer) or self.watched is None:
             return
         if dataloader_idx == 0:
-            self.watched.update(selected(batch, self.watched.select).labels)
+            with no_end_by_sharding(self._stop):
+                self.watched.update(selected(batch, self.watched.select).labels)
         else:
             self.watched.drop()
 
@@ -133,6 +136,11 @@ class NeuralCollapseCallback(Callback):
         """Leave no hook behind."""
         if self.watched is not None:
             self.watched.__exit__(None, None, None)
+
+    def _stop(self) -> None:
+        if self.watched is not None:
+            self.watched.__exit__(None, None, None)
+        self.watched, self._measured = None, True  # what was said need not be said again at the end
 
     def _catching(self, trainer: Any) -> bool:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking  # not trainer.validate, which may follow

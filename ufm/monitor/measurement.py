@@ -23,7 +23,7 @@ from ufm.monitor.layers import effective_rank
 LOSS_PARTS = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
 MEASURES = ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
 CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
-NO_LAMBDA = "lambda is not known: give lam=, C wd / 2 for MSELoss and weight decay wd"
+NO_LAMBDA = "lambda is not known: give lam=, C wd / 2 for MSELoss and weight decay wd; cross-entropy has none"
 MOST_FEATURES = 512  # P above which a Sigma_W an epoch would be most of what a run stores
 MOST_CLASSES = 8192  # whose loss is split: the residual of the class means is C x C
 

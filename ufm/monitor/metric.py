@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchmetrics import Metric
 
+from ufm.arrays import on_device_with_float64
 from ufm.features.ranges import Classifier
 from ufm.monitor import inputs, regression
 from ufm.monitor.decisions import Decider, Decisions
@@ -34,8 +35,9 @@ class NeuralCollapse(MomentsMetric):
                   mean, NRC1 and NRC2 look at every feature once all means are known
 
     Memory is P^2 + 2 P C + a few thousand waiting rows, whatever the number of examples; float64 whatever the features are. On a
-    GPU an update asks the device for nothing; with stored features it is asked once in some thousand examples. `compute` gives
-    floats under the names of trajectory.npz; NaN is what is undefined, and `undefined` says why.
+    GPU an update asks the device for nothing; with stored features it is asked once in some thousand examples. Features of a
+    device without float64 (Apple's MPS) are copied to the CPU, where everything is then. `compute` gives floats under the names
+    of trajectory.npz; NaN is what is undefined, and `undefined` says why.
     """
 
     is_differentiable = False
@@ -185,6 +187,7 @@ class NeuralCollapse(MomentsMetric):
             raise ValueError(f"states of class {int(classes.max())} do not go with a metric of {self.C} classes")
 
     def _as_rows(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        features, labels = on_device_with_float64(features), on_device_with_float64(labels)
         if self.shift:
             features, labels = inputs.shifted(features, labels)
         return inputs.class_rows(features, labels) if self.targets == "classes" else inputs.target_rows(features, labels)
@@ -202,8 +205,8 @@ class NeuralCollapse(MomentsMetric):
         if self._given is not None and self._given.is_that_of(W, b):
             faults[-1] = few_rows_differ(W, self.W) if b is None else few_rows_differ(W, self.W) | few_rows_differ(b, self.b)
             return None
-        wide = W.detach().to(torch.float64, copy=True)
-        offsets = torch.zeros_like(wide[:, 0]) if b is None else b.detach().to(torch.float64, copy=True)
+        wide = on_device_with_float64(W.detach()).to(torch.float64, copy=True)
+        offsets = torch.zeros_like(wide[:, 0]) if b is None else on_device_with_float64(b.detach()).to(torch.float64, copy=True)
         if len(self.W) and not (torch.equal(wide, self.W.to(wide.device)) and torch.equal(offsets, self.b.to(offsets.device))):
             raise ValueError(OTHER_CLASSIFIER)
         return Classifier(wide, offsets), GivenClassifier.of(W, b)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from manifolds.linalg import epsilon
-from ufm.arrays import as_numpy
+from ufm.arrays import as_numpy, on_device_with_float64
 from ufm.distributed import OneProcess, Processes, raised_in_all
 from ufm.features import measures
 from ufm.features.ranges import Classifier, RangeSnr
@@ -101,7 +101,8 @@ def _batches(model: nn.Module, head: nn.Linear, layer: str, loader: Iterable[Any
                 check_linear(head, layer, *seen[0])
                 linear = True
             _check_logits(logits, seen[0][1])
-            yield seen[0][0], logits, chosen.labels.to(device)
+            features, logits = (on_device_with_float64(x) for x in (seen[0][0], logits))
+            yield features, logits, chosen.labels.to(features.device)
     finally:
         hook.remove()
 
@@ -132,7 +133,7 @@ def _train_pass(
             streaming.update(features, labels)
             spool.append(as_numpy(features.float() if features.dtype.itemsize < 4 else features), as_numpy(labels))
             wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
-    stats = streaming.merge_over(group, head.weight.detach().double()).compute()
+    stats = streaming.merge_over(group, on_device_with_float64(head.weight.detach()).double()).compute()
     return stats, _count_over(group, wrong) / stats.n, _maximum_over(group, precision)
 
 

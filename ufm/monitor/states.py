@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
+from ufm.arrays import on_device_with_float64
 from ufm.monitor.inputs import FAULTS, OTHER_CLASSIFIER, OTHER_CLASSIFIER_THERE, grown_faults
 from ufm.monitor.moments import IGNORED, Moments, bits_of, check_one_metric, merged_states
 from ufm.monitor.waiting import LEAST, MOST, StoredRows, WaitingRows
@@ -139,7 +140,7 @@ class MomentsMetric(Metric):
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], exclude_state: Any = "") -> "MomentsMetric":
         self._take_in_waiting()
         self._waiting = None
-        device = fn(torch.zeros(1, device=self.device)).device
+        device = on_device_with_float64(fn(torch.zeros(1, device=self.device))).device
         super()._apply(partial(torch.Tensor.to, device=device), exclude_state)  # a change of precision would lose digits
         return self
 

@@ -14,6 +14,7 @@ from ufm.monitor import watch
 from ufm.monitor.logs import Log
 from ufm.monitor.schedule import Schedule, in_order, log_all, own_logs
 from ufm.monitor.unchanged import batches_of
+from ufm.monitor.whole_weights import no_end_by_sharding
 
 EPOCH_ROUNDING = 1e-6  # of an epoch, which the trainer counts in fractions
 
@@ -63,8 +64,14 @@ class NeuralCollapseCallback(TrainerCallback):
     def on_epoch_end(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
         """Measure and log."""
         self._passes += 1
-        if self._passes not in self.schedule:
-            return
+        if self.watched is not None and self._passes in self.schedule:
+            with no_end_by_sharding(self._stop):
+                self._measure(args, state, train_dataloader)
+
+    def _stop(self) -> None:
+        self.watched = None
+
+    def _measure(self, args: Any, state: Any, train_dataloader: Any) -> None:
         values = self.watched.measure(self._batches(args, state, train_dataloader))
         finite = {f"{self.group}/{name}": value for name, value in values.items() if math.isfinite(value)}
         state.log_history.append({"epoch": state.epoch, "step": state.global_step, **finite})

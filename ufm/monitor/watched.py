@@ -152,7 +152,7 @@ class Watched:
                 named_errors(name, metric.check, features[name], labels)
         for name, metric in self.metrics.items():
             head = self._head if metric is self._metric else None
-            metric.update(features[name], labels.to(features[name].device), classifier=head)
+            metric.update(features[name], labels, classifier=head)
 
     def measure(self, loader: Iterable[Any]) -> dict[str, float]:
         """Every measure from one pass over a loader in evaluation mode. Modes, random states and data order stay as they are.

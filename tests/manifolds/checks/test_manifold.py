@@ -244,3 +244,23 @@ def test_a_slope_draws_itself_on_given_axes() -> None:
 def test_flat_takes_points_of_every_kind() -> None:
     parts = [np.ones(2), torch.zeros(3)]
     np.testing.assert_array_equal(flat(parts), [1, 1, 0, 0, 0])
+
+
+def test_products_of_geoopt_are_checked_factor_by_factor() -> None:
+    torus = geoopt.ProductManifold((geoopt.EuclideanStiefel(), (4, 2)), (geoopt.Euclidean(ndim=1), 3))
+    report = checks.check_manifold(GeooptView(torus, (11,)))
+    assert report.passed, str(report)
+    wrong = geoopt.ProductManifold((geoopt.CanonicalStiefel(), (4, 2)), (geoopt.Euclidean(ndim=1), 3))
+    failures = checks.check_manifold(GeooptView(wrong, (11,))).failures
+    assert "projection is idempotent" in {verdict.name for verdict in failures}
+
+
+@pytest.mark.parametrize("bare", [pymanopt.manifolds.Sphere(3), geoopt.Sphere()], ids=["pymanopt", "geoopt"])
+def test_a_manifold_without_a_view_is_refused_with_the_way_out(bare: object) -> None:
+    way_out = r"is no view: give PymanoptView\(manifold\) or GeooptView\(manifold, shape\)"
+    with pytest.raises(ValueError, match=way_out):
+        checks.check_manifold(bare)  # type: ignore[bad-argument-type]
+    with pytest.raises(ValueError, match=way_out):
+        derivative_checks.check_gradient(bare, np.sum, np.asarray)  # type: ignore[bad-argument-type]
+    with pytest.raises(ValueError, match=way_out):
+        derivative_checks.check_hessian(bare, np.sum, np.asarray, lambda x, u: u)  # type: ignore[bad-argument-type]

@@ -173,7 +173,7 @@ def test_torch_zeros_and_shapes(law: Law) -> None:
     assert law.omega(t / scale, omega0.astype(np.float32), 3, 7).dtype == np.float32
 
 
-@pytest.mark.parametrize("r", [0.0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("r", [0.0, -1.0, 1e-101, 1e101, math.inf, math.nan])
 def test_ratios_that_make_no_sense_are_refused(r: float) -> None:
     for kind in (RenormalizedKernelRatio, UnnormalizedKernelRatio):
         with pytest.raises(ValueError, match="kernel_ratio"):
