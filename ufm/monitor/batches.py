@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from manifolds.representation import short_repr
+from ufm.arrays import has_float64
 
 LABELS = ("labels", "label")
 
@@ -114,6 +115,11 @@ def to_device(value: Any, device: torch.device) -> Any:
         make = getattr(type(value), "_make", type(value) if type(value) in (tuple, list) else tuple)
         return make(moved)
     return value
+
+
+def labels_on(device: torch.device, labels: Tensor) -> Tensor:
+    """The labels beside the features of a network on this device: on the CPU where it has no float64."""
+    return labels.to(device) if has_float64(device) else labels
 
 
 def _of_pair(inputs: Any, labels: Any, first_axis: bool = True) -> Selected:
