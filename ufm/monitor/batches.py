@@ -58,9 +58,9 @@ def outputs_of(network: nn.Module, chosen: Selected, device: torch.device) -> An
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         strange = [str(name) for name in chosen.kwargs if name not in parameters]
         if strange:
-            raise _unknown_batch(
-                f"the network takes {', '.join(parameters) or 'nothing'}, and a batch has {', '.join(strange)} too"
-            )
+            too = " too" if len(strange) < len(chosen.kwargs) else ""
+            takes = f"the network takes {', '.join(parameters) or 'nothing'}"
+            raise _unknown_batch(f"{takes}, and a batch has {', '.join(strange)}{too}")
     args = chosen.args
     if len(args) == 1 and type(args[0]) in (tuple, list) and _needs_several(network, args[0]):
         args = args[0]

@@ -219,7 +219,8 @@ class Watched:
         return self._metric.measurement if self._metric.measured else None
 
     def reset(self) -> None:
-        """Forget all features, and the weights of the classifier."""
+        """Forget all features, those caught and not yet given their labels too, and the weights of the classifier."""
+        self.drop()
         for metric in self.metrics.values():
             metric.reset()
         self._checked, self._computed, self._past = False, None, None
