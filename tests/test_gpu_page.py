@@ -92,6 +92,7 @@ def test_outcomes_are_read_from_the_report() -> None:
     assert gpu.outcomes_of(report) == expected
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 def test_a_run_of_the_tests_says_what_became_of_each(names: list[str]) -> None:
     some = [name for name in names if "test_cuda_" in name or "test_statistics" in name]

@@ -169,9 +169,12 @@ def _figure(figure: Figure | None, caption: str) -> Part:
     """The figure as the text of an address; an empty part, which the page leaves out, for None."""
     if figure is None:
         return {}
+    engine = figure.get_layout_engine()
+    if engine is not None:  # laid out once, for both formats
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     with rc_context({"svg.hashsalt": "report"}):  # the same report twice is the same bytes
         data = base64_of(figure, "svg", metadata={"Date": None})
-    figure.set_layout_engine(None)  # its axes stay where they are, and are not laid out anew, for the second format
     return {"rows": None, "data": data, "caption": caption, "figure": figure}
 
 

@@ -11,10 +11,9 @@ from sims.comparison.entries import entry_of_features, entry_of_simulation, entr
 from ufm.compare.coordinates import Entry
 from ufm.compare.spectra import nc4_along
 from ufm.files.store import load_arrays, load_features
-from ufm.laws.trajectory import Trajectory
+from ufm.laws.trajectory import LOSS_PARTS, Trajectory
 from ufm.monitor.epoch_statistics import statistics_files
-from ufm.monitor.logs import load_log
-from ufm.monitor.measurement import LOSS_PARTS
+from ufm.monitor.logged import load_log
 from ufm.monitor.record import RUN, Record
 
 STAND_IN = 1e-12  # of the loss: an L_perp below it at every epoch is that of a least-squares stand-in for the classifier

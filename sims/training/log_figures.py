@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.training.paper_figures import PLOTS
 from ufm.files.store import array_names
-from ufm.monitor.logs import load_log
+from ufm.monitor.logged import load_log
 from ufm.monitor.record import RUN, Record
 from ufm.monitor.tables import read_csv
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sims.training.config import TrainConfig
-from sims.training.data import DATASETS, JPEG
+from sims.training.readers import DATASETS, JPEG
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED
 from ufm.monitor.record import Record
 

@@ -28,7 +28,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, warnings as errors, built once for all workers; notebooks and gallery are executed by tests of their own."""
+    """The site, warnings as errors, built once for all workers, without the pages of source code; notebooks and gallery are
+    executed by tests of their own.
+    """
     here = tmp_path_factory.getbasetemp()
     out = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / "site"
     out.mkdir(exist_ok=True)
@@ -42,7 +44,16 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def build(out: Path) -> None:
     """Sphinx as in `make docs`, without executing anything."""
-    options = ["-D", "nb_execution_mode=off", "-D", "sphinx_gallery_conf.plot_gallery=0", "-d", str(out / "trees")]
+    options = [
+        "-D",
+        "extensions=myst_nb,sphinx_gallery.gen_gallery",
+        "-D",
+        "nb_execution_mode=off",
+        "-D",
+        "sphinx_gallery_conf.plot_gallery=0",
+        "-d",
+        str(out / "trees"),
+    ]
     docs = ROOT / "docs"
     command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", *options, str(docs), str(out / "html")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}

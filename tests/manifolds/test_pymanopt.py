@@ -245,7 +245,7 @@ def test_trust_regions_converges_quadratically(manifold_class: type) -> None:
 @pytest.mark.parametrize(
     "cls", [EmbeddedNormalizedFeatures, pytest.param(NormalizedFeatures, marks=pytest.mark.slow)], ids=lambda c: c.__name__
 )
-@pytest.mark.parametrize("optimizer_class", [ParticleSwarm, NelderMead])
+@pytest.mark.parametrize("optimizer_class", [ParticleSwarm, pytest.param(NelderMead, marks=pytest.mark.slow)])
 def test_optimizers_without_gradients_run_and_improve(cls: type, optimizer_class: type) -> None:
     layout = ClassLayout((2, 3))
     manifold = cls(layout, 1, seed=0)

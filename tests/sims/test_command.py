@@ -397,3 +397,8 @@ def test_a_real_interrupt_ends_a_command_with_130_and_one_line(tmp_path: Path) -
     _, error = process.communicate(timeout=60)
     assert process.returncode == 130
     assert error.strip().splitlines() == ["sims.train: interrupted; repeat the command to go on from the last measured epoch"]
+
+
+def test_what_reads_stored_runs_alone_does_without_torch() -> None:
+    code = "import sys, sims.compare, sims.figures, sims.ladder, sims.ledger, sims.study; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -55,7 +55,10 @@ def stretched(rng: np.random.Generator, P: int, spread: float) -> np.ndarray:
     return (first * np.exp(rng.uniform(-spread, spread, P))) @ second
 
 
-@pytest.mark.parametrize(("growth", "noise"), [(1.2, 0.0), (1.4, 0.0), (1.2, 0.01), (1.4, 0.01)])
+@pytest.mark.parametrize(
+    ("growth", "noise"),
+    [(1.2, 0.01), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1.2, 0.0), (1.4, 0.0), (1.4, 0.01)))],
+)
 def test_plain_descent_from_white_noise_is_not_renormalized(growth: float, noise: float, tmp_path: Path) -> None:
     """500 free features, Sigma_W = I, u about 1, W at least squares: p is 1 there, as that of the renormalized flow."""
     rng, y = np.random.default_rng(0), labelled(EQUAL)
@@ -69,7 +72,10 @@ def test_plain_descent_from_white_noise_is_not_renormalized(growth: float, noise
         assert (group["outcome"], group["verdict"]) == ("named", "unnormalized")
 
 
-@pytest.mark.parametrize(("u", "spread", "far"), [(1.0, 0.0, 0.0), (10.0, 0.0, 0.0), (1.0, 0.7, 30.0)])
+@pytest.mark.parametrize(
+    ("u", "spread", "far"),
+    [*(pytest.param(u, 0.0, 0.0, marks=pytest.mark.slow) for u in (1.0, 10.0)), (1.0, 0.7, 30.0)],
+)
 def test_logs_of_plain_descent_from_any_start_are_unnormalized(u: float, spread: float, far: float, tmp_path: Path) -> None:
     """p is 1.5 or -1 or anything, by the start, and the model is named all the same; in float32, means far from zero."""
     rng, y = np.random.default_rng(3), labelled(EQUAL)
@@ -87,7 +93,7 @@ def test_a_simulation_from_features_as_they_are_is_unnormalized(tmp_path: Path) 
     assert (group["outcome"], group["verdict"]) == ("named", "unnormalized")
 
 
-@pytest.mark.parametrize("rho", [0.7, 0.95])
+@pytest.mark.parametrize("rho", [pytest.param(0.7, marks=pytest.mark.slow), 0.95])
 @pytest.mark.parametrize("model", ["unnormalized", "renormalized"])
 def test_noise_with_a_correlation_in_time_refutes_no_true_model(model: str, rho: float, tmp_path: Path) -> None:
     """AR(1) noise of 2 % over 15 epochs and a threefold growth: it was "no law" nine times of ten."""

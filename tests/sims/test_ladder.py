@@ -254,7 +254,7 @@ def test_bodies_freeze_what_they_say() -> None:
     assert len({rung.name for rung in RUNGS}) == len(RUNGS)
 
 
-@pytest.mark.parametrize("name", ["free", "whitened"])
+@pytest.mark.parametrize("name", ["free", pytest.param("whitened", marks=pytest.mark.slow)])
 def test_the_controls_come_out_as_what_they_are(name: str, tmp_path: Path) -> None:
     rung = replace(BY_NAME[name], steps=1500)
     data = rung_data(rung, 0)

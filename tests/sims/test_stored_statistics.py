@@ -108,7 +108,7 @@ def test_runs_that_differ_by_more_than_the_seed_are_not_pooled(tmp_path: Path) -
     assert len(groups) == 2
 
 
-@pytest.mark.parametrize("of_features", [False, True])
+@pytest.mark.parametrize("of_features", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_run_without_lambda_is_compared_from_a_chosen_epoch_and_has_no_central_path(of_features: bool, tmp_path: Path) -> None:
     path = tmp_path / "run"
     if of_features:

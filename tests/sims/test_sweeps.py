@@ -52,7 +52,7 @@ def test_outcomes_come_in_the_order_of_the_tasks_and_a_failure_is_one_of_them(en
     assert sweep(square, {}, engine, 2, told.append) == {}
 
 
-@pytest.mark.parametrize("engine", ENGINES[1:])
+@pytest.mark.parametrize("engine", ["processes", pytest.param("dask", marks=pytest.mark.slow)])
 def test_a_killed_worker_costs_nothing_but_time_and_one_that_always_dies_its_own_task(engine: str, tmp_path: Path) -> None:
     outcomes = sweep(squared_once_killed, {f"{k}": (k, str(tmp_path)) for k in range(7)}, engine, 2, quiet)
     assert {name: outcome.value for name, outcome in outcomes.items() if name != "5"} == {
@@ -168,7 +168,7 @@ def test_unknown_engines_are_refused(engine: str, jobs: int, message: str) -> No
         sweep(square, {"a": 1}, engine, jobs, quiet)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["serial", "processes", pytest.param("dask", marks=pytest.mark.slow)])
 def test_an_interrupt_ends_a_sweep_and_its_workers(engine: str, tmp_path: Path) -> None:
     code = (
         "import sys, time; from sims import command; from sims.sweeps import sweep\n"

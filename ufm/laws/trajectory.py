@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
 LOSSES = ("loss", "loss_nc1", "loss_nc23")
+LOSS_PARTS = (*LOSSES, "loss_perp")  # the last is that of a classifier off least squares
 
 
 @dataclass(frozen=True, eq=False)

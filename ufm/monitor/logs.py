@@ -17,13 +17,11 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from ufm.features.ranges import Classifier
-from ufm.features.statistics import ClassStatistics
 from ufm.files.json_objects import read_json
 from ufm.files.store import write_text
 from ufm.monitor.earlier import OwnEpochs, begins_anew, keep_file, keep_folder
-from ufm.monitor.epoch_statistics import load_statistics, save_statistics, statistics_file, statistics_files, stored_facts
-from ufm.monitor.measurement import LOSS_PARTS, Measurement, ScalarCollector, add_losses
+from ufm.monitor.epoch_statistics import save_statistics, statistics_files, stored_facts
+from ufm.monitor.measurement import Measurement
 from ufm.monitor.record import RUN, TRAJECTORY, Record
 from ufm.monitor.tables import cells_of, logged_rows
 
@@ -188,36 +186,6 @@ class RunLog:
 
 
 OWN = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")  # arrays of the record, by other ways
-
-
-def load_log(folder: Path, lam: float | None = None) -> tuple[dict[str, Any], Record]:
-    """The facts and the record of a folder of `RunLog`. Raises ValueError where it is none.
-
-    Where the loss was measured without lambda, its parts are those at the one logged, or else at `lam`, from the statistics and
-    the classifier of every epoch.
-    """
-    facts, record = read_json(folder / RUN), Record.load(folder / TRAJECTORY)
-    logged = float(record.arrays.get("lambda", np.nan))
-    known = not math.isnan(logged)
-    lam = logged if known else lam
-    if lam is None or (known and np.isfinite(record.arrays["loss"]).any()):
-        return facts, record
-    losses = np.array([_losses(statistics_file(folder, int(epoch)), lam) for epoch in record.epochs])
-    by_name = dict(zip(LOSS_PARTS, losses.T, strict=True))
-    return facts, Record({**record.arrays, **by_name, "lambda": np.asarray(lam)})
-
-
-def _losses(path: Path, lam: float) -> tuple[float, ...]:
-    """`LOSS_PARTS` of stored statistics, NaN where there are none, or no classifier, or no unique least-squares one."""
-    arrays = load_statistics(path) if path.exists() else {}
-    if not {"W", "b"} <= arrays.keys():
-        return (math.nan,) * len(LOSS_PARTS)
-    counts, means, sigma_w, W, b = (
-        torch.from_numpy(arrays[name]).double() for name in ("counts", "class_means", "sigma_w", "W", "b")
-    )
-    collector = ScalarCollector({}, [])
-    add_losses(collector, ClassStatistics(counts, means, sigma_w, 0 * counts), Classifier(W, b), lam)
-    return tuple(collector.values[name] for name in LOSS_PARTS)
 
 
 def _fact(name: str, value: Any) -> Any:

@@ -17,10 +17,10 @@ from ufm.features import measures
 from ufm.features.labels import check_whole
 from ufm.features.ranges import Classifier, RangeSnr, decomposition, snr_in_range
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
+from ufm.laws.trajectory import LOSS_PARTS
 from ufm.monitor.decisions import Decider, Decisions
 from ufm.monitor.layers import effective_rank
 
-LOSS_PARTS = ("loss", "loss_nc1", "loss_nc23", "loss_perp")
 MEASURES = ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4")
 CLASSIFIER_MEASURES = ("nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w")
 NO_LAMBDA = "lambda is not known: give lam=, C wd / 2 for MSELoss and weight decay wd; cross-entropy has none"

@@ -8,12 +8,12 @@ from torch import Tensor
 
 from ufm.features.ranges import Classifier
 from ufm.features.statistics import ClassStatistics
+from ufm.laws.trajectory import LOSS_PARTS
 from ufm.monitor import regression
 from ufm.monitor.decisions import Decisions
 from ufm.monitor.layers import effective_rank
 from ufm.monitor.measurement import (
     CLASSIFIER_MEASURES,
-    LOSS_PARTS,
     MEASURES,
     NO_LAMBDA,
     Measurement,

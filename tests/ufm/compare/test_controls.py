@@ -87,7 +87,7 @@ def attributed(make: Callable[[np.random.Generator], np.ndarray], seeds: range) 
 
 @pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS.keys())
 def test_a_trajectory_of_no_law_is_attributed_to_none(make: Callable[[np.random.Generator], np.ndarray]) -> None:
-    assert attributed(make, range(5)) == {NONE: 5}
+    assert attributed(make, range(3)) == {NONE: 3}
 
 
 @pytest.mark.slow

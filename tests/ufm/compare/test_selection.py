@@ -38,8 +38,10 @@ def whitened(X: np.ndarray, y: np.ndarray) -> np.ndarray:
     "sizes",
     [pytest.param(EQUAL, id="equal", marks=pytest.mark.slow), pytest.param(UNEQUAL, id="unequal")],  # equal: false verdicts, too
 )
-@pytest.mark.parametrize("growth", [1.2, 1.4])
-@pytest.mark.parametrize("noise", [0.0, 0.01])
+@pytest.mark.parametrize(
+    ("growth", "noise"),
+    [(1.2, 0.01), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1.2, 0.0), (1.4, 0.0), (1.4, 0.01)))],
+)
 def test_plain_descent_from_white_noise_is_never_called_renormalized(sizes: list[int], growth: float, noise: float) -> None:
     """Sigma_W = I, u about 1: the exponent is near 1 there, and it is not the renormalized flow."""
     for seed in range(2):
@@ -52,7 +54,7 @@ def test_plain_descent_from_white_noise_is_never_called_renormalized(sizes: list
             assert verdict.support["unnormalized"].rms < 1e-4
 
 
-@pytest.mark.parametrize(("u", "spread"), [(1.0, 0.0), (10.0, 0.0), (1.0, 0.5)])
+@pytest.mark.parametrize(("u", "spread"), [*(pytest.param(u, 0.0, marks=pytest.mark.slow) for u in (1.0, 10.0)), (1.0, 0.5)])
 def test_the_exponent_identifies_no_law_where_the_models_do(u: float, spread: float) -> None:
     """One flow, plain descent, has any exponent, by its start; it is named all the same."""
     rng, y = np.random.default_rng(3), labelled(EQUAL)
@@ -82,7 +84,7 @@ def test_correlated_noise_refutes_no_true_model(model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["renormalized", "embedded", "unnormalized", "kernel"])
-@pytest.mark.parametrize("unequal", [False, True])
+@pytest.mark.parametrize("unequal", [pytest.param(False, marks=pytest.mark.slow), True])
 @pytest.mark.parametrize(
     ("seed", "C"), [(1, 4), pytest.param(0, 10, marks=pytest.mark.slow), pytest.param(2, 4, marks=pytest.mark.slow)]
 )
@@ -92,13 +94,16 @@ def test_a_model_is_named_from_threefold_growth_and_twenty_epochs_of_one_per_cen
     assert judged(Case(model, C, anisotropy=0.7, unequal=unequal), seed)["name"] == model
 
 
-@pytest.mark.parametrize("model", ["joint", "layer", "renormalized", "unnormalized"])
+@pytest.mark.parametrize(
+    "model", ["joint", *(pytest.param(model, marks=pytest.mark.slow) for model in ("layer", "renormalized", "unnormalized"))]
+)
 def test_a_model_is_named_among_all_where_a_classifier_and_the_layer_below_are_stored(model: str) -> None:
     verdict = judged(Case(model, C=3, T=12, growth=5.0, anisotropy=0.7, unequal=True, stored=True), 1)
     assert (verdict["outcome"], verdict["name"]) == (NAMED, model)
     assert {"kernel", "joint"} <= set(verdict["compatible"]) or model != "unnormalized"
 
 
+@pytest.mark.slow
 def test_plain_descent_on_a_long_record_without_correlation_is_named() -> None:
     """Case 12 of seed 16: the value that the clock follows leaves little, and its start was thought as sure as that."""
     verdict = judged(drawn_case(16, 12, stored=True), 12)

@@ -17,7 +17,8 @@ import torch
 from sims.comparison.runs import load_observed
 from tests.ufm.monitor.killed import train
 from ufm.monitor import NeuralCollapse, watch
-from ufm.monitor.logs import CsvLog, RunLog, StepLog, TensorBoardLog, load_log
+from ufm.monitor.logged import load_log
+from ufm.monitor.logs import CsvLog, RunLog, StepLog, TensorBoardLog
 from ufm.monitor.measurement import Measurement
 from ufm.monitor.record import Record
 from ufm.monitor.tables import read_csv
