@@ -7,7 +7,8 @@
     manifolds.pymanopt.NormalizedFeatures, ...            for pymanopt's optimizers
     manifolds.RiemannianLBFGS, ...                        optimizers that pymanopt and geoopt lack, for every manifold of theirs
 
-Names are imported when they are asked for: `import manifolds` itself costs nothing.
+Names are imported when they are asked for: `import manifolds` itself costs nothing. `from manifolds import *` leaves out the
+modules geoopt and pymanopt, which would hide the libraries of these names.
 """
 
 from importlib import import_module
@@ -16,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 from manifolds.lazy import module_of, names_of
 
 if TYPE_CHECKING:
-    from manifolds import geoopt, pymanopt
+    from manifolds import geoopt as geoopt
+    from manifolds import pymanopt as pymanopt
     from manifolds.centering import Centering
     from manifolds.checks.derivatives import check_gradient, check_hessian
     from manifolds.checks.forms import check_form
@@ -117,7 +119,6 @@ __all__ = [
     "constraint_residual",
     "differentiated_transport",
     "dimension",
-    "geoopt",
     "gradient_step",
     "horizontal_renormalisation",
     "nearest_point",
@@ -126,7 +127,6 @@ __all__ = [
     "orthogonal_projection",
     "polar_retraction",
     "projected_step",
-    "pymanopt",
     "random_point",
     "renormalisation",
     "renormalize",

@@ -1,6 +1,10 @@
 """S^{-1/2} and the Lyapunov equation as torch functions: autograd through eigh is wrong where eigenvalues coincide.
 
 Both are differentiable to any order, backwards and forwards, and under torch.vmap.
+
+Torch has no second forward derivative of a custom function: it is zero, in silence. Where torch.func.jvp is nested, the value is
+therefore corrected by steps of Newton's method with a constant linear part: they change nothing but the derivatives that are
+missing, and each step makes one more order right.
 """
 
 from typing import Any
@@ -9,16 +13,32 @@ import torch
 
 from manifolds.linalg import symmetrize
 from manifolds.spectral import spectral_inverse_sqrt, spectral_lyapunov
+from manifolds.tracking import nested_forward_orders
 
 
 def inverse_sqrt(S: torch.Tensor, root: torch.Tensor | None = None) -> torch.Tensor:
     """S^{-1/2}. (..., P, P). torch.compile takes no function with a forward derivative: there it has the backward one only."""
-    return (InverseSqrt if torch.compiler.is_compiling() else ForwardInverseSqrt).apply(S, root)
+    if torch.compiler.is_compiling():
+        return InverseSqrt.apply(S, root)
+    R = ForwardInverseSqrt.apply(S, root)
+    for _ in range(nested_forward_orders()):  # the linear part of R S R = I is dR R^{-1} + R^{-1} dR, R^{-1} = S R
+        R = R - spectral_lyapunov(symmetrize(S @ R).detach(), _derivative_part(R @ symmetrize(S) @ R))
+    return R
 
 
 def lyapunov(A: torch.Tensor, B: torch.Tensor) -> torch.Tensor:
     """The Y with A Y + Y A = B. (..., P, P). As `inverse_sqrt`."""
-    return (Lyapunov if torch.compiler.is_compiling() else ForwardLyapunov).apply(A, B)
+    if torch.compiler.is_compiling():
+        return Lyapunov.apply(A, B)
+    Y = ForwardLyapunov.apply(A, B)
+    for _ in range(nested_forward_orders()):
+        Y = Y - spectral_lyapunov(A.detach(), _derivative_part(A @ Y + Y @ A - B))
+    return Y
+
+
+def _derivative_part(residual: torch.Tensor) -> torch.Tensor:
+    """`residual` without its value, which is rounding."""
+    return residual - residual.detach()
 
 
 class InverseSqrt(torch.autograd.Function):

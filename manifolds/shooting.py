@@ -25,6 +25,8 @@ SHORTEST_MOVE = 1 / 64  # of the way to the target, before giving up
 class Shooting:
     """Initial velocities `vector` (..., P, n), and for each its `gap` ||exp(X, vector) - Y||_F, `shots` and `converged` (...).
 
+    X and Y are put on the manifold first, and `converged` says that the geodesic hits the point that Y is put on: what Y was off
+    the manifold is in the gap.
     `minimising` (...) is True where no shorter geodesic exists: the length of `vector` is the distance. False is unknown: then
     it bounds the distance from above. No shots were fired where the ends lie in two components: there the gap is infinite.
     """
@@ -79,6 +81,8 @@ def apart(x: np.ndarray) -> ShootingResult:
 
 def shoot_pairs(search: Search, X: Array, Y: Array) -> Shooting:
     """`search` (x, y) in float64 for every pair of the broadcast batches X, Y (..., P, n)."""
+    if X.shape[-2:] != Y.shape[-2:]:
+        raise ValueError(f"X has {tuple(X.shape)}, Y has {tuple(Y.shape)}: each is (..., P, n), leading axes may differ")
     shape = namespace(X).broadcast_shapes(X.shape, Y.shape)
     starts, ends = (np.broadcast_to(double(Z), shape).reshape(-1, *shape[-2:]) for Z in (X, Y))
     results = [search(x, y) for x, y in zip(starts, ends, strict=True)]

@@ -16,6 +16,7 @@ from manifolds.linalg import as_numpy as as_numpy
 from manifolds.linalg import namespace
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
 Rows = Annotated[ArrayT, "n P"]  # features as a network gives them, one row an example
@@ -39,7 +40,12 @@ LARGEST = 1e140  # of a feature, and 1 / LARGEST of the largest: products of pow
 
 def on_device_with_float64(x: "Tensor") -> "Tensor":
     """x as it is; from a device without float64 (`WITHOUT_FLOAT64`), its copy on the CPU."""
-    return x.to("cpu") if x.device.type in WITHOUT_FLOAT64 else x
+    return x if has_float64(x.device) else x.to("cpu")
+
+
+def has_float64(device: "torch.device") -> bool:
+    """Whether a device has float64, as all but those of `WITHOUT_FLOAT64` do."""
+    return device.type not in WITHOUT_FLOAT64
 
 
 def check_real(x: Array, what: str) -> None:

@@ -154,7 +154,7 @@ def shoot_bundle_log(X: Array, Y: Array, layout: ClassLayout) -> Shooting:
 
 def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingResult:
     """The velocity (P, n) for one pair, with its verdict; whether it is minimising is not known."""
-    x, y = renormalize(x, layout), renormalize(y, layout)
+    given, x, y = y, renormalize(x, layout), renormalize(y, layout)
     if in_two_components(layout.deviations(x), layout.deviations(y), layout):
         return apart(x)
     rows = RowSpace.spanned_by(layout, x, y)
@@ -188,7 +188,8 @@ def _bundle_log(x: np.ndarray, y: np.ndarray, layout: ClassLayout) -> ShootingRe
         U, gap, shots = approach(aim, waypoint, lambda end: oblique_projection(X, end - X, rows), tolerance)
     except ValueError:  # antipodal ends: half way between them Sigma_W is singular
         return np.zeros_like(x), np.inf, SHOTS, False, False
-    return rows.lift(U), gap, shots, bool(gap <= tolerance), False
+    left = math.hypot(gap, float(np.linalg.norm(given - y)))
+    return rows.lift(U), left, shots, bool(gap <= tolerance), False
 
 
 def integrate(field: VectorField, state: ArrayT, steps: int, allowed: float = 0.0) -> tuple[ArrayT, float]:

@@ -43,6 +43,8 @@ def _reason(manifold: Any, x: ManifoldPoint) -> str | None:
             f"a quotient ({quotient}): its gradient is one only for costs that are constant on the equivalence classes, and "
             "the check's random costs are not"
         )
+    if hasattr(manifold, "base") and float(manifold.scale) != 1:
+        return f"scaled by {float(manifold.scale):g}: geoopt's Scaled takes u for a step of u / scale; check its base instead"
     if not hasattr(manifold, "embedding"):
         return None
     zero = manifold.zero_vector(x)

@@ -4,6 +4,7 @@ The minimising geodesic between two Stiefel matrices stays in the span of their 
 both), so the shots are fired at 2P x P matrices, whatever n is. X, Y are (..., P, n).
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -60,7 +61,8 @@ def midpoint(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
 def _log(x: np.ndarray, y: np.ndarray, layout: MeanSplit) -> ShootingResult:
     """The velocity (P, n) for one pair, with its verdict."""
     P, root = x.shape[-2], np.sqrt(layout.n)
-    Q_x, Q_y = (_orthonormal(layout.deviations(z)) for z in (x, y))
+    D_x, D_y = layout.deviations(x), layout.deviations(y)
+    Q_x, Q_y = _orthonormal(D_x), _orthonormal(D_y)
     if in_two_components(Q_x, Q_y, layout):
         return apart(x)
     basis = _span(Q_x, Q_y)
@@ -82,7 +84,8 @@ def _log(x: np.ndarray, y: np.ndarray, layout: MeanSplit) -> ShootingResult:
     V, gap, shots = approach(aim, waypoint, lambda end: _stiefel_projection(Q, end - Q), tolerance)
     velocity = root * V @ basis.T + layout.spread(layout.means(y) - layout.means(x))
     converged = bool(gap <= tolerance)
-    return velocity, root * gap, shots, converged, converged and bool(np.linalg.norm(V) < np.pi)  # class means are flat
+    left = math.hypot(root * gap, float(np.linalg.norm(D_y - root * Q_y)))
+    return velocity, left, shots, converged, converged and bool(np.linalg.norm(V) < np.pi)  # class means are flat
 
 
 def _span(Q_x: np.ndarray, Q_y: np.ndarray) -> np.ndarray:

@@ -157,9 +157,11 @@ def test_forward_mode_and_hessians_go_through_every_retraction(retraction: retra
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.func's own, about vmap without a rule
         H = torch.func.hessian(loss)(0.1 * U.reshape(-1))
+        forwards = torch.func.jacfwd(torch.func.jacfwd(loss))(0.1 * U.reshape(-1))
     twice = torch.autograd.functional.hessian(loss, 0.1 * U.reshape(-1))
     torch.testing.assert_close(H, twice, rtol=0, atol=1e-10)
     torch.testing.assert_close(H, H.T, rtol=0, atol=1e-10)
+    torch.testing.assert_close(forwards, H, rtol=0, atol=1e-10)
 
 
 def test_classes_of_both_libraries_stand_side_by_side_however_they_are_imported() -> None:

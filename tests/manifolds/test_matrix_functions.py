@@ -1,5 +1,11 @@
 """S^{-1/2}, the Lyapunov equation and exp: values against scipy, derivatives where eigenvalues coincide, refusals."""
 
+import itertools
+import math
+from collections.abc import Callable
+from functools import partial
+
+import mpmath
 import numpy as np
 import pytest
 import scipy.linalg
@@ -200,3 +206,77 @@ def test_not_a_number_is_refused() -> None:
     for array in (H, torch.from_numpy(H)):
         with pytest.raises(ValueError, match="NaN or infinite"):
             normalized_features.renormalize(array, LAYOUT)
+
+
+def along(function: Callable, x: torch.Tensor, *directions: torch.Tensor) -> torch.Tensor:
+    """The derivative of `function` at x along every direction in turn, forward mode inside forward mode."""
+    for direction in directions:
+        function = partial(_derivative, function, direction)
+    return function(x)
+
+
+def _derivative(function: Callable, direction: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    return torch.func.jvp(function, (x,), (direction,))[1]
+
+
+def in_eigenbasis(S: mpmath.matrix, function: Callable, B: mpmath.matrix) -> mpmath.matrix:
+    """E [function(s_i, s_j) (E^T B E)_ij] E^T, S = E diag(s) E^T."""
+    values, E = mpmath.eigsy(S)
+    turned, size = E.T * B * E, len(values)
+    scaled = [[function(values[i], values[j]) * turned[i, j] for j in range(size)] for i in range(size)]
+    return E * mpmath.matrix(scaled) * E.T
+
+
+def mixed_difference(function: Callable, S: np.ndarray, directions: list[np.ndarray]) -> np.ndarray:
+    """The derivative along every direction, by central differences in 90 digits."""
+    with mpmath.workdps(90):
+        h, total = mpmath.mpf(10) ** -15, 0
+        for signs in itertools.product((1, -1), repeat=len(directions)):
+            at = mpmath.matrix(S.tolist())
+            for sign, direction in zip(signs, directions, strict=True):
+                at = at + sign * h * mpmath.matrix(direction.tolist())
+            total = total + math.prod(signs) * function(at)
+        return np.array((total / (2 * h) ** len(directions)).tolist(), dtype=float)
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+def test_forward_mode_inside_forward_mode_is_right_to_third_order(spread: float) -> None:
+    """Torch drops the second derivative of a custom function without a word."""
+    rng = np.random.default_rng(1)
+    S, B, *directions = (A + A.T for A in rng.standard_normal((5, 3, 3)))
+    S = 2 * np.eye(3) + spread * S @ S
+    functions = {
+        "inverse root": (
+            matrix_functions.inverse_sqrt,
+            lambda A: in_eigenbasis(A, lambda a, _: 1 / mpmath.sqrt(a), mpmath.eye(3)),
+        ),
+        "lyapunov": (
+            lambda A: matrix_functions.lyapunov(A, torch.from_numpy(B)),
+            lambda A: in_eigenbasis(A, lambda a, b: 1 / (a + b), mpmath.matrix(B.tolist())),
+        ),
+    }
+    for name, (ours, exact) in functions.items():
+        for order in (2, 3):
+            some = directions[:order]
+            expected = mixed_difference(exact, S, some)
+            value = along(ours, torch.from_numpy(S), *map(torch.from_numpy, some))
+            np.testing.assert_allclose(value, expected, rtol=0, atol=1e-11 * np.abs(expected).max(), err_msg=f"{name}, {order}")
+
+
+def test_forward_mode_inside_forward_mode_agrees_with_the_other_orders_of_modes() -> None:
+    S = torch.from_numpy(spd(np.random.default_rng(0), 3))
+    weights = torch.from_numpy(np.random.default_rng(1).standard_normal((3, 3)))
+
+    def loss(S: torch.Tensor) -> torch.Tensor:
+        R = matrix_functions.inverse_sqrt((S + S.mT) / 2)
+        return (weights * matrix_functions.lyapunov(R, weights)).sum() + (R**3).sum()
+
+    expected = torch.func.hessian(loss)(S)
+    torch.testing.assert_close(torch.func.jacfwd(torch.func.jacfwd(loss))(S), expected, rtol=0, atol=1e-12)
+    third = torch.func.jacfwd(torch.func.jacfwd(torch.func.jacrev(loss)))(S)
+    torch.testing.assert_close(torch.func.jacrev(torch.func.jacfwd(torch.func.jacfwd(loss)))(S), third, rtol=0, atol=1e-12)
+    torch.testing.assert_close(torch.func.jacfwd(torch.func.hessian(loss))(S), third, rtol=0, atol=1e-12)
+
+    leaf = S.clone().requires_grad_(True)
+    torch.func.jacfwd(torch.func.jacfwd(loss))(leaf).sum().backward()
+    torch.testing.assert_close(gradient_of(leaf), third.sum((0, 1, 2, 3)), rtol=0, atol=1e-12)

@@ -161,7 +161,9 @@ def test_random_points_have_class_means_of_their_own() -> None:
 
 
 def test_every_name_of_the_front_door_opens_and_is_documented() -> None:
-    assert set(manifolds.__all__) == {*manifolds._WHERE, "geoopt", "pymanopt"}
+    assert set(manifolds.__all__) == set(manifolds._WHERE)
+    assert manifolds.geoopt.__name__ in sys.modules
+    assert manifolds.pymanopt.__name__ in sys.modules
     assert set(manifolds.__all__) <= set(dir(manifolds))
     for name in manifolds.__all__:
         assert getattr(manifolds, name) is not None
@@ -169,6 +171,12 @@ def test_every_name_of_the_front_door_opens_and_is_documented() -> None:
     with pytest.raises(AttributeError, match="no attribute 'Stiefel'"):
         manifolds.Stiefel  # noqa: B018
     assert (FOLDER / "py.typed").exists()
+
+
+def test_a_star_import_leaves_the_libraries_their_names() -> None:
+    names: dict[str, object] = {}
+    exec("import geoopt, pymanopt\nfrom manifolds import *\nwhole = geoopt.optim, pymanopt.Problem, ClassLayout", names)
+    assert names["ClassLayout"] is ClassLayout
 
 
 def test_the_front_door_costs_nothing_until_it_is_used() -> None:

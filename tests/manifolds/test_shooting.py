@@ -1,13 +1,18 @@
 """What a logarithm says of itself: whether it is the shortest, and at once where there is none."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifolds import normalized_features
 from manifolds.layout import ClassLayout
+from manifolds.metric import Metric
 from manifolds.metrics import BundleMetric, EmbeddedMetric
+from manifolds.sampling import random_point
 from manifolds.shooting import Shooting
 from tests.manifolds.points import LAYOUT, point, tangent
 
@@ -119,3 +124,22 @@ def test_points_of_two_components_are_told_without_a_shot(metric: type) -> None:
     assert shooting.converged[1]
     with pytest.raises(ValueError, match="between 1 of 1 pairs of points: they lie in the two components"):
         metric(layout).log(X, Y)
+
+
+@pytest.mark.parametrize("metric", [EmbeddedMetric(LAYOUT), BundleMetric(LAYOUT)])
+@pytest.mark.parametrize("convert", [np.asarray, torch.from_numpy])
+def test_points_of_other_rows_or_columns_are_refused_not_broadcast(metric: Metric, convert: Callable) -> None:
+    X, one_row = convert(random_point(LAYOUT, 4, 0)), convert(random_point(LAYOUT, 1, 1))
+    for Y in (one_row, X[:3], X[:, :-1]):
+        for ends in ((X, Y), (Y, X)):
+            for function in (metric.dist, metric.log, metric.midpoint):
+                with pytest.raises(ValueError, match=r"X has .* Y has .*\(\.\.\., P, n\)"):
+                    function(*ends)
+
+
+@pytest.mark.parametrize("metric", [EmbeddedMetric(LAYOUT), BundleMetric(LAYOUT)])
+def test_the_gap_of_a_target_off_the_manifold_is_the_one_that_is_left(metric: Metric) -> None:
+    X, rng = random_point(LAYOUT, 4, 0), np.random.default_rng(1)
+    for Y in (2 * X, X + 0.1 * rng.standard_normal(X.shape), X.astype(np.float32).astype(float)):
+        shooting = metric.shoot(X, Y)
+        np.testing.assert_allclose(shooting.gap, np.linalg.norm(metric.exp(X, shooting.vector) - Y), rtol=1e-6, atol=1e-10)

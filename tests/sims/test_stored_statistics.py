@@ -65,7 +65,7 @@ def log_of(path: Path, lam: float | None, epochs: int = 3) -> Path:
     labels = np.arange(60) % 3
     for epoch in range(1, epochs + 1):
         H = rng.standard_normal((60, 4)) + 3 * labels[:, None] * np.arange(4)
-        log(epoch, {}, measure_features(H, labels, rng.standard_normal((3, 4)), np.zeros(3), lam or 0.0))
+        log(epoch, {}, measure_features(H, labels, rng.standard_normal((3, 4)), np.zeros(3), np.nan if lam is None else lam))
     return path
 
 

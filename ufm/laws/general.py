@@ -97,7 +97,12 @@ class GeneralLaw(ClassCounts):
             return gain, gain, B
         if m == c:
             return gain, s * _shifted_solve(Z.mT, s, gain.mT).mT, B
-        return gain, gain - (gain @ Z.mT) @ B, B  # Woodbury's identity, whose last digits are lost where K has no 1 / s in it
+        # K is 1 / s off the rows of Z: what gain has there is split off first, twice, so that the small rest keeps its digits
+        rows, R = namespace(Z).linalg.qr(Z.mT)
+        inside = gain @ rows
+        outside = gain - inside @ rows.mT
+        outside = outside - (outside @ rows) @ rows.mT
+        return gain, outside + s * _shifted_solve(R, s, inside.mT).mT @ rows.mT, B
 
     @property
     def time_unit(self) -> float:

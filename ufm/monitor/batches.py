@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from manifolds.representation import short_repr
+from ufm.arrays import has_float64
 
 LABELS = ("labels", "label")
 
@@ -57,9 +58,9 @@ def outputs_of(network: nn.Module, chosen: Selected, device: torch.device) -> An
     if not any(parameter.kind is inspect.Parameter.VAR_KEYWORD for parameter in parameters.values()):
         strange = [str(name) for name in chosen.kwargs if name not in parameters]
         if strange:
-            raise _unknown_batch(
-                f"the network takes {', '.join(parameters) or 'nothing'}, and a batch has {', '.join(strange)} too"
-            )
+            too = " too" if len(strange) < len(chosen.kwargs) else ""
+            takes = f"the network takes {', '.join(parameters) or 'nothing'}"
+            raise _unknown_batch(f"{takes}, and a batch has {', '.join(strange)}{too}")
     args = chosen.args
     if len(args) == 1 and type(args[0]) in (tuple, list) and _needs_several(network, args[0]):
         args = args[0]
@@ -114,6 +115,11 @@ def to_device(value: Any, device: torch.device) -> Any:
         make = getattr(type(value), "_make", type(value) if type(value) in (tuple, list) else tuple)
         return make(moved)
     return value
+
+
+def labels_on(device: torch.device, labels: Tensor) -> Tensor:
+    """The labels beside the features of a network on this device: on the CPU where it has no float64."""
+    return labels.to(device) if has_float64(device) else labels
 
 
 def _of_pair(inputs: Any, labels: Any, first_axis: bool = True) -> Selected:

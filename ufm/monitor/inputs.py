@@ -41,8 +41,11 @@ class GivenClassifier:
 
     def is_that_of(self, *tensors: Tensor | None) -> bool:
         """Whether these are the same tensors, which nobody is known to have written into since; False says nothing."""
-        same = all((None if ref is None else ref()) is x for ref, x in zip(self.tensors, tensors, strict=True))
-        return same and self.versions == _versions(tensors) and -1 not in self.versions
+        return self.has(*tensors) and self.versions == _versions(tensors) and -1 not in self.versions
+
+    def has(self, *tensors: Tensor | None) -> bool:
+        """Whether these are the same tensors, whatever was written into them since."""
+        return all((None if ref is None else ref()) is x for ref, x in zip(self.tensors, tensors, strict=True))
 
 
 def few_rows_differ(given: Tensor, known: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""A folder of `ufm.monitor.logs.RunLog` read back; torch is needed only where the loss is split at a lambda given later."""
+"""A folder of `ufm.monitor.logs.RunLog` read back; torch is needed only where the loss was not split while it was logged."""
 
 import math
 from pathlib import Path
@@ -15,10 +15,14 @@ from ufm.monitor.record import RUN, TRAJECTORY, Record
 def load_log(folder: Path, lam: float | None = None) -> tuple[dict[str, Any], Record]:
     """The facts and the record of a folder of `RunLog`. Raises ValueError where it is none.
 
-    Where no lambda was logged, the parts of the loss are those at `lam`, from the statistics and the classifier of every epoch.
+    Where the loss was measured without lambda, its parts are those at the one logged, or else at `lam`, from the statistics and
+    the classifier of every epoch.
     """
     facts, record = read_json(folder / RUN), Record.load(folder / TRAJECTORY)
-    if lam is None or not math.isnan(float(record.arrays.get("lambda", np.nan))):
+    logged = float(record.arrays.get("lambda", np.nan))
+    known = not math.isnan(logged)
+    lam = logged if known else lam
+    if lam is None or (known and np.isfinite(record.arrays["loss"]).any()):
         return facts, record
     losses = [_losses(statistics_file(folder, int(epoch)), lam) for epoch in record.epochs]
     by_name = {name: np.array([of[name] for of in losses]) for name in (losses[0] if losses else {})}

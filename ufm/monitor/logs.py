@@ -172,13 +172,17 @@ class RunLog:
             keep_folder(self.folder, shared, [path for path in of if of[path] >= epoch], self._of_earlier)
         self._of_earlier = list[int]()
         self.own.add(epoch)
-        kept = self.record.before(epoch)
+        kept, lam = self.record.before(epoch), self._lambda_of(measurement)
         extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
-        self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), self._lam)
-        facts = {"decay_w": self._lam, "decay_b": self._lam, "decay_h": 0.0, **self._facts, "lambda": self._lam}
+        self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), lam)
+        facts = {"decay_w": lam, "decay_b": lam, "decay_h": 0.0, **self._facts, "lambda": lam}
         save_statistics(self.folder, epoch, measurement, stored_facts(facts))
         self.record.save(self.folder / TRAJECTORY)
         self._file = OwnFile(self.folder / TRAJECTORY)
+
+    def _lambda_of(self, measurement: Measurement) -> float:
+        """lambda as the folder was told, else that at which the loss was measured."""
+        return self._lam if measurement.lam is None or not math.isnan(self._lam) else measurement.lam
 
 
 OWN = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")  # arrays of the record, by other ways

@@ -80,9 +80,9 @@ class NeuralCollapse(MomentsMetric):
     ) -> None:
         """Take in features (b, P) with labels (b,), or tokens (b, T, P) with labels (b, T); once W (C, P), b (C,) or a Linear.
 
-        Raises ValueError for shapes that do not fit, labels that are no integers, and another classifier than before; for
-        labels out of range, for features and classifiers that are not finite or out of scale, and for a classifier written into
-        meanwhile, at once on a CPU, where nothing is taken in then, and in `compute` on any other device.
+        Raises ValueError for shapes that do not fit and labels that are no integers; for labels out of range, for features and
+        classifiers that are not finite or out of scale, and for another classifier than before, at once on a CPU, where nothing
+        is taken in then, and in `compute` on any other device.
         """
         for name, value in (("features", features), ("labels", labels)):
             if not isinstance(value, Tensor):
@@ -195,7 +195,7 @@ class NeuralCollapse(MomentsMetric):
     def _compared(
         self, classifier: nn.Linear | tuple[Tensor, Tensor | None], width: int, P: int, faults: Tensor
     ) -> tuple[Classifier, GivenClassifier] | None:
-        """The classifier in float64 and its tensors; None where they are known, with a fault where they changed since."""
+        """The classifier in float64 and its tensors, None where they are known; a fault where it is not the one before."""
         W, b = weights_of(classifier) if isinstance(classifier, nn.Linear) else inputs.weights_and_offsets(classifier)
         outputs = self.num_classes or width - P
         if tuple(W.shape) != (outputs, P) or (b is not None and tuple(b.shape) != (outputs,)):
@@ -207,8 +207,11 @@ class NeuralCollapse(MomentsMetric):
             return None
         wide = on_device_with_float64(W.detach()).to(torch.float64, copy=True)
         offsets = torch.zeros_like(wide[:, 0]) if b is None else on_device_with_float64(b.detach()).to(torch.float64, copy=True)
-        if len(self.W) and not (torch.equal(wide, self.W.to(wide.device)) and torch.equal(offsets, self.b.to(offsets.device))):
-            raise ValueError(OTHER_CLASSIFIER)
+        if len(self.W):
+            changed = (wide != self.W.to(wide.device)).any() | (offsets != self.b.to(offsets.device)).any()
+            if self._given is not None and self._given.has(W, b) and bool(changed):  # at once: the optimizer has made a step
+                raise ValueError(OTHER_CLASSIFIER)
+            faults[-1] = changed
         return Classifier(wide, offsets), GivenClassifier.of(W, b)
 
     def _summarize(self) -> Summary:

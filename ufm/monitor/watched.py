@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ufm.monitor.batches import Select, outputs_of, second_entry_named, selected, warn_of_shift
+from ufm.monitor.batches import Select, labels_on, outputs_of, second_entry_named, selected, warn_of_shift
 from ufm.monitor.depth import BY_LAYER, gains_undefined, layer_gains, rows_by_layer
 from ufm.monitor.layer_hooks import LayerHook
 from ufm.monitor.layers import (
@@ -168,12 +168,13 @@ class Watched:
             with unchanged(self.model, loader), torch.no_grad(), self:
                 for batch in batches_of(loader):
                     chosen = selected(batch, self.select)
+                    labels = labels_on(device, chosen.labels)  # before the forward pass, for which a copy would wait
                     returned = outputs_of(bare(self.model), chosen, device)
                     if not self._checked and self._outputs:
                         check_returned(returned, self._outputs[0], next(iter(self.metrics)))
                         warn_of_shift(chosen, self._metric.shift)
                     with second_entry_named(batch, self.select):
-                        self.update(chosen.labels)
+                        self.update(labels)
         except BaseException:
             self.reset()  # the measures of a part would look like those of the whole
             raise
@@ -218,7 +219,8 @@ class Watched:
         return self._metric.measurement if self._metric.measured else None
 
     def reset(self) -> None:
-        """Forget all features, and the weights of the classifier."""
+        """Forget all features, those caught and not yet given their labels too, and the weights of the classifier."""
+        self.drop()
         for metric in self.metrics.values():
             metric.reset()
         self._checked, self._computed, self._past = False, None, None

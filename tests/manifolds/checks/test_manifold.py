@@ -101,6 +101,11 @@ REFUSED = {
         PymanoptView(pymanopt.manifolds.SpecialOrthogonalGroup(4)),
         PymanoptView(pymanopt.manifolds.SpecialOrthogonalGroup(3, k=2)),
     ),
+    "scaled": (
+        GeooptView(geoopt.Scaled(geoopt.Sphere(), 2.0), (4,)),
+        GeooptView(geoopt.Scaled(geoopt_manifolds.NormalizedFeaturesExact(SMALL, seed=0), 0.5), (SMALL_P, SMALL.n)),
+        GeooptView(geoopt.ProductManifold((geoopt.Scaled(geoopt.Sphere(), 2.0), 4), (geoopt.Sphere(), 3)), (7,)),
+    ),
     "other shapes": (PymanoptView(pymanopt.manifolds.FixedRankEmbedded(6, 5, 2)),),
 }
 

@@ -24,6 +24,15 @@ def test_weights_that_a_fused_optimizer_changes_are_another_classifier() -> None
     assert metric.compute() == before
 
 
+def test_one_row_of_the_weights_changed_where_no_version_says_so_is_seen() -> None:
+    """Of up to `LOOKED_AT` classes every row is looked at."""
+    H, y, W, b = tensors(8, 0.3)
+    metric = fed(NeuralCollapse(len(W)), H, y, W, b, [])
+    W.data[-1, 0] += 1
+    with pytest.raises(ValueError, match="not that of the features before"):
+        metric.update(H, y, classifier=(W, b))
+
+
 def test_a_classifier_that_a_device_saw_change_is_refused_in_compute(monkeypatch: pytest.MonkeyPatch) -> None:
     H, y, W, b = tensors(8, 0.3)
     metric = NeuralCollapse(len(W))

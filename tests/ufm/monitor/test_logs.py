@@ -116,6 +116,22 @@ def test_lambda_can_be_told_after_the_training(tmp_path: Path) -> None:
     assert np.isnan(load_log(tmp_path / "without", 0.1)[1].arrays["loss"]).tolist() == [False, True]
 
 
+def test_lambda_told_to_the_log_or_to_the_watch_alone_is_that_of_the_run(tmp_path: Path) -> None:
+    network, labels = torch.nn.Sequential(torch.nn.Linear(5, 4), torch.nn.Linear(4, 3)), torch.arange(30) % 3
+    data = [(torch.randn(3, 5)[labels] + 0.3 * torch.randn(30, 5), labels)]
+    for name, of_log, of_watch in (("both", 0.1, 0.1), ("log", 0.1, None), ("watch", None, 0.1)):
+        log, watched = RunLog(tmp_path / name, lam=of_log), watch(network, "1", lam=of_watch)
+        for epoch in (1, 2):
+            log(epoch, watched.measure(data), watched.measurement)
+    expected = load_log(tmp_path / "both")[1].arrays
+    for name in ("log", "watch"):
+        for given in (None, 0.7):
+            told = load_log(tmp_path / name, given)[1].arrays
+            for key in ("loss", "loss_nc1", "loss_nc23", "loss_perp", "lambda"):
+                np.testing.assert_allclose(told[key], expected[key], rtol=1e-12, err_msg=f"{name}: {key}")
+        assert load_observed(tmp_path / name).trajectory.observed["loss_perp"][-1] == pytest.approx(expected["loss_perp"][-1])
+
+
 def test_a_table_keeps_its_digits_and_other_files_are_refused(tmp_path: Path) -> None:
     log = CsvLog(tmp_path / "t.csv")
     log(1, {"nc1": 0.1 + 0.2})

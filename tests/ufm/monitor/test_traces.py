@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import prune
 from torch.nn.utils.rnn import pack_padded_sequence
+from torch.utils.checkpoint import checkpoint
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 
 from tests.typed import linear
@@ -345,6 +346,22 @@ def test_parameters_of_inference_mode_are_measured() -> None:
     x, y = data()
     assert watch(model, "3").measure([(x, y)])["examples"] == 90
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_the_backward_pass_computes_again_is_forgotten_by_a_reset() -> None:
+    """Gradient checkpointing calls the layers again, behind the update of their batch."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3))
+    optimizer, x, y = torch.optim.SGD(net.parameters(), 0.1), torch.randn(30, 4), torch.arange(30) % 3
+    with watch(net, "2", inner="0") as watched:
+        for _ in range(2):
+            watched.reset()
+            logits = checkpoint(net, x, use_reentrant=False)
+            watched.update(y)
+            values = watched.compute()
+            nn.functional.cross_entropy(logits, y).backward()
+            optimizer.step()
+    assert values["examples"] == 30
 
 
 def test_a_layer_that_gives_no_tensor_is_named() -> None:
