@@ -57,7 +57,7 @@ def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, la
         if Z.ndim == 2:
             return law.n * law.reduced_velocity(Z)
         B = np.linalg.solve(Z @ Z.mT + law.s * np.eye(Z.shape[-2]), Z)
-        gain = basis.weighted(B, law.priors)
+        gain = law.weighted(B)
         damped = gain - (gain @ Z.mT) @ B
         return damped if np.isinf(r) else gain + (r - 1) * damped
 

@@ -57,7 +57,7 @@ class GeneralMotion:
         self.S = scaled_means(start)
 
     def end_time(self, growth: float) -> float:
-        """When the smallest omega has grown `growth`-fold, to about 1e-7 of it."""
+        """When the smallest omega has grown `growth`-fold, to about 1e-6 of it."""
         from ufm.laws.general_states import time_of_growth
 
         return time_of_growth(self.law, self.S, growth)

@@ -27,6 +27,7 @@ from ufm.laws.singular import thin_svd
 
 LARGEST_RIDGE = 1e60
 DIRECT_UP_TO = 64  # rows for which LAPACK's solve is faster than an inverse of matrix products
+DENSE_UP_TO = 64  # columns up to which a product with Q^T Pi Q takes less than the calls that do without it
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ class GeneralLaw(ClassCounts):
         """
         s, (m, c) = self.s, Z.shape
         B = _shifted_solve(Z, s, Z)
-        gain = self.basis(Z).weighted(B, self.priors_like(Z) / self.n)
+        gain = self.weighted(B) / self.n
         if not (self.kernel_ratio != 1 if damping is None else damping):
             return gain, gain, B
         if m == c:
@@ -103,6 +104,16 @@ class GeneralLaw(ClassCounts):
         outside = gain - inside @ rows.mT
         outside = outside - (outside @ rows) @ rows.mT
         return gain, outside + s * _shifted_solve(R, s, inside.mT).mT @ rows.mT, B
+
+    def weighted(self, B: ArrayT) -> ArrayT:
+        """B Q^T Pi Q: few columns by a matrix that is kept, many without one. (m, C-1) -> (m, C-1)"""
+        if isinstance(B, np.ndarray) and B.dtype == np.float64 and B.shape[-1] <= DENSE_UP_TO:
+            return B @ self._weights
+        return self.basis(B).weighted(B, self.priors_like(B))
+
+    @cached_property
+    def _weights(self) -> np.ndarray:
+        return self._numpy_basis.weighted(np.eye(self.C - 1), self.priors)
 
     @property
     def time_unit(self) -> float:

@@ -78,11 +78,11 @@ def general_step(law: GeneralLaw, S: ArrayT, eta: float) -> ArrayT:
 def _reduced_step(law: GeneralLaw, Z: ArrayT, eta: float) -> ArrayT:
     """`general_step` of Z = U^T S Q, Q a basis orthogonal to q. (m, C-1) -> (m, C-1)"""
     xp, h, ratio = namespace(Z), eta / law.n, law.kernel_ratio
-    _, damped, B = law.reduced_terms(Z, damping=True)
+    gain, damped, B = law.reduced_terms(Z, damping=True)
     moved = Z + (eta * (1.0 if math.isinf(ratio) else ratio)) * damped
     if math.isinf(ratio):
         return moved
-    A = law.basis(Z).weighted(B, law.priors_like(Z)) @ B.mT  # U^T W^T W U
+    A = (law.n * gain) @ B.mT  # U^T W^T W U
     if eta < safe_step(law):  # I - h A is positive definite
         return xp.linalg.solve(identity_like(Z, len(Z)) - h * A, moved)
     values, E = xp.linalg.eigh(A)

@@ -14,7 +14,7 @@ from ufm.laws.singular import singular_values
 
 INSIDE = 0.25  # share of the accuracy for states inside a step
 MUCH_SPREAD = 10.0  # of the class sizes' root ratio, from which on a refusal names it
-SEARCH_ACCURACY = 1e-7  # of omega, where only the time of a growth is wanted
+SEARCH_ACCURACY = 1e-6  # of omega, where only the time of a growth is wanted
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +90,7 @@ def _refused_by_sizes(law: GeneralLaw, steps: Iterator[Arc], accuracy: float) ->
 
 
 def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:
-    """When the smallest omega has grown `growth`-fold from S (P, C): closed for equal classes, else to about 1e-7 of it.
+    """When the smallest omega has grown `growth`-fold from S (P, C): closed for equal classes, else to about 1e-6 of it.
 
     Raises ValueError for a growth below 1 and where a singular value is zero and never grows, OverflowError where the time
     overflows float64.
