@@ -106,8 +106,8 @@ class GeneralLaw(ClassCounts):
 
     def weighted(self, B: ArrayT) -> ArrayT:
         """B Q^T Pi Q: few columns by a matrix that is kept, many without one. (m, C-1) -> (m, C-1)"""
-        if isinstance(B, np.ndarray) and B.dtype == np.float64 and B.shape[-1] <= DENSE_UP_TO:
-            return B @ self._weights
+        if namespace(B) is np and B.dtype == np.float64 and B.shape[-1] <= DENSE_UP_TO:
+            return B @ array_like(self._weights, B)
         return self.basis(B).weighted(B, self.priors_like(B))
 
     @cached_property

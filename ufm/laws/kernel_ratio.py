@@ -16,7 +16,7 @@ k(x) = log(1 + x) - x / (1 + x), both positive, by the series of the inverse hyp
 
 import math
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar
@@ -38,6 +38,7 @@ from ufm.laws.domain import (
     wide,
 )
 from ufm.laws.kernel_ratio_tables import ForwardTable, Invariant, InverseTable
+from ufm.laws.logarithms import log1p_excess, log1p_remainder, of_product, relative_growth
 
 
 class _KernelRatioLaw(Law):
@@ -142,7 +143,7 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
         dv = (omega - omega0) * ((omega + omega0) / (C * s))
         z = dv / (r + v0)
         shared = r * log1p_remainder(z) + z * v0 + 2 * xp.log1p(z)
-        return s * (shared + of_product(xp.log1p, *_growth(omega, omega0, r / (r + v))) / r)
+        return s * (shared + of_product(xp.log1p, *relative_growth(omega, omega0, r / (r + v))) / r)
 
     @property
     def _invariant(self) -> Invariant:
@@ -185,7 +186,7 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
         r = self.kernel_ratio
         u, u0 = omega * omega / C, omega0 * omega0 / C
         du = (omega - omega0) * ((omega + omega0) / C)
-        z, excess = du / (r + u0), of_product(log1p_excess, *_growth(omega, omega0, r / (r + u)), limit=1.0)
+        z, excess = du / (r + u0), of_product(log1p_excess, *relative_growth(omega, omega0, r / (r + u)), limit=1.0)
         grown = z * (u0 + 2) / (r + u) + du / u / (r + u0) / (r + u)  # z / (1 + z) = du / (r + u)
         return log1p_excess(z) + excess / r**2 + grown
 
@@ -207,41 +208,6 @@ def _inverse(law: _KernelRatioLaw) -> InverseTable:
 @lru_cache(maxsize=32)
 def _forward(law: _KernelRatioLaw) -> ForwardTable:
     return ForwardTable.of(law._invariant)
-
-
-def log1p_remainder(x: ArrayT) -> ArrayT:
-    """g(x) = x - log(1 + x) to a few units in the last place, x > -1. Any shape."""
-    xp = namespace(x)
-    near = (x > -0.5) & (x < 1)
-    small = xp.where(near, x, 0.0)
-    y = small / (2 + small)  # log(1 + x) = 2 artanh y, and x - 2 y = x y
-    square, series = y * y, y * 0
-    for k in range(33, 1, -2):
-        series = series * square + 1 / k
-    far = xp.where(near, 1.0, x)
-    return xp.where(near, small * y - 2 * y * square * series, far - xp.log1p(far))
-
-
-def log1p_excess(x: ArrayT) -> ArrayT:
-    """k(x) = log(1 + x) - x / (1 + x) to a few units in the last place, x > -1. Any shape."""
-    xp = namespace(x)
-    near = (x > -0.5) & (x < 1)
-    small, far = xp.where(near, x, 0.0), xp.where(near, 1.0, x)
-    return xp.where(near, small * (small / (1 + small)) - log1p_remainder(small), xp.log1p(far) - far / (1 + far))
-
-
-def of_product(f: Callable[[ArrayT], ArrayT], x: ArrayT, y: ArrayT, limit: float = 0.0) -> ArrayT:
-    """f(x y) of f(w) = log w - `limit` for large w, also where x y overflows; 0 <= x <= y of about one size. Any shape"""
-    xp = namespace(x)
-    far = x > 1e100
-    near = f(xp.where(far, 0.0, x) * xp.where(far, 0.0, y))
-    return xp.where(far, xp.log(xp.where(far, x, 1.0)) + xp.log(xp.where(far, y, 1.0)) - limit, near)
-
-
-def _growth(omega: ArrayT, omega0: ArrayT, share: ArrayT) -> tuple[ArrayT, ArrayT]:
-    """Two factors of share (u - u0) / u0, neither of which overflows, for omega >= omega0."""
-    root = share**0.5
-    return root * ((omega - omega0) / omega0), root * ((omega + omega0) / omega0)
 
 
 def _check_ratio(r: float) -> None:
