@@ -19,7 +19,10 @@ PLAIN, KERNEL, JOINT, LAYER = "unnormalized", "kernel", "joint", "layer"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
-STEP, GRID = 0.08, 0.01  # of log omega between two points of a trace, and of the even grid of a path, to which a spline takes it
+STRIDE, GRID_SPACING = (
+    0.08,
+    0.01,
+)  # of log omega between two points of a trace, and of the even grid of a path, to which a spline takes it
 MANY = 20  # singular values, of more of which both are twice as far apart
 SAME_START = 1e-3  # of log omega between the statistics of the entry and what must have the same SNR
 PATH_POINTS = 320  # points of a path
@@ -170,27 +173,27 @@ class Predictor:
         for value, motion in of:
             followed = replace(motion, step=motion.rough) if rough and motion.rough is not None else motion
             try:
-                Y, t = trace(followed, self.frame, *ends, STEP * self._coarser)
+                Y, t = trace(followed, self.frame, *ends, STRIDE * self._coarser)
             except StiffFlowError as error:
                 raise UnpredictedError(name, value, error) from error
-            moved = np.r_[True, np.diff(travelled(Y)) > 0]
+            moved = np.r_[True, np.diff(lengths_along(Y)) > 0]
             traces.append((value, Y[moved], t[moved]))
         return traces
 
     def path(self, name: str, traced: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:
         """The values compared of one trace on an even grid, with their response to the start."""
         value, Y, t = traced
-        values, length = self.on_grid(Y, where), travelled(Y)
+        values, length = self.on_grid(Y, where), lengths_along(Y)
         places = length * ((len(values) - 1) / length[-1]) if len(Y) > 1 else length
         return Path(values, self._response(name, value, Y, t, places, where), value)
 
     def on_grid(self, Y: np.ndarray, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
         """The values compared of a trace (S, K, K), evenly spaced. (G, m)"""
-        seen, length = Y[:, where[0], where[1]], travelled(Y)
+        seen, length = Y[:, where[0], where[1]], lengths_along(Y)
         if len(seen) < 2:
             return seen
         largest = abs(np.diff(Y, axis=0)).max((1, 2)).sum()
-        count = min(2 + int(largest / (GRID * self._coarser)), PATH_POINTS)
+        count = min(2 + int(largest / (GRID_SPACING * self._coarser)), PATH_POINTS)
         return CubicSpline(length, seen)(np.linspace(0, length[-1], count))
 
     @property
@@ -216,7 +219,7 @@ class Predictor:
             raise UnpredictedError(name, value, error) from error
 
 
-def travelled(Y: np.ndarray) -> np.ndarray:
+def lengths_along(Y: np.ndarray) -> np.ndarray:
     """How long a path (S, K, K) is up to each of its points. (S,)"""
     return np.r_[0.0, np.cumsum(np.sqrt(((Y[1:] - Y[:-1]) ** 2).sum((1, 2))))]
 
