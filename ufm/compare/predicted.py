@@ -69,7 +69,7 @@ class PredictedRun:
 
     def add(self, name: str, value: float) -> None:
         """One more value of a model's parameter."""
-        known = [] if MODELS[name].stiff else [one for one in self.traced[name] if one[0] == value]
+        known = [one for one in self.traced[name] if one[0] == value and not MODELS[name].stiff]
         (traced,) = known or self.begin.traces(name, (value,))
         self._take_in(name, self.begin.path(name, traced, self.where))
 
