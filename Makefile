@@ -15,6 +15,7 @@ test: $(VENV)/.test
 
 slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m "slow or gpu"
+	$(BIN)/python -m pytest -n 2 --hypothesis-profile thorough -m "not slow and not gpu and not attack" tests/manifolds tests/ufm
 
 # hostile command lines, kills, full disks and second writers; ATTACK_LINES and ATTACK_KILLS change the counts
 attack: $(VENV)/.test

@@ -16,9 +16,11 @@ from tests.fresh import FreshProcesses  # noqa: E402
 
 TESTS = Path(__file__).parent
 
+# the same few examples at every run of `make test`; `make slow` draws many and others each time
 settings.register_profile(
-    "project", max_examples=30, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "project", max_examples=20, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
+settings.register_profile("thorough", settings.get_profile("project"), max_examples=300, derandomize=False)
 settings.load_profile("project")
 
 # the files that take longest, which come first, so that no process of several is left alone with one at the end; the two that

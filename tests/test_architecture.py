@@ -363,7 +363,7 @@ def test_the_plain_command_imports_no_heavy_library() -> None:
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-TYPES = ["pyrefly", "check", "--python-interpreter-path", sys.executable]
+TYPES = ["pyrefly", "check", "--threads", "1", "--python-interpreter-path", sys.executable]
 
 
 @pytest.mark.parametrize(

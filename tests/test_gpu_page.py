@@ -62,6 +62,7 @@ def names() -> list[str]:
     return gpu.marked_tests()
 
 
+@pytest.mark.slow  # a run of pytest finds the tests that are marked
 def test_without_a_device_every_test_and_timing_is_named_as_not_run(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, names: list[str]
 ) -> None:
@@ -102,6 +103,7 @@ def test_a_run_of_the_tests_says_what_became_of_each(names: list[str]) -> None:
     )
 
 
+@pytest.mark.slow
 def test_the_page_of_the_project_names_the_tests_and_timings_of_today(names: list[str]) -> None:
     text = gpu.PAGE.read_text(encoding="utf-8")
     for name in names:

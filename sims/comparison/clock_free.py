@@ -16,7 +16,7 @@ from ufm.compare.column_sum_decay import ColumnSumDecay, column_sum_decay
 from ufm.compare.comparison import Comparison
 from ufm.compare.coordinates import Entry
 from ufm.files.features import classifier_of
-from ufm.files.plot import BLACK, BLUE, GREEN, plain_numbers
+from ufm.files.plot import BLACK, BLUE, GREEN, panels, plain_numbers
 from ufm.files.store import load_arrays
 from ufm.monitor.epoch_statistics import load_statistics
 
@@ -153,8 +153,7 @@ def clock_free_figure(tests: ClockFreeTests) -> Figure | None:
     if tests.conservation is None:
         return None
     shown = 3 + (tests.column_sums is not None)
-    figure = Figure(figsize=(3.0 * shown, 3.0), layout="constrained")
-    axes = figure.subplots(1, shown)
+    figure, (axes,) = panels(1, shown, 3.0 * shown, 3.0)
     kept = tests.conservation
     axes[0].plot(tests.epochs, kept.change, "o-", color=BLACK, markersize=3, label="relative change")
     axes[0].plot(tests.epochs, kept.rest, "s--", color=BLUE, markersize=3, label="besides a common factor")

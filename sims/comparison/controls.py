@@ -74,7 +74,7 @@ def _run_case(case: Case, rng: np.random.Generator) -> Measured:
     ((_, motion),) = motions(case.model, gram, entry.counts, entry, None if value is None else (value,))
     first = log_gram(gram, frame)
     end = float(np.diagonal(first).mean() + np.log(case.growth))
-    Y, _ = trace(motion, frame, np.inf, end + 0.1, 0.005)
+    Y, _ = trace(motion, frame, np.inf, end + 0.1, 0.01)
     level = np.diagonal(Y, axis1=1, axis2=2).mean(1)
     wanted = level[0] + np.log(case.growth) * np.linspace(0, 1, case.T) ** np.exp(rng.uniform(-0.7, 0.7))
     place = np.interp(wanted, level, np.arange(len(level)))

@@ -13,7 +13,7 @@ from sims.comparison.analysis import Group
 from sims.comparison.numbers import spectra_of
 from ufm.compare.comparison import SCHEME, Comparison
 from ufm.compare.exponent import EXPONENTS
-from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, plain_numbers
+from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, panels, plain_numbers
 
 STYLES = {"renormalized": (BLUE, "-"), "embedded": (RED, "--"), "unnormalized": (GREEN, "-."), SCHEME: (ORANGE, ":")}
 FEW_DECADES = 1e3  # of an axis whose numbers are written out
@@ -90,8 +90,8 @@ def drift_figure(comparison: Comparison) -> Figure:
     """The drift of every law's invariants, rms over pairs: measured, and as each law would show it."""
     run = comparison.window.compared
     assert run is not None
-    figure = Figure(figsize=(9.0, 3.0), layout="constrained")
-    for axes, (name, drift) in zip(figure.subplots(1, 3), comparison.drifts.items(), strict=True):
+    figure, grid = panels(1, 3, 9.0, 3.0, 0.5, 0.2)
+    for axes, (name, drift) in zip(grid[0], comparison.drifts.items(), strict=True):
         axes.plot(run.t, _rms(drift.measured), "o-", color=BLACK, markersize=2.5, linewidth=1.0, label="measured")
         for other, values in drift.expected.items():
             if other != name:
@@ -103,7 +103,7 @@ def drift_figure(comparison: Comparison) -> Figure:
         _finish(axes)
     handles = [figure.axes[0].get_legend_handles_labels(), figure.axes[1].get_legend_handles_labels()]
     entries = {label: artist for artists, labels in handles for artist, label in zip(artists, labels, strict=True)}
-    figure.legend(entries.values(), entries.keys(), loc="outside upper center", ncols=4, frameon=False, fontsize=8)
+    figure.legend(entries.values(), entries.keys(), loc="upper center", ncols=4, frameon=False, fontsize=8)
     figure.supylabel("drift of $\\Phi(u_j)-\\Phi(u_k)$, rms", fontsize=9)
     return figure
 
@@ -113,8 +113,7 @@ def clock_figure(group: Group, member: int = 0) -> Figure:
     comparison, observed = group.comparisons[member], group.runs[member]
     run = comparison.window.compared
     assert run is not None
-    figure = Figure(figsize=(9.0, 3.2), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    figure, ((left, middle, right),) = panels(1, 3, 9.0, 3.2, 0.1)
     left.semilogy(run.t, run.omega, "o", color=BLACK, markersize=2)
     for name, pair in comparison.pairs.items():
         color, dash = STYLES[name]
@@ -143,8 +142,7 @@ def vectors_figure(group: Group) -> Figure | None:
     shown = [comparison for comparison in group.comparisons if comparison.frozen is not None]
     if not shown:
         return None
-    figure = Figure(figsize=(9.0, 3.0), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    figure, ((left, middle, right),) = panels(1, 3, 9.0, 3.0)
     for comparison in shown:
         frozen, run = comparison.frozen, comparison.window.compared
         assert frozen is not None
@@ -173,8 +171,8 @@ def spectra_figure(group: Group, member: int = 0) -> Figure:
     run = comparison.window.compared
     assert run is not None
     sources = spectra_of(observed, comparison)
-    figure = Figure(figsize=(9.0, 7.0), layout="constrained")
-    for axes, (name, label, log) in zip(figure.subplots(3, 3).flat, SPECTRA, strict=True):
+    figure, grid = panels(3, 3, 9.0, 7.0)
+    for axes, (name, label, log) in zip(grid.flat, SPECTRA, strict=True):
         draw = axes.semilogy if log else axes.plot
         if name == "nc4":
             if "nc4" in sources.get("network", {}):
@@ -191,7 +189,7 @@ def spectra_figure(group: Group, member: int = 0) -> Figure:
         axes.set_xlabel("epoch" if run.V_t is not None else "time of the run", fontsize=8)
         _finish(axes)
     handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=5, frameon=False, fontsize=8)
+    figure.legend(*handles, loc="upper center", ncols=5, frameon=False, fontsize=8)
     return figure
 
 
@@ -203,8 +201,7 @@ def write_pdf(figures: Sequence[Figure], file: BinaryIO) -> None:
 
 
 def _single_axes() -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(4.6, 3.0), layout="constrained")
-    axes = figure.subplots()
+    figure, ((axes,),) = panels(1, 1, 4.6, 3.0, 0.1)
     axes.set_xlabel("epoch", fontsize=8)
     _finish(axes)
     return figure, axes

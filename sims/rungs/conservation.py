@@ -11,7 +11,7 @@ from ufm.compare.motions import trace, unnormalized_motion
 from ufm.features.ranges import range_of_covariance
 from ufm.monitor.epoch_statistics import load_statistics
 
-SHARE_SPACING = 0.005  # of log omega between two points of a traced plain flow
+SHARE_SPACING = 0.02  # of log omega between two points of a traced plain flow
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,7 +48,7 @@ def test_without_standard_error_the_output_holds_results_alone() -> None:
 
 
 @needs_full
-@pytest.mark.parametrize("module", ["ufm.flow", "sims.measure"])
+@pytest.mark.parametrize("module", ["ufm.flow", pytest.param("sims.measure", marks=pytest.mark.slow)])
 def test_an_error_that_nobody_can_read_keeps_its_exit_code(module: str, tmp_path: Path) -> None:
     absent = [*(["--features"] if module == "ufm.flow" else []), "absent.npz"]
     for line, code in ((["--nothing"], 2), (["--version"], 0), (absent, 2)):

@@ -18,7 +18,13 @@ CUT_OFF = """() => {
 
 
 @pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=str)
-@pytest.mark.parametrize("name", ["index", "start", "choose", "faq", "search", "tutorials/your-own-network", "explorer/index"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("index", "start", "tutorials/your-own-network", "explorer/index"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("choose", "faq", "search")),
+    ],
+)
 def test_axe_core_finds_nothing(browser: Browser, site: Path, name: str, size: tuple[int, int], scheme: str) -> None:
     page = opened(browser, (site / f"{name}.html").as_uri(), size, scheme)
     assert not violations(page)

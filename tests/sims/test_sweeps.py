@@ -80,7 +80,7 @@ def test_training_is_the_serial_one_bit_for_bit_on_every_engine_though_a_worker_
 def test_a_running_scheduler_is_used_and_one_that_is_gone_is_named(tmp_path: Path) -> None:
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
         address = cluster.scheduler_address.removeprefix("tcp://")
         assert sweep(square, {"a": 4, "b": 5}, f"dask://{address}", progress=quiet) == {"a": Outcome(16), "b": Outcome(25)}
     with pytest.raises(ValueError, match=r"no dask scheduler answers at 127\.0\.0\.1:1$"):

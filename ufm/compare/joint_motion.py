@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from ufm.compare.coordinates import Entry
-from ufm.compare.motions import FlowState, Motion, extrapolated
+from ufm.compare.motions import ROUGH_SPLIT, FlowState, Motion, extrapolated
 
 
 def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) -> Motion:
@@ -27,13 +27,19 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
     D0 = E * np.sqrt(np.clip(values, 0, None))
     penalty = np.diag(np.r_[np.full(P, entry.decay_w), 0.0])
 
-    def features(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
+    def modes(W: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The eigenvalues (C, 1) and vectors U of W W^T, and U^T W."""
+        a, U = np.linalg.eigh(W @ W.mT)
+        return np.clip(a, 0, None)[..., None], U, U.mT @ W
+
+    def features(
+        of_W: tuple[np.ndarray, np.ndarray, np.ndarray], b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float
+    ) -> tuple[np.ndarray, np.ndarray]:
         """M and D after h: dM/dt = -W^T (W M + b - I) - decay_h M and dD/dt = -W^T W D - decay_h D, in the eigenbasis of W W^T:
         exp(-h W^T W) = I + W^T f(W W^T) W, f(a) = (exp(-h a) - 1) / a.
         """
-        a, U = np.linalg.eigh(W @ W.mT)
-        a = np.clip(a, 0, None)[..., None]
-        fall, rows = a + entry.decay_h, U.mT @ W
+        a, U, rows = of_W
+        fall = a + entry.decay_h
         rest = np.exp(-h * entry.decay_h)
         kept = rest * np.where(a > 0, np.expm1(-h * a) / np.where(a > 0, a, 1.0), -h)
         drive = np.where(fall > 0, -np.expm1(-h * fall) / np.where(fall > 0, fall, 1.0), h)
@@ -72,12 +78,20 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
         moved = moved @ F.T
         return moved[..., :P], moved[..., P]
 
-    def strang(state: FlowState, h: float, classifier: Callable[..., tuple[np.ndarray, np.ndarray]] = classifier) -> FlowState:
-        W, b, M, D = state
-        M, D = features(W, b, M, D, h / 2)
-        W, b = classifier(W, b, M, D, h)
-        M, D = features(W, b, M, D, h / 2)
-        return W, b, M, D
+    def both(
+        state: FlowState, h: float, classifier: Callable[..., tuple[np.ndarray, np.ndarray]] = classifier
+    ) -> tuple[FlowState, FlowState]:
+        """Two Strang steps of h / 2, whose inner halves are one, and one of h."""
+        W0, b0, M0, D0 = state
+        first = modes(W0)
+        M, D = features(first, b0, M0, D0, h / 2)
+        W, b = classifier(W0, b0, M, D, h)
+        whole = W, b, *features(modes(W), b, M, D, h / 2)
+        M, D = features(first, b0, M0, D0, h / 4)
+        W, b = classifier(W0, b0, M, D, h / 2)
+        M, D = features(modes(W), b, M, D, h / 2)
+        W, b = classifier(W, b, M, D, h / 2)
+        return (W, b, *features(modes(W), b, M, D, h / 4)), whole
 
     def gram(state: FlowState) -> np.ndarray:
         _, _, M, D = state
@@ -90,8 +104,9 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
     if turns is not None:
         W0, b0, D0 = (np.broadcast_to(x, (len(turns), *x.shape)) for x in (W0, b0, D0))
     sizes = (0.0, float(priors.min()), 0.0, 0.0)  # b may begin at 0 on its way to the priors
-    step = strang if turns is None else partial(strang, classifier=classifier_near)
-    return Motion((W0, b0, M0 + entry.mean[:, None], D0), extrapolated(step, sizes=sizes), gram, extrapolated(step, 0, sizes))
+    pair = both if turns is None else partial(both, classifier=classifier_near)
+    step, quick = extrapolated(pair, sizes=sizes), extrapolated(pair, 0, sizes)
+    return Motion((W0, b0, M0 + entry.mean[:, None], D0), step, gram, quick, extrapolated(pair, sizes=sizes, split=ROUGH_SPLIT))
 
 
 def relaxation(

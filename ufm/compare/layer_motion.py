@@ -3,7 +3,7 @@
 import numpy as np
 
 from ufm.compare.coordinates import Entry
-from ufm.compare.motions import Motion, extrapolated
+from ufm.compare.motions import Motion, extrapolated, halves_and_whole
 
 SMALLEST_SQUARE = 1e-300
 
@@ -48,4 +48,5 @@ def layer_motion(entry: Entry, turns: np.ndarray | None = None) -> Motion:
         S = A @ means
         return S.mT @ np.linalg.solve(A @ within @ A.mT, S)
 
-    return Motion((below.A @ E,), extrapolated(step), gram, extrapolated(step, 0))
+    both = halves_and_whole(step)
+    return Motion((below.A @ E,), extrapolated(both), gram, extrapolated(both, 0))

@@ -1,7 +1,7 @@
 """The models a run is compared with: what each needs, whether it has a parameter, which are special cases of which."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -19,8 +19,11 @@ PLAIN, KERNEL, JOINT, LAYER = "unnormalized", "kernel", "joint", "layer"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
-FINE, ROUGH = 0.02, 0.05  # of log omega between two points of a trace; rough ones only tell where a parameter is likely
-MANY = 20  # singular values, of more of which traces are threefold coarser
+STRIDE, GRID_SPACING = (
+    0.08,
+    0.01,
+)  # of log omega between two points of a trace, and of the even grid of a path, to which a spline takes it
+MANY = 20  # singular values, of more of which both are twice as far apart
 SAME_START = 1e-3  # of log omega between the statistics of the entry and what must have the same SNR
 PATH_POINTS = 320  # points of a path
 MOST_VALUES = 64  # compared: of more, those that the models predict most differently
@@ -29,7 +32,8 @@ MOST_VALUES = 64  # compared: of more, those that the models predict most differ
 @dataclass(frozen=True)
 class CandidateModel:
     """A name, the parameter and its values where it has one, the models it contains, at which `limit` of the parameter, what it
-    needs of the entry, and the values of the parameter nearest to the limit that count as another model.
+    needs of the entry, the values of the parameter nearest to the limit that count as another model, and whether some of its
+    values take so many steps that those listed are first followed roughly, which tells where the parameter is likely.
     """
 
     name: str
@@ -40,6 +44,7 @@ class CandidateModel:
     needs: str = "spectrum"
     limit: float = 1.0
     apart: tuple[float, ...] = ()
+    stiff: bool = False
 
     def counts_as_limit(self, value: float | None) -> bool:
         """Whether a value of the parameter lies between those on both sides of the limit that count as another model."""
@@ -74,6 +79,7 @@ MODELS: dict[str, CandidateModel] = {
             "classifier",
             np.inf,
             (1.0,),
+            stiff=True,
         ),
         CandidateModel(LAYER, "gradient flow of the last linear map over fixed features below; A A^T conserved", needs="layer"),
     )
@@ -157,32 +163,42 @@ class Predictor:
     __repr__ = short_repr
 
     def traces(
-        self, name: str, values: tuple[float, ...] | None = None, spacing: float = FINE
+        self, name: str, values: tuple[float, ...] | None = None, rough: bool = False
     ) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
         """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
-        spacing = spacing if self.frame.shape[1] <= MANY else 3 * spacing
         ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
         entry = krylov(self.entry, QUICK_BLOCKS) if self.entry is not None and name == JOINT else self.entry  # steps cost P^3
         of = motions(name, self.gram, self.counts, entry, values)
         traces = []
         for value, motion in of:
+            followed = replace(motion, step=motion.rough) if rough and motion.rough is not None else motion
             try:
-                traces.append((value, *trace(motion, self.frame, *ends, spacing)))
+                Y, t = trace(followed, self.frame, *ends, STRIDE * self._coarser)
             except StiffFlowError as error:
                 raise UnpredictedError(name, value, error) from error
+            moved = np.r_[True, np.diff(lengths_along(Y)) > 0]
+            traces.append((value, Y[moved], t[moved]))
         return traces
 
     def path(self, name: str, traced: tuple[float | None, np.ndarray, np.ndarray], where: tuple[np.ndarray, np.ndarray]) -> Path:
         """The values compared of one trace on an even grid, with their response to the start."""
         value, Y, t = traced
-        length = np.r_[0.0, np.cumsum(np.sqrt(((Y[1:] - Y[:-1]) ** 2).sum((1, 2))))]
-        moved = np.r_[True, np.diff(length) > 0]
-        Y, t, length = Y[moved], t[moved], length[moved]
-        count = min(2 * len(Y) - 1, PATH_POINTS)
-        places = length * ((count - 1) / length[-1]) if len(Y) > 1 else length
-        seen = Y[:, where[0], where[1]]
-        values = CubicSpline(places, seen)(np.arange(count, dtype=float)) if len(Y) > 1 else seen
+        values, length = self.on_grid(Y, where), lengths_along(Y)
+        places = length * ((len(values) - 1) / length[-1]) if len(Y) > 1 else length
         return Path(values, self._response(name, value, Y, t, places, where), value)
+
+    def on_grid(self, Y: np.ndarray, where: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        """The values compared of a trace (S, K, K), evenly spaced. (G, m)"""
+        seen, length = Y[:, where[0], where[1]], lengths_along(Y)
+        if len(seen) < 2:
+            return seen
+        largest = abs(np.diff(Y, axis=0)).max((1, 2)).sum()
+        count = min(2 + int(largest / (GRID_SPACING * self._coarser)), PATH_POINTS)
+        return CubicSpline(length, seen)(np.linspace(0, length[-1], count))
+
+    @property
+    def _coarser(self) -> int:
+        return 1 if self.frame.shape[1] <= MANY else 2
 
     def _response(
         self,
@@ -201,6 +217,11 @@ class Predictor:
             return response(motion, self.frame, Y, t, places, where)
         except StiffFlowError as error:
             raise UnpredictedError(name, value, error) from error
+
+
+def lengths_along(Y: np.ndarray) -> np.ndarray:
+    """How long a path (S, K, K) is up to each of its points. (S,)"""
+    return np.r_[0.0, np.cumsum(np.sqrt(((Y[1:] - Y[:-1]) ** 2).sum((1, 2))))]
 
 
 def select(

@@ -24,7 +24,8 @@ MOST_POINTS = 3000
 FIRST_STEP = 1e-3
 FIRST_HALVINGS = 4  # of the spacing, that make the first step
 LONGEST, AT_REST = 1e12, 1e-15  # a step, and a speed of log omega, at which a flow has arrived
-SPLIT, DEEPEST = 1e-4, 20  # relative difference of a step and its halves that is halved again, and how often
+SPLIT, ROUGH_SPLIT = 1e-4, 2e-3  # relative difference of a step and its halves that is halved again, and that of a rough one
+DEEPEST = 20  # how often
 MOST_FLOW_STEPS = 20_000  # of one flow, each two halves and a whole
 NO_SIGNAL = 1e-26  # share of a direction in N below which it never matters
 FlowState = Any
@@ -36,14 +37,15 @@ class StiffFlowError(ValueError):
 
 @dataclass(frozen=True, eq=False)
 class Motion:
-    """A state, how a step of flow time h changes it, G (C, C) of a state; and a cheaper step of fourth order, which does not
-    watch its error as `step` does.
+    """A state, how a step of flow time h changes it to fourth order, G (C, C) of a state; and two that may be cheaper: `quick`,
+    which does not watch its error as `step` may, and `rough`, which watches it less closely.
     """
 
     state: FlowState
     step: Callable[[FlowState, float], FlowState]
     gram: Callable[[FlowState], np.ndarray]
     quick: Callable[[FlowState, float], FlowState] | None = None
+    rough: Callable[[FlowState, float], FlowState] | None = None
 
 
 def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
@@ -75,9 +77,11 @@ def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, la
 
 
 def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None = None) -> Motion:
-    """The flow dH/dt = -grad L_LS Theta of any start, Theta 1 on deviations and r on class means: exponential midpoint.
+    """The flow dH/dt = -grad L_LS Theta of any start, Theta 1 on deviations and r on class means: exponential midpoints, two
+    halves of a step and the whole extrapolated to fourth order.
 
-    turns (B, C, C): from S T for every T of them instead of S, all at once.
+    turns (B, C, C): from S T for every T of them instead of S, all at once; as many as classes, or more, to first order in what
+    their X differ from the first one by.
     """
     priors = entry.priors
     C, q = len(priors), np.sqrt(priors)
@@ -95,35 +99,70 @@ def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None =
         return S.mT @ (S / a)
 
     projected = (J * priors) @ J
+    near = turns is not None and len(turns) >= len(priors)
 
-    def rate(S: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def rate(S: np.ndarray) -> tuple[np.ndarray, ...]:
         """X = (Q J Pi J Q) L L^T = T Lambda T^{-1}, L L^T = I - N / r: its eigenvalues, T and T^{-1}."""
-        N = inner(S)
+        of_all = inner(S)
+        N = of_all[0] if near else of_all
         L = np.linalg.cholesky(one - N / r)
         Q = one if r == 1 else np.linalg.inv(one + (1 - 1 / r) * N)
         values, vectors = np.linalg.eigh(r * (L.mT @ (Q @ projected @ Q) @ L))
-        return values[..., None, :], np.linalg.solve(L.mT, vectors), (L @ vectors).mT
+        T, inverse = np.linalg.solve(L.mT, vectors), (L @ vectors).mT
+        if not near:
+            return values[..., None, :], T, inverse
+        left, more = inverse @ Q, of_all - N  # X = r Q projected Q (I - N / r), dQ = -(1 - 1 / r) Q dN Q
+        change = (left @ more) @ ((1 / r - 1) * T * values) + (left @ projected @ Q @ more) @ ((1 - r) * (Q @ L @ L.T @ T) - T)
+        return values[..., None, :], T, inverse, change
 
-    def advance(S: np.ndarray, X: tuple[np.ndarray, np.ndarray, np.ndarray], h: float) -> np.ndarray:
+    def advance(S: np.ndarray, X: tuple[np.ndarray, ...], h: float) -> np.ndarray:
         """S_i exp(h X / a_i) for every row i."""
-        values, T, inverse = X
-        return ((S @ T) * np.exp(np.clip(h * values / a, -50, 50))) @ inverse
+        values, T, inverse, *change = X
+        rows = S @ T
+        moved = rows * np.exp(np.clip(h * values / a, -50, 50))
+        for of_X in change:
+            x = np.clip(h * values / a[0], -50, 50)
+            slopes = (h / a[0])[..., None] * divided_exponential(x)
+            moved += np.einsum("bij,ijk,bjk->bik", rows, slopes, of_X)
+        return moved @ inverse
+
+    def midpoint(S: np.ndarray, h: float) -> np.ndarray:
+        return advance(S, rate(advance(S, rate(S), h / 2)), h)
 
     def step(S: np.ndarray, h: float) -> np.ndarray:
-        return advance(S, rate(advance(S, rate(S), h / 2)), h)
+        X = rate(S)
+        whole = advance(S, rate(advance(S, X, h / 2)), h)
+        half = advance(S, rate(advance(S, X, h / 4)), h / 2)
+        return (4 * midpoint(half, h / 2) - whole) / 3
 
     def gram(S: np.ndarray) -> np.ndarray:
         N = inner(S)
         return N @ np.linalg.inv(one - N / r)
 
-    return Motion(S0, step, gram)
+    return Motion(S0, step, gram, step)
+
+
+def divided_exponential(x: np.ndarray) -> np.ndarray:
+    """(exp(x_j) - exp(x_k)) / (x_j - x_k). (P, C) -> (P, C, C)"""
+    one, other = x[..., :, None], x[..., None, :]
+    gap = abs(one - other)
+    return np.exp(np.maximum(one, other)) * np.where(gap > 0, -np.expm1(-gap) / np.where(gap > 0, gap, 1.0), 1.0)
+
+
+def halves_and_whole(step: Callable[[FlowState, float], FlowState]) -> Callable[[FlowState, float], tuple[FlowState, FlowState]]:
+    """Two steps of h / 2 and one of h."""
+    return lambda state, h: (step(step(state, h / 2), h / 2), step(state, h))
 
 
 def extrapolated(
-    step: Callable[[FlowState, float], FlowState], deepest: int = DEEPEST, sizes: Sequence[float] = ()
+    both: Callable[[FlowState, float], tuple[FlowState, FlowState]],
+    deepest: int = DEEPEST,
+    sizes: Sequence[float] = (),
+    split: float = SPLIT,
 ) -> Callable[[FlowState, float], FlowState]:
-    """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ, at
-    most `deepest` times over: in relation to the largest entry of an array, or to its size in `sizes` where that is larger.
+    """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ by
+    `split`, at most `deepest` times over: in relation to the largest entry of an array, or to its size in `sizes` where that is
+    larger.
 
     Raises StiffFlowError after MOST_FLOW_STEPS of them.
     """
@@ -134,10 +173,10 @@ def extrapolated(
         count += 1
         if count > MOST_FLOW_STEPS:
             raise StiffFlowError(f"{MOST_FLOW_STEPS} steps do not follow it")
-        halves, whole = step(step(state, h / 2), h / 2), step(state, h)
+        halves, whole = both(state, h)
         least = sizes or (0.0,) * len(whole)
         pairs = zip(halves, whole, least, strict=True)
-        apart = any(abs(fine - coarse).max() > SPLIT * max(abs(fine).max(), size) for fine, coarse, size in pairs)
+        apart = any(abs(fine - coarse).max() > split * max(abs(fine).max(), size) for fine, coarse, size in pairs)
         if apart and depth < deepest:
             return careful(careful(state, h / 2, depth + 1), h / 2, depth + 1)
         return tuple((4 * fine - coarse) / 3 for fine, coarse in zip(halves, whole, strict=True))

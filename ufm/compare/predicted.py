@@ -7,7 +7,7 @@ import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
 from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
-from ufm.compare.models import FINE, KERNEL, MODELS, PLAIN, ROUGH, SAME_START, Predictor, select
+from ufm.compare.models import KERNEL, MODELS, PLAIN, SAME_START, Predictor, select
 from ufm.compare.noise import Noise, shrunk
 from ufm.compare.outcome import Measured
 
@@ -36,7 +36,7 @@ class PredictedRun:
                 raise ValueError(f"the class statistics given are not those of the first epoch: log omega differs by {gap:.2g}")
         diagonal = np.diagonal(Y, axis1=1, axis2=2)
         self.begin = Predictor(start, run.counts, frame, run.entry, float(diagonal.max()), float(diagonal.mean(1).max()))
-        self.traced = {name: self.begin.traces(name, spacing=ROUGH if MODELS[name].values else FINE) for name in names}
+        self.traced = {name: self.begin.traces(name, rough=MODELS[name].stiff) for name in names}
         self.where = select(self.traced, frozen)
         self.kinds = (self.where[0] != self.where[1]).astype(int)
         self.y = Y[:, self.where[0], self.where[1]]
@@ -62,14 +62,15 @@ class PredictedRun:
         """Log likelihood under white noise after the start, of every listed value of a model's parameter."""
         n, likely = len(self.y) - 1, list[float]()
         for _, Y, _ in self.traced[name]:
-            path = Path(Y[:, self.where[0], self.where[1]], self.paths[PLAIN][0].response)
+            path = Path(self.begin.on_grid(Y, self.where), self.paths[PLAIN][0].response)
             weight = self.fit(path, *self.given).weight
             likely.append(float(0.5 * n * np.log(weight).sum()))
         return np.array(likely)
 
     def add(self, name: str, value: float) -> None:
         """One more value of a model's parameter."""
-        (traced,) = self.begin.traces(name, (value,))
+        known = [one for one in self.traced[name] if one[0] == value and not MODELS[name].stiff]
+        (traced,) = known or self.begin.traces(name, (value,))
         self._take_in(name, self.begin.path(name, traced, self.where))
 
     def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:

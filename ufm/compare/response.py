@@ -12,10 +12,11 @@ from scipy.interpolate import CubicSpline
 
 from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry, log_gram
-from ufm.compare.motions import FlowState, Motion
+from ufm.compare.motions import FIRST_HALVINGS, FlowState, Motion
 
 TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
 PLACES = 20  # of a path, at which the response is computed
+FEW_STEPS, MORE_STEPS = 2, 6  # from place to place
 BETWEEN = 4  # parts of every interval between two places, to whose ends a cubic spline takes the response; linear in each
 FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
 APART, CLOSELY = 0.02, 0.0002  # of log omega, from its path, that a path of longer steps may be, and one of a single step
@@ -106,17 +107,17 @@ def response(
     if len(times) < 2:
         return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
     count = FEWER_PLACES if K > MOST_FULL else PLACES
-    chosen = np.unique(np.round(np.linspace(0, len(times) - 1, count)).astype(int))
+    first_steps = min(FIRST_HALVINGS + 1, len(times) - 1)  # of a trace, the short ones that follow a classifier to rest
+    chosen = np.unique(np.r_[0, np.round(np.linspace(first_steps, len(times) - 1, count - 1)).astype(int)])
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
     state = motion.state
     for before, after in pairwise(chosen):
-        few, all_of_them = np.unique([before, (before + after + 1) // 2, after]), np.arange(before, after + 1)
-        ways = [(motion.step, few, APART), (motion.step, all_of_them, APART)]
+        ways = [(motion.step, FEW_STEPS, APART), (motion.step, MORE_STEPS, APART)]
         if before and motion.quick is not None:  # a classifier that is not at rest at the start comes there in no time
-            one = (motion.quick, few[[0, -1]], CLOSELY)
-            ways = [one, (motion.quick, few, APART), (motion.quick, all_of_them, APART), *ways]
-        for step, rows, apart in ways:
-            moved = _walk(motion, step, state, times[rows], frame)
+            ways = [(motion.quick, 1, CLOSELY), (motion.quick, FEW_STEPS, APART), (motion.quick, MORE_STEPS, APART), *ways]
+        for step, steps, apart in ways:
+            moments = np.interp(np.linspace(before, after, steps + 1), np.arange(len(times)), times)
+            moved = _walk(motion, step, state, moments, frame)
             if moved is not None and abs(moved[1][0] - path[after]).max() < apart:
                 break  # the first that follows the path
         if moved is None and before == 0:

@@ -36,16 +36,25 @@ def checked_classifier(
 
     Raises ValueError unless W is (C, P) and b is (C,) of the features that were measured; TypeError unless they are arrays.
     """
-    namespace(W), namespace(b)
-    if tuple(W.shape) != (stats.C, stats.P):
-        raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
+    weights = checked_weights(stats, W)
+    namespace(b)
     if tuple(b.shape) != (stats.C,):
         raise ValueError(
             f"b has shape {tuple(b.shape)}, these features need (C,) = ({stats.C},); a network without bias has zeros"
         )
-    if namespace(stats.means) is np:
-        W, b = as_numpy(W), as_numpy(b)
-    return array_like(detached(W), stats.means), array_like(detached(b), stats.means)
+    return weights, _like_statistics(stats, b)
+
+
+def checked_weights(stats: ClassStatistics[ArrayT], W: Weights[Array]) -> Weights[ArrayT]:
+    """W as `checked_classifier` gives it, with the same errors."""
+    namespace(W)
+    if tuple(W.shape) != (stats.C, stats.P):
+        raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
+    return _like_statistics(stats, W)
+
+
+def _like_statistics(stats: ClassStatistics[ArrayT], x: Array) -> ArrayT:
+    return array_like(detached(as_numpy(x) if namespace(stats.means) is np else x), stats.means)
 
 
 def mse_loss(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array], lam: float) -> float:

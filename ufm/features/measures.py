@@ -7,18 +7,29 @@ numpy or torch. "Centred" means are mu_c - mu_G.
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
+from manifolds.linalg import Array, ArrayT, detached, epsilon, identity_like, namespace
 from manifolds.whitening import degenerate_deviation
-from ufm.arrays import ClassMeans, PerClass, Rows, Weights
-from ufm.features.nearest_means import nearest_mean
+from ufm.arrays import ClassMeans, PerClass, Rows, Weights, check_matrix, check_scale
+from ufm.features.loss_decomposition import checked_classifier, checked_weights
+from ufm.features.nearest_means import disagreements
 from ufm.features.pairs import cosine_deviation
 from ufm.features.ranges import range_of_covariance
 from ufm.features.row_norms import within_over_square
 from ufm.features.statistics import ClassStatistics
-from ufm.features.vectors import maximal_angle, norms, pair_cosines, sample_deviation, unit_matrix, unit_vectors
+from ufm.features.vectors import (
+    WEIGHTS,
+    maximal_angle,
+    nonzero_columns,
+    norms,
+    pair_cosines,
+    sample_deviation,
+    unit_matrix,
+    unit_vectors,
+    unit_weights,
+)
 
 DOUBLE_EPSILON = float(np.finfo(np.float64).eps)
-WEIGHTS, CENTRED = "weights W", "centred class means"  # as refusals name them
+CENTRED = "centred class means"  # as refusals name them
 
 
 def phd_nc1(stats: ClassStatistics[Array], precision: float = DOUBLE_EPSILON) -> float:
@@ -31,18 +42,18 @@ def phd_nc1(stats: ClassStatistics[Array], precision: float = DOUBLE_EPSILON) ->
 
 def phd_equinorm(vectors: Array) -> float:
     """Std_c ||v_c|| / Avg_c ||v_c|| of the columns (P, C): centred class means, or W^T (Figure 3). Std over C - 1."""
-    lengths = norms(_nonzero_columns(vectors))
+    lengths = norms(nonzero_columns(vectors))
     return float(sample_deviation(lengths) / lengths.mean())
 
 
 def phd_equiangular(vectors: Array) -> float:
     """Std over pairs c < c' of cos(v_c, v_c') for columns (P, C): centred class means, or W^T (Figure 4). 0 for C = 2."""
-    return cosine_deviation(_nonzero_columns(vectors))
+    return cosine_deviation(nonzero_columns(vectors))
 
 
 def phd_maximal_angle(vectors: Array) -> float:
     """Avg over pairs of |cos(v_c, v_c') + 1/(C-1)| for columns (P, C): centred class means, or W^T (Figure 5)."""
-    return float(maximal_angle(_nonzero_columns(vectors)))
+    return float(maximal_angle(nonzero_columns(vectors)))
 
 
 def phd_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
@@ -50,8 +61,8 @@ def phd_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
 
     Raises ValueError for W of another shape, W = 0 and class means that all coincide.
     """
-    _check_rows(stats, W)
-    return float(((unit_matrix(W, WEIGHTS).mT - unit_matrix(stats.centred_means, CENTRED)) ** 2).sum())
+    W = checked_weights(stats, W)
+    return float(((unit_weights(W).mT - unit_matrix(stats.centred_means, CENTRED)) ** 2).sum())
 
 
 def phd_nc4(features: Rows[Array], W: Weights[Array], b: PerClass[Array], class_means: ClassMeans[Array]) -> float:
@@ -59,11 +70,17 @@ def phd_nc4(features: Rows[Array], W: Weights[Array], b: PerClass[Array], class_
 
     With test features and train means this is the PNAS figure; with train features the authors' notebook.
     """
-    P, C = class_means.shape
-    if features.shape[-1] != P or tuple(W.shape) != (C, P) or tuple(b.shape) != (C,):
+    features, W, b, class_means = (detached(x) for x in (features, W, b, class_means))
+    check_matrix(features, "features")
+    P, C = features.shape[1], len(b)
+    if (tuple(W.shape), tuple(b.shape), tuple(class_means.shape)) != ((C, P), (C,), (P, C)):
         shapes = f"features {tuple(features.shape)}, W {tuple(W.shape)}, b {tuple(b.shape)}"
-        raise ValueError(f"{shapes} do not go with class means ({P}, {C}): features (n, P), W (C, P), b (C,) are needed")
-    return _disagreements(features, W, b, class_means) / len(features)
+        raise ValueError(
+            f"{shapes} do not go with class means {tuple(class_means.shape)}: (n, P), (C, P), (C,) and (P, C) are needed"
+        )
+    for values, what in ((W, WEIGHTS), (b, "biases b"), (class_means, "class means")):
+        check_scale(float(abs(values).max()), what)
+    return disagreements(features, W, b, class_means) / len(features)
 
 
 def zhu_nc1(stats: ClassStatistics[Array], precision: float = DOUBLE_EPSILON) -> float:
@@ -109,13 +126,13 @@ def _empty_directions(stats: ClassStatistics[ArrayT], weighted: ArrayT, precisio
 
 def zhu_nc2(W: Weights[Array]) -> float:
     """|| W W^T / ||W W^T||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC2). Raises ValueError for W = 0."""
-    unit = unit_matrix(W, WEIGHTS)
+    unit = unit_weights(W)
     return _distance_to_etf(unit @ unit.mT, W)
 
 
 def zhu_nc2_centred(W: Weights[Array]) -> float:
     """`zhu_nc2` of W minus its mean row, as Zhou et al. (2022, MSE) measure it. Raises ValueError where all rows are equal."""
-    unit = unit_matrix(W, WEIGHTS)
+    unit = unit_weights(W)
     centred = unit - unit.mean(0)[None, :]
     if not float(abs(centred).max()) > len(W) * epsilon(unit) * float(abs(unit).max()):
         raise ValueError("the rows of W are equal: centred, they have no direction")
@@ -124,18 +141,24 @@ def zhu_nc2_centred(W: Weights[Array]) -> float:
 
 def zhu_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
     """|| W Mbar / ||W Mbar||_F - (I - 1 1^T / K) / sqrt(K - 1) ||_F (Zhu et al. 2021, NC3). Raises ValueError for W Mbar = 0."""
-    _check_rows(stats, W)
+    W = checked_weights(stats, W)
     return _product_to_etf(W, unit_matrix(stats.centred_means, CENTRED))
 
 
 def yaras_nc3(stats: ClassStatistics[Array], W: Weights[Array]) -> float:
     """`zhu_nc3` with the class means as they are, not centred (Yaras et al. 2022, code)."""
-    _check_rows(stats, W)
+    W = checked_weights(stats, W)
     return _product_to_etf(W, unit_matrix(stats.means, "class means"))
 
 
 def zhu_bias(stats: ClassStatistics[Array], W: Weights[Array], b: PerClass[Array]) -> float:
-    """|| b + W mu_G ||_2 (Zhu et al. 2021): 0 where the bias only centres the features."""
+    """|| b + W mu_G ||_2 (Zhu et al. 2021): 0 where the bias only centres the features.
+
+    Raises ValueError for W and b of other shapes, and for NaN or infinite entries.
+    """
+    W, b = checked_classifier(stats, W, b)
+    for values, what in ((W, WEIGHTS), (b, "biases b")):
+        check_scale(float(abs(values).max()), what)
     return float(((b + W @ stats.global_mean) ** 2).sum() ** 0.5)
 
 
@@ -183,7 +206,7 @@ def liu_log_uniformity(stats: ClassStatistics[Array]) -> float:
 
     With their logarithmic kernel. Smallest at a simplex ETF. Raises ValueError where two directions coincide to rounding.
     """
-    cosines = pair_cosines(_nonzero_columns(stats.centred_means))
+    cosines = pair_cosines(nonzero_columns(stats.centred_means))
     if not 1 - float(cosines.max()) > stats.P * epsilon(cosines):
         raise ValueError("two class means point the same way: the logarithmic energy is infinite")
     return float(-0.5 * namespace(cosines).log(2 - 2 * cosines).mean())
@@ -194,23 +217,13 @@ def ammar_nc5(stats: ClassStatistics[Array], ood_features: Rows[Array]) -> float
 
     Raises ValueError where a class mean or the mean of the features is mu_G.
     """
+    check_matrix(ood_features, "the out-of-distribution features", columns=stats.P)
     direction = unit_matrix(ood_features.mean(0) - stats.global_mean, "the means of both kinds of features, less each other,")
-    return float(abs(direction @ unit_vectors(_nonzero_columns(stats.centred_means))).mean())
-
-
-def _check_rows(stats: ClassStatistics[Array], W: Weights[Array]) -> None:
-    if tuple(W.shape) != (stats.C, stats.P):
-        raise ValueError(f"W has shape {tuple(W.shape)}, these features need (C, P) = ({stats.C}, {stats.P}): one row a class")
-
-
-def _disagreements(features: Rows[Array], W: Weights[Array], b: PerClass[Array], class_means: ClassMeans[Array]) -> int:
-    """Rows whose argmax_c <w_c, h> + b_c is not argmin_c ||h - mu_c||."""
-    decisions = (features @ W.mT + b).argmax(-1)
-    return int((decisions != nearest_mean(features, class_means)).sum())
+    return float(abs(direction @ unit_vectors(nonzero_columns(stats.centred_means))).mean())
 
 
 def _product_to_etf(W: Weights[Array], means: ClassMeans[Array]) -> float:
-    unit = unit_matrix(W, WEIGHTS)
+    unit = unit_weights(W)
     product = unit @ means
     rounding = W.shape[1] * epsilon(product) * float(norms(unit.mT).max()) * float(norms(means).max())
     if not float(abs(product).max()) > rounding:
@@ -232,13 +245,3 @@ def _unit_etf(W: Weights[ArrayT]) -> ArrayT:
 
 def _frobenius(a: ArrayT) -> ArrayT:
     return (a * a).sum() ** 0.5
-
-
-def _nonzero_columns(vectors: ArrayT) -> ArrayT:
-    """The columns (P, C) themselves. Raises ValueError where one is zero or has NaN."""
-    least = float(norms(vectors).min())
-    if np.isnan(least):
-        raise ValueError("a vector has NaN entries")
-    if not least > 0:
-        raise ValueError("a vector is zero: its angle and the measures built on it are not defined")
-    return vectors

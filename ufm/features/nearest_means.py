@@ -1,7 +1,11 @@
 """The nearest of many class means, decided where rounding lets it be and by the distances themselves elsewhere."""
 
-from manifolds.linalg import ArrayT, epsilon, namespace
-from ufm.arrays import ClassMeans, Labels, PerClass, Rows
+from typing import Any, cast
+
+import numpy as np
+
+from manifolds.linalg import Array, ArrayT, epsilon, namespace
+from ufm.arrays import ClassMeans, Labels, PerClass, Rows, Weights
 
 LEAST_ROWS = 128  # of a product with all classes: below, reading them would take longer than multiplying
 MOST_ENTRIES = 2**21  # of differences of rows and class means held at once: 16 MB
@@ -27,6 +31,16 @@ def nearest_mean(features: Rows[ArrayT], class_means: ClassMeans[ArrayT]) -> Lab
             distances = _distances(rows, class_means, row[kept], column[kept])
             nearest[k : k + len(rows)][doubtful] = distances[doubtful].argmin(-1)
     return nearest
+
+
+def disagreements(features: Rows[Array], W: Weights[Array], b: PerClass[Array], class_means: ClassMeans[Array]) -> int:
+    """Rows whose argmax_c <w_c, h> + b_c is not argmin_c ||h - mu_c||, features and W of any floating dtypes."""
+    xp, rows, weights = namespace(features), cast("Any", features), cast("Any", W)
+    if xp is not np:  # numpy multiplies what has different dtypes
+        dtype = xp.promote_types(rows.dtype, weights.dtype)
+        rows, weights = rows.to(dtype), weights.to(dtype)
+    decisions = (rows @ weights.mT + b).argmax(-1)
+    return int((decisions != nearest_mean(features, class_means)).sum())
 
 
 def _distances(rows: Rows[ArrayT], class_means: ClassMeans[ArrayT], row: Labels[ArrayT], column: Labels[ArrayT]) -> Rows[ArrayT]:

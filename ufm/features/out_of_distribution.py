@@ -2,7 +2,7 @@
 
 from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, namespace
-from ufm.arrays import FeatureVector, PerClass, Rows, Scalars, Weights, check_matrix
+from ufm.arrays import FeatureVector, PerClass, Rows, Scalars, Weights, at_least_single, check_matrix
 from ufm.features.vectors import unit_rows
 
 
@@ -18,6 +18,7 @@ def ammar_neco(features: Rows[ArrayT], training: Rows[ArrayT], k: int) -> Scalar
     check_matrix(features, "features", columns=P)
     if not 1 <= whole_number(k, "k") <= P:
         raise ValueError(f"k = {k}: the number of components must be between 1 and P = {P}")
+    features, training = at_least_single(features), at_least_single(training)
     mean = training.mean(0)
     unit = unit_rows(features - mean, "a feature lies on the mean of the training features: the ratio is 0/0")
     _, s, Vt = xp.linalg.svd(training - mean, full_matrices=False)

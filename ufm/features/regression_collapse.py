@@ -6,7 +6,7 @@ so that the first two lie between 0 and 1.
 
 from manifolds.layout import whole_number
 from manifolds.linalg import Array, ArrayT, namespace
-from ufm.arrays import Rows, check_matrix
+from ufm.arrays import Rows, at_least_single, check_matrix
 from ufm.features.vectors import unit_rows
 
 
@@ -30,6 +30,7 @@ def andriopoulos_nrc2(features: Rows[Array], W: Array) -> float:
     """
     xp, unit = namespace(features), _unit_rows(features)
     check_matrix(W, "the rows of W", columns=unit.shape[1])
+    W = at_least_single(W)
     s, Vt = xp.linalg.svd(W, full_matrices=False)[1:]
     trusted = max(W.shape) * float(xp.finfo(s.dtype).eps) * float(s[0])
     if not trusted > 0:
@@ -50,6 +51,7 @@ def andriopoulos_nrc3(W: Array, targets: Array, c: float) -> float:
         raise ValueError(f"c = {c}: a product of two decays cannot be negative")
     check_matrix(targets, "the targets")
     check_matrix(W, "the rows of W", rows=targets.shape[1])
+    targets, W = at_least_single(targets), at_least_single(W)
     xp, centred = namespace(targets), targets - targets.mean(0)
     _, s, Vt = xp.linalg.svd(centred, full_matrices=False)
     kept = xp.clip(s / len(targets) ** 0.5 - c**0.5, min=0.0)
@@ -64,4 +66,5 @@ def andriopoulos_nrc3(W: Array, targets: Array, c: float) -> float:
 
 def _unit_rows(features: Rows[ArrayT]) -> Rows[ArrayT]:
     check_matrix(features, "features")
+    features = at_least_single(features)
     return unit_rows(features - features.mean(0), "a feature lies on the mean of all features: it has no direction")

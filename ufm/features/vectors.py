@@ -5,9 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import namespace
-from ufm.arrays import ArrayT, Scalars
+from manifolds.linalg import detached, namespace
+from ufm.arrays import ArrayT, Scalars, Weights, check_scale
 
+WEIGHTS = "weights W"  # as refusals name them
 MOST_COSINES = 2**20  # cosines held at once: 8 MB
 
 
@@ -39,6 +40,28 @@ def unit_matrix(a: ArrayT, what: str) -> ArrayT:
         raise ValueError(f"{what} are zero: they have no direction")
     scaled = a / largest
     return scaled / (scaled * scaled).sum() ** 0.5
+
+
+def unit_weights(W: Weights[ArrayT]) -> Weights[ArrayT]:
+    """W / ||W||_F of W (C, P), no torch record for derivatives. Raises ValueError for other shapes, and as `unit_matrix`."""
+    W = detached(W)
+    if W.ndim != 2 or 0 in W.shape:
+        raise ValueError(f"W has shape {tuple(W.shape)}: (C, P) is needed, one row a class")
+    return unit_matrix(W, WEIGHTS)
+
+
+def nonzero_columns(vectors: ArrayT) -> ArrayT:
+    """The columns (P, C) themselves. Raises ValueError where one is zero, and for no finite matrix."""
+    vectors = detached(vectors)
+    if vectors.ndim != 2 or 0 in vectors.shape:
+        raise ValueError(f"vectors have shape {tuple(vectors.shape)}: (P, C) is needed, one column a class")
+    largest = float(abs(vectors).max())
+    if math.isnan(largest):
+        raise ValueError("a vector has NaN entries")
+    check_scale(largest, "entries of vectors")
+    if not float(norms(vectors).min()) > 0:
+        raise ValueError("a vector is zero: its angle and the measures built on it are not defined")
+    return vectors
 
 
 def pair_cosines(vectors: ArrayT) -> ArrayT:

@@ -86,6 +86,22 @@ def plain_numbers(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def panels(
+    rows: int, columns: int, width: float, height: float, above: float = 0.3, left: float = 0.0
+) -> tuple[Figure, np.ndarray]:
+    """A figure of equal panels (rows, columns), inches wide and high, with as many left free above and on the left of all.
+
+    Margins that tick labels of four digits fit into: to measure the text of every panel takes as long as to draw it.
+    """
+    figure = Figure(figsize=(width, height))
+    beside, below, last = 0.62, 0.46, 0.1  # inches, on the left of and below every panel, on the right of the last
+    wide, high = (width - left - last) / columns - beside, (height - above) / rows - below - 0.08
+    margins = {"left": (left + beside) / width, "right": 1 - last / width}
+    margins |= {"bottom": below / height, "top": 1 - (above + 0.08) / height}
+    spaces = {"wspace": beside / wide, "hspace": (below + 0.08) / high}
+    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=margins | spaces)
+
+
 def _log_spaced(t: np.ndarray, first: float, count: int = 24) -> np.ndarray:
     """Indices of about `count` log-spaced positive times."""
     if len(t) < 2:

@@ -11,6 +11,8 @@ from manifolds.linalg import Array, ArrayT, array_like, detached, namespace
 from ufm.arrays import is_masked
 
 SMALLEST_OMEGA, LARGEST_OMEGA = 1e-150, 1e75  # of a start: a smaller square underflows, a larger fourth power overflows
+SMALLEST_NORMAL = float(np.finfo(np.float64).tiny)  # smaller numbers have fewer digits
+LARGEST_RIDGE = 1e60
 LARGEST_LOG = 345.0  # of omega under law (c), 1e150: the square of a larger overflows float64
 SMALLEST_PHI = -680.0  # backwards in time; exp of less underflows
 SMALLEST_SINGLE, LARGEST_SINGLE = -80.0, 1e34  # of Phi, where float32 holds u and its square root's steps

@@ -20,12 +20,11 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
 from ufm.laws.class_counts import ClassCounts
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
-from ufm.laws.domain import digits_given, from_start, wide
+from ufm.laws.domain import LARGEST_RIDGE, digits_given, from_start, wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
 from ufm.laws.one_vector import ComplementBasis
 from ufm.laws.singular import thin_svd
 
-LARGEST_RIDGE = 1e60
 DIRECT_UP_TO = 64  # rows for which LAPACK's solve is faster than an inverse of matrix products
 DENSE_UP_TO = 64  # columns up to which a product with Q^T Pi Q takes less than the calls that do without it
 
@@ -107,8 +106,8 @@ class GeneralLaw(ClassCounts):
 
     def weighted(self, B: ArrayT) -> ArrayT:
         """B Q^T Pi Q: few columns by a matrix that is kept, many without one. (m, C-1) -> (m, C-1)"""
-        if isinstance(B, np.ndarray) and B.dtype == np.float64 and B.shape[-1] <= DENSE_UP_TO:
-            return B @ self._weights
+        if namespace(B) is np and B.dtype == np.float64 and B.shape[-1] <= DENSE_UP_TO:
+            return B @ array_like(self._weights, B)
         return self.basis(B).weighted(B, self.priors_like(B))
 
     @cached_property

@@ -48,19 +48,18 @@ class GeneralDiscreteRun:
 
 def safe_step(law: GeneralLaw) -> float:
     """4 s n / nu, over max(1, r / 2): below it no deviation is reflected and the loss falls at every step, from any features."""
-    return _safe(law, law.largest_weight / (4 * law.s))
+    return _safe(law, (law.largest_weight / (4 * law.s)) ** 0.5)
 
 
 def safe_step_from(law: GeneralLaw, S: Array) -> float:
-    """n / ||W||_2^2, over max(1, r / 2): the bound for the next step alone from S (P, C)."""
+    """n / ||W||_2^2, over max(1, r / 2): the bound for the next step alone from S (P, C). Infinite at S = 0."""
     W, _ = law.classifier(S)
-    return _safe(law, float(namespace(W).linalg.svd(W, full_matrices=False)[1][0]) ** 2)
+    return _safe(law, float(namespace(W).linalg.svd(W, full_matrices=False)[1][0]))
 
 
-def _safe(law: GeneralLaw, squared_norm: float) -> float:
-    if math.isinf(law.kernel_ratio):
-        return 2 * law.n / squared_norm
-    return law.n / (squared_norm * max(1.0, law.kernel_ratio / 2))
+def _safe(law: GeneralLaw, norm: float) -> float:
+    factor = 2.0 if math.isinf(law.kernel_ratio) else 1 / max(1.0, law.kernel_ratio / 2)
+    return factor * law.n / norm / norm if norm > 0 else math.inf
 
 
 def general_step(law: GeneralLaw, S: ArrayT, eta: float) -> ArrayT:

@@ -24,8 +24,21 @@ from typing import ClassVar
 from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, detached, namespace
 from ufm.laws.closed import RENORMALIZED, Law
-from ufm.laws.domain import SMALLEST_PHI, check_growth, check_omega, from_start, in_blocks, narrow, over_sum, times_like, wide
+from ufm.laws.domain import (
+    LARGEST_RIDGE,
+    SMALLEST_NORMAL,
+    SMALLEST_PHI,
+    check_growth,
+    check_omega,
+    from_start,
+    in_blocks,
+    narrow,
+    over_sum,
+    times_like,
+    wide,
+)
 from ufm.laws.kernel_ratio_tables import ForwardTable, Invariant, InverseTable
+from ufm.laws.logarithms import log1p_excess, log1p_remainder, of_product, relative_growth
 
 
 class _KernelRatioLaw(Law):
@@ -77,7 +90,10 @@ class _KernelRatioLaw(Law):
 
 @dataclass(frozen=True)
 class RenormalizedKernelRatio(_KernelRatioLaw):
-    """The renormalized law with kernel ratio r > 0 and ridge lambda >= 0 on the classifier's weights. ValueError otherwise."""
+    """The renormalized law with kernel ratio r > 0 and ridge lambda >= 0, at most 1e60, on the classifier's weights.
+
+    Raises ValueError otherwise, and for starts whose u / (1 + lambda) underflows float64.
+    """
 
     kernel_ratio: float
     ridge: float = 0.0
@@ -86,8 +102,8 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
 
     def __post_init__(self) -> None:
         _check_ratio(self.kernel_ratio)
-        if not 0 <= self.ridge < math.inf:
-            raise ValueError(f"ridge = {self.ridge}: lambda must be finite and cannot be negative")
+        if not 0 <= self.ridge <= LARGEST_RIDGE:
+            raise ValueError(f"ridge = {self.ridge}: lambda must lie between 0 and {LARGEST_RIDGE:g}")
 
     @property
     def _s(self) -> float:
@@ -109,6 +125,14 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
             return (xp.log(v) + (2 * r - 1) * xp.log1p(x)) / r + r * log1p_remainder(x)
         return v - xp.log1p(r / v) / r + (2 - r) * xp.log(r + v)
 
+    def _phi_of_start(self, u: ArrayT) -> ArrayT:
+        if bool((u < SMALLEST_NORMAL * self._s).any()):
+            raise ValueError(
+                f"omega^2 / (C (1 + lambda)) = {float(u.min()) / self._s:.6g} underflows float64 with ridge = {self.ridge:g}: "
+                "set such an omega to 0"
+            )
+        return super()._phi_of_start(u)
+
     def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
         """sqrt(2 t / (C N)), for every start, every r and every ridge"""
         return RENORMALIZED.asymptote(t, omega0, C, N)
@@ -119,7 +143,7 @@ class RenormalizedKernelRatio(_KernelRatioLaw):
         dv = (omega - omega0) * ((omega + omega0) / (C * s))
         z = dv / (r + v0)
         shared = r * log1p_remainder(z) + z * v0 + 2 * xp.log1p(z)
-        return s * (shared + xp.log1p(r * dv / (v0 * (r + v))) / r)
+        return s * (shared + of_product(xp.log1p, *relative_growth(omega, omega0, r / (r + v))) / r)
 
     @property
     def _invariant(self) -> Invariant:
@@ -162,9 +186,9 @@ class UnnormalizedKernelRatio(_KernelRatioLaw):
         r = self.kernel_ratio
         u, u0 = omega * omega / C, omega0 * omega0 / C
         du = (omega - omega0) * ((omega + omega0) / C)
-        z, w = du / (r + u0), r * du / (u0 * (r + u))
-        grown = z * (u0 + 2) / (r + u) + z / (u * (r + u))  # z / (1 + z) = du / (r + u)
-        return log1p_excess(z) + log1p_excess(w) / r**2 + grown
+        z, excess = du / (r + u0), of_product(log1p_excess, *relative_growth(omega, omega0, r / (r + u)), limit=1.0)
+        grown = z * (u0 + 2) / (r + u) + du / u / (r + u0) / (r + u)  # z / (1 + z) = du / (r + u)
+        return log1p_excess(z) + excess / r**2 + grown
 
     def _omega_of(self, s: ArrayT, C: int) -> ArrayT:
         log_omega = self._log_omega_of(s, C)
@@ -184,27 +208,6 @@ def _inverse(law: _KernelRatioLaw) -> InverseTable:
 @lru_cache(maxsize=32)
 def _forward(law: _KernelRatioLaw) -> ForwardTable:
     return ForwardTable.of(law._invariant)
-
-
-def log1p_remainder(x: ArrayT) -> ArrayT:
-    """g(x) = x - log(1 + x) to a few units in the last place, x > -1. Any shape."""
-    xp = namespace(x)
-    near = (x > -0.5) & (x < 1)
-    small = xp.where(near, x, 0.0)
-    y = small / (2 + small)  # log(1 + x) = 2 artanh y, and x - 2 y = x y
-    square, series = y * y, y * 0
-    for k in range(33, 1, -2):
-        series = series * square + 1 / k
-    far = xp.where(near, 1.0, x)
-    return xp.where(near, small * y - 2 * y * square * series, far - xp.log1p(far))
-
-
-def log1p_excess(x: ArrayT) -> ArrayT:
-    """k(x) = log(1 + x) - x / (1 + x) to a few units in the last place, x > -1. Any shape."""
-    xp = namespace(x)
-    near = (x > -0.5) & (x < 1)
-    small, far = xp.where(near, x, 0.0), xp.where(near, 1.0, x)
-    return xp.where(near, small * (small / (1 + small)) - log1p_remainder(small), xp.log1p(far) - far / (1 + far))
 
 
 def _check_ratio(r: float) -> None:

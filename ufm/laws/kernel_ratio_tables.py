@@ -80,8 +80,9 @@ class Invariant:
         y = np.arange(first - 1, last + 1 + FORWARD, FORWARD)
         start = np.interp(target, self.phi(np.exp(y)), y)
         u = np.exp(start)
-        missing, step = (target - self.phi(u)) / self.unit, np.zeros(len(u))
-        for coefficient in self.series(u, self.unit)[::-1]:
+        slope, step = self.slope(u), np.zeros(len(u))  # in units of it no power of the small change underflows
+        missing = (target - self.phi(u)) / slope
+        for coefficient in self.series(u, slope)[::-1]:
             step = (step + coefficient) * missing
         return start + step
 

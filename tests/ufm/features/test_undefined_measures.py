@@ -10,6 +10,8 @@ from manifolds.linalg import Array
 from ufm.features import measures
 from ufm.features.class_means import roy_effective_rank, xu_vci
 from ufm.features.measures import sakamoto_rnc1, sakamoto_rnc1_of_mean_norm
+from ufm.features.out_of_distribution import ammar_neco
+from ufm.features.regression_collapse import andriopoulos_nrc1, andriopoulos_nrc2, andriopoulos_nrc3
 from ufm.features.statistics import ClassStatistics, statistics_of
 
 LABELS = np.repeat(np.arange(3), 4)
@@ -91,6 +93,19 @@ def test_the_effective_rank_of_sixteen_bits_is_that_of_the_same_numbers(dtype: t
     assert roy_effective_rank(np.diag([1e130, 1e130, 1e-300])) == pytest.approx(2)  # the last share vanishes
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_later_measures_of_sixteen_bits_are_those_of_the_same_numbers(dtype: torch.dtype) -> None:
+    """No decomposition takes 16 bits: torch raised NotImplementedError."""
+    rows, weights = torch.from_numpy(ROWS).to(dtype), torch.from_numpy(W).to(dtype)
+    for measure in (
+        lambda h, w: andriopoulos_nrc1(h, 2),
+        andriopoulos_nrc2,
+        lambda h, w: andriopoulos_nrc3(w, h[:, :3], 0.1),
+        lambda h, w: float(ammar_neco(h, h[:9], 2).sum()),
+    ):
+        assert measure(rows, weights) == pytest.approx(measure(rows.double(), weights.double()), rel=1e-4)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_vci_takes_singular_values_only(kind: Any) -> None:
     for omega, message in (
@@ -107,10 +122,11 @@ def test_vci_takes_singular_values_only(kind: Any) -> None:
     assert float(xu_vci(kind(np.array([np.inf, np.inf])))) == 0.0
 
 
-def test_vci_of_a_list_says_what_it_needs() -> None:
+def test_measures_of_a_list_say_what_they_need() -> None:
     plain: Any = [1.0, 2.0]
-    with pytest.raises(TypeError, match="numpy array or a torch tensor, got list"):
-        xu_vci(plain)
+    for measure in (xu_vci, measures.zhu_nc2, measures.zhu_nc2_centred, measures.phd_equinorm):
+        with pytest.raises(TypeError, match="numpy array or a torch tensor, got list"):
+            measure(plain)
 
 
 def test_rnc1_refuses_rows_of_the_right_shape_that_are_not_those_of_the_statistics() -> None:
@@ -125,3 +141,47 @@ def test_rnc1_refuses_rows_of_the_right_shape_that_are_not_those_of_the_statisti
         value = measure(stats, ROWS)
         assert measure(stats, ROWS[::-1]) == pytest.approx(value, rel=1e-12)  # the same rows in another order
         assert measure(stats, ROWS.astype(np.float32)) == pytest.approx(value, rel=1e-6)
+
+
+def test_a_classifier_of_float32_goes_with_statistics_of_float64() -> None:
+    """A network's W and b are float32, statistics float64: torch refused the product of both, numpy did not."""
+    stats, b = statistics(torch.from_numpy), torch.from_numpy(W[:, 0]).float()
+    narrow = torch.from_numpy(W).float().requires_grad_()
+    wide = narrow.detach().double()
+    for measure in (measures.zhu_nc3, measures.yaras_nc3, measures.phd_nc3):
+        assert measure(stats, narrow) == pytest.approx(measure(stats, wide), rel=1e-14)
+    assert measures.zhu_bias(stats, narrow, b) == pytest.approx(measures.zhu_bias(stats, wide, b.double()), rel=1e-14)
+    assert measures.zhu_nc3(statistics(), narrow) == pytest.approx(measures.zhu_nc3(stats, wide), rel=1e-12)
+    rows = torch.from_numpy(ROWS)
+    for features, weights in ((rows.float(), wide), (rows, narrow)):
+        mixed = measures.phd_nc4(features, weights, b, stats.means)
+        assert mixed == measures.phd_nc4(features.double(), wide, b.double(), stats.means)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_shapes_that_are_no_classifier_and_no_features_are_named(kind: Any) -> None:
+    stats, w, b, rows = statistics(kind), kind(W), kind(W[:, 0].copy()), kind(ROWS)
+    calls: list[tuple[Any, str]] = [
+        (lambda: measures.zhu_nc2(w[0]), r"W has shape \(4,\): \(C, P\)"),
+        (lambda: measures.zhu_nc2(w[:0]), r"W has shape \(0, 4\)"),
+        (lambda: measures.zhu_nc2_centred(w[0]), r"W has shape \(4,\)"),
+        (lambda: measures.zhu_nc3(stats, w[0]), r"W has shape \(4,\)"),
+        (lambda: measures.zhu_bias(stats, w[:, :2], b), r"W has shape \(3, 2\)"),
+        (lambda: measures.zhu_bias(stats, w, b[:2]), r"b has shape \(2,\)"),
+        (lambda: measures.zhu_bias(stats, np.inf * w, b), "NaN or infinite"),
+        (lambda: measures.zhu_bias(stats, w, np.nan * b), "NaN or infinite"),
+        (lambda: measures.phd_equinorm(w[0]), r"shape \(4,\): \(P, C\)"),
+        (lambda: measures.phd_equiangular(w[None]), r"shape \(1, 3, 4\)"),
+        (lambda: measures.phd_maximal_angle(w[:, :0]), r"shape \(3, 0\)"),
+        (lambda: measures.phd_equinorm(np.inf * abs(w)), "NaN or infinite"),
+        (lambda: measures.phd_equinorm(1e200 * w), "overflow or vanish"),
+        (lambda: measures.phd_nc4(rows[:0], w, b, stats.means), r"features have shape \(0, 4\)"),
+        (lambda: measures.phd_nc4(np.nan * rows, w, b, stats.means), "NaN or infinite"),
+        (lambda: measures.phd_nc4(rows, np.inf * w, b, stats.means), "NaN or infinite"),
+        (lambda: measures.phd_nc4(rows, w, b, stats.means[0]), r"class means \(3,\)"),
+        (lambda: measures.ammar_nc5(stats, rows[:0]), r"shape \(0, 4\)"),
+        (lambda: measures.ammar_nc5(stats, rows[:, :2]), r"shape \(12, 2\)"),
+    ]
+    for call, message in calls:
+        with pytest.raises(ValueError, match=message):
+            call()

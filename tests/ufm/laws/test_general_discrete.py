@@ -193,3 +193,12 @@ def test_long_runs_are_thinned_and_told() -> None:
     assert seen == list(range(13))
     assert len(run.omega) == 13
     assert (np.diff(run.u[:, 0]) > 0).all()
+
+
+def test_features_without_signal_bound_no_step() -> None:
+    """W = 0 at S = 0: the bound n / ||W||^2 was a division by zero."""
+    for law in (GeneralLaw((3, 4, 5)), GeneralLaw((3, 4, 5), 0.1, math.inf)):
+        assert safe_step_from(law, np.zeros((2, 3))) == math.inf
+        assert safe_step_from(law, 1e-170 * law.scaled_means(np.eye(3))) == math.inf
+        tiny = safe_step_from(law, 1e-60 * law.scaled_means(np.eye(3)))
+        assert tiny == pytest.approx(1e120 * safe_step_from(law, 1e-10 * law.scaled_means(np.eye(3))) / 1e20, rel=1e-12)

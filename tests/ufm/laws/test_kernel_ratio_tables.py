@@ -1,6 +1,7 @@
 """The tabulated inverse of both kernel-ratio laws: every u that float64 holds, no value sees another, torch with its slope."""
 
 import math
+import warnings
 
 import mpmath
 import numpy as np
@@ -139,3 +140,42 @@ def test_zeros_beside_a_start_that_grows_far_stay_zero_without_a_warning() -> No
     t = law.time(np.array([1e70]), np.array([1e-140]), 4, 7)
     assert (law.omega(t, np.array([0.0, 1e-140]), 4, 7)[:, 0] == 0).all()
     np.testing.assert_allclose(law.log_omega(t, np.array([0.0, 1e-140]), 4, 7)[0], [-np.inf, math.log(1e70)], rtol=1e-12)
+
+
+HUGE = [kind(r) for kind in (RenormalizedKernelRatio, UnnormalizedKernelRatio) for r in (1e-100, 1e-40, 1e40, 1e50, 1e80, 1e100)]
+HUGE += [RenormalizedKernelRatio(r, ridge) for r in (1e-80, 1.5, 1e80) for ridge in (1e10, 1e60)]
+
+
+@pytest.mark.parametrize("law", HUGE)
+def test_ratios_at_the_ends_of_their_range_keep_the_digits_too(law: Law) -> None:
+    """Phi given is exact, Newton's correction is the error; r^4 cancels, hence 500 digits."""
+    for phi in cells(law)[::7]:
+        got = float(law._log_root(phi))
+        with mpmath.workdps(500):
+            u = mpmath.exp(mpmath.mpf(got))
+            error = float((phi_exact(law, u) - mpmath.mpf(float(phi))) / slope_exact(law, u))
+        assert abs(error) <= 2.0**-52 * (16 + 2 * abs(got) + 2 * math.log(law._s))
+
+
+@pytest.mark.parametrize("law", HUGE)
+def test_times_keep_their_digits_from_the_smallest_start_to_the_largest_value(law: Law) -> None:
+    C, N, values = 4, 7, 10.0 ** np.array([-149.9, -139, -120, -75, -40, -10, 0, 30, 49, 70])
+    pairs = [(a, b) for i, a in enumerate(values) for b in [a * (1 + 1e-9), 1.7 * a, *values[i + 1 :]]]
+    omega0, omega = np.array(pairs).T
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = law.time(omega, omega0, C, N)
+    with mpmath.workdps(500):
+        u, u0 = ([mpmath.mpf(float(x)) ** 2 / C for x in w] for w in (omega, omega0))
+        exact = [(phi_exact(law, b) - phi_exact(law, a)) * C * C * N / 2 for a, b in zip(u0, u, strict=True)]
+        worst = max(abs(t / x - 1) for t, x in zip(got, exact, strict=True))
+    assert worst <= 2e-13
+
+
+def test_a_start_that_underflows_beside_its_ridge_is_refused() -> None:
+    law, t = RenormalizedKernelRatio(3.0, 1e60), np.array([1.0])
+    for f in (law.omega, law.log_omega):
+        with pytest.raises(ValueError, match=r"omega\^2 / \(C \(1 \+ lambda\)\) = 2\.\d*e-321 underflows"):
+            f(t, np.array([1e-130, 1.0]), 4, 7)
+    with pytest.raises(ValueError, match="ridge = 1e\\+61"):
+        RenormalizedKernelRatio(3.0, 1e61)
