@@ -173,6 +173,7 @@ def clock_free_figure(tests: ClockFreeTests) -> Figure | None:
         axes[2].plot(ends, ends, "-.", color=GREEN, label="plain descent")
         axes[2].plot(ends, 0 * ends, ":", color=BLUE, label="frozen vectors")
         axes[2].set_xlabel("predicted", fontsize=8)
+        axes[2].locator_params(axis="x", nbins=4)  # small numbers of many digits, which would run into each other
     axes[2].set_title("$Y$ off the diagonal", fontsize=9)
     if tests.column_sums is not None:
         axes[3].semilogy(tests.epochs, abs(tests.column_sums.measured), "o", color=BLACK, markersize=3, label="measured")
