@@ -127,7 +127,7 @@ def _stored_classifier(path: Path) -> np.ndarray:
     """W (C, P) of a file of statistics or features."""
     classifier = classifier_of(load_arrays(path, ("W",)), path)
     if classifier is None:
-        raise ValueError(f"{path} has no W")
+        raise ValueError(f"{path} has no W: the run was stored without its classifier")
     return classifier[0]
 
 
