@@ -70,6 +70,7 @@ class TorchProcesses:
     """The processes of torch's default group; raises RuntimeError where one of them is lost, or keeps the others waiting.
 
     `waiting` is how long they wait for each other where the default group cannot carry arrays of a CPU (NCCL) and gloo does.
+    A default group that is there stays as it is, and carries what lies on a GPU; one that is made here is gloo's.
     """
 
     def __init__(self, waiting: timedelta | None = None) -> None:
@@ -79,7 +80,8 @@ class TorchProcesses:
         if not dist.is_initialized():
             _check_environment()
             dist.init_process_group("gloo")
-        self._group: Any = dist.new_group(backend="gloo", timeout=waiting) if dist.get_backend() == "nccl" else None
+        carries = "cpu:" in dist.get_backend_config()  # whatever the group is called: "nccl", "cuda:nccl", "undefined"
+        self._group: Any = None if carries else dist.new_group(backend="gloo", timeout=waiting)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def sum(self, values: np.ndarray) -> np.ndarray:
