@@ -65,5 +65,5 @@ def test_gloo_carries_arrays_where_the_default_group_cannot(backends: str, besid
     }
     for name, function in stand_in.items():
         monkeypatch.setattr(dist, name, function)
-    assert TorchProcesses()._group == ("beside" if beside else None)
+    assert TorchProcesses().carrier == ("beside" if beside else None)
     assert [options["backend"] for options in made] == ["gloo"] * beside
