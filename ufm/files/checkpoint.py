@@ -22,9 +22,9 @@ from ufm.files.archive import reason_of
 from ufm.files.checkpoint_description import DescriptionReader, whole_rows
 from ufm.files.rows import share_of
 
-FLOATS = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
-INTEGERS = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-Pieces = list[tuple[int, int]]  # first row and number of rows, in order
+NUMPY_DTYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
+LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+RowPieces = list[tuple[int, int]]  # first row and number of rows, in order
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class CheckpointRows:
     P: int
     dtype: np.dtype[Any]
     reader: DescriptionReader
-    pieces: dict[str, Pieces]
+    pieces: dict[str, RowPieces]
 
     @classmethod
     def of(cls, folder: Path | str) -> "CheckpointRows":
@@ -55,11 +55,11 @@ class CheckpointRows:
         if len(shape) != 2 or of_labels != shape[:1] or not shape[1]:
             raise ValueError(f"{path}: features must be (n, P) and labels (n,), got {shape} and {of_labels}")
         kind, of_labels = (tensor.properties.dtype for tensor in tensors.values())
-        if kind not in FLOATS or of_labels not in INTEGERS:
+        if kind not in NUMPY_DTYPES or of_labels not in LABEL_DTYPES:
             raise ValueError(
-                f"{path}: features are {kind}, labels {of_labels}; {', '.join(map(str, FLOATS))} and integers are read"
+                f"{path}: features are {kind}, labels {of_labels}; {', '.join(map(str, NUMPY_DTYPES))} and integers are read"
             )
-        return cls(path, *shape, np.dtype(FLOATS[kind]), reader, pieces)
+        return cls(path, *shape, np.dtype(NUMPY_DTYPES[kind]), reader, pieces)
 
     @property
     def where(self) -> str:

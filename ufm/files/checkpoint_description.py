@@ -12,7 +12,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from ufm.files.archive import reason_of
 
 METADATA = ".metadata"
-KNOWN = {
+DESCRIBING_CLASSES = {
     "torch.distributed.checkpoint.metadata": (
         "Metadata",
         "MetadataIndex",
@@ -30,7 +30,7 @@ KNOWN = {
 
 
 class DescriptionReader(FileSystemReader):
-    """torch's reader of a folder, which takes no class but those of `KNOWN` from its description."""
+    """torch's reader of a folder, which takes no class but those of `DESCRIBING_CLASSES` from its description."""
 
     def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
         """What the folder says of its tensors. Raises ValueError for anything else that is pickled there."""
@@ -70,10 +70,10 @@ def whole_rows(metadata: Metadata, name: str, path: Path) -> tuple[TensorStorage
 
 class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
-        """A class of `KNOWN`, torch.Size, or a dtype of torch."""
-        if name in KNOWN.get(module, ()):
+        """A class of `DESCRIBING_CLASSES`, torch.Size, or a dtype of torch."""
+        if name in DESCRIBING_CLASSES.get(module, ()):
             return super().find_class(module, name)
-        found = getattr(torch, name, None) if module == "torch" else None
-        if found is torch.Size or isinstance(found, torch.dtype):
-            return found
+        asked = getattr(torch, name, None) if module == "torch" else None
+        if asked is torch.Size or isinstance(asked, torch.dtype):
+            return asked
         raise ValueError(f"it asks for {module}.{name}, which describes no tensor")

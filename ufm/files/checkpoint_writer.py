@@ -19,7 +19,7 @@ from ufm.files.archive import reason_of
 from ufm.files.rows import BLOCK_NUMBERS
 from ufm.files.store import check_folder_writable, remove_stale, temporary_name
 
-KINDS = ("float16", "float32", "float64")
+DTYPE_NAMES = ("float16", "float32", "float64")
 NAME_LENGTH = 256
 
 
@@ -40,7 +40,7 @@ def save_rows(
     temporary = folder.with_name(_shared_name(folder, group))
     planner = _RowsPlanner(features, labels, int(counts[: group.rank].sum()), int(counts.sum()))
     try:
-        _write(temporary, planner, group)
+        _write_folder(temporary, planner, group)
         with raised_in_all(group):
             if group.rank == 0:
                 _check_free(folder)
@@ -61,18 +61,24 @@ def _kind_of(features: Any, labels: Any) -> int:
         raise ValueError(f"features must be (n, P) and labels (n,), got {shapes}; without an example (0, P) and (0,)")
     kind, of_labels = (str(x.dtype).removeprefix("torch.").lstrip("<>=") for x in (features, labels))
     kind = features.dtype.name if isinstance(features, np.ndarray) else kind
-    if kind not in KINDS:
-        raise ValueError(f"features are {kind}, one of {', '.join(KINDS)} is needed: bfloat16 becomes float32 without a loss")
+    if kind not in DTYPE_NAMES:
+        raise ValueError(
+            f"features are {kind}, one of {', '.join(DTYPE_NAMES)} is needed: bfloat16 becomes float32 without a loss"
+        )
     if not (labels.dtype.kind in "iu" if isinstance(labels, np.ndarray) else "int" in of_labels):
         raise ValueError(f"labels are {of_labels}, integers are needed")
-    return KINDS.index(kind)
+    return DTYPE_NAMES.index(kind)
 
 
 def _counts(P: int, kind: int, count: int, group: Processes) -> np.ndarray:
     """The rows of every process. Raises ValueError, in all, where P or dtypes differ or nobody has a row."""
     least, greatest = (sign * group.smallest(sign * np.array([P, kind])) for sign in (1, -1))
     if (least != greatest).any():
-        kinds = f"{KINDS[least[1]]} and {KINDS[greatest[1]]}" if least[1] != greatest[1] else f"P = {least[0]} and {greatest[0]}"
+        kinds = (
+            f"{DTYPE_NAMES[least[1]]} and {DTYPE_NAMES[greatest[1]]}"
+            if least[1] != greatest[1]
+            else f"P = {least[0]} and {greatest[0]}"
+        )
         raise ValueError(f"the processes have features of {kinds}: one dtype and one P are needed, of empty ones too")
     counts = np.zeros(group.size, dtype=np.int64)
     counts[group.rank] = count
@@ -101,7 +107,7 @@ def _check_free(folder: Path) -> None:
         raise ValueError(f"{folder} is there already: choose another name, or move it away")
 
 
-def _write(folder: Path, planner: "_RowsPlanner", group: Processes) -> None:
+def _write_folder(folder: Path, planner: "_RowsPlanner", group: Processes) -> None:
     writer = FileSystemWriter(folder, overwrite=False)
     if isinstance(group, TorchProcesses):
         save({}, storage_writer=writer, planner=planner, process_group=group.carrier)

@@ -8,7 +8,7 @@ import numpy as np
 BLOCK_NUMBERS = 1 << 21  # numbers in a block of features: 16 MB of float64
 
 
-class Rows(Protocol):
+class SharedRows(Protocol):
     """n examples of P features and their labels; only blocks of them are in memory."""
 
     @property

@@ -8,13 +8,13 @@ from manifolds.layout import ClassLayout
 from ufm.distributed import Processes
 from ufm.features.ranges import Reduction
 from ufm.features.sharded import FactoredStatistics, counts_of, factored_snr, factored_statistics, restricted_to_range
-from ufm.files.rows import Rows
+from ufm.files.rows import SharedRows
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start, check_examples, scaled_means, without_zeros
 from ufm.laws.mean_system import MeanSystem, factored_mean_system
 
 
-def prepare_shards(config: FlowConfig, shards: Rows, group: Processes) -> Start:
+def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> Start:
     """The start of a run on shards or a checkpoint. Raises ValueError for options that need all features at once."""
     _check_options(config)
     mine = shards.share(group.rank, group.size)

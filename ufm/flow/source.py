@@ -8,7 +8,7 @@ from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start, prepare
 
 if TYPE_CHECKING:
-    from ufm.files.rows import Rows
+    from ufm.files.rows import SharedRows
 
 WILD = "*?["
 
@@ -35,7 +35,7 @@ def started(config: FlowConfig, group: Processes, left_vectors: bool) -> Start:
     return prepare_shards(config, rows_of(config.features), group)
 
 
-def rows_of(features: str) -> "Rows":
+def rows_of(features: str) -> "SharedRows":
     """The rows of a pattern of shards, or of a folder that torch.distributed.checkpoint has written."""
     if is_pattern(features):
         from ufm.files.shards import Shards
