@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed.checkpoint import DefaultLoadPlanner, LoadPlan, ReadItem
-from torch.distributed.checkpoint.metadata import MetadataIndex
+from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType
 
 from ufm.arrays import as_numpy
@@ -48,7 +48,8 @@ class CheckpointRows:
         reader = DescriptionReader(path)
         metadata = reader.read_metadata()
         reader.set_up_storage_reader(metadata, True)
-        tensors, pieces = {}, {}
+        tensors: dict[str, TensorStorageMetadata] = {}
+        pieces: dict[str, RowPieces] = {}
         for name in ("features", "labels"):
             tensors[name], pieces[name] = whole_rows(metadata, name, path)
         shape, of_labels = (tuple(tensor.size) for tensor in tensors.values())

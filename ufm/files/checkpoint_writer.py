@@ -138,7 +138,7 @@ class _RowsPlanner(DefaultSavePlanner):
         P = self.rows["features"].shape[1]
         step = max(1, BLOCK_NUMBERS // P)
         for first in range(0, len(self.rows["labels"]), step):
-            for name, columns in (("features", [P]), ("labels", [])):
+            for name, columns in (("features", (P,)), ("labels", ())):
                 tensor = self._piece(name, first, 0)
                 offsets = torch.Size([self.start + first, *[0] * len(columns)])
                 sizes = torch.Size([min(step, len(self.rows["labels"]) - first), *columns])

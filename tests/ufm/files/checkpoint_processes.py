@@ -49,9 +49,9 @@ def refuse(folder: Path, group: TorchProcesses) -> None:
         "nowhere": (folder / "two-float64" / ".metadata" / "refused", features, labels),
     }
     said = []
-    for name, (out, *given) in asked.items():
+    for name, (out, of_features, of_labels) in asked.items():
         try:
-            save_rows(out, *given, group)
+            save_rows(out, of_features, of_labels, group)
         except ValueError as error:
             said.append(f"{name}: {error}\n")
     (folder / f"refused-{group.rank}.txt").write_text("".join(said))
@@ -97,7 +97,8 @@ def killed(folder: Path, group: TorchProcesses) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return written(self, item)
 
-    checkpoint_writer._RowsPlanner.resolve_data = resolve
+    planner: Any = checkpoint_writer._RowsPlanner
+    planner.resolve_data = resolve
     try:
         save_rows(folder / "out", *rows("float64"), group)
     except Exception as error:
