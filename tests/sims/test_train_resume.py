@@ -19,6 +19,7 @@ import torch
 
 from sims import train as command
 from sims.training.folder import RunFolder, load_run
+from tests.fresh import FreshProcesses
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, interrupted_at, tiny, write_mnist
 from ufm.monitor.record import Record
 
@@ -104,10 +105,10 @@ def test_a_finished_run_is_what_it_was_or_is_looked_at_again(name: str, finished
         assert folder.finished() is None
 
 
-def test_a_machine_without_git_trains(tmp_path: Path) -> None:
+def test_a_machine_without_git_trains(tmp_path: Path, fresh: FreshProcesses) -> None:
     small = ["--epochs", "1", "--per-class", "12", "--test-per-class", "2", "--width", "0.01", "--robustness", "0", "--quiet"]
-    call = [sys.executable, "-m", "sims.train", *small, "--out", str(tmp_path / "run")]
-    subprocess.run(call, cwd=ROOT, check=True, env=os.environ | {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)})
+    call = [fresh.python, "-m", "sims.train", *small, "--out", str(tmp_path / "run")]
+    subprocess.run(call, cwd=ROOT, check=True, env=os.environ | {"PATH": str(tmp_path)})
     session = json.loads((tmp_path / "run" / "provenance.json").read_text())[0]
     assert session["commit"] is None
     assert session["learning_rate_source"].startswith("picked by us")
