@@ -39,7 +39,7 @@ def test_an_interrupted_run_ends_with_the_same_bits(
 
 def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
     options = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--batch-size", "50", "--robustness", "0"]
-    call = [sys.executable, "-m", "sims.train", *options, "--epochs", "60", "--quiet", "--threads", "1", "--out"]
+    call = [sys.executable, "-m", "sims.train", *options, "--epochs", "30", "--quiet", "--threads", "1", "--out"]
     process = subprocess.Popen([*call, str(tmp_path / "killed")], cwd=ROOT)
     checkpoint = tmp_path / "killed" / "checkpoint.pt"
     deadline = time.monotonic() + 60
@@ -47,7 +47,7 @@ def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-    assert Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 60
+    assert Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 30
     for name in ("killed", "whole"):
         assert command.main([*call[3:], str(tmp_path / name)]) == 0
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
