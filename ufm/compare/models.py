@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -167,13 +168,13 @@ class Predictor:
     ) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
         """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
         ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
-        entry = krylov(self.entry, QUICK_BLOCKS) if self.entry is not None and name == JOINT else self.entry  # steps cost P^3
+        entry = self._reduced_with_classifier if name == JOINT else self.entry  # steps cost P^3
         of = motions(name, self.gram, self.counts, entry, values)
         traces = []
         for value, motion in of:
             followed = replace(motion, step=motion.rough) if rough and motion.rough is not None else motion
             try:
-                Y, t = trace(followed, self.frame, *ends, STRIDE * self._coarser)
+                Y, t = trace(followed, self.frame, *ends, STRIDE * self._coarser, enough=self.mean)
             except StiffFlowError as error:
                 raise UnpredictedError(name, value, error) from error
             moved = np.r_[True, np.diff(lengths_along(Y)) > 0]
@@ -196,6 +197,15 @@ class Predictor:
         count = min(2 + int(largest / (GRID_SPACING * self._coarser)), PATH_POINTS)
         return CubicSpline(length, seen)(np.linspace(0, length[-1], count))
 
+    @cached_property
+    def _reduced(self) -> Entry | None:
+        """What the flows of the features alone start from, in few features."""
+        return None if self.entry is None else krylov(replace(self.entry, W=None, b=None, layer=None), BLOCKS)
+
+    @cached_property
+    def _reduced_with_classifier(self) -> Entry | None:
+        return None if self.entry is None else krylov(self.entry, QUICK_BLOCKS)
+
     @property
     def _coarser(self) -> int:
         return 1 if self.frame.shape[1] <= MANY else 2
@@ -210,8 +220,7 @@ class Predictor:
         where: tuple[np.ndarray, np.ndarray],
     ) -> Response:
         parameter = None if value is None else (value,)
-        blocks = QUICK_BLOCKS if name == JOINT else BLOCKS
-        entry = self.entry if self.entry is None or name == LAYER else krylov(self.entry, blocks)
+        entry = self.entry if name == LAYER else self._reduced_with_classifier if name == JOINT else self._reduced
         ((_, motion),) = motions(name, self.gram, self.counts, entry, parameter, turns(Y[0], self.frame, where))
         try:
             return response(motion, self.frame, Y, t, places, where)

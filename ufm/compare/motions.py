@@ -81,7 +81,7 @@ def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None =
     halves of a step and the whole extrapolated to fourth order.
 
     turns (B, C, C): from S T for every T of them instead of S, all at once; as many as classes, or more, to first order in what
-    their X differ from the first one by.
+    their a and X differ from those of the first one by.
     """
     priors = entry.priors
     C, q = len(priors), np.sqrt(priors)
@@ -118,13 +118,15 @@ def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None =
     def advance(S: np.ndarray, X: tuple[np.ndarray, ...], h: float) -> np.ndarray:
         """S_i exp(h X / a_i) for every row i."""
         values, T, inverse, *change = X
-        rows = S @ T
-        moved = rows * np.exp(np.clip(h * values / a, -50, 50))
-        for of_X in change:
-            x = np.clip(h * values / a[0], -50, 50)
-            slopes = (h / a[0])[..., None] * divided_exponential(x)
-            moved += np.einsum("bij,ijk,bjk->bik", rows, slopes, of_X)
-        return moved @ inverse
+        rows = (S.reshape(-1, C) @ T).reshape(S.shape) if near else S @ T
+        if not near:
+            return (rows * np.exp(np.clip(h * values / a, -50, 50))) @ inverse
+        x = np.clip(h * values / a[0], -50, 50)
+        grown = np.exp(x)
+        moved = rows * grown + (rows[0] * grown * x) * (a[0] / a - 1)
+        of_first = (rows[0] * (h / a[0]))[..., None] * divided_exponential(x)  # (P, C, C)
+        moved += (of_first.transpose(2, 0, 1) @ change[0].transpose(2, 1, 0)).transpose(2, 1, 0)
+        return (moved.reshape(-1, C) @ inverse).reshape(S.shape)
 
     def midpoint(S: np.ndarray, h: float) -> np.ndarray:
         return advance(S, rate(advance(S, rate(S), h / 2)), h)
@@ -185,14 +187,21 @@ def extrapolated(
 
 
 def trace(
-    motion: Motion, frame: np.ndarray, most: float, mean: float, spacing: float = SPACING, points: int = MOST_POINTS
+    motion: Motion,
+    frame: np.ndarray,
+    most: float,
+    mean: float,
+    spacing: float = SPACING,
+    points: int = MOST_POINTS,
+    enough: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Y (S, K, K) and flow time (S,) along a flow, in steps of `spacing`, until the mean of its diagonal passes `mean` or its
     largest entry `most`.
 
     The first step is that halved FIRST_HALVINGS times, and each of the next is twice the last: a classifier that is not at rest
-    at the start turns the path there. A flow that reaches a stationary point, or whose G overflows float64, ends there. Y[0] is
-    the start.
+    at the start turns the path there. A flow that reaches a stationary point, or whose G overflows float64, ends there. So does
+    one whose mean has passed `enough` and that comes to rest, where steps so long that they move it take many times more of a
+    flow that is stiff. Y[0] is the start.
     """
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
     state, h, halted = motion.state, FIRST_STEP, False
@@ -214,7 +223,7 @@ def trace(
             halted = True
             continue
         if moved < apart / 4 and not halted:  # a short step is taken where a longer one was too long
-            if moved < AT_REST * h or h > LONGEST:
+            if moved < AT_REST * h or h > LONGEST or np.diagonal(Y[-1]).mean() > enough:
                 break
             h *= min(0.8 * apart / max(moved, apart / 1e3), 1e3)
             continue

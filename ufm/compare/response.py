@@ -37,6 +37,11 @@ class Response:
     cross: np.ndarray | None = None
     __repr__ = short_repr
 
+    @classmethod
+    def unchanged(cls, m: int) -> "Response":
+        """Of m values that stay in error by what their start is in error by."""
+        return cls(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
+
     def widened(self, kinds: np.ndarray, sigma: np.ndarray) -> "Response":
         """With the errors of all others as one of its own for every value, in units of the noise sigma (m,) of the values."""
         if self.cross is None:
@@ -105,7 +110,7 @@ def response(
     """
     m, K = len(where[0]), frame.shape[1]
     if len(times) < 2:
-        return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
+        return Response.unchanged(m)
     count = FEWER_PLACES if K > MOST_FULL else PLACES
     first_steps = min(FIRST_HALVINGS + 1, len(times) - 1)  # of a trace, the short ones that follow a classifier to rest
     chosen = np.unique(np.r_[0, np.round(np.linspace(first_steps, len(times) - 1, count - 1)).astype(int)])
