@@ -57,7 +57,7 @@ def run_rung(rung: Rung, seed: int, path: Path, choice: DataChoice = DIGITS) -> 
     if rung.train is not None:
         from sims.training.session import train
 
-        train(rung.training(seed, choice, len(data.train.labels)), path, cpu=True)
+        train(rung.training(seed, choice, data), path, cpu=True)
     else:
         assert rung.descent is not None
         x, labels = examples(data)

@@ -19,7 +19,7 @@ from ufm.features.statistics import statistics_of
 HIDDEN, KEPT = 64, 24  # units a layer, and leading within-class directions of the untrained features that are kept
 NARROW = 12  # features of the linear networks, which cannot pass the SNR of their input: they start far below it
 PER_CLASS, TEST_PER_CLASS = 50, 20
-WHOLE = 10 * PER_CLASS  # examples of the digits
+WHOLE, DIGITS_INPUTS = 10 * PER_CLASS, 64  # examples of the digits, and pixels of each
 DIGITS = DataChoice("digits", per_class=PER_CLASS, test_per_class=TEST_PER_CLASS)
 FEATURE_STEPS = 5000
 NETWORK_STEP = 0.4  # of a network's rate; of free features, whose largest curvature does not grow, much less does
@@ -45,21 +45,24 @@ class Rung:
     steps: int = FEATURE_STEPS
     expected: str = ""
 
-    def training(self, seed: int, choice: DataChoice, examples: int) -> TrainConfig:
-        """The configuration of a run on some data; where a step takes all examples, all that there are."""
+    def training(self, seed: int, choice: DataChoice, data: Data) -> TrainConfig:
+        """The configuration of a run on some data; where a step takes all examples, all that there are.
+
+        The curvature of the loss grows with the number of inputs, hence the rate falls: in proportion for a linear network, with
+        the root for one with ReLU, whose deeper layers do not see it, and not at all with batch normalisation.
+        """
         assert self.train is not None
-        whole = self.train.batch_size == WHOLE
+        images, power = data.train.images, 0.0 if self.train.batch_norm else 1.0 if self.train.net == "mlp-linear" else 0.5
+        rate = self.train.rate * (DIGITS_INPUTS / images[0].size) ** power
         where = {"dataset": choice.dataset, "data_dir": choice.folder, "per_class": choice.per_class}
-        where |= {"test_per_class": choice.test_per_class, "batch_size": examples if whole else self.train.batch_size}
+        where |= {"test_per_class": choice.test_per_class, "lr": rate}
+        where |= {"batch_size": len(images)} if self.train.batch_size == WHOLE else {}
         return replace(self.train, seed=seed, **where)
 
     def identity(self, seed: int, data: Data, choice: DataChoice) -> dict[str, Any]:
         """What makes a run of it this one, wherever its data lie."""
-        if self.descent is not None:
-            values = asdict(self.descent)
-        else:
-            values = asdict(self.training(0, choice, len(data.train.labels))) | {"data_dir": None}
-        values = {name: str(value) if value == np.inf else value for name, value in values.items()}
+        how = self.descent if self.descent is not None else replace(self.training(0, choice, data), data_dir=None)
+        values = {name: str(value) if value == np.inf else value for name, value in asdict(how).items()}
         return {"rung": self.name, "body": self.body, "steps": self.steps, "seed": seed, "data": data.fingerprint} | values
 
 

@@ -18,6 +18,7 @@ from sims.rungs.report import judged_rung, write_ladder
 from sims.rungs.run import FINISHED, descend, run_rung
 from sims.rungs.rung import BY_NAME, DIGITS, RUNGS, body_of, examples, rung_data, trained
 from sims.rungs.summary import result_of
+from sims.training.readers import DataChoice
 from tests.sims.runs import write_mnist
 from ufm.compare.layer_motion import layer_motion
 from ufm.features.statistics import statistics_of
@@ -321,6 +322,14 @@ def test_the_ladder_runs_on_official_files_and_resumes_wherever_they_lie(
     assert "is another run (data = " in capsys.readouterr().err
     assert climbed("files", out="new") == 2  # nothing is there any more
     assert not (tmp_path / "new").exists()
+
+
+def test_the_rate_falls_where_there_are_more_inputs(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "files", per_class=3, side=16)
+    choice = DataChoice("mnist", str(tmp_path / "files"))
+    data = rung_data(0, choice)
+    rates = {name: BY_NAME[name].training(0, choice, data).rate for name in ("linear", "mlp", "mlp-bn", "residual")}
+    assert rates == {"linear": 1.0 / 4, "mlp": 2.0 / 2, "mlp-bn": 1.0, "residual": 1.0 / 2}
 
 
 def test_runs_on_the_digits_are_what_they_were_before_other_data() -> None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
-from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
+from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock, predictions
 from ufm.compare.models import KERNEL, MODELS, PLAIN, SAME_START, Predictor, select
 from ufm.compare.noise import Noise, shrunk
 from ufm.compare.outcome import Measured
@@ -54,14 +54,16 @@ class FollowedRun:
 
         A value that grows fastest leaves little because the clock follows it: weighted by that, it would set the clock alone.
         """
-        first = most_likely_clock(path, y, start, np.ones((len(y), y.shape[2])))
+        Q = predictions(path, start)
+        first = most_likely_clock(Q, y, np.ones((len(y), y.shape[2])))
         squares = (first.r[:, 1:] ** 2).sum(1) + (y.shape[1] - 1) * self.tolerance**2
         variance = np.empty_like(squares)
         for kind in (0, 1):
             of = self.kinds == kind
             if of.any():
                 variance[:, of] = shrunk(squares[:, of], first.freedoms[:, of])
-        return most_likely_clock(path, y, start, 1 / variance)
+        return most_likely_clock(Q, y, 1 / variance)
+
 
 class PredictedRun(FollowedRun):
     """One run in coordinates, with the predictions of every model."""

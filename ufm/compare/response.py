@@ -22,7 +22,7 @@ FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random err
 APART, CLOSELY = 0.02, 0.0002  # of log omega, from its path, that a path of longer steps may be, and one of a single step
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
-BLOCKS, QUICK_BLOCKS = 3, 2  # powers of Sigma_W and of its inverse, either way, that span what many features are reduced to
+BLOCKS, QUICK_BLOCKS = 5, 2  # powers of Sigma_W and of its inverse, either way, that span what many features are reduced to
 
 
 @dataclass(frozen=True, eq=False)
