@@ -95,7 +95,7 @@ def test_the_response_by_cheap_steps_is_that_by_steps_that_watch_their_error(kap
     ways = [response(one, start.frame, Y, times, grid, where) for one in (motion, replace(motion, quick=None))]
     cheap, careful = (one.at(grid) for one in ways)
     assert abs(careful[-1] - np.eye(6)).max() > 0.1
-    np.testing.assert_allclose(cheap, careful, atol=0.015)
+    np.testing.assert_allclose(cheap, careful, atol=0.004)
 
 
 @pytest.mark.parametrize("time", [1e-3, 0.7, 30.0])
@@ -213,7 +213,7 @@ def test_the_span_of_powers_of_sigma_w_keeps_the_path_of_many_features(monkeypat
     M = rng.standard_normal((P, C))
     entry = Entry(np.full(C, 20), M - M.mean(1, keepdims=True), sigma_w)
     small = krylov(entry)
-    assert len(small.M) <= 7 * (C - 1)
+    assert len(small.M) <= 11 * (C - 1)
     assert len(krylov(entry, 2).M) <= 5 * (C - 1)
     np.testing.assert_allclose(small.gram(), entry.gram(), rtol=1e-9, atol=1e-9)
     frame = frame_of(entry.gram())
@@ -225,11 +225,11 @@ def test_the_span_of_powers_of_sigma_w_keeps_the_path_of_many_features(monkeypat
             state = motion.step(state, 1.0)
         ends.append(log_gram(motion.gram(state), frame))
     moved = abs(ends[0] - log_gram(entry.gram(), frame)).max()
-    assert abs(ends[0] - ends[1]).max() < 0.01 * moved
+    assert abs(ends[0] - ends[1]).max() < 1e-3 * moved
     monkeypatch.setattr(models, "krylov", lambda entry, blocks: entry)
     whole = start_of(entry)
     where = np.triu_indices(3)
     full = whole.path(PLAIN, whole.traces(PLAIN)[0], where)
     monkeypatch.undo()
     reduced = whole.path(PLAIN, whole.traces(PLAIN)[0], where)
-    np.testing.assert_allclose(reduced.response.D, full.response.D, atol=0.02)
+    np.testing.assert_allclose(reduced.response.D, full.response.D, atol=2e-3)
