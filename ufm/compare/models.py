@@ -168,8 +168,7 @@ class Predictor:
     ) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
         """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
         ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
-        entry = self._reduced_with_classifier if name == JOINT else self.entry  # steps cost P^3
-        of = motions(name, self.gram, self.counts, entry, values)
+        of = motions(name, self.gram, self.counts, self._reduced_for(name), values)
         traces = []
         for value, motion in of:
             followed = replace(motion, step=motion.rough) if rough and motion.rough is not None else motion
@@ -197,6 +196,10 @@ class Predictor:
         count = min(2 + int(largest / (GRID_SPACING * self._coarser)), PATH_POINTS)
         return CubicSpline(length, seen)(np.linspace(0, length[-1], count))
 
+    def _reduced_for(self, name: str) -> Entry | None:
+        """The entry with as few features as the flow of a model needs, whose steps cost up to P^3."""
+        return self.entry if name == LAYER else self._reduced_with_classifier if name == JOINT else self._reduced
+
     @cached_property
     def _reduced(self) -> Entry | None:
         """What the flows of the features alone start from, in few features."""
@@ -220,7 +223,7 @@ class Predictor:
         where: tuple[np.ndarray, np.ndarray],
     ) -> Response:
         parameter = None if value is None else (value,)
-        entry = self.entry if name == LAYER else self._reduced_with_classifier if name == JOINT else self._reduced
+        entry = self._reduced_for(name)
         ((_, motion),) = motions(name, self.gram, self.counts, entry, parameter, turns(Y[0], self.frame, where))
         try:
             return response(motion, self.frame, Y, t, places, where)

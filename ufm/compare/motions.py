@@ -94,12 +94,14 @@ def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None =
     share = (S0**2).sum(-1) / a
     kept = (share > NO_SIGNAL * share.max()).reshape(-1, len(entry.M)).any(0)
     S0, a = S0[..., kept, :], a[..., kept, None]
+    near = turns is not None and len(turns) >= len(priors)
+    if near:  # the first eigenbasis seen from each, which has its own signs, and by what part the first a is larger
+        turned, larger = np.ascontiguousarray((E.mT @ E[0])[:, kept][..., kept]), a[0] / a - 1
 
     def inner(S: np.ndarray) -> np.ndarray:
         return S.mT @ (S / a)
 
     projected = (J * priors) @ J
-    near = turns is not None and len(turns) >= len(priors)
 
     def rate(S: np.ndarray) -> tuple[np.ndarray, ...]:
         """X = (Q J Pi J Q) L L^T = T Lambda T^{-1}, L L^T = I - N / r: its eigenvalues, T and T^{-1}."""
@@ -122,10 +124,9 @@ def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None =
         if not near:
             return (rows * np.exp(np.clip(h * values / a, -50, 50))) @ inverse
         x = np.clip(h * values / a[0], -50, 50)
-        grown = np.exp(x)
-        moved = rows * grown + (rows[0] * grown * x) * (a[0] / a - 1)
-        of_first = (rows[0] * (h / a[0]))[..., None] * divided_exponential(x)  # (P, C, C)
-        moved += (of_first.transpose(2, 0, 1) @ change[0].transpose(2, 1, 0)).transpose(2, 1, 0)
+        grown, of_first = np.exp(x), (rows[0] * (h / a[0]))[..., None] * divided_exponential(x)  # (P, C), (P, C, C)
+        of_X = change[0].transpose(2, 0, 1) @ of_first.transpose(2, 1, 0)  # (C, B, P)
+        moved = rows * (grown + grown * x * larger) + turned @ np.ascontiguousarray(of_X.transpose(1, 2, 0))
         return (moved.reshape(-1, C) @ inverse).reshape(S.shape)
 
     def midpoint(S: np.ndarray, h: float) -> np.ndarray:
