@@ -12,18 +12,16 @@ from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
 from ufm.compare.joint_motion import joint_motion
 from ufm.compare.layer_motion import layer_motion
 from ufm.compare.likelihood import Path
-from ufm.compare.motions import Motion, StiffFlowError, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.motions import Motion, StiffFlowError, renormalized_motion, trace
 from ufm.compare.response import BLOCKS, QUICK_BLOCKS, Response, krylov, response, turns
+from ufm.compare.unnormalized_motion import unnormalized_motion
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
 PLAIN, KERNEL, JOINT, LAYER = "unnormalized", "kernel", "joint", "layer"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
-STRIDE, GRID_SPACING = (
-    0.08,
-    0.01,
-)  # of log omega between two points of a trace, and of the even grid of a path, to which a spline takes it
+STRIDE, GRID_SPACING = 0.08, 0.01  # of log omega between points of a trace, and of the grid of a path, to which a spline takes it
 MANY = 20  # singular values, of more of which both are twice as far apart
 SAME_START = 1e-3  # of log omega between the statistics of the entry and what must have the same SNR
 PATH_POINTS = 320  # points of a path

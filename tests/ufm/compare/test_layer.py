@@ -93,7 +93,7 @@ def test_what_is_no_linear_layer_says_so() -> None:
 
 
 def test_past_what_was_measured_a_flow_that_comes_to_rest_is_followed_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Directions of hardly any variance keep a layer moving for a long time, to omega of the layer below, in ever smaller steps."""
+    """Directions of hardly any variance keep a layer moving for a long time, in ever smaller steps."""
     Z, y, A = below(4, d=14)
     values, E = np.linalg.eigh(Z @ Z.T / Z.shape[1])
     Z = (E * np.geomspace(1e-3, 1.0, 14)) @ (E / np.sqrt(values)).T @ Z
