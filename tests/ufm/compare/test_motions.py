@@ -11,7 +11,8 @@ from manifolds.layout import ClassLayout
 from tests.ufm.compare.descents import descend, descend_jointly, entry_of, labelled, white_start
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
 from ufm.compare.joint_motion import joint_motion
-from ufm.compare.motions import FIRST_STEP, Motion, StiffFlowError, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.motions import FIRST_STEP, Motion, StiffFlowError, renormalized_motion, trace
+from ufm.compare.unnormalized_motion import unnormalized_motion
 from ufm.features.snr import snr as snr_of
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
 from ufm.laws.joint import JointFlow, joint_start, run_joint
