@@ -167,15 +167,9 @@ def _gaussian_cell(name: str, networks: list[list[dict[str, Any]]]) -> dict[str,
 
 def gaussian_text(told: list[dict[str, Any]]) -> str:
     """A table of `gaussian_summary`: omega as shares of omega*."""
-    lines = [f"{'cell':<34} omega / omega*: input, 24 thresholds; untrained hidden, output; trained hidden (held out), output"]
+    shown = ("untrained_hidden", "untrained_output", "trained_hidden", "trained_hidden_held_out", "trained_output")
+    lines = [f"{'cell':<34} shares of omega*: input, 24 thresholds; {', '.join(shown).replace('_', ' ')}"]
     for row in told:
-        before, after = (
-            (interval_text(row[f"{when}_{what}"]) for what in ("hidden", "hidden_held_out", "output"))
-            for when in ("untrained", "trained")
-        )
-        hidden, _, output = before
-        last, estimate, end = after
-        lines.append(
-            f"{row['cell']:<34} {row['input']:.3f} {row['thresholds']:.3f}; {hidden} {output}; {last} ({estimate}) {end}"
-        )
+        values = ", ".join(interval_text(row[key], 4) for key in shown)
+        lines.append(f"{row['cell']:<34} {row['input']:.4f}, {row['thresholds']:.4f}; {values}")
     return "\n".join(lines)

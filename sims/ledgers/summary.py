@@ -170,9 +170,9 @@ def _value_text(triple: list[float] | None) -> str:
     return "?" if triple is None else f"{triple[0]:.2f}"
 
 
-def interval_text(triple: list[float] | None) -> str:
+def interval_text(triple: list[float] | None, digits: int = 2) -> str:
     """A mean with its interval, '?' where there is none."""
     if triple is None:
         return "?"
     low, high = stored_number(triple[1]), stored_number(triple[2])
-    return f"{triple[0]:.2f}" + (f" [{low:.2f}, {high:.2f}]" if np.isfinite(low) else "")
+    return f"{triple[0]:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if np.isfinite(low) else "")

@@ -14,7 +14,7 @@ from scipy.stats import norm
 from sims import ledger_study
 from sims.ledgers import training
 from sims.ledgers.convs import ConvCell, ConvNet
-from sims.ledgers.gaussians import GaussianCell, gaussian_summary, population_omega, run_gaussian
+from sims.ledgers.gaussians import GaussianCell, gaussian_summary, gaussian_text, population_omega, run_gaussian
 from sims.ledgers.nets import Cell
 from sims.ledgers.summary import activations, share_of_last, summary
 from sims.ledgers.training import run_cell
@@ -237,6 +237,9 @@ def test_a_network_on_two_gaussian_classes_learns_and_the_identity_has_the_input
         assert row["trained_hidden"][0] <= 1 + 1e-6
         assert row["trained_output"][0] <= row["trained_hidden"][0] + 1e-9
     assert identity["trained_hidden"][0] == pytest.approx(identity["input"], rel=1e-6)
+    line = gaussian_text([trained]).splitlines()[1]
+    numbers = [f"{trained[key][0]:.4f} [" for key in ("untrained_hidden", "untrained_output", "trained_hidden", "trained_output")]
+    assert all(number in line for number in numbers)
     assert trained["trained_output"][0] > trained["untrained_output"][0]
     assert trained["trained_output"][0] > identity["trained_output"][0]
     assert trained["trained_hidden_held_out"][0] == pytest.approx(trained["trained_hidden"][0], rel=0.05)
