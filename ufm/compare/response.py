@@ -115,16 +115,18 @@ def response(
     first_steps = min(FIRST_HALVINGS + 1, len(times) - 1)  # of a trace, the short ones that follow a classifier to rest
     chosen = np.unique(np.r_[0, np.round(np.linspace(first_steps, len(times) - 1, count - 1)).astype(int)])
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
-    state = motion.state
+    state, easiest = motion.state, 0
+    careful = [(motion.step, FEW_STEPS, APART), (motion.step, MORE_STEPS, APART)]
+    quick = [] if motion.quick is None else [(motion.quick, n, APART if n > 1 else CLOSELY) for n in (1, FEW_STEPS, MORE_STEPS)]
     for before, after in pairwise(chosen):
-        ways = [(motion.step, FEW_STEPS, APART), (motion.step, MORE_STEPS, APART)]
-        if before and motion.quick is not None:  # a classifier that is not at rest at the start comes there in no time
-            ways = [(motion.quick, 1, CLOSELY), (motion.quick, FEW_STEPS, APART), (motion.quick, MORE_STEPS, APART), *ways]
-        for step, steps, apart in ways:
+        ways = [*quick, *careful] if before else careful  # a classifier that is not at rest at the start comes there in no time
+        for way in range(easiest, len(ways)):
+            step, steps, apart = ways[way]
             moments = np.interp(np.linspace(before, after, steps + 1), np.arange(len(times)), times)
             moved = _walk(motion, step, state, moments, frame)
             if moved is not None and abs(moved[1][0] - path[after]).max() < apart:
-                break  # the first that follows the path
+                easiest = 1 if before and quick and way else easiest  # where one step was too long, the next is too
+                break
         if moved is None and before == 0:
             raise ValueError("a start in error by 0.01 % follows no path of the model: its response is undefined")
         if moved is None:
