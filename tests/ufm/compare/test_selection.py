@@ -120,6 +120,19 @@ def test_a_kernel_near_one_is_not_named_where_its_limit_is_refuted(r: float, out
     assert (verdict.outcome, verdict.compatible) == (outcome, ("kernel",))
 
 
+def test_a_trend_below_the_tolerance_refutes_no_model_however_many_epochs_have_it() -> None:
+    """Class means 0.5 % slower than plain descent, as a finite step can make them: 8e-4 of log omega in 255 epochs."""
+    sizes, runs = [30, 24, 20, 18, 16, 14], []
+    for seed in range(5):
+        rng, y = np.random.default_rng(seed), labelled(sizes)
+        runs.append(measured(descend(white_start(rng, sizes, 12, 1.0), y, 9.0, 1000, 20, 0.995), y))
+    verdict = judge(runs)
+    plain = verdict.support["unnormalized"]
+    assert plain.behind > 10
+    assert 5e-4 < plain.rms < Rule().tolerance
+    assert (verdict.outcome, verdict.name) == (NAMED, "unnormalized")
+
+
 @pytest.mark.parametrize(("r", "near"), [(0.5, False), (0.51, True), (1.0, True), (1.99, True), (2.0, False), (None, False)])
 def test_which_kernels_count_as_plain_descent(r: float | None, near: bool) -> None:
     assert MODELS["kernel"].counts_as_limit(r) is near
