@@ -73,11 +73,11 @@ def choice_of_data(args: argparse.Namespace) -> "DataChoice":
     """The data that the options name, whose embedded default are the digits."""
     from dataclasses import replace
 
-    from sims.rungs.rung import DIGITS
+    from sims.rungs.rung import DIGITS_DATA
 
     counts = {"per_class": args.per_class, "test_per_class": args.test_per_class}
     given = {name: count for name, count in counts.items() if count is not None}
-    return replace(DIGITS, dataset=args.dataset, folder=args.data_dir, **given)
+    return replace(DIGITS_DATA, dataset=args.dataset, folder=args.data_dir, **given)
 
 
 def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:

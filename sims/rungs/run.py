@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sims.rungs.descent import Descent, FeatureDescent
-from sims.rungs.rung import DIGITS, Rung, body_of, examples, rung_data
+from sims.rungs.rung import DIGITS_DATA, Rung, body_of, examples, rung_data
 from sims.training.config import TrainConfig
 from sims.training.folder import velocity_file
 from sims.training.readers import DataChoice
@@ -42,7 +42,7 @@ class _Shifted(nn.Module):
         return self.body(x) + self.E
 
 
-def run_rung(rung: Rung, seed: int, path: Path, choice: DataChoice = DIGITS) -> None:
+def run_rung(rung: Rung, seed: int, path: Path, choice: DataChoice = DIGITS_DATA) -> None:
     """Train one run of a rung into a folder, unless it is finished there. Raises ValueError for a folder of another run."""
     data = rung_data(seed, choice)
     identity = json.loads(json.dumps(rung.identity(seed, data, choice)))

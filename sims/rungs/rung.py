@@ -20,7 +20,7 @@ HIDDEN, KEPT = 64, 24  # units a layer, and leading within-class directions of t
 NARROW = 12  # features of the linear networks, which cannot pass the SNR of their input: they start far below it
 PER_CLASS, TEST_PER_CLASS = 50, 20
 WHOLE, DIGITS_INPUTS = 10 * PER_CLASS, 64  # examples of the digits, and pixels of each
-DIGITS = DataChoice("digits", per_class=PER_CLASS, test_per_class=TEST_PER_CLASS)
+DIGITS_DATA = DataChoice("digits", per_class=PER_CLASS, test_per_class=TEST_PER_CLASS)
 FEATURE_STEPS = 5000
 NETWORK_STEP = 0.4  # of a network's rate; of free features, whose largest curvature does not grow, much less does
 RIDGE = 1e-4  # lambda of W at least squares where features may be nearly dead
@@ -54,10 +54,16 @@ class Rung:
         assert self.train is not None
         images, power = data.train.images, 0.0 if self.train.batch_norm else 1.0 if self.train.net == "mlp-linear" else 0.5
         rate = self.train.rate * (DIGITS_INPUTS / images[0].size) ** power
-        where = {"dataset": choice.dataset, "data_dir": choice.folder, "per_class": choice.per_class}
-        where |= {"test_per_class": choice.test_per_class, "lr": rate}
-        where |= {"batch_size": len(images)} if self.train.batch_size == WHOLE else {}
-        return replace(self.train, seed=seed, **where)
+        return replace(
+            self.train,
+            seed=seed,
+            dataset=choice.dataset,
+            data_dir=choice.folder,
+            per_class=choice.per_class,
+            test_per_class=choice.test_per_class,
+            lr=rate,
+            batch_size=len(images) if self.train.batch_size == WHOLE else self.train.batch_size,
+        )
 
     def identity(self, seed: int, data: Data, choice: DataChoice) -> dict[str, Any]:
         """What makes a run of it this one, wherever its data lie."""
@@ -115,7 +121,7 @@ BY_NAME = {rung.name: rung for rung in RUNGS}
 
 
 @lru_cache(maxsize=1)
-def rung_data(seed: int, choice: DataChoice = DIGITS) -> Data:
+def rung_data(seed: int, choice: DataChoice = DIGITS_DATA) -> Data:
     """The data of the runs of a seed, read once for all of them."""
     return load(replace(choice, seed=seed))
 

@@ -16,7 +16,7 @@ from sims.rungs.conservation import EpochMoments, growth_parts, mean_log_omega, 
 from sims.rungs.descent import Descent, FeatureDescent
 from sims.rungs.report import judged_rung, write_ladder
 from sims.rungs.run import FINISHED, descend, run_rung
-from sims.rungs.rung import BY_NAME, DIGITS, RUNGS, body_of, examples, rung_data, trained
+from sims.rungs.rung import BY_NAME, DIGITS_DATA, RUNGS, body_of, examples, rung_data, trained
 from sims.rungs.summary import result_of
 from sims.training.readers import DataChoice
 from tests.sims.runs import write_mnist
@@ -340,7 +340,7 @@ def test_runs_on_the_digits_are_what_they_were_before_other_data() -> None:
         assert how is not None
         values = {key: str(value) if value == np.inf else value for key, value in asdict(how).items()}
         facts = {"rung": name, "body": rung.body, "steps": rung.steps, "seed": 0, "data": data.fingerprint}
-        assert rung.identity(0, data, DIGITS) == facts | values
+        assert rung.identity(0, data, DIGITS_DATA) == facts | values
 
 
 @pytest.mark.parametrize(

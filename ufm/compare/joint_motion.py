@@ -71,6 +71,8 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
         S, second = second_moment(M[0], D[0])
         a, F = np.linalg.eigh(second)
         growth, drive, of_growth, of_drive = relaxation(a, kappa * h, divided=True)
+        assert of_growth is not None
+        assert of_drive is not None
         S = np.concatenate([M, ones], axis=-2) * q
         now, target = np.concatenate([W, b[..., None]], axis=-1) @ F, (S * q).mT @ F
         moved = now + growth * now + drive * target

@@ -44,7 +44,7 @@ class Fitted:
         return (T - 1) * np.maximum(1 - self.taken, 1 / T)
 
 
-def predictions(path: Path, start: np.ndarray) -> np.ndarray:
+def predicted_from(path: Path, start: np.ndarray) -> np.ndarray:
     """The path from starts that differ by start (B, k) from its own, as its response takes it. (B, G, m)"""
     Q = path.values[None]
     return Q + path.response.moved(start[:, : path.response.D.shape[-1]], Q.shape[1]) if start.any() else Q

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
-from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock, predictions
+from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock, predicted_from
 from ufm.compare.models import KERNEL, MODELS, PLAIN, SAME_START, Predictor, select
 from ufm.compare.noise import Noise, shrunk
 from ufm.compare.outcome import Measured
@@ -54,7 +54,7 @@ class FollowedRun:
 
         A value that grows fastest leaves little because the clock follows it: weighted by that, it would set the clock alone.
         """
-        Q = predictions(path, start)
+        Q = predicted_from(path, start)
         first = most_likely_clock(Q, y, np.ones((len(y), y.shape[2])))
         squares = (first.r[:, 1:] ** 2).sum(1) + (y.shape[1] - 1) * self.tolerance**2
         variance = np.empty_like(squares)

@@ -22,6 +22,7 @@ FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random err
 APART, CLOSELY = 0.02, 0.0002  # of log omega, from its path, that a path of longer steps may be, and one of a single step
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
+FlowStep = Callable[[FlowState, float], FlowState]
 BLOCKS, QUICK_BLOCKS = 7, 5  # powers 0, -1, -2, ... of Sigma_W that span what many features are reduced to
 
 
@@ -117,7 +118,9 @@ def response(
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
     state, easiest = motion.state, 0
     careful = [(motion.step, FEW_STEPS, APART), (motion.step, MORE_STEPS, APART)]
-    quick = [] if motion.quick is None else [(motion.quick, n, APART if n > 1 else CLOSELY) for n in (1, FEW_STEPS, MORE_STEPS)]
+    quick = list[tuple[FlowStep, int, float]]()
+    if motion.quick is not None:
+        quick = [(motion.quick, 1, CLOSELY), (motion.quick, FEW_STEPS, APART), (motion.quick, MORE_STEPS, APART)]
     for before, after in pairwise(chosen):
         ways = [*quick, *careful] if before else careful  # a classifier that is not at rest at the start comes there in no time
         for way in range(easiest, len(ways)):
@@ -155,7 +158,7 @@ def _filled(coarse: Response) -> Response:
 
 
 def _walk(
-    motion: Motion, step: Callable[[FlowState, float], FlowState], state: FlowState, times: np.ndarray, frame: np.ndarray
+    motion: Motion, step: FlowStep, state: FlowState, times: np.ndarray, frame: np.ndarray
 ) -> tuple[FlowState, np.ndarray] | None:
     """The state after steps between times (S,) and its Y (B, K, K); None where a step is too long for the flow."""
     try:

@@ -93,10 +93,10 @@ def few_ticks(axes: Axes) -> None:
         return
     axes.yaxis.set_minor_locator(NullLocator())
     if isinstance(axes.yaxis.get_major_formatter(), LogFormatter):
-        axes.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
+        axes.yaxis.set_major_formatter(FuncFormatter(_decade_text))
 
 
-def _power_of_ten(x: float, position: int | None = None) -> str:
+def _decade_text(x: float, position: int | None = None) -> str:
     return "10" + str(round(np.log10(x))).translate(SUPERSCRIPTS)
 
 
