@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from sims.ledgers.nets import ACTIVATIONS, LOSSES, check_choices, name_of
+from sims.ledgers.nets import ACTIVATIONS, CELL_LOSSES, cell_name, check_choices
 
 MAP_NORMS: dict[str, type[nn.Module] | None] = {"batch": nn.BatchNorm2d, "none": None}
 SMALLEST_SIDE = 4  # maps of this side are not pooled any more
@@ -35,12 +35,12 @@ class ConvCell:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self, {"loss": LOSSES, "activation": tuple(ACTIVATIONS), "norm": tuple(MAP_NORMS)})
+        check_choices(self, {"loss": CELL_LOSSES, "activation": tuple(ACTIVATIONS), "norm": tuple(MAP_NORMS)})
 
     @property
     def name(self) -> str:
         """What sets the cell apart from the plain one, in words; seeds of a cell share it."""
-        return f"conv {name_of(self, ('depth', 'width', 'norm', 'activation', 'decay'))}"
+        return f"conv {cell_name(self, ('depth', 'width', 'norm', 'activation', 'decay'))}"
 
     @property
     def measured(self) -> tuple[int, ...]:

@@ -23,9 +23,9 @@ from ufm.ledger.discrimination import discrimination
 from ufm.ledger.rectified import input_omega, largest_omega, relu_omega
 from ufm.output import stored_number
 
-BATCH, RATE = 1000, 0.01  # new examples a step; Adam's rate, which falls to 0 as a cosine
+NEW_EXAMPLES, ADAM_RATE = 1000, 0.01  # new examples a step; Adam's rate, which falls to 0 as a cosine
 HELD_OUT = 10_000  # examples a class for the estimate
-NODES, TAIL = 8001, 9.0  # of the quadrature, and how many deviations beyond the means it goes
+QUADRATURE_NODES, TAIL = 8001, 9.0  # of the quadrature, and how many deviations beyond the means it goes
 THRESHOLDS = 24  # as many as there are units: the rival that needs no training
 
 
@@ -38,7 +38,7 @@ class GaussianCell:
     width: int = THRESHOLDS
     activation: str = "relu"
     epochs: int = 4000
-    rate: float = RATE
+    rate: float = ADAM_RATE
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -66,7 +66,7 @@ def run_gaussian(cell: GaussianCell) -> Iterator[dict[str, Any]]:
     rng = np.random.default_rng((cell.seed, 1))
     value = torch.zeros(())
     for _ in range(cell.epochs):
-        x, y = _examples(cell.m, BATCH // 2, rng)
+        x, y = _examples(cell.m, NEW_EXAMPLES // 2, rng)
         optimizer.zero_grad()
         value = nn.functional.mse_loss(net(x), nn.functional.one_hot(y, 2).float())
         value.backward()
@@ -121,7 +121,7 @@ def population_omega(m: float, features: Callable[[np.ndarray], np.ndarray]) -> 
     The rule's weights are a distribution of their own, near the two normal ones, so that no rounding of moments is amplified.
     inf where the features tell the classes apart without variability. Raises ValueError where nothing varies at all.
     """
-    x = np.linspace(-m - TAIL, m + TAIL, NODES)
+    x = np.linspace(-m - TAIL, m + TAIL, QUADRATURE_NODES)
     H = np.asarray(features(x), dtype=float)
     means: list[np.ndarray] = []
     covariances: list[np.ndarray] = []

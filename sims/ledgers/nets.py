@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from sims.training.nets import freeze_as_simplex_etf
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh, "identity": nn.Identity}
-LOSSES = ("mse", "ce")
+CELL_LOSSES = ("mse", "ce")
 FLAGS = ("residual", "random_labels", "fixed_etf")
 NORMS: dict[str, type[nn.Module] | None] = {"batch": nn.BatchNorm1d, "layer": nn.LayerNorm, "none": None}
 
@@ -32,12 +32,12 @@ class Cell:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        check_choices(self, {"loss": LOSSES, "activation": tuple(ACTIVATIONS), "norm": tuple(NORMS)})
+        check_choices(self, {"loss": CELL_LOSSES, "activation": tuple(ACTIVATIONS), "norm": tuple(NORMS)})
 
     @property
     def name(self) -> str:
         """What sets the cell apart from the plain one, in words; seeds of a cell share it."""
-        return name_of(self, ("depth", "width", "norm", "activation", "decay"))
+        return cell_name(self, ("depth", "width", "norm", "activation", "decay"))
 
     @property
     def measured(self) -> tuple[int, ...]:
@@ -55,7 +55,7 @@ def check_choices(cell: Any, allowed: dict[str, tuple[str, ...]]) -> None:
             raise ValueError(f"{name} = {getattr(cell, name)}: it must be positive")
 
 
-def name_of(cell: Any, told: tuple[str, ...]) -> str:
+def cell_name(cell: Any, told: tuple[str, ...]) -> str:
     """The loss, those fields in `told` that are not the default, and the flags that are set."""
     plain = type(cell)()
     differing = [f"{key}={getattr(cell, key)}" for key in told if getattr(cell, key) != getattr(plain, key)]

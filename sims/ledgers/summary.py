@@ -18,7 +18,7 @@ from ufm.monitor.record import ZERO_ERROR
 from ufm.output import stored_number
 
 MEANS = "channel means"  # the view whose reduced rows have a ledger of their own
-LINEAR = ("linears", "conv", "classifier")  # names of the linear layers
+LINEAR_LAYERS = ("linears", "conv", "classifier")  # names of the linear layers
 
 
 def summary(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -26,7 +26,8 @@ def summary(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[tuple[str, str, str], list[list[dict[str, Any]]]] = {}
     for network in stored:
         courses: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
-        for e in sorted(network["ledgers"], key=lambda e: e["epoch"]):
+        for stage in sorted(network["ledgers"], key=lambda e: e["epoch"]):
+            e = {"view": "states"} | stage  # before there were convolutional networks, nothing was said of the view
             courses.setdefault((e["source"], e["view"], e["split"]), []).append(e)
         for key, course in courses.items():
             errors = {e["epoch"]: e["error"] for e in network["ledgers"] if e["split"] == "train"}
@@ -109,7 +110,7 @@ def _linear_factors(courses: list[list[dict[str, Any]]], estimate: str) -> list[
     rows = courses[0][-1]["rows"]
     told = []
     for k, row in enumerate(rows):
-        if not k or not (re.search(rf"\b({'|'.join(LINEAR)})\b", row["operation"]) or k == len(rows) - 1):
+        if not k or not (re.search(rf"\b({'|'.join(LINEAR_LAYERS)})\b", row["operation"]) or k == len(rows) - 1):
             continue
         if courses[0][-1]["view"] != MEANS and (row["reduced"] or rows[k - 1]["reduced"]):
             continue

@@ -54,7 +54,7 @@ def run_task(task: NetworkTask) -> None:
         kept["ledgers"] = list(run_gaussian(task.cell))
     else:
         assert task.choice is not None
-        data = _loaded(task.choice)
+        data = _data_of_process(task.choice)
         if data.fingerprint != task.fingerprint:
             raise ValueError("the data are other ones in this process: give every worker the same files")
         kept["dataset"] = task.choice.dataset
@@ -63,5 +63,5 @@ def run_task(task: NetworkTask) -> None:
 
 
 @lru_cache(maxsize=1)
-def _loaded(choice: DataChoice) -> Data:
+def _data_of_process(choice: DataChoice) -> Data:
     return load(choice)

@@ -20,16 +20,16 @@ from sims.training.session import reproducible
 from ufm.ledger import ChannelMeans, Sketch, ledger
 from ufm.ledger.force_balance import force_balance
 
-BATCH = 100
+BATCH_SIZE = 100
 MOMENTUM = 0.9
 WHOLE = 1024  # features of a state of the last stage, with its skip, on images of 32 x 32
-STATES, LAST_STAGE = "states", "last stage"  # what a ledger is of, beside the channel means
+WHOLE_STATES, LAST_STAGE = "states", "last stage"  # what a ledger is of, beside the channel means
 NetworkCell = Cell | ConvCell
-Loss = Callable[[Tensor, Tensor], Tensor]
-Batches = list[tuple[Tensor, Tensor]]
+BatchLoss = Callable[[Tensor, Tensor], Tensor]
+BatchList = list[tuple[Tensor, Tensor]]
 
 
-def loss_of(cell: NetworkCell) -> Loss:
+def loss_of(cell: NetworkCell) -> BatchLoss:
     """What is minimised, as a mean over a batch: cross-entropy, or torch's mean square against one-hot labels."""
     if cell.loss == "ce":
         return F.cross_entropy
@@ -74,8 +74,8 @@ def _train_epoch(cell: NetworkCell, net: nn.Module, train: Examples, optimizer: 
     n, loss = len(train.labels), loss_of(cell)
     order = torch.from_numpy(np.random.default_rng((cell.seed, epoch)).permutation(n)).to(train.labels.device)
     value = torch.zeros(())
-    for start in range(0, n - 1, BATCH):
-        x, y = train.batch(order[start : start + BATCH])
+    for start in range(0, n - 1, BATCH_SIZE):
+        x, y = train.batch(order[start : start + BATCH_SIZE])
         optimizer.zero_grad()
         value = loss(net(x), y)
         value.backward()
@@ -98,7 +98,7 @@ def _measured_entries(
         facts = {"error": wrong / len(examples.labels), "seed": cell.seed}
         if isinstance(cell, Cell):
             measured = ledger(net, batches, Sketch(), cell.seed)
-            yield entry(measured, cell.name, what, epoch, balance) | facts | {"view": STATES}
+            yield entry(measured, cell.name, what, epoch, balance) | facts | {"view": WHOLE_STATES}
         else:
             measured = ledger(net, batches, ChannelMeans(always=True), cell.seed)
             yield entry(measured, cell.name, what, epoch, balance) | facts | {"view": MEANS}
@@ -109,7 +109,7 @@ def _measured_entries(
             yield entry(measured, cell.name, what, epoch) | facts | {"view": LAST_STAGE}
 
 
-def _maps(net: Any, batches: Batches) -> Batches:
+def _maps(net: Any, batches: BatchList) -> BatchList:
     """What the last stage of a convolutional network reads, in the memory of the CPU: its covariances are too small for a GPU."""
     with torch.no_grad():
         return [(net.body(x).cpu(), y.cpu()) for x, y in batches]

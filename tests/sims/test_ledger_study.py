@@ -78,7 +78,7 @@ def test_the_identity_gains_nothing_in_either_view(digits: Data) -> None:
 
 
 def test_a_convolutional_network_trains_and_raises_omega(digits: Data, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(training, "BATCH", 30)
+    monkeypatch.setattr(training, "BATCH_SIZE", 30)
     entries = list(run_cell(replace(SMALL, width=10, epochs=12), digits))
     first, last = (e for e in entries if e["split"] == "train" and e["view"] == "channel means" and e["epoch"] in (0, 12))
     assert last["error"] < 0.6 < 0.8 < first["error"]  # 0.9 by chance
@@ -138,6 +138,9 @@ def test_rows_that_a_sketch_reduced_give_no_factors_and_no_share() -> None:
     assert told["omega_share_of_last"][0] == pytest.approx(np.log(1.5) / np.log(3))
     assert told["omega_rest"] is None  # a gain of linear layers that is none would be in it
     assert told["reduced"] == 3
+    older = stored_ledger(rows)
+    del older["view"]
+    assert summary([{"ledgers": [older]}]) == [told]
     assert [factor["operation"] for factor in told["omega_linear"]] == ["classifier"]
     (told,) = summary([{"ledgers": [stored_ledger(rows, view="channel means")]}])
     assert told["activations"] == ["acts.0", "acts.1", "acts.2"]
