@@ -4,6 +4,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := python -m pip install --quiet --disable-pip-version-check
 QUICK := --no-compile # Python compiles the few modules that are imported, and no others
+# and keeps them, whatever the environment says: the tests start many processes, each of which would compile torch anew
+export PYTHONDONTWRITEBYTECODE :=
 
 .PHONY: run test slow attack bench gpu docs lowest constraints clean
 

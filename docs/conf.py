@@ -9,6 +9,7 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE / "_ext"), str(HERE.parent)]
 
 import api  # noqa: E402 - in docs/_ext
+from index_of_names import IndexedPythonDomain  # noqa: E402
 from sphinx.application import Sphinx  # noqa: E402
 
 import ufm  # noqa: E402
@@ -100,5 +101,6 @@ def copy_explorer(app: Sphinx, exception: Exception | None) -> None:
 def setup(app: Sphinx) -> None:
     """Write the API pages before Sphinx reads, copy the explorer after it wrote."""
     api.write(HERE.parent, ("ufm", "manifolds", "sims"), HERE / "api")
+    app.add_domain(IndexedPythonDomain, override=True)
     app.connect("html-page-context", break_names)
     app.connect("build-finished", copy_explorer)

@@ -15,6 +15,7 @@ from ufm.output import say, show, told_as_they_come
 
 if TYPE_CHECKING:
     from sims.rungs.rung import Rung
+    from sims.training.readers import DataChoice
 
 
 def parser() -> Parser:
@@ -24,6 +25,10 @@ def parser() -> Parser:
     p.add_argument("--seeds", type=int, default=5, help="runs of every kind, from --seed and the seeds that follow it")
     p.add_argument("--rungs", nargs="+", metavar="NAME", help="rungs to run and report (default: all)")
     p.add_argument("--train-only", action="store_true", help="train only, without comparison and report")
+    p.add_argument("--dataset", default="digits", help="digits, fashionmnist, mnist, ...")
+    p.add_shared("data-dir", "none")
+    p.add_shared("per-class", "50")
+    p.add_shared("test-per-class", "20")
     p.add_shared("threads", default=1)
     return p
 
@@ -45,21 +50,34 @@ def climb(args: argparse.Namespace) -> None:
     import torch
 
     from sims.rungs.run import run_rung
-    from sims.rungs.rung import BY_NAME, RUNGS
+    from sims.rungs.rung import BY_NAME, RUNGS, rung_data
 
     unknown = [name for name in args.rungs or () if name not in BY_NAME]
     if unknown:
         raise ValueError(f"no rung is called {unknown[0]!r}; there are {', '.join(BY_NAME)}")
     torch.set_num_threads(args.threads)
     chosen = [rung for rung in RUNGS if not args.rungs or rung.name in args.rungs]
+    data = choice_of_data(args)
+    rung_data(args.seed, data)  # wrong files are refused before anything is written
     for seed in range(args.seed, args.seed + args.seeds):
         for rung in chosen:
             began = time.monotonic()
-            run_rung(rung, seed, Path(args.out) / "runs" / f"{rung.name}-seed{seed}")
+            run_rung(rung, seed, Path(args.out) / "runs" / f"{rung.name}-seed{seed}", data)
             if not args.quiet and time.monotonic() - began > 1:
                 say(f"{rung.name}, seed {seed}: {time.monotonic() - began:.0f} s")
     if not args.train_only:
         report_ladder(chosen, args)
+
+
+def choice_of_data(args: argparse.Namespace) -> "DataChoice":
+    """The data that the options name, whose embedded default are the digits."""
+    from dataclasses import replace
+
+    from sims.rungs.rung import DIGITS_DATA
+
+    counts = {"per_class": args.per_class, "test_per_class": args.test_per_class}
+    given = {name: count for name, count in counts.items() if count is not None}
+    return replace(DIGITS_DATA, dataset=args.dataset, folder=args.data_dir, **given)
 
 
 def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
@@ -78,7 +96,8 @@ def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
                 tell(json_line(rungs[-1]))
             elif not args.quiet:
                 say(f"{rung.name}: {rungs[-1]['outcome']}, {rungs[-1]['reason']}")
-        write_ladder(rungs, out)
+        data = choice_of_data(args)
+        write_ladder(rungs, out, f"{data.dataset}, {data.per_class} examples per class")
     if not args.json and not args.quiet:
         show(markdown(rungs))
 

@@ -202,7 +202,7 @@ def _warn(file: str, measurement: Measurement) -> None:
     if measurement.snr.rounding > worth_saying(measurement.precision):
         error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"
         reason = "the smallest within-class deviation is small beside the largest or the features"
-        say(f"{name}: warning: {error}, {reason}; ufm.flow goes through the deviations and loses less")
+        say(f"{name}: warning: {error}, {reason}; ufm.flow computes from the deviations and loses less")
 
 
 def show_run(path: Path, args: argparse.Namespace) -> None:

@@ -12,7 +12,7 @@ from sims.training.config import LOSS_FUNCTIONS, TrainConfig
 from sims.training.folder import CHECKPOINT, PROVENANCE, SEARCH
 from sims.training.options import add_fields, config_of
 from sims.training.search import search
-from sims.training.session import ProgressLine, check_launch, reproducible, set_threads, train
+from sims.training.session import ProgressLine, check_launch, device_of, reproducible, set_threads, train
 from ufm.files.store import check_not_read
 from ufm.monitor.record import TRAJECTORY
 from ufm.output import printable, say, show
@@ -58,7 +58,7 @@ def train_and_tell(args: argparse.Namespace) -> None:
             raise ValueError(f"--threads {args.threads}: at least 1 is needed")
         set_threads(args.threads)
     if args.device == "cuda":
-        _check_cuda()
+        device_of(args.device)
     if args.search:
         check_launch()
         tell = partial(say, quiet=args.quiet)
@@ -76,13 +76,6 @@ def train_and_tell(args: argparse.Namespace) -> None:
         show(table(record, PRINTED))
         reached = "not reached" if zero is None else f"epoch {zero}"
         show(f"zero training error (<= 0.1 %): {reached}; stored in {printable(str(out))}")
-
-
-def _check_cuda() -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        raise ValueError("--device cuda: torch finds no GPU")
 
 
 if __name__ == "__main__":

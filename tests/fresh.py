@@ -1,75 +1,63 @@
-"""Scripts in processes of their own, forked from one that has imported the libraries: they start at once and leave no trace."""
+"""Processes of their own, forked from one that has imported the libraries: they start at once and leave no trace."""
 
-import json
 import os
-import select
+import shlex
+import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-PARENT = """
-import atexit, json, os, runpy, sys, traceback
-
-import matplotlib.pyplot, numpy, scipy.integrate, scipy.optimize, torch
-
-import manifolds, ufm
-
-for order in sys.stdin:
-    script, folder, log = json.loads(order)
-    child = os.fork()
-    if child == 0:
-        os.chdir(folder)
-        with open(log, "w") as file:
-            for number in (1, 2):
-                os.dup2(file.fileno(), number)
-        sys.argv[:] = [script]
-        sys.path[0] = folder
-        code = 1
-        try:
-            runpy.run_path(script, run_name="__main__")
-            code = 0
-        except SystemExit as left:
-            code = left.code if isinstance(left.code, int) else int(left.code is not None)
-            print(left.code or '', file=sys.stderr)
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            atexit._run_exitfuncs()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(child, 0)
-    print(os.waitstatus_to_exitcode(status), flush=True)
-"""
+HERE = Path(__file__).parent
 
 
 class FreshProcesses:
-    """The parent of all scripts of a test session; its environment is given once, as is `path`, where modules are looked for."""
+    """The fork server of a test session.
+
+    `python` stands for the interpreter in a command line, with -m, -c or a script: folder, environment, streams and exit code or
+    signal are those of a process of its own, while a signal sent to it does not arrive. `path` is where modules are looked for.
+    """
 
     def __init__(self, path: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(path), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-        call = [sys.executable, "-c", PARENT]
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-        self.parent = subprocess.Popen(call, **pipes, env=environment, cwd=path, start_new_session=True)
+        self.folder = Path(tempfile.mkdtemp(prefix="ufm-"))  # the name of a socket has at most 107 characters
+        self.python = str(self.folder / "python")
+        address = self.folder / "socket"
+        client = [sys.executable, "-I", "-S", str(HERE / "fork_client.py"), str(address)]
+        Path(self.python).write_text(f'#!/bin/sh\nexec {shlex.join(client)} "$@"\n')
+        Path(self.python).chmod(0o755)
+        paths = [str(self.folder), str(Path(sys.executable).parent), os.environ["PATH"]]
+        self.environment = {**os.environ, "PYTHONPATH": str(path), "PATH": os.pathsep.join(paths)}
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(address))
+            listener.listen()
+            self.server = subprocess.Popen(
+                [sys.executable, "-m", "tests.fork_server", str(listener.fileno())],
+                stdin=subprocess.PIPE,
+                env=self.environment,
+                cwd=path,
+                pass_fds=[listener.fileno()],
+                start_new_session=True,
+            )
 
     def run(self, script: Path, timeout: float = 300) -> tuple[int, str]:
-        """Exit code and output of a script, run in its own folder. Ends the parent and raises TimeoutError after the timeout."""
-        assert self.parent.stdin is not None
-        assert self.parent.stdout is not None
+        """Exit code and output of a script, run in its own folder. Ends the server and raises TimeoutError after the timeout."""
         log = script.with_suffix(".log")
-        self.parent.stdin.write(json.dumps([str(script), str(script.parent), str(log)]) + "\n")
-        self.parent.stdin.flush()
-        if not select.select([self.parent.stdout], [], [], timeout)[0]:
-            os.killpg(self.parent.pid, signal.SIGKILL)
-            raise TimeoutError(f"{script} runs for more than {timeout} s: {log.read_text()}")
-        code = int(self.parent.stdout.readline())
-        return code, log.read_text()
+        with log.open("w") as file:
+            call = [self.python, str(script)]
+            try:
+                done = subprocess.run(
+                    call, cwd=script.parent, env=self.environment, stdout=file, stderr=file, check=False, timeout=timeout
+                )
+            except subprocess.TimeoutExpired:
+                os.killpg(self.server.pid, signal.SIGKILL)
+                raise TimeoutError(f"{script} runs for more than {timeout} s: {log.read_text()}") from None
+        return done.returncode, log.read_text()
 
     def close(self) -> None:
-        """End the parent."""
-        assert self.parent.stdin is not None
-        assert self.parent.stdout is not None
-        self.parent.stdin.close()
-        self.parent.stdout.close()
-        self.parent.wait(timeout=60)
+        """End the server."""
+        assert self.server.stdin is not None
+        self.server.stdin.close()
+        self.server.wait(timeout=60)
+        shutil.rmtree(self.folder)

@@ -70,6 +70,8 @@ class TorchProcesses:
     """The processes of torch's default group; raises RuntimeError where one of them is lost, or keeps the others waiting.
 
     `waiting` is how long they wait for each other where the default group cannot carry arrays of a CPU (NCCL) and gloo does.
+    A default group that is there stays as it is, and carries what lies on a GPU; one that is made here is gloo's. `carrier` is
+    torch's group that carries the arrays, None for the default one.
     """
 
     def __init__(self, waiting: timedelta | None = None) -> None:
@@ -79,7 +81,8 @@ class TorchProcesses:
         if not dist.is_initialized():
             _check_environment()
             dist.init_process_group("gloo")
-        self._group: Any = dist.new_group(backend="gloo", timeout=waiting) if dist.get_backend() == "nccl" else None
+        carries = "cpu:" in dist.get_backend_config()  # whatever the group is called: "nccl", "cuda:nccl", "undefined"
+        self.carrier: Any = None if carries else dist.new_group(backend="gloo", timeout=waiting)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
 
     def sum(self, values: np.ndarray) -> np.ndarray:
@@ -98,11 +101,11 @@ class TorchProcesses:
         distance = 1
         while distance < self.size and self.rank % distance == 0:
             if self.rank % (2 * distance):
-                self._dist.send(torch.from_numpy(values), self.rank - distance, self._group)
+                self._dist.send(torch.from_numpy(values), self.rank - distance, self.carrier)
                 break
             if self.rank + distance < self.size:
                 other = torch.empty(values.shape, dtype=torch.from_numpy(values).dtype)
-                self._dist.recv(other, self.rank + distance, self._group)
+                self._dist.recv(other, self.rank + distance, self.carrier)
                 values = np.ascontiguousarray(combine(values, as_numpy(other)))
             distance *= 2
         return self.broadcast(values, 0)
@@ -112,14 +115,14 @@ class TorchProcesses:
         import torch
 
         tensor = torch.from_numpy(np.array(values))
-        self._dist.broadcast(tensor, source, self._group)
+        self._dist.broadcast(tensor, source, self.carrier)
         return as_numpy(tensor)
 
     def _reduced(self, values: np.ndarray, operation: Any) -> np.ndarray:
         import torch
 
         tensor = torch.from_numpy(np.array(values))
-        self._dist.all_reduce(tensor, operation, self._group)
+        self._dist.all_reduce(tensor, operation, self.carrier)
         return as_numpy(tensor)
 
 

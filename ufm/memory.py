@@ -2,11 +2,12 @@
 
 import os
 from contextlib import suppress
-from pathlib import Path
 
 
 def free_memory() -> int | None:
     """Bytes that this process may still take, None where the system does not tell."""
+    from pathlib import Path  # not needed by a command that asks for little
+
     limits = list[int]()
     with suppress(OSError, ValueError, IndexError, StopIteration):
         lines = Path("/proc/meminfo").read_text().splitlines()

@@ -16,7 +16,7 @@ from ufm.compare.column_sum_decay import ColumnSumDecay, column_sum_decay
 from ufm.compare.comparison import Comparison
 from ufm.compare.coordinates import Entry
 from ufm.files.features import classifier_of
-from ufm.files.plot import BLACK, BLUE, GREEN, panels, plain_numbers
+from ufm.files.plot import BLACK, BLUE, GREEN, few_ticks, panels, plain_numbers
 from ufm.files.store import load_arrays
 from ufm.monitor.epoch_statistics import load_statistics
 
@@ -127,7 +127,7 @@ def _stored_classifier(path: Path) -> np.ndarray:
     """W (C, P) of a file of statistics or features."""
     classifier = classifier_of(load_arrays(path, ("W",)), path)
     if classifier is None:
-        raise ValueError(f"{path} has no W")
+        raise ValueError(f"{path} has no W: the run was stored without its classifier")
     return classifier[0]
 
 
@@ -158,14 +158,14 @@ def clock_free_figure(tests: ClockFreeTests) -> Figure | None:
     axes[0].plot(tests.epochs, kept.change, "o-", color=BLACK, markersize=3, label="relative change")
     axes[0].plot(tests.epochs, kept.rest, "s--", color=BLUE, markersize=3, label="besides a common factor")
     axes[0].axhline(0, color=GREEN, linestyle="-.", label="plain descent")
-    axes[0].set_title("$\\Sigma_T$ since the start", fontsize=9)
+    axes[0].set_title("Σ_T since the start", fontsize=9, y=1.0)
     if tests.split is not None:
         middle = (tests.epochs[1:] + tests.epochs[:-1]) / 2
         axes[1].plot(middle, tests.split.signal.mean(1).cumsum(), "o-", color=BLACK, markersize=3, label="class means")
         axes[1].plot(middle, tests.split.noise.mean(1).cumsum(), "s--", color=BLUE, markersize=3, label="deviations")
         expected = (tests.split.predicted_shares * (tests.split.signal + tests.split.noise).mean(1)).cumsum()
         axes[1].plot(middle, expected, "-.", color=GREEN, label="class means, plain descent")
-    axes[1].set_title("growth of $\\log\\,\\omega$ by", fontsize=9)
+    axes[1].set_title("growth of log ω by", fontsize=9, y=1.0)
     if tests.rotation is not None and tests.rotation.size > 0:
         x, y = tests.rotation.predicted[-1], tests.rotation.measured[-1]
         ends = np.array([min(x.min(), 0), max(x.max(), 0)])
@@ -174,12 +174,13 @@ def clock_free_figure(tests: ClockFreeTests) -> Figure | None:
         axes[2].plot(ends, 0 * ends, ":", color=BLUE, label="frozen vectors")
         axes[2].set_xlabel("predicted", fontsize=8)
         axes[2].locator_params(axis="x", nbins=4)  # small numbers of many digits, which would run into each other
-    axes[2].set_title("$Y$ off the diagonal", fontsize=9)
+    axes[2].set_title("Y off the diagonal", fontsize=9, y=1.0)
     if tests.column_sums is not None:
         axes[3].semilogy(tests.epochs, abs(tests.column_sums.measured), "o", color=BLACK, markersize=3, label="measured")
         axes[3].semilogy(tests.epochs, abs(tests.column_sums.predicted), "-.", color=GREEN, label="optimizer settings")
-        axes[3].set_title("$1^TW$ over its first value", fontsize=9)
+        axes[3].set_title("1ᵀW over its first value", fontsize=9, y=1.0)
         plain_numbers(axes[3])
+        few_ticks(axes[3])
     for one in axes:
         one.tick_params(labelsize=8)
         if one.get_legend_handles_labels()[0]:

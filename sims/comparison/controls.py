@@ -19,7 +19,7 @@ from sims.command import Parser, run_command
 from sims.comparison.control_starts import start_of_case, with_means
 from ufm.compare.coordinates import Entry, frame_of, log_gram
 from ufm.compare.likelihood import Path as Predicted
-from ufm.compare.likelihood import most_likely_clock
+from ufm.compare.likelihood import most_likely_clock, predicted_from
 from ufm.compare.models import MODELS, available, motions
 from ufm.compare.motions import trace
 from ufm.compare.noise import RHOS, Noise
@@ -125,7 +125,7 @@ def oracle(case: Case, states: Sequence[PredictedRun]) -> bool:
 def _likelihood(state: PredictedRun, path: Predicted, case: Case) -> float:
     sigma = case.noise * np.where(state.kinds == 0, 1.0, np.sqrt(1 / int((state.kinds == 0).sum())))
     y, start = state.given
-    fitted = most_likely_clock(path, y, start, 1 / sigma[None] ** 2)
+    fitted = most_likely_clock(predicted_from(path, start), y, 1 / sigma[None] ** 2)
     return _known_log_likelihood(fitted.r[0], Noise(path, fitted, state.kinds, state.tolerance), case.rho)
 
 

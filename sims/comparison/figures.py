@@ -13,22 +13,22 @@ from sims.comparison.analysis import Group
 from sims.comparison.numbers import spectra_of
 from ufm.compare.comparison import SCHEME, Comparison
 from ufm.compare.exponent import EXPONENTS
-from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, panels, plain_numbers
+from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, few_ticks, panels, plain_numbers
 
 STYLES = {"renormalized": (BLUE, "-"), "embedded": (RED, "--"), "unnormalized": (GREEN, "-."), SCHEME: (ORANGE, ":")}
 FEW_DECADES = 1e3  # of an axis whose numbers are written out
 SHOWN_EXPONENTS = (-1.0, 2.5)  # exponents in the figure; an interval that leaves it is cut
 INVARIANTS = {
-    "renormalized": "$\\log u + u$",
-    "embedded": "$\\log u + 2u + u^2/2$",
-    "unnormalized": "$\\log u$",
+    "renormalized": "log u + u",
+    "embedded": "log u + 2u + u²/2",
+    "unnormalized": "log u",
 }
 SPECTRA = (
-    ("spread", "max $\\omega$ / min $\\omega$", False),
-    ("loss", "$L_{LS}$", True),
-    ("loss_nc1", "$L_{NC1}$", True),
-    ("loss_nc23", "$L_{NC2/3}$", True),
-    ("nc1", "NC1: $\\Sigma_j\\,\\omega_j^{-2}$", True),
+    ("spread", "max ω / min ω", False),
+    ("loss", "L(LS)", True),
+    ("loss_nc1", "L(NC1)", True),
+    ("loss_nc23", "L(NC2/3)", True),
+    ("nc1", "NC1: Σⱼ ωⱼ⁻²", True),
     ("nc2_equinorm", "NC2 equinorm", False),
     ("nc2_maxangle", "NC2 maximal angle", False),
     ("nc3", "NC3", True),
@@ -48,7 +48,7 @@ def exponent_figure(columns: Mapping[str, Sequence[Group]]) -> Figure | None:
     grid = figure.subplots(1, len(columns), squeeze=False, sharey=True)[0]
     for axes, (title, groups) in zip(grid, columns.items(), strict=True):
         for law, p in EXPONENTS.items():
-            axes.axvline(p, color=STYLES[law.name][0], linestyle=STYLES[law.name][1], label=f"{law.name} ($p$ = {p:g})")
+            axes.axvline(p, color=STYLES[law.name][0], linestyle=STYLES[law.name][1], label=f"{law.name} (p = {p:g})")
         for group in groups:
             exponent = group.verdict.exponent
             if exponent is not None:
@@ -60,7 +60,7 @@ def exponent_figure(columns: Mapping[str, Sequence[Group]]) -> Figure | None:
         _finish(axes)
     grid[0].set_yticks(range(len(names)), names[::-1], fontsize=8)
     grid[0].set_ylim(-0.7, len(names) - 0.3)
-    figure.supxlabel("exponent $p$ of $d\\,\\log u/dt \\propto (1+u)^{-p}$, with bootstrap interval", fontsize=9)
+    figure.supxlabel("exponent p of d log u/dt ∝ (1 + u)⁻ᵖ, with bootstrap interval", fontsize=9)
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False, fontsize=8)
     return figure
 
@@ -81,7 +81,8 @@ def proximity_figure(group: Group, fraction: float) -> Figure:
         if comparison.window.entry is not None:
             axes.axvline(comparison.window.entry, color=BLUE, linewidth=0.8, label="start of the comparison" if k == 0 else None)
     axes.axhline(fraction, color=RED, linestyle="--", linewidth=1.0, label=f"{fraction:g}")
-    axes.set_ylabel("$L_{LS}^{\\perp}\\,/\\,L_{LS}$")
+    axes.set_ylabel("L⊥ / L(LS)")
+    few_ticks(axes)
     axes.legend(frameon=False, fontsize=8)
     return figure
 
@@ -98,13 +99,13 @@ def drift_figure(comparison: Comparison) -> Figure:
                 color, dash = STYLES[other]
                 axes.plot(run.t, _rms(values), dash, color=color, label=f"if {other}")
         axes.axhline(0, color=STYLES[name][0], linestyle=STYLES[name][1], label=f"if {name}")
-        axes.set_title(f"{name}: $\\Phi$ = {INVARIANTS[name]}", fontsize=9)
+        axes.set_title(f"{name}: Φ = {INVARIANTS[name]}", fontsize=9, y=1.0)
         axes.set_xlabel("epoch" if run.V_t is not None else "time of the run", fontsize=8)
         _finish(axes)
     handles = [figure.axes[0].get_legend_handles_labels(), figure.axes[1].get_legend_handles_labels()]
     entries = {label: artist for artists, labels in handles for artist, label in zip(artists, labels, strict=True)}
     figure.legend(entries.values(), entries.keys(), loc="upper center", ncols=4, frameon=False, fontsize=8)
-    figure.supylabel("drift of $\\Phi(u_j)-\\Phi(u_k)$, rms", fontsize=9)
+    figure.supylabel("drift of Φ(uⱼ) − Φ(uₖ), rms", fontsize=9)
     return figure
 
 
@@ -127,9 +128,9 @@ def clock_figure(group: Group, member: int = 0) -> Figure:
         for k in np.flatnonzero(np.diff(rates)):
             middle.axvline((run.t[k] + run.t[k + 1]) / 2, color="0.6", linewidth=0.8, linestyle=":")
     plain_numbers(left)
-    left.set_ylabel("$\\omega_j$ (dots); laws: first and last", fontsize=8)
+    left.set_ylabel("ωⱼ (dots); laws: first and last", fontsize=8)
     middle.set_ylabel("flow time / its last value", fontsize=8)
-    right.set_ylabel("rms error of $\\log\\omega$", fontsize=8)
+    right.set_ylabel("rms error of log ω", fontsize=8)
     middle.legend(frameon=False, fontsize=8)
     for axes in (left, middle, right):
         axes.set_xlabel("epoch" if run.V_t is not None else "time of the run", fontsize=8)
@@ -154,9 +155,9 @@ def vectors_figure(group: Group) -> Figure | None:
             left.plot(run.t, np.degrees(frozen.subspace_u), color=BLUE, linewidth=1.5)
         if frozen.rotated is not None:
             right.plot(run.t, frozen.rotated, color=BLACK, linewidth=1.0)
-    left.set_title("$u_j$ (black), largest principal angle of their span (blue)", fontsize=8)
-    middle.set_title("$v_j$", fontsize=8)
-    right.set_title("share of $\\|SNR\\|_F^2$ off the frozen diagonal", fontsize=8)
+    left.set_title("uⱼ (black), largest principal angle of their span (blue)", fontsize=8, y=1.0)
+    middle.set_title("vⱼ", fontsize=8, y=1.0)
+    right.set_title("share of ‖SNR‖² off the frozen diagonal", fontsize=8, y=1.0)
     left.set_ylabel("angle with the entry, degrees", fontsize=8)
     right.set_ylim(0, 1)
     for axes in (left, middle, right):
@@ -211,6 +212,7 @@ def _finish(axes: Axes) -> None:
     axes.grid(which="major", color="0.92", linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(which="both", labelsize=7)
+    few_ticks(axes)
 
 
 def _rms(drift: np.ndarray) -> np.ndarray:

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
-from ufm.compare.motions import trace, unnormalized_motion
+from ufm.compare.motions import trace
+from ufm.compare.unnormalized_motion import unnormalized_motion
 from ufm.features.ranges import range_of_covariance
 from ufm.monitor.epoch_statistics import load_statistics
 

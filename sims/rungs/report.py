@@ -50,7 +50,7 @@ td,th{padding:.25rem .6rem;text-align:right;border-bottom:1px solid #ddd;vertica
 td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}img{max-width:100%}pre{white-space:pre-wrap}
 @media print{body{max-width:none;margin:0}.scroll{overflow:visible}table{font-size:8px}h2{break-before:page}}
 </style></head><body><h1>From free features to a network, one more ingredient per rung</h1>
-<p>{{ caption }}</p><div class="scroll"><table><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
+<p>{{ data }} {{ caption }}</p><div class="scroll"><table><tr>{% for head in heads %}<th>{{ head }}</th>{% endfor %}</tr>
 {% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}</table></div>
 <figure><img alt="Cosines and shares of every rung" src="data:image/png;base64,{{ figure }}"></figure>
 <h2>Every rung</h2>{% for r in reasons %}<p><b>{{ r.name }}</b> ({{ r.adds }}; {{ r.runs }} runs):
@@ -160,10 +160,11 @@ def judged_rung(rung: Rung, paths: Sequence[Path], out: Path) -> dict[str, Any]:
     return numbers
 
 
-def write_ladder(rungs: Sequence[dict[str, Any]], out: Path) -> None:
-    """Write the report of rungs as `judged_rung` gives them, atomically."""
+def write_ladder(rungs: Sequence[dict[str, Any]], out: Path, data: str = "digits") -> None:
+    """Write the report of rungs as `judged_rung` gives them, atomically; `data` is what they were run on, in words."""
     facts = provenance()
-    write_text(out / "ladder.json", json.dumps({"rungs": rungs, "provenance": facts}, indent=1, allow_nan=False) + "\n")
+    report = {"rungs": rungs, "data": data, "provenance": facts}
+    write_text(out / "ladder.json", json.dumps(report, indent=1, allow_nan=False) + "\n")
     write_text(out / "ladder.md", markdown(rungs))
     figure = ladder_figure(rungs)
     for suffix in ("png", "pdf"):
@@ -171,6 +172,7 @@ def write_ladder(rungs: Sequence[dict[str, Any]], out: Path) -> None:
     rows = [[cell.replace("**", "") for cell in row] for row in ladder_rows(rungs)]
     page = html_page(
         TEMPLATE,
+        data=f"Data: {data}.",
         caption=CAPTION,
         heads=[head for head, _ in HEADS],
         rows=rows,

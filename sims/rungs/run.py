@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from sims.rungs.descent import Descent, FeatureDescent
-from sims.rungs.rung import Rung, body_of, examples, rung_data
+from sims.rungs.rung import DIGITS_DATA, Rung, body_of, examples, rung_data
 from sims.training.config import TrainConfig
 from sims.training.folder import velocity_file
+from sims.training.readers import DataChoice
 from sims.training.velocity import measure_velocity
 from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
@@ -41,10 +42,10 @@ class _Shifted(nn.Module):
         return self.body(x) + self.E
 
 
-def run_rung(rung: Rung, seed: int, path: Path) -> None:
+def run_rung(rung: Rung, seed: int, path: Path, choice: DataChoice = DIGITS_DATA) -> None:
     """Train one run of a rung into a folder, unless it is finished there. Raises ValueError for a folder of another run."""
-    data = rung_data(rung, seed)
-    identity = json.loads(json.dumps(rung.identity(seed, data)))
+    data = rung_data(seed, choice)
+    identity = json.loads(json.dumps(rung.identity(seed, data, choice)))
     done = path / FINISHED
     if done.exists():
         stored = read_json(done)
@@ -54,11 +55,9 @@ def run_rung(rung: Rung, seed: int, path: Path) -> None:
             raise ValueError(f"{path} is another run ({key} = {was!r}, now {now!r}): choose another folder")
         return
     if rung.train is not None:
-        from dataclasses import replace
-
         from sims.training.session import train
 
-        train(replace(rung.train, seed=seed), path, cpu=True)
+        train(rung.training(seed, choice, data), path, cpu=True)
     else:
         assert rung.descent is not None
         x, labels = examples(data)

@@ -1,7 +1,8 @@
 """The rungs in order, from free features to a network: each adds one ingredient to one before it."""
 
 from collections import OrderedDict
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,15 @@ from torch import Tensor, nn
 from sims.rungs.descent import Descent
 from sims.training.config import TrainConfig
 from sims.training.data import Data, load
+from sims.training.readers import DataChoice
 from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
 
 HIDDEN, KEPT = 64, 24  # units a layer, and leading within-class directions of the untrained features that are kept
 NARROW = 12  # features of the linear networks, which cannot pass the SNR of their input: they start far below it
-PER_CLASS = 50
+PER_CLASS, TEST_PER_CLASS = 50, 20
+WHOLE, DIGITS_INPUTS = 10 * PER_CLASS, 64  # examples of the digits, and pixels of each
+DIGITS_DATA = DataChoice("digits", per_class=PER_CLASS, test_per_class=TEST_PER_CLASS)
 FEATURE_STEPS = 5000
 NETWORK_STEP = 0.4  # of a network's rate; of free features, whose largest curvature does not grow, much less does
 RIDGE = 1e-4  # lambda of W at least squares where features may be nearly dead
@@ -41,18 +45,38 @@ class Rung:
     steps: int = FEATURE_STEPS
     expected: str = ""
 
-    def identity(self, seed: int, data: Data) -> dict[str, Any]:
-        """What makes a run of it this one."""
-        how = self.descent if self.descent is not None else self.train
-        assert how is not None
+    def training(self, seed: int, choice: DataChoice, data: Data) -> TrainConfig:
+        """The configuration of a run on some data; where a step takes all examples, all that there are.
+
+        The curvature of the loss grows with the number of inputs, hence the rate falls: in proportion for a linear network, with
+        the root for one with ReLU, whose deeper layers do not see it, and not at all with batch normalisation.
+        """
+        assert self.train is not None
+        images, power = data.train.images, 0.0 if self.train.batch_norm else 1.0 if self.train.net == "mlp-linear" else 0.5
+        rate = self.train.rate * (DIGITS_INPUTS / images[0].size) ** power
+        return replace(
+            self.train,
+            seed=seed,
+            dataset=choice.dataset,
+            data_dir=choice.folder,
+            per_class=choice.per_class,
+            test_per_class=choice.test_per_class,
+            lr=rate,
+            batch_size=len(images) if self.train.batch_size == WHOLE else self.train.batch_size,
+        )
+
+    def identity(self, seed: int, data: Data, choice: DataChoice) -> dict[str, Any]:
+        """What makes a run of it this one, wherever its data lie."""
+        how = self.descent if self.descent is not None else replace(self.training(0, choice, data), data_dir=None)
         values = {name: str(value) if value == np.inf else value for name, value in asdict(how).items()}
         return {"rung": self.name, "body": self.body, "steps": self.steps, "seed": seed, "data": data.fingerprint} | values
 
 
 def trained(**changes: Any) -> TrainConfig:
     """The network whose classifier is trained with it, plain gradient descent on all examples unless changed."""
-    plain = {"width": HIDDEN / 512, "batch_norm": False, "batch_size": 10 * PER_CLASS, "momentum": 0.0, "weight_decay": 0.0}
-    plain |= {"lr": 2.0, "epochs": NETWORK_EPOCHS, "decays": (), "robustness": 0, "per_class": PER_CLASS, "test_per_class": 20}
+    plain = {"width": HIDDEN / 512, "batch_norm": False, "batch_size": WHOLE, "momentum": 0.0, "weight_decay": 0.0}
+    plain |= {"lr": 2.0, "epochs": NETWORK_EPOCHS, "decays": (), "robustness": 0, "per_class": PER_CLASS}
+    plain |= {"test_per_class": TEST_PER_CLASS}
     settings: dict[str, Any] = plain | changes
     epochs = int(settings["epochs"])
     measured = sorted({0, *np.unique(np.round(np.geomspace(2, epochs, 32)).astype(int)).tolist()})
@@ -96,10 +120,10 @@ RUNGS = (
 BY_NAME = {rung.name: rung for rung in RUNGS}
 
 
-def rung_data(rung: Rung, seed: int) -> Data:
-    """The digits of a run."""
-    config = rung.train or trained()
-    return load(TrainConfig(per_class=config.per_class, test_per_class=config.test_per_class, seed=seed).data)
+@lru_cache(maxsize=1)
+def rung_data(seed: int, choice: DataChoice = DIGITS_DATA) -> Data:
+    """The data of the runs of a seed, read once for all of them."""
+    return load(replace(choice, seed=seed))
 
 
 def examples(data: Data) -> tuple[Tensor, Tensor]:

@@ -4,7 +4,6 @@ import io
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import warnings
 from pathlib import Path
@@ -17,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from sims.comparison.entries import entry_of_features
 from tests.attack.commands import COMMANDS, Outcome, check_answer, run
 from tests.attack.folders import LINES, Files, contents, folder_lines, whole
+from tests.fresh import FreshProcesses
 from ufm.files.store import load_arrays
 
 ROOT = Path(__file__).parents[2]
@@ -170,7 +170,9 @@ def test_a_classifier_of_another_kind_is_refused_by_name(tmp_path: Path, kind: s
 
 @pytest.mark.parametrize("classifier", [True, False])
 @pytest.mark.parametrize("command", ["ufm.flow", "sims.measure"])
-def test_features_that_shrink_while_they_are_read_are_one_line(tmp_path: Path, command: str, classifier: bool) -> None:
+def test_features_that_shrink_while_they_are_read_are_one_line(
+    tmp_path: Path, command: str, classifier: bool, fresh: FreshProcesses
+) -> None:
     for name, content in whole("arrays").items():
         if classifier or name not in ("W.npy", "b.npy"):
             (tmp_path / name).write_bytes(content)
@@ -188,8 +190,7 @@ def test_features_that_shrink_while_they_are_read_are_one_line(tmp_path: Path, c
         f"def shrunk(*arguments):\n    read = whole(*arguments)\n    {shrink}\n    return read\n"
         f"module.{first} = shrunk; sys.exit(main({line!r}))"
     )
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([fresh.python, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 2, done
     check_answer(Outcome(done.returncode, done.stdout, done.stderr))
 

@@ -12,6 +12,7 @@ import pytest
 
 from tests.attack.commands import run
 from tests.attack.folders import labelled
+from tests.fresh import FreshProcesses
 from ufm.files.store import load_arrays, save_arrays
 
 ROOT = Path(__file__).parents[2]
@@ -58,9 +59,9 @@ def test_an_error_that_nobody_can_read_keeps_its_exit_code(module: str, tmp_path
 
 
 @needs_full
-def test_a_training_goes_on_where_its_progress_cannot_be_drawn(tmp_path: Path) -> None:
+def test_a_training_goes_on_where_its_progress_cannot_be_drawn(tmp_path: Path, fresh: FreshProcesses) -> None:
     line = ["--epochs", "1", "--per-class", "12", "--test-per-class", "2", "--width", "0.01", "--robustness", "0"]
-    call = [sys.executable, "-m", "sims.train", *line, "--json", "--out", str(tmp_path / "run")]
+    call = [fresh.python, "-m", "sims.train", *line, "--json", "--out", str(tmp_path / "run")]
     with open("/dev/full", "w") as full:
         done = subprocess.run(call, env=BUFFERED, stdout=subprocess.PIPE, stderr=full, text=True, check=False)
     assert done.returncode == 0

@@ -212,7 +212,7 @@ def test_a_file_of_a_process_of_another_container_of_this_name_stays(tmp_path: P
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     monkeypatch.setattr(os, "getpid", lambda: gone.pid)
-    theirs = tmp_path / store._temporary_name()
+    theirs = tmp_path / store.temporary_name()
     theirs.write_text("theirs")
     monkeypatch.undo()
     monkeypatch.setattr(store, "_process_namespace", lambda: 1)

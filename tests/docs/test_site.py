@@ -2,6 +2,7 @@
 
 import re
 import runpy
+from functools import cache
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urldefrag
@@ -56,6 +57,14 @@ def pages(site: Path) -> dict[Path, Page]:
     return {path: Page(path.read_text()) for path in site.rglob("*.html")}
 
 
+@cache
+def target_of(folder: Path, target: str) -> Path | None:
+    """The file that a link from a folder leads to; None where there is none. Most pages of a folder have the same links."""
+    there = (folder / target).resolve()
+    there = there / "index.html" if there.is_dir() else there
+    return there if there.exists() else None
+
+
 def test_the_site_builds_and_every_link_leads_somewhere(site: Path, pages: dict[Path, Page]) -> None:
     assert len(pages) > 60
     dead = []
@@ -67,11 +76,9 @@ def test_the_site_builds_and_every_link_leads_somewhere(site: Path, pages: dict[
             target = target.partition("?")[0]
             if re.match(r"[a-z]+:", target):
                 continue
-            there = (path.parent / target).resolve() if target else path
-            if there.is_dir():
-                there /= "index.html"
+            there = target_of(path.parent, target) if target else path
             place = "" if "=" in anchor else anchor  # settings of the explorer are no place in a page
-            if not there.exists() or (place and there in pages and place not in pages[there].anchors):
+            if there is None or (place and there in pages and place not in pages[there].anchors):
                 dead.append(f"{path.relative_to(site)} -> {link}")
     assert not dead
 

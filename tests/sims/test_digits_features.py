@@ -1,15 +1,14 @@
 """Features of a real network end to end: trained, written, refused by the flow without --reduce and taken with it."""
 
 import json
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from sims import digits_features
+from tests.fresh import FreshProcesses
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.loss_decomposition import decompose
 from ufm.features.statistics import statistics_of
@@ -18,17 +17,16 @@ from ufm.files import store
 ROOT = Path(__file__).parents[2]
 
 
-def command(*arguments: str) -> subprocess.CompletedProcess[str]:
+def command(fresh: FreshProcesses, *arguments: str) -> subprocess.CompletedProcess[str]:
     """`python -m ...` as a user runs it, on the sources of this repository."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    return subprocess.run([sys.executable, "-m", *arguments], capture_output=True, text=True, env=environment, check=False)
+    return subprocess.run([fresh.python, "-m", *arguments], capture_output=True, text=True, check=False)
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def trained(tmp_path_factory: pytest.TempPathFactory, fresh: FreshProcesses) -> Path:
     """The file of a short training run."""
     path = tmp_path_factory.mktemp("digits") / "features.npz"
-    done = command("sims.digits_features", "--out", str(path), "--epochs", "10")
+    done = command(fresh, "sims.digits_features", "--out", str(path), "--epochs", "10")
     assert done.returncode == 0, done.stderr
     assert "dead ReLU units" in done.stdout
     assert "epoch 10 of 10" in done.stderr
@@ -58,9 +56,11 @@ def test_the_loss_of_the_file_decomposes_with_the_lambda_of_its_weight_decay(tra
     assert min(parts.nc1, parts.nc23, parts.perp) > 0
 
 
-def test_the_flow_refuses_the_features_and_names_the_number_of_empty_directions(trained: Path, tmp_path: Path) -> None:
+def test_the_flow_refuses_the_features_and_names_the_number_of_empty_directions(
+    trained: Path, tmp_path: Path, fresh: FreshProcesses
+) -> None:
     out = tmp_path / "run.npz"
-    done = command("ufm.flow", "--features", str(trained), "--out", str(out))
+    done = command(fresh, "ufm.flow", "--features", str(trained), "--out", str(out))
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
@@ -69,9 +69,9 @@ def test_the_flow_refuses_the_features_and_names_the_number_of_empty_directions(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_flow_takes_them_reduced_and_reports_what_it_dropped(trained: Path, tmp_path: Path) -> None:
+def test_the_flow_takes_them_reduced_and_reports_what_it_dropped(trained: Path, tmp_path: Path, fresh: FreshProcesses) -> None:
     out = tmp_path / "run.npz"
-    done = command("ufm.flow", "--features", str(trained), "--reduce", "--out", str(out))
+    done = command(fresh, "ufm.flow", "--features", str(trained), "--reduce", "--out", str(out))
     assert done.returncode == 0, done.stderr
     dead = int((store.load_arrays(trained)["features"] == 0).all(0).sum())
     arrays = store.load_arrays(out)

@@ -1,7 +1,7 @@
 """The ladder on cases of known answer: free features conserve Sigma_T and come out unnormalized, the control renormalized."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +16,10 @@ from sims.rungs.conservation import EpochMoments, growth_parts, mean_log_omega, 
 from sims.rungs.descent import Descent, FeatureDescent
 from sims.rungs.report import judged_rung, write_ladder
 from sims.rungs.run import FINISHED, descend, run_rung
-from sims.rungs.rung import BY_NAME, RUNGS, body_of, examples, rung_data
+from sims.rungs.rung import BY_NAME, DIGITS_DATA, RUNGS, body_of, examples, rung_data, trained
 from sims.rungs.summary import result_of
+from sims.training.readers import DataChoice
+from tests.sims.runs import write_mnist
 from ufm.compare.layer_motion import layer_motion
 from ufm.features.statistics import statistics_of
 from ufm.laws.closed import UNNORMALIZED
@@ -237,7 +239,7 @@ def test_what_cannot_be_descended_is_refused() -> None:
 
 
 def test_bodies_freeze_what_they_say() -> None:
-    data = rung_data(BY_NAME["network"], 0)
+    data = rung_data(0)
     x, y = examples(data)
     assert (y.diff() >= 0).all()
     counts = {}
@@ -257,7 +259,7 @@ def test_bodies_freeze_what_they_say() -> None:
 @pytest.mark.parametrize("name", ["free", pytest.param("whitened", marks=pytest.mark.slow)])
 def test_the_controls_come_out_as_what_they_are(name: str, tmp_path: Path) -> None:
     rung = replace(BY_NAME[name], steps=1500)
-    data = rung_data(rung, 0)
+    data = rung_data(0)
     x, y = examples(data)
     x, y = x[y < 4][::2], y[y < 4][::2]
     assert rung.descent is not None
@@ -287,9 +289,66 @@ def test_a_run_is_finished_or_another_or_begun_again(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / FINISHED).read_text())["rung"] == "free"
 
 
+def test_the_ladder_runs_on_official_files_and_resumes_wherever_they_lie(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_mnist(tmp_path / "files", per_class=12, side=8)
+    write_mnist(tmp_path / "other", seed=1, per_class=12, side=8)
+    rungs = (replace(BY_NAME["free"], steps=10), replace(BY_NAME["mlp"], train=trained(epochs=3)))
+    monkeypatch.setattr("sims.rungs.rung.RUNGS", rungs)
+
+    def climbed(folder: str, *more: str, out: str = "out") -> int:
+        where = ("--dataset", "fashionmnist", "--data-dir", str(tmp_path / folder))
+        sizes = ("--per-class", "10", "--test-per-class", "4")
+        return command.main(["--out", str(tmp_path / out), "--seeds", "1", *where, *sizes, *more])
+
+    assert climbed("files", "--train-only") == 0
+    runs = tmp_path / "out" / "runs"
+    config = json.loads((runs / "mlp-seed0" / "config.json").read_text())
+    chosen = {"dataset": "fashionmnist", "per_class": 10, "test_per_class": 4, "batch_size": 100}  # all examples in a step
+    assert {name: config[name] for name in chosen} == chosen
+    stored = {path: path.read_bytes() for path in runs.rglob("*.npz")}
+    counts = [np.load(path)["counts"] for path in stored if path.name.startswith("statistics")]
+    assert len(counts) >= 4
+    assert all((count == 10).all() for count in counts)
+    (runs / "mlp-seed0" / FINISHED).unlink()
+    (tmp_path / "files").rename(tmp_path / "moved")
+    assert climbed("moved") == 0
+    assert {path: path.read_bytes() for path in runs.rglob("*.npz")} == stored
+    assert json.loads((tmp_path / "out" / "ladder.json").read_text())["data"] == "fashionmnist, 10 examples per class"
+    assert "Data: fashionmnist, 10 examples per class." in (tmp_path / "out" / "ladder.html").read_text()
+    capsys.readouterr()
+    assert climbed("other") == 2
+    assert "is another run (data = " in capsys.readouterr().err
+    assert climbed("files", out="new") == 2  # nothing is there any more
+    assert not (tmp_path / "new").exists()
+
+
+def test_the_rate_falls_where_there_are_more_inputs(tmp_path: Path) -> None:
+    write_mnist(tmp_path / "files", per_class=3, side=16)
+    choice = DataChoice("mnist", str(tmp_path / "files"))
+    data = rung_data(0, choice)
+    rates = {name: BY_NAME[name].training(0, choice, data).rate for name in ("linear", "mlp", "mlp-bn", "residual")}
+    assert rates == {"linear": 1.0 / 4, "mlp": 2.0 / 2, "mlp-bn": 1.0, "residual": 1.0 / 2}
+
+
+def test_runs_on_the_digits_are_what_they_were_before_other_data() -> None:
+    data = rung_data(0)
+    for name in ("rate-10", "mlp", "mlp-sgd"):
+        rung = BY_NAME[name]
+        how = rung.train or rung.descent
+        assert how is not None
+        values = {key: str(value) if value == np.inf else value for key, value in asdict(how).items()}
+        facts = {"rung": name, "body": rung.body, "steps": rung.steps, "seed": 0, "data": data.fingerprint}
+        assert rung.identity(0, data, DIGITS_DATA) == facts | values
+
+
 @pytest.mark.parametrize(
     ("options", "word"),
     [
+        (("--dataset", "letters"), "letters"),
+        (("--dataset", "fashionmnist"), "data_dir"),
+        (("--per-class", "5000"), "5000"),
         (("--seeds", "0"), "seeds"),
         (("--rungs", "stairs"), "stairs"),
         (("--threads", "0"), "threads"),

@@ -92,7 +92,7 @@ def test_the_study_resumes_and_refuses_other_data(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
-        ledger_study, "study_cells", lambda _, seed: [Cell(width=12, depth=2, epochs=4, seed=seed + k) for k in range(2)]
+        ledger_study, "study_cells", lambda _, seed, seeds: [Cell(width=12, depth=2, epochs=4, seed=seed + k) for k in range(2)]
     )
     arguments = ["--out", str(tmp_path), "--per-class", "20", "--test-per-class", "20", "--quiet"]
     assert ledger_study.main(arguments) == 0
@@ -105,8 +105,9 @@ def test_the_study_resumes_and_refuses_other_data(
     told = json.loads((tmp_path / "summary.json").read_text())
     assert [row["split"] for row in told] == ["train", "test"]
     assert len(told[0]["omega_factors"]) == 2
+    assert [stage["epoch"] for stage in told[0]["omega_course"]] == [0, 1, 2, 4]
     assert ledger_study.main([*arguments[:3], "25", *arguments[4:]]) == 2
-    assert "choose another --out" in capsys.readouterr().err
+    assert "choose another folder" in capsys.readouterr().err
     assert ledger_study.main([*arguments, "--seed", "4"]) == 0
     seeds = sorted(json.loads(path.read_text())["cell"]["seed"] for path in tmp_path.glob("mse*"))
     assert seeds == [0, 1, 4, 5]
@@ -116,9 +117,10 @@ def test_the_study_resumes_and_refuses_other_data(
 
 def test_every_size_is_a_list_of_distinct_networks() -> None:
     counts = {size: len(set(ledger_study.study_cells(size))) for size in ledger_study.SIZES}
-    assert counts == {"tiny": 24, "small": 84, "full": 160}
+    assert counts == {"tiny": 24, "small": 84, "full": 160, "conv": 50, "gaussians": 60}
     assert all(len(list(ledger_study.study_cells(size))) == count for size, count in counts.items())
     assert {cell.seed for cell in ledger_study.study_cells("tiny", 7)} == {7, 8, 9}
+    assert {cell.seed for cell in ledger_study.study_cells("small", 7, 5)} == {7, 8, 9, 10, 11}
 
 
 def test_intervals_over_networks_are_students() -> None:

@@ -7,16 +7,20 @@ import torch
 from torch import nn
 
 from sims.training.shared_statistics import SynchronizedBatchNorm, synchronized
+from tests.fresh import FreshProcesses
 from tests.sims.shared_norm import CASES, DTYPES, passed
 from tests.ufm.monitor.test_processes import run_two
 
+CARD = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
 
 
-@pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+@pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=CARD)])
+def reports(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest, fresh: FreshProcesses) -> list[dict]:
     folder: Path = tmp_path_factory.mktemp("norm")
-    run_two("tests.sims.shared_norm", folder)
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("DEVICE", request.param)  # both processes on one card
+        run_two(fresh, "tests.sims.shared_norm", folder)
     return [torch.load(folder / f"out-{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -28,7 +27,8 @@ from sims.training.examples import EVALUATION_BATCH, Examples, epoch_batches
 from sims.training.folder import RunFolder, load_run
 from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
-from tests.sims.runs import ROOT, final_weights, tiny
+from tests.fresh import FreshProcesses
+from tests.sims.runs import final_weights, tiny
 from tests.typed import gradient_of
 from ufm.distributed import Processes
 from ufm.features.least_squares import lambda_of_weight_decay, ls_classifier
@@ -141,14 +141,14 @@ def test_deepfool_on_an_affine_network_is_the_distance_to_the_nearest_boundary()
         deepfool_robustness(model, 0 * x)
 
 
-def test_robustness_needs_no_git_and_leaves_the_environment_as_it_was() -> None:
+def test_robustness_needs_no_git_and_leaves_the_environment_as_it_was(fresh: FreshProcesses) -> None:
     program = (
         "import os, torch; from sims.training.robustness import deepfool_robustness as f; before = dict(os.environ); "
         "print(f(torch.nn.Linear(6, 4), torch.ones(2, 6))); assert os.environ == before"
     )
-    environment = {**os.environ, "PATH": "/nowhere", "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "PATH": "/nowhere"}
     environment.pop("GIT_PYTHON_REFRESH", None)
-    done = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run([fresh.python, "-c", program], env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert float(done.stdout) > 0
 

@@ -9,6 +9,7 @@ import torch
 from manifolds.layout import ClassLayout
 from manifolds.normalized_features import constraint_residual
 from tests.strategies import features
+from tests.ufm.launched import launch
 from ufm.features.snr import renormalized_features, snr
 from ufm.features.statistics import statistics_of
 from ufm.files import store
@@ -72,3 +73,14 @@ def test_the_command_on_the_device(tmp_path: Path, full: list[str]) -> None:
     cpu, cuda = store.load_arrays(tmp_path / "cpu.npz"), store.load_arrays(tmp_path / "cuda.npz")
     np.testing.assert_allclose(cuda["omega"], cpu["omega"], rtol=1e-7)
     np.testing.assert_allclose(cuda["omega_discrete"], cpu["omega_discrete"], rtol=1e-9)
+
+
+def test_two_processes_read_shards_on_a_machine_with_a_card(tmp_path: Path) -> None:
+    """The arrays of `ufm.flow` lie on the CPU, and travel over gloo, whatever device is there."""
+    for k, part in enumerate(np.array_split(np.random.default_rng(1).permutation(LAYOUT.n), 3)):
+        np.savez(tmp_path / f"shard-{k}.npz", features=H.T[part], labels=LAYOUT.labels[part])
+    common = ["--features", str(tmp_path / "shard-*.npz"), "--steps", "20", "--points", "20", "--quiet"]
+    assert flow.main([*common, "--out", str(tmp_path / "one.npz")]) == 0
+    launch(2, "ufm.flow", "--", *common, "--out", str(tmp_path / "two.npz"))
+    one, two = (store.load_arrays(tmp_path / name) for name in ("one.npz", "two.npz"))
+    np.testing.assert_allclose(two["omega"], one["omega"], rtol=1e-12)

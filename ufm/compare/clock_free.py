@@ -21,7 +21,7 @@ from ufm.compare.coordinates import Entry, factor_of, frame_of, log_gram, white_
 from ufm.compare.likelihood import at
 from ufm.compare.models import PLAIN
 from ufm.compare.outcome import Measured
-from ufm.compare.predicted import PredictedRun
+from ufm.compare.predicted import FollowedRun
 
 RESAMPLES = 1000
 AGREE = 1e-3  # tolerance of the paths of `rotation`, of log omega
@@ -179,10 +179,10 @@ def rotation(run: Measured, seed: int = 0) -> Rotation:
     """Do the SNR's vectors turn as plain descent predicts from the statistics of the entry? Raises ValueError without those."""
     if run.entry is None or run.V.ndim == 2:
         raise ValueError("rotation needs the class statistics of the entry and the vectors of every epoch")
-    state = PredictedRun(run, [PLAIN], AGREE)
-    fitted, _ = state.fits[PLAIN][0]
+    state = FollowedRun(run, [PLAIN], AGREE)
+    path = state.path_alone(state.traced[PLAIN][0])
     off = state.kinds == 1
-    predicted = at(state.paths[PLAIN][0], fitted.tau[0])[:, off]
+    predicted = at(path, state.fit(path, *state.given).tau[0])[:, off]
     seen = state.y[:, off]
     predicted, seen = predicted - predicted[0], seen - seen[0]
     across, along = (seen * predicted).sum(0), (predicted**2).sum(0)

@@ -8,6 +8,8 @@ import numpy as np
 from ufm.compare.coordinates import Entry
 from ufm.compare.motions import ROUGH_SPLIT, FlowState, Motion, extrapolated
 
+FAST = 30.0  # kappa, from which on a classifier follows within a long step, whose halves and whole then differ before paths do
+
 
 def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) -> Motion:
     """Gradient flow of (W, b, H) on 1/2 Ave ||W h + b - y||^2, W and b kappa / n times as fast, with weight decays.
@@ -69,12 +71,17 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
         S, second = second_moment(M[0], D[0])
         a, F = np.linalg.eigh(second)
         growth, drive, of_growth, of_drive = relaxation(a, kappa * h, divided=True)
+        assert of_growth is not None
+        assert of_drive is not None
         S = np.concatenate([M, ones], axis=-2) * q
         now, target = np.concatenate([W, b[..., None]], axis=-1) @ F, (S * q).mT @ F
-        inside, within = F.T @ S, F[:P].T @ D
-        second = inside @ inside.mT + within @ within.mT
-        second -= second[0].copy()
-        moved = now + growth * now + drive * target + now @ (of_growth * second) + target @ (of_drive * second)
+        moved = now + growth * now + drive * target
+        root = np.zeros((len(M), P + 1, C + P))  # of the second moments
+        root[:, :, :C], root[:, :P, C:] = S, D
+        half = F.T @ ((root - root[0]).reshape(-1, C + P) @ (root[0].T @ F)).reshape(len(M), P + 1, P + 1)
+        change = half + half.mT
+        of_change = now[0] * of_growth[:, None] + target[0] * of_drive[:, None]  # (P + 1, C, P + 1): symmetric in P + 1
+        moved += (change.transpose(1, 0, 2) @ of_change.mT).transpose(1, 2, 0)
         moved = moved @ F.T
         return moved[..., :P], moved[..., P]
 
@@ -105,8 +112,9 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
         W0, b0, D0 = (np.broadcast_to(x, (len(turns), *x.shape)) for x in (W0, b0, D0))
     sizes = (0.0, float(priors.min()), 0.0, 0.0)  # b may begin at 0 on its way to the priors
     pair = both if turns is None else partial(both, classifier=classifier_near)
-    step, quick = extrapolated(pair, sizes=sizes), extrapolated(pair, 0, sizes)
-    return Motion((W0, b0, M0 + entry.mean[:, None], D0), step, gram, quick, extrapolated(pair, sizes=sizes, split=ROUGH_SPLIT))
+    step, rough = extrapolated(pair, sizes=sizes), extrapolated(pair, sizes=sizes, split=ROUGH_SPLIT)
+    quick = extrapolated(pair, 0, sizes) if kappa < FAST else rough
+    return Motion((W0, b0, M0 + entry.mean[:, None], D0), step, gram, quick, rough)
 
 
 def relaxation(

@@ -44,24 +44,25 @@ class Fitted:
         return (T - 1) * np.maximum(1 - self.taken, 1 / T)
 
 
-def most_likely_clock(path: Path, y: np.ndarray, start: np.ndarray, weight: np.ndarray) -> Fitted:
+def predicted_from(path: Path, start: np.ndarray) -> np.ndarray:
+    """The path from starts that differ by start (B, k) from its own, as its response takes it. (B, G, m)"""
+    Q = path.values[None]
+    return Q + path.response.moved(start[:, : path.response.D.shape[-1]], Q.shape[1]) if start.any() else Q
+
+
+def most_likely_clock(Q: np.ndarray, y: np.ndarray, weight: np.ndarray) -> Fitted:
     """The never decreasing clock, 0 at first, of the least weighted squares: dynamic programming, then one step between points.
 
-    y (B, T, m); start (B, k) is what the measured start of each differs by from that of the path, as its response takes it;
-    weight (B, m).
+    y (B, T, m); predictions Q (B or 1, G, m) of a path; weight (B, m).
     """
-    G, k = len(path.values), path.response.D.shape[-1]
-    Q = np.broadcast_to(path.values, (len(y), *path.values.shape))
-    if start.any():
-        Q = path.values + path.response.moved(start[:, :k], G)
-    weighted = weight[:, None] * Q
-    cost = (weighted * Q).sum(-1)[:, None] - 2 * y @ weighted.mT
-    tau = _monotone(cost)
-    rows = np.arange(len(y))[:, None]
-    low, high = np.maximum(tau - 1, 0), np.minimum(tau + 1, G - 1)
-    v = (Q[rows, high] - Q[rows, low]) / np.maximum(high - low, 1)[..., None]
-    r = y - Q[rows, tau]
+    G = Q.shape[1]
     w = weight[:, None]
+    cost = (Q**2 @ weight[..., None]).mT - 2 * (w * y) @ Q.mT
+    tau = _monotone(cost)
+    runs = np.arange(len(y) if len(Q) > 1 else 1)[:, None]
+    low, high = np.maximum(tau - 1, 0), np.minimum(tau + 1, G - 1)
+    v = (Q[runs, high] - Q[runs, low]) / np.maximum(high - low, 1)[..., None]
+    r = y - Q[runs, tau]
     norm = (w * v * v).sum(-1)
     delta = np.clip((w * v * r).sum(-1) / np.where(norm > 0, norm, 1.0), -0.5, 0.5)
     delta[:, 0] = 0.0
@@ -79,17 +80,15 @@ def at(path: Path, tau: np.ndarray) -> np.ndarray:
 def _monotone(cost: np.ndarray) -> np.ndarray:
     """Indices (B, T), 0 at first and never decreasing, of least total cost (B, T, G)."""
     B, T, G = cost.shape
-    total = np.full((B, G), np.inf)
-    total[:, 0] = 0.0
-    came = np.zeros((T, B, G), dtype=np.int32)
-    grid = np.arange(G, dtype=np.int32)
+    total = np.full((T, B, G), np.inf)
+    total[0, :, 0] = 0.0
     for k in range(1, T):
-        least = np.minimum.accumulate(total, axis=1)
-        came[k] = np.maximum.accumulate(np.where(total == least, grid, 0), axis=1)
-        total = least + cost[:, k]
+        np.minimum.accumulate(total[k - 1], axis=1, out=total[k])
+        total[k] += cost[:, k]
     index = np.zeros((B, T), dtype=np.int64)
-    index[:, -1] = total.argmin(1)
-    rows = np.arange(B)
-    for k in range(T - 1, 0, -1):
-        index[:, k - 1] = came[k, rows, index[:, k]]
+    index[:, -1] = total[-1].argmin(1)
+    grid = np.arange(G)
+    for k in range(T - 1, 0, -1):  # the last of equally good ones
+        before = np.where(grid <= index[:, k, None], total[k - 1], np.inf)
+        index[:, k - 1] = G - 1 - before[:, ::-1].argmin(1)
     return index

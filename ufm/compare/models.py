@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 from scipy.interpolate import CubicSpline
@@ -11,18 +12,16 @@ from ufm.compare.coordinates import Entry, frame_of, gram_of, log_gram
 from ufm.compare.joint_motion import joint_motion
 from ufm.compare.layer_motion import layer_motion
 from ufm.compare.likelihood import Path
-from ufm.compare.motions import Motion, StiffFlowError, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.motions import Motion, StiffFlowError, renormalized_motion, trace
 from ufm.compare.response import BLOCKS, QUICK_BLOCKS, Response, krylov, response, turns
+from ufm.compare.unnormalized_motion import unnormalized_motion
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
 PLAIN, KERNEL, JOINT, LAYER = "unnormalized", "kernel", "joint", "layer"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow
 RATES = (0.01, 0.1, 1.0, 10.0, 100.0)  # kappa; infinite is the unnormalized flow
 MARGIN_MEAN, MARGIN_LARGEST = 0.3, 1.5  # of log omega that a path goes past the measured values
-STRIDE, GRID_SPACING = (
-    0.08,
-    0.01,
-)  # of log omega between two points of a trace, and of the even grid of a path, to which a spline takes it
+STRIDE, GRID_SPACING = 0.08, 0.01  # of log omega between points of a trace, and of the grid of a path, to which a spline takes it
 MANY = 20  # singular values, of more of which both are twice as far apart
 SAME_START = 1e-3  # of log omega between the statistics of the entry and what must have the same SNR
 PATH_POINTS = 320  # points of a path
@@ -167,13 +166,12 @@ class Predictor:
     ) -> list[tuple[float | None, np.ndarray, np.ndarray]]:
         """Of every value of a model's parameter: the value, Y (S, K, K) along its path and flow time (S,)."""
         ends = self.largest + MARGIN_LARGEST, self.mean + MARGIN_MEAN
-        entry = krylov(self.entry, QUICK_BLOCKS) if self.entry is not None and name == JOINT else self.entry  # steps cost P^3
-        of = motions(name, self.gram, self.counts, entry, values)
+        of = motions(name, self.gram, self.counts, self._reduced_for(name), values)
         traces = []
         for value, motion in of:
             followed = replace(motion, step=motion.rough) if rough and motion.rough is not None else motion
             try:
-                Y, t = trace(followed, self.frame, *ends, STRIDE * self._coarser)
+                Y, t = trace(followed, self.frame, *ends, STRIDE * self._coarser, enough=self.mean)
             except StiffFlowError as error:
                 raise UnpredictedError(name, value, error) from error
             moved = np.r_[True, np.diff(lengths_along(Y)) > 0]
@@ -196,6 +194,19 @@ class Predictor:
         count = min(2 + int(largest / (GRID_SPACING * self._coarser)), PATH_POINTS)
         return CubicSpline(length, seen)(np.linspace(0, length[-1], count))
 
+    def _reduced_for(self, name: str) -> Entry | None:
+        """The entry with as few features as the flow of a model needs, whose steps cost up to P^3."""
+        return self.entry if name == LAYER else self._reduced_with_classifier if name == JOINT else self._reduced
+
+    @cached_property
+    def _reduced(self) -> Entry | None:
+        """What the flows of the features alone start from, in few features."""
+        return None if self.entry is None else krylov(replace(self.entry, W=None, b=None, layer=None), BLOCKS)
+
+    @cached_property
+    def _reduced_with_classifier(self) -> Entry | None:
+        return None if self.entry is None else krylov(self.entry, QUICK_BLOCKS)
+
     @property
     def _coarser(self) -> int:
         return 1 if self.frame.shape[1] <= MANY else 2
@@ -210,8 +221,7 @@ class Predictor:
         where: tuple[np.ndarray, np.ndarray],
     ) -> Response:
         parameter = None if value is None else (value,)
-        blocks = QUICK_BLOCKS if name == JOINT else BLOCKS
-        entry = self.entry if self.entry is None or name == LAYER else krylov(self.entry, blocks)
+        entry = self._reduced_for(name)
         ((_, motion),) = motions(name, self.gram, self.counts, entry, parameter, turns(Y[0], self.frame, where))
         try:
             return response(motion, self.frame, Y, t, places, where)

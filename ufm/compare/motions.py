@@ -3,11 +3,11 @@
 Every flow is a small closed system, for any class sizes. S = M diag(q) (P x C), q = sqrt(pi), J = I - q q^T, Pi = diag(pi):
 
     renormalized, block kernel r   `ufm.laws.general`; r -> infinity with t / r: the embedded flow
-    unnormalized, block kernel r   `ufm.laws.mean_system`: dS/dt = (r/n) A^{-1} S X,  A = Sigma_W + S S^T / r conserved,
-                                   X = J Q Pi J (I - N / r) Q,  N = S^T A^{-1} S,  Q = (I + (1 - 1/r) N)^{-1}
+    unnormalized, block kernel r   `ufm.compare.unnormalized_motion`
     joint                          `ufm.compare.joint_motion`
+    linear last layer              `ufm.compare.layer_motion`
 
-The last two are advanced by exponentials, which the stiffness of small eigenvalues of A and of W^T W leaves stable at any step.
+The last three are advanced by exponentials, which the stiffness of small eigenvalues of A and of W^T W leaves stable at any step.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm.compare.coordinates import Entry, log_gram
+from ufm.compare.coordinates import log_gram
 from ufm.laws.general import GeneralLaw
 
 SPACING = 0.02  # of log omega between two points of a path
@@ -27,7 +27,6 @@ LONGEST, AT_REST = 1e12, 1e-15  # a step, and a speed of log omega, at which a f
 SPLIT, ROUGH_SPLIT = 1e-4, 2e-3  # relative difference of a step and its halves that is halved again, and that of a rough one
 DEEPEST = 20  # how often
 MOST_FLOW_STEPS = 20_000  # of one flow, each two halves and a whole
-NO_SIGNAL = 1e-26  # share of a direction in N below which it never matters
 FlowState = Any
 
 
@@ -76,79 +75,6 @@ def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, la
     return Motion(start, step, gram_of_state)
 
 
-def unnormalized_motion(entry: Entry, r: float = 1.0, turns: np.ndarray | None = None) -> Motion:
-    """The flow dH/dt = -grad L_LS Theta of any start, Theta 1 on deviations and r on class means: exponential midpoints, two
-    halves of a step and the whole extrapolated to fourth order.
-
-    turns (B, C, C): from S T for every T of them instead of S, all at once; as many as classes, or more, to first order in what
-    their X differ from the first one by.
-    """
-    priors = entry.priors
-    C, q = len(priors), np.sqrt(priors)
-    J, one = np.eye(C) - np.outer(q, q), np.eye(C)
-    S0 = entry.M * q if turns is None else (entry.M * q) @ turns
-    a, E = np.linalg.eigh(entry.sigma_w + S0 @ S0.mT / r)
-    if not a.min() > 0:
-        raise ValueError("Sigma_T is singular: reduce the features to the range of Sigma_W first")
-    S0 = E.mT @ S0
-    share = (S0**2).sum(-1) / a
-    kept = (share > NO_SIGNAL * share.max()).reshape(-1, len(entry.M)).any(0)
-    S0, a = S0[..., kept, :], a[..., kept, None]
-
-    def inner(S: np.ndarray) -> np.ndarray:
-        return S.mT @ (S / a)
-
-    projected = (J * priors) @ J
-    near = turns is not None and len(turns) >= len(priors)
-
-    def rate(S: np.ndarray) -> tuple[np.ndarray, ...]:
-        """X = (Q J Pi J Q) L L^T = T Lambda T^{-1}, L L^T = I - N / r: its eigenvalues, T and T^{-1}."""
-        of_all = inner(S)
-        N = of_all[0] if near else of_all
-        L = np.linalg.cholesky(one - N / r)
-        Q = one if r == 1 else np.linalg.inv(one + (1 - 1 / r) * N)
-        values, vectors = np.linalg.eigh(r * (L.mT @ (Q @ projected @ Q) @ L))
-        T, inverse = np.linalg.solve(L.mT, vectors), (L @ vectors).mT
-        if not near:
-            return values[..., None, :], T, inverse
-        left, more = inverse @ Q, of_all - N  # X = r Q projected Q (I - N / r), dQ = -(1 - 1 / r) Q dN Q
-        change = (left @ more) @ ((1 / r - 1) * T * values) + (left @ projected @ Q @ more) @ ((1 - r) * (Q @ L @ L.T @ T) - T)
-        return values[..., None, :], T, inverse, change
-
-    def advance(S: np.ndarray, X: tuple[np.ndarray, ...], h: float) -> np.ndarray:
-        """S_i exp(h X / a_i) for every row i."""
-        values, T, inverse, *change = X
-        rows = S @ T
-        moved = rows * np.exp(np.clip(h * values / a, -50, 50))
-        for of_X in change:
-            x = np.clip(h * values / a[0], -50, 50)
-            slopes = (h / a[0])[..., None] * divided_exponential(x)
-            moved += np.einsum("bij,ijk,bjk->bik", rows, slopes, of_X)
-        return moved @ inverse
-
-    def midpoint(S: np.ndarray, h: float) -> np.ndarray:
-        return advance(S, rate(advance(S, rate(S), h / 2)), h)
-
-    def step(S: np.ndarray, h: float) -> np.ndarray:
-        X = rate(S)
-        whole = advance(S, rate(advance(S, X, h / 2)), h)
-        half = advance(S, rate(advance(S, X, h / 4)), h / 2)
-        return (4 * midpoint(half, h / 2) - whole) / 3
-
-    def gram(S: np.ndarray) -> np.ndarray:
-        N = inner(S)
-        return N @ np.linalg.inv(one - N / r)
-
-    return Motion(S0, step, gram, step)
-
-
-def divided_exponential(x: np.ndarray) -> np.ndarray:
-    """(exp(x_j) - exp(x_k)) / (x_j - x_k). (P, C) -> (P, C, C)"""
-    one, other = x[..., :, None], x[..., None, :]
-    gap = abs(one - other)
-    return np.exp(np.maximum(one, other)) * np.where(gap > 0, -np.expm1(-gap) / np.where(gap > 0, gap, 1.0), 1.0)
-
-
 def halves_and_whole(step: Callable[[FlowState, float], FlowState]) -> Callable[[FlowState, float], tuple[FlowState, FlowState]]:
     """Two steps of h / 2 and one of h."""
     return lambda state, h: (step(step(state, h / 2), h / 2), step(state, h))
@@ -185,14 +111,21 @@ def extrapolated(
 
 
 def trace(
-    motion: Motion, frame: np.ndarray, most: float, mean: float, spacing: float = SPACING, points: int = MOST_POINTS
+    motion: Motion,
+    frame: np.ndarray,
+    most: float,
+    mean: float,
+    spacing: float = SPACING,
+    points: int = MOST_POINTS,
+    enough: float = np.inf,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Y (S, K, K) and flow time (S,) along a flow, in steps of `spacing`, until the mean of its diagonal passes `mean` or its
     largest entry `most`.
 
     The first step is that halved FIRST_HALVINGS times, and each of the next is twice the last: a classifier that is not at rest
-    at the start turns the path there. A flow that reaches a stationary point, or whose G overflows float64, ends there. Y[0] is
-    the start.
+    at the start turns the path there. A flow that reaches a stationary point, or whose G overflows float64, ends there. So does
+    one whose mean has passed `enough` and that comes to rest, where steps so long that they move it take many times more of a
+    flow that is stiff. Y[0] is the start.
     """
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
     state, h, halted = motion.state, FIRST_STEP, False
@@ -214,7 +147,7 @@ def trace(
             halted = True
             continue
         if moved < apart / 4 and not halted:  # a short step is taken where a longer one was too long
-            if moved < AT_REST * h or h > LONGEST:
+            if moved < AT_REST * h or h > LONGEST or np.diagonal(Y[-1]).mean() > enough:
                 break
             h *= min(0.8 * apart / max(moved, apart / 1e3), 1e3)
             continue

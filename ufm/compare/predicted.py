@@ -6,17 +6,18 @@ from dataclasses import replace
 import numpy as np
 
 from ufm.compare.coordinates import frame_of, gram_of_spectrum, log_gram
-from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock
+from ufm.compare.likelihood import Fitted, Path, at, most_likely_clock, predicted_from
 from ufm.compare.models import KERNEL, MODELS, PLAIN, SAME_START, Predictor, select
 from ufm.compare.noise import Noise, shrunk
 from ufm.compare.outcome import Measured
+from ufm.compare.response import Response
 
 REFINEMENTS, SMALL_GAIN = 8, 0.1  # of a parameter, and the gain of log likelihood that ends them
 MOST_COMPARED = 60  # of a longer run, so many are compared, spread evenly
 
 
-class PredictedRun:
-    """One run in coordinates, with the predictions of every model."""
+class FollowedRun:
+    """One run in coordinates, with the flow of every model from its start, and the clock at which one suits it best."""
 
     def __init__(self, run: Measured, names: Sequence[str], tolerance: float) -> None:
         rows = np.arange(len(run.t))
@@ -42,6 +43,33 @@ class PredictedRun:
         self.y = Y[:, self.where[0], self.where[1]]
         self.given = self.y[None], np.zeros((1, self.y.shape[1]))
         self.tolerance = tolerance
+
+    def path_alone(self, traced: tuple[float | None, np.ndarray, np.ndarray]) -> Path:
+        """A trace on an even grid, for runs whose start is not in error."""
+        values = self.begin.on_grid(traced[1], self.where)
+        return Path(values, Response.unchanged(values.shape[1]), traced[0])
+
+    def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:
+        """Runs y (B, T, m) at their best clocks, values weighted by the noise they have, shrunk to that of their kind.
+
+        A value that grows fastest leaves little because the clock follows it: weighted by that, it would set the clock alone.
+        """
+        Q = predicted_from(path, start)
+        first = most_likely_clock(Q, y, np.ones((len(y), y.shape[2])))
+        squares = (first.r[:, 1:] ** 2).sum(1) + (y.shape[1] - 1) * self.tolerance**2
+        variance = np.empty_like(squares)
+        for kind in (0, 1):
+            of = self.kinds == kind
+            if of.any():
+                variance[:, of] = shrunk(squares[:, of], first.freedoms[:, of])
+        return most_likely_clock(Q, y, 1 / variance)
+
+
+class PredictedRun(FollowedRun):
+    """One run in coordinates, with the predictions of every model."""
+
+    def __init__(self, run: Measured, names: Sequence[str], tolerance: float) -> None:
+        super().__init__(run, names, tolerance)
         self.paths: dict[str, list[Path]] = {name: [] for name in names}
         self.fits: dict[str, list[tuple[Fitted, Noise]]] = {name: [] for name in names}
         for name in names:
@@ -61,9 +89,8 @@ class PredictedRun:
     def rough(self, name: str) -> np.ndarray:
         """Log likelihood under white noise after the start, of every listed value of a model's parameter."""
         n, likely = len(self.y) - 1, list[float]()
-        for _, Y, _ in self.traced[name]:
-            path = Path(self.begin.on_grid(Y, self.where), self.paths[PLAIN][0].response)
-            weight = self.fit(path, *self.given).weight
+        for traced in self.traced[name]:
+            weight = self.fit(self.path_alone(traced), *self.given).weight
             likely.append(float(0.5 * n * np.log(weight).sum()))
         return np.array(likely)
 
@@ -72,20 +99,6 @@ class PredictedRun:
         known = [one for one in self.traced[name] if one[0] == value and not MODELS[name].stiff]
         (traced,) = known or self.begin.traces(name, (value,))
         self._take_in(name, self.begin.path(name, traced, self.where))
-
-    def fit(self, path: Path, y: np.ndarray, start: np.ndarray) -> Fitted:
-        """Runs y (B, T, m) at their best clocks, values weighted by the noise they have, shrunk to that of their kind.
-
-        A value that grows fastest leaves little because the clock follows it: weighted by that, it would set the clock alone.
-        """
-        first = most_likely_clock(path, y, start, np.ones((len(y), y.shape[2])))
-        squares = (first.r[:, 1:] ** 2).sum(1) + (y.shape[1] - 1) * self.tolerance**2
-        variance = np.empty_like(squares)
-        for kind in (0, 1):
-            of = self.kinds == kind
-            if of.any():
-                variance[:, of] = shrunk(squares[:, of], first.freedoms[:, of])
-        return most_likely_clock(path, y, start, 1 / variance)
 
     def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log likelihoods (values of the parameter, B) of runs under a model, plain and with free paths."""

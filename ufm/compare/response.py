@@ -22,7 +22,8 @@ FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random err
 APART, CLOSELY = 0.02, 0.0002  # of log omega, from its path, that a path of longer steps may be, and one of a single step
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
-BLOCKS, QUICK_BLOCKS = 3, 2  # powers of Sigma_W and of its inverse, either way, that span what many features are reduced to
+FlowStep = Callable[[FlowState, float], FlowState]
+BLOCKS, QUICK_BLOCKS = 7, 5  # powers 0, -1, -2, ... of Sigma_W that span what many features are reduced to
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +37,11 @@ class Response:
     D: np.ndarray
     cross: np.ndarray | None = None
     __repr__ = short_repr
+
+    @classmethod
+    def unchanged(cls, m: int) -> "Response":
+        """Of m values that stay in error by what their start is in error by."""
+        return cls(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
 
     def widened(self, kinds: np.ndarray, sigma: np.ndarray) -> "Response":
         """With the errors of all others as one of its own for every value, in units of the noise sigma (m,) of the values."""
@@ -105,21 +111,25 @@ def response(
     """
     m, K = len(where[0]), frame.shape[1]
     if len(times) < 2:
-        return Response(np.array([0.0, 1.0]), np.tile(np.eye(m), (2, 1, 1)))
+        return Response.unchanged(m)
     count = FEWER_PLACES if K > MOST_FULL else PLACES
     first_steps = min(FIRST_HALVINGS + 1, len(times) - 1)  # of a trace, the short ones that follow a classifier to rest
     chosen = np.unique(np.r_[0, np.round(np.linspace(first_steps, len(times) - 1, count - 1)).astype(int)])
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
-    state = motion.state
+    state, easiest = motion.state, 0
+    careful = [(motion.step, FEW_STEPS, APART), (motion.step, MORE_STEPS, APART)]
+    quick = list[tuple[FlowStep, int, float]]()
+    if motion.quick is not None:
+        quick = [(motion.quick, 1, CLOSELY), (motion.quick, FEW_STEPS, APART), (motion.quick, MORE_STEPS, APART)]
     for before, after in pairwise(chosen):
-        ways = [(motion.step, FEW_STEPS, APART), (motion.step, MORE_STEPS, APART)]
-        if before and motion.quick is not None:  # a classifier that is not at rest at the start comes there in no time
-            ways = [(motion.quick, 1, CLOSELY), (motion.quick, FEW_STEPS, APART), (motion.quick, MORE_STEPS, APART), *ways]
-        for step, steps, apart in ways:
+        ways = [*quick, *careful] if before else careful  # a classifier that is not at rest at the start comes there in no time
+        for way in range(easiest, len(ways)):
+            step, steps, apart = ways[way]
             moments = np.interp(np.linspace(before, after, steps + 1), np.arange(len(times)), times)
             moved = _walk(motion, step, state, moments, frame)
             if moved is not None and abs(moved[1][0] - path[after]).max() < apart:
-                break  # the first that follows the path
+                easiest = 1 if before and quick and way else easiest  # where one step was too long, the next is too
+                break
         if moved is None and before == 0:
             raise ValueError("a start in error by 0.01 % follows no path of the model: its response is undefined")
         if moved is None:
@@ -148,7 +158,7 @@ def _filled(coarse: Response) -> Response:
 
 
 def _walk(
-    motion: Motion, step: Callable[[FlowState, float], FlowState], state: FlowState, times: np.ndarray, frame: np.ndarray
+    motion: Motion, step: FlowStep, state: FlowState, times: np.ndarray, frame: np.ndarray
 ) -> tuple[FlowState, np.ndarray] | None:
     """The state after steps between times (S,) and its Y (B, K, K); None where a step is too long for the flow."""
     try:
@@ -174,18 +184,19 @@ def _own(Y: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def krylov(entry: Entry, blocks: int = BLOCKS) -> Entry:
-    """The entry in the span of Sigma_W^k S, k = -blocks ... blocks, of which G is the same and flows nearly are.
+    """The entry in the span of Sigma_W^-k S, k = 0 ... blocks - 1, of which G is the same and flows nearly are.
 
-    With a classifier also in that of Sigma_W^k W^T. The entry itself where that is no smaller.
+    Features move by functions of the inverse of Sigma_T, whose powers times S have the same span. With a classifier also in that
+    of Sigma_W^-k W^T. The entry itself where that is no smaller.
     """
     first = entry.M if entry.W is None else np.hstack([entry.M, entry.W.T])
     if entry.mean is not None and entry.W is not None:
         first = np.hstack([first, entry.mean[:, None]])
-    if (2 * blocks + 1) * first.shape[1] >= len(entry.M):
+    if blocks * first.shape[1] >= len(entry.M):
         return entry
     values, E = np.linalg.eigh(entry.sigma_w)
     columns = E.T @ first
-    span = np.hstack([_unit_columns(values[:, None] ** k * columns) for k in range(-blocks, blocks + 1)])
+    span = np.hstack([_unit_columns(columns / values[:, None] ** k) for k in range(blocks)])
     U, s, _ = np.linalg.svd(span, full_matrices=False)
     V = U[:, s > 1e-10 * s[0]]
     W = None if entry.W is None else entry.W @ E @ V

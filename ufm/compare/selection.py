@@ -109,8 +109,9 @@ def _support(
         simulated = np.hstack([simulated, _statistics(mine, mine_free, rivals)])
     far = (simulated >= statistics[:, None]).sum(1)
     p = (1 + far) / (1 + np.where(far, simulated.shape[1], count))  # a model left behind by far is not simulated to the end
-    refuted = bool(((far == 0) & (statistics > 0) & (simulated.shape[1] > 0)).any())
     rms = float(np.sqrt(np.mean([(state.fits[name][which][0].r[0, 1:] ** 2).mean() for state in states])))
+    behind_all = bool(((far == 0) & (statistics > 0) & (simulated.shape[1] > 0)).any())
+    refuted = behind_all and rms > max(state.tolerance for state in states)  # many epochs make any trend significant
     p_rival = float(p[:-1].min()) if statistics[:-1].max(initial=0.0) > 0 else 1.0
     parameter = states[0].paths[name][which].parameter
     behind, ahead = float(statistics[0]), float(statistics[-1])

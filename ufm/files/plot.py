@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from ufm.files.store import write_atomically
 from ufm.laws import closed as laws
@@ -16,6 +16,7 @@ from ufm.laws.trajectory import Trajectory
 BLUE, ORANGE, GREEN, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#000000"  # Okabe & Ito, colour-blind safe
 OMEGA = "SNR singular values $\\omega_j$"
 STYLE = {"linewidth": 1.6}
+SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
@@ -86,12 +87,25 @@ def plain_numbers(axes: Axes) -> None:
     axes.yaxis.set_minor_formatter(NullFormatter())
 
 
+def few_ticks(axes: Axes) -> None:
+    """Powers of ten alone on a logarithmic y axis, written without mathtext: most of the time of a small panel is its ticks'."""
+    if axes.get_yscale() != "log":
+        return
+    axes.yaxis.set_minor_locator(NullLocator())
+    if isinstance(axes.yaxis.get_major_formatter(), LogFormatter):
+        axes.yaxis.set_major_formatter(FuncFormatter(_decade_text))
+
+
+def _decade_text(x: float, position: int | None = None) -> str:
+    return "10" + str(round(np.log10(x))).translate(SUPERSCRIPTS)
+
+
 def panels(
     rows: int, columns: int, width: float, height: float, above: float = 0.3, left: float = 0.0
 ) -> tuple[Figure, np.ndarray]:
     """A figure of equal panels (rows, columns), inches wide and high, with as many left free above and on the left of all.
 
-    Margins that tick labels of four digits fit into: to measure the text of every panel takes as long as to draw it.
+    Margins and labels leave room for tick labels of four digits: to measure the text of every panel takes as long as to draw it.
     """
     figure = Figure(figsize=(width, height))
     beside, below, last = 0.62, 0.46, 0.1  # inches, on the left of and below every panel, on the right of the last
@@ -99,7 +113,11 @@ def panels(
     margins = {"left": (left + beside) / width, "right": 1 - last / width}
     margins |= {"bottom": below / height, "top": 1 - (above + 0.08) / height}
     spaces = {"wspace": beside / wide, "hspace": (below + 0.08) / high}
-    return figure, figure.subplots(rows, columns, squeeze=False, gridspec_kw=margins | spaces)
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=margins | spaces)
+    for axes in grid.flat:
+        axes.xaxis.set_label_coords(0.5, -0.22 / high)
+        axes.yaxis.set_label_coords(-0.46 / wide, 0.5)
+    return figure, grid
 
 
 def _log_spaced(t: np.ndarray, first: float, count: int = 24) -> np.ndarray:

@@ -16,8 +16,7 @@ from typing import IO, Any
 import numpy as np
 
 from ufm.files.archive import checked_header, reason_of
-
-BLOCK_NUMBERS = 1 << 21  # numbers in a block of features: 16 MB of float64
+from ufm.files.rows import BLOCK_NUMBERS, share_of
 
 
 @dataclass(frozen=True)
@@ -51,9 +50,18 @@ class Shards:
         """Number of examples."""
         return sum(self.rows)
 
+    @property
+    def where(self) -> str:
+        """What they lie in, in words."""
+        return f"{len(self.paths)} shards"
+
+    def files(self) -> tuple[str, ...]:
+        """The files that are read."""
+        return tuple(map(str, self.paths))
+
     def share(self, rank: int, size: int) -> range:
         """The rows of one of `size` processes: as many as those of any other, to one."""
-        return range(self.n * rank // size, self.n * (rank + 1) // size)
+        return share_of(self.n, rank, size)
 
     def labels(self, part: range) -> Iterator[np.ndarray]:
         """The labels of rows `part`, file by file. (b,)"""

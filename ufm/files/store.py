@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import re
+import shutil
 import stat
 import subprocess
 import sys
@@ -29,7 +30,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
     """
     _check_replaceable(path)
     remove_stale(path.parent)
-    temporary = path.with_name(_temporary_name())
+    temporary = path.with_name(temporary_name())
     try:
         # O_EXCL takes no file and no link that is there already; the mode is that of the umask
         with open(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), "wb") as file:
@@ -45,7 +46,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], None]) -> None:
         raise
 
 
-def _temporary_name() -> str:
+def temporary_name() -> str:
     """A name that tells its host and process, so that others can see whether they still live."""
     return f".{_host()}-{os.getpid()}-{os.urandom(6).hex()}.tmp"
 
@@ -63,13 +64,13 @@ def _process_namespace() -> int:
 
 
 def remove_stale(folder: Path, other_hosts: bool = False) -> None:
-    """Remove the temporary files that dead processes of this host left in a folder, with `other_hosts` all of other hosts too."""
+    """Remove what dead processes of this host left in a folder, files and folders, with `other_hosts` that of others too."""
     for left in folder.glob(".*.tmp"):
         name = TEMPORARY.fullmatch(left.name)
         if name is None or not (_has_ended(int(name[2])) if name[1] == _host() else other_hosts):
             continue
         with contextlib.suppress(OSError):  # another user's, in a folder that all may write to
-            left.unlink()
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink()
 
 
 def _has_ended(process: int) -> bool:
@@ -110,7 +111,7 @@ def check_folder_writable(out: Path) -> None:
 
 
 def _probe(folder: Path) -> None:
-    probe = folder / _temporary_name()
+    probe = folder / temporary_name()
     os.close(os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
     probe.unlink()
 

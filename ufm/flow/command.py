@@ -57,7 +57,7 @@ def parser() -> FlowParser:
     start.add_argument(
         "--features",
         metavar="FILE.npz",
-        help="arrays 'features' (n, P), 'labels' (n,); a quoted pattern 'DIR/*.npz' for shards (default: random)",
+        help="arrays 'features' (n, P), 'labels' (n,); a quoted pattern 'DIR/*.npz' or a checkpoint (default: random)",
     )
     start.add_argument("--balance", action="store_true", help="subsample every class to the size of the smallest")
     start.add_argument("--reduce", action="store_true", help="drop the directions in which Sigma_W is zero, and say how many")

@@ -8,23 +8,22 @@ from manifolds.layout import ClassLayout
 from ufm.distributed import Processes
 from ufm.features.ranges import Reduction
 from ufm.features.sharded import FactoredStatistics, counts_of, factored_snr, factored_statistics, restricted_to_range
-from ufm.files.shards import Shards
+from ufm.files.rows import SharedRows
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start, check_examples, scaled_means, without_zeros
 from ufm.laws.mean_system import MeanSystem, factored_mean_system
 
 
-def prepare_shards(config: FlowConfig, group: Processes) -> Start:
-    """The start of a run whose --features is a pattern. Raises ValueError for options that need all features at once."""
+def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> Start:
+    """The start of a run on shards or a checkpoint. Raises ValueError for options that need all features at once."""
     _check_options(config)
-    shards = Shards.of(str(config.features))
     mine = shards.share(group.rank, group.size)
     counts = counts_of(shards.labels(mine), group)
     layout = ClassLayout(tuple(counts.tolist()))
     check_examples(layout)
     precision = max(float(np.finfo(shards.dtype).eps), float(np.finfo(config.dtype).eps))
     statistics = factored_statistics(lambda: shards.blocks(mine), layout, shards.P, precision, group)
-    notes = [f"{shards.n} examples in {len(shards.paths)} shards" + f", read by {group.size} processes" * (group.size > 1)]
+    notes = [f"{shards.n} examples in {shards.where}" + f", read by {group.size} processes" * (group.size > 1)]
     reduction = None
     if config.reduce:
         total = float((statistics.centred_means**2).sum())

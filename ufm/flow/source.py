@@ -1,10 +1,14 @@
-"""Where the features of a command come from: random, one file, or shards that one or several processes read."""
+"""Where the features of a command come from: random, one file, or shards or a checkpoint that several processes read."""
 
 import os
+from typing import TYPE_CHECKING
 
 from ufm.distributed import Processes
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start, prepare
+
+if TYPE_CHECKING:
+    from ufm.files.rows import SharedRows
 
 WILD = "*?["
 
@@ -13,26 +17,38 @@ def read_by(features: str | None) -> tuple[str, ...]:
     """The files that a run reads."""
     if features is None:
         return ()
-    if not is_pattern(features):
-        return (features,)
-    from ufm.files.shards import Shards
-
-    return tuple(map(str, Shards.of(features).paths))
+    return rows_of(features).files() if is_shared(features) else (features,)
 
 
 def check_shared(features: str | None) -> None:
     """Raise ValueError where several processes have nothing to share."""
-    if features is None or not is_pattern(features):
-        raise ValueError("several processes share shards: give --features 'FOLDER/*.npz', or start one process")
+    if features is None or not is_shared(features):
+        raise ValueError("several processes share shards: give --features 'FOLDER/*.npz' or a checkpoint, or start one process")
 
 
 def started(config: FlowConfig, group: Processes, left_vectors: bool) -> Start:
     """Where the run starts: one set of features in memory, or the statistics of shards."""
-    if config.features is None or not is_pattern(config.features):
+    if config.features is None or not is_shared(config.features):
         return prepare(config, left_vectors)
     from ufm.flow.sharded_start import prepare_shards
 
-    return prepare_shards(config, group)
+    return prepare_shards(config, rows_of(config.features), group)
+
+
+def rows_of(features: str) -> "SharedRows":
+    """The rows of a pattern of shards, or of a folder that torch.distributed.checkpoint has written."""
+    if is_pattern(features):
+        from ufm.files.shards import Shards
+
+        return Shards.of(features)
+    from ufm.files.checkpoint import CheckpointRows
+
+    return CheckpointRows.of(features)
+
+
+def is_shared(features: str) -> bool:
+    """Whether several processes can read a share each."""
+    return is_pattern(features) or os.path.isdir(features)
 
 
 def is_pattern(name: str) -> bool:

@@ -61,16 +61,23 @@ class Sketch:
 
 @dataclass(frozen=True)
 class ChannelMeans:
-    """Maps (b, channels, ...) of states beyond `limit` features as their means over positions, sketched where still too many."""
+    """Maps (b, channels, ...) of states beyond `limit` features as their means over positions, sketched where still too many.
+
+    With `always`, maps of smaller states too: then the rows of one network are reduced alike, and where its linear operations
+    commute with the mean over positions, the channel means have a ledger of their own.
+    """
 
     limit: int = LIMIT
     seed: int = 0
+    always: bool = False
 
     def __post_init__(self) -> None:
         Sketch(self.limit)
 
     def keeps(self, shapes: Shapes) -> bool:
         """Whether a state of tensors of these shapes (b, ...) is left whole."""
+        if self.always and any(len(shape) > 2 for shape in shapes):
+            return False
         return Sketch(self.limit).keeps(shapes)
 
     def __call__(self, state: Sequence[Tensor]) -> Tensor:

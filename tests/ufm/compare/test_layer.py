@@ -10,7 +10,7 @@ from tests.ufm.compare.test_motions import distance, ends
 from ufm.compare.coordinates import Entry, LayerBelow, frame_of, log_gram
 from ufm.compare.layer_motion import layer_motion
 from ufm.compare.models import LAYER, available
-from ufm.compare.motions import trace
+from ufm.compare.motions import StiffFlowError, trace
 from ufm.compare.outcome import NAMED
 from ufm.compare.selection import judge
 from ufm.features.statistics import statistics_of
@@ -90,3 +90,21 @@ def test_what_is_no_linear_layer_says_so() -> None:
         LayerBelow(A, one.M * np.nan, one.sigma_w)
     with pytest.raises(ValueError, match="needs the last linear map"):
         layer_motion(replace(entry, layer=None))
+
+
+def test_past_what_was_measured_a_flow_that_comes_to_rest_is_followed_no_further(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Directions of hardly any variance keep a layer moving for a long time, in ever smaller steps."""
+    Z, y, A = below(4, d=14)
+    values, E = np.linalg.eigh(Z @ Z.T / Z.shape[1])
+    Z = (E * np.geomspace(1e-3, 1.0, 14)) @ (E / np.sqrt(values)).T @ Z
+    entry = with_layer(Z, y, A)
+    frame = frame_of(entry.gram())
+    start = float(np.diagonal(log_gram(entry.gram(), frame)).mean())
+    top = np.sort(np.linalg.eigvalsh(entry_of(Z, y).gram()))[1:]
+    enough = start + 0.6 * (float(np.log(top).mean() / 2) - start)
+    monkeypatch.setattr("ufm.compare.motions.MOST_FLOW_STEPS", 3000)
+    with pytest.raises(StiffFlowError):
+        trace(layer_motion(entry), frame, np.inf, np.inf, 0.08)
+    path, _ = trace(layer_motion(entry), frame, np.inf, np.inf, 0.08, enough=enough)
+    reached = float(np.diagonal(path[-1]).mean())
+    assert reached > enough

@@ -1,5 +1,7 @@
 """Every predicted flow of the class statistics against gradient descent on the whole tensor and against the closed laws."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -9,13 +11,15 @@ from manifolds.layout import ClassLayout
 from tests.ufm.compare.descents import descend, descend_jointly, entry_of, labelled, white_start
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
 from ufm.compare.joint_motion import joint_motion
-from ufm.compare.motions import FIRST_STEP, Motion, StiffFlowError, renormalized_motion, trace, unnormalized_motion
+from ufm.compare.motions import FIRST_STEP, Motion, StiffFlowError, renormalized_motion, trace
+from ufm.compare.unnormalized_motion import unnormalized_motion
 from ufm.features.snr import snr as snr_of
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
 from ufm.laws.joint import JointFlow, joint_start, run_joint
 from ufm.laws.mean_run import growth_time, run_raw
 from ufm.laws.mean_system import mean_system
 
+slow = partial(pytest.param, marks=pytest.mark.slow)  # the same law at another pair of sizes and ratio
 SIZES = {"equal": [14] * 5, "unequal": [23, 17, 13, 10, 7]}
 
 
@@ -39,9 +43,9 @@ def ends(Y: np.ndarray) -> tuple[float, float]:
     return float(diagonal.max()) + 0.5, float(diagonal.mean(1).max()) + 0.2
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-@pytest.mark.parametrize("r", [1.0, 3.0])
-def test_the_unnormalized_flow_predicts_gradient_descent_from_any_start(sizes: list[int], r: float) -> None:
+@pytest.mark.parametrize(("kind", "r"), [("unequal", 1.0), ("equal", 3.0), slow("equal", 1.0), slow("unequal", 3.0)])
+def test_the_unnormalized_flow_predicts_gradient_descent_from_any_start(kind: str, r: float) -> None:
+    sizes = SIZES[kind]
     y = labelled(sizes)
     H = anisotropic(np.random.default_rng(1), sizes, 7)
     entry = entry_of(H, y)
@@ -91,9 +95,12 @@ def test_a_flow_that_no_number_of_steps_follows_is_told(monkeypatch: pytest.Monk
         trace(joint_motion(entry, 0.1), frame_of(entry.gram()), 5.0, 3.0, 0.05)
 
 
-@pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES.keys())
-@pytest.mark.parametrize("r", [1.0, 0.4, 6.0])
-def test_the_unnormalized_path_is_that_of_the_law(sizes: list[int], r: float) -> None:
+@pytest.mark.parametrize(
+    ("kind", "r"),
+    [("unequal", 0.4), ("unequal", 1.0), ("equal", 6.0), slow("equal", 0.4), slow("equal", 1.0), slow("unequal", 6.0)],
+)
+def test_the_unnormalized_path_is_that_of_the_law(kind: str, r: float) -> None:
+    sizes = SIZES[kind]
     H = anisotropic(np.random.default_rng(6), sizes, 8)
     H = H - H.mean(1, keepdims=True)
     layout, entry = ClassLayout(tuple(sizes)), entry_of(H, labelled(sizes))

@@ -12,8 +12,9 @@ from ufm.compare import models
 from ufm.compare.coordinates import Entry, frame_of, log_gram
 from ufm.compare.joint_motion import relaxation
 from ufm.compare.models import JOINT, KERNEL, PLAIN, Predictor
-from ufm.compare.motions import trace, unnormalized_motion
+from ufm.compare.motions import trace
 from ufm.compare.response import MOST_FULL, krylov, response, turns
+from ufm.compare.unnormalized_motion import unnormalized_motion
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
 SIZES = [23, 17, 13, 10]
@@ -95,7 +96,7 @@ def test_the_response_by_cheap_steps_is_that_by_steps_that_watch_their_error(kap
     ways = [response(one, start.frame, Y, times, grid, where) for one in (motion, replace(motion, quick=None))]
     cheap, careful = (one.at(grid) for one in ways)
     assert abs(careful[-1] - np.eye(6)).max() > 0.1
-    np.testing.assert_allclose(cheap, careful, atol=0.015)
+    np.testing.assert_allclose(cheap, careful, atol=0.004)
 
 
 @pytest.mark.parametrize("time", [1e-3, 0.7, 30.0])
@@ -121,13 +122,17 @@ def test_divided_differences_are_the_derivatives_of_functions_of_a_matrix(time: 
     np.testing.assert_allclose(of_drive[[0, 2], [1, 3]], [-4.5, 3 * np.exp(-6) / 2 + np.expm1(-6) / 4])
 
 
-def test_a_cheap_step_of_many_starts_at_once_is_that_of_each() -> None:
-    """To first order in what the starts differ by: what is left falls with its square."""
-    start = start_of(anisotropic_entry(np.random.default_rng(4)))
+@pytest.mark.parametrize(("name", "value"), [(JOINT, 3.0), (KERNEL, 0.4), (KERNEL, 4.0), (PLAIN, None)])
+@pytest.mark.parametrize("white", [False, True])
+def test_a_cheap_step_of_many_starts_at_once_is_that_of_each(name: str, value: float | None, white: bool) -> None:
+    """To first order in what the starts differ by: what is left falls with its square. White features have equal eigenvalues."""
+    entry = anisotropic_entry(np.random.default_rng(4))
+    start = start_of(replace(entry, sigma_w=np.eye(6)) if white else entry)
     many = turns(log_gram(start.gram, start.frame), start.frame, np.triu_indices(3))
 
     def stepped(T: np.ndarray) -> np.ndarray:
-        ((_, motion),) = models.motions(JOINT, start.gram, start.counts, start.entry, (3.0,), T)
+        parameter = None if value is None else (value,)
+        ((_, motion),) = models.motions(name, start.gram, start.counts, start.entry, parameter, T)
         assert motion.quick is not None
         return motion.gram(motion.quick(motion.state, 0.1))
 
@@ -135,7 +140,7 @@ def test_a_cheap_step_of_many_starts_at_once_is_that_of_each() -> None:
     for size in (100.0, 10.0):
         T = np.eye(4) + size * (many - np.eye(4))
         together, alone = stepped(T), np.concatenate([stepped(one[None]) for one in T])
-        np.testing.assert_allclose(together[0], alone[0], rtol=1e-12)
+        np.testing.assert_allclose(together[0], alone[0], rtol=1e-10)
         left.append(abs(together - alone).max())
         assert abs(alone - alone[0]).max() > 50 * left[-1]
     assert left[0] > 0
@@ -214,7 +219,7 @@ def test_the_span_of_powers_of_sigma_w_keeps_the_path_of_many_features(monkeypat
     entry = Entry(np.full(C, 20), M - M.mean(1, keepdims=True), sigma_w)
     small = krylov(entry)
     assert len(small.M) <= 7 * (C - 1)
-    assert len(krylov(entry, 2).M) <= 5 * (C - 1)
+    assert len(krylov(entry, 4).M) <= 4 * (C - 1)
     np.testing.assert_allclose(small.gram(), entry.gram(), rtol=1e-9, atol=1e-9)
     frame = frame_of(entry.gram())
     ends = []
@@ -225,11 +230,11 @@ def test_the_span_of_powers_of_sigma_w_keeps_the_path_of_many_features(monkeypat
             state = motion.step(state, 1.0)
         ends.append(log_gram(motion.gram(state), frame))
     moved = abs(ends[0] - log_gram(entry.gram(), frame)).max()
-    assert abs(ends[0] - ends[1]).max() < 0.01 * moved
+    assert abs(ends[0] - ends[1]).max() < 1e-3 * moved
     monkeypatch.setattr(models, "krylov", lambda entry, blocks: entry)
     whole = start_of(entry)
     where = np.triu_indices(3)
     full = whole.path(PLAIN, whole.traces(PLAIN)[0], where)
     monkeypatch.undo()
     reduced = whole.path(PLAIN, whole.traces(PLAIN)[0], where)
-    np.testing.assert_allclose(reduced.response.D, full.response.D, atol=0.02)
+    np.testing.assert_allclose(reduced.response.D, full.response.D, atol=2e-3)

@@ -101,7 +101,7 @@ def test_planted_links_are_not_followed_and_the_mode_is_that_of_the_umask(
 ) -> None:
     victim = tmp_path / "victim"
     victim.write_text("untouched")
-    monkeypatch.setattr(store, "_temporary_name", lambda: ".planted.tmp")
+    monkeypatch.setattr(store, "temporary_name", lambda: ".planted.tmp")
     (tmp_path / ".planted.tmp").symlink_to(victim)
     with pytest.raises(ValueError, match="File exists"):
         store.write_text(tmp_path / "x", "ours")

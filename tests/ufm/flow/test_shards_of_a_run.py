@@ -4,17 +4,15 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.fresh import FreshProcesses
 from ufm.flow.command import main
 from ufm.flow.source import check_shared
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture(params=[1e-4])
@@ -47,10 +45,10 @@ def test_a_run_on_shards_is_the_run_on_one_file(shards, options):
     close(shards / "one.npz", shards / "many.npz", 1e-9)
 
 
-def test_two_processes_give_the_run_of_one(shards):
+def test_two_processes_give_the_run_of_one(shards, fresh):
     pattern = str(shards / "shards" / "*.npz")
     assert main(["--features", pattern, "--out", str(shards / "one.npz"), "--quiet"]) == 0
-    running = two_processes("--features", pattern, "--out", str(shards / "two.npz"), "--json")
+    running = two_processes(fresh, "--features", pattern, "--out", str(shards / "two.npz"), "--json")
     said = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     assert json.loads(said[0][0])["config"]["C"] == 4
@@ -58,10 +56,10 @@ def test_two_processes_give_the_run_of_one(shards):
     close(shards / "one.npz", shards / "two.npz", 1e-13)
 
 
-def test_a_lost_process_ends_the_others_without_a_result(shards):
-    running = two_processes("--features", str(shards / "shards" / "*.npz"), "--out", str(shards / "two.npz"), only=0)
+def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
+    running = two_processes(fresh, "--features", str(shards / "shards" / "*.npz"), "--out", str(shards / "two.npz"), only=0)
     time.sleep(3)
-    running += two_processes("--features", str(shards / "nothing" / "*.npz"), port=port_of(running[0]), only=1)
+    running += two_processes(fresh, "--features", str(shards / "nothing" / "*.npz"), port=port_of(running[0]), only=1)
     said = [process.communicate(timeout=120)[1] for process in running]
     assert [process.returncode for process in running] == [2, 2], said
     assert "Traceback" not in said[0] + said[1]
@@ -93,15 +91,17 @@ def close(one: Path, other: Path, tolerance: float) -> None:
         np.testing.assert_allclose(second[name], first[name], rtol=0, atol=tolerance * scale, err_msg=name)
 
 
-def two_processes(*arguments: str, port: int | None = None, only: int | None = None) -> list[subprocess.Popen[str]]:
+def two_processes(
+    fresh: FreshProcesses, *arguments: str, port: int | None = None, only: int | None = None
+) -> list[subprocess.Popen[str]]:
     """The command in two processes as torchrun starts them, or one of the two."""
     port = port or free_port()
     started = []
     for rank in range(2) if only is None else (only,):
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **where}
+        environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **where}
         process = subprocess.Popen(
-            [sys.executable, "-m", "ufm.flow", *arguments],
+            [fresh.python, "-m", "ufm.flow", *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

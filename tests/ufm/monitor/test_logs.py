@@ -2,10 +2,8 @@
 
 import json
 import math
-import os
 import signal
 import subprocess
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import pytest
 import torch
 
 from sims.comparison.runs import load_observed
+from tests.fresh import FreshProcesses
 from tests.ufm.monitor.killed import train
 from ufm.monitor import NeuralCollapse, watch
 from ufm.monitor.logged import load_log
@@ -27,10 +26,9 @@ ROOT = Path(__file__).parents[3]
 TEXT: Any = {"nc1": "abc"}
 
 
-def test_a_killed_and_resumed_run_loses_nothing(tmp_path: Path) -> None:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    script = [sys.executable, "-m", "tests.ufm.monitor.killed", str(tmp_path / "killed"), "5"]
-    done = subprocess.run(script, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
+def test_a_killed_and_resumed_run_loses_nothing(tmp_path: Path, fresh: FreshProcesses) -> None:
+    script = [fresh.python, "-m", "tests.ufm.monitor.killed", str(tmp_path / "killed"), "5"]
+    done = subprocess.run(script, cwd=ROOT, check=False, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert Record.load(tmp_path / "killed" / "run" / "trajectory.npz").epochs.tolist() == [1, 2, 3, 4, 5]
     train(tmp_path / "killed")  # goes on from the checkpoint of epoch 4, and repeats epoch 5

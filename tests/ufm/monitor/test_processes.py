@@ -3,21 +3,24 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.fresh import FreshProcesses
 from tests.ufm.monitor.processes import KINDS, measured, measured_alone
 
 ROOT = Path(__file__).parents[3]
 
 
-def run_two(module: str, folder: Path) -> None:
+STRICT = "import runpy, sys, warnings; warnings.simplefilter('error'); runpy.run_module(sys.argv.pop(1), run_name='__main__')"
+
+
+def run_two(fresh: FreshProcesses, module: str, folder: Path) -> None:
     """Run a module as two processes: rank, world, a store and where to write are its arguments. Fails where one of them does."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"}
-    script = [sys.executable, "-W", "error", "-m", module]
+    environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
+    script = [fresh.python, "-c", STRICT, module]
     running = [
         subprocess.Popen(
             [*script, str(rank), "2", str(folder / "store"), str(folder / "out")],
@@ -32,8 +35,8 @@ def run_two(module: str, folder: Path) -> None:
     assert [process.returncode for process in running] == [0, 0], "\n".join(errors)
 
 
-def test_two_processes_give_the_numbers_of_one(tmp_path: Path) -> None:
-    run_two("tests.ufm.monitor.processes", tmp_path)
+def test_two_processes_give_the_numbers_of_one(tmp_path: Path, fresh: FreshProcesses) -> None:
+    run_two(fresh, "tests.ufm.monitor.processes", tmp_path)
     report, other = (json.loads((tmp_path / f"out-{rank}.json").read_text()) for rank in range(2))
     assert report == other
     for kind in KINDS:

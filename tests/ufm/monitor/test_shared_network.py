@@ -6,14 +6,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.fresh import FreshProcesses
 from tests.ufm.monitor.shared_network import CUTS, measured
 from tests.ufm.monitor.test_processes import run_two
 
 
 @pytest.fixture(scope="module")
-def reports(tmp_path_factory: pytest.TempPathFactory) -> list[dict]:
+def reports(tmp_path_factory: pytest.TempPathFactory, fresh: FreshProcesses) -> list[dict]:
     folder: Path = tmp_path_factory.mktemp("shared")
-    run_two("tests.ufm.monitor.shared_network", folder)
+    run_two(fresh, "tests.ufm.monitor.shared_network", folder)
     return [json.loads((folder / f"out-{rank}.json").read_text()) for rank in range(2)]
 
 
