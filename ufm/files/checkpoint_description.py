@@ -70,8 +70,8 @@ def whole_rows(metadata: Metadata, name: str, path: Path) -> tuple[TensorStorage
     """
     tensor = metadata.state_dict_metadata.get(name)
     if not isinstance(tensor, TensorStorageMetadata):
-        found = sorted(map(str, metadata.state_dict_metadata))
-        names = ", ".join(found[:NAMES_SHOWN]) + ", ..." * (len(found) > NAMES_SHOWN) or "none"
+        stored_names = sorted(map(str, metadata.state_dict_metadata))
+        names = ", ".join(stored_names[:NAMES_SHOWN]) + ", ..." * (len(stored_names) > NAMES_SHOWN) or "none"
         raise ValueError(f"{path} needs the tensors 'features' (n, P) and 'labels' (n,); it has: {names}")
     pieces, row = sorted((piece.offsets[0], piece.sizes[0]) for piece in tensor.chunks if piece.sizes and piece.sizes[0]), 0
     if any(piece.sizes[1:] != tensor.size[1:] for piece in tensor.chunks):
