@@ -57,7 +57,8 @@ def train_and_tell(args: argparse.Namespace) -> None:
         if args.threads < 1:
             raise ValueError(f"--threads {args.threads}: at least 1 is needed")
         set_threads(args.threads)
-    device_of(args.device)
+    if args.device == "cuda":
+        device_of(args.device)
     if args.search:
         check_launch()
         tell = partial(say, quiet=args.quiet)

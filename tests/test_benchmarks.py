@@ -67,7 +67,7 @@ def test_the_efficiency_is_that_of_the_times() -> None:
     assert row.measured == "efficiency 0.80 (0.62 to 1.00); two that share nothing 0.80 (0.50 to 1.00)"
 
 
-@pytest.mark.parametrize(("name", "size"), [("measuring", 40), ("flow", 2000)])
+@pytest.mark.parametrize(("name", "size"), [pytest.param("measuring", 40, marks=pytest.mark.slow), ("flow", 2000)])
 def test_each_case_is_timed_in_two_real_processes(name: str, size: int) -> None:
     times = scaling.launched(name, size, 2)
     assert min(times.shared.ours, times.shared.other, times.apart.ours, times.apart.other) > 0

@@ -42,7 +42,7 @@ class NetworkTask:
         kept = read_json(self.path)
         differing = [key for key, value in self.identity.items() if kept.get(key) != value]
         if differing:
-            raise ValueError(f"{self.path} was made with another {differing[0]}: choose another --out")
+            raise ValueError(f"{self.path} was made with another {differing[0]}: choose another folder")
         return kept
 
 

@@ -22,7 +22,7 @@ from ufm.ledger.force_balance import force_balance
 
 BATCH_SIZE = 100
 MOMENTUM = 0.9
-WHOLE = 1024  # features of a state of the last stage, with its skip, on images of 32 x 32
+LAST_STAGE_FEATURES = 1024  # features of a state of the last stage, with its skip, on images of 32 x 32
 WHOLE_STATES, LAST_STAGE = "states", "last stage"  # what a ledger is of, beside the channel means
 NetworkCell = Cell | ConvCell
 BatchLoss = Callable[[Tensor, Tensor], Tensor]
@@ -105,7 +105,7 @@ def _measured_entries(
             if epoch < cell.epochs:
                 continue
             tail = deepcopy(nn.Sequential(net.tail, net.classifier)).cpu()
-            measured = ledger(tail, _maps(net, batches), Sketch(WHOLE), cell.seed)
+            measured = ledger(tail, _maps(net, batches), Sketch(LAST_STAGE_FEATURES), cell.seed)
             yield entry(measured, cell.name, what, epoch) | facts | {"view": LAST_STAGE}
 
 

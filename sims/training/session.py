@@ -169,7 +169,7 @@ def device_of(asked: str) -> str:
 
     there = torch.cuda.is_available()
     if asked == "cuda" and not there:
-        raise ValueError("--device cuda: torch finds no GPU")
+        raise ValueError("device cuda: torch finds no GPU here, use cpu")
     return ("cuda" if there else "cpu") if asked == "auto" else asked
 
 

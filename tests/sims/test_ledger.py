@@ -107,7 +107,7 @@ def test_the_study_resumes_and_refuses_other_data(
     assert len(told[0]["omega_factors"]) == 2
     assert [stage["epoch"] for stage in told[0]["omega_course"]] == [0, 1, 2, 4]
     assert ledger_study.main([*arguments[:3], "25", *arguments[4:]]) == 2
-    assert "choose another --out" in capsys.readouterr().err
+    assert "choose another folder" in capsys.readouterr().err
     assert ledger_study.main([*arguments, "--seed", "4"]) == 0
     seeds = sorted(json.loads(path.read_text())["cell"]["seed"] for path in tmp_path.glob("mse*"))
     assert seeds == [0, 1, 4, 5]

@@ -13,7 +13,8 @@ from ufm.compare.coordinates import Entry
 from ufm.compare.exponent import fit_exponent, resample
 from ufm.compare.models import MODELS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Support
-from ufm.compare.selection import FEWEST_SELECTED, _verdict, judge
+from ufm.compare.predicted import predict
+from ufm.compare.selection import FEWEST_SELECTED, _verdict, judge, judge_predicted
 from ufm.laws.closed import LAWS, RENORMALIZED
 
 EQUAL, UNEQUAL = [50] * 10, [80, 70, 60, 55, 50, 50, 45, 40, 30, 20]
@@ -126,11 +127,14 @@ def test_a_trend_below_the_tolerance_refutes_no_model_however_many_epochs_have_i
     for seed in range(5):
         rng, y = np.random.default_rng(seed), labelled(sizes)
         runs.append(measured(descend(white_start(rng, sizes, 12, 1.0), y, 9.0, 1000, 20, 0.995), y))
-    verdict = judge(runs)
+    names = ["unnormalized", "kernel"]
+    missing = {name: "" if name in names else "left out" for name in MODELS}
+    verdict = judge_predicted(predict(runs, names, Rule().tolerance), missing, Rule())
     plain = verdict.support["unnormalized"]
     assert plain.behind > 10
+    assert plain.p_rival == pytest.approx(verdict.threshold)
     assert 5e-4 < plain.rms < Rule().tolerance
-    assert (verdict.outcome, verdict.name) == (NAMED, "unnormalized")
+    assert not plain.refuted
 
 
 @pytest.mark.parametrize(("r", "near"), [(0.5, False), (0.51, True), (1.0, True), (1.99, True), (2.0, False), (None, False)])
