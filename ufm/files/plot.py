@@ -89,8 +89,9 @@ def plain_numbers(axes: Axes) -> None:
 
 
 def few_ticks(axes: Axes) -> None:
-    """On a logarithmic y axis powers of ten alone, without mathtext, or plain numbers where it spans few decades: most of the time
-    of a small panel is its ticks'. After everything is drawn, as the span decides.
+    """On a logarithmic y axis powers of ten alone, without mathtext, or plain numbers where it spans few decades.
+
+    Most of the time of a small panel is its ticks'. To be called after everything is drawn, as the span decides.
     """
     if axes.get_yscale() != "log":
         return

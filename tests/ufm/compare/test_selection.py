@@ -131,6 +131,26 @@ def test_a_trend_below_the_tolerance_refutes_no_model_however_many_epochs_have_i
     assert plain.behind > 10
     assert 5e-4 < plain.rms < Rule().tolerance
     assert (verdict.outcome, verdict.name) == (NAMED, "unnormalized")
+    assert plain.negligible
+    assert not plain.refuted
+    assert plain.p_rival <= verdict.threshold  # and the reason says why it is named all the same
+    assert verdict.reason.endswith(f"what is left of log omega, {plain.rms:.1g}, is too little to refute it")
+    assert verdict.tolerance == Rule().tolerance
+    assert not verdict.support["renormalized"].negligible
+
+
+@pytest.mark.parametrize(("kappa", "outcome"), [(10.0, UNDECIDED), (np.inf, NAMED)])
+def test_a_model_that_only_the_tolerance_keeps_is_not_named_beside_a_likelier_one_that_contains_it(
+    kappa: float, outcome: str
+) -> None:
+    """kappa = 10 over a small growth: nearer to plain descent than kappa = 1 is, but seen to be another flow."""
+    support = {name: Support(0.0, None, 0.1, 9.0, 0.0, 0.001, 1.0, True) for name in ("renormalized", "embedded")}
+    support["unnormalized"] = Support(0.0, None, 8e-4, 9.0, 0.0, 0.001, 1.0, False, negligible=True)
+    support["joint"] = Support(9.0, kappa, 1e-5, 0.0, 0.0, 1.0, 1.0, False)
+    verdict = _verdict(support, {"joint": True}, growth=1.0)
+    assert (verdict.outcome, verdict.compatible) == (outcome, ("unnormalized", "joint"))
+    kept = replace(support["unnormalized"], negligible=False)  # by the data, not by the tolerance
+    assert _verdict(support | {"unnormalized": kept}, {"joint": True}, growth=1.0).outcome == NAMED
 
 
 @pytest.mark.parametrize(("r", "near"), [(0.5, False), (0.51, True), (1.0, True), (1.99, True), (2.0, False), (None, False)])
