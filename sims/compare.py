@@ -11,7 +11,7 @@ from sims.comparison.wording import choices_reminder, epochs_compared, label, of
 from sims.page import check_jinja2
 from ufm.compare.exponent import EXPONENTS
 from ufm.compare.models import MODELS
-from ufm.compare.outcome import NOT_COMPARED, Support
+from ufm.compare.outcome import NOT_COMPARED, Selection, Support
 from ufm.compare.verdict import LawRule
 from ufm.compare.window import FRACTION
 from ufm.files.store import check_folder_writable
@@ -57,7 +57,8 @@ def parser() -> Parser:
         "--tolerance",
         type=float,
         default=rule.tolerance,
-        help="rms relative error of omega that a law may leave even with a trend (default %(default)s)",
+        help="of the description by the closed laws: rms relative error of omega that one may leave even with a trend; the "
+        "verdict's is fixed (default %(default)s)",
     )
     return p
 
@@ -73,7 +74,7 @@ def summary_lines(groups: list[Group], choice: Choice) -> str:
         for run, comparison in zip(group.runs, group.comparisons, strict=True):
             lines.append(f"  {run.name}: {epochs_compared(comparison.window, choice)}")
         for name, support in selection.support.items():
-            lines += [f"  model {name}: {_state(name, support, selection.threshold)}", f"    {MODELS[name].statement}"]
+            lines += [f"  model {name}: {_state(name, support, selection)}", f"    {MODELS[name].statement}"]
         if v.exponent is not None:
             left = ", ".join(f"{name} {law.fit.rms:.2%}" for name, law in v.evidence.items())
             interval = f"{v.exponent.value:.2f} ({v.exponent.low:.2f} to {v.exponent.high:.2f})"
@@ -87,11 +88,13 @@ def summary_lines(groups: list[Group], choice: Choice) -> str:
     return "\n".join(map(printable, lines))
 
 
-def _state(name: str, support: Support, threshold: float) -> str:
+def _state(name: str, support: Support, selection: Selection) -> str:
     if support.missing:
         return support.missing
     p_values = f"p-values {support.p_rival:.2g} against rivals, {support.p_free:.2g} against free paths"
-    state = f"{'refuted' if support.refuted else 'compatible'} ({p_values}; refuted at {threshold:.2g})"
+    state = f"{'refuted' if support.refuted else 'compatible'} ({p_values}; refuted at {selection.threshold:.2g})"
+    if support.negligible:
+        state += f", not refuted: the rms left of log omega, {support.rms:.2g}, is at most {selection.tolerance:g}"
     model = MODELS[name]
     if support.parameter is not None:
         bound = ", the end of what is looked at" if model.at_bound(support.parameter) else ""

@@ -4,6 +4,7 @@
 """
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -142,7 +143,7 @@ def raised_in_all(group: Processes) -> Iterator[None]:
         caught = error
     said = np.zeros((group.size, MESSAGE), dtype=np.int64)
     if caught is not None:
-        text = (str(caught) or type(caught).__name__).encode()[:MESSAGE]
+        text = (str(caught) or type(caught).__name__).encode(errors="backslashreplace")[:MESSAGE]  # a name may be no text
         said[group.rank, : len(text)] = list(text)
     said = group.sum(said)
     if caught is not None:
@@ -154,8 +155,14 @@ def raised_in_all(group: Processes) -> Iterator[None]:
 
 
 def processes() -> Processes:
-    """Those that torchrun, or whoever sets WORLD_SIZE, has started; this one alone without."""
-    return TorchProcesses() if world_size() > 1 else OneProcess()
+    """Those of torch's default group, or that torchrun, or whoever sets WORLD_SIZE, has started; this one alone without."""
+    return TorchProcesses() if world_size() > 1 or _joined() else OneProcess()
+
+
+def _joined() -> bool:
+    """Whether torch has a default group of several processes, as those that torch.multiprocessing.spawn has started make."""
+    dist: Any = sys.modules.get("torch.distributed")
+    return dist is not None and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
 
 
 def world_size() -> int:

@@ -16,7 +16,7 @@ from ufm.compare.column_sum_decay import ColumnSumDecay, column_sum_decay
 from ufm.compare.comparison import Comparison
 from ufm.compare.coordinates import Entry
 from ufm.files.features import classifier_of
-from ufm.files.plot import BLACK, BLUE, GREEN, few_ticks, panels, plain_numbers
+from ufm.files.plot import BLACK, BLUE, GREEN, few_ticks, panels
 from ufm.files.store import load_arrays
 from ufm.monitor.epoch_statistics import load_statistics
 
@@ -179,7 +179,6 @@ def clock_free_figure(tests: ClockFreeTests) -> Figure | None:
         axes[3].semilogy(tests.epochs, abs(tests.column_sums.measured), "o", color=BLACK, markersize=3, label="measured")
         axes[3].semilogy(tests.epochs, abs(tests.column_sums.predicted), "-.", color=GREEN, label="optimizer settings")
         axes[3].set_title("1ᵀW over its first value", fontsize=9, y=1.0)
-        plain_numbers(axes[3])
         few_ticks(axes[3])
     for one in axes:
         one.tick_params(labelsize=8)

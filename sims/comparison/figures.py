@@ -13,10 +13,9 @@ from sims.comparison.analysis import Group
 from sims.comparison.numbers import spectra_of
 from ufm.compare.comparison import SCHEME, Comparison
 from ufm.compare.exponent import EXPONENTS
-from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, few_ticks, panels, plain_numbers
+from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, few_ticks, panels
 
 STYLES = {"renormalized": (BLUE, "-"), "embedded": (RED, "--"), "unnormalized": (GREEN, "-."), SCHEME: (ORANGE, ":")}
-FEW_DECADES = 1e3  # of an axis whose numbers are written out
 SHOWN_EXPONENTS = (-1.0, 2.5)  # exponents in the figure; an interval that leaves it is cut
 INVARIANTS = {
     "renormalized": "log u + u",
@@ -127,7 +126,6 @@ def clock_figure(group: Group, member: int = 0) -> Figure:
         rates = observed.rates[np.searchsorted(observed.trajectory.t, run.t)]
         for k in np.flatnonzero(np.diff(rates)):
             middle.axvline((run.t[k] + run.t[k + 1]) / 2, color="0.6", linewidth=0.8, linestyle=":")
-    plain_numbers(left)
     left.set_ylabel("ωⱼ (dots); laws: first and last", fontsize=8)
     middle.set_ylabel("flow time / its last value", fontsize=8)
     right.set_ylabel("rms error of log ω", fontsize=8)
@@ -183,9 +181,6 @@ def spectra_figure(group: Group, member: int = 0) -> Figure:
         for law in comparison.pairs:
             if name in sources[law]:
                 draw(run.t, sources[law][name], STYLES[law][1], color=STYLES[law][0], linewidth=1.2, label=law)
-        low, high = axes.get_ylim()
-        if log and high < FEW_DECADES * low:
-            plain_numbers(axes)
         axes.set_ylabel(label, fontsize=8)
         axes.set_xlabel("epoch" if run.V_t is not None else "time of the run", fontsize=8)
         _finish(axes)

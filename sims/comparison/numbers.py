@@ -63,6 +63,7 @@ def _group_numbers(group: Group, choice: Choice) -> dict[str, Any]:
         "compatible": list(group.selection.compatible),
         "models": {name: _model_numbers(name, support) for name, support in group.selection.support.items()},
         "refuted_at_p_value": group.selection.threshold,
+        "tolerance": group.selection.tolerance,
         "notes": list(group.entry_notes),
         "exponent": exponent,
         "laws": evidence,

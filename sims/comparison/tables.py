@@ -53,10 +53,11 @@ def runs_table(values: dict[str, Any]) -> Part:
 
 def models_table(values: dict[str, Any]) -> Part:
     """The models of a group: outcome, parameter, likelihood, p-values beside the threshold that refutes."""
-    threshold = _number_text(values["refuted_at_p_value"])
+    threshold, tolerance = (_number_text(values[key]) for key in ("refuted_at_p_value", "tolerance"))
     rows: list[list[Any]] = []
     for name, model in values["models"].items():
         state = model["missing"] or ("refuted" if model["refuted"] else "compatible")
+        state += f" (leaves no more than {tolerance})" if model["negligible"] else ""
         parameter = "–" if model["parameter"] is None else f"{model['parameter_name']} = {_number_text(model['parameter'])}"
         parameter += " (the end of what is looked at)" if model["parameter_at_bound"] else ""
         numbers = [_number_text(model[key]) for key in ("log_likelihood", "p_rival", "p_free")]
@@ -66,7 +67,8 @@ def models_table(values: dict[str, Any]) -> Part:
         "up to a clock. p against rivals: the share of runs simulated from the model, with its noise, that fall as far behind "
         "the likeliest other model; p against free paths: behind values that each follow a smooth path of their own. A model is "
         f"refuted where no simulated run does, in either: at a p-value of {threshold}, so that all refutations together hold at "
-        "the level asked for. r: how many times faster class means move than deviations; kappa: rate of the classifier."
+        f"the level asked for; but none that leaves an rms of log omega of no more than {tolerance} is. "
+        "r: how many times faster class means move than deviations; kappa: rate of the classifier."
     )
     p_heads = [f"p against {others} (refuted at {threshold})" for others in ("rivals", "free paths")]
     heads = ["model", "what it is", "outcome", "parameter", "log likelihood", *p_heads, "rms left of log ω"]

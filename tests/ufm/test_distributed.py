@@ -1,8 +1,12 @@
 """What the environment of a launcher must be, before torch is asked."""
 
-import pytest
+from typing import Any
 
-from ufm.distributed import OneProcess, TorchProcesses, processes
+import numpy as np
+import pytest
+import torch.distributed as dist
+
+from ufm.distributed import OneProcess, TorchProcesses, processes, raised_in_all
 from ufm.flow.command import main
 
 
@@ -41,3 +45,40 @@ def test_one_process_needs_no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for value in ("1", None):
         monkeypatch.delenv("WORLD_SIZE") if value is None else monkeypatch.setenv("WORLD_SIZE", value)
         assert isinstance(processes(), OneProcess)
+
+
+def test_a_group_that_nobody_launched_by_the_environment_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch.multiprocessing.spawn sets no WORLD_SIZE."""
+    monkeypatch.delenv("WORLD_SIZE", raising=False)
+    stand_in: dict[str, Any] = {
+        "is_initialized": lambda: True,
+        "get_backend_config": lambda: "cpu:gloo",
+        "get_rank": lambda: 1,
+        "get_world_size": lambda: 2,
+    }
+    for name, function in stand_in.items():
+        monkeypatch.setattr(dist, name, function)
+    assert (processes().rank, processes().size) == (1, 2)
+    monkeypatch.setattr(dist, "get_world_size", lambda: 1)
+    assert isinstance(processes(), OneProcess)
+
+
+class OfTwo(OneProcess):
+    """Process 0 of two, the other of which says nothing."""
+
+    size = 2
+
+    def __init__(self) -> None:
+        self.said: list[np.ndarray] = []
+
+    def sum(self, values: np.ndarray) -> np.ndarray:
+        """What was said."""
+        self.said.append(values)
+        return values
+
+
+def test_the_others_hear_of_an_error_about_a_name_that_is_no_text() -> None:
+    group = OfTwo()
+    with pytest.raises(ValueError, match="no file b"), raised_in_all(group):
+        raise ValueError("no file b\udcff")
+    assert bytes(group.said[0][0][:16].tolist()) == b"no file b\\udcff\0"

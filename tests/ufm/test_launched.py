@@ -11,6 +11,8 @@ import torch.distributed as dist
 
 from tests.ufm.launched import expected, launch
 from ufm.distributed import TorchProcesses
+from ufm.files.checkpoint_writer import save_rows
+from ufm.flow.command import main
 
 CARD = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))
 JOBS = [
@@ -37,6 +39,18 @@ def test_they_measure_what_one_process_on_a_cpu_does(device: str, backend: str, 
         assert report.keys() == whole.keys()
         for part, values in whole.items():
             close(part, report[part], values)
+
+
+def test_the_command_on_a_checkpoint_is_that_of_one_process(tmp_path: Path) -> None:
+    rng = np.random.default_rng(4)
+    labels = rng.integers(0, 3, 90)
+    save_rows(tmp_path / "saved", rng.standard_normal((90, 5)) + 0.2 * labels[:, None], labels)
+    call = ["--features", str(tmp_path / "saved"), "--quiet", "--points", "20", "--out"]
+    assert main([*call, str(tmp_path / "one.npz")]) == 0
+    launch(2, "ufm.flow", *call, str(tmp_path / "two.npz"))
+    one, two = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "two"))
+    assert one.keys() == two.keys()
+    np.testing.assert_allclose(two["omega"], one["omega"], rtol=1e-12)
 
 
 def close(part: str, got: dict[str, Any], values: dict[str, Any]) -> None:

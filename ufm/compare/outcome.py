@@ -13,8 +13,8 @@ NAMED, UNDECIDED, REFUTED, NOT_COMPARED = "named", "undecided", "refuted", "not 
 
 @dataclass(frozen=True)
 class Rule:
-    """level: of all refutations together; choices: how many ways to choose the epochs were tried; tolerance: of log omega, the
-    accuracy below which no model is held to account; seed: of the bootstrap.
+    """level: of all refutations together; choices: how many ways to choose the epochs were tried; tolerance: rms of log omega up
+    to which no model is refuted by what it leaves; seed: of the bootstrap.
     """
 
     level: float = 0.95
@@ -57,6 +57,7 @@ class Support:
 
     behind     log likelihood behind the best rival; free: behind free paths
     p_rival, p_free   shares of runs simulated from the model that fall as far behind, (1 + count) / (1 + simulated)
+    negligible        its p-values would refute it, but its rms is at most `Rule.tolerance`: it is not refuted
     """
 
     log_likelihood: float
@@ -68,13 +69,14 @@ class Support:
     p_free: float
     refuted: bool
     missing: str = ""
+    negligible: bool = False
 
 
 @dataclass(frozen=True)
 class Selection:
     """outcome: "named", "undecided", "refuted" (every model) or "not compared"; name of the model, "" unless named; `compatible`
     names those that are left, a model with a parameter beside its special cases too; `support` by name; the reason in a sentence;
-    threshold: the p-value at which a model is refuted.
+    threshold: the p-value at which a model is refuted that leaves an rms of log omega above tolerance.
     """
 
     outcome: str
@@ -83,3 +85,4 @@ class Selection:
     reason: str
     support: Mapping[str, Support]
     threshold: float = float("nan")
+    tolerance: float = float("nan")

@@ -4,6 +4,8 @@ A model is refuted where its likelihood falls behind the best rival's, of all ru
 follow smooth paths of their own, further than in every one of the runs that are simulated from it: its fitted clock, noise with
 the fitted correlation in time and across values, the start measured with that noise. There are so many that this has probability
 at most (1 - level) / (models x choices x tests) in each of the tests under the model, two for one run and three for several.
+
+A model that leaves at most `Rule.tolerance` of log omega, rms, is refuted by nothing: of enough epochs any trend is significant.
 """
 
 from collections.abc import Mapping, Sequence
@@ -57,7 +59,7 @@ def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], 
         if why:
             support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
     told = {name: _told_from_limit(states, name) for name in names if MODELS[name].values}
-    return replace(_verdict(support, told, _growth(states)), threshold=1 / (1 + count))
+    return replace(_verdict(support, told, _growth(states)), threshold=1 / (1 + count), tolerance=rule.tolerance)
 
 
 def _growth(states: Sequence[PredictedRun]) -> float:
@@ -110,12 +112,13 @@ def _support(
     far = (simulated >= statistics[:, None]).sum(1)
     p = (1 + far) / (1 + np.where(far, simulated.shape[1], count))  # a model left behind by far is not simulated to the end
     rms = float(np.sqrt(np.mean([(state.fits[name][which][0].r[0, 1:] ** 2).mean() for state in states])))
-    behind_all = bool(((far == 0) & (statistics > 0) & (simulated.shape[1] > 0)).any())
-    refuted = behind_all and rms > max(state.tolerance for state in states)  # many epochs make any trend significant
+    significant = bool(((far == 0) & (statistics > 0) & (simulated.shape[1] > 0)).any())
+    negligible = significant and rms <= max(state.tolerance for state in states)
     p_rival = float(p[:-1].min()) if statistics[:-1].max(initial=0.0) > 0 else 1.0
     parameter = states[0].paths[name][which].parameter
     behind, ahead = float(statistics[0]), float(statistics[-1])
-    return Support(float(own.sum()), parameter, rms, behind, ahead, p_rival, float(p[-1]), refuted)
+    p_free, refuted = float(p[-1]), significant and not negligible
+    return Support(float(own.sum()), parameter, rms, behind, ahead, p_rival, p_free, refuted, negligible=negligible)
 
 
 def _statistics(own: np.ndarray, free: np.ndarray, others: Sequence[np.ndarray]) -> np.ndarray:
@@ -141,6 +144,12 @@ def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
     return bool(far.all() or beyond.any())
 
 
+def _elsewhere(support: Mapping[str, Support], name: str) -> bool:
+    """Whether a model with a parameter is likeliest at a value that counts as another model than its limit."""
+    model, value = MODELS[name], support[name].parameter
+    return value != model.limit and not model.counts_as_limit(value)
+
+
 def _verdict(support: Mapping[str, Support], told: Mapping[str, bool], growth: float) -> Selection:
     left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
     unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs in ("spectrum", "statistics"))
@@ -149,7 +158,8 @@ def _verdict(support: Mapping[str, Support], told: Mapping[str, bool], growth: f
             return Selection(UNDECIDED, "", (), f"every model predicted is refuted; not predicted: {', '.join(unknown)}", support)
         return Selection(REFUTED, "", (), "every model is refuted", support)
     single = [name for name in left if all(other == name or name in MODELS[other].contains for other in left)]
-    near = [other for other in left if len(single) == 1 and other != single[0] and not told[other]]
+    rivals = [other for other in left if len(single) == 1 and other != single[0]]
+    near = [other for other in rivals if not told[other] or (support[single[0]].negligible and _elsewhere(support, other))]
     if near:
         return Selection(
             UNDECIDED, "", left, f"{single[0]} and {', '.join(near)}, which contains it, cannot be told apart", support
@@ -163,7 +173,9 @@ def _verdict(support: Mapping[str, Support], told: Mapping[str, bool], growth: f
         why = f"{single[0]} is the one left, but it leaves {support[single[0]].rms / growth:.0%} of the growth unexplained"
         return Selection(UNDECIDED, "", left, f"{why}: more than {1 - EXPLAINED:.0%} is no evidence for a model", support)
     if len(single) == 1 and not unknown:
-        return Selection(NAMED, single[0], left, "every other model is refuted or contains it", support)
+        own = support[single[0]]
+        why = f": what is left of log omega, {own.rms:.1g}, is too little to refute it" if own.negligible else ""
+        return Selection(NAMED, single[0], left, f"every other model is refuted or contains it{why}", support)
     if len(single) == 1:
         why = f"{single[0]} is the one left, but {', '.join(unknown)} {support[unknown[0]].missing}"
         return Selection(UNDECIDED, "", left, why, support)

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 import torch
 from torch.distributed.checkpoint import DefaultLoadPlanner, LoadPlan, ReadItem
-from torch.distributed.checkpoint.metadata import MetadataIndex, TensorStorageMetadata
+from torch.distributed.checkpoint.metadata import Metadata, MetadataIndex, TensorStorageMetadata
 from torch.distributed.checkpoint.planner import LoadItemType
 
 from ufm.arrays import as_numpy
 from ufm.distributed import OneProcess, Processes, raised_in_all
-from ufm.files.archive import reason_of
-from ufm.files.checkpoint_description import DescriptionReader, whole_rows
+from ufm.files.archive import check_memory, reason_of
+from ufm.files.checkpoint_description import METADATA, DescriptionReader, whole_rows
 from ufm.files.rows import share_of
 
 NUMPY_DTYPES = {torch.float16: np.float16, torch.float32: np.float32, torch.float64: np.float64}
-LABEL_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+LABEL_DTYPES = (torch.uint8, torch.uint16, torch.uint32, torch.int8, torch.int16, torch.int32, torch.int64)
 RowPieces = list[tuple[int, int]]  # first row and number of rows, in order
 
 
@@ -48,6 +48,16 @@ class CheckpointRows:
         reader = DescriptionReader(path)
         metadata = reader.read_metadata()
         reader.set_up_storage_reader(metadata, True)
+        try:
+            return cls._described(path, reader, metadata)
+        except ValueError:
+            raise
+        except Exception as error:  # what is damaged raises anything
+            raise ValueError(f"cannot read {path / METADATA}: {reason_of(error)}") from error
+
+    @classmethod
+    def _described(cls, path: Path, reader: DescriptionReader, metadata: Metadata) -> "CheckpointRows":
+        """The rows that a description tells of."""
         tensors: dict[str, TensorStorageMetadata] = {}
         pieces: dict[str, RowPieces] = {}
         for name in ("features", "labels"):
@@ -58,7 +68,8 @@ class CheckpointRows:
         kind, of_labels = (tensor.properties.dtype for tensor in tensors.values())
         if kind not in NUMPY_DTYPES or of_labels not in LABEL_DTYPES:
             raise ValueError(
-                f"{path}: features are {kind}, labels {of_labels}; {', '.join(map(str, NUMPY_DTYPES))} and integers are read"
+                f"{path}: features are {kind}, labels {of_labels}; {', '.join(map(str, NUMPY_DTYPES))} and integers of at most "
+                "63 bits are read: save bfloat16 as float32, which loses nothing, and classes as int64"
             )
         return cls(path, *shape, np.dtype(NUMPY_DTYPES[kind]), reader, pieces)
 
@@ -69,7 +80,8 @@ class CheckpointRows:
 
     def files(self) -> tuple[str, ...]:
         """The files that are read."""
-        return tuple(sorted(str(file) for file in self.path.iterdir()))
+        stored = {place.relative_path for place in self.reader.storage_data.values()}
+        return tuple(str(self.path / name) for name in sorted({METADATA, *stored}))
 
     def share(self, rank: int, size: int) -> range:
         """The rows of one of `size` processes: as many as those of any other, to one."""
@@ -98,7 +110,6 @@ class CheckpointRows:
         """Rows `part` of a tensor, labels as int64."""
         columns = [self.P] if name == "features" else []
         zeros = [0] * len(columns)
-        target = torch.from_numpy(np.empty([len(part), *columns], self.dtype if columns else np.int64))
         items = [
             ReadItem(
                 LoadItemType.TENSOR,
@@ -111,6 +122,7 @@ class CheckpointRows:
             for first, rows in self._inside(name, part)
         ]
         try:
+            target = torch.from_numpy(np.empty([len(part), *columns], self.dtype if columns else np.int64))
             self.reader.read_data(LoadPlan(items), _IntoRows(target)).wait()
         except Exception as error:  # what is damaged raises anything
             raise ValueError(f"cannot read the {name} of {self.path}: {reason_of(error)}") from error
@@ -127,11 +139,20 @@ def load_rows(folder: Path | str, group: Processes | None = None) -> tuple[np.nd
     with raised_in_all(group):
         rows = CheckpointRows.of(folder)
         mine = rows.share(group.rank, group.size)
+        _check_fits(rows, len(mine))
         features, labels, filled = np.empty((len(mine), rows.P), rows.dtype), np.empty(len(mine), np.int64), 0
         for block, of_block in rows.blocks(mine):
             features[filled : filled + len(block)], labels[filled : filled + len(block)] = block, of_block
             filled += len(block)
     return features, labels
+
+
+def _check_fits(rows: CheckpointRows, count: int) -> None:
+    """Raise ValueError where so many rows do not fit into memory."""
+    try:
+        check_memory({"features": count * rows.P * rows.dtype.itemsize, "labels": count * 8})
+    except ValueError as error:
+        raise ValueError(f"{rows.path}: {error}; read blocks of it (CheckpointRows.blocks), or start more processes") from error
 
 
 class _IntoRows(DefaultLoadPlanner):

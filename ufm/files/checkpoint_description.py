@@ -12,6 +12,7 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from ufm.files.archive import reason_of
 
 METADATA = ".metadata"
+NAMES_SHOWN = 8  # of the tensors of a folder, which may be those of a model
 DESCRIBING_CLASSES = {
     "torch.distributed.checkpoint.metadata": (
         "Metadata",
@@ -36,15 +37,30 @@ class DescriptionReader(FileSystemReader):
         """What the folder says of its tensors. Raises ValueError for anything else that is pickled there."""
         del args, kwargs
         path = Path(self.path) / METADATA
+        if not path.parent.is_dir():
+            raise ValueError(f"there is no folder {path.parent}")
         if not path.is_file():
-            raise ValueError(f"{path.parent} is no checkpoint: it has no {METADATA}, which is written last")
+            raise ValueError(
+                f"{path.parent} is no checkpoint: it has no {METADATA}, which is written last; shards are named by a pattern, "
+                f"'{path.parent}/*.npz'"
+            )
         try:
             metadata = _Unpickler(io.BytesIO(path.read_bytes())).load()
             if not isinstance(metadata, Metadata):
                 raise ValueError(f"it holds {type(metadata).__name__}")
+            _check_complete(metadata)
         except Exception as error:  # what is damaged raises anything
             raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
         return metadata
+
+
+def _check_complete(metadata: Metadata) -> None:
+    """Raise ValueError unless every piece is told to lie in a file of the folder itself."""
+    if not isinstance(metadata.state_dict_metadata, dict) or not isinstance(metadata.storage_data, dict):
+        raise ValueError("it does not say where its tensors lie")
+    for stored in metadata.storage_data.values():
+        if Path(stored.relative_path).name != stored.relative_path:
+            raise ValueError(f"it asks for {stored.relative_path}, outside its folder")
 
 
 def whole_rows(metadata: Metadata, name: str, path: Path) -> tuple[TensorStorageMetadata, list[tuple[int, int]]]:
@@ -54,7 +70,8 @@ def whole_rows(metadata: Metadata, name: str, path: Path) -> tuple[TensorStorage
     """
     tensor = metadata.state_dict_metadata.get(name)
     if not isinstance(tensor, TensorStorageMetadata):
-        names = ", ".join(sorted(map(str, metadata.state_dict_metadata))) or "none"
+        stored_names = sorted(map(str, metadata.state_dict_metadata))
+        names = ", ".join(stored_names[:NAMES_SHOWN]) + ", ..." * (len(stored_names) > NAMES_SHOWN) or "none"
         raise ValueError(f"{path} needs the tensors 'features' (n, P) and 'labels' (n,); it has: {names}")
     pieces, row = sorted((piece.offsets[0], piece.sizes[0]) for piece in tensor.chunks if piece.sizes and piece.sizes[0]), 0
     if any(piece.sizes[1:] != tensor.size[1:] for piece in tensor.chunks):

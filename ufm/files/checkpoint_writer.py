@@ -14,13 +14,15 @@ from torch.distributed.checkpoint import CheckpointException, DefaultSavePlanner
 from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, MetadataIndex, TensorProperties
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItemType
 
+from ufm.arrays import as_numpy, check_unmasked, namespace
 from ufm.distributed import OneProcess, Processes, TorchProcesses, raised_in_all
 from ufm.files.archive import reason_of
 from ufm.files.rows import BLOCK_NUMBERS
 from ufm.files.store import check_folder_writable, remove_stale, temporary_name
 
 DTYPE_NAMES = ("float16", "float32", "float64")
-NAME_LENGTH = 256
+LARGEST_LABEL = 2**63 - 1
+NAME_LENGTH = 1024  # bytes of two names
 
 
 def save_rows(
@@ -30,23 +32,26 @@ def save_rows(
 
     Each process writes its own rows; n_k may differ and be 0. Descriptions of the pieces, of 16 MB, are all that is sent. The
     folder gets its name when everything is written. Raises ValueError, in every process, where the folder is there already or
-    cannot be written, for features that are not float16, 32 or 64 or of another P or dtype than those of the others, and where
-    no process has an example; RuntimeError where a process is lost.
+    cannot be written, where a process is given another one or does not see it, for features that are not float16, 32 or 64 or
+    of another P or dtype than those of the others, and where no process has an example; RuntimeError where a process is lost.
     """
     folder, group = Path(folder), group or OneProcess()
     with raised_in_all(group):
         kind = _kind_of(features, labels)
     counts = _counts(features.shape[1], kind, len(labels), group)
-    temporary = folder.with_name(_shared_name(folder, group))
-    planner = _RowsPlanner(features, labels, int(counts[: group.rank].sum()), int(counts.sum()))
+    name, of_first = _shared_names(folder, group)
+    temporary = folder.parent / name
     try:
+        with raised_in_all(group):
+            _check_shared(temporary, folder, of_first)
+        planner = _RowsPlanner(features, labels, int(counts[: group.rank].sum()), int(counts.sum()))
         _write_folder(temporary, planner, group)
         with raised_in_all(group):
             if group.rank == 0:
                 _check_free(folder)
                 temporary.rename(folder)
     except CheckpointException as error:
-        raise ValueError(f"cannot write {folder}: {_first_failure(error)}") from error
+        raise _failure(error, folder, group.rank) from error
     except OSError as error:
         raise ValueError(f"cannot write {folder}: {reason_of(error)}") from error
     finally:
@@ -56,18 +61,33 @@ def save_rows(
 
 def _kind_of(features: Any, labels: Any) -> int:
     """The number of the dtype. Raises ValueError for what are no rows of features and labels."""
+    for name, x in (("features", features), ("labels", labels)):
+        _check_rows(x, name)
     if features.ndim != 2 or tuple(labels.shape) != (len(features),) or not features.shape[1]:
         shapes = f"{tuple(features.shape)} and {tuple(labels.shape)}"
         raise ValueError(f"features must be (n, P) and labels (n,), got {shapes}; without an example (0, P) and (0,)")
-    kind, of_labels = (str(x.dtype).removeprefix("torch.").lstrip("<>=") for x in (features, labels))
-    kind = features.dtype.name if isinstance(features, np.ndarray) else kind
+    kind, of_labels = (
+        x.dtype.name if isinstance(x, np.ndarray) else str(x.dtype).removeprefix("torch.") for x in (features, labels)
+    )
     if kind not in DTYPE_NAMES:
         raise ValueError(
             f"features are {kind}, one of {', '.join(DTYPE_NAMES)} is needed: bfloat16 becomes float32 without a loss"
         )
     if not (labels.dtype.kind in "iu" if isinstance(labels, np.ndarray) else "int" in of_labels):
         raise ValueError(f"labels are {of_labels}, integers are needed")
+    if of_labels == "uint64" and np.max(as_numpy(labels), initial=0) > LARGEST_LABEL:
+        raise ValueError("a label is 2**63 or more: labels are kept as int64, number the classes from 0")
     return DTYPE_NAMES.index(kind)
+
+
+def _check_rows(x: Any, name: str) -> None:
+    """Raise ValueError for what does not lie as rows in the memory of this process, TypeError for what is no array."""
+    namespace(x)
+    check_unmasked(x, name)
+    if hasattr(x, "to_local"):
+        raise ValueError(f"{name} are a DTensor, of the rows of all processes: give {name}.to_local(), sharded by Shard(0)")
+    if isinstance(x, Tensor) and x.layout is not torch.strided:
+        raise ValueError(f"{name} are {x.layout}: a dense tensor is needed, which to_dense() makes")
 
 
 def _counts(P: int, kind: int, count: int, group: Processes) -> np.ndarray:
@@ -88,18 +108,42 @@ def _counts(P: int, kind: int, count: int, group: Processes) -> np.ndarray:
     return counts
 
 
-def _shared_name(folder: Path, group: Processes) -> str:
-    """A name beside the folder that process 0 makes up. Raises ValueError, in all, where no folder can be made there."""
+def _shared_names(folder: Path, group: Processes) -> tuple[str, str]:
+    """The names of the folder that process 0 has just made beside its own, and of its own. Raises ValueError where it cannot."""
     letters = np.zeros(NAME_LENGTH, dtype=np.int64)
     with raised_in_all(group):
         if group.rank == 0:
-            _check_free(folder)
-            check_folder_writable(folder)
-            remove_stale(folder.parent)
-            name = temporary_name().encode()
-            letters[: len(name)] = list(name)
+            names = os.fsencode(f"{_made_beside(folder)}/{folder.name}")
+            letters[: len(names)] = list(names)
     letters = group.broadcast(letters, 0)
-    return bytes(letters[letters > 0].tolist()).decode()
+    name, of_first = os.fsdecode(bytes(letters[letters > 0].tolist())).split("/")
+    return name, of_first
+
+
+def _made_beside(folder: Path) -> str:
+    """The name of a folder beside `folder`, just made. Raises ValueError where there can be none."""
+    _check_free(folder)
+    if not folder.parent.is_dir():
+        raise ValueError(f"cannot write {folder}: there is no folder {folder.parent}; make it first (only a shell expands ~)")
+    check_folder_writable(folder)
+    remove_stale(folder.parent)
+    name = temporary_name()
+    try:
+        folder.with_name(name).mkdir()
+    except OSError as error:
+        raise ValueError(f"cannot write {folder}: {reason_of(error)}") from error
+    return name
+
+
+def _check_shared(temporary: Path, folder: Path, of_first: str) -> None:
+    """Raise ValueError where this process writes another folder than process 0, or the same path on a disk of its own."""
+    if folder.name != of_first:
+        raise ValueError(f"it is given {folder}, process 0 a folder called {of_first}: give all processes the same")
+    if not temporary.is_dir():
+        raise ValueError(
+            f"{folder.absolute().parent} is not the folder that process 0 writes into: "
+            "give all processes the same absolute path, on a disk that they share"
+        )
 
 
 def _check_free(folder: Path) -> None:
@@ -117,9 +161,14 @@ def _write_folder(folder: Path, planner: "_RowsPlanner", group: Processes) -> No
             save({}, storage_writer=writer, planner=planner, no_dist=True)
 
 
-def _first_failure(error: CheckpointException) -> str:
-    rank, (reason, _) = min(error.failures.items())
-    return f"process {rank} failed: {reason}"
+def _failure(error: CheckpointException, folder: Path, rank: int) -> BaseException:
+    """What to raise where torch has caught errors: Ctrl-C as it was in the process that got it, or ValueError with the first."""
+    mine, _ = error.failures.get(rank, (None, None))
+    if mine is not None and not isinstance(mine, Exception):
+        return mine
+    first, (reason, _) = min(error.failures.items())
+    said = reason_of(reason) if isinstance(reason, Exception) else type(reason).__name__
+    return ValueError(f"cannot write {folder}: process {first} failed: {said}")
 
 
 class _RowsPlanner(DefaultSavePlanner):

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogFormatter, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from ufm.files.store import write_atomically
 from ufm.laws import closed as laws
@@ -16,6 +16,7 @@ from ufm.laws.trajectory import Trajectory
 BLUE, ORANGE, GREEN, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#000000"  # Okabe & Ito, colour-blind safe
 OMEGA = "SNR singular values $\\omega_j$"
 STYLE = {"linewidth": 1.6}
+FEW_DECADES = 1e3  # of an axis whose numbers are written out
 SUPERSCRIPTS = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
 
 
@@ -88,15 +89,24 @@ def plain_numbers(axes: Axes) -> None:
 
 
 def few_ticks(axes: Axes) -> None:
-    """Powers of ten alone on a logarithmic y axis, written without mathtext: most of the time of a small panel is its ticks'."""
+    """On a logarithmic y axis powers of ten alone, without mathtext, or plain numbers where it spans few decades.
+
+    Most of the time of a small panel is its ticks'. To be called after everything is drawn, as the span decides.
+    """
     if axes.get_yscale() != "log":
         return
-    axes.yaxis.set_minor_locator(NullLocator())
-    if isinstance(axes.yaxis.get_major_formatter(), LogFormatter):
+    low, high = axes.get_ylim()
+    if high < FEW_DECADES * low:
+        plain_numbers(axes)
+    else:
+        axes.yaxis.set_major_locator(LogLocator())
         axes.yaxis.set_major_formatter(FuncFormatter(_decade_text))
+    axes.yaxis.set_minor_locator(NullLocator())
 
 
 def _decade_text(x: float, position: int | None = None) -> str:
+    if not 0 < x < np.inf:  # a tick beyond the ends of float64
+        return ""
     return "10" + str(round(np.log10(x))).translate(SUPERSCRIPTS)
 
 

@@ -23,7 +23,10 @@ def read_by(features: str | None) -> tuple[str, ...]:
 def check_shared(features: str | None) -> None:
     """Raise ValueError where several processes have nothing to share."""
     if features is None or not is_shared(features):
-        raise ValueError("several processes share shards: give --features 'FOLDER/*.npz' or a checkpoint, or start one process")
+        lost = "" if features is None or os.path.exists(features) else f"there is no {features}; "
+        raise ValueError(
+            f"several processes share shards: {lost}give --features 'FOLDER/*.npz' or a checkpoint, or start one process"
+        )
 
 
 def started(config: FlowConfig, group: Processes, left_vectors: bool) -> Start:

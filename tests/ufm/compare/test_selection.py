@@ -13,8 +13,7 @@ from ufm.compare.coordinates import Entry
 from ufm.compare.exponent import fit_exponent, resample
 from ufm.compare.models import MODELS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Support
-from ufm.compare.predicted import predict
-from ufm.compare.selection import FEWEST_SELECTED, _verdict, judge, judge_predicted
+from ufm.compare.selection import FEWEST_SELECTED, _verdict, judge
 from ufm.laws.closed import LAWS, RENORMALIZED
 
 EQUAL, UNEQUAL = [50] * 10, [80, 70, 60, 55, 50, 50, 45, 40, 30, 20]
@@ -127,14 +126,31 @@ def test_a_trend_below_the_tolerance_refutes_no_model_however_many_epochs_have_i
     for seed in range(5):
         rng, y = np.random.default_rng(seed), labelled(sizes)
         runs.append(measured(descend(white_start(rng, sizes, 12, 1.0), y, 9.0, 1000, 20, 0.995), y))
-    names = ["unnormalized", "kernel"]
-    missing = {name: "" if name in names else "left out" for name in MODELS}
-    verdict = judge_predicted(predict(runs, names, Rule().tolerance), missing, Rule())
+    verdict = judge(runs)
     plain = verdict.support["unnormalized"]
     assert plain.behind > 10
-    assert plain.p_rival == pytest.approx(verdict.threshold)
     assert 5e-4 < plain.rms < Rule().tolerance
+    assert (verdict.outcome, verdict.name) == (NAMED, "unnormalized")
+    assert plain.negligible
     assert not plain.refuted
+    assert plain.p_rival <= verdict.threshold  # and the reason says why it is named all the same
+    assert verdict.reason.endswith(f"what is left of log omega, {plain.rms:.1g}, is too little to refute it")
+    assert verdict.tolerance == Rule().tolerance
+    assert not verdict.support["renormalized"].negligible
+
+
+@pytest.mark.parametrize(("kappa", "outcome"), [(10.0, UNDECIDED), (np.inf, NAMED)])
+def test_a_model_that_only_the_tolerance_keeps_is_not_named_beside_a_likelier_one_that_contains_it(
+    kappa: float, outcome: str
+) -> None:
+    """kappa = 10 over a small growth: nearer to plain descent than kappa = 1 is, but seen to be another flow."""
+    support = {name: Support(0.0, None, 0.1, 9.0, 0.0, 0.001, 1.0, True) for name in ("renormalized", "embedded")}
+    support["unnormalized"] = Support(0.0, None, 8e-4, 9.0, 0.0, 0.001, 1.0, False, negligible=True)
+    support["joint"] = Support(9.0, kappa, 1e-5, 0.0, 0.0, 1.0, 1.0, False)
+    verdict = _verdict(support, {"joint": True}, growth=1.0)
+    assert (verdict.outcome, verdict.compatible) == (outcome, ("unnormalized", "joint"))
+    kept = replace(support["unnormalized"], negligible=False)  # by the data, not by the tolerance
+    assert _verdict(support | {"unnormalized": kept}, {"joint": True}, growth=1.0).outcome == NAMED
 
 
 @pytest.mark.parametrize(("r", "near"), [(0.5, False), (0.51, True), (1.0, True), (1.99, True), (2.0, False), (None, False)])

@@ -47,7 +47,14 @@ def refuse(folder: Path, group: TorchProcesses) -> None:
         "nobody": (folder / "refused", features[:0], labels[:0]),
         "labels": (folder / "refused", features, labels[: N - group.rank]),
         "nowhere": (folder / "two-float64" / ".metadata" / "refused", features, labels),
+        "name": (folder / f"refused-{group.rank}", features, labels),
+        "own": (Path("refused"), features, labels),
     }
+    if group.rank:  # a disk of its own, as it were
+        (folder / "own").mkdir()
+        os.chdir(folder / "own")
+    else:
+        os.chdir(folder)
     said = []
     for name, (out, of_features, of_labels) in asked.items():
         try:

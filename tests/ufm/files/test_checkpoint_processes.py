@@ -74,7 +74,9 @@ def test_two_one_four_and_two_processes_have_the_same_bytes(two: Path, tmp_path:
 
 def test_what_one_process_is_refused_is_refused_in_both(two: Path) -> None:
     first, second = ((two / f"refused-{rank}.txt").read_text().splitlines() for rank in range(2))
-    assert [line.partition(":")[0] for line in first] == ["there", "P", "dtype", "nobody", "labels", "nowhere"]
+    assert [line.partition(":")[0] for line in first] == [
+        *("there", "P", "dtype", "nobody", "labels", "nowhere", "name", "own"),
+    ]
     assert f"{two / 'two-float64'} is there already: choose another name" in first[0]
     assert second[0] == first[0].replace("there: ", "there: process 0 failed: ")
     assert "features of P = 6 and 7: one dtype and one P are needed" in first[1]
@@ -82,9 +84,16 @@ def test_what_one_process_is_refused_is_refused_in_both(two: Path) -> None:
     assert "no process has an example" in first[3]
     assert first[1:4] == second[1:4]
     assert "process 1 failed: features must be (n, P) and labels (n,), got (217, 7) and (216,)" in first[4]
-    assert "cannot write into" in first[5]
+    assert "there is no folder" in first[5]
+    assert (
+        first[6] == f"name: process 1 failed: it is given {two}/refused-1, process 0 a folder called refused-0: give all "
+        "processes the same"
+    )
+    assert "process 1 failed: " in first[7]
+    assert f"{two / 'own'} is not the folder that process 0 writes into: give all processes the same absolute path" in first[7]
+    assert not any((two / "own").iterdir())
     assert not (two / "refused").exists()
-    assert sorted(path.name for path in two.iterdir() if path.is_dir()) == ["two-float32", "two-float64"]
+    assert sorted(path.name for path in two.iterdir() if path.is_dir()) == ["own", "two-float32", "two-float64"]
 
 
 @pytest.mark.parametrize("victim", [0, 1])

@@ -128,6 +128,32 @@ def test_temporary_files_of_dead_processes_go_and_those_of_living_ones_stay(tmp_
     )
 
 
+def test_temporary_folders_of_dead_processes_go_and_others_and_what_links_lead_to_stay(tmp_path: Path) -> None:
+    host = store._host()
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    dead, link = (f".{host}-{gone.pid}-{digits}.tmp" for digits in ("0123456789ab", "1123456789ab"))
+    kept = {
+        f".{host}-{os.getppid()}-0123456789ab.tmp",
+        f".other-{gone.pid}-0123456789ab.tmp",
+        ".tmp",
+        ".mine.tmp",
+        f".{host}-{gone.pid}-0123456789AB.tmp",
+        f".{host}-{gone.pid}-0123456789abc.tmp",
+        f"{dead}.old",
+        dead[1:],
+    }
+    for name in (dead, *kept):
+        (tmp_path / name / "inside").mkdir(parents=True)
+    (tmp_path / link).symlink_to(tmp_path / "kept")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("ours")
+    store.remove_stale(tmp_path)
+    assert set(os.listdir(tmp_path)) == {"kept", *kept}
+    assert all((tmp_path / name / "inside").is_dir() for name in kept)
+    assert (tmp_path / "kept" / "file").read_text() == "ours"
+
+
 def test_a_name_as_long_as_the_system_allows_can_be_written(tmp_path: Path) -> None:
     store.write_text(tmp_path / ("x" * 255), "ours")
     with pytest.raises(ValueError, match="name too long"):
