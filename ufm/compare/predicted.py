@@ -13,6 +13,9 @@ from ufm.compare.outcome import Measured
 from ufm.compare.response import Response
 
 REFINEMENTS, SMALL_GAIN = 8, 0.1  # of a parameter, and the gain of log likelihood that ends them
+NO_PARABOLA = (
+    10.0  # log likelihood between the best value and the next, over which it is no parabola: the gain of its top says little
+)
 MOST_COMPARED = 60  # of a longer run, so many are compared, spread evenly
 
 
@@ -134,8 +137,8 @@ def predict(runs: Sequence[Measured], names: Sequence[str], tolerance: float) ->
 
 def _search_parameter(states: Sequence[PredictedRun], name: str) -> None:
     """Add values of a model's parameter where it is likely: the likeliest listed and its neighbours, then, as long as one is at
-    the end, the next one, else the top of the parabola in its logarithm, until that gains little; and the reciprocal, which is as
-    near to the limit r = 1.
+    the end, the next one, else the top of the parabola in its logarithm, until that gains little and a neighbour is nearly as
+    likely (before, the middle between them); and the reciprocal, which is as near to the limit r = 1.
     """
     listed = np.array(MODELS[name].values)
     top = int(np.sum([state.rough(name) for state in states], axis=0).argmax())
@@ -150,9 +153,13 @@ def _search_parameter(states: Sequence[PredictedRun], name: str) -> None:
         further = listed[listed < values.min()][-1:] if top == 0 else listed[listed > values.max()][:1]
         if 0 < top < len(x) - 1 and np.isfinite(x[top + 1]):
             a, b, _ = np.polyfit(x[top - 1 : top + 2] - x[top], y[top - 1 : top + 2], 2)
-            if not a < 0 or b**2 <= -4 * a * SMALL_GAIN:
+            nearest = top + 1 if y[top + 1] > y[top - 1] else top - 1
+            if a < 0 and b**2 > -4 * a * SMALL_GAIN:
+                new = float(np.exp(x[top] - b / (2 * a)))
+            elif y[top] - y[nearest] > NO_PARABOLA:
+                new = float(np.exp((x[top] + x[nearest]) / 2))
+            else:
                 break
-            new = float(np.exp(x[top] - b / (2 * a)))
         elif len(further):
             new = float(further[0])
         else:

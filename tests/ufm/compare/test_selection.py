@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from sims.comparison.controls import Case, drawn_case, judged, make
+from sims.comparison.controls import TRUE_PARAMETERS, Case, drawn_case, judged, make
 from tests.typed import global_state
 from tests.ufm.compare.descents import descend, entry_of, labelled, measured, white_start
 from tests.ufm.compare.synthetic import of_law
@@ -151,6 +151,16 @@ def test_a_model_that_only_the_tolerance_keeps_is_not_named_beside_a_likelier_on
     assert (verdict.outcome, verdict.compatible) == (outcome, ("unnormalized", "joint"))
     kept = replace(support["unnormalized"], negligible=False)  # by the data, not by the tolerance
     assert _verdict(support | {"unnormalized": kept}, {"joint": True}, growth=1.0).outcome == NAMED
+
+
+@pytest.mark.parametrize(("r", "growth"), [(0.4, 1.5), (0.3, 1.3), (0.3, 1.5)])
+def test_a_kernel_between_two_listed_values_is_found(r: float, growth: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The likelihood of an exact record is so sharp that the parabola through listed values has its top at one of them."""
+    monkeypatch.setitem(TRUE_PARAMETERS, "kernel", r)
+    (run,) = make(Case("kernel", C=4, T=40, growth=growth, noise=0.0, unequal=True), 0)
+    verdict = judge([run])
+    assert (verdict.outcome, verdict.name) == (NAMED, "kernel")
+    assert verdict.support["kernel"].parameter == pytest.approx(r, rel=0.05)
 
 
 @pytest.mark.parametrize(("r", "near"), [(0.5, False), (0.51, True), (1.0, True), (1.99, True), (2.0, False), (None, False)])
