@@ -240,10 +240,11 @@ def test_the_network_is_left_as_it_was_and_its_running_statistics_untouched() ->
 def floating_bytes_alive() -> int:
     """Bytes of the distinct storages of every floating-point tensor that anything in this process still holds.
 
-    Subclasses without memory of their own, such as those that torch's compiler traces with, are left out.
+    What has no storage of its own, such as sparse tensors and those that torch's compiler traces with, is left out.
     """
     own = (torch.Tensor, nn.Parameter)
     tensors = [kept for kept in gc.get_objects() if type(kept) in own and kept.is_floating_point()]
+    tensors = [kept for kept in tensors if kept.layout is torch.strided]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return sum(storages.values())
 
