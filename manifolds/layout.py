@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.centering import AllAtHand
 from manifolds.linalg import Array, ArrayT, RankDeficient, array_like, namespace
 from manifolds.representation import short_repr
 
@@ -21,7 +22,7 @@ def whole_number(value: object, what: str) -> int:
 
 
 @dataclass(frozen=True)
-class ClassLayout:
+class ClassLayout(AllAtHand):
     """Sizes n_1..n_C of the class blocks of a feature matrix X (..., P, n), n = sum n_c, columns in class order.
 
     With Y the one-hot labels (C, n), `means` is X Y^T diag(1/n_c), `spread` is M Y, and C_M = (I - class averaging) / n
@@ -82,6 +83,16 @@ class ClassLayout:
     def balanced(self) -> bool:
         """Whether all classes have the same size."""
         return min(self.sizes) == max(self.sizes)
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """The columns of every class that are at hand: `sizes`, unless some lie elsewhere. (C,)"""
+        return self.sizes
+
+    @property
+    def shared(self) -> bool:
+        """Whether other processes hold columns too, so that all compute together."""
+        return False
 
     @cached_property
     def _starts(self) -> np.ndarray:

@@ -159,7 +159,7 @@ def run_and_write(config: FlowConfig, start: Start, paths: "tuple[Path | None, .
     """Run one flow, and write its arrays and its figure where asked for."""
     out, plot = paths
     progress = StageLine(quiet)
-    checkpoint = None if out is None else checkpoint_path(out)
+    checkpoint = None if out is None or start.layout.shared else checkpoint_path(out)
     try:
         result = run_flow(config, start, progress, checkpoint)
     except Interrupted as stop:

@@ -1,5 +1,6 @@
 """Where a run on shards starts: their class statistics, merged over blocks and processes; no feature stays in memory."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -8,8 +9,9 @@ from manifolds.layout import ClassLayout
 from ufm.distributed import Processes
 from ufm.features.ranges import Reduction
 from ufm.features.sharded import FactoredStatistics, counts_of, factored_snr, factored_statistics, restricted_to_range
-from ufm.files.rows import SharedRows
+from ufm.files.rows import BLOCK_NUMBERS, SharedRows
 from ufm.flow.config import FlowConfig
+from ufm.flow.share import ColumnShare
 from ufm.flow.start import Start, check_examples, scaled_means, without_zeros
 from ufm.laws.mean_system import MeanSystem, factored_mean_system
 
@@ -32,7 +34,40 @@ def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> 
         reduction = Reduction(basis, shards.P - statistics.P, lost / total if total else 0.0)
         notes.append(reduction.note)
     measured, zeros = without_zeros(factored_snr(statistics))
-    return replace(Start(None, layout, measured, (*notes, *zeros), reduction), statistics=statistics)
+    H: np.ndarray | None = None
+    if config.full:
+        held = sum((np.bincount(labels, minlength=layout.C) for labels in shards.labels(mine)), np.zeros(layout.C, dtype=np.int64))
+        H = columns_of(shards, mine, held)
+        H = H if reduction is None else reduction.basis.T @ H
+        layout = layout if group.size == 1 else ColumnShare(layout.sizes, tuple(held.tolist()), group)
+    return replace(Start(H, layout, measured, (*notes, *zeros), reduction), statistics=statistics)
+
+
+def columns_of(rows: SharedRows, part: range, held: np.ndarray) -> np.ndarray:
+    """The features of rows `part` in class blocks, of which `held` (C,) are of every class. (P, columns)"""
+    H = np.empty((rows.P, len(part)), dtype=rows.dtype)
+    place = np.cumsum(held) - held
+    for features, labels in rows.blocks(part):
+        order = np.argsort(labels, kind="stable")
+        counts = np.bincount(labels, minlength=len(held))
+        before = np.repeat(np.cumsum(counts) - counts, counts)  # of the block, in classes of smaller number
+        H[:, place[labels[order]] + np.arange(len(labels)) - before] = features[order].T
+        place += counts
+    return H
+
+
+def system_of_columns(H: np.ndarray, start: Start, kernel_ratio: float) -> MeanSystem:
+    """`ufm.laws.mean_system.mean_system` of the columns of all processes, of which H (P, columns) are at hand, in class blocks."""
+    layout = start.layout
+    group = layout.group if isinstance(layout, ColumnShare) else None
+    step, labels = max(1, BLOCK_NUMBERS // len(H)), np.repeat(np.arange(layout.C), layout.blocks)
+
+    def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for first in range(0, len(labels), step):
+            yield H[:, first : first + step].T, labels[first : first + step]
+
+    statistics = factored_statistics(blocks, layout, len(H), start.snr.precision, group)
+    return factored_mean_system(statistics, factored_snr(statistics), kernel_ratio)
 
 
 def factored_system(config: FlowConfig, start: Start, statistics: FactoredStatistics) -> MeanSystem:
@@ -47,6 +82,6 @@ def factored_system(config: FlowConfig, start: Start, statistics: FactoredStatis
 
 
 def _check_options(config: FlowConfig) -> None:
-    for name, value in (("balance", config.balance), ("full", config.full), ("device", config.device is not None)):
+    for name, value in (("balance", config.balance), ("device", config.device is not None)):
         if value:
             raise ValueError(f"--{name} needs all features in memory: shards are known by their class statistics alone")
