@@ -89,7 +89,9 @@ def parser() -> FlowParser:
     )
     how = p.add_argument_group("computation")
     how.add_argument(
-        "--full", action="store_true", help="check: integrate the full X by the flow and the scheme; resumes with --out"
+        "--full",
+        action="store_true",
+        help="check: integrate the full X by the flow and the scheme; one process resumes with --out",
     )
     how.add_argument("--device", **shared_option("device", "none, numpy computes", default=None))
     how.add_argument(

@@ -2,6 +2,7 @@
 
 Nothing here knows the laws: the flow is integrated from its projection and its gradient, the scheme renormalizes X after every
 step. numpy, or torch on any device. A checkpoint every few seconds makes a killed run resume with bitwise the same result.
+Of several processes each carries the columns of its share (`ufm.flow.share`), and a killed run begins again.
 """
 
 import hashlib
@@ -52,7 +53,7 @@ def _renormalized(start: Start) -> tuple[np.ndarray, Snr[np.ndarray]]:
 def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Path | None) -> FlowRun:
     """`ufm.flow.run.run_flow` on the full state; the checkpoint stays, whether the run is finished or interrupted.
 
-    Of several processes each carries its own columns, and none keeps a checkpoint.
+    Several processes keep no checkpoint: their states need not be those of one step.
     """
     began = time.perf_counter()
     X, H = starting_states(config, start)

@@ -1,4 +1,7 @@
-"""Where a run on shards starts: their class statistics, merged over blocks and processes; no feature stays in memory."""
+"""Where a run on shards starts: their class statistics, merged over blocks and processes.
+
+No feature stays in memory, but with --full, for which every process keeps the columns of its own share.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -17,7 +20,10 @@ from ufm.laws.mean_system import MeanSystem, factored_mean_system
 
 
 def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> Start:
-    """The start of a run on shards or a checkpoint. Raises ValueError for options that need all features at once."""
+    """The start of a run on shards or a checkpoint; with --full it has the columns of this process.
+
+    Raises ValueError for options that need all features at once.
+    """
     _check_options(config)
     mine = shards.share(group.rank, group.size)
     counts = counts_of(shards.labels(mine), group)
@@ -36,28 +42,30 @@ def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> 
     measured, zeros = without_zeros(factored_snr(statistics))
     H: np.ndarray | None = None
     if config.full:
-        held = sum((np.bincount(labels, minlength=layout.C) for labels in shards.labels(mine)), np.zeros(layout.C, dtype=np.int64))
-        H = columns_of(shards, mine, held)
+        H, held = columns_of(shards, mine, layout.C)
         H = H if reduction is None else reduction.basis.T @ H
-        layout = layout if group.size == 1 else ColumnShare(layout.sizes, tuple(held.tolist()), group)
+        layout = layout if group.size == 1 else ColumnShare(layout.sizes, held, group)
     return replace(Start(H, layout, measured, (*notes, *zeros), reduction), statistics=statistics)
 
 
-def columns_of(rows: SharedRows, part: range, held: np.ndarray) -> np.ndarray:
-    """The features of rows `part` in class blocks, of which `held` (C,) are of every class. (P, columns)"""
+def columns_of(rows: SharedRows, part: range, C: int) -> tuple[np.ndarray, tuple[int, ...]]:
+    """The features of rows `part` in class blocks (P, columns), and how many there are of every class (C,)."""
+    held = np.zeros(C, dtype=np.int64)
+    for labels in rows.labels(part):
+        held += np.bincount(labels.astype(np.int64), minlength=C)
     H = np.empty((rows.P, len(part)), dtype=rows.dtype)
     place = np.cumsum(held) - held
     for features, labels in rows.blocks(part):
         order = np.argsort(labels, kind="stable")
-        counts = np.bincount(labels, minlength=len(held))
+        counts = np.bincount(labels.astype(np.int64), minlength=C)
         before = np.repeat(np.cumsum(counts) - counts, counts)  # of the block, in classes of smaller number
         H[:, place[labels[order]] + np.arange(len(labels)) - before] = features[order].T
         place += counts
-    return H
+    return H, tuple(held.tolist())
 
 
 def system_of_columns(H: np.ndarray, start: Start, kernel_ratio: float) -> MeanSystem:
-    """`ufm.laws.mean_system.mean_system` of the columns of all processes, of which H (P, columns) are at hand, in class blocks."""
+    """`ufm.laws.mean_system.mean_system` of the columns of all processes; H (P, columns) at hand, in class blocks."""
     layout = start.layout
     group = layout.group if isinstance(layout, ColumnShare) else None
     step, labels = max(1, BLOCK_NUMBERS // len(H)), np.repeat(np.arange(layout.C), layout.blocks)

@@ -194,7 +194,9 @@ class FlowStage(Stage):
         tolerance = max(STEP_TOLERANCE, 50 * epsilon(self.state))
         config = self.config
         field = central_path_field(FLOWS[config.flow], self.layout, config.ridge, config.kernel_ratio, config.feature_decay)
-        steps = dormand_prince(field, self.state, t, float(self.times[-1]), self.layout.means, tolerance, size, self.layout.summed)
+        steps = dormand_prince(
+            field, self.state, t, float(self.times[-1]), self.layout.means, tolerance, size, self.layout.summed
+        )
         try:
             for step, values in observe_at(steps, self.times[self.count :]):
                 for M in values:

@@ -10,16 +10,23 @@ import pytest
 
 from manifolds.layout import ClassLayout
 from manifolds.normalized_features import constraint_residual, renormalize
-from ufm.distributed import OneProcess
-from ufm.files import store
+from manifolds.steps import renormalized_step
+from ufm.arrays import as_numpy
+from ufm.distributed import OneProcess, Processes
+from ufm.features.labels import class_blocks
+from ufm.features.snr import snr
 from ufm.flow.config import FlowConfig
 from ufm.flow.result import FlowRun
 from ufm.flow.run import run_flow
-from ufm.flow.share import ColumnShare
 from ufm.flow.sharded_start import prepare_shards
-from ufm.flow.stages import Stage
+from ufm.flow.share import ColumnShare
+from ufm.flow.stages import FlowStage, Stage
+from ufm.flow.start import Start
+from ufm.interrupt import Interrupted
+from ufm.tensor.renormalized_flow import ls_gradient
 
 LIMIT = 120.0  # seconds
+EQUAL, UNEQUAL = (30, 30, 30), (50, 21, 30, 24)
 
 
 class Group:
@@ -127,39 +134,168 @@ def cut_rows(sizes: tuple[int, ...], cuts: tuple[int, ...], shuffled: bool, P: i
     return CutRows(rows.astype(dtype), labels, (0, *cuts, len(labels)))
 
 
-@dataclass
-class Seen:
-    """A run, and the state of each stage at its end with the rows of its columns, all processes together, in one order."""
+CASES = [
+    pytest.param({}, EQUAL, (40,), True, id="equal"),
+    pytest.param({}, EQUAL, (60,), False, id="a class in one process alone"),
+    pytest.param({}, EQUAL, (0, 60), False, id="nothing in the first process"),
+    pytest.param({"ridge": 0.1, "reduce": True}, UNEQUAL, (30, 90), True, id="ridge"),
+    pytest.param({"flow": "embedded"}, UNEQUAL, (55,), False, id="embedded"),
+    pytest.param({"flow": "unnormalized"}, EQUAL, (11, 12), False, id="unnormalized, one column in the second"),
+    pytest.param({"flow": "unnormalized", "kernel_ratio": 3.0, "feature_decay": 1e-4}, UNEQUAL, (55,), False, id="ratio, decay"),
+    pytest.param({"flow": "unnormalized", "start": "raw", "t_end": 5.0}, UNEQUAL, (55,), False, id="raw"),
+]
 
-    run: FlowRun
-    states: dict[str, np.ndarray]
+
+@pytest.mark.parametrize(("options", "sizes", "cuts", "shuffled"), CASES)
+def test_many_processes_give_the_run_and_the_columns_of_one(options, sizes, cuts, shuffled, states):
+    config = FlowConfig(**{"features": "rows", "full": True, "growth": 3.0, "points": 12, "steps": 8, **options})
+    rows = cut_rows(sizes, cuts, shuffled)
+    ((one, whole),) = computed(config, rows, 1, states)
+    many = computed(config, rows, len(cuts) + 1, states)
+    assert one.residual < 1e-7
+    for run, _ in many:
+        assert run.start.layout.shared
+        assert abs(run.residual - one.residual) < 1e-13
+        assert run.arrays.keys() == one.arrays.keys()
+        for name in one.arrays.keys() - {"config", "residual"}:
+            close(run.arrays[name], one.arrays[name], name)
+    for stage in ("flow", "scheme"):
+        parts = [split_by_class(held[stage], run.start.layout.blocks) for run, held in many]
+        close(np.hstack([part for of_class in zip(*parts, strict=True) for part in of_class]), whole[stage], stage)
 
 
-def computed(config: FlowConfig, rows: CutRows, size: int, monkeypatch: pytest.MonkeyPatch) -> list[tuple[FlowRun, dict[str, Any]]]:
-    """The run of every process, with the columns at hand in the end of flow and scheme."""
-    held = threading.local()
-    kept = Stage.residual
+def test_one_process_on_shards_is_that_on_the_columns_in_memory(states):
+    rows = cut_rows(UNEQUAL, (55,), shuffled=True)
+    for options in ({}, {"flow": "unnormalized", "start": "raw", "t_end": 5.0}):
+        config = FlowConfig(**{"features": "rows", "full": True, "growth": 3.0, "points": 12, "steps": 8, **options})
+        ((of_shards, _),) = computed(config, rows, 1, states)
+        H, layout = class_blocks(rows.rows, rows.classes)
+        of_columns = run_flow(config, Start(H, layout, snr(H, layout), ()))
+        np.testing.assert_allclose(of_shards.flow.omega, of_columns.flow.omega, rtol=1e-11)
+        np.testing.assert_allclose(of_shards.scheme.omega, of_columns.scheme.omega, rtol=1e-11)
 
-    def residual(stage: Stage) -> float:
-        held.states[stage.name] = stage.state
-        return kept(stage)
 
-    monkeypatch.setattr("ufm.flow.stages.Stage.residual", residual)
-    unpatched = __import__("ufm.flow.stages", fromlist=["FlowStage"]).FlowStage
-    of_flow = unpatched.residual
+def test_what_is_sent_does_not_grow_with_the_examples():
+    config = FlowConfig(features="rows", full=True, t_end=50.0, points=3, steps=2)
+    shapes = []
+    for scale in (1, 20):
+        rows = cut_rows(tuple(scale * size for size in UNEQUAL), (55 * scale,), shuffled=True)
 
-    def residual_of_flow(stage: Any) -> float:
-        held.states[stage.name] = stage.state
-        return of_flow(stage)
+        def work(group: Group, rows: CutRows = rows) -> set[tuple[int, ...]]:
+            start = prepare_shards(config, rows, group)
+            group.sent.clear()
+            run_flow(config, start)
+            return set(group.sent)
 
-    monkeypatch.setattr(unpatched, "residual", residual_of_flow)
+        shapes.append(in_threads(2, work))
+    assert shapes[0] == shapes[1] == [{(), (6, 4), (4, 4), (6, 6)}] * 2  # norms, class sums also of W^T X, products
 
-    def work(group: Any) -> tuple[FlowRun, dict[str, Any]]:
-        held.states = {}
-        run = run_flow(config, prepare_shards(config, rows, group))
-        return run, held.states
 
-    try:
-        return [work(OneProcess())] if size == 1 else in_threads(size, work)
-    finally:
-        monkeypatch.undo()
+def test_each_process_reads_its_own_rows_alone():
+    rows = cut_rows(UNEQUAL, (30, 90), shuffled=True)
+    config = FlowConfig(features="rows", full=True)
+    starts = in_threads(3, lambda group: prepare_shards(config, rows, group))
+    for start, first, stop in zip(starts, rows.cuts[:-1], rows.cuts[1:], strict=True):
+        order = np.argsort(rows.classes[first:stop], kind="stable")
+        np.testing.assert_array_equal(start.features, rows.rows[first:stop][order].T)
+        np.testing.assert_array_equal(start.layout.labels, rows.classes[first:stop][order])
+
+
+@pytest.mark.parametrize("stage", ["FlowStage", "SchemeStage"])
+def test_an_interrupt_ends_all_and_keeps_no_state_of_one_alone(stage, tmp_path, monkeypatch):
+    """The others may be at another step: a state of one process alone would not be that of a run."""
+    config = FlowConfig(features="rows", full=True, t_end=50.0, points=3, steps=2)
+    rows = cut_rows(EQUAL, (40,), shuffled=True)
+    monkeypatch.setattr("ufm.flow.stages.CHECKPOINT_SECONDS", 0.0)
+
+    def stop(self: object, *arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(f"ufm.flow.stages.{stage}.record", stop)
+    checkpoint = tmp_path / "run.partial.npz"
+    with pytest.raises(KeyboardInterrupt) as error:
+        in_threads(2, lambda group: run_flow(config, prepare_shards(config, rows, group), checkpoint=checkpoint))
+    assert not isinstance(error.value, Interrupted)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("condition", [1.0, 1e-4])
+@pytest.mark.parametrize("scale", [1, 300])
+def test_a_share_sums_over_the_columns_of_all(condition, scale):
+    """Small and fused steps, and a Sigma_W so ill-conditioned that it is taken from the deviations themselves."""
+    layout, blocks = ClassLayout(tuple(scale * n for n in (9, 31, 20))), [(0, 0, 0), (9, 30, 0), (0, 1, 20)]
+    rng = np.random.default_rng(1)
+    turned = np.linalg.qr(rng.standard_normal((6, 6)))[0]
+    Z = (turned * np.geomspace(1, condition, 6)) @ rng.standard_normal((6, layout.n))
+    G = rng.standard_normal(Z.shape)
+    parts = [tuple(scale * n for n in block) for block in blocks]
+    starts = np.cumsum((0, *layout.sizes[:-1]))
+
+    def columns(rank: int) -> np.ndarray:
+        before = np.sum(parts[:rank], 0, dtype=int)
+        picked = zip(starts + before, parts[rank], strict=True)
+        return np.concatenate([np.arange(first, first + count) for first, count in picked])
+
+    def work(group: Group) -> list[np.ndarray]:
+        mine, share = columns(group.rank), ColumnShare(layout.sizes, parts[group.rank], group)
+        X = renormalize(Z[:, mine], share)
+        moved = renormalized_step(X, G[:, mine], 0.1, share)
+        far = renormalized_step(Z[:, mine], 0.0 * G[:, mine], 1.0, share)
+        return [X, moved, far, share.means(X), constraint_residual(moved, share), ls_gradient(X, share)]
+
+    X = renormalize(Z, layout)
+    moved, far = renormalized_step(X, G, 0.1, layout), renormalized_step(Z, 0.0 * G, 1.0, layout)
+    whole = [X, moved, far, layout.means(X), None, ls_gradient(X, layout)]
+    for rank, there in enumerate(in_threads(3, work)):
+        assert there[4] < 1e-13
+        for k in (0, 1, 2, 5):  # rounding, times the condition of the deviations
+            scale = abs(whole[k]).max()
+            np.testing.assert_allclose(there[k], whole[k][:, columns(rank)], rtol=0, atol=1e-14 / condition * scale)
+        np.testing.assert_allclose(there[3], whole[3], rtol=0, atol=1e-14 / condition)
+
+
+def test_columns_of_another_number_are_refused():
+    share = ColumnShare((5, 5), (3, 0), OneProcess())
+    with pytest.raises(ValueError, match="X has 10 columns, and 3 of the 10 of all processes are at hand"):
+        share.means(np.zeros((2, 10)))
+    assert repr(share).startswith("ColumnShare(sizes=(5, 5), held=(3, 0)")
+
+
+@pytest.fixture
+def states(monkeypatch: pytest.MonkeyPatch) -> threading.local:
+    """The states of both stages, by name, of the run that this thread has made last."""
+    seen = threading.local()
+
+    def remembering(residual: Callable[[Stage], float]) -> Callable[[Stage], float]:
+        def remembered(stage: Stage) -> float:
+            seen.states[stage.name] = as_numpy(stage.state)
+            return residual(stage)
+
+        return remembered
+
+    for kind in (Stage, FlowStage):
+        monkeypatch.setattr(kind, "residual", remembering(kind.residual))
+    return seen
+
+
+def computed(
+    config: FlowConfig, rows: CutRows, size: int, states: threading.local
+) -> list[tuple[FlowRun, dict[str, np.ndarray]]]:
+    """The run of every process, with its columns at the end of flow and scheme."""
+
+    def work(group: Processes) -> tuple[FlowRun, dict[str, np.ndarray]]:
+        states.states = {}
+        return run_flow(config, prepare_shards(config, rows, group)), states.states
+
+    return [work(OneProcess())] if size == 1 else in_threads(size, work)
+
+
+def split_by_class(X: np.ndarray, blocks: tuple[int, ...]) -> list[np.ndarray]:
+    """The columns of each class."""
+    return np.split(X, np.cumsum(blocks)[:-1], axis=1)
+
+
+def close(got: np.ndarray, expected: np.ndarray, name: str) -> None:
+    """Equal to 1e-13 of the largest entry."""
+    scale = abs(expected).max() if expected.dtype.kind == "f" else 0
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13 * scale, err_msg=name)

@@ -29,11 +29,13 @@ def shards(tmp_path, request):
     return tmp_path
 
 
+FULL = ("--full", "--growth", "2", "--points", "20", "--steps", "20")
 OPTIONS = (
     (),
     ("--flow", "embedded", "--ridge", "0.1"),
     ("--flow", "unnormalized", "--kernel-ratio", "3", "--t-end", "900"),
     ("--flow", "unnormalized", "--start", "raw", "--t-end", "9"),
+    FULL,
 )
 
 
@@ -45,10 +47,11 @@ def test_a_run_on_shards_is_the_run_on_one_file(shards, options):
     close(shards / "one.npz", shards / "many.npz", 1e-9)
 
 
-def test_two_processes_give_the_run_of_one(shards, fresh):
+@pytest.mark.parametrize("options", [(), FULL], ids=["", "full"])
+def test_two_processes_give_the_run_of_one(shards, fresh, options):
     pattern = str(shards / "shards" / "*.npz")
-    assert main(["--features", pattern, "--out", str(shards / "one.npz"), "--quiet"]) == 0
-    running = two_processes(fresh, "--features", pattern, "--out", str(shards / "two.npz"), "--json")
+    assert main(["--features", pattern, "--out", str(shards / "one.npz"), "--quiet", *options]) == 0
+    running = two_processes(fresh, "--features", pattern, "--out", str(shards / "two.npz"), "--json", *options)
     said = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     assert json.loads(said[0][0])["config"]["C"] == 4
@@ -66,7 +69,7 @@ def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
     assert not (shards / "two.npz").exists()
 
 
-@pytest.mark.parametrize("option", ["--full", "--balance", "--device=cpu"])
+@pytest.mark.parametrize("option", ["--balance", "--device=cpu"])
 def test_options_that_need_all_features_are_refused(shards, option, capsys):
     assert main(["--features", str(shards / "shards" / "*.npz"), option]) == 2
     assert "needs all features in memory" in capsys.readouterr().err
