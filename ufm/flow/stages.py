@@ -194,9 +194,8 @@ class FlowStage(Stage):
         tolerance = max(STEP_TOLERANCE, 50 * epsilon(self.state))
         config = self.config
         field = central_path_field(FLOWS[config.flow], self.layout, config.ridge, config.kernel_ratio, config.feature_decay)
-        steps = dormand_prince(
-            field, self.state, t, float(self.times[-1]), self.layout.means, tolerance, size, self.layout.summed
-        )
+        last, layout = float(self.times[-1]), self.layout
+        steps = dormand_prince(field, self.state, t, last, layout.means, tolerance, size, layout.summed)
         try:
             for step, values in observe_at(steps, self.times[self.count :]):
                 for M in values:
@@ -204,7 +203,7 @@ class FlowStage(Stage):
                 self.state, t, size = step.X, step.t, step.next_size
                 self.t = t
                 checkpoint.offer(self.saved(t=t, size=size), force=self.complete)
-                progress("flow", t / float(self.times[-1]))
+                progress("flow", t / last)
         except KeyboardInterrupt:
             self._raise_where_shared()
             if size is not None:

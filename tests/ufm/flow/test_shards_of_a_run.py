@@ -51,12 +51,14 @@ def test_a_run_on_shards_is_the_run_on_one_file(shards, options):
 def test_two_processes_give_the_run_of_one(shards, fresh, options):
     pattern = str(shards / "shards" / "*.npz")
     assert main(["--features", pattern, "--out", str(shards / "one.npz"), "--quiet", *options]) == 0
+    (shards / "two.partial.npz").write_bytes(b"of one process")  # which several neither read nor remove
     running = two_processes(fresh, "--features", pattern, "--out", str(shards / "two.npz"), "--json", *options)
     said = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     assert json.loads(said[0][0])["config"]["C"] == 4
     assert said[1] == ("", "")
     close(shards / "one.npz", shards / "two.npz", 1e-13)
+    assert (shards / "two.partial.npz").read_bytes() == b"of one process"
 
 
 def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
