@@ -73,6 +73,8 @@ class MeanSplit(Centering, Protocol):
 class AllAtHand:
     """The sums of a split all of whose columns are at hand."""
 
+    shared = False  # whether other processes hold columns too, and all compute together
+
     def summed(self, S: ArrayT) -> ArrayT:
         """S."""
         return S

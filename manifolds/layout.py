@@ -84,16 +84,6 @@ class ClassLayout(AllAtHand):
         """Whether all classes have the same size."""
         return min(self.sizes) == max(self.sizes)
 
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """The columns of every class that are at hand: `sizes`, unless some lie elsewhere. (C,)"""
-        return self.sizes
-
-    @property
-    def shared(self) -> bool:
-        """Whether other processes hold columns too, so that all compute together."""
-        return False
-
     @cached_property
     def _starts(self) -> np.ndarray:
         """The first column of every class. (C,)"""
@@ -137,8 +127,7 @@ class ClassLayout(AllAtHand):
             return xp.repeat(M, self.sizes, axis=-1)
         if self.balanced:
             return M[..., None].expand(*M.shape, self.N).reshape(*M.shape[:-1], self.n)
-        blocks = [M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)]
-        return xp.cat(blocks, -1)
+        return xp.cat([M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)], -1)
 
     @property
     def columns(self) -> int:

@@ -55,7 +55,7 @@ def gradient_step(
         raise ValueError("out shares memory with X, which this step reads after it has begun to write: give G or another array")
     if not isinstance(retraction, Retraction) or retraction.lifts or not is_untracked(X, G):
         return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
-    if _is_small(X, layout):
+    if _is_small(X):
         return _by_numpy(lambda x, g: retraction(x, -float(eta) * metric.gradient(x, g), layout), X, G, out)
     return _step(X, G, float(eta), layout, metric.mean_gradient, retraction, project=True, out=out)
 
@@ -71,7 +71,7 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
     _check_out(out, X, G)
     if not is_untracked(X, G):
         return _put(_projected(X, G, eta, metric), out)
-    if _is_small(X, layout):
+    if _is_small(X):
         return _by_numpy(lambda x, g: _projected(x, g, float(eta), metric), X, G, out)
     return _step(X, G, float(eta), layout, metric.mean_gradient, polar_retraction, project=False, out=out)
 
@@ -80,9 +80,9 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
 def renormalized_step(X: ArrayT, G: ArrayT, eta: float, layout: ClassLayout, *, out: ArrayT | None = None) -> ArrayT:
     """renormalize(X - eta G), the paper's scheme D.1 for any loss. (..., P, n). Raises ValueError where the step loses rank."""
     _check_out(out, X, G)
-    if not is_untracked(X, G):
+    if layout.shared or not is_untracked(X, G):
         return _put(renormalize(X - eta * G, layout), out)
-    if _is_small(X, layout):
+    if _is_small(X):
         return _by_numpy(lambda x, g: renormalize(x - float(eta) * g, layout), X, G, out)
     return _step(X, G, float(eta), layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False, out=out)
 
@@ -95,9 +95,9 @@ def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT
     return Z + layout.spread(M - layout.means(Z))
 
 
-def _is_small(X: Array, layout: ClassLayout) -> bool:
+def _is_small(X: Array) -> bool:
     """Whether the fused step is slower than the maps called one after another."""
-    return math.prod(X.shape[:-1]) * layout.n < FUSED_FROM and (namespace(X) is np or X.device.type == "cpu")
+    return math.prod(X.shape) < FUSED_FROM and (namespace(X) is np or X.device.type == "cpu")
 
 
 def _by_numpy(step: Callable[[Any, Any], Any], X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
@@ -154,17 +154,17 @@ def _step(
 
 
 def _blocks(layout: ClassLayout) -> list[slice]:
-    """All columns at hand, some at a time."""
-    return [slice(start, min(start + BLOCK_COLUMNS, layout.columns)) for start in range(0, layout.columns, BLOCK_COLUMNS)]
+    """All columns, some at a time."""
+    return [slice(start, min(start + BLOCK_COLUMNS, layout.n)) for start in range(0, layout.n, BLOCK_COLUMNS)]
 
 
 def _column_deviations(X: ArrayT, columns: slice, M: ArrayT, layout: ClassLayout) -> ArrayT:
     """Some columns of X - M Y, a copy. (..., P, b)"""
     part = X[..., columns].copy() if namespace(X) is np else X[..., columns].clone()
-    ends = np.cumsum(layout.blocks)
+    ends = np.cumsum(layout.sizes)
     first, last = np.searchsorted(ends, columns.start, "right"), np.searchsorted(ends, columns.stop, "left")
     for c in range(int(first), int(last) + 1):
-        start, stop = int(ends[c]) - layout.blocks[c] - columns.start, int(ends[c]) - columns.start
+        start, stop = int(ends[c]) - layout.sizes[c] - columns.start, int(ends[c]) - columns.start
         part[..., max(start, 0) : stop] -= M[..., c : c + 1]
     return part
 

@@ -68,7 +68,7 @@ def system_of_columns(H: np.ndarray, start: Start, kernel_ratio: float) -> MeanS
     """`ufm.laws.mean_system.mean_system` of the columns of all processes; H (P, columns) at hand, in class blocks."""
     layout = start.layout
     group = layout.group if isinstance(layout, ColumnShare) else None
-    step, labels = max(1, BLOCK_NUMBERS // len(H)), np.repeat(np.arange(layout.C), layout.blocks)
+    step, labels = max(1, BLOCK_NUMBERS // len(H)), layout.labels
 
     def blocks() -> Iterator[tuple[np.ndarray, np.ndarray]]:
         for first in range(0, len(labels), step):

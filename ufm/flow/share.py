@@ -29,11 +29,7 @@ class ColumnShare(ClassLayout):
     held: tuple[int, ...]
     group: Processes
     __repr__ = short_repr
-
-    @property
-    def blocks(self) -> tuple[int, ...]:
-        """The columns of every class at hand. (C,)"""
-        return self.held
+    shared = True
 
     @property
     def columns(self) -> int:
@@ -44,11 +40,6 @@ class ColumnShare(ClassLayout):
     def labels(self) -> np.ndarray:
         """Class of every column at hand. (columns,)"""
         return np.repeat(np.arange(self.C), self.held)
-
-    @property
-    def shared(self) -> bool:
-        """True: what is computed of the columns needs the other processes."""
-        return True
 
     @cached_property
     def _classes(self) -> np.ndarray:
