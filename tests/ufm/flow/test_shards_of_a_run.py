@@ -61,6 +61,21 @@ def test_two_processes_give_the_run_of_one(shards, fresh, options):
     assert (shards / "two.partial.npz").read_bytes() == b"of one process"
 
 
+def test_one_process_resumes_the_full_state_of_shards(shards, monkeypatch):
+    call = ["--features", str(shards / "shards" / "*.npz"), "--quiet", *FULL, "--out"]
+    assert main([*call, str(shards / "whole.npz")]) == 0
+
+    def stop(self: object, *arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ufm.flow.stages.SchemeStage.record", stop)
+        assert main([*call, str(shards / "again.npz")]) == 130
+    assert (shards / "again.partial.npz").exists()
+    assert main([*call, str(shards / "again.npz")]) == 0
+    close(shards / "whole.npz", shards / "again.npz", 0.0)
+
+
 def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
     running = two_processes(fresh, "--features", str(shards / "shards" / "*.npz"), "--out", str(shards / "two.npz"), only=0)
     time.sleep(3)
