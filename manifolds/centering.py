@@ -61,9 +61,31 @@ class MeanSplit(Centering, Protocol):
         """Raise ValueError where no D has P independent rows."""
         ...
 
+    def summed(self, S: ArrayT) -> ArrayT:
+        """A sum over the columns at hand, such as D D^T, over all columns: itself, unless some columns lie elsewhere."""
+        ...
+
+    def gathered(self, D: ArrayT) -> ArrayT:
+        """Columns whose product with their transpose is D D^T over all columns: D, unless some columns lie elsewhere."""
+        ...
+
+
+class AllAtHand:
+    """The sums of a split all of whose columns are at hand."""
+
+    shared = False  # whether other processes hold columns too, and all compute together
+
+    def summed(self, S: ArrayT) -> ArrayT:
+        """S."""
+        return S
+
+    def gathered(self, D: ArrayT) -> ArrayT:
+        """D."""
+        return D
+
 
 @dataclass(frozen=True)
-class SplitColumns:
+class SplitColumns(AllAtHand):
     """Coordinates z = [D, K]: `split` columns of D with D D^T = n I, then those of K, which are free. Itself a `Centering`."""
 
     split: int

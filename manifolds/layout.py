@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.centering import AllAtHand
 from manifolds.linalg import Array, ArrayT, RankDeficient, array_like, namespace
 from manifolds.representation import short_repr
 
@@ -21,7 +22,7 @@ def whole_number(value: object, what: str) -> int:
 
 
 @dataclass(frozen=True)
-class ClassLayout:
+class ClassLayout(AllAtHand):
     """Sizes n_1..n_C of the class blocks of a feature matrix X (..., P, n), n = sum n_c, columns in class order.
 
     With Y the one-hot labels (C, n), `means` is X Y^T diag(1/n_c), `spread` is M Y, and C_M = (I - class averaging) / n
@@ -126,8 +127,7 @@ class ClassLayout:
             return xp.repeat(M, self.sizes, axis=-1)
         if self.balanced:
             return M[..., None].expand(*M.shape, self.N).reshape(*M.shape[:-1], self.n)
-        blocks = [M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)]
-        return xp.cat(blocks, -1)
+        return xp.cat([M[..., c : c + 1].expand(*M.shape[:-1], size) for c, size in enumerate(self.sizes)], -1)
 
     @property
     def columns(self) -> int:

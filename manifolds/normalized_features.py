@@ -22,7 +22,7 @@ def dimension(layout: ClassLayout, P: int) -> int:
 @at_least_float32
 def within_covariance(X: ArrayT, layout: MeanSplit) -> ArrayT:
     """Sigma_W = X C_M X^T = D D^T / n. (..., P, P)"""
-    return gram(layout.deviations(X)) / layout.n
+    return layout.summed(gram(layout.deviations(X))) / layout.n
 
 
 @at_least_float32
@@ -40,7 +40,7 @@ def renormalize(X: ArrayT, layout: MeanSplit) -> ArrayT:
     """
     layout.check_rank(X.shape[-2])
     # deviations and means are mapped apart: mapped together, the means' rounding, times ||A||, would land in the deviations
-    return layout.with_means(*whitened(*layout.deviations_and_means(X), layout.n, SYMMETRIC, layout.deviations))
+    return layout.with_means(*whitened(*layout.deviations_and_means(X), layout, SYMMETRIC))
 
 
 @at_least_float32

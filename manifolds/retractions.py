@@ -64,7 +64,7 @@ def _move(X: ArrayT, U: ArrayT, layout: MeanSplit, retraction: Retraction) -> Ar
 def _onto(Z: ArrayT, layout: MeanSplit, retraction: Retraction) -> ArrayT:
     """A Z, or A on the deviations of Z and its own means. (..., P, n)"""
     D, M = layout.deviations_and_means(Z)
-    D, scaled = whitened(D, M, layout.n, retraction.root, layout.deviations)
+    D, scaled = whitened(D, M, layout, retraction.root)
     return layout.with_means(D, scaled if retraction.scales_means else M)
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.centering import MeanSplit
 from manifolds.linalg import Array, ArrayT, detached, epsilon, gram, inner, inverse_cholesky, namespace, symmetrize
 from manifolds.matrix_functions import inverse_sqrt, lyapunov
 from manifolds.spectral import (
@@ -48,17 +49,19 @@ class Root:
 def whitened(
     D: ArrayT,
     M: ArrayT,
-    n: float,
+    split: MeanSplit,
     root: Root,
-    center: Callable[[ArrayT], ArrayT],
+    center: Callable[[ArrayT], ArrayT] | None = None,
     multiply: Callable[[ArrayT, ArrayT], ArrayT] = lambda A, D: A @ D,
 ) -> tuple[ArrayT, ArrayT]:
     """A D and A M for the deviations D (..., P, n) and whatever else is to be mapped with them, M (..., P, C).
 
-    `center` (D) -> its deviations, taken once more where the rounding of large means, left in D, would be seen in A D;
+    `center` (D) -> its deviations, by default those of the split, taken once more where the rounding of large means, left in D,
+    would be seen in A D;
     `multiply` (A, D) -> A D. Raises ValueError where D D^T / n is singular to rounding, with the number of lost directions.
     """
-    S = gram(D) / n
+    n, center = split.n, center or split.deviations
+    S = split.summed(gram(D)) / n
     if 0 in S.shape:  # a batch of none
         return multiply(S, D), S @ M
     if is_concrete(S):
@@ -66,17 +69,18 @@ def whitened(
         A, condition = root.conditioned(S)
         if _means_are_seen(M, S, condition):
             D = center(D)
-            S = gram(D) / n
+            S = split.summed(gram(D)) / n
             A, condition = root.conditioned(S)
         if A is None or condition > WELL_CONDITIONED:
-            A = root.of_deviations(D, S, n, _smallest_deviation(D, M, n))
+            of_all = split.gathered(D)
+            A = root.of_deviations(of_all, S, n, _smallest_deviation(of_all, M, n))
         if condition <= ONE_PASS:
             return multiply(A, D), A @ M
     else:
         D = center(D)
         A = root.of_covariance(S)
     D, M = multiply(A, D), A @ M
-    A = root.of_covariance(gram(D) / n)
+    A = root.of_covariance(split.summed(gram(D)) / n)
     return multiply(A, D), A @ M
 
 

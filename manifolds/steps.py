@@ -80,7 +80,7 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
 def renormalized_step(X: ArrayT, G: ArrayT, eta: float, layout: ClassLayout, *, out: ArrayT | None = None) -> ArrayT:
     """renormalize(X - eta G), the paper's scheme D.1 for any loss. (..., P, n). Raises ValueError where the step loses rank."""
     _check_out(out, X, G)
-    if not is_untracked(X, G):
+    if layout.shared or not is_untracked(X, G):
         return _put(renormalize(X - eta * G, layout), out)
     if _is_small(X):
         return _by_numpy(lambda x, g: renormalize(x - float(eta) * g, layout), X, G, out)
@@ -145,7 +145,7 @@ def _step(
     scaled = whitened(
         Z,
         moved,
-        layout.n,
+        layout,
         retraction.root,
         lambda Z: layout.add_to_means(Z, -layout.means(Z)),
         lambda A, Z: _multiply(A, Z, layout, retraction.root.triangular),

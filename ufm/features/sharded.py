@@ -166,11 +166,11 @@ def _deviation_root(blocks: Blocks, layout: ClassLayout, near: np.ndarray, rest:
     P = near.shape[1]
     R = np.zeros((P, P))
     for rows, labels in blocks():
-        R = _triangular_factor(R, _row_deviations(rows, labels, near, rest))
-    return group.combined(R, _triangular_factor).T / layout.n**0.5
+        R = triangular_factor(R, _row_deviations(rows, labels, near, rest))
+    return group.combined(R, triangular_factor).T / layout.n**0.5
 
 
-def _triangular_factor(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+def triangular_factor(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """R (P, P) of the QR decomposition of two blocks of rows, one on the other."""
     return np.asarray(np.linalg.qr(np.vstack([above, below]), mode="r"))
 

@@ -82,11 +82,16 @@ def snr(H: Columns[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
 def renormalized_features(H: Columns[ArrayT], layout: ClassLayout) -> tuple[Columns[ArrayT], Snr[ArrayT]]:
     """X = Sigma_W^{-1/2} (H - mu_G 1^T), on the manifold and with zero global mean (assumptions A2, A3), and its SNR. (P, n)"""
     measured = snr(H, layout)
-    H = _float64(H)
-    D, M = deviations_and_means(H, layout)
+    return renormalized_by(measured.whitening, *deviations_and_means(_float64(H), layout), layout), measured
+
+
+def renormalized_by(
+    whitening: Whitening[ArrayT], D: Columns[ArrayT], M: ClassMeans[ArrayT], layout: ClassLayout
+) -> Columns[ArrayT]:
+    """A (D + M Y), A the whitening of the deviations D; M (P, C) less their mean mu_G. (P, n)"""
     # deviations and means are mapped apart: mapped together, the means' rounding, times ||A||, would land in the deviations
-    X = measured.whitening.apply(D)
-    return layout.add_to_means(X, measured.whitening.apply(M)), measured
+    X = whitening.apply(D)
+    return layout.add_to_means(X, whitening.apply(M))
 
 
 def aligned_coordinates(X: Columns[ArrayT], layout: ClassLayout, U: LeftVectors[ArrayT], V: RightVectors[ArrayT]) -> ArrayT:
@@ -133,13 +138,15 @@ def snr_of_whitened(whitening: Whitening[ArrayT], M: ClassMeans[ArrayT], precisi
     return Snr(omega, V * sign, U * sign, whitening, precision, precision * mean_square**0.5 * whitening.norm)
 
 
-def deviations_and_means(H: Columns[ArrayT], layout: ClassLayout) -> tuple[Columns[ArrayT], ClassMeans[ArrayT]]:
+def deviations_and_means(
+    H: Columns[ArrayT], layout: ClassLayout, near: ClassMeans[ArrayT] | None = None
+) -> tuple[Columns[ArrayT], ClassMeans[ArrayT]]:
     """D = H - M Y and M - mu_G 1^T, to rounding of the spread of a class and of the distance of two, not of that from the origin.
 
-    (P, n) -> (P, n), (P, C)
+    `near` (P, C) lies near the class means, by default an example of each. (P, n) -> (P, n), (P, C)
     """
-    starts = [0, *np.cumsum(layout.sizes)[:-1].tolist()]
-    near = H[:, starts]  # one example of every class, from which the others are far less far than from the origin
+    if near is None:  # the others are far less far from an example of their class than from the origin
+        near = H[:, [0, *np.cumsum(layout.sizes)[:-1].tolist()]]
     D = layout.add_to_means(H + 0.0, -near)
     rest = layout.means(D)
     M = (near - near[:, :1]) + rest

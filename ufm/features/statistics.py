@@ -203,4 +203,4 @@ def block_statistics(H: Columns[ArrayT], layout: ClassLayout) -> ClassStatistics
     H = xp.asarray(detached(H), dtype=xp.float64, device=H.device)
     D = layout.deviations(H)
     variances = layout.means((D * D).sum(-2)[None, :])[0]
-    return ClassStatistics(array_like(layout.sizes, H), layout.means(H), gram(D) / layout.n, variances)
+    return ClassStatistics(array_like(layout.sizes, H), layout.means(H), layout.summed(gram(D)) / layout.n, variances)

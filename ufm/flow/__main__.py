@@ -39,9 +39,9 @@ def guarded() -> int:
 
 
 def run_and_end() -> NoReturn:
-    """Run the command and end. After the failure of one process of several torch's own threads may abort a regular end."""
+    """Run the command and end. Among several processes torch's own threads may abort a regular end."""
     code = guarded()
-    if code and "torch.distributed" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1":
+    if "torch.distributed" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1":
         for stream in (sys.stdout, sys.stderr):
             if stream is not None:
                 stream.flush()

@@ -89,7 +89,9 @@ def parser() -> FlowParser:
     )
     how = p.add_argument_group("computation")
     how.add_argument(
-        "--full", action="store_true", help="check: integrate the full X by the flow and the scheme; resumes with --out"
+        "--full",
+        action="store_true",
+        help="check: integrate the full X by the flow and the scheme; one process resumes with --out",
     )
     how.add_argument("--device", **shared_option("device", "none, numpy computes", default=None))
     how.add_argument(
@@ -159,7 +161,7 @@ def run_and_write(config: FlowConfig, start: Start, paths: "tuple[Path | None, .
     """Run one flow, and write its arrays and its figure where asked for."""
     out, plot = paths
     progress = StageLine(quiet)
-    checkpoint = None if out is None else checkpoint_path(out)
+    checkpoint = None if out is None or start.layout.shared else checkpoint_path(out)
     try:
         result = run_flow(config, start, progress, checkpoint)
     except Interrupted as stop:

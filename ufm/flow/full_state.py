@@ -2,6 +2,7 @@
 
 Nothing here knows the laws: the flow is integrated from its projection and its gradient, the scheme renormalizes X after every
 step. numpy, or torch on any device. A checkpoint every few seconds makes a killed run resume with bitwise the same result.
+Of several processes each carries the columns of its share (`ufm.flow.share`), and a killed run begins again.
 """
 
 import hashlib
@@ -12,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from manifolds.linalg import Array
-from ufm.features.snr import renormalized_features
+from ufm.features.snr import Snr, deviations_and_means, renormalized_by, renormalized_features
 from ufm.flow.config import FlowConfig
 from ufm.flow.motion import end_time, output_times, schedule_of, vectors_turn
 from ufm.flow.result import FlowRun, StageProgress, distance_warnings, largest_gap, spectral_losses
@@ -26,11 +27,11 @@ from ufm.laws.trajectory import Trajectory
 
 def starting_states(config: FlowConfig, start: Start) -> tuple[Array, Array]:
     """X for the scheme, and the start of the flow: X, or X brought to total covariance I, or the centred raw features."""
-    X, measured = renormalized_features(start.features, start.layout)
+    X, measured = _renormalized(start)
     flow_start = X
     if config.start == "raw":
         H = start.features.astype(np.float64)
-        flow_start = H - H.mean(-1, keepdims=True)
+        flow_start = H - (H.mean(-1, keepdims=True) if start.statistics is None else start.statistics.mean[:, None])
     elif config.flow == UNNORMALIZED.name:
         flow_start = to_total_covariance_one(X, measured, start)
     placed = _place(X.astype(config.dtype, copy=False), config.device)
@@ -39,15 +40,28 @@ def starting_states(config: FlowConfig, start: Start) -> tuple[Array, Array]:
     return placed, _place(flow_start.astype(config.dtype, copy=False), config.device)
 
 
+def _renormalized(start: Start) -> tuple[np.ndarray, Snr[np.ndarray]]:
+    """X at hand, and its SNR; of shards by the statistics of all of them."""
+    known = start.statistics
+    if known is None:
+        return renormalized_features(start.features, start.layout)
+    near = known.mean[:, None] + known.centred_means
+    D, M = deviations_and_means(start.features.astype(np.float64, copy=False), start.layout, near)
+    return renormalized_by(start.snr.whitening, D, M, start.layout), start.snr
+
+
 def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Path | None) -> FlowRun:
-    """`ufm.flow.run.run_flow` on the full state; the checkpoint stays, whether the run is finished or interrupted."""
+    """`ufm.flow.run.run_flow` on the full state; the checkpoint stays, whether the run is finished or interrupted.
+
+    Several processes keep no checkpoint: their states need not be those of one step.
+    """
     began = time.perf_counter()
     X, H = starting_states(config, start)
     t_end = end_time(config, start)
     eta, steps, warnings = schedule_of(config, start, t_end)
     kept, times = kept_steps(steps), output_times(config, start, t_end)
     every_time = np.union1d(times, eta * kept)
-    checkpoint = Checkpoint(path, run_identity(config, start, t_end))
+    checkpoint = Checkpoint(None if start.layout.shared else path, run_identity(config, start, t_end))
     flow = FlowStage(config, H, every_time, start, np.isin(every_time, times)).run(checkpoint, progress)
     scheme = SchemeStage(config, X, eta, kept, start)
     if flow.complete:

@@ -85,6 +85,11 @@ class Stage:
             self.U_t[self.wanted[: self.count].sum()] = self.left_vectors(M, self.omega[self.count], self.V)
         self.count += 1
 
+    def _raise_where_shared(self) -> None:
+        """Raise the KeyboardInterrupt at hand where other processes compute too: they need not be at the same step."""
+        if self.layout.shared:
+            raise
+
     def residual(self) -> float:
         """||X C_M X^T - I||_F of the state now."""
         return float(constraint_residual(self.state, self.layout))
@@ -143,10 +148,15 @@ class FlowStage(Stage):
         super().__init__(state, len(times), start, vectors_turn(config, start), wanted)
         self.times, self.config, self.system = times, config, None
         if config.flow == UNNORMALIZED.name:
+            from ufm.flow.sharded_start import system_of_columns
             from ufm.laws.mean_system import mean_system
 
             H = as_numpy(state).astype(np.float64)
-            self.system = mean_system(H, start.layout, snr(H, start.layout), config.kernel_ratio)
+            self.system = (
+                mean_system(H, start.layout, snr(H, start.layout), config.kernel_ratio)
+                if start.statistics is None
+                else system_of_columns(H, start, config.kernel_ratio)
+            )
 
     def read(self, M: Array) -> tuple[np.ndarray, np.ndarray]:
         """omega and V of class means; off the manifold through the conserved total covariance, undone of its decay."""
@@ -173,7 +183,7 @@ class FlowStage(Stage):
         H = as_numpy(self.state).astype(np.float64) * np.exp(self.config.feature_decay * self.t)
         M = self.layout.means(H) * (self.config.kernel_ratio**-0.5 - 1)
         B = self.system.frame @ self.layout.add_to_means(H, M)
-        return float(np.linalg.norm(B @ B.T / self.layout.n - np.eye(len(B))))
+        return float(np.linalg.norm(self.layout.summed(B @ B.T) / self.layout.n - np.eye(len(B))))
 
     def run(self, checkpoint: Checkpoint, progress: StageProgress) -> "FlowStage":
         """Integrate from the start, or from the checkpoint, to the last time."""
@@ -184,7 +194,8 @@ class FlowStage(Stage):
         tolerance = max(STEP_TOLERANCE, 50 * epsilon(self.state))
         config = self.config
         field = central_path_field(FLOWS[config.flow], self.layout, config.ridge, config.kernel_ratio, config.feature_decay)
-        steps = dormand_prince(field, self.state, t, float(self.times[-1]), self.layout.means, tolerance, size)
+        last, layout = float(self.times[-1]), self.layout
+        steps = dormand_prince(field, self.state, t, last, layout.means, tolerance, size, layout.summed)
         try:
             for step, values in observe_at(steps, self.times[self.count :]):
                 for M in values:
@@ -192,8 +203,9 @@ class FlowStage(Stage):
                 self.state, t, size = step.X, step.t, step.next_size
                 self.t = t
                 checkpoint.offer(self.saved(t=t, size=size), force=self.complete)
-                progress("flow", t / float(self.times[-1]))
+                progress("flow", t / last)
         except KeyboardInterrupt:
+            self._raise_where_shared()
             if size is not None:
                 checkpoint.offer(self.saved(t=t, size=size), force=True)
         return self
@@ -224,6 +236,7 @@ class SchemeStage(Stage):
                 checkpoint.offer(self.saved())
                 progress("scheme", self.count / self.total)
         except KeyboardInterrupt:
+            self._raise_where_shared()
             self.state, self.count, self.V = consistent
             checkpoint.offer(self.saved(), force=True)
         return self

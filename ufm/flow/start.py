@@ -26,7 +26,7 @@ MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce d
 class Start:
     """Features H (P, n) in class blocks, their layout and SNR, and what was done to them on the way.
 
-    Of features in shards, H is None and their `statistics` are known.
+    Of features in shards the `statistics` are known, and H is None, or has the columns at hand for --full.
     """
 
     H: np.ndarray | None

@@ -57,22 +57,28 @@ def dormand_prince(
     observe: Callable[[ArrayT], ArrayT],
     tolerance: float = 1e-8,
     size: float | None = None,
+    summed: Callable[[Array], Array] = lambda square: square,
 ) -> Iterator[Step[ArrayT]]:
     """Accepted steps of dX/dt = field(X) from t to t_end, with the relative local error (in the norm of X) below `tolerance`.
 
     `observe` must be linear in X (class means, say): its dense output costs nothing of the size of X. `size` is the first step
-    (the `next_size` of an earlier `Step` resumes a run).
+    (the `next_size` of an earlier `Step` resumes a run). Where X is a share of a larger state, `summed` adds the squared norms of
+    all shares, so that all take the same steps.
     Raises ValueError for bad arguments, RuntimeError where no step succeeds.
     """
     if not (t_end > t and tolerance > 0):
         raise ValueError(f"t = {t}, t_end = {t_end}, tolerance = {tolerance}: time must advance and the tolerance be positive")
+
+    def norm(x: ArrayT) -> float:
+        return float(summed((x * x).sum()) ** 0.5)
+
     k1 = field(X)
-    size = _first_size(X, k1, t_end - t, tolerance) if size is None else size
+    size = _first_size(norm(X), norm(k1), t_end - t, tolerance) if size is None else size
     while t < t_end:
         last = t + size >= t_end * (1 - 1e-14)
         h = t_end - t if last else size
         stages, new, error = _trial_stages(field, X, k1, h)
-        ratio = _norm(error) / (tolerance * max(_norm(X), _norm(new)))
+        ratio = norm(error) / (tolerance * max(norm(X), norm(new)))
         factor = STEP_SAFETY * ratio**-0.2 if ratio > 0 else MOST_GROWTH
         if not ratio <= 1:
             size = h * max(LEAST_GROWTH, factor if np.isfinite(factor) else 0.0)
@@ -149,11 +155,6 @@ def _dense(X: ArrayT, stages: list[ArrayT], t: float, h: float, observe: Callabl
     return observed
 
 
-def _norm(X: Array) -> float:
-    return float((X * X).sum() ** 0.5)
-
-
-def _first_size(X: Array, k1: Array, span: float, tolerance: float) -> float:
+def _first_size(length: float, speed: float, span: float, tolerance: float) -> float:
     """A step whose first-order change is tolerance^(1/5) of the state, within the span."""
-    speed = _norm(k1)
-    return min(span, tolerance**0.2 * _norm(X) / speed) if speed > 0 else span
+    return min(span, tolerance**0.2 * length / speed) if speed > 0 else span

@@ -58,8 +58,8 @@ class ProjectedFlow:
     def velocity(self, X: Columns[ArrayT], G: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
         """-(G - L B). (P, n)"""
         D = layout.deviations(X)
-        A = symmetrize(D @ G.mT / layout.n)
-        excess = D @ D.mT / layout.n - identity_like(X, X.shape[-2])
+        A = symmetrize(layout.summed(D @ G.mT) / layout.n)
+        excess = layout.summed(D @ D.mT) / layout.n - identity_like(X, X.shape[-2])
         base = self.base(X, D)
         del D  # at most two arrays of the size of X beside X and G
         velocity = (A - symmetrize(excess @ A)) @ base

@@ -29,11 +29,13 @@ def shards(tmp_path, request):
     return tmp_path
 
 
+FULL = ("--full", "--growth", "2", "--points", "20", "--steps", "20")
 OPTIONS = (
     (),
     ("--flow", "embedded", "--ridge", "0.1"),
     ("--flow", "unnormalized", "--kernel-ratio", "3", "--t-end", "900"),
     ("--flow", "unnormalized", "--start", "raw", "--t-end", "9"),
+    FULL,
 )
 
 
@@ -45,15 +47,33 @@ def test_a_run_on_shards_is_the_run_on_one_file(shards, options):
     close(shards / "one.npz", shards / "many.npz", 1e-9)
 
 
-def test_two_processes_give_the_run_of_one(shards, fresh):
+@pytest.mark.parametrize("options", [(), FULL], ids=["", "full"])
+def test_two_processes_give_the_run_of_one(shards, fresh, options):
     pattern = str(shards / "shards" / "*.npz")
-    assert main(["--features", pattern, "--out", str(shards / "one.npz"), "--quiet"]) == 0
-    running = two_processes(fresh, "--features", pattern, "--out", str(shards / "two.npz"), "--json")
+    assert main(["--features", pattern, "--out", str(shards / "one.npz"), "--quiet", *options]) == 0
+    (shards / "two.partial.npz").write_bytes(b"of one process")  # which several neither read nor remove
+    running = two_processes(fresh, "--features", pattern, "--out", str(shards / "two.npz"), "--json", *options)
     said = [process.communicate(timeout=120) for process in running]
     assert [process.returncode for process in running] == [0, 0], said
     assert json.loads(said[0][0])["config"]["C"] == 4
     assert said[1] == ("", "")
     close(shards / "one.npz", shards / "two.npz", 1e-13)
+    assert (shards / "two.partial.npz").read_bytes() == b"of one process"
+
+
+def test_one_process_resumes_the_full_state_of_shards(shards, monkeypatch):
+    call = ["--features", str(shards / "shards" / "*.npz"), "--quiet", *FULL, "--out"]
+    assert main([*call, str(shards / "whole.npz")]) == 0
+
+    def stop(self: object, *arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("ufm.flow.stages.SchemeStage.record", stop)
+        assert main([*call, str(shards / "again.npz")]) == 130
+    assert (shards / "again.partial.npz").exists()
+    assert main([*call, str(shards / "again.npz")]) == 0
+    close(shards / "whole.npz", shards / "again.npz", 0.0)
 
 
 def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
@@ -66,7 +86,7 @@ def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
     assert not (shards / "two.npz").exists()
 
 
-@pytest.mark.parametrize("option", ["--full", "--balance", "--device=cpu"])
+@pytest.mark.parametrize("option", ["--balance", "--device=cpu"])
 def test_options_that_need_all_features_are_refused(shards, option, capsys):
     assert main(["--features", str(shards / "shards" / "*.npz"), option]) == 2
     assert "needs all features in memory" in capsys.readouterr().err
