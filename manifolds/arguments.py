@@ -13,9 +13,12 @@ NO_LAYOUT = "layout is {0!r}: give a ClassLayout, as ClassLayout((5, 7, 6)) of t
 
 
 def require_class_layout(layout: ClassLayout) -> ClassLayout:
-    """`layout` itself. Raises ValueError where it is no ClassLayout."""
+    """`layout` itself. Raises ValueError where it is no ClassLayout, and where other processes hold some of its columns."""
     if not isinstance(layout, ClassLayout):
         raise ValueError(NO_LAYOUT.format(layout))
+    if layout.shared:  # projections, distances and random points add nothing over processes
+        held = len(layout.labels)
+        raise ValueError(f"{held} of {layout.n} columns are at hand: only all of them make a point; give a ClassLayout of them")
     return layout
 
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from manifolds.layout import ClassLayout
+from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.normalized_features import constraint_residual, renormalize
+from manifolds.sampling import random_point
 from manifolds.steps import renormalized_step
 from ufm.arrays import as_numpy
 from ufm.distributed import OneProcess, Processes
@@ -303,3 +305,12 @@ def close(got: np.ndarray, expected: np.ndarray, name: str) -> None:
     """Equal to 1e-13 of the largest entry."""
     scale = abs(expected).max() if expected.dtype.kind == "f" else 0
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-13 * scale, err_msg=name)
+
+
+def test_what_does_not_add_over_processes_refuses_a_share() -> None:
+    share = ColumnShare((4, 3), (2, 3), OneProcess())
+    for metric in (EmbeddedMetric, BundleMetric):
+        with pytest.raises(ValueError, match="5 of 7 columns are at hand: only all of them"):
+            metric(share)
+    with pytest.raises(ValueError, match="5 of 7 columns are at hand"):
+        random_point(share, 2, np.random.default_rng(0))
