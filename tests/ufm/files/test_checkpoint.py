@@ -207,12 +207,14 @@ def test_a_run_on_a_checkpoint_is_the_run_on_one_file(tmp_path: Path, capsys: py
     features = np.where(np.isfinite(H), H, 0.0)
     save_rows(tmp_path / "saved", features, LABELS)
     np.savez(tmp_path / "one.npz", features=features, labels=LABELS)
-    for given, out in (("saved", "many.npz"), ("one.npz", "single.npz")):
-        assert main(["--features", str(tmp_path / given), "--out", str(tmp_path / out), "--points", "20", "--steps", "20"]) == 0
-    assert "217 examples in a checkpoint" in capsys.readouterr().out
-    one, many = (np.load(tmp_path / name)["omega"] for name in ("single.npz", "many.npz"))
-    np.testing.assert_allclose(many, one, rtol=1e-12)
+    for options in ([], ["--full"]):
+        for given, out in (("saved", "many.npz"), ("one.npz", "single.npz")):
+            command = ["--features", str(tmp_path / given), "--out", str(tmp_path / "".join((*options, out)))]
+            assert main([*command, "--points", "20", "--steps", "20", *options]) == 0
+        assert "217 examples in a checkpoint" in capsys.readouterr().out
+        one, many = (np.load(tmp_path / "".join((*options, name)))["omega"] for name in ("single.npz", "many.npz"))
+        np.testing.assert_allclose(many, one, rtol=1e-12)
     files = [str(tmp_path / "saved" / name) for name in (".metadata", "__0_0.distcp")]
     assert read_by(str(tmp_path / "saved")) == tuple(files)
-    assert main(["--features", str(tmp_path / "saved"), "--full"]) == 2
-    assert "--full needs all features in memory" in capsys.readouterr().err
+    assert main(["--features", str(tmp_path / "saved"), "--balance"]) == 2
+    assert "--balance needs all features in memory" in capsys.readouterr().err
