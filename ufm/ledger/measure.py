@@ -141,8 +141,11 @@ class _FirstPass:
         self.streams.clear()
 
     def forms(self) -> list[Discrimination]:
-        """The form of every row."""
-        return [discrimination(stats, precision) for stats, precision in zip(self.statistics, self.precisions, strict=True)]
+        """The form of every row, each told the largest SNR of the one below."""
+        told: list[Discrimination] = []
+        for stats, precision in zip(self.statistics, self.precisions, strict=True):
+            told.append(discrimination(stats, precision, told[-1].largest if told else 0.0))
+        return told
 
     def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
         """One batch through the network."""
@@ -199,6 +202,7 @@ def _assembled(
         features=np.array(first.sizes),
         ranks=np.array([form.rank for form in forms]),
         dropped=np.array([form.dropped for form in forms]),
+        unresolved=np.array([form.unresolved for form in forms]),
         set_aside=np.array([form.rank - less.rank for form, less in zip(forms, kept, strict=True)]),
         reduced=np.array(first.reduced),
         shortfall=np.array(shortfalls),
