@@ -157,7 +157,8 @@ class _FirstPass:
                 self.begin(operation, state)
             if calls >= len(self.operations) or self.operations[calls].name != operation.name:
                 raise ValueError(f"the operations differ from batch to batch, first at {operation.name}: no ledger can be kept")
-            self.streams[calls].update(self.reduction(list(state.values())), y)
+            features = self.reduction(list(state.values()))
+            self.streams[calls].update(features, y.to(features.device))
             calls += 1
 
         trace.walk(x, visit, probe=begins)
@@ -175,7 +176,8 @@ def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndar
 
 def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass], reduction: StateReduction) -> None:
     def visit(_: Operation, state: State) -> None:
-        next(passes).update(reduction(list(state.values())), y)
+        features = reduction(list(state.values()))
+        next(passes).update(features, y.to(features.device))
 
     trace.walk(x, visit)
 
