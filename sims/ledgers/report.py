@@ -42,8 +42,8 @@ src="data:image/png;base64,{{ group.figure }}">
 and held-out values.</p>{% endif %}
 {% if e.reduced %}<p class="note">~ marks states reduced to fewer features: &omega; is a lower bound there, and a linear
 operation may seem to gain.</p>{% endif %}
-{% if e.unresolved %}<p class="note">^ marks states with a direction whose scatter rounding hides, while its signal is no more than a
-finite &omega; before it explains. It is left out: &omega; is a lower bound there. float64 would resolve it.</p>{% endif %}
+{% if e.unresolved %}<p class="note">^ marks states with a direction whose scatter rounding hides, while a finite &omega; explains
+its signal. It is left out: &omega; is a lower bound there. float64 would resolve it.</p>{% endif %}
 <div class="scroll"><table><tr><th>operation</th><th>kind</th><th>directions</th><th>in sample</th><th>factor</th>
 <th>corrected</th><th>factor</th><th>held out</th><th>factor</th><th>interval</th></tr>
 {% for r in e.table %}<tr class="{{ r.mark }}"><td>{{ r.operation }}</td><td class="t">{{ r.kind }}</td><td>{{ r.rank }}</td>

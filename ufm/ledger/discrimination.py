@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, namespace, symmetrize
+from manifolds.linalg import Array, namespace, symmetrize
 from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.features.ranges import empty_variance, range_of_covariance

@@ -139,7 +139,9 @@ class Ledger:
         if self.reduced.any():
             lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to gain")
         if self.unresolved.any():
-            lines.append("^ a direction whose scatter rounding hides is left out: omega is a lower bound, float64 would resolve it")
+            lines.append(
+                "^ a direction whose scatter rounding hides is left out: omega is a lower bound, float64 would resolve it"
+            )
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
     def _of(self, estimate: str) -> np.ndarray:
