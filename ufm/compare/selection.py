@@ -6,6 +6,7 @@ the fitted correlation in time and across values, the start measured with that n
 at most (1 - level) / (models x choices x tests) in each of the tests under the model, two for one run and three for several.
 
 A model that leaves at most `Rule.tolerance` of log omega, rms, is refuted by nothing: of enough epochs any trend is significant.
+The one left is named where it explains the growth, and the class statistics of later epochs, where known, are as it implies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from ufm.compare.implied import SeenStatistics, contradiction
 from ufm.compare.models import MODELS, UnpredictedError, available
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 from ufm.compare.predicted import PredictedRun, predict
@@ -22,12 +24,14 @@ RUNS_AT_ONCE = 20  # runs simulated at once
 BEYOND = 8.0  # standard deviations past the furthest simulated run, where no more are simulated
 EXPLAINED = 0.9  # of the growth of log omega, by the model that is named: what leaves more is no noise that a name could rest on
 TOLD = 100.0  # likelihood ratio at which a special case is told from the model that contains it
+ACCURACY = 1e-5  # of log omega, to which predictions are computed: an exact record tells them apart below the tolerance, too
 NAN = float("nan")
 
 
-def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
+def judge(runs: Sequence[Measured], rule: Rule | None = None, seen: Sequence[SeenStatistics | None] = ()) -> Selection:
     """The models that survive on several runs of one experiment: one model and parameter for all, a clock for each.
 
+    seen: of every run, what its class statistics of later epochs are held against a name with, None where they are not known.
     Raises ValueError for entry statistics that are not those of a run's first epoch.
     """
     rule = rule or Rule()
@@ -42,10 +46,12 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None) -> Selection:
         except UnpredictedError as error:
             missing[error.name] = error.reason
         else:
-            return judge_predicted(states, missing, rule)
+            return judge_predicted(states, missing, rule, seen)
 
 
-def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], rule: Rule) -> Selection:
+def judge_predicted(
+    states: Sequence[PredictedRun], missing: Mapping[str, str], rule: Rule, seen: Sequence[SeenStatistics | None] = ()
+) -> Selection:
     """The same from predictions; `missing` says of every model what it lacks, "" where it is predicted."""
     names = [name for name, why in missing.items() if not why]
     given = [state.given for state in states]
@@ -59,7 +65,7 @@ def judge_predicted(states: Sequence[PredictedRun], missing: Mapping[str, str], 
         if why:
             support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
     told = {name: _told_from_limit(states, name) for name in names if MODELS[name].values}
-    return replace(_verdict(support, told, _growth(states)), threshold=1 / (1 + count), tolerance=rule.tolerance)
+    return replace(_verdict(support, told, _growth(states), seen), threshold=1 / (1 + count), tolerance=rule.tolerance)
 
 
 def _growth(states: Sequence[PredictedRun]) -> float:
@@ -68,13 +74,18 @@ def _growth(states: Sequence[PredictedRun]) -> float:
 
 
 def _told_from_limit(states: Sequence[PredictedRun], name: str) -> bool:
-    """Whether the model that a parameter has in its limit is TOLD times as likely as the values that count as another one."""
-    model, total = MODELS[name], dict[float, float]()
-    scores = np.sum([state.scores(name, *state.given)[0][:, 0] for state in states], axis=0)
-    for path, score in zip(states[0].paths[name], scores, strict=True):
+    """Whether the model that a parameter has in its limit is TOLD times as likely as the values that count as another one; and
+    none that does is TOLD times as likely as it, at the accuracy of the predictions.
+    """
+    model, total, closely = MODELS[name], dict[float, float](), dict[float, float]()
+    for position, path in enumerate(states[0].paths[name]):
         assert path.parameter is not None
-        total[path.parameter] = float(score)
-    return total[model.limit] - max(total[value] for value in model.apart) > np.log(TOLD)
+        fits = [state.fits[name][position] for state in states]
+        total[path.parameter] = sum(float(noise.evaluate(fitted.r)[0][0]) for fitted, noise in fits)
+        closely[path.parameter] = sum(noise.within(fitted.r, ACCURACY) for fitted, noise in fits)
+    elsewhere = [likely for value, likely in closely.items() if model.counts_as_another(value)]
+    likelier = max(elsewhere) - closely[model.limit] > np.log(TOLD)
+    return not likelier and total[model.limit] - max(total[value] for value in model.apart) > np.log(TOLD)
 
 
 def _total(
@@ -144,13 +155,14 @@ def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
     return bool(far.all() or beyond.any())
 
 
-def _elsewhere(support: Mapping[str, Support], name: str) -> bool:
-    """Whether a model with a parameter is likeliest at a value that counts as another model than its limit."""
-    model, value = MODELS[name], support[name].parameter
-    return value != model.limit and not model.counts_as_limit(value)
+def _kept_beside(support: Mapping[str, Support], name: str, other: str) -> bool:
+    """Whether the tolerance alone keeps a model beside one that contains it and is likeliest at a value that counts as another."""
+    return support[name].negligible and MODELS[other].counts_as_another(support[other].parameter)
 
 
-def _verdict(support: Mapping[str, Support], told: Mapping[str, bool], growth: float) -> Selection:
+def _verdict(
+    support: Mapping[str, Support], told: Mapping[str, bool], growth: float, seen: Sequence[SeenStatistics | None] = ()
+) -> Selection:
     left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
     unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs in ("spectrum", "statistics"))
     if not left:
@@ -159,7 +171,7 @@ def _verdict(support: Mapping[str, Support], told: Mapping[str, bool], growth: f
         return Selection(REFUTED, "", (), "every model is refuted", support)
     single = [name for name in left if all(other == name or name in MODELS[other].contains for other in left)]
     rivals = [other for other in left if len(single) == 1 and other != single[0]]
-    near = [other for other in rivals if not told[other] or (support[single[0]].negligible and _elsewhere(support, other))]
+    near = [other for other in rivals if not told[other] or _kept_beside(support, single[0], other)]
     if near:
         return Selection(
             UNDECIDED, "", left, f"{single[0]} and {', '.join(near)}, which contains it, cannot be told apart", support
@@ -172,6 +184,9 @@ def _verdict(support: Mapping[str, Support], told: Mapping[str, bool], growth: f
     if len(single) == 1 and not support[single[0]].rms <= (1 - EXPLAINED) * growth:
         why = f"{single[0]} is the one left, but it leaves {support[single[0]].rms / growth:.0%} of the growth unexplained"
         return Selection(UNDECIDED, "", left, f"{why}: more than {1 - EXPLAINED:.0%} is no evidence for a model", support)
+    against = contradiction(single[0], support[single[0]].parameter, seen, 1 - EXPLAINED) if len(single) == 1 else ""
+    if against:
+        return Selection(UNDECIDED, "", left, f"{single[0]} is the one left, but {against}", support)
     if len(single) == 1 and not unknown:
         own = support[single[0]]
         why = f": what is left of log omega, {own.rms:.1g}, is too little to refute it" if own.negligible else ""

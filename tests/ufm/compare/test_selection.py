@@ -153,6 +153,22 @@ def test_a_model_that_only_the_tolerance_keeps_is_not_named_beside_a_likelier_on
     assert _verdict(support | {"unnormalized": kept}, {"joint": True}, growth=1.0).outcome == NAMED
 
 
+@pytest.mark.parametrize(
+    ("kappa", "C", "T", "outcome"), [(30.0, 3, 12, UNDECIDED), (100.0, 4, 20, UNDECIDED), (np.inf, 4, 20, NAMED)]
+)
+def test_a_classifier_so_fast_that_the_tolerance_excuses_it_is_not_called_least_squares(
+    kappa: float, C: int, T: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exact record: plain descent leaves 3e-5 to 2e-4 of log omega, the joint flow ten times less."""
+    model = "unnormalized" if np.isinf(kappa) else "joint"
+    monkeypatch.setitem(TRUE_PARAMETERS, "joint", kappa)
+    (run,) = make(Case(model, C=C, T=T, growth=1.3, noise=0.0, unequal=True, stored=True), 0)
+    verdict = judge([run])
+    assert (verdict.outcome, {"unnormalized", "joint"} <= set(verdict.compatible)) == (outcome, True)
+    assert verdict.support["unnormalized"].rms < 5e-4
+    assert not verdict.support["unnormalized"].negligible  # the likelihood within the tolerance sees no difference
+
+
 @pytest.mark.parametrize(("r", "growth"), [(0.4, 1.5), (0.3, 1.3), (0.3, 1.5)])
 def test_a_kernel_between_two_listed_values_is_found(r: float, growth: float, monkeypatch: pytest.MonkeyPatch) -> None:
     """The likelihood of an exact record is so sharp that the parabola through listed values has its top at one of them."""
