@@ -16,6 +16,7 @@ import numpy as np
 
 from ufm.compare.implied import SeenStatistics, contradiction
 from ufm.compare.models import MODELS, UnpredictedError, available
+from ufm.compare.noise import PRIOR_FREEDOMS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 from ufm.compare.predicted import PredictedRun, predict
 
@@ -54,8 +55,7 @@ def judge_predicted(
 ) -> Selection:
     """The same from predictions; `missing` says of every model what it lacks, "" where it is predicted."""
     names = [name for name, why in missing.items() if not why]
-    given = [state.given for state in states]
-    observed = {name: _total(states, name, given) for name in names}
+    observed = {name: _at_best([state.observed(name) for state in states]) for name in names}
     count = rule.simulations(len(names), 2 if len(states) == 1 else 3)
     support = {}
     for position, name in enumerate(names):
@@ -65,7 +65,8 @@ def judge_predicted(
         if why:
             support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
     told = {name: _told_from_limit(states, name) for name in names if MODELS[name].values}
-    return replace(_verdict(support, told, _growth(states), seen), threshold=1 / (1 + count), tolerance=rule.tolerance)
+    freedoms = sum((len(state.y) - 1) * (state.y.shape[1] - 1) for state in states)
+    return replace(_verdict(support, told, _growth(states), seen, freedoms), threshold=1 / (1 + count), tolerance=rule.tolerance)
 
 
 def _growth(states: Sequence[PredictedRun]) -> float:
@@ -78,10 +79,11 @@ def _told_from_limit(states: Sequence[PredictedRun], name: str) -> bool:
     none that does is TOLD times as likely as it, at the accuracy of the predictions.
     """
     model, total, closely = MODELS[name], dict[float, float](), dict[float, float]()
+    scores = np.sum([state.observed(name)[0][:, 0] for state in states], axis=0)
     for position, path in enumerate(states[0].paths[name]):
         assert path.parameter is not None
-        fits = [state.fits[name][position] for state in states]
-        total[path.parameter] = sum(float(noise.evaluate(fitted.r)[0][0]) for fitted, noise in fits)
+        total[path.parameter] = float(scores[position])
+        fits = (state.fits[name][position] for state in states)
         closely[path.parameter] = sum(noise.within(fitted.r, ACCURACY) for fitted, noise in fits)
     elsewhere = [likely for value, likely in closely.items() if model.counts_as_another(value)]
     likelier = max(elsewhere) - closely[model.limit] > np.log(TOLD)
@@ -91,8 +93,12 @@ def _told_from_limit(states: Sequence[PredictedRun], name: str) -> bool:
 def _total(
     states: Sequence[PredictedRun], name: str, samples: Sequence[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`_at_best` of samples of every run (their values and the errors of their starts)."""
+    return _at_best([state.scores(name, y, start) for state, (y, start) in zip(states, samples, strict=True)])
+
+
+def _at_best(scores: Sequence[tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Log likelihood (runs, B) at the best common parameter, that of free paths of all runs (B,), and which it is (B,)."""
-    scores = [state.scores(name, y, start) for state, (y, start) in zip(states, samples, strict=True)]
     plain, free = (np.stack([pair[k] for pair in scores]) for k in (0, 1))  # (runs, values, B)
     best = plain.sum(0).argmax(0)
     columns = np.arange(len(best))
@@ -156,12 +162,23 @@ def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
 
 
 def _kept_beside(support: Mapping[str, Support], name: str, other: str) -> bool:
-    """Whether the tolerance alone keeps a model beside one that contains it and is likeliest at a value that counts as another."""
+    """Whether the tolerance alone keeps a model beside one that contains it and is likeliest where it counts as another."""
     return support[name].negligible and MODELS[other].counts_as_another(support[other].parameter)
 
 
+def _against(name: str, own: Support, seen: Sequence[SeenStatistics | None], freedoms: float) -> str:
+    """Why the one model left is not named all the same: too little to know the noise by, or features that it does not imply."""
+    if freedoms < PRIOR_FREEDOMS:
+        return f"{freedoms:g} freedoms beside the clock tell less of the noise than is assumed: {PRIOR_FREEDOMS:g} are needed"
+    return contradiction(name, own.parameter, seen, 1 - EXPLAINED)
+
+
 def _verdict(
-    support: Mapping[str, Support], told: Mapping[str, bool], growth: float, seen: Sequence[SeenStatistics | None] = ()
+    support: Mapping[str, Support],
+    told: Mapping[str, bool],
+    growth: float,
+    seen: Sequence[SeenStatistics | None] = (),
+    freedoms: float = np.inf,
 ) -> Selection:
     left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
     unknown = tuple(name for name, own in support.items() if own.missing and MODELS[name].needs in ("spectrum", "statistics"))
@@ -184,7 +201,7 @@ def _verdict(
     if len(single) == 1 and not support[single[0]].rms <= (1 - EXPLAINED) * growth:
         why = f"{single[0]} is the one left, but it leaves {support[single[0]].rms / growth:.0%} of the growth unexplained"
         return Selection(UNDECIDED, "", left, f"{why}: more than {1 - EXPLAINED:.0%} is no evidence for a model", support)
-    against = contradiction(single[0], support[single[0]].parameter, seen, 1 - EXPLAINED) if len(single) == 1 else ""
+    against = _against(single[0], support[single[0]], seen, freedoms) if len(single) == 1 else ""
     if against:
         return Selection(UNDECIDED, "", left, f"{single[0]} is the one left, but {against}", support)
     if len(single) == 1 and not unknown:

@@ -110,6 +110,16 @@ def test_plain_descent_on_a_long_record_without_correlation_is_named() -> None:
     assert verdict["model"] == verdict["name"] == "unnormalized"
 
 
+def test_four_epochs_of_two_singular_values_get_no_name() -> None:
+    """Case 17 of seed 16: the noise of three values beside a clock of three epochs was thought to be what joint left."""
+    case = drawn_case(16, 17, stored=True)
+    assert (case.model, case.C, case.T, case.runs) == ("unnormalized", 3, 4, 1)
+    verdict = judge(make(case, 17), Rule(seed=17))
+    assert (verdict.outcome, verdict.name) == (UNDECIDED, "")
+    assert "6 freedoms beside the clock" in verdict.reason
+    assert judge(make(replace(case, T=6), 17), Rule(seed=17)).reason.count("freedoms") == 0  # 10
+
+
 @pytest.mark.parametrize(("r", "outcome"), [(0.98, UNDECIDED), (4.0, NAMED)])
 def test_a_kernel_near_one_is_not_named_where_its_limit_is_refuted(r: float, outcome: str) -> None:
     support = {
