@@ -211,4 +211,6 @@ def _verdict(
     if len(single) == 1:
         why = f"{single[0]} is the one left, but {', '.join(unknown)} {support[unknown[0]].missing}"
         return Selection(UNDECIDED, "", left, why, support)
-    return Selection(UNDECIDED, "", left, f"cannot be told apart here: {', '.join(left)}", support)
+    doubts = [name for name in left if contradiction(name, support[name].parameter, seen, 1 - EXPLAINED)]
+    why = f"; later features are not as {', '.join(doubts)} implies" if doubts else ""
+    return Selection(UNDECIDED, "", left, f"cannot be told apart here: {', '.join(left)}{why}", support)

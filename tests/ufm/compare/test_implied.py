@@ -86,3 +86,11 @@ def test_no_model_is_named_against_its_features(by_deviations: float, outcome: s
     verdict = _verdict(support, {}, 1.0, [None, stretched(0.2, by_deviations)])
     assert (verdict.outcome, verdict.compatible) == (outcome, ("renormalized",))
     assert (verdict.name == "renormalized") is (outcome == NAMED)
+
+
+def test_of_several_models_left_those_that_the_features_contradict_are_told() -> None:
+    support = {name: Support(0.0, None, 0.1, 0.0, 0.0, 1.0, 1.0, False) for name in ("renormalized", "unnormalized")}
+    verdict = _verdict(support, {}, 1.0, [stretched(0.2, 0.0)])
+    assert (verdict.outcome, verdict.compatible) == (UNDECIDED, ("renormalized", "unnormalized"))
+    assert verdict.reason.endswith("renormalized, unnormalized; later features are not as unnormalized implies")
+    assert _verdict(support, {}, 1.0).reason.endswith("told apart here: renormalized, unnormalized")
