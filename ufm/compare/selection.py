@@ -23,6 +23,7 @@ from ufm.compare.predicted import PredictedRun, predict
 FEWEST_SELECTED = 4  # epochs
 RUNS_AT_ONCE = 20  # runs simulated at once
 BEYOND = 8.0  # standard deviations past the furthest simulated run, where no more are simulated
+PROBED, FAR_BEYOND = 6, 40.0  # of the first runs, that are judged before the others, and the same past these few, in all tests
 EXPLAINED = 0.9  # of the growth of log omega, by the model that is named: what leaves more is no noise that a name could rest on
 TOLD = 100.0  # likelihood ratio at which a special case is told from the model that contains it
 ACCURACY = 1e-5  # of log omega, to which predictions are computed: an exact record tells them apart below the tolerance, too
@@ -120,12 +121,20 @@ def _support(
     which = int(best[0])
     likeliest = max(names, key=lambda other: observed[other][0][:, 0].sum())
     noise = likeliest, int(observed[likeliest][2][0])
+
+    def behind(samples: Sequence[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
+        mine, mine_free, _ = _total(states, name, samples)
+        return _statistics(mine, mine_free, [_total(states, other, samples)[0] for other in others])
+
     simulated = np.empty((len(statistics), 0))
     while simulated.shape[1] < count and not _settled(statistics, simulated):
         samples = [state.simulated(name, which, noise, min(RUNS_AT_ONCE, count - simulated.shape[1]), rng) for state in states]
-        mine, mine_free, _ = _total(states, name, samples)
-        rivals = [_total(states, other, samples)[0] for other in others]
-        simulated = np.hstack([simulated, _statistics(mine, mine_free, rivals)])
+        if not simulated.shape[1]:
+            simulated = behind([(y[:PROBED], start[:PROBED]) for y, start in samples])
+            if (_beyond(statistics, simulated, FAR_BEYOND) | ~(statistics > 0)).all():
+                break
+            samples = [(y[PROBED:], start[PROBED:]) for y, start in samples]
+        simulated = np.hstack([simulated, behind(samples)])
     far = (simulated >= statistics[:, None]).sum(1)
     p = (1 + far) / (1 + np.where(far, simulated.shape[1], count))  # a model left behind by far is not simulated to the end
     rms = float(np.sqrt(np.mean([(state.fits[name][which][0].r[0, 1:] ** 2).mean() for state in states])))
@@ -156,9 +165,12 @@ def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
     if not simulated.shape[1]:
         return False
     far = (simulated >= statistics[:, None]).any(1) | ~(statistics > 0)
-    spread = simulated.std(1)
-    beyond = (statistics > 0) & (statistics > simulated.max(1) + BEYOND * np.maximum(spread, 1.0))
-    return bool(far.all() or beyond.any())
+    return bool(far.all() or _beyond(statistics, simulated, BEYOND).any())
+
+
+def _beyond(statistics: np.ndarray, simulated: np.ndarray, deviations: float) -> np.ndarray:
+    """Which statistics lie so many standard deviations, of 1 at least, past the furthest simulated run."""
+    return (statistics > 0) & (statistics > simulated.max(1) + deviations * np.maximum(simulated.std(1), 1.0))
 
 
 def _kept_beside(support: Mapping[str, Support], name: str, other: str) -> bool:

@@ -13,6 +13,7 @@ from ufm.compare.coordinates import Entry
 from ufm.compare.exponent import fit_exponent, resample
 from ufm.compare.models import MODELS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Support
+from ufm.compare.predicted import PredictedRun
 from ufm.compare.selection import FEWEST_SELECTED, _verdict, judge
 from ufm.laws.closed import LAWS, RENORMALIZED
 
@@ -285,6 +286,32 @@ def test_a_seed_repeats_the_verdict_and_nothing_global_is_touched() -> None:
     first, second = judge(run), judge(run)
     assert first.support == second.support
     assert (global_state() == before).all()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("unnormalized", C=4, T=20, growth=10.0, noise=0.0, anisotropy=0.7),
+        Case("renormalized", C=4, T=20, growth=10.0, noise=0.0, unequal=True, runs=2),
+    ],
+)
+def test_models_far_behind_are_refuted_by_few_simulated_runs_as_by_all(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, simulated = make(case, 0), []
+    scores = PredictedRun.scores
+
+    def counted(self: PredictedRun, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        simulated.append(len(y))
+        return scores(self, name, y, start)
+
+    monkeypatch.setattr(PredictedRun, "scores", counted)
+    quick, few = judge(runs), sum(simulated)
+    simulated.clear()
+    monkeypatch.setattr("ufm.compare.selection.FAR_BEYOND", np.inf)
+    whole = judge(runs)
+    assert few < sum(simulated)
+    assert (quick.outcome, quick.name, quick.compatible) == (whole.outcome, whole.name, whole.compatible)
+    for name, own in whole.support.items():
+        assert (own.p_rival, own.p_free, own.refuted) == (quick.support[name].p_rival, quick.support[name].p_free, own.refuted)
 
 
 def test_what_cannot_be_compared_says_why() -> None:
