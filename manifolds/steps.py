@@ -28,7 +28,8 @@ from manifolds.retractions import Move, Retraction, as_retraction, nearest_point
 from manifolds.roots import whitened
 from manifolds.spectral import concrete, is_untracked
 
-BLOCK_COLUMNS = 512  # columns worked on at once
+BLOCK_COLUMNS = 512  # columns worked on at once: on a CPU, what its cache holds
+ACCELERATOR_COLUMNS = 32_768  # on another device, where each block costs two dozen launches
 FUSED_FROM = 100_000  # entries of X below which the fused step is slower than calls one after another
 
 MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) -> class means of the gradient
@@ -129,7 +130,7 @@ def _step(
     moved = M - eta * velocity(M, sums)
     Z: ArrayT = _buffer_for_step(X, G, out)
     K: Any = 0
-    for columns in _blocks(layout):
+    for columns in _blocks(X, layout):
         D, W = _column_deviations(X, columns, M, layout), _column_deviations(G, columns, layout.per_class(sums), layout)
         W *= -eta
         if project:
@@ -139,7 +140,7 @@ def _step(
         Z[..., columns] = W
     if project:
         B = symmetrize(K) / layout.n + identity_like(X, X.shape[-2])
-        for columns in _blocks(layout):
+        for columns in _blocks(X, layout):
             Z[..., columns] += B @ _column_deviations(X, columns, M, layout)
         del B, K
     scaled = whitened(
@@ -153,9 +154,10 @@ def _step(
     return layout.add_to_means(Z, scaled if retraction.scales_means else moved)
 
 
-def _blocks(layout: ClassLayout) -> list[slice]:
+def _blocks(X: Array, layout: ClassLayout) -> list[slice]:
     """All columns, some at a time."""
-    return [slice(start, min(start + BLOCK_COLUMNS, layout.n)) for start in range(0, layout.n, BLOCK_COLUMNS)]
+    most = BLOCK_COLUMNS if namespace(X) is np or X.device.type == "cpu" else ACCELERATOR_COLUMNS
+    return [slice(start, min(start + most, layout.n)) for start in range(0, layout.n, most)]
 
 
 def _column_deviations(X: ArrayT, columns: slice, M: ArrayT, layout: ClassLayout) -> ArrayT:
@@ -177,7 +179,7 @@ def _multiply(A: ArrayT, Z: ArrayT, layout: ClassLayout, triangular: bool) -> Ar
         trmm: Any = get_blas_funcs("trmm", (Z,))
         trmm(1.0, A.T, Z.T, side=1, lower=0, overwrite_b=1)  # Z^T A^T, and Z^T lies in memory as BLAS wants it
         return Z
-    for columns in _blocks(layout):
+    for columns in _blocks(Z, layout):
         Z[..., columns] = A @ Z[..., columns]
     return Z
 

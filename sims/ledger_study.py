@@ -56,9 +56,10 @@ def _convolutional() -> list[Any]:
     from sims.ledgers.convs import ConvCell
 
     rates = {"mse": 0.1, "ce": 0.02}  # without a norm: that of the one leaves the other untrained, or kills it
-    changes: list[dict[str, Any]] = [{}, {"residual": True}, {"random_labels": True}, {"activation": "identity", "rate": 0.01}]
-    plain = [ConvCell(loss=loss, **change) for change in changes for loss in rates]
-    return plain + [ConvCell(loss=loss, norm="none", rate=rate) for loss, rate in rates.items()]
+    plain = [ConvCell(loss=loss) for loss in rates]
+    plain += [ConvCell(loss=loss, norm="none", rate=rate) for loss, rate in rates.items()]
+    changes: list[dict[str, Any]] = [{"residual": True}, {"random_labels": True}]
+    return plain + [ConvCell(loss=loss, **change) for change in changes for loss in rates]
 
 
 def _gaussian() -> list[Any]:
@@ -71,7 +72,7 @@ def _gaussian() -> list[Any]:
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.ledger_study", description=__doc__, shared=("seed", "json", "quiet"))
-    counts = "tiny 8, small 28, full 32 perceptrons, conv 10 convolutional networks, gaussians 12 on two Gaussian classes"
+    counts = "tiny 8, small 28, full 32 perceptrons, conv 8 convolutional networks, gaussians 12 on two Gaussian classes"
     p.add_argument("--size", choices=SIZES, default="tiny", help=f"which networks, of each seed: {counts}")
     p.add_argument("--seeds", type=int, help="networks of every kind, from --seed and the seeds that follow it (default: 3 or 5)")
     p.add_argument("--out", default="runs/ledger-study", metavar="DIR", help="folder of one file a network and summary.json")

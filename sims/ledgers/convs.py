@@ -30,7 +30,7 @@ class ConvCell:
     residual: bool = False
     decay: float = 5e-4
     random_labels: bool = False
-    epochs: int = 50
+    epochs: int = 150
     rate: float = 0.05
     seed: int = 0
 

@@ -42,6 +42,8 @@ src="data:image/png;base64,{{ group.figure }}">
 and held-out values.</p>{% endif %}
 {% if e.reduced %}<p class="note">~ marks states reduced to fewer features: &omega; is a lower bound there, and a linear
 operation may seem to gain.</p>{% endif %}
+{% if e.unresolved %}<p class="note">^ marks states with a direction whose scatter rounding hides, while a finite &omega; explains
+its signal. It is left out: &omega; is a lower bound there. float64 would resolve it.</p>{% endif %}
 <div class="scroll"><table><tr><th>operation</th><th>kind</th><th>directions</th><th>in sample</th><th>factor</th>
 <th>corrected</th><th>factor</th><th>held out</th><th>factor</th><th>interval</th></tr>
 {% for r in e.table %}<tr class="{{ r.mark }}"><td>{{ r.operation }}</td><td class="t">{{ r.kind }}</td><td>{{ r.rank }}</td>
@@ -116,6 +118,7 @@ def _shown(e: dict[str, Any]) -> dict[str, Any]:
         "title": figures.SPLITS[e["split"]],
         "reasons": reasons,
         "reduced": reduced,
+        "unresolved": any(row["unresolved"] for row in e["rows"]),
         "set_aside": max(row["set_aside"] for row in e["rows"]),
         "forces": forces,
         "table": [_row(row) for row in e["rows"]],
@@ -133,7 +136,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     ]
     low, high = (factor_text(stored_number(v)) for v in row["gain_interval"])
     mark = {True: "a", False: "n", None: ""}[row["affine"]]
-    rank = f"{row['rank']}{'~' if row['reduced'] else ''}"
+    rank = f"{row['rank']}{'~' if row['reduced'] else '^' if row['unresolved'] else ''}"
     return {
         **{k: row[k] for k in ("operation", "kind")},
         "rank": rank,

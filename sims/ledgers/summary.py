@@ -5,6 +5,7 @@ put beside an even split, the identity beside the activation, random labels besi
 
 Rows that a sketch has reduced are lower bounds, and nothing is computed of them but `reduced`, their number. Channel means are
 another matter: the linear operations of the convolutional networks map them to channel means, so they have a ledger of their own.
+Rows with an unresolved direction are lower bounds too, by the one direction: they are counted, `unresolved`, and used.
 """
 
 import re
@@ -42,6 +43,7 @@ def _cell_numbers(name: str, view: str, split: str, courses: list[list[dict[str,
     numbers: dict[str, Any] = {"cell": name, "view": view, "split": split, "networks": len(members)}
     numbers["error"] = mean_and_interval([e["error"] for e in members])
     numbers["reduced"] = 0 if view == MEANS else sum(row["reduced"] for row in members[0]["rows"])
+    numbers["unresolved"] = sum(row.get("unresolved", 0) > 0 for e in members for row in e["rows"])  # older ones had none
     numbers["even_share"] = 1 / len(acts) if acts else None
     numbers["activations"] = [members[0]["rows"][k]["operation"] for k in acts]
     for estimate in ("omega", "held_out"):
@@ -162,6 +164,7 @@ def summary_text(told: list[dict[str, Any]]) -> str:
         none = "sketched" if row["reduced"] else "no nonlinearity"
         pairs = " ".join(f"{_value_text(h)}[{_value_text(s)}]" for h, s in zip(held, sample, strict=True)) or none
         share = f"; {interval_text(row['held_out_share_of_last'])} ({row['even_share']:.2f})" if row["even_share"] else ""
+        share += f"; {row['unresolved']} rows unresolved" if row["unresolved"] else ""
         cosine = f"; force cosine {interval_text(row['force_cosine'])}" if row["force_cosine"] else ""
         lines.append(f"{row['cell']:<34} {row['view']:<13} {row['split']:<6} {row['error'][0]:>7.2%}  {pairs}{share}{cosine}")
     return "\n".join(lines)

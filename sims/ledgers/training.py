@@ -21,6 +21,7 @@ from ufm.ledger import ChannelMeans, Sketch, ledger
 from ufm.ledger.force_balance import force_balance
 
 BATCH_SIZE = 100
+GPU_MEASURING_BATCH = 4096  # for networks this small a GPU needs as long for a few examples as for many
 MOMENTUM = 0.9
 LAST_STAGE_FEATURES = 1024  # features of a state of the last stage, with its skip, on images of 32 x 32
 WHOLE_STATES, LAST_STAGE = "states", "last stage"  # what a ledger is of, beside the channel means
@@ -88,7 +89,7 @@ def _measured_entries(
     cell: NetworkCell, net: Any, train: Examples, test: Examples, optimizer: Any, epoch: int, forces: bool
 ) -> Iterator[dict[str, Any]]:
     for examples, what in ((train, "train"), (test, "test")):
-        batches = list(examples.in_order())
+        batches = _measuring_batches(examples)
         balance = None
         if forces and what == "train":
             balance = force_balance(net, batches, net.classifier, loss_of(cell), cell.decay, optimizer)
@@ -100,13 +101,20 @@ def _measured_entries(
             measured = ledger(net, batches, Sketch(), cell.seed)
             yield entry(measured, cell.name, what, epoch, balance) | facts | {"view": WHOLE_STATES}
         else:
-            measured = ledger(net, batches, ChannelMeans(always=True), cell.seed)
+            measured = ledger(net, batches, ChannelMeans(always=True, on_cpu=True), cell.seed)
             yield entry(measured, cell.name, what, epoch, balance) | facts | {"view": MEANS}
             if epoch < cell.epochs:
                 continue
             tail = deepcopy(nn.Sequential(net.tail, net.classifier)).cpu()
             measured = ledger(tail, _maps(net, batches), Sketch(LAST_STAGE_FEATURES), cell.seed)
             yield entry(measured, cell.name, what, epoch) | facts | {"view": LAST_STAGE}
+
+
+def _measuring_batches(examples: Examples) -> BatchList:
+    labels = examples.labels
+    if labels.device.type == "cpu":
+        return list(examples.in_order())
+    return [examples.batch(rows) for rows in torch.arange(len(labels), device=labels.device).split(GPU_MEASURING_BATCH)]
 
 
 def _maps(net: Any, batches: BatchList) -> BatchList:

@@ -16,7 +16,7 @@ from sims.ledgers import training
 from sims.ledgers.convs import ConvCell, ConvNet
 from sims.ledgers.gaussians import GaussianCell, gaussian_summary, gaussian_text, population_omega, run_gaussian
 from sims.ledgers.nets import Cell
-from sims.ledgers.summary import activations, share_of_last, summary
+from sims.ledgers.summary import activations, share_of_last, summary, summary_text
 from sims.ledgers.training import run_cell
 from sims.training.data import Data, DataChoice, load
 from ufm.ledger import ChannelMeans, ledger
@@ -145,6 +145,18 @@ def test_rows_that_a_sketch_reduced_give_no_factors_and_no_share() -> None:
     (told,) = summary([{"ledgers": [stored_ledger(rows, view="channel means")]}])
     assert told["activations"] == ["acts.0", "acts.1", "acts.2"]
     assert [factor["operation"] for factor in told["omega_linear"]] == ["linears.0", "linears.1", "classifier"]
+
+
+def test_rows_with_an_unresolved_direction_are_used_and_counted() -> None:
+    rows = [("input", 1.0, False), ("acts.0", 2.0, False), ("linears.1", 1.9, False), ("acts.1", 4.0, False)]
+    networks = [{"ledgers": [stored_ledger(rows)]} for _ in range(2)]
+    (whole,) = summary(networks)
+    assert whole["unresolved"] == 0
+    networks[1]["ledgers"][0]["rows"][2]["unresolved"] = 1
+    (told,) = summary(networks)
+    assert told == whole | {"unresolved": 1}
+    assert "1 rows unresolved" in summary_text([told])
+    assert "unresolved" not in summary_text([whole])
 
 
 def test_activations_without_enough_directions_before_them_are_left_out() -> None:

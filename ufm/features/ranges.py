@@ -125,7 +125,12 @@ def range_of_covariance(
     values, E = namespace(sigma_w).linalg.eigh(symmetrize(sigma_w))
     mean_square, P = float(sigma_w.diagonal().sum()) + float((means**2 * priors).sum()), len(means)
     deviation = degenerate_deviation(mean_square, P, precision)
-    return values, E, int((values <= max(deviation**2, P * epsilon(values) * float(values[-1]))).sum()), deviation
+    return values, E, int((values <= empty_variance(values, deviation)).sum()), deviation
+
+
+def empty_variance(values: ArrayT, deviation: float) -> float:
+    """The largest variance of a direction that counts as empty: `range_of_covariance` of its eigenvalues (P,) and deviation."""
+    return max(deviation**2, len(values) * epsilon(values) * float(values[-1]))
 
 
 def snr_in_range(stats: ClassStatistics[Array], precision: float) -> RangeSnr:

@@ -8,17 +8,29 @@ a supremum over functionals of the features. A linear map A leaves fewer functio
 order and omega_j(A Z) <= omega_j(Z) for every j. Where Sigma_W is singular the supremum is infinite for a contrast whose signal
 leaves its range: those omega are inf, the others come from the contrasts without such signal. The theorem holds in this sense
 without any condition on ranks; for the pseudo-inverse alone it is false (features (noise, signal), mapped to their sum).
+
+Stored numbers know a direction's deviation and means no better than rounding, and what they hide is neither a finite nor an
+infinite SNR. Where the measured deviation is at most delta, the limit below which a direction is empty, the one before rounding
+is at most (1 + sqrt 2) delta, with sqrt 2 for the rounding of eigenvalues, and a signal of
+
+    |w^T Mbar x| <= delta + (1 + sqrt 2) delta omega_1
+
+can come from features whose largest SNR is omega_1. Only a larger one is infinite, omega_1 being the largest finite SNR of the
+same features and of those that they were computed from: then no linear operation makes an infinite SNR of a finite one, however
+its result is rounded. A smaller one is `unresolved`, and left out: the other values are lower bounds.
 """
 
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from manifolds.linalg import Array, epsilon, namespace, symmetrize
+from manifolds.linalg import Array, namespace, symmetrize
 from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
-from ufm.features.ranges import range_of_covariance
+from ufm.features.ranges import empty_variance, range_of_covariance
 from ufm.features.statistics import ClassStatistics
+
+MOST_SCATTER = 1 + 2**0.5  # of an empty direction before rounding, in units of the largest deviation that counts as empty
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,6 +43,8 @@ class Discrimination:
     signal     (rank, C) numpy, T^T Mbar
     counts     (C,) numpy, examples a class
     dropped    directions of the P features without any variability
+    unresolved those of them whose signal rounding alone cannot make, and that may have a finite SNR all the same
+    hidden     the largest SNR that these may have, 0 where there are none
     """
 
     gram: np.ndarray
@@ -39,6 +53,8 @@ class Discrimination:
     signal: np.ndarray
     counts: np.ndarray
     dropped: int
+    unresolved: int
+    hidden: float
     __repr__ = short_repr
 
     @property
@@ -60,6 +76,11 @@ class Discrimination:
     def omega(self) -> np.ndarray:
         """omega_j descending, (C - 1,): singular values of Sigma_W^{-1/2} Mbar, inf first, 0 where P < C - 1. Definition 2."""
         return signal_omega(self.signal, self.unbounded)
+
+    @property
+    def largest(self) -> float:
+        """The largest finite SNR that these features have or may hide: `below` of those that are computed from them."""
+        return max(self.hidden, _largest_finite(self.signal, self.unbounded))
 
     @property
     def weighted_omega(self) -> np.ndarray:
@@ -85,39 +106,60 @@ class Discrimination:
         return _with_infinite(self.signal @ E @ np.linalg.svd(reached)[0][:, r:], r)
 
 
-def discrimination(stats: ClassStatistics[Array], precision: float) -> Discrimination:
+def discrimination(stats: ClassStatistics[Array], precision: float, below: float = 0.0) -> Discrimination:
     """The form G of class statistics. `precision` is the machine epsilon of the dtype that the features came in.
 
+    below   the largest finite SNR of the features that these were computed from (`Discrimination.largest`), 0 where unknown
+
     Every feature is first divided by its own deviation, which changes no omega and takes bad scaling out of the eigenvalues.
-    Which directions are empty then says `range_of_covariance`. A signal along empty directions counts as infinite SNR where it
-    is larger than what rounding can produce.
-    Raises ValueError where no direction has any variability.
+    Which directions are empty then says `range_of_covariance`. A signal along empty directions counts as infinite SNR where no
+    finite one explains it (see the module), else as `unresolved`.
+    Raises ValueError where no direction has a variability that rounding does not hide.
     """
     xp = namespace(stats.sigma_w)
     M = stats.centred_means
     variances = xp.clip(stats.sigma_w.diagonal(), min=0)
     squares = variances + (stats.means**2) @ stats.priors
-    moving = variances > stats.P * precision**2 * squares
+    still_variances = stats.P * precision**2 * squares
+    moving = variances > still_variances
     if not bool(moving.any()):
         raise ValueError("Sigma_W = 0: every example equals its class mean, all omega are infinite: collapse is complete")
     scale = xp.sqrt(variances[moving])
     of_unit_deviations = stats.sigma_w[moving][:, moving] / scale[:, None] / scale
     means, size = stats.means[moving] / scale[:, None], len(scale)
     values, E, empty, deviation = range_of_covariance(of_unit_deviations, means, stats.priors, precision)
+    limit = empty_variance(values, deviation) ** 0.5
+    if empty == size:
+        raise ValueError(
+            f"Sigma_W is not resolved in this precision: rounding alone can make a deviation of {limit:.1e} times that of the "
+            "features, in every direction; compute them in float64, or take out their mean before they are rounded"
+        )
     inside = E[:, empty:] / xp.sqrt(values[empty:])
     whitener = xp.zeros((stats.P, inside.shape[1]), dtype=M.dtype, **({} if xp is np else {"device": M.device}))
     whitener[moving] = inside / scale[:, None]
-    still = (~moving) & (abs(M).max(-1) if xp is np else abs(M).amax(-1)).__gt__(xp.sqrt(stats.P * precision**2 * squares))
-    scaled = M[moving] / scale[:, None]
-    outside = E[:, :empty].mT @ scaled  # signal where nothing varies, in units of the deviations
-    # a vector of the empty space is known up to a tilt of rounding over the smallest eigenvalue kept
-    tilt = size * epsilon(values) * float(values[-1]) / float(values[empty])
-    outside = outside * (abs(outside) > deviation + tilt * float(abs(scaled).max()) * size**0.5)
-    lost = [as_numpy(outside), as_numpy(M[still] / _largest(M[still]))]
     signal = as_numpy(whitener.mT @ M)
-    return Discrimination(
-        signal.T @ signal, _row_space(np.concatenate(lost)), whitener, signal, as_numpy(stats.counts), stats.P - inside.shape[1]
-    )
+    still = (~moving) & (squares > 0)
+    outside = as_numpy(E[:, :empty].mT @ (M[moving] / scale[:, None])) / limit
+    of_still = as_numpy(M[still] / xp.sqrt(still_variances[still])[:, None])
+    of_still = of_still[abs(of_still).max(1, initial=0) > 1]  # the others are what rounding makes of equal numbers
+    unbounded, unresolved = _without_finite_snr(np.concatenate([outside, of_still]), len(of_still), signal, below)
+    dropped = stats.P - inside.shape[1]
+    counts, hidden = as_numpy(stats.counts), below if unresolved else 0.0
+    return Discrimination(signal.T @ signal, unbounded, whitener, signal, counts, dropped, unresolved, hidden)
+
+
+def _without_finite_snr(rows: np.ndarray, still: int, signal: np.ndarray, below: float) -> tuple[np.ndarray, int]:
+    """Contrasts (C, r) whose SNR is infinite, and in how many directions it may be either.
+
+    rows   (k, C) signals along empty directions, in units of the limit; the last `still` of them of single features, whose
+           rounding can add up: sqrt(1 + still)
+    """
+    _, values, Vt = np.linalg.svd(rows, full_matrices=False)
+    values = values / (1 + still) ** 0.5
+    for r in range(int((values > 1 + MOST_SCATTER * below).sum()), 0, -1):
+        if values[r - 1] > 1 + MOST_SCATTER * _largest_finite(signal, Vt[:r].T):
+            return Vt[:r].T, int((values > 1).sum()) - r
+    return np.zeros((rows.shape[1], 0)), int((values > 1).sum())
 
 
 def signal_omega(signal: np.ndarray, unbounded: np.ndarray) -> np.ndarray:
@@ -138,13 +180,6 @@ def _with_infinite(signal: np.ndarray, r: int) -> np.ndarray:
     return np.concatenate([np.full(r, np.inf), values, np.zeros(signal.shape[1] - len(values))])
 
 
-def _largest(M: Array) -> float:
-    return float(abs(M).max()) if len(M) else 1.0
-
-
-def _row_space(rows: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the space that rows (k, C) span. (C, r)"""
-    if not rows.any():
-        return np.zeros((rows.shape[1], 0))
-    _, values, Vt = np.linalg.svd(rows, full_matrices=False)
-    return Vt[values > len(Vt) * np.finfo(np.float64).eps * values[0] * max(rows.shape)].T
+def _largest_finite(signal: np.ndarray, unbounded: np.ndarray) -> float:
+    """The largest finite omega, 0 where all are infinite."""
+    return float(signal_omega(signal, unbounded)[unbounded.shape[1] :].max(initial=0))

@@ -99,7 +99,7 @@ def _features_and_gradient(
 
 
 def _class_gradients(model: nn.Module, loader: Iterable[Any], layer: nn.Module, loss: LogitLoss, count: int) -> dict[int, Tensor]:
-    """The average over every class of the gradients of its examples, in float64."""
+    """The average over every class, in ascending order, of the gradients of its examples, in float64."""
     sums: dict[int, Tensor] = {}
     sizes: dict[int, int] = {}
     for x, y in _on_device(model, loader):
@@ -108,7 +108,7 @@ def _class_gradients(model: nn.Module, loader: Iterable[Any], layer: nn.Module, 
             rows = G[y == c].double()
             sums[c] = sums.get(c, torch.zeros_like(rows[0])) + rows.sum(0)
             sizes[c] = sizes.get(c, 0) + len(rows)
-    return {c: total / sizes[c] for c, total in sums.items()}
+    return {c: sums[c] / sizes[c] for c in sorted(sums)}
 
 
 def _pulls(
@@ -122,9 +122,10 @@ def _pulls(
 ) -> tuple[list[Tensor], list[Tensor]]:
     means = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     deviations = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
+    known = torch.tensor(list(averages), device=parameters[0].device)
     for x, y in _on_device(model, loader):
         H, G = _features_and_gradient(model, layer, loss, x, y, count)
-        of_means = torch.stack([averages[c] for c in y.tolist()]).to(G.dtype)
+        of_means = torch.stack(list(averages.values()))[torch.searchsorted(known, y.long())].to(G.dtype)
         for sums, pull, keep in ((means, of_means, True), (deviations, G - of_means, False)):
             gradients = torch.autograd.grad(H, parameters, pull, retain_graph=keep, allow_unused=True)
             for total, part in zip(sums, gradients, strict=True):

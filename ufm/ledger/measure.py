@@ -141,8 +141,11 @@ class _FirstPass:
         self.streams.clear()
 
     def forms(self) -> list[Discrimination]:
-        """The form of every row."""
-        return [discrimination(stats, precision) for stats, precision in zip(self.statistics, self.precisions, strict=True)]
+        """The form of every row, each told the largest SNR of the one below."""
+        told: list[Discrimination] = []
+        for stats, precision in zip(self.statistics, self.precisions, strict=True):
+            told.append(discrimination(stats, precision, told[-1].largest if told else 0.0))
+        return told
 
     def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
         """One batch through the network."""
@@ -154,7 +157,8 @@ class _FirstPass:
                 self.begin(operation, state)
             if calls >= len(self.operations) or self.operations[calls].name != operation.name:
                 raise ValueError(f"the operations differ from batch to batch, first at {operation.name}: no ledger can be kept")
-            self.streams[calls].update(self.reduction(list(state.values())), y)
+            features = self.reduction(list(state.values()))
+            self.streams[calls].update(features, y.to(features.device))
             calls += 1
 
         trace.walk(x, visit, probe=begins)
@@ -172,7 +176,8 @@ def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndar
 
 def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass], reduction: StateReduction) -> None:
     def visit(_: Operation, state: State) -> None:
-        next(passes).update(reduction(list(state.values())), y)
+        features = reduction(list(state.values()))
+        next(passes).update(features, y.to(features.device))
 
     trace.walk(x, visit)
 
@@ -199,6 +204,7 @@ def _assembled(
         features=np.array(first.sizes),
         ranks=np.array([form.rank for form in forms]),
         dropped=np.array([form.dropped for form in forms]),
+        unresolved=np.array([form.unresolved for form in forms]),
         set_aside=np.array([form.rank - less.rank for form, less in zip(forms, kept, strict=True)]),
         reduced=np.array(first.reduced),
         shortfall=np.array(shortfalls),

@@ -65,11 +65,14 @@ class ChannelMeans:
 
     With `always`, maps of smaller states too: then the rows of one network are reduced alike, and where its linear operations
     commute with the mean over positions, the channel means have a ledger of their own.
+    With `on_cpu` the rows are brought to the memory of the CPU: statistics of few channels, for which a GPU is waited for
+    more often than it works.
     """
 
     limit: int = LIMIT
     seed: int = 0
     always: bool = False
+    on_cpu: bool = False
 
     def __post_init__(self) -> None:
         Sketch(self.limit)
@@ -84,7 +87,8 @@ class ChannelMeans:
         """float64 rows (b, k), k <= limit, of tensors (b, ...) side by side."""
         if not self.keeps([tuple(tensor.shape) for tensor in state]):
             state = [t.flatten(2).mean(2, dtype=torch.float64) if t.ndim > 2 else t for t in state]
-        return Sketch(self.limit, self.seed)(state)
+        rows = Sketch(self.limit, self.seed)(state)
+        return rows.cpu() if self.on_cpu else rows
 
 
 StateReduction = Sketch | ChannelMeans

@@ -24,6 +24,8 @@ class Ledger:
     features, ranks        (L+1,) numbers of the state before reduction, and directions with variability that were measured
     dropped, set_aside     (L+1,) directions without variability, and those that a single example makes, which the corrected and
                            held-out values leave out
+    unresolved             (L+1,) those of the dropped whose signal is above rounding: no infinite SNR, since one that was there
+                           before explains it, and no finite one, since rounding hides their scatter; omega is a lower bound
     reduced, shortfall     (L+1,) whether a tensor was reduced (omega is then a lower bound), and the mean of log omega that a
                            sketch half as wide loses (NaN for other reductions)
     seen, note             "torch.fx" or "hooks", and why
@@ -37,6 +39,7 @@ class Ledger:
     features: np.ndarray
     ranks: np.ndarray
     dropped: np.ndarray
+    unresolved: np.ndarray
     set_aside: np.ndarray
     reduced: np.ndarray
     shortfall: np.ndarray
@@ -86,17 +89,21 @@ class Ledger:
         return np.stack([middle - half, middle + half], 1)
 
     def violations(self) -> np.ndarray:
-        """The largest in-sample gain of every affine operation between unreduced states, else NaN; the theorem says <= 0."""
+        """The largest in-sample gain of every affine operation between complete states, else NaN; the theorem says <= 0.
+
+        Complete are states that are not reduced and, before the operation, have no unresolved direction.
+        """
         excess = np.full(len(self.operations), np.nan)
         for k, affine in enumerate(self.affine):
             sizable = self.omega[k + 1] > ZERO_ROUNDING * self.omega[k, 0]
             finite = np.isfinite(self.gain[k]) & sizable
-            if affine and not self.reduced[k] and not self.reduced[k + 1] and finite.any():
+            complete = not (self.reduced[k] or self.reduced[k + 1] or self.unresolved[k])
+            if affine and complete and finite.any():
                 excess[k] = self.gain[k][finite].max()
         return excess
 
     def rows(self) -> list[dict[str, Any]]:
-        """One dictionary a row: name, kind, affine, features, rank, dropped, geometric means and gains, reason."""
+        """One dictionary a row: name, kind, affine, features, ranks, geometric means and gains, reason."""
         lines = []
         levels = {name: self.level(name) for name in ESTIMATES}
         for k in range(len(self.operations) + 1):
@@ -107,6 +114,7 @@ class Ledger:
                 "features": int(self.features[k]),
                 "rank": int(self.ranks[k]),
                 "dropped": int(self.dropped[k]),
+                "unresolved": int(self.unresolved[k]),
                 "set_aside": int(self.set_aside[k]),
                 "reduced": bool(self.reduced[k]),
                 "reason": self.reasons[k],
@@ -124,12 +132,16 @@ class Ledger:
         head = f"{'operation':<24} {'kind':<18} {'rank':>5} {columns}"
         lines = [head, "-" * len(head)]
         for row in self.rows():
-            mark = "~" if row["reduced"] else " "
+            mark = "~" if row["reduced"] else "^" if row["unresolved"] else " "
             cells = " ".join(f"{row[name]:>{width}.3g} {factor_text(row[name + '_gain']):>6}" for name, width in WIDTHS)
             lines.append(f"{row['operation'][:24]:<24} {row['kind'][:18]:<18} {row['rank']:>4}{mark} {cells}")
         lines += sorted({f"too few data: {reason}" for reason in self.reasons if reason})
         if self.reduced.any():
             lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to gain")
+        if self.unresolved.any():
+            lines.append(
+                "^ a direction whose scatter rounding hides is left out: omega is a lower bound, float64 would resolve it"
+            )
         return "\n".join([*lines, *([self.note] if self.note else [])])
 
     def _of(self, estimate: str) -> np.ndarray:

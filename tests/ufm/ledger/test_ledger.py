@@ -310,3 +310,15 @@ def test_unknown_estimates_are_refused() -> None:
     with pytest.raises(ValueError, match="the in-sample gain is what it is"):
         result.mean_gain_interval("omega")
     assert len(result.rows()) == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_channel_means_on_the_cpu_of_a_network_on_a_gpu() -> None:
+    torch.manual_seed(9)
+    batches = images(np.random.default_rng(9), 3, 200, side=6)
+    net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.AvgPool2d(3), nn.Flatten(), nn.Linear(16, 3)).double()
+    known = ledger(net, batches, ChannelMeans(24, always=True))
+    result = ledger(net.cuda(), batches, ChannelMeans(24, always=True, on_cpu=True))
+    np.testing.assert_allclose(result.omega, known.omega, rtol=1e-8, atol=1e-9)
+    np.testing.assert_allclose(result.held_out, known.held_out, rtol=1e-8, atol=1e-9)

@@ -1,0 +1,223 @@
+"""What rounding hides is neither a finite nor an infinite SNR: no linear operation of stored numbers makes one of the other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from ufm.arrays import as_numpy
+from ufm.features.statistics import statistics_of
+from ufm.ledger import ledger
+from ufm.ledger.discrimination import Discrimination, discrimination
+
+CLASSES = 4
+
+
+def orthogonal(P: int, seed: int) -> Tensor:
+    return torch.linalg.qr(torch.randn(P, P, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
+
+
+def layer(singular_values: Tensor, dtype: torch.dtype, bias: float = 0.0, seed: int = 1) -> nn.Linear:
+    """A linear layer with those singular values in random coordinates, all offsets the same."""
+    P = len(singular_values)
+    linear = nn.Linear(P, P).to(dtype)
+    linear.weight.data = (orthogonal(P, seed) * singular_values @ orthogonal(P, seed + 1).T).to(dtype)
+    nn.init.constant_(linear.bias, bias)
+    return linear
+
+
+def examples(
+    P: int, n: int, dtype: torch.dtype, distance: float = 1.5, mean: float = 0.0, seed: int = 0
+) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.arange(n) % CLASSES
+    centres = distance * torch.randn(CLASSES, P, generator=generator, dtype=torch.float64)
+    return (torch.randn(n, P, generator=generator, dtype=torch.float64) + centres[y] + mean).to(dtype), y
+
+
+def form(features: Tensor, y: Tensor, below: float = 0.0) -> Discrimination:
+    return discrimination(statistics_of(features.double(), y, CLASSES), torch.finfo(features.dtype).eps, below)
+
+
+def form_unless_hidden(features: Tensor, y: Tensor, below: float) -> Discrimination | None:
+    """None where every direction is refused."""
+    try:
+        return form(features, y, below)
+    except ValueError as error:
+        if "Sigma_W" not in str(error):
+            raise
+        return None
+
+
+def run(linear: nn.Module, x: Tensor) -> Tensor:
+    with torch.no_grad():
+        return linear(x)
+
+
+def largest_with_rounding(omega: np.ndarray, after: Discrimination, error: Tensor, y: Tensor) -> np.ndarray:
+    """What the theorem allows for A Z + `error` (n, P), error and all: omega (1 + rho) + rho_M.
+
+    For a functional of the directions measured, of deviation 1 after, |w^T M' x| <= omega sigma + |w^T E_M x| and
+    sigma <= 1 + rho, rho the deviation of the whitened error within classes, rho_M the norm of its class means.
+    """
+    of_error = statistics_of(error, y, CLASSES)
+    T = as_numpy(after.whitener)
+    rho = np.linalg.norm(T.T @ as_numpy(of_error.sigma_w) @ T, 2) ** 0.5
+    assert rho < 0.5, "a direction that rounding makes was measured"
+    return omega * (1 + rho) + np.linalg.norm(T.T @ as_numpy(of_error.centred_means), 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("mean", [0.0, 1e3])
+@pytest.mark.parametrize("alone", [False, True], ids=["in a network", "alone"])
+def test_a_linear_layer_that_nearly_loses_a_direction_makes_no_infinity(dtype: torch.dtype, mean: float, alone: bool) -> None:
+    """One singular value of the weight sweeps through the limit of rounding. The state after it says so even by itself."""
+    x, y = examples(16, 400, dtype)
+    before = form(x, y)
+    hidden = 0
+    for s in 10.0 ** np.arange(-1, -17, -0.25):
+        values = torch.ones(16, dtype=torch.float64)
+        values[-1] = s
+        after = form(run(layer(values, dtype, mean), x), y, 0.0 if alone else before.largest)
+        assert np.isfinite(after.omega).all(), f"s = {s:.1e}"
+        # a variance just over the limit is P times its rounding
+        assert (after.omega <= before.omega * (1 + 1 / 32)).all(), f"s = {s:.1e}"
+        assert after.rank + after.unresolved <= 16
+        hidden += after.unresolved
+    assert hidden > 0, "the sweep never met the limit"
+
+
+@st.composite
+def linear_operations(draw: st.DrawFn) -> tuple[Tensor, Tensor, nn.Linear]:
+    """float32 examples of any conditioning and mean, and a layer of any conditioning and offset."""
+    P, seed = draw(st.integers(2, 12)), draw(st.integers(0, 10**6))
+    distance = 10.0 ** draw(st.floats(-1, 3))
+    x, y = examples(P, 40 * CLASSES, torch.float64, distance, seed=seed)
+    uneven = 10.0 ** -torch.linspace(0, draw(st.floats(0, 3)), P, dtype=torch.float64)
+    x = (x * uneven) @ orthogonal(P, seed + 2) + draw(st.sampled_from([0.0, 1.0, 30.0]))
+    lost = 10.0 ** -torch.linspace(0, draw(st.floats(0, 12)), P, dtype=torch.float64)
+    return x.float(), y, layer(lost, torch.float32, draw(st.sampled_from([0.0, 1.0, 1e3])), seed + 3)
+
+
+@given(linear_operations())
+def test_no_linear_operation_of_float32_raises_omega_beyond_its_rounding(operation: tuple[Tensor, Tensor, nn.Linear]) -> None:
+    x, y, linear = operation
+    before = form(x, y)
+    if before.dropped:  # then omega before is that of fewer directions than the operation has
+        return
+    out = run(linear, x)
+    exact = x.double() @ linear.weight.double().T + linear.bias.double()
+    after = form_unless_hidden(out, y, before.largest)
+    if after is None:
+        return
+    assert np.isfinite(after.omega).all()
+    assert (after.omega <= largest_with_rounding(before.omega, after, out - exact.detach(), y) * (1 + 1e-6)).all()
+
+
+@given(linear_operations(), st.integers(1, CLASSES - 1))
+def test_no_linear_operation_of_float32_makes_more_infinities(
+    operation: tuple[Tensor, Tensor, nn.Linear], collapsed: int
+) -> None:
+    """Features beside those of `operation` that tell some classes apart without any variability."""
+    x, y, linear = operation
+    P = x.shape[1]
+    before = form(torch.cat([x, torch.eye(CLASSES)[y][:, :collapsed]], 1), y)
+    if before.dropped != collapsed:
+        return
+    assert np.isinf(before.omega).sum() == collapsed
+    mixed = nn.Linear(P + collapsed, P)
+    mixed.weight.data = torch.cat([linear.weight.data, linear.weight.data[:, :1].expand(P, collapsed)], 1)
+    mixed.bias = linear.bias
+    after = form_unless_hidden(run(mixed, torch.cat([x, torch.eye(CLASSES)[y][:, :collapsed]], 1)), y, before.largest)
+    if after is None:
+        return
+    assert np.isinf(after.omega).sum() <= collapsed
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_collapsed_directions_stay_infinite_in_whatever_coordinates(dtype: torch.dtype) -> None:
+    """Features that tell class 0 from the others without variability, alone, turned and scaled by a layer, under far means."""
+    x, y = examples(6, 200, dtype)
+    one_hot = torch.eye(CLASSES, dtype=dtype)[y][:, :1]
+    for mean in (0.0, 10.0):
+        Z = torch.cat([x, one_hot], 1) + mean
+        before = form(Z, y)
+        assert np.isinf(before.omega).tolist() == [True, False, False]
+        assert before.unresolved == 0
+        for low in (1.0, 1e-2):
+            turned = run(layer(torch.linspace(1, low, 7, dtype=torch.float64), dtype, mean), Z)
+            after = form(turned, y, before.largest)
+            assert np.isinf(after.omega).tolist() == [True, False, False]
+            np.testing.assert_allclose(after.omega[1:], before.omega[1:], rtol=1e-3)
+
+
+def test_constant_features_do_not_hide_a_collapsed_one() -> None:
+    """A feature that tells class 0 from the others by 20 times its limit, beside 400 that are the same for all examples."""
+    x, y = examples(2, 400, torch.float32, distance=0.0)
+    gap = 20 * (403**0.5 * 2.0**-23)
+    told = form(torch.cat([x, torch.ones(len(y), 400), 1 + gap * (y == 0).float()[:, None]], 1), y)
+    assert np.isinf(told.omega).tolist() == [True, False, False]
+    assert told.unresolved == 0
+
+
+def test_an_activation_can_make_an_infinity() -> None:
+    """The rule must not forbid what a nonlinearity does: two units that saturate for every example, in float32."""
+    x, y = examples(4, 400, torch.float32, distance=0.0)
+    x = x.clamp(-2, 2)
+    x[:, :2] += 5 * (2 * torch.stack([y // 2, y % 2], 1).float() - 1)
+    same = nn.Linear(4, 4)
+    same.weight.data, same.bias.data = torch.eye(4), torch.zeros(4)
+    result = ledger(nn.Sequential(same, nn.Hardtanh(), nn.Linear(4, 4)), [(x, y)])
+    assert np.isfinite(result.omega[:2]).all()
+    assert np.isinf(result.omega[2:]).tolist() == [[True, True, False], [True, True, False]]
+    assert result.unresolved.tolist() == [0, 0, 0, 0]
+
+
+def hidden_by_an_offset() -> tuple[nn.Sequential, list[tuple[Tensor, Tensor]]]:
+    """Class means 100 units of the last place apart and deviations of a tenth: omega is finite, what is stored has none."""
+    x, y = examples(2, 400, torch.float32)
+    x[:, 1] = torch.arange(CLASSES)[y] * 100 + 0.1 * x[:, 0].roll(3).clamp(-2, 2)
+    linear = nn.Linear(2, 2)
+    linear.weight.data = torch.diag(torch.tensor([1.0, 2.0**-23]))
+    linear.bias.data = torch.tensor([0.0, 1.5])
+    return nn.Sequential(linear, nn.ReLU(), nn.Linear(2, 2)), [(x, y)]
+
+
+def test_what_an_operation_rounded_away_stays_unknown_until_something_is_known() -> None:
+    """The stored feature is the same for all examples of a class, and its signal may still be one of a finite omega below."""
+    net, batches = hidden_by_an_offset()
+    stored = run(net[:1], batches[0][0])[:, 1]
+    assert all(len(stored[batches[0][1] == c].unique()) == 1 for c in range(CLASSES))
+    result = ledger(net, batches)
+    assert result.unresolved.tolist() == [0, 1, 1, 1]
+    assert np.isfinite(result.omega).all()
+    assert result.omega[0, 0] > 500 > 5 > result.omega[1, 0]
+    assert "lower bound" in result.table()
+    assert [row["unresolved"] for row in result.rows()] == [0, 1, 1, 1]
+
+
+def test_rows_after_one_that_is_not_resolved_are_not_held_against_the_theorem() -> None:
+    """A layer that makes the hidden direction large again gains: omega before it was a lower bound."""
+    values = torch.ones(8, dtype=torch.float64)
+    values[-1] = 1.3e-6
+    x, y = examples(8, 400, torch.float32)
+    small, large = layer(values, torch.float32), nn.Linear(8, 8)
+    large.weight.data = torch.linalg.inv(small.weight.data.double()).float()
+    result = ledger(nn.Sequential(small, large), [(x, y)])
+    assert result.unresolved.tolist() == [0, 1, 0]
+    assert result.omega[2, -1] > result.omega[1, -1]
+    told = replace(result, affine=(True, True))  # the probe may find such a layer too ill-conditioned to tell
+    assert np.isnan(told.violations()[1])
+    assert told.violations()[0] < 1e-3
+    assert replace(told, unresolved=np.zeros(3, dtype=int)).violations()[1] > 1e-3
+
+
+@pytest.mark.parametrize("mean", [2e6, 1e8])
+def test_features_whose_every_direction_rounding_hides_are_refused_with_the_way_out(mean: float) -> None:
+    x, y = examples(6, 200, torch.float64)
+    with pytest.raises(ValueError, match=r"not resolved in this precision|Sigma_W = 0"):
+        form((x + mean).float(), y)
