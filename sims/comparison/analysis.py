@@ -67,14 +67,14 @@ def analyse(
     judged = []
     for key, members in groups.items():
         comparisons = [choice.compare(run) for run in members]
-        tests = _clock_free(members, comparisons)
+        tests = _tested_without_clock(members, comparisons)
         selection, notes = _select(members, comparisons, tests, rule, choices)
         name = _common_name(members) if key.startswith("=") else f"{key} ({len(members)} run{'s' if len(members) > 1 else ''})"
         judged.append(Group(name, members, comparisons, decide(comparisons, rule), selection, notes, tests))
     return judged
 
 
-def _clock_free(members: Sequence[Observed], comparisons: Sequence[Comparison]) -> "list[ClockFreeTests | None]":
+def _tested_without_clock(members: Sequence[Observed], comparisons: Sequence[Comparison]) -> "list[ClockFreeTests | None]":
     from sims.comparison.clock_free import clock_free_tests
 
     pairs = zip(members, comparisons, strict=True)

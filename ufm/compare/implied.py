@@ -36,13 +36,13 @@ def contradiction(name: str, parameter: float | None, runs: Sequence[SeenStatist
     growth for the split, of its norm for what is conserved. None stands for a run whose statistics are not known.
     """
     for seen in runs:
-        against = "" if seen is None else _against(name, parameter, seen, most)
+        against = "" if seen is None else _contradicted(name, parameter, seen, most)
         if against:
             return against
     return ""
 
 
-def _against(name: str, parameter: float | None, seen: SeenStatistics, most: float) -> str:
+def _contradicted(name: str, parameter: float | None, seen: SeenStatistics, most: float) -> str:
     share, low, high = seen.split.share.value, seen.split.share.low, seen.split.share.high
     if name in (RENORMALIZED.name, EMBEDDED.name):
         implied = 1.0

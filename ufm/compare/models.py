@@ -49,10 +49,6 @@ class CandidateModel:
         """Whether a value of the parameter lies between those on both sides of the limit that count as another model."""
         return value is not None and len(self.apart) == 2 and self.apart[0] < value < self.apart[1]
 
-    def counts_as_another(self, value: float | None) -> bool:
-        """Whether a value of the parameter is another model than that of its limit."""
-        return value != self.limit and not self.counts_as_limit(value)
-
     def at_bound(self, value: float | None) -> bool:
         """Whether a value of the parameter is the least or the largest that is looked at: a better one may lie beyond."""
         return value is not None and value != self.limit and not min(self.values) < value < max(self.values)

@@ -26,7 +26,7 @@ BEYOND = 8.0  # standard deviations past the furthest simulated run, where no mo
 PROBED, FAR_BEYOND = 6, 40.0  # of the first runs, that are judged before the others, and the same past these few, in all tests
 EXPLAINED = 0.9  # of the growth of log omega, by the model that is named: what leaves more is no noise that a name could rest on
 TOLD = 100.0  # likelihood ratio at which a special case is told from the model that contains it
-ACCURACY = 1e-5  # of log omega, to which predictions are computed: an exact record tells them apart below the tolerance, too
+PREDICTED_TO = 1e-5  # of log omega, to which predictions are computed: an exact record tells them apart below the tolerance, too
 NAN = float("nan")
 
 
@@ -85,8 +85,8 @@ def _told_from_limit(states: Sequence[PredictedRun], name: str) -> bool:
         assert path.parameter is not None
         total[path.parameter] = float(scores[position])
         fits = (state.fits[name][position] for state in states)
-        closely[path.parameter] = sum(noise.within(fitted.r, ACCURACY) for fitted, noise in fits)
-    elsewhere = [likely for value, likely in closely.items() if model.counts_as_another(value)]
+        closely[path.parameter] = sum(noise.within(fitted.r, PREDICTED_TO) for fitted, noise in fits)
+    elsewhere = [likely for value, likely in closely.items() if _elsewhere(name, value)]
     likelier = max(elsewhere) - closely[model.limit] > np.log(TOLD)
     return not likelier and total[model.limit] - max(total[value] for value in model.apart) > np.log(TOLD)
 
@@ -131,7 +131,7 @@ def _support(
         samples = [state.simulated(name, which, noise, min(RUNS_AT_ONCE, count - simulated.shape[1]), rng) for state in states]
         if not simulated.shape[1]:
             simulated = behind([(y[:PROBED], start[:PROBED]) for y, start in samples])
-            if (_beyond(statistics, simulated, FAR_BEYOND) | ~(statistics > 0)).all():
+            if (_far_past(statistics, simulated, FAR_BEYOND) | ~(statistics > 0)).all():
                 break
             samples = [(y[PROBED:], start[PROBED:]) for y, start in samples]
         simulated = np.hstack([simulated, behind(samples)])
@@ -165,20 +165,25 @@ def _settled(statistics: np.ndarray, simulated: np.ndarray) -> bool:
     if not simulated.shape[1]:
         return False
     far = (simulated >= statistics[:, None]).any(1) | ~(statistics > 0)
-    return bool(far.all() or _beyond(statistics, simulated, BEYOND).any())
+    return bool(far.all() or _far_past(statistics, simulated, BEYOND).any())
 
 
-def _beyond(statistics: np.ndarray, simulated: np.ndarray, deviations: float) -> np.ndarray:
+def _far_past(statistics: np.ndarray, simulated: np.ndarray, deviations: float) -> np.ndarray:
     """Which statistics lie so many standard deviations, of 1 at least, past the furthest simulated run."""
     return (statistics > 0) & (statistics > simulated.max(1) + deviations * np.maximum(simulated.std(1), 1.0))
 
 
+def _elsewhere(name: str, value: float | None) -> bool:
+    """Whether a value of a model's parameter counts as another model than its limit."""
+    return value != MODELS[name].limit and not MODELS[name].counts_as_limit(value)
+
+
 def _kept_beside(support: Mapping[str, Support], name: str, other: str) -> bool:
     """Whether the tolerance alone keeps a model beside one that contains it and is likeliest where it counts as another."""
-    return support[name].negligible and MODELS[other].counts_as_another(support[other].parameter)
+    return support[name].negligible and _elsewhere(other, support[other].parameter)
 
 
-def _against(name: str, own: Support, seen: Sequence[SeenStatistics | None], freedoms: float) -> str:
+def _objection(name: str, own: Support, seen: Sequence[SeenStatistics | None], freedoms: float) -> str:
     """Why the one model left is not named all the same: too little to know the noise by, or features that it does not imply."""
     if freedoms < PRIOR_FREEDOMS:
         return f"{freedoms:g} freedoms beside the clock tell less of the noise than is assumed: {PRIOR_FREEDOMS:g} are needed"
@@ -213,7 +218,7 @@ def _verdict(
     if len(single) == 1 and not support[single[0]].rms <= (1 - EXPLAINED) * growth:
         why = f"{single[0]} is the one left, but it leaves {support[single[0]].rms / growth:.0%} of the growth unexplained"
         return Selection(UNDECIDED, "", left, f"{why}: more than {1 - EXPLAINED:.0%} is no evidence for a model", support)
-    against = _against(single[0], support[single[0]], seen, freedoms) if len(single) == 1 else ""
+    against = _objection(single[0], support[single[0]], seen, freedoms) if len(single) == 1 else ""
     if against:
         return Selection(UNDECIDED, "", left, f"{single[0]} is the one left, but {against}", support)
     if len(single) == 1 and not unknown:
