@@ -6,7 +6,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol
 
@@ -67,6 +67,16 @@ class OneProcess:
         return values
 
 
+@contextmanager
+def others_needed() -> Iterator[None]:
+    """A block in which torch sends and receives: raises RuntimeError of one line where another process is lost."""
+    try:
+        yield
+    except RuntimeError as error:
+        said = str(error).partition("\n")[0].partition(". This is typically")[0]
+        raise RuntimeError(f"another process was lost, or does not answer; see what it said ({said})") from error
+
+
 class TorchProcesses:
     """The processes of torch's default group; raises RuntimeError where one of them is lost, or keeps the others waiting.
 
@@ -102,11 +112,13 @@ class TorchProcesses:
         distance = 1
         while distance < self.size and self.rank % distance == 0:
             if self.rank % (2 * distance):
-                self._dist.send(torch.from_numpy(values), self.rank - distance, self.carrier)
+                with others_needed():
+                    self._dist.send(torch.from_numpy(values), self.rank - distance, self.carrier)
                 break
             if self.rank + distance < self.size:
                 other = torch.empty(values.shape, dtype=torch.from_numpy(values).dtype)
-                self._dist.recv(other, self.rank + distance, self.carrier)
+                with others_needed():
+                    self._dist.recv(other, self.rank + distance, self.carrier)
                 values = np.ascontiguousarray(combine(values, as_numpy(other)))
             distance *= 2
         return self.broadcast(values, 0)
@@ -116,14 +128,16 @@ class TorchProcesses:
         import torch
 
         tensor = torch.from_numpy(np.array(values))
-        self._dist.broadcast(tensor, source, self.carrier)
+        with others_needed():
+            self._dist.broadcast(tensor, source, self.carrier)
         return as_numpy(tensor)
 
     def _reduced(self, values: np.ndarray, operation: Any) -> np.ndarray:
         import torch
 
         tensor = torch.from_numpy(np.array(values))
-        self._dist.all_reduce(tensor, operation, self.carrier)
+        with others_needed():
+            self._dist.all_reduce(tensor, operation, self.carrier)
         return as_numpy(tensor)
 
 
@@ -152,6 +166,16 @@ def raised_in_all(group: Processes) -> Iterator[None]:
         if letters.any():
             text = bytes(letters[letters > 0].tolist()).decode(errors="ignore")
             raise ValueError(f"process {rank} failed: {text}")
+
+
+def wait_for_all(group: Processes) -> None:
+    """Return when every process has come so far: one that leaves earlier may break the last message to another.
+
+    At the end of the work, where a lost process takes nothing with it: that is no error.
+    """
+    if group.size > 1:
+        with suppress(RuntimeError):
+            group.sum(np.zeros(1))
 
 
 def processes() -> Processes:

@@ -20,7 +20,8 @@ FLAGS = ["--full", "--quiet", "--out", "q.npz"]
 LINE = ["--C", "3", "--N", "7", "--P", "5", "--steps", "300", "--points", "50", "--growth", "3", *FLAGS]
 # a state after every step, so that a kill meets every place
 PROGRAM = (
-    "import sys, ufm.flow.stages as s; s.CHECKPOINT_SECONDS = 0; from ufm.flow.command import main; sys.exit(main(sys.argv[1:]))"
+    "import sys, ufm.flow.checkpoints as c; c.CHECKPOINT_SECONDS = 0; "
+    "from ufm.flow.command import main; sys.exit(main(sys.argv[1:]))"
 )
 
 

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItemType
 
 from ufm.arrays import as_numpy, check_unmasked, namespace
-from ufm.distributed import OneProcess, Processes, TorchProcesses, raised_in_all
+from ufm.distributed import OneProcess, Processes, TorchProcesses, others_needed, raised_in_all
 from ufm.files.archive import reason_of
 from ufm.files.rows import BLOCK_NUMBERS
 from ufm.files.store import check_folder_writable, remove_stale, temporary_name
@@ -154,7 +154,8 @@ def _check_free(folder: Path) -> None:
 def _write_folder(folder: Path, planner: "_RowsPlanner", group: Processes) -> None:
     writer = FileSystemWriter(folder, overwrite=False)
     if isinstance(group, TorchProcesses):
-        save({}, storage_writer=writer, planner=planner, process_group=group.carrier)
+        with others_needed():
+            save({}, storage_writer=writer, planner=planner, process_group=group.carrier)
     else:
         with warnings.catch_warnings():  # that one process alone writes, which is what was asked for
             warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
@@ -168,6 +169,8 @@ def _failure(error: CheckpointException, folder: Path, rank: int) -> BaseExcepti
         return mine
     first, (reason, _) = min(error.failures.items())
     said = reason_of(reason) if isinstance(reason, Exception) else type(reason).__name__
+    if "unexpected pos" in said:  # what torch makes of a write that took fewer bytes
+        said = "the disk took less than was written; is it full?"
     return ValueError(f"cannot write {folder}: process {first} failed: {said}")
 
 

@@ -1,11 +1,15 @@
-"""Features in many files, read in blocks of bounded size: .npz shards, or pairs of .npy, which are never mapped.
+"""Features in many files, read in blocks of bounded size: .npz shards, or pairs of .npy.
 
 A shard is a .npz with the members `features` (n, P) and `labels` (n,), or a .npy file with `features` in its name beside one that
-has `labels` in its place. All shards together, in the order of their names, are one data set.
+has `labels` in its place. All shards together, in the order of their names, are one data set. Files are not mapped into memory:
+of a mapped file what was read stays in memory, and one that is cut off meanwhile kills the reader. Rows before the wanted ones
+are read of compressed arrays alone.
 """
 
+import fnmatch
 import glob
 import os
+import struct
 import zipfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +21,8 @@ import numpy as np
 
 from ufm.files.archive import checked_header, reason_of
 from ufm.files.rows import BLOCK_NUMBERS, share_of
+
+LOCAL_HEADER = 30  # bytes before the name of a member of an archive
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Shards:
         paths = tuple(Path(name) for name in sorted(glob.glob(pattern)) if _is_shard(Path(name)))
         if not paths:
             raise ValueError(f"{pattern}: no .npz, and no .npy with 'features' in its name, is called so")
+        _check_distinct(paths)
         headers = [_headers(path) for path in paths]
         widths = {shape[1] for shape, _, _ in headers}
         if len(widths) > 1:
@@ -86,12 +93,22 @@ class Shards:
             start += rows
 
 
+def is_named(pattern: str, path: Path) -> bool:
+    """Whether a file at `path`, there or not, would be one of the shards of a pattern."""
+    folder, name = os.path.split(pattern)
+    hidden = path.name.startswith(".") and not name.startswith(".")
+    if hidden or not _is_shard(path) or not fnmatch.fnmatch(path.name, name):
+        return False
+    return any(os.path.realpath(each) == os.path.realpath(path.parent) for each in glob.glob(folder or "."))
+
+
 class _Member:
     """One array of a shard: its shape and dtype, and its rows in blocks."""
 
-    def __init__(self, path: Path, name: str, source: IO[bytes], size: int) -> None:
+    def __init__(self, path: Path, name: str, source: IO[bytes], size: int, stored: tuple[Path, int] | None) -> None:
         self.path, self.name, self._source, self._stack = path, name, source, ExitStack()
         header = checked_header(source, name, size)
+        self._numbers = None if stored is None else (stored[0], stored[1] + source.tell())  # file and place, where not compressed
         self.shape, self.dtype = header.shape, header.dtype
         if header.fortran and len(self.shape) > 1:
             raise ValueError(f"its {name} are stored by columns: save them by rows")
@@ -109,13 +126,23 @@ class _Member:
 
     def blocks(self, rows: range, step: int) -> Iterator[np.ndarray]:
         """Rows (b, ...) in blocks of at most `step`. Raises ValueError where the file ends early."""
-        _skip(self._source, rows.start * self._row_bytes)
+        self._skip(rows.start * self._row_bytes)
         for first in range(rows.start, rows.stop, step):
             yield self._take(first, min(step, rows.stop - first))
 
     @property
     def _row_bytes(self) -> int:
         return self.dtype.itemsize * int(np.prod(self.shape[1:], dtype=np.int64))
+
+    def _skip(self, count: int) -> None:
+        """Go on after so many bytes, which are read only where they are compressed."""
+        if count and self._numbers is not None:
+            file, start = self._numbers
+            self._source = _read_or_refuse(self.path, lambda: self._stack.enter_context(file.open("rb")))
+            self._source.seek(start + count)
+            return
+        while count > 0:
+            count -= len(self._source.read(min(count, 1 << 24))) or count
 
     def _take(self, first: int, count: int) -> np.ndarray:
         data = _read_or_refuse(self.path, lambda: self._source.read(count * self._row_bytes))
@@ -124,13 +151,20 @@ class _Member:
         return np.frombuffer(data, self.dtype).reshape(count, *self.shape[1:])
 
 
-def _skip(source: IO[bytes], count: int) -> None:
-    while count > 0:
-        count -= len(source.read(min(count, 1 << 24))) or count
-
-
 def _is_shard(path: Path) -> bool:
     return path.suffix == ".npz" or (path.suffix == ".npy" and "features" in path.name)
+
+
+def _check_distinct(paths: tuple[Path, ...]) -> None:
+    """Raise ValueError where two names are one file: its examples would count twice."""
+    seen = dict[tuple[int, int], Path]()
+    for path in paths:
+        if not path.exists():  # a link to nowhere, which is told when it is opened
+            continue
+        info = path.stat()
+        other = seen.setdefault((info.st_dev, info.st_ino), path)
+        if other != path:
+            raise ValueError(f"{path} is the same file as {other}: its examples would count twice; remove one of the two names")
 
 
 def _headers(path: Path) -> tuple[tuple[int, int], np.dtype[Any], np.dtype[Any]]:
@@ -149,14 +183,27 @@ def _opened(path: Path, name: str) -> _Member:
     def open_it() -> _Member:
         with ExitStack() as stack:
             if path.suffix == ".npy":
-                file = stack.enter_context(_path_beside(path, name).open("rb"))
-                return _Member(path, name, file, os.fstat(file.fileno()).st_size).closing(stack.pop_all())
+                path_of_member = _path_beside(path, name)
+                file = stack.enter_context(path_of_member.open("rb"))
+                size = os.fstat(file.fileno()).st_size
+                return _Member(path_of_member, name, file, size, (path_of_member, 0)).closing(stack.pop_all())
             archive = stack.enter_context(zipfile.ZipFile(path))
             info = archive.getinfo(f"{name}.npy")
             member = stack.enter_context(archive.open(info))
-            return _Member(path, name, member, info.file_size).closing(stack.pop_all())
+            return _Member(path, name, member, info.file_size, _place_of(path, info)).closing(stack.pop_all())
 
-    return _read_or_refuse(path, open_it)
+    return _read_or_refuse(_path_beside(path, name) if path.suffix == ".npy" else path, open_it)
+
+
+def _place_of(path: Path, info: zipfile.ZipInfo) -> tuple[Path, int] | None:
+    """The file of a member that is stored as it is, and the place of its first byte."""
+    if info.compress_type != zipfile.ZIP_STORED:
+        return None
+    with path.open("rb") as file:
+        file.seek(info.header_offset)
+        header = file.read(LOCAL_HEADER)
+    lengths = struct.unpack("<HH", header[-4:])  # of its name, and of what is extra
+    return path, info.header_offset + LOCAL_HEADER + sum(lengths)
 
 
 def _path_beside(path: Path, name: str) -> Path:

@@ -1,6 +1,7 @@
 """`python -m ufm.flow`: exact trajectories of neural collapse from random or your own features, in one command."""
 
 import argparse
+import contextlib
 import os
 import sys
 import time
@@ -8,13 +9,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
 from manifolds.linalg import RankDeficient
-from ufm.distributed import processes
+from ufm.distributed import Processes, processes, raised_in_all, wait_for_all
 from ufm.flow.config import FlowConfig
 from ufm.flow.progress import StageLine
-from ufm.flow.report import run_summary, text, title
+from ufm.flow.report import run_summary, text
 from ufm.flow.result import FlowRun
 from ufm.flow.run import check, run_flow
-from ufm.flow.source import check_shared, read_by, started
+from ufm.flow.source import check_shared, started
 from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
@@ -91,7 +92,7 @@ def parser() -> FlowParser:
     how.add_argument(
         "--full",
         action="store_true",
-        help="check: integrate the full X by the flow and the scheme; one process resumes with --out",
+        help="check: integrate the full X by the flow and the scheme; with --out a stopped run resumes",
     )
     how.add_argument("--device", **shared_option("device", "none, numpy computes", default=None))
     how.add_argument(
@@ -136,53 +137,56 @@ def sizes_of(text: str | None) -> tuple[int, ...] | None:
         raise ValueError(f"--sizes {text}: whole numbers with commas between them are needed, as in 50,20,5") from None
 
 
-def output_path(name: str | None, flow: str, several: bool, *read: str) -> "Path | None":
-    """Where one flow writes, checked to be writable and not `read`: the flow's name before the suffix where there are several."""
-    if name is None:
-        return None
-    from pathlib import Path
-
-    from ufm.files.store import check_writable
-
-    path = Path(name)
-    path = path.with_name(f"{path.stem}.{flow}{path.suffix}") if several else path
-    check_writable(path, *read)
-    if path.suffix == ".npz":
-        check_writable(checkpoint_path(path), *read)
-    return path
-
-
-def checkpoint_path(out: "Path") -> "Path":
-    """Where a --full run keeps its state until its result is stored."""
-    return out.with_suffix(".partial.npz")
-
-
-def run_and_write(config: FlowConfig, start: Start, paths: "tuple[Path | None, ...]", quiet: bool) -> FlowRun:
-    """Run one flow, and write its arrays and its figure where asked for."""
-    out, plot = paths
+def run_and_write(
+    config: FlowConfig,
+    start: Start,
+    paths: "tuple[Path | None, Path | None]",
+    checkpoint: "Path | None",
+    quiet: bool,
+    group: Processes,
+) -> FlowRun:
+    """Run one flow, and write its arrays and its figure where asked for; where that fails all processes say so."""
     progress = StageLine(quiet)
-    checkpoint = None if out is None or start.layout.shared else checkpoint_path(out)
     try:
         result = run_flow(config, start, progress, checkpoint)
     except Interrupted as stop:
         result = stop.partial
     finally:
         progress.close()
-    if out is not None:
-        from ufm.files.store import save_arrays
+    with raised_in_all(group) if result.complete else contextlib.nullcontext():  # the others need not be interrupted, too
+        if any(paths):
+            from ufm.flow.outputs import write_run
 
-        save_arrays(out, result.arrays)
-        if checkpoint is not None and config.full and result.complete:  # not before the result is on disk
-            checkpoint.unlink(missing_ok=True)
-    if plot is not None:
-        from ufm.files.plot import save_figure, trajectory_figure
-
-        save_figure(trajectory_figure(result.flow, result.scheme, title(result)), plot)
+            write_run(result, *paths, checkpoint)
     return result
 
 
-def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) -> None:
-    """Every flow that was asked for, into `runs`; all are checked before the first is run. KeyboardInterrupt goes through."""
+def paths_of(
+    args: argparse.Namespace, configs: dict[str, FlowConfig], group: Processes, kept: "dict[str, Path]"
+) -> "dict[str, tuple[Path | None, Path | None]]":
+    """Where each flow writes its arrays and its figure, and into `kept` where all processes keep its state.
+
+    The first process alone writes and prints. Raises ValueError, in every process, for what cannot be written.
+    """
+    out, plot = args.out, args.plot
+    if group.rank:
+        args.out, args.plot, args.json, args.quiet = None, None, False, True
+    if out is None and plot is None:
+        return dict.fromkeys(configs, (None, None))
+    from ufm.flow.outputs import checkpoint_path, output_paths
+
+    several = len(configs) > 1
+    if out is not None and args.full:
+        kept |= {name: checkpoint_path(config, out, several) for name, config in configs.items()}
+    with raised_in_all(group):
+        return {name: output_paths(config, args.out, args.plot, several) for name, config in configs.items()}
+
+
+def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun], kept: "dict[str, Path]") -> None:
+    """Every flow that was asked for, into `runs`, with its checkpoint in `kept`; all are checked before the first is run.
+
+    KeyboardInterrupt goes through.
+    """
     first = flow_config(args)
     names = tuple(LAWS) if args.flow == "all" else (args.flow,)
     if len(names) > 1 and args.start == "raw":
@@ -191,24 +195,27 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun]) 
     group = processes()
     if group.size > 1:
         check_shared(args.features)
-    if group.rank:  # the first process alone writes and prints
-        args.out, args.plot, args.json, args.quiet = None, None, False, True
-    read = read_by(args.features)
-    paths = {name: tuple(output_path(given, name, len(names) > 1, *read) for given in (args.out, args.plot)) for name in names}
+    paths = paths_of(args, configs, group, kept)
     start = started(first, group, left_vectors=args.out is not None)
     for config in configs.values():
         check(config, start)
     with told_as_they_come(written=args.out is not None or args.plot is not None) as tell:
         for name, config in configs.items():
-            runs[name] = result = run_and_write(config, start, paths[name], args.quiet)
+            runs[name] = result = run_and_write(config, start, paths[name], kept.get(name), args.quiet, group)
             for warning in result.warnings:
-                say(f"warning: {warning}")
+                say(f"warning: {warning}", quiet=group.rank > 0)
             if not (args.quiet or args.json):
                 written = [f"wrote {printable(str(path))}" for path in paths[name] if path is not None]
                 tell("\n".join([text(result, time.perf_counter() - began), *written]) + "\n" * (len(names) > 1))
             began = time.perf_counter()
             if not result.complete:
                 raise KeyboardInterrupt
+    wait_for_all(group)
+
+
+def kept_state(kept: "dict[str, Path]") -> "Path | None":
+    """The folder that several processes leave where they are stopped."""
+    return next((path for path in kept.values() if path.is_dir()), None)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -217,16 +224,20 @@ def main(argv: list[str] | None = None) -> int:
     command_line = parser()
     refuse_lost_values(command_line.error, sys.argv[1:] if argv is None else argv)
     args = command_line.parse_args(argv)
-    runs: dict[str, FlowRun] = {}
+    runs, kept = dict[str, FlowRun](), dict[str, "Path"]()
     code = 0
     try:
-        run_flows(args, began, runs)
+        run_flows(args, began, runs, kept)
     except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
         advice = " (--reduce)" if isinstance(error, RankDeficient) else ""
+        if isinstance(error, RuntimeError) and (state := kept_state(kept)):
+            advice = f"; the same command goes on from {state}"
         say(f"ufm.flow: error: {one_line(error)}{advice}")
         return REFUSED
     except KeyboardInterrupt:
-        say(f"ufm.flow: interrupted, {'what was computed is kept' if runs else 'before anything was computed'}")
+        state = kept_state(kept)
+        resumes = f"the same command goes on from {state}" if state else "before anything was computed"
+        say(f"ufm.flow: interrupted, {'what was computed is kept' if runs else resumes}")
         code = INTERRUPTED
     if args.json and runs:
         import json

@@ -2,22 +2,26 @@
 
 Nothing here knows the laws: the flow is integrated from its projection and its gradient, the scheme renormalizes X after every
 step. numpy, or torch on any device. A checkpoint every few seconds makes a killed run resume with bitwise the same result.
-Of several processes each carries the columns of its share (`ufm.flow.share`), and a killed run begins again.
+Of several processes each carries the columns of its share (`ufm.flow.share`).
 """
 
 import hashlib
 import time
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from manifolds.linalg import Array
+from manifolds.normalized_features import renormalize
 from ufm.features.snr import Snr, deviations_and_means, renormalized_by, renormalized_features
+from ufm.flow.checkpoints import Checkpoint, SharedCheckpoint
 from ufm.flow.config import FlowConfig
 from ufm.flow.motion import end_time, output_times, schedule_of, vectors_turn
 from ufm.flow.result import FlowRun, StageProgress, distance_warnings, largest_gap, spectral_losses
-from ufm.flow.stages import Checkpoint, FlowStage, SchemeStage
+from ufm.flow.share import ColumnShare
+from ufm.flow.stages import WANTED, FlowStage, SchemeStage
 from ufm.flow.start import Start, on_device, to_total_covariance_one
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import UNNORMALIZED
@@ -47,21 +51,20 @@ def _renormalized(start: Start) -> tuple[np.ndarray, Snr[np.ndarray]]:
         return renormalized_features(start.features, start.layout)
     near = known.mean[:, None] + known.centred_means
     D, M = deviations_and_means(start.features.astype(np.float64, copy=False), start.layout, near)
-    return renormalized_by(start.snr.whitening, D, M, start.layout), start.snr
+    X = renormalized_by(start.snr.whitening, D, M, start.layout)
+    return renormalize(X, start.layout), start.snr  # once more: the statistics know Sigma_W to eps cond(Sigma_W)^(1/2)
 
 
 def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Path | None) -> FlowRun:
-    """`ufm.flow.run.run_flow` on the full state; the checkpoint stays, whether the run is finished or interrupted.
-
-    Several processes keep no checkpoint: their states need not be those of one step.
-    """
+    """`ufm.flow.run.run_flow` on the full state; the checkpoint stays, whether the run is finished or interrupted."""
     began = time.perf_counter()
     X, H = starting_states(config, start)
     t_end = end_time(config, start)
     eta, steps, warnings = schedule_of(config, start, t_end)
-    kept, times = kept_steps(steps), output_times(config, start, t_end)
+    checkpoint = checkpoint_of(config, start, t_end, path)
+    times, eta, steps = checkpoint.schedule(output_times(config, start, t_end), eta, steps)
+    kept = kept_steps(steps)
     every_time = np.union1d(times, eta * kept)
-    checkpoint = Checkpoint(None if start.layout.shared else path, run_identity(config, start, t_end))
     flow = FlowStage(config, H, every_time, start, np.isin(every_time, times)).run(checkpoint, progress)
     scheme = SchemeStage(config, X, eta, kept, start)
     if flow.complete:
@@ -102,11 +105,16 @@ def whole_trajectory(config: FlowConfig, start: Start, times: np.ndarray, every_
     return Trajectory(bare.t, bare.omega, bare.V, bare.C, bare.N, bare.U, bare.V_t, U_t, observed, layout.sizes)
 
 
-def run_identity(config: FlowConfig, start: Start, t_end: float) -> dict[str, object]:
-    """What makes a run this one: its options, and its features by their SHA-256, wherever they lie."""
-    decided = {name: value for name, value in asdict(config).items() if name != "features"}
-    digest = hashlib.sha256(np.ascontiguousarray(start.features).data).hexdigest()
-    return {**decided, "t_end": t_end, "sha256 of the features": digest}
+def checkpoint_of(config: FlowConfig, start: Start, t_end: float, path: Path | None) -> Checkpoint:
+    """Where this run keeps its state. It belongs to its options, and to its features by their SHA-256, wherever they lie."""
+    decided: dict[str, Any] = {name: value for name, value in asdict(config).items() if name != "features"}
+    if start.digest is None:
+        digest = hashlib.sha256(np.ascontiguousarray(start.features).data).hexdigest()
+        return Checkpoint(path, {**decided, "t_end": t_end, "sha256 of the features": digest}, WANTED)
+    decided["digest of the rows"] = start.digest
+    if config.reduce:  # the basis of the range is known to rounding, and where eigenvalues are close its vectors are any
+        decided["processes"] = start.layout.group.size if isinstance(start.layout, ColumnShare) else 1
+    return SharedCheckpoint(path, decided, WANTED, start)
 
 
 def _place(H: np.ndarray, device: str | None) -> Array:

@@ -3,17 +3,21 @@
 No feature stays in memory, but with --full, for which every process keeps the columns of its own share.
 """
 
+import os
+import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
 
 from manifolds.layout import ClassLayout
-from ufm.distributed import Processes
+from ufm.distributed import Processes, raised_in_all
 from ufm.features.ranges import Reduction
 from ufm.features.sharded import FactoredStatistics, counts_of, factored_snr, factored_statistics, restricted_to_range
+from ufm.files.archive import check_memory
 from ufm.files.rows import BLOCK_NUMBERS, SharedRows
 from ufm.flow.config import FlowConfig
+from ufm.flow.held_rows import columns_of, digest_of
 from ufm.flow.share import ColumnShare
 from ufm.flow.start import Start, check_examples, scaled_means, without_zeros
 from ufm.laws.mean_system import MeanSystem, factored_mean_system
@@ -25,6 +29,7 @@ def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> 
     Raises ValueError for options that need all features at once.
     """
     _check_options(config)
+    _check_same(shards, group)
     mine = shards.share(group.rank, group.size)
     counts = counts_of(shards.labels(mine), group)
     layout = ClassLayout(tuple(counts.tolist()))
@@ -40,28 +45,21 @@ def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> 
         reduction = Reduction(basis, shards.P - statistics.P, lost / total if total else 0.0)
         notes.append(reduction.note)
     measured, zeros = without_zeros(factored_snr(statistics))
-    H: np.ndarray | None = None
-    if config.full:
-        H, held = columns_of(shards, mine, layout.C)
-        H = H if reduction is None else reduction.basis.T @ H
-        layout = layout if group.size == 1 else ColumnShare(layout.sizes, held, group)
-    return replace(Start(H, layout, measured, (*notes, *zeros), reduction), statistics=statistics)
+    start = replace(Start(None, layout, measured, (*notes, *zeros), reduction), statistics=statistics)
+    return with_columns(start, shards, mine, group) if config.full else start
 
 
-def columns_of(rows: SharedRows, part: range, C: int) -> tuple[np.ndarray, tuple[int, ...]]:
-    """The features of rows `part` in class blocks (P, columns), and how many there are of every class (C,)."""
-    held = np.zeros(C, dtype=np.int64)
-    for labels in rows.labels(part):
-        held += np.bincount(labels.astype(np.int64), minlength=C)
-    H = np.empty((rows.P, len(part)), dtype=rows.dtype)
-    place = np.cumsum(held) - held
-    for features, labels in rows.blocks(part):
-        order = np.argsort(labels, kind="stable")
-        counts = np.bincount(labels.astype(np.int64), minlength=C)
-        before = np.repeat(np.cumsum(counts) - counts, counts)  # of the block, in classes of smaller number
-        H[:, place[labels[order]] + np.arange(len(labels)) - before] = features[order].T
-        place += counts
-    return H, tuple(held.tolist())
+def with_columns(start: Start, shards: SharedRows, mine: range, group: Processes) -> Start:
+    """The start with the features of rows `mine` at hand."""
+    with raised_in_all(group):
+        check_memory({"the features of a process": len(mine) * shards.P * shards.dtype.itemsize})
+        H, labels, held = columns_of(shards, mine, start.layout.C)
+    digest = digest_of(H, labels, held.numbers, group)
+    H = H if start.reduction is None else start.reduction.basis.T @ H
+    layout = start.layout
+    if group.size > 1:
+        layout = ColumnShare(layout.sizes, tuple(np.bincount(labels, minlength=layout.C).tolist()), group)
+    return replace(start, H=H, layout=layout, held=held, digest=digest)
 
 
 def system_of_columns(H: np.ndarray, start: Start, kernel_ratio: float) -> MeanSystem:
@@ -87,6 +85,18 @@ def factored_system(config: FlowConfig, start: Start, statistics: FactoredStatis
     to_one = np.eye(K) + (U * ((1 + sigma**2) ** -0.5 - 1)) @ U.T  # (I + S S^T)^{-1/2}
     whole = FactoredStatistics(start.layout, to_one @ M, np.zeros(K), to_one, float(K), start.snr.precision)
     return factored_mean_system(whole, factored_snr(whole), config.kernel_ratio)
+
+
+def _check_same(shards: SharedRows, group: Processes) -> None:
+    """Raise ValueError, in every process, where they read different files: rows would be lost or count twice."""
+    names = " ".join(os.path.basename(name) for name in shards.files())
+    facts = np.array([shards.n, shards.P, zlib.crc32(names.encode(errors="surrogateescape"))], dtype=np.int64)
+    least, most = group.smallest(facts), -group.smallest(-facts)
+    if (least != most).any():
+        differing = f"{least[0]} to {most[0]} examples, P = {least[1]} to {most[1]}"
+        raise ValueError(
+            f"the processes do not see the same {shards.where}, {differing}: give all of them all files, on one disk"
+        )
 
 
 def _check_options(config: FlowConfig) -> None:

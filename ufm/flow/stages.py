@@ -1,16 +1,16 @@
-"""The two stages of a run on the whole tensor, flow and scheme, and the checkpoint from which they resume."""
+"""The two stages of a run on the whole tensor, flow and scheme, each of which resumes from a checkpoint."""
 
-import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
 from manifolds.linalg import Array, array_like, epsilon
 from manifolds.normalized_features import constraint_residual
 from ufm.arrays import as_numpy
+from ufm.distributed import raised_in_all
 from ufm.features.snr import snr
-from ufm.files import store
+from ufm.flow.checkpoints import Checkpoint
 from ufm.flow.config import FlowConfig
 from ufm.flow.motion import vectors_turn
 from ufm.flow.result import StageProgress
@@ -20,26 +20,8 @@ from ufm.laws.trajectory import follow
 from ufm.tensor.integrate import dormand_prince, observe_at
 from ufm.tensor.renormalized_flow import FLOWS, central_path_field, manifold_gradient, renormalize_after_step
 
-CHECKPOINT_SECONDS = 10.0
 OFF_MANIFOLD = 1e-2  # residual of a stored state: float32 runs stay a hundred times below
 STEP_TOLERANCE = 1e-9  # local error of the integrator, relative; never below 50 eps of the dtype
-
-
-class Checkpoint:
-    """Where a run keeps its state; does nothing without a path."""
-
-    def __init__(self, path: Path | None, config: dict[str, Any]) -> None:
-        self.path, self.config = path, config
-        self.saved = {} if path is None else store.load_checkpoint(path, config, WANTED) or {}
-        self.last = time.monotonic()
-
-    def offer(self, arrays: dict[str, np.ndarray], force: bool = False) -> None:
-        """Keep these arrays (beside those of earlier stages) if enough time has passed."""
-        if self.path is None or not (force or time.monotonic() - self.last > CHECKPOINT_SECONDS):
-            return
-        self.saved |= arrays
-        store.save_checkpoint(self.path, self.config, self.saved)
-        self.last = time.monotonic()
 
 
 class Stage:
@@ -109,7 +91,8 @@ class Stage:
         """Take the state of a checkpoint over, where it has one; returns all that was saved for this stage."""
         saved = {key.removeprefix(f"{self.name}_"): value for key, value in checkpoint.saved.items() if key.startswith(self.name)}
         if saved:
-            self._check_saved(saved, checkpoint.path)
+            with raised_in_all(checkpoint.group):
+                self._check_saved(saved, checkpoint.path)
             self.state, self.t = array_like(saved["state"], self.state), float(saved.get("t", 0.0))
             self.omega, self.V, self.V_t, self.U_t = (saved[name] for name in ("omega", "V", "V_t", "U_t"))
             self.count = int(saved["count"])

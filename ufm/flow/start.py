@@ -17,6 +17,7 @@ from ufm.laws.run_cost import check_run_cost
 if TYPE_CHECKING:
     from ufm.features.ranges import Reduction
     from ufm.features.sharded import FactoredStatistics
+    from ufm.flow.held_rows import HeldRows
 
 FEWEST_TIMES = 20  # at which vectors that move are kept, unless the user says otherwise
 MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce deserves a warning
@@ -26,7 +27,8 @@ MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce d
 class Start:
     """Features H (P, n) in class blocks, their layout and SNR, and what was done to them on the way.
 
-    Of features in shards the `statistics` are known, and H is None, or has the columns at hand for --full.
+    Of features in shards the `statistics` are known, and H is None, or for --full has the columns at hand, which are the rows
+    `held` of all; `digest` is of all.
     """
 
     H: np.ndarray | None
@@ -35,6 +37,8 @@ class Start:
     notes: tuple[str, ...]
     reduction: "Reduction | None" = None
     statistics: "FactoredStatistics | None" = None
+    held: "HeldRows | None" = None
+    digest: str | None = None
     __repr__ = short_repr
 
     @property

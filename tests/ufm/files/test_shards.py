@@ -1,5 +1,7 @@
 """Shards: every row once and in order, whatever the files, the blocks and the processes; damage is one line."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,55 @@ def test_a_flipped_byte_of_a_shard_is_noticed(folder):
     (folder / "a.npz").write_bytes(data)
     with pytest.raises(ValueError, match="CRC"):
         list(Shards.of(str(folder / "*.npz")).blocks(range(29)))
+
+
+def test_a_file_of_two_names_is_refused(folder):
+    (folder / "z.npz").symlink_to(folder / "a.npz")
+    with pytest.raises(ValueError, match=r"z\.npz is the same file as .*a\.npz: its examples would count twice"):
+        Shards.of(str(folder / "*.npz"))
+
+
+def test_a_pair_without_labels_names_the_file_that_is_missing(folder):
+    (folder / "labels-c.npy").unlink()
+    with pytest.raises(ValueError, match=r"cannot read .*labels-c\.npy: No such file"):
+        Shards.of(str(folder / "*.np?"))
+
+
+@pytest.mark.skipif(not Path("/proc/self/io").exists(), reason="tells the bytes that a process reads on Linux alone")
+@pytest.mark.parametrize("name", ["big.npz", "features-big.npy"])
+def test_rows_before_the_wanted_ones_are_not_read(tmp_path, name):
+    """A process whose share lies far down in a large file would read all of it, four times."""
+    H, labels = np.random.default_rng(0).standard_normal((20_000, 50)), np.arange(20_000) % 7
+    np.savez(tmp_path / "big.npz", more=np.zeros(3), features=H, labels=labels)
+    np.save(tmp_path / "features-big.npy", H)
+    np.save(tmp_path / "labels-big.npy", labels)
+    shards, before = Shards.of(str(tmp_path / name)), bytes_read()
+    ((rows, classes),) = shards.blocks(range(19_000, 19_500))
+    assert bytes_read() - before < 500_000  # 204,000 are wanted, of 8,160,000
+    np.testing.assert_array_equal(rows, H[19_000:19_500])
+    np.testing.assert_array_equal(classes, labels[19_000:19_500])
+
+
+def bytes_read() -> int:
+    """By this process, so far."""
+    return int(Path("/proc/self/io").read_text().split()[1])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "named"),
+    [
+        ("s/*.npz", "s/out.npz", True),
+        ("s/*", "s/out.npz", True),
+        ("s/[0-9].npz", "s/out.npz", False),
+        ("*/*.npz", "s/out.npz", True),
+        ("s/*.npz", "out.npz", False),
+        ("s/*.npz", "s/.out.npz", False),
+        ("s/*.npy", "s/out.npz", False),
+        ("*.npz", "out.npz", True),
+        ("s/../s/*.npz", "s/out.npz", True),
+    ],
+)
+def test_whether_a_file_would_be_a_shard(pattern, path, named, tmp_path, monkeypatch):
+    (tmp_path / "s").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert module.is_named(pattern, Path(path)) is named

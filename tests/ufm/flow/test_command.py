@@ -282,7 +282,7 @@ def test_balance_draws_by_the_seed(tmp_path: Path) -> None:
 def test_a_checkpoint_knows_the_contents_of_its_features(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path, out = tmp_path / "features.npz", tmp_path / "run.npz"
     rows, labels = write_features(path)
-    monkeypatch.setattr("ufm.flow.stages.CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr("ufm.flow.checkpoints.CHECKPOINT_SECONDS", 0.0)
     options = ["--features", path, "--full", "--t-end", "5e3", "--quiet", "--out", out]
 
     def stop(self: object, *arguments: object) -> None:
@@ -498,8 +498,8 @@ def test_a_killed_full_run_resumes_to_bitwise_the_same_result(tmp_path: Path) ->
         "--quiet",
     ]
     code = (
-        "import sys, ufm.flow.stages, ufm.flow.command as command; "
-        "ufm.flow.stages.CHECKPOINT_SECONDS = 0.0; sys.exit(command.main(sys.argv[1:]))"
+        "import sys, ufm.flow.checkpoints, ufm.flow.command as command; "
+        "ufm.flow.checkpoints.CHECKPOINT_SECONDS = 0.0; sys.exit(command.main(sys.argv[1:]))"
     )
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+import ufm.flow.checkpoints
 import ufm.flow.stages
 from tests.ufm.flow.test_command import ROOT, SMALL, refused, run, write_features
 from ufm.files import store
@@ -64,7 +65,7 @@ def test_a_machine_without_git_keeps_the_run(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_checkpoint_goes_only_after_the_result_is_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ufm.flow.stages, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(ufm.flow.checkpoints, "CHECKPOINT_SECONDS", 0.0)
     save = store.save_arrays
 
     def full_disk(path: Path, arrays: dict) -> None:
@@ -113,7 +114,7 @@ def test_an_interrupted_file_says_that_it_is_not_complete(tmp_path: Path, monkey
 def test_a_full_run_resumes_after_its_folder_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "old").mkdir()
     write_features(tmp_path / "old" / "features.npz")
-    monkeypatch.setattr(ufm.flow.stages, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(ufm.flow.checkpoints, "CHECKPOINT_SECONDS", 0.0)
     options = ["--full", "--steps", "20", "--points", "10", "--growth", "3", "--quiet"]
 
     def stop(self: object, *arguments: object) -> None:
@@ -131,7 +132,7 @@ def test_a_full_run_resumes_after_its_folder_moved(tmp_path: Path, monkeypatch: 
 
 
 def interrupted_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(ufm.flow.stages, "CHECKPOINT_SECONDS", 0.0)
+    monkeypatch.setattr(ufm.flow.checkpoints, "CHECKPOINT_SECONDS", 0.0)
     record, calls = ufm.flow.stages.SchemeStage.record, []
 
     def stop(self: object, M: object) -> None:

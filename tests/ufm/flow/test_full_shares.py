@@ -1,6 +1,7 @@
 """`--full` on features that several processes share: each carries its own columns, and all together the run of one process."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -17,7 +18,9 @@ from ufm.arrays import as_numpy
 from ufm.distributed import OneProcess, Processes
 from ufm.features.labels import class_blocks
 from ufm.features.snr import snr
+from ufm.flow.checkpoints import Checkpoint, SharedCheckpoint
 from ufm.flow.config import FlowConfig
+from ufm.flow.full_state import starting_states
 from ufm.flow.result import FlowRun
 from ufm.flow.run import run_flow
 from ufm.flow.sharded_start import prepare_shards
@@ -180,6 +183,18 @@ def test_one_process_on_shards_is_that_on_the_columns_in_memory(states):
         np.testing.assert_allclose(of_shards.scheme.omega, of_columns.scheme.omega, rtol=1e-11)
 
 
+def test_the_start_is_on_the_manifold_to_rounding_however_ill_conditioned_the_features_are():
+    rows = cut_rows(UNEQUAL, (55,), shuffled=True)
+    turned = np.linalg.qr(np.random.default_rng(5).standard_normal((6, 6)))[0]
+    flat = replace(rows, rows=(rows.rows - 5) @ (turned * np.geomspace(1, 1e-4, 6)) @ turned.T + 50)
+
+    def residual(group: Processes) -> float:
+        start = prepare_shards(CONFIG, flat, group)
+        return float(constraint_residual(starting_states(CONFIG, start)[0], start.layout))
+
+    assert max(residual(OneProcess()), *in_threads(2, residual)) < 1e-14
+
+
 def test_what_is_sent_does_not_grow_with_the_examples():
     config = FlowConfig(features="rows", full=True, t_end=50.0, points=3, steps=2)
     shapes = []
@@ -196,6 +211,18 @@ def test_what_is_sent_does_not_grow_with_the_examples():
     assert shapes[0] == shapes[1] == [{(), (6, 4), (4, 4), (6, 6)}] * 2  # norms, class sums also of W^T X, products
 
 
+def test_processes_that_see_different_files_are_refused():
+    """As on disks of their own: each would read a share of other rows."""
+    few, many = cut_rows(EQUAL, (40,), shuffled=True), cut_rows(UNEQUAL, (40,), shuffled=True)
+
+    def work(group: Group) -> str:
+        with pytest.raises(ValueError, match="the processes do not see the same memory, 90 to 125 examples, P = 6 to 6") as error:
+            prepare_shards(CONFIG, (few, many)[group.rank], group)
+        return str(error.value)
+
+    assert len(set(in_threads(2, work))) == 1
+
+
 def test_each_process_reads_its_own_rows_alone():
     rows = cut_rows(UNEQUAL, (30, 90), shuffled=True)
     config = FlowConfig(features="rows", full=True)
@@ -207,21 +234,61 @@ def test_each_process_reads_its_own_rows_alone():
 
 
 @pytest.mark.parametrize("stage", ["FlowStage", "SchemeStage"])
-def test_an_interrupt_ends_all_and_keeps_no_state_of_one_alone(stage, tmp_path, monkeypatch):
-    """The others may be at another step: a state of one process alone would not be that of a run."""
+def test_an_interrupt_of_many_gives_no_result_of_one_alone(stage, monkeypatch):
+    """The others may be at another step: what one process has computed need not be that of a run."""
     config = FlowConfig(features="rows", full=True, t_end=50.0, points=3, steps=2)
     rows = cut_rows(EQUAL, (40,), shuffled=True)
-    monkeypatch.setattr("ufm.flow.stages.CHECKPOINT_SECONDS", 0.0)
 
     def stop(self: object, *arguments: object) -> None:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(f"ufm.flow.stages.{stage}.record", stop)
-    checkpoint = tmp_path / "run.partial.npz"
     with pytest.raises(KeyboardInterrupt) as error:
-        in_threads(2, lambda group: run_flow(config, prepare_shards(config, rows, group), checkpoint=checkpoint))
+        in_threads(2, lambda group: run_flow(config, prepare_shards(config, rows, group)))
     assert not isinstance(error.value, Interrupted)
-    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("late", [0, 1])
+def test_the_clock_of_the_first_process_says_for_all_when_a_state_is_kept(late, tmp_path):
+    rows = cut_rows(EQUAL, (40,), shuffled=True)
+
+    def work(group: Group) -> bool:
+        checkpoint = SharedCheckpoint(tmp_path / "state", {}, (), prepare_shards(CONFIG, rows, group))
+        checkpoint.last -= 100.0 * (group.rank == late)
+        return checkpoint._is_time()
+
+    assert in_threads(2, work) == [late == 0] * 2
+
+
+@pytest.mark.parametrize(
+    ("took", "waited", "kept"), [(0.0, 9.0, False), (0.5, 11.0, True), (3.0, 29.0, False), (3.0, 31.0, True)]
+)
+def test_states_that_take_long_to_write_are_kept_less_often(took, waited, kept, tmp_path):
+    """A tenth of the time at most."""
+    checkpoint = Checkpoint(tmp_path / "state.npz", {}, ())
+    checkpoint.took, checkpoint.last = took, time.monotonic() - waited
+    checkpoint.offer({"flow_t": np.zeros(())})
+    assert (tmp_path / "state.npz").exists() == kept
+
+
+def test_the_digest_is_of_the_rows_whichever_process_holds_them_and_of_nothing_else():
+    rows = cut_rows(UNEQUAL, (30, 90), shuffled=True)
+
+    def digest(rows: CutRows, size: int) -> str:
+        (only,) = {start.digest for start in in_threads(size, lambda group: prepare_shards(CONFIG, rows, group))}
+        return str(only)
+
+    same = digest(rows, 1)
+    assert same == digest(rows, 3)
+    swapped, relabelled = rows.rows.copy(), rows.classes.copy()
+    first, second = np.flatnonzero(rows.classes == 0)[:2]
+    swapped[[first, second]] = swapped[[second, first]]
+    other = np.flatnonzero(rows.classes == 1)[0]
+    relabelled[[first, other]] = 1, 0
+    nudged = rows.rows.copy()
+    nudged[7, 2] = np.nextafter(nudged[7, 2], 9)
+    changed = [replace(rows, rows=swapped), replace(rows, classes=relabelled), replace(rows, rows=nudged)]
+    assert len({same, *(digest(each, 1) for each in changed)}) == 4
 
 
 @pytest.mark.parametrize("condition", [1.0, 1e-4])

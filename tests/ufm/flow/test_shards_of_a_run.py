@@ -4,6 +4,7 @@ import json
 import os
 import socket
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -11,6 +12,8 @@ import numpy as np
 import pytest
 
 from tests.fresh import FreshProcesses
+from ufm.distributed import OneProcess, wait_for_all
+from ufm.files.checkpoint_writer import save_rows
 from ufm.flow.command import main
 from ufm.flow.source import check_shared
 
@@ -29,6 +32,20 @@ def shards(tmp_path, request):
     return tmp_path
 
 
+EVERY_STEP = (  # a state after every step, so that a kill meets every place
+    "import sys, ufm.flow.checkpoints as c; c.CHECKPOINT_SECONDS = 0; from ufm.flow.__main__ import run_and_end; run_and_end()"
+)
+FULL_DISK = """
+import ufm.files.store
+from ufm.flow.__main__ import run_and_end
+
+def save(path, arrays):
+    raise ValueError(f"cannot write {path.name}: No space left on device")
+
+ufm.files.store.save_arrays = save
+print("begun")  # into a buffer, since it is no terminal
+run_and_end()
+"""
 FULL = ("--full", "--growth", "2", "--points", "20", "--steps", "20")
 OPTIONS = (
     (),
@@ -71,9 +88,33 @@ def test_one_process_resumes_the_full_state_of_shards(shards, monkeypatch):
     with monkeypatch.context() as patched:
         patched.setattr("ufm.flow.stages.SchemeStage.record", stop)
         assert main([*call, str(shards / "again.npz")]) == 130
-    assert (shards / "again.partial.npz").exists()
+    assert (shards / "again.partial").is_dir()
     assert main([*call, str(shards / "again.npz")]) == 0
     close(shards / "whole.npz", shards / "again.npz", 0.0)
+
+
+@pytest.mark.parametrize("victim", [0, 1])
+def test_a_killed_process_ends_the_other_which_tells_and_the_same_command_goes_on(shards, fresh, victim):
+    pattern, options = str(shards / "shards" / "*.npz"), ("--full", "--growth", "2", "--steps", "100", "--points", "20")
+    call = ["--features", pattern, *options, "--quiet", "--out"]
+    whole = two_processes(fresh, *call, str(shards / "whole.npz"))
+    assert [process.communicate(timeout=120)[1] for process in whole] == ["", ""]
+    killed = two_processes(fresh, *call, str(shards / "two.npz"), call=(sys.executable, "-c", EVERY_STEP))
+    while not any((shards / "two.partial").glob("[4-9]")):
+        time.sleep(0.01)
+        assert killed[0].poll() is None
+    killed[victim].kill()
+    said = [process.communicate(timeout=120)[1] for process in killed]
+    assert killed[1 - victim].returncode == 2
+    assert said[1 - victim].startswith("ufm.flow: error: another process was lost")
+    assert said[1 - victim].endswith(f"the same command goes on from {shards / 'two.partial'}\n")
+    assert said[1 - victim].count("\n") == 1
+    assert not (shards / "two.npz").exists()
+    assert sorted(path.name for path in (shards / "two.partial").iterdir())[-1].isdigit()
+    again = two_processes(fresh, *call, str(shards / "two.npz"))
+    assert [process.communicate(timeout=120)[1] for process in again] == ["", ""]
+    close(shards / "whole.npz", shards / "two.npz", 0.0)
+    assert not (shards / "two.partial").exists()
 
 
 def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
@@ -86,10 +127,58 @@ def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
     assert not (shards / "two.npz").exists()
 
 
+def test_what_one_process_cannot_write_ends_all_with_an_error_and_what_they_said_arrives(shards, fresh):
+    """They leave by os._exit: nothing that was said is lost, and no process ends well where the result is not on disk."""
+    call = ["--features", str(shards / "shards" / "*.npz"), "--out", str(shards / "two.npz"), "--json", "--quiet"]
+    running = two_processes(fresh, *call, call=(fresh.python, "-c", FULL_DISK))
+    said = [process.communicate(timeout=120) for process in running]
+    assert [process.returncode for process in running] == [2, 2], said
+    assert said[0] == ("begun\n", "ufm.flow: error: cannot write two.npz: No space left on device\n")
+    assert said[1] == ("begun\n", "ufm.flow: error: process 0 failed: cannot write two.npz: No space left on device\n")
+
+
+def test_the_first_process_that_comes_to_the_end_waits_for_the_others():
+    """One that leaves earlier may break the last message to another."""
+    asked = list[int]()
+
+    class Group(OneProcess):
+        size = 2
+
+        def sum(self, values: np.ndarray) -> np.ndarray:
+            asked.append(values.size)
+            raise RuntimeError("another process was lost")
+
+    wait_for_all(Group())
+    assert asked == [1]
+    wait_for_all(OneProcess())
+
+
 @pytest.mark.parametrize("option", ["--balance", "--device=cpu"])
 def test_options_that_need_all_features_are_refused(shards, option, capsys):
     assert main(["--features", str(shards / "shards" / "*.npz"), option]) == 2
     assert "needs all features in memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["flow.npz", "flow.renormalized.npz"])
+def test_no_result_becomes_a_shard(shards, name, capsys):
+    """The next run on the same pattern would take it for one, and fail."""
+    options = ["--flow", "all"] if "renormalized" in name else []
+    out = str(shards / "shards" / "flow.npz")
+    assert main(["--features", str(shards / "s*" / "*.npz"), "--out", out, *options]) == 2
+    assert f"{name} would be one of the shards" in capsys.readouterr().err
+    assert main(["--features", str(shards / "shards" / "[0-9].npz"), "--out", out, "--quiet"]) == 0
+
+
+def test_the_state_of_a_run_replaces_nothing(shards, capsys):
+    (shards / "flow.partial").write_text("mine")
+    assert main(["--features", str(shards / "shards" / "*.npz"), "--out", str(shards / "flow.npz"), "--full"]) == 2
+    assert "flow.partial is no folder, and the run keeps its state there" in capsys.readouterr().err
+    assert (shards / "flow.partial").read_text() == "mine"
+    with np.load(shards / "all.npz") as arrays:
+        save_rows(shards / "two.partial", arrays["features"], arrays["labels"])
+    assert main(["--features", str(shards / "two.partial"), "--out", str(shards / "two.npz"), "--full"]) == 2
+    assert "would overwrite" in capsys.readouterr().err
+    assert (shards / "two.partial" / ".metadata").exists()
 
 
 def test_no_shard_is_overwritten(shards, capsys):
@@ -114,16 +203,20 @@ def close(one: Path, other: Path, tolerance: float) -> None:
 
 
 def two_processes(
-    fresh: FreshProcesses, *arguments: str, port: int | None = None, only: int | None = None
+    fresh: FreshProcesses,
+    *arguments: str,
+    port: int | None = None,
+    only: int | None = None,
+    call: tuple[str, ...] = (),
 ) -> list[subprocess.Popen[str]]:
     """The command in two processes as torchrun starts them, or one of the two."""
-    port = port or free_port()
+    port, call = port or free_port(), call or (fresh.python, "-m", "ufm.flow")
     started = []
     for rank in range(2) if only is None else (only,):
         where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": str(rank), "WORLD_SIZE": "2"}
         environment = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", **where}
         process = subprocess.Popen(
-            [fresh.python, "-m", "ufm.flow", *arguments],
+            [*call, *arguments],
             env=environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
