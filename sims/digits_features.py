@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from sims.command import Parser, print_json, run_command
+from sims.training.digits import digits_table
 from ufm.arrays import as_numpy
 from ufm.files import store
 from ufm.flow.progress import PROGRESS_SECONDS
@@ -53,9 +54,8 @@ class Training:
 
 def balanced_digits() -> tuple[torch.Tensor, torch.Tensor]:
     """The first 174 images of every digit, pixels in [0, 1], and their labels. (n, 64) float32, (n,) int64"""
-    from sklearn.datasets import load_digits
-
-    pixels, labels = load_digits(return_X_y=True)
+    table = digits_table()
+    pixels, labels = table[:, :-1].astype(np.float64), table[:, -1].astype(np.int64)
     rows = np.sort(np.concatenate([np.flatnonzero(labels == c)[:IMAGES_PER_DIGIT] for c in range(DIGIT_CLASSES)]))
     return torch.from_numpy((pixels[rows] / 16).astype(np.float32)), torch.from_numpy(labels[rows])
 

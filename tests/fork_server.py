@@ -28,7 +28,9 @@ def read_order(connection: socket.socket) -> tuple[tuple[list[str], str, dict[st
 def run_python(arguments: list[str]) -> None:
     """What `python *arguments` does, for -m, -c and a script."""
     first, *rest = arguments
-    if first == "-m":
+    if first == "-u":  # as torchrun starts its processes; what is written is flushed at the end
+        run_python(rest)
+    elif first == "-m":
         sys.argv[:], sys.path[0] = rest, os.getcwd()
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
     elif first == "-c":

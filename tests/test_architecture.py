@@ -368,7 +368,9 @@ TYPES = ["pyrefly", "check", "--threads", "1", "--python-interpreter-path", sys.
 
 
 @pytest.mark.parametrize(
-    "command", [["ruff", "check", "."], ["ruff", "format", "--check", "."], TYPES], ids=lambda command: command[0]
+    "command",
+    [["ruff", "check", "."], ["ruff", "format", "--check", "."], TYPES],
+    ids=lambda command: command[0],
 )
 def test_linter_formatter_and_type_checker_are_content(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)

@@ -1,5 +1,6 @@
 """The instruments of the benchmarks measure what they say; `python -m benchmarks` runs the measurements."""
 
+import sys
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,6 +12,7 @@ from benchmarks.__main__ import main
 from benchmarks.flow import exact_omega
 from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes
 from manifolds.layout import ClassLayout
+from tests.fresh import FreshProcesses
 from ufm.features.snr import snr_spectrum
 
 
@@ -68,7 +70,11 @@ def test_the_efficiency_is_that_of_the_times() -> None:
 
 
 @pytest.mark.parametrize(("name", "size"), [pytest.param("measuring", 40, marks=pytest.mark.slow), ("flow", 2000)])
-def test_each_case_is_timed_in_two_real_processes(name: str, size: int) -> None:
+def test_each_case_is_timed_in_two_real_processes(
+    name: str, size: int, fresh: FreshProcesses, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", fresh.python)
+    monkeypatch.setenv("PYTHON_EXEC", fresh.python)
     times = scaling.launched(name, size, 2)
     assert min(times.shared.ours, times.shared.other, times.apart.ours, times.apart.other) > 0
     assert f"{size:,}" in scaling.CASES[name].quantity(size)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sims.training.archives import SUFFIXES, is_archive, unpacked
 from sims.training.cache import cached
+from sims.training.digits import digits_table
 from sims.training.progress import with_progress
 from sims.training.readers import DATASETS, JPEG, NORMALIZATIONS, DataChoice, Split, read_folder
 from ufm.files.store import load_arrays, save_arrays
@@ -146,12 +147,8 @@ def _folder(path: Path, quiet: bool) -> Path:
 
 def digits() -> tuple[Split, Split]:
     """The 1797 handwritten digits of scikit-learn (8x8, values 0..16), every fifth of a class for the test."""
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ValueError("the digits come with scikit-learn: install the extra 'train'") from error
-    bundle: Any = load_digits()
-    everything = Split(bundle.images.astype(np.uint8)[:, None], bundle.target.astype(np.int64))
+    table = digits_table()
+    everything = Split(np.ascontiguousarray(table[:, :-1]).reshape(-1, 1, 8, 8), table[:, -1].astype(np.int64))
     rng = np.random.default_rng(DIGITS_SPLIT_SEED)
     test = np.zeros(len(everything), dtype=bool)
     for c in range(10):

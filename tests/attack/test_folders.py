@@ -20,7 +20,7 @@ from tests.fresh import FreshProcesses
 from ufm.files.store import load_arrays
 
 ROOT = Path(__file__).parents[2]
-SHORT, LONG, PARTS = 8, int(os.environ.get("ATTACK_LINES", "5000")) // 4, 20
+SHORT, LONG, PARTS = 4, int(os.environ.get("ATTACK_LINES", "5000")) // 4, 20
 CALM = (HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large, HealthCheck.large_base_example)
 
 

@@ -55,7 +55,8 @@ def build(out: Path) -> None:
         str(out / "trees"),
     ]
     docs = ROOT / "docs"
-    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", *options, str(docs), str(out / "html")]
+    sphinx = "import gc, sys; gc.disable(); from sphinx.cmd.build import main; sys.exit(main(sys.argv[1:]))"  # a fifth faster
+    command = [sys.executable, "-c", sphinx, "-W", "--keep-going", "-q", "-b", "html", *options, str(docs), str(out / "html")]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-6000:]

@@ -116,7 +116,10 @@ def test_no_request_leaves_the_page_whatever_is_pressed(browser: Browser) -> Non
     context.close()
 
 
-@pytest.mark.parametrize(("C", "P"), [(2, 1), (2, 7), (3, 1), (3, 2), (3, 20), (4, 2), (12, 64)])
+@pytest.mark.parametrize(
+    ("C", "P"),
+    [(2, 1), (3, 2), (4, 20), *(pytest.param(*shape, marks=pytest.mark.slow) for shape in ((2, 7), (3, 1), (4, 2), (12, 64)))],
+)
 def test_every_shape_is_drawn_without_an_error(browser: Browser, C: int, P: int) -> None:
     page = opened(browser, "about:blank")
     errors: list[str] = []
@@ -139,7 +142,7 @@ def class_means(S0: np.ndarray, C: int, N: int, t: float) -> np.ndarray:
     return U @ np.diag(omega / np.sqrt(C)) @ Vt * np.sqrt(C)
 
 
-@pytest.mark.parametrize("C", [3, 4, 6])
+@pytest.mark.parametrize("C", [3, 6, pytest.param(4, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("frame", [0, 160])
 def test_the_class_means_in_the_picture_are_pythons(browser: Browser, C: int, frame: int) -> None:
     page = opened(browser, f"{ADDRESS}#C={C}&N=60&P=20&T=6&u=-0.5&spread=0.6&seed=3")

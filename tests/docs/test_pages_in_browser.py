@@ -17,13 +17,18 @@ CUT_OFF = """() => {
 }"""
 
 
-@pytest.mark.parametrize(("size", "scheme"), [(DESKTOP, "light"), (PHONE, "dark")], ids=str)
+LIGHT, DARK = (DESKTOP, "light"), (PHONE, "dark")
+EXAMINED = {"index": LIGHT, "start": DARK, "tutorials/your-own-network": LIGHT, "explorer/index": DARK}
+
+
 @pytest.mark.parametrize(
-    "name",
+    ("name", "size", "scheme"),
     [
-        *("index", "start", "tutorials/your-own-network", "explorer/index"),
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("choose", "faq", "search")),
+        pytest.param(name, *window, marks=[] if EXAMINED.get(name) == window else pytest.mark.slow)
+        for name in (*EXAMINED, "choose", "faq", "search")
+        for window in (LIGHT, DARK)
     ],
+    ids=str,
 )
 def test_axe_core_finds_nothing(browser: Browser, site: Path, name: str, size: tuple[int, int], scheme: str) -> None:
     page = opened(browser, (site / f"{name}.html").as_uri(), size, scheme)
@@ -45,7 +50,8 @@ def pages(site: Path) -> list[Path]:
     return [*written, max((site / "api").rglob("*.html"), key=lambda path: path.stat().st_size)]
 
 
-def test_no_page_is_cut_off_on_a_phone_or_asks_another_machine(browser: Browser, site: Path) -> None:
+@pytest.mark.parametrize("largest", [20, pytest.param(None, marks=pytest.mark.slow, id="all")])
+def test_no_page_is_cut_off_on_a_phone_or_asks_another_machine(browser: Browser, site: Path, largest: int | None) -> None:
     page = opened(browser, "about:blank", PHONE)
     asked: list[str] = []
     errors: list[str] = []
@@ -53,11 +59,11 @@ def test_no_page_is_cut_off_on_a_phone_or_asks_another_machine(browser: Browser,
     page.on("pageerror", lambda error: errors.append(f"{page.url}: {error}"))
     page.on("requestfailed", lambda request: errors.append(f"{page.url} lacks {request.url}"))
     cut_off = {}
-    for path in pages(site):
+    for path in sorted(pages(site), key=lambda path: -path.stat().st_size)[:largest]:
         page.goto(path.as_uri())
         if elements := page.evaluate(CUT_OFF):
             cut_off[path.relative_to(site)] = elements[:3]
-    assert len(asked) > 200
+    assert len(asked) > (3 * largest if largest else 200)
     assert not cut_off
     assert not errors
     assert {address.partition(":")[0] for address in asked} <= {"file", "data"}

@@ -37,7 +37,7 @@ from ufm.monitor.measurement import measure_features
 from ufm.monitor.record import ZERO_ERROR
 from ufm.tensor.renormalized_flow import FLOWS, central_path_field
 
-C, N, P = 6, 20, 8
+C, N, P = 5, 12, 7
 OUTCOMES = {"named", "undecided", "refuted", "not compared", "groups differ"}
 
 
@@ -127,7 +127,7 @@ def lengths(value: object) -> set[int]:
     return own.union(*(lengths(entry) for entry in inside)) if isinstance(inside, list) else own
 
 
-@pytest.mark.parametrize("law", LAWS)
+@pytest.mark.parametrize("law", ["renormalized", "unnormalized", pytest.param("embedded", marks=pytest.mark.slow)])
 def test_features_under_the_full_flow_in_a_rotated_space_are_attributed_to_its_law(law: str, tmp_path: Path) -> None:
     full_flow(law, tmp_path / "mine", seed=3)
     report = numbers_of(tmp_path / "mine", Choice(from_epoch=0))
@@ -137,8 +137,8 @@ def test_features_under_the_full_flow_in_a_rotated_space_are_attributed_to_its_l
     assert group["exponent"]["value"] == pytest.approx(report["exponents"][law], abs=1e-2)
     assert (run["C"], run["N"], run["P"]) == (C, N, P)
     assert run["epoch"] == [7.0 * k for k in range(10)]
-    assert 10 not in lengths(run["drift"])  # of the 10 pairs of 5 values: they follow from omega
-    assert len(run["omega"][0]) == 5
+    assert 6 not in lengths(run["drift"])  # of the 6 pairs of 4 values: they follow from omega
+    assert len(run["omega"][0]) == 4
     assert max(run["singular_vectors"]["rotated_share"]) < 1e-8
     assert max(run["singular_vectors"]["degrees"]["subspace_u"]) < 1e-3
 
@@ -404,7 +404,7 @@ def test_a_classifier_at_least_squares_is_a_classifier(tmp_path: Path) -> None:
 
 
 def test_the_report_tells_the_training_error_and_has_its_figures_as_pdf(trained: Path, tmp_path: Path) -> None:
-    assert run_command(trained, "--from-epoch", 1, "--out", tmp_path / "out", "--quiet") == 0
+    assert run_command(trained, "--from-epoch", 2, "--out", tmp_path / "out", "--quiet") == 0  # too few epochs for the models
     (group,) = report(tmp_path / "out")["groups"]
     (run,) = group["runs"]
     assert run["train_error"]["entry"] > 0.001
@@ -427,7 +427,9 @@ def test_the_name_of_a_run_is_text_in_the_report(simulated: Path, tmp_path: Path
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
 
 
-@pytest.mark.parametrize("flow", ["renormalized", "embedded", "unnormalized"])
+@pytest.mark.parametrize(
+    "flow", ["embedded", *(pytest.param(flow, marks=pytest.mark.slow) for flow in ("renormalized", "unnormalized"))]
+)
 def test_unequal_classes_of_a_simulation_are_compared_like_any_others(flow: str, tmp_path: Path) -> None:
     options = ["--sizes", "30,55,41,24", "--P", "9", "--flow", flow, "--points", "20", "--growth", "6", "--quiet"]
     assert flow_main([*options, "--out", str(tmp_path / "run.npz")]) == 0

@@ -69,7 +69,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], list[str]]] = {
 }
 
 
-SLOW = {"sims.study", "sims.compare"}
+SLOW = {"sims.study", "sims.compare", "sims.ledger_study"}
 
 
 @pytest.fixture(scope="module", params=[pytest.param(name, marks=[pytest.mark.slow] * (name in SLOW)) for name in sorted(CASES)])

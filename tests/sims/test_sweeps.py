@@ -21,8 +21,6 @@ from sims.training.session import Run, train_run
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, tiny
 from tests.sims.tasks import square, squared_once_killed
 
-ENGINES = ("serial", "processes", "dask")
-
 
 def quiet(_: str) -> None:
     """No progress."""
@@ -42,7 +40,7 @@ def trained_once_killed(run: Run) -> object:
     return train_run(run)
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", ["serial", "processes", pytest.param("dask", marks=pytest.mark.slow)])
 def test_outcomes_come_in_the_order_of_the_tasks_and_a_failure_is_one_of_them(engine: str) -> None:
     told: list[str] = []
     outcomes = sweep(square, {f"of {k}": k for k in (5, 3, 2)}, engine, 2, told.append)

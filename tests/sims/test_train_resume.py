@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -37,19 +36,33 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert len(json.loads((tmp_path / "parts" / "provenance.json").read_text())) == 2
 
 
-def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path) -> None:
+STOPPING = """
+import os, sys, time
+from sims.train import main
+from sims.training.session import ProgressLine
+
+def stop(line, epoch, batch, batches):
+    if epoch == 3:
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+
+ProgressLine.advance = stop
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path, fresh: FreshProcesses) -> None:
     options = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--batch-size", "50", "--robustness", "0"]
-    call = [sys.executable, "-m", "sims.train", *options, "--epochs", "30", "--quiet", "--threads", "1", "--out"]
-    process = subprocess.Popen([*call, str(tmp_path / "killed")], cwd=ROOT)
-    checkpoint = tmp_path / "killed" / "checkpoint.pt"
-    deadline = time.monotonic() + 60
-    while not checkpoint.exists() and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
+    options += ["--epochs", "5", "--quiet", "--threads", "1", "--out"]
+    call = [fresh.python, "-c", STOPPING, *options, str(tmp_path / "killed")]
+    process = subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    os.kill(int(process.stdout.readline()), signal.SIGKILL)  # in the middle of its third epoch
     assert process.wait() == -signal.SIGKILL
-    assert Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 30
+    process.stdout.close()
+    assert 1 <= Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 3
     for name in ("killed", "whole"):
-        assert command.main([*call[3:], str(tmp_path / name)]) == 0
+        assert command.main([*options, str(tmp_path / name)]) == 0
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
 
 

@@ -47,11 +47,11 @@ def measured(device: str, share: slice, group: Processes) -> Report:
     }
 
 
-def launch(processes: int, module: str, *arguments: str) -> None:
-    """Run a module in so many processes under torchrun. Fails where one of them does."""
+def launch(python: str, processes: int, module: str, *arguments: str) -> None:
+    """Run a module by an interpreter in so many processes under torchrun. Fails where one of them does."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo"}
-    call = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", module]
-    environment |= {"OMP_NUM_THREADS": "1"}
+    call = [python, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", "-m", module]
+    environment |= {"OMP_NUM_THREADS": "1", "PYTHON_EXEC": python}
     done = subprocess.run(
         [*call, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
     )

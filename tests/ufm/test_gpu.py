@@ -1,5 +1,6 @@
 """On a CUDA device: the same numbers, and nothing leaves the device. Run on demand: `python -m pytest -m gpu`."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -110,6 +111,6 @@ def test_two_processes_read_shards_on_a_machine_with_a_card(tmp_path: Path) -> N
         np.savez(tmp_path / f"shard-{k}.npz", features=H.T[part], labels=LAYOUT.labels[part])
     common = ["--features", str(tmp_path / "shard-*.npz"), "--steps", "20", "--points", "20", "--quiet"]
     assert flow.main([*common, "--out", str(tmp_path / "one.npz")]) == 0
-    launch(2, "ufm.flow", "--", *common, "--out", str(tmp_path / "two.npz"))
+    launch(sys.executable, 2, "ufm.flow", "--", *common, "--out", str(tmp_path / "two.npz"))
     one, two = (store.load_arrays(tmp_path / name) for name in ("one.npz", "two.npz"))
     np.testing.assert_allclose(two["omega"], one["omega"], rtol=1e-12)

@@ -1,6 +1,7 @@
 """Processes that torchrun starts measure together what one does: on CPUs over gloo, on a card over NCCL or gloo."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from tests.fresh import FreshProcesses
 from tests.ufm.launched import expected, launch
 from ufm.distributed import TorchProcesses
 from ufm.files.checkpoint_writer import save_rows
@@ -25,8 +27,17 @@ JOBS = [
 
 
 @pytest.mark.parametrize(("device", "backend", "processes"), JOBS)
-def test_they_measure_what_one_process_on_a_cpu_does(device: str, backend: str, processes: int, tmp_path: Path) -> None:
-    launch(processes, "tests.ufm.launched", device, backend, str(tmp_path / "out"))
+def test_they_measure_what_one_process_on_a_cpu_does(
+    device: str, backend: str, processes: int, tmp_path: Path, fresh: FreshProcesses
+) -> None:
+    launch(
+        fresh.python if device == "cpu" else sys.executable,
+        processes,
+        "tests.ufm.launched",
+        device,
+        backend,
+        str(tmp_path / "out"),
+    )
     reports = [json.loads((tmp_path / f"out-{rank}.json").read_text()) for rank in range(processes)]
     whole = expected()
     assert whole["network"]["nc1"] < 1e-9  # a sum of squares would have no digit of it
@@ -41,13 +52,13 @@ def test_they_measure_what_one_process_on_a_cpu_does(device: str, backend: str, 
             close(part, report[part], values)
 
 
-def test_the_command_on_a_checkpoint_is_that_of_one_process(tmp_path: Path) -> None:
+def test_the_command_on_a_checkpoint_is_that_of_one_process(tmp_path: Path, fresh: FreshProcesses) -> None:
     rng = np.random.default_rng(4)
     labels = rng.integers(0, 3, 90)
     save_rows(tmp_path / "saved", rng.standard_normal((90, 5)) + 0.2 * labels[:, None], labels)
     call = ["--features", str(tmp_path / "saved"), "--quiet", "--points", "20", "--out"]
     assert main([*call, str(tmp_path / "one.npz")]) == 0
-    launch(2, "ufm.flow", *call, str(tmp_path / "two.npz"))
+    launch(fresh.python, 2, "ufm.flow", *call, str(tmp_path / "two.npz"))
     one, two = (dict(np.load(tmp_path / f"{name}.npz")) for name in ("one", "two"))
     assert one.keys() == two.keys()
     np.testing.assert_allclose(two["omega"], one["omega"], rtol=1e-12)

@@ -18,7 +18,7 @@ from tests.manifolds.points import LAYOUT, P, point, tangent
 from tests.strategies import Problem, problems
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(problems(balanced=False))
 def test_geodesic_and_parallel_transport_solve_their_differential_equations(problem: Problem) -> None:
     layout, rng = problem.layout, problem.rng

@@ -47,16 +47,17 @@ def descend(H: np.ndarray, y: np.ndarray, rate: float, steps: int, every: int, r
     """Features at every `every`-th step of gradient descent on 1/2 Ave ||W h + b - y||^2 with W, b at least squares each time;
     class means r times as fast as deviations.
     """
-    C, n = int(y.max()) + 1, len(y)
-    Y = np.eye(C)[:, y]
+    n = len(y)
+    Y = np.eye(int(y.max()) + 1)[:, y]
+    share = Y.T / Y.sum(1)  # X @ share: the class means of X
     rows, H = [], H.copy()
     for k in range(steps + 1):
         if k % every == 0:
             rows.append(H.copy())
         wide = np.vstack([H, np.ones(n)])
-        W = np.linalg.lstsq(wide.T, Y.T, rcond=None)[0].T
+        W = np.linalg.solve(wide @ wide.T, wide @ Y.T).T
         gradient = W[:, :-1].T @ (W @ wide - Y) / n
-        means = np.stack([gradient[:, y == c].mean(1) for c in range(C)], axis=1)[:, y]
+        means = (gradient @ share)[:, y]
         H = H - rate * (gradient - means + r * means)
     return rows
 
@@ -93,7 +94,7 @@ def descend_layer(Z: np.ndarray, y: np.ndarray, A: np.ndarray, rate: float, step
         if k % every == 0:
             maps.append(A)
         wide = np.vstack([A @ Z, np.ones(n)])
-        W = np.linalg.lstsq(wide.T, Y.T, rcond=None)[0].T
+        W = np.linalg.solve(wide @ wide.T, wide @ Y.T).T
         A = A - rate * W[:, :-1].T @ (W @ wide - Y) @ Z.T / n
     return maps
 

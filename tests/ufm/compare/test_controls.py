@@ -48,7 +48,7 @@ def recognized(law: Law, seeds: range) -> Counter[str]:
 
 @EVERY
 def test_a_law_through_an_unknown_clock_and_noise_is_recognized(law: Law) -> None:
-    assert recognized(law, range(10))[law.name] >= 9
+    assert recognized(law, range(4))[law.name] == 4
 
 
 @pytest.mark.slow
@@ -87,7 +87,7 @@ def attributed(make: Callable[[np.random.Generator], np.ndarray], seeds: range) 
 
 @pytest.mark.parametrize("make", STRANGERS.values(), ids=STRANGERS.keys())
 def test_a_trajectory_of_no_law_is_attributed_to_none(make: Callable[[np.random.Generator], np.ndarray]) -> None:
-    assert attributed(make, range(3)) == {NONE: 3}
+    assert attributed(make, range(1)) == {NONE: 1}
 
 
 @pytest.mark.slow
@@ -111,7 +111,7 @@ def test_the_reason_tells_a_clock_that_goes_back_waves_and_a_law_that_explains_t
 
 def test_small_errors_need_an_excuse_where_the_motion_is_small() -> None:
     """Every omega grows by 0.3 to 1 % on its own clock: no law leaves 0.5 % of it, and none explains it."""
-    for seed in range(10):
+    for seed in range(3):
         rng = np.random.default_rng([seed, 400])
         x0 = starts(rng)
         assert judged([x0 + 0.01 * (own_clocks(rng) - x0) / np.log(10)]).name == NONE
@@ -130,14 +130,14 @@ def test_singular_values_at_rest_are_said_to_be() -> None:
 def test_what_is_known_too_poorly_is_attributed_to_no_wrong_law() -> None:
     """Nearly equal starts whose clock runs evenly in flow time: law (b) is past most of its bend at the second epoch."""
     names: Counter[str] = Counter()
-    for seed in range(10):
+    for seed in range(6):
         rng = np.random.default_rng([seed, 300])
         omega0 = np.sqrt(10) * np.exp(rng.uniform(-0.2, 0.2, size=9))
         end = EMBEDDED.time(np.array([30.0]), np.array([omega0.max()]), 10, 500)[0]
         omega = EMBEDDED.omega(np.linspace(0, end, 50), omega0, 10, 500)
         names[judged([noisy(np.log(omega**2 / 10), rng)]).name] += 1
-    assert names[NONE] >= 5
-    assert names[NONE] + names[EMBEDDED.name] == 10
+    assert names[NONE] >= 3
+    assert names[NONE] + names[EMBEDDED.name] == 6
 
 
 def test_far_below_the_square_root_of_C_the_laws_are_one_and_no_verdict_is_given() -> None:
@@ -229,7 +229,7 @@ def test_nothing_to_compare_has_its_reason() -> None:
 
 def test_long_simulations_are_thinned_and_a_seed_repeats_the_verdict() -> None:
     rng = np.random.default_rng(6)
-    x = noisy(of_law(EMBEDDED, rng, T=700), rng)
+    x = noisy(of_law(EMBEDDED, rng, T=300), rng)
     first, second, other = judged([x]), judged([x]), judged([x], rule=LawRule(seed=1))
     assert first.name == EMBEDDED.name
     assert first.exponent == second.exponent

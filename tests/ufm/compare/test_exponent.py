@@ -25,7 +25,7 @@ def moving(p: float, rng: np.random.Generator, T: int = 20, K: int = K, growth: 
     return along(p, x0, b)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.floats(-60, 60), st.floats(-60, 60), st.floats(-1, 3))
 def test_phi_between_is_the_integral(x0: float, x1: float, p: float) -> None:
     with mpmath.workdps(30):
@@ -81,7 +81,7 @@ def test_the_profile_is_the_least_squares_fit_of_starts_and_clock(
     assert fit.rms == pytest.approx(np.sqrt(fit.squares / 18))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.floats(-0.5, 2.5), st.integers(0, 99))
 def test_the_exponent_of_a_trajectory_without_noise_is_found(p: float, seed: int) -> None:
     exponent = fit_exponent([moving(p, np.random.default_rng(seed))], ONCE)

@@ -59,7 +59,7 @@ def test_the_unnormalized_flow_predicts_gradient_descent_from_any_start(kind: st
     assert distance(wrong, seen).max() > 1e-2
 
 
-@pytest.mark.parametrize("kappa", [0.1, 2.0])
+@pytest.mark.parametrize("kappa", [2.0, slow(0.1)])
 def test_the_joint_flow_predicts_descent_of_features_and_classifier_with_decay(kappa: float) -> None:
     sizes = SIZES["unequal"]
     rng, y = np.random.default_rng(3), labelled(sizes)
@@ -97,7 +97,11 @@ def test_a_flow_that_no_number_of_steps_follows_is_told(monkeypatch: pytest.Monk
 
 @pytest.mark.parametrize(
     ("kind", "r"),
-    [("unequal", 0.4), ("unequal", 1.0), ("equal", 6.0), slow("equal", 0.4), slow("equal", 1.0), slow("unequal", 6.0)],
+    [
+        ("unequal", 0.4),
+        ("equal", 6.0),
+        *(slow(kind, r) for kind, r in (("unequal", 1.0), ("equal", 0.4), ("equal", 1.0), ("unequal", 6.0))),
+    ],
 )
 def test_the_unnormalized_path_is_that_of_the_law(kind: str, r: float) -> None:
     sizes = SIZES[kind]
@@ -117,7 +121,7 @@ def test_the_unnormalized_path_is_that_of_the_law(kind: str, r: float) -> None:
     assert fine < coarse / 8  # of second order
 
 
-@pytest.mark.parametrize("kappa", [0.2, 5.0, 50.0])
+@pytest.mark.parametrize("kappa", [0.2, 5.0, slow(50.0)])
 def test_the_joint_path_is_that_of_the_law(kappa: float) -> None:
     sizes = SIZES["unequal"]
     rng, n = np.random.default_rng(3), sum(SIZES["unequal"])
@@ -150,7 +154,7 @@ def test_the_joint_flow_of_a_fast_classifier_is_the_unnormalized_flow() -> None:
     assert distance(path, fast).max() < 2e-3
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=6, deadline=None)
 @given(st.integers(3, 6), st.integers(0, 3), st.integers(0, 2**16))
 def test_balanced_flows_are_the_closed_laws(C: int, more: int, seed: int) -> None:
     rng = np.random.default_rng(seed)
@@ -188,7 +192,7 @@ def test_a_renormalized_flow_of_unequal_classes_is_that_of_the_whole_tensor() ->
     seen = [entry.gram()]
     for k in range(1, 3001):
         wide = np.vstack([H, np.ones(n)])
-        W = np.linalg.lstsq(wide.T, np.eye(C)[:, y].T, rcond=None)[0].T
+        W = np.linalg.solve(wide @ wide.T, wide @ np.eye(C)[:, y].T).T
         H = H - 2.0 * W[:, :-1].T @ (W @ wide - np.eye(C)[:, y]) / n
         start = entry_of(H, y)
         values, E = np.linalg.eigh(start.sigma_w)

@@ -70,8 +70,7 @@ def dense_response(start: Predictor, name: str, value: float, T: np.ndarray, tim
         (KERNEL, 0.3, 5e-4, 1e-3),
         (KERNEL, 4.0, 5e-4, 1e-3),
         (JOINT, 1.0, 2e-4, 1e-3),
-        (JOINT, 10.0, 2e-4, 3e-3),
-        pytest.param(JOINT, 100.0, 2e-4, 4e-3, marks=pytest.mark.slow),  # 34 s, the dense flow is stiff
+        *(pytest.param(JOINT, *case, marks=pytest.mark.slow) for case in ((10.0, 2e-4, 3e-3), (100.0, 2e-4, 4e-3))),  # stiff
     ],
 )
 def test_the_response_is_the_derivative_of_the_dense_flow(name: str, value: float, watched: float, quick: float) -> None:

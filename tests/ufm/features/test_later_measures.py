@@ -192,7 +192,7 @@ def test_margin_of_a_simplex_and_of_a_polygon(C, size):
     assert jiang_one_vs_rest_margin(torch.from_numpy(polygon)) == pytest.approx(1 - np.cos(angles[1]))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.integers(0, 2**20), st.integers(1, 3))
 def test_neco_and_nci_by_their_dense_formulas(seed, k):
     rng = np.random.default_rng(seed)

@@ -113,6 +113,7 @@ def killed(folder: Path, group: TorchProcesses) -> None:
 
 
 if __name__ == "__main__":
+    warnings.simplefilter("error")
     rank, world = int(sys.argv[1]), int(sys.argv[2])
     dist.init_process_group("gloo", init_method=f"file://{sys.argv[3]}", rank=rank, world_size=world)
     checkpoint_writer.BLOCK_NUMBERS = 64  # 9 rows: many pieces

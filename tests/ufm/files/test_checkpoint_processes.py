@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.fresh import FreshProcesses
 from tests.ufm.files.checkpoint_processes import DTYPES, N, rows
 from ufm.files.checkpoint import CheckpointRows, load_rows
 from ufm.files.checkpoint_writer import save_rows
@@ -16,10 +16,10 @@ from ufm.files.rows import share_of
 ROOT = Path(__file__).parents[3]
 
 
-def run(world: int, folder: Path, *parts: str) -> list[int]:
+def run(fresh: FreshProcesses, world: int, folder: Path, *parts: str) -> list[int]:
     """Run parts of the module in so many processes; their exit codes."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    call = [sys.executable, "-W", "error", "-m", "tests.ufm.files.checkpoint_processes"]
+    call = [fresh.python, "-m", "tests.ufm.files.checkpoint_processes"]
     given = [str(world), str(folder / f"store-{world}-{parts[0]}"), str(folder), *parts]
     running = [
         subprocess.Popen([*call, str(rank), *given], cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)
@@ -40,14 +40,14 @@ def same(got: tuple[np.ndarray, np.ndarray], part: slice, dtype: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def two(tmp_path_factory: pytest.TempPathFactory, fresh: FreshProcesses) -> Path:
     """What two processes have written, one of them without an example for float64."""
     folder = tmp_path_factory.mktemp("two")
-    assert run(2, folder, "write") == [0, 0]
+    assert run(fresh, 2, folder, "write") == [0, 0]
     return folder
 
 
-def test_two_one_four_and_two_processes_have_the_same_bytes(two: Path, tmp_path: Path) -> None:
+def test_two_one_four_and_two_processes_have_the_same_bytes(two: Path, tmp_path: Path, fresh: FreshProcesses) -> None:
     four, last = tmp_path / "four", tmp_path / "last"
     for folder in (four, last):
         folder.mkdir()
@@ -55,10 +55,10 @@ def test_two_one_four_and_two_processes_have_the_same_bytes(two: Path, tmp_path:
         got = load_rows(two / f"two-{dtype}")
         same(got, slice(None), dtype)
         save_rows(four / f"before-{dtype}", *got)
-    run(4, four, "reshare", "containers")
+    run(fresh, 4, four, "reshare", "containers")
     for dtype in DTYPES:
         (four / f"after-{dtype}").rename(last / f"before-{dtype}")
-    run(2, last, "reshare")
+    run(fresh, 2, last, "reshare")
     for folder, size in ((four, 4), (last, 2)):
         for dtype in DTYPES:
             for rank in range(size):
@@ -97,10 +97,10 @@ def test_what_one_process_is_refused_is_refused_in_both(two: Path) -> None:
 
 
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_killed_process_leaves_no_checkpoint(victim: int, tmp_path: Path) -> None:
+def test_a_killed_process_leaves_no_checkpoint(victim: int, tmp_path: Path, fresh: FreshProcesses) -> None:
     folder = tmp_path / f"killed-{victim}"
     folder.mkdir()
-    codes = run(2, folder, "killed")
+    codes = run(fresh, 2, folder, "killed")
     assert codes[victim] == -9
     assert (folder / f"ended-{1 - victim}.txt").read_text() in ("RuntimeError", "ValueError")
     assert not (folder / "out").exists()

@@ -283,7 +283,7 @@ def test_a_checkpoint_knows_the_contents_of_its_features(tmp_path: Path, monkeyp
     path, out = tmp_path / "features.npz", tmp_path / "run.npz"
     rows, labels = write_features(path)
     monkeypatch.setattr("ufm.flow.checkpoints.CHECKPOINT_SECONDS", 0.0)
-    options = ["--features", path, "--full", "--t-end", "5e3", "--quiet", "--out", out]
+    options = ["--features", path, "--full", "--t-end", "5e3", "--steps", "20", "--points", "20", "--quiet", "--out", out]
 
     def stop(self: object, *arguments: object) -> None:
         raise KeyboardInterrupt
@@ -492,9 +492,9 @@ def test_a_killed_full_run_resumes_to_bitwise_the_same_result(tmp_path: Path) ->
         "embedded",
         "--full",
         "--steps",
-        "400",
+        "120",
         "--points",
-        "40",
+        "12",
         "--quiet",
     ]
     code = (

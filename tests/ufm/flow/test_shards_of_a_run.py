@@ -47,13 +47,9 @@ print("begun")  # into a buffer, since it is no terminal
 run_and_end()
 """
 FULL = ("--full", "--growth", "2", "--points", "20", "--steps", "20")
-OPTIONS = (
-    (),
-    ("--flow", "embedded", "--ridge", "0.1"),
-    ("--flow", "unnormalized", "--kernel-ratio", "3", "--t-end", "900"),
-    ("--flow", "unnormalized", "--start", "raw", "--t-end", "9"),
-    FULL,
-)
+KERNEL = ("--flow", "unnormalized", "--kernel-ratio", "3", "--t-end", "900")
+RAW = ("--flow", "unnormalized", "--start", "raw", "--t-end", "9")
+OPTIONS = ((), ("--flow", "embedded", "--ridge", "0.1"), KERNEL, RAW, FULL)
 
 
 @pytest.mark.parametrize("shards", [0.3], indirect=True)
@@ -119,7 +115,7 @@ def test_a_killed_process_ends_the_other_which_tells_and_the_same_command_goes_o
 
 def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
     running = two_processes(fresh, "--features", str(shards / "shards" / "*.npz"), "--out", str(shards / "two.npz"), only=0)
-    time.sleep(3)
+    wait_for(port_of(running[0]))
     running += two_processes(fresh, "--features", str(shards / "nothing" / "*.npz"), port=port_of(running[0]), only=1)
     said = [process.communicate(timeout=120)[1] for process in running]
     assert [process.returncode for process in running] == [2, 2], said
@@ -225,6 +221,15 @@ def two_processes(
         process.port = port  # type: ignore[attr-defined]
         started.append(process)
     return started
+
+
+def wait_for(port: int) -> None:
+    """Until a process listens there; without a connection, which would be one of the group's."""
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline:
+        if any(f":{port:04X} " in Path("/proc/net", name).read_text() for name in ("tcp", "tcp6")):
+            return
+        time.sleep(0.05)
 
 
 def port_of(process: subprocess.Popen[str]) -> int:

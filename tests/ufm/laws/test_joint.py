@@ -40,7 +40,7 @@ def full(flow: JointFlow, W: np.ndarray, b: np.ndarray, H: np.ndarray, t: np.nda
     return [split(y) for y in solution.y.T]
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(problems(balanced=False, few_features=True), decays, decays, decays, st.sampled_from([0.3, 2.0]), st.booleans())
 def test_the_joint_system_is_the_flow_of_classifier_and_features(
     problem: Problem, wd_W: float, wd_H: float, wd_b: float, kappa: float, bias: bool

@@ -53,7 +53,7 @@ def integrated(Y, decay, W, H, times, slope=squared):
     return [(x[: C * P].reshape(C, P), x[C * P :].reshape(P, -1)) for x in solution.y.T]
 
 
-@settings(max_examples=25)
+@settings(max_examples=13)
 @given(problems())
 def test_the_law_is_the_flow_of_the_full_state(problem):
     """Logits and both Gram matrices to 1e-11 along the whole trajectory, any targets, P on both sides of C."""
@@ -158,7 +158,7 @@ def test_with_one_example_a_class_half_of_the_balanced_starts_never_meet_a_mode(
         assert model.law(model.start(seed)).logits(1e9) == pytest.approx(model.law(model.start(seed)).limit(), abs=1e-12)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(problems(), st.floats(0.01, 0.2))
 def test_the_mean_over_examples_is_another_clock_and_another_decay(problem, decay):
     """1/(2n) ||W H - Y||^2 + lambda/2 (||W||^2 + ||H||^2): the law with time / n and n lambda."""
@@ -207,7 +207,7 @@ def test_every_mode_of_an_aligned_start_is_logistic(pairs, decay, t):
     assert np.diag(U.T @ law.logits(t) @ V) == pytest.approx(logistic, rel=1e-12, abs=1e-14)
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(problems(balanced=False), st.sampled_from([squared, cross_entropy]))
 def test_any_start_balances_at_the_rate_of_the_decay_under_any_loss(problem, slope):
     Y, decay, W, H = problem

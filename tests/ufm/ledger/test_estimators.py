@@ -36,7 +36,7 @@ def gaussian(
     return (rng.standard_normal((n, P)) + M.T[y]) @ mixing.T, y, np.linalg.svd(M)[1][: C - 1]
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(problems(balanced=False))
 def test_leaving_an_example_out_is_what_refitting_without_it_gives(problem: Problem) -> None:
     X, y, C = problem.H.T, labels_of(problem.layout), problem.layout.C
@@ -64,8 +64,14 @@ def test_leaving_an_example_out_is_what_refitting_without_it_gives(problem: Prob
     np.testing.assert_allclose(V.T @ Q @ V, np.transpose(noise) @ np.array(noise) / len(y), rtol=1e-5, atol=1e-9)
 
 
-@pytest.mark.parametrize("share", [0.05, 0.3, 0.6, 0.9])
-@pytest.mark.parametrize("counts", [(100, 100, 100, 100), (50, 80, 110, 160)])
+@pytest.mark.parametrize(
+    ("share", "counts"),
+    [
+        pytest.param(share, counts, marks=[] if (share, k) in ((0.05, 0), (0.6, 1)) else pytest.mark.slow)
+        for share in (0.05, 0.3, 0.6, 0.9)
+        for k, counts in enumerate(((100, 100, 100, 100), (50, 80, 110, 160)))
+    ],
+)
 def test_estimates_agree_with_a_known_snr_and_with_each_other(share: float, counts: tuple[int, ...]) -> None:
     """P / n from 0.05 to 0.9: in sample is far off, both estimates are not; intervals hold the truth and each other."""
     rng, sizes = np.random.default_rng(7), np.array(counts)
@@ -94,9 +100,9 @@ def test_the_mean_of_many_samples_is_the_population() -> None:
     M = rng.standard_normal((P, 3))
     M -= (M @ (counts / n))[:, None]
     G = M.T @ M
-    draws = draw_forms(G, nu, P, counts, 40_000, rng)
+    draws = draw_forms(G, nu, P, counts, 10_000, rng)
     expected = n / (nu - P - 1) * (G + P * mean_noise(counts))
-    error = draws.std(0) / 200
+    error = draws.std(0) / 100
     assert (abs(draws.mean(0) - expected) < 5 * error + 1e-9).all()
     np.testing.assert_allclose(corrected_form(expected, nu, P, counts), G, atol=1e-9)
     y = np.repeat(np.arange(3), counts)
@@ -115,7 +121,7 @@ def test_the_draws_serve_fewer_features_than_classes(C: int, P: int, seed: int) 
     assert (np.linalg.matrix_rank(draws, tol=1e-9 * abs(draws).max()) <= min(C - 1, P)).all()
 
 
-@settings(max_examples=10)
+@settings(max_examples=5)
 @given(problems(balanced=False), st.integers(1, 7))
 def test_batches_and_merged_passes_give_the_same(problem: Problem, size: int) -> None:
     X, y, C = problem.H.T, labels_of(problem.layout), problem.layout.C

@@ -36,7 +36,7 @@ def test_the_closed_system_is_the_full_flow(problem: Problem) -> None:
     np.testing.assert_allclose(law.velocity(A), expected, atol=1e-9 * (1e-3 + abs(expected).max()))
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(problems(balanced=False))
 def test_the_gram_matrix_of_a_linear_last_layer_is_conserved(problem: Problem) -> None:
     law, A, _ = start(problem)
@@ -45,7 +45,7 @@ def test_the_gram_matrix_of_a_linear_last_layer_is_conserved(problem: Problem) -
     assert abs(path[-1] - A).max() > 0
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(problems(balanced=False))
 def test_the_loss_falls_and_no_omega_passes_the_layer_below(problem: Problem) -> None:
     """The flow descends L_LS of A Z, every omega_j stays at most that of Z, and an invertible layer is there and at rest."""

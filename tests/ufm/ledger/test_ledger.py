@@ -26,10 +26,10 @@ def whole(batches: list[tuple[torch.Tensor, torch.Tensor]]) -> tuple[torch.Tenso
     return torch.cat(x), torch.cat(y)
 
 
-@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])
+@pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in range(1, 10))])
 def test_the_theorem_holds_in_every_operation_of_200_networks(part: int) -> None:
-    """50 networks each: no affine operation raises an omega by 1e-9; with identities nothing does; the gains telescope."""
-    for seed in range(50 * part, 50 * part + 50):
+    """20 networks each: no affine operation raises an omega by 1e-9; with identities nothing does; the gains telescope."""
+    for seed in range(20 * part, 20 * part + 20):
         rng = np.random.default_rng(seed)
         torch.manual_seed(seed)
         identity = seed % 5 == 0

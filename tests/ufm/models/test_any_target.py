@@ -92,7 +92,7 @@ def test_no_point_lies_below_the_minimum_by_duality(problem):
     assert np.abs(residual.sum(1)).max() < 1e-12
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(
     st.sampled_from(KINDS),
     st.sampled_from(sorted(BIASES)),

@@ -15,7 +15,7 @@ from ufm.models.objective.losses import one_hot
 from ufm.models.poggio_liao import PoggioLiao, critical_residual
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(shapes(), st.floats(0.2, 6.0), SEEDS)
 def test_lu_steinerberger_reaches_the_simplex_bound(shape, temperature, seed):
     assume(shape["P"] >= 2)
@@ -49,7 +49,7 @@ def test_too_few_dimensions_stay_above_the_simplex_bound(temperature, known, bou
     assert enough.value(enough.solve(0).point) == pytest.approx(bound, abs=1e-5)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(shapes(classes=(2, 7)), SEEDS)
 def test_e_wojtowytsch_reaches_its_minimum_with_an_isometry(shape, seed):
     assert_as_predicted(simulate(EWojtowytsch(**shape), seed))
@@ -79,7 +79,7 @@ def test_projections_on_the_balls():
     assert torch.allclose(UnitBalls().onto(x).norm(dim=0), torch.tensor([1.0, 0.5, 1.0], dtype=torch.float64))
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(shapes(), st.floats(0.02, 3.0), SEEDS)
 def test_poggio_liao_minimum_and_equilibrium_norm(shape, decay, seed):
     assert_as_predicted(simulate(PoggioLiao(**shape, lambda_w=decay), seed))

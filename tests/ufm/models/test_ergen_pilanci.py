@@ -38,7 +38,7 @@ def test_one_example_a_class_is_inside_the_theory():
     assert_as_predicted(simulate(ErgenPilanci(C=4, N=1, P=7, beta=0.4)))
 
 
-@settings(max_examples=12)
+@settings(max_examples=6)
 @given(st.integers(2, 4), st.integers(2, 5), st.floats(0.1, 2.6), st.sampled_from([1.0, 2.0, 3.0]), SEEDS)
 def test_minimum_in_general(C, N, beta, imbalance, seed):
     majority = 1 if imbalance > 1 else 0
@@ -71,7 +71,7 @@ def test_unfolding_is_the_inverse_of_batch_normalisation():
     assert torch.allclose(g**2 + a**2, (H**2).sum(1, keepdim=True))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(SEEDS, st.floats(0.05, 2.5), st.floats(0.05, 2.0))
 def test_no_point_of_the_batch_normalised_problem_lies_below_the_minimum(seed, beta, scale):
     model = ErgenPilanci(N=2, majority=2, imbalance=2.0, beta=beta)

@@ -32,13 +32,13 @@ def dense_loss(Z: np.ndarray, priors: np.ndarray) -> float:
     return float(sum(p * (np.log(np.exp(Z[:, k]).sum()) - Z[k, k]) for k, p in enumerate(priors)))
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(shapes(), st.floats(0.3, 4.0), st.floats(0.3, 4.0), SEEDS)
 def test_balanced_minimum(shape, energy_h, energy_w, seed):
     assert_as_predicted(simulate(Fang(**shape, energy_h=energy_h, energy_w=energy_w), seed))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(shapes(least=0, classes=(3, 6)), st.data(), st.floats(1.05, 30.0), st.floats(0.3, 3.0), SEEDS)
 def test_unequal_minimum_is_the_reduced_one(shape, data, ratio, energy_h, seed):
     majority = data.draw(st.integers(1, shape["C"] - 1))
@@ -123,7 +123,7 @@ def test_threshold_is_the_operator_norm_of_the_dense_gradient(case):
     assert abs(excess[1]) < 1e-8
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(st.integers(1, 4), st.integers(2, 4), st.floats(1.0, 20.0), st.floats(0.5, 20.0), SEEDS)
 def test_reduced_optimum_beats_every_other_point_of_the_nuclear_ball(K_A, K_B, ratio, budget, seed):
     best, rng = optimum(K_A, K_B, ratio, budget), np.random.default_rng(seed)
@@ -148,7 +148,7 @@ def test_reduced_gradient_is_a_finite_difference():
         assert float(central) == pytest.approx(float(slope[k]), abs=1e-9)
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(st.lists(st.floats(0, 5), min_size=3, max_size=3), st.lists(st.floats(0.2, 2), min_size=3, max_size=3), st.floats(0.1, 3))
 def test_projection_on_the_weighted_simplex(sizes, weights, share):
     sizes, weights = np.array(sizes), np.array(weights)

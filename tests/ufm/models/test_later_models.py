@@ -46,7 +46,7 @@ def test_both_losses_are_those_of_torch_with_their_gradient_and_curvature(C, n, 
         assert torch.allclose(ours.curvature_at(Z)(move), bent, rtol=1e-8, atol=1e-11)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(shapes(), st.floats(0.08, 1.3), st.floats(0.0, 0.6), RATIOS, SEEDS)
 def test_label_smoothing_on_both_sides_of_its_threshold(shape, c, delta, ratio, seed):
     model = LabelSmoothing(**shape, **split(c, ratio, shape["C"], shape["N"]), smoothing=delta)
@@ -55,7 +55,7 @@ def test_label_smoothing_on_both_sides_of_its_threshold(shape, c, delta, ratio, 
         assert_as_predicted(simulate(model, seed))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(shapes(), st.floats(0.05, 0.5), st.floats(0.0, 4.0), RATIOS, SEEDS)
 def test_focal_minimum_and_minimiser(shape, c, gamma, ratio, seed):
     """Where the bound is attained at a positive gap, solves from random starts end there, though the loss is not convex."""
@@ -138,10 +138,10 @@ def test_no_unit_vectors_exceed_the_largest_margin_and_known_codes_reach_it(code
 
 
 def test_a_larger_margin_is_not_met_by_other_starts():
-    """The rival: 60 other starts at P = 3 for 5 and for 6 classes never exceed the stated margin."""
+    """The rival: other starts at P = 3 for 5 and for 6 classes never exceed the stated margin."""
     for C in (5, 6):
         model = SoftmaxCodes(C=C, P=3)
-        assert all(model.value(model.solve(seed).point) > -1 - 1e-9 for seed in range(1, 11))
+        assert all(model.value(model.solve(seed).point) > -1 - 1e-9 for seed in range(1, 5))
 
 
 def test_softmax_codes_refuse_what_has_no_closed_margin():
@@ -154,7 +154,7 @@ def test_softmax_codes_refuse_what_has_no_closed_margin():
 SIZES = st.lists(st.integers(1, 30), min_size=2, max_size=5)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(SIZES, SEEDS)
 def test_seli_by_solves(sizes, seed):
     assert_as_predicted(simulate(Seli(C=len(sizes), P=len(sizes) + 1, sizes=tuple(sizes)), seed))
@@ -202,13 +202,13 @@ def test_seli_is_the_limit_of_cross_entropy_with_vanishing_decay():
     assert model.predicted()["minimum"] == pytest.approx(np.linalg.svd(encoding, compute_uv=False).sum())
 
 
-@settings(max_examples=8)
+@settings(max_examples=4)
 @given(st.lists(st.integers(1, 7), min_size=2, max_size=4), st.integers(1, 6), st.floats(0, 0.15), SEEDS)
 def test_joint_decay_is_law_e_along_the_path(sizes, P, decay, seed):
     assert_as_predicted(simulate(JointDecay(C=len(sizes), P=P, sizes=tuple(sizes), weight_decay=decay), seed))
 
 
-@settings(max_examples=4)
+@settings(max_examples=2)
 @example({"C": 3, "N": 2, "P": 4}, 0.25, 0.125, 0.875, 9780)  # the integration passes close to a saddle, where its errors grow
 @given(shapes(classes=(2, 4)), st.floats(0.05, 2), st.floats(0.1, 3), st.floats(0, 1), SEEDS)
 def test_block_kernel_law_and_invariant(shape, single, step, other, seed):

@@ -35,7 +35,7 @@ def plain_value(
     return value + (bias / 2 * (b**2).sum() if bias is not None else 0.0)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(shapes(), SEEDS, st.booleans(), st.sampled_from([None, 0.0, 0.3]), st.integers(1, 3), st.sampled_from([1.0, 2.5]))
 def test_value_gradient_and_curvature_are_those_of_autograd(shape, seed, squared, bias, depth, gain):
     rng = np.random.default_rng(seed)
@@ -104,7 +104,7 @@ def test_feasible_sets_are_kept_by_their_maps_and_by_both_libraries(space):
         assert np.allclose(space.to_rows(moved).mT.numpy(), stepped)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(shapes(), SEEDS, st.sampled_from([Spheres(), Spheres(axis=0), Spheres(axis=1)]))
 def test_the_riemannian_hessian_of_log_f_is_a_finite_difference_of_its_gradient(shape, seed, space):
     layout = ClassLayout.equal(shape["C"], shape["N"])

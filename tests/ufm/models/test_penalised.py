@@ -47,14 +47,14 @@ def written_out(model: Zhu, rho: float):
     return W, model.layout.spread(W.mT) * (model.lambda_w / (model.lambda_h * model.N)) ** 0.5, torch.zeros(model.C, 1).double()
 
 
-@settings(max_examples=25)
+@settings(max_examples=13)
 @given(shapes(), thresholds(), RATIOS, st.sampled_from([0.0, 0.05]), SEEDS)
 def test_zhu_minimum_and_minimiser(shape, c, ratio, decay, seed):
     model = Zhu(**shape, **split(c, ratio, shape["C"], shape["N"]), lambda_b=decay)
     assert_as_predicted(simulate(model, seed))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(shapes(), st.floats(0.02, 0.98), RATIOS)
 def test_zhu_minimiser_is_stationary_and_has_the_predicted_value(shape, c, ratio):
     model = Zhu(**shape, **split(c, ratio, shape["C"], shape["N"]))
@@ -124,7 +124,7 @@ class Tied:
         return lambda d: self.gathered(*inner(self.spread(d)))
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(shapes(classes=(3, 6)), st.data(), SEEDS)
 def test_zhu_other_critical_points_are_strict_saddles(shape, data, seed):
     """Points that tie classes exactly: by symmetry critical for the whole problem, above the minimum, with negative curvature."""
@@ -145,7 +145,7 @@ def test_zhu_other_critical_points_are_strict_saddles(shape, data, seed):
     assert smallest_curvature(model.objective(), point) < -1e-5
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(shapes(least=0), thresholds(), RATIOS, st.sampled_from([1.0, 2.0, 3.0]), SEEDS)
 def test_bias_free_minimum_for_equal_and_unequal_classes(shape, c, ratio, imbalance, seed):
     majority = 1 if imbalance > 1 else 0
@@ -165,13 +165,13 @@ def test_bias_free_drops_each_class_at_its_own_threshold():
             assert kept == pytest.approx(max(1 - factor, 0), abs=1e-8)
 
 
-@settings(max_examples=15)
+@settings(max_examples=8)
 @given(shapes(), thresholds(), RATIOS, SEEDS)
 def test_free_bias_minimum(shape, c, ratio, seed):
     assert_as_predicted(simulate(FreeBias(**shape, **split(c, ratio, shape["C"], shape["N"])), seed))
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(shapes(least=0), thresholds(), st.floats(0.05, 8.0), RATIOS, SEEDS)
 def test_decayed_bias_minimum_on_both_sides_of_its_onset(shape, c, times_onset, ratio, seed):
     onset = c / (1 - c) if c < 1 else 1.0
@@ -189,7 +189,7 @@ def test_decayed_bias_onset_is_sharp(factor, orthogonal_part):
     assert along == pytest.approx(max(1 - c - (1 - c) / factor, 0), abs=1e-8)
 
 
-@settings(max_examples=20)
+@settings(max_examples=10)
 @given(shapes(least=0, classes=(2, 4)), st.floats(-3.5, -0.5), RATIOS, st.integers(1, 3), st.data(), SEEDS)
 def test_deep_linear_minimum(shape, power, ratio, layers, data, seed):
     """From weak decay to one that loses every class, for equal classes and for any sizes: the global minimum each time."""
@@ -209,7 +209,7 @@ def test_deep_linear_finds_the_pattern_of_lost_classes_that_is_lowest():
         assert_as_predicted(simulate(model, seed))
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.integers(1, 5), st.floats(1e-4, 2.0))
 def test_deep_linear_root_is_the_global_minimiser_of_its_scalar_function(M, price):
     x = scalar_minimiser(M, price)
