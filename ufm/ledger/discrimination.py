@@ -18,8 +18,14 @@ is at most (1 + sqrt 2) delta, with sqrt 2 for the rounding of eigenvalues, and 
 can come from features whose largest SNR is omega_1. Only a larger one is infinite, omega_1 being the largest finite SNR of the
 same features and of those that they were computed from: then no linear operation makes an infinite SNR of a finite one, however
 its result is rounded. A smaller one is `unresolved`, and left out: the other values are lower bounds.
+
+What was rounded away stays away, however exact the numbers after it look: an affine operation, and any operation after an
+unresolved direction, leaves at most as many infinite SNR as there were (`most_infinite`). And a direction without visible signal
+may have had one: where a later affine operation makes a larger omega, the rows before it were lower bounds
+(`unresolved_by_later_rows`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,7 +50,7 @@ class Discrimination:
     counts     (C,) numpy, examples a class
     dropped    directions of the P features without any variability
     unresolved those of them whose signal rounding alone cannot make, and that may have a finite SNR all the same
-    hidden     the largest SNR that these may have, 0 where there are none
+    hidden     the largest SNR that a dropped direction may have, 0 where there are none, or all examples are 0 along them
     """
 
     gram: np.ndarray
@@ -106,10 +112,13 @@ class Discrimination:
         return _with_infinite(self.signal @ E @ np.linalg.svd(reached)[0][:, r:], r)
 
 
-def discrimination(stats: ClassStatistics[Array], precision: float, below: float = 0.0) -> Discrimination:
+def discrimination(
+    stats: ClassStatistics[Array], precision: float, below: float = 0.0, most_infinite: int | None = None
+) -> Discrimination:
     """The form G of class statistics. `precision` is the machine epsilon of the dtype that the features came in.
 
-    below   the largest finite SNR of the features that these were computed from (`Discrimination.largest`), 0 where unknown
+    below          the largest finite SNR of the features that these were computed from (`Discrimination.largest`), 0 where unknown
+    most_infinite  how many infinite SNR there can be at most, None where that is not known; others are unresolved
 
     Every feature is first divided by its own deviation, which changes no omega and takes bad scaling out of the eigenvalues.
     Which directions are empty then says `range_of_covariance`. A signal along empty directions counts as infinite SNR where no
@@ -141,14 +150,18 @@ def discrimination(stats: ClassStatistics[Array], precision: float, below: float
     still = (~moving) & (squares > 0)
     outside = as_numpy(E[:, :empty].mT @ (M[moving] / scale[:, None])) / limit
     of_still = as_numpy(M[still] / xp.sqrt(still_variances[still])[:, None])
+    hiding = empty > 0 or len(of_still) > 0
     of_still = of_still[abs(of_still).max(1, initial=0) > 1]  # the others are what rounding makes of equal numbers
-    unbounded, unresolved = _without_finite_snr(np.concatenate([outside, of_still]), len(of_still), signal, below)
+    rows = np.concatenate([outside, of_still])
+    unbounded, unresolved = _without_finite_snr(rows, len(of_still), signal, below, most_infinite)
     dropped = stats.P - inside.shape[1]
-    counts, hidden = as_numpy(stats.counts), below if unresolved else 0.0
+    counts, hidden = as_numpy(stats.counts), below if hiding else 0.0
     return Discrimination(signal.T @ signal, unbounded, whitener, signal, counts, dropped, unresolved, hidden)
 
 
-def _without_finite_snr(rows: np.ndarray, still: int, signal: np.ndarray, below: float) -> tuple[np.ndarray, int]:
+def _without_finite_snr(
+    rows: np.ndarray, still: int, signal: np.ndarray, below: float, most: int | None
+) -> tuple[np.ndarray, int]:
     """Contrasts (C, r) whose SNR is infinite, and in how many directions it may be either.
 
     rows   (k, C) signals along empty directions, in units of the limit; the last `still` of them of single features, whose
@@ -156,10 +169,36 @@ def _without_finite_snr(rows: np.ndarray, still: int, signal: np.ndarray, below:
     """
     _, values, Vt = np.linalg.svd(rows, full_matrices=False)
     values = values / (1 + still) ** 0.5
-    for r in range(int((values > 1 + MOST_SCATTER * below).sum()), 0, -1):
+    candidates = int((values > 1 + MOST_SCATTER * below).sum())
+    for r in range(candidates if most is None else min(candidates, most), 0, -1):
         if values[r - 1] > 1 + MOST_SCATTER * _largest_finite(signal, Vt[:r].T):
             return Vt[:r].T, int((values > 1).sum()) - r
     return np.zeros((rows.shape[1], 0)), int((values > 1).sum())
+
+
+def unresolved_by_later_rows(
+    omega: np.ndarray,
+    affine: Sequence[bool | None],
+    dropped: np.ndarray,
+    unresolved: np.ndarray,
+    tolerance: np.ndarray,
+    complete: Sequence[bool],
+) -> np.ndarray:
+    """`unresolved` (L+1,) with the dropped directions that affine operations after them bring back: no omega can grow there.
+
+    omega      (L+1, K); affine (L,); dropped and unresolved (L+1,) directions
+    tolerance  (L+1,) relative excess that is none: what a row's dtype leaves of an affine operation
+    complete   (L+1,) rows that the theorem holds between
+    """
+    told, later = unresolved.copy(), omega[-1]
+    for k in range(len(affine) - 1, -1, -1):
+        if affine[k] and complete[k] and complete[k + 1]:
+            excess = np.isfinite(later) & (later > omega[k] * (1 + tolerance[k + 1]))
+            told[k] = max(told[k], min(int(excess.sum()), int(dropped[k])))
+            later = np.maximum(later, omega[k])
+        else:
+            later = omega[k]
+    return told
 
 
 def signal_omega(signal: np.ndarray, unbounded: np.ndarray) -> np.ndarray:

@@ -16,10 +16,10 @@ from manifolds.linalg import Array, epsilon
 from manifolds.rng import RNG, seed_from
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.batches import Loader, classes_of, labelled_batches
-from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
+from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega, unresolved_by_later_rows
 from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
 from ufm.ledger.leave_one_out import SecondPass
-from ufm.ledger.reductions import Sketch, StateReduction, halved
+from ufm.ledger.reductions import ChannelMeans, Sketch, StateReduction, halved
 from ufm.ledger.result import Ledger
 from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
 
@@ -141,11 +141,33 @@ class _FirstPass:
         self.streams.clear()
 
     def forms(self) -> list[Discrimination]:
-        """The form of every row, each told the largest SNR of the one below."""
+        """The form of every row, each told the largest SNR of the one below, and how many infinite ones there can be."""
         told: list[Discrimination] = []
-        for stats, precision in zip(self.statistics, self.precisions, strict=True):
-            told.append(discrimination(stats, precision, told[-1].largest if told else 0.0))
+        for k, (stats, precision) in enumerate(zip(self.statistics, self.precisions, strict=True)):
+            below, most = 0.0, None
+            if told:
+                below = told[-1].largest
+                if self.complete[k - 1] and self.complete[k] and (self.operations[k].affine or told[-1].unresolved):
+                    most = told[-1].unbounded.shape[1]
+            told.append(discrimination(stats, precision, below, most))
         return told
+
+    @property
+    def complete(self) -> list[bool]:
+        """Rows that the theorem holds between: not reduced, or reduced all alike by a map that affine operations commute with."""
+        alike = isinstance(self.reduction, ChannelMeans) and self.reduction.always
+        return [alike or not reduced for reduced in self.reduced]
+
+    def unresolved(self, forms: list[Discrimination]) -> np.ndarray:
+        """Directions of every row, (L+1,), that may have a finite or an infinite SNR."""
+        return unresolved_by_later_rows(
+            np.stack([form.omega for form in forms]),
+            [operation.affine for operation in self.operations[1:]],
+            np.array([form.dropped for form in forms]),
+            np.array([form.unresolved for form in forms]),
+            np.sqrt(self.precisions),  # what `Operation.affine` was probed with
+            self.complete,
+        )
 
     def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
         """One batch through the network."""
@@ -204,7 +226,7 @@ def _assembled(
         features=np.array(first.sizes),
         ranks=np.array([form.rank for form in forms]),
         dropped=np.array([form.dropped for form in forms]),
-        unresolved=np.array([form.unresolved for form in forms]),
+        unresolved=first.unresolved(forms),
         set_aside=np.array([form.rank - less.rank for form, less in zip(forms, kept, strict=True)]),
         reduced=np.array(first.reduced),
         shortfall=np.array(shortfalls),
