@@ -41,8 +41,8 @@ def ledger(
     make directions of their own), in any order, and must give the same examples each time. Nothing of the caller's changes:
     modes, random generators, hooks, parameters.
     Labels may be any integers; classes are counted in their sorted order.
-    Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, and for
-    an operation whose output does not have the batch as its first axis.
+    Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, for
+    an operation whose output does not have the batch as its first axis, and for one after which no direction has any variability.
     """
     reduction = Sketch() if reduction is None else reduction
     with undisturbed(model):
@@ -141,15 +141,18 @@ class _FirstPass:
         self.streams.clear()
 
     def forms(self) -> list[Discrimination]:
-        """The form of every row, each told the largest SNR of the one below, and how many infinite ones there can be."""
+        """The form of every row, each told the largest SNR of the one below, and which contrasts can have an infinite one."""
         told: list[Discrimination] = []
         for k, (stats, precision) in enumerate(zip(self.statistics, self.precisions, strict=True)):
-            below, most = 0.0, None
+            below, possible = 0.0, None
             if told:
                 below = told[-1].largest
-                if self.complete[k - 1] and self.complete[k] and (self.operations[k].affine or told[-1].unresolved):
-                    most = told[-1].unbounded.shape[1]
-            told.append(discrimination(stats, precision, below, most))
+                if self.complete[k - 1] and self.complete[k]:
+                    possible = told[-1].unbounded if self.operations[k].affine else told[-1].not_doubtful
+            try:
+                told.append(discrimination(stats, precision, below, possible))
+            except ValueError as error:
+                raise ValueError(f"{self.operations[k].name}: {error}") from error
         return told
 
     @property

@@ -239,6 +239,19 @@ def test_an_offset_that_is_taken_out_again_makes_no_infinity(P: int, steps: int,
     assert (result.unresolved[2:4] == 1).all()  # after the first layer not even the signal is above the limit, for some P
 
 
+def test_an_activation_makes_an_infinity_beside_an_unresolved_direction() -> None:
+    """Feature 2 tells class 0 apart and saturates for every example: collapse. What feature 1 told was rounded away: unknown."""
+    x, y = examples(4, 400, torch.float32, distance=0.0)
+    x = x.clamp(-2, 2)
+    x[:, 1] = (y == 1) * 60.0 + 0.001 * x[:, 1]
+    x[:, 2] += 5 * (2 * (y == 0).float() - 1)
+    small, large = scaled_into_an_offset(4, 2.0**-23)
+    result = ledger(nn.Sequential(small, nn.Hardtanh(-1, 2), large, nn.Linear(4, 4)), [(x, y)])
+    assert np.isinf(result.omega).sum(1).tolist() == [0, 0, 1, 1, 1]
+    assert result.unresolved.tolist() == [0, 1, 1, 1, 1]
+    assert np.isfinite(result.omega[2:, 1:]).all()
+
+
 @pytest.mark.parametrize("channels", [False, True])
 def test_a_direction_that_comes_back_marks_the_rows_that_it_was_lost_in(channels: bool) -> None:
     """Its signal and its scatter are below the limit: only what a later layer makes of them says that they were there."""
@@ -291,6 +304,22 @@ def test_what_a_later_row_tells_about_earlier_ones() -> None:
     assert marks(tolerance=np.full(5, 0.1)) == [0, 1, 1, 1, 0]
     assert marks(complete=(True, True, True, False, True)) == [0, 0, 0, 0, 0]
     assert marks(omega=np.array([[9, 2.0], [8, 1.0], [8, 1.0], [np.inf, 1.0], [np.inf, 1.0]])) == [0, 0, 0, 0, 0]
+
+
+def test_a_state_without_variability_is_refused_by_name() -> None:
+    """All units dead, which is no collapse, and every class at its own saturated value, which is."""
+    x, y = examples(4, 40, torch.float32)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
+    nn.init.constant_(net[0].bias, -1e3)
+    with pytest.raises(ValueError, match=r"^1: all examples have the same features"):
+        ledger(net, [(x, y)])
+    x[:, 0] = torch.arange(CLASSES)[y] + 0.1 * x[:, 0].clamp(-1, 1)
+    steps = nn.Sequential(nn.Linear(4, 3), nn.Hardtanh())
+    steps[0].weight.data, steps[0].bias.data = torch.eye(4)[:1].repeat(3, 1) * 10, -10 * torch.tensor([0.5, 1.5, 2.5])
+    with pytest.raises(ValueError, match=r"^1: Sigma_W = 0: .* collapse is complete"):
+        ledger(steps, [(x, y)])
+    with pytest.raises(ValueError, match=r"^input: Sigma_W is not resolved in this precision"):
+        ledger(nn.Linear(4, 4), [(x + 1e7, y)])
 
 
 def test_a_batch_of_one_example_does_not_say_what_is_affine() -> None:
