@@ -232,6 +232,7 @@ def test_an_offset_that_is_taken_out_again_makes_no_infinity(P: int, steps: int,
     """Class means a few units of the last place of the offset apart: what scatter there was is rounded away for good."""
     x, y = examples(P, 400, torch.float32)
     x[:, 1] = torch.arange(CLASSES)[y] * float(steps) + 0.001 * x[:, 0].roll(3).clamp(-2, 2)
+    torch.manual_seed(P)
     small, large = scaled_into_an_offset(P, 2.0**-23)
     result = ledger(nn.Sequential(small, large, then(), nn.Linear(P, P)), [(x, y)])
     assert len(run(small, x)[:, 1].unique()) == CLASSES, "scatter survived"
@@ -246,9 +247,9 @@ def test_an_activation_makes_an_infinity_beside_an_unresolved_direction() -> Non
     x[:, 1] = (y == 1) * 60.0 + 0.001 * x[:, 1]
     x[:, 2] += 5 * (2 * (y == 0).float() - 1)
     small, large = scaled_into_an_offset(4, 2.0**-23)
-    result = ledger(nn.Sequential(small, nn.Hardtanh(-1, 2), large, nn.Linear(4, 4)), [(x, y)])
-    assert np.isinf(result.omega).sum(1).tolist() == [0, 0, 1, 1, 1]
-    assert result.unresolved.tolist() == [0, 1, 1, 1, 1]
+    result = ledger(nn.Sequential(small, nn.Hardtanh(-1, 2), large), [(x, y)])
+    assert np.isinf(result.omega).sum(1).tolist() == [0, 0, 1, 1]
+    assert result.unresolved.tolist() == [0, 1, 1, 1]
     assert np.isfinite(result.omega[2:, 1:]).all()
 
 
@@ -292,7 +293,14 @@ def test_what_a_later_row_tells_about_earlier_ones() -> None:
     dropped, tolerance = np.array([0, 1, 2, 3, 0]), np.full(5, 0.01)
 
     def marks(**changed: object) -> list[int]:
-        given = {"omega": omega, "affine": affine, "dropped": dropped, "unresolved": none, "tolerance": tolerance, "complete": known}
+        given = {
+            "omega": omega,
+            "affine": affine,
+            "dropped": dropped,
+            "unresolved": none,
+            "tolerance": tolerance,
+            "complete": known,
+        }
         return unresolved_by_later_rows(**(given | changed)).tolist()  # type: ignore[arg-type]
 
     # 2.5 comes after 1.9, 1.0, 1.0 and 2.0; 8.5 after 8 and 8. Row 0 has no direction that could have been hidden, row 1 only one
@@ -320,6 +328,27 @@ def test_a_state_without_variability_is_refused_by_name() -> None:
         ledger(steps, [(x, y)])
     with pytest.raises(ValueError, match=r"^input: Sigma_W is not resolved in this precision"):
         ledger(nn.Linear(4, 4), [(x + 1e7, y)])
+
+
+def test_a_batch_norm_without_running_statistics_is_no_affine_layer() -> None:
+    """It normalises by the batch in evaluation mode too. A layer whose output a hook changes is not affine either."""
+    x, y = examples(4, 40, torch.float32)
+    hooked = nn.Linear(4, 4)
+    hooked.register_forward_hook(lambda module, inputs, out: out.relu())
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False), hooked)
+    assert ledger(net, [(x, y)]).affine == (True, False, False)
+
+
+def test_what_a_lost_direction_held_bounds_what_comes_after() -> None:
+    """Without any visible signal it is not `unresolved`, and what it may have had is told on."""
+    x, y = examples(4, 400, torch.float32, distance=0.0)
+    x[:, 1] = 2.0**-25
+    told = form(x, y, below=1e3)
+    assert told.unresolved == 0
+    assert told.dropped == 1
+    assert told.largest == 1e3
+    x[:, 1] = 0
+    assert form(x, y, below=1e3).largest < 1
 
 
 def test_a_batch_of_one_example_does_not_say_what_is_affine() -> None:
