@@ -45,6 +45,11 @@ def as_numpy(x: Array) -> np.ndarray:
     return array if xp is np else (array.float() if array.dtype is xp.bfloat16 else array).detach().cpu().numpy()
 
 
+def is_on_cpu(x: Array) -> bool:
+    """Whether x is numpy's, or a tensor in the memory of the CPU."""
+    return namespace(x) is np or cast("Any", x).device.type == "cpu"
+
+
 def identity_like(x: ArrayT, size: int) -> ArrayT:
     """I_size with the dtype and device of x."""
     return namespace(x).eye(size, dtype=x.dtype, device=x.device)
@@ -105,10 +110,12 @@ def frobenius_norm(a: ArrayT) -> ArrayT:
 def inverse_cholesky(S: ArrayT) -> ArrayT:
     """L^{-1} for S = L L^T, lower triangular. (..., P, P)
 
-    A single matrix by halving, so that nearly all of its 2 P^3/3 flops are matrix products. Accurate to eps cond(S).
+    A single matrix on a CPU by halving, so that nearly all of its 2 P^3/3 flops are matrix products. Accurate to eps cond(S).
     Raises numpy's or torch's LinAlgError where S is not positive definite.
     """
     xp, size = namespace(S), S.shape[-1]
+    if not is_on_cpu(S):  # halving costs more launches than it saves
+        return xp.linalg.solve_triangular(xp.linalg.cholesky(S), identity_like(S, size), upper=False)
     if size <= 64 or S.ndim > 2:
         return xp.linalg.inv(xp.linalg.cholesky(S))
     h = size // 2

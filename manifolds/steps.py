@@ -1,4 +1,4 @@
-"""Whole gradient steps: the points of gradient, step and retraction one after another, in at most 2 X of memory.
+"""Whole gradient steps: the points of gradient, step and retraction one after another, in at most 2 X of memory and a few blocks.
 
 With J = D G_D^T / n and K = sym(J), the gradients of both metrics have the deviations G_D - K D; they differ in class means only:
 
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.layout import ClassLayout
-from manifolds.linalg import Array, ArrayT, detached, identity_like, namespace, symmetrize
+from manifolds.linalg import Array, ArrayT, detached, identity_like, is_on_cpu, namespace, symmetrize
 from manifolds.metrics import LayoutMetric
 from manifolds.normalized_features import renormalize
 from manifolds.precision import at_least_float32
@@ -29,7 +29,7 @@ from manifolds.roots import whitened
 from manifolds.spectral import concrete, is_untracked
 
 BLOCK_COLUMNS = 512  # columns worked on at once: on a CPU, what its cache holds
-ACCELERATOR_COLUMNS = 32_768  # on another device, where each block costs two dozen launches
+ACCELERATOR_COLUMNS = 8192  # on another device, where each block costs two dozen launches; larger ones only cost memory
 FUSED_FROM = 100_000  # entries of X below which the fused step is slower than calls one after another
 
 MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) -> class means of the gradient
@@ -98,7 +98,7 @@ def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT
 
 def _is_small(X: Array) -> bool:
     """Whether the fused step is slower than the maps called one after another."""
-    return math.prod(X.shape) < FUSED_FROM and (namespace(X) is np or X.device.type == "cpu")
+    return math.prod(X.shape) < FUSED_FROM and is_on_cpu(X)
 
 
 def _by_numpy(step: Callable[[Any, Any], Any], X: ArrayT, G: ArrayT, out: ArrayT | None) -> ArrayT:
@@ -121,7 +121,7 @@ def _step(
 ) -> ArrayT:
     """A Z on the deviations, where Z = D - eta (G_D - K D) with K = 0 unless `project`; the means moved by `velocity`."""
     xp = namespace(X)
-    if xp is not np and X.device.type == "cpu":
+    if xp is not np and is_on_cpu(X):
         x, g = np.asarray(detached(X)), np.asarray(detached(G))
         buffer = None if out is None else np.asarray(detached(out))
         return xp.from_numpy(_step(x, g, float(eta), layout, velocity, retraction, project, buffer))
@@ -156,7 +156,7 @@ def _step(
 
 def _blocks(X: Array, layout: ClassLayout) -> list[slice]:
     """All columns, some at a time."""
-    most = BLOCK_COLUMNS if namespace(X) is np or X.device.type == "cpu" else ACCELERATOR_COLUMNS
+    most = BLOCK_COLUMNS if is_on_cpu(X) else ACCELERATOR_COLUMNS
     return [slice(start, min(start + most, layout.n)) for start in range(0, layout.n, most)]
 
 

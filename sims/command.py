@@ -116,3 +116,11 @@ def json_line(value: Any) -> str:
 def print_json(value: Any) -> None:
     """One JSON object on one line of standard output."""
     show(json_line(value))
+
+
+def parse_share(text: str) -> tuple[int, int]:
+    """(K - 1, N) of a text K/N: which of N commands side by side this one is. Raises ValueError for no such share."""
+    k, _, n = text.partition("/")
+    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+        raise ValueError(f"--share {text}: K/N with 1 <= K <= N is needed, 1/2 and 2/2 for two commands")
+    return int(k) - 1, int(n)

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from sims.command import Parser, print_json, run_command
+from sims.command import Parser, parse_share, print_json, run_command
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.comparison.wording import label
 from sims.page import check_jinja2
@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def study(args: argparse.Namespace) -> None:
     """Train what is missing, and report: the table, or with `--json` one line a kind of run."""
-    out, share = Path(args.out), _parse_share(args.share)
+    out, share = Path(args.out), parse_share(args.share)
     if args.seeds < 1 or args.threads < 1:
         raise ValueError(f"--seeds {args.seeds} --threads {args.threads}: at least 1 of each is needed")
     if args.seed < 0:
@@ -184,13 +184,6 @@ def study(args: argparse.Namespace) -> None:
                 print_json({"epochs": title, "runs": group.name, **verdict_row(group)})
     elif not args.quiet:
         show(exponent_table(columns))
-
-
-def _parse_share(text: str) -> tuple[int, int]:
-    k, _, n = text.partition("/")
-    if not (k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
-        raise ValueError(f"--share {text}: K/N with 1 <= K <= N is needed, 1/2 and 2/2 for two commands")
-    return int(k) - 1, int(n)
 
 
 if __name__ == "__main__":

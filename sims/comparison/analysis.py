@@ -3,7 +3,6 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from sims.comparison.entries import measured
@@ -44,7 +43,7 @@ class Choice:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """Runs of one experiment, with their comparisons and their common verdict."""
+    """Runs of one experiment, with their comparisons, their common verdict and their tests without a clock."""
 
     name: str
     runs: Sequence[Observed]
@@ -52,14 +51,7 @@ class Group:
     verdict: Verdict
     selection: Selection
     entry_notes: Sequence[str] = ()
-
-    @cached_property
-    def clock_free(self) -> "list[ClockFreeTests | None]":
-        """The tests without a clock of every run; None for one that is not compared."""
-        from sims.comparison.clock_free import clock_free_tests
-
-        pairs = zip(self.runs, self.comparisons, strict=True)
-        return [None if comparison.window.compared is None else clock_free_tests(run, comparison) for run, comparison in pairs]
+    clock_free: "Sequence[ClockFreeTests | None]" = ()  # of every run; None for one that is not compared
 
 
 def analyse(
@@ -75,14 +67,26 @@ def analyse(
     judged = []
     for key, members in groups.items():
         comparisons = [choice.compare(run) for run in members]
-        selection, notes = _select(members, comparisons, rule, choices)
+        tests = _tested_without_clock(members, comparisons)
+        selection, notes = _select(members, comparisons, tests, rule, choices)
         name = _common_name(members) if key.startswith("=") else f"{key} ({len(members)} run{'s' if len(members) > 1 else ''})"
-        judged.append(Group(name, members, comparisons, decide(comparisons, rule), selection, notes))
+        judged.append(Group(name, members, comparisons, decide(comparisons, rule), selection, notes, tests))
     return judged
 
 
+def _tested_without_clock(members: Sequence[Observed], comparisons: Sequence[Comparison]) -> "list[ClockFreeTests | None]":
+    from sims.comparison.clock_free import clock_free_tests
+
+    pairs = zip(members, comparisons, strict=True)
+    return [None if comparison.window.compared is None else clock_free_tests(run, comparison) for run, comparison in pairs]
+
+
 def _select(
-    members: Sequence[Observed], comparisons: Sequence[Comparison], rule: LawRule, choices: int
+    members: Sequence[Observed],
+    comparisons: Sequence[Comparison],
+    tests: "Sequence[ClockFreeTests | None]",
+    rule: LawRule,
+    choices: int,
 ) -> tuple[Selection, list[str]]:
     usable, notes = list[Measured](), list[str]()
     for run, comparison in zip(members, comparisons, strict=True):
@@ -96,7 +100,8 @@ def _select(
         notes += [f"{run.name}: {note}"] if note else []
     if not usable:
         return Selection(NOT_COMPARED, "", (), as_options(comparisons[0].window.reason), {}), notes
-    return judge(usable, SelectionRule(level=rule.level, choices=choices, seed=rule.seed)), notes
+    seen = [None if test is None else test.seen for test in tests]
+    return judge(usable, SelectionRule(level=rule.level, choices=choices, seed=rule.seed), seen), notes
 
 
 def as_options(reason: str) -> str:

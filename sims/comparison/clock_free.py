@@ -15,6 +15,7 @@ from ufm.compare.clock_free import Conservation, Estimate, GrowthSplit, Rotation
 from ufm.compare.column_sum_decay import ColumnSumDecay, column_sum_decay
 from ufm.compare.comparison import Comparison
 from ufm.compare.coordinates import Entry
+from ufm.compare.implied import SeenStatistics
 from ufm.files.features import classifier_of
 from ufm.files.plot import BLACK, BLUE, GREEN, few_ticks, panels
 from ufm.files.store import load_arrays
@@ -25,7 +26,9 @@ RELATIVE = 1e-10  # of the largest eigenvalue of Sigma_W of the first epoch: bel
 
 @dataclass(frozen=True, eq=False)
 class ClockFreeTests:
-    """What could be tested of a run: epochs (T,) with statistics, each test or None, and why one is missing."""
+    """What could be tested of a run: epochs (T,) with statistics, each test or None, why one is missing, and what a name is held
+    against.
+    """
 
     epochs: np.ndarray
     conservation: Conservation | None = None
@@ -33,6 +36,7 @@ class ClockFreeTests:
     rotation: Rotation | None = None
     column_sums: ColumnSumDecay | None = None
     notes: list[str] = field(default_factory=list)
+    seen: SeenStatistics | None = None
 
     def numbers(self) -> dict[str, Any]:
         """For report.json; None where a test is missing."""
@@ -74,7 +78,8 @@ def clock_free_tests(run: Observed, comparison: Comparison) -> ClockFreeTests:
             sums = _column_sums(run, inside)
         except ValueError as error:
             notes.append(f"sum of the classifier's rows: {error}")
-    return ClockFreeTests(epochs, conservation(entries), parts, turned, sums, notes)
+    seen = None if parts is None else SeenStatistics(parts, entries[0], entries[-1])
+    return ClockFreeTests(epochs, conservation(entries), parts, turned, sums, notes, seen)
 
 
 def entries_in_one_basis(files: Mapping[Path, float]) -> tuple[np.ndarray, list[Entry]]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.linalg import root_of_spectrum
-from sims.command import Parser, run_command
+from sims.command import Parser, parse_share, run_command
 from sims.comparison.control_starts import start_of_case, with_means
 from ufm.compare.coordinates import Entry, frame_of, log_gram
 from ufm.compare.likelihood import Path as Predicted
@@ -184,6 +184,13 @@ def parser() -> Parser:
     p.add_argument("--out", required=True, metavar="FILE.jsonl", help="a line a case, gone on with")
     p.add_argument("--cases", type=int, default=400, help="drawn from the grid")
     p.add_argument("--stored", action="store_true", help="with W, b and the layer below: `joint` and `layer` are true and rivals")
+    p.add_argument(
+        "--share",
+        default="1/1",
+        metavar="K/N",
+        help="judge the K-th of N shares, to run N commands side by side, each with a file of its own; all lines in one file are "
+        "what one command makes",
+    )
     p.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long and print what there is")
     p.add_argument("--write", metavar="PAGE.md", help="put the rates between the marks of this page (default: print them)")
     return p
@@ -199,7 +206,7 @@ def judge_cases(args: argparse.Namespace) -> None:
     from sims.comparison.lines import append_line, read_lines, stopwatch
     from sims.comparison.rates import rates_table, written
 
-    out, elapsed = Path(args.out), stopwatch()
+    out, elapsed, (which, of) = Path(args.out), stopwatch(), parse_share(args.share)
     if args.write:
         check_writable(Path(args.write), out)
         written(read_limited_text(Path(args.write)), "", args.stored)  # the marks are there, before anything is judged
@@ -210,7 +217,7 @@ def judge_cases(args: argparse.Namespace) -> None:
     for number in range(args.cases):
         if elapsed() > args.seconds:
             break
-        if number not in done:
+        if number not in done and number // 2 % of == which:  # a clear case and one that is not cost each share as much
             lines.append({"draw": [args.seed, number], **judged(drawn_case(args.seed, number, args.stored), number)})
             append_line(out, lines[-1])
     table = rates_table(lines) if lines else "no case was judged\n"

@@ -127,3 +127,24 @@ def test_a_renormalized_flow_seen_in_any_basis_is_renormalized(tmp_path: Path) -
     assert np.linalg.cond(A) > 20
     group = compared(written(tmp_path / "seen", [A @ X + 5 for X in features], y))
     assert (group["outcome"], group["verdict"]) == ("named", "renormalized")
+
+
+def test_the_snr_of_a_renormalized_flow_made_by_deviations_alone_is_not_called_renormalized(tmp_path: Path) -> None:
+    """As in a network after zero training error: class means that stand still, deviations that shrink. At any clock, a
+    renormalized flow has it the other way round.
+    """
+    rng, y = np.random.default_rng(2), labelled(EQUAL)
+    features = renormalized(white_start(rng, EQUAL, 20, 1.0), y, 3.0, 12)
+    first = entry_of(features[0], y).M
+    seen = []
+    for X in features:
+        M = entry_of(X, y).M
+        back = np.linalg.pinv(M, rcond=1e-10)
+        seen.append((first @ back + np.eye(20) - M @ back) @ (X - X.mean(1, keepdims=True)))
+        np.testing.assert_allclose(entry_of(seen[-1], y).M, first, atol=1e-9)
+    group = compared(written(tmp_path / "still", seen, y))
+    assert (group["outcome"], group["verdict"], group["compatible"]) == ("undecided", None, ["renormalized"])
+    assert group["runs"][0]["clock_free"]["signal_share"][0] == pytest.approx(0.0, abs=1e-6)
+    assert "the class means make" in group["reason"]
+    assert "0.00 of the growth of log omega" in group["reason"]
+    assert "1.00 under it" in group["reason"]

@@ -7,7 +7,11 @@ import pytest
 import torch
 
 from manifolds.layout import ClassLayout
+from manifolds.linalg import inverse_cholesky
+from manifolds.metrics import BundleMetric
 from manifolds.normalized_features import constraint_residual
+from manifolds.retractions import Retraction, cholesky_retraction, polar_retraction
+from manifolds.steps import ACCELERATOR_COLUMNS, gradient_step
 from tests.strategies import features
 from tests.ufm.launched import launch
 from ufm.features.snr import renormalized_features, snr
@@ -46,6 +50,31 @@ def test_flow_scheme_and_exact_step_stay_on_the_device(name: str, dtype: torch.d
     stepped = renormalize_after_step(on_device, 50.0, lambda X: central_path_gradient(X, LAYOUT), LAYOUT)
     assert stepped.is_cuda
     assert float(constraint_residual(stepped, LAYOUT)) < (1e-11 if dtype == torch.float64 else 1e-4)
+
+
+@pytest.mark.parametrize("n", [200, 2 * ACCELERATOR_COLUMNS + 6], ids=["one block", "three blocks"])
+@pytest.mark.parametrize("retraction", [polar_retraction, cholesky_retraction], ids=lambda move: move.name)
+def test_a_whole_step_on_the_device_is_that_of_the_cpu(retraction: Retraction, n: int) -> None:
+    layout = ClassLayout((n // 2 + 1, n // 2 - 1))
+    X, G = (torch.from_numpy(A) for A in np.random.default_rng(1).standard_normal((2, 40, layout.n)))
+    X = renormalized_features(X, layout)[0]
+    moved = gradient_step(X, G, 0.3, BundleMetric(layout), retraction)
+    on_device = gradient_step(X.cuda(), G.cuda(), 0.3, BundleMetric(layout), retraction)
+    assert on_device.is_cuda
+    np.testing.assert_allclose(on_device.cpu(), moved, rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize("P", [7, 200])
+def test_the_inverse_cholesky_factor_on_the_device(P: int) -> None:
+    Q = torch.linalg.qr(torch.from_numpy(np.random.default_rng(2).standard_normal((2, P, P))))[0]
+    S = (Q * torch.logspace(0, -8, P, dtype=torch.float64)) @ Q.mT
+    inverse = inverse_cholesky(((S + S.mT) / 2).cuda())
+    assert not inverse.triu(1).any()
+    one = torch.eye(P, dtype=torch.float64)
+    assert float(torch.linalg.matrix_norm(inverse.cpu() @ S @ inverse.cpu().mT - one).max()) < 1e8 * P * 2.3e-16
+    torch.testing.assert_close(inverse_cholesky(S[0].cuda()), inverse[0], rtol=0, atol=1e-6 * float(abs(inverse[0]).max()))
+    with pytest.raises(torch.linalg.LinAlgError):
+        inverse_cholesky(-torch.eye(P, dtype=torch.float64).cuda())
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS)

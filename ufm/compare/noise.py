@@ -53,6 +53,10 @@ class Noise:
         trends = s[:, None] ** np.arange(1, count + 1)
         self.trends = np.linalg.qr(trends[1:] - RHOS[:, None, None] * trends[:-1])[0] if count else None
 
+    def within(self, r: np.ndarray, accuracy: float) -> float:
+        """Log likelihood of residuals r (1, T, m) of predictions that are trusted to `accuracy` in place of the tolerance."""
+        return float(self._by_rho(self._whitened(r)[1], accuracy).max())
+
     def evaluate(self, r: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log likelihood (B,) and that with every value's own trends (B,). r (B, T, m)"""
         steps, squares = self._whitened(r)
@@ -81,9 +85,9 @@ class Noise:
         of_start = (start**2).reshape(len(RHOS), B, -1, m).sum(-2)
         return steps, ((steps**2).sum(-2) + of_start) * self.sigma**2
 
-    def _by_rho(self, squares: np.ndarray) -> np.ndarray:
-        """Log likelihood (rho, B) of sums of squares (rho, B, m)."""
-        squares = squares + (self.T - 1) * self.tolerance**2
+    def _by_rho(self, squares: np.ndarray, tolerance: float | None = None) -> np.ndarray:
+        """Log likelihood (rho, B) of sums of squares (rho, B, m), to which the tolerance adds."""
+        squares = squares + (self.T - 1) * (self.tolerance if tolerance is None else tolerance) ** 2
         total = -self.log_det[:, None]
         for of in self.sets:
             n = self.freedoms[of]

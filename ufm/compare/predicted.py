@@ -103,6 +103,11 @@ class PredictedRun(FollowedRun):
         (traced,) = known or self.begin.traces(name, (value,))
         self._take_in(name, self.begin.path(name, traced, self.where))
 
+    def observed(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """`scores` of the run itself, of the fits that there are: (values of the parameter, 1) each."""
+        pairs = [noise.evaluate(fitted.r) for fitted, noise in self.fits[name]]
+        return np.array([plain for plain, _ in pairs]), np.array([free for _, free in pairs])
+
     def scores(self, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Log likelihoods (values of the parameter, B) of runs under a model, plain and with free paths."""
         pairs = [
@@ -146,7 +151,7 @@ def _search_parameter(states: Sequence[PredictedRun], name: str) -> None:
         _add_value(states, name, float(value))
     for _ in range(REFINEMENTS):
         values = np.array([path.parameter for path in states[0].paths[name]], dtype=float)
-        scores = np.sum([state.scores(name, *state.given)[0][:, 0] for state in states], axis=0)
+        scores = np.sum([state.observed(name)[0][:, 0] for state in states], axis=0)
         order = np.argsort(values)
         x, y = np.log(values[order]), scores[order]
         top = int(y.argmax())

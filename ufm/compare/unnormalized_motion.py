@@ -105,7 +105,11 @@ def _advance_near(a: np.ndarray, turned: np.ndarray) -> Advance:
 
 
 def divided_exponential(x: np.ndarray) -> np.ndarray:
-    """(exp(x_j) - exp(x_k)) / (x_j - x_k). (P, C) -> (P, C, C)"""
-    one, other = x[..., :, None], x[..., None, :]
+    """(exp(x_j) - exp(x_k)) / (x_j - x_k), exp(x_j) where they are equal. (P, C) -> (P, C, C)"""
+    rows, columns = np.triu_indices(x.shape[1])  # it is symmetric
+    one, other = x[:, rows], x[:, columns]
     gap = abs(one - other)
-    return np.exp(np.maximum(one, other)) * np.where(gap > 0, -np.expm1(-gap) / np.where(gap > 0, gap, 1.0), 1.0)
+    upper = np.exp(np.maximum(one, other)) * np.where(gap > 0, -np.expm1(-gap) / np.where(gap > 0, gap, 1.0), 1.0)
+    divided = np.empty((*x.shape, x.shape[1]))
+    divided[:, rows, columns] = divided[:, columns, rows] = upper
+    return divided

@@ -13,6 +13,7 @@ from ufm.compare.coordinates import Entry
 from ufm.compare.exponent import fit_exponent, resample
 from ufm.compare.models import MODELS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Support
+from ufm.compare.predicted import PredictedRun
 from ufm.compare.selection import FEWEST_SELECTED, _verdict, judge
 from ufm.laws.closed import LAWS, RENORMALIZED
 
@@ -110,6 +111,16 @@ def test_plain_descent_on_a_long_record_without_correlation_is_named() -> None:
     assert verdict["model"] == verdict["name"] == "unnormalized"
 
 
+def test_four_epochs_of_two_singular_values_get_no_name() -> None:
+    """Case 17 of seed 16: the noise of three values beside a clock of three epochs was thought to be what joint left."""
+    case = drawn_case(16, 17, stored=True)
+    assert (case.model, case.C, case.T, case.runs) == ("unnormalized", 3, 4, 1)
+    verdict = judge(make(case, 17), Rule(seed=17))
+    assert (verdict.outcome, verdict.name) == (UNDECIDED, "")
+    assert "6 freedoms beside the clock" in verdict.reason
+    assert judge(make(replace(case, T=6), 17), Rule(seed=17)).reason.count("freedoms") == 0  # 10
+
+
 @pytest.mark.parametrize(("r", "outcome"), [(0.98, UNDECIDED), (4.0, NAMED)])
 def test_a_kernel_near_one_is_not_named_where_its_limit_is_refuted(r: float, outcome: str) -> None:
     support = {
@@ -151,6 +162,22 @@ def test_a_model_that_only_the_tolerance_keeps_is_not_named_beside_a_likelier_on
     assert (verdict.outcome, verdict.compatible) == (outcome, ("unnormalized", "joint"))
     kept = replace(support["unnormalized"], negligible=False)  # by the data, not by the tolerance
     assert _verdict(support | {"unnormalized": kept}, {"joint": True}, growth=1.0).outcome == NAMED
+
+
+@pytest.mark.parametrize(
+    ("kappa", "C", "T", "outcome"), [(30.0, 3, 12, UNDECIDED), (100.0, 4, 20, UNDECIDED), (np.inf, 4, 20, NAMED)]
+)
+def test_a_classifier_so_fast_that_the_tolerance_excuses_it_is_not_called_least_squares(
+    kappa: float, C: int, T: int, outcome: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exact record: plain descent leaves 3e-5 to 2e-4 of log omega, the joint flow ten times less."""
+    model = "unnormalized" if np.isinf(kappa) else "joint"
+    monkeypatch.setitem(TRUE_PARAMETERS, "joint", kappa)
+    (run,) = make(Case(model, C=C, T=T, growth=1.3, noise=0.0, unequal=True, stored=True), 0)
+    verdict = judge([run])
+    assert (verdict.outcome, {"unnormalized", "joint"} <= set(verdict.compatible)) == (outcome, True)
+    assert verdict.support["unnormalized"].rms < 5e-4
+    assert not verdict.support["unnormalized"].negligible  # the likelihood within the tolerance sees no difference
 
 
 @pytest.mark.parametrize(("r", "growth"), [(0.4, 1.5), (0.3, 1.3), (0.3, 1.5)])
@@ -259,6 +286,32 @@ def test_a_seed_repeats_the_verdict_and_nothing_global_is_touched() -> None:
     first, second = judge(run), judge(run)
     assert first.support == second.support
     assert (global_state() == before).all()
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        Case("unnormalized", C=4, T=20, growth=10.0, noise=0.0, anisotropy=0.7),
+        Case("renormalized", C=4, T=20, growth=10.0, noise=0.0, unequal=True, runs=2),
+    ],
+)
+def test_models_far_behind_are_refuted_by_few_simulated_runs_as_by_all(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    runs, simulated = make(case, 0), []
+    scores = PredictedRun.scores
+
+    def counted(self: PredictedRun, name: str, y: np.ndarray, start: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        simulated.append(len(y))
+        return scores(self, name, y, start)
+
+    monkeypatch.setattr(PredictedRun, "scores", counted)
+    quick, few = judge(runs), sum(simulated)
+    simulated.clear()
+    monkeypatch.setattr("ufm.compare.selection.FAR_BEYOND", np.inf)
+    whole = judge(runs)
+    assert few < sum(simulated)
+    assert (quick.outcome, quick.name, quick.compatible) == (whole.outcome, whole.name, whole.compatible)
+    for name, own in whole.support.items():
+        assert (own.p_rival, own.p_free, own.refuted) == (quick.support[name].p_rival, quick.support[name].p_free, own.refuted)
 
 
 def test_what_cannot_be_compared_says_why() -> None:
