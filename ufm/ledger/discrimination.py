@@ -176,7 +176,7 @@ def _why_still(variances: Array, squares: Array, M: Array, still_variances: Arra
     """What features are, none of which has a variance above rounding: too far from 0, all the same, or collapsed."""
     if bool((variances > len(variances) * epsilon(variances) ** 2 * squares).any()):
         return NOT_RESOLVED.format(f"up to {float(still_variances.max()) ** 0.5:.1e}, and they have none above it")
-    if bool((M**2 <= still_variances[:, None]).all()):
+    if bool((still_variances[:, None] >= M**2).all()):
         return "all examples have the same features: there is no SNR (are all units dead?); leave this layer out"
     return "Sigma_W = 0: every example equals its class mean, all omega are infinite: collapse is complete"
 

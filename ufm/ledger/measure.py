@@ -16,10 +16,10 @@ from manifolds.linalg import Array, epsilon
 from manifolds.rng import RNG, seed_from
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.batches import Loader, classes_of, labelled_batches
-from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega, unresolved_by_later_rows
-from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
+from ufm.ledger.discrimination import Discrimination, discrimination, signal_omega, unresolved_by_later_rows
+from ufm.ledger.estimators import Estimates, estimates, shortfall
 from ufm.ledger.leave_one_out import SecondPass
-from ufm.ledger.reductions import ChannelMeans, Sketch, StateReduction, halved
+from ufm.ledger.reductions import ChannelMeans, Sketch, StateReduction
 from ufm.ledger.result import Ledger
 from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
 
@@ -217,7 +217,7 @@ def _assembled(
     note: str,
 ) -> Ledger:
     shortfalls = [
-        (_shortfall(stats, form, precision) if isinstance(first.reduction, Sketch) else float("nan")) if reduced else 0.0
+        (shortfall(stats, form, precision) if isinstance(first.reduction, Sketch) else float("nan")) if reduced else 0.0
         for stats, form, precision, reduced in zip(first.statistics, forms, first.precisions, first.reduced, strict=True)
     ]
     return Ledger(
@@ -243,15 +243,3 @@ def _assembled(
         seen=seen,
         note=note,
     )
-
-
-def _shortfall(stats: ClassStatistics[Array], whole: Discrimination, precision: float) -> float:
-    """Mean log of corrected omega of a sketch over that of one half as wide; NaN where either has too few data."""
-    half = discrimination(halved(stats), precision)
-    logs = []
-    for form in (whole, half):
-        nu = degrees_of_freedom(form)
-        omega = form_omega(corrected_form(form.gram, nu, form.rank, form.counts)) if nu > form.rank + 3 else np.zeros(form.C - 1)
-        with np.errstate(divide="ignore"):
-            logs.append(float(np.log(omega).mean()))
-    return logs[0] - logs[1] if np.isfinite(logs).all() else float("nan")

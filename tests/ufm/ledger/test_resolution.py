@@ -317,15 +317,14 @@ def test_what_a_later_row_tells_about_earlier_ones() -> None:
 def test_a_state_without_variability_is_refused_by_name() -> None:
     """All units dead, which is no collapse, and every class at its own saturated value, which is."""
     x, y = examples(4, 40, torch.float32)
-    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU())
-    nn.init.constant_(net[0].bias, -1e3)
+    dead, steps = nn.Linear(4, 8), nn.Linear(4, 3)
+    nn.init.constant_(dead.bias, -1e3)
     with pytest.raises(ValueError, match=r"^1: all examples have the same features"):
-        ledger(net, [(x, y)])
+        ledger(nn.Sequential(dead, nn.ReLU()), [(x, y)])
     x[:, 0] = torch.arange(CLASSES)[y] + 0.1 * x[:, 0].clamp(-1, 1)
-    steps = nn.Sequential(nn.Linear(4, 3), nn.Hardtanh())
-    steps[0].weight.data, steps[0].bias.data = torch.eye(4)[:1].repeat(3, 1) * 10, -10 * torch.tensor([0.5, 1.5, 2.5])
+    steps.weight.data, steps.bias.data = torch.eye(4)[:1].repeat(3, 1) * 10, -10 * torch.tensor([0.5, 1.5, 2.5])
     with pytest.raises(ValueError, match=r"^1: Sigma_W = 0: .* collapse is complete"):
-        ledger(steps, [(x, y)])
+        ledger(nn.Sequential(steps, nn.Hardtanh()), [(x, y)])
     with pytest.raises(ValueError, match=r"^input: Sigma_W is not resolved in this precision"):
         ledger(nn.Linear(4, 4), [(x + 1e7, y)])
 
