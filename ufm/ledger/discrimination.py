@@ -18,19 +18,30 @@ is at most (1 + sqrt 2) delta, with sqrt 2 for the rounding of eigenvalues, and 
 can come from features whose largest SNR is omega_1. Only a larger one is infinite, omega_1 being the largest finite SNR of the
 same features and of those that they were computed from: then no linear operation makes an infinite SNR of a finite one, however
 its result is rounded. A smaller one is `unresolved`, and left out: the other values are lower bounds.
+
+What was rounded away stays away, however exact the numbers after it look: after an affine operation only contrasts that had an
+infinite SNR before it can have one, after any other only those that were not unresolved (`may_be_infinite`). And a direction
+without visible signal may have had one: where a later affine operation makes a larger omega, the rows before it were lower
+bounds (`unresolved_by_later_rows`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from manifolds.linalg import Array, namespace, symmetrize
+from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.features.ranges import empty_variance, range_of_covariance
 from ufm.features.statistics import ClassStatistics
 
 MOST_SCATTER = 1 + 2**0.5  # of an empty direction before rounding, in units of the largest deviation that counts as empty
+
+NOT_RESOLVED = (
+    "Sigma_W is not resolved in this precision: rounding alone can make a deviation {}, in every direction; compute the "
+    "features in float64, or take out their mean before they are rounded"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,8 +54,9 @@ class Discrimination:
     signal     (rank, C) numpy, T^T Mbar
     counts     (C,) numpy, examples a class
     dropped    directions of the P features without any variability
-    unresolved those of them whose signal rounding alone cannot make, and that may have a finite SNR all the same
-    hidden     the largest SNR that these may have, 0 where there are none
+    doubtful   (C, u) numpy, an orthonormal basis of the contrasts with a signal along them that rounding alone cannot make and
+               that may have a finite SNR all the same
+    hidden     the largest SNR that a dropped direction may have, 0 where there are none, or all examples are 0 along them
     """
 
     gram: np.ndarray
@@ -53,7 +65,7 @@ class Discrimination:
     signal: np.ndarray
     counts: np.ndarray
     dropped: int
-    unresolved: int
+    doubtful: np.ndarray
     hidden: float
     __repr__ = short_repr
 
@@ -66,6 +78,16 @@ class Discrimination:
     def n(self) -> int:
         """Number of examples."""
         return int(self.counts.sum())
+
+    @property
+    def unresolved(self) -> int:
+        """Directions whose SNR may be finite or infinite."""
+        return self.doubtful.shape[1]
+
+    @property
+    def not_doubtful(self) -> np.ndarray:
+        """(C, C - u), the contrasts without the doubtful ones."""
+        return np.linalg.svd(self.doubtful)[0][:, self.unresolved :] if self.unresolved else np.eye(self.C)
 
     @property
     def rank(self) -> int:
@@ -106,15 +128,18 @@ class Discrimination:
         return _with_infinite(self.signal @ E @ np.linalg.svd(reached)[0][:, r:], r)
 
 
-def discrimination(stats: ClassStatistics[Array], precision: float, below: float = 0.0) -> Discrimination:
+def discrimination(
+    stats: ClassStatistics[Array], precision: float, below: float = 0.0, may_be_infinite: np.ndarray | None = None
+) -> Discrimination:
     """The form G of class statistics. `precision` is the machine epsilon of the dtype that the features came in.
 
-    below   the largest finite SNR of the features that these were computed from (`Discrimination.largest`), 0 where unknown
+    below            the largest finite SNR of the features that these were computed from (`Discrimination.largest`), or 0
+    may_be_infinite  (C, q) an orthonormal basis of the contrasts that can have infinite SNR, None for all; others are unresolved
 
     Every feature is first divided by its own deviation, which changes no omega and takes bad scaling out of the eigenvalues.
     Which directions are empty then says `range_of_covariance`. A signal along empty directions counts as infinite SNR where no
     finite one explains it (see the module), else as `unresolved`.
-    Raises ValueError where no direction has a variability that rounding does not hide.
+    Raises ValueError where no direction has a variability that rounding does not hide, and where all examples are the same.
     """
     xp = namespace(stats.sigma_w)
     M = stats.centred_means
@@ -123,17 +148,14 @@ def discrimination(stats: ClassStatistics[Array], precision: float, below: float
     still_variances = stats.P * precision**2 * squares
     moving = variances > still_variances
     if not bool(moving.any()):
-        raise ValueError("Sigma_W = 0: every example equals its class mean, all omega are infinite: collapse is complete")
+        raise ValueError(_why_still(variances, squares, M, still_variances))
     scale = xp.sqrt(variances[moving])
     of_unit_deviations = stats.sigma_w[moving][:, moving] / scale[:, None] / scale
     means, size = stats.means[moving] / scale[:, None], len(scale)
     values, E, empty, deviation = range_of_covariance(of_unit_deviations, means, stats.priors, precision)
     limit = empty_variance(values, deviation) ** 0.5
     if empty == size:
-        raise ValueError(
-            f"Sigma_W is not resolved in this precision: rounding alone can make a deviation of {limit:.1e} times that of the "
-            "features, in every direction; compute them in float64, or take out their mean before they are rounded"
-        )
+        raise ValueError(NOT_RESOLVED.format(f"of {limit:.1e} times that of the features"))
     inside = E[:, empty:] / xp.sqrt(values[empty:])
     whitener = xp.zeros((stats.P, inside.shape[1]), dtype=M.dtype, **({} if xp is np else {"device": M.device}))
     whitener[moving] = inside / scale[:, None]
@@ -141,25 +163,65 @@ def discrimination(stats: ClassStatistics[Array], precision: float, below: float
     still = (~moving) & (squares > 0)
     outside = as_numpy(E[:, :empty].mT @ (M[moving] / scale[:, None])) / limit
     of_still = as_numpy(M[still] / xp.sqrt(still_variances[still])[:, None])
+    hiding = empty > 0 or len(of_still) > 0
     of_still = of_still[abs(of_still).max(1, initial=0) > 1]  # the others are what rounding makes of equal numbers
-    unbounded, unresolved = _without_finite_snr(np.concatenate([outside, of_still]), len(of_still), signal, below)
+    rows = np.concatenate([outside, of_still])
+    unbounded, doubtful = _without_finite_snr(rows / (1 + len(of_still)) ** 0.5, signal, below, may_be_infinite)
     dropped = stats.P - inside.shape[1]
-    counts, hidden = as_numpy(stats.counts), below if unresolved else 0.0
-    return Discrimination(signal.T @ signal, unbounded, whitener, signal, counts, dropped, unresolved, hidden)
+    counts, hidden = as_numpy(stats.counts), below if hiding else 0.0
+    return Discrimination(signal.T @ signal, unbounded, whitener, signal, counts, dropped, doubtful, hidden)
 
 
-def _without_finite_snr(rows: np.ndarray, still: int, signal: np.ndarray, below: float) -> tuple[np.ndarray, int]:
-    """Contrasts (C, r) whose SNR is infinite, and in how many directions it may be either.
+def _why_still(variances: Array, squares: Array, M: Array, still_variances: Array) -> str:
+    """What features are, none of which has a variance above rounding: too far from 0, all the same, or collapsed."""
+    if bool((variances > len(variances) * epsilon(variances) ** 2 * squares).any()):
+        return NOT_RESOLVED.format(f"up to {float(still_variances.max()) ** 0.5:.1e}, and they have none above it")
+    if bool((still_variances[:, None] >= M**2).all()):
+        return "all examples have the same features: there is no SNR (are all units dead?); leave this layer out"
+    return "Sigma_W = 0: every example equals its class mean, all omega are infinite: collapse is complete"
 
-    rows   (k, C) signals along empty directions, in units of the limit; the last `still` of them of single features, whose
-           rounding can add up: sqrt(1 + still)
+
+def _without_finite_snr(
+    rows: np.ndarray, signal: np.ndarray, below: float, possible: np.ndarray | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """Contrasts (C, r) whose SNR is infinite, and those (C, u) of which it may be finite or infinite.
+
+    rows   (k, C) signals along empty directions, in units of the limit, which is that of all still features together: their
+           rounding can add up
     """
-    _, values, Vt = np.linalg.svd(rows, full_matrices=False)
-    values = values / (1 + still) ** 0.5
-    for r in range(int((values > 1 + MOST_SCATTER * below).sum()), 0, -1):
-        if values[r - 1] > 1 + MOST_SCATTER * _largest_finite(signal, Vt[:r].T):
-            return Vt[:r].T, int((values > 1).sum()) - r
-    return np.zeros((rows.shape[1], 0)), int((values > 1).sum())
+    _, values, Vt = np.linalg.svd(rows if possible is None else rows @ possible, full_matrices=False)
+    V = Vt.T if possible is None else possible @ Vt.T
+    r = int((values > 1 + MOST_SCATTER * below).sum())
+    while r and values[r - 1] <= 1 + MOST_SCATTER * _largest_finite(signal, V[:, :r]):
+        r -= 1
+    unbounded = V[:, :r]
+    _, values, Vt = np.linalg.svd(rows - rows @ unbounded @ unbounded.T, full_matrices=False)
+    return unbounded, Vt[values > 1].T
+
+
+def unresolved_by_later_rows(
+    omega: np.ndarray,
+    affine: Sequence[bool | None],
+    dropped: np.ndarray,
+    unresolved: np.ndarray,
+    tolerance: np.ndarray,
+    complete: Sequence[bool],
+) -> np.ndarray:
+    """`unresolved` (L+1,) with the dropped directions that affine operations after them bring back: no omega can grow there.
+
+    omega      (L+1, K); affine (L,); dropped and unresolved (L+1,) directions
+    tolerance  (L+1,) relative excess that is none: what a row's dtype leaves of an affine operation
+    complete   (L+1,) rows that the theorem holds between
+    """
+    told, later = unresolved.copy(), omega[-1]
+    for k in range(len(affine) - 1, -1, -1):
+        if affine[k] and complete[k] and complete[k + 1]:
+            excess = np.isfinite(later) & (later > omega[k] * (1 + tolerance[k + 1]))
+            told[k] = max(told[k], min(int(excess.sum()), int(dropped[k])))
+            later = np.maximum(later, omega[k])
+        else:
+            later = omega[k]
+    return told
 
 
 def signal_omega(signal: np.ndarray, unbounded: np.ndarray) -> np.ndarray:

@@ -16,10 +16,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from manifolds.linalg import Array
 from manifolds.representation import short_repr
 from manifolds.rng import RNG
-from ufm.ledger.discrimination import Discrimination, signal_omega
+from ufm.features.statistics import ClassStatistics
+from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
 from ufm.ledger.leave_one_out import ALONE, LeaveOneOutRows, left_out_forms, left_out_readout
+from ufm.ledger.reductions import halved
 
 LEVEL = 0.95
 DRAWS = 400
@@ -202,3 +205,18 @@ def draw_forms(form: np.ndarray, nu: int, P: int, counts: np.ndarray, draws: int
         Q = np.linalg.cholesky(outer)
         inner = Q @ np.linalg.solve(wishart.rvs(nu - P + K, np.eye(K), size=draws, random_state=rng).reshape(draws, K, K), Q.mT)
     return n * (L @ inner @ L.T)
+
+
+def shortfall(stats: ClassStatistics[Array], whole: Discrimination, precision: float) -> float:
+    """Mean log of corrected omega of a sketch over that of one half as wide; NaN where either has too few data.
+
+    stats, whole   of the sketch; precision: the machine epsilon of the features
+    """
+    half = discrimination(halved(stats), precision)
+    logs = []
+    for form in (whole, half):
+        nu = degrees_of_freedom(form)
+        omega = form_omega(corrected_form(form.gram, nu, form.rank, form.counts)) if nu > form.rank + 3 else np.zeros(form.C - 1)
+        with np.errstate(divide="ignore"):
+            logs.append(float(np.log(omega).mean()))
+    return logs[0] - logs[1] if np.isfinite(logs).all() else float("nan")

@@ -16,10 +16,10 @@ from manifolds.linalg import Array, epsilon
 from manifolds.rng import RNG, seed_from
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.batches import Loader, classes_of, labelled_batches
-from ufm.ledger.discrimination import Discrimination, discrimination, form_omega, signal_omega
-from ufm.ledger.estimators import Estimates, corrected_form, degrees_of_freedom, estimates
+from ufm.ledger.discrimination import Discrimination, discrimination, signal_omega, unresolved_by_later_rows
+from ufm.ledger.estimators import Estimates, estimates, shortfall
 from ufm.ledger.leave_one_out import SecondPass
-from ufm.ledger.reductions import Sketch, StateReduction, halved
+from ufm.ledger.reductions import ChannelMeans, Sketch, StateReduction
 from ufm.ledger.result import Ledger
 from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
 
@@ -41,8 +41,8 @@ def ledger(
     make directions of their own), in any order, and must give the same examples each time. Nothing of the caller's changes:
     modes, random generators, hooks, parameters.
     Labels may be any integers; classes are counted in their sorted order.
-    Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, and for
-    an operation whose output does not have the batch as its first axis.
+    Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, for
+    an operation whose output does not have the batch as its first axis, and for one after which no direction has any variability.
     """
     reduction = Sketch() if reduction is None else reduction
     with undisturbed(model):
@@ -141,11 +141,36 @@ class _FirstPass:
         self.streams.clear()
 
     def forms(self) -> list[Discrimination]:
-        """The form of every row, each told the largest SNR of the one below."""
+        """The form of every row, each told the largest SNR of the one below, and which contrasts can have an infinite one."""
         told: list[Discrimination] = []
-        for stats, precision in zip(self.statistics, self.precisions, strict=True):
-            told.append(discrimination(stats, precision, told[-1].largest if told else 0.0))
+        for k, (stats, precision) in enumerate(zip(self.statistics, self.precisions, strict=True)):
+            below, possible = 0.0, None
+            if told:
+                below = told[-1].largest
+                if self.complete[k - 1] and self.complete[k]:
+                    possible = told[-1].unbounded if self.operations[k].affine else told[-1].not_doubtful
+            try:
+                told.append(discrimination(stats, precision, below, possible))
+            except ValueError as error:
+                raise ValueError(f"{self.operations[k].name}: {error}") from error
         return told
+
+    @property
+    def complete(self) -> list[bool]:
+        """Rows that the theorem holds between: not reduced, or reduced all alike by a map that affine operations commute with."""
+        alike = isinstance(self.reduction, ChannelMeans) and self.reduction.always
+        return [alike or not reduced for reduced in self.reduced]
+
+    def unresolved(self, forms: list[Discrimination]) -> np.ndarray:
+        """Directions of every row, (L+1,), that may have a finite or an infinite SNR."""
+        return unresolved_by_later_rows(
+            np.stack([form.omega for form in forms]),
+            [operation.affine for operation in self.operations[1:]],
+            np.array([form.dropped for form in forms]),
+            np.array([form.unresolved for form in forms]),
+            np.sqrt(self.precisions),  # what `Operation.affine` was probed with
+            self.complete,
+        )
 
     def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
         """One batch through the network."""
@@ -192,7 +217,7 @@ def _assembled(
     note: str,
 ) -> Ledger:
     shortfalls = [
-        (_shortfall(stats, form, precision) if isinstance(first.reduction, Sketch) else float("nan")) if reduced else 0.0
+        (shortfall(stats, form, precision) if isinstance(first.reduction, Sketch) else float("nan")) if reduced else 0.0
         for stats, form, precision, reduced in zip(first.statistics, forms, first.precisions, first.reduced, strict=True)
     ]
     return Ledger(
@@ -204,7 +229,7 @@ def _assembled(
         features=np.array(first.sizes),
         ranks=np.array([form.rank for form in forms]),
         dropped=np.array([form.dropped for form in forms]),
-        unresolved=np.array([form.unresolved for form in forms]),
+        unresolved=first.unresolved(forms),
         set_aside=np.array([form.rank - less.rank for form, less in zip(forms, kept, strict=True)]),
         reduced=np.array(first.reduced),
         shortfall=np.array(shortfalls),
@@ -218,15 +243,3 @@ def _assembled(
         seen=seen,
         note=note,
     )
-
-
-def _shortfall(stats: ClassStatistics[Array], whole: Discrimination, precision: float) -> float:
-    """Mean log of corrected omega of a sketch over that of one half as wide; NaN where either has too few data."""
-    half = discrimination(halved(stats), precision)
-    logs = []
-    for form in (whole, half):
-        nu = degrees_of_freedom(form)
-        omega = form_omega(corrected_form(form.gram, nu, form.rank, form.counts)) if nu > form.rank + 3 else np.zeros(form.C - 1)
-        with np.errstate(divide="ignore"):
-            logs.append(float(np.log(omega).mean()))
-    return logs[0] - logs[1] if np.isfinite(logs).all() else float("nan")

@@ -17,6 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+AFFINE = frozenset((nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+AFFINE |= {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d}
+AFFINE |= {nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d}
+BATCH_NORMS = frozenset((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+
 State = dict[str, Tensor]  # live tensors by name of the operation that made them
 INPUT = "input"
 
@@ -89,8 +94,15 @@ class GraphTrace:
         return node.name, node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
     def _is_affine(self, run: fx.Interpreter, node: fx.Node) -> bool | None:
-        """Whether f((a + b) / 2) = (f(a) + f(b)) / 2 for the examples a of the batch and their neighbours b."""
-        if not any(_tensors(run.env.get(source)) for source in node.all_input_nodes if source in self.fed):
+        """Whether f((a + b) / 2) = (f(a) + f(b)) / 2 for the examples a of the batch and their neighbours b, None if all are a.
+
+        Layers of torch that are affine by their definition are not asked: one that makes the last bits of its input large would
+        fail, since (a + b) / 2 is rounded.
+        """
+        if node.op == "call_module" and _affine_by_definition(self.module.get_submodule(str(node.target))):
+            return True
+        fed = [t for source in node.all_input_nodes if source in self.fed for t in _tensors(run.env.get(source))]
+        if all(torch.equal(t, t.roll(1, 0)) for t in fed):
             return None
         kept, outcomes = dict(run.env), list[Any]()
         try:
@@ -175,6 +187,13 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return _hooked(m) or super().is_leaf_module(m, module_qualified_name)
+
+
+def _affine_by_definition(module: nn.Module) -> bool:
+    """A layer of torch itself, in evaluation mode and without hooks, that is an affine map whatever the data."""
+    if type(module) in BATCH_NORMS:
+        return module.running_mean is not None and not _hooked(module)
+    return type(module) in AFFINE and not _hooked(module)
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
-from ufm.ledger import ledger
-from ufm.ledger.discrimination import Discrimination, discrimination
+from ufm.ledger import ChannelMeans, ledger
+from ufm.ledger.discrimination import Discrimination, discrimination, unresolved_by_later_rows
 
 CLASSES = 4
 
@@ -214,6 +214,151 @@ def test_rows_after_one_that_is_not_resolved_are_not_held_against_the_theorem() 
     assert np.isnan(told.violations()[1])
     assert told.violations()[0] < 1e-3
     assert replace(told, unresolved=np.zeros(3, dtype=int)).violations()[1] > 1e-3
+
+
+def scaled_into_an_offset(P: int, scale: float) -> tuple[nn.Linear, nn.Linear]:
+    """A layer that makes feature 1 small and adds 1.5 to it, and one that takes the 1.5 out again and makes it large: exact."""
+    small, large = nn.Linear(P, P), nn.Linear(P, P)
+    for linear, factor, offset in ((small, scale, 1.5), (large, 1 / scale, -1.5 / scale)):
+        linear.weight.data, linear.bias.data = torch.eye(P), torch.zeros(P)
+        linear.weight.data[1, 1], linear.bias.data[1] = factor, offset
+    return small, large
+
+
+@pytest.mark.parametrize("P", [2, 4, 16, 64])
+@pytest.mark.parametrize("steps", [1, 2, 8])
+@pytest.mark.parametrize("then", [nn.Identity, nn.ReLU])
+def test_an_offset_that_is_taken_out_again_makes_no_infinity(P: int, steps: int, then: type[nn.Module]) -> None:
+    """Class means a few units of the last place of the offset apart: what scatter there was is rounded away for good."""
+    x, y = examples(P, 400, torch.float32)
+    x[:, 1] = torch.arange(CLASSES)[y] * float(steps) + 0.001 * x[:, 0].roll(3).clamp(-2, 2)
+    torch.manual_seed(P)
+    small, large = scaled_into_an_offset(P, 2.0**-23)
+    result = ledger(nn.Sequential(small, large, then(), nn.Linear(P, P)), [(x, y)])
+    assert len(run(small, x)[:, 1].unique()) == CLASSES, "scatter survived"
+    assert np.isfinite(result.omega).all()
+    assert (result.unresolved[2:4] == 1).all()  # after the first layer not even the signal is above the limit, for some P
+
+
+def test_an_activation_makes_an_infinity_beside_an_unresolved_direction() -> None:
+    """Feature 2 tells class 0 apart and saturates for every example: collapse. What feature 1 told was rounded away: unknown."""
+    x, y = examples(4, 400, torch.float32, distance=0.0)
+    x = x.clamp(-2, 2)
+    x[:, 1] = (y == 1) * 60.0 + 0.001 * x[:, 1]
+    x[:, 2] += 5 * (2 * (y == 0).float() - 1)
+    small, large = scaled_into_an_offset(4, 2.0**-23)
+    result = ledger(nn.Sequential(small, nn.Hardtanh(-1, 2), large), [(x, y)])
+    assert np.isinf(result.omega).sum(1).tolist() == [0, 0, 1, 1]
+    assert result.unresolved.tolist() == [0, 1, 1, 1]
+    assert np.isfinite(result.omega[2:, 1:]).all()
+
+
+@pytest.mark.parametrize("channels", [False, True])
+def test_a_direction_that_comes_back_marks_the_rows_that_it_was_lost_in(channels: bool) -> None:
+    """Its signal and its scatter are below the limit: only what a later layer makes of them says that they were there."""
+    x, y = examples(16, 400, torch.float32, distance=0.7)
+    small, large = scaled_into_an_offset(16, 2.0**-22)
+    if channels:
+        x = x[:, :, None, None].expand(-1, -1, 2, 2)
+        result = ledger(nn.Sequential(conv_of(small), conv_of(large)), [(x, y)], ChannelMeans(always=True))
+    else:
+        result = ledger(nn.Sequential(small, large), [(x, y)])
+    assert result.affine == (True, True)
+    assert result.ranks.tolist() == [16, 15, 16]
+    assert (result.omega[1] < 0.99 * result.omega[2]).any()
+    np.testing.assert_allclose(result.omega[2], result.omega[0], rtol=0.05)
+    assert result.unresolved[[0, 2]].tolist() == [0, 0]
+    assert result.unresolved[1] == 1
+
+
+def conv_of(linear: nn.Linear) -> nn.Conv2d:
+    conv = nn.Conv2d(linear.in_features, linear.out_features, 1)
+    conv.weight.data, conv.bias = linear.weight.data[:, :, None, None], linear.bias
+    return conv
+
+
+@pytest.mark.parametrize(("P", "mean"), [(16, 0.0), (16, 1e3), (8, 1e2), (64, 1e3)])
+def test_a_chain_of_linear_layers_gains_nowhere_but_after_a_marked_row(P: int, mean: float) -> None:
+    torch.manual_seed(P)
+    x, y = examples(P, 400, torch.float32, mean=mean)
+    result = ledger(nn.Sequential(*[nn.Linear(P, P) for _ in range(12)]), [(x, y)])
+    assert np.isfinite(result.omega).all()
+    assert np.nanmax(result.violations()) < 2.0**-11.5
+    assert np.isfinite(result.violations()).any()
+
+
+def test_what_a_later_row_tells_about_earlier_ones() -> None:
+    omega = np.array([[9, 2.0], [8, 1.0], [8, 1.0], [8.5, 1.9], [7, 2.5]])
+    affine, known, none = (True, True, True, True), (True,) * 5, np.zeros(5, dtype=int)
+    dropped, tolerance = np.array([0, 1, 2, 3, 0]), np.full(5, 0.01)
+
+    def marks(**changed: object) -> list[int]:
+        given = {
+            "omega": omega,
+            "affine": affine,
+            "dropped": dropped,
+            "unresolved": none,
+            "tolerance": tolerance,
+            "complete": known,
+        }
+        return unresolved_by_later_rows(**(given | changed)).tolist()  # type: ignore[arg-type]
+
+    # 2.5 comes after 1.9, 1.0, 1.0 and 2.0; 8.5 after 8 and 8. Row 0 has no direction that could have been hidden, row 1 only one
+    assert marks() == [0, 1, 2, 1, 0]
+    assert marks(affine=(True, True, True, False)) == [0, 1, 2, 0, 0]
+    assert marks(affine=(True, None, True, True)) == [0, 0, 2, 1, 0]
+    assert marks(dropped=np.array([0, 1, 1, 3, 0])) == [0, 1, 1, 1, 0]
+    assert marks(unresolved=np.array([0, 3, 0, 0, 0])) == [0, 3, 2, 1, 0]
+    assert marks(tolerance=np.full(5, 0.1)) == [0, 1, 1, 1, 0]
+    assert marks(complete=(True, True, True, False, True)) == [0, 0, 0, 0, 0]
+    assert marks(omega=np.array([[9, 2.0], [8, 1.0], [8, 1.0], [np.inf, 1.0], [np.inf, 1.0]])) == [0, 0, 0, 0, 0]
+
+
+def test_a_state_without_variability_is_refused_by_name() -> None:
+    """All units dead, which is no collapse, and every class at its own saturated value, which is."""
+    x, y = examples(4, 40, torch.float32)
+    dead, steps = nn.Linear(4, 8), nn.Linear(4, 3)
+    nn.init.constant_(dead.bias, -1e3)
+    with pytest.raises(ValueError, match=r"^1: all examples have the same features"):
+        ledger(nn.Sequential(dead, nn.ReLU()), [(x, y)])
+    x[:, 0] = torch.arange(CLASSES)[y] + 0.1 * x[:, 0].clamp(-1, 1)
+    steps.weight.data, steps.bias.data = torch.eye(4)[:1].repeat(3, 1) * 10, -10 * torch.tensor([0.5, 1.5, 2.5])
+    with pytest.raises(ValueError, match=r"^1: Sigma_W = 0: .* collapse is complete"):
+        ledger(nn.Sequential(steps, nn.Hardtanh()), [(x, y)])
+    with pytest.raises(ValueError, match=r"^input: Sigma_W is not resolved in this precision"):
+        ledger(nn.Linear(4, 4), [(x + 1e7, y)])
+
+
+def test_a_batch_norm_without_running_statistics_is_no_affine_layer() -> None:
+    """It normalises by the batch in evaluation mode too. A layer whose output a hook changes is not affine either."""
+    x, y = examples(4, 40, torch.float32)
+    hooked = nn.Linear(4, 4)
+    hooked.register_forward_hook(lambda module, inputs, out: out.relu())
+    net = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False), hooked)
+    assert ledger(net, [(x, y)]).affine == (True, False, False)
+
+
+def test_what_a_lost_direction_held_bounds_what_comes_after() -> None:
+    """Without any visible signal it is not `unresolved`, and what it may have had is told on."""
+    x, y = examples(4, 400, torch.float32, distance=0.0)
+    x[:, 1] = 2.0**-25
+    told = form(x, y, below=1e3)
+    assert told.unresolved == 0
+    assert told.dropped == 1
+    assert told.largest == 1e3
+    x[:, 1] = 0
+    assert form(x, y, below=1e3).largest < 1
+
+
+def test_a_batch_of_one_example_does_not_say_what_is_affine() -> None:
+    x, y = examples(4, 40, torch.float32)
+    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
+    alone = ledger(net, [(x[k : k + 1], y[k : k + 1]) for k in range(40)])
+    same = ledger(net, [(x[:1].expand(3, -1), y[:1].expand(3)), (x[1:], y[1:])])
+    assert alone.affine == same.affine == (True, None, True)
+    assert alone.violations()[0] < 1e-5
+    assert np.isnan(alone.violations()[1])
+    np.testing.assert_allclose(alone.omega, ledger(net, [(x, y)]).omega, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mean", [2e6, 1e8])
