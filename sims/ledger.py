@@ -1,7 +1,8 @@
 """`python -m sims.ledger`: where in a network collapse is made, operation by operation, as a table, a page and a PDF.
 
-A SOURCE is the folder of a `sims.train` run, or MODULE:FUNCTION, a function of yours that returns (model, loader) or (model,
-loader, test loader). Several .npz files of features (n, P) and labels (n,) are the operations of one network, in order.
+A SOURCE is the folder of a `sims.train` run, a log of `ufm.monitor` (the folder of a `RunLog`, or a .csv), or MODULE:FUNCTION, a
+function of yours that returns (model, loader) or (model, loader, test loader). Several .npz files of features (n, P) and labels
+(n,) are the operations of one network, in order.
 """
 
 import argparse
@@ -21,7 +22,9 @@ REDUCTIONS = ("sketch", "channels")
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.ledger", description=__doc__, shared=("seed", "json", "quiet"))
-    p.add_argument("sources", nargs="+", metavar="SOURCE", help="run folders, MODULE:FUNCTION, or features FILE.npz FILE.npz ...")
+    p.add_argument(
+        "sources", nargs="+", metavar="SOURCE", help="run folders, logs, MODULE:FUNCTION, or features FILE.npz FILE.npz ..."
+    )
     p.add_argument(
         "--out", metavar="DIR", help="write report.json, report.html and report.pdf there (default: nothing is written)"
     )
@@ -30,7 +33,7 @@ def parser() -> Parser:
         type=int,
         nargs="+",
         default=[],
-        help="epochs of a run to measure; trains the run again (default: its last epoch)",
+        help="epochs of a run to measure, which trains it again, or of a log (default: the last epoch)",
     )
     p.add_shared("per-class", "all")
     p.add_argument("--limit", type=int, default=512, help="states with more features than this are reduced")
@@ -43,6 +46,7 @@ def parser() -> Parser:
 
 def requested_ledgers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
     """The ledgers asked for, one after another."""
+    from sims.ledgers.logs import is_log, of_log
     from sims.ledgers.sources import Wanted, of_features, of_function, of_run
     from ufm.ledger import ChannelMeans, Sketch
 
@@ -55,12 +59,14 @@ def requested_ledgers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
         yield of_features(files, wanted)
         return
     for source in args.sources:
-        if Path(source).is_dir():
+        if is_log(Path(source)):
+            yield from of_log(Path(source), tuple(sorted(set(args.epochs))))
+        elif Path(source).is_dir():
             yield from of_run(Path(source), wanted, tuple(sorted(set(args.epochs))))
         elif ":" in source:
             yield from of_function(source, wanted)
         else:
-            raise ValueError(f"{source} is no folder of a run, no .npz and not MODULE:FUNCTION")
+            raise ValueError(f"{source} is no folder of a run, no log, no .npz and not MODULE:FUNCTION")
 
 
 def ledger_table(entry: dict[str, Any]) -> str:

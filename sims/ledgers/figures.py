@@ -6,14 +6,25 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sims.ledgers.entry import column
 from ufm.output import stored_number
 
 LINEAR, NONLINEAR, UNKNOWN = "#0072B2", "#E69F00", "#999999"
 WIDEST = 60  # operations up to which all are named
-SPLITS = {"train": "training examples", "test": "examples not trained on", "features": "stored features"}
+SPLITS = {
+    "train": "training examples",
+    "test": "examples not trained on",
+    "features": "stored features",
+    "log": "examples of the log",
+}
+ESTIMATE_LABELS = {"held_out": "held out", "omega": "in sample"}
+
+
+def drawn_estimate(stored: dict[str, Any]) -> str:
+    """The held-out estimate, or where there is none at all, as in a log, the values in sample."""
+    return "held_out" if np.isfinite(column(stored, "held_out")).any() else "omega"
 
 
 def waterfall(entries: list[dict[str, Any]]) -> Figure:
@@ -26,7 +37,8 @@ def waterfall(entries: list[dict[str, Any]]) -> Figure:
 
 
 def _panel(ax: Axes, stored: dict[str, Any]) -> None:
-    rows, level = stored["rows"], np.log10(_positive(column(stored, "held_out")))
+    shown = drawn_estimate(stored)
+    rows, level = stored["rows"], np.log10(_positive(column(stored, shown)))
     for k in range(1, len(rows)):
         low, high = sorted((level[k - 1], level[k])) if np.isfinite(level[k - 1 : k + 1]).all() else (np.nan, np.nan)
         colour = {True: LINEAR, False: NONLINEAR, None: UNKNOWN}[rows[k]["affine"]]
@@ -44,14 +56,21 @@ def _panel(ax: Axes, stored: dict[str, Any]) -> None:
     ax.set_xticks(
         range(0, len(rows), step), [names[k][-22:] for k in range(0, len(rows), step)], rotation=60, ha="right", fontsize=7
     )
+    nonlinear = Patch(facecolor=NONLINEAR, hatch="//", edgecolor="white", label=f"nonlinear operation, {ESTIMATE_LABELS[shown]}")
+    either = Patch(color=UNKNOWN, label=f"operations of either kind, {ESTIMATE_LABELS[shown]}")  # between two layers of a log
     handles = [
-        Patch(color=LINEAR, label="affine operation, held out"),
-        Patch(facecolor=NONLINEAR, hatch="//", edgecolor="white", label="nonlinear operation, held out"),
+        Patch(color=LINEAR, label=f"affine operation, {ESTIMATE_LABELS[shown]}"),
+        either if stored["split"] == "log" else nonlinear,
         *ax.plot([], [], "o", color="black", mfc="white", ms=3, label="in sample"),
     ]
     ax.legend(handles=handles, fontsize=7, frameon=False, loc="upper left")
     ax.spines[["top", "right"]].set_visible(False)
     ax.margins(y=0.25)
+
+
+def has_spectra(stored: dict[str, Any]) -> bool:
+    """Whether any omega_j is known: a table of a log has their geometric means alone."""
+    return any(stored_number(value) > 0 for row in stored["omega"] for value in row)
 
 
 def draw_spectra(stored: dict[str, Any]) -> Figure:
@@ -60,9 +79,18 @@ def draw_spectra(stored: dict[str, Any]) -> Figure:
     ax = figure.subplots()
     for name, style, label in (("held_out", "-", "held out"), ("omega", ":", "in sample")):
         values = _positive(np.array([[stored_number(v) for v in row] for row in stored[name]]))
-        for j in range(values.shape[1]):
-            ax.semilogy(values[:, j], style, color="black" if name == "omega" else LINEAR, lw=1, label=label if not j else None)
+        for j in range(values.shape[1] if np.isfinite(values).any() else 0):
+            ax.semilogy(
+                values[:, j],
+                style,
+                marker=".",
+                ms=3,
+                color="black" if name == "omega" else LINEAR,
+                lw=1,
+                label=label if not j else None,
+            )
     ax.set_xlabel("operation")
+    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     ax.set_ylabel("$\\omega_j$")
     ax.set_title(f"{SPLITS[stored['split']]}{_epoch_text(stored)}", loc="left", fontsize=10)
     ax.legend(frameon=False, fontsize=8)
@@ -71,7 +99,7 @@ def draw_spectra(stored: dict[str, Any]) -> Figure:
 
 
 def over_epochs(entries: list[dict[str, Any]]) -> Figure:
-    """The factor of every nonlinear operation over epochs, one panel a split, held out."""
+    """The factor of every nonlinear operation over epochs, one panel a split, held out; in sample where nothing else is known."""
     splits = [split for split in SPLITS if any(e["split"] == split for e in entries)]
     figure = Figure(figsize=(7, 3.2 * len(splits)), layout="constrained")
     markers, colours = "os^Dv<>ph*", ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -79,7 +107,7 @@ def over_epochs(entries: list[dict[str, Any]]) -> Figure:
         chosen = sorted((e for e in entries if e["split"] == split), key=lambda e: e["epoch"])
         rows = [k for k, row in enumerate(chosen[0]["rows"]) if k and row["affine"] is not True]
         for i, k in enumerate(rows):
-            gains = np.exp([column(e, "held_out_gain")[k] for e in chosen])
+            gains = np.exp([column(e, f"{drawn_estimate(e)}_gain")[k] for e in chosen])
             style = {"marker": markers[i % len(markers)], "color": colours[i % len(colours)], "ms": 4}
             ax.plot([e["epoch"] for e in chosen], gains, label=chosen[0]["rows"][k]["operation"], **style)
         ax.axhline(1, color="black", lw=0.6)

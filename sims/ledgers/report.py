@@ -56,7 +56,8 @@ its signal. It is left out: &omega; is a lower bound there. float64 would resolv
 {% for f in e.forces %}<tr><td>{{ f.parameter }}</td>{% for cell in f.cells %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
 </table></div>{% endif %}
 {% endfor %}
-<figure><img alt="Every omega_j after every operation" src="data:image/png;base64,{{ group.spectra }}"></figure>
+{% if group.spectra %}<figure><img alt="Every omega_j after every operation" src="data:image/png;base64,{{ group.spectra }}">
+</figure>{% endif %}
 {% endfor %}
 {% if over %}<h2>Over epochs</h2><figure><img alt="Factors of the nonlinear operations over epochs"
 src="data:image/png;base64,{{ over }}"></figure>{% endif %}
@@ -104,7 +105,7 @@ def _group_shown(title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
         "title": title,
         "entries": [_shown(e) for e in members],
         "figure": base64_of(figures.waterfall(members)),
-        "spectra": base64_of(figures.draw_spectra(members[0])),
+        "spectra": base64_of(figures.draw_spectra(members[0])) if figures.has_spectra(members[0]) else None,
         "columns": _held_out_columns(members),
     }
 
@@ -136,7 +137,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     ]
     low, high = (factor_text(stored_number(v)) for v in row["gain_interval"])
     mark = {True: "a", False: "n", None: ""}[row["affine"]]
-    rank = f"{row['rank']}{'~' if row['reduced'] else '^' if row['unresolved'] else ''}"
+    rank = f"{'' if row['rank'] is None else row['rank']}{'~' if row['reduced'] else '^' if row['unresolved'] else ''}"
     return {
         **{k: row[k] for k in ("operation", "kind")},
         "rank": rank,

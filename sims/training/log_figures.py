@@ -111,14 +111,14 @@ def layers_overview(run: LoggedRun) -> Figure | None:
     if not names:
         return None
     measured = set.union(*names.values())
-    columns = {layer: {name: run.columns[f"{layer}/{name}"] for name in names[layer]} for layer in sorted(names, key=_by_numbers)}
+    columns = {layer: {name: run.columns[f"{layer}/{name}"] for name in names[layer]} for layer in sorted(names, key=by_numbers)}
     columns[CLASSIFIER_INPUT] = {name: run.columns[name] for name in measured if name in run.columns}
     layers = [LoggedRun(layer, {"epoch": run.columns["epoch"], **own}, {}) for layer, own in columns.items()]
     drawn = [name for name in measures_of(layers) if name in measured]
     return overview(layers, drawn) if drawn else None
 
 
-def _by_numbers(name: str) -> list[tuple[int, str]]:
+def by_numbers(name: str) -> list[tuple[int, str]]:
     """What orders layer2 before layer10: a record has its arrays by the alphabet."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 

@@ -1,7 +1,9 @@
 """`python -m sims.ledger` and the study: every source, the page, refusals in one line, and resuming."""
 
 import json
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -127,3 +129,56 @@ def test_intervals_over_networks_are_students() -> None:
     middle, low, high = mean_and_interval([1.0, 2.0, 3.0]) or []
     assert (middle, round(high - low, 3)) == (2.0, 4.968)
     assert mean_and_interval([np.nan]) is None
+
+
+def logged_training(folder: Path, logs: list[Any], inner: tuple[str, ...] = ("10", "3", "2")) -> nn.Sequential:
+    """A network trained for three epochs, logged; layers are watched in an order that neither names nor numbers have."""
+    from ufm.monitor import watch
+
+    torch.manual_seed(1)
+    y = torch.arange(150) % 3
+    x = torch.randn(150, 6, dtype=torch.float64) + 2 * torch.randn(3, 6, dtype=torch.float64)[y]
+    parts: tuple[nn.Module, ...] = (nn.Linear(6, 9), nn.ReLU(), nn.Linear(9, 8), nn.ReLU(), nn.Linear(8, 3))
+    model = nn.Sequential(OrderedDict(zip(("10", "relu", "3", "2", "head"), parts, strict=True))).double()
+    watched, optimizer = watch(model, "head", inner=inner), torch.optim.SGD(model.parameters(), 0.1)
+    for epoch in (1, 2, 3):
+        nn.functional.cross_entropy(model(x), y).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        values = watched.measure([(x, y)])
+        for log in logs:
+            log(epoch, values, watched.measurement)
+    np.savez(folder / "examples.npz", x=x.numpy(), y=y.numpy())
+    return model
+
+
+def test_a_log_of_the_monitor_gives_the_rows_of_the_ledger_of_its_network(tmp_path: Path) -> None:
+    from ufm.ledger import ledger as ledger_of
+    from ufm.monitor.logs import CsvLog, RunLog
+
+    model = logged_training(tmp_path, [RunLog(tmp_path / "run"), CsvLog(tmp_path / "run.csv")])
+    assert ledger.main([str(tmp_path / "run"), str(tmp_path / "run.csv"), "--out", str(tmp_path / "out"), "--quiet"]) == 0
+    of_folder, of_table = json.loads((tmp_path / "out" / "report.json").read_text())["ledgers"]
+    with np.load(tmp_path / "examples.npz") as examples:
+        oracle = ledger_of(model, [(torch.from_numpy(examples["x"]), torch.from_numpy(examples["y"]))])
+    assert [row["operation"] for row in of_folder["rows"]] == ["10", "3", "2", "classifier's features", "logits"]
+    expected = np.exp(oracle.level("omega"))[[1, 3, 4, 4, 5]]
+    np.testing.assert_allclose([row["omega"] for row in of_folder["rows"]], expected, rtol=1e-9)
+    np.testing.assert_allclose([row["omega_gain"] for row in of_folder["rows"][1:]], np.diff(np.log(expected)), atol=1e-9)
+    np.testing.assert_allclose(of_folder["omega"][3:], oracle.omega[4:], rtol=1e-9)
+    assert of_folder["omega"][0] == [None, None]
+    np.testing.assert_allclose([row["omega"] for row in of_table["rows"]], expected[:4], rtol=1e-9)
+    assert (tmp_path / "out" / "report.pdf").exists()
+
+
+def test_a_log_has_its_epochs_and_needs_two_states(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from ufm.monitor.logs import CsvLog
+
+    logged_training(tmp_path, [CsvLog(tmp_path / "run.csv")])
+    assert ledger.main([str(tmp_path / "run.csv"), "--epochs", "1", "3", "--json"]) == 0
+    assert [json.loads(line)["epoch"] for line in capsys.readouterr().out.splitlines()] == [1, 3]
+    assert ledger.main([str(tmp_path / "run.csv"), "--epochs", "4"]) != 0
+    assert "epoch 4 is not in" in capsys.readouterr().err
+    logged_training(tmp_path, [CsvLog(tmp_path / "alone.csv")], inner=())
+    assert ledger.main([str(tmp_path / "alone.csv")]) != 0
+    assert "one state" in capsys.readouterr().err
