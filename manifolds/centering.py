@@ -70,8 +70,8 @@ class MeanSplit(Centering, Protocol):
         ...
 
 
-class AllAtHand:
-    """The sums of a split all of whose columns are at hand."""
+class LocalColumns:
+    """The sums of a split all of whose columns this process holds."""
 
     shared = False  # whether other processes hold columns too, and all compute together
 
@@ -85,7 +85,7 @@ class AllAtHand:
 
 
 @dataclass(frozen=True)
-class SplitColumns(AllAtHand):
+class SplitColumns(LocalColumns):
     """Coordinates z = [D, K]: `split` columns of D with D D^T = n I, then those of K, which are free. Itself a `Centering`."""
 
     split: int

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.centering import AllAtHand
+from manifolds.centering import LocalColumns
 from manifolds.linalg import Array, ArrayT, RankDeficient, array_like, namespace
 from manifolds.representation import short_repr
 
@@ -22,7 +22,7 @@ def whole_number(value: object, what: str) -> int:
 
 
 @dataclass(frozen=True)
-class ClassLayout(AllAtHand):
+class ClassLayout(LocalColumns):
     """Sizes n_1..n_C of the class blocks of a feature matrix X (..., P, n), n = sum n_c, columns in class order.
 
     With Y the one-hot labels (C, n), `means` is X Y^T diag(1/n_c), `spread` is M Y, and C_M = (I - class averaging) / n

@@ -79,7 +79,10 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
 
 @at_least_float32
 def renormalized_step(X: ArrayT, G: ArrayT, eta: float, layout: ClassLayout, *, out: ArrayT | None = None) -> ArrayT:
-    """renormalize(X - eta G), the paper's scheme D.1 for any loss. (..., P, n). Raises ValueError where the step loses rank."""
+    """renormalize(X - eta G), the paper's scheme D.1 for any loss: X - eta Pi G up to O(eta^2). (..., P, n)  Paper: Lemma 2
+
+    Raises ValueError where the step loses rank.
+    """
     _check_out(out, X, G)
     if layout.shared or not is_untracked(X, G):
         return _put(renormalize(X - eta * G, layout), out)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
-from ufm.output import say, show, told_as_they_come
+from ufm.output import output_errors_last, say, show
 
 if TYPE_CHECKING:
     from sims.rungs.rung import Rung
@@ -85,7 +85,7 @@ def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
     from sims.rungs.report import judged_rung, markdown, not_judged, write_ladder
 
     out, rungs = Path(args.out), list[dict[str, Any]]()
-    with told_as_they_come(written=True) as tell:
+    with output_errors_last(written=True) as tell:
         for rung in chosen:
             paths = [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seed, args.seed + args.seeds)]
             try:

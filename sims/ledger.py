@@ -14,7 +14,7 @@ from typing import Any
 from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
 from ufm.files.store import check_folder_writable
-from ufm.output import printable, told_as_they_come
+from ufm.output import output_errors_last, printable
 
 REDUCTIONS = ("sketch", "channels")
 
@@ -90,7 +90,7 @@ def show_ledgers(args: argparse.Namespace) -> None:
     if args.out is not None:
         check_folder_writable(Path(args.out))
         check_jinja2()
-    with told_as_they_come(written=args.out is not None) as tell:
+    with output_errors_last(written=args.out is not None) as tell:
         entries = []
         for entry in requested_ledgers(args):
             entries.append(entry)

@@ -15,6 +15,7 @@ from typing import Any
 
 from sims.command import Failure, Parser, print_json, run_command
 from sims.sweeps import ENGINES, PROCESSES
+from ufm.options import device_of
 from ufm.output import say, show
 
 GAUSSIANS = "gaussians"
@@ -96,7 +97,7 @@ def ledger_study(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[s
     """
     from sims.ledgers.tasks import run_task
     from sims.sweeps import sweep
-    from ufm.files.json_objects import told_as_damaged
+    from ufm.files.json_objects import errors_as_damage
 
     tasks = _tasks(args)
     stored = {name: task.stored() for name, task in tasks.items()}
@@ -111,7 +112,7 @@ def ledger_study(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[s
         if network is None:
             raise ValueError(f"{task.path} is gone: do the workers write on this machine's disk?")
         networks.append(network)
-        with told_as_damaged(task.path):
+        with errors_as_damage(task.path):
             errors = {e["split"]: e["error"] for e in network["ledgers"]}
             told = ", ".join(f"{error:.2%} {split}" for split, error in errors.items())
         say(f"{name}: error {told}", args.quiet)
@@ -122,7 +123,6 @@ def _tasks(args: argparse.Namespace) -> dict[str, Any]:
     """What is to be computed or read, by name."""
     from sims.ledgers.tasks import NetworkTask
     from sims.training.data import DataChoice, load
-    from sims.training.session import device_of
 
     if args.seed < 0:
         raise ValueError(f"--seed {args.seed}: it cannot be negative")
@@ -154,14 +154,14 @@ def run_study(args: argparse.Namespace) -> None:
     """Run what is missing, write the summary of all, and print it. Raises Failure where networks failed, after all that."""
     from sims.ledgers.gaussians import gaussian_summary, gaussian_text
     from sims.ledgers.summary import summary, summary_text
-    from ufm.files.json_objects import told_as_damaged
+    from ufm.files.json_objects import errors_as_damage
     from ufm.files.store import write_text
 
     networks, failed = ledger_study(args)
     if not networks and not failed:
         raise ValueError(f"no network of size {args.size} has {args.only!r} in its name")
     if networks:
-        with told_as_damaged(Path(args.out)):
+        with errors_as_damage(Path(args.out)):
             answers = gaussian_summary(networks) if args.size == GAUSSIANS else summary(networks)
         write_text(Path(args.out) / "summary.json", json.dumps(answers, indent=1, allow_nan=False) + "\n")
         if args.json:

@@ -19,14 +19,14 @@ from sims.command import Parser, json_line, print_json, run_command
 from sims.page import check_jinja2
 from ufm.arrays import NUMBERED
 from ufm.features.least_squares import ls_classifier
-from ufm.features.snr import worth_saying
+from ufm.features.snr import informative_error
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.features import FLOATS, classifier_of, epoch_of, files_of, load_feature_file, scalar
 from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import NO_LAMBDA, Measurement, measure_features
 from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record, table
-from ufm.output import printable, say, show, told_as_they_come
+from ufm.output import output_errors_last, printable, say, show
 
 T = TypeVar("T")
 __all__ = ["Measurement", "Record", "main", "measure_features", "measure_file", "measure_network", "parser"]
@@ -145,7 +145,7 @@ def measure(args: argparse.Namespace) -> None:
     if len(args.files) == 1 and Path(args.files[0]).is_dir():
         show_run(Path(args.files[0]), args)
         return
-    with told_as_they_come(written=args.out is not None or args.report is not None) as tell:
+    with output_errors_last(written=args.out is not None or args.report is not None) as tell:
         for k, name in enumerate(args.files):
             arrays = load_feature_file(Path(name))
             lam = lambda_of_file(arrays, Path(name)) if args.lam is None else args.lam
@@ -199,7 +199,7 @@ def _warn(file: str, measurement: Measurement) -> None:
         if reason.endswith(NO_LAMBDA):
             continue  # which the user knows, and the table says
         say(f"{name}: undefined: {reason}")
-    if measurement.snr.rounding > worth_saying(measurement.precision):
+    if measurement.snr.rounding > informative_error(measurement.precision):
         error = f"omega, and the loss at lambda = 0, are known to a relative {measurement.snr.rounding:.1e} only"
         reason = "the smallest within-class deviation is small beside the largest or the features"
         say(f"{name}: warning: {error}, {reason}; ufm.flow computes from the deviations and loses less")

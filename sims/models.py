@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sims.command import Failure, Parser, print_json, run_command
 from ufm.models import MODEL_NAMES, model_class
 from ufm.models.references import bibtex
+from ufm.options import device_of
 from ufm.output import say, show
 
 if TYPE_CHECKING:
@@ -108,16 +109,18 @@ def as_block(entry: dict[str, Any]) -> str:
     return f"{entry['name']}\n{words}\n  options: {' '.join(entry['options'])}{solvers}"
 
 
-def check_device(name: str) -> None:
-    """Raise ValueError where torch cannot use the device."""
+def usable_device(asked: str) -> str:
+    """The device that was asked for, with `auto` a GPU where there is one. Raises ValueError where torch cannot use it."""
     import torch
 
+    name = device_of(asked)
     try:
         torch.zeros(1, dtype=torch.float64, device=name)
     except (RuntimeError, AssertionError, TypeError) as error:
         raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
     if torch.device(name).type == "meta":
         raise ValueError(f"--device {name}: its tensors have no values; use cpu or a device that computes")
+    return name
 
 
 def check_seed(seed: int) -> None:
@@ -132,7 +135,7 @@ def run_one(args: argparse.Namespace) -> None:
     model = build_model(args.name, given)
     model.check_domain()
     check_seed(args.seed)
-    check_device(args.device)
+    device = usable_device(args.device)
     from sims.gallery.gallery import as_json, as_text, check_folder, save_report
     from ufm.models.base import simulate
 
@@ -142,7 +145,7 @@ def run_one(args: argparse.Namespace) -> None:
         raise ValueError(f"the prediction of {args.name} leaves the range of float64 at these parameters ({error})") from error
     if args.out is not None:
         check_folder(args.out)
-    report = simulate(model, args.seed, args.device)
+    report = simulate(model, args.seed, device)
     if args.out is not None:
         save_report(report, args.out)
     if args.json or not args.quiet:
@@ -152,11 +155,11 @@ def run_one(args: argparse.Namespace) -> None:
 def run_all(args: argparse.Namespace) -> None:
     """`all`: the gallery."""
     check_seed(args.seed)
-    check_device(args.device)
+    device = usable_device(args.device)
     from sims.gallery.gallery import check_folder, make_gallery, markdown_table
 
     check_folder(args.out)
-    reports = make_gallery(args.out, args.seed, args.device, partial(say, quiet=args.quiet))
+    reports = make_gallery(args.out, args.seed, device, partial(say, quiet=args.quiet))
     if args.json:
         for report in reports:
             print_json(report)

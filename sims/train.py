@@ -12,9 +12,10 @@ from sims.training.config import LOSS_FUNCTIONS, TrainConfig
 from sims.training.folder import CHECKPOINT, PROVENANCE, SEARCH
 from sims.training.options import add_fields, config_of
 from sims.training.search import search
-from sims.training.session import ProgressLine, check_launch, device_of, reproducible, set_threads, train
+from sims.training.session import ProgressLine, check_launch, reproducible, set_threads, train
 from ufm.files.store import check_not_read
 from ufm.monitor.record import TRAJECTORY
+from ufm.options import device_of
 from ufm.output import printable, say, show
 
 __all__ = ["ProgressLine", "TrainConfig", "config_of", "main", "parser", "reproducible", "train"]
@@ -35,7 +36,7 @@ def parser() -> Parser:
     p.add_argument("--search", action="store_true", help="try every rate of the grid first, train with the best")
     p.add_argument("--engine", default=PROCESSES, help=f"of the search: {ENGINES}")
     p.add_argument("--jobs", type=int, default=1, help="runs of the search at a time")
-    p.add_shared("device", "auto: a GPU where there is one", choices=("auto", "cpu", "cuda"), default="auto")
+    p.add_shared("device", "auto", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--cpu", action="store_const", dest="device", const="cpu", help="do not use a GPU, same as --device cpu")
     p.add_shared("threads", "the library's own choice")
     p.add_argument("--tensorboard", action="store_true", help="log the measures for TensorBoard under RUN")

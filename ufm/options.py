@@ -5,7 +5,7 @@ from typing import Any
 
 SHARED: dict[str, dict[str, Any]] = {
     "seed": {"type": int, "default": 0, "help": "seed of everything random"},
-    "device": {"default": "cpu", "help": "torch device that computes, such as cpu or cuda"},
+    "device": {"default": "cpu", "help": "torch device that computes: cpu, cuda, or auto, a GPU where there is one"},
     "json": {"action": "store_true", "help": "JSON on standard output instead of text, one object per line"},
     "quiet": {"action": "store_true", "help": "no progress and no table"},
     "threads": {"type": int, "help": "CPU threads; a different number may change the last bits"},
@@ -21,6 +21,18 @@ def shared_option(name: str, without: str | None = None, **changed: Any) -> dict
     """The settings of a shared option for `add_argument`; `without` says in words what happens where it is not given."""
     settings = SHARED[name] | changed
     return settings if without is None else settings | {"help": f"{settings['help']} (default: {without})"}
+
+
+def device_of(asked: str) -> str:
+    """The device that was asked for, with `auto` a GPU where there is one. Raises ValueError for `cuda` without a GPU."""
+    if asked not in ("auto", "cuda"):
+        return asked
+    import torch
+
+    there = torch.cuda.is_available()
+    if asked == "cuda" and not there:
+        raise ValueError("device cuda: torch finds no GPU here, use cpu")
+    return "cuda" if there else "cpu"
 
 
 def refuse_lost_values(error: Callable[[str], object], arguments: Sequence[str]) -> None:

@@ -141,7 +141,7 @@ def drop_unwritable_output() -> None:
 
 
 @contextlib.contextmanager
-def told_as_they_come(written: bool) -> Iterator[Callable[[str], None]]:
+def output_errors_last(written: bool) -> Iterator[Callable[[str], None]]:
     """`show` for results that are computed one after another.
 
     Where files are `written` too, an output that takes no more is an error only after the block, when they are all on disk.

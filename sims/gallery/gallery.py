@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sims.gallery.sweep import FLOOR
-from ufm.files.json_objects import read_json, told_as_damaged
+from ufm.files.json_objects import errors_as_damage, read_json
 from ufm.files.store import check_writable, write_atomically
 from ufm.models import MODEL_NAMES, model_class
 from ufm.models.base import Model, Quantity, Simulation, simulate
@@ -128,7 +128,7 @@ def saved_report(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
         return None
     try:
         saved = read_json(path)
-        with told_as_damaged(path):
+        with errors_as_damage(path):
             markdown_table([saved])
     except ValueError:
         return None

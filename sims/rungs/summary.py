@@ -13,7 +13,7 @@ from sims.rungs.conservation import EpochMoments, plain_flow_share, sigma_t_chan
 from sims.rungs.rung import Rung
 from sims.training.velocity import PARTS
 from ufm.compare.verdict import LawRule
-from ufm.files.json_objects import read_json, told_as_damaged
+from ufm.files.json_objects import errors_as_damage, read_json
 from ufm.monitor.epoch_statistics import statistics_files
 from ufm.output import stored_number
 
@@ -68,7 +68,7 @@ def quantities(path: Path, compared: Any) -> dict[str, float]:
 def velocities(path: Path, first: float, last: float) -> dict[str, float]:
     """Medians over the epochs whose velocities were taken, and the gains of the last of them."""
     files = sorted(path.glob("velocity-*.json"))
-    with told_as_damaged(path / "velocity-*.json"):
+    with errors_as_damage(path / "velocity-*.json"):
         return _medians([read_json(file) for file in files], first, last)
 
 

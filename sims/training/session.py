@@ -163,16 +163,6 @@ class ProgressLine:
             self._bar.close()
 
 
-def device_of(asked: str) -> str:
-    """`cpu` or `cuda`: what was asked for, with `auto` a GPU where there is one. Raises ValueError for one that is not there."""
-    import torch
-
-    there = torch.cuda.is_available()
-    if asked == "cuda" and not there:
-        raise ValueError("device cuda: torch finds no GPU here, use cpu")
-    return ("cuda" if there else "cpu") if asked == "auto" else asked
-
-
 def set_threads(count: int) -> None:
     """Set the CPU threads of torch and numpy. Raises ValueError for none."""
     import torch

@@ -148,6 +148,26 @@ def test_the_result_may_be_written_over_the_gradient(kind: str) -> None:
         steps.projected_step(X, G, 0.1, metric, out=G[:3])
 
 
+def test_small_steps_are_the_maps_one_after_another_and_large_ones_are_fused() -> None:
+    """On both sides of the size in docs/geometry.md below which the fused step is slower."""
+
+    def shape_of(entries: int) -> tuple[ClassLayout, np.ndarray]:
+        layout = ClassLayout.equal(10, 50)
+        return layout, np.random.default_rng(0).standard_normal((entries // layout.n, layout.n))
+
+    for entries, fused in ((6_000, False), (50_000, False), (110_000, True)):
+        layout, X = shape_of(entries)
+        metric = EmbeddedMetric(layout)
+        for step in (
+            partial(steps.gradient_step, X, X, 0.1, metric),
+            partial(steps.projected_step, X, X, 0.1, metric),
+            partial(steps.renormalized_step, X, X, 0.1, layout),
+        ):
+            with patch.object(steps, "_step", return_value=X) as whole:
+                step()
+            assert whole.called == fused
+
+
 def test_inputs_stay_and_half_precision_is_computed_in_float32() -> None:
     X, metric = point(), EmbeddedMetric(LAYOUT)
     G = np.random.default_rng(1).standard_normal(X.shape)

@@ -140,8 +140,15 @@ def test_the_devices_that_a_help_text_names_are_accepted(name: str) -> None:
     for option, parser, action in options_of(name):
         if option == "--device":
             devices = re.findall(r"\b(?:auto|cpu|cuda(?::\d)?)\b", help_of(parser, action))
-            assert {"cpu", "cuda"} <= set(devices)
+            assert {"auto", "cpu", "cuda"} <= set(devices)
             assert action.choices is None or set(devices) <= set(action.choices)
+
+
+@pytest.mark.parametrize("name", ["ufm.flow --C 3 --N 9 --P 4 --full", "sims.models run lu-steinerberger --C 3 --P 4"])
+def test_the_device_auto_is_one_that_is_there(name: str, capsys: pytest.CaptureFixture) -> None:
+    module, *arguments = name.split()
+    assert module_of(module).main([*arguments, "--device", "auto", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["sims.measure", "sims.models"])

@@ -58,8 +58,8 @@ class Snr(Generic[ArrayT_co]):
         return Snr(as_numpy(self.omega), as_numpy(self.V), U, whitening, self.precision, self.relative_error)
 
 
-def worth_saying(precision: float) -> float:
-    """The relative error of omega beyond which a table shows digits that are not there: 1e-6, or half the digits of the dtype."""
+def informative_error(precision: float) -> float:
+    """Relative error of omega up to which a table's six digits are informative: 1e-6, or half the digits of the dtype."""
     return max(1e-6, precision**0.5)
 
 

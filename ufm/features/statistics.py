@@ -20,7 +20,7 @@ from ufm.arrays import (
     check_scale,
 )
 from ufm.distributed import Processes
-from ufm.features.class_moments import ClassMoments, class_moments_of, merged_over
+from ufm.features.merged_moments import ClassMoments, class_moments_of, merged_over
 
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
 

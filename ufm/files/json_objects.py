@@ -32,7 +32,7 @@ def read_limited_text(path: Path, encoding: str = "utf-8") -> str:
 
 
 @contextlib.contextmanager
-def told_as_damaged(path: Path) -> Iterator[None]:
+def errors_as_damage(path: Path) -> Iterator[None]:
     """Make a ValueError with the name of the file of what it raises to take something else for its contents."""
     try:
         yield

@@ -20,7 +20,7 @@ from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
 from ufm.options import refuse_lost_values, shared_option
-from ufm.output import INTERRUPTED, REFUSED, one_line, printable, say, show, told_as_they_come
+from ufm.output import INTERRUPTED, REFUSED, one_line, output_errors_last, printable, say, show
 from ufm.version import __version__
 
 if TYPE_CHECKING:
@@ -199,7 +199,7 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun], 
     start = started(first, group, left_vectors=args.out is not None)
     for config in configs.values():
         check(config, start)
-    with told_as_they_come(written=args.out is not None or args.plot is not None) as tell:
+    with output_errors_last(written=args.out is not None or args.plot is not None) as tell:
         for name, config in configs.items():
             runs[name] = result = run_and_write(config, start, paths[name], kept.get(name), args.quiet, group)
             for warning in result.warnings:

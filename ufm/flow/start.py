@@ -9,10 +9,11 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array
 from manifolds.representation import short_repr
 from ufm.features import labels as layout
-from ufm.features.snr import Snr, snr, snr_spectrum, worth_saying
+from ufm.features.snr import Snr, informative_error, snr, snr_spectrum
 from ufm.flow.config import FlowConfig
 from ufm.laws.closed import Law
 from ufm.laws.run_cost import check_run_cost
+from ufm.options import device_of
 
 if TYPE_CHECKING:
     from ufm.features.ranges import Reduction
@@ -61,7 +62,7 @@ class Start:
             lost = f"the dropped directions held {self.reduction.lost_signal:.1%} of the between-class signal, with infinite SNR"
             lines += (f"{lost}: the trajectory describes the rest of the network only",)
         error = self.snr.relative_error
-        if error > worth_saying(self.snr.precision):
+        if error > informative_error(self.snr.precision):
             far = "the features are large beside their smallest within-class deviation, and their rounding"
             lines += (f"{far} leaves omega known to a relative {error:.1e} only",)
         return lines
@@ -166,6 +167,6 @@ def on_device(H: np.ndarray, device: str) -> Array:
     import torch
 
     try:
-        return torch.from_numpy(np.ascontiguousarray(H)).to(device)
+        return torch.from_numpy(np.ascontiguousarray(H)).to(device_of(device))
     except (RuntimeError, AssertionError) as error:
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

@@ -1,4 +1,7 @@
-"""Where the renormalized flow ends (Theorem 3, Corollary 2, Eqs. 11 and 12): the limits of the SNR matrix and of the features."""
+"""Where the renormalized flow ends (Theorem 3, Corollary 2, Eqs. 11 and 12): the limits of the SNR matrix and of the features.
+
+How fast omega diverges (Corollary 1) is `Law.asymptote` of `ufm.laws.closed`.
+"""
 
 from manifolds.layout import ClassLayout
 from ufm.arrays import ArrayT, ClassMeans, Columns, LeftVectors, RightVectors

@@ -13,8 +13,8 @@ from manifolds.layout import ClassLayout
 from tests.strategies import features as random_features
 from tests.strategies import problems
 from tests.typed import linear
-from ufm.features.class_means import notebook_nc1, notebook_statistics, roy_effective_rank, xu_vci, xu_vci_of
 from ufm.features.column_sums import ColumnSums, bias_free_step, cross_entropy_step, squared_error_step, zhao_nc0
+from ufm.features.conventions import notebook_nc1, notebook_statistics, roy_effective_rank, xu_vci, xu_vci_of
 from ufm.features.margins import hull_distance, jiang_one_vs_rest_margin
 from ufm.features.measures import (
     phd_equinorm,

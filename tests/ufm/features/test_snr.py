@@ -205,6 +205,19 @@ def test_rank_deficient_features_are_refused_and_reduced(problem: Problem, dead:
         np.testing.assert_allclose(snr(reduced, layout).omega, snr(H[dead:], layout).omega, rtol=1e-8)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_direction_is_empty_up_to_sqrt_p_roundings_of_the_features(dtype: type) -> None:
+    """A within-class deviation of s sqrt(P) eps sqrt(Ave ||h||^2): s = 1/2 is dropped, though above eps; s = 4 is kept."""
+    rng, P, layout = np.random.default_rng(3), 64, ClassLayout.equal(3, 60)
+    H = layout.deviations(rng.standard_normal((P, layout.n)))
+    H[:3] += layout.spread(np.eye(3))
+    signs = np.tile([1.0, -1.0], layout.n // 2)  # mean 0 and deviation 1 in every class
+    for s, kept in ((0.5, P - 1), (4.0, P)):
+        H[-1] = 0
+        H[-1] = s * P**0.5 * np.finfo(dtype).eps * np.mean((H**2).sum(0)) ** 0.5 * signs
+        assert len(reduce_to_range(H.astype(dtype), layout)[0]) == kept
+
+
 def test_signal_outside_the_range_is_reported() -> None:
     layout = ClassLayout.equal(3, 20)
     H = features(layout, 5, np.random.default_rng(0))

@@ -8,7 +8,7 @@ import torch
 
 from manifolds.linalg import Array
 from ufm.features import measures
-from ufm.features.class_means import roy_effective_rank, xu_vci
+from ufm.features.conventions import roy_effective_rank, xu_vci
 from ufm.features.measures import sakamoto_rnc1, sakamoto_rnc1_of_mean_norm
 from ufm.features.out_of_distribution import ammar_neco
 from ufm.features.regression_collapse import andriopoulos_nrc1, andriopoulos_nrc2, andriopoulos_nrc3
