@@ -132,7 +132,9 @@ class OrthogonalQuotient(MetricManifold):
 
     def __init__(self, manifold: MetricManifold) -> None:
         if not isinstance(manifold, MetricManifold) or isinstance(manifold, Exact):
-            raise ValueError(f"{manifold} is no manifold of this module with a retraction, whose quotient by O(P) is known here")
+            raise ValueError(
+                f"{manifold} is not a manifold of this module with a retraction: only these have a quotient by O(P) here"
+            )
         super().__init__(QuotientMetric(manifold.metric), manifold._retraction, manifold._rng)
         self.manifold = manifold
 

@@ -76,7 +76,9 @@ def _unpack(path: Path, folder: Path, quiet: bool) -> None:
                 if limit < 0:
                     raise ValueError(TOO_LARGE)
                 if free < 0:
-                    raise ValueError(f"the disk of {cache_folder()} has too little room (XDG_CACHE_HOME says where else to)")
+                    raise ValueError(
+                        f"the disk of {cache_folder()} has too little free space (XDG_CACHE_HOME sets another folder)"
+                    )
                 _write(member, folder)
     except FileExistsError as error:
         raise ValueError(f"cannot unpack {path}: it has {Path(error.filename).relative_to(folder)} twice") from error

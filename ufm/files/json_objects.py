@@ -37,7 +37,7 @@ def told_as_damaged(path: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): delete it to have it made anew") from error
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): delete it, and it is computed again") from error
 
 
 def parse_json(text: str, source: Path | str) -> dict[str, Any]:

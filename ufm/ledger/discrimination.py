@@ -40,7 +40,7 @@ MOST_SCATTER = 1 + 2**0.5  # of an empty direction before rounding, in units of 
 
 NOT_RESOLVED = (
     "Sigma_W is not resolved in this precision: rounding alone can make a deviation {}, in every direction; compute the "
-    "features in float64, or take out their mean before they are rounded"
+    "features in float64, or subtract their mean before they are rounded"
 )
 
 

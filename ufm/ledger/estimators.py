@@ -55,7 +55,9 @@ def too_few(discrimination: Discrimination) -> str:
     """Why no reliable number can be given, or an empty string."""
     nu, P = degrees_of_freedom(discrimination), discrimination.rank
     if discrimination.unbounded.shape[1] and nu <= P:
-        return f"{nu} degrees of freedom within classes do not fill {P + discrimination.dropped} features: omega in sample is inf"
+        return (
+            f"{nu} degrees of freedom within classes are fewer than {P + discrimination.dropped} features: omega in sample is inf"
+        )
     if nu <= P + 4:
         return f"n - C = {nu} for {P} features: above P + 4 = {P + 4} are needed; give more examples or fewer features"
     if discrimination.counts.min() < 2:

@@ -181,7 +181,9 @@ class _FirstPass:
             if begins:
                 self.begin(operation, state)
             if calls >= len(self.operations) or self.operations[calls].name != operation.name:
-                raise ValueError(f"the operations differ from batch to batch, first at {operation.name}: no ledger can be kept")
+                raise ValueError(
+                    f"the operations differ from batch to batch, first at {operation.name}: no ledger can be computed"
+                )
             features = self.reduction(list(state.values()))
             self.streams[calls].update(features, y.to(features.device))
             calls += 1

@@ -137,10 +137,10 @@ class Ledger:
             lines.append(f"{row['operation'][:24]:<24} {row['kind'][:18]:<18} {row['rank']:>4}{mark} {cells}")
         lines += sorted({f"too few data: {reason}" for reason in self.reasons if reason})
         if self.reduced.any():
-            lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to gain")
+            lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to have a gain")
         if self.unresolved.any():
             lines.append(
-                "^ a direction whose scatter rounding hides is left out: omega is a lower bound, float64 would resolve it"
+                "^ a direction whose variation is hidden by rounding is left out: omega is a lower bound; float64 resolves it"
             )
         return "\n".join([*lines, *([self.note] if self.note else [])])
 

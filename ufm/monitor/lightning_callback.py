@@ -56,7 +56,7 @@ class NeuralCollapseCallback(Callback):
         if on not in ("train", "validation"):
             raise ValueError(f"on = {on!r}: it is 'train' or 'validation'")
         if on == "validation" and loader is not None:
-            raise ValueError("on = 'validation' measures on the way through the trainer's validation data: leave loader= out")
+            raise ValueError("on = 'validation' measures during the trainer's validation pass: leave loader= out")
         self.loader = loader
         self.layer, self.on, self.schedule, self.logs, self.group = (
             layer,

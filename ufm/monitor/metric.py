@@ -65,7 +65,7 @@ class NeuralCollapse(MomentsMetric):
         if targets == "classes" and (num_classes is None or num_classes < 2):
             raise ValueError(f"num_classes = {num_classes}: collapse needs at least 2 classes; give their number")
         if targets == "regression" and num_classes is not None:
-            raise ValueError(f"num_classes = {num_classes} says nothing where targets='regression': leave it out")
+            raise ValueError(f"num_classes = {num_classes} has no meaning with targets='regression': leave it out")
         if lam is not None and not (isinstance(lam, SupportsFloat) and 0 <= float(lam) < float("inf")):
             raise ValueError(f"lam = {lam!r}: it must be a number, finite and not negative")
         if targets == "regression" and (shift or ignore_index is not None):

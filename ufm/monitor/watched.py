@@ -71,7 +71,7 @@ def watch(
     C, settings = head.out_features, common | {"classes": classes}
     if C < 2:
         raise ValueError(
-            f"the layer {layer!r} has {C} output, and collapse is that of 2 classes at least: train with two outputs, or give "
+            f"the layer {layer!r} has {C} output, and collapse needs at least 2 classes: train with two outputs, or give "
             "features to NeuralCollapse(2) without a classifier"
         )
     watched: dict[str, tuple[nn.Module, NeuralCollapse]] = {layer: (head, NeuralCollapse(C, lam=lam, **settings))}
@@ -110,7 +110,7 @@ class Watched:
             raise ValueError(CATCHING)
         for name, module in self._modules.items():
             if any_layer(self.model, name) is not module:
-                raise ValueError(f"the layer {name!r} of the network is another one than when the watch was made: watch it again")
+                raise ValueError(f"the layer {name!r} of the network was replaced after watch() was called: call watch() again")
         for name, module in self._modules.items():
             catch = LayerHook(self.catch, name, module is self._head)
             self._hooks.append(module.register_forward_hook(catch, with_kwargs=True))

@@ -85,7 +85,7 @@ def test_features_whose_squares_vanish_have_no_measures(size: float) -> None:
     of_classifier = {"nc2_equinorm_w", "nc2_equiangular_w", "nc2_maxangle_w", "nc0"}
     known = {name for name, value in metric.compute().items() if not math.isnan(value)}
     assert known == of_classifier | {"examples", "classes_seen"}
-    assert "its powers overflow or vanish; rescale the features" in metric.undefined["nc1"]
+    assert "its powers overflow or underflow; rescale the features" in metric.undefined["nc1"]
 
 
 def test_double_features_after_single_ones_keep_their_digits_for_the_decisions(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -135,7 +135,7 @@ def test_a_vocabulary_keeps_the_classes_seen_alone() -> None:
     assert values["train_error"] == pytest.approx(float((decided != vocabulary[y]).double().mean()))
     assert (values["classes_seen"], values["examples"]) == (C, len(H))
     assert np.isnan(values["loss"])
-    assert "have no example, and the loss counts all" in metric.undefined["loss_perp"]
+    assert "have no example, and the loss includes all classes" in metric.undefined["loss_perp"]
     near: Any = metric.near
     assert len(near) == C
 

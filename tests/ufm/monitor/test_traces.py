@@ -215,7 +215,7 @@ def test_a_head_called_by_keyword_is_measured() -> None:
 def test_a_hidden_layer_taken_for_the_last_one_is_refused_and_softmax_is_not() -> None:
     x, y = data()
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match="decides otherwise than what its layer '0' gives"):
+    with pytest.raises(ValueError, match="predicts other classes than that of its layer '0'"):
         watch(nn.Sequential(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 3)), "0").measure([(x, y)])
     head = nn.Linear(5, 3)
     plain = watch(nn.Sequential(head), "0", lam=0.1).measure([(x, y)])
