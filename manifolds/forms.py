@@ -68,7 +68,7 @@ class WeightedCentering:
     """B = diag(w) - w w^T, w = weights / sum(weights): X B X^T is the weighted covariance, its kernel the weighted mean.
 
     One class (C = 1) where the weights are equal. Right to eps times the root of the largest over the smallest weight.
-    Raises ValueError for fewer than 2 weights, and for one that is not positive or nothing beside the largest.
+    Raises ValueError for fewer than 2 weights, and for one that is not positive or negligible compared with the largest.
     """
 
     weights: tuple[float, ...]

@@ -123,7 +123,7 @@ class GeneralizedStiefel(MetricManifold):
 class OrthogonalQuotient(MetricManifold):
     """The quotient by O(P) of one of the manifolds above, for losses with f(Q x) = f(x): `manifolds.quotient`.
 
-    Raises ValueError for another manifold, and for a retraction that does not go with rotations.
+    Raises ValueError for another manifold, and for a retraction that does not commute with rotations.
     """
 
     __scaling__ = MetricManifold.__scaling__.copy()

@@ -1,4 +1,4 @@
-"""Archives of data files, .tar.gz, .tar.bz2, .tar.xz and .zip, unpacked once into the cache and trusted in nothing.
+"""Archives of data files, .tar.gz, .tar.bz2, .tar.xz and .zip, unpacked once into the cache, without trusting their contents.
 
 A member is a regular file or a folder below the top, written by its own name once; modes, owners and links are not taken.
 """

@@ -1,4 +1,4 @@
-"""Files of one JSON object each, read with their damage told in one line."""
+"""Files of one JSON object each; a damaged one is reported in one line."""
 
 import contextlib
 import json

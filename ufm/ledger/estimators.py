@@ -1,13 +1,14 @@
 """The SNR of the population from the examples at hand: in sample, bias-corrected, and held out, with intervals.
 
-In sample G is inflated: with nu = n - C degrees of freedom and P features, Gaussian within the classes,
+In sample G is too large: with nu = n - C degrees of freedom and P features, Gaussian within the classes,
 
     E G_hat = n / (nu - P - 1) (G + P Psi),    Psi = diag(1 / n_c) - 1 1^T / n,
 
 the first factor from the inverse of a Wishart matrix, the second from the noise of the class means. `corrected` undoes both.
 `held_out` puts every example against linear readouts made without it, and measures their signal and their noise on what was left
-out; only what fitting the direction costs on average is taken from the Wishart distribution. Heavy tails and rare features, which
-the first formula does not know, are in what is measured. Both need nu > P + 4: under it the variance of an inverse Wishart matrix
+out; only the average error of fitting the direction is taken from the Wishart distribution. Heavy tails and rare features,
+which the first formula ignores, are included in what is measured. Both need nu > P + 4: under it the variance of an inverse
+Wishart matrix
 is infinite, and no number is given.
 Sources: Muirhead, Aspects of Multivariate Statistical Theory (1982), Theorem 3.2.11; Efron & Stein (1981) for the jackknife.
 """

@@ -28,7 +28,7 @@ SEVERAL: tuple[type, ...] = (list, tuple, dict)  # of which Lightning takes one 
 
 
 class NeuralCollapseCallback(Callback):
-    """Measures collapse after training epochs, or on the way through the validation set; logs to the trainer and to `logs`.
+    """Measures collapse after training epochs, or during the validation pass; logs to the trainer and to `logs`.
 
     layer   dotted name of the last Linear of the LightningModule, as "model.fc"
     on      "train": a pass of its own over the training examples, each once, in evaluation mode (the measures of the papers);
