@@ -169,7 +169,7 @@ def test_two_logs_of_one_file_are_refused_before_one_loses_what_the_other_wrote(
     one, other = RunLog(tmp_path / "run"), RunLog(tmp_path / "run")
     one(1, values, metric.measurement)
     one(2, values, metric.measurement)
-    with pytest.raises(ValueError, match="was written by another since"):
+    with pytest.raises(ValueError, match="was written by another log in the meantime"):
         other(1, values, metric.measurement)
     assert Record.load(tmp_path / "run" / "trajectory.npz").epochs.tolist() == [1, 2]
 

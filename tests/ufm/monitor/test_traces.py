@@ -273,7 +273,7 @@ def test_a_layer_that_was_replaced_is_refused() -> None:
     model = network()
     watched = watch(model, "3")
     model[3] = nn.Linear(7, 3)
-    with pytest.raises(ValueError, match="the layer '3' of the network is another one"):
+    with pytest.raises(ValueError, match="the layer '3' of the network was replaced after watch"):
         watched.measure([data()])
     with pytest.raises(ValueError, match="has 1 output, and collapse"):
         watch(nn.Sequential(nn.Linear(3, 1)), "0")
