@@ -111,11 +111,8 @@ def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser(
-        prog="python -m sims.measure",
-        description="Measure the neural collapse of features in a file, or of a run.",
-        shared=("json", "quiet"),
-    )
+    description = "Measure the neural collapse of features in a file, or of a run."
+    p = Parser(prog="python -m sims.measure", description=description, shared=("json", "quiet"))
     p.add_argument(
         "files", nargs="+", metavar="FILE", help=".npz of features, labels and, if known, W, b, epoch, lambda; or one RUN"
     )

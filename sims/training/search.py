@@ -36,7 +36,7 @@ def search(
     """
     if world_size() > 1:
         raise ValueError(
-            "a search trains many runs at the same time: start it in one process, and give their number there by --jobs"
+            "a search trains many runs at the same time: start it in one process, and give the number of runs there"
         )
     runs = {f"lr-{lr:g}": _run_at_rate(config, lr, out, cpu, threads) for lr in config.lr_grid or GRID}
     tried = []
