@@ -36,8 +36,8 @@ HEAD = """# What the paper's networks cost: the fifteen cells
 
 A *cell* is one pair of dataset and network in the paper's experiments. This page estimates the cost of one training run of each
 (`python -m benchmarks.cells`): 350 epochs in batches of 128, float32, 50 of the epochs measured on the training and the test set.
-Not included are the robustness measure (100 images under DeepFool) and the search of the learning rate, which trains 25 such
-runs.
+The estimate does not include the robustness measure (100 images attacked by DeepFool), nor the search for the learning rate,
+which trains 25 such runs.
 
 """
 COLUMNS = (
@@ -51,16 +51,16 @@ COLUMNS = (
     "GPU-hours",
 )
 METHOD = """
-- **FLOPs per epoch** (two per multiply-add): products and convolutions of the forward and the backward pass as counted by
-  `torch.utils.flop_counter`, including what the memory-efficient DenseNets recompute. Batch normalisation is not
+- **FLOPs per epoch** (two per multiply-add): matrix products and convolutions of the forward and the backward pass, as counted by
+  `torch.utils.flop_counter`, including what the memory-efficient DenseNets compute twice. Batch normalisation is not
   counted.
-- **Memory of a step**: tensors kept for the backward pass at 128 images, once each, and weights, gradients and momentum;
-  additional memory of the library is not included. The column after it is the same without recomputation.
+- **Memory of a step**: the tensors kept for the backward pass of 128 images, each counted once, and weights, gradients and
+  momentum; additional memory of the library is not included. *All activations kept* is the same without recomputation.
 - **Core-hours**: processor time of one thread for a training step of as many images as make about {step:.1e} FLOPs (at most 128),
-  the median of three, times the images of 350 epochs, and of 50 measurements at the forward pass's share of the FLOPs. Timed on
+  the median of three, scaled to the images of 350 epochs and to 50 measurements, which need the forward pass only. Timed on
   {where}
-- **GPU-hours**: estimated, not measured. FLOPs at 20 TFLOP/s (30 % of an H100's 67 in float32) plus six passes over the
-  activations, all of them, at 3 TB/s, which dominates for the DenseNets.
+- **GPU-hours**: estimated, not measured. The FLOPs at 20 TFLOP/s (30 % of an H100's 67 in float32), plus six passes over all
+  activations at 3 TB/s, which dominate for the DenseNets.
 """
 
 

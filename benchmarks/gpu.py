@@ -34,11 +34,12 @@ NOT_RUN, NO_TIME = "not run", "not run: the time was over"
 HEAD = """# On a GPU
 
 `make gpu` (`python -m benchmarks.gpu`) runs every test marked `gpu` and the timings below on the first CUDA device, in less than
-ten minutes, and writes this page. Without a device it writes what was not run, and leaves measurements that are there already.
+ten minutes, and writes this page. Without a device the page lists what was not run; a page with measurements is left unchanged.
 """
-METHOD = """Both sides of a ratio run in interleaved pairs on the same device, the clock waiting for all that was asked of it;
-times are medians, ratios medians over the pairs with their quartiles. The bound is arithmetic for an H100 (3.0 TB/s, 60 TFLOP/s
-in float64 on tensor cores): bytes that must move or products that must be made, an eigendecomposition of P x P left out.
+METHOD = """Both sides of a ratio run in interleaved pairs on the same device; the clock is read when all submitted work is done.
+Times are medians, ratios medians over the pairs with their quartiles. The bound is computed for an H100 (3.0 TB/s, 60 TFLOP/s
+in float64 on tensor cores): the bytes that must be moved or the products that must be computed, without the eigendecomposition
+of P x P.
 """
 
 
@@ -140,7 +141,8 @@ def _circumstances(card: Card | None) -> str:
 
 
 def _table_of_timings(sizes: Sizes, timings: list[Measured]) -> list[str]:
-    lines = ["## Timings\n", "| quantity | ours | beside | ratio (quartiles) | H100 bound | ours / bound |", f"|{'---|' * 6}"]
+    head = "| quantity | ours | compared with | ratio (quartiles) | H100 bound | ours / bound |"
+    lines = ["## Timings\n", head, f"|{'---|' * 6}"]
     for row in timings:
         times = row.times
         bound = None if row.case.bound is None else row.case.bound(sizes)

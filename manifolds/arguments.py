@@ -18,7 +18,9 @@ def require_class_layout(layout: ClassLayout) -> ClassLayout:
         raise ValueError(NO_LAYOUT.format(layout))
     if layout.shared:  # projections, distances and random points add nothing over processes
         held = len(layout.labels)
-        raise ValueError(f"{held} of {layout.n} columns are at hand: only all of them make a point; give a ClassLayout of them")
+        raise ValueError(
+            f"{held} of {layout.n} columns are given, but a point needs all of them; give a ClassLayout of the given columns"
+        )
     return layout
 
 

@@ -2,7 +2,7 @@
 
 Both are differentiable to any order, backwards and forwards, and under torch.vmap.
 
-Torch has no second forward derivative of a custom function: it is zero, in silence. Where torch.func.jvp is nested, the value is
+Torch has no second forward derivative of a custom function: it is silently zero. Where torch.func.jvp is nested, the value is
 therefore corrected by steps of Newton's method with a constant linear part: they change nothing but the derivatives that are
 missing, and each step makes one more order right.
 """

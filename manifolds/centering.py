@@ -1,4 +1,4 @@
-"""What the kernel asks of the columns of X: the part that the constraint sees, and the rest, which is free."""
+"""The split of the columns of X into the part that enters the constraint, and the rest, which is free."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol

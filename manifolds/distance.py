@@ -64,7 +64,9 @@ class Distance(torch.autograd.Function):
     @staticmethod
     def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
         """Raises ValueError."""
-        raise ValueError("dist looks at numbers, which torch.vmap hides: it takes leading axes, give it the whole batch")
+        raise ValueError(
+            "dist needs the values of its arguments, which torch.vmap hides: give it the whole batch, with leading axes"
+        )
 
 
 ONCE = (

@@ -68,7 +68,7 @@ class WeightedCentering:
     """B = diag(w) - w w^T, w = weights / sum(weights): X B X^T is the weighted covariance, its kernel the weighted mean.
 
     One class (C = 1) where the weights are equal. Right to eps times the root of the largest over the smallest weight.
-    Raises ValueError for fewer than 2 weights, and for one that is not positive or nothing beside the largest.
+    Raises ValueError for fewer than 2 weights, and for one that is not positive or negligible compared with the largest.
     """
 
     weights: tuple[float, ...]
@@ -79,11 +79,13 @@ class WeightedCentering:
             raise ValueError(f"weights of shape {weights.shape}: at least two, in one row, are needed")
         if not (np.isfinite(weights).all() and weights.min() > 0):
             bad = int(np.argmin(np.where(np.isfinite(weights), weights, -np.inf)))
-            raise ValueError(f"weight {bad} is {weights[bad]}: weights are positive; leave out the columns that weigh nothing")
+            raise ValueError(f"weight {bad} is {weights[bad]}: weights are positive; leave out the columns of weight 0")
         weights /= weights.max()  # the sum of what is near the largest number would be infinite
         if weights.min() ** 0.5 <= len(weights) * np.finfo(np.float64).eps:
             bad = int(np.argmin(weights))
-            raise ValueError(f"weight {bad} is {weights[bad]:.1e} of the largest, nothing in float64: leave its column out")
+            raise ValueError(
+                f"weight {bad} is {weights[bad]:.1e} of the largest, below the precision of float64: leave its column out"
+            )
         weights /= weights.sum()
         object.__setattr__(self, "weights", tuple(weights.tolist()))
 

@@ -123,7 +123,7 @@ class GeneralizedStiefel(MetricManifold):
 class OrthogonalQuotient(MetricManifold):
     """The quotient by O(P) of one of the manifolds above, for losses with f(Q x) = f(x): `manifolds.quotient`.
 
-    Raises ValueError for another manifold, and for a retraction that does not go with rotations.
+    Raises ValueError for another manifold, and for a retraction that does not commute with rotations.
     """
 
     __scaling__ = MetricManifold.__scaling__.copy()
@@ -132,7 +132,9 @@ class OrthogonalQuotient(MetricManifold):
 
     def __init__(self, manifold: MetricManifold) -> None:
         if not isinstance(manifold, MetricManifold) or isinstance(manifold, Exact):
-            raise ValueError(f"{manifold} is no manifold of this module with a retraction, whose quotient by O(P) is known here")
+            raise ValueError(
+                f"{manifold} is not a manifold of this module with a retraction: only these have a quotient by O(P) here"
+            )
         super().__init__(QuotientMetric(manifold.metric), manifold._retraction, manifold._rng)
         self.manifold = manifold
 

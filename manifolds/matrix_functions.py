@@ -68,6 +68,6 @@ def sylvester_congruence(K: ArrayT, B: ArrayT) -> ArrayT:
     if size is not None and not size <= epsilon(K):
         raise ValueError(
             "the inverse retraction does not exist: an eigenvalue of D_Y D_X^T / n has no positive real part; "
-            "the points are too far apart, go there in shorter steps"
+            "the points are too far apart, use points in between"
         )
     return symmetrize(S)

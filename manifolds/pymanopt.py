@@ -203,7 +203,7 @@ class OrthogonalQuotient(_MetricManifold):
 
     def __init__(self, manifold: _MetricManifold) -> None:
         if not isinstance(manifold, _MetricManifold):
-            raise ValueError(f"{manifold} is none of this module's manifolds, whose quotient by O(P) is known here")
+            raise ValueError(f"{manifold} is not a manifold of this module: only these have a quotient by O(P) here")
         metric = QuotientMetric(manifold.metric)
         super().__init__(
             metric, manifold.P, manifold.copies, manifold._retraction, manifold._rng, f"{manifold} / O({manifold.P})"

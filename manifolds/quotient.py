@@ -60,7 +60,9 @@ class QuotientMetric(Metric):
         """The manifold's, where it goes with rotations, R_QX(Q U) = Q R_X(U). Raises ValueError for the Cholesky one."""
         move = self.metric.as_retraction(choice)
         if isinstance(move, Retraction) and move.root.triangular:
-            raise ValueError(f"the {move.name} retraction of Q X is not that of X, rotated: take 'polar' or 'renormalisation'")
+            raise ValueError(
+                f"the {move.name} retraction does not commute with rotations X -> Q X: take 'polar' or 'renormalisation'"
+            )
         return move
 
     def retract(self, X: ArrayT, U: ArrayT, retraction: Move[ArrayT] | str) -> ArrayT:

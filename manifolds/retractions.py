@@ -136,7 +136,7 @@ def as_retraction(choice: Move[ArrayT] | str) -> Move[ArrayT]:
     """
     if isinstance(choice, str):
         if choice not in RETRACTIONS:
-            raise ValueError(f"retraction {choice!r} is none of {', '.join(map(repr, RETRACTIONS))}; a function is taken too")
+            raise ValueError(f"retraction {choice!r} is none of {', '.join(map(repr, RETRACTIONS))}; a function is accepted too")
         return RETRACTIONS[choice]
     if not callable(choice):
         raise TypeError(f"a retraction is a name or a function (X, U, layout) -> point, got {type(choice).__name__}")

@@ -95,7 +95,7 @@ def double(X: Array) -> np.ndarray:
     """X in numpy's float64, without a record for derivatives. Raises ValueError where it is not finite."""
     numbers = np.asarray(as_numpy(X), dtype=np.float64)
     if not np.isfinite(numbers).all():
-        raise ValueError("a point has NaN or infinite entries: no geodesic goes there")
+        raise ValueError("a point has NaN or infinite entries: no geodesic leads to it")
     return numbers
 
 

@@ -202,7 +202,9 @@ def _check_out(out: Array | None, X: Array, G: Array) -> None:
         return
     shape = namespace(X).broadcast_shapes(X.shape, G.shape)
     if out.shape != shape or out.dtype != X.dtype:
-        raise ValueError(f"out is {tuple(out.shape)} {out.dtype} but the step {tuple(shape)} {X.dtype}: give one like that")
+        raise ValueError(
+            f"out is {tuple(out.shape)} {out.dtype} but the step {tuple(shape)} {X.dtype}: give an array of that shape and dtype"
+        )
 
 
 def _may_share_memory(a: Array, b: Array) -> bool:

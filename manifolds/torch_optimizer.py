@@ -43,7 +43,7 @@ class RiemannianDescent(torch.optim.Optimizer):
             manifold = getattr(x, "manifold", None)
             if not isinstance(manifold, (NormalizedFeatures, EmbeddedNormalizedFeatures, type(None))):
                 self.param_groups.pop()
-                raise ValueError(f"a parameter is on {manifold}: only this package's manifolds are served, use geoopt.optim")
+                raise ValueError(f"a parameter is on {manifold}: only this package's manifolds are supported, use geoopt.optim")
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]

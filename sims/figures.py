@@ -32,10 +32,20 @@ FORMATS = ("png", "pdf", "svg")
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.figures", description=__doc__.splitlines()[0], shared=("json", "quiet"))
-    p.add_argument("runs", nargs="+", metavar="RUN", help="folders of sims.train, one a dataset, net and loss; or any log")
+    p.add_argument(
+        "runs",
+        nargs="+",
+        metavar="RUN",
+        help="folders of sims.train, one for each dataset, network and loss; or logs of any training",
+    )
     p.add_argument("--out", required=True, metavar="DIR", help="folder of the figures")
-    p.add_argument("--loss", choices=("mse", "ce"), default="mse", help="runs that Figures 2-9 show")
-    p.add_argument("--test-means", choices=("own", "train"), default="own", help="class means of Figure 12")
+    p.add_argument("--loss", choices=("mse", "ce"), default="mse", help="loss of the runs in Figures 2-9")
+    p.add_argument(
+        "--test-means",
+        choices=("own", "train"),
+        default="own",
+        help="class means in Figure 12, of the test set (own) or of the training set",
+    )
     p.add_argument("--format", choices=FORMATS, default="png", help="of the figures")
     return p
 
@@ -85,7 +95,7 @@ def make_folder(out: Path) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit codes as in `sims.command`."""
-    return run_command(parser(), draw_runs, argv, "figures already written stay")
+    return run_command(parser(), draw_runs, argv, "figures already written are kept")
 
 
 def draw_runs(args: argparse.Namespace) -> None:

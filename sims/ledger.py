@@ -1,4 +1,4 @@
-"""`python -m sims.ledger`: where in a network collapse is made, operation by operation, as a table, a page and a PDF.
+"""`python -m sims.ledger`: which operations of a network cause its collapse, as a table, an HTML page and a PDF.
 
 A SOURCE is the folder of a `sims.train` run, a log of `ufm.monitor` (the folder of a `RunLog`, or a .csv), or MODULE:FUNCTION, a
 function of yours that returns (model, loader) or (model, loader, test loader). Several .npz files of features (n, P) and labels
@@ -40,7 +40,11 @@ def parser() -> Parser:
     p.add_argument(
         "--reduction", choices=REDUCTIONS, default="sketch", help="random linear map of the features, or means of channels"
     )
-    p.add_argument("--forces", action="store_true", help="forces of class means and deviations on the parameters of a run")
+    p.add_argument(
+        "--forces",
+        action="store_true",
+        help="also compute the gradients of the parameters that belong to class means and to deviations (forces), for a run",
+    )
     return p
 
 
@@ -80,7 +84,7 @@ def ledger_table(entry: dict[str, Any]) -> str:
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; exit codes as in `sims.command`."""
-    return run_command(parser(), show_ledgers, argv, "files of the report already written stay", only_with_out=True)
+    return run_command(parser(), show_ledgers, argv, "files of the report already written are kept", only_with_out=True)
 
 
 def show_ledgers(args: argparse.Namespace) -> None:

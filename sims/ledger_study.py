@@ -1,4 +1,4 @@
-"""`python -m sims.ledger_study`: the ledgers of many small networks and what they say, resumable.
+"""`python -m sims.ledger_study`: the SNR ledgers of many small networks and their summary; resumes.
 
 Every network is a file of --out, written when it is done and skipped when it is there, so that a killed run resumes.
 A network is trained from several seeds: --seed and those that follow it. One that fails is reported, the others go on.

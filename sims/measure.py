@@ -34,7 +34,7 @@ SHOWN = (
     *("train_error", "nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "loss", "loss_perp", "dropped"),
     *("nc0", "ncc_accuracy", "effective_rank", "omega_geometric_mean"),
 )
-STAND_IN_NOTE = "least squares at lambda = {:g}, since the file has none; what needs a classifier is of that one"
+STAND_IN_NOTE = "least squares at lambda = {:g}, since the file has no W; measures that need a classifier use this one"
 
 
 def measure_file(path: Path, lam: float | None = None) -> tuple[int | None, Measurement]:
@@ -111,12 +111,13 @@ def lambda_of_file(arrays: dict[str, np.ndarray], path: Path) -> float:
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser(prog="python -m sims.measure", description="Measure collapse of features.", shared=("json", "quiet"))
+    description = "Measure the neural collapse of features in a file, or of a run."
+    p = Parser(prog="python -m sims.measure", description=description, shared=("json", "quiet"))
     p.add_argument(
         "files", nargs="+", metavar="FILE", help=".npz of features, labels and, if known, W, b, epoch, lambda; or one RUN"
     )
     p.add_shared("lambda", "the file's or the run's; the loss is undefined where it has none, and a stand-in for W is that at 0")
-    p.add_argument("--out", metavar="FILE.npz", help="write all quantities, one entry a file (default: none)")
+    p.add_argument("--out", metavar="FILE.npz", help="write all quantities, with one entry for each FILE (default: none)")
     p.add_argument("--report", metavar="FILE.html", help="write a self-contained page on the network (default: none)")
     return p
 

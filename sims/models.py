@@ -1,4 +1,4 @@
-"""`python -m sims.models`: the models of the neural-collapse literature, simulated and set beside their theory."""
+"""`python -m sims.models`: the models of the neural-collapse literature, simulated and compared with their theory."""
 
 import argparse
 import sys
@@ -61,14 +61,14 @@ def parser() -> Parser:
     commands = p.add_subparsers(dest="command", required=True, metavar="{list,run,all,cite}", help="what to do")
     common = {"extra": "models", "shared": ("seed", "device", "json", "quiet")}
     commands.add_parser("list", help="names, papers, options and solvers", shared=("json",))
-    one = commands.add_parser("run", help="one model: measured against predicted, collapse over time", **common)
+    one = commands.add_parser("run", help="one model: measured and predicted values, collapse over time", **common)
     one.add_argument("name", metavar="NAME", help=", ".join(MODEL_NAMES))
     for name, (kind, text) in OPTIONS.items():
         one.add_argument(option(name), dest=name, type=kind, help=f"{text} (default: the model's)", metavar=kind.__name__.upper())
     one.add_argument("--out", type=Path, metavar="DIR", help="write NAME.json and the figure models-NAME.png there (default: no)")
-    cite = commands.add_parser("cite", help="BibTeX of what a model rests on")
+    cite = commands.add_parser("cite", help="BibTeX of the papers of a model")
     cite.add_argument("name", metavar="NAME", help=", ".join(MODEL_NAMES))
-    every = commands.add_parser("all", help="every model: one table and one figure each; resumes", **common)
+    every = commands.add_parser("all", help="all models: one table, and a figure for each; resumes", **common)
     every.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder for figures, reports and models.md")
     return p
 

@@ -1,7 +1,7 @@
 """`python -m sims.study --out DIR`: train several networks with several seeds and ask which model each kind follows.
 
 Every run is a folder of `sims.train` under DIR/runs, resumed if it was interrupted and skipped if it is finished; the
-comparisons follow, one report a choice of epochs, with a table for docs.
+comparisons follow, one report for each choice of epochs, with a table for docs.
 """
 
 import argparse

@@ -84,7 +84,7 @@ def check_scale(largest: float, what: str) -> None:
         raise ValueError(f"{what} have NaN or infinite entries")
     if largest > LARGEST or 0 < largest < 1 / LARGEST:
         raise ValueError(
-            f"the largest of {what} is {largest:.2e}: its powers overflow or vanish; rescale the {what.removeprefix('the ')}"
+            f"the largest of {what} is {largest:.2e}: its powers overflow or underflow; rescale the {what.removeprefix('the ')}"
         )
 
 

@@ -135,7 +135,7 @@ def _flow(rows: RowSpace, X: ArrayT, velocities: ArrayT, allowed: float = 0.0) -
     size = abs(X).max().item()
     speed = frobenius_norm(velocities[0]).max().item() / rows.n**0.5
     if not math.isfinite(speed + size):
-        raise ValueError("a point or a velocity has NaN or infinite entries: no geodesic goes there")
+        raise ValueError("a point or a velocity has NaN or infinite entries: there is no such geodesic")
     state = xp.concat([X[None], velocities], 0)
     allowed = max(allowed, AGREEMENT * epsilon(state))
     end, error = integrate(field, state, 1 << max(0, math.ceil(speed) - 1).bit_length(), allowed)

@@ -91,7 +91,7 @@ def _invariance(view: ManifoldView, cost: Cost, x: ManifoldPoint, value: float) 
         return []
     Q = np.linalg.qr(view.rng.standard_normal((x.shape[-2], x.shape[-2])))[0]
     change = abs(float(cost(array_like(Q, x) @ x)) - value)
-    return [Bound("the cost sees no rotation", change / max(1.0, abs(value)), 1e-9)]
+    return [Bound("the cost is invariant under rotation", change / max(1.0, abs(value)), 1e-9)]
 
 
 def _noise(value: float) -> float:

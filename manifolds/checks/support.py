@@ -20,7 +20,7 @@ def require_support(view: ManifoldView, x: ManifoldPoint) -> None:
     for part, point in _factors(view.manifold, x):
         reason = _reason(part, point)
         if reason is not None:
-            raise ValueError(f"{part}: {reason}. The checks serve real submanifolds; nothing was checked")
+            raise ValueError(f"{part}: {reason}. The checks are for real submanifolds; nothing was checked")
 
 
 def _factors(manifold: Any, x: ManifoldPoint) -> list[tuple[Any, ManifoldPoint]]:
@@ -36,7 +36,7 @@ def _factors(manifold: Any, x: ManifoldPoint) -> list[tuple[Any, ManifoldPoint]]
 def _reason(manifold: Any, x: ManifoldPoint) -> str | None:
     """Why the checks do not hold for it, or None."""
     if any(np.iscomplexobj(array) for array in entries(x)):
-        return "its points are complex, and inner products, gradients and dimensions of complex vectors obey other laws"
+        return "its points are complex, and inner products, gradients and dimensions of complex vectors follow other rules"
     quotient = next((cls.__name__ for cls in type(manifold).__mro__ if cls.__name__ in QUOTIENTS), None)
     if quotient is not None:
         return (
@@ -52,5 +52,5 @@ def _reason(manifold: Any, x: ManifoldPoint) -> str | None:
         return "its tangent vectors have other shapes than its points"
     u = manifold.random_tangent_vector(x)
     if not np.array_equal(manifold.embedding(x, u), u):
-        return "its tangent vectors are coordinates (of a Lie algebra), not ambient vectors: x + u means nothing"
+        return "its tangent vectors are coordinates (of a Lie algebra), not ambient vectors: x + u is undefined"
     return None

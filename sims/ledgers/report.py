@@ -16,7 +16,7 @@ from ufm.files.store import provenance, write_atomically, write_text
 from ufm.ledger.result import factor_text
 from ufm.output import stored_number
 
-TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Where is collapse made?</title>
+TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Which operations cause collapse?</title>
 <meta name="viewport" content="width=device-width"><style>
 body{font:16px/1.5 Georgia,serif;max-width:68rem;margin:2rem auto;padding:0 1rem;color:#111;background:#fff}
 h1,h2,h3{font-family:system-ui,sans-serif;line-height:1.2}h2{border-top:1px solid #ccc;padding-top:1.2rem}
@@ -25,34 +25,35 @@ td,th{padding:.2rem .6rem;text-align:right;border-bottom:1px solid #ddd}td:first
 tr.n td:first-child{border-left:.3rem solid #E69F00}tr.a td:first-child{border-left:.3rem solid #0072B2}
 figure{margin:1rem 0}img{max-width:100%}p.note{border-left:.3rem solid #999;padding:.2rem .8rem;background:#f5f5f5}
 @media print{h2{break-before:page}}
-</style></head><body><h1>Where in the network is collapse made?</h1>
+</style></head><body><h1>Which operations of the network cause collapse?</h1>
 <p>Each row is the state of the network after an operation: &omega; is the geometric mean of the singular values of
-&Sigma;<sub>W</sub><sup>&minus;1/2</sup>M, and the factor is what the operation did to it. No affine operation can raise any
-&omega;<sub>j</sub> of the examples it is measured on. In sample, &omega; is inflated by few examples; corrected and held out
-estimate that of the population; brackets are 95&nbsp;% intervals of the held-out factor.</p>
+&Sigma;<sub>W</sub><sup>&minus;1/2</sup>M, and the factor is that by which the operation changed it. No affine operation can
+raise any &omega;<sub>j</sub> of the examples it is measured on. In sample, &omega; is too large when examples are few;
+corrected and held out estimate that of the population; brackets are 95&nbsp;% intervals of the held-out factor.</p>
 {% for group in groups %}<h2>{{ group.title }}</h2>
 <figure><img alt="Waterfall of the geometric mean of omega, operation by operation"
 src="data:image/png;base64,{{ group.figure }}">
 </figure>
 {% for e in group.entries %}<h3>{{ e.title }}</h3>
-<p>{{ e.examples }} examples, {{ e.classes|length }} classes, operations seen by {{ e.seen }}.</p>
+<p>{{ e.examples }} examples, {{ e.classes|length }} classes, operations recorded by {{ e.seen }}.</p>
 {% if e.note %}<p class="note">{{ e.note }}</p>{% endif %}
 {% for reason in e.reasons %}<p class="note">Too few data: {{ reason }}</p>{% endfor %}
-{% if e.set_aside %}<p class="note">Directions that a single example makes (up to {{ e.set_aside }}) are left out of the corrected
-and held-out values.</p>{% endif %}
+{% if e.set_aside %}<p class="note">Directions that a single example dominates (up to {{ e.set_aside }}) are left out of the
+corrected and held-out values.</p>{% endif %}
 {% if e.reduced %}<p class="note">~ marks states reduced to fewer features: &omega; is a lower bound there, and a linear
-operation may seem to gain.</p>{% endif %}
-{% if e.unresolved %}<p class="note">^ marks states with a direction whose scatter rounding hides, while a finite &omega; explains
-its signal. It is left out: &omega; is a lower bound there. float64 would resolve it.</p>{% endif %}
+operation may seem to have a gain.</p>{% endif %}
+{% if e.unresolved %}<p class="note">^ marks states with a direction whose variation is hidden by rounding, while a finite &omega;
+explains its signal. It is left out: &omega; is a lower bound there. float64 would resolve it.</p>{% endif %}
 <div class="scroll"><table><tr><th>operation</th><th>kind</th><th>directions</th><th>in sample</th><th>factor</th>
 <th>corrected</th><th>factor</th><th>held out</th><th>factor</th><th>interval</th></tr>
 {% for r in e.table %}<tr class="{{ r.mark }}"><td>{{ r.operation }}</td><td class="t">{{ r.kind }}</td><td>{{ r.rank }}</td>
 {% for cell in r.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
 {% if e.forces %}<h4>Forces on the parameters</h4>
-<p>J<sup>T</sup>G of class means against deviations: cosine &minus;1 is balance.</p>
-<div class="scroll"><table><tr><th>parameter</th><th>means</th><th>deviations</th><th>left / means</th><th>cosine</th>
-<th>cosine with decay</th><th>left / decay</th></tr>
+<p>The gradients J<sup>T</sup>G of a parameter that belong to class means and to deviations. At a cosine of &minus;1 they
+balance.</p>
+<div class="scroll"><table><tr><th>parameter</th><th>means</th><th>deviations</th><th>sum / means</th><th>cosine</th>
+<th>cosine with decay</th><th>sum / decay</th></tr>
 {% for f in e.forces %}<tr><td>{{ f.parameter }}</td>{% for cell in f.cells %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
 </table></div>{% endif %}
 {% endfor %}
@@ -62,7 +63,7 @@ its signal. It is left out: &omega; is a lower bound there. float64 would resolv
 {% if over %}<h2>Over epochs</h2><figure><img alt="Factors of the nonlinear operations over epochs"
 src="data:image/png;base64,{{ over }}"></figure>{% endif %}
 <h2>Learned and memorised</h2><p>What an operation does to examples not trained on is learned; what it does beyond that to the
-training examples is memorised. Both held out.</p>
+training examples is memorised. Both are held-out estimates.</p>
 {% for group in groups if group.columns %}<h3>{{ group.title }}</h3><div class="scroll"><table>
 <tr><th>operation</th><th>training</th><th>not trained on</th><th>ratio</th></tr>
 {% for row in group.columns %}<tr><td>{{ row[0] }}</td>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}

@@ -22,7 +22,7 @@ HEADS = (
     ("rung", ""),
     ("models left", ""),
     ("growth", "growth"),
-    ("Sigma_T left", "sigma_t_left"),
+    ("change of Sigma_T", "sigma_t_left"),
     ("signal share", "signal_share"),
     ("plain flow's", "plain_share"),
     ("means, -G", "cosine_means_gradient"),
@@ -30,16 +30,16 @@ HEADS = (
     ("means, -Theta G", "cosine_means_kernel"),
     ("deviations, -Theta G", "cosine_deviations_kernel"),
     ("forces: cosine", "force_cosine"),
-    ("forces: left", "force_ratio"),
+    ("forces: sum / means", "force_ratio"),
 )
 CAPTION = (
-    "Medians over the seeds. Models left: those that the runs do not refute at 95 %; one in bold is named. Growth: of the "
-    "geometric mean of omega over the epochs compared. Sigma_T left: |T1 - c T0| / |c T0| of the total covariance, c the "
-    "common factor; 0 under the plain flow. Signal share: of that growth, what the class means make (the rest is the "
-    "shrinking of Sigma_W), beside the share of the plain flow from the same start. Cosines of what the features really did "
-    "next with -G, G = dL/dH, and with -Theta G, Theta the network's own kernel, for class means and deviations apart. "
-    "Forces on the parameters below: cosine of the pulls J^T G of means and deviations (-1: they balance), and |J^T G| / "
-    "|J^T G of the means|."
+    "Medians over the seeds. Models left: those that are not refuted at 95 %; one in bold is named. Growth: of the geometric "
+    "mean of omega over the epochs compared. Change of Sigma_T: |T1 - c T0| / |c T0| of the total covariance, c the common "
+    "factor; 0 under the plain flow. Signal share: the share of that growth that is due to the class means (the rest is due to "
+    "the shrinking of Sigma_W); then the same share for the plain flow from the same start. Cosines of the change of the "
+    "features in the next step with -G, G = dL/dH, and with -Theta G, Theta the network's neural tangent kernel, for class "
+    "means and for deviations. Forces: cosine of the parameter gradients J^T G of means and of deviations (-1: they balance), "
+    "and the norm of their sum over that of the means."
 )
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>From free features to a network</title>
 <meta name="viewport" content="width=device-width"><style>

@@ -1,4 +1,4 @@
-"""Archives of data files, .tar.gz, .tar.bz2, .tar.xz and .zip, unpacked once into the cache and trusted in nothing.
+"""Archives of data files, .tar.gz, .tar.bz2, .tar.xz and .zip, unpacked once into the cache, without trusting their contents.
 
 A member is a regular file or a folder below the top, written by its own name once; modes, owners and links are not taken.
 """
@@ -76,7 +76,9 @@ def _unpack(path: Path, folder: Path, quiet: bool) -> None:
                 if limit < 0:
                     raise ValueError(TOO_LARGE)
                 if free < 0:
-                    raise ValueError(f"the disk of {cache_folder()} has too little room (XDG_CACHE_HOME says where else to)")
+                    raise ValueError(
+                        f"the disk of {cache_folder()} has too little free space (XDG_CACHE_HOME sets another folder)"
+                    )
                 _write(member, folder)
     except FileExistsError as error:
         raise ValueError(f"cannot unpack {path}: it has {Path(error.filename).relative_to(folder)} twice") from error

@@ -25,7 +25,7 @@ def cached(kind: str, digest: str, make: Callable[[Path], None]) -> Path:
                 if not whole.is_dir():
                     _make(whole, make)
     except OSError as error:
-        raise ValueError(f"cannot write {whole}: {error.strerror or error}; XDG_CACHE_HOME says where else to") from error
+        raise ValueError(f"cannot write {whole}: {error.strerror or error}; XDG_CACHE_HOME sets another folder") from error
     return whole
 
 

@@ -18,7 +18,7 @@ HELP = {
     "optimizer": "sgd, adam or lbfgs",
     "momentum": "of sgd",
     "weight_decay": "of all weights, in the gradient",
-    "batch_size": "examples a batch",
+    "batch_size": "examples per batch",
     "drop_last": "leave out the last batch of an epoch where it is short",
     "decays": "epochs after which the rate is decayed",
     "decay_factor": "factor of the rate then",
@@ -31,7 +31,7 @@ HELP = {
     "random_labels": "permute the training labels",
     "width": "factor on all channels",
     "batch_norm": "batch normalisation",
-    "sync_batch_norm": "batch normalisation over the batch of all processes, not each over its share",
+    "sync_batch_norm": "batch normalisation over the whole batch instead of the share of each process",
     "head_norm": "VGG: batch normalisation where its dropout was",
     "memory_efficient": "DenseNet: recompute activations in the backward pass, for a fraction of the memory",
     "fixed_etf": "fix the classifier to a simplex ETF",
@@ -58,7 +58,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
     """The configuration asked for: the file or the cell, scaled, with the options given put over it."""
     cell = {name: getattr(args, name) for name in CELL if getattr(args, name) is not None}
     if args.config is not None and cell:
-        raise ValueError(f"--config says what to train, and --{next(iter(cell))} says it again: give one of them")
+        raise ValueError(f"--config says what to train, and --{next(iter(cell))} says it too: give one of them")
     config = protocol(**CELL | cell) if args.config is None else load_config(Path(args.config))
     if args.epochs is not None:
         config = config.scaled(args.epochs)

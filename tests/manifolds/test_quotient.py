@@ -203,20 +203,20 @@ def test_a_loss_that_sees_rotations_is_told(name: str) -> None:
         )
         if not verdict.passed
     ]
-    assert failures == ["the cost sees no rotation"]
+    assert failures == ["the cost is invariant under rotation"]
 
 
 def test_what_is_refused() -> None:
     plain = PLAIN["embedded"]()
-    with pytest.raises(ValueError, match="none of this module's manifolds"):
+    with pytest.raises(ValueError, match="is not a manifold of this module"):
         pymanopt_manifolds.OrthogonalQuotient(pymanopt.manifolds.Stiefel(5, 2))
     with pytest.raises(ValueError, match="no metric to take the quotient of"):
         pymanopt_manifolds.OrthogonalQuotient(pymanopt_manifolds.OrthogonalQuotient(plain))
     with pytest.raises(ValueError, match="no metric to take the quotient of"):
         QuotientMetric(LAYOUT)  # type: ignore[bad-argument-type]
-    with pytest.raises(ValueError, match="cholesky retraction of Q X"):
+    with pytest.raises(ValueError, match="cholesky retraction does not commute with rotations X -> Q X"):
         pymanopt_manifolds.OrthogonalQuotient(pymanopt_manifolds.EmbeddedNormalizedFeatures(LAYOUT, P, retraction="cholesky"))
-    with pytest.raises(ValueError, match="no manifold of this module with a retraction"):
+    with pytest.raises(ValueError, match="not a manifold of this module with a retraction"):
         geoopt_manifolds.OrthogonalQuotient(geoopt_manifolds.EmbeddedNormalizedFeaturesExact(LAYOUT))
     quotient = pymanopt_manifolds.OrthogonalQuotient(plain)
     X, Y = quotient.random_point(), quotient.random_point()

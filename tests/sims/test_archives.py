@@ -186,7 +186,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     mnist(tmp_path / "files")
     archive = packed(tmp_path / "files", "a.zip")
     monkeypatch.setattr(archives, "RESERVED", 1 << 62)
-    with pytest.raises(ValueError, match="has too little room"):
+    with pytest.raises(ValueError, match="has too little free space"):
         unpacked(archive)
 
 

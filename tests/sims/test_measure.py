@@ -175,11 +175,11 @@ def test_a_stand_in_for_the_classifier_and_an_unknown_lambda_are_said(tmp_path: 
     save_arrays(tmp_path / "w.npz", arrays())
     assert main([str(tmp_path / "f.npz"), "--report", str(tmp_path / "f.html")]) == 0
     shown = capsys.readouterr()
-    assert "W: least squares at lambda = 0, since the file has none; what needs a classifier is of that one" in shown.out
+    assert "W: least squares at lambda = 0, since the file has no W; measures that need a classifier use this one" in shown.out
     assert "f.npz: loss: lambda is not known: give --lambda, C wd / 2 for MSELoss and weight decay wd" in shown.out
     assert shown.err == ""
     page = (tmp_path / "f.html").read_text()
-    assert "least squares at lambda = 0, since the file has none" in page
+    assert "least squares at lambda = 0, since the file has no W" in page
     assert "lambda is not known" in page
     for name, classifier in (("f.npz", "least squares"), ("w.npz", "file")):
         assert main([str(tmp_path / name), "--json"]) == 0

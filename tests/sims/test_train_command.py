@@ -32,7 +32,7 @@ def test_only_the_first_line_of_an_error_is_printed(monkeypatch: pytest.MonkeyPa
         (["--dataset", "mnist", "--net", "resnet18", "--data-dir", "absent"], "none of train-images-idx3-ubyte"),
         (["--dataset", "mnist", "--net", "resnet18", "--data-dir", "x" * 300], "File name too long"),
         (["--per-class", "900"], "900 a class are needed: ask for at most 140"),
-        (["--net", "resnet18", "--config", "c.json"], "--config says what to train, and --net says it again"),
+        (["--net", "resnet18", "--config", "c.json"], "--config says what to train, and --net says it too"),
         (["--config", "absent.json"], "cannot read absent.json"),
         (["--epochs", "0"], "epochs = 0"),
         (["--measured", "5", "3"], "measured must increase"),

@@ -9,7 +9,7 @@ from ufm.features.whitened_least_squares import whitened_least_squares
 def central_path_classifier(stats: ClassStatistics[ArrayT]) -> tuple[Weights[ArrayT], PerClass[ArrayT]]:
     """W_LS = diag(pi) Mbar^T Sigma_T^{-1} (C, P) and b_LS = pi - W_LS mu_G (C,); for equal classes Eq. 7.
 
-    Its predictions W_LS h + b_LS do not see an invertible map of the features (Eq. 8).
+    Its predictions W_LS h + b_LS do not change under an invertible map of the features (Eq. 8).
     Raises ValueError where Sigma_T is singular: the classifier is not unique.
     """
     W = _undecayed_weights(stats)

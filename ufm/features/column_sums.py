@@ -1,10 +1,10 @@
-"""NC0, the sum of a classifier's rows, and its recursions under SGD with coupled weight decay: laws without a free clock.
+"""NC0, the sum of a classifier's rows, and its recursions under SGD with coupled weight decay: laws without a free time scale.
 
 Under cross-entropy the gradient of every example sums to zero over classes (softmax minus a label that sums to 1, smoothed or
-not), so 1^T W and 1^T b follow a recursion that knows neither data nor labels. Under the squared error it is a recursion without
-labels, driven by second moments of the features. NC0: Zhao, Cheng, Masarczyk & Lucchi 2026, arXiv 2602.16642.
-Adam and sign methods leave both: they rescale entries one by one. So does AdamW, but for cross-entropy of two classes, whose rows
-have opposite gradients: its rescaled steps cancel in the sum.
+not), so 1^T W and 1^T b follow a recursion that depends on neither data nor labels. Under the squared error it is a recursion
+without labels, driven by second moments of the features. NC0: Zhao, Cheng, Masarczyk & Lucchi 2026, arXiv 2602.16642.
+Adam and sign methods follow neither: they rescale entries one by one. Neither does AdamW, except for cross-entropy of two
+classes, whose rows have opposite gradients: its rescaled steps cancel in the sum.
 """
 
 from dataclasses import dataclass

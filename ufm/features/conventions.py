@@ -80,7 +80,7 @@ def xu_vci_of(stats: ClassStatistics[Array]) -> float:
 def roy_effective_rank(features: Rows[Array]) -> float:
     """exp(-sum p_j log p_j), p = singular values of features (n, P) as shares: effective rank (Roy & Vetterli 2007).
 
-    Between 1 and min(n, P). Not centred: centre first where the mean is not meant. Raises ValueError for zero features and
+    Between 1 and min(n, P). Not centred: centre them first if the mean should not count. Raises ValueError for zero features and
     what is no finite matrix.
     """
     check_matrix(features, "features")

@@ -1,7 +1,7 @@
 """The least-squares classifier of given features (Proposition 1, Eq. 7): it puts them on the central path (Definition 1, Eq. 4).
 
 It minimises the paper's Eq. 2, L = 1/2 Ave ||W h + b - y||^2 + lambda/2 (||W||_F^2 + ||b||^2), averaged over examples, any class
-sizes; its predictions do not see an invertible map of the features (Eq. 8).
+sizes; its predictions do not change under an invertible map of the features (Eq. 8).
 A network trained with the mean over batch AND classes and SGD weight decay wd has lambda = C wd / 2 (`lambda_of_weight_decay`).
 """
 
@@ -30,7 +30,7 @@ def ls_classifier(stats: ClassStatistics[ArrayT], lam: float) -> tuple[Weights[A
 
     With S = Sigma_T + lambda/(1+lambda) mu mu^T + lambda I:
     W = (diag(pi) M^T - pi mu^T / (1+lambda)) S^{-1},  b = (pi - W mu) / (1+lambda),
-    computed from the centred means (`ufm.features.whitened_least_squares`), so that no digit goes where mu is far.
+    computed from the centred means (`ufm.features.whitened_least_squares`), so that no digits are lost where mu is large.
     Raises ValueError for lambda < 0, and at lambda = 0 where Sigma_T is singular (the minimiser is not unique).
     """
     if lam == 0:

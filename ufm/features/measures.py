@@ -76,7 +76,7 @@ def phd_nc4(features: Rows[Array], W: Weights[Array], b: PerClass[Array], class_
     if (tuple(W.shape), tuple(b.shape), tuple(class_means.shape)) != ((C, P), (C,), (P, C)):
         shapes = f"features {tuple(features.shape)}, W {tuple(W.shape)}, b {tuple(b.shape)}"
         raise ValueError(
-            f"{shapes} do not go with class means {tuple(class_means.shape)}: (n, P), (C, P), (C,) and (P, C) are needed"
+            f"{shapes} do not match class means {tuple(class_means.shape)}: (n, P), (C, P), (C,) and (P, C) are needed"
         )
     for values, what in ((W, WEIGHTS), (b, "biases b"), (class_means, "class means")):
         check_scale(float(abs(values).max()), what)

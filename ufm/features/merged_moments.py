@@ -65,7 +65,7 @@ def merged_over(group: Processes, own: ClassMoments | None, C: int, like: Array)
     widest = -int(group.smallest(np.array([-P]))[0])
     others = int(group.sum(np.array([int(P not in (0, widest))]))[0])
     if others:
-        raise ValueError(f"{others} of {group.size} processes have features of another P than {widest}: one network has one P")
+        raise ValueError(f"{others} of {group.size} processes have features of another P than {widest}: all must have the same P")
     if not widest:
         return None
     size = 2 * C + 2 * C * widest + widest**2

@@ -1,4 +1,4 @@
-"""The nearest of many class means, decided where rounding lets it be and by the distances themselves elsewhere."""
+"""The nearest of many class means, by products where their rounding error decides nothing, else by the distances."""
 
 from typing import Any, cast
 
@@ -55,7 +55,7 @@ def _distances(rows: Rows[ArrayT], class_means: ClassMeans[ArrayT], row: Labels[
 
 
 def rows_at_a_time(C: int) -> int:
-    """How many rows are scored against C classes at a time: 32 MB of scores, or as many as make a product worth its while."""
+    """How many rows are scored against C classes at a time: 32 MB of scores, or enough for an efficient product."""
     return max(2**22 // C, LEAST_ROWS)
 
 

@@ -44,7 +44,7 @@ def liu_nci(
     check_matrix(W, "the rows of W", columns=P)
     if tuple(b.shape) != (len(W),) or tuple(global_mean.shape) != (P,):
         shapes = f"b {tuple(b.shape)}, global_mean {tuple(global_mean.shape)}"
-        raise ValueError(f"{shapes} do not go with W {tuple(W.shape)}: ({len(W)},) and ({P},) are needed")
+        raise ValueError(f"{shapes} do not match W {tuple(W.shape)}: ({len(W)},) and ({P},) are needed")
     winners = (features @ W.mT + b).argmax(-1)
     unit = unit_rows(features - global_mean, "a feature lies on the global mean: its angle is not defined")
     return (unit * W[winners]).sum(-1) + alpha * abs(features).sum(-1)

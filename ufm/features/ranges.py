@@ -1,4 +1,4 @@
-"""Features that do not fill their space (dead units of a ReLU): the SNR and the loss on the directions that are there.
+"""Features that do not span R^P (dead units of a ReLU): the SNR and the loss on the directions that vary.
 
 Nothing is dropped silently: what was left out is counted and returned. numpy or torch; torch is not imported for it.
 """
@@ -99,7 +99,8 @@ class RangeSnr:
     """The SNR on the range of Sigma_W: omega (K,), V (C, K), U (P, K), K = min(C-1, P), zeros where the range has fewer.
 
     `dropped` counts the directions without variability; `lost_signal` is the share of ||Mbar||_F^2 along them (its SNR is
-    infinite): 0 for dead features, near 1 where the class means live outside what varies. `rounding` estimates the relative error
+    infinite): 0 for dead features, near 1 where the class means differ mostly along directions that do not vary. `rounding`
+    estimates the relative error
     of omega, eps cond(Sigma_W) over the directions kept, as a Sigma_W in float64 knows its small eigenvalues no better, plus what
     the features themselves do not hold (`ufm.features.snr.Snr.relative_error`).
     """

@@ -27,8 +27,9 @@ class Snr(Generic[ArrayT_co]):
 
     SNR = U diag(omega) V^T (Definition 2). U is None where only the spectrum was asked for.
     The sign of a pair (u_j, v_j) is fixed by a positive largest entry of v_j.
-    `relative_error` estimates what the rounding of the features themselves leaves unknown of omega: eps sqrt(Ave ||h||^2) over
-    the smallest within-class standard deviation. Of the features as they are stored, omega is right to far more digits.
+    `relative_error` estimates the uncertainty of omega due to the rounding of the stored features: eps sqrt(Ave ||h||^2) over
+    the smallest within-class standard deviation. For the features exactly as they are stored, omega is accurate to far more
+    digits.
     """
 
     omega: SingularValues[ArrayT_co]
@@ -59,7 +60,7 @@ class Snr(Generic[ArrayT_co]):
 
 
 def informative_error(precision: float) -> float:
-    """Relative error of omega up to which a table's six digits are informative: 1e-6, or half the digits of the dtype."""
+    """The relative error of omega beyond which a table would show wrong digits: 1e-6, or half the digits of the dtype."""
     return max(1e-6, precision**0.5)
 
 

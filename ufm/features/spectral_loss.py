@@ -1,4 +1,4 @@
-"""Everything on the central path that the SNR singular values decide: the loss, its parts (Lemma 1), NC1-NC3 along a law.
+"""Everything on the central path that the SNR singular values determine: the loss, its parts (Lemma 1), NC1-NC3 along a law.
 
 omega is (..., K), K = min(C - 1, P); numpy or torch; leading axes (times) are a batch. Lambda is 0 here.
 """

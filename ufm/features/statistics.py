@@ -88,7 +88,8 @@ class ClassStatistics(Generic[ArrayT_co]):
 class StreamingStatistics:
     """Class statistics in one pass: `update` with batches, `merge` with another stream, `compute` at any time.
 
-    Nothing cancels however small Sigma_W is beside the means; memory is P^2 + P C and `CHUNK` waiting rows, whatever the
+    No digits cancel, however small Sigma_W is compared with the means; memory is P^2 + P C and `CHUNK` buffered rows,
+    whatever the
     number of examples. numpy, or torch on the device of the batches.
     """
 
@@ -102,9 +103,9 @@ class StreamingStatistics:
         self._waiting = 0
 
     def update(self, features: Rows[Array], labels: Labels[Array]) -> "StreamingStatistics":
-        """Take in a batch: features (b, P) of any float dtype, labels (b,) integers in 0..C-1. Returns self.
+        """Add a batch: features (b, P) of any float dtype, labels (b,) integers in 0..C-1. Returns self.
 
-        Raises ValueError, and takes nothing in, for mismatched shapes, labels that are no integers or out of range, features that
+        Raises ValueError, and adds nothing, for mismatched shapes, labels that are no integers or out of range, features that
         are not floating point, NaN, infinite, or so large or small that their powers overflow or vanish.
         """
         self._check(features, labels)
@@ -121,7 +122,7 @@ class StreamingStatistics:
         return self
 
     def merge(self, other: "StreamingStatistics") -> "StreamingStatistics":
-        """Take in everything that another stream has seen. Returns self. Raises ValueError where C or P differ."""
+        """Add everything that another stream has seen. Returns self. Raises ValueError where C or P differ."""
         if other.C != self.C:
             raise ValueError(f"streams of {self.C} and {other.C} classes cannot be merged")
         other._take_in_waiting()
@@ -131,7 +132,7 @@ class StreamingStatistics:
         return self
 
     def merge_over(self, group: Processes, like: Array) -> "StreamingStatistics":
-        """Take in what the streams of all processes have seen, whose number of classes is the same. Returns self.
+        """Add what the streams of all processes have seen, whose number of classes is the same. Returns self.
 
         All have the same bits afterwards, in the library and on the device of `like` (float64). Raises ValueError, in every
         process, where P differs.

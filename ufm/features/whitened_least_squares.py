@@ -1,4 +1,4 @@
-"""Least squares where Sigma_W + lambda I is the identity, from centred class means: no digit goes where the means are far."""
+"""Least squares where Sigma_W + lambda I is the identity, from centred class means: no digits are lost if means are large."""
 
 from typing import Generic, NamedTuple
 

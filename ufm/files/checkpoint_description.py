@@ -75,7 +75,7 @@ def whole_rows(metadata: Metadata, name: str, path: Path) -> tuple[TensorStorage
         raise ValueError(f"{path} needs the tensors 'features' (n, P) and 'labels' (n,); it has: {names}")
     pieces, row = sorted((piece.offsets[0], piece.sizes[0]) for piece in tensor.chunks if piece.sizes and piece.sizes[0]), 0
     if any(piece.sizes[1:] != tensor.size[1:] for piece in tensor.chunks):
-        raise ValueError(f"{path}: its {name} are cut along their columns; shard them over examples, Shard(0)")
+        raise ValueError(f"{path}: its {name} are sharded along their columns; shard them over examples, Shard(0)")
     for first, count in pieces:
         if first != row:
             raise ValueError(f"{path}: rows {min(first, row)} to {max(first, row)} of its {name} are missing or there twice")

@@ -59,7 +59,7 @@ class RowsOnDisk(np.memmap[Any, np.dtype[Any]]):
         with open(self.path, "rb") as file:
             file.seek(self.offset + first * self.dtype.itemsize * math.prod(self.shape[1:]))
             if file.readinto(rows.reshape(-1).view(np.uint8)) < rows.nbytes:  # type: ignore[attr-defined]
-                raise ValueError(f"cannot read {self.path}: it ends before row {last} of {len(self)}, it has shrunk")
+                raise ValueError(f"cannot read {self.path}: it ends before row {last} of {len(self)}, it was truncated")
         return rows
 
 

@@ -1,4 +1,4 @@
-"""Files of one JSON object each, read with their damage told in one line."""
+"""Files of one JSON object each; a damaged one is reported in one line."""
 
 import contextlib
 import json
@@ -37,7 +37,7 @@ def errors_as_damage(path: Path) -> Iterator[None]:
     try:
         yield
     except (LookupError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): delete it to have it made anew") from error
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): delete it, and it is computed again") from error
 
 
 def parse_json(text: str, source: Path | str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The one home of figures: each function takes results and returns a matplotlib Figure; `save_figure` writes it atomically."""
+"""All figures of the package: each function takes results and returns a matplotlib Figure; `save_figure` writes it atomically."""
 
 from pathlib import Path
 

@@ -42,7 +42,7 @@ class Shards:
         """
         paths = tuple(Path(name) for name in sorted(glob.glob(pattern)) if _is_shard(Path(name)))
         if not paths:
-            raise ValueError(f"{pattern}: no .npz, and no .npy with 'features' in its name, is called so")
+            raise ValueError(f"{pattern}: no .npz, and no .npy with 'features' in its name, matches this pattern")
         _check_distinct(paths)
         headers = [_headers(path) for path in paths]
         widths = {shape[1] for shape, _, _ in headers}

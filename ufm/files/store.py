@@ -1,4 +1,4 @@
-"""The one home of files: features in, results and checkpoints out; atomic, never pickled."""
+"""All files of the package: features are read, results and checkpoints written; atomic, never pickled."""
 
 import contextlib
 import json

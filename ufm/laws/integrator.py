@@ -127,7 +127,7 @@ def arcs(field: VectorField, S: Array, t_end: float, t_0: float, accuracy: float
 
 
 def _too_inaccurate(t: float, most: float) -> ValueError:
-    return ValueError(f"t = {t:.6g}: later, rounding exceeds the accuracy {most:.1e}; end there, or ask for less")
+    return ValueError(f"t = {t:.6g}: later, rounding exceeds the accuracy {most:.1e}; end there, or accept a lower accuracy")
 
 
 def _clock_increment(tau: float, h: float) -> float:

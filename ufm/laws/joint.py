@@ -190,7 +190,7 @@ def _checked_start(flow: JointFlow, *arrays: np.ndarray) -> tuple[np.ndarray, ..
     P, C = len(M), flow.C
     if (W.shape, b.shape, M.shape, Sigma_W.shape) != ((C, P), (C,), (P, C), (P, P)):
         given = f"W {W.shape}, b {b.shape}, M {M.shape}, Sigma_W {Sigma_W.shape}"
-        raise ValueError(f"{given} do not go together: W (C, P), b (C,), M (P, C), Sigma_W (P, P) with C = {C} are needed")
+        raise ValueError(f"{given} do not match: W (C, P), b (C,), M (P, C), Sigma_W (P, P) with C = {C} are needed")
     if not all(np.isfinite(x).all() for x in state):
         raise ValueError("the start has NaN or infinite entries")
     return state

@@ -1,4 +1,4 @@
-"""What a run of unequal classes costs, told before anything is computed."""
+"""The memory that a run of unequal classes needs, checked before anything is computed."""
 
 from ufm.memory import free_memory, in_words
 

@@ -1,4 +1,4 @@
-"""One type for every trajectory of the singular values, simulated or measured, so that they compare as equals."""
+"""One type for every trajectory of the singular values, simulated or measured, so that they can be compared directly."""
 
 import contextlib
 from collections.abc import Callable, Mapping

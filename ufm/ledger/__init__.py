@@ -1,4 +1,4 @@
-"""Where in a network collapse is made: the SNR after every operation, its estimators, and the theorem behind them."""
+"""Which operations of a network cause collapse: the SNR after every operation, its estimators, and the theorem behind them."""
 
 from manifolds.lazy import give_modules
 from ufm.ledger.discrimination import Discrimination, discrimination

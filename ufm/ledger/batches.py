@@ -35,5 +35,7 @@ def labelled_batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> I
         labels = as_numpy(torch.as_tensor(batch[1]))
         known = np.isin(labels, classes)
         if not known.all():
-            raise ValueError(f"label {labels[~known][0]} was not there when the loader was read first: give one with fixed data")
+            raise ValueError(
+                f"label {labels[~known][0]} did not occur when the loader was read first: give a loader with fixed data"
+            )
         yield batch[0].to(device), torch.from_numpy(np.searchsorted(classes, labels)).to(device)

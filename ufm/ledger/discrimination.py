@@ -1,4 +1,4 @@
-"""What features tell about their classes, as a quadratic form that no linear map can raise, whatever their rank.
+"""How well features separate their classes, as a quadratic form that no linear map can raise, whatever their rank.
 
 For a contrast x in R^C the squared signal-to-noise ratio that a linear functional can reach is
 
@@ -9,8 +9,9 @@ order and omega_j(A Z) <= omega_j(Z) for every j. Where Sigma_W is singular the 
 leaves its range: those omega are inf, the others come from the contrasts without such signal. The theorem holds in this sense
 without any condition on ranks; for the pseudo-inverse alone it is false (features (noise, signal), mapped to their sum).
 
-Stored numbers know a direction's deviation and means no better than rounding, and what they hide is neither a finite nor an
-infinite SNR. Where the measured deviation is at most delta, the limit below which a direction is empty, the one before rounding
+The deviation and the means along a direction are known only up to rounding, and an SNR hidden by rounding counts neither as
+finite nor as infinite. Where the measured deviation is at most delta, the limit below which a direction is empty, the one
+before rounding
 is at most (1 + sqrt 2) delta, with sqrt 2 for the rounding of eigenvalues, and a signal of
 
     |w^T Mbar x| <= delta + (1 + sqrt 2) delta omega_1
@@ -19,7 +20,8 @@ can come from features whose largest SNR is omega_1. Only a larger one is infini
 same features and of those that they were computed from: then no linear operation makes an infinite SNR of a finite one, however
 its result is rounded. A smaller one is `unresolved`, and left out: the other values are lower bounds.
 
-What was rounded away stays away, however exact the numbers after it look: after an affine operation only contrasts that had an
+What was lost by rounding cannot come back, however exact the later numbers look: after an affine operation only contrasts
+that had an
 infinite SNR before it can have one, after any other only those that were not unresolved (`may_be_infinite`). And a direction
 without visible signal may have had one: where a later affine operation makes a larger omega, the rows before it were lower
 bounds (`unresolved_by_later_rows`).
@@ -40,7 +42,7 @@ MOST_SCATTER = 1 + 2**0.5  # of an empty direction before rounding, in units of 
 
 NOT_RESOLVED = (
     "Sigma_W is not resolved in this precision: rounding alone can make a deviation {}, in every direction; compute the "
-    "features in float64, or take out their mean before they are rounded"
+    "features in float64, or subtract their mean before they are rounded"
 )
 
 

@@ -1,13 +1,14 @@
 """The SNR of the population from the examples at hand: in sample, bias-corrected, and held out, with intervals.
 
-In sample G is inflated: with nu = n - C degrees of freedom and P features, Gaussian within the classes,
+In sample G is too large: with nu = n - C degrees of freedom and P features, Gaussian within the classes,
 
     E G_hat = n / (nu - P - 1) (G + P Psi),    Psi = diag(1 / n_c) - 1 1^T / n,
 
 the first factor from the inverse of a Wishart matrix, the second from the noise of the class means. `corrected` undoes both.
 `held_out` puts every example against linear readouts made without it, and measures their signal and their noise on what was left
-out; only what fitting the direction costs on average is taken from the Wishart distribution. Heavy tails and rare features, which
-the first formula does not know, are in what is measured. Both need nu > P + 4: under it the variance of an inverse Wishart matrix
+out; only the average error of fitting the direction is taken from the Wishart distribution. Heavy tails and rare features,
+which the first formula ignores, are included in what is measured. Both need nu > P + 4: under it the variance of an inverse
+Wishart matrix
 is infinite, and no number is given.
 Sources: Muirhead, Aspects of Multivariate Statistical Theory (1982), Theorem 3.2.11; Efron & Stein (1981) for the jackknife.
 """
@@ -55,7 +56,9 @@ def too_few(discrimination: Discrimination) -> str:
     """Why no reliable number can be given, or an empty string."""
     nu, P = degrees_of_freedom(discrimination), discrimination.rank
     if discrimination.unbounded.shape[1] and nu <= P:
-        return f"{nu} degrees of freedom within classes do not fill {P + discrimination.dropped} features: omega in sample is inf"
+        return (
+            f"{nu} degrees of freedom within classes are fewer than {P + discrimination.dropped} features: omega in sample is inf"
+        )
     if nu <= P + 4:
         return f"n - C = {nu} for {P} features: above P + 4 = {P + 4} are needed; give more examples or fewer features"
     if discrimination.counts.min() < 2:

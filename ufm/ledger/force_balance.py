@@ -1,4 +1,4 @@
-"""Forces on the parameters: what the class means pull, what the deviations pull, and what is left, layer by layer.
+"""Forces on the parameters, layer by layer: the gradients that belong to class means and to deviations, and their sum.
 
 With G the gradient of the loss with respect to the last features and J the Jacobian of the features in the parameters below, the
 gradient is J^T G = J^T G_means + J^T G_deviations, G_means the class averages of G. Both by vector-Jacobian products: over the
@@ -26,8 +26,8 @@ class ForceBalance:
     names          (q,) parameters in the model's order
     means, deviations, total   norms of J^T G_means, J^T G_deviations and their sum
     cosine         of the first two: -1 where they balance
-    ratio          |J^T G| / |J^T G_means|: what is left of the pull of the class means
-    decay_cosine   of -J^T G with the parameter: 1 where only weight decay is left against it; NaN for zero parameters
+    ratio          |J^T G| / |J^T G_means|: norm of the sum over that of the class means
+    decay_cosine   of -J^T G with the parameter: 1 where only weight decay opposes it; NaN for zero parameters
     decay_ratio    |J^T G| / (weight_decay |theta|): 1 in a quasi-static balance with decay; NaN without decay
     momentum_cosine   of J^T G with the optimiser's momentum buffer; NaN without one
     """

@@ -37,8 +37,8 @@ def ledger(
     reduction  what is done to tensors of more features than its limit: `Sketch(512)` (default), or `ChannelMeans(512)`
     seed       of the bootstrap behind the intervals of `corrected`; or `rng`, a generator or a seed
 
-    The loader is read three times (labels, statistics, what every example tells about itself; a fourth time where single examples
-    make directions of their own), in any order, and must give the same examples each time. Nothing of the caller's changes:
+    The loader is read three times (labels, statistics, leave-one-out; a fourth time where single examples dominate
+    directions), in any order, and must give the same examples each time. Nothing of the caller's changes:
     modes, random generators, hooks, parameters.
     Labels may be any integers; classes are counted in their sorted order.
     Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, for
@@ -181,7 +181,9 @@ class _FirstPass:
             if begins:
                 self.begin(operation, state)
             if calls >= len(self.operations) or self.operations[calls].name != operation.name:
-                raise ValueError(f"the operations differ from batch to batch, first at {operation.name}: no ledger can be kept")
+                raise ValueError(
+                    f"the operations differ from batch to batch, first at {operation.name}: no ledger can be computed"
+                )
             features = self.reduction(list(state.values()))
             self.streams[calls].update(features, y.to(features.device))
             calls += 1

@@ -24,8 +24,9 @@ class Ledger:
     features, ranks        (L+1,) numbers of the state before reduction, and directions with variability that were measured
     dropped, set_aside     (L+1,) directions without variability, and those that a single example makes, which the corrected and
                            held-out values leave out
-    unresolved             (L+1,) those of the dropped whose signal is above rounding: no infinite SNR, since one that was there
-                           before explains it, and no finite one, since rounding hides their scatter; omega is a lower bound
+    unresolved             (L+1,) dropped directions whose signal is above rounding: their SNR is not infinite, since one from
+                           before explains it, and not a known number, since rounding hides their variation; omega is a lower
+                           bound
     reduced, shortfall     (L+1,) whether a tensor was reduced (omega is then a lower bound), and the mean of log omega that a
                            sketch half as wide loses (NaN for other reductions)
     seen, note             "torch.fx" or "hooks", and why
@@ -137,10 +138,10 @@ class Ledger:
             lines.append(f"{row['operation'][:24]:<24} {row['kind'][:18]:<18} {row['rank']:>4}{mark} {cells}")
         lines += sorted({f"too few data: {reason}" for reason in self.reasons if reason})
         if self.reduced.any():
-            lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to gain")
+            lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to have a gain")
         if self.unresolved.any():
             lines.append(
-                "^ a direction whose scatter rounding hides is left out: omega is a lower bound, float64 would resolve it"
+                "^ a direction whose variation is hidden by rounding is left out: omega is a lower bound; float64 resolves it"
             )
         return "\n".join([*lines, *([self.note] if self.note else [])])
 

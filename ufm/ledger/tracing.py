@@ -127,7 +127,7 @@ class HookTrace:
         self.model = model
         self.leaves = {name: module for name, module in model.named_modules() if not list(module.children()) and name}
         if not self.leaves:
-            raise ValueError("the model has no modules inside, and torch.fx cannot trace it: nothing can be seen")
+            raise ValueError("the model has no modules inside, and torch.fx cannot trace it: no operation can be recorded")
 
     def walk(self, x: Tensor, visit: Visit, probe: bool = False) -> None:
         """Run the model on a batch; the state after a module is its output."""
@@ -159,7 +159,7 @@ def traced(model: nn.Module) -> tuple[Trace, str]:
         return GraphTrace(model), ""
     except Exception as error:  # what a user's forward raises when it meets torch.fx's stand-ins is anything
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        return HookTrace(model), f"torch.fx cannot trace this model ({first}); sums outside of modules are not seen"
+        return HookTrace(model), f"torch.fx cannot trace this model ({first}); sums outside of modules are not recorded"
 
 
 @contextmanager

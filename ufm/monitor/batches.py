@@ -74,7 +74,7 @@ def warn_of_shift(chosen: Selected, shift: bool) -> None:
         return
     counted = labels >= 0
     if bool(counted.any()) and bool((labels == tokens.to(labels.device))[counted].all()):
-        said = "the labels are the tokens at their own positions, and a causal language model decides the next ones"
+        said = "the labels are the tokens at their own positions, and a causal language model predicts the next ones"
         warnings.warn(f"{said}: give shift=True", stacklevel=3)
 
 

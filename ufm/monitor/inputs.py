@@ -16,10 +16,10 @@ from ufm.monitor.whole_weights import check_unsharded
 
 FAULTS = ("label outside", "features not finite", "features too large", "classifier changed")
 OTHER_CLASSIFIER = (
-    "the classifier is not that of the features before, and one measure cannot be of both: call reset() between passes"
+    "the classifier differs from that of the features before, and a measure cannot combine the two: call reset() between passes"
 )
 OTHER_CLASSIFIER_THERE = (
-    "the processes were given different classifiers, and one measure cannot be of both: give all the same weights, "
+    "the processes were given different classifiers, and a measure cannot combine them: give all the same weights, "
     "as DistributedDataParallel has them, and measure between steps of the optimizer"
 )
 REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)

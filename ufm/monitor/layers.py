@@ -107,9 +107,9 @@ def check_linear(layer: nn.Linear, name: str, features: Tensor, output: Any) -> 
             linear = linear and not bool(((given[:, piece].double() - expected).abs() > rounding[0] * sizes + least).any())
     if not linear:
         raise ValueError(
-            f"the layer {name!r} does not give W h + b of its weights, by which decisions and loss are measured: where the "
-            "optimizer has made a step since, update before it; for a head that is not linear, give features and the classifier "
-            "that is meant to NeuralCollapse.update"
+            f"the layer {name!r} does not give W h + b of its weights, from which predictions and loss are computed: if the "
+            "optimizer has made a step since the forward pass, call update before that step; for a head that is not linear, "
+            "give the features and the intended classifier to NeuralCollapse.update"
         )
 
 
@@ -142,8 +142,8 @@ def check_returned(returned: Any, output: Tensor, name: str) -> None:
     at_decision = given.gather(1, output.argmax(1, keepdim=True))[:, 0]
     if bool((at_decision < largest - TIES * given.abs().amax(1)).any()):
         raise ValueError(
-            f"what the network returns decides otherwise than what its layer {name!r} gives: is that its last linear layer? "
-            "A layer that is meant to be another one is measured in a pass of your own: with watched, update(labels)"
+            f"the output of the network predicts other classes than that of its layer {name!r}: is that its last linear layer? "
+            "To measure another layer, make a pass of your own: call the network in `with watched:`, then watched.update(labels)"
         )
 
 
@@ -230,7 +230,7 @@ def features_caught(name: str, caught: Sequence[Tensor], labels: Tensor, inner: 
     Raises ValueError where there was no call, or where the rows are not those of the labels.
     """
     if not caught:
-        stance = "; one that was compiled calls no hooks: add with torch.compiler.set_stance('force_eager')"
+        stance = "; a compiled network calls no hooks: add with torch.compiler.set_stance('force_eager')"
         raise ValueError(
             f"the layer {name!r} saw no batch since the last update: call the network inside of the with block"
             + (stance if compiled else "")

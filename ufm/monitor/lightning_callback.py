@@ -28,7 +28,7 @@ SEVERAL: tuple[type, ...] = (list, tuple, dict)  # of which Lightning takes one 
 
 
 class NeuralCollapseCallback(Callback):
-    """Measures collapse after training epochs, or on the way through the validation set; logs to the trainer and to `logs`.
+    """Measures collapse after training epochs, or during the validation pass; logs to the trainer and to `logs`.
 
     layer   dotted name of the last Linear of the LightningModule, as "model.fc"
     on      "train": a pass of its own over the training examples, each once, in evaluation mode (the measures of the papers);
@@ -56,7 +56,7 @@ class NeuralCollapseCallback(Callback):
         if on not in ("train", "validation"):
             raise ValueError(f"on = {on!r}: it is 'train' or 'validation'")
         if on == "validation" and loader is not None:
-            raise ValueError("on = 'validation' measures on the way through the trainer's validation data: leave loader= out")
+            raise ValueError("on = 'validation' measures during the trainer's validation pass: leave loader= out")
         self.loader = loader
         self.layer, self.on, self.schedule, self.logs, self.group = (
             layer,

@@ -42,7 +42,9 @@ class OwnFile:
     def check(self) -> None:
         """Raise ValueError where the file is another one now."""
         if self._now(self._path) != self._left:
-            raise ValueError(f"{self._path} was written by another since: give every log a file or folder of its own")
+            raise ValueError(
+                f"{self._path} was written by another log in the meantime: give every log a file or folder of its own"
+            )
 
     @staticmethod
     def _now(path: Path) -> tuple[int, int] | None:
@@ -143,7 +145,7 @@ class RunLog:
             key = next(key for key in sorted(saved | facts) if saved.get(key) != facts.get(key))
             was, now = saved.get(key), facts.get(key)
             raise ValueError(
-                f"{self.folder} is another run ({key} = {was!r}, now {now!r}): choose another folder, or repeat its facts"
+                f"{self.folder} is another run ({key} = {was!r}, now {now!r}): choose another folder, or give the same facts"
             )
         trajectory = self.folder / TRAJECTORY
         self.record = Record.load(trajectory) if trajectory.exists() else Record.empty()

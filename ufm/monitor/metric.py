@@ -21,7 +21,7 @@ from ufm.monitor.summary import Summary, of_classes, of_targets
 
 
 class NeuralCollapse(MomentsMetric):
-    """Every measure of collapse of labelled features, streamed; several processes give the numbers of one, to round-off.
+    """Every measure of collapse from batches of labelled features; several processes give the values of one, up to rounding.
 
     num_classes   C; labels are 0..C-1. For targets="regression" it is left out and the labels are targets (b,) or (b, d)
     layer         a name put before every value, as in "fc/nc1"
@@ -34,8 +34,9 @@ class NeuralCollapse(MomentsMetric):
     stored        keep a copy of the features on disk (unnamed, in `scratch`): NC4, the error, the accuracy of the nearest class
                   mean, NRC1 and NRC2 look at every feature once all means are known
 
-    Memory is P^2 + 2 P C + a few thousand waiting rows, whatever the number of examples; float64 whatever the features are. On a
-    GPU an update asks the device for nothing; with stored features it is asked once in some thousand examples. Features of a
+    Memory is P^2 + 2 P C + a few thousand buffered rows, whatever the number of examples; float64 whatever the features are.
+    On a GPU an update does not wait for the device; with stored features it waits once every few thousand examples. Features
+    of a
     device without float64 (Apple's MPS) are copied to the CPU, where everything is then. `compute` gives floats under the names
     of trajectory.npz; NaN is what is undefined, and `undefined` says why.
     """
@@ -65,7 +66,7 @@ class NeuralCollapse(MomentsMetric):
         if targets == "classes" and (num_classes is None or num_classes < 2):
             raise ValueError(f"num_classes = {num_classes}: collapse needs at least 2 classes; give their number")
         if targets == "regression" and num_classes is not None:
-            raise ValueError(f"num_classes = {num_classes} says nothing where targets='regression': leave it out")
+            raise ValueError(f"num_classes = {num_classes} has no meaning with targets='regression': leave it out")
         if lam is not None and not (isinstance(lam, SupportsFloat) and 0 <= float(lam) < float("inf")):
             raise ValueError(f"lam = {lam!r}: it must be a number, finite and not negative")
         if targets == "regression" and (shift or ignore_index is not None):
@@ -78,11 +79,11 @@ class NeuralCollapse(MomentsMetric):
     def update(  # type: ignore[bad-override]  # torchmetrics declares update(*args, **kwargs)
         self, features: Tensor, labels: Tensor, classifier: nn.Linear | tuple[Tensor, Tensor | None] | None = None
     ) -> None:
-        """Take in features (b, P) with labels (b,), or tokens (b, T, P) with labels (b, T); once W (C, P), b (C,) or a Linear.
+        """Add features (b, P) with labels (b,), or tokens (b, T, P) with labels (b, T); once W (C, P), b (C,) or a Linear.
 
         Raises ValueError for shapes that do not fit and labels that are no integers; for labels out of range, for features and
-        classifiers that are not finite or out of scale, and for another classifier than before, at once on a CPU, where nothing
-        is taken in then, and in `compute` on any other device.
+        classifiers that are not finite or out of scale, and for another classifier than before, at once on a CPU, where
+        nothing is added then, and in `compute` on any other device.
         """
         for name, value in (("features", features), ("labels", labels)):
             if not isinstance(value, Tensor):
@@ -108,7 +109,7 @@ class NeuralCollapse(MomentsMetric):
             self._take_in(waiting, *full)
 
     def check(self, features: Tensor, labels: Tensor) -> None:
-        """Raise ValueError, on a CPU, for what `update` would refuse; nothing is taken in."""
+        """Raise ValueError, on a CPU, for what `update` would refuse; nothing is added."""
         with torch.no_grad():
             rows, y = self._as_rows(features.detach(), labels.detach())
             if rows.device.type == "cpu":
@@ -169,7 +170,7 @@ class NeuralCollapse(MomentsMetric):
         return {**super().__getstate__(), "_given": None}  # a copy is not given the same tensors
 
     def merge_state(self, incoming_state: "dict[str, Any] | Metric") -> None:
-        """Take in everything that another metric has seen, or its states by name (these without the stored features).
+        """Add everything that another metric has seen, or its states by name (these without the stored features).
 
         Raises ValueError, and takes nothing in, for a metric of other settings or of another P.
         """

@@ -138,7 +138,7 @@ class Moments(dict[str, Tensor]):
         highest = max(set(classes) - set(missing))
         needed = f"class {missing[0]} has no example, and every one of the {len(classes)} classes needs one"
         if len(missing) > 1 and missing[0] > highest:
-            return f"{needed}; labels run from 0 to {highest} alone: is this the layer, and the number of classes, that is meant?"
+            return f"{needed}; labels run from 0 to {highest} only: are the layer and the number of classes the intended ones?"
         return f"{needed}: classes='seen' measures those that have some"
 
     def _with_classes(self, classes: Tensor) -> tuple["Moments", Tensor | None]:

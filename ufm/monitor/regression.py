@@ -71,7 +71,7 @@ def nrc3(W: Tensor, sigma: Tensor) -> tuple[float, float]:
 
     d = len(W)
     if d < 2:
-        raise ValueError("with d = 1 target both sides of NRC3 are 1: it says nothing")
+        raise ValueError("with d = 1 target both sides of NRC3 are 1, so that it measures nothing")
     values, E = torch.linalg.eigh(symmetrize(sigma))
     if not float(values[0]) > d * torch.finfo(sigma.dtype).eps * float(values[-1]):
         raise ValueError(

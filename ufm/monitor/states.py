@@ -112,7 +112,7 @@ class MomentsMetric(Metric):
         return super().state_dict(*args, **kwargs)
 
     def set_dtype(self, dst_type: str | torch.dtype) -> "MomentsMetric":
-        """Nothing: moments are float64, or they would lose the digits where collapse lives."""
+        """Does nothing: moments stay in float64, since fewer digits do not resolve collapse."""
         return self
 
     def __getstate__(self) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def of_classes(moments: Moments, classifier: Classifier | None, lam: float | Non
     try:
         stats = moments.statistics()
         if stats.C < 2:
-            raise ValueError(f"class {int(moments['classes'])} alone has examples: collapse needs those of at least 2 classes")
+            raise ValueError(f"class {int(moments['classes'])} alone has examples: collapse needs examples of at least 2 classes")
     except ValueError as error:
         return _of_few_classes(moments, classifier, decide, str(error))
     scalars, reasons = feature_scalars(stats, precision), dict[str, str]()
@@ -112,7 +112,7 @@ def _add_classifier(
     seen = classifier if stats.C == C else Classifier(classifier.W[classes], classifier.b[classes])
     add_classifier_scalars(scalars, stats, seen)
     if stats.C < C:
-        reasons = dict.fromkeys(LOSS_PARTS, f"{C - stats.C} of {C} classes have no example, and the loss counts all")
+        reasons = dict.fromkeys(LOSS_PARTS, f"{C - stats.C} of {C} classes have no example, and the loss includes all classes")
     elif lam is None:
         reasons = dict.fromkeys(LOSS_PARTS, NO_LAMBDA)
     else:

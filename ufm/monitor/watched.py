@@ -49,13 +49,13 @@ def watch(
 ) -> "Watched":
     """A watch over the last linear layer of a network, and over inner layers.
 
-    layer     the last Linear or its dotted name: its input are the features, its weights the classifier
-    inner     other layers or their dotted names: their outputs are measured without classifier, under "NAME/nc1" and so on
-    reduce    from the output of an inner layer to features (b, P): `pooled` takes the mean over the places of a convolution,
+    layer     the last Linear or its dotted name: its input is the features, its weights are the classifier
+    inner     other layers or their dotted names: their outputs are measured without a classifier, as "NAME/nc1" and so on
+    reduce    from the output of an inner layer to features (b, P): `pooled` takes the mean over the positions of a convolution,
               `RandomProjection(size)` a random projection of all numbers, `flattened` all of them
-    select    what of a batch is (inputs, labels), for `measure`, where it is no pair and no mapping with `labels`
-    sync_on_compute   in a job of several processes all of them have to call `compute` and `measure`, and have the numbers of
-              all; False for one that measures alone
+    select    a function from a batch to (inputs, labels), for `measure`, where a batch is no pair and no mapping with `labels`
+    sync_on_compute   in a job of several processes all of them have to call `compute` and `measure`, and get the values over
+              the examples of all; False if only one process measures
 
     The rest as in `NeuralCollapse`. Raises ValueError for names that the network does not have.
     """
@@ -71,7 +71,7 @@ def watch(
     C, settings = head.out_features, common | {"classes": classes}
     if C < 2:
         raise ValueError(
-            f"the layer {layer!r} has {C} output, and collapse is that of 2 classes at least: train with two outputs, or give "
+            f"the layer {layer!r} has {C} output, and collapse needs at least 2 classes: train with two outputs, or give "
             "features to NeuralCollapse(2) without a classifier"
         )
     watched: dict[str, tuple[nn.Module, NeuralCollapse]] = {layer: (head, NeuralCollapse(C, lam=lam, **settings))}
@@ -110,7 +110,7 @@ class Watched:
             raise ValueError(CATCHING)
         for name, module in self._modules.items():
             if any_layer(self.model, name) is not module:
-                raise ValueError(f"the layer {name!r} of the network is another one than when the watch was made: watch it again")
+                raise ValueError(f"the layer {name!r} of the network was replaced after watch() was called: call watch() again")
         for name, module in self._modules.items():
             catch = LayerHook(self.catch, name, module is self._head)
             self._hooks.append(module.register_forward_hook(catch, with_kwargs=True))

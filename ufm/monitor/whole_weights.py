@@ -8,10 +8,10 @@ import torch.distributed as dist
 from torch import Tensor
 
 SHARDED = (
-    "the weight of the classifier is sharded over processes (FSDP, tensor parallelism, ZeRO), and every decision needs it whole: "
-    "leave the last layer out of the sharding (ignored_params of fully_shard, ignored_modules of FullyShardedDataParallel), or "
-    "give the features to NeuralCollapse.update with classifier=(W, b), both gathered once a pass by all processes, as "
-    "W = layer.weight.full_tensor()"
+    "the weight of the classifier is sharded over processes (FSDP, tensor parallelism, ZeRO), and every prediction needs the "
+    "whole weight: leave the last layer out of the sharding (ignored_params of fully_shard, ignored_modules of "
+    "FullyShardedDataParallel), or give the features to NeuralCollapse.update with classifier=(W, b), both gathered once a "
+    "pass by all processes, as W = layer.weight.full_tensor()"
 )
 
 

@@ -222,5 +222,5 @@ def test_classifiers_of_another_shape_are_refused() -> None:
         with pytest.raises(ValueError, match=r"W has shape \(4, 3\)"):
             measure(stats, W.T)
     for arguments in ((features.T, W, b), (features, W.T, b), (features, W, b[:, None])):
-        with pytest.raises(ValueError, match="do not go with class means"):
+        with pytest.raises(ValueError, match="do not match class means"):
             measures.phd_nc4(*arguments, stats.means)

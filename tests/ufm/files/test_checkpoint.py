@@ -156,7 +156,7 @@ def test_pieces_that_leave_rows_out_or_cut_columns_are_refused(folder: Path) -> 
     for change, words in (
         (lambda chunks: chunks.pop(3), "rows 27 to 36 of its features are missing or there twice"),
         (lambda chunks: chunks.pop(), "216 rows of its features are there, of"),
-        (lambda chunks: setattr(chunks[0], "sizes", torch.Size([9, 3])), "cut along their columns"),
+        (lambda chunks: setattr(chunks[0], "sizes", torch.Size([9, 3])), "sharded along their columns"),
     ):
         whole = path.read_bytes()
         metadata = pickle.loads(whole)

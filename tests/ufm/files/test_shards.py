@@ -48,7 +48,7 @@ def test_a_name_with_a_wildcard_that_is_a_file_is_that_file(tmp_path):
 
 
 def test_no_shard_is_refused(tmp_path):
-    with pytest.raises(ValueError, match="is called so"):
+    with pytest.raises(ValueError, match="matches this pattern"):
         Shards.of(str(tmp_path / "*.npz"))
 
 

@@ -377,7 +377,7 @@ def close(got: np.ndarray, expected: np.ndarray, name: str) -> None:
 def test_what_does_not_add_over_processes_refuses_a_share() -> None:
     share = ColumnShare((4, 3), (2, 3), OneProcess())
     for metric in (EmbeddedMetric, BundleMetric):
-        with pytest.raises(ValueError, match="5 of 7 columns are at hand: only all of them"):
+        with pytest.raises(ValueError, match="5 of 7 columns are given, but a point needs all of them"):
             metric(share)
-    with pytest.raises(ValueError, match="5 of 7 columns are at hand"):
+    with pytest.raises(ValueError, match="5 of 7 columns are given"):
         random_point(share, 2, np.random.default_rng(0))

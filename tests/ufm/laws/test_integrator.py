@@ -89,7 +89,7 @@ def test_a_time_past_the_digits_of_float64_is_refused_and_the_time_named_in_it_i
     law = GeneralLaw((9, 17, 12, 14, 30), kernel_ratio=math.inf)
     S = law.scaled_means(np.random.default_rng(0).standard_normal((2, 5)))
     with pytest.raises(
-        ValueError, match=r"^t = .*: later, rounding exceeds the accuracy .*; end there, or ask for less$"
+        ValueError, match=r"^t = .*: later, rounding exceeds the accuracy .*; end there, or accept a lower accuracy$"
     ) as refused:
         run_general(law, S, np.array([0.0, 1e10]))
     last = float(str(refused.value)[4:].split(":")[0])

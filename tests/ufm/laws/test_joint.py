@@ -204,7 +204,7 @@ def test_flows_that_make_no_sense_are_refused(options: dict, message: str) -> No
 def test_starts_that_do_not_go_together_are_refused() -> None:
     flow = JointFlow((5, 4, 6))
     W, b, M, Sigma = np.ones((3, 2)), np.ones(3), np.ones((2, 3)), np.eye(2)
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="do not match"):
         run_joint(flow, W.T, b, M, Sigma, np.array([0.0]))
     with pytest.raises(ValueError, match="NaN"):
         run_joint(flow, W * np.nan, b, M, Sigma, np.array([0.0]))

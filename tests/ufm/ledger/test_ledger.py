@@ -138,7 +138,7 @@ def test_models_that_torch_fx_cannot_trace_are_seen_by_hooks_and_say_so() -> Non
     net, batches = DataDependent().double(), vectors()
     result = ledger(net, batches)
     assert result.seen == "hooks"
-    assert "sums outside of modules are not seen" in result.note
+    assert "sums outside of modules are not recorded" in result.note
     assert result.operations == ("first", "second")
     assert result.affine == (None, None)
     assert not net.first._forward_hooks

@@ -156,7 +156,9 @@ def test_a_missing_class_leaves_a_run_folder_as_it_was(tmp_path: Path) -> None:
 def test_two_logs_of_one_file_are_refused_before_one_loses_what_the_other_wrote(tmp_path: Path) -> None:
     first, second = CsvLog(tmp_path / "t.csv"), CsvLog(tmp_path / "t.csv")
     first(1, {"nc1": 1.0})
-    with pytest.raises(ValueError, match=r"t\.csv was written by another since: give every log a file or folder of its own"):
+    with pytest.raises(
+        ValueError, match=r"t\.csv was written by another log in the meantime: give every log a file or folder of its own"
+    ):
         second(1, {"nc1": 2.0})
     first(2, {"nc1": 3.0})
     CsvLog(tmp_path / "t.csv")(3, {"nc1": 4.0})  # goes on with it
@@ -167,7 +169,7 @@ def test_two_logs_of_one_file_are_refused_before_one_loses_what_the_other_wrote(
     one, other = RunLog(tmp_path / "run"), RunLog(tmp_path / "run")
     one(1, values, metric.measurement)
     one(2, values, metric.measurement)
-    with pytest.raises(ValueError, match="was written by another since"):
+    with pytest.raises(ValueError, match="was written by another log in the meantime"):
         other(1, values, metric.measurement)
     assert Record.load(tmp_path / "run" / "trajectory.npz").epochs.tolist() == [1, 2]
 

@@ -135,7 +135,7 @@ def test_a_vocabulary_keeps_the_classes_seen_alone() -> None:
     assert values["train_error"] == pytest.approx(float((decided != vocabulary[y]).double().mean()))
     assert (values["classes_seen"], values["examples"]) == (C, len(H))
     assert np.isnan(values["loss"])
-    assert "have no example, and the loss counts all" in metric.undefined["loss_perp"]
+    assert "have no example, and the loss includes all classes" in metric.undefined["loss_perp"]
     near: Any = metric.near
     assert len(near) == C
 
@@ -359,12 +359,12 @@ def test_another_classifier_in_the_middle_of_a_pass_is_refused() -> None:
     for other in (W, b):
         with torch.no_grad():
             (head.weight if other is W else head.bias).add_(1)  # a step of training
-        with pytest.raises(ValueError, match=r"not that of the features before.*call reset\(\) between passes"):
+        with pytest.raises(ValueError, match=r"differs from that of the features before.*call reset\(\) between passes"):
             metric.update(H, y, classifier=head)
     assert metric.compute() == before
     others = fed(NeuralCollapse(len(W)), H, y, W, b, [])
     for states in (others, others.state_dict()):
-        with pytest.raises(ValueError, match="not that of the features before"):
+        with pytest.raises(ValueError, match="differs from that of the features before"):
             metric.merge_state(states)
     assert metric.compute() == before
     metric.reset()

@@ -69,8 +69,8 @@ def whole_set(C: int, P: int) -> tuple[torch.Tensor, torch.Tensor]:
             [0, 0, 2, 2],
             "class 1 has no example, and every one of the 3 classes needs one: classes='seen' measures those",
         ),
-        (5, "all", [0, 0, 1, 1], "labels run from 0 to 1 alone: is this the layer, and the number of classes, that is meant?"),
-        (5, "seen", [1, 1, 1], "class 1 alone has examples: collapse needs those of at least 2 classes"),
+        (5, "all", [0, 0, 1, 1], "labels run from 0 to 1 only: are the layer and the number of classes the intended ones?"),
+        (5, "seen", [1, 1, 1], "class 1 alone has examples: collapse needs examples of at least 2 classes"),
         (5, "all", [-1, -1], "no example has been seen: a loader"),
     ],
 )

@@ -215,7 +215,7 @@ def test_a_head_called_by_keyword_is_measured() -> None:
 def test_a_hidden_layer_taken_for_the_last_one_is_refused_and_softmax_is_not() -> None:
     x, y = data()
     torch.manual_seed(0)
-    with pytest.raises(ValueError, match="decides otherwise than what its layer '0' gives"):
+    with pytest.raises(ValueError, match="predicts other classes than that of its layer '0'"):
         watch(nn.Sequential(nn.Linear(5, 3), nn.ReLU(), nn.Linear(3, 3)), "0").measure([(x, y)])
     head = nn.Linear(5, 3)
     plain = watch(nn.Sequential(head), "0", lam=0.1).measure([(x, y)])
@@ -273,7 +273,7 @@ def test_a_layer_that_was_replaced_is_refused() -> None:
     model = network()
     watched = watch(model, "3")
     model[3] = nn.Linear(7, 3)
-    with pytest.raises(ValueError, match="the layer '3' of the network is another one"):
+    with pytest.raises(ValueError, match="the layer '3' of the network was replaced after watch"):
         watched.measure([data()])
     with pytest.raises(ValueError, match="has 1 output, and collapse"):
         watch(nn.Sequential(nn.Linear(3, 1)), "0")

@@ -119,7 +119,7 @@ def test_a_classifier_that_is_another_tensor_in_every_batch_is_compared_on_the_d
             metric.update(rows, labels, classifier=(again(weights), again(offsets)))
         assert waits.seen == []
         metric.update(h, t, classifier=(weights + 1, offsets))
-        with pytest.raises(ValueError, match=r"not that of the features before.*call reset\(\) between passes"):
+        with pytest.raises(ValueError, match=r"differs from that of the features before.*call reset\(\) between passes"):
             metric.compute()
 
 
@@ -130,7 +130,7 @@ def test_a_step_of_the_optimizer_is_refused_at_once_on_a_device_too() -> None:
         h, t, weights, offsets = there(H, y, W, b)
         metric.update(h, t, classifier=(weights, offsets))
         weights.add_(1)
-        with pytest.raises(ValueError, match=r"not that of the features before"):
+        with pytest.raises(ValueError, match=r"differs from that of the features before"):
             metric.update(h, t, classifier=(weights, offsets))
 
 

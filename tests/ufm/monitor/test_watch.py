@@ -281,7 +281,9 @@ def test_an_update_after_the_step_says_that_it_comes_before() -> None:
                 watched.update(y)
             optimizer.step()
             if not before:
-                with pytest.raises(ValueError, match="where the optimizer has made a step since, update before it"):
+                with pytest.raises(
+                    ValueError, match="if the optimizer has made a step since the forward pass, call update before that step"
+                ):
                     watched.update(y)
 
 
