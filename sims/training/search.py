@@ -35,9 +35,7 @@ def search(
     is `out`/search.json. Raises ValueError for a given rate, for several processes, where runs failed otherwise, or all diverged.
     """
     if world_size() > 1:
-        raise ValueError(
-            "a search trains many runs at the same time: start it in one process, and give the number of runs there"
-        )
+        raise ValueError("a search trains many runs at the same time: start it in one process, and give the number of runs there")
     runs = {f"lr-{lr:g}": _run_at_rate(config, lr, out, cpu, threads) for lr in config.lr_grid or GRID}
     tried = []
     for name, outcome in sweep(train_run, runs, engine, jobs, progress).items():
