@@ -1,8 +1,10 @@
 """One thread a process, so that parallel test processes share two cores; float64 and a fixed Hypothesis profile."""
 
+import gc
 import os
 import sys
 
+gc.disable()  # until everything is imported, of which nothing is garbage
 # what is compiled is kept, in the processes of tests too: otherwise each compiles torch anew, for ten seconds
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
@@ -48,6 +50,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     places = {TESTS / name: place for place, name in enumerate(LONGEST)}
     assert all(path.exists() for path in places), places
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
+
+
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: it is looked through for garbage no more."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

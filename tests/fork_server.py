@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import gc
 import os
 import runpy
 import select
@@ -131,7 +132,10 @@ def serve(listener: socket.socket) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()
     for library in sys.argv[2:]:
         import_module(library)
+    gc.freeze()  # no process looks through it for garbage
+    gc.enable()
     serve(socket.socket(fileno=int(sys.argv[1])))
     os._exit(0)  # at once, without taking the libraries down
