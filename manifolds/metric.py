@@ -67,7 +67,10 @@ class Metric(ABC):
 
     @abstractmethod
     def rotation_rate(self, X: ArrayT, Z: ArrayT) -> ArrayT:
-        """The skew Omega for which Omega X is the part of the tangent Z along the orbit {Q X : Q in O(P)}. (..., P, P)"""
+        """The skew Omega for which Omega X is the part along the orbit {Q X : Q in O(P)} of the projection of Z. (..., P, P)
+
+        Of Z and of its projection it is the same, but a projection has been rounded.
+        """
 
     @abstractmethod
     def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:

@@ -54,7 +54,7 @@ class QuotientMetric(Metric):
 
     def tangency_residual(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """That of the manifold and ||Omega||_F of the part Omega X along the orbit: zero for a horizontal Z. (...)"""
-        return self.metric.tangency_residual(X, Z) + frobenius_norm(self.rotation_rate(X, self.metric.project(X, Z)))
+        return self.metric.tangency_residual(X, Z) + frobenius_norm(self.rotation_rate(X, Z))
 
     def as_retraction(self, choice: Move[ArrayT] | str) -> Move[ArrayT]:
         """The manifold's, where it goes with rotations, R_QX(Q U) = Q R_X(U). Raises ValueError for the Cholesky one."""
@@ -87,8 +87,9 @@ class QuotientMetric(Metric):
 
     def project(self, X: ArrayT, Z: ArrayT) -> ArrayT:
         """The manifold's projection of Z, less its part along the orbit. (..., P, n)"""
-        U = self.metric.project(X, Z)
-        return U - self.rotation_rate(X, U) @ X
+        # of Z itself: Z less its projection has no part along the orbit, and the projection is rounded to eps |U|, where the
+        # fibre's S X has the size of the class means; times X that rounding would grow to eps |U| |X|, without U's cancelling
+        return self.metric.project(X, Z) - self.rotation_rate(X, Z) @ X
 
     def gradient(self, X: ArrayT, G: ArrayT) -> ArrayT:
         """The horizontal part of the manifold's, which for a loss that sees no rotation is the whole. (..., P, n)"""

@@ -22,9 +22,9 @@ def rotation_rate(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
 @at_least_float32
 def bundle_rotation_rate(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
-    """The same for the bundle metric and a tangent Z: skew(Z X^T A^{-1}). (..., P, P)
+    """The same for the bundle metric: skew(Z X^T A^{-1}), of which the S X of a symmetric S has none. (..., P, P)
 
-    Hor(Z - Omega X) X^T = 0 then: it is orthogonal to the whole of {S X : S any P x P matrix}, fibre and orbit.
+    Hor(Z - Omega X) X^T = 0 for a tangent Z: it is orthogonal to the whole of {S X : S any P x P matrix}, fibre and orbit.
     """
     xp = namespace(X)
     (D, M), (D_Z, M_Z) = layout.parts(X), layout.parts(Z)

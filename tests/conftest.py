@@ -1,7 +1,13 @@
 """One thread a process, so that parallel test processes share two cores; float64 and a fixed Hypothesis profile."""
 
+import gc
 import os
+import sys
 
+gc.disable()  # until everything is imported, of which nothing is garbage
+# what is compiled is kept, in the processes of tests too: otherwise each compiles torch anew, for ten seconds
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(variable, "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -46,9 +52,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: places.get(item.path, len(LONGEST)))
 
 
+def pytest_collection_finish() -> None:
+    """What was imported and collected stays to the end: it is looked through for garbage no more."""
+    gc.freeze()
+    gc.enable()
+
+
 @pytest.fixture(scope="session")
-def fresh() -> Iterator[FreshProcesses]:
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FreshProcesses]:
     """Processes for scripts, one each."""
-    processes = FreshProcesses(Path(__file__).parents[1])
+    here = tmp_path_factory.getbasetemp()
+    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+    processes = FreshProcesses(Path(__file__).parents[1], shared / "fork_server")
     yield processes
     processes.close()

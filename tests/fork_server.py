@@ -2,6 +2,7 @@
 
 import ast
 import atexit
+import gc
 import os
 import runpy
 import select
@@ -10,6 +11,7 @@ import socket
 import sys
 import threading
 import traceback
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from importlib import import_module
@@ -26,10 +28,13 @@ def read_order(connection: socket.socket) -> tuple[tuple[list[str], str, dict[st
 
 
 def run_python(arguments: list[str]) -> None:
-    """What `python *arguments` does, for -m, -c and a script."""
+    """What `python *arguments` does, for -m, -c and a script, after a -W."""
     first, *rest = arguments
     if first == "-u":  # as torchrun starts its processes; what is written is flushed at the end
         run_python(rest)
+    elif first == "-W":
+        warnings.simplefilter(rest[0])  # type: ignore[bad-argument-type] - error and the like, nothing longer
+        run_python(rest[1:])
     elif first == "-m":
         sys.argv[:], sys.path[0] = rest, os.getcwd()
         runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
@@ -37,7 +42,7 @@ def run_python(arguments: list[str]) -> None:
         sys.argv[:], sys.path[0] = ["-c", *rest[1:]], ""
         exec(compile(rest[0], "<string>", "exec"), {"__name__": "__main__"})
     elif first.startswith("-"):
-        raise ValueError(f"the fork server knows -m, -c and a script, not {first}")
+        raise ValueError(f"the fork server knows -W, -m, -c and a script, not {first}")
     else:
         sys.argv[:], sys.path[0] = arguments, str(Path(first).parent)
         runpy.run_path(first, run_name="__main__")
@@ -84,7 +89,7 @@ def become(order: tuple[list[str], str, dict[str, str]], streams: list[int]) -> 
 
 
 def keep(connection: socket.socket) -> None:
-    """Fork the process of one order, wait for it and tell how it ended."""
+    """Fork the process of one order, wait for it and tell how it ended; kill it where nobody is there any more to be told."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     order, streams = read_order(connection)
     child = os.fork()
@@ -96,6 +101,15 @@ def keep(connection: socket.socket) -> None:
             os._exit(1)
     for stream in streams:
         os.close(stream)
+    ended = threading.Event()
+
+    def kill_with_client() -> None:
+        if not connection.recv(1) and not ended.is_set():
+            os.kill(child, signal.SIGKILL)
+
+    threading.Thread(target=kill_with_client, daemon=True).start()
+    os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT)  # its number is not given to another process yet
+    ended.set()
     _, status = os.waitpid(child, 0)
     connection.sendall(str(os.waitstatus_to_exitcode(status)).encode())
 
@@ -117,13 +131,11 @@ def serve(listener: socket.socket) -> None:
         connection.close()
 
 
-LIBRARIES = (
-    *("matplotlib.pyplot", "scipy.integrate", "scipy.optimize", "scipy.stats"),
-    *("torch", "torch._dynamo", "torchmetrics", "manifolds", "ufm"),
-)
-
 if __name__ == "__main__":
-    for library in LIBRARIES:
+    gc.disable()
+    for library in sys.argv[2:]:
         import_module(library)
+    gc.freeze()  # no process looks through it for garbage
+    gc.enable()
     serve(socket.socket(fileno=int(sys.argv[1])))
     os._exit(0)  # at once, without taking the libraries down

@@ -2,6 +2,7 @@
 
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -37,4 +38,39 @@ def test_folder_arguments_environment_and_streams_are_passed_on(tmp_path: Path, 
 def test_an_option_of_the_interpreter_is_refused(fresh: FreshProcesses) -> None:
     done = subprocess.run([fresh.python, "-O", "module"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
-    assert "knows -m, -c and a script, not -O" in done.stderr
+    assert "knows -W, -m, -c and a script, not -O" in done.stderr
+
+
+def test_a_warning_is_an_error_where_that_is_asked_for(fresh: FreshProcesses) -> None:
+    for options, ended in (((), 0), (("-W", "error"), 1)):
+        call = [fresh.python, *options, "-c", "import warnings; warnings.warn('here')"]
+        done = subprocess.run(call, capture_output=True, text=True, check=False)
+        assert (done.returncode, "UserWarning: here" in done.stderr) == (ended, True)
+
+
+def test_a_killed_process_is_dead(fresh: FreshProcesses) -> None:
+    call = [fresh.python, "-c", "import os, time; print(os.getpid(), flush=True); time.sleep(600)"]
+    process = subprocess.Popen(call, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    number = int(process.stdout.readline())
+    process.kill()
+    assert process.stdout.read() == ""  # nobody holds the other end any more
+    process.communicate()
+    for _ in range(500):
+        if not Path(f"/proc/{number}").exists():
+            return
+        time.sleep(0.01)
+    raise AssertionError(number)
+
+
+def test_workers_share_a_server_that_ends_with_the_last_of_them(tmp_path: Path) -> None:
+    first, second = (FreshProcesses(Path(__file__).parents[1], tmp_path / "server", ()) for _ in range(2))
+    assert first.folder == second.folder
+    assert second.server is None
+    assert first.server is not None
+    second.close()
+    assert subprocess.run([first.python, "-c", "exit(7)"], check=False).returncode == 7
+    first.close()
+    assert first.server.returncode == 0
+    assert not first.folder.exists()
+    assert (tmp_path / "server").read_text() == ""

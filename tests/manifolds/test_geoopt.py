@@ -45,10 +45,12 @@ def manifold_class(request: pytest.FixtureRequest) -> type:
     return request.param
 
 
-# the integrated geodesics of NormalizedFeaturesExact are slow: one seed of the five by default
+# two seeds of geoopt's five by default, which draw other numbers for the same statements; one where geodesics are integrated
 SEEDED = [
     pytest.param(
-        (cls, seed), id=f"{cls.__name__}-{seed}", marks=[pytest.mark.slow] if cls is NormalizedFeaturesExact and seed > 1 else []
+        (cls, seed),
+        id=f"{cls.__name__}-{seed}",
+        marks=[pytest.mark.slow] if seed > (1 if cls is NormalizedFeaturesExact else 2) else [],
     )
     for cls in CLASSES
     for seed in (1, 2, 3, 4, 5)
@@ -403,7 +405,7 @@ OPTIMIZERS = [
 
 def steps(manifold_class: type) -> int:
     """Fewer where each step integrates a geodesic."""
-    return 8 if manifold_class is NormalizedFeaturesExact else 300
+    return 8 if manifold_class is NormalizedFeaturesExact else 150
 
 
 @pytest.mark.parametrize(("optimizer_class", "options"), OPTIMIZERS)

@@ -2,12 +2,12 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.fresh import FreshProcesses
 from tests.ufm.flow import full_processes
 from tests.ufm.flow.full_processes import RUNS
 from tests.ufm.flow.test_command import ROOT
@@ -21,11 +21,11 @@ from ufm.flow.checkpoints import remove_checkpoint
 REPEATED = ("embedded", "raw")
 
 
-def launch(size: int, folder: Path, *orders: str) -> None:
+def launch(fresh: FreshProcesses, size: int, folder: Path, *orders: str) -> None:
     """So many processes make runs one after another."""
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(size), "GLOO_SOCKET_IFNAME": "lo"}
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **address}
-    call = [sys.executable, "-W", "error", "-m", "tests.ufm.flow.full_processes", str(folder), *orders]
+    call = [fresh.python, "-W", "error", "-m", "tests.ufm.flow.full_processes", str(folder), *orders]
     running = [
         subprocess.Popen(call, cwd=ROOT, env={**environment, "RANK": str(rank)}, stderr=subprocess.PIPE, text=True)
         for rank in range(size)
@@ -46,7 +46,7 @@ def write_shards(folder: Path, name: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, fresh: FreshProcesses) -> Path:
     """What two processes have computed, stopped and computed again, and have left for one."""
     folder = tmp_path_factory.mktemp("runs")
     (folder / "shards").mkdir()
@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name in REPEATED:
             orders += [f"{name},whole,end,complete"]
             orders += [f"{name},again,in flow,stopped", f"{name},again,in scheme,stopped", f"{name},again,end,complete"]
-    launch(2, folder, *orders)
+    launch(fresh, 2, folder, *orders)
     return folder
 
 
@@ -75,7 +75,7 @@ def test_as_many_processes_give_every_bit_of_an_undisturbed_run(folder, name):
         np.testing.assert_array_equal(again[array], whole[array], err_msg=array)
 
 
-def test_two_one_and_four_processes_continue_one_run(folder):
+def test_two_one_and_four_processes_continue_one_run(folder, fresh):
     names = [name for name in RUNS if "reduce" not in RUNS[name]]
     for name in names:
         state = folder / f"{name}.handed"
@@ -86,7 +86,7 @@ def test_two_one_and_four_processes_continue_one_run(folder):
         assert rows.shape == (93, 5)
         np.testing.assert_array_equal(labels, labels_of(folder, name))
         assert full_processes.run(folder, name, "one", "end", OneProcess()) == "complete"
-    launch(4, folder, *[f"{name},handed,end,complete" for name in names])
+    launch(fresh, 4, folder, *[f"{name},handed,end,complete" for name in names])
     for name in names:
         whole, four = result(folder, f"{name}.one", 1), result(folder, f"{name}.handed", 4)
         assert whole.keys() == four.keys()

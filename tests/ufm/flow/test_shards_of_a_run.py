@@ -4,7 +4,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -95,7 +94,7 @@ def test_a_killed_process_ends_the_other_which_tells_and_the_same_command_goes_o
     call = ["--features", pattern, *options, "--quiet", "--out"]
     whole = two_processes(fresh, *call, str(shards / "whole.npz"))
     assert [process.communicate(timeout=120)[1] for process in whole] == ["", ""]
-    killed = two_processes(fresh, *call, str(shards / "two.npz"), call=(sys.executable, "-c", EVERY_STEP))
+    killed = two_processes(fresh, *call, str(shards / "two.npz"), call=(fresh.python, "-c", EVERY_STEP))
     while not any((shards / "two.partial").glob("[4-9]")):
         time.sleep(0.01)
         assert killed[0].poll() is None
