@@ -204,7 +204,7 @@ def load_run(path: Path) -> "tuple[TrainConfig, Record]":
 def _what_it_is(path: Path) -> str:
     """What else a folder is, and who reads it; "" where that is not known."""
     if (path / RUN).exists():
-        return "; it is a log of RunLog, which sims.measure, sims.figures and sims.compare read"
+        return "; it is a log of RunLog, which sims.measure, sims.figures, sims.ledger and sims.compare read"
     features = path / "features.npy"
     return f"; for the features in it give {features}" if features.exists() else ""
 

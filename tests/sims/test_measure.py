@@ -11,8 +11,8 @@ import torch
 
 from sims import measure
 from sims.compare import main as compare_main
-from sims.ledger import main as ledger_main
 from sims.measure import main, measure_features
+from sims.training.folder import load_run
 from ufm.files.store import load_arrays, save_arrays
 from ufm.monitor import NeuralCollapse
 from ufm.monitor.logs import CsvLog, RunLog
@@ -284,9 +284,10 @@ def test_what_is_given_for_features_is_told_by_what_it_is(tmp_path: Path, capsys
         (main, run / "trajectory.npz", f"it is a file of a run, give the folder {run}"),
         (main, run / "statistics-0001.npz", f"it is a file of a run, give the folder {run}"),
         (main, tmp_path / "npy", f"for the features in it give {tmp_path / 'npy' / 'features.npy'}"),
-        (ledger_main, run, "it is a log of RunLog, which sims.measure, sims.figures and sims.compare read"),
     ):
         assert command([str(given)]) == 2
         assert message in capsys.readouterr().err
+    with pytest.raises(ValueError, match="it is a log of RunLog, which sims.measure, sims.figures, sims.ledger and sims.compare"):
+        load_run(run)
     assert compare_main([str(tmp_path / "run.csv"), "--out", str(tmp_path / "out")]) == 2
     assert "is a table, without the singular vectors that are compared: give the folder of RunLog" in capsys.readouterr().err
