@@ -287,7 +287,7 @@ def test_what_is_given_for_features_is_told_by_what_it_is(tmp_path: Path, capsys
     ):
         assert command([str(given)]) == 2
         assert message in capsys.readouterr().err
-    with pytest.raises(ValueError, match="it is a log of RunLog, which sims.measure, sims.figures, sims.ledger and sims.compare"):
+    with pytest.raises(ValueError, match=r"it is a log of RunLog, which sims\.measure, sims\.figures, sims\.ledger and"):
         load_run(run)
     assert compare_main([str(tmp_path / "run.csv"), "--out", str(tmp_path / "out")]) == 2
     assert "is a table, without the singular vectors that are compared: give the folder of RunLog" in capsys.readouterr().err
