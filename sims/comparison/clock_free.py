@@ -15,7 +15,7 @@ from ufm.compare.clock_free import Conservation, Estimate, GrowthSplit, Rotation
 from ufm.compare.column_sum_decay import ColumnSumDecay, column_sum_decay
 from ufm.compare.comparison import Comparison
 from ufm.compare.coordinates import Entry
-from ufm.compare.implied import SeenStatistics
+from ufm.compare.implied import SeenStatistics, seen_statistics
 from ufm.files.features import classifier_of
 from ufm.files.plot import BLACK, BLUE, GREEN, few_ticks, panels
 from ufm.files.store import load_arrays
@@ -78,7 +78,7 @@ def clock_free_tests(run: Observed, comparison: Comparison) -> ClockFreeTests:
             sums = _column_sums(run, inside)
         except ValueError as error:
             notes.append(f"sum of the classifier's rows: {error}")
-    seen = None if parts is None else SeenStatistics(parts, entries[0], entries[-1])
+    seen = None if parts is None else seen_statistics(entries, parts)
     return ClockFreeTests(epochs, conservation(entries), parts, turned, sums, notes, seen)
 
 
