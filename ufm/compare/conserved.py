@@ -37,22 +37,31 @@ class ConservedProducts:
     __repr__ = short_repr
 
 
-def conserved_products(entries: Sequence[Entry]) -> ConservedProducts:
-    """From the class statistics of several epochs in one basis. Raises ValueError where Sigma_W is singular."""
+def conserved_products(entries: Sequence[Entry], whole: Sequence[Entry] | None = None) -> ConservedProducts:
+    """From the class statistics of several epochs in one basis, for the inner products those in all directions (`whole`) where
+    Sigma_W has not the whole range. Raises ValueError where it is singular in the basis.
+    """
     rows = np.unique(np.round(np.linspace(0, len(entries) - 1, min(len(entries), MOST_EPOCHS))).astype(int))
-    sigmas, S = [entries[k].sigma_w for k in rows], [entries[k].M * np.sqrt(entries[k].priors) for k in rows]
-    first = factor_of(sigmas[0])
+    kept = [entries[k] for k in rows]
+    first, S = factor_of(kept[0].sigma_w), [entry.M * np.sqrt(entry.priors) for entry in kept]
     fixed = [white_means(first, means) for means in S]
-    own = [white_means(factor_of(sigma), means) for sigma, means in zip(sigmas, S, strict=True)]
-    T, side_by_side = len(rows), np.hstack(S)
+    own = [white_means(factor_of(entry.sigma_w), means) for entry, means in zip(kept, S, strict=True)]
+    grams = (np.array([white.T @ white for white in of]) for of in (own, fixed))
+    products = _inner_products(kept if whole is None else [whole[k] for k in rows])
+    return ConservedProducts(*grams, np.array([fixed[0].T @ white for white in fixed]), products)
+
+
+def _inner_products(entries: Sequence[Entry]) -> np.ndarray:
+    T, sigmas = len(entries), [entry.sigma_w for entry in entries]
+    S = [entry.M * np.sqrt(entry.priors) for entry in entries]
+    side_by_side = np.hstack(S)
     products = np.empty((2 * T, 2 * T))
     for s in range(T):
         products[s, :T] = [float(np.vdot(sigmas[s], sigma)) for sigma in sigmas]
         products[s, T:] = ((sigmas[s] @ side_by_side) * side_by_side).sum(0).reshape(T, -1).sum(1)
         products[T + s, T:] = ((S[s].T @ side_by_side) ** 2).sum(0).reshape(T, -1).sum(1)
     products[T:, :T] = products[:T, T:].T
-    grams = (np.array([white.T @ white for white in of]) for of in (own, fixed))
-    return ConservedProducts(*grams, np.array([fixed[0].T @ white for white in fixed]), products)
+    return products
 
 
 def change_of_entries(products: ConservedProducts, r: float) -> tuple[float, float]:

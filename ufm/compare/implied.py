@@ -30,20 +30,26 @@ class SeenStatistics:
     __repr__ = short_repr
 
 
-def seen_statistics(entries: Sequence[Entry], split: GrowthSplit | None = None) -> SeenStatistics:
-    """What a name is held against, from class statistics in one basis, one an epoch, and their split where it is known.
+def seen_statistics(
+    entries: Sequence[Entry], split: GrowthSplit | None = None, whole: Sequence[Entry] | None = None
+) -> SeenStatistics:
+    """What a name is held against, from class statistics in one basis of the range of the first Sigma_W, one an epoch; and their
+    split, and the statistics in all directions, where these are known.
 
     Raises ValueError where Sigma_W is singular, or for fewer than 2 epochs.
     """
-    return SeenStatistics(growth_split(entries) if split is None else split, conserved_products(entries))
+    return SeenStatistics(growth_split(entries) if split is None else split, conserved_products(entries, whole))
 
 
-def contradiction(name: str, parameter: float | None, runs: Sequence[SeenStatistics | None], most: float) -> str:
+def contradiction(name: str, parameter: float | None, runs: Sequence[SeenStatistics | str | None], most: float) -> str:
     """What of the statistics of some run a model does not have, in words; "" where each is as it implies, within `most`: of the
-    growth for the split, of its norm for what is conserved. None stands for a run whose statistics are not known.
+    growth for the split, of its norm for what is conserved. None stands for a run whose statistics are not known, a sentence for
+    one of which they are such that no flow that conserves A(r) has them.
     """
+    if name not in (RENORMALIZED.name, EMBEDDED.name, PLAIN, KERNEL):
+        return ""
     for seen in runs:
-        against = "" if seen is None else _contradicted(name, parameter, seen, most)
+        against = seen if isinstance(seen, str) else "" if seen is None else _contradicted(name, parameter, seen, most)
         if against:
             return against
     return ""
@@ -53,8 +59,6 @@ def _contradicted(name: str, parameter: float | None, seen: SeenStatistics, most
     if name in (RENORMALIZED.name, EMBEDDED.name):
         own = seen.split.share
         return _not_the_share(own.value, own.low, own.high, 1.0, most) or _not_conserved(seen, np.inf, most)
-    if name not in (PLAIN, KERNEL):
-        return ""
     r = 1.0 if parameter is None else parameter
     return _not_conserved(seen, r, most) or _not_the_share(*_share_without_decay(seen, r), share_of_kernel(seen.split, r), most)
 

@@ -30,10 +30,11 @@ PREDICTED_TO = 1e-5  # of log omega, to which predictions are computed: an exact
 NAN = float("nan")
 
 
-def judge(runs: Sequence[Measured], rule: Rule | None = None, seen: Sequence[SeenStatistics | None] = ()) -> Selection:
+def judge(runs: Sequence[Measured], rule: Rule | None = None, seen: Sequence[SeenStatistics | str | None] = ()) -> Selection:
     """The models that survive on several runs of one experiment: one model and parameter for all, a clock for each.
 
-    seen: of every run, what its class statistics of later epochs are held against a name with, None where they are not known.
+    seen: of every run, what its class statistics of later epochs are held against a name with, None where they are not known, a
+    sentence where they are those of no flow that `contradiction` knows.
     Raises ValueError for entry statistics that are not those of a run's first epoch.
     """
     rule = rule or Rule()
@@ -52,7 +53,7 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None, seen: Sequence[See
 
 
 def judge_predicted(
-    states: Sequence[PredictedRun], missing: Mapping[str, str], rule: Rule, seen: Sequence[SeenStatistics | None] = ()
+    states: Sequence[PredictedRun], missing: Mapping[str, str], rule: Rule, seen: Sequence[SeenStatistics | str | None] = ()
 ) -> Selection:
     """The same from predictions; `missing` says of every model what it lacks, "" where it is predicted."""
     names = [name for name, why in missing.items() if not why]
@@ -183,7 +184,7 @@ def _kept_beside(support: Mapping[str, Support], name: str, other: str) -> bool:
     return support[name].negligible and _elsewhere(other, support[other].parameter)
 
 
-def _objection(name: str, own: Support, seen: Sequence[SeenStatistics | None], freedoms: float) -> str:
+def _objection(name: str, own: Support, seen: Sequence[SeenStatistics | str | None], freedoms: float) -> str:
     """Why the one model left is not named all the same: too little to know the noise by, or features that it does not imply."""
     if freedoms < PRIOR_FREEDOMS:
         return f"{freedoms:g} freedoms beside the clock tell less of the noise than is assumed: {PRIOR_FREEDOMS:g} are needed"
@@ -194,7 +195,7 @@ def _verdict(
     support: Mapping[str, Support],
     told: Mapping[str, bool],
     growth: float,
-    seen: Sequence[SeenStatistics | None] = (),
+    seen: Sequence[SeenStatistics | str | None] = (),
     freedoms: float = np.inf,
 ) -> Selection:
     left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
