@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from ufm.compare.implied import SeenStatistics, contradiction
-from ufm.compare.models import MODELS, UnpredictedError, available
+from ufm.compare.models import JOINT, MODELS, UnpredictedError, available
 from ufm.compare.noise import PRIOR_FREEDOMS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 from ufm.compare.predicted import PredictedRun, predict
@@ -26,6 +26,7 @@ BEYOND = 8.0  # standard deviations past the furthest simulated run, where no mo
 PROBED, FAR_BEYOND = 6, 40.0  # of the first runs, that are judged before the others, and the same past these few, in all tests
 EXPLAINED = 0.9  # of the growth of log omega, by the model that is named: what leaves more is no noise that a name could rest on
 TOLD = 100.0  # likelihood ratio at which a special case is told from the model that contains it
+LARGEST_TOLD = 10.0  # kappa, that is named
 PREDICTED_TO = 1e-5  # of log omega, to which predictions are computed: an exact record tells them apart below the tolerance, too
 NAN = float("nan")
 
@@ -179,6 +180,13 @@ def _elsewhere(name: str, value: float | None) -> bool:
     return value != MODELS[name].limit and not MODELS[name].counts_as_limit(value)
 
 
+def _too_near_its_limit(name: str, value: float | None) -> bool:
+    """Whether the one model left may be its limit all the same: `counts_as_limit`, or a classifier more than LARGEST_TOLD times
+    as fast as features, whose lag is what a step that is not small makes of one at least squares.
+    """
+    return MODELS[name].counts_as_limit(value) or (name == JOINT and value is not None and value > LARGEST_TOLD)
+
+
 def _kept_beside(support: Mapping[str, Support], name: str, other: str) -> bool:
     """Whether the tolerance alone keeps a model beside one that contains it and is likeliest where it counts as another."""
     return support[name].negligible and _elsewhere(other, support[other].parameter)
@@ -211,7 +219,7 @@ def _verdict(
         return Selection(
             UNDECIDED, "", left, f"{single[0]} and {', '.join(near)}, which contains it, cannot be told apart", support
         )
-    if len(single) == 1 and MODELS[single[0]].counts_as_limit(support[single[0]].parameter):
+    if len(single) == 1 and _too_near_its_limit(single[0], support[single[0]].parameter):
         own = MODELS[single[0]]
         at = f"{own.parameter} = {support[own.name].parameter:.3g}"
         why = f"{own.name} is the one left, but at {at}, too near {own.limit:g} to count as another model than {own.contains[0]}"
