@@ -1,7 +1,7 @@
 """The tests without a clock of one run: from its stored class statistics, as numbers, a table and a figure."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from manifolds.linalg import epsilon
-from sims.comparison.entries import measured
+from sims.comparison.entries import change_of_stored_layer, measured
 from sims.comparison.runs import Observed
 from ufm.compare.clock_free import Conservation, Estimate, GrowthSplit, Rotation, conservation, growth_split, rotation
 from ufm.compare.column_sum_decay import ColumnSumDecay, column_sum_decay
@@ -82,6 +82,8 @@ def clock_free_tests(run: Observed, comparison: Comparison) -> ClockFreeTests:
         except ValueError as error:
             notes.append(f"sum of the classifier's rows: {error}")
     seen = notes[0].removeprefix("split: ") if parts is None else _held_against(compared, epochs, whole, entries, parts)
+    if isinstance(seen, SeenStatistics):
+        seen = replace(seen, layer=change_of_stored_layer(inside))
     return ClockFreeTests(epochs, conservation(entries), parts, turned, sums, notes, seen)
 
 

@@ -17,7 +17,7 @@ from itertools import pairwise
 import numpy as np
 
 from manifolds.representation import short_repr
-from ufm.compare.coordinates import Entry, factor_of, frame_of, white_means
+from ufm.compare.coordinates import Entry, LayerBelow, factor_of, frame_of, white_means
 
 BLOCKS = 4  # that the epochs of a run are averaged in, a single epoch each where there are fewer than twice as many
 MOST_EPOCHS = 30  # of more, so many are looked at, spread evenly: the products of entries grow with their square
@@ -96,6 +96,13 @@ def change_seen_by_class_means(products: ConservedProducts, r: float) -> float:
     c = _factor(np.trace(C, axis1=1, axis2=2) / K, r)
     moved = (C / c[:, None, None] - np.eye(K)).reshape(len(C), -1)
     return largest_change(moved @ moved.T / K)
+
+
+def change_of_layer(first: LayerBelow, last: LayerBelow, priors: np.ndarray) -> float:
+    """By how much of its norm A A^T has changed, or Sigma_W or the class means of the layer below, whichever most."""
+    q = np.sqrt(priors)
+    pairs = ((first.A @ first.A.T, last.A @ last.A.T), (first.sigma_w, last.sigma_w), (first.M * q, last.M * q))
+    return max(float(np.linalg.norm(after - before) / np.linalg.norm(before)) for before, after in pairs)
 
 
 def _factor(c: np.ndarray, r: float) -> np.ndarray:

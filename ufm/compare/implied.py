@@ -5,7 +5,7 @@ The likelihood sees the SNR matrix alone, and takes for noise what the likeliest
 split          the class means' share of the growth of log omega: 1 where Sigma_W stands still (renormalized, embedded), s of
                `predicted_split` under plain descent, r s / (r s + 1 - s) under a block kernel, whose gradient is the same
 conservation   Sigma_W + S S^T / r under plain descent (r = 1) and a block kernel, up to the common factor of feature decay;
-               Sigma_W (r = inf) under the renormalized and the embedded flow, in the directions of the class means
+               Sigma_W (r = inf) under the renormalized and the embedded flow; A A^T and the layer below under `layer`
 """
 
 from collections.abc import Sequence
@@ -17,16 +17,19 @@ from manifolds.representation import short_repr
 from ufm.compare.clock_free import GrowthSplit, growth_split
 from ufm.compare.conserved import ConservedProducts, change_of_entries, change_seen_by_class_means, conserved_products
 from ufm.compare.coordinates import Entry
-from ufm.compare.models import KERNEL, PLAIN
+from ufm.compare.models import KERNEL, LAYER, PLAIN
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
 
 @dataclass(frozen=True, eq=False)
 class SeenStatistics:
-    """Of the epochs of one run that are compared: the split of its growth, and what tells whether A(r) is conserved."""
+    """Of the epochs of one run that are compared: the split of its growth, what tells whether A(r) is conserved, and, where the
+    layer below is stored, `change_of_layer` from the first to the last.
+    """
 
     split: GrowthSplit
     conserved: ConservedProducts
+    layer: float | None = None
     __repr__ = short_repr
 
 
@@ -46,6 +49,10 @@ def contradiction(name: str, parameter: float | None, runs: Sequence[SeenStatist
     growth for the split, of its norm for what is conserved. None stands for a run whose statistics are not known, a sentence for
     one of which they are such that no flow that conserves A(r) has them.
     """
+    if name == LAYER:
+        changes = [seen.layer for seen in runs if isinstance(seen, SeenStatistics) and seen.layer is not None]
+        largest = max(changes, default=0.0)
+        return "" if largest <= most else f"A A^T or the layer below, which it leaves as they are, have changed by {largest:.0%}"
     if name not in (RENORMALIZED.name, EMBEDDED.name, PLAIN, KERNEL):
         return ""
     for seen in runs:

@@ -1,20 +1,23 @@
 """What is conserved, over all epochs: jitter is no change, a change is none of jitter, and no basis of the features matters."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sims.comparison.controls import Case, make
-from tests.ufm.compare.descents import descend, entry_of, labelled, white_start
+from tests.ufm.compare.descents import descend, descend_layer, entry_of, labelled, white_start
 from ufm.compare.conserved import (
     change_of_entries,
+    change_of_layer,
     change_seen_by_class_means,
     conserved_products,
     largest_change,
 )
-from ufm.compare.coordinates import Entry, gram_of_spectrum
-from ufm.compare.implied import seen_statistics
+from ufm.compare.coordinates import Entry, LayerBelow, gram_of_spectrum
+from ufm.compare.implied import contradiction, seen_statistics
 from ufm.compare.outcome import NAMED, UNDECIDED, Measured
 from ufm.compare.selection import judge
 
@@ -182,3 +185,19 @@ def test_plain_descent_seen_in_a_basis_that_moves_where_features_vary_little_get
     assert change_of_entries(products, 1.0)[1] < MOST / 10
     assert change_seen_by_class_means(products, 1.0) > MOST
     assert change_seen_by_class_means(conserved_products([entry_of(H, y) for H in rows]), 1.0) < 0.01
+
+
+def test_a_layer_over_fixed_features_conserves_what_it_says_and_another_does_not() -> None:
+    rng, y = np.random.default_rng(5), labelled(SIZES)
+    Z = white_start(rng, SIZES, 9, 4.0)
+    below, priors = entry_of(Z, y), np.array(SIZES) / sum(SIZES)
+    first, *_, last = descend_layer(Z, y, rng.standard_normal((6, 9)), 0.5, 2000, 200)
+    start = LayerBelow(first, below.M, below.sigma_w)
+    assert np.linalg.norm(last - first) > 0.1 * np.linalg.norm(first)
+    assert change_of_layer(start, LayerBelow(last, below.M, below.sigma_w), priors) < 0.01
+    for A, M, sigma in ((1.2 * last, 1.0, 1.0), (last, 1.2, 1.0), (last, 1.0, 1.2)):
+        change = change_of_layer(start, LayerBelow(A, M * below.M, sigma * below.sigma_w), priors)
+        assert change == pytest.approx(0.44 if A is not last else 0.2, abs=0.01)
+    seen = seen_statistics([entry_of(A @ Z, y) for A in (first, last)])
+    assert contradiction("layer", None, [seen, replace(seen, layer=0.05), None, "of no flow"], MOST) == ""
+    assert "have changed by 30%" in contradiction("layer", None, [replace(seen, layer=0.05), replace(seen, layer=0.3)], MOST)
