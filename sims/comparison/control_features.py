@@ -13,7 +13,7 @@ from ufm.compare.implied import SeenStatistics, seen_statistics
 from ufm.compare.models import KERNEL, PLAIN
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
-ACCURACY = 1e-9  # of the class means that are followed, in relation to themselves
+RELATIVE_ERROR = 1e-9  # of the class means that are followed, in relation to themselves
 
 
 class NoisyCase(Protocol):
@@ -91,7 +91,7 @@ def true_statistics(model: str, run: TrueRun) -> list[tuple[np.ndarray, np.ndarr
         return (r * inverse @ S @ J @ Q @ (q[:, None] ** 2 * J) @ (one - N / r) @ Q).ravel()
 
     solved = solve_ivp(
-        velocity, (0, run.times[-1]), S0.ravel(), "DOP853", run.times, rtol=ACCURACY, atol=ACCURACY * abs(S0).max()
+        velocity, (0, run.times[-1]), S0.ravel(), "DOP853", run.times, rtol=RELATIVE_ERROR, atol=RELATIVE_ERROR * abs(S0).max()
     )
     assert solved.success, solved.message
     return [(S, A - S @ S.T / r) for S in solved.y.T.reshape(-1, *S0.shape)]

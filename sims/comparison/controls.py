@@ -68,11 +68,11 @@ def make(case: Case, seed: int) -> list[Measured]:
 
 
 def _made(case: Case, seed: int) -> list[tuple[Measured, TrueRun]]:
-    rng = np.random.default_rng(_draw(case, seed))
+    rng = np.random.default_rng(_seed_words(case, seed))
     return [_run_case(case, rng) for _ in range(case.runs)]
 
 
-def _draw(case: Case, seed: int) -> list[int]:
+def _seed_words(case: Case, seed: int) -> list[int]:
     return [seed, case.C, case.T, TRUE_IF_STORED.index(case.model)]
 
 
@@ -166,7 +166,7 @@ def judged(case: Case, seed: int) -> dict[str, Any]:
     """One case, judged: outcome, name, whether the true model was refuted, and whether the oracle could tell."""
     made, rule = _made(case, seed), Rule(seed=seed)
     runs = [run for run, _ in made]
-    rng = np.random.default_rng([*_draw(case, seed), FEATURES])
+    rng = np.random.default_rng([*_seed_words(case, seed), FEATURES])
     seen = [features_seen(case, true, rng) for _, true in made]
     names = [name for name, missing in available(runs[0].entry).items() if not missing]
     states = predict(runs, names, rule.tolerance)

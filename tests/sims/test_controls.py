@@ -87,5 +87,5 @@ def test_a_case_is_judged_with_its_features_and_its_runs_do_not_depend_on_them(m
     monkeypatch.setattr(controls, "features_seen", stubbed)
     verdict = controls.judged(case, 0)
     assert (verdict["outcome"], verdict["compatible"]) == ("undecided", ["renormalized"])
-    own = np.random.default_rng(controls._draw(case, 0)).standard_normal(4)
+    own = np.random.default_rng(controls._seed_words(case, 0)).standard_normal(4)
     assert not np.isin(generators[0].standard_normal(4), own).any()

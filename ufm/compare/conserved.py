@@ -19,8 +19,8 @@ import numpy as np
 from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry, LayerBelow, factor_of, frame_of, white_means
 
-BLOCKS = 4  # that the epochs of a run are averaged in, a single epoch each where there are fewer than twice as many
-MOST_EPOCHS = 30  # of more, so many are looked at, spread evenly: the products of entries grow with their square
+STRETCHES = 4  # that the epochs of a run are averaged in, a single epoch each where there are fewer than twice as many
+MOST_LOOKED_AT = 30  # of more, so many are looked at, spread evenly: the products of entries grow with their square
 DEVIATIONS = 2.0  # standard deviations of its jitter by which a single epoch may lie farther off
 
 
@@ -41,14 +41,15 @@ def conserved_products(entries: Sequence[Entry], whole: Sequence[Entry] | None =
     """From the class statistics of several epochs in one basis, for the inner products those in all directions (`whole`) where
     Sigma_W has not the whole range. Raises ValueError where it is singular in the basis.
     """
-    rows = np.unique(np.round(np.linspace(0, len(entries) - 1, min(len(entries), MOST_EPOCHS))).astype(int))
+    rows = np.unique(np.round(np.linspace(0, len(entries) - 1, min(len(entries), MOST_LOOKED_AT))).astype(int))
     kept = [entries[k] for k in rows]
     first, S = factor_of(kept[0].sigma_w), [entry.M * np.sqrt(entry.priors) for entry in kept]
     fixed = [white_means(first, means) for means in S]
     own = [white_means(factor_of(entry.sigma_w), means) for entry, means in zip(kept, S, strict=True)]
-    grams = (np.array([white.T @ white for white in of]) for of in (own, fixed))
+    G, F = (np.array([white.T @ white for white in whites]) for whites in (own, fixed))
+    X = np.array([fixed[0].T @ white for white in fixed])
     products = _inner_products(kept if whole is None else [whole[k] for k in rows])
-    return ConservedProducts(*grams, np.array([fixed[0].T @ white for white in fixed]), products)
+    return ConservedProducts(G, F, X, products)
 
 
 def _inner_products(entries: Sequence[Entry]) -> np.ndarray:
@@ -124,7 +125,7 @@ def largest_change(inner: np.ndarray) -> float:
     differ = np.diff(np.eye(T), n=min(2, T - 1), axis=0)
     jitter = float(np.einsum("is,st,it->i", differ, inner, differ).mean() / (differ[0] ** 2).sum())
     single = _apart(inner).max() ** 0.5 - DEVIATIONS * (2 * max(jitter, 0.0)) ** 0.5
-    edges = np.linspace(0, T, (BLOCKS if T >= 2 * BLOCKS else T) + 1).astype(int)
+    edges = np.linspace(0, T, (STRETCHES if T >= 2 * STRETCHES else T) + 1).astype(int)
     means = np.array([(np.arange(T) >= low) & (np.arange(T) < high) for low, high in pairwise(edges)]) / np.diff(edges)[:, None]
     noise = jitter * (1 / np.diff(edges) + 1 / edges[1])[1:]
     standing = (_apart(means @ inner @ means.T)[1:] - noise).max()

@@ -132,10 +132,10 @@ def test_a_change_of_any_shape_is_found_among_any_number_of_epochs(shape: str, T
         "last": (at == T - 1).astype(float),
     }[shape]
     for change in (0.05, 0.2):
-        found = largest_change(np.outer(along, along) * change**2)
-        assert (found > MOST) is (change > MOST)
-        assert found <= 1.2 * change
-    assert shape != "steady" or T == 2 or found == pytest.approx(0.2)
+        largest = largest_change(np.outer(along, along) * change**2)
+        assert (largest > MOST) is (change > MOST)
+        assert largest <= 1.2 * change
+    assert shape != "steady" or T == 2 or largest == pytest.approx(0.2)
 
 
 @pytest.mark.parametrize(("dtype", "far"), [("float64", 0.0), ("float32", 0.0), ("float64", 1e6)])
