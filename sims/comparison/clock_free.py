@@ -1,7 +1,7 @@
 """The tests without a clock of one run: from its stored class statistics, as numbers, a table and a figure."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from sims.comparison.entries import measured
+from manifolds.linalg import epsilon
+from sims.comparison.entries import change_of_stored_layer, measured
 from sims.comparison.runs import Observed
 from ufm.compare.clock_free import Conservation, Estimate, GrowthSplit, Rotation, conservation, growth_split, rotation
 from ufm.compare.column_sum_decay import ColumnSumDecay, column_sum_decay
 from ufm.compare.comparison import Comparison
-from ufm.compare.coordinates import Entry
-from ufm.compare.implied import SeenStatistics
+from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
+from ufm.compare.implied import SeenStatistics, seen_statistics
 from ufm.files.features import classifier_of
 from ufm.files.plot import BLACK, BLUE, GREEN, few_ticks, panels
 from ufm.files.store import load_arrays
+from ufm.laws.trajectory import Trajectory
 from ufm.monitor.epoch_statistics import load_statistics
 
-RELATIVE = 1e-10  # of the largest eigenvalue of Sigma_W of the first epoch: below it a direction is left out at all epochs
+OTHER_SNR = 0.1  # of the growth of log omega, by which the statistics of an epoch may differ from what is recorded of it
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +38,7 @@ class ClockFreeTests:
     rotation: Rotation | None = None
     column_sums: ColumnSumDecay | None = None
     notes: list[str] = field(default_factory=list)
-    seen: SeenStatistics | None = None
+    seen: SeenStatistics | str | None = None
 
     def numbers(self) -> dict[str, Any]:
         """For report.json; None where a test is missing."""
@@ -60,7 +62,8 @@ def clock_free_tests(run: Observed, comparison: Comparison) -> ClockFreeTests:
     compared = comparison.window.compared
     assert compared is not None
     inside = {file: epoch for file, epoch in run.files.items() if epoch in compared.t}
-    epochs, entries = entries_in_one_basis(inside)
+    epochs, whole, basis = stored_statistics(inside)
+    entries = reduced(whole, basis)
     if len(epochs) < 2:
         return ClockFreeTests(epochs, notes=[f"class statistics of {len(epochs)} epochs are stored: the tests need 2"])
     notes = list[str]()
@@ -78,39 +81,71 @@ def clock_free_tests(run: Observed, comparison: Comparison) -> ClockFreeTests:
             sums = _column_sums(run, inside)
         except ValueError as error:
             notes.append(f"sum of the classifier's rows: {error}")
-    seen = None if parts is None else SeenStatistics(parts, entries[0], entries[-1])
+    seen = notes[0].removeprefix("split: ") if parts is None else _held_against(compared, epochs, whole, entries, parts)
+    if isinstance(seen, SeenStatistics):
+        seen = replace(seen, layer=change_of_stored_layer(inside))
     return ClockFreeTests(epochs, conservation(entries), parts, turned, sums, notes, seen)
+
+
+def _held_against(
+    compared: Trajectory, epochs: np.ndarray, whole: Sequence[Entry], entries: Sequence[Entry], parts: GrowthSplit
+) -> SeenStatistics | str:
+    """What a name is held against; a sentence where the SNR recorded has come to be in other directions than at first."""
+    run, _ = measured(compared, None)
+    growth = float((parts.signal + parts.noise).sum(0).mean())
+    if run.V.ndim == 3:
+        rows = np.searchsorted(run.t, epochs)
+        frame = frame_of(entries[0].gram())
+        try:
+            recorded = log_gram(gram_of_spectrum(run.omega[rows], run.V[rows], entries[0].priors), frame)
+            gap = abs(log_gram(np.array([entry.gram() for entry in entries]), frame) - recorded).max()
+        except ValueError as error:
+            return str(error)
+        if not gap <= OTHER_SNR * abs(growth):
+            return f"Sigma_W has come to vary in other directions than at first, which hold {gap:.2g} of log omega"
+    return seen_statistics(entries, parts, whole)
 
 
 def entries_in_one_basis(files: Mapping[Path, float]) -> tuple[np.ndarray, list[Entry]]:
     """Epochs (T,) and class statistics of files of features or of statistics, all in one basis of the range of
     Sigma_W of the first.
     """
+    epochs, entries, basis = stored_statistics(files)
+    return epochs, reduced(entries, basis)
+
+
+def stored_statistics(files: Mapping[Path, float]) -> tuple[np.ndarray, list[Entry], np.ndarray]:
+    """Epochs (T,), class statistics, and a basis of the range of Sigma_W of the first, as `range_of_covariance` tells it."""
     from ufm.features.labels import check_labels
+    from ufm.features.ranges import range_of_covariance
     from ufm.features.statistics import statistics_of
     from ufm.files.store import load_features
 
-    of_epoch = dict[float, tuple[np.ndarray, np.ndarray, np.ndarray]]()
+    entries, basis = dict[float, Entry](), np.zeros((0, 0))
     for path, epoch in sorted(files.items(), key=lambda item: item[1]):
         if path.name.startswith("statistics-"):
             arrays = load_statistics(path)
-            of_epoch[epoch] = arrays["counts"], arrays["class_means"], arrays["sigma_w"]
-        elif epoch not in of_epoch:
+            counts, means, sigma_w, eps = (arrays[name] for name in ("counts", "class_means", "sigma_w", "precision"))
+        elif epoch not in entries:
             features, labels = load_features(path)
             labels = check_labels(features, labels)
             stats = statistics_of(features.astype(np.float64), labels, int(labels.max()) + 1)
-            of_epoch[epoch] = np.bincount(labels), stats.means, stats.sigma_w
-    if not of_epoch:
-        return np.zeros(0), []
-    values, E = np.linalg.eigh(next(iter(of_epoch.values()))[2])
-    basis = E[:, values > RELATIVE * values[-1]]
-    entries = []
-    for counts, means, sigma_w in of_epoch.values():
-        centred = means - (means @ (counts / counts.sum()))[:, None]
-        if basis.shape[1] < len(basis):
-            centred, sigma_w = basis.T @ centred, basis.T @ sigma_w @ basis
-        entries.append(Entry(counts, centred, sigma_w))
-    return np.array(list(of_epoch)), entries
+            counts, means, sigma_w, eps = np.bincount(labels), stats.means, stats.sigma_w, epsilon(features)
+        else:
+            continue
+        priors = counts / counts.sum()
+        if not entries or epoch == next(iter(entries)):
+            _, E, dropped, _ = range_of_covariance(sigma_w, means, priors, float(eps))
+            basis = E[:, dropped:]
+        entries[epoch] = Entry(counts, means - (means @ priors)[:, None], sigma_w)
+    return np.array(list(entries)), list(entries.values()), basis
+
+
+def reduced(entries: Sequence[Entry], basis: np.ndarray) -> list[Entry]:
+    """Class statistics in the directions of a basis (P, r); as they are where these are all."""
+    if basis.shape[0] == basis.shape[1]:
+        return list(entries)
+    return [Entry(entry.counts, basis.T @ entry.M, basis.T @ entry.sigma_w @ basis) for entry in entries]
 
 
 def _column_sums(run: Observed, files: Mapping[Path, float]) -> ColumnSumDecay:

@@ -16,6 +16,7 @@ import numpy as np
 
 from manifolds.linalg import root_of_spectrum
 from sims.command import Parser, parse_share, run_command
+from sims.comparison.control_features import TrueRun, exponential, features_seen, symmetric_noise
 from sims.comparison.control_starts import start_of_case, with_means
 from ufm.compare.coordinates import Entry, frame_of, log_gram
 from ufm.compare.likelihood import Path as Predicted
@@ -33,6 +34,7 @@ from ufm.output import show
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")
 TRUE_IF_STORED = (*TRUE, "joint", "layer")
+FEATURES = 1  # of a case's draw, that of the errors of its later features: runs, clocks and noise are drawn without them
 TRUE_PARAMETERS = {"kernel": 4.0, "joint": 1.0}
 
 
@@ -62,11 +64,19 @@ class Case:
 
 def make(case: Case, seed: int) -> list[Measured]:
     """The runs of a case: errors of `noise` on every log omega, and as much rotation of every vector, the start included."""
-    rng = np.random.default_rng([seed, case.C, case.T, TRUE_IF_STORED.index(case.model)])
+    return [run for run, _ in _made(case, seed)]
+
+
+def _made(case: Case, seed: int) -> list[tuple[Measured, TrueRun]]:
+    rng = np.random.default_rng(_seed_words(case, seed))
     return [_run_case(case, rng) for _ in range(case.runs)]
 
 
-def _run_case(case: Case, rng: np.random.Generator) -> Measured:
+def _seed_words(case: Case, seed: int) -> list[int]:
+    return [seed, case.C, case.T, TRUE_IF_STORED.index(case.model)]
+
+
+def _run_case(case: Case, rng: np.random.Generator) -> tuple[Measured, TrueRun]:
     entry = start_of_case(case, rng)
     gram = entry.gram()
     frame = frame_of(gram)
@@ -74,36 +84,27 @@ def _run_case(case: Case, rng: np.random.Generator) -> Measured:
     ((_, motion),) = motions(case.model, gram, entry.counts, entry, None if value is None else (value,))
     first = log_gram(gram, frame)
     end = float(np.diagonal(first).mean() + np.log(case.growth))
-    Y, _ = trace(motion, frame, np.inf, end + 0.1, 0.01)
+    Y, times = trace(motion, frame, np.inf, end + 0.1, 0.01)
     level = np.diagonal(Y, axis1=1, axis2=2).mean(1)
     wanted = level[0] + np.log(case.growth) * np.linspace(0, 1, case.T) ** np.exp(rng.uniform(-0.7, 0.7))
     place = np.interp(wanted, level, np.arange(len(level)))
     low = np.minimum(place.astype(int), len(level) - 2)
     share = (place - low)[:, None, None]
     noisy = _with_noise((1 - share) * Y[low] + share * Y[low + 1], case, rng)
-    return _seen(noisy, frame, entry)
+    return _seen(noisy, frame, entry), TrueRun(entry, value, np.interp(place, np.arange(len(level)), times), noisy, frame)
 
 
 def _with_noise(Y: np.ndarray, case: Case, rng: np.random.Generator) -> np.ndarray:
-    """exp(Y) N exp(Y), N = exp(2 noise E) with AR(1) symmetric E: 1 on its diagonal, sqrt(1 / K) off it. log of it halved."""
-    T, K, _ = Y.shape
-    E = rng.standard_normal((T, K, K))
-    E = (E + E.swapaxes(1, 2)) / 2 * np.where(np.eye(K) > 0, 1, np.sqrt(2 / K))
-    for t in range(1, T):
-        E[t] = case.rho * E[t - 1] + np.sqrt(1 - case.rho**2) * E[t]
-    half, middle = _exponential(Y), _exponential(2 * case.noise * E)
-    return log_gram(half @ middle @ half, np.eye(K))
-
-
-def _exponential(Y: np.ndarray) -> np.ndarray:
-    values, vectors = np.linalg.eigh(Y)
-    return (vectors * np.exp(values)[..., None, :]) @ vectors.swapaxes(-1, -2)
+    """exp(Y) N exp(Y), N = exp(2 noise E) with E of `symmetric_noise`. log of it halved."""
+    E = symmetric_noise(len(Y), Y.shape[1], case.rho, rng)
+    half, middle = exponential(Y), exponential(2 * case.noise * E)
+    return log_gram(half @ middle @ half, np.eye(Y.shape[1]))
 
 
 def _seen(Y: np.ndarray, frame: np.ndarray, entry: Entry) -> Measured:
     """omega, V and the entry's statistics of Y: class means that have the SNR seen in the Sigma_W there is."""
     q = np.sqrt(entry.priors)
-    scaled = frame @ _exponential(Y)  # (T, C, K): a square root of G
+    scaled = frame @ exponential(Y)  # (T, C, K): a square root of G
     _, omega, Vt = np.linalg.svd(scaled.swapaxes(-1, -2) / q, full_matrices=False)
     values, E = np.linalg.eigh(entry.sigma_w)
     white = root_of_spectrum(values, E) @ (entry.M * q) @ frame  # (P, K): its polar factor carries the start
@@ -163,10 +164,13 @@ def drawn_case(seed: int, number: int, stored: bool = False) -> Case:
 
 def judged(case: Case, seed: int) -> dict[str, Any]:
     """One case, judged: outcome, name, whether the true model was refuted, and whether the oracle could tell."""
-    runs, rule = make(case, seed), Rule(seed=seed)
+    made, rule = _made(case, seed), Rule(seed=seed)
+    runs = [run for run, _ in made]
+    rng = np.random.default_rng([*_seed_words(case, seed), FEATURES])
+    seen = [features_seen(case, true, rng) for _, true in made]
     names = [name for name, missing in available(runs[0].entry).items() if not missing]
     states = predict(runs, names, rule.tolerance)
-    selection = judge_predicted(states, dict.fromkeys(names, ""), rule)
+    selection = judge_predicted(states, dict.fromkeys(names, ""), rule, seen)
     return {
         **asdict(case),
         "case_seed": seed,

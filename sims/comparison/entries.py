@@ -1,10 +1,12 @@
 """The class statistics that the models start from, read from what a run stores: its features, or what a simulation declares."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ufm.compare.conserved import change_of_layer
 from ufm.compare.coordinates import Entry, LayerBelow, frame_of, gram_of_spectrum, log_gram
 from ufm.compare.models import SAME_START
 from ufm.compare.outcome import Measured
@@ -56,6 +58,16 @@ def _layer_below(A: np.ndarray, arrays: dict[str, np.ndarray], priors: np.ndarra
     _, E, dropped, _ = range_of_covariance(sigma_w, M, priors, float(arrays["precision"]))
     basis = E[:, dropped:]
     return LayerBelow(A @ basis, basis.T @ (M - (M @ priors)[:, None]), basis.T @ sigma_w @ basis)
+
+
+def change_of_stored_layer(files: Mapping[Path, float]) -> float | None:
+    """`change_of_layer` from the first to the last epoch whose file of statistics has the layer below; None for fewer than 2."""
+    layers = list[tuple[LayerBelow, np.ndarray]]()
+    for path, _ in sorted(files.items(), key=lambda item: item[1]):
+        if path.name.startswith("statistics-") and "layer_A" in (arrays := load_statistics(path)):
+            M, priors = arrays["layer_means"], arrays["counts"] / arrays["counts"].sum()
+            layers.append((LayerBelow(arrays["layer_A"], M - (M @ priors)[:, None], arrays["layer_sigma_w"]), priors))
+    return change_of_layer(layers[0][0], layers[-1][0], layers[0][1]) if len(layers) > 1 else None
 
 
 def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_h: float = 0.0) -> Entry:

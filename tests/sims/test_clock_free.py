@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from sims.comparison.clock_free import clock_free_figure, clock_free_tests, entries_in_one_basis
+from sims.comparison.entries import entry_of_features
 from sims.comparison.runs import load_observed
 from tests.ufm.compare.descents import descend, labelled, white_start
 from ufm.compare.comparison import compare
+from ufm.compare.implied import contradiction
 
 SIZES = [20] * 5
 
@@ -64,3 +66,39 @@ def test_one_epoch_is_not_enough_and_says_so(tmp_path: Path) -> None:
     assert "need 2" in tests.notes[0]
     assert clock_free_figure(tests) is None
     assert entries_in_one_basis({})[1] == []
+
+
+@pytest.mark.parametrize(("dtype", "far"), [("float64", 0.0), ("float32", 0.0), ("float32", 1e6)])
+def test_the_directions_of_all_epochs_are_those_that_the_entry_has(dtype: str, far: float, tmp_path: Path) -> None:
+    """Six directions of eight, turned: far from zero, float32 fills the other two with more than 1e-10 of the variance."""
+    rng, y = np.random.default_rng(0), labelled(SIZES)
+    E, files = np.linalg.qr(rng.standard_normal((8, 8)))[0][:, :6], {}
+    start = white_start(rng, SIZES, 6, 1.0)
+    for epoch in range(3):
+        path = tmp_path / f"features-{epoch}.npz"
+        np.savez(path, features=(100 * E @ start * 1.1**epoch + far).T.astype(dtype), labels=y)
+        files[path] = float(epoch)
+    epochs, entries = entries_in_one_basis(files)
+    assert list(epochs) == [0.0, 1.0, 2.0]
+    assert {entry.M.shape for entry in entries} == {(6, 5)}
+    own = entry_of_features(next(iter(files)))
+    np.testing.assert_allclose(entries[0].gram(), own.gram(), rtol=0, atol=1e-9 * abs(own.gram()).max())
+
+
+def test_class_means_that_come_in_directions_that_did_not_vary_are_told(tmp_path: Path) -> None:
+    """A unit without variation at first: its class means are in the SNR that is recorded of the later epochs."""
+    rng, y = np.random.default_rng(1), labelled(SIZES)
+    start = white_start(rng, SIZES, 8, 1.0)
+    (tmp_path / "log").mkdir()
+    means = 3 * rng.standard_normal(5)[y]
+    for k, H in enumerate(descend(start, y, 0.3, 400, 100)):
+        late = means + rng.standard_normal(len(y)) if k >= 2 else np.zeros(len(y))
+        arrays = {"features": np.vstack([H, late]).T, "W": np.zeros((5, 9)), "b": np.zeros(5)}
+        np.savez(tmp_path / "log" / f"features-{k:04d}.npz", labels=y, epoch=k, **arrays)
+    run = load_observed(tmp_path / "log", lam=1e-3)
+    seen = clock_free_tests(run, compare(run.trajectory, from_epoch=0)).seen
+    assert isinstance(seen, str)
+    assert "other directions than at first" in seen
+    for name in ("renormalized", "embedded", "unnormalized", "kernel"):
+        assert contradiction(name, None, [None, seen], 0.1) == seen
+    assert contradiction("joint", 1.0, [seen], 0.1) == contradiction("layer", None, [seen], 0.1) == ""

@@ -154,3 +154,19 @@ def test_the_snr_of_a_renormalized_flow_made_by_deviations_alone_is_not_called_r
     assert "the class means make" in group["reason"]
     assert "0.00 of the growth of log omega" in group["reason"]
     assert "1.00 under it" in group["reason"]
+
+
+def test_a_renormalized_flow_to_which_a_direction_of_the_features_comes_later_is_not_called_renormalized(tmp_path: Path) -> None:
+    """A unit without class means that answers from the sixth epoch on: the SNR is the same, Sigma_W is not."""
+    rng, y = np.random.default_rng(2), labelled(EQUAL)
+    features = renormalized(white_start(rng, EQUAL, 20, 1.0), y, 3.0, 12)
+    apart = np.linalg.svd(entry_of(features[0], y).M)[0][:, 19:]
+    folder = tmp_path / "late"
+    folder.mkdir()
+    for epoch, H in enumerate(features):
+        seen = H if epoch >= 6 else H - apart @ (apart.T @ H)
+        classifier = {"W": np.zeros((10, 20)), "b": np.zeros(10)}
+        np.savez(folder / f"features-{epoch:04d}.npz", features=seen.T, labels=y, epoch=epoch, **classifier)
+    group = compared(folder, "--lambda", "0.001")
+    assert (group["outcome"], group["compatible"]) == ("undecided", ["renormalized"])
+    assert "Sigma_W, which it conserves up to a common factor, has changed by" in group["reason"]

@@ -11,7 +11,7 @@ from torch import nn
 
 from manifolds.layout import ClassLayout
 from sims import ladder as command
-from sims.comparison.entries import entry_of_statistics
+from sims.comparison.entries import change_of_stored_layer, entry_of_statistics
 from sims.rungs.conservation import EpochMoments, growth_parts, mean_log_omega, plain_flow_share, sigma_t_change, signal_share
 from sims.rungs.descent import Descent, FeatureDescent
 from sims.rungs.report import judged_rung, write_ladder
@@ -142,6 +142,11 @@ def test_the_layer_below_is_kept_and_names_its_model(tmp_path: Path) -> None:
     assert entry.layer is not None
     np.testing.assert_allclose(entry.layer.A @ entry.layer.M, entry.M, atol=1e-12)
     np.testing.assert_allclose(entry.layer.A @ entry.layer.sigma_w @ entry.layer.A.T, entry.sigma_w, atol=1e-12)
+    files = {path: float(path.stem[-4:]) for path in (tmp_path / "run").glob("statistics-*.npz")}
+    change = change_of_stored_layer(files)
+    assert change is not None
+    assert 0 < change < 0.01  # of A A^T: what a finite step makes
+    assert change_of_stored_layer(dict(list(files.items())[:1])) is None
     width = entry.layer.A.shape[1]
     with pytest.raises(ValueError, match="not A Z of this layer"):
         add_layer(tmp_path / "run", 0, 2 * entry.layer.A, statistics_of(np.eye(width)[:30], np.arange(30) % 3, 3))

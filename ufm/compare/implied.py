@@ -4,7 +4,8 @@ The likelihood sees the SNR matrix alone, and takes for noise what the likeliest
 
 split          the class means' share of the growth of log omega: 1 where Sigma_W stands still (renormalized, embedded), s of
                `predicted_split` under plain descent, r s / (r s + 1 - s) under a block kernel, whose gradient is the same
-conservation   Sigma_W + S S^T / r under plain descent (r = 1) and a block kernel, up to the common factor of feature decay
+conservation   Sigma_W + S S^T / r under plain descent (r = 1) and a block kernel, up to the common factor of feature decay;
+               Sigma_W (r = inf) under the renormalized and the embedded flow; A A^T and the layer below under `layer`
 """
 
 from collections.abc import Sequence
@@ -13,64 +14,90 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.representation import short_repr
-from ufm.compare.clock_free import GrowthSplit
+from ufm.compare.clock_free import GrowthSplit, growth_split
+from ufm.compare.conserved import ConservedProducts, change_of_entries, change_seen_by_class_means, conserved_products
 from ufm.compare.coordinates import Entry
-from ufm.compare.models import KERNEL, PLAIN
+from ufm.compare.models import KERNEL, LAYER, PLAIN
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
 
 @dataclass(frozen=True, eq=False)
 class SeenStatistics:
-    """Of the epochs of one run that are compared: the split of its growth; class statistics of the first and the last of them,
-    in one basis.
+    """Of the epochs of one run that are compared: the split of its growth, what tells whether A(r) is conserved, and, where the
+    layer below is stored, `change_of_layer` from the first to the last.
     """
 
     split: GrowthSplit
-    first: Entry
-    last: Entry
+    conserved: ConservedProducts
+    layer: float | None = None
     __repr__ = short_repr
 
 
-def contradiction(name: str, parameter: float | None, runs: Sequence[SeenStatistics | None], most: float) -> str:
-    """What of the statistics of some run a model does not have, in words; "" where each is as it implies, within `most`: of the
-    growth for the split, of its norm for what is conserved. None stands for a run whose statistics are not known.
+def seen_statistics(
+    entries: Sequence[Entry], split: GrowthSplit | None = None, whole: Sequence[Entry] | None = None
+) -> SeenStatistics:
+    """What a name is held against, from class statistics in one basis of the range of the first Sigma_W, one an epoch; and their
+    split, and the statistics in all directions, where these are known.
+
+    Raises ValueError where Sigma_W is singular, or for fewer than 2 epochs.
     """
+    return SeenStatistics(growth_split(entries) if split is None else split, conserved_products(entries, whole))
+
+
+def contradiction(name: str, parameter: float | None, runs: Sequence[SeenStatistics | str | None], most: float) -> str:
+    """What of the statistics of some run a model does not have, in words; "" where each is as it implies, within `most`: of the
+    growth for the split, of its norm for what is conserved. None stands for a run whose statistics are not known, a sentence for
+    one of which they are such that no flow that conserves A(r) has them.
+    """
+    if name == LAYER:
+        changes = [seen.layer for seen in runs if isinstance(seen, SeenStatistics) and seen.layer is not None]
+        largest = max(changes, default=0.0)
+        return "" if largest <= most else f"A A^T or the layer below, which it leaves as they are, have changed by {largest:.0%}"
+    if name not in (RENORMALIZED.name, EMBEDDED.name, PLAIN, KERNEL):
+        return ""
     for seen in runs:
-        against = "" if seen is None else _contradicted(name, parameter, seen, most)
+        against = seen if isinstance(seen, str) else "" if seen is None else _contradicted(name, parameter, seen, most)
         if against:
             return against
     return ""
 
 
 def _contradicted(name: str, parameter: float | None, seen: SeenStatistics, most: float) -> str:
-    share, low, high = seen.split.share.value, seen.split.share.low, seen.split.share.high
     if name in (RENORMALIZED.name, EMBEDDED.name):
-        implied = 1.0
-    elif name in (PLAIN, KERNEL):
-        r = 1.0 if parameter is None else parameter
-        factor, left = change_of_conserved(seen.first, seen.last, r)
-        if not left <= most:
-            conserved = "Sigma_T" if r == 1 else f"Sigma_W + S S^T / {r:.3g}"
-            return f"{conserved}, which it conserves up to a common factor, has changed by {left:.0%}"
-        implied = share_of_kernel(seen.split, r)
-        decay = 0.5 * np.log(factor) / float((seen.split.signal + seen.split.noise).sum(0).mean())
-        share, low, high = share - decay, low - decay, high - decay
-    else:
-        return ""
+        own = seen.split.share
+        return _not_the_share(own.value, own.low, own.high, 1.0, most) or _not_conserved(seen, np.inf, most)
+    r = 1.0 if parameter is None else parameter
+    return _not_conserved(seen, r, most) or _not_the_share(*_share_without_decay(seen, r), share_of_kernel(seen.split, r), most)
+
+
+def _not_the_share(share: float, low: float, high: float, implied: float, most: float) -> str:
     if abs(share - implied) <= most:
         return ""
     return f"the class means make {share:.2f} of the growth of log omega ({low:.2f} to {high:.2f}), {implied:.2f} under it"
+
+
+def _not_conserved(seen: SeenStatistics, r: float, most: float) -> str:
+    conserved = "Sigma_W" if np.isinf(r) else "Sigma_T" if r == 1 else f"Sigma_W + S S^T / {r:.3g}"
+    for left, where in (
+        (change_of_entries(seen.conserved, r)[1], ""),
+        (change_seen_by_class_means(seen.conserved, r), " in the directions of the class means"),
+    ):
+        if not left <= most:
+            return f"{conserved}, which it conserves up to a common factor, has changed by {left:.0%}{where}"
+    return ""
+
+
+def _share_without_decay(seen: SeenStatistics, r: float) -> tuple[float, float, float]:
+    """The class means' share of the growth, with its interval, had features not decayed: means and deviations shrink alike.
+
+    A common factor above 1 is left in: no flow has it, and noise gives little of it, which is averaged over all directions.
+    """
+    split, factor = seen.split, change_of_entries(seen.conserved, r)[0]
+    decay = 0.5 * np.log(factor) / float((split.signal + split.noise).sum(0).mean())
+    return split.share.value - decay, split.share.low - decay, split.share.high - decay
 
 
 def share_of_kernel(split: GrowthSplit, r: float) -> float:
     """The class means' share of the growth under a block kernel r, from the statistics at both ends of every interval."""
     weight, s = (split.signal + split.noise).sum(1), split.predicted_shares
     return float((weight * r * s / (r * s + 1 - s)).sum() / weight.sum())
-
-
-def change_of_conserved(first: Entry, last: Entry, r: float) -> tuple[float, float]:
-    """Of A = Sigma_W + S S^T / r: the common factor c <= 1 nearest to its change, and ||A_1 - c A_0|| / ||c A_0||."""
-    A0, A1 = (entry.sigma_w + (entry.M * (entry.priors / r)) @ entry.M.T for entry in (first, last))
-    size = float((A0 * A0).sum())
-    c = min(float((A0 * A1).sum()) / size, 1.0)  # feature decay enlarges nothing
-    return c, float(np.linalg.norm(A1 - c * A0)) / (c * size**0.5)

@@ -15,7 +15,7 @@ from dataclasses import replace
 import numpy as np
 
 from ufm.compare.implied import SeenStatistics, contradiction
-from ufm.compare.models import MODELS, UnpredictedError, available
+from ufm.compare.models import JOINT, MODELS, UnpredictedError, available
 from ufm.compare.noise import PRIOR_FREEDOMS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
 from ufm.compare.predicted import PredictedRun, predict
@@ -26,14 +26,16 @@ BEYOND = 8.0  # standard deviations past the furthest simulated run, where no mo
 PROBED, FAR_BEYOND = 6, 40.0  # of the first runs, that are judged before the others, and the same past these few, in all tests
 EXPLAINED = 0.9  # of the growth of log omega, by the model that is named: what leaves more is no noise that a name could rest on
 TOLD = 100.0  # likelihood ratio at which a special case is told from the model that contains it
+LARGEST_TOLD = 10.0  # kappa, that is named
 PREDICTED_TO = 1e-5  # of log omega, to which predictions are computed: an exact record tells them apart below the tolerance, too
 NAN = float("nan")
 
 
-def judge(runs: Sequence[Measured], rule: Rule | None = None, seen: Sequence[SeenStatistics | None] = ()) -> Selection:
+def judge(runs: Sequence[Measured], rule: Rule | None = None, seen: Sequence[SeenStatistics | str | None] = ()) -> Selection:
     """The models that survive on several runs of one experiment: one model and parameter for all, a clock for each.
 
-    seen: of every run, what its class statistics of later epochs are held against a name with, None where they are not known.
+    seen: of every run, what its class statistics of later epochs are held against a name with, None where they are not known, a
+    sentence where they are those of no flow that `contradiction` knows.
     Raises ValueError for entry statistics that are not those of a run's first epoch.
     """
     rule = rule or Rule()
@@ -52,7 +54,7 @@ def judge(runs: Sequence[Measured], rule: Rule | None = None, seen: Sequence[See
 
 
 def judge_predicted(
-    states: Sequence[PredictedRun], missing: Mapping[str, str], rule: Rule, seen: Sequence[SeenStatistics | None] = ()
+    states: Sequence[PredictedRun], missing: Mapping[str, str], rule: Rule, seen: Sequence[SeenStatistics | str | None] = ()
 ) -> Selection:
     """The same from predictions; `missing` says of every model what it lacks, "" where it is predicted."""
     names = [name for name, why in missing.items() if not why]
@@ -178,12 +180,19 @@ def _elsewhere(name: str, value: float | None) -> bool:
     return value != MODELS[name].limit and not MODELS[name].counts_as_limit(value)
 
 
+def _too_near_its_limit(name: str, value: float | None) -> bool:
+    """Whether the one model left may be its limit all the same: `counts_as_limit`, or a classifier more than LARGEST_TOLD times
+    as fast as features, whose lag is what a step that is not small makes of one at least squares.
+    """
+    return MODELS[name].counts_as_limit(value) or (name == JOINT and value is not None and value > LARGEST_TOLD)
+
+
 def _kept_beside(support: Mapping[str, Support], name: str, other: str) -> bool:
     """Whether the tolerance alone keeps a model beside one that contains it and is likeliest where it counts as another."""
     return support[name].negligible and _elsewhere(other, support[other].parameter)
 
 
-def _objection(name: str, own: Support, seen: Sequence[SeenStatistics | None], freedoms: float) -> str:
+def _objection(name: str, own: Support, seen: Sequence[SeenStatistics | str | None], freedoms: float) -> str:
     """Why the one model left is not named all the same: too little to know the noise by, or features that it does not imply."""
     if freedoms < PRIOR_FREEDOMS:
         return f"{freedoms:g} freedoms beside the clock tell less of the noise than is assumed: {PRIOR_FREEDOMS:g} are needed"
@@ -194,7 +203,7 @@ def _verdict(
     support: Mapping[str, Support],
     told: Mapping[str, bool],
     growth: float,
-    seen: Sequence[SeenStatistics | None] = (),
+    seen: Sequence[SeenStatistics | str | None] = (),
     freedoms: float = np.inf,
 ) -> Selection:
     left = tuple(name for name, own in support.items() if not own.missing and not own.refuted)
@@ -210,7 +219,7 @@ def _verdict(
         return Selection(
             UNDECIDED, "", left, f"{single[0]} and {', '.join(near)}, which contains it, cannot be told apart", support
         )
-    if len(single) == 1 and MODELS[single[0]].counts_as_limit(support[single[0]].parameter):
+    if len(single) == 1 and _too_near_its_limit(single[0], support[single[0]].parameter):
         own = MODELS[single[0]]
         at = f"{own.parameter} = {support[own.name].parameter:.3g}"
         why = f"{own.name} is the one left, but at {at}, too near {own.limit:g} to count as another model than {own.contains[0]}"

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from tests.ufm.compare.descents import descend, entry_of, labelled, white_start
-from ufm.compare.clock_free import growth_split
+from ufm.compare.conserved import change_of_entries
 from ufm.compare.coordinates import Entry
-from ufm.compare.implied import SeenStatistics, change_of_conserved, contradiction, share_of_kernel
+from ufm.compare.implied import SeenStatistics, contradiction, seen_statistics, share_of_kernel
 from ufm.compare.outcome import NAMED, UNDECIDED, Support
 from ufm.compare.selection import _verdict
 
@@ -14,22 +14,18 @@ SIZES = [23, 17, 13, 10]
 MOST = 0.1
 
 
-def seen_of(entries: list[Entry]) -> SeenStatistics:
-    return SeenStatistics(growth_split(entries), entries[0], entries[-1])
-
-
 def descended(r: float = 1.0, decay: float = 0.0, u: float = 1.0) -> SeenStatistics:
     """Plain descent, class means r times as fast as deviations, features shrunk by exp(-decay) an epoch."""
     rng, y = np.random.default_rng(1), labelled(SIZES)
     E = np.linalg.qr(rng.standard_normal((7, 7)))[0]
     start = (E * np.exp(rng.uniform(-0.5, 0.5, 7))) @ E.T @ white_start(rng, SIZES, 7, u)
-    return seen_of([entry_of(H * np.exp(-decay * k), y) for k, H in enumerate(descend(start, y, 0.8 / r, 1000, 100, r))])
+    return seen_statistics([entry_of(H * np.exp(-decay * k), y) for k, H in enumerate(descend(start, y, 0.8 / r, 1000, 100, r))])
 
 
 def stretched(by_means: float, by_deviations: float) -> SeenStatistics:
     """Class means that grow and deviations that shrink, each alike in all directions, by a factor an epoch."""
     start = entry_of(white_start(np.random.default_rng(0), SIZES, 7, 1.0), labelled(SIZES))
-    return seen_of(
+    return seen_statistics(
         [Entry(start.counts, start.M * np.exp(by_means * k), start.sigma_w * np.exp(-2 * by_deviations * k)) for k in range(5)]
     )
 
@@ -38,7 +34,7 @@ def stretched(by_means: float, by_deviations: float) -> SeenStatistics:
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_descent_is_as_its_model_implies_whatever_its_decay(r: float, decay: float) -> None:
     seen = descended(r, decay)
-    factor, left = change_of_conserved(seen.first, seen.last, r)
+    factor, left = change_of_entries(seen.conserved, r)
     assert factor == pytest.approx(np.exp(-2 * decay * 10), rel=0.01)
     assert left < 0.01
     undone = seen.split.share.value - 0.5 * np.log(factor) / (seen.split.signal + seen.split.noise).sum(0).mean()
@@ -67,10 +63,13 @@ def test_where_class_means_are_all_of_sigma_t_the_share_tells_what_conservation_
 
     def seen(by_means: float) -> SeenStatistics:
         grown = [Entry(start.counts, start.M * np.exp(by_means * k), start.sigma_w * np.exp(-0.08 * k)) for k in range(5)]
-        return seen_of(grown)
+        return seen_statistics(grown)
 
     assert contradiction("unnormalized", None, [seen(0.0)], MOST) == ""
-    assert change_of_conserved(seen(0.01).first, seen(0.01).last, 1.0) == (1.0, pytest.approx(np.expm1(0.08), abs=1e-3))
+    assert change_of_entries(seen(0.01).conserved, 1.0) == (
+        1.0,
+        pytest.approx(np.expm1(0.08), abs=2e-3),
+    )
     assert "the class means make 0.20" in contradiction("unnormalized", None, [seen(0.01)], MOST)
 
 

@@ -133,6 +133,32 @@ def test_a_kernel_near_one_is_not_named_where_its_limit_is_refuted(r: float, out
     assert (verdict.outcome, verdict.compatible) == (outcome, ("kernel",))
 
 
+@pytest.mark.parametrize(
+    ("kappa", "outcome"), [(1.0, NAMED), (10.0, NAMED), (30.0, UNDECIDED), (100.0, UNDECIDED), (np.inf, UNDECIDED)]
+)
+def test_a_classifier_so_fast_that_a_large_step_does_the_same_is_not_named(kappa: float, outcome: str) -> None:
+    support = {
+        name: Support(0.0, None, 0.001, 9.0, 0.0, 0.001, 1.0, True)
+        for name in ("renormalized", "embedded", "unnormalized", "kernel")
+    }
+    support["joint"] = Support(9.0, kappa, 0.001, 0.0, 0.0, 1.0, 1.0, False)
+    verdict = _verdict(support, {"joint": True}, growth=1.0)
+    assert (verdict.outcome, verdict.compatible) == (outcome, ("joint",))
+
+
+def test_plain_descent_by_large_steps_is_not_called_joint() -> None:
+    """Twelve steps of a growth of 2.2: they lag behind the flow as a classifier a hundred times as fast as the features does."""
+    sizes, rng = [20, 16, 12, 12], np.random.default_rng(0)
+    y, start = labelled(sizes), white_start(rng, sizes, 8, 1.0)
+    E = np.linalg.qr(rng.standard_normal((8, 8)))[0]
+    features = descend((E * np.exp(rng.uniform(-0.5, 0.5, 8))) @ E.T @ start, y, 30.0, 12, 1)
+    wide = np.vstack([features[0], np.ones(len(y))])
+    W = np.linalg.solve(wide @ wide.T, wide @ np.eye(4)[y]).T
+    verdict = judge([replace(measured(features, y), entry=entry_of(features[0], y, W[:, :-1], W[:, -1]))])
+    assert (verdict.outcome, verdict.compatible) == (UNDECIDED, ("joint",))
+    assert verdict.reason.startswith("joint is the one left, but at kappa = 100, too near inf to count as another model")
+
+
 def test_a_trend_below_the_tolerance_refutes_no_model_however_many_epochs_have_it() -> None:
     """Class means 0.5 % slower than plain descent, as a finite step can make them: 8e-4 of log omega in 255 epochs."""
     sizes, runs = [30, 24, 20, 18, 16, 14], []
