@@ -59,7 +59,18 @@ def analyse(
 ) -> list[Group]:
     """Every group of runs compared with the models: those that `named` puts together by their paths, of the others those whose
     configurations differ by the seed alone. `choices`: how many ways to choose the epochs are tried.
+
+    Products of matrices take one CPU thread: they are small, and others that wait for their part of one cost several times it.
     """
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, "blas"):
+        return _judged(runs, choice, rule, named, choices)
+
+
+def _judged(
+    runs: Sequence[Observed], choice: Choice, rule: LawRule, named: Mapping[str, Sequence[str]] | None, choices: int
+) -> list[Group]:
     declared = {str(run): name for name, members in (named or {}).items() for run in members}
     groups: dict[str, list[Observed]] = {}
     for run in runs:

@@ -14,6 +14,7 @@ from scipy.integrate import solve_ivp
 from manifolds.layout import ClassLayout
 from sims import compare as command
 from sims import train as train_command
+from sims.comparison import analysis
 from sims.comparison.analysis import Choice, analyse, as_options
 from sims.comparison.numbers import numbers
 from sims.comparison.report import json_values
@@ -459,3 +460,23 @@ def test_reasons_of_the_library_name_the_options_of_the_command() -> None:
     assert as_options("from a chosen from_epoch on, to_epoch or from_epochs") == (
         "from a chosen --from-epoch on, --to-epoch or from_epochs"
     )
+
+
+def test_runs_are_judged_on_one_thread_and_the_caller_s_threads_stay(simulated: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    def threads() -> set[int]:
+        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
+
+    seen, judge = list[set[int]](), analysis.judge
+
+    def judge_watched(*args: Any) -> Any:
+        seen.append(threads())
+        return judge(*args)
+
+    monkeypatch.setattr(analysis, "judge", judge_watched)
+    with threadpool_limits(2, "blas"):
+        before = threads()
+        analyse([load_observed(simulated)], Choice(), LawRule())
+        assert threads() == before
+    assert seen == [{1}]
