@@ -5,6 +5,7 @@
 
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -166,6 +167,15 @@ def raised_in_all(group: Processes) -> Iterator[None]:
         if letters.any():
             text = bytes(letters[letters > 0].tolist()).decode(errors="ignore")
             raise ValueError(f"process {rank} failed: {text}")
+
+
+def check_alike(group: Processes, facts: dict[str, Any]) -> None:
+    """Raise ValueError, in every process, with the names of the facts that are not the same text in all of them."""
+    told = np.array([zlib.crc32(repr(value).encode(errors="surrogateescape")) for value in facts.values()], dtype=np.int64)
+    differing = group.smallest(told) != -group.smallest(-told)
+    if differing.any():
+        names = ", ".join(name for name, other in zip(facts, differing, strict=True) if other)
+        raise ValueError(f"the processes are given different {names}: start all of them by the same command")
 
 
 def wait_for_all(group: Processes) -> None:
