@@ -1,5 +1,6 @@
 """What the environment of a launcher must be, before torch is asked."""
 
+import io
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ import torch.distributed as dist
 
 from ufm.distributed import OneProcess, TorchProcesses, processes, raised_in_all
 from ufm.flow.command import main
+from ufm.output import say
 
 
 @pytest.mark.parametrize("value", ["abc", "0", "-1", "2.0", "", " 2", "²", "9" * 30])
@@ -82,3 +84,20 @@ def test_the_others_hear_of_an_error_about_a_name_that_is_no_text() -> None:
     with pytest.raises(ValueError, match="no file b"), raised_in_all(group):
         raise ValueError("no file b\udcff")
     assert bytes(group.said[0][0][:16].tolist()) == b"no file b\\udcff\0"
+
+
+def test_a_line_is_one_write_so_that_those_of_several_processes_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun starts Python without buffers, and all processes share one standard error."""
+    written: list[bytes] = []
+
+    class Unbuffered(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            written.append(bytes(data))
+            return len(data)
+
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(Unbuffered(), write_through=True))  # type: ignore[type-var]
+    say("ufm.flow: error: what is wrong")
+    assert [data for data in written if data] == [b"ufm.flow: error: what is wrong\n"]
