@@ -108,7 +108,13 @@ def test_a_line_is_one_write_so_that_those_of_several_processes_stay_whole(monke
     assert [data for data in written if data] == [b"ufm.flow: error: what is wrong\n"]
 
 
-SUM = "import os; import numpy as np; from ufm.distributed import processes; print(processes().sum(np.ones(1)), flush=True); os._exit(0)"
+SUM = """
+import os
+import numpy as np
+from ufm.distributed import processes
+print(processes().sum(np.ones(1)), flush=True)
+os._exit(0)
+"""
 
 
 @pytest.mark.parametrize(("attempt", "prefix"), [(None, None), ("0", None), ("2", "restart 2")])

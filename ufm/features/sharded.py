@@ -76,7 +76,7 @@ class FactoredStatistics:
 def counts_of(labels: Iterable[np.ndarray], group: Processes | None = None, n: int | None = None) -> np.ndarray:
     """Examples of every class, over all processes. (C,) `n` is how many there are in all, where that is known.
 
-    Raises ValueError, in every process, for labels that are negative, not below n, or skip a class, and for fewer than two classes.
+    Raises ValueError, in every process, for negative labels, those not below n or that skip a class, and fewer than two classes.
     """
     group = group or OneProcess()
     counts, lowest, highest = np.zeros(0, dtype=np.int64), 0, -1

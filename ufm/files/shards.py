@@ -28,7 +28,7 @@ Written = tuple[tuple[int, int], ...]  # nanoseconds and bytes of the features' 
 
 @dataclass(frozen=True)
 class Shards:
-    """The rows of some files: `paths` in order, rows of each, P, the dtype that all features fit in, and when all were written."""
+    """The rows of some files: `paths` in order, rows of each, P, the dtype that all features fit in, when all were written."""
 
     paths: tuple[Path, ...]
     rows: tuple[int, ...]

@@ -141,6 +141,8 @@ class SharedCheckpoint(Checkpoint):
                         shutil.rmtree(path / str(number), ignore_errors=True)
         except OSError as error:
             raise ValueError(f"cannot write {path}: {reason_of(error)}") from error
+        except ValueError as error:  # of what lies aside, and is removed
+            raise ValueError(str(error).replace(str(aside), str(path))) from error
         finally:
             if first:
                 shutil.rmtree(aside, ignore_errors=True)
@@ -148,7 +150,7 @@ class SharedCheckpoint(Checkpoint):
                     path.rmdir()
 
     def _name_aside(self) -> str:
-        """A name that process 0 makes up, by which it is seen whether it lives: a second run of the command has one of its own."""
+        """A name that process 0 makes up, which tells whether it lives: a second run of the command has its own."""
         letters = np.zeros(LONGEST_NAME, dtype=np.int64)
         if self.group.rank == 0:
             name = store.temporary_name().encode()

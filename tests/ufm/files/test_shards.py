@@ -59,7 +59,10 @@ def test_no_shard_is_refused(tmp_path):
         ({"features": np.zeros((4, 2), np.float32)}, "labels"),
         ({"features": np.zeros((4, 2), np.float32), "labels": np.zeros(3, int)}, "must be"),
         ({"features": np.zeros((4, 5), np.float32), "labels": np.zeros(4, int)}, "has P = 5"),
-        ({"features": np.zeros((4, 3), int), "labels": np.zeros(4, int)}, r"floats and integers .* features\.astype\('float64'\)"),
+        (
+            {"features": np.zeros((4, 3), int), "labels": np.zeros(4, int)},
+            r"floats and integers .* features\.astype\('float64'\)",
+        ),
         ({"features": np.zeros((4, 3), "V2"), "labels": np.zeros(4, int)}, "save bfloat16 as float32"),
         ({"features": np.zeros((4, 3)), "labels": np.zeros(4)}, r"labels float64.* save labels\.astype\('int64'\)"),
         ({"features": np.zeros((4, 3)), "labels": np.array(["cat"] * 4)}, r"np\.unique\(labels, return_inverse=True\)"),

@@ -167,7 +167,9 @@ def test_an_unfinished_state_is_removed_and_of_the_others_the_newest_resumed(sto
     (state / str(newest(state))).rename(state / "40")
     for older in range(1, 40):  # a process that was killed while it removed them
         (state / str(older)).mkdir()
-    dead = subprocess.run([sys.executable, "-c", "import ufm.files.store as s; print(s.temporary_name())"], capture_output=True, cwd=ROOT)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import ufm.files.store as s; print(s.temporary_name())"], capture_output=True, cwd=ROOT
+    )
     (state / dead.stdout.decode().strip() / "flow").mkdir(parents=True)
     monkeypatch.setattr(full_processes, "OFFERS", 1)
     assert resumed(stopped) == "complete"
@@ -197,6 +199,19 @@ def test_two_runs_of_one_command_do_not_mix_their_states(tmp_path, monkeypatch, 
     assert [path.name for path in (tmp_path / "partial").iterdir()] == ["2"]
     again = SharedCheckpoint(tmp_path / "partial", {}, names, start).saved
     np.testing.assert_array_equal(again["flow_state"], np.full((2, 6), float(again["flow_count"])))
+
+
+def test_what_cannot_be_written_names_the_folder_of_the_state_and_leaves_the_one_before(stopped, monkeypatch):
+    state = stopped / "renormalized.state"
+    before = newest(state)
+
+    def full(folder: Path, *arguments: Any) -> None:
+        raise ValueError(f"cannot write {folder}: process 0 failed: No space left on device")
+
+    monkeypatch.setattr(checkpoint_writer, "save_rows", full)
+    monkeypatch.setattr(full_processes, "OFFERS", 1)
+    assert resumed(stopped) == f"cannot write {state / 'flow'}: process 0 failed: No space left on device"
+    assert newest(state) == before
 
 
 def test_a_run_keeps_the_schedule_that_it_began_with(stopped):

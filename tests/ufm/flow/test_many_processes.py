@@ -80,7 +80,9 @@ def test_files_of_other_rows_or_dtypes_under_the_same_names_are_refused(tmp_path
     write(tmp_path / "1", 40 + (differing == "rows"), np.float32 if differing == "dtype" else np.float64)
 
     def work(group: Group) -> None:
-        with pytest.raises(ValueError, match="do not see the same 2 shards, in names, rows or dtypes: give all of them all files"):
+        with pytest.raises(
+            ValueError, match="do not see the same 2 shards, in names, rows or dtypes: give all of them all files"
+        ):
             prepare_shards(CONFIG, Shards.of(str(tmp_path / str(group.rank) / "*.npz")), group)
 
     in_threads(2, work)
