@@ -5,6 +5,7 @@
 
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -91,7 +92,8 @@ class TorchProcesses:
         self._dist: Any = dist
         if not dist.is_initialized():
             _check_environment()
-            dist.init_process_group("gloo")
+            with others_needed():
+                _join(dist)
         carries = "cpu:" in dist.get_backend_config()  # whatever the group is called: "nccl", "cuda:nccl", "undefined"
         self.carrier: Any = None if carries else dist.new_group(backend="gloo", timeout=waiting)
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
@@ -168,6 +170,15 @@ def raised_in_all(group: Processes) -> Iterator[None]:
             raise ValueError(f"process {rank} failed: {text}")
 
 
+def check_alike(group: Processes, facts: dict[str, Any]) -> None:
+    """Raise ValueError, in every process, with the names of the facts that are not the same text in all of them."""
+    told = np.array([zlib.crc32(repr(value).encode(errors="surrogateescape")) for value in facts.values()], dtype=np.int64)
+    differing = group.smallest(told) != -group.smallest(-told)
+    if differing.any():
+        names = ", ".join(name for name, other in zip(facts, differing, strict=True) if other)
+        raise ValueError(f"the processes are given different {names}: start all of them by the same command")
+
+
 def wait_for_all(group: Processes) -> None:
     """Return when every process has come so far: one that leaves earlier may break the last message to another.
 
@@ -192,6 +203,16 @@ def _joined() -> bool:
 def world_size() -> int:
     """The number of processes that WORLD_SIZE tells, 1 without it. Raises ValueError where it is no such number."""
     return _environment_number("WORLD_SIZE", 1, 10**9, "the number of processes")
+
+
+def _join(dist: Any) -> None:
+    """Make the default group, gloo's. When torchrun starts again what was lost, its store still has the addresses of the lost."""
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    if attempt == "0":
+        dist.init_process_group("gloo")
+        return
+    store, rank, size = next(dist.rendezvous("env://"))
+    dist.init_process_group("gloo", store=dist.PrefixStore(f"restart {attempt}", store), rank=rank, world_size=size)
 
 
 def _check_environment() -> None:

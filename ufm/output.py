@@ -51,7 +51,7 @@ def say(text: str, quiet: bool = False) -> None:
     """
     with contextlib.suppress(OSError, ValueError):
         if sys.stderr is not None and not quiet:
-            print(printable_lines(text), file=sys.stderr, flush=True)
+            print(printable_lines(text) + "\n", end="", file=sys.stderr, flush=True)  # one write: lines of processes stay whole
 
 
 def redraw(text: str) -> None:

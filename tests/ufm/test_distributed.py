@@ -1,13 +1,20 @@
 """What the environment of a launcher must be, before torch is asked."""
 
+import io
+import os
+import subprocess
+from subprocess import PIPE
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch.distributed as dist
 
-from ufm.distributed import OneProcess, TorchProcesses, processes, raised_in_all
+from tests.fresh import FreshProcesses
+from ufm.distributed import OneProcess, TorchProcesses, _join, processes, raised_in_all
 from ufm.flow.command import main
+from ufm.output import say
 
 
 @pytest.mark.parametrize("value", ["abc", "0", "-1", "2.0", "", " 2", "²", "9" * 30])
@@ -82,3 +89,67 @@ def test_the_others_hear_of_an_error_about_a_name_that_is_no_text() -> None:
     with pytest.raises(ValueError, match="no file b"), raised_in_all(group):
         raise ValueError("no file b\udcff")
     assert bytes(group.said[0][0][:16].tolist()) == b"no file b\\udcff\0"
+
+
+def test_a_line_is_one_write_so_that_those_of_several_processes_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torchrun starts Python without buffers, and all processes share one standard error."""
+    written: list[bytes] = []
+
+    class Unbuffered(io.RawIOBase):
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data: Any) -> int:
+            written.append(bytes(data))
+            return len(data)
+
+    monkeypatch.setattr("sys.stderr", io.TextIOWrapper(Unbuffered(), write_through=True))  # type: ignore[type-var]
+    say("ufm.flow: error: what is wrong")
+    assert [data for data in written if data] == [b"ufm.flow: error: what is wrong\n"]
+
+
+SUM = """
+import os
+import numpy as np
+from ufm.distributed import processes
+print(processes().sum(np.ones(1)), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize(("attempt", "prefix"), [(None, None), ("0", None), ("2", "restart 2")])
+def test_a_group_that_is_started_again_is_of_a_name_of_its_own(
+    attempt: str | None, prefix: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torchrun --max-restarts keeps one store for all attempts, with the addresses of the processes that are gone."""
+    asked = list[tuple[Any, ...]]()
+    fake = SimpleNamespace(
+        rendezvous=lambda url: iter([(url, 1, 2)]),
+        PrefixStore=lambda name, store: (name, store),
+        init_process_group=lambda backend, store=None, rank=-1, world_size=-1: asked.append((backend, store, rank, world_size)),
+    )
+    monkeypatch.delenv("TORCHELASTIC_RESTART_COUNT", raising=False)
+    if attempt is not None:
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", attempt)
+    _join(fake)
+    assert asked == [("gloo", None, -1, -1) if prefix is None else ("gloo", (prefix, "env://"), 1, 2)]
+
+
+@pytest.mark.slow
+def test_processes_that_torchrun_starts_again_do_not_look_for_the_lost_ones(fresh: FreshProcesses) -> None:
+    store = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    where |= {"TORCHELASTIC_USE_AGENT_STORE": "True"}
+    for attempt in ("0", "1"):
+        own = [{**where, "RANK": rank, "TORCHELASTIC_RESTART_COUNT": attempt} for rank in ("0", "1")]
+        running = [
+            subprocess.Popen([fresh.python, "-c", SUM], env={**os.environ, **more}, stdout=PIPE, stderr=PIPE, text=True)
+            for more in own
+        ]
+        try:
+            said = [process.communicate(timeout=120) for process in running]
+        finally:
+            for process in running:
+                process.kill()
+        assert [process.returncode for process in running] == [0, 0], (attempt, said)
+        assert [out for out, _ in said] == ["[2.]\n"] * 2

@@ -17,15 +17,20 @@ def class_blocks(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> tupl
         raise TypeError("features and labels must be numpy arrays: of torch tensors, give tensor.detach().cpu().numpy()")
     labels = check_labels(features, labels)
     counts = np.bincount(labels)
+    check_counts(counts)
+    order = np.argsort(labels, kind="stable")
+    native = np.float64 if features.dtype.itemsize > 8 else features.dtype.newbyteorder("=")
+    return np.ascontiguousarray(features[order].T, dtype=native), ClassLayout(tuple(counts.tolist()))
+
+
+def check_counts(counts: np.ndarray) -> None:
+    """Raise ValueError for examples of every class (C,) of fewer than two classes, or where one has none."""
     if len(counts) < 2:
         raise ValueError("all labels are 0: collapse needs at least C = 2 classes")
     missing = np.flatnonzero(counts == 0)
     if len(missing):
         hint = "the labels seem to start at 1: subtract 1" if missing.tolist() == [0] else "relabel the classes 0..C-1"
         raise ValueError(f"labels skip class {missing[0]} ({len(missing)} of 0..{len(counts) - 1} without any example): {hint}")
-    order = np.argsort(labels, kind="stable")
-    native = np.float64 if features.dtype.itemsize > 8 else features.dtype.newbyteorder("=")
-    return np.ascontiguousarray(features[order].T, dtype=native), ClassLayout(tuple(counts.tolist()))
 
 
 def check_labels(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> np.ndarray:

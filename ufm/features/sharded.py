@@ -22,9 +22,18 @@ from manifolds.whitening import (
 )
 from ufm.arrays import check_scale
 from ufm.distributed import OneProcess, Processes
+from ufm.features.labels import check_counts
 from ufm.features.snr import Snr, snr_of_whitened
 
 Blocks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # a fresh pass over features (b, P) and labels (b,)
+
+
+class NotFinite(ValueError):
+    """NaN or infinite entries, first in this `row` of those that a process has passed over."""
+
+    def __init__(self, row: int) -> None:
+        super().__init__(f"features have NaN or infinite entries, first in row {row}")
+        self.row = row
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,24 +73,29 @@ class FactoredStatistics:
         return FactoredStatistics(self.layout, means, mean, basis.T @ self.root, self.mean_square, self.precision)
 
 
-def counts_of(labels: Iterable[np.ndarray], group: Processes | None = None) -> np.ndarray:
-    """Examples of every class, over all processes. (C,) Raises ValueError for labels that are negative or skip a class."""
+def counts_of(labels: Iterable[np.ndarray], group: Processes | None = None, n: int | None = None) -> np.ndarray:
+    """Examples of every class, over all processes. (C,) `n` is how many there are in all, where that is known.
+
+    Raises ValueError, in every process, for negative labels, those not below n or that skip a class, and fewer than two classes.
+    """
     group = group or OneProcess()
-    counts, lowest = np.zeros(0, dtype=np.int64), 0
+    counts, lowest, highest = np.zeros(0, dtype=np.int64), 0, -1
     for part in labels:
-        lowest = min(lowest, int(part.min(initial=0)))
-        if lowest < 0:
+        lowest, highest = min(lowest, int(part.min(initial=0))), max(highest, int(part.max(initial=-1)))
+        if lowest < 0 or (n is not None and highest >= n):  # numpy would count up to a label of 1e12
             break
         more = np.bincount(part.astype(np.int64), minlength=len(counts))
         more[: len(counts)] += counts
         counts = more
-    lowest, least = -group.smallest(np.array([lowest, -len(counts)]))[[0, 1]]
-    if lowest > 0:
-        raise ValueError(f"label {-lowest} is negative: labels run from 0 to C-1")
-    counts = group.sum(np.pad(counts, (0, int(least) - len(counts))))
-    missing = np.flatnonzero(counts == 0)
-    if len(missing):
-        raise ValueError(f"labels skip class {missing[0]} ({len(missing)} of 0..{len(counts) - 1} without any example)")
+    lowest, highest = (group.smallest(np.array([lowest, -highest])) * (1, -1)).tolist()
+    if lowest < 0:
+        raise ValueError(f"label {lowest} is negative: labels run from 0 to C-1")
+    if n is not None and highest >= n:
+        raise ValueError(f"label {highest} with {n} examples: labels run from 0 to C-1 and skip none")
+    if highest < 0:
+        raise ValueError("there is no example: at least one of each of C = 2 classes is needed")
+    counts = group.sum(np.pad(counts, (0, highest + 1 - len(counts))))
+    check_counts(counts)
     return counts
 
 
@@ -90,12 +104,12 @@ def factored_statistics(
 ) -> FactoredStatistics:
     """The statistics of the examples of all processes, each of which passes over `blocks()` of its own two or three times.
 
-    Raises ValueError for entries that are not finite or whose squares are not.
+    Raises ValueError for features so large that their powers overflow, and NotFinite for entries that are NaN or infinite.
     """
     group = group or OneProcess()
     near, rest, mean_square = _class_means(blocks, layout, P, group)
-    rest, S = _scatter(blocks, layout, near, rest, group)
     check_scale(mean_square**0.5, "features")
+    rest, S = _scatter(blocks, layout, near, rest, group)
     degenerate = degenerate_deviation(mean_square, P, precision)
     if whiten_once(S, infinity_norm(S), degenerate, triangular_root) is None:
         root = _deviation_root(blocks, layout, near, rest, group)
@@ -128,17 +142,20 @@ def factored_snr(statistics: FactoredStatistics) -> Snr[np.ndarray]:
 def _class_means(blocks: Blocks, layout: ClassLayout, P: int, group: Processes) -> tuple[np.ndarray, np.ndarray, float]:
     """An example near each class mean (C, P), the small rest of the mean (C, P), and Ave ||h||^2, of all processes."""
     C = layout.C
-    near, sums, counts, squares = np.zeros((C, P)), np.zeros((C, P)), np.zeros(C), 0.0
+    near, sums, counts, squares, passed = np.zeros((C, P)), np.zeros((C, P)), np.zeros(C), 0.0, 0
     for rows, labels in blocks():
         H = np.asarray(rows, dtype=np.float64)
         if not np.isfinite(H).all():
-            raise ValueError("features have NaN or infinite entries")
+            raise NotFinite(passed + int(np.argmin(np.isfinite(H).all(axis=1))))
         squares += float(np.einsum("np,np->", H, H))
+        if not squares < np.inf:
+            check_scale(float(abs(H).max()), "features")
         classes, first = np.unique(labels, return_index=True)
         new = counts[classes] == 0
         near[classes[new]] = H[first[new]]
         sums += _by_class(H - near[labels], labels, C)
         counts += np.bincount(labels, minlength=C)
+        passed += len(H)
     present = counts > 0
     owner = group.smallest(np.where(present, group.rank, group.size))
     common = group.sum(np.where((owner == group.rank)[:, None], near, 0.0))

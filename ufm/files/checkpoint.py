@@ -78,10 +78,20 @@ class CheckpointRows:
         """What they lie in, in words."""
         return "a checkpoint"
 
+    @property
+    def described(self) -> str:
+        """What is alike wherever the same rows are read."""
+        names = sorted({place.relative_path for place in self.reader.storage_data.values()})
+        return f"{names} {self.pieces} {self.dtype.name}"
+
     def files(self) -> tuple[str, ...]:
         """The files that are read."""
         stored = {place.relative_path for place in self.reader.storage_data.values()}
         return tuple(str(self.path / name) for name in sorted({METADATA, *stored}))
+
+    def place(self, row: int) -> str:
+        """Where a row lies, in words."""
+        return f"row {row} of {self.path}"
 
     def share(self, rank: int, size: int) -> range:
         """The rows of one of `size` processes: as many as those of any other, to one."""

@@ -20,19 +20,21 @@ from typing import IO, Any
 import numpy as np
 
 from ufm.files.archive import checked_header, reason_of
-from ufm.files.rows import BLOCK_NUMBERS, share_of
+from ufm.files.rows import BLOCK_NUMBERS, check_kinds, share_of
 
 LOCAL_HEADER = 30  # bytes before the name of a member of an archive
+Written = tuple[tuple[int, int], ...]  # nanoseconds and bytes of the features' file and of the labels'
 
 
 @dataclass(frozen=True)
 class Shards:
-    """The rows of some files: `paths` in order, rows of each, P, and the dtype that all features fit in."""
+    """The rows of some files: `paths` in order, rows of each, P, the dtype that all features fit in, when all were written."""
 
     paths: tuple[Path, ...]
     rows: tuple[int, ...]
     P: int
     dtype: np.dtype[Any]
+    written: tuple[Written, ...]
 
     @classmethod
     def of(cls, pattern: str) -> "Shards":
@@ -44,13 +46,14 @@ class Shards:
         if not paths:
             raise ValueError(f"{pattern}: no .npz, and no .npy with 'features' in its name, matches this pattern")
         _check_distinct(paths)
+        written = tuple(_written(path) for path in paths)  # before anything of them is read
         headers = [_headers(path) for path in paths]
         widths = {shape[1] for shape, _, _ in headers}
         if len(widths) > 1:
             odd = next(k for k, (shape, _, _) in enumerate(headers) if shape[1] != headers[0][0][1])
             raise ValueError(f"{paths[odd]} has P = {headers[odd][0][1]} features, {paths[0]} has {headers[0][0][1]}")
         dtype = np.result_type(*(dtype for _, dtype, _ in headers))
-        return cls(paths, tuple(shape[0] for shape, _, _ in headers), widths.pop(), dtype)
+        return cls(paths, tuple(shape[0] for shape, _, _ in headers), widths.pop(), dtype, written)
 
     @property
     def n(self) -> int:
@@ -62,6 +65,11 @@ class Shards:
         """What they lie in, in words."""
         return f"{len(self.paths)} shards"
 
+    @property
+    def described(self) -> str:
+        """What is alike wherever the same rows are read."""
+        return f"{[path.name for path in self.paths]} {self.rows} {self.dtype.name}"
+
     def files(self) -> tuple[str, ...]:
         """The files that are read."""
         return tuple(map(str, self.paths))
@@ -71,24 +79,31 @@ class Shards:
         return share_of(self.n, rank, size)
 
     def labels(self, part: range) -> Iterator[np.ndarray]:
-        """The labels of rows `part`, file by file. (b,)"""
+        """The labels of rows `part` as int64, file by file. (b,)"""
         for path, rows in self._parts(part):
             with _opened(path, "labels") as member:
-                yield from member.blocks(rows, BLOCK_NUMBERS)
+                yield from map(_as_int64, member.blocks(rows, BLOCK_NUMBERS))
+
+    def place(self, row: int) -> str:
+        """Where a row lies, in words."""
+        ((path, rows),) = self._parts(range(row, row + 1))
+        return f"row {rows.start} of {path}"
 
     def blocks(self, part: range) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Features (b, P) and labels (b,) of rows `part`, in blocks of at most `BLOCK_NUMBERS` numbers."""
         step = max(1, BLOCK_NUMBERS // self.P)
         for path, rows in self._parts(part):
             with _opened(path, "features") as features, _opened(path, "labels") as labels:
-                yield from zip(features.blocks(rows, step), labels.blocks(rows, step), strict=True)
+                yield from zip(features.blocks(rows, step), map(_as_int64, labels.blocks(rows, step)), strict=True)
 
     def _parts(self, part: range) -> Iterator[tuple[Path, range]]:
-        """The files that rows `part` lie in, and the rows of each."""
+        """The files that rows `part` lie in, and the rows of each. Raises ValueError for one that was written meanwhile."""
         start = 0
-        for path, rows in zip(self.paths, self.rows, strict=True):
+        for path, rows, written in zip(self.paths, self.rows, self.written, strict=True):
             inside = range(max(part.start - start, 0), min(part.stop - start, rows))
             if len(inside):
+                if _written(path) != written:
+                    raise ValueError(f"{path} was written while it was read: repeat the run when nothing writes there")
                 yield path, inside
             start += rows
 
@@ -142,7 +157,8 @@ class _Member:
             self._source.seek(start + count)
             return
         while count > 0:
-            count -= len(self._source.read(min(count, 1 << 24))) or count
+            piece = min(count, 1 << 24)
+            count -= len(_read_or_refuse(self.path, lambda: self._source.read(piece))) or count  # noqa: B023 - called at once
 
     def _take(self, first: int, count: int) -> np.ndarray:
         data = _read_or_refuse(self.path, lambda: self._source.read(count * self._row_bytes))
@@ -172,9 +188,20 @@ def _headers(path: Path) -> tuple[tuple[int, int], np.dtype[Any], np.dtype[Any]]
     with _opened(path, "features") as features, _opened(path, "labels") as labels:
         if len(features.shape) != 2 or features.shape[:1] != labels.shape or not features.shape[1]:
             raise ValueError(f"{path}: features must be (n, P) and labels (n,), got {features.shape} and {labels.shape}")
-        if features.dtype.kind != "f" or labels.dtype.kind not in "iu":
-            raise ValueError(f"{path}: features are {features.dtype}, labels {labels.dtype}; floats and integers are needed")
+        check_kinds(path, features.dtype, labels.dtype)
         return (features.shape[0], features.shape[1]), features.dtype, labels.dtype
+
+
+def _as_int64(labels: np.ndarray) -> np.ndarray:
+    """Labels that numpy counts: of uint64 it refuses to. Those past 2^63 become negative."""
+    return labels.astype(np.int64, copy=False)
+
+
+def _written(path: Path) -> Written:
+    """When the files of a shard were written, and their bytes."""
+    files = {path, _path_beside(path, "labels")} if path.suffix == ".npy" else {path}
+    states = [_read_or_refuse(file, file.stat) for file in sorted(files)]
+    return tuple((state.st_mtime_ns, state.st_size) for state in states)
 
 
 def _opened(path: Path, name: str) -> _Member:

@@ -22,7 +22,8 @@ from ufm.flow.share import ColumnShare
 from ufm.flow.start import Start
 
 CHECKPOINT_SECONDS = 10.0  # between two states, and as many times the seconds that it takes to write one
-NUMBERS, UNFINISHED, STATE = "numbers", "unfinished", "_state"
+NUMBERS, STATE = "numbers", "_state"
+LONGEST_NAME = 512  # bytes of that of a folder aside
 SCHEDULE = ("times", "eta", "steps")
 RunSchedule = tuple[np.ndarray, float, int]  # output times, step size and number of steps
 
@@ -119,13 +120,13 @@ class SharedCheckpoint(Checkpoint):
         """Write a state aside, give it its name, and remove the others. Raises ValueError, in every process, where that fails."""
         from ufm.files.checkpoint_writer import save_rows
 
-        aside, first = path / UNFINISHED, self.group.rank == 0
+        aside, first = path / self._name_aside(), self.group.rank == 0
         labels = self.held.as_rows(self.layout.labels)
         try:
             with raised_in_all(self.group):
                 if first:
-                    shutil.rmtree(aside, ignore_errors=True)
                     aside.mkdir(parents=True)
+                    store.remove_stale(path)  # of processes that were killed
             for name, X in sorted(self.saved.items()):  # in one order: a state that was read need not have that of this run
                 if name.endswith(STATE):
                     save_rows(aside / name.removesuffix(STATE), self.held.as_rows(X.T), labels, self.group)
@@ -133,18 +134,29 @@ class SharedCheckpoint(Checkpoint):
                 if first:
                     small = {name: value for name, value in self.saved.items() if not name.endswith(STATE)}
                     store.save_checkpoint(aside / NUMBERS, self.config, small | self.common)
-                    aside.rename(path / str(self.number + 1))
-                    for number in _whole_states(path):
-                        if number <= self.number:
-                            shutil.rmtree(path / str(number), ignore_errors=True)
+                    there = _whole_states(path)  # another run of the same command may have added one
+                    self.number = max([self.number, *there]) + 1
+                    aside.rename(path / str(self.number))
+                    for number in there:
+                        shutil.rmtree(path / str(number), ignore_errors=True)
         except OSError as error:
             raise ValueError(f"cannot write {path}: {reason_of(error)}") from error
+        except ValueError as error:  # of what lies aside, and is removed
+            raise ValueError(str(error).replace(str(aside), str(path))) from error
         finally:
             if first:
                 shutil.rmtree(aside, ignore_errors=True)
                 with contextlib.suppress(OSError):  # it holds states
                     path.rmdir()
-        self.number += 1
+
+    def _name_aside(self) -> str:
+        """A name that process 0 makes up, which tells whether it lives: a second run of the command has its own."""
+        letters = np.zeros(LONGEST_NAME, dtype=np.int64)
+        if self.group.rank == 0:
+            name = store.temporary_name().encode()
+            letters[: len(name)] = list(name)
+        letters = self.group.broadcast(letters, 0)
+        return bytes(letters[letters > 0].tolist()).decode()
 
 
 def _whole_states(path: Path) -> list[int]:

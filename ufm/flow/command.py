@@ -15,7 +15,7 @@ from ufm.flow.progress import StageLine
 from ufm.flow.report import run_summary, text
 from ufm.flow.result import FlowRun
 from ufm.flow.run import check, run_flow
-from ufm.flow.source import check_shared, started
+from ufm.flow.source import check_options_alike, check_shared, started
 from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.closed import LAWS
@@ -194,6 +194,7 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun], 
     configs = {name: replace(first, flow=name) for name in names}
     group = processes()
     if group.size > 1:
+        check_options_alike(vars(args), group)
         check_shared(args.features)
     paths = paths_of(args, configs, group, kept)
     start = started(first, group, left_vectors=args.out is not None)

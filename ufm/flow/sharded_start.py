@@ -3,7 +3,6 @@
 No feature stays in memory, but with --full, for which every process keeps the columns of its own share.
 """
 
-import os
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -13,7 +12,7 @@ import numpy as np
 from manifolds.layout import ClassLayout
 from ufm.distributed import Processes, raised_in_all
 from ufm.features.ranges import Reduction
-from ufm.features.sharded import FactoredStatistics, counts_of, factored_snr, factored_statistics, restricted_to_range
+from ufm.features.sharded import FactoredStatistics, NotFinite, counts_of, factored_snr, factored_statistics, restricted_to_range
 from ufm.files.archive import check_memory
 from ufm.files.rows import BLOCK_NUMBERS, SharedRows
 from ufm.flow.config import FlowConfig
@@ -31,11 +30,15 @@ def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> 
     _check_options(config)
     _check_same(shards, group)
     mine = shards.share(group.rank, group.size)
-    counts = counts_of(shards.labels(mine), group)
+    counts = counts_of(shards.labels(mine), group, shards.n)
     layout = ClassLayout(tuple(counts.tolist()))
     check_examples(layout)
     precision = max(float(np.finfo(shards.dtype).eps), float(np.finfo(config.dtype).eps))
-    statistics = factored_statistics(lambda: shards.blocks(mine), layout, shards.P, precision, group)
+    try:
+        statistics = factored_statistics(lambda: shards.blocks(mine), layout, shards.P, precision, group)
+    except NotFinite as error:
+        place = shards.place(mine.start + error.row)
+        raise ValueError(f"features have NaN or infinite entries, first in {place}: leave such rows out") from error
     notes = [f"{shards.n} examples in {shards.where}" + f", read by {group.size} processes" * (group.size > 1)]
     reduction = None
     if config.reduce:
@@ -89,11 +92,13 @@ def factored_system(config: FlowConfig, start: Start, statistics: FactoredStatis
 
 def _check_same(shards: SharedRows, group: Processes) -> None:
     """Raise ValueError, in every process, where they read different files: rows would be lost or count twice."""
-    names = " ".join(os.path.basename(name) for name in shards.files())
-    facts = np.array([shards.n, shards.P, zlib.crc32(names.encode(errors="surrogateescape"))], dtype=np.int64)
+    described = zlib.crc32(shards.described.encode(errors="surrogateescape"))
+    facts = np.array([shards.n, shards.P, described], dtype=np.int64)
     least, most = group.smallest(facts), -group.smallest(-facts)
     if (least != most).any():
-        differing = f"{least[0]} to {most[0]} examples, P = {least[1]} to {most[1]}"
+        differing = "in names, rows or dtypes"
+        if (least != most)[:2].any():
+            differing = f"{least[0]} to {most[0]} examples, P = {least[1]} to {most[1]}"
         raise ValueError(
             f"the processes do not see the same {shards.where}, {differing}: give all of them all files, on one disk"
         )

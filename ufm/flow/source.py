@@ -1,9 +1,9 @@
 """Where the features of a command come from: random, one file, or shards or a checkpoint that several processes read."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from ufm.distributed import Processes
+from ufm.distributed import Processes, check_alike
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start, prepare
 
@@ -27,6 +27,16 @@ def check_shared(features: str | None) -> None:
         raise ValueError(
             f"several processes share shards: {lost}give --features 'FOLDER/*.npz' or a checkpoint, or start one process"
         )
+
+
+def check_options_alike(options: dict[str, Any], group: Processes) -> None:
+    """Raise ValueError, in every process, where options differ on which the sums depend that they form together.
+
+    Paths may, of files that only the first process writes, and of one folder that has several names.
+    """
+    written = {name: options[name] is not None for name in ("out", "plot")}
+    facts = {name: value for name, value in options.items() if name not in ("features", "quiet", "json")} | written
+    check_alike(group, {"--" + name.replace("_", "-"): value for name, value in sorted(facts.items())})
 
 
 def started(config: FlowConfig, group: Processes, left_vectors: bool) -> Start:

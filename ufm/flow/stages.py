@@ -59,13 +59,12 @@ class Stage:
 
     def record(self, M: Array) -> None:
         """Take the singular values of the class means at the next moment."""
-        before = self.V
-        self.omega[self.count], self.V = follow(before, *self.read(M))
+        self.omega[self.count], V = follow(self.V, *self.read(M))
         if len(self.V_t) > 1:
-            self.V = self.V_t[self.count] = self.V * np.where((self.V * before).sum(0) < 0, -1.0, 1.0)
+            V = self.V_t[self.count] = V * np.where((V * self.V).sum(0) < 0, -1.0, 1.0)
         if self.wanted[self.count] and len(self.U_t):
-            self.U_t[self.wanted[: self.count].sum()] = self.left_vectors(M, self.omega[self.count], self.V)
-        self.count += 1
+            self.U_t[self.wanted[: self.count].sum()] = self.left_vectors(M, self.omega[self.count], V)
+        self.V, self.count = V, self.count + 1  # together and last: an interrupt finds the moment taken, or not
 
     def _raise_where_shared(self) -> None:
         """Raise the KeyboardInterrupt at hand where other processes compute too: they need not be at the same step."""

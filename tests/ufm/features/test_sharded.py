@@ -75,14 +75,33 @@ def test_dead_directions_are_left_out_and_counted():
     np.testing.assert_allclose(factored_snr(inside).omega, expected.omega, rtol=1e-10)
 
 
-@pytest.mark.parametrize(("labels", "message"), [([0, 1, -1], "label -1 is negative"), ([0, 2, 2], "skip class 1")])
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0, 1, -1], "label -1 is negative"),
+        ([0, 2, 2], "skip class 1 .*: relabel the classes"),
+        ([1, 2, 2], "skip class 0 .*: the labels seem to start at 1: subtract 1"),
+        ([0, 0, 0], "all labels are 0: collapse needs at least C = 2 classes"),
+        ([], "there is no example"),
+        ([0, 1, 10**12], "label 1000000000000 with 3 examples: labels run from 0 to C-1"),
+    ],
+)
 def test_labels_that_are_no_classes_are_refused(labels, message):
+    """As those of one file are: numpy would count up to the largest, whatever memory that takes."""
     with pytest.raises(ValueError, match=message):
-        counts_of([np.array(labels)])
+        counts_of([np.array(labels, dtype=np.int64)], n=len(labels))
 
 
-def test_entries_that_are_not_finite_are_refused():
+def test_features_whose_squares_overflow_are_named_without_a_warning():
+    rows = np.random.default_rng(0).standard_normal((6, 2))
+    with np.errstate(all="raise"), pytest.raises(ValueError, match=r"the largest of features is .*e.199: .* rescale"):
+        factored_statistics(in_blocks(1e200 * rows, np.array([0, 0, 0, 1, 1, 1]), 2), ClassLayout((3, 3)), 2, 2.2e-16)
+    with np.errstate(all="raise"), pytest.raises(ValueError, match=r"the largest of features is .*e.1\d\d: .* rescale"):
+        factored_statistics(in_blocks(1e150 * rows, np.array([0, 0, 0, 1, 1, 1]), 2), ClassLayout((3, 3)), 2, 2.2e-16)
+
+
+def test_entries_that_are_not_finite_are_refused_with_their_row():
     rows = np.ones((6, 2))
     rows[4, 1] = np.nan
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match="NaN or infinite entries, first in row 4"):
         factored_statistics(in_blocks(rows, np.array([0, 0, 0, 1, 1, 1]), 2), ClassLayout((3, 3)), 2, 2.2e-16)

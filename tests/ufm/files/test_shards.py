@@ -1,5 +1,6 @@
 """Shards: every row once and in order, whatever the files, the blocks and the processes; damage is one line."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +59,13 @@ def test_no_shard_is_refused(tmp_path):
         ({"features": np.zeros((4, 2), np.float32)}, "labels"),
         ({"features": np.zeros((4, 2), np.float32), "labels": np.zeros(3, int)}, "must be"),
         ({"features": np.zeros((4, 5), np.float32), "labels": np.zeros(4, int)}, "has P = 5"),
-        ({"features": np.zeros((4, 3), int), "labels": np.zeros(4, int)}, "floats and integers"),
+        (
+            {"features": np.zeros((4, 3), int), "labels": np.zeros(4, int)},
+            r"floats and integers .* features\.astype\('float64'\)",
+        ),
+        ({"features": np.zeros((4, 3), "V2"), "labels": np.zeros(4, int)}, "save bfloat16 as float32"),
+        ({"features": np.zeros((4, 3)), "labels": np.zeros(4)}, r"labels float64.* save labels\.astype\('int64'\)"),
+        ({"features": np.zeros((4, 3)), "labels": np.array(["cat"] * 4)}, r"np\.unique\(labels, return_inverse=True\)"),
         ({"features": np.asfortranarray(np.ones((4, 3))), "labels": np.zeros(4, int)}, "by columns"),
         ({"features": np.array([["a", None, "b"]], dtype=object), "labels": np.zeros(1, int)}, "objects"),
     ],
@@ -84,6 +91,50 @@ def test_a_flipped_byte_of_a_shard_is_noticed(folder):
     (folder / "a.npz").write_bytes(data)
     with pytest.raises(ValueError, match="CRC"):
         list(Shards.of(str(folder / "*.npz")).blocks(range(29)))
+
+
+@pytest.mark.parametrize(("damaged", "reason"), [(400, "Bad CRC-32"), (20_000, "Error -3 while decompressing")])
+def test_damage_before_the_wanted_rows_of_a_compressed_shard_is_one_line(tmp_path, damaged, reason):
+    """A process whose share lies behind the damage reads over it; a little of it is noticed by the checksum alone."""
+    numbers = np.random.default_rng(0).integers(0, 9, (20_000, 16)).astype(float)
+    np.savez_compressed(tmp_path / "a.npz", features=numbers, labels=np.arange(20_000) % 3)
+    data = bytearray((tmp_path / "a.npz").read_bytes())
+    middle = len(data) // 2
+    data[middle : middle + damaged] = b"\xff" * damaged
+    (tmp_path / "a.npz").write_bytes(data)
+    with pytest.raises(ValueError, match=f"cannot read .*a.npz: {reason}"):
+        list(Shards.of(str(tmp_path / "*.npz")).blocks(range(19_000, 20_000)))
+
+
+@pytest.mark.parametrize("kind", ["uint64", ">i4", "uint8", "int64"])
+def test_labels_are_int64_whatever_they_are_stored_as(tmp_path, kind):
+    """numpy 2.1 counts no uint64."""
+    np.savez(tmp_path / "a.npz", features=np.ones((4, 2)), labels=np.array([0, 1, 1, 0], dtype=kind))
+    shards = Shards.of(str(tmp_path / "*.npz"))
+    ((_, of_block),), (alone,) = shards.blocks(range(4)), shards.labels(range(4))
+    for labels in (of_block, alone):
+        assert labels.dtype == np.dtype(np.int64)
+        np.testing.assert_array_equal(labels, [0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["a.npz", "features-c.npy", "labels-c.npy"])
+def test_a_shard_that_is_written_between_two_passes_is_refused(folder, rows, name):
+    """The class means would be those of other rows than the scatter."""
+    shards = Shards.of(str(folder / "*.np?"))
+    list(shards.blocks(range(29)))
+    if name == "a.npz":
+        np.savez(folder / name, features=2 * rows[0][:10], labels=rows[1][:10], more=np.zeros(5))
+    else:
+        np.save(folder / name, np.load(folder / name)[::-1].copy())
+    os.utime(folder / name, ns=(0, 0))  # a clock may be coarser than two writes are apart
+    with pytest.raises(ValueError, match="was written while it was read: repeat the run"):
+        list(shards.blocks(range(29)))
+
+
+def test_the_place_of_a_row_names_its_file(folder):
+    shards = Shards.of(str(folder / "*.np?"))
+    assert shards.place(12) == f"row 2 of {folder / 'b.npz'}"
+    assert shards.place(28) == f"row 11 of {folder / 'features-c.npy'}"
 
 
 def test_a_file_of_two_names_is_refused(folder):

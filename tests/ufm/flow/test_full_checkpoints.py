@@ -3,20 +3,26 @@
 import os
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
+from manifolds.layout import ClassLayout
 from tests.fresh import FreshProcesses
 from tests.ufm.flow import full_processes
 from tests.ufm.flow.full_processes import RUNS
 from tests.ufm.flow.test_command import ROOT
 from tests.ufm.flow.test_shards_of_a_run import free_port
 from ufm.distributed import OneProcess
+from ufm.files import checkpoint_writer, store
 from ufm.files.checkpoint import load_rows
 from ufm.files.checkpoint_writer import save_rows
 from ufm.files.store import save_arrays
-from ufm.flow.checkpoints import remove_checkpoint
+from ufm.flow.checkpoints import SharedCheckpoint, remove_checkpoint
+from ufm.flow.held_rows import HeldRows
+from ufm.flow.start import Start
 
 REPEATED = ("embedded", "raw")
 
@@ -161,10 +167,51 @@ def test_an_unfinished_state_is_removed_and_of_the_others_the_newest_resumed(sto
     (state / str(newest(state))).rename(state / "40")
     for older in range(1, 40):  # a process that was killed while it removed them
         (state / str(older)).mkdir()
-    (state / "unfinished" / "flow").mkdir(parents=True)
+    dead = subprocess.run(
+        [sys.executable, "-c", "import ufm.files.store as s; print(s.temporary_name())"], capture_output=True, cwd=ROOT
+    )
+    (state / dead.stdout.decode().strip() / "flow").mkdir(parents=True)
     monkeypatch.setattr(full_processes, "OFFERS", 1)
     assert resumed(stopped) == "complete"
     assert newest(state) == 43  # after each of the three steps that were left
+
+
+@pytest.mark.parametrize("moment", ["rows", "numbers"])
+def test_two_runs_of_one_command_do_not_mix_their_states(tmp_path, monkeypatch, moment):
+    """A scheduler may start a command again that still runs: each writes whole states aside, and the newest is of one of them."""
+    held = HeldRows(range(6), np.arange(6))
+    start = Start(np.zeros((2, 6)), ClassLayout((3, 3)), None, (), statistics=SimpleNamespace(P=2), held=held)  # type: ignore[arg-type]
+    names = ("flow_state", "flow_count")
+    first, second = (SharedCheckpoint(tmp_path / "partial", {}, names, start) for _ in range(2))
+    for count, run in enumerate((first, second), 1):
+        run.schedule(np.array([0.0, 1.0]), 0.1, 5)
+        run.saved = {"flow_state": np.full((2, 6), float(count)), "flow_count": np.array(count)}
+    home, name = (checkpoint_writer, "save_rows") if moment == "rows" else (store, "save_checkpoint")
+    write, meanwhile = getattr(home, name), [lambda: second.offer({}, force=True)]
+
+    def disturbed(*arguments: Any) -> None:
+        write(*arguments)
+        if meanwhile:
+            meanwhile.pop()()
+
+    monkeypatch.setattr(home, name, disturbed)
+    first.offer({}, force=True)
+    assert [path.name for path in (tmp_path / "partial").iterdir()] == ["2"]
+    again = SharedCheckpoint(tmp_path / "partial", {}, names, start).saved
+    np.testing.assert_array_equal(again["flow_state"], np.full((2, 6), float(again["flow_count"])))
+
+
+def test_what_cannot_be_written_names_the_folder_of_the_state_and_leaves_the_one_before(stopped, monkeypatch):
+    state = stopped / "renormalized.state"
+    before = newest(state)
+
+    def full(folder: Path, *arguments: Any) -> None:
+        raise ValueError(f"cannot write {folder}: process 0 failed: No space left on device")
+
+    monkeypatch.setattr(checkpoint_writer, "save_rows", full)
+    monkeypatch.setattr(full_processes, "OFFERS", 1)
+    assert resumed(stopped) == f"cannot write {state / 'flow'}: process 0 failed: No space left on device"
+    assert newest(state) == before
 
 
 def test_a_run_keeps_the_schedule_that_it_began_with(stopped):

@@ -100,7 +100,7 @@ class CutRows:
     rows: np.ndarray
     classes: np.ndarray
     cuts: tuple[int, ...]
-    where = "memory"
+    where = described = "memory"
 
     @property
     def n(self) -> int:
@@ -116,6 +116,9 @@ class CutRows:
 
     def files(self) -> tuple[str, ...]:
         return ()
+
+    def place(self, row: int) -> str:
+        return f"row {row}"
 
     def share(self, rank: int, size: int) -> range:
         return range(self.n) if size == 1 else range(self.cuts[rank], self.cuts[rank + 1])
