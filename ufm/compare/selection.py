@@ -5,8 +5,9 @@ follow smooth paths of their own, further than in every one of the runs that are
 the fitted correlation in time and across values, the start measured with that noise. There are so many that this has probability
 at most (1 - level) / (models x choices x tests) in each of the tests under the model, two for one run and three for several.
 
-A model that leaves at most `Rule.tolerance` of log omega, rms, is refuted by nothing: of enough epochs any trend is significant.
-The one left is named where it explains the growth, and the class statistics of later epochs, where known, are as it implies.
+A model that leaves at most `Rule.tolerance` of log omega, rms, is never refuted by its likelihood alone (of enough epochs any
+trend is significant), but where later class statistics contradict it, too. The one left is named where it explains the growth,
+and the class statistics of later epochs, where known, are as it implies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -67,9 +68,16 @@ def judge_predicted(
     for name, why in missing.items():
         if why:
             support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
+    support = {name: _unexcused(name, own, seen) for name, own in support.items()}
     told = {name: _told_from_limit(states, name) for name in names if MODELS[name].values}
     freedoms = sum((len(state.y) - 1) * (state.y.shape[1] - 1) for state in states)
     return replace(_verdict(support, told, _growth(states), seen, freedoms), threshold=1 / (1 + count), tolerance=rule.tolerance)
+
+
+def _unexcused(name: str, own: Support, seen: Sequence[SeenStatistics | str | None]) -> Support:
+    """Refuted after all, where the tolerance alone keeps a model that later features contradict."""
+    against = own.negligible and contradiction(name, own.parameter, seen, 1 - EXPLAINED)
+    return replace(own, refuted=True, negligible=False) if against else own
 
 
 def _growth(states: Sequence[PredictedRun]) -> float:
@@ -193,7 +201,7 @@ def _kept_beside(support: Mapping[str, Support], name: str, other: str) -> bool:
 
 
 def _objection(name: str, own: Support, seen: Sequence[SeenStatistics | str | None], freedoms: float) -> str:
-    """Why the one model left is not named all the same: too little to know the noise by, or features that it does not imply."""
+    """Why the one model left is not named all the same: too few residuals to estimate the noise, or features it does not imply."""
     if freedoms < PRIOR_FREEDOMS:
         return f"{freedoms:g} freedoms beside the clock tell less of the noise than is assumed: {PRIOR_FREEDOMS:g} are needed"
     return contradiction(name, own.parameter, seen, 1 - EXPLAINED)
