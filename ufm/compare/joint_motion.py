@@ -1,13 +1,14 @@
 """The joint flow of features and classifier (`ufm.laws.joint`), from any start and from many at once."""
 
 from collections.abc import Callable
-from functools import partial
 
 import numpy as np
 
 from ufm.compare.coordinates import Entry
+from ufm.compare.joint_tangents import JointTangents, relaxation
 from ufm.compare.motions import ROUGH_SPLIT, FlowState, Motion, extrapolated
 
+PLACES = 15, 1.5  # of a response, which bends most at first: more accurate than 20 evenly spaced ones
 FAST = 30.0  # kappa, from which on a classifier follows within a long step, whose halves and whole then differ before paths do
 
 
@@ -16,8 +17,8 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
 
     The state is (W, b, M with its mean, a factor D of Sigma_W). It is linear in (M, D) given (W, b) and the reverse: in a Strang
     step either half moves exactly while the other stands still. Two halves of a step and the whole are extrapolated to fourth
-    order, and halved again where they differ; the cheaper step does without the last. The classifiers of many starts are taken to
-    first order in what their features differ from the first ones by.
+    order, and halved again where they differ; the cheaper step does without the last. Many starts are taken to first order in
+    what they differ from the first one by (`ufm.compare.joint_tangents`).
     turns (B, C, C): from S T for every T of them instead of S = M diag(q), all at once.
     Raises ValueError without a measured classifier.
     """
@@ -65,29 +66,7 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
         moved = (now + growth[..., None, :] * now + drive[..., None, :] * target) @ F.mT
         return moved[..., :P], moved[..., P]
 
-    def classifier_near(W: np.ndarray, b: np.ndarray, M: np.ndarray, D: np.ndarray, h: float) -> tuple[np.ndarray, np.ndarray]:
-        """The same to first order in what the second moments differ from the first one by, in the eigenbasis of that alone."""
-        ones = np.ones((len(M), 1, C))
-        S, second = second_moment(M[0], D[0])
-        a, F = np.linalg.eigh(second)
-        growth, drive, of_growth, of_drive = relaxation(a, kappa * h, divided=True)
-        assert of_growth is not None
-        assert of_drive is not None
-        S = np.concatenate([M, ones], axis=-2) * q
-        now, target = np.concatenate([W, b[..., None]], axis=-1) @ F, (S * q).mT @ F
-        moved = now + growth * now + drive * target
-        root = np.zeros((len(M), P + 1, C + P))  # of the second moments
-        root[:, :, :C], root[:, :P, C:] = S, D
-        half = F.T @ ((root - root[0]).reshape(-1, C + P) @ (root[0].T @ F)).reshape(len(M), P + 1, P + 1)
-        change = half + half.mT
-        of_change = now[0] * of_growth[:, None] + target[0] * of_drive[:, None]  # (P + 1, C, P + 1): symmetric in P + 1
-        moved += (change.transpose(1, 0, 2) @ of_change.mT).transpose(1, 2, 0)
-        moved = moved @ F.T
-        return moved[..., :P], moved[..., P]
-
-    def both(
-        state: FlowState, h: float, classifier: Callable[..., tuple[np.ndarray, np.ndarray]] = classifier
-    ) -> tuple[FlowState, FlowState]:
+    def both(state: FlowState, h: float) -> tuple[FlowState, FlowState]:
         """Two Strang steps of h / 2, whose inner halves are one, and one of h."""
         W0, b0, M0, D0 = state
         first = modes(W0)
@@ -111,27 +90,22 @@ def joint_motion(entry: Entry, kappa: float, turns: np.ndarray | None = None) ->
     if turns is not None:
         W0, b0, D0 = (np.broadcast_to(x, (len(turns), *x.shape)) for x in (W0, b0, D0))
     sizes = (0.0, float(priors.min()), 0.0, 0.0)  # b may begin at 0 on its way to the priors
-    pair = both if turns is None else partial(both, classifier=classifier_near)
-    step, rough = extrapolated(pair, sizes=sizes), extrapolated(pair, sizes=sizes, split=ROUGH_SPLIT)
-    quick = extrapolated(pair, 0, sizes) if kappa < FAST else rough
-    return Motion((W0, b0, M0 + entry.mean[:, None], D0), step, gram, quick, rough)
+    M0 = M0 + entry.mean[:, None]
+    if turns is None or len(turns) == 1:
+        return _motion((W0, b0, M0, D0), both, gram, kappa, sizes)
+    tangents = JointTangents(entry, kappa)
+    start = tangents.start(M0[0], D0[0], M0[1:] - M0[0])
+    return _motion(start, tangents.both, tangents.gram, kappa, sizes, lambda state, h: both(state[:4], h))
 
 
-def relaxation(
-    a: np.ndarray, time: float, divided: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray | None, np.ndarray | None]:
-    """exp(-t a) - 1 and (1 - exp(-t a)) / a of eigenvalues a (..., m), and, of one set of them in ascending order, their divided
-    differences (m, m), which are the first-order changes of the functions of a matrix (Daleckii & Krein 1965).
-    """
-    a = np.clip(a, 0, None)
-    growth = np.expm1(-time * a)
-    drive = np.where(a > 0, -growth / np.where(a > 0, a, 1.0), time)
-    if not divided:
-        return growth, drive, None, None
-    gap = time * abs(a[:, None] - a)
-    smaller, larger = np.minimum(a[:, None], a), np.maximum(a[:, None], a)
-    of_growth = -time * np.exp(-time * smaller) * np.where(gap > 0, -np.expm1(-gap) / np.where(gap > 0, gap, 1.0), 1.0)
-    index = np.arange(len(a))
-    of_smaller = drive[np.minimum(index[:, None], index)]
-    of_drive = np.where(larger > 0, -(of_growth + of_smaller) / np.where(larger > 0, larger, 1.0), -(time**2) / 2)
-    return growth, drive, of_growth, of_drive
+def _motion(
+    state: FlowState,
+    both: Callable[[FlowState, float], tuple[FlowState, FlowState]],
+    gram: Callable[[FlowState], np.ndarray],
+    kappa: float,
+    sizes: tuple[float, ...],
+    watched: Callable[[FlowState, float], tuple[FlowState, FlowState]] | None = None,
+) -> Motion:
+    step = extrapolated(both, sizes=sizes, watched=watched)
+    rough = extrapolated(both, sizes=sizes, split=ROUGH_SPLIT, watched=watched)
+    return Motion(state, step, gram, extrapolated(both, 0, sizes) if kappa < FAST else rough, rough, PLACES)

@@ -27,6 +27,7 @@ LONGEST, AT_REST = 1e12, 1e-15  # a step, and a speed of log omega, at which a f
 SPLIT, ROUGH_SPLIT = 1e-4, 2e-3  # relative difference of a step and its halves that is halved again, and that of a rough one
 DEEPEST = 20  # how often
 MOST_FLOW_STEPS = 20_000  # of one flow, each two halves and a whole
+PLACES = 20, 1.0  # of a response, and the power of their number by which they are spaced
 FlowState = Any
 
 
@@ -38,6 +39,9 @@ class StiffFlowError(ValueError):
 class Motion:
     """A state, how a step of flow time h changes it to fourth order, G (C, C) of a state; and two that may be cheaper: `quick`,
     which does not watch its error as `step` may, and `rough`, which watches it less closely.
+
+    places: at how many places of a long path its response is computed, and the power of their number by which they are spaced,
+    above 1 denser at the start.
     """
 
     state: FlowState
@@ -45,6 +49,7 @@ class Motion:
     gram: Callable[[FlowState], np.ndarray]
     quick: Callable[[FlowState, float], FlowState] | None = None
     rough: Callable[[FlowState, float], FlowState] | None = None
+    places: tuple[int, float] = PLACES
 
 
 def renormalized_motion(gram: np.ndarray, counts: np.ndarray, r: float = 1.0, lam: float = 0.0) -> Motion:
@@ -85,10 +90,11 @@ def extrapolated(
     deepest: int = DEEPEST,
     sizes: Sequence[float] = (),
     split: float = SPLIT,
+    watched: Callable[[FlowState, float], tuple[FlowState, FlowState]] | None = None,
 ) -> Callable[[FlowState, float], FlowState]:
     """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ by
     `split`, at most `deepest` times over: in relation to the largest entry of an array, or to its size in `sizes` where that is
-    larger.
+    larger. Where a part of the state that is cheaper to follow tells alone, `watched` takes both steps of that part.
 
     Raises StiffFlowError after MOST_FLOW_STEPS of them.
     """
@@ -99,15 +105,19 @@ def extrapolated(
         count += 1
         if count > MOST_FLOW_STEPS:
             raise StiffFlowError(f"{MOST_FLOW_STEPS} steps do not follow it")
-        halves, whole = both(state, h)
-        least = sizes or (0.0,) * len(whole)
-        pairs = zip(halves, whole, least, strict=True)
-        apart = any(abs(fine - coarse).max() > split * max(abs(fine).max(), size) for fine, coarse, size in pairs)
-        if apart and depth < deepest:
+        halves, whole = both(state, h) if watched is None or depth == deepest else watched(state, h)
+        if depth < deepest and _apart(halves, whole, sizes or (0.0,) * len(whole), split):
             return careful(careful(state, h / 2, depth + 1), h / 2, depth + 1)
+        if watched is not None and depth < deepest:
+            halves, whole = both(state, h)
         return tuple((4 * fine - coarse) / 3 for fine, coarse in zip(halves, whole, strict=True))
 
     return careful
+
+
+def _apart(halves: FlowState, whole: FlowState, sizes: Sequence[float], split: float) -> bool:
+    pairs = zip(halves, whole, sizes, strict=True)
+    return any(abs(fine - coarse).max() > split * max(abs(fine).max(), size) for fine, coarse, size in pairs)
 
 
 def trace(

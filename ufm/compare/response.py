@@ -12,14 +12,14 @@ from scipy.interpolate import CubicSpline
 
 from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry, log_gram
-from ufm.compare.motions import FIRST_HALVINGS, FlowState, Motion
+from ufm.compare.motions import FIRST_HALVINGS, PLACES, FlowState, Motion
 
 TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
-PLACES = 20  # of a path, at which the response is computed
 FEW_STEPS, MORE_STEPS = 2, 6  # from place to place
 BETWEEN = 4  # parts of every interval between two places, to whose ends a cubic spline takes the response; linear in each
 FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
-APART, CLOSELY = 0.02, 0.0002  # of log omega, from its path, that a path of longer steps may be, and one of a single step
+APART, CLOSELY = 0.02, 0.0002  # of log omega, from its path, that a path of longer steps may be; one of a single step, and how
+# much further few steps may take it
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
 FlowStep = Callable[[FlowState, float], FlowState]
@@ -112,22 +112,26 @@ def response(
     m, K = len(where[0]), frame.shape[1]
     if len(times) < 2:
         return Response.unchanged(m)
-    count = FEWER_PLACES if K > MOST_FULL else PLACES
     first_steps = min(FIRST_HALVINGS + 1, len(times) - 1)  # of a trace, the short ones that follow a classifier to rest
-    chosen = np.unique(np.r_[0, np.round(np.linspace(first_steps, len(times) - 1, count - 1)).astype(int)])
+    others = len(times) - 1 - first_steps
+    count, power = (FEWER_PLACES, 1.0) if K > MOST_FULL else motion.places if others >= PLACES[0] else PLACES
+    share = np.linspace(0, 1, count - 1) ** power
+    chosen = np.unique(np.r_[0, np.round(first_steps + others * share).astype(int)])
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
-    state, easiest = motion.state, 0
+    state, easiest, was_off, strays = motion.state, 0, 0.0, CLOSELY if K <= MOST_FULL else APART
     careful = [(motion.step, FEW_STEPS, APART), (motion.step, MORE_STEPS, APART)]
     quick = list[tuple[FlowStep, int, float]]()
     if motion.quick is not None:
-        quick = [(motion.quick, 1, CLOSELY), (motion.quick, FEW_STEPS, APART), (motion.quick, MORE_STEPS, APART)]
+        quick = [(motion.quick, 1, CLOSELY), *((motion.quick, steps, APART) for steps in (FEW_STEPS, MORE_STEPS))]
     for before, after in pairwise(chosen):
         ways = [*quick, *careful] if before else careful  # a classifier that is not at rest at the start comes there in no time
         for way in range(easiest, len(ways)):
             step, steps, apart = ways[way]
             moments = np.interp(np.linspace(before, after, steps + 1), np.arange(len(times)), times)
             moved = _walk(motion, step, state, moments, frame)
-            if moved is not None and abs(moved[1][0] - path[after]).max() < apart:
+            off = np.inf if moved is None else float(abs(moved[1][0] - path[after]).max())
+            if off < apart and (step is not motion.quick or steps != FEW_STEPS or off < was_off + strays):
+                was_off = off
                 easiest = 1 if before and quick and way else easiest  # where one step was too long, the next is too
                 break
         if moved is None and before == 0:

@@ -7,6 +7,7 @@ With S = M diag(q) (P x C), q = sqrt(pi), J = I - q q^T and Pi = diag(pi), for a
 """
 
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 
@@ -106,10 +107,16 @@ def _advance_near(a: np.ndarray, turned: np.ndarray) -> Advance:
 
 def divided_exponential(x: np.ndarray) -> np.ndarray:
     """(exp(x_j) - exp(x_k)) / (x_j - x_k), exp(x_j) where they are equal. (P, C) -> (P, C, C)"""
-    rows, columns = np.triu_indices(x.shape[1])  # it is symmetric
+    rows, columns = _upper(x.shape[1])  # it is symmetric
     one, other = x[:, rows], x[:, columns]
     gap = abs(one - other)
     upper = np.exp(np.maximum(one, other)) * np.where(gap > 0, -np.expm1(-gap) / np.where(gap > 0, gap, 1.0), 1.0)
     divided = np.empty((*x.shape, x.shape[1]))
     divided[:, rows, columns] = divided[:, columns, rows] = upper
     return divided
+
+
+@cache
+def _upper(C: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of the upper triangle, which are asked for in every step."""
+    return np.triu_indices(C)

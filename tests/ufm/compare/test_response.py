@@ -10,9 +10,9 @@ from scipy.linalg import expm_frechet
 from tests.ufm.compare.descents import entry_of, labelled, white_start
 from ufm.compare import models
 from ufm.compare.coordinates import Entry, frame_of, log_gram
-from ufm.compare.joint_motion import relaxation
+from ufm.compare.joint_tangents import relaxation
 from ufm.compare.models import JOINT, KERNEL, PLAIN, Predictor
-from ufm.compare.motions import trace
+from ufm.compare.motions import FIRST_HALVINGS, trace
 from ufm.compare.response import MOST_FULL, krylov, response, turns
 from ufm.compare.unnormalized_motion import unnormalized_motion
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
@@ -97,6 +97,41 @@ def test_the_response_by_cheap_steps_is_that_by_steps_that_watch_their_error(kap
     cheap, careful = (one.at(grid) for one in ways)
     assert abs(careful[-1] - np.eye(6)).max() > 0.1
     np.testing.assert_allclose(cheap, careful, atol=0.004)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_between_few_places_of_a_long_path_the_response_is_that_of_all_places(seed: int) -> None:
+    """Of a classifier that is not at rest, whose response bends most at first: after the steps that bring it to rest."""
+    start = start_of(anisotropic_entry(np.random.default_rng(seed)))
+    start = replace(start, mean=start.mean + 0.9, largest=start.largest + 1.9)
+    where, rest = np.triu_indices(3), FIRST_HALVINGS + 1
+    ((_, Y, times),) = start.traces(JOINT, (1.0,))
+    ((_, motion),) = models.motions(JOINT, start.gram, start.counts, start.entry, (1.0,), turns(Y[0], start.frame, where))
+    grid = np.arange(len(times), dtype=float)
+    every = replace(motion, quick=None, places=(len(times), 1.0))
+    few, all_of = (response(one, start.frame, Y, times, grid, where).at(grid)[rest:] for one in (motion, every))
+    assert abs(np.diff(all_of, axis=0)).max() > 0.02
+    np.testing.assert_allclose(few, all_of, rtol=0, atol=3e-3)
+
+
+@pytest.mark.parametrize("kappa", [1.0, 100.0])
+def test_steps_that_watch_their_error_take_many_starts_as_each(kappa: float) -> None:
+    """To first order, though the first alone is watched: what is left falls with the square of what the starts differ by."""
+    start = start_of(anisotropic_entry(np.random.default_rng(4)))
+    many = turns(log_gram(start.gram, start.frame), start.frame, np.triu_indices(3))
+
+    def stepped(T: np.ndarray) -> np.ndarray:
+        ((_, motion),) = models.motions(JOINT, start.gram, start.counts, start.entry, (kappa,), T)
+        return motion.gram(motion.step(motion.state, 0.1))
+
+    left = []
+    for size in (100.0, 10.0):
+        T = np.eye(4) + size * (many - np.eye(4))
+        together, alone = stepped(T), np.concatenate([stepped(one[None]) for one in T])
+        np.testing.assert_allclose(together[0], alone[0], rtol=1e-10)
+        left.append(abs(together - alone).max())
+        assert abs(alone - alone[0]).max() > 50 * left[-1]
+    assert left[1] < 0.02 * left[0]
 
 
 @pytest.mark.parametrize("time", [1e-3, 0.7, 30.0])
