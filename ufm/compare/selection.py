@@ -201,7 +201,7 @@ def _kept_beside(support: Mapping[str, Support], name: str, other: str) -> bool:
 
 
 def _objection(name: str, own: Support, seen: Sequence[SeenStatistics | str | None], freedoms: float) -> str:
-    """Why the one model left is not named all the same: too few residuals to estimate the noise, or features it does not imply."""
+    """Why the one model left is not named all the same: too few residuals for its noise, or features that it does not imply."""
     if freedoms < PRIOR_FREEDOMS:
         return f"{freedoms:g} freedoms beside the clock tell less of the noise than is assumed: {PRIOR_FREEDOMS:g} are needed"
     return contradiction(name, own.parameter, seen, 1 - EXPLAINED)
