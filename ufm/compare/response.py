@@ -19,7 +19,7 @@ FEW_STEPS, MORE_STEPS = 2, 6  # from place to place
 BETWEEN = 4  # parts of every interval between two places, to whose ends a cubic spline takes the response; linear in each
 FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
 APART, CLOSELY = 0.02, 0.0002  # of log omega, from its path, that a path of longer steps may be; one of a single step, and how
-# much further few steps may take it
+# much further few steps between places that lie further apart may take it
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
 FlowStep = Callable[[FlowState, float], FlowState]
@@ -115,10 +115,11 @@ def response(
     first_steps = min(FIRST_HALVINGS + 1, len(times) - 1)  # of a trace, the short ones that follow a classifier to rest
     others = len(times) - 1 - first_steps
     count, power = (FEWER_PLACES, 1.0) if K > MOST_FULL else motion.places if others >= PLACES[0] else PLACES
+    strays = CLOSELY if count < PLACES[0] and K <= MOST_FULL else APART
     share = np.linspace(0, 1, count - 1) ** power
     chosen = np.unique(np.r_[0, np.round(first_steps + others * share).astype(int)])
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
-    state, easiest, was_off, strays = motion.state, 0, 0.0, CLOSELY if K <= MOST_FULL else APART
+    state, easiest, was_off = motion.state, 0, 0.0
     careful = [(motion.step, FEW_STEPS, APART), (motion.step, MORE_STEPS, APART)]
     quick = list[tuple[FlowStep, int, float]]()
     if motion.quick is not None:
