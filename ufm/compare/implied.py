@@ -8,8 +8,8 @@ conservation   Sigma_W + S S^T / r under plain descent (r = 1) and a block kerne
                Sigma_W (r = inf) under the renormalized and the embedded flow; A A^T and the layer below under `layer`
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from ufm.compare.clock_free import GrowthSplit, growth_split
 from ufm.compare.conserved import ConservedProducts, change_of_entries, change_seen_by_class_means, conserved_products
 from ufm.compare.coordinates import Entry
 from ufm.compare.models import KERNEL, LAYER, PLAIN
+from ufm.compare.outcome import Support
 from ufm.laws.closed import EMBEDDED, RENORMALIZED
 
 
@@ -62,6 +63,19 @@ def contradiction(name: str, parameter: float | None, runs: Sequence[SeenStatist
     return ""
 
 
+def unexcused(
+    support: Mapping[str, Support], runs: Sequence[SeenStatistics | str | None], most: float, times: float
+) -> dict[str, Support]:
+    """Refuted after all, where the tolerance alone keeps a model that the statistics contradict, beside one left that they do
+    not and that is so many times as likely. Features seen in a basis that moves contradict the true model, too.
+    """
+    left = {name: own for name, own in support.items() if not own.missing and not own.refuted}
+    against = {name for name, own in left.items() if contradiction(name, own.parameter, runs, most)}
+    likeliest = max((own.log_likelihood for name, own in left.items() if name not in against), default=-np.inf)
+    lost = {name for name in against if left[name].negligible and likeliest - left[name].log_likelihood > np.log(times)}
+    return {name: replace(own, refuted=True, negligible=False) if name in lost else own for name, own in support.items()}
+
+
 def _contradicted(name: str, parameter: float | None, seen: SeenStatistics, most: float) -> str:
     if name in (RENORMALIZED.name, EMBEDDED.name):
         own = seen.split.share
@@ -99,5 +113,5 @@ def _share_without_decay(seen: SeenStatistics, r: float) -> tuple[float, float, 
 
 def share_of_kernel(split: GrowthSplit, r: float) -> float:
     """The class means' share of the growth under a block kernel r, from the statistics at both ends of every interval."""
-    weight, s = (split.signal + split.noise).sum(1), split.predicted_shares
-    return float((weight * r * s / (r * s + 1 - s)).sum() / weight.sum())
+    weight = (split.signal + split.noise).sum(1)
+    return float((weight * split.shares_between(r)).sum() / weight.sum())
