@@ -100,9 +100,12 @@ def change_seen_by_class_means(products: ConservedProducts, r: float) -> float:
 
 
 def change_of_layer(first: LayerBelow, last: LayerBelow, priors: np.ndarray) -> float:
-    """By how much of its norm A A^T has changed, or Sigma_W or the class means of the layer below, whichever most."""
-    q = np.sqrt(priors)
-    pairs = ((first.A @ first.A.T, last.A @ last.A.T), (first.sigma_w, last.sigma_w), (first.M * q, last.M * q))
+    """By how much of its norm A A^T has changed besides the factor of weight decay, at most 1, which is the flow's at another
+    clock; or Sigma_W or the class means of the layer below, whichever most.
+    """
+    q, before, after = np.sqrt(priors), first.A @ first.A.T, last.A @ last.A.T
+    decay = min(float(np.vdot(before, after) / np.vdot(before, before)), 1.0)
+    pairs = ((before, after / decay), (first.sigma_w, last.sigma_w), (first.M * q, last.M * q))
     return max(float(np.linalg.norm(after - before) / np.linalg.norm(before)) for before, after in pairs)
 
 
