@@ -127,15 +127,15 @@ def largest_change(inner: np.ndarray) -> float:
     T = len(inner)
     differ = np.diff(np.eye(T), n=min(2, T - 1), axis=0)
     jitter = float(np.einsum("is,st,it->i", differ, inner, differ).mean() / (differ[0] ** 2).sum())
-    single = _apart(inner).max() ** 0.5 - DEVIATIONS * (2 * max(jitter, 0.0)) ** 0.5
+    single = _squared_distances(inner).max() ** 0.5 - DEVIATIONS * (2 * max(jitter, 0.0)) ** 0.5
     edges = np.linspace(0, T, (STRETCHES if T >= 2 * STRETCHES else T) + 1).astype(int)
     means = np.array([(np.arange(T) >= low) & (np.arange(T) < high) for low, high in pairwise(edges)]) / np.diff(edges)[:, None]
     noise = jitter * (1 / np.diff(edges) + 1 / edges[1])[1:]
-    standing = (_apart(means @ inner @ means.T)[1:] - noise).max()
+    standing = (_squared_distances(means @ inner @ means.T)[1:] - noise).max()
     return float(max(single, max(standing, noise.max(), 0.0) ** 0.5))
 
 
-def _apart(inner: np.ndarray) -> np.ndarray:
+def _squared_distances(inner: np.ndarray) -> np.ndarray:
     """Squared distances from the first of what has these inner products."""
     own = np.diagonal(inner)
     return np.maximum(own + own[0] - 2 * inner[0], 0.0)

@@ -51,7 +51,7 @@ class JointTangents:
         white = np.linalg.solve(D, M @ centred)
         twice = np.linalg.solve(D.T, white)  # Sigma_W^{-1} S
         G = white.T @ white
-        half = _first(twice.T, dX @ np.vstack([centred, -white]))
+        half = _over_first(twice.T, dX @ np.vstack([centred, -white]))
         return np.concatenate([G[None], G + (half + half.transpose(2, 1, 0)).transpose(1, 0, 2)])
 
     def _state(self, features: Reference, classifier: Reference) -> FlowState:
@@ -70,7 +70,7 @@ class JointTangents:
         a, U = np.linalg.eigh(W @ W.T)
         a = np.clip(a, 0, None)
         half = dW @ W.T
-        change = _first(U.T, half + half.transpose(2, 1, 0)) @ U  # of W W^T in its eigenbasis
+        change = _over_first(U.T, half + half.transpose(2, 1, 0)) @ U  # of W W^T in its eigenbasis
         columns = np.ascontiguousarray(dW.transpose(2, 1, 0))  # (P, B, C)
         decay = self.entry.decay_h
 
@@ -85,9 +85,9 @@ class JointTangents:
             seen = W @ X
             inner = K @ seen
             inner[:, : self.C] += drive @ pull
-            moved = _first(K, dW @ X + _first(W, dX)) + _first(U, change * of_kept[:, None]) @ (U.T @ seen)
-            moved[:, :, : self.C] += _first(U, change * of_drive[:, None]) @ (U.T @ pull) - (drive @ db)[:, :, None]
-            return rest * X + W.T @ inner, rest * dX + columns @ inner + _first(W.T, moved)
+            moved = _over_first(K, dW @ X + _over_first(W, dX)) + _over_first(U, change * of_kept[:, None]) @ (U.T @ seen)
+            moved[:, :, : self.C] += _over_first(U, change * of_drive[:, None]) @ (U.T @ pull) - (drive @ db)[:, :, None]
+            return rest * X + W.T @ inner, rest * dX + columns @ inner + _over_first(W.T, moved)
 
         return move
 
@@ -103,7 +103,7 @@ class JointTangents:
         assert of_drive is not None
         now, target = Z @ F, (S * self.q).T @ F
         root = np.hstack([S[:, :C] * self.q, np.vstack([X[:, C:], np.zeros(P)])])  # of the second moment, as dX changes it
-        half = _first(F[:P].T, dX @ (root.T @ F))
+        half = _over_first(F[:P].T, dX @ (root.T @ F))
         change = half + half.transpose(2, 1, 0)  # of the second moment in its eigenbasis
         of_change = now.T * of_growth[..., None] + target.T * of_drive[..., None]  # (P + 1, P + 1, C)
         means = np.ascontiguousarray((dX[:, :, :C] * self.priors).transpose(2, 1, 0))
@@ -111,7 +111,7 @@ class JointTangents:
         return (now + growth * now + drive * target) @ F.T, moved @ F.T
 
 
-def _first(A: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _over_first(A: np.ndarray, x: np.ndarray) -> np.ndarray:
     """A x over the first index of x. (m, n), (n, B, k) -> (m, B, k)"""
     return (A @ x.reshape(len(x), -1)).reshape(len(A), *x.shape[1:])
 
