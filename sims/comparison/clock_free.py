@@ -203,7 +203,7 @@ def clock_free_figure(tests: ClockFreeTests) -> Figure | None:
         middle = (tests.epochs[1:] + tests.epochs[:-1]) / 2
         axes[1].plot(middle, tests.split.signal.mean(1).cumsum(), "o-", color=BLACK, markersize=3, label="class means")
         axes[1].plot(middle, tests.split.noise.mean(1).cumsum(), "s--", color=BLUE, markersize=3, label="deviations")
-        expected = (tests.split.predicted_shares * (tests.split.signal + tests.split.noise).mean(1)).cumsum()
+        expected = (tests.split.shares_between() * (tests.split.signal + tests.split.noise).mean(1)).cumsum()
         axes[1].plot(middle, expected, "-.", color=GREEN, label="class means, plain descent")
     axes[1].set_title("growth of log ω by", fontsize=9, y=1.0)
     if tests.rotation is not None and tests.rotation.size > 0:

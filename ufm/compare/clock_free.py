@@ -24,6 +24,7 @@ from ufm.compare.outcome import Measured
 from ufm.compare.predicted import FollowedRun
 
 RESAMPLES = 1000
+NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)  # of means over the interval between two epochs
 AGREE = 1e-3  # tolerance of the paths of `rotation`, of log omega
 
 
@@ -54,17 +55,21 @@ class Conservation:
 @dataclass(frozen=True, eq=False)
 class GrowthSplit:
     """Growth of every log omega between neighbouring epochs by the class means and by deviations, (T - 1, K) each; the signal's
-    share of all of it, that which plain descent predicts from the statistics of both ends, also by epoch (T - 1,), and r,
-    the odds of the first over those of the second: the ratio of a block kernel where Sigma_T is white.
+    share of all of it, that which plain descent predicts, and r, the odds of the first over those of the second: the ratio of
+    a block kernel where Sigma_T is white; shares (T,), that which plain descent has from the statistics of every epoch.
     """
 
     signal: np.ndarray
     noise: np.ndarray
     share: Estimate
     predicted: float
-    predicted_shares: np.ndarray
+    shares: np.ndarray
     r: float
     __repr__ = short_repr
+
+    def shares_between(self, r: float = 1.0) -> np.ndarray:
+        """The share under a block kernel r between neighbouring epochs (`mean_shares`). (T - 1,)"""
+        return mean_shares(self.shares, r)
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,15 +141,30 @@ def growth_split(entries: Sequence[Entry], seed: int = 0) -> GrowthSplit:
     signals, noises = np.array(signal), np.array(noise)
     by_value, all_of = signals.sum(0), (signals + noises).sum(0)
     weight = (signals + noises).sum(1)
-    middle = np.array(rates).sum(2)  # (T, 2)
-    shares = (middle[:-1, 0] / middle[:-1].sum(1) + middle[1:, 0] / middle[1:].sum(1)) / 2
-    predicted = float((weight * shares).sum() / weight.sum())
+    at_epochs = np.array(rates).sum(2)  # (T, 2)
+    shares = at_epochs[:, 0] / at_epochs.sum(1)
+    predicted = float((weight * mean_shares(shares)).sum() / weight.sum())
     share = float(by_value.sum() / all_of.sum())
     picks = bootstrap_picks(len(by_value), seed)
     ratio = (share / (1 - share)) / (predicted / (1 - predicted)) if 0 < share < 1 and 0 < predicted < 1 else float("nan")
     return GrowthSplit(
         signals, noises, bootstrap_estimate(share, by_value[picks].sum(1) / all_of[picks].sum(1)), predicted, shares, ratio
     )
+
+
+def mean_shares(shares: np.ndarray, r: float = 1.0) -> np.ndarray:
+    """Means over the growth between neighbours of r s / (r s + 1 - s), s the shares (T,) under plain descent. (T - 1,)
+
+    Where directions do not mix, the odds of s are 1 / u, u = omega^2 / C: their logarithm is linear in the growth, which s is not
+    where omega grows manyfold. Of shares that have no odds, or none that are finite, the mean of both ends.
+    """
+    own = r * shares / (r * shares + 1 - shares)
+    ends = (own[:-1] + own[1:]) / 2
+    inside = (own > 0) & (own < 1)
+    log_odds = np.log(own / (1 - own), where=inside, out=np.zeros_like(own))
+    middle, half = (log_odds[:-1] + log_odds[1:]) / 2, (log_odds[1:] - log_odds[:-1]) / 2
+    means = WEIGHTS / 2 @ (1 / (1 + np.exp(-middle - NODES[:, None] * half)))
+    return np.where(inside[:-1] & inside[1:], means, ends)
 
 
 def predicted_split(entry: Entry, frame: np.ndarray) -> np.ndarray:

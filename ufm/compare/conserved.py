@@ -100,9 +100,12 @@ def change_seen_by_class_means(products: ConservedProducts, r: float) -> float:
 
 
 def change_of_layer(first: LayerBelow, last: LayerBelow, priors: np.ndarray) -> float:
-    """By how much of its norm A A^T has changed, or Sigma_W or the class means of the layer below, whichever most."""
-    q = np.sqrt(priors)
-    pairs = ((first.A @ first.A.T, last.A @ last.A.T), (first.sigma_w, last.sigma_w), (first.M * q, last.M * q))
+    """By how much of its norm A A^T has changed besides the factor of weight decay, at most 1, which is the flow's at another
+    clock; or Sigma_W or the class means of the layer below, whichever most.
+    """
+    q, before, after = np.sqrt(priors), first.A @ first.A.T, last.A @ last.A.T
+    decay = min(float(np.vdot(before, after) / np.vdot(before, before)), 1.0)
+    pairs = ((before, after / decay), (first.sigma_w, last.sigma_w), (first.M * q, last.M * q))
     return max(float(np.linalg.norm(after - before) / np.linalg.norm(before)) for before, after in pairs)
 
 
@@ -124,15 +127,15 @@ def largest_change(inner: np.ndarray) -> float:
     T = len(inner)
     differ = np.diff(np.eye(T), n=min(2, T - 1), axis=0)
     jitter = float(np.einsum("is,st,it->i", differ, inner, differ).mean() / (differ[0] ** 2).sum())
-    single = _apart(inner).max() ** 0.5 - DEVIATIONS * (2 * max(jitter, 0.0)) ** 0.5
+    single = _squared_distances(inner).max() ** 0.5 - DEVIATIONS * (2 * max(jitter, 0.0)) ** 0.5
     edges = np.linspace(0, T, (STRETCHES if T >= 2 * STRETCHES else T) + 1).astype(int)
     means = np.array([(np.arange(T) >= low) & (np.arange(T) < high) for low, high in pairwise(edges)]) / np.diff(edges)[:, None]
     noise = jitter * (1 / np.diff(edges) + 1 / edges[1])[1:]
-    standing = (_apart(means @ inner @ means.T)[1:] - noise).max()
+    standing = (_squared_distances(means @ inner @ means.T)[1:] - noise).max()
     return float(max(single, max(standing, noise.max(), 0.0) ** 0.5))
 
 
-def _apart(inner: np.ndarray) -> np.ndarray:
+def _squared_distances(inner: np.ndarray) -> np.ndarray:
     """Squared distances from the first of what has these inner products."""
     own = np.diagonal(inner)
     return np.maximum(own + own[0] - 2 * inner[0], 0.0)

@@ -6,8 +6,8 @@ the fitted correlation in time and across values, the start measured with that n
 at most (1 - level) / (models x choices x tests) in each of the tests under the model, two for one run and three for several.
 
 A model that leaves at most `Rule.tolerance` of log omega, rms, is never refuted by its likelihood alone (of enough epochs any
-trend is significant), but where later class statistics contradict it, too. The one left is named where it explains the growth,
-and the class statistics of later epochs, where known, are as it implies.
+trend is significant), but where later class statistics contradict it, too, and not one that is likelier. The one left is named
+where it explains the growth, and the class statistics of later epochs, where known, are as it implies.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,7 +15,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ufm.compare.implied import SeenStatistics, contradiction
+from ufm.compare.implied import SeenStatistics, contradiction, unexcused
 from ufm.compare.models import JOINT, MODELS, UnpredictedError, available
 from ufm.compare.noise import PRIOR_FREEDOMS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Selection, Support
@@ -26,7 +26,7 @@ RUNS_AT_ONCE = 20  # runs simulated at once
 BEYOND = 8.0  # standard deviations past the furthest simulated run, where no more are simulated
 PROBED, FAR_BEYOND = 6, 40.0  # of the first runs, that are judged before the others, and the same past these few, in all tests
 EXPLAINED = 0.9  # of the growth of log omega, by the model that is named: what leaves more is no noise that a name could rest on
-TOLD = 100.0  # likelihood ratio at which a special case is told from the model that contains it
+TOLD = 100.0  # likelihood ratio at which models are told apart, a special case from the one that contains it
 LARGEST_TOLD = 10.0  # kappa, that is named
 PREDICTED_TO = 1e-5  # of log omega, to which predictions are computed: an exact record tells them apart below the tolerance, too
 NAN = float("nan")
@@ -68,16 +68,10 @@ def judge_predicted(
     for name, why in missing.items():
         if why:
             support[name] = Support(NAN, None, NAN, NAN, NAN, NAN, NAN, False, why)
-    support = {name: _unexcused(name, own, seen) for name, own in support.items()}
+    support = unexcused(support, seen, 1 - EXPLAINED, TOLD)
     told = {name: _told_from_limit(states, name) for name in names if MODELS[name].values}
     freedoms = sum((len(state.y) - 1) * (state.y.shape[1] - 1) for state in states)
     return replace(_verdict(support, told, _growth(states), seen, freedoms), threshold=1 / (1 + count), tolerance=rule.tolerance)
-
-
-def _unexcused(name: str, own: Support, seen: Sequence[SeenStatistics | str | None]) -> Support:
-    """Refuted after all, where the tolerance alone keeps a model that later features contradict."""
-    against = own.negligible and contradiction(name, own.parameter, seen, 1 - EXPLAINED)
-    return replace(own, refuted=True, negligible=False) if against else own
 
 
 def _growth(states: Sequence[PredictedRun]) -> float:

@@ -86,8 +86,12 @@ def descend_jointly(
     return rows
 
 
-def descend_layer(Z: np.ndarray, y: np.ndarray, A: np.ndarray, rate: float, steps: int, every: int) -> list[np.ndarray]:
-    """A (P, d) at every `every`-th step of gradient descent of A on 1/2 Ave ||W A z + b - y||^2, W, b at least squares."""
+def descend_layer(
+    Z: np.ndarray, y: np.ndarray, A: np.ndarray, rate: float, steps: int, every: int, decay: float = 0.0
+) -> list[np.ndarray]:
+    """A (P, d) at every `every`-th step of gradient descent of A on 1/2 Ave ||W A z + b - y||^2 + decay/2 ||A||^2, W and b at
+    least squares without it.
+    """
     n, maps = len(y), []
     Y = np.eye(int(y.max()) + 1)[:, y]
     for k in range(steps + 1):
@@ -95,7 +99,7 @@ def descend_layer(Z: np.ndarray, y: np.ndarray, A: np.ndarray, rate: float, step
             maps.append(A)
         wide = np.vstack([A @ Z, np.ones(n)])
         W = np.linalg.solve(wide @ wide.T, wide @ Y.T).T
-        A = A - rate * W[:, :-1].T @ (W @ wide - Y) @ Z.T / n
+        A = A - rate * (W[:, :-1].T @ (W @ wide - Y) @ Z.T / n + decay * A)
     return maps
 
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sims.comparison.controls import Case, make
-from tests.ufm.compare.descents import descend, descend_layer, entry_of, labelled, white_start
+from tests.ufm.compare.descents import descend, descend_layer, entry_of, labelled, measured, white_start
 from ufm.compare.conserved import (
     change_of_entries,
     change_of_layer,
@@ -201,3 +201,19 @@ def test_a_layer_over_fixed_features_conserves_what_it_says_and_another_does_not
     seen = seen_statistics([entry_of(A @ Z, y) for A in (first, last)])
     assert contradiction("layer", None, [seen, replace(seen, layer=0.05), None, "of no flow"], MOST) == ""
     assert "have changed by 30%" in contradiction("layer", None, [replace(seen, layer=0.05), replace(seen, layer=0.3)], MOST)
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.002])
+def test_weight_decay_of_a_layer_changes_a_a_t_by_a_factor_and_its_snr_by_a_clock_alone(decay: float) -> None:
+    rng, y = np.random.default_rng(5), labelled(SIZES)
+    Z = white_start(rng, SIZES, 9, 4.0)
+    below, priors = entry_of(Z, y), np.array(SIZES) / sum(SIZES)
+    maps = descend_layer(Z, y, rng.standard_normal((6, 9)), 0.1, 2000, 100, decay)
+    first, last = (LayerBelow(A, below.M, below.sigma_w) for A in (maps[0], maps[-1]))
+    assert np.linalg.norm(last.A) / np.linalg.norm(first.A) == pytest.approx(np.exp(-200 * decay), rel=0.02)
+    assert change_of_layer(first, last, priors) < 0.01
+    run = measured([A @ Z for A in maps], y)
+    assert run.entry is not None
+    verdict = judge([replace(run, entry=replace(run.entry, layer=first))])
+    assert verdict.support["layer"].rms < 1e-3
+    assert not verdict.support["layer"].refuted

@@ -6,7 +6,7 @@ import pytest
 from tests.ufm.compare.descents import descend, entry_of, labelled, white_start
 from ufm.compare.conserved import change_of_entries
 from ufm.compare.coordinates import Entry
-from ufm.compare.implied import SeenStatistics, contradiction, seen_statistics, share_of_kernel
+from ufm.compare.implied import SeenStatistics, contradiction, seen_statistics, share_of_kernel, unexcused
 from ufm.compare.outcome import NAMED, UNDECIDED, Support
 from ufm.compare.selection import _verdict
 
@@ -42,6 +42,20 @@ def test_descent_is_as_its_model_implies_whatever_its_decay(r: float, decay: flo
     name, parameter = ("unnormalized", None) if r == 1 else ("kernel", r)
     assert contradiction(name, parameter, [seen], MOST) == ""
     assert contradiction("kernel", r, [seen, None], MOST) == ""
+
+
+@pytest.mark.parametrize("r", [1.0, 4.0])
+@pytest.mark.parametrize("u", [0.3, 1.0])
+@pytest.mark.parametrize("rows", [[0, -1], [0, 20, -1]])
+def test_few_stored_epochs_of_a_large_growth_are_as_their_model_implies(r: float, u: float, rows: list[int]) -> None:
+    """omega grows 15 to 900 fold between the first and the last, and its share is no mean of those at both ends."""
+    rng, y = np.random.default_rng(1), labelled(SIZES)
+    features = descend(white_start(rng, SIZES, 7, u), y, 0.4, 6000, 150, r)
+    split = seen_statistics([entry_of(features[k], y) for k in rows]).split
+    assert (split.signal + split.noise).sum(0).mean() > np.log(10)
+    assert split.share.value == pytest.approx(share_of_kernel(split, r), abs=0.05)
+    if r == 1:
+        assert split.predicted == pytest.approx(share_of_kernel(split, 1.0))
 
 
 def test_what_descent_is_not_is_told() -> None:
@@ -93,3 +107,35 @@ def test_of_several_models_left_those_that_the_features_contradict_are_told() ->
     assert (verdict.outcome, verdict.compatible) == (UNDECIDED, ("renormalized", "unnormalized"))
     assert verdict.reason.endswith("renormalized, unnormalized; later features are not as unnormalized implies")
     assert _verdict(support, {}, 1.0).reason.endswith("told apart here: renormalized, unnormalized")
+
+
+@pytest.mark.parametrize(("behind", "left"), [(10.0, ["unnormalized"]), (1.0, ["renormalized", "unnormalized"])])
+def test_what_the_tolerance_keeps_is_lost_only_to_a_likelier_model_that_features_do_not_contradict(
+    behind: float, left: list[str]
+) -> None:
+    """Both below the tolerance, features as plain descent has them: renormalized is behind, or as likely."""
+    support = {name: Support(50.0, None, 8e-4, 0.0, 9.0, 1.0, 0.001, False, negligible=True) for name in left[-1:]}
+    support["renormalized"] = Support(50.0 - behind, None, 8e-4, 0.0, 9.0, 1.0, 0.001, False, negligible=True)
+    after = unexcused(support, [descended()], MOST, 100.0)
+    assert sorted(name for name, own in after.items() if not own.refuted) == left
+    assert all(own.negligible is not own.refuted for own in after.values())
+
+
+def test_features_seen_in_a_basis_that_moves_do_not_refute_the_likeliest_model_for_another() -> None:
+    """Plain descent whose features are stored with Sigma_W = I at every epoch: no name, of the renormalized flow neither."""
+    rng, y, stored = np.random.default_rng(1), labelled(SIZES), list[Entry]()
+    for H in descend(white_start(rng, SIZES, 7, 1.0), y, 0.8, 1000, 100):
+        values, E = np.linalg.eigh(entry_of(H, y).sigma_w)
+        stored.append(entry_of((E / np.sqrt(values)) @ E.T @ H, y))
+    seen = [seen_statistics(stored)]
+    support = {
+        "unnormalized": Support(50.0, None, 2e-4, 0.0, 9.0, 1.0, 0.001, False, negligible=True),
+        "renormalized": Support(20.0, None, 8e-4, 30.0, 9.0, 0.001, 0.001, False, negligible=True),
+        "kernel": Support(90.0, 4.0, 0.1, 0.0, 9.0, 0.001, 0.001, True),  # refuted: what it has is no evidence for another
+    }
+    assert [bool(contradiction(name, None, seen, MOST)) for name in ("unnormalized", "renormalized")] == [True, False]
+    after = unexcused(support, seen, MOST, 100.0)
+    assert after == support
+    verdict = _verdict(after, {}, 1.0, seen)
+    assert (verdict.outcome, verdict.compatible) == (UNDECIDED, ("unnormalized", "renormalized"))
+    assert verdict.reason.endswith("; later features are not as unnormalized implies")
