@@ -40,7 +40,7 @@ def parser() -> Parser:
         "--from-epoch",
         type=_epoch_or_rule,
         metavar="E",
-        help="start there, on the central path or not; zero-error: each run's own (default: where the central path begins)",
+        help="first epoch compared; zero-error: that of each run (default: the entry to the central path)",
     )
     p.add_argument("--to-epoch", type=float, metavar="E", help="leave later epochs out (default: none)")
     p.add_argument(
@@ -50,7 +50,7 @@ def parser() -> Parser:
         metavar=("NAME", "RUN"),
         help="runs to judge together, under a name (default: those whose configurations differ by the seed alone)",
     )
-    p.add_argument("--choices", type=int, default=1, help="how many ways to choose the epochs were tried (default 1)")
+    p.add_argument("--choices", type=int, default=1, help="number of choices of epochs that were tried (default 1)")
     p.add_shared("lambda", "the run's or the files'; a run with a classifier that does not say it needs --from-epoch")
     p.add_argument("--level", type=float, default=rule.level, help="of the bootstrap intervals (default %(default)s)")
     p.add_argument(

@@ -185,9 +185,9 @@ def judged(case: Case, seed: int) -> dict[str, Any]:
 def parser() -> Parser:
     """The command line."""
     p = Parser("python -m sims.comparison.controls", ("seed",), description=__doc__)
-    p.add_argument("--out", required=True, metavar="FILE.jsonl", help="a line a case, gone on with")
+    p.add_argument("--out", required=True, metavar="FILE.jsonl", help="one line per case; an existing file is continued")
     p.add_argument("--cases", type=int, default=400, help="drawn from the grid")
-    p.add_argument("--stored", action="store_true", help="with W, b and the layer below: `joint` and `layer` are true and rivals")
+    p.add_argument("--stored", action="store_true", help="with W, b and the layer below: `joint` and `layer` are candidates, too")
     p.add_argument(
         "--share",
         default="1/1",
@@ -195,7 +195,7 @@ def parser() -> Parser:
         help="judge the K-th of N shares, to run N commands side by side, each with a file of its own; all lines in one file are "
         "what one command makes",
     )
-    p.add_argument("--seconds", type=float, default=float("inf"), help="stop after so long and print what there is")
+    p.add_argument("--seconds", type=float, default=float("inf"), help="stop after this time and print the rates so far")
     p.add_argument("--write", metavar="PAGE.md", help="put the rates between the marks of this page (default: print them)")
     return p
 

@@ -66,16 +66,16 @@ def parser() -> FlowParser:
         "--start",
         choices=("whitened", "raw"),
         default="whitened",
-        help="whitened: Sigma_W = I, or total covariance I for the unnormalized flow (default); raw: that flow, no whitening",
+        help="whitened: Sigma_W = I, or total covariance I for the unnormalized flow (default); raw: not whitened",
     )
     clock = p.add_argument_group("flow and time")
-    clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default (a))")
-    clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help="decay of the classifier (default 0)")
+    clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default: (a))")
+    clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help="weight decay of the classifier (default 0)")
     clock.add_argument(
         "--kernel-ratio", type=float, default=1.0, metavar="R", help="speed of class means over that of deviations (default 1)"
     )
     clock.add_argument(
-        "--feature-decay", type=float, default=0.0, metavar="LAMBDA", help="decay of the unnormalized features (default 0)"
+        "--feature-decay", type=float, default=0.0, metavar="LAMBDA", help="weight decay of unnormalized features (default 0)"
     )
     end = clock.add_mutually_exclusive_group()
     end.add_argument(

@@ -47,19 +47,19 @@ class FlowConfig:
         if self.start not in ("whitened", "raw") or self.dtype not in ("float64", "float32"):
             raise ValueError(f"start = {self.start!r}, dtype = {self.dtype!r}: whitened or raw, float64 or float32")
         if self.start == "raw" and self.flow != UNNORMALIZED.name:
-            raise ValueError(f"the {self.flow} flow lives on whitened features: --start raw goes with --flow unnormalized")
+            raise ValueError(f"the {self.flow} flow is defined for whitened features: --start raw goes with --flow unnormalized")
         if self.balance and self.features is None:
-            raise ValueError("random features have the sizes that are asked for: --balance goes with --features")
+            raise ValueError("random features have the requested sizes: --balance goes with --features")
         if self.sizes is not None and (self.features is not None or len(self.sizes) < 2 or min(self.sizes) < 1):
             raise ValueError(f"sizes = {self.sizes}: of random features, at least two classes of at least one example")
         if self.eta is not None and self.steps is not None:
-            raise ValueError("eta and steps decide each other: give one of them")
+            raise ValueError("eta and steps determine each other: give one of them")
 
     def _check_flow(self) -> None:
         if self.flow != UNNORMALIZED.name and self.feature_decay:
-            raise ValueError(f"the {self.flow} flow has no scale to decay: --feature-decay goes with --flow unnormalized")
+            raise ValueError(f"the {self.flow} flow fixes the scale of features: --feature-decay goes with --flow unnormalized")
         if self.flow == UNNORMALIZED.name and self.ridge:
-            raise ValueError("the unnormalized flow is closed without a ridge only: --ridge goes with renormalized or embedded")
+            raise ValueError("the unnormalized flow is closed only without a ridge: --ridge goes with renormalized or embedded")
         if self.flow == EMBEDDED.name and self.kernel_ratio != 1:
             raise ValueError("the embedded flow is the limit of an infinite kernel ratio: --kernel-ratio goes with the others")
 

@@ -20,7 +20,7 @@ from ufm.features.sharded import triangular_factor
 
 @dataclass(frozen=True)
 class ColumnShare(ClassLayout):
-    """`sizes`, `n` and `priors` are of the columns of all processes of the `group`; `held` of every class are at hand.
+    """`sizes`, `n` and `priors` are of the columns of all processes of the `group`; `held` of every class are in this process.
 
     The class means, `renormalize`, `constraint_residual`, the steps that form no gradient on the manifold, and the fields of
     `ufm.tensor` are those of all columns; every process calls them together. numpy alone.
@@ -92,6 +92,6 @@ class ColumnShare(ClassLayout):
         return X
 
     def check_columns(self, X: Array) -> None:
-        """Raise ValueError where X (..., P, columns) has another number of columns than are at hand."""
+        """Raise ValueError where X (..., P, columns) has another number of columns than this process holds."""
         if X.shape[-1] != self.columns:
-            raise ValueError(f"X has {X.shape[-1]} columns, and {self.columns} of the {self.n} of all processes are at hand")
+            raise ValueError(f"X has {X.shape[-1]} columns, but this process holds {self.columns} of the {self.n}")

@@ -288,7 +288,7 @@ def test_a_seed_gives_float32_the_float64_data_rounded_through_the_command(tmp_p
         (["--sizes", "1,1", "--P", "3"], "N = 1"),
         (
             ["--sizes", "50,20,5", "--balance"],
-            "random features have the sizes that are asked for: --balance goes with --features",
+            "random features have the requested sizes: --balance goes with --features",
         ),
         (["--ridge", "-1"], "ridge = -1.0"),
         (["--ridge", "nan"], "ridge = nan"),

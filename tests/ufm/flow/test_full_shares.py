@@ -331,7 +331,7 @@ def test_a_share_sums_over_the_columns_of_all(condition, scale):
 
 def test_columns_of_another_number_are_refused():
     share = ColumnShare((5, 5), (3, 0), OneProcess())
-    with pytest.raises(ValueError, match="X has 10 columns, and 3 of the 10 of all processes are at hand"):
+    with pytest.raises(ValueError, match="X has 10 columns, but this process holds 3 of the 10"):
         share.means(np.zeros((2, 10)))
     assert repr(share).startswith("ColumnShare(sizes=(5, 5), held=(3, 0)")
 
