@@ -24,7 +24,7 @@ from ufm.compare.outcome import Measured
 from ufm.compare.predicted import FollowedRun
 
 RESAMPLES = 1000
-NODES, WEIGHTS = np.polynomial.legendre.leggauss(16)  # of means over the interval between two epochs
+LEGENDRE = np.polynomial.legendre.leggauss(16)  # nodes and weights of means over the interval between two epochs
 AGREE = 1e-3  # tolerance of the paths of `rotation`, of log omega
 
 
@@ -163,7 +163,8 @@ def mean_shares(shares: np.ndarray, r: float = 1.0) -> np.ndarray:
     inside = (own > 0) & (own < 1)
     log_odds = np.log(own / (1 - own), where=inside, out=np.zeros_like(own))
     middle, half = (log_odds[:-1] + log_odds[1:]) / 2, (log_odds[1:] - log_odds[:-1]) / 2
-    means = WEIGHTS / 2 @ (1 / (1 + np.exp(-middle - NODES[:, None] * half)))
+    nodes, weights = LEGENDRE
+    means = weights / 2 @ (1 / (1 + np.exp(-middle - nodes[:, None] * half)))
     return np.where(inside[:-1] & inside[1:], means, ends)
 
 

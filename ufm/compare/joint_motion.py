@@ -8,7 +8,7 @@ from ufm.compare.coordinates import Entry
 from ufm.compare.joint_tangents import JointTangents, relaxation
 from ufm.compare.motions import ROUGH_SPLIT, FlowState, Motion, extrapolated
 
-PLACES = 15, 1.5  # of a response, which bends most at first: more accurate than 20 evenly spaced ones
+PLACES_BENT_AT_FIRST = 15, 1.5  # of a response, which bends most at first: more accurate than 20 evenly spaced ones
 FAST = 30.0  # kappa, from which on a classifier follows within a long step, whose halves and whole then differ before paths do
 
 
@@ -108,4 +108,4 @@ def _motion(
 ) -> Motion:
     step = extrapolated(both, sizes=sizes, watched=watched)
     rough = extrapolated(both, sizes=sizes, split=ROUGH_SPLIT, watched=watched)
-    return Motion(state, step, gram, extrapolated(both, 0, sizes) if kappa < FAST else rough, rough, PLACES)
+    return Motion(state, step, gram, extrapolated(both, 0, sizes) if kappa < FAST else rough, rough, PLACES_BENT_AT_FIRST)
