@@ -53,11 +53,8 @@ def contradiction(name: str, parameter: float | None, runs: Sequence[SeenStatist
     if name == LAYER:
         changes = [seen.layer for seen in runs if isinstance(seen, SeenStatistics) and seen.layer is not None]
         largest = max(changes, default=0.0)
-        return (
-            ""
-            if largest <= most
-            else f"A A^T or the layer below, which it leaves as they are besides weight decay, have changed by {largest:.0%}"
-        )
+        kept = "A A^T up to weight decay, or the layer below, which it conserves"
+        return "" if largest <= most else f"{kept}, have changed by {largest:.0%}"
     if name not in (RENORMALIZED.name, EMBEDDED.name, PLAIN, KERNEL):
         return ""
     for seen in runs:
