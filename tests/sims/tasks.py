@@ -19,3 +19,11 @@ def squared_once_killed(task: tuple[int, str]) -> int:
         met.touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return number**2
+
+
+def square_in_too_much_memory(number: int) -> int:
+    """Its worker stops after each task but its first, as joblib's do that have grown by 300 MB."""
+    from joblib.externals.loky import process_executor
+
+    process_executor._MAX_MEMORY_LEAK_SIZE, process_executor._MEMORY_LEAK_CHECK_DELAY = -1, 0.0
+    return number**2

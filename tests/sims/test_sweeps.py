@@ -19,7 +19,7 @@ from sims.sweeps import Outcome, sweep
 from sims.training import session
 from sims.training.session import Run, train_run
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, tiny
-from tests.sims.tasks import square, squared_once_killed
+from tests.sims.tasks import square, square_in_too_much_memory, squared_once_killed
 
 
 def quiet(_: str) -> None:
@@ -59,6 +59,15 @@ def test_a_killed_worker_costs_nothing_but_time_and_one_that_always_dies_its_own
     }
     assert outcomes["5"] == Outcome(None, "its worker died every time")
     assert (tmp_path / "2").exists()
+
+
+def test_a_worker_that_stops_for_its_memory_is_replaced() -> None:
+    """joblib warns of it in the thread that waits for the workers; were that an error, nobody would wait for them any more."""
+    from joblib.externals.loky import get_reusable_executor
+
+    outcomes = sweep(square_in_too_much_memory, {f"{k}": k for k in range(12)}, "processes", 2, quiet)
+    get_reusable_executor().shutdown(wait=True)  # other sweeps get other workers
+    assert outcomes == {f"{k}": Outcome(k**2) for k in range(12)}
 
 
 @pytest.mark.parametrize("engine", ["processes", pytest.param("dask", marks=pytest.mark.slow)])  # its workers import torch anew
