@@ -67,7 +67,8 @@ def models_table(values: dict[str, Any]) -> Part:
         "up to a clock. p against rivals: the share of runs simulated from the model, with its noise, that fall as far behind "
         "the likeliest other model; p against free paths: behind values that each follow a smooth path of their own. A model is "
         f"refuted where no simulated run does, in either: at a p-value of {threshold}, so that all refutations together hold at "
-        f"the level asked for; but none that leaves an rms of log omega of no more than {tolerance} is. "
+        f"the level asked for. One that leaves an rms of log omega of no more than {tolerance} is not refuted by its p-values "
+        "alone, but only where the class statistics of later epochs contradict it, too, and not a model that is far likelier. "
         "r: how many times faster class means move than deviations; kappa: rate of the classifier."
     )
     p_heads = [f"p against {others} (refuted at {threshold})" for others in ("rivals", "free paths")]

@@ -26,7 +26,7 @@ def test_the_table_of_models_says_it_too() -> None:
     table = models_table({"refuted_at_p_value": 0.005, "tolerance": 0.001, "models": models})
     states = [row[2] for row in table["rows"]]
     assert states == ["compatible (leaves no more than 0.001)", "compatible", "refuted"]
-    assert "but none that leaves an rms of log omega of no more than 0.001 is" in table["caption"]
+    assert "One that leaves an rms of log omega of no more than 0.001 is not refuted by its p-values alone" in table["caption"]
 
 
 def test_the_option_tolerance_says_that_it_is_not_the_verdict_s() -> None:
