@@ -20,10 +20,10 @@ from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
 from ufm.laws.class_counts import ClassCounts
 from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
+from ufm.laws.complement_basis import ComplementBasis
 from ufm.laws.domain import LARGEST_RIDGE, digits_given, from_start, wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
-from ufm.laws.one_vector import ComplementBasis
-from ufm.laws.singular import thin_svd
+from ufm.laws.thin_svd import thin_svd
 
 DIRECT_UP_TO = 64  # rows for which LAPACK's solve is faster than an inverse of matrix products
 DENSE_UP_TO = 64  # columns up to which a product with Q^T Pi Q takes less than the calls that do without it
