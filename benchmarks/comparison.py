@@ -17,7 +17,7 @@ from scipy.optimize import least_squares
 from benchmarks.timing import paired, peak_megabytes
 from ufm.compare.exponent import fit_exponent, profile, resample
 from ufm.files.store import save_arrays
-from ufm.laws.closed import RENORMALIZED
+from ufm.laws.singular_value_dynamics import RENORMALIZED
 from ufm.monitor.logs import RunLog
 from ufm.monitor.measurement import measure_features
 

@@ -15,8 +15,8 @@ from manifolds.layout import ClassLayout
 from manifolds.normalized_features import constraint_residual
 from ufm.features.snr import renormalized_features, snr_spectrum
 from ufm.flow.clock import log_spaced
-from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
 from ufm.laws.discrete import recursion_step, run_discrete
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED, Law
 from ufm.tensor.renormalized_flow import advance_means, autograd_gradient, renormalize_after_step
 
 C, N, P = 10, 500, 512  # the main size

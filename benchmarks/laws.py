@@ -13,11 +13,11 @@ from benchmarks.timing import Paired, paired
 from manifolds.layout import ClassLayout
 from manifolds.normalized_features import oblique_projection, renormalize
 from ufm.features.snr import renormalized_features
-from ufm.laws.closed import RENORMALIZED, Law
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step, safe_step
 from ufm.laws.general_run import run_general
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio
+from ufm.laws.singular_value_dynamics import RENORMALIZED, Law
 from ufm.tensor.renormalized_flow import ls_gradient
 
 SIZES, P = tuple(range(455, 555, 10)), 512  # ten classes of 455 to 545 examples, 5000 in all

@@ -12,10 +12,10 @@ from ufm.flow.config import FlowConfig
 from ufm.flow.report import title
 from ufm.flow.run import run_flow
 from ufm.flow.start import prepare
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_run import run_general
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 
 FIGURES = Path(__file__).parent / "figures"
 

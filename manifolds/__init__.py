@@ -19,11 +19,11 @@ from manifolds.lazy import module_of, names_of
 if TYPE_CHECKING:
     from manifolds import geoopt as geoopt
     from manifolds import pymanopt as pymanopt
-    from manifolds.centering import Centering
     from manifolds.checks.derivatives import check_gradient, check_hessian
     from manifolds.checks.forms import check_form
     from manifolds.checks.manifold import check_manifold
     from manifolds.checks.views import GeooptView, PymanoptView
+    from manifolds.column_split import Centering
     from manifolds.forms import SemidefiniteForm, WeightedCentering
     from manifolds.generalized import GeneralizedStiefelMetric
     from manifolds.layout import ClassLayout
@@ -60,11 +60,11 @@ if TYPE_CHECKING:
     from manifolds.transports import differentiated_transport
 
 _HOMES = {
-    "centering": ("Centering",),
     "checks.derivatives": ("check_gradient", "check_hessian"),
     "checks.forms": ("check_form",),
     "checks.manifold": ("check_manifold",),
     "checks.views": ("GeooptView", "PymanoptView"),
+    "column_split": ("Centering",),
     "torch_optimizer": ("RiemannianDescent",),
     "forms": ("SemidefiniteForm", "WeightedCentering"),
     "generalized": ("GeneralizedStiefelMetric",),

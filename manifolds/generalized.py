@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from manifolds import normalized_features
-from manifolds.centering import SplitColumns, check_form_rank
+from manifolds.column_split import SplitColumns, check_form_rank
 from manifolds.embedded import curvature, geodesics, logarithm
 from manifolds.forms import SemidefiniteForm
 from manifolds.linalg import Array, ArrayT, array_like, inner, namespace

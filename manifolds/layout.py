@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.centering import LocalColumns
+from manifolds.column_split import LocalColumns
 from manifolds.linalg import Array, ArrayT, RankDeficient, array_like, namespace
 from manifolds.representation import short_repr
 

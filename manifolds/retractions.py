@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from manifolds.bundle.connection import horizontal
-from manifolds.centering import MeanSplit
+from manifolds.column_split import MeanSplit
 from manifolds.linalg import ArrayT, gram, identity_like, namespace, symmetrize
 from manifolds.matrix_functions import sylvester_congruence
 from manifolds.precision import at_least_float32

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.centering import MeanSplit
+from manifolds.column_split import MeanSplit
 from manifolds.linalg import Array, ArrayT, detached, epsilon, gram, inner, inverse_cholesky, namespace, symmetrize
 from manifolds.matrix_functions import inverse_sqrt, lyapunov
 from manifolds.spectral import (

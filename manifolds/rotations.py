@@ -5,7 +5,7 @@ A = X X^T = n I + M M^T, M the class means in orthonormal coordinates (P x C), w
 """
 
 from manifolds.bundle.connection import rate_of_product
-from manifolds.centering import Centering
+from manifolds.column_split import Centering
 from manifolds.linalg import ArrayT, gram, identity_like, namespace, skew
 from manifolds.precision import at_least_float32
 from manifolds.roots import records

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.centering import MeanSplit
+from manifolds.column_split import MeanSplit
 from manifolds.linalg import Array, array_like, as_numpy, namespace
 from manifolds.representation import short_repr
 

@@ -4,7 +4,7 @@ X, U, W are (..., P, n), numpy or torch. Equals parallel transport to first orde
 [Absil, Mahony and Sepulchre 2008, Section 8.1.4]
 """
 
-from manifolds.centering import MeanSplit
+from manifolds.column_split import MeanSplit
 from manifolds.linalg import ArrayT
 from manifolds.retractions import RETRACTIONS, Move, Retraction, as_retraction
 

@@ -19,7 +19,7 @@ from sims.page import check_jinja2
 from sims.training.config import LOSS_FUNCTIONS, TrainConfig, protocol
 from ufm.compare.outcome import NOT_COMPARED
 from ufm.compare.verdict import LawRule
-from ufm.laws.closed import LAWS
+from ufm.laws.singular_value_dynamics import LAWS
 from ufm.output import say, show
 
 CHOICES = {

@@ -8,7 +8,7 @@
     later = ufm.RENORMALIZED.omega(t, omega, C, N)           # their exact law
 
 The names below are imported from their modules when they are first used, so that `import ufm` and `python -m ufm.flow` start as
-fast as numpy does. Subpackages are attributes as well: `ufm.laws.closed.LAWS` needs no further import.
+fast as numpy does. Subpackages are attributes as well: `ufm.laws.singular_value_dynamics.LAWS` needs no further import.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -35,25 +35,25 @@ if TYPE_CHECKING:
     from ufm.features.statistics import StreamingStatistics as StreamingStatistics
     from ufm.features.statistics import statistics_of as statistics_of
     from ufm.flow.result import load_flow as load_flow
-    from ufm.laws.closed import EMBEDDED as EMBEDDED
-    from ufm.laws.closed import LAWS as LAWS
-    from ufm.laws.closed import RENORMALIZED as RENORMALIZED
-    from ufm.laws.closed import UNNORMALIZED as UNNORMALIZED
     from ufm.laws.discrete import run_discrete as run_discrete
     from ufm.laws.general import GeneralLaw as GeneralLaw
     from ufm.laws.general_run import run_general as run_general
+    from ufm.laws.singular_value_dynamics import EMBEDDED as EMBEDDED
+    from ufm.laws.singular_value_dynamics import LAWS as LAWS
+    from ufm.laws.singular_value_dynamics import RENORMALIZED as RENORMALIZED
+    from ufm.laws.singular_value_dynamics import UNNORMALIZED as UNNORMALIZED
     from ufm.laws.trajectory import Trajectory as Trajectory
     from ufm.models.references import cite as cite
 
 _SUBPACKAGES = ("compare", "features", "files", "flow", "laws", "ledger", "models", "monitor", "tensor")
 _HOMES = {
-    "EMBEDDED": "laws.closed",
+    "EMBEDDED": "laws.singular_value_dynamics",
     "GeneralLaw": "laws.general",
-    "LAWS": "laws.closed",
-    "RENORMALIZED": "laws.closed",
+    "LAWS": "laws.singular_value_dynamics",
+    "RENORMALIZED": "laws.singular_value_dynamics",
     "StreamingStatistics": "features.statistics",
     "Trajectory": "laws.trajectory",
-    "UNNORMALIZED": "laws.closed",
+    "UNNORMALIZED": "laws.singular_value_dynamics",
     "cite": "models.references",
     "class_blocks": "features.labels",
     "decompose": "features.loss_decomposition",

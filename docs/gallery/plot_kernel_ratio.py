@@ -9,7 +9,7 @@ r, in the time t r, the law tends to the embedded one.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm import EMBEDDED, RENORMALIZED
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
 
 C, N = 4, 60

@@ -9,8 +9,8 @@ faster, so that late in training nearly all of the loss is NC1.
 import matplotlib.pyplot as plt
 import numpy as np
 
+from ufm import RENORMALIZED
 from ufm.features.spectral_loss import spectral_loss, spectral_loss_nc1, spectral_loss_nc23
-from ufm.laws.closed import RENORMALIZED
 
 C, N = 10, 500
 t = np.geomspace(1e2, 1e8, 300)

@@ -9,7 +9,7 @@ form printed in the paper as Proposition 2 belongs to another flow.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm import EMBEDDED, RENORMALIZED
 from ufm.laws.discrete import run_discrete
 
 C, N, eta, steps = 4, 12, 50.0, 200

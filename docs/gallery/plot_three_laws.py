@@ -9,7 +9,7 @@ square root of time, as its fourth root, and exponentially.
 import matplotlib.pyplot as plt
 import numpy as np
 
-from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
+from ufm import EMBEDDED, RENORMALIZED, UNNORMALIZED
 
 C, N = 4, 60
 omega0, t = np.array([3.0, 1.5, 0.7]), np.geomspace(1, 1e6, 300)

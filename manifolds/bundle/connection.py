@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from manifolds.centering import Centering
+from manifolds.column_split import Centering
 from manifolds.embedded.curvature import embedded_hessian
 from manifolds.layout import ClassLayout
 from manifolds.linalg import ArrayT, gram, identity_like, inner, namespace, symmetrize

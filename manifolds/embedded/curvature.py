@@ -1,6 +1,6 @@
 """Second-order geometry of the embedded (Frobenius) metric: Weingarten map and Hessian. Arrays are (..., P, n)."""
 
-from manifolds.centering import MeanSplit
+from manifolds.column_split import MeanSplit
 from manifolds.linalg import ArrayT, symmetrize
 from manifolds.normalized_features import orthogonal_projection
 from manifolds.precision import at_least_float32

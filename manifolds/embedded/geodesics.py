@@ -10,7 +10,7 @@ on the deviations. X, U, W are (..., P, n); U and W must be tangent at X (projec
 
 import math
 
-from manifolds.centering import MeanSplit
+from manifolds.column_split import MeanSplit
 from manifolds.linalg import ArrayT, block, gram, identity_like, namespace, skew
 from manifolds.matrix_functions import matrix_exp
 from manifolds.precision import at_least_float32

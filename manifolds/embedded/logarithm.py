@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.centering import MeanSplit
+from manifolds.column_split import MeanSplit
 from manifolds.embedded import geodesics
 from manifolds.linalg import Array, ArrayT, frobenius_norm, namespace, symmetrize
 from manifolds.normalized_features import orthogonal_projection

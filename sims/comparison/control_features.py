@@ -11,7 +11,7 @@ from manifolds.representation import short_repr
 from ufm.compare.coordinates import Entry
 from ufm.compare.implied import SeenStatistics, seen_statistics
 from ufm.compare.models import KERNEL, PLAIN
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 
 RELATIVE_ERROR = 1e-9  # of the class means that are followed, in relation to themselves
 

@@ -207,8 +207,8 @@ def main(argv: list[str] | None = None) -> int:
 
 def judge_cases(args: argparse.Namespace) -> None:
     """Judge the cases that are missing, then print the rates or write them into a page."""
+    from sims.comparison.control_rates import rates_table, written
     from sims.comparison.lines import append_line, read_lines, stopwatch
-    from sims.comparison.rates import rates_table, written
 
     out, elapsed, (which, of) = Path(args.out), stopwatch(), parse_share(args.share)
     if args.write:

@@ -13,7 +13,7 @@ from ufm.compare.outcome import Measured
 from ufm.features.ranges import range_of_covariance, reduce_to_range
 from ufm.files.features import classifier_of
 from ufm.files.store import load_arrays, load_features
-from ufm.laws.closed import UNNORMALIZED
+from ufm.laws.singular_value_dynamics import UNNORMALIZED
 from ufm.laws.trajectory import Trajectory
 from ufm.monitor.epoch_statistics import load_statistics
 

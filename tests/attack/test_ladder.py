@@ -9,7 +9,7 @@ from ufm.features.labels import class_blocks
 from ufm.features.measures import phd_nc1
 from ufm.features.snr import snr
 from ufm.features.statistics import statistics_of
-from ufm.laws.closed import LAWS
+from ufm.laws.singular_value_dynamics import LAWS
 
 EPS = float(np.finfo(float).eps)
 C, N = 3, 7

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sims.comparison import controls, rates
+from sims.comparison import control_rates, controls
 from sims.comparison.lines import append_line, read_lines
 from sims.gallery.gallery import figure_path, gallery_model, parameters, saved_report
 from sims.training.config import TrainConfig
@@ -248,7 +248,7 @@ def test_a_page_without_a_place_for_the_rates_is_told_before_any_case(
     page: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
     if page is not None:
-        begin, end = rates.MARKS[False]
+        begin, end = control_rates.MARKS[False]
         (tmp_path / "page.md").write_text(page.replace("BEGIN", begin).replace("END", end))
     monkeypatch.setattr(controls, "judged", lambda *_: pytest.fail("it was judged for nothing"))
     assert controls.main(["--out", str(tmp_path / "c.jsonl"), "--cases", "1", "--write", str(tmp_path / "page.md")]) == 2

@@ -11,7 +11,7 @@ from scipy.integrate import solve_ivp
 
 from tests.docs.browser import opened
 from ufm.features.measures import phd_equiangular, phd_equinorm
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 
 EXPLORER = Path(__file__).parents[2] / "docs" / "explorer"
 TIMES = [0.0, 30.0, 1e3, 2e4]

@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, Route
 
 from tests.docs.browser import opened
-from ufm.laws.closed import RENORMALIZED
+from ufm.laws.singular_value_dynamics import RENORMALIZED
 
 EXPLORER = Path(__file__).parents[2] / "docs" / "explorer"
 ADDRESS = (EXPLORER / "index.html").as_uri()

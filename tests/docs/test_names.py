@@ -42,7 +42,7 @@ def test_every_name_on_a_page_exists(page: Path) -> None:
 
 
 def test_a_name_that_does_not_exist_is_missed() -> None:
-    assert exists("ufm.laws.closed.RENORMALIZED")
-    assert exists("ufm.laws.closed.Law.omega")
-    assert not exists("ufm.laws.closed.RENORMALISED")
+    assert exists("ufm.laws.singular_value_dynamics.RENORMALIZED")
+    assert exists("ufm.laws.singular_value_dynamics.Law.omega")
+    assert not exists("ufm.laws.singular_value_dynamics.RENORMALISED")
     assert not exists("ufm.nothing.at_all")

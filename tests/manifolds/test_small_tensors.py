@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from manifolds import geoopt as geoopt_manifolds
-from manifolds.centering import MeanSplit
+from manifolds.column_split import MeanSplit
 from manifolds.retractions import nearest_point
 from tests.manifolds.points import LAYOUT, P
 

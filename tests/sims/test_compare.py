@@ -32,7 +32,7 @@ from ufm.features.snr import renormalized_features
 from ufm.features.statistics import statistics_of
 from ufm.files.store import load_arrays, save_arrays
 from ufm.flow.command import main as flow_main
-from ufm.laws.closed import LAWS, UNNORMALIZED
+from ufm.laws.singular_value_dynamics import LAWS, UNNORMALIZED
 from ufm.monitor.logs import RunLog
 from ufm.monitor.measurement import measure_features
 from ufm.monitor.record import ZERO_ERROR

@@ -19,7 +19,7 @@ from ufm.features.snr import renormalized_features, snr
 from ufm.features.statistics import statistics_of
 from ufm.files import store
 from ufm.flow import command as flow
-from ufm.laws.closed import LAWS
+from ufm.laws.singular_value_dynamics import LAWS
 from ufm.tensor.integrate import dormand_prince
 from ufm.tensor.renormalized_flow import FLOWS, advance_means, central_path_field, central_path_gradient, renormalize_after_step
 

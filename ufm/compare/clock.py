@@ -8,7 +8,7 @@ from scipy.interpolate import PchipInterpolator
 from scipy.optimize import isotonic_regression
 
 from manifolds.representation import short_repr
-from ufm.laws.closed import Law
+from ufm.laws.singular_value_dynamics import Law
 from ufm.laws.trajectory import Trajectory
 
 SIMULATED_POINTS = 4000  # of a simulated trajectory: interpolating log omega between them costs 1e-7 of it

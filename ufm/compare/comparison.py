@@ -11,8 +11,8 @@ from ufm.compare.drift import Drift, drift_of
 from ufm.compare.spectra import spectra
 from ufm.compare.vectors import Frozen, frozen_vectors
 from ufm.compare.window import FRACTION, Window, find_window
-from ufm.laws.closed import LAWS, RENORMALIZED
 from ufm.laws.discrete import run_discrete, schedule
+from ufm.laws.singular_value_dynamics import LAWS, RENORMALIZED
 from ufm.laws.trajectory import Trajectory
 
 SCHEME = "discrete scheme"

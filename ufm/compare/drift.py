@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from manifolds.representation import short_repr
-from ufm.laws.closed import Law
+from ufm.laws.singular_value_dynamics import Law
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ from scipy.stats import norm
 from scipy.stats import t as student_t
 
 from manifolds.representation import short_repr
-from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED, UNNORMALIZED, Law
 
 EXPONENTS: dict[Law, float] = {RENORMALIZED: 1.0, EMBEDDED: 2.0, UNNORMALIZED: 0.0}
 SEARCHED = np.arange(-1.0, 3.01, 0.5)  # the laws and one unit around them

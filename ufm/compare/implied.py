@@ -19,7 +19,7 @@ from ufm.compare.conserved import ConservedProducts, change_of_entries, change_s
 from ufm.compare.coordinates import Entry
 from ufm.compare.models import KERNEL, LAYER, PLAIN
 from ufm.compare.outcome import Support
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 
 
 @dataclass(frozen=True, eq=False)

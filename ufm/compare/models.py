@@ -15,7 +15,7 @@ from ufm.compare.likelihood import Path
 from ufm.compare.motions import Motion, StiffFlowError, renormalized_motion, trace
 from ufm.compare.response import BLOCKS, QUICK_BLOCKS, Response, krylov, response, turns
 from ufm.compare.unnormalized_motion import unnormalized_motion
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 
 PLAIN, KERNEL, JOINT, LAYER = "unnormalized", "kernel", "joint", "layer"
 KERNEL_RATIOS = (0.05, 0.2, 0.5, 1.8, 3.0, 5.5, 10.0, 30.0)  # r = 1 is the unnormalized flow

@@ -10,7 +10,7 @@ from ufm.compare.drift import share_interval
 from ufm.compare.exponent import EXPONENTS, Exponent, fit_exponent, resample
 from ufm.compare.fit import Fit, fit_law, motion, travelled
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED
-from ufm.laws.closed import LAWS, Law
+from ufm.laws.singular_value_dynamics import LAWS, Law
 
 TOO_FEW = "in too few epochs to tell a trend from noise"
 MOST_EPOCHS = 200  # that an exponent is fitted to; a simulation with more is thinned

@@ -1,4 +1,4 @@
-"""The signal-to-noise ratio matrix SNR = Sigma_W^{-1/2} Mbar, its SVD, renormalized features and aligned coordinates."""
+"""The signal-to-noise ratio matrix SNR = Sigma_W^{-1/2} Mbar, its SVD and the renormalized features (Eq. 9, Definition 2)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -93,15 +93,6 @@ def renormalized_by(
     # deviations and means are mapped apart: mapped together, the means' rounding, times ||A||, would land in the deviations
     X = whitening.apply(D)
     return layout.add_to_means(X, whitening.apply(M))
-
-
-def aligned_coordinates(X: Columns[ArrayT], layout: ClassLayout, U: LeftVectors[ArrayT], V: RightVectors[ArrayT]) -> ArrayT:
-    """U^T X (V kron I_N), in which the class means are diag(omega) (Definitions 3-5). X (P, n), U (P, K), V (C, K) -> (K, K N)
-
-    The paper takes K = C with P = C; any K columns give the corresponding rows and blocks. Needs equal classes.
-    """
-    blocks = (U.mT @ X).reshape(U.shape[1], layout.C, layout.N)
-    return namespace(X).einsum("kcn,cj->kjn", blocks, V).reshape(U.shape[1], V.shape[1] * layout.N)
 
 
 def check_layout(layout: object) -> None:

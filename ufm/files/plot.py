@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator, StrMethodFormatter
 
 from ufm.files.store import write_atomically
-from ufm.laws import closed as laws
+from ufm.laws import singular_value_dynamics as laws
 from ufm.laws.discrete import DiscreteRun, run_discrete
 from ufm.laws.trajectory import Trajectory
 

@@ -18,7 +18,7 @@ from ufm.flow.run import check, run_flow
 from ufm.flow.source import check_options_alike, check_shared, started
 from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
-from ufm.laws.closed import LAWS
+from ufm.laws.singular_value_dynamics import LAWS
 from ufm.options import refuse_lost_values, shared_option
 from ufm.output import INTERRUPTED, REFUSED, one_line, output_errors_last, printable, say, show
 from ufm.version import __version__

@@ -3,8 +3,8 @@
 import math
 from dataclasses import dataclass
 
-from ufm.laws.closed import EMBEDDED, LAWS, UNNORMALIZED
 from ufm.laws.discrete import MOST_STEPS
+from ufm.laws.singular_value_dynamics import EMBEDDED, LAWS, UNNORMALIZED
 
 SMALLEST_TIME = 1e-290  # of a time or a step size, for its parts to stay normal numbers
 

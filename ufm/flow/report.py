@@ -8,7 +8,7 @@ from ufm.features import spectral_loss
 from ufm.features.vectors import self_duality
 from ufm.flow.motion import general_law
 from ufm.flow.result import FlowRun, eigenvalues_of_gram
-from ufm.laws.closed import LAWS
+from ufm.laws.singular_value_dynamics import LAWS
 from ufm.laws.trajectory import Trajectory
 from ufm.output import json_values
 

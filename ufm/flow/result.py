@@ -8,8 +8,8 @@ import numpy as np
 
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start
-from ufm.laws.closed import RENORMALIZED
 from ufm.laws.discrete import DiscreteRun
+from ufm.laws.singular_value_dynamics import RENORMALIZED
 from ufm.laws.trajectory import LOSSES, Trajectory
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from ufm.flow.config import FlowConfig
 from ufm.flow.motion import vectors_turn
 from ufm.flow.result import StageProgress
 from ufm.flow.start import Start
-from ufm.laws.closed import UNNORMALIZED
+from ufm.laws.singular_value_dynamics import UNNORMALIZED
 from ufm.laws.trajectory import follow
 from ufm.tensor.integrate import dormand_prince, observe_at
 from ufm.tensor.renormalized_flow import FLOWS, central_path_field, manifold_gradient, renormalize_after_step

@@ -11,8 +11,8 @@ from manifolds.representation import short_repr
 from ufm.features import labels as layout
 from ufm.features.snr import Snr, informative_error, snr, snr_spectrum
 from ufm.flow.config import FlowConfig
-from ufm.laws.closed import Law
 from ufm.laws.run_cost import check_run_cost
+from ufm.laws.singular_value_dynamics import Law
 from ufm.options import device_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""The exact laws: closed, discrete, of the means alone."""
+"""The exact laws: of the singular values, for equal and any classes; the discrete scheme; of the means; of the joint flow."""
 
 from manifolds.lazy import give_modules
 

@@ -1,6 +1,6 @@
 """Where the renormalized flow ends (Theorem 3, Corollary 2, Eqs. 11 and 12): the limits of the SNR matrix and of the features.
 
-How fast omega diverges (Corollary 1) is `Law.asymptote` of `ufm.laws.closed`.
+How fast omega diverges (Corollary 1) is `Law.asymptote` of `ufm.laws.singular_value_dynamics`.
 """
 
 from manifolds.layout import ClassLayout

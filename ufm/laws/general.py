@@ -6,8 +6,9 @@ dX/dt = -Pi(grad L_LS Theta), Theta = 1 on the deviations and r on the class mea
 
     dS/dt = (1/n) S K Pi K (r s I + G) J.
 
-S q = 0 throughout. The eigenvalues u_j of G are omega_j^2 / C for equal classes, where the law is closed (`ufm.laws.closed`,
-`ufm.laws.kernel_ratio`). r = infinity is the limit of the flow on the clock t r: the gradient flow of the embedded metric.
+S q = 0 throughout. The eigenvalues u_j of G are omega_j^2 / C for equal classes, where the law is closed
+(`ufm.laws.singular_value_dynamics`, `ufm.laws.kernel_ratio`). r = infinity is the limit of the flow on the clock
+t r: the gradient flow of the embedded metric.
 """
 
 import math
@@ -19,11 +20,11 @@ import numpy as np
 from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
 from ufm.laws.class_counts import ClassCounts
-from ufm.laws.closed import EMBEDDED, RENORMALIZED, Law
+from ufm.laws.complement_basis import ComplementBasis
 from ufm.laws.domain import LARGEST_RIDGE, digits_given, from_start, wide
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio
-from ufm.laws.one_vector import ComplementBasis
-from ufm.laws.singular import thin_svd
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED, Law
+from ufm.laws.thin_svd import thin_svd
 
 DIRECT_UP_TO = 64  # rows for which LAPACK's solve is faster than an inverse of matrix products
 DENSE_UP_TO = 64  # columns up to which a product with Q^T Pi Q takes less than the calls that do without it

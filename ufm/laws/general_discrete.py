@@ -26,7 +26,7 @@ from ufm.interrupt import Interrupted
 from ufm.laws.discrete import kept_steps
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import reduced_start
-from ufm.laws.singular import singular_values
+from ufm.laws.thin_svd import singular_values
 
 
 @dataclass(frozen=True, eq=False)

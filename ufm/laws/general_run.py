@@ -13,7 +13,7 @@ from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import ReducedStart, peak_signs, reduced_start, states_at
 from ufm.laws.general_trajectory import GeneralTrajectory
 from ufm.laws.run_cost import check_run_cost
-from ufm.laws.singular import singular_values
+from ufm.laws.thin_svd import singular_values
 
 ACCURACY = 1e-10  # largest relative error bound of a singular value
 CLOSED_ERROR = 1e-13  # of the closed laws

@@ -10,7 +10,7 @@ from manifolds.linalg import Array, ArrayT, epsilon, namespace
 from manifolds.representation import short_repr
 from ufm.laws.general import GeneralLaw
 from ufm.laws.integrator import Arc, arcs
-from ufm.laws.singular import singular_values
+from ufm.laws.thin_svd import singular_values
 
 INSIDE = 0.25  # share of the accuracy for states inside a step
 MUCH_SPREAD = 10.0  # of the class sizes' root ratio, from which on a refusal names it

@@ -11,7 +11,7 @@ from ufm.arrays import as_numpy
 from ufm.features import spectral_loss
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import peak_signs
-from ufm.laws.singular import thin_svd
+from ufm.laws.thin_svd import thin_svd
 from ufm.laws.trajectory import Trajectory
 
 Centre = Literal["examples", "classes"]

@@ -23,7 +23,6 @@ from typing import ClassVar
 
 from manifolds.layout import whole_number
 from manifolds.linalg import ArrayT, detached, namespace
-from ufm.laws.closed import RENORMALIZED, Law
 from ufm.laws.domain import (
     LARGEST_RIDGE,
     SMALLEST_NORMAL,
@@ -39,6 +38,7 @@ from ufm.laws.domain import (
 )
 from ufm.laws.kernel_ratio_tables import ForwardTable, Invariant, InverseTable
 from ufm.laws.logarithms import log1p_excess, log1p_remainder, of_product, relative_growth
+from ufm.laws.singular_value_dynamics import RENORMALIZED, Law
 
 
 class _KernelRatioLaw(Law):

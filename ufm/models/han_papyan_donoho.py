@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from manifolds.normalized_features import renormalize, within_covariance
-from ufm.laws.closed import Law
+from ufm.laws.singular_value_dynamics import Law
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.integrated import Integrated
 from ufm.models.objective.peeled import Point, gaussian_point
@@ -23,8 +23,8 @@ SPREAD = 5.0  # ratio of the largest to the smallest singular value of the start
 class CentralPath(Integrated):
     """dX/dt = -Pi(grad L_LS(X)) on {X : X C_M X^T = I}, or with the orthogonal projection (`flow` embedded).
 
-    The singular values omega_j of the class means follow the laws (a) and (b) of `ufm.laws.closed`, with frozen singular
-    vectors and frozen deviations; all omega_j -> infinity with ratio -> 1. L_LS = 1/2 sum 1/(omega_j^2 + C).
+    The singular values omega_j of the class means follow the laws (a) and (b) of `ufm.laws.singular_value_dynamics`, with frozen
+    singular vectors and frozen deviations; all omega_j -> infinity with ratio -> 1. L_LS = 1/2 sum 1/(omega_j^2 + C).
     `scale` is the largest omega_j of the start. Source: Eq. 5, Lemma 1, Propositions 2 and 4, with the errata of
     docs/mathematics.md.
     """

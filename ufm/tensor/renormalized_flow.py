@@ -1,4 +1,4 @@
-"""The flows on the full state, numpy or torch: vector fields, the renormalize-after-step map, and the exact class-mean step.
+"""The flows on the full state (Eq. 5; Lemma 4 prints their ambient gradient), numpy or torch: vector fields, steps.
 
 A flow is a small object: a law, and the map that turns an ambient gradient into a velocity. The gradient is any function of X,
 the analytic one of L_LS (`central_path_gradient`, `ls_gradient`) or autograd's for a user's own loss (`autograd_gradient`).
@@ -16,7 +16,7 @@ from ufm.arrays import Columns, SingularValues
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import Snr
 from ufm.features.statistics import block_statistics
-from ufm.laws import closed as laws
+from ufm.laws import singular_value_dynamics as laws
 
 if TYPE_CHECKING:
     from torch import Tensor

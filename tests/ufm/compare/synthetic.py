@@ -3,7 +3,7 @@
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from ufm.laws.closed import Law
+from ufm.laws.singular_value_dynamics import Law
 from ufm.laws.trajectory import Trajectory
 
 C, N, K, EPOCHS = 10, 500, 9, 50

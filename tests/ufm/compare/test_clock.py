@@ -11,7 +11,7 @@ from scipy.optimize import isotonic_regression
 
 from tests.ufm.compare.synthetic import C, N, class_vectors, clock, starts
 from ufm.compare.clock import fit_clock, law_from, slopes_by_rate
-from ufm.laws.closed import LAWS, UNNORMALIZED, Law
+from ufm.laws.singular_value_dynamics import LAWS, UNNORMALIZED, Law
 from ufm.laws.trajectory import Trajectory
 
 EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())

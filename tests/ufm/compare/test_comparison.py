@@ -9,7 +9,7 @@ from ufm.compare.comparison import SCHEME, compare, compare_trajectories
 from ufm.compare.spectra import SPECTRUM_MEASURES
 from ufm.features.measures import phd_nc1
 from ufm.features.statistics import statistics_of
-from ufm.laws.closed import LAWS, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.singular_value_dynamics import LAWS, RENORMALIZED, UNNORMALIZED, Law
 
 EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 

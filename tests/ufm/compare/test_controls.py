@@ -27,7 +27,7 @@ from tests.ufm.compare.synthetic import (
 from ufm.compare.comparison import Comparison, compare
 from ufm.compare.exponent import EXPONENTS
 from ufm.compare.verdict import LawRule, Verdict, decide
-from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.singular_value_dynamics import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 
 NONE = ""
 EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())

@@ -6,7 +6,7 @@ import pytest
 from tests.ufm.compare.synthetic import C, K, noisy, of_law
 from ufm.compare.drift import Drift, drift_of, share_interval
 from ufm.compare.exponent import resample
-from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.singular_value_dynamics import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 
 EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 

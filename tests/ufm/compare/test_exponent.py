@@ -12,7 +12,7 @@ from scipy.optimize import least_squares
 from tests.ufm.compare.synthetic import K, along, noisy, starts
 from ufm.compare import exponent
 from ufm.compare.exponent import EXPONENTS, fit_exponent, phi_between, profile, resample
-from ufm.laws.closed import LAWS, Law
+from ufm.laws.singular_value_dynamics import LAWS, Law
 
 ONCE = [np.ones((1, K))]  # every singular value once: a "bootstrap" of the sample itself
 

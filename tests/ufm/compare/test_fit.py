@@ -7,7 +7,7 @@ from scipy.stats import binomtest, chi2, kstest
 from tests.ufm.compare.synthetic import noisy, of_law
 from ufm.compare.exponent import EXPONENTS
 from ufm.compare.fit import fit_law, motion
-from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
+from ufm.laws.singular_value_dynamics import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 
 EVERY = pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())
 

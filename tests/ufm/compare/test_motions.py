@@ -14,10 +14,10 @@ from ufm.compare.joint_motion import joint_motion
 from ufm.compare.motions import FIRST_STEP, Motion, StiffFlowError, renormalized_motion, trace
 from ufm.compare.unnormalized_motion import unnormalized_motion
 from ufm.features.snr import snr as snr_of
-from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
 from ufm.laws.joint import JointFlow, joint_start, run_joint
 from ufm.laws.mean_run import growth_time, run_raw
 from ufm.laws.mean_system import mean_system
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED, UNNORMALIZED
 
 slow = partial(pytest.param, marks=pytest.mark.slow)  # the same law at another pair of sizes and ratio
 SIZES = {"equal": [14] * 5, "unequal": [23, 17, 13, 10, 7]}

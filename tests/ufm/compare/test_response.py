@@ -15,7 +15,7 @@ from ufm.compare.models import JOINT, KERNEL, PLAIN, Predictor
 from ufm.compare.motions import FIRST_HALVINGS, trace
 from ufm.compare.response import MOST_FULL, krylov, response, turns
 from ufm.compare.unnormalized_motion import unnormalized_motion
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 
 SIZES = [23, 17, 13, 10]
 

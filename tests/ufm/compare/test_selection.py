@@ -15,7 +15,7 @@ from ufm.compare.models import MODELS
 from ufm.compare.outcome import NAMED, NOT_COMPARED, REFUTED, UNDECIDED, Measured, Rule, Support
 from ufm.compare.predicted import PredictedRun
 from ufm.compare.selection import FEWEST_SELECTED, _verdict, judge
-from ufm.laws.closed import LAWS, RENORMALIZED
+from ufm.laws.singular_value_dynamics import LAWS, RENORMALIZED
 
 EQUAL, UNEQUAL = [50] * 10, [80, 70, 60, 55, 50, 50, 45, 40, 30, 20]
 

@@ -14,11 +14,12 @@ from manifolds.whitening import degenerate_deviation, symmetric_root, triangular
 from tests import oracles
 from tests.strategies import Problem, features, problems
 from ufm.features import spectral_loss
+from ufm.features.aligned_coordinates import aligned_coordinates
 from ufm.features.least_squares import ls_classifier
 from ufm.features.loss_decomposition import decompose
 from ufm.features.measures import phd_equiangular, phd_equinorm, phd_maximal_angle, phd_nc1, phd_nc3
 from ufm.features.ranges import reduce_to_range, snr_in_range
-from ufm.features.snr import aligned_coordinates, renormalized_features, snr, snr_spectrum
+from ufm.features.snr import renormalized_features, snr, snr_spectrum
 from ufm.features.statistics import block_statistics
 
 

@@ -9,13 +9,13 @@ import mpmath
 import numpy as np
 import pytest
 
-from ufm.laws.closed import LAWS, UNNORMALIZED, Law
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import run_general_discrete
 from ufm.laws.general_run import run_general
 from ufm.laws.general_states import time_of_growth
 from ufm.laws.joint_decay import JointDecayLaw, balanced_start
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio
+from ufm.laws.singular_value_dynamics import LAWS, UNNORMALIZED, Law
 
 FAMILIES: list[Callable[[float], Law]] = [
     RenormalizedKernelRatio,

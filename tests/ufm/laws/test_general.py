@@ -15,12 +15,12 @@ from ufm.features import measures
 from ufm.features.snr import snr
 from ufm.features.statistics import block_statistics
 from ufm.interrupt import Interrupted
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step, run_general_discrete, safe_step_from
 from ufm.laws.general_run import run_general
 from ufm.laws.general_states import ReducedStart, reduced_start, states_at, time_of_growth
 from ufm.laws.run_cost import bytes_of_run
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 
 any_sizes = problems(balanced=False, few_features=True)
 ridges = st.sampled_from([0.0, 0.03, 0.7])

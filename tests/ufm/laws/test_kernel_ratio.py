@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tests.strategies import Problem, problems
 from tests.ufm.laws import oracles
 from ufm.features.snr import snr
-from ufm.laws.closed import EMBEDDED, RENORMALIZED, UNNORMALIZED
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio, log1p_excess, log1p_remainder
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED, UNNORMALIZED
 
 sizes = st.tuples(st.integers(2, 200), st.integers(1, 3000))
 log10_r = st.floats(-4, 9)

@@ -7,8 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio
+from ufm.laws.singular_value_dynamics import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 
 SMALLEST_NORMAL = 2.3e-308
 

@@ -11,7 +11,7 @@ from tests.ufm.models.oracles import assert_as_predicted
 from tests.ufm.models.problems import SEEDS, shapes
 from ufm.features.measures import tirer_trace_ratio
 from ufm.features.statistics import block_statistics
-from ufm.laws.closed import EMBEDDED, RENORMALIZED
+from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 from ufm.models.base import simulate
 from ufm.models.han_papyan_donoho import CentralPath
 from ufm.models.mixon import Mixon

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from ufm.laws.closed import LAWS, Law
 from ufm.laws.domain import BLOCK
+from ufm.laws.singular_value_dynamics import LAWS, Law
 
 
 @pytest.mark.parametrize("law", LAWS.values(), ids=LAWS.keys())

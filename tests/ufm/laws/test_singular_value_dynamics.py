@@ -13,9 +13,9 @@ from scipy.integrate import solve_ivp
 
 from tests import oracles
 from ufm.arrays import as_numpy
-from ufm.laws.closed import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 from ufm.laws.discrete import run_discrete
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio
+from ufm.laws.singular_value_dynamics import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 
 laws = st.sampled_from(list(LAWS.values()))
 sizes = st.tuples(st.integers(2, 200), st.integers(1, 3000))

@@ -1,9 +1,9 @@
-"""The three exact laws of the SNR singular values omega_j, and the invariant Phi of each (docs/mathematics.md).
+"""The three closed laws of the SNR singular values omega_j: rate (Lemma 5), omega(t) (Proposition 2), asymptote (Corollary 1).
 
 With u = omega^2 / C every law reads Phi(u(t)) = Phi(u(0)) + 2 t / (C^2 N), so Phi(u_j) - Phi(u_k) is constant in time:
 
     (a) RENORMALIZED   Phi = log u + u              the paper's Eq. 5 with Proposition 4, limit of the discrete scheme
-    (b) EMBEDDED       Phi = log u + 2 u + u^2 / 2  the paper's Eq. 10 (Proposition 2): the Frobenius gradient flow
+    (b) EMBEDDED       Phi = log u + 2 u + u^2 / 2  the paper's Eqs. 28 and 10: the Frobenius gradient flow
     (c) UNNORMALIZED   Phi = log u                  plain gradient flow of L_LS started from total covariance I
 
 Arrays are numpy or torch, any shape; C classes of N examples. A singular value that starts at 0 stays 0.
@@ -49,7 +49,7 @@ class Law(ABC):
 
     @abstractmethod
     def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
-        """Leading term of omega(t) as t -> infinity. (*t.shape, *omega0.shape)"""
+        """Leading term of omega(t) as t -> infinity (Corollary 1). (*t.shape, *omega0.shape)"""
 
     @abstractmethod
     def _phi_difference(self, omega: ArrayT, omega0: ArrayT, C: int) -> ArrayT:
@@ -68,7 +68,7 @@ class Law(ABC):
         return namespace(s).sqrt(C * self._solve(s))
 
     def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
-        """d omega / dt of any omega >= 0. Any shape, in the dtype of omega."""
+        """d omega / dt of any omega >= 0 (Lemma 5). Any shape, in the dtype of omega."""
         return narrow(self._rate(wide(omega), whole_number(C, "C"), whole_number(N, "N")), omega)
 
     def time(self, omega: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
@@ -86,7 +86,7 @@ class Law(ABC):
         return narrow((C * C * N / 2) * xp.where(up, 1.0, -1.0) * self._phi_difference(larger, smaller, C), given)
 
     def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
-        """omega(t) in closed form. t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
+        """omega(t) in closed form (Proposition 2). t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
 
         Computed in float64, returned in the dtype of omega0; omega0 itself at t = 0. t may be negative (backwards).
         Raises ValueError for an omega0 that is negative or whose powers overflow or underflow, for non-finite input, and for

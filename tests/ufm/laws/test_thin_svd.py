@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from ufm.laws.singular import singular_values, thin_svd
+from ufm.laws.thin_svd import singular_values, thin_svd
 
 
 def matrix(m: int, c: int, condition: float) -> np.ndarray:
