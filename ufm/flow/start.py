@@ -12,7 +12,6 @@ from ufm.features import labels as layout
 from ufm.features.snr import Snr, informative_error, snr, snr_spectrum
 from ufm.flow.config import FlowConfig
 from ufm.laws.closed import Law
-from ufm.laws.run_cost import check_run_cost
 from ufm.options import device_of
 
 if TYPE_CHECKING:
@@ -143,6 +142,8 @@ def _start_features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, C
     if not config.reduce:
         classes.check_rank(config.P)
     if not classes.balanced:
+        from ufm.laws.run_cost import check_run_cost
+
         check_run_cost(classes.C, config.P, config.points or FEWEST_TIMES)
     rng = np.random.default_rng(config.seed)
     notes.append(f"standard Gaussian features, seed {config.seed}")
