@@ -12,6 +12,7 @@ from ufm.features import labels as layout
 from ufm.features.snr import Snr, informative_error, snr, snr_spectrum
 from ufm.flow.config import FlowConfig
 from ufm.laws.closed import Law
+from ufm.laws.domain import keep_blocks
 from ufm.options import device_of
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
 
     `left_vectors` asks for U, which costs an eigendecomposition. Raises ValueError for features that no run can start from.
     """
+    keep_blocks()  # before the features and Sigma_W, whose temporaries would pay as well
     notes: list[str] = []
     H, classes = _start_features(config, notes)
     check_examples(classes)
