@@ -6,6 +6,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from manifolds.linalg import ArrayT, namespace
+from manifolds.local_columns import LocalColumns
 
 
 class Centering(Protocol):
@@ -68,20 +69,6 @@ class MeanSplit(Centering, Protocol):
     def gathered(self, D: ArrayT) -> ArrayT:
         """Columns whose product with their transpose is D D^T over all columns: D, unless some columns lie elsewhere."""
         ...
-
-
-class LocalColumns:
-    """The sums of a split all of whose columns this process holds."""
-
-    shared = False  # whether other processes hold columns too, and all compute together
-
-    def summed(self, S: ArrayT) -> ArrayT:
-        """S."""
-        return S
-
-    def gathered(self, D: ArrayT) -> ArrayT:
-        """D."""
-        return D
 
 
 @dataclass(frozen=True)

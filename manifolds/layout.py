@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.column_split import LocalColumns
 from manifolds.linalg import Array, ArrayT, RankDeficient, array_like, namespace
+from manifolds.local_columns import LocalColumns
 from manifolds.representation import short_repr
 
 

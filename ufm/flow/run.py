@@ -12,7 +12,6 @@ from ufm.flow.result import FlowRun, StageProgress, distance_warnings, largest_g
 from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.discrete import DiscreteRun, kept_steps
-from ufm.laws.run_cost import check_run_cost
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -66,6 +65,8 @@ def check(config: FlowConfig, start: Start) -> None:
     """Raise what `run_flow` would raise for this flow, before anything is computed: ValueError, or OverflowError past float64."""
     motion = motion_of(config, start)
     if keeps_vectors(motion):
+        from ufm.laws.run_cost import check_run_cost
+
         check_run_cost(start.layout.C, start.P, config.points or thinned(start))
     if isinstance(motion, ClosedMotion):
         motion.flow(np.array([0.0, end_time(config, start)]), np.zeros(1), lambda share: None)

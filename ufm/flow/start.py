@@ -11,7 +11,7 @@ from manifolds.representation import short_repr
 from ufm.features import labels as layout
 from ufm.features.snr import Snr, informative_error, snr, snr_spectrum
 from ufm.flow.config import FlowConfig
-from ufm.laws.run_cost import check_run_cost
+from ufm.laws.domain import keep_blocks
 from ufm.laws.singular_value_dynamics import Law
 from ufm.options import device_of
 
@@ -73,6 +73,7 @@ def prepare(config: FlowConfig, left_vectors: bool = False) -> Start:
 
     `left_vectors` asks for U, which costs an eigendecomposition. Raises ValueError for features that no run can start from.
     """
+    keep_blocks()  # before the features and Sigma_W, whose temporaries would pay as well
     notes: list[str] = []
     H, classes = _start_features(config, notes)
     check_examples(classes)
@@ -143,6 +144,8 @@ def _start_features(config: FlowConfig, notes: list[str]) -> tuple[np.ndarray, C
     if not config.reduce:
         classes.check_rank(config.P)
     if not classes.balanced:
+        from ufm.laws.run_cost import check_run_cost
+
         check_run_cost(classes.C, config.P, config.points or FEWEST_TIMES)
     rng = np.random.default_rng(config.seed)
     notes.append(f"standard Gaussian features, seed {config.seed}")

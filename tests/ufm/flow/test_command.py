@@ -24,7 +24,9 @@ from ufm.flow import command as flow
 from ufm.flow import result
 from ufm.flow.config import FlowConfig
 from ufm.flow.result import distance_warnings
+from ufm.flow.start import prepare
 from ufm.laws.discrete import run_discrete
+from ufm.laws.domain import keep_blocks
 from ufm.laws.singular_value_dynamics import LAWS
 from ufm.tensor.renormalized_flow import advance_means, central_path_gradient, renormalize_after_step
 
@@ -94,6 +96,12 @@ def test_the_file_holds_exactly_the_named_arrays_and_they_are_right(tmp_path: Pa
     assert (config["C"], config["flow"], config["seed"]) == (4, name, 0)
     assert {"project", "commit", "python", "numpy", "platform", "processors"} <= config["provenance"].keys()
     assert os.listdir(tmp_path) == ["run.npz"]
+
+
+def test_malloc_is_asked_to_keep_its_blocks_before_the_whitening() -> None:
+    keep_blocks.cache_clear()
+    prepare(FlowConfig(C=4, N=20, P=6))
+    assert keep_blocks.cache_info().currsize == 1
 
 
 def test_all_flows_write_one_file_each_and_one_json_object(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
