@@ -50,7 +50,7 @@ class SynchronizedBatchNorm(_BatchNorm):
         self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), share)
 
 
-KINDS = (SynchronizedBatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+TORCH_NORMS = (SynchronizedBatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 def synchronized(model: nn.Module) -> nn.Module:
@@ -60,7 +60,7 @@ def synchronized(model: nn.Module) -> nn.Module:
     """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     for name, norm in norms.items():
-        if type(norm) not in KINDS:
+        if type(norm) not in TORCH_NORMS:
             raise ValueError(f"{name} is a {type(norm).__name__}: torch's own BatchNorm1d, 2d and 3d alone can be synchronized")
     for norm in norms.values():
         norm.__class__ = SynchronizedBatchNorm  # a new object would have none of the hooks, nor those who hold the old one
