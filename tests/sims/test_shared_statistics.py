@@ -85,7 +85,7 @@ def test_hooks_of_all_kinds_stay_and_can_be_removed() -> None:
         model[0].register_load_state_dict_post_hook(note("loaded")),
     ]
     changed = synchronized(model)
-    assert isinstance(changed[0], SynchronizedBatchNorm)
+    assert isinstance(model[0], SynchronizedBatchNorm)
 
     def use() -> None:
         changed(torch.randn(4, 3, requires_grad=True)).sum().backward()
