@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from sims.training.session import ProgressLine, check_launch, reproducible, set_
 from ufm.files.store import check_not_read
 from ufm.monitor.record import TRAJECTORY
 from ufm.options import device_of
-from ufm.output import printable, say, show
+from ufm.output import end_process, printable, say, show
 
 __all__ = ["ProgressLine", "TrainConfig", "config_of", "main", "parser", "reproducible", "train"]
 
@@ -80,4 +79,4 @@ def train_and_tell(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    end_process(main())

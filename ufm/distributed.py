@@ -15,7 +15,7 @@ import numpy as np
 
 from ufm.arrays import as_numpy
 
-MESSAGE = 1024  # bytes of an error's message that the other processes are told
+MESSAGE = 1024  # bytes of a text that the other processes are told
 
 
 class Processes(Protocol):
@@ -157,17 +157,25 @@ def raised_in_all(group: Processes) -> Iterator[None]:
         yield
     except Exception as error:
         caught = error
-    said = np.zeros((group.size, MESSAGE), dtype=np.int64)
-    if caught is not None:
-        text = (str(caught) or type(caught).__name__).encode(errors="backslashreplace")[:MESSAGE]  # a name may be no text
-        said[group.rank, : len(text)] = list(text)
-    said = group.sum(said)
+    failed = int(group.smallest(np.array([group.size if caught is None else group.rank]))[0])
+    if failed == group.size:
+        return
+    text = (str(caught) or type(caught).__name__).encode(errors="backslashreplace").decode()  # a name may be no text
+    said = broadcast_text(group, text, failed).encode(errors="ignore").decode()  # cut off inside a letter
+    wait_for_all(group)  # none leaves before the others have heard of it
     if caught is not None:
         raise caught
-    for rank, letters in enumerate(said):
-        if letters.any():
-            text = bytes(letters[letters > 0].tolist()).decode(errors="ignore")
-            raise ValueError(f"process {rank} failed: {text}")
+    raise ValueError(f"process {failed} failed: {said}")
+
+
+def broadcast_text(group: Processes, text: str, source: int = 0) -> str:
+    """The text of process `source`, in all: what fits into 1024 bytes of it."""
+    letters = np.zeros(MESSAGE, dtype=np.int64)
+    if group.rank == source:
+        encoded = text.encode(errors="surrogateescape")[:MESSAGE]  # the name of a file may be no text
+        letters[: len(encoded)] = list(encoded)
+    letters = group.broadcast(letters, source)
+    return bytes(letters[letters > 0].tolist()).decode(errors="surrogateescape")
 
 
 def check_alike(group: Processes, facts: dict[str, Any]) -> None:

@@ -26,7 +26,7 @@ from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.shared_statistics import share_running_statistics, synchronized
 from sims.training.velocity import features_of, measure_velocity
 from ufm.arrays import as_numpy
-from ufm.distributed import OneProcess, Processes, TorchProcesses, raised_in_all
+from ufm.distributed import OneProcess, Processes, check_alike, raised_in_all
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
 from ufm.monitor.epoch_statistics import save_statistics
@@ -59,16 +59,20 @@ def network_of_images(config: TrainConfig, images: tuple[int, ...], classes: int
 
 
 class Trainer:
-    """A network, its optimiser and its data under an Accelerator: `train_epoch`, `measure`, `state`, `restore`."""
+    """A network, its optimiser and its data under an Accelerator: `train_epoch`, `measure`, `state`, `restore`.
 
-    def __init__(self, config: TrainConfig, data: Data, accelerator: Accelerator) -> None:
+    Several processes need their `group`. Raises ValueError, in every process, where their data differ.
+    """
+
+    def __init__(self, config: TrainConfig, data: Data, accelerator: Accelerator, group: Processes | None = None) -> None:
         if config.optimizer == "lbfgs" and accelerator.num_processes > 1:
             # each process's line search would see its own share of the loss, take its own steps, and wait for the others
             raise ValueError(f"lbfgs runs in one process, not in {accelerator.num_processes}: use sgd or adam, or one process")
         if config.velocity and accelerator.num_processes > 1:
             raise ValueError(f"velocities are taken in one process, this run has {accelerator.num_processes}: leave them out")
         self.config, self.accelerator, self.fingerprint, self._data = config, accelerator, data.fingerprint, data
-        self.group: Processes = TorchProcesses(MEASURING_LIMIT) if accelerator.num_processes > 1 else OneProcess()
+        self.group = group or OneProcess()
+        check_alike(self.group, {"data (--data-dir, --hub)": self.fingerprint})
         self.bare = synchronized(network(config, data)) if config.sync_batch_norm else network(config, data)
         self.head = linear_layer(self.bare, CLASSIFIER)
         self.lam = lambda_of_weight_decay(config.weight_decay, data.classes)

@@ -3,11 +3,13 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.training.config import TrainConfig
+from ufm.distributed import OneProcess, Processes, TorchProcesses, check_alike, raised_in_all
+from ufm.files.one_folder import check_one_folder
 from ufm.output import StandardError, printable, say
 
 if TYPE_CHECKING:
@@ -42,9 +44,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     """
     from sims.training.folder import RunFolder
 
-    folder = RunFolder(out, config)
-    record = folder.finished()
-    if record is not None:
+    if not _launched() and (record := RunFolder(out, config).finished()) is not None:
         return record
     check_launch()
     from accelerate import Accelerator
@@ -53,7 +53,6 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     from sims.training.data import load
     from sims.training.loop import MEASURING_LIMIT, Trainer, run
 
-    data = load(config.data, quiet)
     tracker = "tensorboard" if tensorboard else None
     # the processes wait for each other's measuring, and for process 0's robustness, far longer than for gradients
     waiting = InitProcessGroupKwargs(timeout=MEASURING_LIMIT)
@@ -61,6 +60,15 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out, kwargs_handlers=[waiting]
     )
     check_started(accelerator.num_processes)
+    group: Processes = TorchProcesses(MEASURING_LIMIT) if accelerator.num_processes > 1 else OneProcess()
+    check_alike(group, _options_of(config) | {"--out": out.name})
+    with raised_in_all(group):
+        folder = RunFolder(out, config)
+    check_one_folder(out, group)
+    if (record := folder.finished()) is not None:
+        return record
+    with raised_in_all(group):
+        data = load(config.data, quiet)
     if tensorboard:
         accelerator.init_trackers("tensorboard")
     line = ProgressLine(config, quiet or not accelerator.is_main_process)
@@ -72,11 +80,22 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
 
     try:
         with reproducible(config.deterministic, config.tf32):
-            return run(Trainer(config, data, accelerator), folder, line.advance, report)
+            return run(Trainer(config, data, accelerator, group), folder, line.advance, report)
     finally:
         line.close()
         if tensorboard:
             accelerator.end_training()
+
+
+def _launched() -> bool:
+    """Whether a launcher tells of several processes: they answer together, and only once they are known to train one run."""
+    return any(os.environ.get(name, "1") != "1" for name in PROCESS_COUNTS)
+
+
+def _options_of(config: TrainConfig) -> dict[str, Any]:
+    """The options of a configuration that all processes need alike: its data may lie elsewhere, and is compared instead."""
+    values = {"--" + name.replace("_", "-"): value for name, value in asdict(config).items()}
+    return {name: value for name, value in values.items() if name not in ("--data-dir", "--hub")}
 
 
 def check_launch() -> None:

@@ -50,15 +50,20 @@ class SynchronizedBatchNorm(_BatchNorm):
         self.running_var.lerp_((var * n / (n - 1)).to(self.running_var.dtype), share)
 
 
+TORCH_NORMS = (SynchronizedBatchNorm, nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
 def synchronized(model: nn.Module) -> nn.Module:
-    """The model with every batch normalisation over all processes; parameters and buffers stay the same objects."""
-    if isinstance(model, _BatchNorm):
-        norm = SynchronizedBatchNorm(model.num_features, model.eps, model.momentum, model.affine, model.track_running_stats)
-        for name in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-            setattr(norm, name, getattr(model, name))
-        return norm.train(model.training)
-    for name, child in model.named_children():
-        setattr(model, name, synchronized(child))
+    """The same model, its batch normalisations over all processes: parameters, buffers and hooks stay.
+
+    Raises ValueError, before it changes anything, for one that is not of torch's own classes, of which it would lose something.
+    """
+    norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
+    for name, norm in norms.items():
+        if type(norm) not in TORCH_NORMS:
+            raise ValueError(f"{name} is a {type(norm).__name__}: torch's own BatchNorm1d, 2d and 3d alone can be synchronized")
+    for norm in norms.values():
+        norm.__class__ = SynchronizedBatchNorm  # a new object would have none of the hooks, nor those who hold the old one
     return model
 
 

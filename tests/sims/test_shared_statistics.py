@@ -1,10 +1,12 @@
 """Two real processes that see a share of a batch each normalise as one that sees it all: outputs, gradients, running moments."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import register_parametrization
 
 from sims.training.shared_statistics import SynchronizedBatchNorm, synchronized
 from tests.fresh import FreshProcesses
@@ -13,6 +15,12 @@ from tests.ufm.monitor.test_processes import run_two
 
 CARD = (pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"))
 TOLERANCE = {"float32": 1e-6, "float64": 1e-12}
+
+
+def parametrized(norm: nn.Module) -> nn.Module:
+    """The norm with a parametrized weight, which its class computes."""
+    register_parametrization(norm, "weight", nn.Tanh())
+    return norm
 
 
 @pytest.fixture(scope="module", params=["cpu", pytest.param("cuda", marks=CARD)])
@@ -57,6 +65,54 @@ def test_the_model_keeps_its_parameters_and_one_process_the_bits_of_torch() -> N
         name: id(value) for name, value in before.items()
     }
     assert torch.equal(changed(x), expected[0])
+
+
+def test_hooks_of_all_kinds_stay_and_can_be_removed() -> None:
+    called: list[str] = []
+
+    def note(name: str) -> Any:
+        return lambda *_: called.append(name)
+
+    model = nn.Sequential(nn.BatchNorm1d(3))
+    handles = [
+        model[0].register_forward_pre_hook(note("before")),
+        model[0].register_forward_hook(note("after")),
+        model[0].register_full_backward_pre_hook(note("backward before")),
+        model[0].register_full_backward_hook(note("backward")),
+        model[0].register_state_dict_pre_hook(note("save")),
+        model[0].register_state_dict_post_hook(note("saved")),
+        model[0].register_load_state_dict_pre_hook(note("load")),
+        model[0].register_load_state_dict_post_hook(note("loaded")),
+    ]
+    changed = synchronized(model)
+    assert isinstance(model[0], SynchronizedBatchNorm)
+
+    def use() -> None:
+        changed(torch.randn(4, 3, requires_grad=True)).sum().backward()
+        changed.load_state_dict(changed.state_dict())
+
+    use()
+    assert called == ["before", "after", "backward before", "backward", "save", "saved", "load", "loaded"]
+    for handle in handles:
+        handle.remove()
+    use()
+    assert len(called) == 8
+
+
+class Scaled(nn.BatchNorm1d):
+    """One of a user's own."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        """Twice as large."""
+        return 2 * super().forward(input)
+
+
+@pytest.mark.parametrize("norm", [Scaled(3), nn.LazyBatchNorm1d(), parametrized(nn.BatchNorm1d(3))])
+def test_a_normalisation_of_another_kind_is_refused_and_nothing_changed(norm: nn.Module) -> None:
+    model = nn.Sequential(nn.BatchNorm1d(3), nn.Sequential(norm))
+    with pytest.raises(ValueError, match=rf"1\.0 is a {type(norm).__name__}: torch's own BatchNorm1d, 2d and 3d alone"):
+        synchronized(model)
+    assert type(model[0]) is nn.BatchNorm1d
 
 
 def test_x_without_channels_is_refused() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -60,6 +61,44 @@ def test_two_processes_train_the_network_of_one(norm: list[str], tmp_path: Path)
     one, two = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True)["model"] for name in ("one", "two"))
     for name, value in one.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["--out", "finished"], "the processes are given different --out: start all of them by the same command"),
+        (["--lr", "0.2", "--batch-size", "9"], "the processes are given different --lr, --batch-size: start all"),
+        (["--out", "elsewhere/run"], "elsewhere/run is not the folder that process 0 writes into: give all processes"),
+        (["--hub", "nowhere"], "nowhere"),
+    ],
+)
+def test_processes_of_different_options_are_refused_before_they_train(more: list[str], said: str, tmp_path: Path) -> None:
+    """Each would train with its own, and they would wait for each other or store a mixture."""
+    if "finished" in more:
+        call = [sys.executable, "-m", "sims.train", *SMALL, "--out", "finished"]
+        subprocess.run(call, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(ROOT)}, check=True)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1]), "WORLD_SIZE": "2"}
+    where |= {"GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-m", "sims.train", *SMALL, "--out", "run", *own],
+            cwd=tmp_path,
+            env={**os.environ, **where, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank, own in enumerate(([], more))
+    ]
+    told = [process.communicate(timeout=300)[1] for process in running]
+    assert [process.returncode for process in running] == [2, 2], told
+    for text in told:
+        assert text.startswith("sims.train: error: "), text
+        assert said in text
+        assert text.count("\n") == 1
+    assert not (tmp_path / "run" / "config.json").exists()
 
 
 @pytest.mark.slow

@@ -78,8 +78,9 @@ class OfTwo(OneProcess):
     def __init__(self) -> None:
         self.said: list[np.ndarray] = []
 
-    def sum(self, values: np.ndarray) -> np.ndarray:
+    def broadcast(self, values: np.ndarray, source: int) -> np.ndarray:
         """What was said."""
+        assert source == 0
         self.said.append(values)
         return values
 
@@ -88,7 +89,7 @@ def test_the_others_hear_of_an_error_about_a_name_that_is_no_text() -> None:
     group = OfTwo()
     with pytest.raises(ValueError, match="no file b"), raised_in_all(group):
         raise ValueError("no file b\udcff")
-    assert bytes(group.said[0][0][:16].tolist()) == b"no file b\\udcff\0"
+    assert bytes(group.said[0][:16].tolist()) == b"no file b\\udcff\0"
 
 
 def test_a_line_is_one_write_so_that_those_of_several_processes_stay_whole(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,19 +21,11 @@ from manifolds.whitening import (
     whiten_once,
 )
 from ufm.arrays import check_scale
-from ufm.distributed import OneProcess, Processes
+from ufm.distributed import OneProcess, Processes, raised_in_all
 from ufm.features.labels import check_counts
 from ufm.features.snr import Snr, snr_of_whitened
 
 Blocks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # a fresh pass over features (b, P) and labels (b,)
-
-
-class NotFinite(ValueError):
-    """NaN or infinite entries, first in this `row` of those that a process has passed over."""
-
-    def __init__(self, row: int) -> None:
-        super().__init__(f"features have NaN or infinite entries, first in row {row}")
-        self.row = row
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,17 +68,19 @@ class FactoredStatistics:
 def counts_of(labels: Iterable[np.ndarray], group: Processes | None = None, n: int | None = None) -> np.ndarray:
     """Examples of every class, over all processes. (C,) `n` is how many there are in all, where that is known.
 
-    Raises ValueError, in every process, for negative labels, those not below n or that skip a class, and fewer than two classes.
+    Raises ValueError, in every process, for negative labels, those not below n or that skip a class, fewer than two classes, and
+    labels that one of them cannot read.
     """
     group = group or OneProcess()
     counts, lowest, highest = np.zeros(0, dtype=np.int64), 0, -1
-    for part in labels:
-        lowest, highest = min(lowest, int(part.min(initial=0))), max(highest, int(part.max(initial=-1)))
-        if lowest < 0 or (n is not None and highest >= n):  # numpy would count up to a label of 1e12
-            break
-        more = np.bincount(part.astype(np.int64), minlength=len(counts))
-        more[: len(counts)] += counts
-        counts = more
+    with raised_in_all(group):
+        for part in labels:
+            lowest, highest = min(lowest, int(part.min(initial=0))), max(highest, int(part.max(initial=-1)))
+            if lowest < 0 or (n is not None and highest >= n):  # numpy would count up to a label of 1e12
+                break
+            more = np.bincount(part.astype(np.int64), minlength=len(counts))
+            more[: len(counts)] += counts
+            counts = more
     lowest, highest = (group.smallest(np.array([lowest, -highest])) * (1, -1)).tolist()
     if lowest < 0:
         raise ValueError(f"label {lowest} is negative: labels run from 0 to C-1")
@@ -100,14 +94,20 @@ def counts_of(labels: Iterable[np.ndarray], group: Processes | None = None, n: i
 
 
 def factored_statistics(
-    blocks: Blocks, layout: ClassLayout, P: int, precision: float, group: Processes | None = None
+    blocks: Blocks,
+    layout: ClassLayout,
+    P: int,
+    precision: float,
+    group: Processes | None = None,
+    place: Callable[[int], str] = "row {}".format,
 ) -> FactoredStatistics:
     """The statistics of the examples of all processes, each of which passes over `blocks()` of its own two or three times.
 
-    Raises ValueError for features so large that their powers overflow, and NotFinite for entries that are NaN or infinite.
+    Raises ValueError, in every process, for features so large that their powers overflow, for entries that are NaN or infinite,
+    with the `place` of the first such row of those that a process passes over, and where one of them cannot read its blocks.
     """
     group = group or OneProcess()
-    near, rest, mean_square = _class_means(blocks, layout, P, group)
+    near, rest, mean_square = _class_means(blocks, layout, P, group, place)
     check_scale(mean_square**0.5, "features")
     rest, S = _scatter(blocks, layout, near, rest, group)
     degenerate = degenerate_deviation(mean_square, P, precision)
@@ -139,23 +139,27 @@ def factored_snr(statistics: FactoredStatistics) -> Snr[np.ndarray]:
     return snr_of_whitened(whitening, statistics.centred_means, statistics.precision, statistics.mean_square)
 
 
-def _class_means(blocks: Blocks, layout: ClassLayout, P: int, group: Processes) -> tuple[np.ndarray, np.ndarray, float]:
+def _class_means(
+    blocks: Blocks, layout: ClassLayout, P: int, group: Processes, place: Callable[[int], str]
+) -> tuple[np.ndarray, np.ndarray, float]:
     """An example near each class mean (C, P), the small rest of the mean (C, P), and Ave ||h||^2, of all processes."""
     C = layout.C
     near, sums, counts, squares, passed = np.zeros((C, P)), np.zeros((C, P)), np.zeros(C), 0.0, 0
-    for rows, labels in blocks():
-        H = np.asarray(rows, dtype=np.float64)
-        if not np.isfinite(H).all():
-            raise NotFinite(passed + int(np.argmin(np.isfinite(H).all(axis=1))))
-        squares += float(np.einsum("np,np->", H, H))
-        if not squares < np.inf:
-            check_scale(float(abs(H).max()), "features")
-        classes, first = np.unique(labels, return_index=True)
-        new = counts[classes] == 0
-        near[classes[new]] = H[first[new]]
-        sums += _by_class(H - near[labels], labels, C)
-        counts += np.bincount(labels, minlength=C)
-        passed += len(H)
+    with raised_in_all(group):
+        for rows, labels in blocks():
+            H = np.asarray(rows, dtype=np.float64)
+            if not np.isfinite(H).all():
+                first_of_all = place(passed + int(np.argmin(np.isfinite(H).all(axis=1))))
+                raise ValueError(f"features have NaN or infinite entries, first in {first_of_all}: leave such rows out")
+            squares += float(np.einsum("np,np->", H, H))
+            if not squares < np.inf:
+                check_scale(float(abs(H).max()), "features")
+            classes, first = np.unique(labels, return_index=True)
+            new = counts[classes] == 0
+            near[classes[new]] = H[first[new]]
+            sums += _by_class(H - near[labels], labels, C)
+            counts += np.bincount(labels, minlength=C)
+            passed += len(H)
     present = counts > 0
     owner = group.smallest(np.where(present, group.rank, group.size))
     common = group.sum(np.where((owner == group.rank)[:, None], near, 0.0))
@@ -170,10 +174,11 @@ def _scatter(
     """The rests of the means again, to the last digit, and Sigma_W (P, P), of all processes."""
     C, P = near.shape
     S, left = np.zeros((P, P)), np.zeros((C, P))
-    for rows, labels in blocks():
-        D = _row_deviations(rows, labels, near, rest)
-        S += D.T @ D
-        left += _by_class(D, labels, C)
+    with raised_in_all(group):
+        for rows, labels in blocks():
+            D = _row_deviations(rows, labels, near, rest)
+            S += D.T @ D
+            left += _by_class(D, labels, C)
     S, left = group.sum(S), group.sum(left) / np.asarray(layout.sizes)[:, None]
     return rest + left, S / layout.n - (left.T * layout.priors) @ left
 
@@ -182,8 +187,9 @@ def _deviation_root(blocks: Blocks, layout: ClassLayout, near: np.ndarray, rest:
     """R (P, P) lower triangular with R R^T = Sigma_W, by QR of the deviations, block after block, then process after process."""
     P = near.shape[1]
     R = np.zeros((P, P))
-    for rows, labels in blocks():
-        R = triangular_factor(R, _row_deviations(rows, labels, near, rest))
+    with raised_in_all(group):
+        for rows, labels in blocks():
+            R = triangular_factor(R, _row_deviations(rows, labels, near, rest))
     return group.combined(R, triangular_factor).T / layout.n**0.5
 
 

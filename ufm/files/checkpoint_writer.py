@@ -15,14 +15,14 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItemType
 
 from ufm.arrays import as_numpy, check_unmasked, namespace
-from ufm.distributed import OneProcess, Processes, TorchProcesses, others_needed, raised_in_all
+from ufm.distributed import OneProcess, Processes, TorchProcesses, broadcast_text, others_needed, raised_in_all
 from ufm.files.archive import reason_of
+from ufm.files.one_folder import check_seen
 from ufm.files.rows import BLOCK_NUMBERS
 from ufm.files.store import check_folder_writable, remove_stale, temporary_name
 
 DTYPE_NAMES = ("float16", "float32", "float64")
 LARGEST_LABEL = 2**63 - 1
-NAME_LENGTH = 1024  # bytes of two names
 
 
 def save_rows(
@@ -110,13 +110,9 @@ def _counts(P: int, kind: int, count: int, group: Processes) -> np.ndarray:
 
 def _shared_names(folder: Path, group: Processes) -> tuple[str, str]:
     """The names of the folder that process 0 has just made beside its own, and of its own. Raises ValueError where it cannot."""
-    letters = np.zeros(NAME_LENGTH, dtype=np.int64)
     with raised_in_all(group):
-        if group.rank == 0:
-            names = os.fsencode(f"{_made_beside(folder)}/{folder.name}")
-            letters[: len(names)] = list(names)
-    letters = group.broadcast(letters, 0)
-    name, of_first = os.fsdecode(bytes(letters[letters > 0].tolist())).split("/")
+        name = "" if group.rank else _made_beside(folder)
+    name, of_first = broadcast_text(group, f"{name}/{folder.name}").split("/")
     return name, of_first
 
 
@@ -139,11 +135,7 @@ def _check_shared(temporary: Path, folder: Path, of_first: str) -> None:
     """Raise ValueError where this process writes another folder than process 0, or the same path on a disk of its own."""
     if folder.name != of_first:
         raise ValueError(f"it is given {folder}, process 0 a folder called {of_first}: give all processes the same")
-    if not temporary.is_dir():
-        raise ValueError(
-            f"{folder.absolute().parent} is not the folder that process 0 writes into: "
-            "give all processes the same absolute path, on a disk that they share"
-        )
+    check_seen(temporary)
 
 
 def _check_free(folder: Path) -> None:

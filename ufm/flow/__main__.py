@@ -1,7 +1,5 @@
 """`python -m ufm.flow`."""
 
-import os
-import sys
 from typing import NoReturn
 
 from ufm.output import (
@@ -9,6 +7,7 @@ from ufm.output import (
     NO_READER,
     REFUSED,
     drop_unwritable_output,
+    end_process,
     flush_output,
     one_line,
     replace_unknown_characters,
@@ -39,14 +38,8 @@ def guarded() -> int:
 
 
 def run_and_end() -> NoReturn:
-    """Run the command and end. Among several processes torch's own threads may abort a regular end."""
-    code = guarded()
-    if "torch.distributed" in sys.modules and os.environ.get("WORLD_SIZE", "1") != "1":
-        for stream in (sys.stdout, sys.stderr):
-            if stream is not None:
-                stream.flush()
-        os._exit(code)
-    sys.exit(code)
+    """Run the command and end."""
+    end_process(guarded())
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ufm.distributed import OneProcess, Processes, raised_in_all
+from ufm.distributed import OneProcess, Processes, broadcast_text, raised_in_all
 from ufm.files import store
 from ufm.files.archive import reason_of
 from ufm.flow.held_rows import columns_of
@@ -23,7 +23,6 @@ from ufm.flow.start import Start
 
 CHECKPOINT_SECONDS = 10.0  # between two states, and as many times the seconds that it takes to write one
 NUMBERS, STATE = "numbers", "_state"
-LONGEST_NAME = 512  # bytes of that of a folder aside
 SCHEDULE = ("times", "eta", "steps")
 RunSchedule = tuple[np.ndarray, float, int]  # output times, step size and number of steps
 
@@ -151,12 +150,7 @@ class SharedCheckpoint(Checkpoint):
 
     def _name_aside(self) -> str:
         """A name that process 0 makes up, which tells whether it lives: a second run of the command has its own."""
-        letters = np.zeros(LONGEST_NAME, dtype=np.int64)
-        if self.group.rank == 0:
-            name = store.temporary_name().encode()
-            letters[: len(name)] = list(name)
-        letters = self.group.broadcast(letters, 0)
-        return bytes(letters[letters > 0].tolist()).decode()
+        return broadcast_text(self.group, store.temporary_name())
 
 
 def _whole_states(path: Path) -> list[int]:

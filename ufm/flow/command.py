@@ -173,29 +173,30 @@ def paths_of(
         args.out, args.plot, args.json, args.quiet = None, None, False, True
     if out is None and plot is None:
         return dict.fromkeys(configs, (None, None))
+    from ufm.files.one_folder import check_one_folder
     from ufm.flow.outputs import checkpoint_path, output_paths
 
     several = len(configs) > 1
     if out is not None and args.full:
         kept |= {name: checkpoint_path(config, out, several) for name, config in configs.items()}
     with raised_in_all(group):
-        return {name: output_paths(config, args.out, args.plot, several) for name, config in configs.items()}
+        paths = {name: output_paths(config, args.out, args.plot, several) for name, config in configs.items()}
+    for state in kept.values():
+        check_one_folder(state.parent, group)
+    return paths
 
 
 def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun], kept: "dict[str, Path]") -> None:
-    """Every flow that was asked for, into `runs`, with its checkpoint in `kept`; all are checked before the first is run.
-
-    KeyboardInterrupt goes through.
-    """
-    first = flow_config(args)
-    names = tuple(LAWS) if args.flow == "all" else (args.flow,)
-    if len(names) > 1 and args.start == "raw":
-        raise ValueError("--start raw goes with --flow unnormalized, not with all")
-    configs = {name: replace(first, flow=name) for name in names}
+    """Every flow, checked before the first is run, into `runs`, its checkpoint into `kept`. KeyboardInterrupt goes through."""
     group = processes()
-    if group.size > 1:
+    if group.size > 1:  # first of all: an option that is wrong in one of them alone is a differing one
         check_options_alike(vars(args), group)
-        check_shared(args.features)
+        check_shared(args.features, group)
+    first = flow_config(args)
+    if args.flow == "all" and args.start == "raw":
+        raise ValueError("--start raw goes with --flow unnormalized, not with all")
+    names = tuple(LAWS) if args.flow == "all" else (args.flow,)
+    configs = {name: replace(first, flow=name) for name in names}
     paths = paths_of(args, configs, group, kept)
     start = started(first, group, left_vectors=args.out is not None)
     for config in configs.values():

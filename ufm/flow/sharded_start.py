@@ -12,7 +12,7 @@ import numpy as np
 from manifolds.layout import ClassLayout
 from ufm.distributed import Processes, raised_in_all
 from ufm.features.ranges import Reduction
-from ufm.features.sharded import FactoredStatistics, NotFinite, counts_of, factored_snr, factored_statistics, restricted_to_range
+from ufm.features.sharded import FactoredStatistics, counts_of, factored_snr, factored_statistics, restricted_to_range
 from ufm.files.archive import check_memory
 from ufm.files.rows import BLOCK_NUMBERS, SharedRows
 from ufm.flow.config import FlowConfig
@@ -34,11 +34,11 @@ def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> 
     layout = ClassLayout(tuple(counts.tolist()))
     check_examples(layout)
     precision = max(float(np.finfo(shards.dtype).eps), float(np.finfo(config.dtype).eps))
-    try:
-        statistics = factored_statistics(lambda: shards.blocks(mine), layout, shards.P, precision, group)
-    except NotFinite as error:
-        place = shards.place(mine.start + error.row)
-        raise ValueError(f"features have NaN or infinite entries, first in {place}: leave such rows out") from error
+
+    def place(row: int) -> str:
+        return shards.place(mine.start + row)
+
+    statistics = factored_statistics(lambda: shards.blocks(mine), layout, shards.P, precision, group, place)
     notes = [f"{shards.n} examples in {shards.where}" + f", read by {group.size} processes" * (group.size > 1)]
     reduction = None
     if config.reduce:
@@ -93,12 +93,14 @@ def factored_system(config: FlowConfig, start: Start, statistics: FactoredStatis
 def _check_same(shards: SharedRows, group: Processes) -> None:
     """Raise ValueError, in every process, where they read different files: rows would be lost or count twice."""
     described = zlib.crc32(shards.described.encode(errors="surrogateescape"))
-    facts = np.array([shards.n, shards.P, described], dtype=np.int64)
-    least, most = group.smallest(facts), -group.smallest(-facts)
-    if (least != most).any():
-        differing = "in names, rows or dtypes"
-        if (least != most)[:2].any():
-            differing = f"{least[0]} to {most[0]} examples, P = {least[1]} to {most[1]}"
+    facts = np.zeros((group.size, 3), dtype=np.int64)
+    facts[group.rank] = shards.n, shards.P, described
+    facts = group.sum(facts)
+    odd = np.flatnonzero((facts != facts[0]).any(1))
+    if len(odd):
+        differing, (n, P), (others, width) = "in names, rows or dtypes", facts[0, :2], facts[odd[0], :2]
+        if (n, P) != (others, width):
+            differing = f"{n} examples of P = {P} in process 0, {others} of P = {width} in process {odd[0]}"
         raise ValueError(
             f"the processes do not see the same {shards.where}, {differing}: give all of them all files, on one disk"
         )

@@ -3,7 +3,7 @@
 import os
 from typing import TYPE_CHECKING, Any
 
-from ufm.distributed import Processes, check_alike
+from ufm.distributed import Processes, check_alike, raised_in_all
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start, prepare
 
@@ -20,21 +20,22 @@ def read_by(features: str | None) -> tuple[str, ...]:
     return rows_of(features).files() if is_shared(features) else (features,)
 
 
-def check_shared(features: str | None) -> None:
-    """Raise ValueError where several processes have nothing to share."""
-    if features is None or not is_shared(features):
-        lost = "" if features is None or os.path.exists(features) else f"there is no {features}; "
-        raise ValueError(
-            f"several processes share shards: {lost}give --features 'FOLDER/*.npz' or a checkpoint, or start one process"
-        )
+def check_shared(features: str | None, group: Processes) -> None:
+    """Raise ValueError, in every process, where one of several has nothing to share."""
+    with raised_in_all(group):
+        if features is None or not is_shared(features):
+            lost = "" if features is None or os.path.exists(features) else f"there is no {features}; "
+            raise ValueError(
+                f"several processes share shards: {lost}give --features 'FOLDER/*.npz' or a checkpoint, or start one process"
+            )
 
 
 def check_options_alike(options: dict[str, Any], group: Processes) -> None:
     """Raise ValueError, in every process, where options differ on which the sums depend that they form together.
 
-    Paths may, of files that only the first process writes, and of one folder that has several names.
+    The folders of paths may: one folder may have several names. `--features` may, whose rows are compared when they are there.
     """
-    written = {name: options[name] is not None for name in ("out", "plot")}
+    written = {name: os.path.basename(options[name] or "") for name in ("out", "plot")}
     facts = {name: value for name, value in options.items() if name not in ("features", "quiet", "json")} | written
     check_alike(group, {"--" + name.replace("_", "-"): value for name, value in sorted(facts.items())})
 
@@ -45,7 +46,9 @@ def started(config: FlowConfig, group: Processes, left_vectors: bool) -> Start:
         return prepare(config, left_vectors)
     from ufm.flow.sharded_start import prepare_shards
 
-    return prepare_shards(config, rows_of(config.features), group)
+    with raised_in_all(group):
+        rows = rows_of(config.features)
+    return prepare_shards(config, rows, group)
 
 
 def rows_of(features: str) -> "SharedRows":

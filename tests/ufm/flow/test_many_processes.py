@@ -1,5 +1,6 @@
 """What several processes refuse together, and the digits that they keep: against an oracle of 60 digits."""
 
+import os
 from pathlib import Path
 
 import mpmath
@@ -88,6 +89,29 @@ def test_files_of_other_rows_or_dtypes_under_the_same_names_are_refused(tmp_path
     in_threads(2, work)
 
 
+@pytest.mark.parametrize("name", ["features", "labels"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_what_one_process_cannot_read_is_told_in_all(tmp_path, name, rank):
+    rows = rows_of(0, 0, 1)
+    for k, part in enumerate((slice(0, 51), slice(51, None))):  # of 103: the shares of two
+        np.savez(tmp_path / f"{k}.npz", features=rows.rows[part], labels=rows.classes[part])
+    shards, path = Shards.of(str(tmp_path / "*.npz")), tmp_path / f"{rank}.npz"
+    place = path.read_bytes().index(rows.rows[51 * rank].tobytes() if name == "features" else b"<i8")
+    times = path.stat().st_atime_ns, path.stat().st_mtime_ns
+    with path.open("r+b") as file:
+        file.seek(place + 200)
+        file.write(b"\xff" * 100)
+    os.utime(path, ns=times)  # as a disk damages a file, not a writer
+
+    def work(group: Group) -> str:
+        with pytest.raises(ValueError, match=rf"cannot read .*{rank}\.npz: Bad CRC-32 for file '{name}\.npy'") as error:
+            prepare_shards(CONFIG, shards, group)
+        return str(error.value)
+
+    said = in_threads(2, work)
+    assert said[1 - rank] == f"process {rank} failed: {said[rank]}"
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_a_nan_is_told_with_its_file_and_row(tmp_path, size):
     rows = rows_of(0, 0, 1)
@@ -107,6 +131,7 @@ def test_a_nan_is_told_with_its_file_and_row(tmp_path, size):
         (["--t-end", "2"], ["--t-end", "3"], "--t-end"),
         (["--full"], [], "--full"),
         (["--out", "a.npz", "--plot", "a.png"], [], "--out, --plot"),
+        (["--out", "a.npz"], ["--out", "b.npz"], "--out"),
         (["--flow", "all", "--points", "5"], ["--points", "6"], "--flow, --points"),
     ],
 )
@@ -121,19 +146,31 @@ def test_processes_of_different_options_are_refused(of_one, of_other, named):
     in_threads(2, work)
 
 
+@pytest.mark.parametrize("wrong", [["--growth", "-1"], ["--out", "a.txt"], ["--start", "raw", "--flow", "all"]])
+def test_an_option_that_is_wrong_in_one_process_alone_is_a_differing_one(wrong, monkeypatch, capsys):
+    """It would leave at once, and the others would wait for it."""
+    monkeypatch.setattr("ufm.flow.command.processes", lambda: OfTwo())
+    assert main(["--features", "nowhere/*.npz", *wrong]) == 2
+    assert "the processes are given different" in capsys.readouterr().err
+
+
 def test_processes_may_give_one_run_other_paths_and_be_quiet():
     calls = (["--features", "/a/*.npz", "--out", "a.npz"], ["--features", "/b/*.npz", "--out", "/c/a.npz", "--quiet", "--json"])
     in_threads(2, lambda group: check_options_alike(vars(parser().parse_args(calls[group.rank])), group))
 
 
+class OfTwo(OneProcess):
+    """Process 0 of two, the other of which has other options."""
+
+    size, asked = 2, 0
+
+    def smallest(self, values: np.ndarray) -> np.ndarray:
+        """The other process says less, at first."""
+        self.asked += 1
+        return values - (self.asked == 1)
+
+
 def test_the_command_compares_options_before_anything_is_read(monkeypatch, capsys):
-    class OfTwo(OneProcess):
-        size, asked = 2, 0
-
-        def smallest(self, values: np.ndarray) -> np.ndarray:
-            self.asked += 1
-            return values - (self.asked == 1)  # the other process says less
-
     monkeypatch.setattr("ufm.flow.command.processes", OfTwo)
     assert main(["--features", "nowhere/*.npz"]) == 2
     assert "the processes are given different" in capsys.readouterr().err

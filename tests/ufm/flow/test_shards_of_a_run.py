@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import time
@@ -122,6 +123,64 @@ def test_a_lost_process_ends_the_others_without_a_result(shards, fresh):
     assert not (shards / "two.npz").exists()
 
 
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def narrow(path: Path) -> None:
+    np.savez(path, features=np.zeros((72, 8)), labels=np.arange(72) % 4)
+
+
+def lead_nowhere(path: Path) -> None:
+    path.unlink()
+    path.symlink_to("nowhere")
+
+
+def change_last_feature(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[data.index(b"labels.npy") - 200] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGES = {
+    truncate: "cannot read {path}: File is not a zip file",
+    narrow: "{path} has P = 8 features, ",
+    lead_nowhere: "cannot read {path}: No such file or directory",
+    change_last_feature: "cannot read {path}: Bad CRC-32",
+    Path.unlink: "the processes do not see the same ",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_what_one_process_cannot_read_ends_all_with_its_number_and_the_reason(shards, fresh, damage):
+    """As on a disk of its own, or under another user."""
+    shutil.copytree(shards / "shards", shards / "own")
+    path = shards / "own" / "2.npz"
+    damage(path)
+    running = two_processes(fresh, "--features", str(shards / "shards" / "*.npz"), only=0)
+    running += two_processes(fresh, "--features", str(shards / "own" / "*.npz"), port=port_of(running[0]), only=1)
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [2, 2], said
+    assert said[1].startswith("ufm.flow: error: " + DAMAGES[damage].format(path=path))
+    if damage is Path.unlink:
+        assert "216 examples of P = 9 in process 0, 144 of P = 9 in process 1" in said[0]
+    else:
+        assert said[0] == said[1].replace("error: ", "error: process 1 failed: ")
+    assert [text.count("\n") for text in said] == [1, 1]
+
+
+def test_processes_whose_states_would_go_to_two_folders_are_refused_before_they_compute(shards, fresh):
+    (shards / "other").mkdir()
+    call = ("--full", "--features", str(shards / "shards" / "*.npz"), "--out")
+    running = two_processes(fresh, *call, str(shards / "two.npz"), only=0)
+    running += two_processes(fresh, *call, str(shards / "other" / "two.npz"), port=port_of(running[0]), only=1)
+    said = [process.communicate(timeout=120)[1] for process in running]
+    reason = f"{shards / 'other'} is not the folder that process 0 writes into: give all processes the same absolute path"
+    assert said[0].startswith(f"ufm.flow: error: process 1 failed: {reason}")
+    assert said[1].startswith(f"ufm.flow: error: {reason}")
+    assert [path.name for path in shards.iterdir() if path.name.startswith(".")] == []
+
+
 def test_what_one_process_cannot_write_ends_all_with_an_error_and_what_they_said_arrives(shards, fresh):
     """They leave by os._exit: nothing that was said is lost, and no process ends well where the result is not on disk."""
     call = ["--features", str(shards / "shards" / "*.npz"), "--out", str(shards / "two.npz"), "--json", "--quiet"]
@@ -183,9 +242,9 @@ def test_no_shard_is_overwritten(shards, capsys):
 
 def test_several_processes_without_shards_are_refused():
     with pytest.raises(ValueError, match=r"several processes share shards: there is no all\.npz; give"):
-        check_shared("all.npz")
+        check_shared("all.npz", OneProcess())
     with pytest.raises(ValueError, match="several processes share shards: give --features"):
-        check_shared(__file__)
+        check_shared(__file__, OneProcess())
 
 
 def close(one: Path, other: Path, tolerance: float) -> None:
