@@ -26,7 +26,7 @@ from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.shared_statistics import share_running_statistics, synchronized
 from sims.training.velocity import features_of, measure_velocity
 from ufm.arrays import as_numpy
-from ufm.distributed import OneProcess, Processes, check_alike, raised_in_all
+from ufm.distributed import OneProcess, Processes, TorchProcesses, check_alike, raised_in_all
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
 from ufm.monitor.epoch_statistics import save_statistics
@@ -58,10 +58,15 @@ def network_of_images(config: TrainConfig, images: tuple[int, ...], classes: int
     return model
 
 
+def processes_of(accelerator: Accelerator) -> Processes:
+    """The processes of an Accelerator, which wait for each other's measuring."""
+    return TorchProcesses(MEASURING_LIMIT) if accelerator.num_processes > 1 else OneProcess()
+
+
 class Trainer:
     """A network, its optimiser and its data under an Accelerator: `train_epoch`, `measure`, `state`, `restore`.
 
-    Several processes need their `group`. Raises ValueError, in every process, where their data differ.
+    Raises ValueError, in every process, where the data of several differ.
     """
 
     def __init__(self, config: TrainConfig, data: Data, accelerator: Accelerator, group: Processes | None = None) -> None:
@@ -71,7 +76,7 @@ class Trainer:
         if config.velocity and accelerator.num_processes > 1:
             raise ValueError(f"velocities are taken in one process, this run has {accelerator.num_processes}: leave them out")
         self.config, self.accelerator, self.fingerprint, self._data = config, accelerator, data.fingerprint, data
-        self.group = group or OneProcess()
+        self.group = group or processes_of(accelerator)
         check_alike(self.group, {"data (--data-dir, --hub)": self.fingerprint})
         self.bare = synchronized(network(config, data)) if config.sync_batch_norm else network(config, data)
         self.head = linear_layer(self.bare, CLASSIFIER)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.training.config import TrainConfig
-from ufm.distributed import OneProcess, Processes, TorchProcesses, check_alike, raised_in_all
+from ufm.distributed import check_alike, raised_in_all
 from ufm.files.one_folder import check_one_folder
 from ufm.output import StandardError, printable, say
 
@@ -51,7 +51,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     from accelerate.utils import InitProcessGroupKwargs
 
     from sims.training.data import load
-    from sims.training.loop import MEASURING_LIMIT, Trainer, run
+    from sims.training.loop import MEASURING_LIMIT, Trainer, processes_of, run
 
     tracker = "tensorboard" if tensorboard else None
     # the processes wait for each other's measuring, and for process 0's robustness, far longer than for gradients
@@ -60,7 +60,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out, kwargs_handlers=[waiting]
     )
     check_started(accelerator.num_processes)
-    group: Processes = TorchProcesses(MEASURING_LIMIT) if accelerator.num_processes > 1 else OneProcess()
+    group = processes_of(accelerator)
     check_alike(group, _options_of(config) | {"--out": out.name})
     with raised_in_all(group):
         folder = RunFolder(out, config)
