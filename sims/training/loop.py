@@ -6,7 +6,6 @@ Order and initialisation depend on the seed and the epoch alone, so a run resume
 import copy
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from typing import Any
 
@@ -22,11 +21,12 @@ from sims.training.examples import Examples, epoch_batches
 from sims.training.folder import DAMAGED, RunFolder
 from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf
 from sims.training.objective import facts_of, groups, optimizer_of, summed_loss
+from sims.training.processes import processes_of
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.shared_statistics import share_running_statistics, synchronized
 from sims.training.velocity import features_of, measure_velocity
 from ufm.arrays import as_numpy
-from ufm.distributed import OneProcess, Processes, TorchProcesses, check_alike, raised_in_all
+from ufm.distributed import Processes, check_alike, raised_in_all
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
 from ufm.monitor.epoch_statistics import save_statistics
@@ -36,7 +36,6 @@ from ufm.monitor.network import measure_network
 from ufm.monitor.record import Record
 
 Progress = Callable[[int, int, int], None]  # (epoch, batch, batches an epoch)
-MEASURING_LIMIT = timedelta(hours=6)  # after which processes that wait for a measurement give up
 OnMeasurement = Callable[[int, float, Measurement], None]  # (epoch, training loss, what was measured)
 
 
@@ -56,11 +55,6 @@ def network_of_images(config: TrainConfig, images: tuple[int, ...], classes: int
     if config.fixed_etf:
         freeze_as_simplex_etf(linear_layer(model, CLASSIFIER), torch.Generator().manual_seed(config.seed))
     return model
-
-
-def processes_of(accelerator: Accelerator) -> Processes:
-    """The processes of an Accelerator, which wait for each other's measuring."""
-    return TorchProcesses(MEASURING_LIMIT) if accelerator.num_processes > 1 else OneProcess()
 
 
 class Trainer:

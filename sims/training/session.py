@@ -51,7 +51,8 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     from accelerate.utils import InitProcessGroupKwargs
 
     from sims.training.data import load
-    from sims.training.loop import MEASURING_LIMIT, Trainer, processes_of, run
+    from sims.training.loop import Trainer, run
+    from sims.training.processes import MEASURING_LIMIT, processes_of
 
     tracker = "tensorboard" if tensorboard else None
     # the processes wait for each other's measuring, and for process 0's robustness, far longer than for gradients
