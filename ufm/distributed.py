@@ -6,7 +6,7 @@
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol
@@ -170,7 +170,7 @@ def raised_in_all(group: Processes) -> Iterator[None]:
             raise ValueError(f"process {rank} failed: {text}")
 
 
-def check_alike(group: Processes, facts: dict[str, Any]) -> None:
+def check_alike(group: Processes, facts: Mapping[str, object]) -> None:
     """Raise ValueError, in every process, with the names of the facts that are not the same text in all of them."""
     told = np.array([zlib.crc32(repr(value).encode(errors="surrogateescape")) for value in facts.values()], dtype=np.int64)
     differing = group.smallest(told) != -group.smallest(-told)

@@ -1,7 +1,8 @@
 """Where the features of a command come from: random, one file, or shards or a checkpoint that several processes read."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ufm.distributed import Processes, check_alike
 from ufm.flow.config import FlowConfig
@@ -29,7 +30,7 @@ def check_shared(features: str | None) -> None:
         )
 
 
-def check_options_alike(options: dict[str, Any], group: Processes) -> None:
+def check_options_alike(options: Mapping[str, object], group: Processes) -> None:
     """Raise ValueError, in every process, where options differ on which the sums depend that they form together.
 
     Paths may, of files that only the first process writes, and of one folder that has several names.
