@@ -1,6 +1,6 @@
 """What a kernel function says of arguments that do not go together: numpy beside torch, two dtypes or devices, other rows."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from inspect import Parameter, signature
 from typing import Any
 
@@ -24,7 +24,7 @@ def require_class_layout(layout: ClassLayout) -> ClassLayout:
     return layout
 
 
-def check_matrices(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+def check_matrices(function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]) -> None:
     """Raise ValueError where arrays of `function` are complex, or differ in their rows and columns, which would be broadcast."""
     arrays = dict(_arrays(function, args, kwargs))
     for name, array in arrays.items():
@@ -38,7 +38,7 @@ def check_matrices(function: Callable[..., Any], args: tuple[Any, ...], kwargs: 
         raise ValueError(f"arrays of different rows or columns: {shapes}; each is (..., P, n), leading axes may differ")
 
 
-def explain(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
+def explain(function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]) -> str | None:
     """Why `function` could not take these arguments, and the way out; None where they are not the reason."""
     arrays = dict(_arrays(function, args, kwargs))
     layout = _argument(function, args, kwargs, "layout")
@@ -62,7 +62,7 @@ def _of_different_kinds(arrays: dict[str, Any]) -> str:
     return f"arrays of different kinds: {kinds}; convert the others first, as by {convert}"
 
 
-def _arrays(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+def _arrays(function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object]) -> Iterator[tuple[str, Any]]:
     """Name and value of the arguments that are to be arrays, in order."""
     parameters = signature(function).parameters
     bound = signature(function).bind_partial(*args, **kwargs).arguments
@@ -73,7 +73,7 @@ def _is_matrix(parameter: Parameter) -> bool:
     return parameter.annotation is ArrayT or parameter.annotation is Array
 
 
-def _argument(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], name: str) -> Any:
+def _argument(function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object], name: str) -> Any:
     return signature(function).bind_partial(*args, **kwargs).arguments.get(name)
 
 

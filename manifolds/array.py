@@ -7,6 +7,8 @@ import numpy as np
 
 Method = Callable[..., Any]
 VectorField = Callable[[Any], Any]  # of a state alone
+ManifoldPoint = Any  # an array, or a sequence of one for each factor of a product of manifolds
+Vector = Any  # tangent to it
 
 
 class Array(Protocol):

@@ -55,7 +55,7 @@ class InverseSqrt(torch.autograd.Function):
         return spectral_inverse_sqrt(S) if root is None else root.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, Any], output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[torch.Tensor, torch.Tensor | None], output: torch.Tensor) -> None:
         """Keep R."""
         ctx.save_for_backward(output)
         ctx.save_for_forward(output)
@@ -71,7 +71,7 @@ class ForwardInverseSqrt(InverseSqrt):
     """The same, forwards as well."""
 
     @staticmethod
-    def jvp(ctx: Any, dS: torch.Tensor, _: Any) -> torch.Tensor:  # type: ignore[override]
+    def jvp(ctx: Any, dS: torch.Tensor, _: None) -> torch.Tensor:  # type: ignore[override]
         """The dR with R dR + dR R = -R^2 dS R^2; itself differentiable."""
         (R,) = ctx.saved_tensors
         return -lyapunov(R, R @ (R @ symmetrize(dS) @ R) @ R)

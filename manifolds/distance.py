@@ -3,7 +3,7 @@
 `Distance` serves any metric with the four maps of `GeodesicMetric`.
 """
 
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 import torch
 
@@ -49,7 +49,7 @@ class Distance(torch.autograd.Function):
         ctx.save_for_backward(X, Y, start, length)
 
     @staticmethod
-    def backward(ctx: Any, gradient: torch.Tensor, _: Any) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: torch.Tensor, _: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
         """(-flat(start), flat(end)) / d, times the incoming gradient. (..., P, n) each"""
         X, Y, start, length = ctx.saved_tensors
         with torch.no_grad():
@@ -62,7 +62,7 @@ class Distance(torch.autograd.Function):
         return to_X, to_Y, None
 
     @staticmethod
-    def vmap(info: Any, in_dims: Any, *args: Any) -> Any:
+    def vmap(info: object, in_dims: object, *args: object) -> NoReturn:
         """Raises ValueError."""
         raise ValueError(
             "dist needs the values of its arguments, which torch.vmap hides: give it the whole batch, with leading axes"
@@ -85,7 +85,7 @@ class Refusal(torch.autograd.Function):
         return vector.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[object, ...], output: torch.Tensor) -> None:
         """Keep the reason."""
         ctx.why = inputs[1]
 

@@ -166,7 +166,7 @@ class Exact:
     """Retraction by the exponential map with parallel transport: reversible."""
 
     reversible = True
-    metric: Any
+    metric: Metric
 
     def retr(self, x: torch.Tensor, u: torch.Tensor) -> torch.Tensor:
         """The exponential map, of the projected u."""

@@ -26,7 +26,7 @@ def namespace(x: Array) -> Any:
     raise TypeError(f"expected a numpy array or a torch tensor, got {type(x).__name__}")
 
 
-def array_like(values: Any, x: ArrayT) -> ArrayT:
+def array_like(values: object, x: ArrayT) -> ArrayT:
     """Numbers as an array with the kind, dtype and device of x."""
     xp = namespace(x)
     convert: Any = xp.asarray if xp is np else xp.as_tensor  # torch.asarray would drop the record for derivatives, or warn

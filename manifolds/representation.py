@@ -1,13 +1,16 @@
 """How objects that hold arrays are printed: shapes and dtypes where the numbers would fill the screen."""
 
 import dataclasses
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 LONGEST_TUPLE = 6
 LONGEST_TEXT = 60
 
 
-def short_repr(instance: Any) -> str:
+def short_repr(instance: "DataclassInstance") -> str:
     """`Name(field=..., ...)` of a dataclass, an array as its type, shape and dtype. For a class body: `__repr__ = short_repr`.
 
     >>> ufm.snr(H, layout)
@@ -18,7 +21,7 @@ def short_repr(instance: Any) -> str:
     return f"{type(instance).__qualname__}({values})"
 
 
-def short_value(value: Any) -> str:
+def short_value(value: object) -> str:
     """One value on part of a line: arrays by shape, what is long by its beginning and its length."""
     if hasattr(value, "shape") and hasattr(value, "dtype"):
         dtype = str(value.dtype).removeprefix("torch.")
@@ -27,7 +30,7 @@ def short_value(value: Any) -> str:
         return _several(
             "{", [f"{key!r}: {short_value(item)}" for key, item in list(value.items())[:LONGEST_TUPLE]], len(value), "}"
         )
-    if type(value) in (tuple, list):
+    if isinstance(value, (tuple, list)) and type(value) in (tuple, list):
         opening, closing = "()" if isinstance(value, tuple) else "[]"
         return _several(opening, [short_value(item) for item in value[:LONGEST_TUPLE]], len(value), closing)
     if callable(value) and hasattr(value, "__qualname__"):

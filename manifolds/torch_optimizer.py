@@ -7,15 +7,16 @@ import torch
 
 from manifolds.geoopt import EmbeddedNormalizedFeatures, NormalizedFeatures
 
-StepRule = Callable[[Any, torch.Tensor, torch.Tensor, float], torch.Tensor]
+FeatureManifold = NormalizedFeatures | EmbeddedNormalizedFeatures
+StepRule = Callable[[FeatureManifold, torch.Tensor, torch.Tensor, float], torch.Tensor]
 
 
-def gradient_rule(manifold: Any, x: torch.Tensor, gradient: torch.Tensor, lr: float) -> torch.Tensor:
+def gradient_rule(manifold: FeatureManifold, x: torch.Tensor, gradient: torch.Tensor, lr: float) -> torch.Tensor:
     """manifold.gradient_step: what geoopt's RiemannianSGD without momentum does."""
     return manifold.gradient_step(x, gradient, lr)
 
 
-def projected_rule(manifold: Any, x: torch.Tensor, gradient: torch.Tensor, lr: float) -> torch.Tensor:
+def projected_rule(manifold: FeatureManifold, x: torch.Tensor, gradient: torch.Tensor, lr: float) -> torch.Tensor:
     """manifold.projected_step: the same to first order in lr, cheaper."""
     return manifold.projected_step(x, gradient, lr)
 

@@ -7,7 +7,7 @@ other goes through the singular values of D itself, then through a second pass o
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Generic
+from typing import Generic, TypeVar
 
 from manifolds.linalg import (
     Array,
@@ -23,6 +23,7 @@ from manifolds.linalg import (
 )
 from manifolds.representation import short_repr
 
+MeanSquare = TypeVar("MeanSquare", float, Array)  # of one set of features, or of each of a batch
 WELL_CONDITIONED = 1e4  # bound on magnitude / lambda_min(Sigma_W) below which one pass leaves a residual under 1e-12
 
 
@@ -65,7 +66,7 @@ class Whitening(Generic[ArrayT_co]):
         return float(frobenius_norm(gap))
 
 
-def degenerate_deviation(mean_square: Any, P: int, precision: float) -> Any:
+def degenerate_deviation(mean_square: MeanSquare, P: int, precision: float) -> MeanSquare:
     """sqrt(P) eps sqrt(Ave ||h||^2): a standard deviation that rounding alone can produce in features stored with that eps."""
     return P**0.5 * precision * mean_square**0.5
 

@@ -108,12 +108,12 @@ def run_command(
         drop_unwritable_output()
 
 
-def json_line(value: Any) -> str:
+def json_line(value: object) -> str:
     """One JSON object on one line."""
     return json.dumps(json_values(value), allow_nan=False)
 
 
-def print_json(value: Any) -> None:
+def print_json(value: object) -> None:
     """One JSON object on one line of standard output."""
     show(json_line(value))
 

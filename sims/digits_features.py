@@ -12,7 +12,6 @@ import sys
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +20,7 @@ from sims.command import Parser, print_json, run_command
 from sims.training.digits import digits_table
 from ufm.arrays import as_numpy
 from ufm.files import store
+from ufm.files.json_objects import JsonObject
 from ufm.flow.progress import PROGRESS_SECONDS
 from ufm.output import printable, say, show
 
@@ -130,7 +130,7 @@ def parser() -> Parser:
     return p
 
 
-def write(out: Path, config: Training, quiet: bool) -> dict[str, Any]:
+def write(out: Path, config: Training, quiet: bool) -> JsonObject:
     """Train, write the file, and return what is in it. Raises ValueError for an unwritable file or a training that diverges."""
     if out.suffix != ".npz":
         raise ValueError(f"--out {out}: the name must end in .npz")

@@ -7,10 +7,11 @@ import argparse
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
+from ufm.files.json_objects import JsonObject
 from ufm.output import output_errors_last, say, show
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def report_ladder(chosen: "list[Rung]", args: argparse.Namespace) -> None:
     """Compare the runs of every rung with the models, write the report and print it."""
     from sims.rungs.report import judged_rung, markdown, not_judged, write_ladder
 
-    out, rungs = Path(args.out), list[dict[str, Any]]()
+    out, rungs = Path(args.out), list[JsonObject]()
     with output_errors_last(written=True) as tell:
         for rung in chosen:
             paths = [out / "runs" / f"{rung.name}-seed{seed}" for seed in range(args.seed, args.seed + args.seeds)]

@@ -9,10 +9,10 @@ import argparse
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from sims.command import Parser, json_line, run_command
 from sims.page import check_jinja2
+from ufm.files.json_objects import JsonObject
 from ufm.files.store import check_folder_writable
 from ufm.output import output_errors_last, printable
 
@@ -48,7 +48,7 @@ def parser() -> Parser:
     return p
 
 
-def requested_ledgers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
+def requested_ledgers(args: argparse.Namespace) -> Iterator[JsonObject]:
     """The ledgers asked for, one after another."""
     from sims.ledgers.logs import is_log, of_log
     from sims.ledgers.sources import Wanted, of_features, of_function, of_run
@@ -73,7 +73,7 @@ def requested_ledgers(args: argparse.Namespace) -> Iterator[dict[str, Any]]:
             raise ValueError(f"{source} is no folder of a run, no log, no .npz and not MODULE:FUNCTION")
 
 
-def ledger_table(entry: dict[str, Any]) -> str:
+def ledger_table(entry: JsonObject) -> str:
     """A stored ledger as text."""
     from sims.ledgers.report import table_lines
 

@@ -11,12 +11,19 @@ from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sims.command import Failure, Parser, print_json, run_command
 from sims.sweeps import ENGINES, PROCESSES
+from ufm.files.json_objects import JsonObject
 from ufm.options import device_of
 from ufm.output import say, show
+
+if TYPE_CHECKING:
+    from sims.ledgers.convs import ConvCell
+    from sims.ledgers.gaussians import GaussianCell
+    from sims.ledgers.nets import Cell
+    from sims.ledgers.tasks import NetworkTask
 
 GAUSSIANS = "gaussians"
 SIZES = ("tiny", "small", "full", "conv", GAUSSIANS)
@@ -24,7 +31,7 @@ SEEDS = {"tiny": 3, "small": 3, "full": 5, "conv": 5, GAUSSIANS: 5}
 PADDED = {"mnist": 32, "fashionmnist": 32}  # sides of images for convolutional networks, which halve them three times
 
 
-def study_cells(size: str, seed: int = 0, seeds: int | None = None) -> Iterator[Any]:
+def study_cells(size: str, seed: int = 0, seeds: int | None = None) -> "Iterator[Cell | ConvCell | GaussianCell]":
     """The networks of a size: perceptrons `tiny` (seconds each), `small` (all variants), `full` (depths to 12), or another kind.
 
     The seeds are `seed`, `seed` + 1, ..., `seeds` of them (default: 3, or 5 from `full` on), each with every network.
@@ -37,7 +44,7 @@ def study_cells(size: str, seed: int = 0, seeds: int | None = None) -> Iterator[
             yield replace(cell, seed=seed + k)
 
 
-def _perceptrons(size: str) -> list[Any]:
+def _perceptrons(size: str) -> "list[Cell]":
     from sims.ledgers.nets import Cell
 
     epochs = {"tiny": 100, "small": 150, "full": 400}[size]
@@ -53,7 +60,7 @@ def _perceptrons(size: str) -> list[Any]:
     return chosen + [replace(cell, **change) for cell in both for change in changes]
 
 
-def _convolutional() -> list[Any]:
+def _convolutional() -> "list[ConvCell]":
     from sims.ledgers.convs import ConvCell
 
     rates = {"mse": 0.1, "ce": 0.02}  # without a norm: that of the one leaves the other untrained, or kills it
@@ -63,7 +70,7 @@ def _convolutional() -> list[Any]:
     return plain + [ConvCell(loss=loss, **change) for change in changes for loss in rates]
 
 
-def _gaussian() -> list[Any]:
+def _gaussian() -> "list[GaussianCell]":
     from sims.ledgers.gaussians import GaussianCell
 
     activations = ("relu", "identity")
@@ -90,7 +97,7 @@ def parser() -> Parser:
     return p
 
 
-def ledger_study(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[str, str]]:
+def ledger_study(args: argparse.Namespace) -> tuple[list[JsonObject], dict[str, str]]:
     """Run what is missing, with a line of progress each; every stored network, in order, and why others are missing, by name.
 
     Raises ValueError for a folder of other data or another version.
@@ -119,7 +126,7 @@ def ledger_study(args: argparse.Namespace) -> tuple[list[dict[str, Any]], dict[s
     return networks, failed
 
 
-def _tasks(args: argparse.Namespace) -> dict[str, Any]:
+def _tasks(args: argparse.Namespace) -> "dict[str, NetworkTask]":
     """What is to be computed or read, by name."""
     from sims.ledgers.tasks import NetworkTask
     from sims.training.data import DataChoice, load

@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import informative_error
 from ufm.features.statistics import CHUNK, ClassStatistics, StreamingStatistics
 from ufm.files.features import FLOATS, classifier_of, epoch_of, files_of, load_feature_file, scalar
+from ufm.files.json_objects import JsonObject
 from ufm.files.store import check_writable, write_text
 from ufm.monitor.measurement import NO_LAMBDA, Measurement, measure_features
 from ufm.monitor.network import measure_network
@@ -227,7 +228,7 @@ def show_run(path: Path, args: argparse.Namespace) -> None:
         _print_written(args)
 
 
-def _epoch_row(columns: dict[str, np.ndarray], k: int) -> dict[str, Any]:
+def _epoch_row(columns: dict[str, np.ndarray], k: int) -> JsonObject:
     """The scalars and omega of the k-th measured epoch."""
     length = len(columns["epoch"])
     names = (name for name in sorted(columns) if columns[name].shape == (length,) and name not in ("epoch", "counts"))
@@ -235,7 +236,7 @@ def _epoch_row(columns: dict[str, np.ndarray], k: int) -> dict[str, Any]:
 
 
 def write_network_report(
-    path: Path, title: str, columns: dict[str, np.ndarray], facts: dict[str, Any], last: Measurement | None = None
+    path: Path, title: str, columns: dict[str, np.ndarray], facts: JsonObject, last: Measurement | None = None
 ) -> None:
     """Write the page on a network, atomically."""
     from sims.training.log_figures import LoggedRun

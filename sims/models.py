@@ -2,13 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.command import Failure, Parser, print_json, run_command
+from ufm.files.json_objects import JsonObject
 from ufm.models import MODEL_NAMES, model_class
 from ufm.models.references import bibtex
 from ufm.options import device_of
@@ -25,7 +26,7 @@ def sizes(text: str) -> tuple[int, ...]:
     return tuple(int(part) for part in text.split(","))
 
 
-OPTIONS: dict[str, tuple[Callable[[str], Any], str]] = {
+OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {
     "C": (int, "classes"),
     "N": (int, "examples per class (of the smaller classes where sizes differ)"),
     "P": (int, "features (neurons of ergen-pilanci)"),
@@ -84,7 +85,7 @@ def owned(name: str) -> set[str]:
     return {f.name for f in fields(cls)} - (set() if cls.solvers else {"optimizer"})
 
 
-def build_model(name: str, given: dict[str, Any]) -> "Model":
+def build_model(name: str, given: Mapping[str, Any]) -> "Model":
     """The model with the given parameters. Raises ValueError for one that it does not have, with the reason."""
     cls = model_class(name)
     foreign = sorted(given.keys() - owned(name))
@@ -94,7 +95,7 @@ def build_model(name: str, given: dict[str, Any]) -> "Model":
     return cls(**given)
 
 
-def description(name: str) -> dict[str, Any]:
+def description(name: str) -> JsonObject:
     """What `list` says of a model."""
     cls = model_class(name)
     facts = {part: getattr(cls.facts, part) for part in ("paper", "loss", "constraint", "domain")}
@@ -102,7 +103,7 @@ def description(name: str) -> dict[str, Any]:
     return {"name": name, **facts, "options": options, "solvers": list(cls.solvers)}
 
 
-def as_block(entry: dict[str, Any]) -> str:
+def as_block(entry: JsonObject) -> str:
     """The same as text."""
     solvers = f"\n  solvers: {', '.join(entry['solvers'])}" if entry["solvers"] else ""
     words = f"  {entry['paper']}\n  {entry['loss']}; {entry['constraint']}\n  domain: {entry['domain']}"

@@ -13,7 +13,7 @@ def check_jinja2() -> None:
     import jinja2  # noqa: F401
 
 
-def html_page(template: str, **values: Any) -> str:
+def html_page(template: str, **values: object) -> str:
     """The template with the values escaped. Raises jinja2.UndefinedError where one is missing."""
     from jinja2 import Environment, StrictUndefined
 

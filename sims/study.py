@@ -10,7 +10,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 from sims.command import Parser, parse_share, print_json, run_command
 from sims.comparison.analysis import Choice, Group, analyse
@@ -19,6 +18,7 @@ from sims.page import check_jinja2
 from sims.training.config import LOSS_FUNCTIONS, TrainConfig, protocol
 from ufm.compare.outcome import NOT_COMPARED
 from ufm.compare.verdict import LawRule
+from ufm.files.json_objects import JsonObject
 from ufm.laws.singular_value_dynamics import LAWS
 from ufm.output import say, show
 
@@ -119,7 +119,7 @@ def report(paths: list[Path], out: Path) -> dict[str, list[Group]]:
     return columns
 
 
-def verdict_row(group: Group) -> dict[str, Any]:
+def verdict_row(group: Group) -> JsonObject:
     """The models that survive on a group, and its exponent with the interval, null where there is none, as a description."""
     p = group.verdict.exponent
     exponent = None if p is None else {"value": p.value, "low": p.low, "high": p.high}

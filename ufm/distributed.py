@@ -6,7 +6,7 @@
 import os
 import sys
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any, Protocol
@@ -178,7 +178,7 @@ def broadcast_text(group: Processes, text: str, source: int = 0) -> str:
     return bytes(letters[letters > 0].tolist()).decode(errors="surrogateescape")
 
 
-def check_alike(group: Processes, facts: dict[str, Any]) -> None:
+def check_alike(group: Processes, facts: Mapping[str, object]) -> None:
     """Raise ValueError, in every process, with the names of the facts that are not the same text in all of them."""
     told = np.array([zlib.crc32(repr(value).encode(errors="surrogateescape")) for value in facts.values()], dtype=np.int64)
     differing = group.smallest(told) != -group.smallest(-told)

@@ -104,7 +104,7 @@ def one_line(error: BaseException) -> str:
     return printable(text) or type(error).__name__
 
 
-def json_values(value: Any) -> Any:
+def json_values(value: object) -> Any:
     """The same as JSON has it: arrays as lists, numbers of numpy as Python's, and null for what is not finite."""
     if hasattr(value, "tolist"):
         value = value.tolist()
@@ -115,7 +115,7 @@ def json_values(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def stored_number(value: Any) -> float:
+def stored_number(value: float | str | None) -> float:
     """A number back from JSON: NaN for null, inf for 'inf'."""
     return math.nan if value is None else float(value)
 

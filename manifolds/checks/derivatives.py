@@ -9,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.array import ManifoldPoint, Vector
 from manifolds.checks.slopes import Bound, CheckResult, measure_slope
 from manifolds.checks.support import require_support, require_view
-from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
+from manifolds.checks.views import ManifoldView, flat
 from manifolds.linalg import array_like
 from manifolds.quotient import QuotientMetric
 
-Cost = Callable[[ManifoldPoint], Any]
+Cost = Callable[[ManifoldPoint], Any]  # a number, or an array of one
 Gradient = Callable[[ManifoldPoint], Vector]
 Hessian = Callable[[ManifoldPoint, Vector], Vector]
 RetractionMap = Callable[[ManifoldPoint, Vector], ManifoldPoint]
@@ -70,7 +71,7 @@ def check_hessian(
 def torch_derivatives(view: ManifoldView, cost: Cost) -> Gradient:
     """The Riemannian gradient of a torch cost by autograd."""
 
-    def gradient(x: Any) -> Any:
+    def gradient(x: ManifoldPoint) -> Vector:
         import torch
 
         point = x.detach().as_subclass(torch.Tensor).requires_grad_(True)

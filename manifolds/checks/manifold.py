@@ -10,10 +10,11 @@ from itertools import pairwise
 
 import numpy as np
 
+from manifolds.array import ManifoldPoint, Vector
 from manifolds.checks.residuals import ROUNDING, gap_norm, geodesic_velocity, map_rounding, relative_gap
 from manifolds.checks.slopes import Bound, CheckResult, Report, measure_slope
 from manifolds.checks.support import require_support, require_view
-from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
+from manifolds.checks.views import ManifoldView, flat
 
 GEODESIC_LENGTH = 0.5  # length of the geodesics that are drawn, within any sensible injectivity radius
 

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from manifolds.checks.views import ManifoldPoint, ManifoldView, Vector, flat
+from manifolds.array import ManifoldPoint, Vector
+from manifolds.checks.views import ManifoldView, flat
 
 ROUNDING = 1e-9  # relative residual that double precision may leave
 

@@ -4,7 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.checks.views import ManifoldPoint, ManifoldView, entries
+from manifolds.array import ManifoldPoint
+from manifolds.checks.views import ManifoldView, entries
 
 QUOTIENTS = ("Elliptope", "PSDFixedRank", "PSDFixedRankComplex")  # pymanopt's; a quotient does not say of itself that it is one
 

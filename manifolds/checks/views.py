@@ -9,12 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.array import ManifoldPoint, Vector
 from manifolds.linalg import as_numpy
 
 POINT_SIZE = 0.3  # of the normal numbers that are projected to a point: well inside the models of hyperbolic space
-
-ManifoldPoint = Any
-Vector = Any
 
 
 def entries(value: ManifoldPoint | Vector) -> list[np.ndarray]:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.array import ManifoldPoint, Vector
 from manifolds.layout import whole_number
 from manifolds.optimizers.cubic import KrylovSpace, minimise_cubic
 from manifolds.optimizers.iterates import Iterate, IteratingOptimizer
@@ -29,7 +30,7 @@ DECREASE_ROUNDING = 1e3 * float(np.finfo(np.float64).eps)  # of max(1, |cost|), 
 
 @dataclass(frozen=True)
 class _Step:
-    vector: Any
+    vector: Vector
     length: float
     decrease: float  # of the quadratic part of the model
 
@@ -72,7 +73,7 @@ class AdaptiveCubicRegularization(IteratingOptimizer):
             "second_order": second_order,
         }
 
-    def _iterates(self, problem: Any, point: Any) -> Iterator[Iterate]:
+    def _iterates(self, problem: Any, point: ManifoldPoint) -> Iterator[Iterate]:
         manifold, gradient = problem.manifold, problem.riemannian_gradient(point)
         at = Iterate(point, float(problem.cost(point)), gradient, float(manifold.norm(point, gradient)), float("inf"), 1)
         sigma, least, space = self.sigma, 0.0, None
@@ -128,7 +129,7 @@ class AdaptiveCubicRegularization(IteratingOptimizer):
             if space.couplings[-1] * abs(E[-1, 0]) <= allowed / 10 or self._is_full(space):
                 return None
 
-    def _random_direction(self, manifold: Any, point: Any) -> Any:
+    def _random_direction(self, manifold: Any, point: ManifoldPoint) -> Vector:
         """A random tangent vector: of a copy of the manifold, numpy's global state put back after it."""
         state = np.random.get_state()  # noqa: NPY002 - pymanopt's manifolds draw from it
         try:
@@ -138,7 +139,7 @@ class AdaptiveCubicRegularization(IteratingOptimizer):
             np.random.set_state(state)  # noqa: NPY002
 
 
-def _space(problem: Any, point: Any, start: Any) -> KrylovSpace:
+def _space(problem: Any, point: ManifoldPoint, start: Vector) -> KrylovSpace:
     manifold = problem.manifold
     return KrylovSpace(
         start,

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from scipy.optimize import brentq
 
+from manifolds.array import Vector
+
 INVARIANT = 64 * float(np.finfo(np.float64).eps)  # of ||T||: what orthogonalisation leaves of a vector that lies in the space
 
 
@@ -18,13 +20,17 @@ class KrylovSpace:
     """
 
     def __init__(
-        self, start: Any, inner: Callable[[Any, Any], float], hessian: Callable[[Any], Any], tangent: Callable[[Any], Any]
+        self,
+        start: Vector,
+        inner: Callable[[Vector, Vector], float],
+        hessian: Callable[[Vector], Vector],
+        tangent: Callable[[Vector], Vector],
     ) -> None:
         self.inner, self.hessian, self.tangent = inner, hessian, tangent
-        self.basis: list[Any] = []
+        self.basis: list[Vector] = []
         self.diagonal: list[float] = []
         self.couplings: list[float] = []  # below the diagonal; the last one leads out of the space, 0 where H maps it to itself
-        self._next: Any = self._normalised(tangent(start))
+        self._next: Vector = self._normalised(tangent(start))
 
     @property
     def is_invariant(self) -> bool:
@@ -45,7 +51,7 @@ class KrylovSpace:
             self._next = self._normalised(self.tangent((1 / length) * image))
         self.couplings.append(length if self._next is not None else 0.0)
 
-    def _normalised(self, vector: Any) -> Any:
+    def _normalised(self, vector: Vector) -> Vector:
         return (1 / self.inner(vector, vector) ** 0.5) * vector
 
     @property
@@ -54,14 +60,14 @@ class KrylovSpace:
         inside = self.couplings[:-1]
         return np.diag(self.diagonal) + np.diag(inside, 1) + np.diag(inside, -1)
 
-    def vector(self, coordinates: np.ndarray) -> Any:
+    def vector(self, coordinates: np.ndarray) -> Vector:
         """Q z. (k,) -> a tangent vector"""
         total = float(coordinates[0]) * self.basis[0]
         for coordinate, vector in zip(coordinates[1:], self.basis[1:], strict=True):
             total = total + float(coordinate) * vector
         return total
 
-    def coordinates(self, vector: Any) -> np.ndarray:
+    def coordinates(self, vector: Vector) -> np.ndarray:
         """Q* v. (k,)"""
         return np.array([self.inner(basis, vector) for basis in self.basis])
 
@@ -79,12 +85,12 @@ def minimise_cubic(T: np.ndarray, c: np.ndarray, sigma: float) -> np.ndarray:
     gaps = eigenvalues + least  # >= 0
     size = float(np.linalg.norm(c))
 
-    def rotated(excess: float) -> np.ndarray:
+    def rotated(excess: Any) -> np.ndarray:
         """E^T z for mu = least + excess; infinite where T + mu I is singular along a part of c."""
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.where(b == 0, 0.0, -b / (gaps + excess))
 
-    def mismatch(excess: float) -> float:
+    def mismatch(excess: Any) -> float:
         """mu / |z| - sigma, which rises with mu."""
         length = float(np.linalg.norm(rotated(excess)))
         return (least + excess) / length - sigma if length > 0 else np.inf

@@ -8,8 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from pymanopt import Problem
 from pymanopt.optimizers.optimizer import Optimizer, OptimizerResult
 from pymanopt.tools import printer
+
+from manifolds.array import ManifoldPoint, Vector
 
 _Optimizer: Any = Optimizer  # untyped
 
@@ -18,9 +21,9 @@ _Optimizer: Any = Optimizer  # untyped
 class Iterate:
     """A point with its cost and gradient, and the way to it: length of the step, evaluations of the cost in all."""
 
-    point: Any
+    point: ManifoldPoint
     cost: float
-    gradient: Any
+    gradient: Vector
     gradient_norm: float
     step_size: float
     cost_evaluations: int
@@ -38,10 +41,10 @@ class IteratingOptimizer(_Optimizer):
         self._parameters: dict[str, Any] = {}
 
     @abstractmethod
-    def _iterates(self, problem: Any, point: Any) -> Iterator[Iterate]:
+    def _iterates(self, problem: Problem, point: ManifoldPoint) -> Iterator[Iterate]:
         """The initial point, and one more after each step; a step of length 0 says that there is no further one."""
 
-    def run(self, problem: Any, *, initial_point: Any = None) -> OptimizerResult:
+    def run(self, problem: Problem, *, initial_point: ManifoldPoint = None) -> OptimizerResult:
         """Minimise problem.cost from `initial_point`, or from a random point of the manifold, until a criterion stops it."""
         self._initialize_log(optimizer_parameters=self._parameters)
         start, start_time = problem.manifold.random_point() if initial_point is None else initial_point, time.time()
@@ -75,7 +78,7 @@ class IteratingOptimizer(_Optimizer):
             gradient_norm=iterate.gradient_norm,
         )
 
-    def _table(self) -> Any:
+    def _table(self) -> printer.VoidPrinter | printer.ColumnPrinter:
         if self._verbosity < 2:
             return printer.VoidPrinter()
         width = int(np.log10(max(self._max_iterations, 1))) + 1

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
+from manifolds.array import ManifoldPoint, Vector
 from manifolds.layout import whole_number
 from manifolds.optimizers.iterates import Iterate, IteratingOptimizer
 from manifolds.optimizers.wolfe import wolfe_step
@@ -25,14 +26,17 @@ from manifolds.optimizers.wolfe import wolfe_step
 class CurvaturePair:
     """A step s and what it did to the gradient, y, both tangent at the present point; rho = 1 / g(s, y) at their first one."""
 
-    s: Any
-    y: Any
+    s: Vector
+    y: Vector
     rho: float
 
 
 def inverse_hessian_product(
-    pairs: list[CurvaturePair], vector: Any, inner: Callable[[Any, Any], float], initial: Callable[[Any], Any]
-) -> Any:
+    pairs: list[CurvaturePair],
+    vector: Vector,
+    inner: Callable[[Vector, Vector], float],
+    initial: Callable[[Vector], Vector],
+) -> Vector:
     """H v by the two loops over the pairs, oldest first; `initial` (v) -> H_0 v.  [Nocedal 1980]"""
     weights = []
     for pair in reversed(pairs):
@@ -47,7 +51,7 @@ def inverse_hessian_product(
 class _Curve:
     """The cost along t -> R_x(t d), with everything that is computed at a t kept for the next iterate."""
 
-    def __init__(self, problem: Any, at: Iterate, direction: Any) -> None:
+    def __init__(self, problem: Any, at: Iterate, direction: Vector) -> None:
         self.problem, self.at, self.direction, self.evaluations = problem, at, direction, 0
 
     def __call__(self, step: float) -> "_Tried":
@@ -60,15 +64,15 @@ class _Curve:
 class _Tried:
     curve: _Curve
     step: float
-    point: Any
+    point: ManifoldPoint
     cost: float
 
     @cached_property
-    def gradient(self) -> Any:
+    def gradient(self) -> Vector:
         return self.curve.problem.riemannian_gradient(self.point)
 
     @cached_property
-    def direction(self) -> Any:
+    def direction(self) -> Vector:
         """T d."""
         curve = self.curve
         return curve.problem.manifold.transport(curve.at.point, self.point, curve.direction)
@@ -116,7 +120,7 @@ class RiemannianLBFGS(IteratingOptimizer):
             "curvature": curvature,
         }
 
-    def _iterates(self, problem: Any, point: Any) -> Iterator[Iterate]:
+    def _iterates(self, problem: Any, point: ManifoldPoint) -> Iterator[Iterate]:
         manifold, gradient = problem.manifold, problem.riemannian_gradient(point)
         at = Iterate(point, float(problem.cost(point)), gradient, float(manifold.norm(point, gradient)), float("inf"), 1)
         pairs: deque[CurvaturePair] = deque(maxlen=self.memory)
@@ -147,10 +151,10 @@ class RiemannianLBFGS(IteratingOptimizer):
         """A step along -H grad f that satisfies the Wolfe conditions, or None, and the costs evaluated for it."""
         manifold, point = problem.manifold, at.point
 
-        def inner(u: Any, v: Any) -> float:
+        def inner(u: Vector, v: Vector) -> float:
             return float(manifold.inner_product(point, u, v))
 
-        def initial(vector: Any) -> Any:
+        def initial(vector: Vector) -> Vector:
             prepared = problem.preconditioner(point, vector)
             if not pairs:
                 return prepared

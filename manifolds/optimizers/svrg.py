@@ -10,12 +10,12 @@ fixed lr converges linearly where stochastic gradient descent stalls.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from geoopt.optim.mixin import OptimMixin
 
-Closure = Callable[[], Any]
+Value = TypeVar("Value")  # of the loss
 
 _Mixin: Any = OptimMixin  # untyped
 
@@ -34,12 +34,14 @@ class RiemannianSVRG(_Mixin, torch.optim.Optimizer):
     parameter are kept with it. `stabilize`: projx every so many steps. Raises ValueError for a rate that is not positive.
     """
 
-    def __init__(self, params: Iterable[Any], lr: float, stabilize: int | None = None) -> None:
+    def __init__(
+        self, params: Iterable[torch.Tensor] | Iterable[dict[str, Any]], lr: float, stabilize: int | None = None
+    ) -> None:
         if not lr > 0:
             raise ValueError(f"lr = {lr}: the learning rate must be positive")
         super().__init__(params, {"lr": lr}, stabilize=stabilize)  # type: ignore[unexpected-keyword]
 
-    def anchor(self, closure: Closure) -> Any:
+    def anchor(self, closure: Callable[[], Value]) -> Value:
         """Take the present point as the anchor, with the gradient that `closure` leaves; its value, the mean of all losses."""
         value = self._evaluate(closure)
         with torch.no_grad():
@@ -51,7 +53,7 @@ class RiemannianSVRG(_Mixin, torch.optim.Optimizer):
                     self.state[x] = {"anchor": x.detach().clone(), "gradient": _gradient(x).detach().clone()}
         return value
 
-    def step(self, closure: Closure) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Value]) -> Value:  # type: ignore[override]
         """One step with the loss of a batch; its value at the point before it. Raises RuntimeError before the first anchor."""
         if not self.state:
             raise RuntimeError("there is no anchor: call anchor(closure) with the mean of all losses first")
@@ -79,7 +81,7 @@ class RiemannianSVRG(_Mixin, torch.optim.Optimizer):
         for x in group["params"]:
             x.copy_(_manifold(x).projx(x))
 
-    def _corrections(self, closure: Closure) -> dict[torch.Tensor, torch.Tensor]:
+    def _corrections(self, closure: Callable[[], object]) -> dict[torch.Tensor, torch.Tensor]:
         """grad f_B - grad f at the anchor, of every parameter that has one. The parameters are put back, whatever happens."""
         anchored = [x for group in self.param_groups for x in group["params"] if x in self.state]
         present = [x.detach().clone() for x in anchored]
@@ -93,7 +95,7 @@ class RiemannianSVRG(_Mixin, torch.optim.Optimizer):
         finally:
             _assign(anchored, present)
 
-    def _evaluate(self, closure: Closure) -> Any:
+    def _evaluate(self, closure: Callable[[], Value]) -> Value:
         self.zero_grad()
         with torch.enable_grad():
             return closure()

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -18,6 +17,7 @@ from ufm.compare.comparison import Comparison
 from ufm.compare.coordinates import Entry, frame_of, gram_of_spectrum, log_gram
 from ufm.compare.implied import SeenStatistics, seen_statistics
 from ufm.files.features import classifier_of
+from ufm.files.json_objects import JsonObject
 from ufm.files.plot import BLACK, BLUE, GREEN, few_ticks, panels
 from ufm.files.store import load_arrays
 from ufm.laws.trajectory import Trajectory
@@ -40,9 +40,9 @@ class ClockFreeTests:
     notes: list[str] = field(default_factory=list)
     seen: SeenStatistics | str | None = None
 
-    def numbers(self) -> dict[str, Any]:
+    def numbers(self) -> JsonObject:
         """For report.json; None where a test is missing."""
-        values: dict[str, Any] = {"epochs": self.epochs, "notes": self.notes}
+        values: JsonObject = {"epochs": self.epochs, "notes": self.notes}
         kept, parts, turned, sums = self.conservation, self.split, self.rotation, self.column_sums
         values["sigma_t_change"] = None if kept is None else kept.change
         values["sigma_t_factor"] = None if kept is None else _value_and_interval(kept.last_factor)

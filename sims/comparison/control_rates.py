@@ -1,16 +1,17 @@
 """Rates of the controls with their binomial intervals, as a table of a page."""
 
 from collections.abc import Sequence
-from typing import Any
 
 from scipy.stats import beta
+
+from ufm.files.json_objects import JsonObject
 
 MARKS = {
     False: ("<!-- rates of sims.comparison.controls -->", "<!-- end of rates -->"),
     True: ("<!-- rates of sims.comparison.controls, stored -->", "<!-- end of rates, stored -->"),
 }
 FACTORS = ("model", "C", "runs", "T", "growth", "noise", "rho", "anisotropy", "unequal")
-JudgedCase = dict[str, Any]
+JudgedCase = JsonObject
 
 
 def interval(count: int, of: int, level: float = 0.95) -> tuple[float, float]:

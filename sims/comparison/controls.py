@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 
@@ -27,10 +27,11 @@ from ufm.compare.noise import RHOS, Noise
 from ufm.compare.outcome import Measured, Rule
 from ufm.compare.predicted import PredictedRun, predict
 from ufm.compare.selection import judge_predicted
-from ufm.files.json_objects import read_limited_text
+from ufm.files.json_objects import JsonObject, read_limited_text
 from ufm.files.store import check_writable, write_text
 from ufm.output import show
 
+Drawn = TypeVar("Drawn")
 ORACLE = float(np.log(100))
 TRUE = ("renormalized", "embedded", "unnormalized", "kernel")
 TRUE_IF_STORED = (*TRUE, "joint", "layer")
@@ -145,7 +146,7 @@ def drawn_case(seed: int, number: int, stored: bool = False) -> Case:
     rng = np.random.default_rng([seed, number])
     clear = number % 2 == 0
 
-    def one(values: Sequence[Any], shares: Sequence[float] | None = None) -> Any:
+    def one(values: Sequence[Drawn], shares: Sequence[float] | None = None) -> Drawn:
         return values[int(rng.choice(len(values), p=shares))]
 
     return Case(
@@ -162,7 +163,7 @@ def drawn_case(seed: int, number: int, stored: bool = False) -> Case:
     )
 
 
-def judged(case: Case, seed: int) -> dict[str, Any]:
+def judged(case: Case, seed: int) -> JsonObject:
     """One case, judged: outcome, name, whether the true model was refuted, and whether the oracle could tell."""
     made, rule = _made(case, seed), Rule(seed=seed)
     runs = [run for run, _ in made]

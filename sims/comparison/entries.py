@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,6 +11,7 @@ from ufm.compare.models import SAME_START
 from ufm.compare.outcome import Measured
 from ufm.features.ranges import range_of_covariance, reduce_to_range
 from ufm.files.features import classifier_of
+from ufm.files.json_objects import JsonObject
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.singular_value_dynamics import UNNORMALIZED
 from ufm.laws.trajectory import Trajectory
@@ -100,7 +100,7 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
     return Entry(counts, means - mean[:, None], sigma_w, W, b, mean, decay_w, decay_h, lam)
 
 
-def entry_of_simulation(flow: Trajectory, config: dict[str, Any], path: Path) -> Entry | None:
+def entry_of_simulation(flow: Trajectory, config: JsonObject, path: Path) -> Entry | None:
     """What a run of `ufm.flow` starts from: Sigma_W = I, Sigma_T = I for the unnormalized law; of --start raw what is stored."""
     counts = flow.class_sizes
     if config.get("start") == "raw":

@@ -5,12 +5,11 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-from ufm.files.json_objects import read_limited_text
+from ufm.files.json_objects import JsonObject, read_limited_text
 
 
-def read_lines(path: Path) -> list[dict[str, Any]]:
+def read_lines(path: Path) -> list[JsonObject]:
     """The objects of a file, none where there is no file; a last line cut off is left out. Raises ValueError for others."""
     if not path.exists():
         return []
@@ -28,7 +27,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
     return objects
 
 
-def append_line(path: Path, value: dict[str, Any]) -> None:
+def append_line(path: Path, value: JsonObject) -> None:
     """One more line; one that was cut off before it goes first."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value) + "\n"

@@ -16,10 +16,11 @@ from ufm.compare.exponent import EXPONENTS
 from ufm.compare.models import MODELS
 from ufm.compare.outcome import Support
 from ufm.compare.verdict import LawRule
+from ufm.files.json_objects import JsonObject
 from ufm.monitor.record import ZERO_ERROR
 
 
-def numbers(groups: Sequence[Group], choice: Choice, rule: LawRule, choices: int = 1) -> dict[str, Any]:
+def numbers(groups: Sequence[Group], choice: Choice, rule: LawRule, choices: int = 1) -> JsonObject:
     """Everything of the report as JSON takes it: `verdict` (null unless a model is named), `outcome`, `reason`, `compatible` (the
     models left in every group), `groups`, and how they were found.
     """
@@ -38,7 +39,7 @@ def numbers(groups: Sequence[Group], choice: Choice, rule: LawRule, choices: int
     }
 
 
-def _group_numbers(group: Group, choice: Choice) -> dict[str, Any]:
+def _group_numbers(group: Group, choice: Choice) -> JsonObject:
     v = group.verdict
     evidence = {
         name: {
@@ -71,15 +72,15 @@ def _group_numbers(group: Group, choice: Choice) -> dict[str, Any]:
     return head | {"runs": runs}
 
 
-def _model_numbers(name: str, support: Support) -> dict[str, Any]:
+def _model_numbers(name: str, support: Support) -> JsonObject:
     model = MODELS[name]
     more = {"statement": model.statement, "parameter_name": model.parameter}
     return asdict(support) | more | {"parameter_at_bound": model.at_bound(support.parameter)}
 
 
-def _run_numbers(run: Observed, comparison: Comparison, tests: ClockFreeTests | None, choice: Choice) -> dict[str, Any]:
+def _run_numbers(run: Observed, comparison: Comparison, tests: ClockFreeTests | None, choice: Choice) -> JsonObject:
     window = comparison.window
-    head: dict[str, Any] = {
+    head: JsonObject = {
         "name": run.name,
         "kind": run.kind,
         "notes": [*run.notes, *window.notes],
@@ -117,7 +118,7 @@ def _run_numbers(run: Observed, comparison: Comparison, tests: ClockFreeTests | 
     return head
 
 
-def _clock_numbers(run: Observed, comparison: Comparison, name: str) -> dict[str, Any]:
+def _clock_numbers(run: Observed, comparison: Comparison, name: str) -> JsonObject:
     pair, compared = comparison.pairs[name], comparison.window.compared
     assert compared is not None
     slopes: list[Any] = []
@@ -147,7 +148,7 @@ def spectra_of(run: Observed, comparison: Comparison) -> dict[str, Mapping[str, 
     return dict(sources)
 
 
-def _vectors(comparison: Comparison) -> dict[str, Any] | None:
+def _vectors(comparison: Comparison) -> JsonObject | None:
     frozen = comparison.frozen
     if frozen is None:
         return None

@@ -27,6 +27,7 @@ from sims.comparison.tables import (
 )
 from sims.page import base64_of, html_page
 from ufm.compare.verdict import LawRule
+from ufm.files.json_objects import JsonObject
 from ufm.files.store import provenance, write_atomically, write_text
 from ufm.output import json_values
 
@@ -73,7 +74,7 @@ flow has any exponent, so it identifies no law and no verdict rests on it.</p>
 """
 
 
-def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path, choices: int = 1) -> dict[str, Any]:
+def write_report(groups: list[Group], choice: Choice, rule: LawRule, out: Path, choices: int = 1) -> JsonObject:
     """Write DIR/report.json, DIR/report.html and its figures as DIR/figures.pdf, atomically, and return the numbers."""
     report = json_values(numbers(groups, choice, rule, choices) | {"provenance": provenance()})
     out.mkdir(parents=True, exist_ok=True)
@@ -111,7 +112,7 @@ def _section(group: Group, values: dict[str, Any], choice: Choice) -> dict[str, 
     }
 
 
-def _parts(group: Group, values: dict[str, Any], choice: Choice) -> list[Part]:
+def _parts(group: Group, values: JsonObject, choice: Choice) -> list[Part]:
     """Tables and figures of a group, in their order."""
     parts = [
         runs_table(values),
@@ -178,5 +179,5 @@ def _figure(figure: Figure | None, caption: str) -> Part:
     return {"rows": None, "data": data, "caption": caption, "figure": figure}
 
 
-def _json(value: Any) -> str:
+def _json(value: object) -> str:
     return json.dumps(value, indent=1, sort_keys=True)

@@ -3,13 +3,13 @@
 import json
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sims.comparison.entries import entry_of_features, entry_of_simulation, entry_of_statistics
 from ufm.compare.coordinates import Entry
 from ufm.compare.spectra import nc4_along
+from ufm.files.json_objects import JsonObject
 from ufm.files.store import load_arrays, load_features
 from ufm.laws.trajectory import LOSS_PARTS, Trajectory
 from ufm.monitor.epoch_statistics import statistics_files
@@ -39,7 +39,7 @@ class Observed:
     kind: str
     group: str
     trajectory: Trajectory
-    config: dict[str, Any]
+    config: JsonObject
     rates: np.ndarray | None = None
     notes: tuple[str, ...] = field(default=())
     files: dict[Path, float] = field(default_factory=dict)
@@ -146,7 +146,7 @@ def _observed_features(path: Path, given: float | None, central_path: bool) -> O
     from sims.measure import lambda_of_file, measure_file
     from ufm.files.features import load_feature_file
 
-    record, whole, sizes, notes = Record.empty(), True, (0, 0), dict[str, Any]()
+    record, whole, sizes, notes = Record.empty(), True, (0, 0), JsonObject()
     files: dict[Path, float] = {}
     lam = 0.0 if given is None else given
     for position, file in enumerate(sorted(path.glob("features-*.npz"))):
@@ -193,7 +193,7 @@ def _of_record(
     kind: str,
     group: str,
     record: Record,
-    config: dict[str, Any],
+    config: JsonObject,
     classifier: bool | None = None,
     notes: tuple[str, ...] = (),
 ) -> Observed:
@@ -223,7 +223,7 @@ def _of_record(
     return Observed(name, path, kind, group, replace(trajectory, observed=observed), config, notes=notes)
 
 
-def _group_id(config: dict[str, Any], ignored: tuple[str, ...]) -> str:
+def _group_id(config: JsonObject, ignored: tuple[str, ...]) -> str:
     return json.dumps({key: value for key, value in config.items() if key not in ignored}, sort_keys=True)
 
 

@@ -6,11 +6,12 @@ from sims.comparison.wording import outcome_in_words
 from ufm.compare.comparison import SCHEME
 from ufm.compare.outcome import NOT_COMPARED
 from ufm.compare.verdict import LawRule
+from ufm.files.json_objects import JsonObject
 
 Part = dict[str, Any]  # a table, a heading or a figure of the page; an empty one is left out
 
 
-def overview_table(report: dict[str, Any]) -> Part:
+def overview_table(report: JsonObject) -> Part:
     """The outcome of each group, one line each."""
     rows = []
     for group in report["groups"]:
@@ -19,12 +20,12 @@ def overview_table(report: dict[str, Any]) -> Part:
     return html_table(["runs", "verdict", "compared", "why"], rows)
 
 
-def reason_unless_of_runs(group: dict[str, Any]) -> str:
+def reason_unless_of_runs(group: JsonObject) -> str:
     """Why a group has its outcome, as a sentence; "" where nothing is compared, whose reasons are those of its runs."""
     return "" if group["outcome"] == NOT_COMPARED else sentence(group["reason"])
 
 
-def description_table(report: dict[str, Any]) -> Part:
+def description_table(report: JsonObject) -> Part:
     """The exponent of each group with its interval, and what each closed law leaves unexplained; no verdict rests on it."""
     rows = []
     for group in report["groups"]:
@@ -36,7 +37,7 @@ def description_table(report: dict[str, Any]) -> Part:
     return html_table(heads, rows, "What a law leaves unexplained is the rms relative error of ω at its best clock and starts.")
 
 
-def runs_table(values: dict[str, Any]) -> Part:
+def runs_table(values: JsonObject) -> Part:
     """The runs of a group: sizes, last loss off the central path, epochs compared, training error, notes."""
     rows = []
     for run in values["runs"]:
@@ -51,10 +52,10 @@ def runs_table(values: dict[str, Any]) -> Part:
     return html_table(heads, rows)
 
 
-def models_table(values: dict[str, Any]) -> Part:
+def models_table(values: JsonObject) -> Part:
     """The models of a group: outcome, parameter, likelihood, p-values beside the threshold that refutes."""
     threshold, tolerance = (_number_text(values[key]) for key in ("refuted_at_p_value", "tolerance"))
-    rows: list[list[Any]] = []
+    rows: list[list[str]] = []
     for name, model in values["models"].items():
         state = model["missing"] or ("refuted" if model["refuted"] else "compatible")
         state += f" (leaves no more than {tolerance})" if model["negligible"] else ""
@@ -76,7 +77,7 @@ def models_table(values: dict[str, Any]) -> Part:
     return html_table(heads, rows, caption) if rows else {}
 
 
-def laws_table(values: dict[str, Any]) -> Part:
+def laws_table(values: JsonObject) -> Part:
     """The closed laws of a group, described by their exponent and by what they leave unexplained."""
     rows = []
     for name, law in values["laws"].items():
@@ -93,7 +94,7 @@ def laws_table(values: dict[str, Any]) -> Part:
     return html_table(heads, rows, caption) if rows else {}
 
 
-def clock_table(run: dict[str, Any]) -> Part:
+def clock_table(run: JsonObject) -> Part:
     """The clock of each law along a run."""
     rows = []
     for name, clock in run["clocks"].items():
@@ -115,7 +116,7 @@ def heading(text: str) -> Part:
     return {"rows": None, "data": None, "caption": text}
 
 
-def outcome_label(values: dict[str, Any]) -> str:
+def outcome_label(values: JsonObject) -> str:
     """The outcome in words, from the numbers of a group or of the whole report."""
     return outcome_in_words(values["outcome"], values["verdict"], values.get("compatible", ()))
 

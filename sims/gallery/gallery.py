@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from sims.gallery.sweep import FLOOR
-from ufm.files.json_objects import errors_as_damage, read_json
+from ufm.files.json_objects import JsonObject, errors_as_damage, read_json
 from ufm.files.store import check_writable, write_atomically
 from ufm.models import MODEL_NAMES, model_class
 from ufm.models.base import Model, Quantity, Simulation, simulate
@@ -22,7 +22,7 @@ GALLERY: dict[str, dict[str, Any]] = {"fang": {"majority": 2, "imbalance": 3.0, 
 ProgressText = Callable[[str], None]
 
 
-def as_json(report: Simulation) -> dict[str, Any]:
+def as_json(report: Simulation) -> JsonObject:
     """The object that `--json` prints: predicted, measured and deviation by quantity, and what was run."""
     return {
         "model": report.model.facts.name,
@@ -34,7 +34,7 @@ def as_json(report: Simulation) -> dict[str, Any]:
     }
 
 
-def parameters(model: Model) -> dict[str, Any]:
+def parameters(model: Model) -> JsonObject:
     """The parameters of a model as JSON gives them back."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(model).items()}
 
@@ -101,7 +101,7 @@ def save_bytes(content: bytes, path: Path) -> None:
     write_atomically(path, write)
 
 
-def save_json(content: dict[str, Any], path: Path) -> None:
+def save_json(content: JsonObject, path: Path) -> None:
     """Write one JSON object, atomically."""
     save_bytes((json.dumps(content, indent=1, allow_nan=False) + "\n").encode(), path)
 
@@ -121,7 +121,7 @@ def save_report(report: Simulation, out: Path) -> None:
     save_json(as_json(report), out / f"{report.model.facts.name}.json")
 
 
-def saved_report(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
+def saved_report(model: Model, seed: int, out: Path) -> JsonObject | None:
     """The saved report of exactly this model and seed, or None; anything but a whole report counts as absent."""
     path = out / f"{model.facts.name}.json"
     if not (path.exists() and figure_path(out, model.facts.name).exists()):
@@ -136,7 +136,7 @@ def saved_report(model: Model, seed: int, out: Path) -> dict[str, Any] | None:
     return saved if same else None
 
 
-def make_gallery(out: Path, seed: int, device: str, progress: ProgressText) -> list[dict[str, Any]]:
+def make_gallery(out: Path, seed: int, device: str, progress: ProgressText) -> list[JsonObject]:
     """The reports of every model, skipping what a previous run has finished; writes `models.md`, their table."""
     reports = []
     for k, name in enumerate(MODEL_NAMES):
@@ -152,7 +152,7 @@ def make_gallery(out: Path, seed: int, device: str, progress: ProgressText) -> l
     return reports
 
 
-def markdown_table(reports: list[dict[str, Any]]) -> str:
+def markdown_table(reports: list[JsonObject]) -> str:
     """Model, loss, constraint, what the theory says, what was measured, deviation: one row a model, in Markdown."""
     head = ("model", "loss", "constraint", "theory says", "predicted", "measured", "deviation", "largest other deviation")
     rows = [head, ("---",) * len(head)]

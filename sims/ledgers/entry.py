@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from ufm.files.json_objects import JsonObject
 from ufm.ledger import Ledger
 from ufm.ledger.force_balance import ForceBalance
 from ufm.output import stored_number
@@ -11,7 +12,7 @@ from ufm.output import stored_number
 ARRAYS = ("omega", "corrected", "corrected_interval", "held_out", "held_out_interval", "shortfall")
 
 
-def entry(measured: Ledger, source: str, split: str, epoch: int | None, forces: ForceBalance | None = None) -> dict[str, Any]:
+def entry(measured: Ledger, source: str, split: str, epoch: int | None, forces: ForceBalance | None = None) -> JsonObject:
     """Everything of a ledger but the influence of every example, with where it comes from."""
     interval = measured.mean_gain_interval()
     rows = measured.rows()
@@ -34,13 +35,13 @@ def entry(measured: Ledger, source: str, split: str, epoch: int | None, forces: 
     )
 
 
-def _forces(balance: ForceBalance) -> list[dict[str, Any]]:
+def _forces(balance: ForceBalance) -> list[JsonObject]:
     columns = ("means", "deviations", "total", "cosine", "ratio", "decay_cosine", "decay_ratio", "momentum_cosine")
     names = (*balance.names, "all")
     return [{"parameter": name, **{c: float(getattr(balance, c)[k]) for c in columns}} for k, name in enumerate(names)]
 
 
-def plain(value: Any) -> Any:
+def plain(value: object) -> Any:
     """The same with null for every number that is not finite, as JSON needs it; +inf stays as the string 'inf'."""
     if isinstance(value, dict):
         return {key: plain(part) for key, part in value.items()}
@@ -51,6 +52,6 @@ def plain(value: Any) -> Any:
     return value
 
 
-def column(stored: dict[str, Any], name: str) -> np.ndarray:
+def column(stored: JsonObject, name: str) -> np.ndarray:
     """A column of the rows of a stored ledger. (L + 1,)"""
     return np.array([stored_number(row[name]) for row in stored["rows"]])

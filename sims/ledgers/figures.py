@@ -1,7 +1,5 @@
 """Figures of ledgers: the waterfall of an epoch, every omega_j, and gains over epochs. Colours of Okabe and Ito, and hatches."""
 
-from typing import Any
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -9,6 +7,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from sims.ledgers.entry import column
+from ufm.files.json_objects import JsonObject
 from ufm.output import stored_number
 
 LINEAR, NONLINEAR, UNKNOWN = "#0072B2", "#E69F00", "#999999"
@@ -22,12 +21,12 @@ SPLITS = {
 ESTIMATE_LABELS = {"held_out": "held out", "omega": "in sample"}
 
 
-def drawn_estimate(stored: dict[str, Any]) -> str:
+def drawn_estimate(stored: JsonObject) -> str:
     """The held-out estimate, or where there is none at all, as in a log, the values in sample."""
     return "held_out" if np.isfinite(column(stored, "held_out")).any() else "omega"
 
 
-def waterfall(entries: list[dict[str, Any]]) -> Figure:
+def waterfall(entries: list[JsonObject]) -> Figure:
     """One panel a split: bars from the geometric mean of omega before an operation to that after it, in-sample values as dots."""
     L = len(entries[0]["rows"])
     figure = Figure(figsize=(max(7.0, min(0.32 * L + 2, 24)), 3.6 * len(entries) + 0.8), layout="constrained")
@@ -36,7 +35,7 @@ def waterfall(entries: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _panel(ax: Axes, stored: dict[str, Any]) -> None:
+def _panel(ax: Axes, stored: JsonObject) -> None:
     shown = drawn_estimate(stored)
     rows, level = stored["rows"], np.log10(_positive(column(stored, shown)))
     for k in range(1, len(rows)):
@@ -68,12 +67,12 @@ def _panel(ax: Axes, stored: dict[str, Any]) -> None:
     ax.margins(y=0.25)
 
 
-def has_spectra(stored: dict[str, Any]) -> bool:
+def has_spectra(stored: JsonObject) -> bool:
     """Whether any omega_j is known: a table of a log has their geometric means alone."""
     return any(stored_number(value) > 0 for row in stored["omega"] for value in row)
 
 
-def draw_spectra(stored: dict[str, Any]) -> Figure:
+def draw_spectra(stored: JsonObject) -> Figure:
     """Every omega_j after every operation: held out as lines, in sample dotted."""
     figure = Figure(figsize=(7, 3.8), layout="constrained")
     ax = figure.subplots()
@@ -98,7 +97,7 @@ def draw_spectra(stored: dict[str, Any]) -> Figure:
     return figure
 
 
-def over_epochs(entries: list[dict[str, Any]]) -> Figure:
+def over_epochs(entries: list[JsonObject]) -> Figure:
     """The factor of every nonlinear operation over epochs, one panel a split, held out; in sample where nothing else is known."""
     splits = [split for split in SPLITS if any(e["split"] == split for e in entries)]
     figure = Figure(figsize=(7, 3.2 * len(splits)), layout="constrained")
@@ -120,7 +119,7 @@ def over_epochs(entries: list[dict[str, Any]]) -> Figure:
     return figure
 
 
-def _epoch_text(stored: dict[str, Any]) -> str:
+def _epoch_text(stored: JsonObject) -> str:
     return "" if stored["epoch"] is None else f", epoch {stored['epoch']}"
 
 

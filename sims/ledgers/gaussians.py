@@ -7,7 +7,6 @@ there is the true value.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from sims.ledgers.nets import Cell, Perceptron, check_choices
 from sims.ledgers.summary import interval_text, mean_and_interval
 from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics
+from ufm.files.json_objects import JsonObject
 from ufm.ledger import Sketch, ledger
 from ufm.ledger.discrimination import discrimination
 from ufm.ledger.rectified import input_omega, largest_omega, relu_omega
@@ -51,7 +51,7 @@ class GaussianCell:
         return f"gaussians m={self.m:g} depth={self.depth} {self.activation}"
 
 
-def run_gaussian(cell: GaussianCell) -> Iterator[dict[str, Any]]:
+def run_gaussian(cell: GaussianCell) -> Iterator[JsonObject]:
     """Train on new examples at every step; yield the ledgers before and after, of new examples and of the population.
 
     Every row has `population`, the true omega. Raises ValueError where training diverges.
@@ -83,7 +83,7 @@ def _examples(m: float, per_class: int, rng: np.random.Generator) -> tuple[Tenso
     return torch.from_numpy(x[:, None]).float(), torch.from_numpy(y)
 
 
-def _measured_entry(cell: GaussianCell, net: Perceptron, step: int) -> dict[str, Any]:
+def _measured_entry(cell: GaussianCell, net: Perceptron, step: int) -> JsonObject:
     x, y = _examples(cell.m, HELD_OUT, np.random.default_rng((cell.seed, 2, step)))
     stored = entry(ledger(net, [(x, y)], Sketch(), cell.seed), cell.name, "test", step)
     with torch.no_grad():
@@ -137,23 +137,23 @@ def population_omega(m: float, features: Callable[[np.ndarray], np.ndarray]) -> 
     return float(discrimination(stats, np.finfo(float).eps).omega[0])
 
 
-def gaussian_summary(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def gaussian_summary(stored: list[JsonObject]) -> list[JsonObject]:
     """One dictionary a cell: omega before and after training as shares of omega*, with intervals over networks, and the rivals.
 
     Shares of the last hidden layer and of the output, true ones (`hidden`, `output`) and held out (`hidden_held_out`); those
     of the input and of 24 evenly spaced thresholds, which are not trained.
     """
-    groups: dict[str, list[list[dict[str, Any]]]] = {}
+    groups: dict[str, list[list[JsonObject]]] = {}
     for network in stored:
         groups.setdefault(network["ledgers"][0]["source"], []).append(network["ledgers"])
     return [_gaussian_cell(name, networks) for name, networks in groups.items()]
 
 
-def _gaussian_cell(name: str, networks: list[list[dict[str, Any]]]) -> dict[str, Any]:
+def _gaussian_cell(name: str, networks: list[list[JsonObject]]) -> JsonObject:
     m = networks[0][0]["m"]
     largest = largest_omega(m)
     thresholds = relu_omega(m, np.ones(THRESHOLDS), -np.linspace(-m - 3, m + 3, THRESHOLDS))
-    told: dict[str, Any] = {"cell": name, "networks": len(networks), "largest": largest}
+    told: JsonObject = {"cell": name, "networks": len(networks), "largest": largest}
     told |= {"input": input_omega(m) / largest, "thresholds": thresholds / largest}
     for when, k in (("untrained", 0), ("trained", -1)):
         entries = [ledgers[k] for ledgers in networks]
@@ -165,7 +165,7 @@ def _gaussian_cell(name: str, networks: list[list[dict[str, Any]]]) -> dict[str,
     return plain(told)
 
 
-def gaussian_text(told: list[dict[str, Any]]) -> str:
+def gaussian_text(told: list[JsonObject]) -> str:
     """A table of `gaussian_summary`: omega as shares of omega*."""
     shown = ("untrained_hidden", "untrained_output", "trained_hidden", "trained_hidden_held_out", "trained_output")
     lines = [f"{'cell':<34} shares of omega*: input, 24 thresholds; {', '.join(shown).replace('_', ' ')}"]

@@ -9,13 +9,13 @@ import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sims.ledgers.entry import ARRAYS, plain
 from sims.training.log_figures import CLASSIFIER_INPUT, by_numbers, load_logged
 from ufm.features.statistics import ClassStatistics
+from ufm.files.json_objects import JsonObject
 from ufm.ledger.discrimination import Discrimination, discrimination
 from ufm.monitor.epoch_statistics import load_statistics, statistics_file
 from ufm.monitor.record import RUN
@@ -34,7 +34,7 @@ def is_log(path: Path) -> bool:
     return path.suffix == ".csv" or (path / RUN).is_file()
 
 
-def of_log(path: Path, epochs: Sequence[int] = ()) -> Iterator[dict[str, Any]]:
+def of_log(path: Path, epochs: Sequence[int] = ()) -> Iterator[JsonObject]:
     """The ledger of every chosen epoch of a log, of the last one by default.
 
     Raises ValueError for an epoch that was not logged, and for a log with fewer than two states.
@@ -72,7 +72,7 @@ def layers_in_order(columns: dict[str, np.ndarray]) -> list[str]:
     return order if len(order) == len(inner) else inner
 
 
-def _entry(path: Path, columns: dict[str, np.ndarray], order: list[str], epoch: int) -> dict[str, Any]:
+def _entry(path: Path, columns: dict[str, np.ndarray], order: list[str], epoch: int) -> JsonObject:
     at = {name: value[columns["epoch"] == epoch][0] for name, value in columns.items() if name not in ("counts", "lambda")}
     rows = [_logged_state(at, f"{name}/", name) for name in order] + [_logged_state(at, "", CLASSIFIER_INPUT)]
     forms = _features_and_logits(statistics_file(path, epoch))
@@ -89,13 +89,13 @@ def _entry(path: Path, columns: dict[str, np.ndarray], order: list[str], epoch: 
     return _as_stored(path, epoch, rows, omega, columns.get("counts"), at)
 
 
-def _logged_state(at: dict[str, Any], prefix: str, name: str) -> dict[str, Any]:
+def _logged_state(at: JsonObject, prefix: str, name: str) -> JsonObject:
     level = float(at[f"{prefix}{GEOMETRIC_MEAN}"])
     reason = "" if math.isfinite(level) else f"omega of {name} is undefined at this epoch"
     return _state_row(name, "", None) | {"omega": level, "dropped": at.get(f"{prefix}dropped"), "reason": reason}
 
 
-def _state_row(operation: str, kind: str, affine: bool | None) -> dict[str, Any]:
+def _state_row(operation: str, kind: str, affine: bool | None) -> JsonObject:
     unknown = dict.fromkeys(("corrected", "held_out", "omega_gain", "corrected_gain", "held_out_gain"), math.nan)
     counts = {"features": None, "rank": None, "unresolved": 0, "set_aside": 0, "reduced": False}
     return (
@@ -103,7 +103,7 @@ def _state_row(operation: str, kind: str, affine: bool | None) -> dict[str, Any]
     )
 
 
-def _of_form(form: Discrimination) -> dict[str, Any]:
+def _of_form(form: Discrimination) -> JsonObject:
     with np.errstate(divide="ignore"):
         level = float(np.exp(np.log(form.omega).mean()))
     sizes = {"features": len(form.whitener), "rank": form.rank, "dropped": form.dropped, "unresolved": form.unresolved}
@@ -130,8 +130,8 @@ def _logarithm(value: float) -> float:
 
 
 def _as_stored(
-    path: Path, epoch: int, rows: list[dict[str, Any]], omega: np.ndarray, counts: np.ndarray | None, at: dict[str, Any]
-) -> dict[str, Any]:
+    path: Path, epoch: int, rows: list[JsonObject], omega: np.ndarray, counts: np.ndarray | None, at: JsonObject
+) -> JsonObject:
     """As `sims.ledgers.entry.entry` has it; what needs the examples is unknown."""
     shapes = {name: (*omega.shape, 2) if name.endswith("interval") else omega.shape for name in ARRAYS}
     arrays = {name: np.full(shape, math.nan) for name, shape in (shapes | {"shortfall": omega.shape[:1]}).items()}

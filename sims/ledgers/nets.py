@@ -45,7 +45,7 @@ class Cell:
         return tuple(sorted({0, *(max(self.epochs // share, 1) for share in (20, 4, 2)), self.epochs}))
 
 
-def check_choices(cell: Any, allowed: dict[str, tuple[str, ...]]) -> None:
+def check_choices(cell: object, allowed: dict[str, tuple[str, ...]]) -> None:
     """Raise ValueError for a field of a cell that is none of those allowed, and for sizes that are not positive."""
     for name, values in allowed.items():
         if getattr(cell, name) not in values:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from sims.ledgers import figures
 from sims.page import base64_of, html_page
+from ufm.files.json_objects import JsonObject
 from ufm.files.store import provenance, write_atomically, write_text
 from ufm.ledger.result import factor_text
 from ufm.output import stored_number
@@ -72,7 +73,7 @@ training examples is memorised. Both are held-out estimates.</p>
 """
 
 
-def write_ledger_report(entries: list[dict[str, Any]], out: Path) -> None:
+def write_ledger_report(entries: list[JsonObject], out: Path) -> None:
     """Write DIR/report.json, DIR/report.html and DIR/report.pdf, each atomically."""
     out.mkdir(parents=True, exist_ok=True)
     facts = provenance()
@@ -86,22 +87,22 @@ def write_ledger_report(entries: list[dict[str, Any]], out: Path) -> None:
     write_atomically(out / "report.pdf", lambda file: _write_pdf(file, together, over))
 
 
-def figure_over_epochs(entries: list[dict[str, Any]]) -> Figure | None:
+def figure_over_epochs(entries: list[JsonObject]) -> Figure | None:
     """The figure over epochs where there are several of one source, else None."""
     several = len({e["epoch"] for e in entries}) > 1 and len({e["source"] for e in entries}) == 1
     return figures.over_epochs(entries) if several and all(e["epoch"] is not None for e in entries) else None
 
 
-def _groups(entries: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+def _groups(entries: list[JsonObject]) -> dict[str, list[JsonObject]]:
     """Splits of one source and epoch together."""
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[str, list[JsonObject]] = {}
     for e in entries:
         epoch = "" if e["epoch"] is None else f", epoch {e['epoch']}"
         groups.setdefault(f"{e['source']}{epoch}", []).append(e)
     return groups
 
 
-def _group_shown(title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
+def _group_shown(title: str, members: list[JsonObject]) -> JsonObject:
     return {
         "title": title,
         "entries": [_shown(e) for e in members],
@@ -111,7 +112,7 @@ def _group_shown(title: str, members: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _shown(e: dict[str, Any]) -> dict[str, Any]:
+def _shown(e: JsonObject) -> JsonObject:
     reasons = sorted({row["reason"] for row in e["rows"] if row["reason"]})
     forces = [{"parameter": f["parameter"], "cells": [_short(f[name]) for name in FORCES]} for f in e["forces"] or []]
     reduced = any(row["reduced"] for row in e["rows"])
@@ -130,7 +131,7 @@ def _shown(e: dict[str, Any]) -> dict[str, Any]:
 FORCES = ("means", "deviations", "ratio", "cosine", "decay_cosine", "decay_ratio")
 
 
-def _row(row: dict[str, Any]) -> dict[str, Any]:
+def _row(row: JsonObject) -> JsonObject:
     cells = [
         text
         for name in ("omega", "corrected", "held_out")
@@ -147,7 +148,7 @@ def _row(row: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _held_out_columns(members: list[dict[str, Any]]) -> list[list[str]]:
+def _held_out_columns(members: list[JsonObject]) -> list[list[str]]:
     by_split = {e["split"]: e["rows"] for e in members}
     if not {"train", "test"} <= by_split.keys():
         return []
@@ -158,12 +159,12 @@ def _held_out_columns(members: list[dict[str, Any]]) -> list[list[str]]:
     return columns
 
 
-def _short(value: Any) -> str:
+def _short(value: float | str | None) -> str:
     value = stored_number(value)
     return "" if np.isnan(value) else f"{value:.3g}"
 
 
-def _write_pdf(file: Any, groups: dict[str, list[dict[str, Any]]], over: Figure | None) -> None:
+def _write_pdf(file: Any, groups: dict[str, list[JsonObject]], over: Figure | None) -> None:
     buffer = io.BytesIO()
     with PdfPages(buffer) as pdf:
         for title, members in groups.items():
@@ -181,7 +182,7 @@ def _write_pdf(file: Any, groups: dict[str, list[dict[str, Any]]], over: Figure 
 LINES_A_PAGE = 45
 
 
-def table_lines(e: dict[str, Any]) -> list[str]:
+def table_lines(e: JsonObject) -> list[str]:
     """The table as lines of text, and the reasons where numbers are missing."""
     head = f"{'operation':<26}{'directions':>11}{'in sample':>11}{'x':>8}{'corrected':>11}{'x':>8}{'held out':>11}{'x':>8}"
     lines = [head]
@@ -192,7 +193,7 @@ def table_lines(e: dict[str, Any]) -> list[str]:
     return [*lines, *([e["note"]] if e["note"] else [])]
 
 
-def _table_pages(title: str, e: dict[str, Any]) -> list[Figure]:
+def _table_pages(title: str, e: JsonObject) -> list[Figure]:
     """The table as pages of text."""
     head, *lines = table_lines(e)
     pages = []

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from sims.ledgers.entry import entry
 from sims.training.config import TrainConfig
@@ -19,13 +20,14 @@ from sims.training.loop import Trainer, network
 from sims.training.nets import CLASSIFIER
 from sims.training.objective import summed_loss
 from ufm.files.features import FLOATS, epoch_of
+from ufm.files.json_objects import JsonObject
 from ufm.files.store import load_arrays, load_features
 from ufm.ledger import ledger, ledger_of_features
 from ufm.ledger.force_balance import ForceBalance, force_balance
 from ufm.ledger.reductions import StateReduction
 from ufm.monitor.layers import linear_layer
 
-Entries = Iterator[dict[str, Any]]
+Entries = Iterator[JsonObject]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,7 +87,9 @@ def _trained_again(path: Path, config: TrainConfig, data: Data, wanted: Wanted, 
                 yield from _both(trainer.bare, data, config, str(path), epoch, wanted, trainer.optimizer)
 
 
-def _both(model: nn.Module, data: Data, config: TrainConfig, source: str, epoch: int, wanted: Wanted, optimizer: Any) -> Entries:
+def _both(
+    model: nn.Module, data: Data, config: TrainConfig, source: str, epoch: int, wanted: Wanted, optimizer: Optimizer | None
+) -> Entries:
     device = next(model.parameters()).device
     summed = summed_loss(config)
     for split, what in ((data.train, "train"), (data.test, "test")):
@@ -104,7 +108,7 @@ def _both(model: nn.Module, data: Data, config: TrainConfig, source: str, epoch:
         yield entry(ledger(model, loader, wanted.reduction, wanted.seed), source, what, epoch, forces)
 
 
-def of_features(paths: list[Path], wanted: Wanted) -> dict[str, Any]:
+def of_features(paths: list[Path], wanted: Wanted) -> JsonObject:
     """One ledger of saved features, a file an operation in the order given, all of the same examples in the same order.
 
     Raises ValueError for files whose labels differ and for features that are not (n, P) floats.

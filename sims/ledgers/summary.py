@@ -9,11 +9,13 @@ Rows with an unresolved direction are lower bounds too, by the one direction: th
 """
 
 import re
-from typing import Any
+from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from sims.ledgers.entry import column, plain
+from ufm.files.json_objects import JsonObject
 from ufm.ledger.estimators import LEVEL
 from ufm.monitor.record import ZERO_ERROR
 from ufm.output import stored_number
@@ -22,11 +24,11 @@ MEANS = "channel means"  # the view whose reduced rows have a ledger of their ow
 LINEAR_LAYERS = ("linears", "conv", "classifier")  # names of the linear layers
 
 
-def summary(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def summary(stored: list[JsonObject]) -> list[JsonObject]:
     """One dictionary a cell, view and split: factors of its activations, share of the last, linear layers, force balance."""
-    groups: dict[tuple[str, str, str], list[list[dict[str, Any]]]] = {}
+    groups: dict[tuple[str, str, str], list[list[JsonObject]]] = {}
     for network in stored:
-        courses: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+        courses: dict[tuple[str, str, str], list[JsonObject]] = {}
         for stage in sorted(network["ledgers"], key=lambda e: e["epoch"]):
             e = {"view": "states"} | stage  # before there were convolutional networks, nothing was said of the view
             courses.setdefault((e["source"], e["view"], e["split"]), []).append(e)
@@ -37,10 +39,10 @@ def summary(stored: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [_cell_numbers(*key, courses) for key, courses in groups.items()]
 
 
-def _cell_numbers(name: str, view: str, split: str, courses: list[list[dict[str, Any]]]) -> dict[str, Any]:
+def _cell_numbers(name: str, view: str, split: str, courses: list[list[JsonObject]]) -> JsonObject:
     members = [course[-1] for course in courses]
     acts = activations(members[0])
-    numbers: dict[str, Any] = {"cell": name, "view": view, "split": split, "networks": len(members)}
+    numbers: JsonObject = {"cell": name, "view": view, "split": split, "networks": len(members)}
     numbers["error"] = mean_and_interval([e["error"] for e in members])
     numbers["reduced"] = 0 if view == MEANS else sum(row["reduced"] for row in members[0]["rows"])
     numbers["unresolved"] = sum(row.get("unresolved", 0) > 0 for e in members for row in e["rows"])  # older ones had none
@@ -60,7 +62,7 @@ def _cell_numbers(name: str, view: str, split: str, courses: list[list[dict[str,
     return plain(numbers)
 
 
-def activations(e: dict[str, Any]) -> list[int]:
+def activations(e: JsonObject) -> list[int]:
     """Rows of the activations of a stored ledger that can be compared.
 
     Left out are those beside a row that a sketch has reduced, and those whose input has fewer directions than the C - 1
@@ -72,13 +74,13 @@ def activations(e: dict[str, Any]) -> list[int]:
     return [k for k in named if whole[k] and whole[k - 1] and rows[k - 1]["rank"] >= len(e["classes"]) - 1]
 
 
-def share_of_last(e: dict[str, Any], estimate: str) -> float:
+def share_of_last(e: JsonObject, estimate: str) -> float:
     """The share of the last activation in the sum of their log gains; NaN where one is not finite, or none can be compared."""
     gains = column(e, f"{estimate}_gain")[activations(e)]
     return float(gains[-1] / gains.sum()) if len(gains) and np.isfinite(gains).all() else float("nan")
 
 
-def _course(courses: list[list[dict[str, Any]]], estimate: str) -> list[dict[str, Any]]:
+def _course(courses: list[list[JsonObject]], estimate: str) -> list[JsonObject]:
     """Error and share of the last activation at every measured epoch."""
     stages = zip(*courses, strict=True)
     return [
@@ -91,7 +93,7 @@ def _course(courses: list[list[dict[str, Any]]], estimate: str) -> list[dict[str
     ]
 
 
-def _terminal(courses: list[list[dict[str, Any]]], estimate: str) -> dict[str, Any]:
+def _terminal(courses: list[list[JsonObject]], estimate: str) -> JsonObject:
     """How much the share of the last activation grows from the first measured epoch with zero training error to the last one.
 
     `growth` is the mean difference within networks, over those that got there before their last epoch, `networks` of them.
@@ -104,7 +106,7 @@ def _terminal(courses: list[list[dict[str, Any]]], estimate: str) -> dict[str, A
     return {"networks": len(growths), "growth": mean_and_interval(growths)}
 
 
-def _linear_factors(courses: list[list[dict[str, Any]]], estimate: str) -> list[dict[str, Any]]:
+def _linear_factors(courses: list[list[JsonObject]], estimate: str) -> list[JsonObject]:
     """omega after over omega before for every linear layer, at the last and at the first measured epoch; the bound is 1.
 
     `reduces` says whether the layer leaves fewer directions than there were: one that does not is invertible, and keeps all.
@@ -124,7 +126,7 @@ def _linear_factors(courses: list[list[dict[str, Any]]], estimate: str) -> list[
     return told
 
 
-def _from_to(members: list[dict[str, Any]], acts: list[int], estimate: str) -> dict[str, Any]:
+def _from_to(members: list[JsonObject], acts: list[int], estimate: str) -> JsonObject:
     """Geometric means of omega of the first and of the last hidden state, and what is no activation loses in between.
 
     The loss is None where the two are not reduced in the same way (a reduced state is a lower bound), or an activation is left
@@ -142,7 +144,7 @@ def _from_to(members: list[dict[str, Any]], acts: list[int], estimate: str) -> d
     }
 
 
-def mean_and_interval(values: Any, scale: Any = None) -> list[float] | None:
+def mean_and_interval(values: ArrayLike, scale: Callable[[np.ndarray], np.ndarray] | None = None) -> list[float] | None:
     """[mean, low, high] at 95 %, Student's t over networks; None where there is none; low and high NaN for a single one."""
     from scipy.stats import t
 
@@ -156,7 +158,7 @@ def mean_and_interval(values: Any, scale: Any = None) -> list[float] | None:
     return [float(v) for v in (triple if scale is None else scale(triple))]
 
 
-def summary_text(told: list[dict[str, Any]]) -> str:
+def summary_text(told: list[JsonObject]) -> str:
     """A table: factors of the activations, the last one's share (even split in brackets), in sample and held out."""
     lines = [f"{'cell':<34} {'view':<13} {'split':<6} {'error':>7}  factors held out [in sample]; share of the last (even)"]
     for row in told:

@@ -4,14 +4,13 @@ import json
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from sims.ledgers.gaussians import GaussianCell, run_gaussian
 from sims.ledgers.training import NetworkCell, run_cell
 from sims.training.data import Data, load
 from sims.training.readers import DataChoice
 from sims.training.session import set_threads
-from ufm.files.json_objects import read_json
+from ufm.files.json_objects import JsonObject, read_json
 from ufm.files.store import provenance, write_text
 
 
@@ -31,11 +30,11 @@ class NetworkTask:
     threads: int = 1
 
     @property
-    def identity(self) -> dict[str, Any]:
+    def identity(self) -> JsonObject:
         """What a stored network must agree in to be this one."""
         return {"cell": asdict(self.cell), "data": self.fingerprint}
 
-    def stored(self) -> dict[str, Any] | None:
+    def stored(self) -> JsonObject | None:
         """The network as it is stored, None where it is not. Raises ValueError for a file of another one."""
         if not self.path.exists():
             return None
@@ -49,7 +48,7 @@ class NetworkTask:
 def run_task(task: NetworkTask) -> None:
     """Train, measure and store a network: the same bits in every process, as the number of threads is the same (CPU)."""
     set_threads(task.threads)
-    kept: dict[str, Any] = task.identity | {"device": task.device, "provenance": provenance()}
+    kept: JsonObject = task.identity | {"device": task.device, "provenance": provenance()}
     if isinstance(task.cell, GaussianCell):
         kept["ledgers"] = list(run_gaussian(task.cell))
     else:

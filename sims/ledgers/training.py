@@ -17,6 +17,7 @@ from sims.ledgers.summary import MEANS
 from sims.training.data import Data
 from sims.training.examples import Examples
 from sims.training.session import reproducible
+from ufm.files.json_objects import JsonObject
 from ufm.ledger import ChannelMeans, Sketch, ledger
 from ufm.ledger.force_balance import force_balance
 
@@ -37,7 +38,7 @@ def loss_of(cell: NetworkCell) -> BatchLoss:
     return lambda logits, y: F.mse_loss(logits, F.one_hot(y, logits.shape[1]).to(logits.dtype))
 
 
-def run_cell(cell: NetworkCell, data: Data, forces: bool = True, device: str = "cpu") -> Iterator[dict[str, Any]]:
+def run_cell(cell: NetworkCell, data: Data, forces: bool = True, device: str = "cpu") -> Iterator[JsonObject]:
     """Train a cell and yield its ledgers of training and test examples at the measured epochs; no global state is touched.
 
     SGD with momentum, the rate divided by 10 at two thirds and five sixths. Labels, where random, are permuted with the seed.
@@ -57,7 +58,7 @@ def run_cell(cell: NetworkCell, data: Data, forces: bool = True, device: str = "
             if epoch:
                 _train_epoch(cell, net, train, optimizer, epoch)
                 schedule.step()
-            entries: list[dict[str, Any]] = []
+            entries: list[JsonObject] = []
             if epoch in cell.measured:
                 entries = list(_measured_entries(cell, net, train, test, optimizer, epoch, forces))
         yield from entries
@@ -86,8 +87,8 @@ def _train_epoch(cell: NetworkCell, net: nn.Module, train: Examples, optimizer: 
 
 
 def _measured_entries(
-    cell: NetworkCell, net: Any, train: Examples, test: Examples, optimizer: Any, epoch: int, forces: bool
-) -> Iterator[dict[str, Any]]:
+    cell: NetworkCell, net: Any, train: Examples, test: Examples, optimizer: torch.optim.Optimizer, epoch: int, forces: bool
+) -> Iterator[JsonObject]:
     for examples, what in ((train, "train"), (test, "test")):
         batches = _measuring_batches(examples)
         balance = None

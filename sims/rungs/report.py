@@ -4,7 +4,6 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -13,7 +12,7 @@ from sims.page import base64_of, html_page
 from sims.rungs.rung import Rung
 from sims.rungs.summary import RungResult, result_of
 from ufm.compare.outcome import NOT_COMPARED
-from ufm.files.json_objects import read_json
+from ufm.files.json_objects import JsonObject, read_json
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, save_figure
 from ufm.files.store import provenance, write_text
 from ufm.output import json_values, stored_number
@@ -60,7 +59,7 @@ td:first-child,th:first-child,td:nth-child(2),th:nth-child(2){text-align:left}im
 """
 
 
-def result_numbers(result: RungResult) -> dict[str, Any]:
+def result_numbers(result: RungResult) -> JsonObject:
     """One rung as report.json and `--json` have it: verdict, models left, and median, least and largest of every quantity."""
     selection = result.group.selection
     names = ("median", "least", "largest")
@@ -79,10 +78,10 @@ def result_numbers(result: RungResult) -> dict[str, Any]:
     }
 
 
-def not_judged(rung: Rung, runs: int, reason: str) -> dict[str, Any]:
+def not_judged(rung: Rung, runs: int, reason: str) -> JsonObject:
     """The same of a rung whose runs could not be compared: no quantity, no model left, and why."""
     numbers = {"rung": rung.name, "adds": rung.adds, "runs": runs, "expected": rung.expected or None, "outcome": NOT_COMPARED}
-    lists, tables = list[str](), dict[str, Any]()
+    lists, tables = list[str](), JsonObject()
     return numbers | {
         "verdict": None,
         "compatible": lists,
@@ -98,7 +97,7 @@ def _window_notes(result: RungResult) -> list[str]:
     return [f"{run.name}: {comparison.window.reason}" for run, comparison in pairs if comparison.window.compared is None]
 
 
-def ladder_rows(rungs: Sequence[dict[str, Any]]) -> list[list[str]]:
+def ladder_rows(rungs: Sequence[JsonObject]) -> list[list[str]]:
     """A row a rung, in the order of HEADS."""
     rows = []
     for rung in rungs:
@@ -110,14 +109,14 @@ def ladder_rows(rungs: Sequence[dict[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def markdown(rungs: Sequence[dict[str, Any]]) -> str:
+def markdown(rungs: Sequence[JsonObject]) -> str:
     """The table for a page of the documentation."""
     heads = [head for head, _ in HEADS]
     lines = ["| " + " | ".join(heads) + " |", "|---" * len(heads) + "|"]
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in ladder_rows(rungs))]) + "\n"
 
 
-def ladder_figure(rungs: Sequence[dict[str, Any]]) -> Figure:
+def ladder_figure(rungs: Sequence[JsonObject]) -> Figure:
     """What the features do next against -G and -Theta G, and the share of the signal, every rung from left to right."""
     figure = Figure(figsize=(10.0, 6.4), layout="constrained")
     upper, lower = figure.subplots(2, 1, sharex=True)
@@ -144,7 +143,7 @@ def ladder_figure(rungs: Sequence[dict[str, Any]]) -> Figure:
     return figure
 
 
-def judged_rung(rung: Rung, paths: Sequence[Path], out: Path) -> dict[str, Any]:
+def judged_rung(rung: Rung, paths: Sequence[Path], out: Path) -> JsonObject:
     """The numbers of a rung, kept in out/judged; they are made anew where its runs or the source have changed."""
     digests = [hashlib.sha256((path / "trajectory.npz").read_bytes()).hexdigest() for path in paths]
     facts = provenance()
@@ -160,7 +159,7 @@ def judged_rung(rung: Rung, paths: Sequence[Path], out: Path) -> dict[str, Any]:
     return numbers
 
 
-def write_ladder(rungs: Sequence[dict[str, Any]], out: Path, data: str = "digits") -> None:
+def write_ladder(rungs: Sequence[JsonObject], out: Path, data: str = "digits") -> None:
     """Write the report of rungs as `judged_rung` gives them, atomically; `data` is what they were run on, in words."""
     facts = provenance()
     report = {"rungs": rungs, "data": data, "provenance": facts}

@@ -4,7 +4,6 @@ import json
 from collections import OrderedDict
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -18,7 +17,7 @@ from sims.training.readers import DataChoice
 from sims.training.velocity import measure_velocity
 from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
-from ufm.files.json_objects import read_json
+from ufm.files.json_objects import JsonObject, read_json
 from ufm.files.store import write_text
 from ufm.monitor.epoch_statistics import add_layer
 from ufm.monitor.logs import RunLog
@@ -138,7 +137,7 @@ def _level(descent: FeatureDescent) -> float:
     return level(descent.features(), descent.labels)
 
 
-def _facts(how: Descent, descent: FeatureDescent, rung: Rung, seed: int) -> dict[str, Any]:
+def _facts(how: Descent, descent: FeatureDescent, rung: Rung, seed: int) -> JsonObject:
     values = {name: str(value) if value == np.inf else value for name, value in asdict(how).items() if name != "lam"}
     facts = {"rung": rung.name, "body": rung.body, "seed": seed, "loss": "mse", "optimizer": "sgd", "decay_b": 0.0}
     return facts | values | {"batch_size": how.batch or descent.n}

@@ -15,6 +15,7 @@ from sims.training.data import Data, load
 from sims.training.readers import DataChoice
 from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
+from ufm.files.json_objects import JsonObject
 
 HIDDEN, KEPT = 64, 24  # units a layer, and leading within-class directions of the untrained features that are kept
 NARROW = 12  # features of the linear networks, which cannot pass the SNR of their input: they start far below it
@@ -65,7 +66,7 @@ class Rung:
             batch_size=len(images) if self.train.batch_size == WHOLE else self.train.batch_size,
         )
 
-    def identity(self, seed: int, data: Data, choice: DataChoice) -> dict[str, Any]:
+    def identity(self, seed: int, data: Data, choice: DataChoice) -> JsonObject:
         """What makes a run of it this one, wherever its data lie."""
         how = self.descent if self.descent is not None else replace(self.training(0, choice, data), data_dir=None)
         values = {name: str(value) if value == np.inf else value for name, value in asdict(how).items()}

@@ -13,7 +13,8 @@ from sims.rungs.conservation import EpochMoments, plain_flow_share, sigma_t_chan
 from sims.rungs.rung import Rung
 from sims.training.velocity import PARTS
 from ufm.compare.verdict import LawRule
-from ufm.files.json_objects import errors_as_damage, read_json
+from ufm.files.json_objects import JsonObject, errors_as_damage, read_json
+from ufm.laws.trajectory import Trajectory
 from ufm.monitor.epoch_statistics import statistics_files
 from ufm.output import stored_number
 
@@ -48,7 +49,7 @@ def result_of(rung: Rung, paths: Sequence[Path]) -> RungResult:
     return RungResult(rung, replace(group, name=rung.name), values)
 
 
-def quantities(path: Path, compared: Any) -> dict[str, float]:
+def quantities(path: Path, compared: Trajectory | None) -> dict[str, float]:
     """The numbers of one run over the epochs compared (a Trajectory, None where there are none)."""
     if compared is None:
         return {}
@@ -72,7 +73,7 @@ def velocities(path: Path, first: float, last: float) -> dict[str, float]:
         return _medians([read_json(file) for file in files], first, last)
 
 
-def _medians(rows: list[dict[str, Any]], first: float, last: float) -> dict[str, float]:
+def _medians(rows: list[JsonObject], first: float, last: float) -> dict[str, float]:
     """`velocities` of rows that are read."""
     rows = sorted((row for row in rows if first <= row["epoch"] <= last), key=lambda row: row["epoch"])
     if not rows:

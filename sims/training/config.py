@@ -174,7 +174,7 @@ class TrainConfig:
         return json.dumps(asdict(self), indent=2) + "\n"
 
 
-def from_mapping(given: Mapping[str, Any], source: str) -> TrainConfig:
+def from_mapping(given: Mapping[str, object], source: str) -> TrainConfig:
     """The configuration with these fields, defaults elsewhere. Raises ValueError for an unknown key or a wrong type."""
     known = [field.name for field in fields(TrainConfig)]
     unknown = sorted(given.keys() - set(known))

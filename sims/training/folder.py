@@ -9,6 +9,7 @@ import pickle
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ import numpy as np
 
 from sims.training.config import TrainConfig, from_mapping, load_config, rate_source
 from ufm.arrays import as_numpy
-from ufm.files.json_objects import read_limited_text
+from ufm.files.json_objects import JsonObject, read_limited_text
 from ufm.files.store import provenance, remove_stale, save_arrays, write_atomically, write_text
 from ufm.monitor.record import REQUIRED, RUN, TRAJECTORY
 from ufm.output import json_values
@@ -82,7 +83,7 @@ class RunFolder:
                 digests[name] = hashlib.file_digest(file, "sha256").hexdigest()
         return digests
 
-    def save_checkpoint(self, epoch: int, state: dict[str, Any], record: "Record") -> None:
+    def save_checkpoint(self, epoch: int, state: Mapping[str, object], record: "Record") -> None:
         """Write the measured trajectory, then everything that the run needs to go on after this epoch."""
         import torch
 
@@ -143,7 +144,7 @@ class RunFolder:
         arrays = {"features": features, "labels": labels, "W": W, "b": b, "epoch": np.asarray(epoch)}
         save_arrays(self.path / f"features-{epoch:04d}.npz", arrays)
 
-    def save_velocity(self, epoch: int, velocity: dict[str, Any]) -> None:
+    def save_velocity(self, epoch: int, velocity: JsonObject) -> None:
         """Write what `sims.training.velocity` measured at an epoch."""
         text = json.dumps({"epoch": epoch, **json_values(velocity)}, indent=1, allow_nan=False)
         write_text(velocity_file(self.path, epoch), text + "\n")
@@ -164,7 +165,7 @@ def velocity_file(folder: Path, epoch: int) -> Path:
     return folder / f"velocity-{epoch:04d}.json"
 
 
-def _identity(config: TrainConfig) -> dict[str, Any]:
+def _identity(config: TrainConfig) -> dict[str, object]:
     """What makes a run this one: everything but where its data lies, which may move; its fingerprint is compared instead."""
     return {name: value for name, value in asdict(config).items() if name not in ("data_dir", "hub")}
 
@@ -209,7 +210,7 @@ def _what_it_is(path: Path) -> str:
     return f"; for the features in it give {features}" if features.exists() else ""
 
 
-def _torch_facts() -> dict[str, Any]:
+def _torch_facts() -> JsonObject:
     import torch
 
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None

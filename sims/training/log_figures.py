@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from sims.training.paper_figures import PLOTS
+from ufm.files.json_objects import JsonObject
 from ufm.files.store import array_names
 from ufm.monitor.logged import load_log
 from ufm.monitor.record import RUN, Record
@@ -46,7 +47,7 @@ class LoggedRun:
 
     name: str
     columns: dict[str, np.ndarray]
-    facts: dict[str, Any]
+    facts: JsonObject
 
 
 def load_logged(path: Path, lam: float | None = None) -> LoggedRun:

@@ -29,6 +29,7 @@ from ufm.arrays import as_numpy
 from ufm.distributed import Processes, check_alike, raised_in_all
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
+from ufm.files.json_objects import JsonObject
 from ufm.monitor.epoch_statistics import save_statistics
 from ufm.monitor.layers import linear_layer
 from ufm.monitor.measurement import Measurement
@@ -155,7 +156,7 @@ class Trainer:
                 measurement.scalars["robustness"] = deepfool_robustness(self.bare, images)
         return measurement
 
-    def velocity(self, epoch: int) -> dict[str, Any]:
+    def velocity(self, epoch: int) -> JsonObject:
         """What the features do in the epoch after this one, trained and taken back, beside what the gradients say."""
         before = copy.deepcopy(self.state())
         now = features_of(self.bare, self.head, self.train.in_order())
@@ -168,11 +169,11 @@ class Trainer:
         batches = [(x.double(), y) for x, y in self.train.in_order()]
         return measure_velocity(wide, linear_layer(wide, CLASSIFIER), batches, self.config, moved)
 
-    def state(self) -> dict[str, Any]:
+    def state(self) -> dict[str, object]:
         """Everything that changes in training."""
         scaler = self.accelerator.scaler
         content = {"model": self.bare.state_dict(), "optimizer": self.optimizer.state_dict(), "data": self.fingerprint}
-        return content | (dict[str, Any]() if scaler is None else {"scaler": scaler.state_dict()})
+        return content | (dict[str, object]() if scaler is None else {"scaler": scaler.state_dict()})
 
     def restore(self, state: dict[str, Any]) -> None:
         """Take up a state saved by `state`."""

@@ -1,7 +1,6 @@
 """A page on one network: its measures, what is undefined and why, its figures, embedded."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,6 +8,7 @@ from matplotlib.ticker import MaxNLocator
 
 from sims.page import base64_of, html_page
 from sims.training.log_figures import LoggedRun, layers_overview, overview
+from ufm.files.json_objects import JsonObject
 from ufm.monitor.measurement import MOST_FEATURES, NO_LAMBDA, Measurement
 
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
@@ -83,7 +83,7 @@ def page(title: str, record: LoggedRun, last: Measurement | None = None) -> str:
     )
 
 
-def known_facts(run: LoggedRun) -> dict[str, Any]:
+def known_facts(run: LoggedRun) -> JsonObject:
     """What is known of the training of a run, with the lambda of its loss, which a log need not have been told."""
     lam = float(run.columns.get("lambda", np.nan))
     facts = {name: value for name, value in run.facts.items() if value is not None}

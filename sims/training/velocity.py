@@ -11,7 +11,6 @@ each split into class means and deviations, which are compared apart. All in eva
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +20,7 @@ from sims.training.config import TrainConfig
 from sims.training.objective import summed_loss
 from ufm.features.ranges import snr_in_range
 from ufm.features.statistics import StreamingStatistics
+from ufm.files.json_objects import JsonObject
 from ufm.ledger.force_balance import force_balance
 
 Batch = tuple[Tensor, Tensor]
@@ -42,14 +42,14 @@ def cosine(a: Tensor, b: Tensor) -> float:
     return float((a * b).sum()) / length if length > 0 else float("nan")
 
 
-def velocity_cosines(moved: Tensor, gradient: Tensor, kernel: Tensor, labels: Tensor) -> dict[str, Any]:
+def velocity_cosines(moved: Tensor, gradient: Tensor, kernel: Tensor, labels: Tensor) -> JsonObject:
     """Of what rows of features (n, P) did with -gradient and with -kernel (Theta gradient), for means and deviations apart.
 
     `ratio`: how many times faster than -gradient says the class means move, over the same of the deviations, by projection: the
     r of a class-block kernel.
     """
     parts = [split(rows, labels) for rows in (moved, -gradient, -kernel)]
-    values: dict[str, Any] = {}
+    values: JsonObject = {}
     for part in PARTS:
         did, free, own = (rows[part] for rows in parts)
         values[part] = {"gradient": cosine(did, free), "kernel": cosine(did, own), "kernel_gradient": cosine(own, free)}
@@ -145,7 +145,7 @@ def feature_gradient(head: nn.Linear, features: Tensor, labels: Tensor, config: 
     return torch.autograd.grad(value, leaf)[0]
 
 
-def gains(model: nn.Module, head: nn.Linear, batches: Sequence[Batch]) -> dict[str, Any]:
+def gains(model: nn.Module, head: nn.Linear, batches: Sequence[Batch]) -> JsonObject:
     """Mean of log omega at the input and at the features; what every linear operation adds, and what lies behind each.
 
     `linear` (m,) in the order of execution cannot be positive (`ufm.ledger`); `between` (m,) is what ReLU, normalisation or a
@@ -193,7 +193,7 @@ def level(rows: Tensor, labels: Tensor) -> float:
 
 def measure_velocity(
     model: nn.Module, head: nn.Linear, batches: Sequence[Batch], config: TrainConfig, moved: Tensor, offset_rate: float = 0.0
-) -> dict[str, Any]:
+) -> JsonObject:
     """Everything of this page about a float64 network and what its features did next, moved (n, P); numbers by name.
 
     offset_rate: what free offsets of every example add to the kernel, times the identity.

@@ -8,9 +8,9 @@ classes, whose rows have opposite gradients: its rescaled steps cancel in the su
 """
 
 from dataclasses import dataclass
-from typing import Any, Generic
+from typing import Generic
 
-from manifolds.linalg import Array, ArrayT, ArrayT_co
+from manifolds.linalg import Array, ArrayT
 from manifolds.representation import short_repr
 from ufm.arrays import Covariance, FeatureVector, Weights, check_matrix
 
@@ -27,14 +27,14 @@ def zhao_nc0(W: Weights[Array]) -> float:
 
 
 @dataclass(frozen=True)
-class ColumnSums(Generic[ArrayT_co]):
+class ColumnSums(Generic[ArrayT]):
     """1^T W (P,), or [1^T W, 1^T b - 1] (P + 1,) of the squared error, and its momentum buffer (None before the first step)."""
 
-    sums: ArrayT_co
-    buffer: ArrayT_co | None = None
+    sums: ArrayT
+    buffer: ArrayT | None = None
     __repr__ = short_repr
 
-    def stepped(self, gradient: Any, lr: float, momentum: float, nesterov: bool) -> "ColumnSums[ArrayT_co]":
+    def stepped(self, gradient: ArrayT, lr: float, momentum: float, nesterov: bool) -> "ColumnSums[ArrayT]":
         """One step of torch.optim.SGD without dampening, from the gradient with its decay."""
         buffer = gradient if self.buffer is None else momentum * self.buffer + gradient
         move = gradient + momentum * buffer if nesterov else buffer

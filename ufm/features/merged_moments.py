@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, array_like, gram, namespace
+from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.distributed import Processes
 
@@ -17,11 +18,12 @@ class ClassMoments:
     A mean is the sum of a point `near` it and `rest`: rounding is that of the spread of a class, however far it lies.
     """
 
-    counts: Any
-    near: Any
-    rest: Any
-    scatter: Any
-    class_scatter: Any
+    counts: Array
+    near: Array
+    rest: Array
+    scatter: Array
+    class_scatter: Array
+    __repr__ = short_repr
 
     def merged(self, other: "ClassMoments") -> "ClassMoments":
         """The moments of both, by the formulas of Chan, Golub & LeVeque (1983)."""
@@ -38,7 +40,7 @@ class ClassMoments:
         )
 
     @property
-    def parts(self) -> tuple[Any, ...]:
+    def parts(self) -> tuple[Array, ...]:
         """The arrays, in the order of their names above."""
         return tuple(getattr(self, part.name) for part in fields(self))
 
@@ -100,7 +102,7 @@ def _zeros(like: ArrayT, *shape: int) -> ArrayT:
     return namespace(like).zeros(shape, dtype=like.dtype, device=like.device)
 
 
-def _class_sums(values: Any, labels: Any, order: Any, present: Any, sizes: Any) -> Any:
+def _class_sums(values: Any, labels: Array, order: Array, present: Array, sizes: Array) -> Any:
     """Sums of values (n, ...) over the classes that are present, `order` sorting the labels. (K, ...)"""
     if namespace(values) is np:
         return np.add.reduceat(values[order], (np.cumsum(sizes) - sizes)[present], 0)

@@ -4,7 +4,7 @@ Nothing is dropped silently: what was left out is counted and returned. numpy or
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ufm.features.statistics import ClassStatistics
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from torch.nn import Linear
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,7 @@ class Classifier:
     __repr__ = short_repr
 
     @classmethod
-    def of(cls, layer: Any) -> "Classifier":
+    def of(cls, layer: "Linear") -> "Classifier":
         """The weights of a torch.nn.Linear."""
         W = on_device_with_float64(layer.weight.detach()).double()
         return cls(W, W.new_zeros(len(W)) if layer.bias is None else on_device_with_float64(layer.bias.detach()).double())
@@ -172,7 +173,7 @@ def decomposition(stats: ClassStatistics[Array], classifier: Classifier, lam: fl
     return decompose(about_mean, W @ basis, b + W @ stats.global_mean, lam)
 
 
-def _directions_that_vary(stats: ClassStatistics[Array]) -> Any:
+def _directions_that_vary(stats: ClassStatistics[Array]) -> Array | None:
     """An orthonormal basis (P, r) of them, None where all do: those of Sigma_W, or of Sigma_T where class means leave its range.
 
     Sigma_W first, since beside far means Sigma_T rounds away all variability of a collapsed class.

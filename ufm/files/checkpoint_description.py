@@ -33,7 +33,7 @@ DESCRIBING_CLASSES = {
 class DescriptionReader(FileSystemReader):
     """torch's reader of a folder, which takes no class but those of `DESCRIBING_CLASSES` from its description."""
 
-    def read_metadata(self, *args: Any, **kwargs: Any) -> Metadata:
+    def read_metadata(self, *args: object, **kwargs: object) -> Metadata:
         """What the folder says of its tensors. Raises ValueError for anything else that is pickled there."""
         del args, kwargs
         path = Path(self.path) / METADATA

@@ -10,10 +10,11 @@ from typing import Any
 from ufm.files.archive import reason_of
 from ufm.memory import in_words
 
+JsonObject = dict[str, Any]  # as read, or to be written: who reads a key knows what it holds
 LARGEST_TEXT = 1 << 28  # bytes; the largest file of JSON that is written here has a few MB
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> JsonObject:
     """The JSON object of a file. Raises ValueError for a file that cannot be read, and for anything else in it."""
     return parse_json(read_limited_text(path), path)
 
@@ -40,7 +41,7 @@ def errors_as_damage(path: Path) -> Iterator[None]:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}): delete it, and it is computed again") from error
 
 
-def parse_json(text: str, source: Path | str) -> dict[str, Any]:
+def parse_json(text: str, source: Path | str) -> JsonObject:
     """A JSON object. Raises ValueError for anything else, however deep or long it is."""
     try:
         value = json.loads(text)

@@ -65,7 +65,7 @@ def share_of(n: int, rank: int, size: int) -> range:
     return range(n * rank // size, n * (rank + 1) // size)
 
 
-def check_kinds(path: Path, of_features: np.dtype[Any], of_labels: np.dtype[Any]) -> None:
+def check_kinds(path: Path, of_features: np.dtype[np.generic], of_labels: np.dtype[np.generic]) -> None:
     """Raise ValueError unless features are floats and labels integers, with what makes them so."""
     if of_features.kind == "f" and of_labels.kind in "iu":
         return

@@ -11,7 +11,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -180,7 +180,7 @@ def array_names(path: Path | str) -> list[str]:
         raise ValueError(f"cannot read {path}: {reason_of(error)}") from error
 
 
-def provenance() -> dict[str, Any]:
+def provenance() -> dict[str, object]:
     """Versions of the project and of what it runs on, the commit where there is one, and facts of the host."""
     versions = {name: module.__version__ for name in ("numpy", "scipy", "torch") if (module := sys.modules.get(name)) is not None}
     return {
@@ -216,12 +216,12 @@ def load_features(path: Path | str) -> tuple[np.ndarray, np.ndarray]:
     return arrays["features"], arrays["labels"]
 
 
-def save_checkpoint(path: Path, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
+def save_checkpoint(path: Path, config: Mapping[str, object], arrays: Mapping[str, np.ndarray]) -> None:
     """Write the state of a run and the configuration it belongs to, atomically."""
     save_arrays(path, {**arrays, "config": np.array(json.dumps(config, sort_keys=True))})
 
 
-def load_checkpoint(path: Path, config: Mapping[str, Any], names: Collection[str]) -> dict[str, np.ndarray] | None:
+def load_checkpoint(path: Path, config: Mapping[str, object], names: Collection[str]) -> dict[str, np.ndarray] | None:
     """The arrays of `names` saved for exactly this configuration, or None where there is no checkpoint.
 
     Raises ValueError for a checkpoint of another configuration, naming what differs.

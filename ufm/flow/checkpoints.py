@@ -8,9 +8,8 @@ and `scheme` are folders of torch.distributed.checkpoint with the columns of X a
 import contextlib
 import shutil
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -32,7 +31,7 @@ class Checkpoint:
 
     group: Processes = OneProcess()
 
-    def __init__(self, path: Path | None, config: dict[str, Any], names: Collection[str]) -> None:
+    def __init__(self, path: Path | None, config: Mapping[str, object], names: Collection[str]) -> None:
         self.path, self.config, self.names = path, config, names
         self.last, self.took = time.monotonic(), 0.0
         self.saved = {} if path is None else self._load(path)
@@ -64,7 +63,7 @@ class Checkpoint:
 class SharedCheckpoint(Checkpoint):
     """A folder; all processes call `offer` together, and process 0 says whether it is time."""
 
-    def __init__(self, path: Path | None, config: dict[str, Any], names: Collection[str], start: Start) -> None:
+    def __init__(self, path: Path | None, config: Mapping[str, object], names: Collection[str], start: Start) -> None:
         assert start.held is not None
         self.held, self.layout, self.P = start.held, start.layout, start.P
         self.group = start.layout.group if isinstance(start.layout, ColumnShare) else OneProcess()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -79,17 +79,17 @@ class FlowRun:
         return {"class_means": means - (means @ layout.priors)[:, None], "sigma_w": deviations @ deviations.T / layout.n}
 
     @property
-    def provenance(self) -> dict[str, Any]:
+    def provenance(self) -> dict[str, object]:
         """The configuration as run, with the sizes that the features decided, the notes and the versions behind it.
 
         N is None and `counts` has the class sizes where they differ.
         """
         layout = self.start.layout
-        sizes: dict[str, Any] = {"C": layout.C, "N": layout.N if layout.balanced else None, "P": self.start.P}
+        sizes: dict[str, object] = {"C": layout.C, "N": layout.N if layout.balanced else None, "P": self.start.P}
         if not layout.balanced:
             sizes["counts"] = list(layout.sizes)
         reduction = self.start.reduction
-        dropped: dict[str, Any] = (
+        dropped: dict[str, object] = (
             {} if reduction is None else {"dropped": reduction.dropped, "lost_signal": reduction.lost_signal}
         )
         from ufm.files.store import provenance

@@ -1,7 +1,8 @@
 """Where the features of a command come from: random, one file, or shards or a checkpoint that several processes read."""
 
 import os
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from ufm.distributed import Processes, check_alike, raised_in_all
 from ufm.flow.config import FlowConfig
@@ -30,12 +31,12 @@ def check_shared(features: str | None, group: Processes) -> None:
             )
 
 
-def check_options_alike(options: dict[str, Any], group: Processes) -> None:
+def check_options_alike(options: Mapping[str, object], group: Processes) -> None:
     """Raise ValueError, in every process, where options differ on which the sums depend that they form together.
 
     The folders of paths may: one folder may have several names. `--features` may, whose rows are compared when they are there.
     """
-    written = {name: os.path.basename(options[name] or "") for name in ("out", "plot")}
+    written = {name: os.path.basename(str(options[name] or "")) for name in ("out", "plot")}
     facts = {name: value for name, value in options.items() if name not in ("features", "quiet", "json")} | written
     check_alike(group, {"--" + name.replace("_", "-"): value for name, value in sorted(facts.items())})
 

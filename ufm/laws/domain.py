@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, overload
+from typing import Any, cast, overload
 
 import numpy as np
 
@@ -75,7 +75,7 @@ def wide(value: float | Sequence[float]) -> np.ndarray:
     ...
 
 
-def wide(value: Any) -> Any:
+def wide(value: Array | float | Sequence[float]) -> Array:
     """Scalars, sequences, arrays and tensors as float64. Raises ValueError for masked arrays, and for what is no real number."""
     given: Any = np.asarray(value) if isinstance(value, (int, float, list, tuple)) else value
     xp = namespace(given)
@@ -86,16 +86,16 @@ def wide(value: Any) -> Any:
     return np.asarray(given, dtype=np.float64) if xp is np else given.to(xp.float64)
 
 
-def digits_given(value: Any) -> float:
+def digits_given(value: Array | float | Sequence[float]) -> float:
     """Machine epsilon of the floating dtype of what was given, float64's where that has none."""
     if not isinstance(value, (int, float, list, tuple)):
-        xp: Any = namespace(value)
-        if value.dtype.kind == "f" if xp is np else value.is_floating_point():
-            return float(xp.finfo(value.dtype).eps)
+        xp = namespace(given := cast("Any", value))
+        if given.dtype.kind == "f" if xp is np else given.is_floating_point():
+            return float(xp.finfo(given.dtype).eps)
     return float(np.finfo(np.float64).eps)
 
 
-def times_like(t: Any, omega0: ArrayT) -> ArrayT:
+def times_like(t: Array | float | Sequence[float], omega0: ArrayT) -> ArrayT:
     """t as float64; plain numbers and numpy arrays become what omega0 is. Raises ValueError for NaN and infinite times."""
     given: Any = wide(t)
     times = array_like(given, omega0) if namespace(given) is np else given
@@ -104,23 +104,22 @@ def times_like(t: Any, omega0: ArrayT) -> ArrayT:
     return times
 
 
-def narrow(result: ArrayT, given: Any) -> ArrayT:
+def narrow(result: ArrayT, given: Array | float | Sequence[float]) -> ArrayT:
     """The result in the floating dtype of what was given, float64 where that has none.
 
     Raises OverflowError where a finite number of float64 is infinite in that dtype.
     """
     if isinstance(given, (int, float, list, tuple)):
         return result
-    xp: Any = namespace(given)
-    array: Any = result
-    floating = given.dtype.kind == "f" if xp is np else given.is_floating_point()
-    if not floating or given.dtype == result.dtype:
+    xp, array = namespace(like := cast("Any", given)), cast("Any", result)
+    floating = like.dtype.kind == "f" if xp is np else like.is_floating_point()
+    if not floating or like.dtype == result.dtype:
         return result
     finite = xp.where(xp.isfinite(result), abs(result), 0.0)
     largest = finite.max().item() if math.prod(finite.shape) else 0.0
-    if largest > float(xp.finfo(given.dtype).max):
-        raise OverflowError(f"{largest:.6g} overflows {given.dtype}: give float64, or a smaller time")
-    return array.astype(given.dtype) if xp is np else array.to(given.dtype)
+    if largest > float(xp.finfo(like.dtype).max):
+        raise OverflowError(f"{largest:.6g} overflows {like.dtype}: give float64, or a smaller time")
+    return array.astype(like.dtype) if xp is np else array.to(like.dtype)
 
 
 def over_sum(omega: ArrayT, offset: float) -> tuple[ArrayT, ArrayT]:

@@ -75,7 +75,7 @@ def states_at(
             progress(arc.end / end)
 
 
-def _refused_by_sizes(law: GeneralLaw, steps: Iterator[Arc], accuracy: float) -> Iterator[Arc]:
+def _refused_by_sizes(law: GeneralLaw, steps: Iterator[Arc[ArrayT]], accuracy: float) -> Iterator[Arc[ArrayT]]:
     """The same steps; a refusal names the class sizes, where their ratio makes most of the error."""
     try:
         yield from steps
@@ -116,7 +116,7 @@ def time_of_growth(law: GeneralLaw, S: Array, growth: float) -> float:
     raise OverflowError(f"no growth by {growth:g} within float64")  # the arcs raise before
 
 
-def _crossing(arc: Arc, excess: Callable[[Array], float]) -> float:
+def _crossing(arc: Arc[Array], excess: Callable[[Array], float]) -> float:
     """The time inside an arc at which a function of the state becomes 0."""
     from scipy.optimize import brentq
 

@@ -20,12 +20,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, cached_property
-from typing import Any
+from typing import Generic
 
 import numpy as np
 
 from manifolds.array import VectorField
 from manifolds.linalg import Array, ArrayT, namespace
+from manifolds.representation import short_repr
 from ufm.laws.domain import keep_blocks
 from ufm.laws.interpolant import Interpolant, combine, interpolant, largest_value, smallest_value
 
@@ -60,7 +61,7 @@ class RescaledTime:
 
 
 @dataclass(frozen=True, eq=False)
-class Arc:
+class Arc(Generic[ArrayT]):
     """One accepted step: the times `t` and `end`, the states `start` and `state` at them, the sum of the relative errors up to
     `end`, and any state inside.
     """
@@ -68,14 +69,15 @@ class Arc:
     clock: RescaledTime
     t: float
     end: float
-    start: Any
-    state: Any
+    start: ArrayT
+    state: ArrayT
     error: float
     tau: float
     h: float
-    stages: Any
+    stages: ArrayT
+    __repr__ = short_repr
 
-    def at(self, t: float, accuracy: float = 0.0) -> tuple[Any, float]:
+    def at(self, t: float, accuracy: float = 0.0) -> tuple[ArrayT, float]:
         """The state at a time inside, and a bound on the relative error that it adds: at most `accuracy`."""
         if t == self.end:
             return self.state, 0.0
@@ -85,14 +87,16 @@ class Arc:
         return _trial_step(self.clock, self.start, self.stages[0], self.tau, h)[0], 0.0
 
     @cached_property
-    def _inside(self) -> Interpolant:
-        def slope(share: float, S: ArrayT) -> ArrayT:
+    def _inside(self) -> Interpolant[ArrayT]:
+        def slope(share: float, S: Array) -> Array:
             return self.clock.slope(self.tau + share * self.h, S)
 
         return interpolant(slope, self.start, self.state, self.stages, self.h)
 
 
-def arcs(field: VectorField, S: Array, t_end: float, t_0: float, accuracy: float, most: float | None = None) -> Iterator[Arc]:
+def arcs(
+    field: VectorField, S: ArrayT, t_end: float, t_0: float, accuracy: float, most: float | None = None
+) -> Iterator[Arc[ArrayT]]:
     """Accepted steps of dS/dt = field(S) from t = 0 to t_end > 0, which may be infinite.
 
     S (m, c) of full row rank; t_0 > 0 is the unit of the clock.

@@ -10,30 +10,32 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any
+from typing import Generic
 
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, array_like, namespace
+from manifolds.representation import short_repr
 
 PROBES = 0.4, 0.95  # of the step, where the defect is measured
-Slope = Callable[[float, Any], Any]
+Slope = Callable[[float, Array], Array]
 
 
 @dataclass(frozen=True, eq=False)
-class Interpolant:
+class Interpolant(Generic[ArrayT]):
     """A polynomial in the share x of a step, and a bound on the relative error of its singular values."""
 
-    start: Any
-    terms: Any
+    start: ArrayT
+    terms: ArrayT
     error: float
+    __repr__ = short_repr
 
-    def __call__(self, x: float) -> Any:
+    def __call__(self, x: float) -> ArrayT:
         """The state at the share x of the step. (m, c)"""
         return _interpolated_value(self.start, self.terms, x)
 
 
-def interpolant(slope: Slope, start: Array, end: Array, stages: Array, h: float) -> Interpolant:
+def interpolant(slope: Slope, start: ArrayT, end: ArrayT, stages: ArrayT, h: float) -> Interpolant[ArrayT]:
     """The interpolant of a step h; `slope(x, S)` is the field at the share x of it. Writes the last 3 of `stages` (16, m, c)."""
     terms = _terms(slope, start, end, stages, h)
     norms = ((end * end).sum(-1) ** 0.5)[:, None]

@@ -4,11 +4,14 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
 from manifolds.representation import short_repr
+
+if TYPE_CHECKING:
+    from scipy.integrate import OdeSolver
 
 MOST_WITH_JACOBIAN = 2000  # unknowns for which the solver may hold a dense Jacobian
 ROUNDING_OF_SVD = 100 * 2.0**-52  # of the largest singular value of X, as which it may appear in the smallest
@@ -159,7 +162,7 @@ class StateParts:
         now = np.array([abs(x).max() for x in self.split(y)])
         return bool(((now / FACTOR_OF_SIZE > sizes) | ((now < sizes / FACTOR_OF_SIZE) & (now > ZERO_SIZE))).any())
 
-    def solver(self, field: StateVelocity, t: float, y: np.ndarray, end: float, tolerance: float) -> Any:
+    def solver(self, field: StateVelocity, t: float, y: np.ndarray, end: float, tolerance: float) -> "OdeSolver":
         """A solver from t to the end, whose steps err in an entry by the tolerance of that entry or of a part's size."""
         from scipy.integrate import DOP853, LSODA
 

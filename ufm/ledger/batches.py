@@ -1,7 +1,6 @@
 """The batches that a ledger is of: their classes, and their labels as 0..C-1."""
 
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -9,10 +8,10 @@ from torch import Tensor, nn
 
 from ufm.arrays import as_numpy
 
-Loader = Iterable[Any]  # of batches (inputs, labels, ...)
+Loader = Iterable[Sequence[Tensor]]  # of batches (inputs, labels, ...)
 
 
-def classes_of(loader: Loader) -> np.ndarray:
+def classes_of(loader: Iterable[Sequence[object]]) -> np.ndarray:
     """The labels there are, sorted. Raises ValueError for a loader that can be read once only, and for fewer than two classes."""
     if iter(loader) is loader:
         raise ValueError(

@@ -5,18 +5,18 @@ gradient is J^T G = J^T G_means + J^T G_deviations, G_means the class averages o
 whole data three passes forward and two backward, the memory of one batch.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from manifolds.representation import short_repr
+from ufm.ledger.batches import Loader
 from ufm.ledger.tracing import undisturbed
 
-LogitLoss = Any  # (logits (b, C), labels (b,)) -> scalar mean over the batch
+LogitLoss = Callable[[Tensor, Tensor], Tensor]  # (logits (b, C), labels (b,)) -> scalar mean over the batch
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +46,7 @@ class ForceBalance:
 
 def force_balance(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     layer: nn.Module,
     loss: LogitLoss,
     weight_decay: float = 0.0,
@@ -98,7 +98,7 @@ def _features_and_gradient(
     return calls[0], torch.autograd.grad(value, calls[1])[0]
 
 
-def _class_gradients(model: nn.Module, loader: Iterable[Any], layer: nn.Module, loss: LogitLoss, count: int) -> dict[int, Tensor]:
+def _class_gradients(model: nn.Module, loader: Loader, layer: nn.Module, loss: LogitLoss, count: int) -> dict[int, Tensor]:
     """The average over every class, in ascending order, of the gradients of its examples, in float64."""
     sums: dict[int, Tensor] = {}
     sizes: dict[int, int] = {}
@@ -113,7 +113,7 @@ def _class_gradients(model: nn.Module, loader: Iterable[Any], layer: nn.Module, 
 
 def _pulls(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Loader,
     layer: nn.Module,
     loss: LogitLoss,
     parameters: list[nn.Parameter],
@@ -134,7 +134,7 @@ def _pulls(
     return means, deviations
 
 
-def _on_device(model: nn.Module, loader: Iterable[Any]) -> Iterable[tuple[Tensor, Tensor]]:
+def _on_device(model: nn.Module, loader: Loader) -> Iterable[tuple[Tensor, Tensor]]:
     device = next(model.parameters()).device
     for batch in loader:
         yield batch[0].to(device), torch.as_tensor(batch[1]).to(device)

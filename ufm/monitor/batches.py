@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from manifolds.representation import short_repr
 from ufm.arrays import has_float64
 
+BatchT = TypeVar("BatchT")
 LABELS = ("labels", "label")
 
 
@@ -21,15 +22,15 @@ class Selected:
     """The arguments of the network and the labels."""
 
     labels: Tensor
-    args: tuple[Any, ...] = ()
-    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    args: tuple[object, ...] = ()
+    kwargs: Mapping[str, object] = field(default_factory=dict)
     __repr__ = short_repr
 
 
-Select = Callable[[Any], tuple[Any, Tensor]]  # batch -> (input or mapping of keyword arguments, labels)
+Select = Callable[[Any], tuple[object, Tensor]]  # batch -> (input or mapping of keyword arguments, labels)
 
 
-def selected(batch: Any, select: Select | None = None) -> Selected:
+def selected(batch: object, select: Select | None = None) -> Selected:
     """Inputs and labels of a batch.
 
     A mapping (dict, BatchEncoding): its entry `labels` or `label`, the others are keyword arguments. A sequence: inputs, labels,
@@ -79,7 +80,7 @@ def warn_of_shift(chosen: Selected, shift: bool) -> None:
 
 
 @contextmanager
-def second_entry_named(batch: Any, select: Select | None) -> Iterator[None]:
+def second_entry_named(batch: object, select: Select | None) -> Iterator[None]:
     """Add to a ValueError about labels that they are the second of more entries, where nobody chose them."""
     try:
         yield
@@ -90,7 +91,7 @@ def second_entry_named(batch: Any, select: Select | None) -> Iterator[None]:
         raise _unknown_batch(f"{error}; {taken}") from error
 
 
-def _needs_several(network: nn.Module, inputs: Sequence[Any]) -> bool:
+def _needs_several(network: nn.Module, inputs: Any) -> bool:
     """Whether a network cannot be called with one argument, and can with each of these as one."""
     signature = inspect.signature(network.forward)
     try:
@@ -122,7 +123,7 @@ def labels_on(device: torch.device, labels: Tensor) -> Tensor:
     return labels.to(device) if has_float64(device) else labels
 
 
-def _of_pair(inputs: Any, labels: Any, first_axis: bool = True) -> Selected:
+def _of_pair(inputs: object, labels: object, first_axis: bool = True) -> Selected:
     if not isinstance(labels, Tensor):
         raise _unknown_batch(f"labels are {type(labels).__name__}, a tensor is needed")
     if not labels.ndim:

@@ -16,7 +16,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -41,7 +41,7 @@ def statistics_file(folder: Path, epoch: int) -> Path:
     return folder / f"statistics-{epoch:04d}.npz"
 
 
-def stored_facts(facts: Mapping[str, Any]) -> dict[str, float | str]:
+def stored_facts(facts: Mapping[str, object]) -> dict[str, float | str]:
     """Those of a training's facts that its statistics hold: texts and single numbers, not the name of a schedule."""
     stored: dict[str, float | str] = {}
     for name in TRAINING_FACTS:

@@ -3,7 +3,6 @@
 import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -60,7 +59,7 @@ def _versions(tensors: tuple[Tensor | None, ...]) -> tuple[int | None, ...]:
     return tuple(None if x is None else -1 if x.is_inference() else x._version for x in tensors)
 
 
-def weights_and_offsets(classifier: Any) -> tuple[Tensor, Tensor | None]:
+def weights_and_offsets(classifier: object) -> tuple[Tensor, Tensor | None]:
     """W and b of a pair. Raises ValueError unless it is one of whole tensors, of which the second may be None."""
     if isinstance(classifier, (tuple, list)) and len(classifier) == 2:
         W, b = classifier
@@ -157,7 +156,7 @@ def refuse(faults: Tensor, C: int, classifier: Classifier | None, labels: Tensor
         classifier.check()
 
 
-def grown_faults(states: Mapping[str, Any]) -> dict[str, Tensor]:
+def grown_faults(states: Mapping[str, object]) -> dict[str, Tensor]:
     """Faults as they are counted now, from those of a version that knew only the first two; else nothing."""
     faults = states.get("faults")
     if not isinstance(faults, Tensor) or tuple(faults.shape) != (2,):

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -85,7 +84,7 @@ def few_rows(x: Tensor) -> Tensor:
     return x.detach().flatten(0, -2)[:ROWS_CHECKED].clone()
 
 
-def check_linear(layer: nn.Linear, name: str, features: Tensor, output: Any) -> None:
+def check_linear(layer: nn.Linear, name: str, features: Tensor, output: object) -> None:
     """Raise ValueError where a layer does not give W h + b of its weights, whose decisions and loss are reported.
 
     A few rows are looked at, up to the rounding of such a product: `_rounding`.
@@ -125,7 +124,7 @@ def _rounding(dtypes: tuple[torch.dtype, ...], P: int) -> tuple[float, float]:
     return ROUNDINGS * factors / 2 + (P + 2) * sums / 2, ROUNDINGS * coarse.tiny * coarse.eps
 
 
-def check_returned(returned: Any, output: Tensor, name: str) -> None:
+def check_returned(returned: object, output: Tensor, name: str) -> None:
     """Raise ValueError where what a network returns decides otherwise than the first rows of the output (k, C) of its layer.
 
     Whatever has another number of classes, or is no tensor and no mapping with `logits`, is left alone; so are a softmax and a
@@ -153,12 +152,12 @@ def is_compiled(model: nn.Module) -> bool:
     return any(type(m).__name__ == "OptimizedModule" or m._compiled_call_impl is not None for m in modules)
 
 
-def head_inputs(args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+def head_inputs(args: tuple[object, ...], kwargs: Mapping[str, object]) -> object:
     """What a layer was called with first, by position or by keyword."""
     return args if args else next(iter(kwargs.values()), None)
 
 
-def first_tensor(output: Any, name: str) -> Tensor:
+def first_tensor(output: object, name: str) -> Tensor:
     """What the layer `name` gives on: itself, or the first of several outputs. Raises ValueError for anything else."""
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
@@ -216,7 +215,7 @@ def effective_rank(stats: ClassStatistics[Tensor]) -> float:
     return float(torch.special.entr(shares).sum().exp())
 
 
-def named_errors(name: str, call: Callable[..., None], *args: Any) -> None:
+def named_errors(name: str, call: Callable[..., None], *args: object) -> None:
     """Call, and name the layer in its ValueError."""
     try:
         call(*args)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from importlib import import_module
 from importlib.util import find_spec
 from itertools import islice
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ufm.monitor import Watched, watch
 from ufm.monitor.batches import selected
@@ -14,6 +14,9 @@ from ufm.monitor.logs import Log
 from ufm.monitor.schedule import Schedule, in_order, log_all, own_logs
 from ufm.monitor.unchanged import batches_of, unchanged
 from ufm.monitor.whole_weights import no_end_by_sharding
+
+if TYPE_CHECKING:
+    from pytorch_lightning import LightningModule, Trainer
 
 # one library under two names, whose classes do not mix: the one that the user has imported, or else has
 LIGHTNING_PACKAGES = ("lightning.pytorch", "pytorch_lightning")
@@ -50,7 +53,7 @@ class NeuralCollapseCallback(Callback):
         epochs: Iterable[int] | None = None,
         logs: Sequence[Log] = (),
         group: str = "collapse",
-        loader: Iterable[Any] | None = None,
+        loader: Iterable[object] | None = None,
         **settings: Any,
     ) -> None:
         if on not in ("train", "validation"):
@@ -69,27 +72,27 @@ class NeuralCollapseCallback(Callback):
 
     watched: Watched | None
 
-    def on_fit_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Find the layers, so that a wrong name ends the run before it begins."""
         self.watched = watch(pl_module, self.layer, **self.settings)
 
-    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Refuse training data of which it is not known what is to be measured, before the training."""
         given = trainer.train_dataloader
         several = isinstance(given, SEVERAL) or type(given).__name__ == "CombinedLoader"
         if self.on == "train" and self.loader is None and several:
             raise ValueError("there are several training loaders: give loader=, the one whose examples are to be measured")
 
-    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Measure the training examples."""
         if self.on == "train" and trainer.current_epoch + 1 in self.schedule and self.watched is not None:
-            given = trainer.train_dataloader if self.loader is None else self.loader
+            given: Any = trainer.train_dataloader if self.loader is None else self.loader
             with no_end_by_sharding(self._stop):
                 with unchanged(pl_module, given), trainer.precision_plugin.forward_context():
                     values = self.watched.measure(self._as_trained(trainer, given))
                 self._log(trainer, pl_module, values)
 
-    def _as_trained(self, trainer: Any, given: Iterable[Any]) -> Iterator[Any]:
+    def _as_trained(self, trainer: Any, given: Iterable[object]) -> Iterator[object]:
         """The batches to measure, as the network gets them in training."""
         batches = in_order(given)
         endless = batches is given and self.loader is None
@@ -99,14 +102,14 @@ class NeuralCollapseCallback(Callback):
             batch = trainer.lightning_module._on_before_batch_transfer(batch, dataloader_idx=0)
             yield trainer.strategy.batch_to_device(batch, dataloader_idx=0)
 
-    def on_validation_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Begin to catch features."""
         if self._catching(trainer) and self.watched is not None:
             self.watched.reset()
             self.watched.__enter__()
 
     def on_validation_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: "Trainer", pl_module: object, outputs: object, batch: object, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         """Take in the features of the batch with its labels."""
         if not self._catching(trainer) or self.watched is None:
@@ -117,13 +120,13 @@ class NeuralCollapseCallback(Callback):
         else:
             self.watched.drop()
 
-    def on_validation_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_validation_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Log what was caught."""
         if self._catching(trainer) and self.watched is not None:
             self.watched.__exit__(None, None, None)
             self._log(trainer, pl_module, self.watched.compute())
 
-    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+    def on_fit_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         """Say so where nothing was measured."""
         if not self._measured:
             when = f"every = {self.schedule.every}, epochs = {self.schedule.epochs}"
@@ -132,7 +135,7 @@ class NeuralCollapseCallback(Callback):
                 said = f"on='validation', and no validation pass was measured: give the trainer validation data ({said})"
             warnings.warn(said, stacklevel=2)
 
-    def on_exception(self, trainer: Any, pl_module: Any, exception: BaseException) -> None:
+    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
         """Leave no hook behind."""
         if self.watched is not None:
             self.watched.__exit__(None, None, None)
@@ -142,11 +145,11 @@ class NeuralCollapseCallback(Callback):
             self.watched.__exit__(None, None, None)
         self.watched, self._measured = None, True  # what was said need not be said again at the end
 
-    def _catching(self, trainer: Any) -> bool:
+    def _catching(self, trainer: "Trainer") -> bool:
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking  # not trainer.validate, which may follow
         return self.on == "validation" and fitting and trainer.current_epoch + 1 in self.schedule
 
-    def _log(self, trainer: Any, pl_module: Any, values: dict[str, float]) -> None:
+    def _log(self, trainer: Any, pl_module: "LightningModule", values: dict[str, float]) -> None:
         self._measured = True
         pl_module.log_dict({f"{self.group}/{name}": value for name, value in values.items()}, rank_zero_only=True, batch_size=1)
         if trainer.is_global_zero and not trainer.fast_dev_run and self.watched is not None:

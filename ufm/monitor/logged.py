@@ -2,17 +2,16 @@
 
 import math
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from ufm.files.json_objects import read_json
+from ufm.files.json_objects import JsonObject, read_json
 from ufm.laws.trajectory import LOSS_PARTS
 from ufm.monitor.epoch_statistics import load_statistics, statistics_file
 from ufm.monitor.record import RUN, TRAJECTORY, Record
 
 
-def load_log(folder: Path, lam: float | None = None) -> tuple[dict[str, Any], Record]:
+def load_log(folder: Path, lam: float | None = None) -> tuple[JsonObject, Record]:
     """The facts and the record of a folder of `RunLog`. Raises ValueError where it is none.
 
     Where the loss was measured without lambda, its parts are those at the one logged, or else at `lam`, from the statistics and

@@ -12,7 +12,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -91,10 +91,16 @@ class CsvLog:
         self._file = OwnFile(self.path)
 
 
+class ScalarWriter(Protocol):
+    """What is asked of a `torch.utils.tensorboard.SummaryWriter`."""
+
+    def add_scalar(self, name: str, value: float, step: int, /) -> object: ...
+
+
 class TensorBoardLog:
     """Scalars of a `torch.utils.tensorboard.SummaryWriter`, under `group`/NAME."""
 
-    def __init__(self, writer: Any, group: str = "collapse") -> None:
+    def __init__(self, writer: ScalarWriter, group: str = "collapse") -> None:
         self.writer, self.group = writer, group
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
@@ -110,7 +116,7 @@ class StepLog:
     Their `step` counts calls of the whole training and must not fall, so the epoch is a value, not the step.
     """
 
-    def __init__(self, log: Callable[[dict[str, float]], Any], group: str = "collapse") -> None:
+    def __init__(self, log: Callable[[dict[str, float]], object], group: str = "collapse") -> None:
         self.log, self.group = log, group
 
     def __call__(self, epoch: int, values: Mapping[str, float], measurement: Measurement | None = None) -> None:
@@ -128,7 +134,7 @@ class RunLog:
     where the loss has others.
     """
 
-    def __init__(self, folder: Path | str, lam: float | None = None, **facts: Any) -> None:
+    def __init__(self, folder: Path | str, lam: float | None = None, **facts: object) -> None:
         self.folder = Path(folder)
         self._lam = math.nan if lam is None else float(lam)
         if self._lam < 0:
@@ -190,7 +196,7 @@ class RunLog:
 OWN = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")  # arrays of the record, by other ways
 
 
-def _fact(name: str, value: Any) -> Any:
+def _fact(name: str, value: object) -> object:
     """What JSON gives back of a fact. Raises ValueError for what it cannot hold."""
     try:
         return json.loads(json.dumps(value, default=_as_python))
@@ -198,7 +204,7 @@ def _fact(name: str, value: Any) -> Any:
         raise ValueError(f"{name} = {value!r:.60}: a fact of a run is a number, a text, or what JSON can hold") from error
 
 
-def _as_python(value: Any) -> Any:
+def _as_python(value: object) -> object:
     if isinstance(value, np.generic | np.ndarray | torch.Tensor):
         return value.tolist()
     raise TypeError

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,10 +26,10 @@ from ufm.monitor.unchanged import batches_of, unchanged
 
 def measure_network(
     model: nn.Module,
-    loader: Iterable[Any],
+    loader: Iterable[object],
     layer: str,
     lam: float,
-    test_loader: Iterable[Any] | None = None,
+    test_loader: Iterable[object] | None = None,
     keep: Callable[[np.ndarray, np.ndarray], None] | None = None,
     scratch: Path | None = None,
     select: Select | None = None,
@@ -79,12 +78,12 @@ def measure_network(
 Batches = Iterator[tuple[Tensor, Tensor, Tensor]]
 
 
-def _batches(model: nn.Module, head: nn.Linear, layer: str, loader: Iterable[Any], select: Select | None) -> Batches:
+def _batches(model: nn.Module, head: nn.Linear, layer: str, loader: Iterable[object], select: Select | None) -> Batches:
     """(features, logits, labels) of every batch, on the device of the network."""
     seen: list[tuple[Tensor, Tensor]] = []
     device, linear = head.weight.device, False
 
-    def see(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> None:
+    def see(_: nn.Module, args: tuple[object, ...], kwargs: dict[str, object], output: Tensor) -> None:
         features = first_tensor(head_inputs(args, kwargs), layer)
         seen.append((features.clone(), output))  # the network may go on to write into it
 

@@ -23,6 +23,7 @@ from torch.utils.data import (
 )
 
 from ufm.monitor import Watched
+from ufm.monitor.batches import BatchT
 from ufm.monitor.logs import CsvLog, Log, RunLog, whole
 
 # the workers and the memory of a loader, which its pass in order has too
@@ -54,7 +55,7 @@ class Schedule:
         return epoch % self.every == 0 if self.epochs is None else epoch in self.epochs
 
 
-def in_order(loader: Iterable[Any]) -> Iterable[Any]:
+def in_order(loader: Iterable[BatchT]) -> Iterable[BatchT]:
     """The examples that a loader draws from, each once and in order, this process's share; nothing of the loader is used up.
 
     A loader over an iterable dataset, one that makes its batches in a way of its own, or no DataLoader, is returned as it is.
@@ -97,7 +98,7 @@ def _drawn_from(loader: DataLoader[Any]) -> Sequence[Any]:
     return _once(sampler, loader.dataset)
 
 
-def _once(sampler: Iterable[Any], dataset: Any) -> list[Any]:
+def _once(sampler: Iterable[Any], dataset: object) -> list[Any]:
     """What a sampler draws, each once; numbers in ascending order. Its own state and the random states stay as they are."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002 - the caller's
     try:

@@ -161,7 +161,7 @@ class MomentsMetric(Metric):
         for name, value in merged_states(parts).items():
             setattr(self, name, value)
 
-    def _check_states(self, states: Mapping[str, Any]) -> None:
+    def _check_states(self, states: Mapping[str, Tensor]) -> None:
         """Raise ValueError where states are not those of such a metric: of another version, cut, or of other classes."""
         missing = [name for name in self._states if not isinstance(states.get(name), Tensor)]
         if missing:

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 try:
     from transformers import TrainerCallback
@@ -15,6 +15,9 @@ from ufm.monitor.logs import Log
 from ufm.monitor.schedule import Schedule, in_order, log_all, own_logs
 from ufm.monitor.unchanged import batches_of
 from ufm.monitor.whole_weights import no_end_by_sharding
+
+if TYPE_CHECKING:
+    from transformers import TrainerState, TrainingArguments
 
 EPOCH_ROUNDING = 1e-6  # of an epoch, which the trainer counts in fractions
 
@@ -35,7 +38,7 @@ class NeuralCollapseCallback(TrainerCallback):
     def __init__(
         self,
         layer: str,
-        loader: Iterable[Any] | None = None,
+        loader: Iterable[object] | None = None,
         every: int = 1,
         epochs: Iterable[int] | None = None,
         logs: Sequence[Log] = (),
@@ -52,16 +55,18 @@ class NeuralCollapseCallback(TrainerCallback):
         self.settings = settings
         self.watched: Any = None
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+    def on_train_begin(self, args: object, state: "TrainerState", control: object, model: Any = None, **_: object) -> None:
         """Find the layers, so that a wrong name ends the run before it begins."""
         self.watched = watch(model, self.layer, **self.settings)
         self._passes = math.floor((state.epoch or 0) + EPOCH_ROUNDING)
 
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+    def on_epoch_begin(self, args: object, state: "TrainerState", control: object, **_: object) -> None:
         """Count the steps of a pass."""
         self._begun = state.global_step
 
-    def on_epoch_end(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **_: Any) -> None:
+    def on_epoch_end(
+        self, args: "TrainingArguments", state: "TrainerState", control: object, train_dataloader: Any = None, **_: object
+    ) -> None:
         """Measure and log."""
         self._passes += 1
         if self.watched is not None and self._passes in self.schedule:
@@ -71,7 +76,7 @@ class NeuralCollapseCallback(TrainerCallback):
     def _stop(self) -> None:
         self.watched = None
 
-    def _measure(self, args: Any, state: Any, train_dataloader: Any) -> None:
+    def _measure(self, args: "TrainingArguments", state: "TrainerState", train_dataloader: Any) -> None:
         values = self.watched.measure(self._batches(args, state, train_dataloader))
         finite = {f"{self.group}/{name}": value for name, value in values.items() if math.isfinite(value)}
         state.log_history.append({"epoch": state.epoch, "step": state.global_step, **finite})
@@ -79,7 +84,7 @@ class NeuralCollapseCallback(TrainerCallback):
         if state.is_world_process_zero and whole:
             log_all(self.logs, self._passes, self.watched, values)
 
-    def _batches(self, args: Any, state: Any, given: Any) -> Iterable[Any]:
+    def _batches(self, args: "TrainingArguments", state: "TrainerState", given: Any) -> Iterable[object]:
         """The examples to measure."""
         if self.loader is not None:
             return self.loader

@@ -5,13 +5,13 @@ import random
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ufm.monitor.batches import BatchT
 from ufm.monitor.layers import evaluation_mode
 
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
@@ -23,7 +23,7 @@ HOLDERS = (
 
 
 @contextmanager
-def unchanged(model: nn.Module, *loaders: Iterable[Any]) -> Iterator[None]:
+def unchanged(model: nn.Module, *loaders: Iterable[object]) -> Iterator[None]:
     """A block after which everything is as before, also after an error or an interrupt.
 
     That is: the train / eval flag of every module, requires_grad of every parameter, the random states of Python, numpy and torch
@@ -53,7 +53,7 @@ def _restore_gradient(parameter: nn.Parameter, wanted: bool) -> None:
         parameter.requires_grad_(wanted)
 
 
-def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
+def batches_of(loader: Iterable[BatchT]) -> Iterator[BatchT]:
     """The batches of a loader. Workers that serve the caller's own loop are left to it: this one gets its own."""
     if isinstance(loader, DataLoader) and loader.persistent_workers:
         loader = copy.copy(loader)
@@ -61,11 +61,11 @@ def batches_of(loader: Iterable[Any]) -> Iterator[Any]:
     yield from loader
 
 
-def _restorers(loader: Iterable[Any]) -> list[Callable[[], object]]:
+def _restorers(loader: Iterable[object]) -> list[Callable[[], object]]:
     """What puts every generator that a loader draws from back into its present state, however deep it is wrapped."""
     restorers: list[Callable[[], object]] = []
-    waiting: list[Any] = [loader]
-    seen: dict[int, Any] = {}  # kept, so that no number is given twice
+    waiting: list[object] = [loader]
+    seen: dict[int, object] = {}  # kept, so that no number is given twice
     while waiting:
         holder = waiting.pop()
         if id(holder) in seen:
@@ -75,14 +75,14 @@ def _restorers(loader: Iterable[Any]) -> list[Callable[[], object]]:
         if restore is not None:
             restorers.append(restore)
             continue
-        inside: dict[str, Any] = getattr(holder, "__dict__", {})
+        inside: dict[str, object] = getattr(holder, "__dict__", {})
         waiting += [value for name, value in inside.items() if name in HOLDERS or isinstance(value, GENERATORS)]
         if isinstance(holder, (list, tuple)):
             waiting += holder
     return restorers
 
 
-def _restorer(generator: Any) -> Callable[[], object] | None:
+def _restorer(generator: object) -> Callable[[], object] | None:
     if isinstance(generator, torch.Generator):
         return partial(generator.set_state, generator.get_state())
     if isinstance(generator, random.Random):

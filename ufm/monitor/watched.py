@@ -154,7 +154,7 @@ class Watched:
             head = self._head if metric is self._metric else None
             metric.update(features[name], labels, classifier=head)
 
-    def measure(self, loader: Iterable[Any]) -> dict[str, float]:
+    def measure(self, loader: Iterable[object]) -> dict[str, float]:
         """Every measure from one pass over a loader in evaluation mode. Modes, random states and data order stay as they are.
 
         After an error or an interrupt nothing has been seen. Raises ValueError where the network returns logits that decide

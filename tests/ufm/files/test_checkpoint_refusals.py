@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from tests.ufm.files.checkpoint_processes import rows
+from ufm.distributed import OneProcess
 from ufm.files import checkpoint, checkpoint_writer
 from ufm.files.checkpoint import CheckpointRows, load_rows
 from ufm.files.checkpoint_writer import save_rows
@@ -80,7 +81,7 @@ def test_names_that_are_taken_or_gone(folder: Path) -> None:
     with pytest.raises(ValueError, match=r"shards are named by a pattern, '.*/empty/[*].npz'"):
         load_rows(folder.parent / "empty")
     with pytest.raises(ValueError, match="there is no gone; give --features"):
-        check_shared("gone")
+        check_shared("gone", OneProcess())
 
 
 def test_ctrl_c_stays_ctrl_c_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from math import prod
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from manifolds.linalg import ArrayT, namespace
+
+if TYPE_CHECKING:
+    from geoopt import Manifold
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Flat:
         """The inverse of `to_rows`."""
         return rows.reshape(shape)
 
-    def geoopt(self) -> Any:
+    def geoopt(self) -> "Manifold":
         """geoopt's manifold of the stored tensors."""
         from geoopt import Euclidean
 
@@ -92,7 +95,7 @@ class Spheres(Flat):
         """The inverse of `to_rows`."""
         return rows.reshape(shape) if self.axis is None else (rows.mT if self.axis == 0 else rows)
 
-    def geoopt(self) -> Any:
+    def geoopt(self) -> "Manifold":
         """The sphere over the last axis."""
         from geoopt import Sphere
 

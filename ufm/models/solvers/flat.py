@@ -1,7 +1,6 @@
 """Solvers on flat space: a trust region, scipy's L-BFGS-B (both also with entries bounded below), torch's SGD and Adam."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -81,7 +80,12 @@ def adam(objective: Objective, feasible: Feasible, start: Point, observe: Observ
 
 
 def _descent(
-    objective: Objective, start: Point, optimizer: Callable[[Any], Any], steps: int, observe: Observe | None, halve: bool = False
+    objective: Objective,
+    start: Point,
+    optimizer: Callable[[list[torch.nn.Parameter]], torch.optim.Optimizer],
+    steps: int,
+    observe: Observe | None,
+    halve: bool = False,
 ) -> Point:
     parameters = [torch.nn.Parameter(t.clone()) for t in start]
     stepper = optimizer(parameters)

@@ -19,7 +19,7 @@ from ufm.models.solvers.contract import Objective, positive
 Curvature = Callable[[np.ndarray], np.ndarray]
 
 
-def on_numpy(thing: Any) -> Any:
+def on_numpy(thing: object) -> Any:
     """A dataclass with its tensors as numpy arrays on the same memory, field by field; anything else unchanged."""
     if isinstance(thing, torch.Tensor):
         return as_numpy(thing)
