@@ -114,11 +114,20 @@ class Discrimination:
 
     def without(self, rows: np.ndarray) -> "Discrimination":
         """The form of the features without the directions of some whitened rows (a, rank): those that single examples make."""
-        N = np.linalg.svd(rows)[2][np.linalg.matrix_rank(rows) :].T
-        T = self.whitener
-        signal = N.T @ self.signal
+        return self.whitened_by(np.linalg.svd(rows)[2][np.linalg.matrix_rank(rows) :].T)
+
+    def whitened_by(self, N: np.ndarray) -> "Discrimination":
+        """The form with the whitener T N, N (rank, k)."""
+        T, signal = self.whitener, N.T @ self.signal
         basis = N if namespace(T) is np else namespace(T).as_tensor(N, device=T.device)
         return replace(self, gram=signal.T @ signal, whitener=T @ basis, signal=signal)
+
+    def with_doubtful(self, rows: np.ndarray) -> "Discrimination":
+        """The form with more dropped directions, signals (k, C) along them in units of what rounding alone can make."""
+        known = np.concatenate([self.unbounded, self.doubtful], 1)
+        _, values, Vt = np.linalg.svd(rows - rows @ known @ known.T, full_matrices=False)
+        doubtful = np.concatenate([self.doubtful, Vt[values > 1].T], 1)
+        return replace(self, dropped=self.dropped + len(rows), doubtful=doubtful)
 
     def contrasts(self, E: np.ndarray) -> np.ndarray:
         """sqrt of the eigenvalues of E^T G E, descending, (k,): the SNR of k contrasts, columns of E (C, k); inf where unbounded.

@@ -37,9 +37,9 @@ def ledger(
     reduction  what is done to tensors of more features than its limit: `Sketch(512)` (default), or `ChannelMeans(512)`
     seed       of the bootstrap behind the intervals of `corrected`; or `rng`, a generator or a seed
 
-    The loader is read three times (labels, statistics, leave-one-out; a fourth time where single examples dominate
-    directions), in any order, and must give the same examples each time. Nothing of the caller's changes:
-    modes, random generators, hooks, parameters.
+    The loader is read three times (labels, statistics, leave-one-out), once more where single examples dominate directions,
+    and once more where a covariance is nearly singular; in any order, with the same examples each time.
+    Nothing of the caller's changes: modes, random generators, hooks, parameters.
     Labels may be any integers; classes are counted in their sorted order.
     Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, for
     an operation whose output does not have the batch as its first axis, and for one after which no direction has any variability.
@@ -57,7 +57,7 @@ def ledger(
                 _second_pass(trace, x, y, iter(passes), reduction)
             return passes
 
-        kept, estimated = _estimated(forms, again, seed_from(rng, seed))
+        forms, kept, estimated = _estimated(forms, again, seed_from(rng, seed))
     return _assembled(first, forms, kept, estimated, classes, trace.seen, note)
 
 
@@ -93,26 +93,30 @@ def ledger_of_features(
         parts = zip(tensors.values(), first.statistics, kept, strict=True)
         return [SecondPass(stats, form).update(reduction([H]), y) for H, stats, form in parts]
 
-    kept, estimated = _estimated(forms, again, seed_from(rng, seed))
+    forms, kept, estimated = _estimated(forms, again, seed_from(rng, seed))
     return _assembled(first, forms, kept, estimated, classes, "features", "")
 
 
 def _estimated(
     forms: list[Discrimination], again: Callable[[list[Discrimination]], list[SecondPass]], seed: int
-) -> tuple[list[Discrimination], list[Estimates]]:
-    """Estimates of every row, and the forms they are of: without directions that single examples make, which need a third pass.
+) -> tuple[list[Discrimination], list[Discrimination], list[Estimates]]:
+    """Forms of every row, whitened again where rounding spoiled it; those without directions of single examples; estimates.
 
-    Such a direction (a unit that one example switches on, a pixel that one image has) says nothing that could be checked on
-    another example. Leaving it out is a linear map, so that the estimates are of a lower bound; in sample nothing is left out.
+    Either needs one more pass. A direction of a single example (a unit that one example switches on, a pixel that one image
+    has) says nothing that could be checked on another example. Leaving it out is a linear map, so that the estimates are of a
+    lower bound; in sample nothing is left out.
     """
     passes = again(forms)
+    rewhitened = [second.rewhitened for second in passes]
+    if any(new is not old for new, old in zip(rewhitened, forms, strict=True)):
+        forms, passes = rewhitened, again(rewhitened)
     rows, alone = [second.compute() for second in passes], [second.alone for second in passes]
     omega = [signal_omega(row.signal, form.unbounded) for row, form in zip(rows, forms, strict=True)]
     kept = [form.without(a) if 0 < len(a) < form.rank else form for form, a in zip(forms, alone, strict=True)]
     if any(map(len, alone)):
         rows = [second.compute() for second in again(kept)]
     estimated = [estimates(form, row, seed) for form, row in zip(kept, rows, strict=True)]
-    return kept, [replace(e, omega=values) for e, values in zip(estimated, omega, strict=True)]
+    return forms, kept, [replace(e, omega=values) for e, values in zip(estimated, omega, strict=True)]
 
 
 class _FirstPass:
