@@ -24,10 +24,9 @@ What was lost by rounding cannot come back, however exact the later numbers look
 that had an
 infinite SNR before it can have one, after any other only those that were not unresolved (`may_be_infinite`). And a direction
 without visible signal may have had one: where a later affine operation makes a larger omega, the rows before it were lower
-bounds (`unresolved_by_later_rows`).
+bounds, or rounding made it larger (`ufm.ledger.rounding`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -208,31 +207,6 @@ def _without_finite_snr(
     unbounded = V[:, :r]
     _, values, Vt = np.linalg.svd(rows - rows @ unbounded @ unbounded.T, full_matrices=False)
     return unbounded, Vt[values > 1].T
-
-
-def unresolved_by_later_rows(
-    omega: np.ndarray,
-    affine: Sequence[bool | None],
-    dropped: np.ndarray,
-    unresolved: np.ndarray,
-    tolerance: np.ndarray,
-    complete: Sequence[bool],
-) -> np.ndarray:
-    """`unresolved` (L+1,) with the dropped directions that affine operations after them bring back: no omega can grow there.
-
-    omega      (L+1, K); affine (L,); dropped and unresolved (L+1,) directions
-    tolerance  (L+1,) relative excess that is none: what a row's dtype leaves of an affine operation
-    complete   (L+1,) rows that the theorem holds between
-    """
-    told, later = unresolved.copy(), omega[-1]
-    for k in range(len(affine) - 1, -1, -1):
-        if affine[k] and complete[k] and complete[k + 1]:
-            excess = np.isfinite(later) & (later > omega[k] * (1 + tolerance[k + 1]))
-            told[k] = max(told[k], min(int(excess.sum()), int(dropped[k])))
-            later = np.maximum(later, omega[k])
-        else:
-            later = omega[k]
-    return told
 
 
 def signal_omega(signal: np.ndarray, unbounded: np.ndarray) -> np.ndarray:
