@@ -27,6 +27,8 @@ class FirstPass:
 
     def begin(self, operation: Operation, state: State, error: State | None = None) -> None:
         """One more row, of a state like this one, with a rounding error like this one."""
+        if not state:
+            raise ValueError(f"{operation.name} has no floating-point features: give the part of the model after its embedding")
         self.operations.append(operation)
         self.streams.append(StreamingStatistics(self.C))
         self.precisions.append(max(epsilon(t) for t in state.values()))
