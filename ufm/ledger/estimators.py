@@ -205,8 +205,8 @@ def draw_forms(form: np.ndarray, nu: int, P: int, counts: np.ndarray, draws: int
         A = wishart.rvs(nu, np.eye(P), size=draws, random_state=rng).reshape(draws, P, P)
         inner = B.swapaxes(-1, -2) @ np.linalg.solve(A, B)
     else:
-        R = np.linalg.qr(B, mode="r")  # B^T B would have lost small values beside large ones
-        Q = (R * np.sign(R.diagonal(axis1=1, axis2=2))[..., None]).mT
+        R = np.asarray(np.linalg.qr(B, mode="r"))  # B^T B would have lost small values beside large ones
+        Q = (R * np.sign(np.diagonal(R, axis1=1, axis2=2))[..., None]).mT
         inner = Q @ np.linalg.solve(wishart.rvs(nu - P + K, np.eye(K), size=draws, random_state=rng).reshape(draws, K, K), Q.mT)
     return n * (L @ inner @ L.T)
 
