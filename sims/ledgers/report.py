@@ -44,7 +44,8 @@ corrected and held-out values.</p>{% endif %}
 {% if e.reduced %}<p class="note">~ marks states reduced to fewer features: &omega; is a lower bound there, and a linear
 operation may seem to have a gain.</p>{% endif %}
 {% if e.unresolved %}<p class="note">^ marks states with a direction whose variation is hidden by rounding, while a finite &omega;
-explains its signal. It is left out: &omega; is a lower bound there. float64 would resolve it.</p>{% endif %}
+explains its signal: it is left out, and &omega; is a lower bound there. It also marks states in which the rounding of a linear
+operation seems to raise &omega;. float64 would resolve it, or a smaller mean of the features.</p>{% endif %}
 <div class="scroll"><table><tr><th>operation</th><th>kind</th><th>directions</th><th>in sample</th><th>factor</th>
 <th>corrected</th><th>factor</th><th>held out</th><th>factor</th><th>interval</th></tr>
 {% for r in e.table %}<tr class="{{ r.mark }}"><td>{{ r.operation }}</td><td class="t">{{ r.kind }}</td><td>{{ r.rank }}</td>

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ufm.arrays import as_numpy
 
+ONE_TENSOR = "pairs (inputs, labels) with one tensor of inputs are needed; give a loader and a model that take them"
 Loader = Iterable[Sequence[Tensor]]  # of batches (inputs, labels, ...)
 
 
@@ -17,7 +18,7 @@ def classes_of(loader: Iterable[Sequence[object]]) -> np.ndarray:
         raise ValueError(
             "the loader can be read only once; the ledger reads it three times: give a DataLoader or a list of batches"
         )
-    labels = [np.unique(as_numpy(torch.as_tensor(batch[1]))) for batch in loader]
+    labels = [np.unique(as_numpy(torch.as_tensor(_inputs_and_labels(batch)[1]))) for batch in loader]
     present = np.unique(np.concatenate(labels)) if labels else np.zeros(0, dtype=np.int64)
     if present.dtype.kind not in "iub":
         raise ValueError(f"labels are {present.dtype}: integers are needed")
@@ -27,14 +28,23 @@ def classes_of(loader: Iterable[Sequence[object]]) -> np.ndarray:
 
 
 def labelled_batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-    """Inputs on the device of the model, labels as 0..C-1."""
+    """Copies of the inputs on the device of the model, labels as 0..C-1; batches without examples are left out."""
     parameter = next(model.parameters(), None)
     device = torch.device("cpu") if parameter is None else parameter.device
     for batch in loader:
-        labels = as_numpy(torch.as_tensor(batch[1]))
+        inputs, labels = batch[0], as_numpy(torch.as_tensor(batch[1]))
+        if not isinstance(inputs, Tensor):
+            raise ValueError(f"the inputs of a batch are a {type(inputs).__name__}: {ONE_TENSOR}")
         known = np.isin(labels, classes)
         if not known.all():
             raise ValueError(
                 f"label {labels[~known][0]} did not occur when the loader was read first: give a loader with fixed data"
             )
-        yield batch[0].to(device), torch.from_numpy(np.searchsorted(classes, labels)).to(device)
+        if len(labels):  # a copy: the model may change its input in place
+            yield inputs.to(device, copy=True), torch.from_numpy(np.searchsorted(classes, labels)).to(device)
+
+
+def _inputs_and_labels(batch: Any) -> Any:
+    if not isinstance(batch, (tuple, list)) or len(batch) < 2:
+        raise ValueError(f"a batch is a {type(batch).__name__}: {ONE_TENSOR}")
+    return batch

@@ -24,10 +24,9 @@ What was lost by rounding cannot come back, however exact the later numbers look
 that had an
 infinite SNR before it can have one, after any other only those that were not unresolved (`may_be_infinite`). And a direction
 without visible signal may have had one: where a later affine operation makes a larger omega, the rows before it were lower
-bounds (`unresolved_by_later_rows`).
+bounds, or rounding made it larger (`ufm.ledger.rounding`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -114,11 +113,20 @@ class Discrimination:
 
     def without(self, rows: np.ndarray) -> "Discrimination":
         """The form of the features without the directions of some whitened rows (a, rank): those that single examples make."""
-        N = np.linalg.svd(rows)[2][np.linalg.matrix_rank(rows) :].T
-        T = self.whitener
-        signal = N.T @ self.signal
+        return self.whitened_by(np.linalg.svd(rows)[2][np.linalg.matrix_rank(rows) :].T)
+
+    def whitened_by(self, N: np.ndarray) -> "Discrimination":
+        """The form with the whitener T N, N (rank, k)."""
+        T, signal = self.whitener, N.T @ self.signal
         basis = N if namespace(T) is np else namespace(T).as_tensor(N, device=T.device)
         return replace(self, gram=signal.T @ signal, whitener=T @ basis, signal=signal)
+
+    def with_doubtful(self, rows: np.ndarray) -> "Discrimination":
+        """The form with more dropped directions, signals (k, C) along them in units of what rounding alone can make."""
+        known = np.concatenate([self.unbounded, self.doubtful], 1)
+        _, values, Vt = np.linalg.svd(rows - rows @ known @ known.T, full_matrices=False)
+        doubtful = np.concatenate([self.doubtful, Vt[values > 1].T], 1)
+        return replace(self, dropped=self.dropped + len(rows), doubtful=doubtful)
 
     def contrasts(self, E: np.ndarray) -> np.ndarray:
         """sqrt of the eigenvalues of E^T G E, descending, (k,): the SNR of k contrasts, columns of E (C, k); inf where unbounded.
@@ -199,31 +207,6 @@ def _without_finite_snr(
     unbounded = V[:, :r]
     _, values, Vt = np.linalg.svd(rows - rows @ unbounded @ unbounded.T, full_matrices=False)
     return unbounded, Vt[values > 1].T
-
-
-def unresolved_by_later_rows(
-    omega: np.ndarray,
-    affine: Sequence[bool | None],
-    dropped: np.ndarray,
-    unresolved: np.ndarray,
-    tolerance: np.ndarray,
-    complete: Sequence[bool],
-) -> np.ndarray:
-    """`unresolved` (L+1,) with the dropped directions that affine operations after them bring back: no omega can grow there.
-
-    omega      (L+1, K); affine (L,); dropped and unresolved (L+1,) directions
-    tolerance  (L+1,) relative excess that is none: what a row's dtype leaves of an affine operation
-    complete   (L+1,) rows that the theorem holds between
-    """
-    told, later = unresolved.copy(), omega[-1]
-    for k in range(len(affine) - 1, -1, -1):
-        if affine[k] and complete[k] and complete[k + 1]:
-            excess = np.isfinite(later) & (later > omega[k] * (1 + tolerance[k + 1]))
-            told[k] = max(told[k], min(int(excess.sum()), int(dropped[k])))
-            later = np.maximum(later, omega[k])
-        else:
-            later = omega[k]
-    return told
 
 
 def signal_omega(signal: np.ndarray, unbounded: np.ndarray) -> np.ndarray:

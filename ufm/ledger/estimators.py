@@ -198,14 +198,15 @@ def draw_forms(form: np.ndarray, nu: int, P: int, counts: np.ndarray, draws: int
     mean[:K] = np.sqrt(np.clip(omega2, 0, None))[:, None] * U.T
     rows = P if P < 3 * K else 2 * K  # the rest is a central Wishart matrix, which needs K degrees of freedom
     B = mean[:rows] + rng.standard_normal((draws, rows, K))
-    outer = B.swapaxes(-1, -2) @ B
     if rows < P:
-        outer = outer + wishart.rvs(P - rows, np.eye(K), size=draws, random_state=rng).reshape(draws, K, K)
+        rest = wishart.rvs(P - rows, np.eye(K), size=draws, random_state=rng).reshape(draws, K, K)
+        B = np.concatenate([B, np.linalg.cholesky(rest).mT], 1)
     if P < K:
         A = wishart.rvs(nu, np.eye(P), size=draws, random_state=rng).reshape(draws, P, P)
         inner = B.swapaxes(-1, -2) @ np.linalg.solve(A, B)
     else:
-        Q = np.linalg.cholesky(outer)
+        R = np.asarray(np.linalg.qr(B, mode="r"))  # B^T B would have lost small values beside large ones
+        Q = (R * np.sign(np.diagonal(R, axis1=1, axis2=2))[..., None]).mT
         inner = Q @ np.linalg.solve(wishart.rvs(nu - P + K, np.eye(K), size=draws, random_state=rng).reshape(draws, K, K), Q.mT)
     return n * (L @ inner @ L.T)
 

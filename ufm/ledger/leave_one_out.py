@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array, detached, namespace, symmetrize
+from manifolds.linalg import Array, detached, epsilon, namespace, symmetrize
 from manifolds.representation import short_repr
 from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics
@@ -54,7 +54,10 @@ class SecondPass:
         """Take in a batch: features (b, P), labels (b,). Returns self."""
         xp, T = namespace(features), self._discrimination.whitener
         wide = xp.asarray(detached(features), dtype=T.dtype, device=features.device)
-        Y, y = as_numpy((wide - self._stats.means.mT[labels]) @ T), as_numpy(labels)
+        deviations = wide - self._stats.means.mT[labels]
+        if self._stats.rounding is not None:
+            deviations = deviations - self._stats.rounding.mT[labels]
+        Y, y = as_numpy(deviations @ T), as_numpy(labels)
         self._second += Y.T @ Y
         n, size = self._discrimination.n, self._discrimination.counts[y]
         single = size / np.maximum(size - 1, 1) * (Y * Y).sum(1) / n > 1 - ALONE
@@ -74,19 +77,38 @@ class SecondPass:
         """Whitened deviations (a, rank) of examples alone in a direction: n_c / (n_c - 1) h_i > 1 - ALONE."""
         return np.concatenate([np.zeros((0, self._discrimination.rank)), *self._alone])
 
+    @property
+    def rewhitened(self) -> Discrimination:
+        """The form, whitened by the covariance of this pass where rounding spoiled the first whitening, else as it was.
+
+        A sum of n products is rounded to n eps of the largest variance: much, relative to the smallest. Where this pass has no
+        variance either, the direction is empty.
+        """
+        form, gaps, T = self._discrimination, abs(self._gaps), self._discrimination.whitener
+        smallness = as_numpy((self._stats.sigma_w.diagonal()[:, None] * T**2).sum(0)) ** 0.5  # 1 / deviation
+        rounding = form.n * epsilon(gaps)
+        if gaps.max() <= FOREIGN or (gaps > FOREIGN + rounding * np.outer(smallness, smallness) / smallness.min() ** 2).any():
+            return form
+        values, E = np.linalg.eigh(symmetrize(self._second / form.n))
+        empty = values <= rounding * values[-1]
+        lost = E[:, empty].T @ form.signal / (rounding * values[-1]) ** 0.5
+        return form.whitened_by(E[:, ~empty] / values[~empty] ** 0.5).with_doubtful(lost)
+
     def compute(self) -> LeaveOneOutRows:
         """The rows. Raises ValueError where the second pass saw other data than the first."""
         labels, h, r = (np.concatenate(part) for part in zip(*self._parts, strict=True))
         n, counts = self._discrimination.n, np.bincount(labels, minlength=self._discrimination.C)
         if not np.array_equal(counts, self._discrimination.counts):
             raise ValueError(f"the second pass saw {len(labels)} examples, classes {counts.tolist()}, the first {n}: {WAY_OUT}")
-        covariance = self._second / n
-        gap = float(abs(covariance - np.eye(len(covariance))).max())
+        gap = float(abs(self._gaps).max())
         if gap > FOREIGN:
             raise ValueError(f"the second pass saw other features than the first (covariances differ by {gap:.1e}): {WAY_OUT}")
-        return LeaveOneOutRows(
-            labels, h, r, np.linalg.solve(np.linalg.cholesky(symmetrize(covariance)), self._discrimination.signal)
-        )
+        whitening = np.linalg.cholesky(symmetrize(self._second / n))
+        return LeaveOneOutRows(labels, h, r, np.linalg.solve(whitening, self._discrimination.signal))
+
+    @property
+    def _gaps(self) -> np.ndarray:
+        return self._second / self._discrimination.n - np.eye(len(self._second))
 
 
 WAY_OUT = "give a loader without random augmentation and without drop_last, in whatever order"

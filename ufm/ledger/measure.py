@@ -12,14 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manifolds.linalg import Array, epsilon
 from manifolds.rng import RNG, seed_from
-from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.batches import Loader, classes_of, labelled_batches
-from ufm.ledger.discrimination import Discrimination, discrimination, signal_omega, unresolved_by_later_rows
+from ufm.ledger.discrimination import Discrimination, signal_omega
 from ufm.ledger.estimators import Estimates, estimates, shortfall
+from ufm.ledger.first_pass import FirstPass
 from ufm.ledger.leave_one_out import SecondPass
-from ufm.ledger.reductions import ChannelMeans, Sketch, StateReduction
+from ufm.ledger.reductions import Sketch, StateReduction
 from ufm.ledger.result import Ledger
 from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
 
@@ -37,9 +36,9 @@ def ledger(
     reduction  what is done to tensors of more features than its limit: `Sketch(512)` (default), or `ChannelMeans(512)`
     seed       of the bootstrap behind the intervals of `corrected`; or `rng`, a generator or a seed
 
-    The loader is read three times (labels, statistics, leave-one-out; a fourth time where single examples dominate
-    directions), in any order, and must give the same examples each time. Nothing of the caller's changes:
-    modes, random generators, hooks, parameters.
+    The loader is read three times (labels, statistics, leave-one-out), once more where single examples dominate directions,
+    and once more where a covariance is nearly singular; in any order, with the same examples each time.
+    Nothing of the caller's changes: modes, random generators, hooks, parameters.
     Labels may be any integers; classes are counted in their sorted order.
     Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, for
     an operation whose output does not have the batch as its first axis, and for one after which no direction has any variability.
@@ -57,7 +56,7 @@ def ledger(
                 _second_pass(trace, x, y, iter(passes), reduction)
             return passes
 
-        kept, estimated = _estimated(forms, again, seed_from(rng, seed))
+        forms, kept, estimated = _estimated(forms, again, seed_from(rng, seed))
     return _assembled(first, forms, kept, estimated, classes, trace.seen, note)
 
 
@@ -82,7 +81,7 @@ def ledger_of_features(
             raise ValueError(f"{name} has shape {tuple(H.shape)} and there are {len(labels)} labels: (n, P) and (n,) are needed")
     classes = classes_of([(None, torch.from_numpy(np.ascontiguousarray(labels)))])
     y = torch.from_numpy(np.searchsorted(classes, labels))
-    first = _FirstPass(len(classes), reduction)
+    first = FirstPass(len(classes), reduction)
     for name, H in tensors.items():
         first.begin(Operation(name, "features"), {name: H})
         first.streams[-1].update(reduction([H]), y)
@@ -93,108 +92,34 @@ def ledger_of_features(
         parts = zip(tensors.values(), first.statistics, kept, strict=True)
         return [SecondPass(stats, form).update(reduction([H]), y) for H, stats, form in parts]
 
-    kept, estimated = _estimated(forms, again, seed_from(rng, seed))
+    forms, kept, estimated = _estimated(forms, again, seed_from(rng, seed))
     return _assembled(first, forms, kept, estimated, classes, "features", "")
 
 
 def _estimated(
     forms: list[Discrimination], again: Callable[[list[Discrimination]], list[SecondPass]], seed: int
-) -> tuple[list[Discrimination], list[Estimates]]:
-    """Estimates of every row, and the forms they are of: without directions that single examples make, which need a third pass.
+) -> tuple[list[Discrimination], list[Discrimination], list[Estimates]]:
+    """Forms of every row, whitened again where rounding spoiled it; those without directions of single examples; estimates.
 
-    Such a direction (a unit that one example switches on, a pixel that one image has) says nothing that could be checked on
-    another example. Leaving it out is a linear map, so that the estimates are of a lower bound; in sample nothing is left out.
+    Either needs one more pass. A direction of a single example (a unit that one example switches on, a pixel that one image
+    has) says nothing that could be checked on another example. Leaving it out is a linear map, so that the estimates are of a
+    lower bound; in sample nothing is left out.
     """
     passes = again(forms)
+    rewhitened = [second.rewhitened for second in passes]
+    if any(new is not old for new, old in zip(rewhitened, forms, strict=True)):
+        forms, passes = rewhitened, again(rewhitened)
     rows, alone = [second.compute() for second in passes], [second.alone for second in passes]
     omega = [signal_omega(row.signal, form.unbounded) for row, form in zip(rows, forms, strict=True)]
     kept = [form.without(a) if 0 < len(a) < form.rank else form for form, a in zip(forms, alone, strict=True)]
     if any(map(len, alone)):
         rows = [second.compute() for second in again(kept)]
     estimated = [estimates(form, row, seed) for form, row in zip(kept, rows, strict=True)]
-    return kept, [replace(e, omega=values) for e, values in zip(estimated, omega, strict=True)]
+    return forms, kept, [replace(e, omega=values) for e, values in zip(estimated, omega, strict=True)]
 
 
-class _FirstPass:
-    """Operations, and statistics of the state after each, as the batches come."""
-
-    def __init__(self, C: int, reduction: StateReduction) -> None:
-        self.C, self.reduction = C, reduction
-        self.operations: list[Operation] = []
-        self.streams: list[StreamingStatistics] = []
-        self.precisions: list[float] = []
-        self.sizes: list[int] = []
-        self.reduced: list[bool] = []
-        self.statistics: list[ClassStatistics[Array]] = []
-
-    def begin(self, operation: Operation, state: State) -> None:
-        """One more row, of a state like this one."""
-        self.operations.append(operation)
-        self.streams.append(StreamingStatistics(self.C))
-        self.precisions.append(max(epsilon(t) for t in state.values()))
-        self.sizes.append(sum(t[0].numel() for t in state.values()))
-        self.reduced.append(not self.reduction.keeps([tuple(t.shape) for t in state.values()]))
-
-    def close(self) -> None:
-        """The statistics of all batches, their buffers freed."""
-        self.statistics = [stream.compute() for stream in self.streams]
-        self.streams.clear()
-
-    def forms(self) -> list[Discrimination]:
-        """The form of every row, each told the largest SNR of the one below, and which contrasts can have an infinite one."""
-        told: list[Discrimination] = []
-        for k, (stats, precision) in enumerate(zip(self.statistics, self.precisions, strict=True)):
-            below, possible = 0.0, None
-            if told:
-                below = told[-1].largest
-                if self.complete[k - 1] and self.complete[k]:
-                    possible = told[-1].unbounded if self.operations[k].affine else told[-1].not_doubtful
-            try:
-                told.append(discrimination(stats, precision, below, possible))
-            except ValueError as error:
-                raise ValueError(f"{self.operations[k].name}: {error}") from error
-        return told
-
-    @property
-    def complete(self) -> list[bool]:
-        """Rows that the theorem holds between: not reduced, or reduced all alike by a map that affine operations commute with."""
-        alike = isinstance(self.reduction, ChannelMeans) and self.reduction.always
-        return [alike or not reduced for reduced in self.reduced]
-
-    def unresolved(self, forms: list[Discrimination]) -> np.ndarray:
-        """Directions of every row, (L+1,), that may have a finite or an infinite SNR."""
-        return unresolved_by_later_rows(
-            np.stack([form.omega for form in forms]),
-            [operation.affine for operation in self.operations[1:]],
-            np.array([form.dropped for form in forms]),
-            np.array([form.unresolved for form in forms]),
-            np.sqrt(self.precisions),  # what `Operation.affine` was probed with
-            self.complete,
-        )
-
-    def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
-        """One batch through the network."""
-        begins, calls = not self.operations, 0
-
-        def visit(operation: Operation, state: State) -> None:
-            nonlocal calls
-            if begins:
-                self.begin(operation, state)
-            if calls >= len(self.operations) or self.operations[calls].name != operation.name:
-                raise ValueError(
-                    f"the operations differ from batch to batch, first at {operation.name}: no ledger can be computed"
-                )
-            features = self.reduction(list(state.values()))
-            self.streams[calls].update(features, y.to(features.device))
-            calls += 1
-
-        trace.walk(x, visit, probe=begins)
-        if calls != len(self.operations):
-            raise ValueError(f"a batch went through {calls} operations, the first one through {len(self.operations)}")
-
-
-def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndarray, reduction: StateReduction) -> _FirstPass:
-    first = _FirstPass(len(classes), reduction)
+def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndarray, reduction: StateReduction) -> FirstPass:
+    first = FirstPass(len(classes), reduction)
     for x, y in labelled_batches(loader, model, classes):
         first.take(x, y, trace)
     first.close()
@@ -202,7 +127,7 @@ def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndar
 
 
 def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass], reduction: StateReduction) -> None:
-    def visit(_: Operation, state: State) -> None:
+    def visit(_: Operation, state: State, __: State | None) -> None:
         features = reduction(list(state.values()))
         next(passes).update(features, y.to(features.device))
 
@@ -210,7 +135,7 @@ def _second_pass(trace: Trace, x: Tensor, y: Tensor, passes: Iterator[SecondPass
 
 
 def _assembled(
-    first: _FirstPass,
+    first: FirstPass,
     forms: list[Discrimination],
     kept: list[Discrimination],
     estimated: list[Estimates],
@@ -222,6 +147,8 @@ def _assembled(
         (shortfall(stats, form, precision) if isinstance(first.reduction, Sketch) else float("nan")) if reduced else 0.0
         for stats, form, precision, reduced in zip(first.statistics, forms, first.precisions, first.reduced, strict=True)
     ]
+    omega = np.stack([e.omega for e in estimated])
+    unresolved, raised = first.unresolved(forms, omega)
     return Ledger(
         operations=tuple(operation.name for operation in first.operations[1:]),
         kinds=tuple(operation.kind for operation in first.operations[1:]),
@@ -231,11 +158,12 @@ def _assembled(
         features=np.array(first.sizes),
         ranks=np.array([form.rank for form in forms]),
         dropped=np.array([form.dropped for form in forms]),
-        unresolved=first.unresolved(forms),
+        unresolved=unresolved,
+        raised=raised,
         set_aside=np.array([form.rank - less.rank for form, less in zip(forms, kept, strict=True)]),
         reduced=np.array(first.reduced),
         shortfall=np.array(shortfalls),
-        omega=np.stack([e.omega for e in estimated]),
+        omega=omega,
         corrected=np.stack([e.corrected for e in estimated]),
         corrected_interval=np.stack([e.corrected_interval for e in estimated]),
         held_out=np.stack([e.held_out for e in estimated]),

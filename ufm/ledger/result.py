@@ -26,7 +26,8 @@ class Ledger:
                            held-out values leave out
     unresolved             (L+1,) dropped directions whose signal is above rounding: their SNR is not infinite, since one from
                            before explains it, and not a known number, since rounding hides their variation; omega is a lower
-                           bound
+                           bound. Or the number of `raised`
+    raised                 (L+1, K) values that an affine operation seems to raise, by no more than its own rounding can make
     reduced, shortfall     (L+1,) whether a tensor was reduced (omega is then a lower bound), and the mean of log omega that a
                            sketch half as wide loses (NaN for other reductions)
     seen, note             "torch.fx" or "hooks", and why
@@ -41,6 +42,7 @@ class Ledger:
     ranks: np.ndarray
     dropped: np.ndarray
     unresolved: np.ndarray
+    raised: np.ndarray
     set_aside: np.ndarray
     reduced: np.ndarray
     shortfall: np.ndarray
@@ -92,12 +94,13 @@ class Ledger:
     def violations(self) -> np.ndarray:
         """The largest in-sample gain of every affine operation between complete states, else NaN; the theorem says <= 0.
 
-        Complete are states that are not reduced and, before the operation, have no unresolved direction.
+        Complete are states that are not reduced and, before the operation, have no unresolved direction. Values `raised` by
+        rounding are left out.
         """
         excess = np.full(len(self.operations), np.nan)
         for k, affine in enumerate(self.affine):
             sizable = self.omega[k + 1] > ZERO_ROUNDING * self.omega[k, 0]
-            finite = np.isfinite(self.gain[k]) & sizable
+            finite = np.isfinite(self.gain[k]) & sizable & ~self.raised[k + 1]
             complete = not (self.reduced[k] or self.reduced[k + 1] or self.unresolved[k])
             if affine and complete and finite.any():
                 excess[k] = self.gain[k][finite].max()
@@ -141,7 +144,8 @@ class Ledger:
             lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to have a gain")
         if self.unresolved.any():
             lines.append(
-                "^ a direction whose variation is hidden by rounding is left out: omega is a lower bound; float64 resolves it"
+                "^ rounding hides a direction, which is left out (omega is a lower bound), or raises omega after a linear map; "
+                "float64 resolves it, or a smaller mean of the features"
             )
         return "\n".join([*lines, *([self.note] if self.note else [])])
 

@@ -17,10 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-AFFINE = frozenset((nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
-AFFINE |= {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d}
-AFFINE |= {nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d}
-BATCH_NORMS = frozenset((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+from ufm.ledger.affine import affine_by_definition, agree, has_hooks, means_with_neighbours
 
 State = dict[str, Tensor]  # live tensors by name of the operation that made them
 INPUT = "input"
@@ -35,16 +32,16 @@ class Operation:
     affine: bool | None = None
 
 
-Visit = Callable[[Operation, State], None]
+Visit = Callable[[Operation, State, State | None], None]
 
 
 class GraphTrace:
-    """A model as torch.fx sees it: `walk(x, visit)` calls visit(operation, state after it) in order."""
+    """A model as torch.fx sees it: `walk(x, visit)` calls visit(operation, state after it, its rounding error) in order."""
 
     seen = "torch.fx"
 
     def __init__(self, model: nn.Module) -> None:
-        if _hooked(model):
+        if has_hooks(model):
             raise ValueError("the model itself has hooks, which torch.fx leaves out")
         with _attributes_kept(model):
             graph = _Tracer().trace(model)
@@ -58,30 +55,40 @@ class GraphTrace:
                 self.fed.add(node)
 
     def walk(self, x: Tensor, visit: Visit, probe: bool = False) -> None:
-        """Run the model on a batch; every state is as it is when its operation is done, in-place changes included."""
+        """Run the model on a batch; every state is as it is when its operation is done, in-place changes included.
+
+        With `probe` operations are asked whether they are affine, and affine ones for their rounding error, shaped as the state.
+        """
         run = fx.Interpreter(self.module, garbage_collect_values=False)
         run.args_iter = iter([x])
         for k, node in enumerate(self.nodes):
             versions = {id(t): t._version for s in node.all_input_nodes for t in _tensors(run.env.get(s))}
-            affine = self._is_affine(run, node) if probe and node.op not in ("placeholder", "output", "get_attr") else None
+            asked = probe and node.op not in ("placeholder", "output", "get_attr")
+            affine, errors = self._probed(run, node) if asked else (None, [])
             out = run.env[node] = run.run_node(node)
             if node.op == "output":
                 return
             changed = any(versions.get(id(t)) != t._version for t in _tensors(out))
             if node.op != "get_attr" and node in self.fed and (node.op == "placeholder" or changed):
-                visit(Operation(*self._described(node), affine), self._state(run, k, len(x)))
+                state, error = self._state(run, k, len(x)), None
+                if affine and errors:
+                    known = {id(t): e for t, e in zip(_tensors(out), errors, strict=True)}
+                    error = self._state(run, k, len(x), known)
+                visit(Operation(*self._described(node), affine), state, error)
             for source in node.all_input_nodes:
                 if self.last_read[source] <= k:
                     run.env.pop(source, None)
 
-    def _state(self, run: fx.Interpreter, k: int, batch: int) -> State:
-        state: State = {}
+    def _state(self, run: fx.Interpreter, k: int, batch: int, errors: dict[int, Tensor] | None = None) -> State:
+        state, parts = State(), list[Tensor]()
         for node in self.nodes[: k + 1]:
             if node in self.fed and self.last_read[node] > k and node in run.env:
                 for j, tensor in enumerate(_tensors(run.env[node])):
                     # two names of one tensor (a view that changes nothing, an in-place result) are one part of the state
-                    if not any(tensor is other for other in state.values()):
-                        state[f"{node.name}.{j}"] = _by_example(tensor, batch, node.name)
+                    if not any(tensor is other for other in parts):
+                        parts.append(tensor)
+                        shown = tensor if errors is None else errors.get(id(tensor), torch.zeros_like(tensor))
+                        state[f"{node.name}.{j}"] = _by_example(shown, batch, node.name)
         return state
 
     def _described(self, node: fx.Node) -> tuple[str, str]:
@@ -93,20 +100,20 @@ class GraphTrace:
             return f"{node.target}{again}", type(self.module.get_submodule(str(node.target))).__name__
         return node.name, node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
-    def _is_affine(self, run: fx.Interpreter, node: fx.Node) -> bool | None:
+    def _probed(self, run: fx.Interpreter, node: fx.Node) -> tuple[bool | None, list[Tensor]]:
         """Whether f((a + b) / 2) = (f(a) + f(b)) / 2 for the examples a of the batch and their neighbours b, None if all are a.
 
-        Layers of torch that are affine by their definition are not asked: one that makes the last bits of its input large would
-        fail, since (a + b) / 2 is rounded.
+        Layers of torch that are affine by their definition are so even where this fails: one that makes the last bits of its
+        input large would, since (a + b) / 2 is rounded. What remains of the difference, returned for the outputs of an affine
+        operation, is of the size of its rounding error, cancellation inside it included.
         """
-        if node.op == "call_module" and _affine_by_definition(self.module.get_submodule(str(node.target))):
-            return True
+        known = node.op == "call_module" and affine_by_definition(self.module.get_submodule(str(node.target)))
         fed = [t for source in node.all_input_nodes if source in self.fed for t in _tensors(run.env.get(source))]
         if all(torch.equal(t, t.roll(1, 0)) for t in fed):
-            return None
+            return known or None, []
         kept, outcomes = dict(run.env), list[Any]()
         try:
-            for mix in (Tensor.clone, _with_neighbours):
+            for mix in (Tensor.clone, means_with_neighbours):
                 for source in node.all_input_nodes:
                     if source in self.fed:
                         run.env[source] = _mapped(kept[source], mix)
@@ -114,8 +121,9 @@ class GraphTrace:
         finally:
             run.env.clear()
             run.env.update(kept)
-        pairs = zip(*outcomes, strict=True)
-        return all(_close((out + out.roll(1, 0)) / 2, mixed) for out, mixed in pairs)
+        pairs = [(means_with_neighbours(out), mixed) for out, mixed in zip(*outcomes, strict=True)]
+        affine = known or all(agree(*pair) for pair in pairs)
+        return affine, [mean - mixed for mean, mixed in pairs] if affine else []
 
 
 class HookTrace:
@@ -133,7 +141,7 @@ class HookTrace:
         """Run the model on a batch; the state after a module is its output."""
         del probe
         calls: dict[str, int] = {}
-        visit(Operation(INPUT, INPUT), {INPUT: x})
+        visit(Operation(INPUT, INPUT), {INPUT: x}, None)
 
         def note(name: str, module: nn.Module, _: object, out: Any) -> None:
             tensors = _tensors(out)
@@ -141,7 +149,7 @@ class HookTrace:
                 calls[name] = calls.get(name, 0) + 1
                 again = f" (call {calls[name]})" if calls[name] > 1 else ""
                 state = {str(j): _by_example(t, len(x), name) for j, t in enumerate(tensors)}
-                visit(Operation(name + again, type(module).__name__), state)
+                visit(Operation(name + again, type(module).__name__), state, None)
 
         with ExitStack() as stack:
             for name, module in self.leaves.items():
@@ -186,18 +194,7 @@ class _Tracer(fx.Tracer):
     """Modules with hooks stay whole, so that hooks meet tensors and never torch.fx's stand-ins."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return _hooked(m) or super().is_leaf_module(m, module_qualified_name)
-
-
-def _affine_by_definition(module: nn.Module) -> bool:
-    """A layer of torch itself, in evaluation mode and without hooks, that is an affine map whatever the data."""
-    if type(module) in BATCH_NORMS:
-        return module.running_mean is not None and not _hooked(module)
-    return type(module) in AFFINE and not _hooked(module)
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
+        return has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
 
 
 @contextmanager
@@ -221,22 +218,12 @@ def _tensors(value: Any) -> list[Tensor]:
     return [t for part in value for t in _tensors(part)] if isinstance(value, (tuple, list)) else []
 
 
-def _with_neighbours(x: Tensor) -> Tensor:
-    return (x + x.roll(1, 0)) / 2
-
-
 def _mapped(value: Any, change: Any) -> Any:
     if isinstance(value, Tensor):
         return change(value) if value.is_floating_point() and value.ndim else value
     if isinstance(value, (tuple, list)):
         return type(value)(_mapped(part, change) for part in value)
     return value
-
-
-def _close(a: Tensor, b: Tensor) -> bool:
-    if a.shape != b.shape:
-        return False
-    return bool((a - b).abs().max() <= torch.finfo(a.dtype).eps ** 0.5 * a.abs().max()) if a.numel() else True
 
 
 def _by_example(tensor: Tensor, batch: int, name: str) -> Tensor:

@@ -11,6 +11,7 @@ from manifolds.layout import ClassLayout
 from tests.strategies import Problem, problems
 from tests.ufm.ledger.maps import EPS, labels_of, statistics
 from ufm.features.statistics import StreamingStatistics, statistics_of
+from ufm.ledger import ledger_of_features
 from ufm.ledger.discrimination import discrimination
 from ufm.ledger.estimators import Estimates, corrected_form, draw_forms, estimates, mean_noise, too_few
 from ufm.ledger.leave_one_out import LeaveOneOutRows, SecondPass, left_out_forms, left_out_readout
@@ -178,6 +179,67 @@ def test_other_data_in_the_second_pass_is_refused() -> None:
         SecondPass(stats, form).update(rng.standard_normal((60, 4)), y).compute()
     with pytest.raises(ValueError, match="without random augmentation and without drop_last"):
         SecondPass(stats, form).update(X[:-1], y[:-1]).compute()
+
+
+def test_deviations_are_from_the_class_means_with_all_their_digits() -> None:
+    """An offset that the features hold exactly and their means do not, beside deviations of four units of their last place."""
+    rng, y, unit = np.random.default_rng(6), np.arange(200) % 3, 2.0**-29
+    X = np.round(rng.standard_normal((200, 2)) * 4 + 8 * rng.standard_normal((3, 2))[y]) * unit
+    plain, _ = measured(X, y, 3)
+    shifted, _ = measured(X + 2.0**23, y, 3)
+    assert np.array_equal(X + 2.0**23 - 2.0**23, X)
+    np.testing.assert_allclose(shifted.omega, plain.omega, rtol=1e-9)
+    np.testing.assert_allclose(shifted.held_out, plain.held_out, rtol=1e-9)
+
+
+def nearly_singular(share: float, P: int = 4, n: int = 200) -> tuple[np.ndarray, np.ndarray]:
+    """Features one direction of which has this share of the largest variance, near the limit of what float64 resolves."""
+    rng, y = np.random.default_rng(7), np.arange(n) % 3
+    U, V = (np.linalg.qr(rng.standard_normal((P, P)))[0] for _ in range(2))
+    scales = np.append(np.ones(P - 1), share**0.5)
+    return (rng.standard_normal((n, P)) @ V * scales) @ U.T, y
+
+
+@pytest.mark.parametrize("share", [2.0, 8.0, 32.0])
+def test_a_whitening_that_rounding_spoils_is_repeated_and_is_no_other_data(share: float) -> None:
+    """The first pass knows a variance only to 4 eps of the largest; the second one whitens again with its own digits."""
+    X, y = nearly_singular(share * 4 * EPS)
+    names = {"input": X, "again": X[:, ::-1]}
+    result = ledger_of_features(names, y)
+    shifted = np.linalg.svd(X - np.stack([X[y == c].mean(0) for c in range(3)])[y], full_matrices=False)
+    of_whitened = ledger_of_features({"input": X @ shifted[2].T / shifted[1], "again": X}, y)
+    assert result.ranks.tolist() == [4, 4]
+    np.testing.assert_allclose(result.omega[0], of_whitened.omega[0], rtol=1e-5)
+    np.testing.assert_allclose(result.held_out[0], of_whitened.held_out[0], rtol=1e-2)
+
+
+@pytest.mark.parametrize("scales", [(1.0, 3.0), (-1.0, 1.0, 1.0), (2.0, 0.5, 0.5, 0.5)])
+def test_features_that_repeat_another_are_left_out_and_are_no_other_data(scales: tuple[float, ...]) -> None:
+    """Multiples of one feature among others: sums of n products see a variance between them that is not there."""
+    for seed in range(12):
+        rng = np.random.default_rng(seed)
+        n = int(10 ** rng.uniform(3, 4.3))
+        y, x = np.arange(n) % 3, rng.standard_normal((n, 2))
+        X = np.concatenate([x, x[:, :1] * np.array(scales)], 1) / 3 + rng.standard_normal(2 + len(scales)) * 10
+        result = ledger_of_features({"input": X, "again": X[:, ::-1]}, y)
+        assert result.ranks.tolist() == [2, 2]
+        assert result.dropped.tolist() == [len(scales)] * 2
+        np.testing.assert_allclose(result.omega[0], measured(x, y, 3)[0].omega, rtol=1e-6)
+
+
+@pytest.mark.parametrize("P", [2, 3, 20])
+def test_large_values_are_drawn_beside_small_ones(P: int) -> None:
+    """omega_1 sqrt(n) = 1e10, whose square has no digits left for the other contrast."""
+    counts = np.array([300, 400, 500])
+    for angle in np.linspace(0.1, 3, 8):
+        contrasts = np.linalg.svd(counts[None, :] / 1200)[2][1:].T @ [
+            [np.cos(angle), -np.sin(angle)],
+            [np.sin(angle), np.cos(angle)],
+        ]
+        form = contrasts * [1e17, 1.0] @ contrasts.T
+        draws = draw_forms(form, 1197, P, counts, 50, np.random.default_rng(0))
+        largest = np.linalg.eigvalsh(draws)[:, -1] * (1197 - P - 1) / 1200
+        assert np.median(largest) == pytest.approx(1e17, rel=0.05)
 
 
 def test_the_second_pass_gives_back_the_digits_of_an_ill_conditioned_covariance() -> None:

@@ -278,6 +278,40 @@ def test_loaders_that_cannot_serve_are_refused() -> None:
         ledger(nn.Sequential(nn.Linear(6, 3), Transposed()).double(), batches)
 
 
+def test_batches_of_other_kinds_are_refused_in_words_and_empty_ones_are_left_out() -> None:
+    net, batches = nn.Sequential(nn.Linear(6, 3)).double(), vectors()
+    for unusual in (
+        [{"x": x, "y": y} for x, y in batches],
+        [({"x": x}, y) for x, y in batches],
+        [((x, x), y) for x, y in batches],
+    ):
+        with pytest.raises(ValueError, match=r"is a dict: pairs|are a (dict|tuple): pairs \(inputs, labels\)"):
+            ledger(net, unusual)
+    with pytest.raises(ValueError, match="input has no floating-point features"):
+        ledger(
+            nn.Sequential(nn.Embedding(9, 6), nn.Flatten(), nn.Linear(12, 3)), [(torch.randint(9, (30, 2)), torch.arange(30) % 3)]
+        )
+    x, y = batches[0]
+    for place in (0, 1, len(batches)):
+        with_empty = [*batches[:place], (x[:0], y[:0]), *batches[place:]]
+        np.testing.assert_array_equal(ledger(net, with_empty).omega, ledger(net, batches).omega)
+
+
+class InPlaceInput(nn.Module):
+    """Changes the tensor that it is given."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2).relu_()
+
+
+def test_a_model_that_changes_its_input_does_not_change_the_data() -> None:
+    batches = vectors()
+    copies = [x.clone() for x, _ in batches]
+    result = ledger(InPlaceInput(), batches)
+    assert all(torch.equal(x, copy) for (x, _), copy in zip(batches, copies, strict=True))
+    np.testing.assert_allclose(result.omega[0], omega_of(*whole(batches)), rtol=1e-8)
+
+
 class Transposed(nn.Module):
     """Puts the batch last."""
 

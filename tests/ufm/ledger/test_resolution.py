@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
 from ufm.ledger import ChannelMeans, ledger
-from ufm.ledger.discrimination import Discrimination, discrimination, unresolved_by_later_rows
+from ufm.ledger.discrimination import Discrimination, discrimination
+from ufm.ledger.rounding import raised_by_rounding, rounding_of_readouts, unresolved_by_later_rows
+from ufm.ledger.tracing import GraphTrace
 
 CLASSES = 4
 
@@ -285,6 +287,76 @@ def test_a_chain_of_linear_layers_gains_nowhere_but_after_a_marked_row(P: int, m
     assert np.isfinite(result.omega).all()
     assert np.nanmax(result.violations()) < 2.0**-11.5
     assert np.isfinite(result.violations()).any()
+
+
+@given(linear_operations())
+def test_rounding_raises_no_omega_by_more_than_it_is_said_to(operation: tuple[Tensor, Tensor, nn.Linear]) -> None:
+    """With the exact error, without what storing is said to add: the inequality of `ufm.ledger.rounding` is a theorem."""
+    x, y, linear = operation
+    before, out = form(x, y), run(linear, x)
+    after = form_unless_hidden(out, y, before.largest)
+    if before.dropped or after is None:
+        return
+    error = as_numpy(out - (x.double() @ linear.weight.double().T + linear.bias.double()).detach())
+    stats = statistics_of(out.double(), y, CLASSES)
+    rho = rounding_of_readouts(after, stats, error.T @ error / len(y), precision=0.0)
+    room = (1 + rho) * before.omega + CLASSES**0.5 * rho
+    assert (after.omega <= room * (1 + 1e-6)).all()
+    assert (rho <= rounding_of_readouts(after, stats, error.T @ error / len(y), precision=2.0**-23)).all()
+
+
+def test_a_gain_is_put_down_to_rounding_only_where_rounding_can_make_it() -> None:
+    before, counts = np.array([9.0, 2.0, 1.0, 0.0]), np.array([30, 30])
+    after, rho = np.array([9.08, 2.3, 1.005, 0.01]), np.array([0.01, 0.1, 0.01, 0.01])
+    assert raised_by_rounding(before, after, rho, counts, 0.01).tolist() == [False, True, False, True]
+    assert raised_by_rounding(before, after, rho, counts, 0.001).tolist() == [True, True, True, True]
+    assert raised_by_rounding(before, after, rho / 10, counts, 0.001).tolist() == [False] * 4
+    assert not raised_by_rounding(before, np.array([np.inf] * 4), rho, counts, 0.001).any()
+
+
+@pytest.mark.parametrize("mean", [0.0, 1e4])
+def test_the_measured_rounding_is_that_of_the_operation(mean: float) -> None:
+    """Of a layer that cancels a mean, in float32: what the layer in float64 makes of the same numbers is the truth."""
+    x = examples(6, 400, torch.float32, mean=mean)[0]
+    linear = layer(torch.linspace(1, 0.1, 6, dtype=torch.float64), torch.float32)
+    linear.bias.data = -run(linear, x.mean(0))
+    measured = list[Tensor]()
+    with torch.no_grad():
+        GraphTrace(nn.Sequential(linear)).walk(x, lambda _, __, error: measured.extend((error or {}).values()), probe=True)
+    exact = (run(linear, x) - (x.double() @ linear.weight.double().T + linear.bias.double())).detach()
+    ratio = measured[0].double().std(0) / exact.std(0)
+    assert len(measured) == 1
+    assert float(ratio.min()) > 0.9
+    assert float(ratio.max()) < 3
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_gain_that_the_rounding_of_an_ill_conditioned_layer_makes_is_marked(dtype: torch.dtype) -> None:
+    """Layers with singular values down to what rounding barely leaves, and their inverses, which cancel an offset."""
+    seen, tolerance = 0, torch.finfo(dtype).eps ** 0.5
+    lowest, offset = (4, 30.0) if dtype == torch.float32 else (7, 1e6)
+    for seed in range(20):
+        x, y = examples(4, 160, dtype, seed=seed)
+        linear = layer(10.0 ** -torch.linspace(0, lowest, 4, dtype=torch.float64), dtype, offset, seed)
+        inverse = nn.Linear(4, 4).to(dtype)
+        inverse.weight.data = torch.linalg.inv(linear.weight.data.double()).to(dtype)
+        inverse.bias.data = -(inverse.weight.data @ linear.bias.data)
+        result = ledger(nn.Sequential(linear, inverse), [(x, y)])
+        gains = (np.where(np.isfinite(result.gain), result.gain, 0) > np.log1p(tolerance)).any(1)
+        assert ((result.unresolved[1:] > 0) | (result.unresolved[:-1] > 0))[gains].all(), seed
+        assert not np.nanmax(result.violations(), initial=-1) > np.log1p(tolerance), seed
+        assert (result.unresolved >= result.raised.sum(1)).all()
+        seen += int(result.raised[1:][result.dropped[:-1] == 0].sum())
+    assert seen > 0, "rounding made no gain between complete rows"
+
+
+def test_a_gain_of_an_activation_is_not_put_down_to_rounding() -> None:
+    x, y = examples(8, 400, torch.float32)
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 8), nn.BatchNorm1d(8), nn.Linear(8, 3))
+    result = ledger(net, [(x, y)])
+    assert (result.gain[1] > 1e-3).any()
+    assert not result.raised.any()
+    assert (result.unresolved == 0).all()
 
 
 def test_what_a_later_row_tells_about_earlier_ones() -> None:

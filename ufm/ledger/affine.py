@@ -1,0 +1,33 @@
+"""Whether an operation is affine: by its definition, or by what it does to the means of pairs of examples."""
+
+import torch
+from torch import Tensor, nn
+
+AFFINE = frozenset((nn.Identity, nn.Flatten, nn.Unflatten, nn.Linear, nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d))
+AFFINE |= {nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d}
+AFFINE |= {nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d}
+BATCH_NORMS = frozenset((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
+
+
+def affine_by_definition(module: nn.Module) -> bool:
+    """A layer of torch itself, in evaluation mode and without hooks, that is an affine map whatever the data."""
+    if type(module) in BATCH_NORMS:
+        return module.running_mean is not None and not has_hooks(module)
+    return type(module) in AFFINE and not has_hooks(module)
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether forward hooks may change what the module does."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def means_with_neighbours(x: Tensor) -> Tensor:
+    """(a + b) / 2 of every example a (first axis) and its neighbour b."""
+    return (x + x.roll(1, 0)) / 2
+
+
+def agree(a: Tensor, b: Tensor) -> bool:
+    """Whether a and b have one shape, and differ by sqrt(eps) of the largest number at most."""
+    if a.shape != b.shape:
+        return False
+    return bool((a - b).abs().max() <= torch.finfo(a.dtype).eps ** 0.5 * a.abs().max()) if a.numel() else True
