@@ -72,7 +72,7 @@ class Trainer:
             raise ValueError(f"velocities are taken in one process, this run has {accelerator.num_processes}: leave them out")
         self.config, self.accelerator, self.fingerprint, self._data = config, accelerator, data.fingerprint, data
         self.group = group or processes_of(accelerator)
-        check_alike(self.group, {"data (--data-dir, --hub)": self.fingerprint})
+        check_alike(self.group, {"data": self.fingerprint})
         self.bare = synchronized(network(config, data)) if config.sync_batch_norm else network(config, data)
         self.head = linear_layer(self.bare, CLASSIFIER)
         self.lam = lambda_of_weight_decay(config.weight_decay, data.classes)

@@ -62,7 +62,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     )
     check_started(accelerator.num_processes)
     group = processes_of(accelerator)
-    check_alike(group, _options_of(config) | {"--out": out.name})
+    check_alike(group, _settings_of(config) | {"out": out.name})
     with raised_in_all(group):
         folder = RunFolder(out, config)
     check_one_folder(out, group)
@@ -93,10 +93,9 @@ def _launched() -> bool:
     return any(os.environ.get(name, "1") != "1" for name in PROCESS_COUNTS)
 
 
-def _options_of(config: TrainConfig) -> dict[str, Any]:
-    """The options of a configuration that all processes need alike: its data may lie elsewhere, and is compared instead."""
-    values = {"--" + name.replace("_", "-"): value for name, value in asdict(config).items()}
-    return {name: value for name, value in values.items() if name not in ("--data-dir", "--hub")}
+def _settings_of(config: TrainConfig) -> dict[str, Any]:
+    """What all processes need alike of a configuration: its data may lie elsewhere, and is compared instead."""
+    return {name: value for name, value in asdict(config).items() if name not in ("data_dir", "hub")}
 
 
 def check_launch() -> None:

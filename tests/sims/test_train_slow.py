@@ -67,8 +67,8 @@ def test_two_processes_train_the_network_of_one(norm: list[str], tmp_path: Path)
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["--out", "finished"], "the processes are given different --out: start all of them by the same command"),
-        (["--lr", "0.2", "--batch-size", "9"], "the processes are given different --lr, --batch-size: start all"),
+        (["--out", "finished"], "the processes are given different out: start all of them by the same command"),
+        (["--lr", "0.2", "--batch-size", "9"], "the processes are given different lr, batch_size: start all"),
         (["--out", "elsewhere/run"], "elsewhere/run is not the folder that process 0 writes into: give all processes"),
         (["--hub", "nowhere"], "nowhere"),
     ],

@@ -44,7 +44,7 @@ def labelled_batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> I
             yield inputs.to(device, copy=True), torch.from_numpy(np.searchsorted(classes, labels)).to(device)
 
 
-def _inputs_and_labels(batch: Any) -> Any:
+def _inputs_and_labels(batch: Sequence[object]) -> Sequence[object]:
     if not isinstance(batch, (tuple, list)) or len(batch) < 2:
         raise ValueError(f"a batch is a {type(batch).__name__}: {ONE_TENSOR}")
     return batch

@@ -1,6 +1,7 @@
 """The ledger of networks: the theorem on 200 of them, sums that add up, any user's model, and nothing changed by looking."""
 
 import random
+from typing import Any
 
 import numpy as np
 import pytest
@@ -280,11 +281,12 @@ def test_loaders_that_cannot_serve_are_refused() -> None:
 
 def test_batches_of_other_kinds_are_refused_in_words_and_empty_ones_are_left_out() -> None:
     net, batches = nn.Sequential(nn.Linear(6, 3)).double(), vectors()
-    for unusual in (
+    unusual_kinds: tuple[Any, ...] = (
         [{"x": x, "y": y} for x, y in batches],
         [({"x": x}, y) for x, y in batches],
         [((x, x), y) for x, y in batches],
-    ):
+    )
+    for unusual in unusual_kinds:
         with pytest.raises(ValueError, match=r"is a dict: pairs|are a (dict|tuple): pairs \(inputs, labels\)"):
             ledger(net, unusual)
     with pytest.raises(ValueError, match="input has no floating-point features"):
