@@ -11,7 +11,7 @@ import torch
 
 from benchmarks.rows import Row, agree, faster, milliseconds, ratio
 from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes, run_python
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.normalized_features import constraint_residual
 from ufm.features.snr import renormalized_features, snr_spectrum
 from ufm.flow.clock import log_spaced

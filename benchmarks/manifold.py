@@ -29,7 +29,7 @@ with warnings.catch_warnings():
 
 from benchmarks.timing import extra_bytes  # noqa: E402
 from manifolds import steps  # noqa: E402
-from manifolds.layout import ClassLayout  # noqa: E402
+from manifolds.class_centering import ClassLayout  # noqa: E402
 from manifolds.metrics import BundleMetric, EmbeddedMetric  # noqa: E402
 from manifolds.retractions import cholesky_retraction, nearest_point, polar_retraction, renormalisation  # noqa: E402
 from ufm.tensor.renormalized_flow import central_path_gradient  # noqa: E402

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from manifolds.checks.forms import check_form
     from manifolds.checks.manifold import check_manifold
     from manifolds.checks.views import GeooptView, PymanoptView
+    from manifolds.class_centering import ClassLayout
     from manifolds.column_split import Centering
     from manifolds.forms import SemidefiniteForm, WeightedCentering
     from manifolds.generalized import GeneralizedStiefelMetric
-    from manifolds.layout import ClassLayout
     from manifolds.matrix_form import MatrixForm
     from manifolds.metric import Metric
     from manifolds.metrics import BundleMetric, EmbeddedMetric
@@ -72,7 +72,7 @@ _HOMES = {
         "constraint_residual", "dimension", "oblique_projection", "oblique_projection_adjoint", "orthogonal_projection",
         "renormalize", "tangency_residual", "within_covariance",
     ),
-    "layout": ("ClassLayout",),
+    "class_centering": ("ClassLayout",),
     "matrix_form": ("MatrixForm",),
     "metric": ("Metric",),
     "metrics": ("BundleMetric", "EmbeddedMetric"),

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT, detached, identity_like, is_on_cpu, namespace, symmetrize
 from manifolds.metrics import LayoutMetric
 from manifolds.normalized_features import renormalize

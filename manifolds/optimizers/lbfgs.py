@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.optimizers.iterates import Iterate, IteratingOptimizer
 from manifolds.optimizers.wolfe import wolfe_step
 

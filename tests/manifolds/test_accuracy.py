@@ -7,8 +7,8 @@ import torch
 
 from manifolds import normalized_features, retractions, steps
 from manifolds.bundle.connection import bundle_inner, fibre_scale, horizontal
+from manifolds.class_centering import ClassLayout
 from manifolds.embedded.curvature import weingarten
-from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from tests.manifolds.points import point
 from tests.typed import gradient_of

@@ -9,8 +9,8 @@ import torch
 
 from manifolds import geoopt as geoopt_manifolds
 from manifolds import normalized_features, retractions, steps
+from manifolds.class_centering import ClassLayout
 from manifolds.generalized import GeneralizedStiefelMetric
-from manifolds.layout import ClassLayout
 from manifolds.matrix_form import MatrixForm
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.sampling import random_point

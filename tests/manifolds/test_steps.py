@@ -17,7 +17,7 @@ from manifolds import geoopt as geoopt_manifolds
 from manifolds import normalized_features, steps
 from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.checks.slopes import measure_slope
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.retractions import (
     cholesky_retraction,

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from sims import ladder as command
 from sims.comparison.entries import change_of_stored_layer, entry_of_statistics
 from sims.rungs.conservation import EpochMoments, growth_parts, mean_log_omega, plain_flow_share, sigma_t_change, signal_share

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
 from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted

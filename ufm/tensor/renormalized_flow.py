@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, detached, identity_like, namespace, symmetrize
 from manifolds.steps import renormalized_step
 from ufm.arrays import Columns, SingularValues

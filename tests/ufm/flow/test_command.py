@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.strategies import features
 from ufm.features import measures, spectral_loss
 from ufm.features.least_squares import ls_classifier

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.normalized_features import constraint_residual, renormalize
 from manifolds.sampling import random_point

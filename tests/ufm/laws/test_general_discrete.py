@@ -7,7 +7,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.normalized_features import renormalize
 from tests.strategies import Problem, problems
 from tests.ufm.laws import oracles

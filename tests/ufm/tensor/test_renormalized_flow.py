@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from manifolds import normalized_features
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests import oracles
 from tests.strategies import Problem, problems
 from ufm.features import spectral_loss
