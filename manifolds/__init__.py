@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from manifolds.optimizers.lbfgs import RiemannianLBFGS
     from manifolds.optimizers.svrg import RiemannianSVRG
     from manifolds.quotient import QuotientMetric
+    from manifolds.renormalized_gradient_step import renormalized_step
     from manifolds.retractions import (
         RETRACTIONS,
         Retraction,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     )
     from manifolds.sampling import random_point
     from manifolds.shooting import Shooting
-    from manifolds.steps import gradient_step, projected_step, renormalized_step
+    from manifolds.steps import gradient_step, projected_step
     from manifolds.torch_optimizer import RiemannianDescent
     from manifolds.transports import differentiated_transport
 
@@ -80,13 +81,14 @@ _HOMES = {
     "optimizers.lbfgs": ("RiemannianLBFGS",),
     "optimizers.svrg": ("RiemannianSVRG",),
     "quotient": ("QuotientMetric",),
+    "renormalized_gradient_step": ("renormalized_step",),
     "retractions": (
         "RETRACTIONS", "Retraction", "cholesky_retraction", "horizontal_renormalisation", "nearest_point", "polar_retraction",
         "renormalisation",
     ),
     "sampling": ("random_point",),
     "shooting": ("Shooting",),
-    "steps": ("gradient_step", "projected_step", "renormalized_step"),
+    "steps": ("gradient_step", "projected_step"),
     "transports": ("differentiated_transport",),
 }  # fmt: skip
 _WHERE = {name: f"manifolds.{module}" for module, names in _HOMES.items() for name in names}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, detached, identity_like, namespace, symmetrize
-from manifolds.steps import renormalized_step
+from manifolds.renormalized_gradient_step import renormalized_step
 from ufm.arrays import Columns, SingularValues
 from ufm.features.least_squares import ls_classifier
 from ufm.features.snr import Snr
