@@ -22,7 +22,7 @@ from sims.training.readers import DataChoice
 from tests.sims.runs import write_mnist
 from ufm.compare.layer_motion import layer_motion
 from ufm.features.statistics import statistics_of
-from ufm.laws.discrete import recursion_step
+from ufm.laws.discrete_singular_values import recursion_step
 from ufm.laws.singular_value_dynamics import UNNORMALIZED
 from ufm.ledger.last_layer import LastLayer
 from ufm.monitor.epoch_statistics import add_layer

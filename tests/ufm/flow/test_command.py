@@ -24,7 +24,7 @@ from ufm.flow import command as flow
 from ufm.flow import result
 from ufm.flow.config import FlowConfig
 from ufm.flow.result import distance_warnings
-from ufm.laws.discrete import run_discrete
+from ufm.laws.discrete_singular_values import run_discrete
 from ufm.laws.singular_value_dynamics import LAWS
 from ufm.tensor.renormalized_flow import advance_means, central_path_gradient, renormalize_after_step
 
