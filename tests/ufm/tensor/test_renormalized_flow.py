@@ -16,8 +16,8 @@ from ufm.features.loss_decomposition import decompose
 from ufm.features.measures import phd_maximal_angle, phd_nc1, phd_nc3, phd_nc4
 from ufm.features.snr import Snr, renormalized_features, snr
 from ufm.features.statistics import block_statistics
-from ufm.laws.collapse_limits import renormalized_features_limit, snr_limit
 from ufm.laws.discrete_singular_values import safe_step
+from ufm.laws.limit_matrices import renormalized_features_limit, snr_limit
 from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 from ufm.tensor import renormalized_flow as flows
 from ufm.tensor.integrate import integrate_scipy
