@@ -11,11 +11,11 @@ import torch
 
 from benchmarks.rows import Row, agree, faster, milliseconds, ratio
 from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes, run_python
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.normalized_features import constraint_residual
 from ufm.features.snr import renormalized_features, snr_spectrum
 from ufm.flow.clock import log_spaced
-from ufm.laws.discrete import recursion_step, run_discrete
+from ufm.laws.discrete_singular_values import recursion_step, run_discrete
 from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED, Law
 from ufm.tensor.renormalized_flow import advance_means, autograd_gradient, renormalize_after_step
 

@@ -13,7 +13,7 @@ from benchmarks.timing import Paired, paired
 from benchmarks.training import C as TRAINING_CLASSES
 from benchmarks.training import Case as TrainingCase
 from benchmarks.training import Sides, sides_of
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.normalized_features import constraint_residual
 from sims.training.nets import CLASSIFIER
 from ufm.features.snr import renormalized_features

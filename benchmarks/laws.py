@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.flow import omega_by_scipy
 from benchmarks.rows import Row, agree, faster, ratio
 from benchmarks.timing import Paired, paired
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.normalized_features import oblique_projection, renormalize
 from ufm.features.snr import renormalized_features
 from ufm.laws.general import GeneralLaw

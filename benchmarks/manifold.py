@@ -29,8 +29,9 @@ with warnings.catch_warnings():
 
 from benchmarks.timing import extra_bytes  # noqa: E402
 from manifolds import steps  # noqa: E402
-from manifolds.layout import ClassLayout  # noqa: E402
+from manifolds.class_centering import ClassLayout  # noqa: E402
 from manifolds.metrics import BundleMetric, EmbeddedMetric  # noqa: E402
+from manifolds.renormalized_gradient_step import renormalized_step  # noqa: E402
 from manifolds.retractions import cholesky_retraction, nearest_point, polar_retraction, renormalisation  # noqa: E402
 from ufm.tensor.renormalized_flow import central_path_gradient  # noqa: E402
 
@@ -126,7 +127,7 @@ def with_gradient(layout: ClassLayout, X: torch.Tensor) -> Steps:
             G = central_path_gradient(X, layout)
             return rule(X, G, G)
 
-    scheme = {"the paper's scheme D.1": lambda X, G, out: steps.renormalized_step(X, G, ETA, layout, out=out)}
+    scheme = {"the paper's scheme D.1": lambda X, G, out: renormalized_step(X, G, ETA, layout, out=out)}
     ours = {name: partial(whole, rule) for name, rule in (scheme | rules(layout)).items()}
     return ours, {"obvious autograd, eigh": autograd, "geoopt RiemannianSGD, EuclideanStiefel, autograd": stiefel}
 

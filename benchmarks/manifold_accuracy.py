@@ -24,7 +24,7 @@ from pymanopt.optimizers import SteepestDescent
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from manifolds import pymanopt as pymanopt_manifolds
-    from manifolds.layout import ClassLayout
+    from manifolds.class_centering import ClassLayout
     from manifolds.metrics import BundleMetric
 
 OLDER = find_spec("manifolds.normalized_features") is None  # where it was called geometry

@@ -22,8 +22,8 @@ from manifolds import geoopt as geoopt_manifolds
 from manifolds import normalized_features, retractions
 from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.checks.slopes import measure_slope
+from manifolds.class_centering import ClassLayout
 from manifolds.embedded import geodesics
-from manifolds.layout import ClassLayout
 from tests.manifolds.losses import cross_entropy, least_squares
 from ufm.files.plot import BLACK, BLUE, GREEN, RED
 

@@ -29,7 +29,7 @@ from benchmarks.manifold_sizes import REDUCTION, Weighted  # noqa: E402
 from benchmarks.timing import paired  # noqa: E402
 from manifolds import steps  # noqa: E402
 from manifolds.bundle import connection  # noqa: E402
-from manifolds.layout import ClassLayout  # noqa: E402
+from manifolds.class_centering import ClassLayout  # noqa: E402
 from manifolds.metrics import BundleMetric, EmbeddedMetric  # noqa: E402
 from manifolds.pymanopt import NormalizedFeatures  # noqa: E402
 from manifolds.retractions import cholesky_retraction, nearest_point, polar_retraction  # noqa: E402

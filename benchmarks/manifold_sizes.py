@@ -31,7 +31,7 @@ with warnings.catch_warnings():
 from benchmarks.timing import paired  # noqa: E402
 from manifolds import geoopt as geoopt_manifolds  # noqa: E402
 from manifolds import pymanopt as pymanopt_manifolds  # noqa: E402
-from manifolds.layout import ClassLayout  # noqa: E402
+from manifolds.class_centering import ClassLayout  # noqa: E402
 from manifolds.optimizers.arc import AdaptiveCubicRegularization  # noqa: E402
 from manifolds.optimizers.lbfgs import RiemannianLBFGS  # noqa: E402
 from manifolds.retractions import nearest_point  # noqa: E402

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from ufm.features.snr import snr
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED, erratum_figure, save_figure, trajectory_figure
 from ufm.flow.config import FlowConfig

@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from manifolds.checks.forms import check_form
     from manifolds.checks.manifold import check_manifold
     from manifolds.checks.views import GeooptView, PymanoptView
+    from manifolds.class_centering import ClassLayout
     from manifolds.column_split import Centering
     from manifolds.forms import SemidefiniteForm, WeightedCentering
     from manifolds.generalized import GeneralizedStiefelMetric
-    from manifolds.layout import ClassLayout
     from manifolds.matrix_form import MatrixForm
     from manifolds.metric import Metric
     from manifolds.metrics import BundleMetric, EmbeddedMetric
@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from manifolds.optimizers.lbfgs import RiemannianLBFGS
     from manifolds.optimizers.svrg import RiemannianSVRG
     from manifolds.quotient import QuotientMetric
+    from manifolds.renormalized_gradient_step import renormalized_step
     from manifolds.retractions import (
         RETRACTIONS,
         Retraction,
@@ -55,7 +56,7 @@ if TYPE_CHECKING:
     )
     from manifolds.sampling import random_point
     from manifolds.shooting import Shooting
-    from manifolds.steps import gradient_step, projected_step, renormalized_step
+    from manifolds.steps import gradient_step, projected_step
     from manifolds.torch_optimizer import RiemannianDescent
     from manifolds.transports import differentiated_transport
 
@@ -72,7 +73,7 @@ _HOMES = {
         "constraint_residual", "dimension", "oblique_projection", "oblique_projection_adjoint", "orthogonal_projection",
         "renormalize", "tangency_residual", "within_covariance",
     ),
-    "layout": ("ClassLayout",),
+    "class_centering": ("ClassLayout",),
     "matrix_form": ("MatrixForm",),
     "metric": ("Metric",),
     "metrics": ("BundleMetric", "EmbeddedMetric"),
@@ -80,13 +81,14 @@ _HOMES = {
     "optimizers.lbfgs": ("RiemannianLBFGS",),
     "optimizers.svrg": ("RiemannianSVRG",),
     "quotient": ("QuotientMetric",),
+    "renormalized_gradient_step": ("renormalized_step",),
     "retractions": (
         "RETRACTIONS", "Retraction", "cholesky_retraction", "horizontal_renormalisation", "nearest_point", "polar_retraction",
         "renormalisation",
     ),
     "sampling": ("random_point",),
     "shooting": ("Shooting",),
-    "steps": ("gradient_step", "projected_step", "renormalized_step"),
+    "steps": ("gradient_step", "projected_step"),
     "transports": ("differentiated_transport",),
 }  # fmt: skip
 _WHERE = {name: f"manifolds.{module}" for module, names in _HOMES.items() for name in names}

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT
 
 NO_LAYOUT = "layout is {0!r}: give a ClassLayout, as ClassLayout((5, 7, 6)) of the class sizes"

@@ -11,10 +11,10 @@ import torch
 from geoopt.manifolds.base import ScalingInfo
 
 from manifolds import steps
+from manifolds.class_centering import ClassLayout
 from manifolds.forms import SemidefiniteForm
 from manifolds.generalized import GeneralizedStiefelMetric
 from manifolds.geoopt_base import Exact, MetricManifold
-from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.normalized_features import renormalize
 from manifolds.quotient import QuotientMetric

@@ -16,8 +16,8 @@ from manifolds import rotations
 from manifolds.arguments import require_class_layout
 from manifolds.bundle import connection as bundle
 from manifolds.bundle import geodesics as bundle_geodesics
+from manifolds.class_centering import ClassLayout
 from manifolds.embedded import curvature, geodesics, logarithm
-from manifolds.layout import ClassLayout
 from manifolds.linalg import Array, ArrayT, inner
 from manifolds.metric import Metric
 from manifolds.normalized_features import (

@@ -6,8 +6,8 @@ Proposition 4's oblique Pi, and the Frobenius-orthogonal P. Half precision is co
 """
 
 from manifolds.arguments import require_class_layout
+from manifolds.class_centering import ClassLayout, whole_number
 from manifolds.column_split import Centering, MeanSplit
-from manifolds.layout import ClassLayout, whole_number
 from manifolds.linalg import ArrayT, frobenius_norm, gram, identity_like, symmetrize
 from manifolds.precision import at_least_float32
 from manifolds.roots import SYMMETRIC, whitened

@@ -11,10 +11,10 @@ import numpy as np
 from pymanopt.manifolds.manifold import Manifold
 
 from manifolds import steps
+from manifolds.class_centering import ClassLayout, whole_number
 from manifolds.embedded import curvature
 from manifolds.forms import SemidefiniteForm
 from manifolds.generalized import GeneralizedStiefelMetric
-from manifolds.layout import ClassLayout, whole_number
 from manifolds.metric import Metric
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.quotient import QuotientMetric

@@ -3,7 +3,7 @@
 import numpy as np
 
 from manifolds.arguments import require_class_layout
-from manifolds.layout import ClassLayout, whole_number
+from manifolds.class_centering import ClassLayout, whole_number
 from manifolds.retractions import nearest_point
 from manifolds.rng import RNG, generator_of
 

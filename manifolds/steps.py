@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT, detached, identity_like, is_on_cpu, namespace, symmetrize
 from manifolds.metrics import LayoutMetric
-from manifolds.normalized_features import renormalize
 from manifolds.precision import at_least_float32
-from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction, renormalisation
+from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction
 from manifolds.roots import whitened
 from manifolds.spectral import concrete, is_untracked
 
@@ -50,15 +49,12 @@ def gradient_step(
     Fused for `polar_retraction`, `renormalisation` and `cholesky_retraction`; two calls for any other and for small arrays.
     Raises ValueError where the step loses rank, and for an `out` of another shape or dtype or in the memory of X.
     """
-    layout, retraction = metric.layout, as_retraction(retraction)
-    _check_out(out, X, G)
-    if out is not None and _may_share_memory(out, X):
-        raise ValueError("out shares memory with X, which this step reads after it has begun to write: give G or another array")
-    if not isinstance(retraction, Retraction) or retraction.lifts or not is_untracked(X, G):
-        return _put(retraction(X, -eta * metric.gradient(X, G), layout), out)
-    if _is_small(X):
-        return _by_numpy(lambda x, g: retraction(x, -float(eta) * metric.gradient(x, g), layout), X, G, out)
-    return _step(X, G, float(eta), layout, metric.mean_gradient, retraction, project=True, out=out)
+    layout, move = metric.layout, as_retraction(retraction)
+
+    def plain(X: ArrayT, G: ArrayT, eta: Any) -> ArrayT:
+        return move(X, -eta * metric.gradient(X, G), layout)
+
+    return fused_step(plain, X, G, eta, layout, metric.mean_gradient, move, project=True, out=out)
 
 
 @at_least_float32
@@ -68,27 +64,11 @@ def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, ou
     Its derivative by eta at 0 is -metric.gradient(X, G), since P is the derivative of the nearest point: to first order in eta it
     equals `gradient_step`, and needs no D G^T. Raises ValueError where the step loses rank.  [Absil and Malick 2012]
     """
-    layout = metric.layout
-    _check_out(out, X, G)
-    if not is_untracked(X, G):
-        return _put(_projected(X, G, eta, metric), out)
-    if _is_small(X):
-        return _by_numpy(lambda x, g: _projected(x, g, float(eta), metric), X, G, out)
-    return _step(X, G, float(eta), layout, metric.mean_gradient, polar_retraction, project=False, out=out)
 
+    def plain(X: ArrayT, G: ArrayT, eta: Any) -> ArrayT:
+        return _projected(X, G, eta, metric)
 
-@at_least_float32
-def renormalized_step(X: ArrayT, G: ArrayT, eta: float, layout: ClassLayout, *, out: ArrayT | None = None) -> ArrayT:
-    """renormalize(X - eta G), the paper's scheme D.1 for any loss: X - eta Pi G up to O(eta^2). (..., P, n)  Paper: Lemma 2
-
-    Raises ValueError where the step loses rank.
-    """
-    _check_out(out, X, G)
-    if layout.shared or not is_untracked(X, G):
-        return _put(renormalize(X - eta * G, layout), out)
-    if _is_small(X):
-        return _by_numpy(lambda x, g: renormalize(x - float(eta) * g, layout), X, G, out)
-    return _step(X, G, float(eta), layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False, out=out)
+    return fused_step(plain, X, G, eta, metric.layout, metric.mean_gradient, polar_retraction, project=False, out=out)
 
 
 def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT:
@@ -97,6 +77,28 @@ def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT
     Z = nearest_point(X - eta * G, layout)
     M = layout.means(X) - eta * metric.mean_gradient(layout.means(X), layout.sums(G))
     return Z + layout.spread(M - layout.means(Z))
+
+
+def fused_step(
+    plain: Callable[[Any, Any, Any], Any],
+    X: ArrayT,
+    G: ArrayT,
+    eta: float | Array,
+    layout: ClassLayout,
+    velocity: MeanVelocity,
+    retraction: Move[ArrayT],
+    project: bool,
+    out: ArrayT | None,
+) -> ArrayT:
+    """`plain` (X, G, eta), the maps one after another, or the same step of large arrays in blocks of columns. (..., P, n)"""
+    _check_out(out, X, G)
+    if project and out is not None and _may_share_memory(out, X):
+        raise ValueError("out shares memory with X, which this step reads after it has begun to write: give G or another array")
+    if layout.shared or not isinstance(retraction, Retraction) or retraction.lifts or not is_untracked(X, G):
+        return _put(plain(X, G, eta), out)
+    if _is_small(X):
+        return _by_numpy(lambda X, G: plain(X, G, float(eta)), X, G, out)
+    return _step(X, G, float(eta), layout, velocity, retraction, project, out)
 
 
 def _is_small(X: Array) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 
 
 def one_hot(layout: ClassLayout) -> np.ndarray:

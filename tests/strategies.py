@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from hypothesis import strategies as st
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.normalized_features import renormalize
 
 

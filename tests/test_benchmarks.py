@@ -11,7 +11,7 @@ from benchmarks import scaling
 from benchmarks.__main__ import main
 from benchmarks.flow import exact_omega
 from benchmarks.timing import Paired, extra_bytes, paired, peak_megabytes
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.fresh import FreshProcesses
 from ufm.features.snr import snr_spectrum
 

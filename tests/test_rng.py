@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import manifolds
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.rng import RNG, seed_from
 from ufm.features.labels import balance
 from ufm.ledger import ledger_of_features

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from ufm.features.statistics import StreamingStatistics as StreamingStatistics
     from ufm.features.statistics import statistics_of as statistics_of
     from ufm.flow.result import load_flow as load_flow
-    from ufm.laws.discrete import run_discrete as run_discrete
+    from ufm.laws.discrete_singular_values import run_discrete as run_discrete
     from ufm.laws.general import GeneralLaw as GeneralLaw
     from ufm.laws.general_run import run_general as run_general
     from ufm.laws.singular_value_dynamics import EMBEDDED as EMBEDDED
@@ -62,7 +62,7 @@ _HOMES = {
     "ls_classifier": "features.least_squares",
     "reduce_to_range": "features.ranges",
     "renormalized_features": "features.snr",
-    "run_discrete": "laws.discrete",
+    "run_discrete": "laws.discrete_singular_values",
     "run_general": "laws.general_run",
     "snr": "features.snr",
     "statistics_of": "features.statistics",

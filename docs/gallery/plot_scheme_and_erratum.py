@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from ufm import EMBEDDED, RENORMALIZED
-from ufm.laws.discrete import run_discrete
+from ufm.laws.discrete_singular_values import run_discrete
 
 C, N, eta, steps = 4, 12, 50.0, 200
 omega0 = np.array([4.0, 2.1, 1.4])

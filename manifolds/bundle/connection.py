@@ -19,9 +19,9 @@ from typing import Any, Literal
 
 import numpy as np
 
+from manifolds.class_centering import ClassLayout
 from manifolds.column_split import Centering
 from manifolds.embedded.curvature import embedded_hessian
-from manifolds.layout import ClassLayout
 from manifolds.linalg import ArrayT, gram, identity_like, inner, namespace, symmetrize
 from manifolds.matrix_functions import lyapunov
 from manifolds.precision import at_least_float32

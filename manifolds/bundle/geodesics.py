@@ -14,7 +14,7 @@ import numpy as np
 
 from manifolds.array import VectorField
 from manifolds.bundle.connection import bundle_inner, connection_of_scales, fibre_scale
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, epsilon, frobenius_norm, gram, namespace
 from manifolds.matrix_functions import inverse_sqrt
 from manifolds.normalized_features import oblique_projection, renormalize

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.array import ManifoldPoint, Vector
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.optimizers.cubic import KrylovSpace, minimise_cubic
 from manifolds.optimizers.iterates import Iterate, IteratingOptimizer
 

@@ -17,7 +17,7 @@ from functools import cached_property
 from typing import Any
 
 from manifolds.array import ManifoldPoint, Vector
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.optimizers.iterates import Iterate, IteratingOptimizer
 from manifolds.optimizers.wolfe import wolfe_step
 

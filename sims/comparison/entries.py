@@ -75,7 +75,7 @@ def entry_of_features(path: Path, lam: float = 0.0, decay_w: float = 0.0, decay_
 
     Raises ValueError where the features have no variability left.
     """
-    from manifolds.layout import ClassLayout
+    from manifolds.class_centering import ClassLayout
     from ufm.features.labels import class_blocks
 
     H, layout = class_blocks(*load_features(path))

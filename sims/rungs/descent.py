@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from sims.training.velocity import evaluated
 from ufm.arrays import as_numpy
 from ufm.features.least_squares import ls_classifier

@@ -19,8 +19,8 @@ from sims.training.config import TrainConfig
 from sims.training.data import Data
 from sims.training.examples import Examples, epoch_batches
 from sims.training.folder import DAMAGED, RunFolder
+from sims.training.loss_and_optimizer import facts_of, groups, optimizer_of, summed_loss
 from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf
-from sims.training.objective import facts_of, groups, optimizer_of, summed_loss
 from sims.training.processes import processes_of
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.shared_statistics import share_running_statistics, synchronized

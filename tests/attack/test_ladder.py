@@ -4,7 +4,7 @@ import mpmath
 import numpy as np
 import pytest
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from ufm.features.labels import class_blocks
 from ufm.features.measures import phd_nc1
 from ufm.features.snr import snr

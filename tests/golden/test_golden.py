@@ -12,7 +12,7 @@ from mpmath import mp, mpf
 
 from manifolds import normalized_features, transports
 from manifolds.bundle.connection import horizontal
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.retractions import RETRACTIONS
 from tests.golden import generate

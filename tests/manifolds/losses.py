@@ -2,7 +2,7 @@
 
 import torch
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 
 
 def least_squares(X: torch.Tensor, layout: ClassLayout, lam: float = 0.0) -> torch.Tensor:

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from manifolds import normalized_features, retractions
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.strategies import features
 
 LAYOUT = ClassLayout((5, 7, 6))

@@ -7,9 +7,10 @@ import torch
 
 from manifolds import normalized_features, retractions, steps
 from manifolds.bundle.connection import bundle_inner, fibre_scale, horizontal
+from manifolds.class_centering import ClassLayout
 from manifolds.embedded.curvature import weingarten
-from manifolds.layout import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
+from manifolds.renormalized_gradient_step import renormalized_step
 from tests.manifolds.points import point
 from tests.typed import gradient_of
 
@@ -53,7 +54,7 @@ def test_every_way_to_the_manifold_is_feasible_to_rounding_whatever_the_conditio
         retraction.name: retraction(X, Z, LAYOUT) for retraction in retractions.RETRACTIONS.values() if not retraction.lifts
     }
     points |= {"renormalize": normalized_features.renormalize(Z, LAYOUT), "nearest": retractions.nearest_point(Z, LAYOUT)}
-    points |= {"scheme": steps.renormalized_step(X, -Z, 1.0, LAYOUT)}
+    points |= {"scheme": renormalized_step(X, -Z, 1.0, LAYOUT)}
     points |= {"projected": steps.projected_step(X, -Z, 1.0, EmbeddedMetric(LAYOUT))}
     for name, moved in points.items():
         assert residual(moved) < bound, name

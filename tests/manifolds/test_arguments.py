@@ -9,10 +9,11 @@ import torch
 
 from manifolds import geoopt as geoopt_manifolds
 from manifolds import normalized_features, retractions, steps
+from manifolds.class_centering import ClassLayout
 from manifolds.generalized import GeneralizedStiefelMetric
-from manifolds.layout import ClassLayout
 from manifolds.matrix_form import MatrixForm
 from manifolds.metrics import BundleMetric, EmbeddedMetric
+from manifolds.renormalized_gradient_step import renormalized_step
 from manifolds.sampling import random_point
 from tests.manifolds.points import LAYOUT, P, point
 
@@ -68,7 +69,7 @@ def test_steps_take_a_gradient_of_the_shape_of_the_point_only() -> None:
     for step in (
         lambda G: steps.gradient_step(X, G, 0.1, EmbeddedMetric(LAYOUT)),
         lambda G: steps.projected_step(X, G, 0.1, EmbeddedMetric(LAYOUT)),
-        lambda G: steps.renormalized_step(X, G, 0.1, LAYOUT),
+        lambda G: renormalized_step(X, G, 0.1, LAYOUT),
     ):
         with pytest.raises(ValueError, match="G has"):
             step(ambient()[:1])

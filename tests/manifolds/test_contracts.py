@@ -17,7 +17,7 @@ from pymanopt.manifolds import Product
 from manifolds import geoopt as geoopt_manifolds
 from manifolds import pymanopt as pymanopt_manifolds
 from manifolds import retractions
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from tests.manifolds.points import LAYOUT, P, point
 from tests.typed import gradient_of, parameter_on

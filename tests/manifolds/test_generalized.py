@@ -17,9 +17,9 @@ from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.checks.derivatives import check_gradient, check_hessian
 from manifolds.checks.manifold import check_manifold
 from manifolds.checks.views import GeooptView, PymanoptView
+from manifolds.class_centering import ClassLayout
 from manifolds.forms import SemidefiniteForm, WeightedCentering
 from manifolds.generalized import GeneralizedStiefelMetric
-from manifolds.layout import ClassLayout
 from manifolds.matrix_form import MatrixForm
 from manifolds.metrics import EmbeddedMetric
 from tests.manifolds.points import cost, seeds

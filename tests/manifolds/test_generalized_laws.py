@@ -13,9 +13,9 @@ from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.checks.forms import check_form
 from manifolds.checks.manifold import check_manifold
 from manifolds.checks.views import PymanoptView
+from manifolds.class_centering import ClassLayout
 from manifolds.forms import SemidefiniteForm, WeightedCentering
 from manifolds.generalized import GeneralizedStiefelMetric
-from manifolds.layout import ClassLayout
 from manifolds.matrix_form import MatrixForm
 from tests.manifolds.test_generalized import FORMS, NAMES, WEIGHTS
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from manifolds import normalized_features
+from manifolds.class_centering import ClassLayout
 from manifolds.geoopt import (
     EmbeddedNormalizedFeatures,
     EmbeddedNormalizedFeaturesExact,
     NormalizedFeatures,
     NormalizedFeaturesExact,
 )
-from manifolds.layout import ClassLayout
 from tests.typed import global_state, parameter_on
 
 LAYOUT, P = ClassLayout((3, 4)), 2

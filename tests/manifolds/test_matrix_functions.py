@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 
 from manifolds import linalg, matrix_functions, normalized_features, roots, spectral
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests import oracles
 from tests.manifolds.points import LAYOUT, P, point
 from tests.strategies import Problem, problems

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 
 from manifolds import normalized_features as geometry
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests import oracles
 from tests.strategies import Problem, problems
 

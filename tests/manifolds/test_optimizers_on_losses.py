@@ -13,11 +13,11 @@ from pymanopt.optimizers import ConjugateGradient, TrustRegions
 from manifolds import geoopt as geoopt_manifolds
 from manifolds import normalized_features, retractions
 from manifolds import pymanopt as pymanopt_manifolds
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.manifolds.losses import cross_entropy, least_squares
 from tests.strategies import features
 from tests.typed import gradient_of, parameter_on
-from ufm.laws import discrete
+from ufm.laws import discrete_singular_values as discrete
 from ufm.tensor import renormalized_flow as flows
 
 LAYOUT, P = ClassLayout.equal(4, 6), 5

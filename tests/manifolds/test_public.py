@@ -16,7 +16,7 @@ import torch
 
 import manifolds
 from manifolds.bundle.connection import fibre_scale
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.retractions import RETRACTIONS, as_retraction, polar_retraction
 from tests.manifolds.points import LAYOUT, P, point, tangent

@@ -8,7 +8,7 @@ from pymanopt.manifolds.manifold import RiemannianSubmanifold
 from pymanopt.optimizers import ConjugateGradient, NelderMead, ParticleSwarm, SteepestDescent, TrustRegions
 
 from manifolds import normalized_features, retractions
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.pymanopt import EmbeddedNormalizedFeatures, NormalizedFeatures
 from tests import oracles
 from tests.manifolds.points import cost

@@ -10,8 +10,8 @@ from hypothesis import given
 from manifolds import normalized_features, retractions
 from manifolds.bundle.geodesics import bundle_exp
 from manifolds.checks.slopes import measure_slope
+from manifolds.class_centering import ClassLayout
 from manifolds.embedded import geodesics
-from manifolds.layout import ClassLayout
 from tests.manifolds.points import LAYOUT, P, point, tangent
 from tests.strategies import Problem, problems
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from manifolds import normalized_features
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.metric import Metric
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.sampling import random_point

@@ -17,8 +17,9 @@ from manifolds import geoopt as geoopt_manifolds
 from manifolds import normalized_features, steps
 from manifolds import pymanopt as pymanopt_manifolds
 from manifolds.checks.slopes import measure_slope
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
+from manifolds.renormalized_gradient_step import renormalized_step
 from manifolds.retractions import (
     cholesky_retraction,
     horizontal_renormalisation,
@@ -72,7 +73,7 @@ def test_the_cheaper_steps_are_the_nearest_point_and_the_papers_scheme(problem: 
     with patch.object(steps, "BLOCK_COLUMNS", block):
         nearest = steps.projected_step(X, G, eta, EmbeddedMetric(layout))
         bundle = steps.projected_step(X, G, eta, BundleMetric(layout))
-        scheme = steps.renormalized_step(X, G, eta, layout)
+        scheme = renormalized_step(X, G, eta, layout)
     lost = rounding(X, G, -eta * G, eta, layout)
     assert np.linalg.norm(nearest - nearest_point(X - eta * G, layout)) <= lost
     assert np.linalg.norm(scheme - normalized_features.renormalize(X - eta * G, layout)) <= lost
@@ -115,7 +116,7 @@ def test_a_recorded_compiled_or_vectorised_step_is_the_same_and_differentiable()
     every: list[Callable[..., torch.Tensor]] = [
         partial(steps.gradient_step, eta=0.1, metric=metric),
         partial(steps.projected_step, eta=0.1, metric=metric),
-        partial(steps.renormalized_step, eta=0.1, layout=LAYOUT),
+        partial(renormalized_step, eta=0.1, layout=LAYOUT),
     ]
     for step in every:
         expected = step(X, G)
@@ -138,7 +139,7 @@ def test_the_result_may_be_written_over_the_gradient(kind: str) -> None:
     for step in (
         partial(steps.gradient_step, X, eta=0.1, metric=metric, retraction=retraction),
         partial(steps.projected_step, X, eta=0.1, metric=metric),
-        partial(steps.renormalized_step, X, eta=0.1, layout=LAYOUT),
+        partial(renormalized_step, X, eta=0.1, layout=LAYOUT),
     ):
         expected, buffer = step(G=G), G + 0
         with patch.object(steps, "BLOCK_COLUMNS", 4), patch.object(steps, "FUSED_FROM", 0):
@@ -161,7 +162,7 @@ def test_small_steps_are_the_maps_one_after_another_and_large_ones_are_fused() -
         for step in (
             partial(steps.gradient_step, X, X, 0.1, metric),
             partial(steps.projected_step, X, X, 0.1, metric),
-            partial(steps.renormalized_step, X, X, 0.1, layout),
+            partial(renormalized_step, X, X, 0.1, layout),
         ):
             with patch.object(steps, "_step", return_value=X) as whole:
                 step()
@@ -187,7 +188,7 @@ def test_a_step_that_loses_rank_and_an_empty_manifold_are_refused() -> None:
     with pytest.raises(ValueError, match=f"{P} of {P} directions are lost"):
         steps.projected_step(X, X, 1.0, metric)
     with pytest.raises(ValueError, match=f"{P} of {P} directions are lost"):
-        steps.renormalized_step(X, X, 1.0, LAYOUT)
+        renormalized_step(X, X, 1.0, LAYOUT)
     empty = EmbeddedMetric(ClassLayout.equal(3, 2))
     with pytest.raises(ValueError, match=r"C\(N-1\) = 3 < P = 4"):
         steps.gradient_step(np.ones((4, 6)), np.ones((4, 6)), 1.0, empty)
@@ -201,7 +202,7 @@ def test_a_step_holds_at_most_2_x_of_memory() -> None:
         partial(steps.gradient_step, X, G, 0.01, BundleMetric(layout)),
         partial(steps.gradient_step, X, G, 0.01, EmbeddedMetric(layout), cholesky_retraction),
         partial(steps.projected_step, X, G, 0.01, BundleMetric(layout)),
-        partial(steps.renormalized_step, X, G, 0.01, layout),
+        partial(renormalized_step, X, G, 0.01, layout),
     ):
         step()
         tracemalloc.start()

@@ -13,8 +13,8 @@ import torch
 
 from manifolds import geoopt as geoopt_manifolds
 from manifolds import pymanopt as pymanopt_manifolds
+from manifolds.class_centering import ClassLayout
 from manifolds.forms import WeightedCentering
-from manifolds.layout import ClassLayout
 
 LAYOUT, P, COPIES = ClassLayout((3, 5, 4)), 2, 4
 FORM = WeightedCentering((0.5, 1.5, 1.0, 0.7, 1.1, 0.9, 2.0))

@@ -11,7 +11,7 @@ import pytest
 import torch
 from scipy.integrate import solve_ivp
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from sims import compare as command
 from sims import train as train_command
 from sims.comparison import analysis

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from sims import ladder as command
 from sims.comparison.entries import change_of_stored_layer, entry_of_statistics
 from sims.rungs.conservation import EpochMoments, growth_parts, mean_log_omega, plain_flow_share, sigma_t_change, signal_share
@@ -22,7 +22,7 @@ from sims.training.readers import DataChoice
 from tests.sims.runs import write_mnist
 from ufm.compare.layer_motion import layer_motion
 from ufm.features.statistics import statistics_of
-from ufm.laws.discrete import recursion_step
+from ufm.laws.discrete_singular_values import recursion_step
 from ufm.laws.singular_value_dynamics import UNNORMALIZED
 from ufm.ledger.last_layer import LastLayer
 from ufm.monitor.epoch_statistics import add_layer

@@ -25,7 +25,7 @@ from sims.training.config import TrainConfig
 from sims.training.data import Normalizer, load
 from sims.training.examples import EVALUATION_BATCH, Examples, epoch_batches
 from sims.training.folder import RunFolder, load_run
-from sims.training.objective import groups, mean_square, optimizer_of, summed_loss
+from sims.training.loss_and_optimizer import groups, mean_square, optimizer_of, summed_loss
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from tests.fresh import FreshProcesses
 from tests.sims.runs import final_weights, tiny

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.ufm.monitor.processes import collapsed
 from ufm.distributed import OneProcess, Processes, TorchProcesses
 from ufm.features.sharded import factored_statistics

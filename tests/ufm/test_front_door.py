@@ -36,7 +36,11 @@ def test_the_modules_of_a_package_are_attributes_without_a_further_import() -> N
     one = {"compare": "window", "features": "snr", "files": "store", "flow": "config", "laws": "joint", "ledger": "result"}
     one |= {"models": "base", "monitor": "record", "tensor": "integrate"}
     assert one.keys() == set(ufm._SUBPACKAGES)
-    uses = ["manifolds.layout", "manifolds.checks.slopes", *(f"ufm.{package}.{module}" for package, module in one.items())]
+    uses = [
+        "manifolds.class_centering",
+        "manifolds.checks.slopes",
+        *(f"ufm.{package}.{module}" for package, module in one.items()),
+    ]
     absent = ["ufm.laws.nope", "ufm.laws._nope", "ufm.monitor.nope", "manifolds.nope"]
     code = f"""import ufm, manifolds
 modules = [eval(use).__name__ for use in {uses}]

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import inverse_cholesky
 from manifolds.metrics import BundleMetric
 from manifolds.normalized_features import constraint_residual

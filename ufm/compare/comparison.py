@@ -11,7 +11,7 @@ from ufm.compare.drift import Drift, drift_of
 from ufm.compare.spectra import spectra
 from ufm.compare.vectors import Frozen, frozen_vectors
 from ufm.compare.window import FRACTION, Window, find_window
-from ufm.laws.discrete import run_discrete, schedule
+from ufm.laws.discrete_singular_values import run_discrete, schedule
 from ufm.laws.singular_value_dynamics import LAWS, RENORMALIZED
 from ufm.laws.trajectory import Trajectory
 

@@ -1,6 +1,6 @@
 """Aligned SNR coordinates, in which the SNR matrix is diag(omega) (Definitions 3 to 5, Observations 1 to 3)."""
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import ArrayT, namespace
 from ufm.arrays import Columns, LeftVectors, RightVectors
 

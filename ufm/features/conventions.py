@@ -10,7 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.linalg import Array, ArrayT, namespace
 from ufm.arrays import Rows, SingularValues, at_least_single, check_matrix
 from ufm.features.measures import phd_nc1

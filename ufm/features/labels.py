@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.rng import RNG
 from ufm.arrays import NUMBERED, Labels, Rows, check_real, check_scale, check_unmasked
 

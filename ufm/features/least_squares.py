@@ -5,7 +5,7 @@ sizes; its predictions do not change under an invertible map of the features (Eq
 A network trained with the mean over batch AND classes and SGD weight decay wd has lambda = C wd / 2 (`lambda_of_weight_decay`).
 """
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.linalg import ArrayT, identity_like, namespace, solve_lower, solve_upper, symmetrize
 from ufm.arrays import PerClass, Weights
 from ufm.features.central_path import central_path_classifier

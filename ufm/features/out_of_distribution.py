@@ -1,6 +1,6 @@
 """Scores of single inputs that use collapse to tell data of other distributions: high for known, low for unknown inputs."""
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.linalg import ArrayT, namespace
 from ufm.arrays import FeatureVector, PerClass, Rows, Scalars, Weights, at_least_single, check_matrix
 from ufm.features.vectors import unit_rows

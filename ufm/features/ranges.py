@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.representation import short_repr
 from manifolds.whitening import degenerate_deviation, principal_deviations

@@ -4,7 +4,7 @@ Features H are rows (n, P), targets Y rows (n, q), W (q, P); numpy or torch. Fea
 so that the first two lie between 0 and 1.
 """
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.linalg import Array, ArrayT, namespace
 from ufm.arrays import Rows, at_least_single, check_matrix
 from ufm.features.vectors import unit_rows

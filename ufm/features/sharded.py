@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.representation import short_repr
 from manifolds.whitening import (
     degenerate_deviation,

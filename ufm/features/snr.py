@@ -6,7 +6,7 @@ from typing import Any, Generic, cast
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import ArrayT, ArrayT_co, array_like, epsilon, namespace
 from manifolds.representation import short_repr
 from manifolds.whitening import (

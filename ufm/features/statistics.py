@@ -4,7 +4,7 @@ import operator
 from dataclasses import dataclass, field
 from typing import Any, Generic
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gram, namespace
 from manifolds.representation import short_repr
 from ufm.arrays import (

@@ -10,7 +10,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLoca
 
 from ufm.files.store import write_atomically
 from ufm.laws import singular_value_dynamics as laws
-from ufm.laws.discrete import DiscreteRun, run_discrete
+from ufm.laws.discrete_singular_values import DiscreteRun, run_discrete
 from ufm.laws.trajectory import Trajectory
 
 BLUE, ORANGE, GREEN, RED, BLACK = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#000000"  # Okabe & Ito, colour-blind safe

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from ufm.laws.discrete import MOST_STEPS
+from ufm.laws.discrete_singular_values import MOST_STEPS
 from ufm.laws.singular_value_dynamics import EMBEDDED, LAWS, UNNORMALIZED
 
 SMALLEST_TIME = 1e-290  # of a time or a step size, for its parts to stay normal numbers

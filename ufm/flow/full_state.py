@@ -24,7 +24,7 @@ from ufm.flow.share import ColumnShare
 from ufm.flow.stages import WANTED, FlowStage, SchemeStage
 from ufm.flow.start import Start, on_device, to_total_covariance_one
 from ufm.interrupt import Interrupted
-from ufm.laws.discrete import DiscreteRun, kept_steps
+from ufm.laws.discrete_singular_values import DiscreteRun, kept_steps
 from ufm.laws.singular_value_dynamics import UNNORMALIZED
 from ufm.laws.trajectory import Trajectory
 

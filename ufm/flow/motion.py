@@ -12,8 +12,8 @@ from ufm.flow.clock import clock_of, log_spaced, undecayed
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import FEWEST_TIMES, Start, closed_end_time, closed_onset, scaled_means, to_total_covariance_one
 from ufm.interrupt import Interrupted
-from ufm.laws import discrete
-from ufm.laws.discrete import DiscreteRun
+from ufm.laws import discrete_singular_values as discrete
+from ufm.laws.discrete_singular_values import DiscreteRun
 from ufm.laws.singular_value_dynamics import EMBEDDED, LAWS, UNNORMALIZED
 from ufm.laws.trajectory import Trajectory
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from ufm.flow.config import FlowConfig
 from ufm.flow.start import Start
-from ufm.laws.discrete import DiscreteRun
+from ufm.laws.discrete_singular_values import DiscreteRun
 from ufm.laws.singular_value_dynamics import RENORMALIZED
 from ufm.laws.trajectory import LOSSES, Trajectory
 

@@ -11,7 +11,7 @@ from ufm.flow.motion import ClosedMotion, end_time, keeps_vectors, motion_of, ou
 from ufm.flow.result import FlowRun, StageProgress, distance_warnings, largest_gap, silent
 from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
-from ufm.laws.discrete import DiscreteRun, kept_steps
+from ufm.laws.discrete_singular_values import DiscreteRun, kept_steps
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from ufm.distributed import Processes, raised_in_all
 from ufm.features.ranges import Reduction
 from ufm.features.sharded import FactoredStatistics, counts_of, factored_snr, factored_statistics, restricted_to_range

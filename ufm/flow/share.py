@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT
 from manifolds.representation import short_repr
 from ufm.arrays import as_numpy

@@ -5,7 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 
 
 @dataclass(frozen=True)

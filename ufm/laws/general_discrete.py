@@ -9,7 +9,7 @@ at every step size; for r = infinity (time divided by r) the deviations take no 
 Safe steps. No direction of the deviations is reflected while eta < n / ||W||_2^2. L_LS is constant on fibres, and for fixed W the
 loss is quadratic in the features with the Hessian W^T W / n, so that it falls while eta max(r, 1) < 2 n / ||W||_2^2. Over all
 features ||W||_2^2 is at most nu / (4 s), nu the largest eigenvalue of J Pi J, and reaches it where G = s v v^T, v its
-eigenvector; for equal classes nu = 1 / C and the bound is the 4 C^2 N of `ufm.laws.discrete`, times s.
+eigenvector; for equal classes nu = 1 / C and the bound is the 4 C^2 N of `ufm.laws.discrete_singular_values`, times s.
 """
 
 import math
@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.linalg import Array, ArrayT, epsilon, identity_like, namespace
 from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
-from ufm.laws.discrete import kept_steps
+from ufm.laws.discrete_singular_values import kept_steps
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import reduced_start
 from ufm.laws.thin_svd import singular_values

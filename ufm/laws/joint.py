@@ -24,7 +24,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.representation import short_repr
 from manifolds.whitening import principal_deviations
 from ufm.laws.class_counts import ClassCounts

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import ClassVar
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.linalg import ArrayT, detached, namespace
 from ufm.laws.domain import (
     LARGEST_RIDGE,

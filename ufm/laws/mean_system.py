@@ -21,7 +21,7 @@ from functools import cached_property
 
 import numpy as np
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.representation import short_repr
 from manifolds.whitening import principal_deviations
 from ufm.features.sharded import FactoredStatistics

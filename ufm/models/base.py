@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 from torch import Tensor
 
-from manifolds.layout import ClassLayout, whole_number
+from manifolds.class_centering import ClassLayout, whole_number
 from manifolds.representation import short_repr
 from manifolds.rng import RNG, seed_from
 from ufm.models import simplex

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from ufm.models.base import Model
 from ufm.models.objective.peeled import Point
 

@@ -7,7 +7,7 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from ufm.models import simplex
 from ufm.models.base import Facts, Quantities, Solved, need_etf, need_positive
 from ufm.models.fang_relaxation import semidefinite_relaxation

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from ufm.features.vectors import pair_cosines, self_duality
 
 

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from manifolds.layout import ClassLayout, whole_number
+from manifolds.class_centering import ClassLayout, whole_number
 from ufm.models.base import Model
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.representation import short_repr
 from ufm.arrays import as_numpy, check_matrix
 from ufm.models.base import need_positive

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from manifolds.representation import short_repr
-from ufm.features import nearest_means
+from ufm.features import nearest_class_mean
 
 SINGLE, DOUBLE = torch.finfo(torch.float32), torch.finfo(torch.float64)
 PAIRS_AT_ONCE = 2**18  # of points and classes: 2 MB a matrix
@@ -69,7 +69,7 @@ def certified_radii(points: Tensor, scores: LinearScores) -> tuple[Tensor, Tenso
     radii = torch.zeros(points.shape[1], dtype=torch.float64, device=points.device)
     squares, lengths = (weights * weights).sum(1), torch.linalg.vector_norm(points, dim=0)
     rounding = (len(points) + 8) * DOUBLE.eps
-    step = max(PAIRS_AT_ONCE // len(weights), nearest_means.LEAST_ROWS)
+    step = max(PAIRS_AT_ONCE // len(weights), nearest_class_mean.LEAST_ROWS)
     for start in range(0, len(radii), step):
         piece = slice(start, start + step)
         values = torch.addmm(offsets, points[:, piece].mT, weights.mT)

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ufm.features import nearest_means
+from ufm.features import nearest_class_mean
 from ufm.features.ranges import Classifier
 from ufm.monitor.certified import DOUBLE, SINGLE, CertifiedDecisions, Decided, LinearScores
 
@@ -53,8 +53,8 @@ class _Scores:
         """
         K, P = self.weights.shape
         indices, gaps = torch.zeros(len(x), dtype=torch.int64, device=x.device), torch.zeros_like(x[:, 0])
-        for start in range(0, len(x), nearest_means.rows_at_a_time(K)):
-            piece = slice(start, start + nearest_means.rows_at_a_time(K))
+        for start in range(0, len(x), nearest_class_mean.rows_at_a_time(K)):
+            piece = slice(start, start + nearest_class_mean.rows_at_a_time(K))
             scores = torch.addmm(self.offsets, x[piece], self.weights.mT)
             values, indices[piece] = scores.max(1)
             gaps[piece] = values - scores.scatter_(1, indices[piece][:, None], -torch.inf).amax(1)
@@ -83,7 +83,7 @@ class Decider:
         with torch.autocast(rows.device.type, enabled=False):
             x = (wide - self._centre.to(wide.dtype)).float()
             certified = self._certified_decisions(x, labels)
-            nearest = self._decided(0, x, rows, lambda H: nearest_means.nearest_mean(H, self._means), certified)
+            nearest = self._decided(0, x, rows, lambda H: nearest_class_mean.nearest_mean(H, self._means), certified)
             nearest = nearest if self._classes is None else self._classes[nearest]
             wrong_by_mean = int((nearest != labels).sum())
             if self._classifier is None:
@@ -129,7 +129,7 @@ class Decider:
     def _of_network(self, rows: Tensor) -> Tensor:
         assert self._classifier is not None
         W, b = self._classifier.W, self._classifier.b
-        scores = (torch.addmm(b, H, W.mT) for H in rows.split(nearest_means.rows_at_a_time(len(W))))
+        scores = (torch.addmm(b, H, W.mT) for H in rows.split(nearest_class_mean.rows_at_a_time(len(W))))
         return torch.cat([score.argmax(1) for score in scores])
 
 

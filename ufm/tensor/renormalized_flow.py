@@ -9,12 +9,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, detached, identity_like, namespace, symmetrize
-from manifolds.steps import renormalized_step
+from manifolds.renormalized_gradient_step import renormalized_step
 from ufm.arrays import Columns, SingularValues
 from ufm.features.least_squares import ls_classifier
+from ufm.features.singular_value_derivative import singular_value_derivative
 from ufm.features.snr import Snr
+from ufm.features.spectral_loss import loss_slope
 from ufm.features.statistics import block_statistics
 from ufm.laws import singular_value_dynamics as laws
 
@@ -93,15 +95,14 @@ FLOWS: dict[str, Flow] = {flow.name: flow for flow in (RENORMALIZED_FLOW, EMBEDD
 def central_path_gradient(X: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
     """G = -(1/N) U diag(f) V^T Y + U diag(f omega) U^T X C_M, the gradient of L_LS at a point of the manifold. (P, n)
 
+    The sum of dL_LS / d omega_j = -f_j times the gradient of omega_j (Lemma 3), `singular_value_derivative`.
     Needs X C_M X^T = I, zero global mean and equal classes (ValueError otherwise for the classes; the rest is not checked here:
     `ls_gradient` holds for every X).
     """
-    N, M = layout.N, layout.means(X)
+    M = layout.means(X)
     M = M - M.mean(-1)[..., None]  # a rounding error of the zero global mean would grow like a singular value, exponentially
     U, omega, Vt = namespace(M).linalg.svd(M, full_matrices=False)
-    f = omega / (layout.C + omega * omega) ** 2
-    G = (U * (f * omega / layout.n)) @ layout.deviations(U.mT @ X)  # deviations of C rows, not of P
-    return layout.add_to_means(G, -(U * (f / N)) @ Vt)
+    return -(U * loss_slope(omega, layout.C)) @ singular_value_derivative(X, layout, U, omega, Vt.mT)
 
 
 def ls_gradient(H: Columns[ArrayT], layout: ClassLayout, lam: float = 0.0) -> Columns[ArrayT]:

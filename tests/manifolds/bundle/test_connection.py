@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from manifolds import normalized_features
 from manifolds.bundle import connection as bundle
 from manifolds.bundle import geodesics as bundle_geodesics
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from tests import oracles
 from tests.manifolds.points import LAYOUT, P, cost, point

@@ -14,7 +14,7 @@ from manifolds.checks import derivatives as derivative_checks
 from manifolds.checks import manifold as checks
 from manifolds.checks.slopes import Bound, SlopeVerdict, measure_slope
 from manifolds.checks.views import GeooptView, ManifoldView, PymanoptView, flat
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.normalized_features import oblique_projection
 from tests.manifolds.points import LAYOUT, P, cost
 

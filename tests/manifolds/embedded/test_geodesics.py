@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from pymanopt.manifolds import Stiefel
 
 from manifolds import normalized_features
+from manifolds.class_centering import ClassLayout
 from manifolds.embedded import geodesics, logarithm
 from manifolds.embedded.curvature import embedded_hessian
-from manifolds.layout import ClassLayout
 from manifolds.retractions import nearest_point
 from manifolds.shooting import Shooting
 from tests import oracles

@@ -7,7 +7,7 @@ import numpy as np
 import pymanopt
 from pymanopt.manifolds import Euclidean, Product, Sphere, Stiefel
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.pymanopt import EmbeddedNormalizedFeatures, NormalizedFeatures, OrthogonalQuotient
 
 LAYOUT = ClassLayout((5, 7, 6))

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from manifolds import geoopt as geoopt_manifolds
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.optimizers.svrg import RiemannianSVRG
 
 LAYOUT = ClassLayout((5, 7, 6))

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import LinearConstraint, minimize
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.strategies import features as random_features
 from tests.strategies import problems
 from tests.typed import linear

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.strategies import Problem, problems
-from ufm.features import measures, nearest_means
+from ufm.features import measures, nearest_class_mean
 from ufm.features.statistics import ClassStatistics, statistics_of
 
 
@@ -149,9 +149,9 @@ def test_the_nearest_mean_is_that_of_all_distances_however_many_rows_at_a_time(
     features = means[:, rng.integers(0, 5, 40)].T + 0.3 * gap * rng.standard_normal((40, 3))
     expected = ((features[:, :, None] - means) ** 2).sum(1).argmin(1)
     assert len(np.unique(expected)) == 5
-    monkeypatch.setattr(nearest_means, "rows_at_a_time", lambda C: 7)
-    np.testing.assert_array_equal(np.asarray(nearest_means.nearest_mean(kind(features), kind(means))), expected)
-    assert len(nearest_means.nearest_mean(kind(features[:0]), kind(means))) == 0
+    monkeypatch.setattr(nearest_class_mean, "rows_at_a_time", lambda C: 7)
+    np.testing.assert_array_equal(np.asarray(nearest_class_mean.nearest_mean(kind(features), kind(means))), expected)
+    assert len(nearest_class_mean.nearest_mean(kind(features[:0]), kind(means))) == 0
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.from_numpy])
@@ -170,11 +170,11 @@ def test_ties_among_many_coinciding_means_are_decided_in_few_products(
     kind, at_a_time: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Means on a small lattice coincide: nearest is the first of the nearest, over the candidates alone."""
-    monkeypatch.setattr(nearest_means, "MOST_ENTRIES", at_a_time)
+    monkeypatch.setattr(nearest_class_mean, "MOST_ENTRIES", at_a_time)
     rng = np.random.default_rng(4)
     means, rows = rng.integers(0, 3, (3, 50)).astype(float), rng.integers(0, 3, (70, 3)).astype(float)
     distances = ((rows[:, :, None] - means[None]) ** 2).sum(1)
-    assert nearest_means.nearest_mean(kind(rows), kind(means)).tolist() == distances.argmin(1).tolist()
+    assert nearest_class_mean.nearest_mean(kind(rows), kind(means)).tolist() == distances.argmin(1).tolist()
 
 
 def test_ties_of_thousands_of_classes_cost_products_of_candidates(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -188,7 +188,7 @@ def test_ties_of_thousands_of_classes_cost_products_of_candidates(monkeypatch: p
             calls.append(1)
             return whole(self, key)
 
-    nearest = nearest_means.nearest_mean(means.T[:20].copy(), means.view(Counted))
+    nearest = nearest_class_mean.nearest_mean(means.T[:20].copy(), means.view(Counted))
     assert len(calls) < 100
     assert (means[:, np.asarray(nearest)] == means[:, :20]).all()
 

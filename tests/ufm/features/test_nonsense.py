@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from ufm.features.labels import class_blocks
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.snr import snr, snr_spectrum

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.strategies import Problem, problems
 from ufm.features.sharded import counts_of, factored_snr, factored_statistics, restricted_to_range
 from ufm.features.snr import snr

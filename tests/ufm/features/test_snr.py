@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.linalg import congruence_residual, inverse_cholesky
 from manifolds.normalized_features import constraint_residual
 from manifolds.whitening import degenerate_deviation, symmetric_root, triangular_root, whiten

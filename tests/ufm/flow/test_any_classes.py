@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.oracles import class_centering, inverse_sqrt
 from tests.ufm.flow.test_command import refused, run, write_features
 from tests.ufm.laws import oracles

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.strategies import features
 from ufm.features import measures, spectral_loss
 from ufm.features.least_squares import ls_classifier
@@ -25,7 +25,7 @@ from ufm.flow import result
 from ufm.flow.config import FlowConfig
 from ufm.flow.result import distance_warnings
 from ufm.flow.start import prepare
-from ufm.laws.discrete import run_discrete
+from ufm.laws.discrete_singular_values import run_discrete
 from ufm.laws.domain import keep_blocks
 from ufm.laws.singular_value_dynamics import LAWS
 from ufm.tensor.renormalized_flow import advance_means, central_path_gradient, renormalize_after_step

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.fresh import FreshProcesses
 from tests.ufm.flow import full_processes
 from tests.ufm.flow.full_processes import RUNS

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.metrics import BundleMetric, EmbeddedMetric
 from manifolds.normalized_features import constraint_residual, renormalize
+from manifolds.renormalized_gradient_step import renormalized_step
 from manifolds.sampling import random_point
-from manifolds.steps import renormalized_step
 from ufm.arrays import as_numpy
 from ufm.distributed import OneProcess, Processes
 from ufm.features.labels import class_blocks

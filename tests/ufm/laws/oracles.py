@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.integrate import solve_ivp
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests import oracles
 
 

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from manifolds.normalized_features import renormalize
 from tests.strategies import Problem, problems
 from tests.ufm.laws import oracles
-from ufm.laws import discrete
+from ufm.laws import discrete_singular_values as discrete
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_discrete import general_step, run_general_discrete, safe_step, safe_step_from
 from ufm.laws.general_run import run_general

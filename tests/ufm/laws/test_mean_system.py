@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.strategies import Problem, features, problems
 from ufm.features.snr import snr
 from ufm.interrupt import Interrupted

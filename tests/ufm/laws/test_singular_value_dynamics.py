@@ -13,7 +13,7 @@ from scipy.integrate import solve_ivp
 
 from tests import oracles
 from ufm.arrays import as_numpy
-from ufm.laws.discrete import run_discrete
+from ufm.laws.discrete_singular_values import run_discrete
 from ufm.laws.kernel_ratio import RenormalizedKernelRatio, UnnormalizedKernelRatio
 from ufm.laws.singular_value_dynamics import EMBEDDED, LAWS, RENORMALIZED, UNNORMALIZED, Law
 

@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from ufm.features.statistics import ClassStatistics, statistics_of
 from ufm.ledger.discrimination import Discrimination, discrimination
 

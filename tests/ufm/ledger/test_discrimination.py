@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.strategies import Problem, features, problems
 from tests.ufm.ledger.maps import EPS, INVERTIBLE, dense_form, form_of, kinds, matrix, statistics
 from ufm.features.ranges import snr_in_range

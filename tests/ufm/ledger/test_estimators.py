@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.strategies import Problem, problems
 from tests.ufm.ledger.maps import EPS, labels_of, statistics
 from ufm.features.statistics import StreamingStatistics, statistics_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.typed import global_state
 from tests.ufm.ledger.maps import EPS
 from tests.ufm.ledger.networks import Blocks, DataDependent, InPlaceSkip, Remembering, images, vectors

@@ -7,7 +7,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pymanopt.manifolds import Oblique
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests.ufm.models.problems import SEEDS, shapes
 from ufm.models.objective.feasible import Flat, NonNegative, Spheres
 from ufm.models.objective.losses import CrossEntropy, SquaredError, column_weights, one_hot

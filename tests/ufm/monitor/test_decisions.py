@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from ufm.features import nearest_means
+from ufm.features import nearest_class_mean
 from ufm.features.ranges import Classifier
 from ufm.monitor.certified import CertifiedDecisions, LinearScores, certified_radii
 from ufm.monitor.decisions import Decider, Decisions, _Scores
@@ -105,8 +105,8 @@ def test_equal_scores_go_to_the_first_class_and_few_rows_are_looked_at_again(mon
     same = Classifier(0 * classifier.W, 0 * classifier.b)
     assert Decider(same, means)(rows, labels).wrong == int((labels != 0).sum())
     again: list[int] = []
-    nearest = nearest_means.nearest_mean
-    monkeypatch.setattr(nearest_means, "nearest_mean", lambda H, m: (again.append(len(H)), nearest(H, m))[1])
+    nearest = nearest_class_mean.nearest_mean
+    monkeypatch.setattr(nearest_class_mean, "nearest_mean", lambda H, m: (again.append(len(H)), nearest(H, m))[1])
     Decider(classifier, means)(rows, labels)
     assert sum(again) < 30
 

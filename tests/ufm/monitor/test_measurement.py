@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests import oracles
 from ufm.features import snr as exact
 from ufm.features.ranges import reduce_to_range, snr_in_range

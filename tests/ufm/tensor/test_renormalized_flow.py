@@ -7,17 +7,18 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from manifolds import normalized_features
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from tests import oracles
 from tests.strategies import Problem, problems
 from ufm.features import spectral_loss
 from ufm.features.least_squares import ls_classifier
 from ufm.features.loss_decomposition import decompose
 from ufm.features.measures import phd_maximal_angle, phd_nc1, phd_nc3, phd_nc4
+from ufm.features.singular_value_derivative import singular_value_derivative
 from ufm.features.snr import Snr, renormalized_features, snr
 from ufm.features.statistics import block_statistics
-from ufm.laws.collapse_limits import renormalized_features_limit, snr_limit
-from ufm.laws.discrete import safe_step
+from ufm.laws.discrete_singular_values import safe_step
+from ufm.laws.limit_matrices import renormalized_features_limit, snr_limit
 from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 from ufm.tensor import renormalized_flow as flows
 from ufm.tensor.integrate import integrate_scipy
@@ -86,9 +87,8 @@ def test_lemma_3_derivative_of_the_singular_values(problem: Problem) -> None:
     assume(distinct(spectrum))
     Z = problem.direction() / 10
     slope = oracles.directional_derivative(lambda H: singular_values(layout, H), X, Z)
-    U, V, N = spectrum.left_vectors, spectrum.V, layout.N
-    Y, C_M = oracles.one_hot(layout), oracles.class_centering(layout)
-    rows = V.T @ Y / N - spectrum.omega[:, None] * (U.T @ X @ C_M)
+    U, V = spectrum.left_vectors, spectrum.V
+    rows = singular_value_derivative(X, layout, U, spectrum.omega, V)
     np.testing.assert_allclose(slope, np.sum(rows * (U.T @ Z), axis=1), rtol=1e-5, atol=1e-6)
     projected = normalized_features.oblique_projection(X, Z, layout)
     np.testing.assert_allclose(np.sum((U.T @ layout.means(projected)) * V.T, axis=1), np.sum(rows * (U.T @ Z), axis=1), atol=1e-9)

@@ -3,7 +3,7 @@
 How fast omega diverges (Corollary 1) is `Law.asymptote` of `ufm.laws.singular_value_dynamics`.
 """
 
-from manifolds.layout import ClassLayout
+from manifolds.class_centering import ClassLayout
 from ufm.arrays import ArrayT, ClassMeans, Columns, LeftVectors, RightVectors
 
 

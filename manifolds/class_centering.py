@@ -1,4 +1,4 @@
-"""Class blocks: the columns of X (..., P, n) grouped by class, and the class-centering operator, never as an n x n matrix."""
+"""The class-centering operator C_M of Eq. 22, never as an n x n matrix: the columns of X (..., P, n) in blocks of a class."""
 
 import operator
 from collections.abc import Sequence

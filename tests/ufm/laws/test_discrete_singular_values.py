@@ -11,7 +11,7 @@ from tests.strategies import Problem, problems
 from ufm.features import spectral_loss
 from ufm.features.snr import snr
 from ufm.interrupt import Interrupted
-from ufm.laws import discrete
+from ufm.laws import discrete_singular_values as discrete
 from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 from ufm.tensor.renormalized_flow import central_path_gradient, ls_gradient, renormalize_after_step
 

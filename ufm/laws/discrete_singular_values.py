@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.layout import whole_number
+from manifolds.class_centering import whole_number
 from manifolds.representation import short_repr
 from ufm.interrupt import Interrupted
 from ufm.laws.domain import wide
