@@ -32,7 +32,7 @@ PADDED = {"mnist": 32, "fashionmnist": 32}  # sides of images for convolutional 
 
 
 def study_cells(size: str, seed: int = 0, seeds: int | None = None) -> "Iterator[Cell | ConvCell | GaussianCell]":
-    """The networks of a size: perceptrons `tiny` (seconds each), `small` (all variants), `full` (depths to 12), or another kind.
+    """The networks of a size: perceptrons `tiny` (seconds each), `small` (all variants), `full` (longer), or another kind.
 
     The seeds are `seed`, `seed` + 1, ..., `seeds` of them (default: 3, or 5 from `full` on), each with every network.
     """
@@ -54,9 +54,9 @@ def _perceptrons(size: str) -> "list[Cell]":
     if size != "tiny":
         changes += [
             {"decay": 0.0}, {"norm": "layer"}, {"activation": "gelu"}, {"activation": "tanh"}, {"residual": True},
-            {"fixed_etf": True}, {"width": 32}, {"width": 128}, {"depth": 2}, {"depth": 6},
+            {"fixed_etf": True}, {"width": 32}, {"width": 128}, {"depth": 2}, {"depth": 6}, {"depth": 12},
+            {"depth": 12, "residual": True},
         ]  # fmt: skip
-        changes += [{"depth": 12}, {"depth": 12, "residual": True}] if size == "full" else []
     return chosen + [replace(cell, **change) for cell in both for change in changes]
 
 
@@ -80,7 +80,7 @@ def _gaussian() -> "list[GaussianCell]":
 def parser() -> Parser:
     """The command line."""
     p = Parser(prog="python -m sims.ledger_study", description=__doc__, shared=("seed", "json", "quiet"))
-    counts = "tiny 8, small 28, full 32 perceptrons, conv 8 convolutional networks, gaussians 12 on two Gaussian classes"
+    counts = "tiny 8, small 32, full 32 perceptrons, conv 8 convolutional networks, gaussians 12 on two Gaussian classes"
     p.add_argument("--size", choices=SIZES, default="tiny", help=f"which networks, of each seed: {counts}")
     p.add_argument("--seeds", type=int, help="networks of every kind, from --seed and the seeds that follow it (default: 3 or 5)")
     p.add_argument("--out", default="runs/ledger-study", metavar="DIR", help="folder of one file a network and summary.json")
