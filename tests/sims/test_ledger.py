@@ -119,7 +119,7 @@ def test_the_study_resumes_and_refuses_other_data(
 
 def test_every_size_is_a_list_of_distinct_networks() -> None:
     counts = {size: len(set(ledger_study.study_cells(size))) for size in ledger_study.SIZES}
-    assert counts == {"tiny": 24, "small": 84, "full": 160, "conv": 40, "gaussians": 60}
+    assert counts == {"tiny": 24, "small": 96, "full": 160, "conv": 40, "gaussians": 60}
     assert all(len(list(ledger_study.study_cells(size))) == count for size, count in counts.items())
     assert {cell.seed for cell in ledger_study.study_cells("tiny", 7)} == {7, 8, 9}
     assert {cell.seed for cell in ledger_study.study_cells("small", 7, 5)} == {7, 8, 9, 10, 11}
