@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.training.config import TrainConfig
-from ufm.distributed import check_alike, raised_in_all
+from ufm.distributed import broadcast_text, check_alike, raised_in_all
 from ufm.files.one_folder import check_one_folder
 from ufm.output import StandardError, printable, say
 
@@ -37,7 +37,7 @@ def train_run(run: Run) -> "Record":
 
 
 def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool = False, quiet: bool = True) -> "Record":
-    """Train into the folder `out`, going on where it stands. Returns the Record of what was measured.
+    """Train into the folder `out`, going on where it stands. Returns the Record of what was measured, in process 0 of several.
 
     A finished run is answered from its record, without its data. Raises ValueError for what cannot be trained or does not belong
     into the folder, ImportError without the extra 'train'.
@@ -53,6 +53,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     from sims.training.data import load
     from sims.training.loop import Trainer, run
     from sims.training.processes import MEASURING_LIMIT, processes_of
+    from ufm.monitor.record import Record
 
     tracker = "tensorboard" if tensorboard else None
     # the processes wait for each other's measuring, and for process 0's robustness, far longer than for gradients
@@ -65,9 +66,10 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     check_alike(group, _settings_of(config) | {"out": out.name})
     with raised_in_all(group):
         folder = RunFolder(out, config)
+    record = None if group.rank else folder.finished()
+    if broadcast_text(group, "" if record is None else "finished"):  # whose folder may be one that nobody may write into
+        return record or Record.empty()
     check_one_folder(out, group)
-    if (record := folder.finished()) is not None:
-        return record
     with raised_in_all(group):
         data = load(config.data, quiet)
     if tensorboard:
