@@ -27,7 +27,7 @@ def check_shared(features: str | None, group: Processes) -> None:
         if features is None or not is_shared(features):
             lost = "" if features is None or os.path.exists(features) else f"there is no {features}; "
             raise ValueError(
-                f"several processes share shards: {lost}give --features 'FOLDER/*.npz' or a checkpoint, or start one process"
+                f"several processes share shards: {lost}give features 'FOLDER/*.npz' or a checkpoint, or start one process"
             )
 
 
