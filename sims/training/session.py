@@ -3,7 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     A finished run is answered from its record, without its data. Raises ValueError for what cannot be trained or does not belong
     into the folder, ImportError without the extra 'train'.
     """
-    from sims.training.folder import RunFolder
+    from sims.training.folder import RunFolder, identity_of
 
     if not _launched() and (record := RunFolder(out, config).finished()) is not None:
         return record
@@ -63,7 +63,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     )
     check_started(accelerator.num_processes)
     group = processes_of(accelerator)
-    check_alike(group, _settings_of(config) | {"out": out.name})
+    check_alike(group, identity_of(config) | {"out": out.name})
     with raised_in_all(group):
         folder = RunFolder(out, config)
     record = None if group.rank else folder.finished()
@@ -93,11 +93,6 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
 def _launched() -> bool:
     """Whether a launcher tells of several processes: they answer together, and only once they are known to train one run."""
     return any(os.environ.get(name, "1") != "1" for name in PROCESS_COUNTS)
-
-
-def _settings_of(config: TrainConfig) -> dict[str, Any]:
-    """What all processes need alike of a configuration: its data may lie elsewhere, and is compared instead."""
-    return {name: value for name, value in asdict(config).items() if name not in ("data_dir", "hub")}
 
 
 def check_launch() -> None:
