@@ -24,7 +24,7 @@ from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.shared_statistics import share_running_statistics, synchronized
 from sims.training.velocity import features_of, measure_velocity
 from ufm.arrays import as_numpy
-from ufm.distributed import Processes, check_alike, raised_in_all
+from ufm.distributed import Processes, check_alike, raised_in_all, wait_for_all
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
 from ufm.files.json_objects import JsonObject
@@ -214,6 +214,7 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: OnMeasu
     with raised_in_all(trainer.group):
         if alone and config.epochs in config.measured:
             folder.finish()
+    wait_for_all(trainer.group)
     return record if alone else Record.empty()
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.training.config import TrainConfig
-from ufm.distributed import broadcast_text, check_alike, raised_in_all
+from ufm.distributed import broadcast_text, check_alike, raised_in_all, wait_for_all
 from ufm.files.one_folder import check_one_folder
 from ufm.output import StandardError, printable, say
 
@@ -68,6 +68,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         folder = RunFolder(out, config)
     record = None if group.rank else folder.finished()
     if broadcast_text(group, "" if record is None else "finished"):  # whose folder may be one that nobody may write into
+        wait_for_all(group)
         return record or Record.empty()
     check_one_folder(out, group)
     with raised_in_all(group):

@@ -122,13 +122,13 @@ def test_process_0_tells_the_others_of_a_finished_run_and_none_of_them_writes(
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = tiny(save_features=(2, 4))
 
-    def work(group: Group) -> Record:
+    def work(group: Group) -> tuple[int, tuple[int, ...]]:
         here.group = group
-        return command.train(replace(config, hub="elsewhere") if group.rank else config, finished)
+        record = command.train(replace(config, hub="elsewhere") if group.rank else config, finished)
+        return len(record.epochs), group.sent[-1]
 
-    first, other = in_threads(2, work)
-    assert first.epochs[-1] == 4
-    assert not len(other.epochs)
+    # the last message is none that one of them needs: the process that leaves first may break it
+    assert in_threads(2, work) == [(4, (1,)), (0, (1,))]
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npz", "provenance.json", "config.json"])
