@@ -7,6 +7,8 @@ Lemma 2: for X on the manifold it is a step projected on the tangent space, to f
 so that small steps follow Eq. 5, the continually renormalized gradient flow.
 """
 
+from typing import Any
+
 from manifolds.class_centering import ClassLayout
 from manifolds.linalg import ArrayT
 from manifolds.normalized_features import renormalize
@@ -22,7 +24,7 @@ def renormalized_step(X: ArrayT, G: ArrayT, eta: float, layout: ClassLayout, *, 
     Raises ValueError where the step loses rank, and for an `out` of another shape or dtype.
     """
 
-    def plain(X: ArrayT, G: ArrayT, eta: float) -> ArrayT:
+    def plain(X: ArrayT, G: ArrayT, eta: Any) -> ArrayT:
         return renormalize(X - eta * G, layout)
 
     return fused_step(plain, X, G, eta, layout, lambda M, sums: layout.per_class(sums), renormalisation, project=False, out=out)

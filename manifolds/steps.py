@@ -80,7 +80,7 @@ def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT
 
 
 def fused_step(
-    plain: Callable[[Any, Any, Any], Any],
+    plain: Callable[[ArrayT, ArrayT, float | Array], ArrayT],
     X: ArrayT,
     G: ArrayT,
     eta: float | Array,

@@ -115,7 +115,7 @@ class RunFolder:
             config = from_mapping(json.loads(text), str(path))
         except (pickle.UnpicklingError, zipfile.BadZipFile, zlib.error, struct.error, OSError, EOFError, *DAMAGED) as error:
             raise self.damaged(error) from error
-        if _identity(config) != _identity(self.config):
+        if identity_of(config) != identity_of(self.config):
             raise ValueError(f"{path} belongs to another configuration than {CONFIG} beside it")
         try:
             _check_state(epoch, state, record, config)
@@ -150,7 +150,7 @@ class RunFolder:
         write_text(velocity_file(self.path, epoch), text + "\n")
 
     def _check_same(self, saved: TrainConfig) -> None:
-        old, new = _identity(saved), _identity(self.config)
+        old, new = identity_of(saved), identity_of(self.config)
         differing = [key for key in new if old[key] != new[key]]
         if differing:
             key = differing[0]
@@ -165,7 +165,7 @@ def velocity_file(folder: Path, epoch: int) -> Path:
     return folder / f"velocity-{epoch:04d}.json"
 
 
-def _identity(config: TrainConfig) -> dict[str, object]:
+def identity_of(config: TrainConfig) -> dict[str, object]:
     """What makes a run this one: everything but where its data lies, which may move; its fingerprint is compared instead."""
     return {name: value for name, value in asdict(config).items() if name not in ("data_dir", "hub")}
 

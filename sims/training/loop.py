@@ -4,15 +4,13 @@ Order and initialisation depend on the seed and the epoch alone, so a run resume
 """
 
 import copy
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from sims.training.config import TrainConfig
@@ -26,7 +24,7 @@ from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.shared_statistics import share_running_statistics, synchronized
 from sims.training.velocity import features_of, measure_velocity
 from ufm.arrays import as_numpy
-from ufm.distributed import Processes, check_alike, raised_in_all
+from ufm.distributed import Processes, check_alike, raised_in_all, wait_for_all
 from ufm.features.least_squares import lambda_of_weight_decay
 from ufm.features.ranges import Classifier
 from ufm.files.json_objects import JsonObject
@@ -190,12 +188,13 @@ class Trainer:
 def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: OnMeasurement) -> Record:
     """Train, measure and checkpoint from wherever the folder stands to the last epoch. Returns what process 0 measured, there.
 
-    Raises ValueError, in every process, where training diverges or where one process cannot measure or store.
+    Raises ValueError, in every process, where training diverges or where one process cannot resume, measure or store.
     """
     config, accelerator = trainer.config, trainer.accelerator
-    start, record = _resumed(trainer, folder)
-    accelerator.wait_for_everyone()  # no checkpoint is written before all have read the last one
-    with _main_process_alone(accelerator) as alone:
+    alone = accelerator.is_main_process  # in what it stores, while the others wait
+    with raised_in_all(trainer.group):  # and no checkpoint is written before all have read the last one
+        start, record = _resumed(trainer, folder)
+    with raised_in_all(trainer.group):
         if alone:
             folder.begin(accelerator.num_processes)
     loss = float("nan")
@@ -204,7 +203,7 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: OnMeasu
             loss = trainer.train_epoch(epoch, progress)
         if epoch in config.measured:
             measurement = trainer.measure(folder, epoch)
-            with _main_process_alone(accelerator) as alone:
+            with raised_in_all(trainer.group):
                 if alone:
                     record = record.with_epoch(epoch, measurement, trainer.lam)
                     save_statistics(folder.path, epoch, measurement, facts_of(config, len(measurement.counts), epoch))
@@ -212,10 +211,11 @@ def run(trainer: Trainer, folder: RunFolder, progress: Progress, report: OnMeasu
                         folder.save_velocity(epoch, trainer.velocity(epoch))
                     folder.save_checkpoint(epoch, trainer.state(), record)
                     report(epoch, loss, measurement)
-    with _main_process_alone(accelerator) as alone:
+    with raised_in_all(trainer.group):
         if alone and config.epochs in config.measured:
             folder.finish()
-    return record if accelerator.is_main_process else Record.empty()
+    wait_for_all(trainer.group)
+    return record if alone else Record.empty()
 
 
 def _resumed(trainer: Trainer, folder: RunFolder) -> tuple[int, Record]:
@@ -231,20 +231,3 @@ def _resumed(trainer: Trainer, folder: RunFolder) -> tuple[int, Record]:
     except DAMAGED as error:
         raise folder.damaged(error) from error
     return epoch + 1, record
-
-
-@contextmanager
-def _main_process_alone(accelerator: Accelerator) -> Iterator[bool]:
-    """A block that only the process told True works in, while the others wait for its end: its error is raised in all of them."""
-    failure: list[str | None] = [None]
-    caught: Exception | None = None
-    try:
-        yield accelerator.is_main_process
-    except Exception as error:
-        failure[0], caught = str(error) or type(error).__name__, error
-    if accelerator.num_processes > 1:
-        broadcast_object_list(failure)
-    if caught is not None:
-        raise caught
-    if failure[0] is not None:
-        raise ValueError(f"process 0 failed: {failure[0]}")

@@ -3,12 +3,12 @@
 import contextlib
 import os
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.training.config import TrainConfig
-from ufm.distributed import check_alike, raised_in_all
+from ufm.distributed import broadcast_text, check_alike, raised_in_all, wait_for_all
 from ufm.files.one_folder import check_one_folder
 from ufm.output import StandardError, printable, say
 
@@ -37,12 +37,12 @@ def train_run(run: Run) -> "Record":
 
 
 def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool = False, quiet: bool = True) -> "Record":
-    """Train into the folder `out`, going on where it stands. Returns the Record of what was measured.
+    """Train into the folder `out`, going on where it stands. Returns the Record of what was measured, in process 0 of several.
 
     A finished run is answered from its record, without its data. Raises ValueError for what cannot be trained or does not belong
     into the folder, ImportError without the extra 'train'.
     """
-    from sims.training.folder import RunFolder
+    from sims.training.folder import RunFolder, identity_of
 
     if not _launched() and (record := RunFolder(out, config).finished()) is not None:
         return record
@@ -53,6 +53,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     from sims.training.data import load
     from sims.training.loop import Trainer, run
     from sims.training.processes import MEASURING_LIMIT, processes_of
+    from ufm.monitor.record import Record
 
     tracker = "tensorboard" if tensorboard else None
     # the processes wait for each other's measuring, and for process 0's robustness, far longer than for gradients
@@ -62,12 +63,14 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     )
     check_started(accelerator.num_processes)
     group = processes_of(accelerator)
-    check_alike(group, _settings_of(config) | {"out": out.name})
+    check_alike(group, identity_of(config) | {"out": out.name})
     with raised_in_all(group):
         folder = RunFolder(out, config)
+    record = None if group.rank else folder.finished()
+    if broadcast_text(group, "" if record is None else "finished"):  # whose folder may be one that nobody may write into
+        wait_for_all(group)
+        return record or Record.empty()
     check_one_folder(out, group)
-    if (record := folder.finished()) is not None:
-        return record
     with raised_in_all(group):
         data = load(config.data, quiet)
     if tensorboard:
@@ -91,11 +94,6 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
 def _launched() -> bool:
     """Whether a launcher tells of several processes: they answer together, and only once they are known to train one run."""
     return any(os.environ.get(name, "1") != "1" for name in PROCESS_COUNTS)
-
-
-def _settings_of(config: TrainConfig) -> dict[str, Any]:
-    """What all processes need alike of a configuration: its data may lie elsewhere, and is compared instead."""
-    return {name: value for name, value in asdict(config).items() if name not in ("data_dir", "hub")}
 
 
 def check_launch() -> None:

@@ -60,8 +60,10 @@ def synchronized(model: nn.Module) -> nn.Module:
     """
     norms = {name: module for name, module in model.named_modules() if isinstance(module, _BatchNorm)}
     for name, norm in norms.items():
-        if type(norm) not in TORCH_NORMS:
-            raise ValueError(f"{name} is a {type(norm).__name__}: torch's own BatchNorm1d, 2d and 3d alone can be synchronized")
+        of_its_own = [what for what in ("forward", "process_group") if vars(norm).get(what) is not None]
+        if type(norm) not in TORCH_NORMS or of_its_own:
+            kind = " with a ".join([type(norm).__name__, *of_its_own])
+            raise ValueError(f"{name} is a {kind}: torch's own BatchNorm1d, 2d and 3d alone can be synchronized")
     for norm in norms.values():
         norm.__class__ = SynchronizedBatchNorm  # a new object would have none of the hooks, nor those who hold the old one
     return model

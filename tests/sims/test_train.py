@@ -30,6 +30,7 @@ from sims.training.robustness import deepfool_robustness, robustness_sample
 from tests.fresh import FreshProcesses
 from tests.sims.runs import final_weights, tiny
 from tests.typed import gradient_of
+from tests.ufm.flow.test_full_shares import Group, in_threads
 from ufm.distributed import Processes
 from ufm.features.least_squares import lambda_of_weight_decay, ls_classifier
 from ufm.features.statistics import statistics_of
@@ -319,26 +320,22 @@ def test_feature_decay_shrinks_features(tmp_path: Path) -> None:
 # errors
 
 
-def test_what_stops_process_0_stops_the_others_with_its_words(monkeypatch: pytest.MonkeyPatch) -> None:
-    told: list[Any] = []
-    monkeypatch.setattr(loop, "broadcast_object_list", lambda words: words.__setitem__(0, told[-1]) if told else None)
-    main: Any = SimpleNamespace(is_main_process=True, num_processes=2)
-    other: Any = SimpleNamespace(is_main_process=False, num_processes=2)
+@pytest.mark.parametrize(("rank", "place"), [(0, "begin"), (0, "load_checkpoint"), (1, "load_checkpoint")])
+def test_what_stops_one_process_stops_the_others_with_its_words(rank: int, place: str) -> None:
+    def fail(*_: object) -> None:
+        raise ValueError("the disk is full")
 
-    def work(accelerator: Any, fails: bool) -> bool:
-        with loop._main_process_alone(accelerator) as alone:
-            if fails:
-                raise ValueError("the disk is full")
-        return alone
+    def work(group: Group) -> None:
+        accelerator = SimpleNamespace(is_main_process=group.rank == 0, num_processes=2)
+        trainer: Any = SimpleNamespace(config=tiny(1), group=group, accelerator=accelerator)
+        folder: Any = SimpleNamespace(begin=lambda _: None, load_checkpoint=lambda: None)
+        if group.rank == rank:
+            setattr(folder, place, fail)
+        words = "the disk is full" if group.rank == rank else f"process {rank} failed: the disk is full"
+        with pytest.raises(ValueError, match=f"^{words}$"):
+            loop.run(trainer, folder, lambda *_: None, lambda *_: None)
 
-    assert work(main, fails=False)
-    with pytest.raises(ValueError, match=r"^the disk is full$"):
-        work(main, fails=True)
-    told.append(None)
-    assert not work(other, fails=False)
-    told.append("the disk is full")
-    with pytest.raises(ValueError, match="process 0 failed: the disk is full"):
-        work(other, fails=False)
+    in_threads(2, work)
 
 
 def test_lbfgs_on_several_processes_is_refused() -> None:

@@ -7,9 +7,11 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -20,6 +22,7 @@ from sims import train as command
 from sims.training.folder import RunFolder, load_run
 from tests.fresh import FreshProcesses
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, interrupted_at, tiny, write_mnist
+from tests.ufm.flow.test_full_shares import Group, in_threads
 from ufm.monitor.record import Record
 
 
@@ -101,6 +104,31 @@ def test_a_finished_run_is_answered_without_torch_and_scipy(finished: Path) -> N
     done = subprocess.run(call, cwd=ROOT, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "zero training error" in done.stdout
+
+
+def test_process_0_tells_the_others_of_a_finished_run_and_none_of_them_writes(
+    finished: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may lie on a disk that takes no more, and the data of another process in another place."""
+    here = threading.local()
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr("sims.training.data.load", refuse)
+    monkeypatch.setattr("accelerate.Accelerator", lambda **_: SimpleNamespace(num_processes=2))
+    monkeypatch.setattr("sims.training.processes.processes_of", lambda _: here.group)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    config = tiny(save_features=(2, 4))
+
+    def work(group: Group) -> tuple[int, tuple[int, ...]]:
+        here.group = group
+        record = command.train(replace(config, hub="elsewhere") if group.rank else config, finished)
+        return len(record.epochs), group.sent[-1]
+
+    # the last message is none that one of them needs: the process that leaves first may break it
+    assert in_threads(2, work) == [(4, (1,)), (0, (1,))]
 
 
 @pytest.mark.parametrize("name", ["checkpoint.pt", "trajectory.npz", "provenance.json", "config.json"])

@@ -1,5 +1,6 @@
 """A folder that several processes write into together: the same one in all of them, on a disk that they share."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from ufm.distributed import Processes, broadcast_text, raised_in_all
@@ -23,7 +24,8 @@ def check_one_folder(folder: Path, group: Processes) -> None:
             check_seen(folder / name)
     finally:
         if group.rank == 0:
-            (folder / name).unlink(missing_ok=True)
+            with suppress(OSError):  # it is not there, or not to be removed, as on a disk that takes no more
+                (folder / name).unlink()
 
 
 def check_seen(made: Path) -> None:

@@ -47,9 +47,9 @@ class FlowConfig:
         if self.start not in ("whitened", "raw") or self.dtype not in ("float64", "float32"):
             raise ValueError(f"start = {self.start!r}, dtype = {self.dtype!r}: whitened or raw, float64 or float32")
         if self.start == "raw" and self.flow != UNNORMALIZED.name:
-            raise ValueError(f"the {self.flow} flow is defined for whitened features: --start raw goes with --flow unnormalized")
+            raise ValueError(f"the {self.flow} flow is defined for whitened features: start raw goes with flow unnormalized")
         if self.balance and self.features is None:
-            raise ValueError("random features have the requested sizes: --balance goes with --features")
+            raise ValueError("random features have the requested sizes: balance goes with given features")
         if self.sizes is not None and (self.features is not None or len(self.sizes) < 2 or min(self.sizes) < 1):
             raise ValueError(f"sizes = {self.sizes}: of random features, at least two classes of at least one example")
         if self.eta is not None and self.steps is not None:
@@ -57,11 +57,11 @@ class FlowConfig:
 
     def _check_flow(self) -> None:
         if self.flow != UNNORMALIZED.name and self.feature_decay:
-            raise ValueError(f"the {self.flow} flow fixes the scale of features: --feature-decay goes with --flow unnormalized")
+            raise ValueError(f"the {self.flow} flow fixes the scale of features: feature_decay goes with flow unnormalized")
         if self.flow == UNNORMALIZED.name and self.ridge:
-            raise ValueError("the unnormalized flow is closed only without a ridge: --ridge goes with renormalized or embedded")
+            raise ValueError("the unnormalized flow is closed only without a ridge: ridge goes with renormalized or embedded")
         if self.flow == EMBEDDED.name and self.kernel_ratio != 1:
-            raise ValueError("the embedded flow is the limit of an infinite kernel ratio: --kernel-ratio goes with the others")
+            raise ValueError("the embedded flow is the limit of an infinite kernel ratio: kernel_ratio goes with the others")
 
     def _check_numbers(self) -> None:
         for name in ("C", "N", "P", "seed", "points", "steps"):
@@ -71,7 +71,7 @@ class FlowConfig:
         if not (math.isfinite(self.growth) and self.growth > 1):
             raise ValueError(f"growth = {self.growth}: it must be greater than 1")
         if self.t_end is not None and not (SMALLEST_TIME <= self.t_end < math.inf):
-            raise ValueError(f"t-end = {self.t_end}: it must be positive and finite, at least {SMALLEST_TIME:g}")
+            raise ValueError(f"t_end = {self.t_end}: it must be positive and finite, at least {SMALLEST_TIME:g}")
         if self.points is not None and self.points < 2:
             raise ValueError(f"points = {self.points}: at least the start and the end are needed")
         if self.seed < 0:
@@ -81,9 +81,9 @@ class FlowConfig:
         if not 0 <= self.ridge < math.inf:
             raise ValueError(f"ridge = {self.ridge}: it must be finite and cannot be negative")
         if not 0 < self.kernel_ratio < math.inf:
-            raise ValueError(f"kernel-ratio = {self.kernel_ratio}: it must be positive and finite")
+            raise ValueError(f"kernel_ratio = {self.kernel_ratio}: it must be positive and finite")
         if not 0 <= self.feature_decay < math.inf:
-            raise ValueError(f"feature-decay = {self.feature_decay}: it must be finite and cannot be negative")
+            raise ValueError(f"feature_decay = {self.feature_decay}: it must be finite and cannot be negative")
         if self.eta is not None and not (SMALLEST_TIME <= self.eta < math.inf):
             raise ValueError(f"eta = {self.eta}: the step size must be positive and finite, at least {SMALLEST_TIME:g}")
         if self.steps is not None and not 1 <= self.steps <= MOST_STEPS:

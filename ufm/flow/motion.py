@@ -136,13 +136,13 @@ def motion_of(config: FlowConfig, start: Start) -> "ClosedMotion | GeneralMotion
 
 
 def end_time(config: FlowConfig, start: Start) -> float:
-    """--t-end, or the time at which the smallest omega has grown --growth fold under the flow."""
+    """t_end, or the time at which the smallest omega has grown `growth`-fold under the flow."""
     if config.t_end is not None:
         return config.t_end
     omega0 = start.snr.omega
     if not omega0[-1] > 0:
         zeros = int((omega0 == 0).sum())
-        raise ValueError(f"{zeros} of {len(omega0)} singular values are zero and never grow: give --t-end instead of --growth")
+        raise ValueError(f"{zeros} of {len(omega0)} singular values are zero and never grow: give t_end instead of growth")
     return motion_of(config, start).end_time(config.growth)
 
 

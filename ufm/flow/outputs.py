@@ -36,7 +36,7 @@ def path_of_flow(name: str, flow: str, several: bool) -> Path:
 
 
 def checkpoint_path(config: FlowConfig, out: str, several: bool) -> Path:
-    """Where a --full run keeps its state until its result is stored: a file, or on rows that processes share a folder."""
+    """Where a run of the full X keeps its state until its result is stored: a file, or on rows that processes share a folder."""
     shared = config.features is not None and is_shared(config.features)
     return path_of_flow(out, config.flow, several).with_suffix(".partial" if shared else ".partial.npz")
 
@@ -61,4 +61,4 @@ def _check_checkpoint(config: FlowConfig, checkpoint: Path, read: tuple[str, ...
         return
     store.check_not_read(checkpoint, features)
     if checkpoint.exists() and not checkpoint.is_dir():
-        raise ValueError(f"{checkpoint} is no folder, and the run keeps its state there: choose another --out, or move it away")
+        raise ValueError(f"{checkpoint} is no folder, and the run keeps its state there: choose another name, or move it away")

@@ -1,6 +1,6 @@
 """Where a run on shards starts: their class statistics, merged over blocks and processes.
 
-No feature stays in memory, but with --full, for which every process keeps the columns of its own share.
+No feature stays in memory but where the full X is integrated, for which every process keeps the columns of its own share.
 """
 
 import zlib
@@ -23,7 +23,7 @@ from ufm.laws.mean_system import MeanSystem, factored_mean_system
 
 
 def prepare_shards(config: FlowConfig, shards: SharedRows, group: Processes) -> Start:
-    """The start of a run on shards or a checkpoint; with --full it has the columns of this process.
+    """The start of a run on shards or a checkpoint; for the full X it has the columns of this process.
 
     Raises ValueError for options that need all features at once.
     """
@@ -109,4 +109,4 @@ def _check_same(shards: SharedRows, group: Processes) -> None:
 def _check_options(config: FlowConfig) -> None:
     for name, value in (("balance", config.balance), ("device", config.device is not None)):
         if value:
-            raise ValueError(f"--{name} needs all features in memory: shards are known by their class statistics alone")
+            raise ValueError(f"{name} needs all features in memory: shards are known by their class statistics alone")

@@ -27,7 +27,7 @@ def check_shared(features: str | None, group: Processes) -> None:
         if features is None or not is_shared(features):
             lost = "" if features is None or os.path.exists(features) else f"there is no {features}; "
             raise ValueError(
-                f"several processes share shards: {lost}give --features 'FOLDER/*.npz' or a checkpoint, or start one process"
+                f"several processes share shards: {lost}give features 'FOLDER/*.npz' or a checkpoint, or start one process"
             )
 
 
@@ -36,7 +36,7 @@ def check_options_alike(options: Mapping[str, object], group: Processes) -> None
 
     The folders of paths may: one folder may have several names. `--features` may, whose rows are compared when they are there.
     """
-    written = {name: os.path.basename(str(options[name] or "")) for name in ("out", "plot")}
+    written = {name: path if (path := options[name]) is None else os.path.basename(str(path)) for name in ("out", "plot")}
     facts = {name: value for name, value in options.items() if name not in ("features", "quiet", "json")} | written
     check_alike(group, {"--" + name.replace("_", "-"): value for name, value in sorted(facts.items())})
 

@@ -64,3 +64,21 @@ def test_unequal_classes_and_other_columns_are_refused() -> None:
         singular_value_derivative(X, ClassLayout((5, 9)), U, omega, V)
     with pytest.raises(ValueError, match="X has 14 columns but the class sizes sum to 12"):
         singular_value_derivative(X, ClassLayout.equal(2, 6), U, omega, V)
+
+
+def test_vectors_of_other_numbers_are_refused_where_they_would_be_broadcast() -> None:
+    layout, rng = ClassLayout.equal(3, 4), np.random.default_rng(0)
+    X, spectrum = renormalized_features(rng.standard_normal((6, 12)), layout)
+    U, omega, V = spectrum.left_vectors, spectrum.omega, spectrum.V
+    for vectors in ((U[:, :1], omega, V), (U, omega[:1], V), (U, omega, V[:, :1]), (U, omega, V.T), (U, omega, np.eye(2))):
+        with pytest.raises(ValueError, match=r"U .*, omega .*, V .*: columns of U and V and entries of omega belong together"):
+            singular_value_derivative(X, layout, *vectors)
+
+
+def test_a_batch_is_one_point_after_another() -> None:
+    layout, rng = ClassLayout.equal(3, 4), np.random.default_rng(0)
+    points = [renormalized_features(rng.standard_normal((2, 12)), layout) for _ in range(2)]  # as many as features
+    arguments = [(X, spectrum.left_vectors, spectrum.omega, spectrum.V) for X, spectrum in points]
+    X, *vectors = (np.stack(part) for part in zip(*arguments, strict=True))
+    each = [singular_value_derivative(X, layout, *vectors) for X, *vectors in arguments]
+    np.testing.assert_allclose(singular_value_derivative(X, layout, *vectors), each, atol=1e-14)

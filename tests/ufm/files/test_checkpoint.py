@@ -217,4 +217,4 @@ def test_a_run_on_a_checkpoint_is_the_run_on_one_file(tmp_path: Path, capsys: py
     files = [str(tmp_path / "saved" / name) for name in (".metadata", "__0_0.distcp")]
     assert read_by(str(tmp_path / "saved")) == tuple(files)
     assert main(["--features", str(tmp_path / "saved"), "--balance"]) == 2
-    assert "--balance needs all features in memory" in capsys.readouterr().err
+    assert "balance needs all features in memory" in capsys.readouterr().err

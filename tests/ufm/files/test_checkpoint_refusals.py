@@ -80,7 +80,7 @@ def test_names_that_are_taken_or_gone(folder: Path) -> None:
         load_rows(folder.parent / "gone")
     with pytest.raises(ValueError, match=r"shards are named by a pattern, '.*/empty/[*].npz'"):
         load_rows(folder.parent / "empty")
-    with pytest.raises(ValueError, match="there is no gone; give --features"):
+    with pytest.raises(ValueError, match="there is no gone; give features"):
         check_shared("gone", OneProcess())
 
 

@@ -1,6 +1,8 @@
 """Files: atomic, never pickled, and refused with the reason."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 import tracemalloc
@@ -12,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.ufm.flow.test_full_shares import Group, in_threads
 from ufm.files import archive, json_objects, store
 from ufm.files.features import load_feature_file
+from ufm.files.one_folder import check_one_folder
 from ufm.files.shards import Shards
 
 
@@ -279,3 +283,23 @@ def test_json_of_any_depth_and_length_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="cannot read here"):
             json_objects.parse_json(text, "here")
     assert json_objects.parse_json('{"a": 1}', "here") == {"a": 1}
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_process_0_cannot_write_into_is_named_in_all(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Linux refuses to remove what is not there, too, on a disk that is not to be written."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+    monkeypatch.setattr(Path, "unlink", refuse)
+
+    def work(group: Group) -> None:
+        words = "process 0 failed: " * group.rank + f"cannot write into {tmp_path}: {os.strerror(code)}"
+        with pytest.raises(ValueError, match=f"^{re.escape(words)}$"):
+            check_one_folder(tmp_path, group)
+
+    in_threads(2, work)

@@ -288,16 +288,16 @@ def test_a_seed_gives_float32_the_float64_data_rounded_through_the_command(tmp_p
         (["--sizes", "1,1", "--P", "3"], "N = 1"),
         (
             ["--sizes", "50,20,5", "--balance"],
-            "random features have the requested sizes: --balance goes with --features",
+            "random features have the requested sizes: balance goes with given features",
         ),
         (["--ridge", "-1"], "ridge = -1.0"),
         (["--ridge", "nan"], "ridge = nan"),
-        (["--kernel-ratio", "0"], "kernel-ratio = 0.0"),
-        (["--kernel-ratio", "inf"], "kernel-ratio = inf"),
-        (["--feature-decay", "1e-3"], "goes with --flow unnormalized"),
-        (["--feature-decay", "-1", "--flow", "unnormalized"], "feature-decay = -1.0"),
-        (["--ridge", "0.1", "--flow", "unnormalized"], "--ridge goes with"),
-        (["--kernel-ratio", "2", "--flow", "embedded"], "--kernel-ratio goes with"),
+        (["--kernel-ratio", "0"], "kernel_ratio = 0.0"),
+        (["--kernel-ratio", "inf"], "kernel_ratio = inf"),
+        (["--feature-decay", "1e-3"], "goes with flow unnormalized"),
+        (["--feature-decay", "-1", "--flow", "unnormalized"], "feature_decay = -1.0"),
+        (["--ridge", "0.1", "--flow", "unnormalized"], "ridge goes with"),
+        (["--kernel-ratio", "2", "--flow", "embedded"], "kernel_ratio goes with"),
         (["--sizes", "3," + ",".join(["4"] * 20000), "--P", "30000"], "need about 739 GB"),  # told before a number is drawn
     ],
 )

@@ -380,7 +380,7 @@ def test_balance_and_reduce_are_explicit_choices(tmp_path: Path, capsys: pytest.
         (["--C", "3", "--N", "3", "--P", "7"], r"C(N-1) = 6 < P = 7"),
         (["--P", "0"], "P = 0"),
         (["--growth", "1"], "growth = 1.0"),
-        (["--t-end", "-5"], "t-end = -5.0"),
+        (["--t-end", "-5"], "t_end = -5.0"),
         (["--points", "1"], "points = 1"),
         (["--eta", "0"], "eta = 0.0"),
         (["--steps", "0"], "steps = 0"),
@@ -389,15 +389,15 @@ def test_balance_and_reduce_are_explicit_choices(tmp_path: Path, capsys: pytest.
         (["--unknown"], "unrecognized arguments: --unknown\n"),
         (["--sizes", "50,", "20,", "5"], "write --sizes 50,20,5 without spaces"),
         (["--features", "a.npz", "b.npz"], "put quotes around a pattern of files"),
-        (["--feature-decay", "-1"], "feature-decay = -1.0: it must be finite and cannot be negative"),
-        (["--start", "raw"], "--start raw goes with"),
+        (["--feature-decay", "-1"], "feature_decay = -1.0: it must be finite and cannot be negative"),
+        (["--start", "raw"], "start raw goes with"),
         (["--out", "run.txt"], "must end in .npz"),
         (["--plot", "run.bmp"], "must end in .png"),
         (["--out", "/nonexistent/run.npz"], "cannot write /nonexistent/run.npz"),
         (["--features", "none.npz"], "cannot read none.npz"),
         (["--features", "none.npz", "--P", "4"], "leave out --P"),
         (["--features", "same.npz", "--out", "./same.npz"], "would overwrite same.npz, which is read"),
-        (["--balance"], "--balance goes with --features"),
+        (["--balance"], "balance goes with given features"),
         (["--seed", "-1"], "seed = -1"),
         (["--t-end", "1e-320"], "at least 1e-290"),
         (["--eta", "1e-320"], "at least 1e-290"),
@@ -459,7 +459,7 @@ def test_coinciding_means_need_an_end_time(capsys: pytest.CaptureFixture, tmp_pa
     store.save_arrays(path, {"features": rows, "labels": labels})
     rows[labels == 0] += 1.0
     store.save_arrays(tmp_path / "one.npz", {"features": rows, "labels": labels})
-    assert "give --t-end" in refused(capsys, "--features", tmp_path / "one.npz")
+    assert "give t_end" in refused(capsys, "--features", tmp_path / "one.npz")
     assert run("--features", tmp_path / "one.npz", "--t-end", "10", "--quiet") == 0
 
 

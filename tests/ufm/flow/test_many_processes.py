@@ -132,6 +132,7 @@ def test_a_nan_is_told_with_its_file_and_row(tmp_path, size):
         (["--full"], [], "--full"),
         (["--out", "a.npz", "--plot", "a.png"], [], "--out, --plot"),
         (["--out", "a.npz"], ["--out", "b.npz"], "--out"),
+        (["--out", "folder/", "--plot", ""], [], "--out, --plot"),
         (["--flow", "all", "--points", "5"], ["--points", "6"], "--flow, --points"),
     ],
 )

@@ -243,7 +243,7 @@ def test_no_shard_is_overwritten(shards, capsys):
 def test_several_processes_without_shards_are_refused():
     with pytest.raises(ValueError, match=r"several processes share shards: there is no all\.npz; give"):
         check_shared("all.npz", OneProcess())
-    with pytest.raises(ValueError, match="several processes share shards: give --features"):
+    with pytest.raises(ValueError, match="several processes share shards: give features"):
         check_shared(__file__, OneProcess())
 
 
