@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.__main__ import machine
-from sims.training.config import TrainConfig, cells, protocol
 from sims.training.loop import network_of_images
+from sims.training.protocol import TrainConfig, cells, protocol
 from ufm.files.store import write_text
 
 PAGE = Path(__file__).parents[1] / "docs" / "cells.md"

@@ -152,7 +152,7 @@ def trained(seed: int, epochs: int, folder: str) -> float:
     """Train and measure the digits once."""
     from dataclasses import replace
 
-    from sims.training.config import protocol
+    from sims.training.protocol import protocol
     from sims.training.session import Run, train_run
 
     config = replace(protocol("digits", "mlp", "mse").scaled(epochs), seed=seed, robustness=0, measured=(epochs,))

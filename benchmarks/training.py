@@ -19,11 +19,11 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from benchmarks.timing import peak_megabytes
-from sims.training.config import TrainConfig
 from sims.training.data import Data, normalizer_of
 from sims.training.examples import EVALUATION_BATCH, epoch_batches
 from sims.training.loop import Trainer
 from sims.training.nets import CLASSIFIER, Shape, build
+from sims.training.protocol import TrainConfig
 from sims.training.readers import Split
 from ufm.monitor.network import measure_network
 

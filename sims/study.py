@@ -15,7 +15,7 @@ from sims.command import Parser, parse_share, print_json, run_command
 from sims.comparison.analysis import Choice, Group, analyse
 from sims.comparison.wording import label
 from sims.page import check_jinja2
-from sims.training.config import LOSS_FUNCTIONS, TrainConfig, protocol
+from sims.training.protocol import LOSS_FUNCTIONS, TrainConfig, protocol
 from ufm.compare.outcome import NOT_COMPARED
 from ufm.compare.verdict import LawRule
 from ufm.files.json_objects import JsonObject

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from sims.command import Parser, print_json, run_command
 from sims.sweeps import ENGINES, PROCESSES
-from sims.training.config import LOSS_FUNCTIONS, TrainConfig
 from sims.training.folder import CHECKPOINT, PROVENANCE, SEARCH
 from sims.training.options import add_fields, config_of
+from sims.training.protocol import LOSS_FUNCTIONS, TrainConfig
 from sims.training.search import search
 from sims.training.session import ProgressLine, check_launch, reproducible, set_threads, train
 from ufm.files.store import check_not_read

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from benchmarks.cells import HEAD, METHOD, PAGE, STEP_FLOPS, cost_of, paper_cells
-from sims.training.config import protocol
+from sims.training.protocol import protocol
 
 
 def test_operations_and_parameters_of_vgg_are_those_of_its_layers() -> None:

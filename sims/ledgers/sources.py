@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sims.ledgers.entry import entry
-from sims.training.config import TrainConfig
 from sims.training.data import Data, balanced, load
 from sims.training.examples import Examples
 from sims.training.folder import RunFolder, load_run
 from sims.training.loop import Trainer, network
 from sims.training.loss_and_optimizer import summed_loss
 from sims.training.nets import CLASSIFIER
+from sims.training.protocol import TrainConfig
 from ufm.files.features import FLOATS, epoch_of
 from ufm.files.json_objects import JsonObject
 from ufm.files.store import load_arrays, load_features

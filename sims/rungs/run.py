@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from sims.rungs.descent import Descent, FeatureDescent
 from sims.rungs.rung import DIGITS_DATA, Rung, body_of, examples, rung_data
-from sims.training.config import TrainConfig
 from sims.training.folder import velocity_file
+from sims.training.protocol import TrainConfig
 from sims.training.readers import DataChoice
 from sims.training.velocity import measure_velocity
 from ufm.arrays import as_numpy

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from sims.rungs.descent import Descent
-from sims.training.config import TrainConfig
 from sims.training.data import Data, load
+from sims.training.protocol import TrainConfig
 from sims.training.readers import DataChoice
 from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of

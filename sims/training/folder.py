@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sims.training.config import TrainConfig, from_mapping, load_config, rate_source
+from sims.training.protocol import TrainConfig, from_mapping, load_config, rate_source
 from ufm.arrays import as_numpy
 from ufm.files.json_objects import JsonObject, read_limited_text
 from ufm.files.store import provenance, remove_stale, save_arrays, write_atomically, write_text

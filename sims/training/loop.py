@@ -13,13 +13,13 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
-from sims.training.config import TrainConfig
 from sims.training.data import Data
 from sims.training.examples import Examples, epoch_batches
 from sims.training.folder import DAMAGED, RunFolder
 from sims.training.loss_and_optimizer import facts_of, groups, optimizer_of, summed_loss
 from sims.training.nets import CLASSIFIER, Shape, build, freeze_as_simplex_etf
 from sims.training.processes import processes_of
+from sims.training.protocol import TrainConfig
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from sims.training.shared_statistics import share_running_statistics, synchronized
 from sims.training.velocity import features_of, measure_velocity

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sims.training.config import TrainConfig
+from sims.training.protocol import TrainConfig
 from ufm.features.least_squares import lambda_of_weight_decay
 
 LBFGS_ITERATIONS, LBFGS_HISTORY = 10, 10  # inner iterations a batch, and pairs remembered

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, get_args
 
-from sims.training.config import TrainConfig, load_config, protocol
+from sims.training.protocol import TrainConfig, load_config, protocol
 from ufm.options import SHARED
 
 CELL = {"dataset": "digits", "net": "mlp", "loss": "mse"}  # the default one

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from sims.training.config import TrainConfig
+from sims.training.protocol import TrainConfig
 from sims.training.readers import DATASETS, JPEG
 from ufm.files.plot import BLACK, BLUE, GREEN, ORANGE, RED
 from ufm.monitor.record import Record

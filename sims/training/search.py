@@ -6,8 +6,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sims.sweeps import sweep
-from sims.training.config import GRID, TrainConfig
 from sims.training.folder import SEARCH
+from sims.training.protocol import GRID, TrainConfig
 from sims.training.session import Run, train_run
 from ufm.distributed import world_size
 from ufm.files.store import write_text

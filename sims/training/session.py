@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sims.training.config import TrainConfig
+from sims.training.protocol import TrainConfig
 from ufm.distributed import broadcast_text, check_alike, raised_in_all, wait_for_all
 from ufm.files.one_folder import check_one_folder
 from ufm.output import StandardError, printable, say

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from sims.training.config import TrainConfig
 from sims.training.loss_and_optimizer import summed_loss
+from sims.training.protocol import TrainConfig
 from ufm.features.ranges import snr_in_range
 from ufm.features.statistics import StreamingStatistics
 from ufm.files.json_objects import JsonObject

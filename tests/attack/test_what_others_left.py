@@ -19,8 +19,8 @@ import pytest
 from sims.comparison import control_rates, controls
 from sims.comparison.lines import append_line, read_lines
 from sims.gallery.gallery import figure_path, gallery_model, parameters, saved_report
-from sims.training.config import TrainConfig
 from sims.training.folder import RunFolder
+from sims.training.protocol import TrainConfig
 from sims.training.readers import read_idx
 from tests.attack.commands import check_answer, run
 from tests.attack.folders import labelled

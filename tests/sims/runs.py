@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from sims import train as command
-from sims.training.config import TrainConfig
+from sims.training.protocol import TrainConfig
 from ufm.monitor.record import Record
 
 ROOT = Path(__file__).parents[2]

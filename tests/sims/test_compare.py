@@ -20,7 +20,7 @@ from sims.comparison.numbers import numbers
 from sims.comparison.report import json_values
 from sims.comparison.runs import load_observed
 from sims.measure import main as measure_main
-from sims.training.config import TrainConfig
+from sims.training.protocol import TrainConfig
 from tests.strategies import features
 from tests.ufm.compare.descents import descend, white_start
 from tests.ufm.compare.synthetic import clock

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from sims import figures
-from sims.training.config import TrainConfig, protocol
 from sims.training.folder import RunFolder
 from sims.training.paper_figures import OVERLAYS, PLOTS, StoredRun, overlay_figure, plot_figure, table_one
+from sims.training.protocol import TrainConfig, protocol
 from ufm.monitor.record import Record, table
 
 EPOCHS = np.array([1, 2, 5, 9])

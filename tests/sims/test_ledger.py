@@ -14,7 +14,7 @@ from sims import ledger, ledger_study
 from sims.ledgers.nets import Cell
 from sims.ledgers.summary import mean_and_interval
 from sims.train import train
-from sims.training.config import protocol
+from sims.training.protocol import protocol
 
 SMALL = {"per_class": 20, "test_per_class": 20, "width": 0.02, "robustness": 0, "batch_size": 50}
 

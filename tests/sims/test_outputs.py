@@ -15,7 +15,7 @@ import pytest
 
 from sims import ladder, ledger_study, study
 from sims.rungs import rung as rungs
-from sims.training.config import TrainConfig
+from sims.training.protocol import TrainConfig
 from ufm.files.store import load_arrays, save_arrays
 
 SMALL: dict[str, Any] = {"per_class": 20, "test_per_class": 5, "width": 0.05, "batch_size": 50, "robustness": 0, "lr": 0.05}

@@ -10,7 +10,7 @@ import torch
 from sims import study
 from sims import train as train_command
 from sims.comparison.analysis import Group
-from sims.training.config import TrainConfig
+from sims.training.protocol import TrainConfig
 from ufm.compare.exponent import Exponent
 from ufm.compare.outcome import NAMED, REFUTED, UNDECIDED, Selection
 from ufm.compare.verdict import Verdict

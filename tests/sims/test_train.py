@@ -21,11 +21,11 @@ from torch import nn
 from sims import train as command
 from sims.measure import main as measure_main
 from sims.training import loop, session
-from sims.training.config import TrainConfig
 from sims.training.data import Normalizer, load
 from sims.training.examples import EVALUATION_BATCH, Examples, epoch_batches
 from sims.training.folder import RunFolder, load_run
 from sims.training.loss_and_optimizer import groups, mean_square, optimizer_of, summed_loss
+from sims.training.protocol import TrainConfig
 from sims.training.robustness import deepfool_robustness, robustness_sample
 from tests.fresh import FreshProcesses
 from tests.sims.runs import final_weights, tiny

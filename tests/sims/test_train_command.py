@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from sims import train as command
-from sims.training.config import protocol
 from sims.training.folder import load_run
 from sims.training.nets import CLASSIFIER, Shape, build
+from sims.training.protocol import protocol
 from tests.sims.runs import ROOT, tiny, write_mnist
 from ufm.monitor.layers import linear_layer
 

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from sims import train as command
-from sims.training.config import protocol
 from sims.training.data import load
 from sims.training.examples import Examples
 from sims.training.folder import load_run
 from sims.training.loop import network
 from sims.training.nets import CLASSIFIER
+from sims.training.protocol import protocol
 from sims.training.session import PROCESS_COUNTS
 from tests.sims.runs import assert_same_bits
 from ufm.files.store import load_arrays

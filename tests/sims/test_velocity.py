@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from sims import train as command
-from sims.training.config import TrainConfig
+from sims.training.protocol import TrainConfig
 from sims.training.velocity import (
     cosine,
     feature_gradient,

@@ -8,7 +8,7 @@ A network trained with the mean over batch AND classes and SGD weight decay wd h
 from manifolds.class_centering import whole_number
 from manifolds.linalg import ArrayT, identity_like, namespace, solve_lower, solve_upper, symmetrize
 from ufm.arrays import PerClass, Weights
-from ufm.features.central_path import central_path_classifier
+from ufm.features.central_path_classifier import central_path_classifier
 from ufm.features.statistics import ClassStatistics
 from ufm.features.whitened_least_squares import LeastSquares, whitened_least_squares
 

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests import oracles
 from tests.strategies import Problem, problems
-from ufm.features.central_path import central_path_classifier
+from ufm.features.central_path_classifier import central_path_classifier
 from ufm.features.least_squares import extended_ls_classifier, lambda_of_weight_decay, ls_classifier
 from ufm.features.loss_decomposition import decompose, mse_loss
 from ufm.features.statistics import ClassStatistics, block_statistics, statistics_of

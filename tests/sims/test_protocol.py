@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sims.training.config import GRID, PROTOCOL, TrainConfig, cells, from_mapping, load_config, protocol, rate_source
 from sims.training.nets import NETS
+from sims.training.protocol import GRID, PROTOCOL, TrainConfig, cells, from_mapping, load_config, protocol, rate_source
 
 MSE_CELLS = {  # A.2 of the paper
     "mnist": ("vgg11", "resnet18", "densenet40"),
