@@ -20,7 +20,7 @@ from ufm.ledger.first_pass import FirstPass
 from ufm.ledger.leave_one_out import SecondPass
 from ufm.ledger.reductions import Sketch, StateReduction
 from ufm.ledger.result import Ledger
-from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
+from ufm.ledger.tracing import GraphTrace, Operation, State, Trace, traced, undisturbed
 
 
 def ledger(
@@ -122,6 +122,8 @@ def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndar
     first = FirstPass(len(classes), reduction)
     for x, y in labelled_batches(loader, model, classes):
         first.take(x, y, trace)
+    if isinstance(trace, GraphTrace):
+        first.probe(trace)
     first.close()
     return first
 

@@ -137,9 +137,8 @@ class HookTrace:
         if not self.leaves:
             raise ValueError("the model has no modules inside, and torch.fx cannot trace it: no operation can be recorded")
 
-    def walk(self, x: Tensor, visit: Visit, probe: bool = False) -> None:
+    def walk(self, x: Tensor, visit: Visit) -> None:
         """Run the model on a batch; the state after a module is its output."""
-        del probe
         calls: dict[str, int] = {}
         visit(Operation(INPUT, INPUT), {INPUT: x}, None)
 
