@@ -171,8 +171,9 @@ def traced(model: nn.Module) -> tuple[Trace, str]:
 
 @contextmanager
 def undisturbed(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode without gradients; afterwards every mode and random generator is as it was."""
+    """The model in evaluation mode without gradients; afterwards every mode, buffer and random generator is as it was."""
     modes = {module: module.training for module in model.modules()}
+    buffers = [(module, name, b, b.clone()) for module in modes for name, b in module._buffers.items() if b is not None]
     python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     try:
@@ -182,6 +183,11 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     finally:
         for module, training in modes.items():
             module.training = training
+        for module, name, buffer, value in buffers:  # a forward may count, in place or by another tensor
+            module._buffers[name] = buffer
+            if not torch.equal(buffer, value):  # what is written to without need spoils a backward pass that is under way
+                with torch.no_grad():
+                    buffer.copy_(value)
         random.setstate(python)
         np.random.set_state(numpy_state)  # noqa: NPY002
         torch.set_rng_state(torch_state)
@@ -194,6 +200,15 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
+
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """Optional arguments of the forward have their defaults, which no stand-in could be told from a tensor by."""
+        forward, (root, x, *others) = super().create_args_for_root(*args, **kwargs)
+        for k, other in enumerate(others):
+            if isinstance(other, fx.Proxy) and other.node.args:
+                self.graph.erase_node(other.node)
+                others[k] = other.node.args[0]
+        return forward, [root, x, *others]
 
 
 @contextmanager
