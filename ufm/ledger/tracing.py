@@ -8,7 +8,8 @@ that it cannot trace (control flow that depends on data), hooks on the modules w
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -101,7 +102,7 @@ class GraphTrace:
         return node.name, node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
     def _probed(self, run: fx.Interpreter, node: fx.Node) -> tuple[bool | None, list[Tensor]]:
-        """Whether f((a + b) / 2) = (f(a) + f(b)) / 2 for the examples a of the batch and their neighbours b, None if all are a.
+        """Whether f((a + b) / 2) = (f(a) + f(b)) / 2, in float64 too, for examples a and their neighbours b, None if all are a.
 
         Layers of torch that are affine by their definition are so even where this fails: one that makes the last bits of its
         input large would, since (a + b) / 2 is rounded. What remains of the difference, returned for the outputs of an affine
@@ -111,19 +112,30 @@ class GraphTrace:
         fed = [t for source in node.all_input_nodes if source in self.fed for t in _tensors(run.env.get(source))]
         if all(torch.equal(t, t.roll(1, 0)) for t in fed):
             return known or None, []
+        pairs = self._of_neighbours(run, node)
+        affine = known or all(agree(*pair) for pair in pairs)
+        if affine and not known and any(t.dtype != torch.float64 for t in fed):
+            with suppress(Exception):  # what an operation that knows its own dtype raises is anything
+                affine = all(agree(*pair) for pair in self._of_neighbours(run, node, in_float64=True))
+        return affine, [mean - mixed for mean, mixed in pairs] if affine else []
+
+    def _of_neighbours(self, run: fx.Interpreter, node: fx.Node, in_float64: bool = False) -> list[tuple[Tensor, Tensor]]:
+        """(f(a) + f(b)) / 2 and f((a + b) / 2) of every output; in float64 a weak nonlinearity is no rounding."""
         kept, outcomes = dict(run.env), list[Any]()
+        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if in_float64 and module is not None and not has_hooks(module):
+            module = deepcopy(module).double()
         try:
             for mix in (Tensor.clone, means_with_neighbours):
                 for source in node.all_input_nodes:
-                    if source in self.fed:
-                        run.env[source] = _mapped(kept[source], mix)
-                outcomes.append(_tensors(run.run_node(node)))
+                    value = _mapped(kept[source], Tensor.double) if in_float64 else kept[source]
+                    run.env[source] = _mapped(value, mix) if source in self.fed else value
+                args, kwargs = run.fetch_args_kwargs_from_env(node)
+                outcomes.append(_tensors(run.run_node(node) if module is None else module(*args, **kwargs)))
         finally:
             run.env.clear()
             run.env.update(kept)
-        pairs = [(means_with_neighbours(out), mixed) for out, mixed in zip(*outcomes, strict=True)]
-        affine = known or all(agree(*pair) for pair in pairs)
-        return affine, [mean - mixed for mean, mixed in pairs] if affine else []
+        return [(means_with_neighbours(out), mixed) for out, mixed in zip(*outcomes, strict=True)]
 
 
 class HookTrace:

@@ -43,6 +43,28 @@ def test_one_large_feature_does_not_make_an_activation_affine() -> None:
     assert result.unresolved.tolist() == [0, 0]
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_weak_nonlinearity_of_collapsed_features_is_no_rounding(dtype: torch.dtype) -> None:
+    """tanh bends class means on a line by 1e-4 of them: nothing beside their distances, and much beside deviations of 1e-7."""
+    y = torch.arange(300) % 3
+    centres = torch.tensor([-0.014, 0.0, 0.0105], dtype=torch.float64)[y]
+    noise = torch.randn(300, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x = (torch.stack([centres, 2 * centres], 1) + 1e-7 * noise).to(dtype)
+    for net in (nn.Sequential(nn.Tanh()), Bent()):
+        result = ledger(net, [(x, y)])
+        assert result.gain[0, 1] > 3
+        assert result.affine == (False,)
+        assert not result.raised.any()
+        assert result.unresolved.tolist() == [0, 0]
+
+
+class Bent(nn.Module):
+    """The same as a function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(x)
+
+
 def test_numbers_agree_by_feature() -> None:
     a = torch.tensor([[1.0, 1e4], [0.5, -1e4]])
     assert agree(a, a + torch.tensor([3e-4, 3.0]))
