@@ -20,7 +20,8 @@ from ufm.ledger.first_pass import FirstPass
 from ufm.ledger.leave_one_out import SecondPass
 from ufm.ledger.reductions import Sketch, StateReduction
 from ufm.ledger.result import Ledger
-from ufm.ledger.tracing import GraphTrace, Operation, State, Trace, traced, undisturbed
+from ufm.ledger.tracing import GraphTrace, Operation, State, Trace, traced
+from ufm.ledger.undisturbed import undisturbed
 
 
 def ledger(

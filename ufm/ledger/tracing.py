@@ -6,19 +6,18 @@ the pair, and gains add up exactly from the input to the output whatever the gra
 that it cannot trace (control flow that depends on data), hooks on the modules without children, each output taken as the state.
 """
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from ufm.ledger.affine import affine_by_definition, agree, has_hooks, means_with_neighbours
+from ufm.ledger.undisturbed import attributes_kept
 
 State = dict[str, Tensor]  # live tensors by name of the operation that made them
 INPUT = "input"
@@ -44,7 +43,7 @@ class GraphTrace:
     def __init__(self, model: nn.Module) -> None:
         if has_hooks(model):
             raise ValueError("the model itself has hooks, which torch.fx leaves out")
-        with _attributes_kept(model):
+        with attributes_kept(model):
             graph = _Tracer().trace(model)
         self.module = fx.GraphModule(model, graph)
         self.nodes = list(graph.nodes)
@@ -181,32 +180,6 @@ def traced(model: nn.Module) -> tuple[Trace, str]:
         return HookTrace(model), f"torch.fx cannot trace this model ({first}); sums outside of modules are not recorded"
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode without gradients; afterwards every mode, buffer and random generator is as it was."""
-    modes = {module: module.training for module in model.modules()}
-    buffers = [(module, name, b, b.clone()) for module in modes for name, b in module._buffers.items() if b is not None]
-    python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        for module, name, buffer, value in buffers:  # a forward may count, in place or by another tensor
-            module._buffers[name] = buffer
-            if not torch.equal(buffer, value):  # what is written to without need spoils a backward pass that is under way
-                with torch.no_grad():
-                    buffer.copy_(value)
-        random.setstate(python)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        torch.set_rng_state(torch_state)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
-
-
 class _Tracer(fx.Tracer):
     """Modules with hooks stay whole, so that hooks meet tensors and never torch.fx's stand-ins."""
 
@@ -221,18 +194,6 @@ class _Tracer(fx.Tracer):
                 self.graph.erase_node(other.node)
                 others[k] = other.node.args[0]
         return forward, [root, x, *others]
-
-
-@contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """What a forward stores on its modules while it is traced is undone."""
-    saved = {module: dict(module.__dict__) for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, attributes in saved.items():
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
 
 
 def _tensors(value: Any) -> list[Tensor]:
