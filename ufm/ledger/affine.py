@@ -10,10 +10,10 @@ BATCH_NORMS = frozenset((nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d))
 
 
 def affine_by_definition(module: nn.Module) -> bool:
-    """A layer of torch itself, in evaluation mode and without hooks, that is an affine map whatever the data."""
-    if type(module) in BATCH_NORMS:
-        return module.running_mean is not None and not has_hooks(module)
-    return type(module) in AFFINE and not has_hooks(module)
+    """A layer of torch itself, in evaluation mode, without hooks or another forward, that is an affine map whatever the data."""
+    if has_hooks(module) or "forward" in vars(module):
+        return False
+    return type(module) in AFFINE or (type(module) in BATCH_NORMS and module.running_mean is not None)
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -27,7 +27,11 @@ def means_with_neighbours(x: Tensor) -> Tensor:
 
 
 def agree(a: Tensor, b: Tensor) -> bool:
-    """Whether a and b have one shape, and differ by sqrt(eps) of the largest number at most."""
-    if a.shape != b.shape:
-        return False
-    return bool((a - b).abs().max() <= torch.finfo(a.dtype).eps ** 0.5 * a.abs().max()) if a.numel() else True
+    """Whether a and b have one shape, and differ by sqrt(eps) of a feature's largest number at most, and eps of all features'.
+
+    By feature, since a nonlinearity of small features is small beside a large one.
+    """
+    if a.shape != b.shape or not a.numel():
+        return a.shape == b.shape
+    eps, largest = torch.finfo(a.dtype).eps, a.abs().amax(0)
+    return bool(((a - b).abs() <= eps**0.5 * largest + eps * largest.max()).all())

@@ -1,5 +1,6 @@
 """The batches that a ledger is of: their classes, and their labels as 0..C-1."""
 
+import inspect
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
@@ -42,6 +43,17 @@ def labelled_batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> I
             )
         if len(labels):  # a copy: the model may change its input in place
             yield inputs.to(device, copy=True), torch.from_numpy(np.searchsorted(classes, labels)).to(device)
+
+
+def check_takes_one_tensor(model: nn.Module) -> None:
+    """Raises ValueError for a model whose forward needs more than one argument, with their names."""
+    needed = [
+        p.name
+        for p in inspect.signature(model.forward).parameters.values()
+        if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+    ]
+    if len(needed) > 1:
+        raise ValueError(f"the model's forward needs {len(needed)} arguments ({', '.join(needed)}): {ONE_TENSOR}")
 
 
 def _inputs_and_labels(batch: Sequence[object]) -> Sequence[object]:

@@ -1,6 +1,9 @@
 """The first pass over the examples: statistics of the state after every operation, and what rounding leaves of the theorem."""
 
+from itertools import zip_longest
+
 import numpy as np
+import torch
 from torch import Tensor
 
 from manifolds.linalg import Array, epsilon
@@ -9,7 +12,9 @@ from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.discrimination import Discrimination, discrimination
 from ufm.ledger.reductions import ChannelMeans, StateReduction
 from ufm.ledger.rounding import raised_by_rounding, rounding_of_readouts, unresolved_by_later_rows
-from ufm.ledger.tracing import Operation, State, Trace
+from ufm.ledger.tracing import GraphTrace, Operation, State, Trace
+
+AFFINITY_EXAMPLES = 64  # examples that operations are asked of whether they are affine, or as many as the first batch has
 
 
 class FirstPass:
@@ -24,17 +29,17 @@ class FirstPass:
         self.reduced: list[bool] = []
         self.errors: list[np.ndarray | None] = []
         self.statistics: list[ClassStatistics[Array]] = []
+        self.wanted, self.examples = AFFINITY_EXAMPLES, list[list[Tensor]]()  # of the classes, to be probed with
 
-    def begin(self, operation: Operation, state: State, error: State | None = None) -> None:
-        """One more row, of a state like this one, with a rounding error like this one."""
+    def begin(self, operation: Operation, state: State) -> None:
+        """One more row, of a state like this one."""
         if not state:
             raise ValueError(f"{operation.name} has no floating-point features: give the part of the model after its embedding")
         self.operations.append(operation)
         self.streams.append(StreamingStatistics(self.C))
         self.precisions.append(max(epsilon(t) for t in state.values()))
         self.sizes.append(sum(t[0].numel() for t in state.values()))
-        rows = None if error is None else as_numpy(self.reduction(list(error.values())))
-        self.errors.append(None if rows is None else rows.T @ rows / len(rows))
+        self.errors.append(None)
         self.reduced.append(not self.reduction.keeps([tuple(t.shape) for t in state.values()]))
 
     def close(self) -> None:
@@ -85,11 +90,15 @@ class FirstPass:
     def take(self, x: Tensor, y: Tensor, trace: Trace) -> None:
         """One batch through the network."""
         begins, calls = not self.operations, 0
+        if begins:
+            self.wanted = max(AFFINITY_EXAMPLES, len(x))
+            self.examples = [[] for _ in range(min(self.C, self.wanted))]
+        self._keep(x, y)
 
-        def visit(operation: Operation, state: State, error: State | None) -> None:
+        def visit(operation: Operation, state: State, _: State | None) -> None:
             nonlocal calls
             if begins:
-                self.begin(operation, state, error)
+                self.begin(operation, state)
             if calls >= len(self.operations) or self.operations[calls].name != operation.name:
                 raise ValueError(
                     f"the operations differ from batch to batch, first at {operation.name}: no ledger can be computed"
@@ -98,6 +107,30 @@ class FirstPass:
             self.streams[calls].update(features, y.to(features.device))
             calls += 1
 
-        trace.walk(x, visit, probe=begins)
+        trace.walk(x, visit)
         if calls != len(self.operations):
             raise ValueError(f"a batch went through {calls} operations, the first one through {len(self.operations)}")
+
+    def _keep(self, x: Tensor, y: Tensor) -> None:
+        """Copies of the first examples of every class, for `probe`."""
+        for c, kept in enumerate(self.examples):
+            missing = -(-self.wanted // len(self.examples)) - len(kept)
+            if missing > 0:
+                kept.extend(example[None] for example in x[y == c][:missing].clone())
+
+    def probe(self, trace: GraphTrace) -> None:
+        """Which operations are affine, and how they round: asked of examples of every class, neighbours of other classes.
+
+        The batches of a loader may be small, or of one class each, of which a ReLU is affine once the class has collapsed.
+        """
+        asked = dict[tuple[str, str], tuple[Operation, np.ndarray | None]]()
+
+        def visit(operation: Operation, _: State, error: State | None) -> None:
+            rows = None if error is None else as_numpy(self.reduction(list(error.values())))
+            asked[operation.name, operation.kind] = operation, None if rows is None else rows.T @ rows / len(rows)
+
+        in_turn = [one for examples in zip_longest(*self.examples) for one in examples if one is not None]
+        trace.walk(torch.cat(in_turn[: self.wanted]), visit, probe=True)
+        told = [asked.get((operation.name, operation.kind), (operation, None)) for operation in self.operations]
+        self.operations, self.errors = [operation for operation, _ in told], [error for _, error in told]
+        self.examples.clear()

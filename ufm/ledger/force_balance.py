@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from manifolds.representation import short_repr
 from ufm.ledger.batches import Loader
-from ufm.ledger.tracing import undisturbed
+from ufm.ledger.undisturbed import undisturbed
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]  # (logits (b, C), labels (b,)) -> scalar mean over the batch
 

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor, nn
 
 from manifolds.rng import RNG, seed_from
-from ufm.ledger.batches import Loader, classes_of, labelled_batches
+from ufm.ledger.batches import Loader, check_takes_one_tensor, classes_of, labelled_batches
 from ufm.ledger.discrimination import Discrimination, signal_omega
 from ufm.ledger.estimators import Estimates, estimates, shortfall
 from ufm.ledger.first_pass import FirstPass
 from ufm.ledger.leave_one_out import SecondPass
 from ufm.ledger.reductions import Sketch, StateReduction
 from ufm.ledger.result import Ledger
-from ufm.ledger.tracing import Operation, State, Trace, traced, undisturbed
+from ufm.ledger.tracing import GraphTrace, Operation, State, Trace, traced
+from ufm.ledger.undisturbed import undisturbed
 
 
 def ledger(
@@ -38,12 +39,14 @@ def ledger(
 
     The loader is read three times (labels, statistics, leave-one-out), once more where single examples dominate directions,
     and once more where a covariance is nearly singular; in any order, with the same examples each time.
-    Nothing of the caller's changes: modes, random generators, hooks, parameters.
+    Nothing of the caller's changes: modes, random generators, hooks, parameters, buffers.
     Labels may be any integers; classes are counted in their sorted order.
-    Raises ValueError for a loader that can be read once only, that gives other data when read again, or no two classes, for
-    an operation whose output does not have the batch as its first axis, and for one after which no direction has any variability.
+    Raises ValueError for a model whose forward needs several arguments, for a loader that can be read once only, that gives other
+    data when read again, or no two classes, for an operation whose output does not have the batch as its first axis, and for one
+    after which no direction has any variability.
     """
     reduction = Sketch() if reduction is None else reduction
+    check_takes_one_tensor(model)
     with undisturbed(model):
         classes = classes_of(loader)
         trace, note = traced(model)
@@ -122,6 +125,8 @@ def _first_pass(model: nn.Module, trace: Trace, loader: Loader, classes: np.ndar
     first = FirstPass(len(classes), reduction)
     for x, y in labelled_batches(loader, model, classes):
         first.take(x, y, trace)
+    if isinstance(trace, GraphTrace):
+        first.probe(trace)
     first.close()
     return first
 

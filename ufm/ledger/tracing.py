@@ -6,18 +6,18 @@ the pair, and gains add up exactly from the input to the output whatever the gra
 that it cannot trace (control flow that depends on data), hooks on the modules without children, each output taken as the state.
 """
 
-import random
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
 from ufm.ledger.affine import affine_by_definition, agree, has_hooks, means_with_neighbours
+from ufm.ledger.undisturbed import attributes_kept
 
 State = dict[str, Tensor]  # live tensors by name of the operation that made them
 INPUT = "input"
@@ -43,7 +43,7 @@ class GraphTrace:
     def __init__(self, model: nn.Module) -> None:
         if has_hooks(model):
             raise ValueError("the model itself has hooks, which torch.fx leaves out")
-        with _attributes_kept(model):
+        with attributes_kept(model):
             graph = _Tracer().trace(model)
         self.module = fx.GraphModule(model, graph)
         self.nodes = list(graph.nodes)
@@ -101,7 +101,7 @@ class GraphTrace:
         return node.name, node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
 
     def _probed(self, run: fx.Interpreter, node: fx.Node) -> tuple[bool | None, list[Tensor]]:
-        """Whether f((a + b) / 2) = (f(a) + f(b)) / 2 for the examples a of the batch and their neighbours b, None if all are a.
+        """Whether f((a + b) / 2) = (f(a) + f(b)) / 2, in float64 too, for examples a and their neighbours b, None if all are a.
 
         Layers of torch that are affine by their definition are so even where this fails: one that makes the last bits of its
         input large would, since (a + b) / 2 is rounded. What remains of the difference, returned for the outputs of an affine
@@ -111,19 +111,30 @@ class GraphTrace:
         fed = [t for source in node.all_input_nodes if source in self.fed for t in _tensors(run.env.get(source))]
         if all(torch.equal(t, t.roll(1, 0)) for t in fed):
             return known or None, []
+        pairs = self._of_neighbours(run, node)
+        affine = known or all(agree(*pair) for pair in pairs)
+        if affine and not known and any(t.dtype != torch.float64 for t in fed):
+            with suppress(Exception):  # what an operation that knows its own dtype raises is anything
+                affine = all(agree(*pair) for pair in self._of_neighbours(run, node, in_float64=True))
+        return affine, [mean - mixed for mean, mixed in pairs] if affine else []
+
+    def _of_neighbours(self, run: fx.Interpreter, node: fx.Node, in_float64: bool = False) -> list[tuple[Tensor, Tensor]]:
+        """(f(a) + f(b)) / 2 and f((a + b) / 2) of every output; in float64 a weak nonlinearity is no rounding."""
         kept, outcomes = dict(run.env), list[Any]()
+        module = self.module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if in_float64 and module is not None and not has_hooks(module):
+            module = deepcopy(module).double()
         try:
             for mix in (Tensor.clone, means_with_neighbours):
                 for source in node.all_input_nodes:
-                    if source in self.fed:
-                        run.env[source] = _mapped(kept[source], mix)
-                outcomes.append(_tensors(run.run_node(node)))
+                    value = _mapped(kept[source], Tensor.double) if in_float64 else kept[source]
+                    run.env[source] = _mapped(value, mix) if source in self.fed else value
+                args, kwargs = run.fetch_args_kwargs_from_env(node)
+                outcomes.append(_tensors(run.run_node(node) if module is None else module(*args, **kwargs)))
         finally:
             run.env.clear()
             run.env.update(kept)
-        pairs = [(means_with_neighbours(out), mixed) for out, mixed in zip(*outcomes, strict=True)]
-        affine = known or all(agree(*pair) for pair in pairs)
-        return affine, [mean - mixed for mean, mixed in pairs] if affine else []
+        return [(means_with_neighbours(out), mixed) for out, mixed in zip(*outcomes, strict=True)]
 
 
 class HookTrace:
@@ -137,9 +148,8 @@ class HookTrace:
         if not self.leaves:
             raise ValueError("the model has no modules inside, and torch.fx cannot trace it: no operation can be recorded")
 
-    def walk(self, x: Tensor, visit: Visit, probe: bool = False) -> None:
+    def walk(self, x: Tensor, visit: Visit) -> None:
         """Run the model on a batch; the state after a module is its output."""
-        del probe
         calls: dict[str, int] = {}
         visit(Operation(INPUT, INPUT), {INPUT: x}, None)
 
@@ -170,43 +180,20 @@ def traced(model: nn.Module) -> tuple[Trace, str]:
         return HookTrace(model), f"torch.fx cannot trace this model ({first}); sums outside of modules are not recorded"
 
 
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """The model in evaluation mode without gradients; afterwards every mode and random generator is as it was."""
-    modes = {module: module.training for module in model.modules()}
-    python, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()  # noqa: NPY002
-    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
-    try:
-        model.eval()
-        with torch.no_grad():
-            yield
-    finally:
-        for module, training in modes.items():
-            module.training = training
-        random.setstate(python)
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        torch.set_rng_state(torch_state)
-        if devices:
-            torch.cuda.set_rng_state_all(devices)
-
-
 class _Tracer(fx.Tracer):
     """Modules with hooks stay whole, so that hooks meet tensors and never torch.fx's stand-ins."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return has_hooks(m) or super().is_leaf_module(m, module_qualified_name)
 
-
-@contextmanager
-def _attributes_kept(model: nn.Module) -> Iterator[None]:
-    """What a forward stores on its modules while it is traced is undone."""
-    saved = {module: dict(module.__dict__) for module in model.modules()}
-    try:
-        yield
-    finally:
-        for module, attributes in saved.items():
-            module.__dict__.clear()
-            module.__dict__.update(attributes)
+    def create_args_for_root(self, *args: Any, **kwargs: Any) -> tuple[Any, list[Any]]:
+        """Optional arguments of the forward have their defaults, which no stand-in could be told from a tensor by."""
+        forward, (root, x, *others) = super().create_args_for_root(*args, **kwargs)
+        for k, other in enumerate(others):
+            if isinstance(other, fx.Proxy) and other.node.args:
+                self.graph.erase_node(other.node)
+                others[k] = other.node.args[0]
+        return forward, [root, x, *others]
 
 
 def _tensors(value: Any) -> list[Tensor]:

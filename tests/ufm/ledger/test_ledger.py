@@ -134,6 +134,59 @@ def test_nothing_of_the_callers_changes() -> None:
     np.testing.assert_allclose(result.omega, again.omega, rtol=1e-8)
 
 
+class Counting(nn.Module):
+    """Counts its calls in buffers, in place and by another tensor, in evaluation mode too."""
+
+    calls: torch.Tensor
+    times: torch.Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.register_buffer("times", torch.zeros(()))
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        self.times = self.times + 1
+        return self.head(x)
+
+
+@pytest.mark.parametrize("hooked", [False, True], ids=["traced through", "one operation"])
+def test_buffers_that_a_forward_changes_are_as_before(hooked: bool) -> None:
+    counting = Counting().double()
+    counting.register_buffer("still", torch.zeros(()).expand(3))  # cannot be written to
+    if hooked:
+        counting.register_forward_hook(lambda *_: None)
+    before = dict(counting.named_buffers())
+    ledger(nn.Sequential(counting, nn.ReLU()), vectors())
+    assert all(value is before[name] and not value.any() for name, value in counting.named_buffers())
+
+
+class TwoInputs(nn.Module):
+    """Needs two tensors; or one and an optional second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor) -> torch.Tensor:
+        return self.head(x + z)
+
+
+class OptionalInput(TwoInputs):
+    """Takes a second tensor if there is one."""
+
+    def forward(self, x: torch.Tensor, z: torch.Tensor | None = None) -> torch.Tensor:
+        return self.head(x if z is None else x + z)
+
+
+def test_a_model_of_two_inputs_is_refused_by_their_names() -> None:
+    with pytest.raises(ValueError, match=r"forward needs 2 arguments \(x, z\): pairs .* one tensor of inputs"):
+        ledger(TwoInputs().double(), vectors())
+    assert ledger(OptionalInput().double(), vectors()).operations[-1] == "head"
+
+
 def test_models_that_torch_fx_cannot_trace_are_seen_by_hooks_and_say_so() -> None:
     torch.manual_seed(5)
     net, batches = DataDependent().double(), vectors()

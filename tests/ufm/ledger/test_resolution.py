@@ -401,15 +401,6 @@ def test_a_state_without_variability_is_refused_by_name() -> None:
         ledger(nn.Linear(4, 4), [(x + 1e7, y)])
 
 
-def test_a_batch_norm_without_running_statistics_is_no_affine_layer() -> None:
-    """It normalises by the batch in evaluation mode too. A layer whose output a hook changes is not affine either."""
-    x, y = examples(4, 40, torch.float32)
-    hooked = nn.Linear(4, 4)
-    hooked.register_forward_hook(lambda module, inputs, out: out.relu())
-    net = nn.Sequential(nn.BatchNorm1d(4), nn.BatchNorm1d(4, track_running_stats=False), hooked)
-    assert ledger(net, [(x, y)]).affine == (True, False, False)
-
-
 def test_what_a_lost_direction_held_bounds_what_comes_after() -> None:
     """Without any visible signal it is not `unresolved`, and what it may have had is told on."""
     x, y = examples(4, 400, torch.float32, distance=0.0)
@@ -420,17 +411,6 @@ def test_what_a_lost_direction_held_bounds_what_comes_after() -> None:
     assert told.largest == 1e3
     x[:, 1] = 0
     assert form(x, y, below=1e3).largest < 1
-
-
-def test_a_batch_of_one_example_does_not_say_what_is_affine() -> None:
-    x, y = examples(4, 40, torch.float32)
-    net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 4))
-    alone = ledger(net, [(x[k : k + 1], y[k : k + 1]) for k in range(40)])
-    same = ledger(net, [(x[:1].expand(3, -1), y[:1].expand(3)), (x[1:], y[1:])])
-    assert alone.affine == same.affine == (True, None, True)
-    assert alone.violations()[0] < 1e-5
-    assert np.isnan(alone.violations()[1])
-    np.testing.assert_allclose(alone.omega, ledger(net, [(x, y)]).omega, rtol=1e-5)
 
 
 @pytest.mark.parametrize("mean", [2e6, 1e8])
