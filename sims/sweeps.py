@@ -6,9 +6,12 @@ A result depends on its task alone, so it is the same on every engine, in every 
 import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
+from functools import cache
 from multiprocessing import resource_tracker
 from typing import Any, Generic, TypeVar
 
@@ -21,6 +24,7 @@ ENGINES = "serial, processes, dask (workers of its own on this machine), dask://
 ATTEMPTS = 3  # times that tasks are given to processes together before those whose process dies every time are tried alone
 PORT = 8786  # where dask schedulers listen
 FIRST_ANSWER, RESTART = 10, 120  # seconds that a dask scheduler is waited for at first, and when it was lost
+WATCH = 0.5  # seconds between two looks of a joblib worker whether its parent lives; dask's workers see to it themselves
 DIED = "its worker died every time"
 
 
@@ -62,14 +66,29 @@ def sweep(
     return {name: outcomes[name] for name in tasks}
 
 
-def _attempted(work: Callable[[Any], Any], name: str, task: Any, caller: int) -> tuple[str, Outcome[Any]]:
+def _attempted(work: Callable[[Any], Any], name: str, task: Any, caller: int, child: bool = False) -> tuple[str, Outcome[Any]]:
+    """What a task gives; in a `child` of the caller it ends with the caller."""
     if os.getpid() != caller:
+        if child:
+            _end_with(caller)
         with contextlib.suppress(ValueError):  # not the main thread of a dask worker
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of a terminal is for the caller, who ends the workers
     try:
         return name, Outcome(work(task))
     except Exception as error:
         return name, Outcome(None, one_line(error))
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this worker, as a kill would, soon after its parent: a repeat of the sweep writes into the same folders."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -91,10 +110,10 @@ def _in_processes(work: Callable[[Any], Any], tasks: Mapping[str, Any], jobs: in
     left = dict(tasks)
 
     def attempt(some: list[str]) -> Iterator[tuple[str, Outcome[Any]]]:
-        calls = [delayed(_attempted)(work, name, left[name], os.getpid()) for name in some]
+        calls = [delayed(_attempted)(work, name, left[name], os.getpid(), child=True) for name in some]
         with contextlib.suppress(BrokenProcessPool):
             with _interrupts_held():  # a worker that is still importing would die with a traceback of its own
-                outcomes = Parallel(jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(calls)
+                outcomes = Parallel(jobs, "loky", return_as="generator_unordered", batch_size=1, pre_dispatch="all")(calls)
             for name, outcome in outcomes:
                 del left[name]
                 yield name, outcome
