@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from functools import cache
-from multiprocessing import resource_tracker
+from multiprocessing import current_process, resource_tracker
 from typing import Any, Generic, TypeVar
 
 from ufm.output import one_line, say
@@ -49,7 +49,8 @@ def sweep(
     jobs   how many tasks at a time, one of them in this process; with "dask://..." as many as the scheduler has workers for
 
     A worker that dies costs its tasks another attempt, a scheduler those not finished, given to the next one at its address.
-    Raises ValueError for an unknown engine, and for a scheduler that does not answer; an interrupt goes through.
+    Raises ValueError for an unknown engine, a scheduler that does not answer, and dask workers that do not start; an interrupt
+    goes through. A script that starts dask workers needs the guard `if __name__ == "__main__":`.
     """
     if jobs < 1:
         raise ValueError(f"jobs = {jobs}: at least 1 is needed")
@@ -134,14 +135,10 @@ def _on_dask(
         from distributed import Client
     except ImportError as error:
         raise ValueError("dask's scheduler is not installed: install the extra 'cluster'") from error
-    host, _, port = engine.removeprefix(DASK_HOST).partition(":")
-    where, left, patience = f"{host}:{port or PORT}", dict(tasks), FIRST_ANSWER
+    where, left, patience = engine if engine == DASK else _scheduler_of(engine), dict(tasks), FIRST_ANSWER
     for _ in range(ATTEMPTS):
         try:
-            if engine == DASK:  # a port of its own, for this machine alone: beside another scheduler the usual one is taken
-                client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
-            else:
-                client = Client(f"tcp://{where}", timeout=patience)
+            client = _with_own_workers(jobs) if engine == DASK else Client(f"tcp://{where}", timeout=patience)
         except OSError as error:
             raise ValueError(f"no dask scheduler answers at {where}" + _undone(tasks, left)) from error
         try:
@@ -152,6 +149,27 @@ def _on_dask(
             patience = RESTART
             progress(f"the dask scheduler at {where} is lost, waiting up to {RESTART} s for one there{_undone(tasks, left)}")
     raise ValueError(f"the dask scheduler at {where} was lost {ATTEMPTS} times{_undone(tasks, left)}")
+
+
+def _scheduler_of(engine: str) -> str:
+    """The address in dask://HOST:PORT, with dask's port where none is given. Raises ValueError where it has no host."""
+    host, _, port = engine.removeprefix(DASK_HOST).partition(":")
+    if not host or not (port or f"{PORT}").isdigit():
+        raise ValueError(f"engine = {engine!r}: give the scheduler as dask://HOST:PORT")
+    return f"{host}:{port or PORT}"
+
+
+def _with_own_workers(jobs: int) -> Any:
+    """A client with workers on this machine. Raises ValueError where they do not start, as in a script without its guard."""
+    from distributed import Client
+
+    if getattr(current_process(), "_inheriting", False):  # such a worker, which imports the script: its caller tells
+        raise SystemExit(1)
+    try:  # a port of its own, for this machine alone: beside another scheduler the usual one is taken
+        return Client(n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
+    except RuntimeError as error:
+        guard = 'a script needs its sweep below `if __name__ == "__main__":`, since workers import it'
+        raise ValueError(f"engine = {DASK!r}: no worker started ({one_line(error).rstrip('.')}); {guard}") from None
 
 
 def _undone(tasks: Mapping[str, Any], left: Mapping[str, Any]) -> str:

@@ -170,7 +170,14 @@ def test_training_is_the_serial_one_bit_for_bit_though_the_scheduler_is_restarte
 
 
 @pytest.mark.parametrize(
-    ("engine", "jobs", "message"), [("ray", 1, "engine = 'ray': it is one of serial"), ("serial", 0, "jobs = 0")]
+    ("engine", "jobs", "message"),
+    [
+        ("ray", 1, "engine = 'ray': it is one of serial"),
+        ("serial", 0, "jobs = 0"),
+        ("dask://", 1, "engine = 'dask://': give the scheduler as dask://HOST:PORT"),
+        ("dask://:8786", 1, "engine = 'dask://:8786': give"),
+        ("dask://host:x", 1, "engine = 'dask://host:x': give"),
+    ],
 )
 def test_unknown_engines_are_refused(engine: str, jobs: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -251,6 +258,18 @@ def test_no_worker_survives_the_process_that_started_it(engine: str, tmp_path: P
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_dask_in_a_script_without_the_guard_is_refused_by_its_name(tmp_path: Path) -> None:
+    """Its workers import the script, and so come to its sweep again."""
+    script = tmp_path / "script.py"
+    script.write_text("from sims.sweeps import sweep\nsweep(abs, {'a': 1, 'b': 2}, 'dask', 2)\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    told = "engine = 'dask': no worker started (Nanny failed to start); a script needs its sweep below "
+    assert done.stderr.splitlines()[-1] == f'ValueError: {told}`if __name__ == "__main__":`, since workers import it'
 
 
 def test_dask_starts_beside_another_dashboard() -> None:
