@@ -143,7 +143,7 @@ def change_last_feature(path: Path) -> None:
 
 
 DAMAGES = {
-    truncate: "cannot read {path}: File is not a zip file",
+    truncate: "cannot read {path}: it is damaged or cut off",
     narrow: "{path} has P = 8 features, ",
     lead_nowhere: "cannot read {path}: No such file or directory",
     change_last_feature: "cannot read {path}: Bad CRC-32",
