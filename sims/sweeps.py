@@ -6,10 +6,13 @@ A result depends on its task alone, so it is the same on every engine, in every 
 import contextlib
 import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import CancelledError
 from dataclasses import dataclass
-from multiprocessing import resource_tracker
+from functools import cache
+from multiprocessing import current_process, resource_tracker
 from typing import Any, Generic, TypeVar
 
 from ufm.output import one_line, say
@@ -21,6 +24,7 @@ ENGINES = "serial, processes, dask (workers of its own on this machine), dask://
 ATTEMPTS = 3  # times that tasks are given to processes together before those whose process dies every time are tried alone
 PORT = 8786  # where dask schedulers listen
 FIRST_ANSWER, RESTART = 10, 120  # seconds that a dask scheduler is waited for at first, and when it was lost
+WATCH = 0.5  # seconds between two looks of a joblib worker whether its parent lives; dask's workers see to it themselves
 DIED = "its worker died every time"
 
 
@@ -45,7 +49,8 @@ def sweep(
     jobs   how many tasks at a time, one of them in this process; with "dask://..." as many as the scheduler has workers for
 
     A worker that dies costs its tasks another attempt, a scheduler those not finished, given to the next one at its address.
-    Raises ValueError for an unknown engine, and for a scheduler that does not answer; an interrupt goes through.
+    Raises ValueError for an unknown engine, a scheduler that does not answer, and dask workers that do not start; an interrupt
+    goes through. A script that starts dask workers needs the guard `if __name__ == "__main__":`.
     """
     if jobs < 1:
         raise ValueError(f"jobs = {jobs}: at least 1 is needed")
@@ -62,14 +67,29 @@ def sweep(
     return {name: outcomes[name] for name in tasks}
 
 
-def _attempted(work: Callable[[Any], Any], name: str, task: Any, caller: int) -> tuple[str, Outcome[Any]]:
+def _attempted(work: Callable[[Any], Any], name: str, task: Any, caller: int, child: bool = False) -> tuple[str, Outcome[Any]]:
+    """What a task gives; in a `child` of the caller it ends with the caller."""
     if os.getpid() != caller:
+        if child:
+            _end_with(caller)
         with contextlib.suppress(ValueError):  # not the main thread of a dask worker
             signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C of a terminal is for the caller, who ends the workers
     try:
         return name, Outcome(work(task))
     except Exception as error:
         return name, Outcome(None, one_line(error))
+
+
+@cache
+def _end_with(parent: int) -> None:
+    """End this worker, as a kill would, soon after its parent: a repeat of the sweep writes into the same folders."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(WATCH)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @contextlib.contextmanager
@@ -91,10 +111,10 @@ def _in_processes(work: Callable[[Any], Any], tasks: Mapping[str, Any], jobs: in
     left = dict(tasks)
 
     def attempt(some: list[str]) -> Iterator[tuple[str, Outcome[Any]]]:
-        calls = [delayed(_attempted)(work, name, left[name], os.getpid()) for name in some]
+        calls = [delayed(_attempted)(work, name, left[name], os.getpid(), child=True) for name in some]
         with contextlib.suppress(BrokenProcessPool):
             with _interrupts_held():  # a worker that is still importing would die with a traceback of its own
-                outcomes = Parallel(jobs, return_as="generator_unordered", batch_size=1, pre_dispatch="all")(calls)
+                outcomes = Parallel(jobs, "loky", return_as="generator_unordered", batch_size=1, pre_dispatch="all")(calls)
             for name, outcome in outcomes:
                 del left[name]
                 yield name, outcome
@@ -115,14 +135,10 @@ def _on_dask(
         from distributed import Client
     except ImportError as error:
         raise ValueError("dask's scheduler is not installed: install the extra 'cluster'") from error
-    host, _, port = engine.removeprefix(DASK_HOST).partition(":")
-    where, left, patience = f"{host}:{port or PORT}", dict(tasks), FIRST_ANSWER
+    where, left, patience = engine if engine == DASK else _scheduler_of(engine), dict(tasks), FIRST_ANSWER
     for _ in range(ATTEMPTS):
         try:
-            if engine == DASK:  # a port of its own, for this machine alone: beside another scheduler the usual one is taken
-                client = Client(n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
-            else:
-                client = Client(f"tcp://{where}", timeout=patience)
+            client = _with_own_workers(jobs) if engine == DASK else Client(f"tcp://{where}", timeout=patience)
         except OSError as error:
             raise ValueError(f"no dask scheduler answers at {where}" + _undone(tasks, left)) from error
         try:
@@ -133,6 +149,27 @@ def _on_dask(
             patience = RESTART
             progress(f"the dask scheduler at {where} is lost, waiting up to {RESTART} s for one there{_undone(tasks, left)}")
     raise ValueError(f"the dask scheduler at {where} was lost {ATTEMPTS} times{_undone(tasks, left)}")
+
+
+def _scheduler_of(engine: str) -> str:
+    """The address in dask://HOST:PORT, with dask's port where none is given. Raises ValueError where it has no host."""
+    host, _, port = engine.removeprefix(DASK_HOST).partition(":")
+    if not host or not (port or f"{PORT}").isdigit():
+        raise ValueError(f"engine = {engine!r}: give the scheduler as dask://HOST:PORT")
+    return f"{host}:{port or PORT}"
+
+
+def _with_own_workers(jobs: int) -> Any:
+    """A client with workers on this machine. Raises ValueError where they do not start, as in a script without its guard."""
+    from distributed import Client
+
+    if getattr(current_process(), "_inheriting", False):  # such a worker, which imports the script: its caller tells
+        raise SystemExit(1)
+    try:  # a port of its own, for this machine alone: beside another scheduler the usual one is taken
+        return Client(n_workers=jobs, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
+    except RuntimeError as error:
+        guard = 'a script needs its sweep below `if __name__ == "__main__":`, since workers import it'
+        raise ValueError(f"engine = {DASK!r}: no worker started ({one_line(error).rstrip('.')}); {guard}") from None
 
 
 def _undone(tasks: Mapping[str, Any], left: Mapping[str, Any]) -> str:

@@ -32,9 +32,11 @@ def parser() -> Parser:
     p.add_argument("--out", metavar="RUN", help="folder of the run (default runs/DATASET-NET-LOSS); resumes an interrupted run")
     p.add_argument("--epochs", type=int, help="scale the whole schedule to this number (default: the cell's)")
     add_fields(p)
-    p.add_argument("--search", action="store_true", help="try every rate of the grid first, train with the best")
-    p.add_argument("--engine", default=PROCESSES, help=f"of the search: {ENGINES}")
-    p.add_argument("--jobs", type=int, default=1, help="runs of the search at a time")
+    p.add_argument(
+        "--search", action="store_true", help="train at every rate of --lr-grid first (25 unless given), then with the best"
+    )
+    p.add_argument("--engine", help=f"of the search (default {PROCESSES}): {ENGINES}")
+    p.add_argument("--jobs", type=int, help="runs of the search at a time (default 1)")
     p.add_shared("device", "auto", choices=("auto", "cpu", "cuda"), default="auto")
     p.add_argument("--cpu", action="store_const", dest="device", const="cpu", help="do not use a GPU, same as --device cpu")
     p.add_shared("threads", "the library's own choice")
@@ -49,6 +51,9 @@ def main(argv: list[str] | None = None) -> int:
 
 def train_and_tell(args: argparse.Namespace) -> None:
     """Train what the options say, then print the table, or with `--json` the last epoch."""
+    alone = [name for name in ("engine", "jobs", "lr_grid") if getattr(args, name) is not None]
+    if alone and not args.search:
+        raise ValueError(f"--{alone[0].replace('_', '-')} goes with --search: give both, or neither")
     config = config_of(args)
     out = Path(args.out or f"runs/{config.dataset}-{config.net}-{config.loss}")
     for name in (PROVENANCE, CHECKPOINT, SEARCH, TRAJECTORY):
@@ -62,7 +67,8 @@ def train_and_tell(args: argparse.Namespace) -> None:
     if args.search:
         check_launch()
         tell = partial(say, quiet=args.quiet)
-        config = search(config, out, args.device == "cpu", args.threads or 1, args.engine, args.jobs, tell)
+        how = PROCESSES if args.engine is None else args.engine, 1 if args.jobs is None else args.jobs
+        config = search(config, out, args.device == "cpu", args.threads or 1, *how, tell)
     record = train(config, out, args.device == "cpu", args.tensorboard, args.quiet)
     if not len(record.epochs) or os.environ.get("RANK", "0") != "0":  # process 0 speaks for all
         return

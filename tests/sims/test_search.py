@@ -84,7 +84,11 @@ def test_a_run_that_fails_otherwise_ends_the_search_without_a_verdict(tmp_path: 
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [(["--lr", "0.1"], "--search looks for the learning rate that --lr 0.1 gives"), (["--engine", "ray"], "engine = 'ray'")],
+    [
+        (["--lr", "0.1"], "--search looks for the learning rate that --lr 0.1 gives"),
+        (["--engine", "ray"], "engine = 'ray'"),
+        (["--jobs", "0"], "jobs = 0"),
+    ],
 )
 def test_a_search_that_makes_no_sense_is_refused(
     options: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -170,7 +170,14 @@ def test_training_is_the_serial_one_bit_for_bit_though_the_scheduler_is_restarte
 
 
 @pytest.mark.parametrize(
-    ("engine", "jobs", "message"), [("ray", 1, "engine = 'ray': it is one of serial"), ("serial", 0, "jobs = 0")]
+    ("engine", "jobs", "message"),
+    [
+        ("ray", 1, "engine = 'ray': it is one of serial"),
+        ("serial", 0, "jobs = 0"),
+        ("dask://", 1, "engine = 'dask://': give the scheduler as dask://HOST:PORT"),
+        ("dask://:8786", 1, "engine = 'dask://:8786': give"),
+        ("dask://host:x", 1, "engine = 'dask://host:x': give"),
+    ],
 )
 def test_unknown_engines_are_refused(engine: str, jobs: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
@@ -211,6 +218,58 @@ def test_an_interrupt_ends_a_sweep_and_its_workers(engine: str, tmp_path: Path) 
     _, error = process.communicate(timeout=30)
     assert process.returncode == 130
     assert error == "\nsims.nothing: interrupted; runs go on\n"
+
+
+KEEPS_WRITING = """
+import sys, time
+from pathlib import Path
+from sims.sweeps import sweep
+
+def keep_writing(path):
+    until = time.monotonic() + 60
+    while time.monotonic() < until:
+        with open(path, "a") as file:
+            file.write(".")
+        time.sleep(0.02)
+
+if __name__ == "__main__":
+    sweep(keep_writing, {f"{k}": f"{sys.argv[2]}/{k}" for k in range(2)}, sys.argv[1], 2)
+"""
+
+
+@pytest.mark.parametrize("engine", ["processes", pytest.param("dask", marks=pytest.mark.slow)])
+def test_no_worker_survives_the_process_that_started_it(engine: str, tmp_path: Path) -> None:
+    """A repeat of the command would write into the same folders."""
+    script, written = tmp_path / "script.py", [tmp_path / "0", tmp_path / "1"]
+    script.write_text(KEEPS_WRITING)
+    call = [sys.executable, str(script), engine, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(call, env=environment, cwd=tmp_path, stderr=subprocess.PIPE, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 60
+        while not all(path.exists() for path in written):
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        process.kill()
+        process.communicate(timeout=5)  # to the end of standard error, which the workers have open too
+        before = [path.stat().st_size for path in written]
+        time.sleep(0.5)
+        assert [path.stat().st_size for path in written] == before
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def test_dask_in_a_script_without_the_guard_is_refused_by_its_name(tmp_path: Path) -> None:
+    """Its workers import the script, and so come to its sweep again."""
+    script = tmp_path / "script.py"
+    script.write_text("from sims.sweeps import sweep\nsweep(abs, {'a': 1, 'b': 2}, 'dask', 2)\n")
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert done.stderr.count("Traceback") == 1
+    told = "engine = 'dask': no worker started (Nanny failed to start); a script needs its sweep below "
+    assert done.stderr.splitlines()[-1] == f'ValueError: {told}`if __name__ == "__main__":`, since workers import it'
 
 
 def test_dask_starts_beside_another_dashboard() -> None:

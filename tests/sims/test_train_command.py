@@ -38,6 +38,9 @@ def test_only_the_first_line_of_an_error_is_printed(monkeypatch: pytest.MonkeyPa
         (["--measured", "5", "3"], "measured must increase"),
         (["--threads", "0"], "--threads 0"),
         (["--pad-to", "4"], "cannot be padded to 4"),
+        (["--engine", "nonsense"], "--engine goes with --search: "),
+        (["--jobs", "1"], "--jobs goes with --search: "),
+        (["--lr-grid", "0.1", "0.2"], "--lr-grid goes with --search: "),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_two(

@@ -30,6 +30,8 @@ class Header:
 
 def reason_of(error: Exception) -> str:
     """What an error of reading says, in one line that is never empty."""
+    if str(error) == "File is not a zip file":  # zipfile, of one without the table of contents at its end
+        return "it is damaged or cut off (no whole zip archive)"
     return getattr(error, "strerror", None) or str(error).partition("\n")[0] or type(error).__name__
 
 

@@ -163,7 +163,7 @@ def _check_magic(file: BinaryIO) -> None:
     if magic == b"\x93N":
         raise ValueError("it holds a single array, an .npz with named arrays is needed")
     if magic != b"PK":
-        raise ValueError("it is no .npz archive")
+        raise ValueError("it is no .npz archive" if magic else "it is damaged or cut off (0 bytes)")
     file.seek(0)
 
 

@@ -111,7 +111,7 @@ def statement(run: FlowRun) -> str:
         return "the unnormalized flow of the features as they are, integrated as the closed system of their class means"
     asked = ["class sizes"] * (not run.start.layout.balanced) + ["ridge"] * (config.ridge != 0)
     asked += ["kernel ratio"] * (config.kernel_ratio != 1)
-    return f"the flow of {law.statement.partition(':')[0]} for this {' and '.join(asked)}, integrated"
+    return f"the flow of {law.statement.partition(':')[0]} for the given {' and '.join(asked)}, integrated"
 
 
 def text(run: FlowRun, seconds: float) -> str:

@@ -100,6 +100,16 @@ def test_checkpoints_belong_to_their_configuration(tmp_path: Path) -> None:
         store.load_checkpoint(path, {**config, "seed": 4}, ["X"])
 
 
+@pytest.mark.parametrize("length", [0, 300])
+def test_an_archive_that_was_cut_off_is_called_so(tmp_path: Path, length: int) -> None:
+    path = tmp_path / "features.npz"
+    store.save_arrays(path, {"features": np.zeros((20, 5))})
+    path.write_bytes(path.read_bytes()[:length])
+    for read in (store.load_arrays, store.array_names, load_feature_file, lambda path: Shards.of(str(path))):
+        with pytest.raises(ValueError, match=r"features\.npz: it is damaged or cut off \("):
+            read(path)
+
+
 def test_planted_links_are_not_followed_and_the_mode_is_that_of_the_umask(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

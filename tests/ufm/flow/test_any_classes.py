@@ -224,7 +224,9 @@ def test_the_table_of_unequal_classes_measures_the_renormalized_features(tmp_pat
     np.testing.assert_allclose([row[name] for name in expected], list(expected.values()), rtol=1e-8)
     assert printed["gap"] < 0.05
     assert run("--features", path, "--growth", "3", "--plot", tmp_path / "figure.png") == 0
-    assert "N = 12 to 31" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "N = 12 to 31" in shown
+    assert " for the given class sizes, integrated\n" in shown
 
 
 def test_equal_sizes_are_the_closed_law(tmp_path: Path) -> None:
