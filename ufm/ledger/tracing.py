@@ -1,9 +1,10 @@
 """The operations of any torch network in the order of execution, and its state between them.
 
 The state after an operation is every tensor that a later operation still reads: along a chain the last output, inside a residual
-block the pair (skip, branch). To read its shape, dtype or device is not to read a tensor. Each operation is then a map from state to state, the sum at the end of a block is a linear map of
-the pair, and gains add up exactly from the input to the output whatever the graph. Two ways to see it: torch.fx, and, for models
-that it cannot trace (control flow that depends on data), hooks on the modules without children, each output taken as the state.
+block the pair (skip, branch). To read its shape, dtype or device is not to read a tensor. Each operation is then a map from state
+to state, the sum at the end of a block is a linear map of the pair, and gains add up exactly from the input to the output
+whatever the graph. Two ways to see it: torch.fx, and, for models that it cannot trace (control flow that depends on data), hooks
+on the modules without children, each output taken as the state.
 """
 
 from collections.abc import Callable

@@ -291,6 +291,23 @@ def test_too_few_examples_give_no_estimate_and_say_why() -> None:
     assert "n - C = 15" in result.table() or "15 degrees" in result.table()
 
 
+def test_a_row_without_a_geometric_mean_has_a_dash_and_a_reason() -> None:
+    torch.manual_seed(11)
+    y = torch.arange(150) % 3
+    x = torch.randn(150, 8).double()
+    x[:, 0] += 3 * (y == 1)  # one contrast has a signal, the other has none
+    result = ledger(nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 1)).double(), [(x, y)])
+    assert (result.held_out[:2, 1] == 0).all()
+    rows, lines = result.rows(), result.table().splitlines()
+    assert "held out: 1 of 2 omega_j estimated as 0: noise" in rows[0]["reason"]
+    assert rows[2]["reason"] == "2 contrasts in 1 directions: 1 omega_j are 0, and no geometric mean is defined"
+    assert lines[2].split()[-1] == "-"
+    assert lines[3].split()[-2:] == ["-", "-"]
+    assert all(row["reason"] in lines for row in rows)
+    one = ledger_of_features({"x": x.numpy(), "y": np.c_[x.numpy(), y.numpy()]}, y.numpy())
+    assert one.rows()[1]["reason"].startswith("omega is infinite along")
+
+
 def test_directions_of_single_examples_are_set_aside_counted_and_change_nothing_else() -> None:
     torch.manual_seed(10)
     x, y = whole(vectors())
@@ -360,6 +377,10 @@ def test_loaders_that_cannot_serve_are_refused() -> None:
         ledger(net, [(x, y * 0) for x, y in batches])
     with pytest.raises(ValueError, match="integers are needed"):
         ledger(net, [(x, y.double()) for x, y in batches])
+    with pytest.raises(ValueError, match=r"labels have shape \(50, 3\): integers \(n,\) .*argmax"):
+        ledger(net, [(x, nn.functional.one_hot(y, 3)) for x, y in batches])
+    with pytest.raises(ValueError, match=r"labels have shape \(50, 1\)"):
+        ledger(net, [(x, y[:, None]) for x, y in batches])
 
     class Augmented:
         def __iter__(self):
