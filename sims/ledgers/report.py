@@ -142,13 +142,14 @@ FORCES = ("means", "deviations", "ratio", "cosine", "decay_cosine", "decay_ratio
 def _row(position: int, row: JsonObject) -> JsonObject:
     gains = {name: factor_text(stored_number(row[f"{name}_gain"])) if position else "" for name in ESTIMATES}
     low, high = (factor_text(stored_number(v)) for v in row["gain_interval"])
+    interval = low if low == "-" else f"{low} – {high}"
     return {
         **{k: row[k] for k in ("operation", "kind")},
         "rank": rank_text(row),
         "mark": {True: "a", False: "n", None: ""}[row["affine"]],
         "cells": [
             *(text for name in ESTIMATES for text in (value_text(row[name]), gains[name])),
-            "" if low == "-" else f"{low} – {high}",
+            interval if position else "",
         ],
     }
 

@@ -77,6 +77,29 @@ def test_a_run_gives_the_ledgers_of_both_splits_and_a_page(run: Path, tmp_path: 
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_charts_have_plain_numbers_and_names_of_operations() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    from sims.ledgers import figures
+    from sims.ledgers.entry import entry
+    from ufm.ledger import ledger as ledger_of
+
+    stored = entry(ledger_of(*user_network()), "a network", "train", None)
+    for figure in (figures.waterfall([stored]), figures.draw_spectra(stored)):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        (ax,) = figure.axes
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["input", "0", "1", "2"]
+        low, high = ax.get_ylim()
+        ticks = [float(label.get_text()) for label in ax.get_yticklabels() if label.get_text()]
+        assert sum(low <= tick <= high for tick in ticks) >= 2
+        assert {f"{tick:.0e}"[0] for tick in ticks} <= set("12357")
+        legend = ax.get_legend()
+        assert legend is not None
+        assert legend.get_window_extent().y0 >= ax.get_window_extent().y1 - 1  # above the points
+        assert legend.get_window_extent().y1 <= ax._left_title.get_window_extent().y0 + 1
+
+
 def test_training_again_reaches_the_checkpoint(run: Path, tmp_path: Path) -> None:
     assert ledger.main([str(run), "--epochs", "0", "3", "--out", str(tmp_path / "again"), "--quiet"]) == 0
     assert ledger.main([str(run), "--out", str(tmp_path / "last"), "--quiet"]) == 0
