@@ -1,12 +1,13 @@
 """Figures of ledgers: the waterfall of an epoch, every omega_j, and gains over epochs. Colours of Okabe and Ito, and hatches."""
 
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from sims.ledgers.entry import column
 from ufm.files.json_objects import JsonObject
@@ -20,7 +21,6 @@ SPLITS = {
     "features": "stored features",
     "log": "examples of the log",
 }
-ABOVE: dict[str, Any] = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0, "ncols": 3}  # a legend under a title
 ESTIMATE_LABELS = {"held_out": "held out", "omega": "in sample"}
 
 
@@ -63,7 +63,7 @@ def _panel(ax: Axes, stored: JsonObject) -> None:
         *([either] if None in kinds else []),
         *ax.plot([], [], "o", color="black", mfc="white", ms=3, label="in sample"),
     ]
-    ax.legend(handles=handles, fontsize=7, frameon=False, **ABOVE)
+    _legend_under_title(ax, handles)
     ax.spines[["top", "right"]].set_visible(False)
 
 
@@ -92,7 +92,7 @@ def draw_spectra(stored: JsonObject) -> Figure:
     _name_operations(ax, stored["rows"])
     ax.set_ylabel("$\\omega_j$")
     ax.set_title(f"{SPLITS[stored['split']]}{_epoch_text(stored)}", loc="left", fontsize=10, pad=20)
-    ax.legend(frameon=False, fontsize=8, **ABOVE)
+    _legend_under_title(ax, ax.get_legend_handles_labels()[0])
     ax.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -133,13 +133,17 @@ def _name_operations(ax: Axes, rows: list[JsonObject]) -> None:
     ax.set_xticks(named, [rows[k]["operation"][-22:] for k in named], rotation=60, ha="right", fontsize=7)
 
 
+def _legend_under_title(ax: Axes, handles: Sequence[Artist]) -> None:
+    ax.legend(handles=handles, fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=3)
+
+
 def _log_axis_in_plain_numbers(ax: Axes) -> None:
     """Ticks at 1, 2, 5, 10 ..., at 3 and 7 too where the values span less than a decade."""
     ax.set_yscale("log")
     low, high = ax.get_ylim()
     ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)))
     ax.yaxis.set_minor_locator(NullLocator())
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

@@ -79,6 +79,7 @@ def test_a_run_gives_the_ledgers_of_both_splits_and_a_page(run: Path, tmp_path: 
 
 def test_charts_have_plain_numbers_and_names_of_operations() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
 
     from sims.ledgers import figures
     from sims.ledgers.entry import entry
@@ -97,7 +98,8 @@ def test_charts_have_plain_numbers_and_names_of_operations() -> None:
         legend = ax.get_legend()
         assert legend is not None
         assert legend.get_window_extent().y0 >= ax.get_window_extent().y1 - 1  # above the points
-        assert legend.get_window_extent().y1 <= ax._left_title.get_window_extent().y0 + 1
+        title = next(text for text in ax.findobj(Text) if text.get_text() == "training examples")
+        assert legend.get_window_extent().y1 <= title.get_window_extent().y0 + 1
 
 
 def test_training_again_reaches_the_checkpoint(run: Path, tmp_path: Path) -> None:

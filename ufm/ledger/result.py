@@ -18,7 +18,7 @@ LedgerRow = dict[str, Any]  # one of `Ledger.rows`, or as JSON has it
 class Ledger:
     """L operations in order, and L + 1 rows of K = C - 1 singular values omega_j: the input, then after every operation.
 
-    operations, kinds      (L,) names and types
+    operations, kinds      (L,) names and types, with ' ?' where functional operations before a module may be counted with it
     affine                 (L,) whether the operation is affine on the data (then no omega can grow); None where it is not known
     omega                  (L+1, K) in sample, descending; inf where collapse is complete or the data do not fill the features
     corrected, held_out    (L+1, K) of the population, NaN where the data are too few (`reasons`); intervals (L+1, K, 2) at 95 %

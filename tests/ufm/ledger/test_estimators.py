@@ -101,15 +101,15 @@ def test_what_noise_explains_is_not_corrected_to_a_signal() -> None:
     true = np.array([5, 4, 3, 2, 1, 0.5, 0.3, 0.2, 0])
     means = np.zeros((10, 10))
     means[:9] = true[:, None] * basis.T
-    y, found = np.repeat(np.arange(10), counts), []
+    y, corrected = np.repeat(np.arange(10), counts), []
     for _ in range(24):
         X = means.T[y] + rng.standard_normal((len(y), 10))
         measurement, _ = measured(X, y, 10)
         low, high = measurement.corrected_interval.T
         assert ((low <= measurement.corrected) & (measurement.corrected <= high)).all()
-        found.append(measurement.corrected)
-    assert np.mean(found, axis=0)[-1] < 0.2
-    np.testing.assert_allclose(np.mean(found, axis=0)[:5], true[:5], rtol=0.1)
+        corrected.append(measurement.corrected)
+    assert np.mean(corrected, axis=0)[-1] < 0.2
+    np.testing.assert_allclose(np.mean(corrected, axis=0)[:5], true[:5], rtol=0.1)
 
 
 def test_the_mean_of_many_samples_is_the_population() -> None:
