@@ -1,8 +1,8 @@
 """`python -m sims.ledger`: which operations of a network cause its collapse, as a table, an HTML page and a PDF.
 
 A SOURCE is the folder of a `sims.train` run, a log of `ufm.monitor` (the folder of a `RunLog`, or a .csv), or MODULE:FUNCTION, a
-function of yours that returns (model, loader) or (model, loader, test loader). Several .npz files of features (n, P) and labels
-(n,) are the operations of one network, in order.
+function of yours without arguments that returns (model, loader) or (model, loader, test loader). Several .npz files of features
+(n, P) and labels (n,) are the operations of one network, in order.
 """
 
 import argparse
@@ -60,9 +60,13 @@ def requested_ledgers(args: argparse.Namespace) -> Iterator[JsonObject]:
     if files:
         if len(files) < len(args.sources) or len(files) < 2:
             raise ValueError("features of one network are at least two .npz files, an input and an operation, and nothing else")
+        if args.forces:
+            raise ValueError("--forces is for folders of sims.train runs, which have a loss: saved features have none")
         yield of_features(files, wanted)
         return
     for source in args.sources:
+        if args.forces and (is_log(Path(source)) or not Path(source).is_dir()):
+            raise ValueError(f"--forces is for folders of sims.train runs, which have a loss: {source} is none")
         if is_log(Path(source)):
             yield from of_log(Path(source), tuple(sorted(set(args.epochs))))
         elif Path(source).is_dir():
@@ -75,11 +79,24 @@ def requested_ledgers(args: argparse.Namespace) -> Iterator[JsonObject]:
 
 def ledger_table(entry: JsonObject) -> str:
     """A stored ledger as text."""
-    from sims.ledgers.report import table_lines
+    from ufm.ledger.result import table_lines
 
     epoch = "" if entry["epoch"] is None else f", epoch {entry['epoch']}"
     head = f"{entry['source']}{epoch}, {entry['split']}, {entry['examples']} examples"
-    return "\n".join(map(printable, [head, *table_lines(entry)]))
+    return "\n".join(map(printable, [head, *table_lines(entry["rows"], entry["note"]), *force_lines(entry["forces"] or [])]))
+
+
+def force_lines(forces: list[JsonObject]) -> list[str]:
+    """The balance of the forces as text, a line a parameter."""
+    from sims.ledgers.report import FORCES, short
+
+    if not forces:
+        return []
+    names = ("means", "deviations", "sum / means", "cosine", "cos decay", "sum / decay")
+    lines = [f"{'forces on the parameter':<24} " + " ".join(f"{name:>11}" for name in names)]
+    for row in forces:
+        lines.append(f"{row['parameter'][-24:]:<24} " + " ".join(f"{short(row[name]):>11}" for name in FORCES))
+    return lines
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,10 +1,13 @@
 """Figures of ledgers: the waterfall of an epoch, every omega_j, and gains over epochs. Colours of Okabe and Ito, and hatches."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from sims.ledgers.entry import column
 from ufm.files.json_objects import JsonObject
@@ -29,7 +32,7 @@ def drawn_estimate(stored: JsonObject) -> str:
 def waterfall(entries: list[JsonObject]) -> Figure:
     """One panel a split: bars from the geometric mean of omega before an operation to that after it, in-sample values as dots."""
     L = len(entries[0]["rows"])
-    figure = Figure(figsize=(max(7.0, min(0.32 * L + 2, 24)), 3.6 * len(entries) + 0.8), layout="constrained")
+    figure = Figure(figsize=(_width(L), 3.6 * len(entries) + 0.8), layout="constrained")
     for ax, stored in zip(np.atleast_1d(figure.subplots(len(entries), 1, sharey=True)), entries, strict=True):
         _panel(ax, stored)
     return figure
@@ -37,34 +40,31 @@ def waterfall(entries: list[JsonObject]) -> Figure:
 
 def _panel(ax: Axes, stored: JsonObject) -> None:
     shown = drawn_estimate(stored)
-    rows, level = stored["rows"], np.log10(_positive(column(stored, shown)))
+    rows, level = stored["rows"], _positive(column(stored, shown))
     for k in range(1, len(rows)):
         low, high = sorted((level[k - 1], level[k])) if np.isfinite(level[k - 1 : k + 1]).all() else (np.nan, np.nan)
         colour = {True: LINEAR, False: NONLINEAR, None: UNKNOWN}[rows[k]["affine"]]
         hatch = "//" if rows[k]["affine"] is False else None
-        ax.bar(k, max(high - low, 0.004), 0.7, low, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
-        interval = [stored_number(v) / np.log(10) for v in rows[k]["gain_interval"]]
+        ax.bar(k, max(high - low, 0.01 * low), 0.7, low, color=colour, hatch=hatch, edgecolor="white", linewidth=0.3)
+        interval = np.exp([stored_number(v) for v in rows[k]["gain_interval"]])
         if np.isfinite(interval).all() and np.isfinite(level[k - 1]):
-            ax.plot([k, k], level[k - 1] + np.array(interval), color="black", lw=1)
-    ax.plot(np.arange(len(rows)), np.log10(_positive(column(stored, "omega"))), "o", color="black", ms=3, mfc="white")
-    ax.set_title(f"{SPLITS[stored['split']]}{_epoch_text(stored)}", loc="left", fontsize=10)
+            ax.plot([k, k], level[k - 1] * interval, color="black", lw=1)
+    ax.plot(np.arange(len(rows)), _positive(column(stored, "omega")), "o", color="black", ms=3, mfc="white")
+    ax.set_title(f"{SPLITS[stored['split']]}{_epoch_text(stored)}", loc="left", fontsize=10, pad=20)
     ax.set_ylabel("geometric mean of $\\omega$")
-    ax.yaxis.set_major_formatter(FuncFormatter(_power_of_ten))
-    names = [row["operation"] for row in rows]
-    step = 1 if len(rows) <= WIDEST else 4
-    ax.set_xticks(
-        range(0, len(rows), step), [names[k][-22:] for k in range(0, len(rows), step)], rotation=60, ha="right", fontsize=7
-    )
+    _log_axis_in_plain_numbers(ax)
+    _name_operations(ax, rows)
     nonlinear = Patch(facecolor=NONLINEAR, hatch="//", edgecolor="white", label=f"nonlinear operation, {ESTIMATE_LABELS[shown]}")
-    either = Patch(color=UNKNOWN, label=f"operations of either kind, {ESTIMATE_LABELS[shown]}")  # between two layers of a log
+    either = Patch(color=UNKNOWN, label=f"operations of either kind, {ESTIMATE_LABELS[shown]}")  # in a log, and seen by hooks
+    kinds = {row["affine"] for row in rows[1:]}
     handles = [
-        Patch(color=LINEAR, label=f"affine operation, {ESTIMATE_LABELS[shown]}"),
-        either if stored["split"] == "log" else nonlinear,
+        *([Patch(color=LINEAR, label=f"affine operation, {ESTIMATE_LABELS[shown]}")] if True in kinds else []),
+        *([nonlinear] if False in kinds else []),
+        *([either] if None in kinds else []),
         *ax.plot([], [], "o", color="black", mfc="white", ms=3, label="in sample"),
     ]
-    ax.legend(handles=handles, fontsize=7, frameon=False, loc="upper left")
+    _legend_under_title(ax, handles)
     ax.spines[["top", "right"]].set_visible(False)
-    ax.margins(y=0.25)
 
 
 def has_spectra(stored: JsonObject) -> bool:
@@ -74,7 +74,7 @@ def has_spectra(stored: JsonObject) -> bool:
 
 def draw_spectra(stored: JsonObject) -> Figure:
     """Every omega_j after every operation: held out as lines, in sample dotted."""
-    figure = Figure(figsize=(7, 3.8), layout="constrained")
+    figure = Figure(figsize=(_width(len(stored["rows"])), 4.2), layout="constrained")
     ax = figure.subplots()
     for name, style, label in (("held_out", "-", "held out"), ("omega", ":", "in sample")):
         values = _positive(np.array([[stored_number(v) for v in row] for row in stored[name]]))
@@ -88,11 +88,11 @@ def draw_spectra(stored: JsonObject) -> Figure:
                 lw=1,
                 label=label if not j else None,
             )
-    ax.set_xlabel("operation")
-    ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    _log_axis_in_plain_numbers(ax)
+    _name_operations(ax, stored["rows"])
     ax.set_ylabel("$\\omega_j$")
-    ax.set_title(f"{SPLITS[stored['split']]}{_epoch_text(stored)}", loc="left", fontsize=10)
-    ax.legend(frameon=False, fontsize=8)
+    ax.set_title(f"{SPLITS[stored['split']]}{_epoch_text(stored)}", loc="left", fontsize=10, pad=20)
+    _legend_under_title(ax, ax.get_legend_handles_labels()[0])
     ax.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -113,7 +113,7 @@ def over_epochs(entries: list[JsonObject]) -> Figure:
         ax.set_xscale("symlog", linthresh=1)
         ax.set_ylabel("factor on $\\omega$")
         ax.set_title(SPLITS[split], loc="left", fontsize=10)
-        ax.legend(frameon=False, fontsize=7, ncol=2)
+        ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
         ax.spines[["top", "right"]].set_visible(False)
     ax.set_xlabel("epoch")
     return figure
@@ -123,8 +123,27 @@ def _epoch_text(stored: JsonObject) -> str:
     return "" if stored["epoch"] is None else f", epoch {stored['epoch']}"
 
 
-def _power_of_ten(value: float, position: int | None) -> str:
-    return f"{10**value:.3g}"
+def _width(rows: int) -> float:
+    return max(7.0, min(0.32 * rows + 2, 24))
+
+
+def _name_operations(ax: Axes, rows: list[JsonObject]) -> None:
+    step = 1 if len(rows) <= WIDEST else 4
+    named = range(0, len(rows), step)
+    ax.set_xticks(named, [rows[k]["operation"][-22:] for k in named], rotation=60, ha="right", fontsize=7)
+
+
+def _legend_under_title(ax: Axes, handles: Sequence[Artist]) -> None:
+    ax.legend(handles=handles, fontsize=7, frameon=False, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, ncols=3)
+
+
+def _log_axis_in_plain_numbers(ax: Axes) -> None:
+    """Ticks at 1, 2, 5, 10 ..., at 3 and 7 too where the values span less than a decade."""
+    ax.set_yscale("log")
+    low, high = ax.get_ylim()
+    ax.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high > 10 * low else (1, 2, 3, 5, 7)))
+    ax.yaxis.set_minor_locator(NullLocator())
+    ax.yaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
 
 
 def _positive(values: np.ndarray) -> np.ndarray:

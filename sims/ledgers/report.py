@@ -3,6 +3,7 @@
 import io
 import json
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from sims.ledgers import figures
 from sims.page import base64_of, html_page
 from ufm.files.json_objects import JsonObject
 from ufm.files.store import provenance, write_atomically, write_text
-from ufm.ledger.result import factor_text
+from ufm.ledger.result import COLUMN_MEANINGS, ESTIMATES, factor_text, rank_text, table_lines, value_text
 from ufm.output import stored_number
 
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Which operations cause collapse?</title>
@@ -27,10 +28,10 @@ tr.n td:first-child{border-left:.3rem solid #E69F00}tr.a td:first-child{border-l
 figure{margin:1rem 0}img{max-width:100%}p.note{border-left:.3rem solid #999;padding:.2rem .8rem;background:#f5f5f5}
 @media print{h2{break-before:page}}
 </style></head><body><h1>Which operations of the network cause collapse?</h1>
-<p>Each row is the state of the network after an operation: &omega; is the geometric mean of the singular values of
-&Sigma;<sub>W</sub><sup>&minus;1/2</sup>M, and the factor is that by which the operation changed it. No affine operation can
+<p>Each row is the state of the network after an operation; &omega;<sub>j</sub> are the singular values of
+&Sigma;<sub>W</sub><sup>&minus;1/2</sup>M. {{ columns }}; interval: that of the held-out x, at 95&nbsp;%. No affine operation can
 raise any &omega;<sub>j</sub> of the examples it is measured on. In sample, &omega; is too large when examples are few;
-corrected and held out estimate that of the population; brackets are 95&nbsp;% intervals of the held-out factor.</p>
+corrected and held out estimate that of the population.</p>
 {% for group in groups %}<h2>{{ group.title }}</h2>
 <figure><img alt="Waterfall of the geometric mean of omega, operation by operation"
 src="data:image/png;base64,{{ group.figure }}">
@@ -38,7 +39,7 @@ src="data:image/png;base64,{{ group.figure }}">
 {% for e in group.entries %}<h3>{{ e.title }}</h3>
 <p>{{ e.examples }} examples, {{ e.classes|length }} classes, operations recorded by {{ e.seen }}.</p>
 {% if e.note %}<p class="note">{{ e.note }}</p>{% endif %}
-{% for reason in e.reasons %}<p class="note">Too few data: {{ reason }}</p>{% endfor %}
+{% for reason in e.reasons %}<p class="note">{{ reason }}</p>{% endfor %}
 {% if e.set_aside %}<p class="note">Directions that a single example dominates (up to {{ e.set_aside }}) are left out of the
 corrected and held-out values.</p>{% endif %}
 {% if e.reduced %}<p class="note">~ marks states reduced to fewer features: &omega; is a lower bound there, and a linear
@@ -46,8 +47,8 @@ operation may seem to have a gain.</p>{% endif %}
 {% if e.unresolved %}<p class="note">^ marks states with a direction whose variation is hidden by rounding, while a finite &omega;
 explains its signal: it is left out, and &omega; is a lower bound there. It also marks states in which the rounding of a linear
 operation seems to raise &omega;. float64 would resolve it, or a smaller mean of the features.</p>{% endif %}
-<div class="scroll"><table><tr><th>operation</th><th>kind</th><th>directions</th><th>in sample</th><th>factor</th>
-<th>corrected</th><th>factor</th><th>held out</th><th>factor</th><th>interval</th></tr>
+<div class="scroll"><table><tr><th>operation</th><th>kind</th><th>rank</th><th>in sample</th><th>x</th>
+<th>corrected</th><th>x</th><th>held out</th><th>x</th><th>interval</th></tr>
 {% for r in e.table %}<tr class="{{ r.mark }}"><td>{{ r.operation }}</td><td class="t">{{ r.kind }}</td><td>{{ r.rank }}</td>
 {% for cell in r.cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table></div>
@@ -64,12 +65,12 @@ balance.</p>
 {% endfor %}
 {% if over %}<h2>Over epochs</h2><figure><img alt="Factors of the nonlinear operations over epochs"
 src="data:image/png;base64,{{ over }}"></figure>{% endif %}
-<h2>Learned and memorised</h2><p>What an operation does to examples not trained on is learned; what it does beyond that to the
-training examples is memorised. Both are held-out estimates.</p>
-{% for group in groups if group.columns %}<h3>{{ group.title }}</h3><div class="scroll"><table>
+{% for group in groups if group.columns %}{% if loop.first %}<h2>Learned and memorised</h2><p>What an operation does to examples
+not trained on is learned; what it does beyond that to the training examples is memorised. Both are held-out estimates.</p>
+{% endif %}<h3>{{ group.title }}</h3><div class="scroll"><table>
 <tr><th>operation</th><th>training</th><th>not trained on</th><th>ratio</th></tr>
 {% for row in group.columns %}<tr><td>{{ row[0] }}</td>{% for cell in row[1:] %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
-</table></div>{% else %}<p>There is only one set of examples.</p>{% endfor %}
+</table></div>{% endfor %}
 <p><small>{{ provenance }}</small></p></body></html>
 """
 
@@ -83,7 +84,13 @@ def write_ledger_report(entries: list[JsonObject], out: Path) -> None:
     over = figure_over_epochs(entries)
     with rc_context({"savefig.dpi": 130}):
         groups = [_group_shown(title, members) for title, members in together.items()]
-        html = html_page(TEMPLATE, groups=groups, over=None if over is None else base64_of(over), provenance=json.dumps(facts))
+        html = html_page(
+            TEMPLATE,
+            columns=COLUMN_MEANINGS,
+            groups=groups,
+            over=None if over is None else base64_of(over),
+            provenance=json.dumps(facts),
+        )
     write_text(out / "report.html", html)
     write_atomically(out / "report.pdf", lambda file: _write_pdf(file, together, over))
 
@@ -115,7 +122,7 @@ def _group_shown(title: str, members: list[JsonObject]) -> JsonObject:
 
 def _shown(e: JsonObject) -> JsonObject:
     reasons = sorted({row["reason"] for row in e["rows"] if row["reason"]})
-    forces = [{"parameter": f["parameter"], "cells": [_short(f[name]) for name in FORCES]} for f in e["forces"] or []]
+    forces = [{"parameter": f["parameter"], "cells": [short(f[name]) for name in FORCES]} for f in e["forces"] or []]
     reduced = any(row["reduced"] for row in e["rows"])
     shown = {key: e[key] for key in ("examples", "classes", "seen", "note")}
     return shown | {
@@ -125,27 +132,25 @@ def _shown(e: JsonObject) -> JsonObject:
         "unresolved": any(row["unresolved"] for row in e["rows"]),
         "set_aside": max(row["set_aside"] for row in e["rows"]),
         "forces": forces,
-        "table": [_row(row) for row in e["rows"]],
+        "table": [_row(k, row) for k, row in enumerate(e["rows"])],
     }
 
 
 FORCES = ("means", "deviations", "ratio", "cosine", "decay_cosine", "decay_ratio")
 
 
-def _row(row: JsonObject) -> JsonObject:
-    cells = [
-        text
-        for name in ("omega", "corrected", "held_out")
-        for text in (_short(row[name]), factor_text(stored_number(row[f"{name}_gain"])))
-    ]
+def _row(position: int, row: JsonObject) -> JsonObject:
+    gains = {name: factor_text(stored_number(row[f"{name}_gain"])) if position else "" for name in ESTIMATES}
     low, high = (factor_text(stored_number(v)) for v in row["gain_interval"])
-    mark = {True: "a", False: "n", None: ""}[row["affine"]]
-    rank = f"{'' if row['rank'] is None else row['rank']}{'~' if row['reduced'] else '^' if row['unresolved'] else ''}"
+    interval = low if low == "-" else f"{low} – {high}"
     return {
         **{k: row[k] for k in ("operation", "kind")},
-        "rank": rank,
-        "mark": mark,
-        "cells": [*cells, f"{low} – {high}" if low else ""],
+        "rank": rank_text(row),
+        "mark": {True: "a", False: "n", None: ""}[row["affine"]],
+        "cells": [
+            *(text for name in ESTIMATES for text in (value_text(row[name]), gains[name])),
+            interval if position else "",
+        ],
     }
 
 
@@ -160,7 +165,8 @@ def _held_out_columns(members: list[JsonObject]) -> list[list[str]]:
     return columns
 
 
-def _short(value: float | str | None) -> str:
+def short(value: float | str | None) -> str:
+    """A number in three digits, empty where there is none."""
     value = stored_number(value)
     return "" if np.isnan(value) else f"{value:.3g}"
 
@@ -183,20 +189,10 @@ def _write_pdf(file: Any, groups: dict[str, list[JsonObject]], over: Figure | No
 LINES_A_PAGE = 45
 
 
-def table_lines(e: JsonObject) -> list[str]:
-    """The table as lines of text, and the reasons where numbers are missing."""
-    head = f"{'operation':<26}{'directions':>11}{'in sample':>11}{'x':>8}{'corrected':>11}{'x':>8}{'held out':>11}{'x':>8}"
-    lines = [head]
-    for row in map(_row, e["rows"]):
-        cells = "".join(f"{cell:>{width}}" for cell, width in zip(row["cells"], (11, 8) * 3, strict=False))
-        lines.append(f"{row['operation'][-25:]:<26}{row['rank']:>11}{cells}")
-    lines += sorted({f"too few data: {row['reason']}" for row in e["rows"] if row["reason"]})
-    return [*lines, *([e["note"]] if e["note"] else [])]
-
-
 def _table_pages(title: str, e: JsonObject) -> list[Figure]:
     """The table as pages of text."""
-    head, *lines = table_lines(e)
+    head, *rest = table_lines(e["rows"], e["note"])
+    lines = [part for line in rest for part in wrap(line, len(head))]
     pages = []
     for start in range(0, len(lines), LINES_A_PAGE):
         page = Figure(figsize=(8.3, 11.7))

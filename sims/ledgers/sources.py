@@ -136,8 +136,10 @@ def of_function(spec: str, wanted: Wanted) -> Entries:
         function: Callable[[], Any] = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"cannot import {spec}: {error}") from error
-    model, *loaders = function()
-    if not 1 <= len(loaders) <= 2:
-        raise ValueError(f"{spec} gave {1 + len(loaders)} values: (model, loader) or (model, loader, test loader) are needed")
+    given = function()
+    if not isinstance(given, (tuple, list)) or not 2 <= len(given) <= 3 or not isinstance(given[0], nn.Module):
+        what = ", ".join(type(part).__name__ for part in given) if isinstance(given, (tuple, list)) else type(given).__name__
+        raise ValueError(f"{spec} gave {what or 'nothing'}: return (model, loader) or (model, loader, test loader)")
+    model, *loaders = given
     for loader, what in zip(loaders, ("train", "test"), strict=False):
         yield entry(ledger(model, loader, wanted.reduction, wanted.seed), spec, what, None)

@@ -27,6 +27,26 @@ def user_network() -> tuple[nn.Sequential, list[tuple[torch.Tensor, torch.Tensor
     return nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)), [(x, y)]
 
 
+def only_a_model() -> nn.Sequential:
+    """What a user may forget: the loader."""
+    return user_network()[0]
+
+
+def untraceable() -> tuple[nn.Module, list[tuple[torch.Tensor, torch.Tensor]]]:
+    """A model with functional operations that torch.fx cannot trace."""
+
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = user_network()[0]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = self.inner[0](x)
+            return self.inner[2](torch.relu(h) if h.sum() < 1e9 else h)
+
+    return Branching(), user_network()[1]
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from dataclasses import replace
@@ -40,15 +60,46 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_gives_the_ledgers_of_both_splits_and_a_page(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     assert ledger.main([str(run), "--out", str(tmp_path), "--forces"]) == 0
-    assert "relu2" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "relu2" in told
+    assert "forces on the parameter" in told
     assert {path.name: path.read_bytes() for path in run.iterdir()} == before
     stored = json.loads((tmp_path / "report.json").read_text())["ledgers"]
     assert [e["split"] for e in stored] == ["train", "test"]
-    assert stored[0]["forces"][-1]["parameter"] == "all"
+    forces = stored[0]["forces"]
+    assert forces[-1]["parameter"] == "all"
+    lines = [line.split() for line in told.splitlines()]
+    assert all([f["parameter"][-24:], f"{f['means']:.3g}"] in [line[:2] for line in lines] for f in forces)
     page = (tmp_path / "report.html").read_text()
+    assert "Learned and memorised" in page
     assert "digits &lt;b&gt;" in page  # what a path holds is text
     assert "digits <b>" not in page
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
+
+
+def test_charts_have_plain_numbers_and_names_of_operations() -> None:
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.text import Text
+
+    from sims.ledgers import figures
+    from sims.ledgers.entry import entry
+    from ufm.ledger import ledger as ledger_of
+
+    stored = entry(ledger_of(*user_network()), "a network", "train", None)
+    for figure in (figures.waterfall([stored]), figures.draw_spectra(stored)):
+        canvas = FigureCanvasAgg(figure)
+        canvas.draw()
+        (ax,) = figure.axes
+        assert [label.get_text() for label in ax.get_xticklabels()] == ["input", "0", "1", "2"]
+        low, high = ax.get_ylim()
+        ticks = [float(label.get_text()) for label in ax.get_yticklabels() if label.get_text()]
+        assert sum(low <= tick <= high for tick in ticks) >= 2
+        assert {f"{tick:.0e}"[0] for tick in ticks} <= set("12357")
+        legend = ax.get_legend()
+        assert legend is not None
+        assert legend.get_window_extent().y0 >= ax.get_window_extent().y1 - 1  # above the points
+        title = next(text for text in ax.findobj(Text) if text.get_text() == "training examples")
+        assert legend.get_window_extent().y1 <= title.get_window_extent().y0 + 1
 
 
 def test_training_again_reaches_the_checkpoint(run: Path, tmp_path: Path) -> None:
@@ -73,6 +124,17 @@ def test_saved_features_and_a_function_are_sources_too(tmp_path: Path, capsys: p
     assert "held out" in capsys.readouterr().out
 
 
+def test_rows_that_may_include_more_than_their_module_are_marked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert ledger.main(["tests.sims.test_ledger:untraceable", "--out", str(tmp_path)]) == 0
+    told = capsys.readouterr().out
+    assert [line.split()[1:3] for line in told.splitlines() if line.startswith("inner.")] == [["Linear", "?"]] * 2
+    assert "a row marked ? may have a gain" in told
+    page = (tmp_path / "report.html").read_text()
+    assert '<td class="t">Linear ?</td>' in page
+    assert "a row marked ? may have a gain" in page
+    assert "Learned and memorised" not in page  # one set of examples
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -81,6 +143,9 @@ def test_saved_features_and_a_function_are_sources_too(tmp_path: Path, capsys: p
         (["one.npz"], "at least two .npz files"),
         (["a.npz", "b.npz"], "cannot read"),
         (["tests.sims.test_ledger:user_network", "--limit", "1"], "at least 2 features"),
+        (["tests.sims.test_ledger:only_a_model"], "gave Sequential: return (model, loader) or (model, loader, test loader)"),
+        (["tests.sims.test_ledger:user_network", "--forces"], "--forces is for folders of sims.train runs"),
+        (["a.npz", "b.npz", "--forces"], "--forces is for folders of sims.train runs"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,12 +14,16 @@ Loader = Iterable[Sequence[Tensor]]  # of batches (inputs, labels, ...)
 
 
 def classes_of(loader: Iterable[Sequence[object]]) -> np.ndarray:
-    """The labels there are, sorted. Raises ValueError for a loader that can be read once only, and for fewer than two classes."""
+    """The labels there are, sorted.
+
+    Raises ValueError for a loader that can be read once only, for labels that are not integers (n,), and for fewer than two
+    classes.
+    """
     if iter(loader) is loader:
         raise ValueError(
             "the loader can be read only once; the ledger reads it three times: give a DataLoader or a list of batches"
         )
-    labels = [np.unique(as_numpy(torch.as_tensor(_inputs_and_labels(batch)[1]))) for batch in loader]
+    labels = [np.unique(_one_an_example(as_numpy(torch.as_tensor(_inputs_and_labels(batch)[1])))) for batch in loader]
     present = np.unique(np.concatenate(labels)) if labels else np.zeros(0, dtype=np.int64)
     if present.dtype.kind not in "iub":
         raise ValueError(f"labels are {present.dtype}: integers are needed")
@@ -54,6 +58,14 @@ def check_takes_one_tensor(model: nn.Module) -> None:
     ]
     if len(needed) > 1:
         raise ValueError(f"the model's forward needs {len(needed)} arguments ({', '.join(needed)}): {ONE_TENSOR}")
+
+
+def _one_an_example(labels: np.ndarray) -> np.ndarray:
+    if labels.ndim != 1:
+        raise ValueError(
+            f"labels have shape {labels.shape}: integers (n,) are needed, one an example; of one-hot rows take labels.argmax(1)"
+        )
+    return labels
 
 
 def _inputs_and_labels(batch: Sequence[object]) -> Sequence[object]:

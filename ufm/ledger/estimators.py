@@ -163,10 +163,12 @@ def _bootstrap(
 ) -> tuple[np.ndarray, np.ndarray]:
     """omega (K,) without the bias of sorted eigenvalues, and intervals (K, 2), by drawing G_hat from the fitted population.
 
-    The pivot is an eigenvalue in sample over what it is expected to be, positive whatever the signal.
+    The pivot is an eigenvalue in sample over what it is expected to be, positive whatever the signal. Where nothing is left
+    once the noise of the means is subtracted, that ratio would make signal of noise: there the difference of the two counts.
+    Among similar omega_j the smallest in sample is too small, and what is given for it may be above it.
     """
     values, V = _kernel_free(form, counts)
-    values = np.clip(values, 0, None)
+    only_noise, values = values <= 0, np.clip(values, 0, None)
     noise = P * np.einsum("ab,ak,bk->k", mean_noise(counts), V, V)
     draws = draw_forms((V * values) @ V.T, nu, P, counts, DRAWS, rng)
     basis = np.linalg.svd((counts / counts.sum())[None, :])[2][1:].T
@@ -176,6 +178,8 @@ def _bootstrap(
     low, high = np.quantile(ratio, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     replicates = np.zeros((3, len(values)))
     replicates[:, :P] = seen[:P] / np.stack([ratio.mean(0), high, low]) - noise[:P]
+    difference = np.clip(seen - drawn.mean(0) + values, replicates[1], replicates[2])
+    replicates[0] = np.where(only_noise, difference, replicates[0])
     unbiased, *interval = np.sqrt(np.clip(replicates, 0, None))
     return unbiased, np.stack(interval, 1)
 

@@ -7,16 +7,18 @@ import numpy as np
 
 from manifolds.representation import short_repr
 from ufm.ledger.estimators import LEVEL
+from ufm.output import stored_number
 
 ZERO_ROUNDING = 64 * float(np.finfo(np.float64).eps)  # of omega_1: a value no larger may be rounding of a zero
 ESTIMATES = ("omega", "corrected", "held_out")
+LedgerRow = dict[str, Any]  # one of `Ledger.rows`, or as JSON has it
 
 
 @dataclass(frozen=True, eq=False)
 class Ledger:
     """L operations in order, and L + 1 rows of K = C - 1 singular values omega_j: the input, then after every operation.
 
-    operations, kinds      (L,) names and types
+    operations, kinds      (L,) names and types, with ' ?' where functional operations before a module may be counted with it
     affine                 (L,) whether the operation is affine on the data (then no omega can grow); None where it is not known
     omega                  (L+1, K) in sample, descending; inf where collapse is complete or the data do not fill the features
     corrected, held_out    (L+1, K) of the population, NaN where the data are too few (`reasons`); intervals (L+1, K, 2) at 95 %
@@ -106,12 +108,12 @@ class Ledger:
                 excess[k] = self.gain[k][finite].max()
         return excess
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[LedgerRow]:
         """One dictionary a row: name, kind, affine, features, ranks, geometric means and gains, reason."""
         lines = []
         levels = {name: self.level(name) for name in ESTIMATES}
         for k in range(len(self.operations) + 1):
-            row: dict[str, Any] = {
+            row: LedgerRow = {
                 "operation": self.operations[k - 1] if k else "input",
                 "kind": self.kinds[k - 1] if k else "",
                 "affine": self.affine[k - 1] if k else None,
@@ -121,7 +123,7 @@ class Ledger:
                 "unresolved": int(self.unresolved[k]),
                 "set_aside": int(self.set_aside[k]),
                 "reduced": bool(self.reduced[k]),
-                "reason": self.reasons[k],
+                "reason": self._reason(k),
             }
             for name in ESTIMATES:
                 row[name] = float(np.exp(levels[name][k]))
@@ -132,22 +134,20 @@ class Ledger:
 
     def table(self) -> str:
         """The rows as text: geometric mean of omega after each operation and the factor it gained, three estimates."""
-        columns = " ".join(f"{name:>{width}} {'x':>6}" for name, width in (("in sample", 10), ("corrected", 10), ("held out", 9)))
-        head = f"{'operation':<24} {'kind':<18} {'rank':>5} {columns}"
-        lines = [head, "-" * len(head)]
-        for row in self.rows():
-            mark = "~" if row["reduced"] else "^" if row["unresolved"] else " "
-            cells = " ".join(f"{row[name]:>{width}.3g} {factor_text(row[name + '_gain']):>6}" for name, width in WIDTHS)
-            lines.append(f"{row['operation'][:24]:<24} {row['kind'][:18]:<18} {row['rank']:>4}{mark} {cells}")
-        lines += sorted({f"too few data: {reason}" for reason in self.reasons if reason})
-        if self.reduced.any():
-            lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to have a gain")
-        if self.unresolved.any():
-            lines.append(
-                "^ rounding hides a direction, which is left out (omega is a lower bound), or raises omega after a linear map; "
-                "float64 resolves it, or a smaller mean of the features"
-            )
-        return "\n".join([*lines, *([self.note] if self.note else [])])
+        return "\n".join(table_lines(self.rows(), self.note))
+
+    def _reason(self, k: int) -> str:
+        """Why row k has no geometric mean of one of the estimates, or an empty string."""
+        K, infinite, rank = self.omega.shape[1], int(np.isinf(self.omega[k]).sum()), int(self.ranks[k])
+        if self.reasons[k]:
+            return f"too few data: {self.reasons[k]}"
+        if infinite:
+            return f"omega is infinite along {infinite} of {K} contrasts: no factor from or to it is defined"
+        if rank < K:
+            return f"{K} contrasts in {rank} directions: {K - rank} omega_j are 0, and no geometric mean is defined"
+        zeros = {name.replace("_", " "): int((self._of(name)[k] == 0).sum()) for name in ESTIMATES}
+        told = [f"{name}: {count} of {K} omega_j estimated as 0" for name, count in zeros.items() if count]
+        return f"{'; '.join(told)}: noise explains what is seen of them, and no geometric mean is defined" if told else ""
 
     def _of(self, estimate: str) -> np.ndarray:
         if estimate not in ESTIMATES:
@@ -156,8 +156,42 @@ class Ledger:
 
 
 WIDTHS = (("omega", 10), ("corrected", 10), ("held_out", 9))
+COLUMN_MEANINGS = (
+    "rank: directions with variability; in sample, corrected, held out: geometric mean of omega_j over j, by three estimates; "
+    "x: factor by which the operation changed it; -: not defined"
+)
+
+
+def table_lines(rows: list[LedgerRow], note: str = "") -> list[str]:
+    """Rows of a ledger, stored ones too, as lines of text: the head first, last what the columns and marks mean."""
+    columns = " ".join(f"{name:>{width}} {'x':>6}" for name, width in (("in sample", 10), ("corrected", 10), ("held out", 9)))
+    head = f"{'operation':<24} {'kind':<20} {'rank':>5} {columns}"
+    lines = [head, "-" * len(head)]
+    for k, row in enumerate(rows):
+        factors = {name: factor_text(stored_number(row[f"{name}_gain"])) if k else "" for name in ESTIMATES}
+        cells = " ".join(f"{value_text(row[name]):>{width}} {factors[name]:>6}" for name, width in WIDTHS)
+        lines.append(f"{row['operation'][-24:]:<24} {row['kind'][-20:]:<20} {rank_text(row) or ' ':>5} {cells}".rstrip())
+    lines += [COLUMN_MEANINGS, *sorted({row["reason"] for row in rows if row["reason"]})]
+    if any(row["reduced"] for row in rows):
+        lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to have a gain")
+    if any(row["unresolved"] for row in rows):
+        lines.append(
+            "^ rounding hides a direction, which is left out (omega is a lower bound), or raises omega after a linear map; "
+            "float64 resolves it, or a smaller mean of the features"
+        )
+    return [*lines, note] if note else lines
+
+
+def rank_text(row: LedgerRow) -> str:
+    """The rank of a row with its mark."""
+    return f"{'' if row['rank'] is None else row['rank']}{'~' if row['reduced'] else '^' if row['unresolved'] else ''}"
+
+
+def value_text(value: float | str | None) -> str:
+    """A geometric mean; a dash where there is none."""
+    return f"{stored_number(value):.3g}" if stored_number(value) > 0 else "-"
 
 
 def factor_text(gain: float) -> str:
-    """exp of the gain of log omega, empty where it is not finite."""
-    return f"{np.exp(gain):.3g}" if np.isfinite(gain) else ""
+    """exp of the gain of log omega; a dash where it is not finite."""
+    return f"{np.exp(gain):.3g}" if np.isfinite(gain) else "-"

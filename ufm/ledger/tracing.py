@@ -1,9 +1,10 @@
 """The operations of any torch network in the order of execution, and its state between them.
 
 The state after an operation is every tensor that a later operation still reads: along a chain the last output, inside a residual
-block the pair (skip, branch). Each operation is then a map from state to state, the sum at the end of a block is a linear map of
-the pair, and gains add up exactly from the input to the output whatever the graph. Two ways to see it: torch.fx, and, for models
-that it cannot trace (control flow that depends on data), hooks on the modules without children, each output taken as the state.
+block the pair (skip, branch). To read its shape, dtype or device is not to read a tensor. Each operation is then a map from state
+to state, the sum at the end of a block is a linear map of the pair, and gains add up exactly from the input to the output
+whatever the graph. Two ways to see it: torch.fx, and, for models that it cannot trace (control flow that depends on data), hooks
+on the modules without children, each output taken as the state.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,12 @@ from ufm.ledger.undisturbed import attributes_kept
 
 State = dict[str, Tensor]  # live tensors by name of the operation that made them
 INPUT = "input"
+ANY_BEFORE = " ?"  # ends the kind of an operation that may include functional ones before it
+SHAPE_ATTRIBUTES = frozenset(("shape", "device", "dtype", "ndim", "layout", "is_cuda", "requires_grad", "itemsize", "nbytes"))
+SHAPE_CALLS = frozenset((len, torch.numel, torch.is_floating_point, torch.zeros_like, torch.ones_like, torch.full_like))
+SHAPE_CALLS |= {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point", "element_size", "get_device"}
+SHAPE_CALLS |= {torch.empty_like, "__len__", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"}
+SHAPE_OF_SECOND = frozenset(("view_as", "reshape_as", "expand_as", "type_as"))
 
 
 @dataclass(frozen=True)
@@ -48,11 +55,16 @@ class GraphTrace:
         self.module = fx.GraphModule(model, graph)
         self.nodes = list(graph.nodes)
         index = {node: k for k, node in enumerate(self.nodes)}
-        self.last_read = {node: max((index[user] for user in node.users), default=-1) for node in self.nodes}
-        self.fed: set[fx.Node] = set()  # nodes that depend on the input
+        self.last_run = {node: max((index[user] for user in node.users), default=-1) for node in self.nodes}
+        self.last_read = {  # as data: what is run later for its shape alone is no part of a state
+            node: max((index[user] for user in node.users if _reads_data(user, node)), default=-1) for node in self.nodes
+        }
+        self.fed: set[fx.Node] = set()  # nodes that depend on the numbers of the input
         for node in self.nodes:
-            if node.op == "placeholder" or any(source in self.fed for source in node.all_input_nodes):
+            if node.op == "placeholder" or any(s in self.fed and _reads_data(node, s) for s in node.all_input_nodes):
                 self.fed.add(node)
+                if node.op == "call_method" and str(node.target).endswith("_"):  # in place, of zeros too
+                    self.fed.update(node.all_input_nodes[:1])
 
     def walk(self, x: Tensor, visit: Visit, probe: bool = False) -> None:
         """Run the model on a batch; every state is as it is when its operation is done, in-place changes included.
@@ -76,7 +88,7 @@ class GraphTrace:
                     error = self._state(run, k, len(x), known)
                 visit(Operation(*self._described(node), affine), state, error)
             for source in node.all_input_nodes:
-                if self.last_read[source] <= k:
+                if self.last_run[source] <= k:
                     run.env.pop(source, None)
 
     def _state(self, run: fx.Interpreter, k: int, batch: int, errors: dict[int, Tensor] | None = None) -> State:
@@ -149,7 +161,7 @@ class HookTrace:
             raise ValueError("the model has no modules inside, and torch.fx cannot trace it: no operation can be recorded")
 
     def walk(self, x: Tensor, visit: Visit) -> None:
-        """Run the model on a batch; the state after a module is its output."""
+        """Run the model on a batch; the state after a module is its output, and its kind ends with `ANY_BEFORE`."""
         calls: dict[str, int] = {}
         visit(Operation(INPUT, INPUT), {INPUT: x}, None)
 
@@ -159,7 +171,7 @@ class HookTrace:
                 calls[name] = calls.get(name, 0) + 1
                 again = f" (call {calls[name]})" if calls[name] > 1 else ""
                 state = {str(j): _by_example(t, len(x), name) for j, t in enumerate(tensors)}
-                visit(Operation(name + again, type(module).__name__), state, None)
+                visit(Operation(name + again, type(module).__name__ + ANY_BEFORE), state, None)
 
         with ExitStack() as stack:
             for name, module in self.leaves.items():
@@ -177,7 +189,13 @@ def traced(model: nn.Module) -> tuple[Trace, str]:
         return GraphTrace(model), ""
     except Exception as error:  # what a user's forward raises when it meets torch.fx's stand-ins is anything
         first = (str(error).splitlines() or [type(error).__name__])[0]
-        return HookTrace(model), f"torch.fx cannot trace this model ({first}); sums outside of modules are not recorded"
+        return HookTrace(model), f"torch.fx cannot trace this model ({first}); {MODULES_ONLY}"
+
+
+MODULES_ONLY = (
+    "hooks see modules only: functional operations outside of them (activations, pooling, sums) are counted with the module that "
+    "follows, so that a row marked ? may have a gain although its module is affine; what follows the last module is not recorded"
+)
 
 
 class _Tracer(fx.Tracer):
@@ -194,6 +212,15 @@ class _Tracer(fx.Tracer):
                 self.graph.erase_node(other.node)
                 others[k] = other.node.args[0]
         return forward, [root, x, *others]
+
+
+def _reads_data(user: fx.Node, source: fx.Node) -> bool:
+    """Whether an operation reads the numbers of a tensor, and not only its shape, dtype or device."""
+    if user.op not in ("call_function", "call_method"):
+        return True
+    if user.target is getattr:
+        return user.args[1] not in SHAPE_ATTRIBUTES
+    return user.target not in SHAPE_CALLS and (user.target not in SHAPE_OF_SECOND or user.args[0] is source)
 
 
 def _tensors(value: Any) -> list[Tensor]:

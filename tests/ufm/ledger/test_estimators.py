@@ -94,6 +94,24 @@ def test_estimates_agree_with_a_known_snr_and_with_each_other(share: float, coun
     assert abs(np.mean(gaps)) < 0.05
 
 
+def test_what_noise_explains_is_not_corrected_to_a_signal() -> None:
+    """Few directions, few examples, omega_9 = 0 beside large ones: the ratio to what is expected would give about 0.4."""
+    rng, counts = np.random.default_rng(12), np.full(10, 15)
+    basis = np.linalg.qr(np.c_[np.ones(10), rng.standard_normal((10, 9))])[0][:, 1:]
+    true = np.array([5, 4, 3, 2, 1, 0.5, 0.3, 0.2, 0])
+    means = np.zeros((10, 10))
+    means[:9] = true[:, None] * basis.T
+    y, corrected = np.repeat(np.arange(10), counts), []
+    for _ in range(24):
+        X = means.T[y] + rng.standard_normal((len(y), 10))
+        measurement, _ = measured(X, y, 10)
+        low, high = measurement.corrected_interval.T
+        assert ((low <= measurement.corrected) & (measurement.corrected <= high)).all()
+        corrected.append(measurement.corrected)
+    assert np.mean(corrected, axis=0)[-1] < 0.2
+    np.testing.assert_allclose(np.mean(corrected, axis=0)[:5], true[:5], rtol=0.1)
+
+
 def test_the_mean_of_many_samples_is_the_population() -> None:
     """The matrix form is unbiased, and the draws of the bootstrap have the mean that the formula for E G_hat says."""
     rng, counts, P = np.random.default_rng(1), np.array([9, 14, 20]), 12

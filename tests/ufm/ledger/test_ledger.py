@@ -1,6 +1,7 @@
 """The ledger of networks: the theorem on 200 of them, sums that add up, any user's model, and nothing changed by looking."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -95,6 +96,45 @@ def test_the_state_inside_a_residual_block_is_the_pair() -> None:
     np.testing.assert_allclose(result.omega[1], result.omega[0], rtol=1e-8)  # the skip still holds all of it
     assert result.features.tolist() == [6, 10, 10, 12, 6]
     assert result.affine == (True, False, True, True)
+
+
+SPELLINGS: tuple[Callable[[torch.Tensor, torch.Tensor], torch.Tensor], ...] = (
+    lambda h, x: h.flatten(1),
+    lambda h, x: h.reshape(x.shape[0], -1),
+    lambda h, x: h.view(x.size(0), -1),
+    lambda h, x: h.flatten(1).to(x.device, x.dtype).flatten(x.dim() - 3),
+    lambda h, x: h.flatten(1) + torch.zeros(1, dtype=x.dtype).to(x.device),
+)
+
+
+@pytest.mark.parametrize("spelling", range(1, len(SPELLINGS)))
+def test_to_read_the_shape_of_the_input_late_does_not_make_it_a_part_of_the_state(spelling: int) -> None:
+    class Late(nn.Module):
+        def __init__(self, spelling: int) -> None:
+            super().__init__()
+            torch.manual_seed(4)
+            self.conv, self.head, self.spelling = nn.Conv2d(1, 2, 3, padding=1), nn.Linear(32, 3), SPELLINGS[spelling]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.head(self.spelling(torch.relu(self.conv(x)), x))
+
+    batches = images(np.random.default_rng(4), 3, 160)
+    plain, late = (ledger(Late(k).double(), batches) for k in (0, spelling))
+    rows = [0, 1, 2, -1]  # the input, conv, relu, head: the operations that all spellings have
+    for name in ("features", "omega", "corrected", "held_out"):
+        np.testing.assert_array_equal(getattr(late, name)[rows], getattr(plain, name)[rows])
+    assert late.features[2] == 32
+
+
+def test_zeros_that_are_written_to_in_place_are_a_part_of_the_state() -> None:
+    class Written(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            h = torch.zeros_like(x)
+            h.add_(x.tanh())
+            return h * 2
+
+    result, (x, y) = ledger(Written(), vectors()), whole(vectors())
+    np.testing.assert_allclose(result.omega[-2:], [omega_of(x.tanh(), y)] * 2, rtol=1e-8)
 
 
 def test_an_in_place_operation_on_a_skip_is_seen_as_it_acts() -> None:
@@ -192,8 +232,9 @@ def test_models_that_torch_fx_cannot_trace_are_seen_by_hooks_and_say_so() -> Non
     net, batches = DataDependent().double(), vectors()
     result = ledger(net, batches)
     assert result.seen == "hooks"
-    assert "sums outside of modules are not recorded" in result.note
+    assert "activations, pooling, sums) are counted with the module that follows" in result.note
     assert result.operations == ("first", "second")
+    assert result.kinds == ("Linear ?", "Linear ?")
     assert result.affine == (None, None)
     assert not net.first._forward_hooks
     x, y = whole(batches)
@@ -248,6 +289,23 @@ def test_too_few_examples_give_no_estimate_and_say_why() -> None:
     assert np.isfinite(result.held_out[-1]).all()
     assert "too few data" in result.table()
     assert "n - C = 15" in result.table() or "15 degrees" in result.table()
+
+
+def test_a_row_without_a_geometric_mean_has_a_dash_and_a_reason() -> None:
+    torch.manual_seed(11)
+    y = torch.arange(150) % 3
+    x = torch.randn(150, 8).double()
+    x[:, 0] += 3 * (y == 1)  # one contrast has a signal, the other has none
+    result = ledger(nn.Sequential(nn.Linear(8, 5), nn.Linear(5, 1)).double(), [(x, y)])
+    assert (result.held_out[:2, 1] == 0).all()
+    rows, lines = result.rows(), result.table().splitlines()
+    assert "held out: 1 of 2 omega_j estimated as 0: noise" in rows[0]["reason"]
+    assert rows[2]["reason"] == "2 contrasts in 1 directions: 1 omega_j are 0, and no geometric mean is defined"
+    assert lines[2].split()[-1] == "-"
+    assert lines[3].split()[-2:] == ["-", "-"]
+    assert all(row["reason"] in lines for row in rows)
+    one = ledger_of_features({"x": x.numpy(), "y": np.c_[x.numpy(), y.numpy()]}, y.numpy())
+    assert one.rows()[1]["reason"].startswith("omega is infinite along")
 
 
 def test_directions_of_single_examples_are_set_aside_counted_and_change_nothing_else() -> None:
@@ -319,6 +377,10 @@ def test_loaders_that_cannot_serve_are_refused() -> None:
         ledger(net, [(x, y * 0) for x, y in batches])
     with pytest.raises(ValueError, match="integers are needed"):
         ledger(net, [(x, y.double()) for x, y in batches])
+    with pytest.raises(ValueError, match=r"labels have shape \(50, 3\): integers \(n,\) .*argmax"):
+        ledger(net, [(x, nn.functional.one_hot(y, 3)) for x, y in batches])
+    with pytest.raises(ValueError, match=r"labels have shape \(50, 1\)"):
+        ledger(net, [(x, y[:, None]) for x, y in batches])
 
     class Augmented:
         def __iter__(self):
