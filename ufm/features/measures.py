@@ -10,7 +10,7 @@ import numpy as np
 from manifolds.linalg import Array, ArrayT, detached, epsilon, identity_like, namespace
 from manifolds.whitening import degenerate_deviation
 from ufm.arrays import ClassMeans, PerClass, Rows, Weights, check_matrix, check_scale
-from ufm.features.equiangularity import cosine_deviation
+from ufm.features.cosine_deviation import cosine_deviation
 from ufm.features.loss_decomposition import checked_classifier, checked_weights
 from ufm.features.nearest_class_mean import disagreements
 from ufm.features.ranges import range_of_covariance

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ufm.features import measures
 from ufm.features import vectors as summed
-from ufm.features.equiangularity import cosine_deviation
+from ufm.features.cosine_deviation import cosine_deviation
 from ufm.features.vectors import maximal_angle
 
 
