@@ -24,7 +24,9 @@ def module_of(script: str) -> str:
 
 
 def test_every_command_has_a_console_script_of_its_name() -> None:
-    commands = {f"sims.{path.stem}" for path in (ROOT / "sims").glob("*.py") if '\nif __name__ == "__main__":' in path.read_text()}
+    commands = {
+        f"sims.{path.stem}" for path in (ROOT / "sims").glob("*.py") if '\nif __name__ == "__main__":' in path.read_text()
+    }
     assert set(map(module_of, SCRIPTS)) == commands | {"ufm.flow"}
     for script in SCRIPTS:
         assert script == "ufm-" + module_of(script).partition(".")[2].replace("_", "-")
