@@ -1,5 +1,6 @@
 """`python -m ufm.flow`."""
 
+import gc
 from typing import NoReturn
 
 from ufm.output import (
@@ -17,11 +18,15 @@ from ufm.output import (
 
 def guarded() -> int:
     """The exit code of the command; 141 for a reader that has left, 2 for an output that cannot be written, 130 for Ctrl-C."""
+    gc.disable()  # what is imported stays until the end: it is searched for garbage neither now nor then
     try:
         from ufm.flow.command import main
     except KeyboardInterrupt:  # among the imports
         say("\nufm.flow: interrupted, before anything was computed")
         return INTERRUPTED
+    finally:
+        gc.freeze()
+        gc.enable()
     replace_unknown_characters()
     try:
         try:
