@@ -21,7 +21,7 @@ def whole_number(value: object, what: str) -> int:
         raise ValueError(f"{what} is {value!r}: a whole number is needed") from None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClassLayout(LocalColumns):
     """Sizes n_1..n_C of the class blocks of a feature matrix X (..., P, n), n = sum n_c, columns in class order.
 

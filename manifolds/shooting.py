@@ -21,7 +21,7 @@ SHOTS = 60  # shots at one target before the verdict
 SHORTEST_MOVE = 1 / 64  # of the way to the target, before giving up
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shooting:
     """Initial velocities `vector` (..., P, n), and for each its `gap` ||exp(X, vector) - Y||_F, `shots` and `converged` (...).
 
@@ -55,7 +55,7 @@ class Shooting:
         return self
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Shot:
     """One velocity u, the gap at its end, and the correction of u that the gap asks for."""
 

@@ -27,7 +27,7 @@ MeanSquare = TypeVar("MeanSquare", float, Array)  # of one set of features, or o
 WELL_CONDITIONED = 1e4  # bound on magnitude / lambda_min(Sigma_W) below which one pass leaves a residual under 1e-12
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Whitening(Generic[ArrayT_co]):
     """A = factors[-1] ... factors[0] with A Sigma_W A^T = I; apply the factors one after another, never their product."""
 

@@ -35,7 +35,7 @@ class IntegrationError(ValueError):
     """A geodesic that the integrator could not follow to rounding."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class RowSpace:
     """Coordinates Z -> [D_Z B, M_Z diag(sqrt(n_c))] for deviations in the span of the orthonormal columns B (..., n, k).
 

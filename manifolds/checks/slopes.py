@@ -29,7 +29,7 @@ class Bound:
         return f"{'ok  ' if self.passed else 'FAIL'} {self.name}: {self.value:.2e} (at most {self.bound:.0e})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SlopeVerdict:
     """An error curve that a law wants to fall with order `expected` at least, or to be rounding throughout (`exact`).
 

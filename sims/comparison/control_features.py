@@ -27,7 +27,7 @@ class NoisyCase(Protocol):
     def rho(self) -> float: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class TrueRun:
     """How a run of a case really moves and is seen: its start, the parameter of its model, the flow time (T,) of every epoch, and
     Y as it is seen (T, K, K) in its frame (C, K).

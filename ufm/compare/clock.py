@@ -18,7 +18,7 @@ LOG_OMEGA_MARGIN = 0.5  # how far past the measured values a law is followed, in
 GAUSS_NEWTON_STEPS, STEP_HALVINGS = 20, 5  # Gauss-Newton steps after the search on the points, halved until they improve
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Clock:
     """tau (T,): the flow time of every epoch, never decreasing; predicted log omega and error = measured - predicted, (T, K)."""
 

@@ -37,7 +37,7 @@ class Estimate:
     high: float
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Conservation:
     """Of A at every epoch against the first: change (T,) = ||A_t - A_0|| / ||A_0||; factor (T,), the common one, and rest (T,),
     the rms over the eigenvectors of A_0 of the logarithm of what each is multiplied by besides; both of the last epoch with
@@ -52,7 +52,7 @@ class Conservation:
     __repr__ = short_repr
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GrowthSplit:
     """Growth of every log omega between neighbouring epochs by the class means and by deviations, (T - 1, K) each; the signal's
     share of all of it, that which plain descent predicts, and r, the odds of the first over those of the second: the ratio of
@@ -72,7 +72,7 @@ class GrowthSplit:
         return mean_shares(self.shares, r)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Rotation:
     """Y off the diagonal, (T, pairs): measured and as the unnormalized flow has it at its clock; their regression coefficient, 1
     under that flow and 0 for frozen vectors; and its predicted size, rms at the last epoch.

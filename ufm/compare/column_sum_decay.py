@@ -10,7 +10,7 @@ from ufm.compare.clock_free import Estimate, bootstrap_estimate, bootstrap_picks
 from ufm.features.column_sums import ColumnSums, cross_entropy_step
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ColumnSumDecay:
     """The factor of 1^T W since the first epoch, (T,): measured, its regression on the first, and predicted; the last measured
     with its interval over features, and size (T,), ||1^T W||_2.

@@ -18,7 +18,7 @@ from ufm.laws.trajectory import Trajectory
 SCHEME = "discrete scheme"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Pair:
     """A simulated trajectory at the best monotone clock beside a measured one: clock, errors, and spectra by name (T,)."""
 

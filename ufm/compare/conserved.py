@@ -24,7 +24,7 @@ MOST_LOOKED_AT = 30  # of more, so many are looked at, spread evenly: the produc
 DEVIATIONS = 2.0  # standard deviations of its jitter by which a single epoch may lie farther off
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ConservedProducts:
     """Of the epochs of a run, Sigma_t that of epoch t: G = S_t^T Sigma_t^{-1} S_t, F = S_t^T Sigma_0^{-1} S_t and X = S_0^T
     Sigma_0^{-1} S_t, (T, C, C) each; the inner products of all Sigma_t and all S_t S_t^T, in this order. (2 T, 2 T)

@@ -14,7 +14,7 @@ from manifolds.representation import short_repr
 POSITIVE = 1e-13  # of the largest eigenvalue of G: a smaller one is rounding of a zero
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LayerBelow:
     """Features that are A Z of the layer below: A (P, d), its centred class means M (d, C) and Sigma_W (d, d)."""
 
@@ -31,7 +31,7 @@ class LayerBelow:
             raise ValueError("the statistics of the layer below have NaN or infinite entries")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Entry:
     """The class statistics that a prediction starts from.
 

@@ -9,7 +9,7 @@ from manifolds.representation import short_repr
 from ufm.laws.singular_value_dynamics import Law
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Drift:
     """Of one law's invariants: the drift of every pair j < k, (T, pairs), measured and as each law would show it, by its name."""
 

@@ -31,7 +31,7 @@ def phi_between(x0: np.ndarray, x1: np.ndarray, p: float) -> np.ndarray:
     return _integral(x0, x1, lambda log1p: np.exp(p * log1p))
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Profile:
     """The least-squares fit of one member of the family, (T, K) each: log u, its Phi_p counted from log u = 0, and the errors
     and d / d Phi of log omega.

@@ -22,7 +22,7 @@ from ufm.compare.outcome import Support
 from ufm.laws.singular_value_dynamics import EMBEDDED, RENORMALIZED
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SeenStatistics:
     """Of the epochs of one run that are compared: the split of its growth, what tells whether A(r) is conserved, and, where the
     layer below is stored, `change_of_layer` from the first to the last.

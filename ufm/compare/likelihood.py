@@ -8,7 +8,7 @@ from manifolds.representation import short_repr
 from ufm.compare.response import Response
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Path:
     """A prediction on a grid: values (G, m), their response to errors of the start, and its parameter where it has one."""
 
@@ -18,7 +18,7 @@ class Path:
     __repr__ = short_repr
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Fitted:
     """Runs (B, T, m) at their best clocks: grid positions tau (B, T), residuals r (B, T, m), velocities of the path there
     v (B, T, m), and the weights (B, m) of the values.

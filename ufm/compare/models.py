@@ -147,7 +147,7 @@ def motions(
     return [(value, make(entry, value, turns)) for value in (model.values if values is None else values)]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictor:
     """Where the predictions of a run begin: G (C, C), class counts, frame (C, K), class statistics; how far they are followed,
     past the largest and the largest mean of the measured log omega.

@@ -37,7 +37,7 @@ class Rule:
         return int(np.ceil(round(tests * models * self.choices / (1 - self.level), 6))) - 1
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measured:
     """One run as it is judged: epochs t (T,), omega (T, K), right vectors V (T, C, K) or, where they were not measured, (C, K),
     class counts (C,), and the class statistics of the first of these epochs where they are known.

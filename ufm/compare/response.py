@@ -26,7 +26,7 @@ FlowStep = Callable[[FlowState, float], FlowState]
 BLOCKS, QUICK_BLOCKS = 7, 5  # powers 0, -1, -2, ... of Sigma_W that span what many features are reduced to
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Response:
     """D (R, m, k) at grid positions `places` (R,) of a path, ascending from 0, to k errors: the m of the values compared, and m
     more that stand for those of all others where there are many. cross (R, 2, m): rms of what errors of size 1 of all others do

@@ -8,7 +8,7 @@ from manifolds.representation import short_repr
 from ufm.laws.trajectory import Trajectory
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Frozen:
     """Angles in radians between the entry and every epoch compared.
 

@@ -11,7 +11,7 @@ FRACTION = 0.1  # of L_LS, below which L_perp counts as the central path
 FEWEST = 3  # epochs: with two, every law with a free clock and free starts is nearly right
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Window:
     """The epochs compared, from `entry` on, as a Trajectory without unusable epochs and vanishing singular values.
 

@@ -26,7 +26,7 @@ def zhao_nc0(W: Weights[Array]) -> float:
     return largest * float(((sums / largest) ** 2).sum() ** 0.5) if largest > 0 else 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ColumnSums(Generic[ArrayT]):
     """1^T W (P,), or [1^T W, 1^T b - 1] (P + 1,) of the squared error, and its momentum buffer (None before the first step)."""
 

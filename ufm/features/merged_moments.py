@@ -11,7 +11,7 @@ from ufm.arrays import as_numpy
 from ufm.distributed import Processes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClassMoments:
     """What merges: counts (C,), class means twice (C, P), pooled scatter (P, P), class scatters (C,).
 

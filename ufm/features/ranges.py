@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from torch.nn import Linear
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Reduction:
     """The restriction to the range of Sigma_W: basis (P, r), directions dropped, and the share of ||Mbar||_F^2 along them."""
 
@@ -71,7 +71,7 @@ def reduce_to_range(H: Columns[Array], layout: ClassLayout) -> tuple[np.ndarray,
     return inside, Reduction(basis, len(H) - basis.shape[1], lost / total if total else 0.0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Classifier:
     """The last layer in float64: W (C, P), b (C,), zero where the layer has no bias."""
 
@@ -95,7 +95,7 @@ class Classifier:
         check_scale(0.0 if offset < 1 else offset, "offsets b")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class RangeSnr:
     """The SNR on the range of Sigma_W: omega (K,), V (C, K), U (P, K), K = min(C-1, P), zeros where the range has fewer.
 

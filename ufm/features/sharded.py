@@ -28,7 +28,7 @@ from ufm.features.snr import Snr, snr_of_whitened
 Blocks = Callable[[], Iterable[tuple[np.ndarray, np.ndarray]]]  # a fresh pass over features (b, P) and labels (b,)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class FactoredStatistics:
     """What every law starts from: class layout, M - mu_G 1^T (P, C), and a root R (P, k) with R R^T = Sigma_W.
 

@@ -21,7 +21,7 @@ from manifolds.whitening import (
 from ufm.arrays import ClassMeans, Columns, LeftVectors, RightVectors, SingularValues, as_numpy, check_real, check_scale
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Snr(Generic[ArrayT_co]):
     """omega (K,) descending, K = min(C-1, P), right vectors V (C, K), left vectors U (P, K), and the whitening behind them.
 

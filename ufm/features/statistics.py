@@ -25,7 +25,7 @@ from ufm.features.merged_moments import ClassMoments, class_moments_of, merged_o
 CHUNK = 2048  # rows gathered in float64 before they cost a product of P x P: far above C, so that merging costs nothing beside it
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ClassStatistics(Generic[ArrayT_co]):
     """Counts n_c (C,), class means (P, C), Sigma_W (P, P) and within-class variances s_c^2 = Ave_i ||h_ic - mu_c||^2 (C,).
 

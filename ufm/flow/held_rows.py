@@ -12,7 +12,7 @@ from ufm.files.rows import BLOCK_NUMBERS, SharedRows
 HALF = 1 << 32
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class HeldRows:
     """The rows `part` of all, and the number among all rows of every column (columns,)."""
 

@@ -18,7 +18,7 @@ from ufm.distributed import Processes
 from ufm.features.sharded import triangular_factor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ColumnShare(ClassLayout):
     """`sizes`, `n` and `priors` are of the columns of all processes of the `group`; `held` of every class are in this process.
 

@@ -24,7 +24,7 @@ FEWEST_TIMES = 20  # at which vectors that move are kept, unless the user says o
 MUCH_SIGNAL = 0.01  # share of the between-class signal whose loss to --reduce deserves a warning
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Start:
     """Features H (P, n) in class blocks, their layout and SNR, and what was done to them on the way.
 

@@ -6,7 +6,7 @@ from manifolds.linalg import Array, ArrayT, namespace
 from manifolds.representation import short_repr
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ComplementBasis:
     """Columns 2..C of the Householder reflection I - beta w w^T that takes q to -e_1. w (C,)"""
 

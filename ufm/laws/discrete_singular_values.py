@@ -20,7 +20,7 @@ MOST_STEPS = 10**12
 MOST_STORED = 10_000  # steps kept; a longer run is thinned evenly
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class DiscreteRun:
     """Steps kept (S,), always the first and the last, and omega (S, K) at them."""
 

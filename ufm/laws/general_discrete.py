@@ -29,7 +29,7 @@ from ufm.laws.general_states import reduced_start
 from ufm.laws.thin_svd import singular_values
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GeneralDiscreteRun:
     """Steps kept (S,), always the first and the last, omega and u (S, K) at them, descending, and the last state S (P, C)."""
 

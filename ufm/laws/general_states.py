@@ -17,7 +17,7 @@ MUCH_SPREAD = 10.0  # of the class sizes' root ratio, from which on a refusal na
 SEARCH_ACCURACY = 1e-6  # of omega, where only the time of a growth is wanted
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ReducedStart:
     """S = U (diag(sigma) Vt) Q^T with sigma (K,), K = min(C - 1, P), of which the first `moving` are not rounding of zeros.
 

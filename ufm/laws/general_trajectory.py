@@ -17,7 +17,7 @@ from ufm.laws.trajectory import Trajectory
 Centre = Literal["examples", "classes"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GeneralTrajectory:
     """omega, u and the singular vectors at times t (T,), values descending at every time; K = min(C - 1, P).
 

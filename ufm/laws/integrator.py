@@ -60,7 +60,7 @@ class RescaledTime:
         return math.log1p(t / self.t_0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Arc(Generic[ArrayT]):
     """One accepted step: the times `t` and `end`, the states `start` and `state` at them, the sum of the relative errors up to
     `end`, and any state inside.

@@ -21,7 +21,7 @@ PROBES = 0.4, 0.95  # of the step, where the defect is measured
 Slope = Callable[[float, Array], Array]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Interpolant(Generic[ArrayT]):
     """A polynomial in the share x of a step, and a bound on the relative error of its singular values."""
 

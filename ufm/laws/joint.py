@@ -84,7 +84,7 @@ class JointFlow(ClassCounts):
         return self.loss(W, b, M, Sigma_W) + 0.5 * decays
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JointRun:
     """W (T, C, P), b (T, C), M (T, P, C), Sigma_W (T, P, P) and R (T, P, P), with D_t = R_t D_0, at times t (T,).
 

@@ -28,7 +28,7 @@ LATEST_TIME = 1e290  # nothing moves any more, and no product of it overflows
 BALANCED = 1e-8  # largest ||W^T W - H H^T|| of a balanced start, relative to ||W^T W|| + ||H H^T||
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JointDecayLaw:
     """The law for targets Y (C, n), weight decay lambda >= 0, and the start W (C, P), H (P, n).
 

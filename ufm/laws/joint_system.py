@@ -42,7 +42,7 @@ class JointRates(Protocol):
     def bias(self) -> bool: ...
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JointSystem:
     """The closed system of `ufm.laws.joint` from its start W (C, P), b (C,), M (P, C), Sigma_W (P, P)."""
 

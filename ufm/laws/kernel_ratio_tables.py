@@ -87,7 +87,7 @@ class Invariant:
         return start + step
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class InverseTable:
     """`rows` (8, k) of the cells of Phi: centres c, reciprocals of half the widths w, coefficients of log u over (Phi - c) / w.
 
@@ -133,7 +133,7 @@ class InverseTable:
         return k
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ForwardTable:
     """`rows` (7, k) of the cells of u: reciprocals of the centres, then the coefficients of Phi over u / centre - 1.
 

@@ -19,7 +19,7 @@ GROWN = 10.0  # factor of the largest entry after which the solver starts anew, 
 LSODA_UP_TO = 6000  # unknowns for which LSODA may hold its dense Jacobian
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SolvedStep:
     """One step of the solver: its end, the state there, and the states inside by their time."""
 

@@ -29,7 +29,7 @@ from ufm.features.snr import Snr
 from ufm.laws.general import GeneralLaw
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class MeanSystem:
     """a (P,), the whitened frame diag(a)^{-1/2} E^T (P, P), the state at the start Z (P, C), class sizes, and r."""
 

@@ -20,7 +20,7 @@ LOSSES = ("loss", "loss_nc1", "loss_nc23")
 LOSS_PARTS = (*LOSSES, "loss_perp")  # the last is that of a classifier off least squares
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Trajectory:
     """omega (T, K) at clock values t (T,), K = min(C-1, P), each column one singular value followed in time, descending at first.
 

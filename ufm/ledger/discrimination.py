@@ -45,7 +45,7 @@ NOT_RESOLVED = (
 )
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Discrimination:
     """The form G, and where it is infinite.
 

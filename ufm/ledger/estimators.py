@@ -29,7 +29,7 @@ LEVEL = 0.95
 DRAWS = 400
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Estimates:
     """omega (K,) in sample, bias-corrected and held out, K = C - 1; intervals (K, 2); NaN and a reason where data are too few.
 

@@ -19,7 +19,7 @@ from ufm.ledger.undisturbed import undisturbed
 LogitLoss = Callable[[Tensor, Tensor], Tensor]  # (logits (b, C), labels (b,)) -> scalar mean over the batch
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ForceBalance:
     """Per parameter below the features, and for all together in the last place, (q + 1,).
 

@@ -16,7 +16,7 @@ from ufm.features.statistics import ClassStatistics
 from ufm.ledger.discrimination import form_omega
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LastLayer:
     """S (d, d), R (C, d) and the statistics of the features below."""
 

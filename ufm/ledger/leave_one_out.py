@@ -21,7 +21,7 @@ ALONE = 1e-2  # an example with more than 1 - this of the variance of some direc
 FOREIGN = 1e-2  # relative distance of the second pass's covariance from the first's above which the data cannot be the same
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LeaveOneOutRows:
     """Per example: labels (n,), leverages h (n,), r (n, C); and whitened means (rank, C) with the second pass's digits."""
 

@@ -21,7 +21,7 @@ LIMIT = 512
 Shapes = Sequence[tuple[int, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sketch:
     """States beyond `limit` features as signed sums of disjoint random groups, `limit` of them: a linear map, orthogonal rows.
 

@@ -14,7 +14,7 @@ ESTIMATES = ("omega", "corrected", "held_out")
 LedgerRow = dict[str, Any]  # one of `Ledger.rows`, or as JSON has it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Ledger:
     """L operations in order, and L + 1 rows of K = C - 1 singular values omega_j: the input, then after every operation.
 

@@ -33,7 +33,7 @@ class Facts:
     needs: str = "the theory covers equal classes and the options listed only"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Solved:
     """The last point of a solve, the path to it, and its clock: iterations, or the time of a flow."""
 
@@ -134,7 +134,7 @@ class Framed(Model):
         return simplex.identity(self.C, like)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Simulation:
     """One simulated model: the two columns of the table, their difference and the collapse on the way."""
 

@@ -34,7 +34,7 @@ LOG_SIZES = np.linspace(np.log(1e-3), np.log(1e6), 2001)  # where the minimum ov
 CLOSEST = 1e-9  # values of two structures closer than this leave open which of them a solve ends at
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Structure:
     """Logits s Pi of the class means, Pi (C, C) a projection of rank r with diagonal r/C and equal rows up to order."""
 

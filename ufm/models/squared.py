@@ -51,7 +51,7 @@ class Squared(Minimised):
         return Optimum.of(Y, self.lambda_w, self.lambda_h, self.P, free_bias=self.bias_penalty == 0)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Optimum:
     """min over W (q, P), H (P, n) and b of 1/(2n) |W H + b 1^T - Y|_F^2 + lw/2 |W|^2 + lh/2 |H|^2 for any targets Y (q, n).
 

@@ -17,7 +17,7 @@ BatchT = TypeVar("BatchT")
 LABELS = ("labels", "label")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Selected:
     """The arguments of the network and the labels."""
 

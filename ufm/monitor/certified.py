@@ -19,7 +19,7 @@ SINGLE, DOUBLE = torch.finfo(torch.float32), torch.finfo(torch.float64)
 PAIRS_AT_ONCE = 2**18  # of points and classes: 2 MB a matrix
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class LinearScores:
     """x -> weights x + offsets, float64; of two offsets the difference is off by at most `rounding`. (C, P), (C,), ()"""
 
@@ -29,7 +29,7 @@ class LinearScores:
     __repr__ = short_repr
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Decided:
     """For every row the best class, and whether that is certain. (n,), (n,)"""
 

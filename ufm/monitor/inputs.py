@@ -25,7 +25,7 @@ REAL_DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 LOOKED_AT = 16  # rows of W in every update, whatever their version says: fused optimizers change weights and do not count it
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class GivenClassifier:
     """Which tensors were given for W and b, and their versions: of the same ones, unchanged, few numbers are looked at."""
 

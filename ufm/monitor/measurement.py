@@ -28,7 +28,7 @@ MOST_FEATURES = 512  # P above which a Sigma_W an epoch would be most of what a 
 MOST_CLASSES = 8192  # whose loss is split: the residual of the class means is C x C
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Measurement:
     """Named scalars of one moment of a network (test set: prefix `test_`), its SNR, the examples a class, the test set's SNR.
 

@@ -25,7 +25,7 @@ LATER = (
 REQUIRED = ("epoch", "omega", "V", "U", "counts", "train_error", "nc1", "loss")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Record:
     """Arrays by name with the measured epochs along their first axis, beside `counts` (C,) and `lambda` ().
 

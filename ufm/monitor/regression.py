@@ -15,7 +15,7 @@ from manifolds.linalg import symmetrize
 from manifolds.representation import short_repr
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class JointMoments:
     """Means and covariances of features and targets together, z = [h; y]: mean (P + d,), covariance (P + d, P + d)."""
 

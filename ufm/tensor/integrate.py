@@ -38,7 +38,7 @@ DENSE = np.array(  # powers theta, theta^2, theta^3, theta^4 of each stage
 STEP_SAFETY, LEAST_GROWTH, MOST_GROWTH = 0.9, 0.2, 5.0  # factors of the step-size controller
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Step(Generic[ArrayT_co]):
     """An accepted step: the state at its end, and the observed quantity anywhere inside it."""
 

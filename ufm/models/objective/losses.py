@@ -28,7 +28,7 @@ def column_weights(layout: ClassLayout, weights: "np.ndarray | float", device: s
     return torch.as_tensor(np.repeat(per_class, layout.sizes), device=device)
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class CrossEntropy:
     """sum_i v_i (log sum_c exp Z_ci - Z_{y_i i}) with column weights v (n,) and labels Y (C, n).
 
@@ -72,7 +72,7 @@ class CrossEntropy:
         return apply
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class SquaredError:
     """(1/2) sum_i v_i |Z_i - Y_i|^2 with column weights v (n,) and targets Y (C, n)."""
 
