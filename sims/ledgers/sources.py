@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -16,7 +15,7 @@ from sims.training.data import Data, balanced, load
 from sims.training.examples import Examples
 from sims.training.folder import RunFolder, load_run
 from sims.training.loop import Trainer, network
-from sims.training.loss_and_optimizer import summed_loss
+from sims.training.loss_and_optimizer import decay_of_body, mean_loss
 from sims.training.nets import CLASSIFIER
 from sims.training.protocol import TrainConfig
 from ufm.files.features import FLOATS, epoch_of
@@ -91,20 +90,14 @@ def _both(
     model: nn.Module, data: Data, config: TrainConfig, source: str, epoch: int, wanted: Wanted, optimizer: Optimizer | None
 ) -> Entries:
     device = next(model.parameters()).device
-    summed = summed_loss(config)
     for split, what in ((data.train, "train"), (data.test, "test")):
         if wanted.per_class is not None:
             split = balanced(split, wanted.per_class, data.classes, np.random.default_rng(wanted.seed), what)
         loader = Reread(Examples.of(split, data.normalizer, device))
         forces: ForceBalance | None = None
-        if wanted.forces and what == "train" and not config.feature_decay:
+        if wanted.forces and what == "train":
             head = linear_layer(model, CLASSIFIER)
-            nothing = torch.zeros((), device=device)
-
-            def loss(logits: Tensor, y: Tensor, nothing: Tensor = nothing) -> Tensor:
-                return summed(logits, y, nothing) / len(y)
-
-            forces = force_balance(model, loader, head, loss, config.weight_decay, optimizer)
+            forces = force_balance(model, loader, head, mean_loss(config), decay_of_body(config), optimizer, config.feature_decay)
         yield entry(ledger(model, loader, wanted.reduction, wanted.seed), source, what, epoch, forces)
 
 

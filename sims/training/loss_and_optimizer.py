@@ -61,13 +61,24 @@ def summed_loss(config: TrainConfig) -> Callable[[Tensor, Tensor, Tensor], Tenso
     return loss
 
 
+def mean_loss(config: TrainConfig) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss (logits, labels) as a mean over a batch, without any decay."""
+    summed = summed_loss(config)
+    return lambda logits, labels: summed(logits, labels, logits[:, :0]) / len(labels)
+
+
+def decay_of_body(config: TrainConfig) -> float:
+    """The weight decay of the parameters below the classifier: none where features decay instead."""
+    return 0.0 if config.feature_decay else config.weight_decay
+
+
 def groups(model: nn.Module, head: nn.Linear, config: TrainConfig) -> list[DecayGroup]:
     """Trained parameters with their weight decay: all alike, or only the classifier's where features decay instead."""
     of_head = {id(p) for p in head.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     last = [p for p in trained if id(p) in of_head]
     body = [p for p in trained if id(p) not in of_head]
-    groups = [DecayGroup(body, 0.0 if config.feature_decay else config.weight_decay), DecayGroup(last, config.weight_decay)]
+    groups = [DecayGroup(body, decay_of_body(config)), DecayGroup(last, config.weight_decay)]
     return [group for group in groups if group.parameters]
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp
 
-from sims.training.loss_and_optimizer import summed_loss
+from sims.training.loss_and_optimizer import decay_of_body, mean_loss, summed_loss
 from sims.training.protocol import TrainConfig
 from ufm.features.ranges import snr_in_range
 from ufm.features.statistics import StreamingStatistics
@@ -202,16 +202,11 @@ def measure_velocity(
     gradient = feature_gradient(head, features, labels, config)
     kernel = kernel_product(model, head, batches, gradient) + offset_rate * gradient
     values = velocity_cosines(moved, gradient, kernel, labels)
-    loss = summed_loss(config)
-    decay = 0.0 if config.feature_decay else config.weight_decay
     trained = {id(p) for p in model.parameters() if p.requires_grad} - {id(p) for p in head.parameters()}
     if not trained:
         return values | {"forces": None, "gains": gains(model, head, batches)}
 
-    def mean_loss(logits: Tensor, y: Tensor) -> Tensor:
-        return loss(logits, y, logits[:, :0]) / len(y)
-
-    forces = force_balance(model, batches, head, mean_loss, decay)
+    forces = force_balance(model, batches, head, mean_loss(config), decay_of_body(config), feature_decay=config.feature_decay)
     names = ("cosine", "ratio", "decay_cosine", "decay_ratio")
     values["forces"] = {name: float(getattr(forces, name)[-1]) for name in names}
     return values | {"gains": gains(model, head, batches)}

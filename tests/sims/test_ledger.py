@@ -77,6 +77,18 @@ def test_a_run_gives_the_ledgers_of_both_splits_and_a_page(run: Path, tmp_path: 
     assert (tmp_path / "report.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_forces_of_a_run_whose_features_decay(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    config = replace(protocol("digits", "mlp", "mse").scaled(3), **SMALL, feature_decay=0.01)
+    train(config, tmp_path / "run", cpu=True)
+    assert ledger.main([str(tmp_path / "run"), "--out", str(tmp_path / "page"), "--forces", "--quiet"]) == 0
+    forces = json.loads((tmp_path / "page" / "report.json").read_text())["ledgers"][0]["forces"]
+    assert forces[-1]["parameter"] == "all"
+    assert forces[-1]["means"] > 0
+    assert forces[-1]["decay_ratio"] is None  # these parameters do not decay
+
+
 def test_charts_have_plain_numbers_and_names_of_operations() -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.text import Text

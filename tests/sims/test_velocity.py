@@ -133,6 +133,15 @@ def test_forces_balance_where_the_layer_below_is_linear_in_the_features() -> Non
     assert values["forces"]["ratio"] < 1e-9
 
 
+def test_a_penalty_on_the_features_is_part_of_the_forces() -> None:
+    x, y = problem()
+    model, head = network(nn.Linear(6, 5, bias=False))
+    H = features_of(model, head, [(x, y)])
+    values = measure_velocity(model, head, [(x, y)], TrainConfig(feature_decay=1e9), H)  # beside which the loss is nothing
+    expected = (H.T @ x).norm() / (split(H, y)["means"].T @ x).norm()
+    assert values["forces"]["ratio"] == pytest.approx(float(expected), rel=1e-6)
+
+
 def test_no_linear_operation_gains_and_the_ledger_adds_up() -> None:
     x, y = problem((20, 30, 25))
     model, head = network(nn.Linear(6, 5), nn.ReLU(inplace=True), nn.Linear(5, 4), nn.ReLU(inplace=True), P=4)

@@ -7,6 +7,7 @@ whole data three passes forward and two backward, the memory of one batch.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -17,6 +18,8 @@ from ufm.ledger.batches import Loader
 from ufm.ledger.undisturbed import undisturbed
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]  # (logits (b, C), labels (b,)) -> scalar mean over the batch
+Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (inputs (b, ...), labels (b,)) -> H (b, P), gradient (b, P)
+Batches = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,11 +54,13 @@ def force_balance(
     loss: LogitLoss,
     weight_decay: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
+    feature_decay: float = 0.0,
 ) -> ForceBalance:
     """The forces in evaluation mode on all examples of `loader`, batches (inputs, labels, ...) read three times.
 
     layer   the last layer, a module of `model`: its input is the features (b, P)
     loss    what training minimises, without decay, as a mean over a batch: torch.nn.functional.cross_entropy, ...
+    feature_decay   lambda of a penalty lambda / 2 Ave ||h||^2 on the features h, whose gradient is part of both forces
 
     Parameters that do not require gradients, and those of `layer` itself, are left out; their .grad is not touched.
     Raises ValueError for a layer that is not the model's or not called, features that are not (b, P), and no parameter below it.
@@ -68,15 +73,16 @@ def force_balance(
         raise ValueError("no trained parameter lies below the layer: its features cannot move")
     with undisturbed(model), torch.enable_grad():
         count = sum(len(batch[1]) for batch in loader)
-        averages = _class_gradients(model, loader, layer, loss, count)
-        means, deviations = _pulls(model, loader, layer, loss, [p for _, p in named], averages, count)
+        gradients = partial(_features_and_gradient, model, layer, loss, count, feature_decay)
+        averages = _class_gradients(gradients, _on_device(model, loader))
+        means, deviations = _pulls(gradients, _on_device(model, loader), [p for _, p in named], averages)
     theta = [p.detach() for _, p in named]
     buffers = [None if optimizer is None else optimizer.state.get(p, {}).get("momentum_buffer") for _, p in named]
     return _balance(tuple(name for name, _ in named), means, deviations, theta, buffers, weight_decay)
 
 
 def _features_and_gradient(
-    model: nn.Module, layer: nn.Module, loss: LogitLoss, x: Tensor, y: Tensor, count: int
+    model: nn.Module, layer: nn.Module, loss: LogitLoss, count: int, feature_decay: float, x: Tensor, y: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Features (b, P) with their graph, and the gradient (b, P) of the mean over all `count` examples with respect to them."""
     calls: list[Tensor] = []
@@ -95,15 +101,16 @@ def _features_and_gradient(
         raise ValueError(f"the layer was called {len(calls) // 2} times in one pass: once is needed")
     if calls[0].ndim != 2:
         raise ValueError(f"the input of the layer has shape {tuple(calls[0].shape)}: features (b, P) are needed")
-    return calls[0], torch.autograd.grad(value, calls[1])[0]
+    G = torch.autograd.grad(value, calls[1])[0]
+    return calls[0], G + feature_decay / count * calls[1].detach() if feature_decay else G
 
 
-def _class_gradients(model: nn.Module, loader: Loader, layer: nn.Module, loss: LogitLoss, count: int) -> dict[int, Tensor]:
+def _class_gradients(gradients: Gradients, batches: Batches) -> dict[int, Tensor]:
     """The average over every class, in ascending order, of the gradients of its examples, in float64."""
     sums: dict[int, Tensor] = {}
     sizes: dict[int, int] = {}
-    for x, y in _on_device(model, loader):
-        _, G = _features_and_gradient(model, layer, loss, x, y, count)
+    for x, y in batches:
+        _, G = gradients(x, y)
         for c in y.unique().tolist():
             rows = G[y == c].double()
             sums[c] = sums.get(c, torch.zeros_like(rows[0])) + rows.sum(0)
@@ -112,29 +119,23 @@ def _class_gradients(model: nn.Module, loader: Loader, layer: nn.Module, loss: L
 
 
 def _pulls(
-    model: nn.Module,
-    loader: Loader,
-    layer: nn.Module,
-    loss: LogitLoss,
-    parameters: list[nn.Parameter],
-    averages: dict[int, Tensor],
-    count: int,
+    gradients: Gradients, batches: Batches, parameters: list[nn.Parameter], averages: dict[int, Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     means = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     deviations = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     known = torch.tensor(list(averages), device=parameters[0].device)
-    for x, y in _on_device(model, loader):
-        H, G = _features_and_gradient(model, layer, loss, x, y, count)
+    for x, y in batches:
+        H, G = gradients(x, y)
         of_means = torch.stack(list(averages.values()))[torch.searchsorted(known, y.long())].to(G.dtype)
         for sums, pull, keep in ((means, of_means, True), (deviations, G - of_means, False)):
-            gradients = torch.autograd.grad(H, parameters, pull, retain_graph=keep, allow_unused=True)
-            for total, part in zip(sums, gradients, strict=True):
+            pulled = torch.autograd.grad(H, parameters, pull, retain_graph=keep, allow_unused=True)
+            for total, part in zip(sums, pulled, strict=True):
                 if part is not None:
                     total += part
     return means, deviations
 
 
-def _on_device(model: nn.Module, loader: Loader) -> Iterable[tuple[Tensor, Tensor]]:
+def _on_device(model: nn.Module, loader: Loader) -> Batches:
     device = next(model.parameters()).device
     for batch in loader:
         yield batch[0].to(device), torch.as_tensor(batch[1]).to(device)

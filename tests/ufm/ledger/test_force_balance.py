@@ -37,6 +37,15 @@ def test_the_sum_of_the_forces_is_the_gradient() -> None:
     np.testing.assert_allclose(balance.ratio, balance.total / balance.means)
 
 
+def test_a_penalty_on_the_features_is_part_of_the_forces() -> None:
+    net, batches = problem()
+    balance = force_balance(net, batches, net[4], F.cross_entropy, feature_decay=0.3)
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    (F.cross_entropy(net(x), y) + 0.15 * net[:4](x).square().sum(1).mean()).backward()
+    expected = [float(gradient_of(p).norm()) for p in list(net.parameters())[:4]]
+    np.testing.assert_allclose(balance.total[:-1], expected, rtol=1e-10)
+
+
 def test_the_pull_of_the_class_means_is_that_of_averaged_gradients() -> None:
     net, batches = problem()
     balance = force_balance(net, batches, net[4], F.cross_entropy)
