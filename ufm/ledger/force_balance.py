@@ -19,7 +19,7 @@ from ufm.ledger.undisturbed import undisturbed
 
 LogitLoss = Callable[[Tensor, Tensor], Tensor]  # (logits (b, C), labels (b,)) -> scalar mean over the batch
 Gradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]  # (inputs (b, ...), labels (b,)) -> H (b, P), gradient (b, P)
-Batches = Iterable[tuple[Tensor, Tensor]]
+LabelledBatches = Iterable[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -105,7 +105,7 @@ def _features_and_gradient(
     return calls[0], G + feature_decay / count * calls[1].detach() if feature_decay else G
 
 
-def _class_gradients(gradients: Gradients, batches: Batches) -> dict[int, Tensor]:
+def _class_gradients(gradients: Gradients, batches: LabelledBatches) -> dict[int, Tensor]:
     """The average over every class, in ascending order, of the gradients of its examples, in float64."""
     sums: dict[int, Tensor] = {}
     sizes: dict[int, int] = {}
@@ -119,7 +119,7 @@ def _class_gradients(gradients: Gradients, batches: Batches) -> dict[int, Tensor
 
 
 def _pulls(
-    gradients: Gradients, batches: Batches, parameters: list[nn.Parameter], averages: dict[int, Tensor]
+    gradients: Gradients, batches: LabelledBatches, parameters: list[nn.Parameter], averages: dict[int, Tensor]
 ) -> tuple[list[Tensor], list[Tensor]]:
     means = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
     deviations = [torch.zeros_like(p, dtype=torch.float64) for p in parameters]
@@ -135,7 +135,7 @@ def _pulls(
     return means, deviations
 
 
-def _on_device(model: nn.Module, loader: Loader) -> Batches:
+def _on_device(model: nn.Module, loader: Loader) -> LabelledBatches:
     device = next(model.parameters()).device
     for batch in loader:
         yield batch[0].to(device), torch.as_tensor(batch[1]).to(device)
