@@ -92,10 +92,10 @@ def force_lines(forces: list[JsonObject]) -> list[str]:
 
     if not forces:
         return []
-    names = ("means", "deviations", "sum / means", "cosine", "cos decay", "sum / decay")
-    lines = [f"{'forces on the parameter':<24} " + " ".join(f"{name:>11}" for name in names)]
+    names = ("means", "deviations", "sum / means", "cosine", "cos decay", "sum / decay", "cos momentum")
+    lines = [f"{'forces on the parameter':<24} " + " ".join(f"{name:>12}" for name in names)]
     for row in forces:
-        lines.append(f"{row['parameter'][-24:]:<24} " + " ".join(f"{short(row[name]):>11}" for name in FORCES))
+        lines.append(f"{row['parameter'][-24:]:<24} " + " ".join(f"{short(row[name]):>12}" for name in FORCES))
     return lines
 
 

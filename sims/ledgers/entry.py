@@ -30,12 +30,13 @@ def entry(measured: Ledger, source: str, split: str, epoch: int | None, forces: 
             "note": measured.note,
             "rows": rows,
             **{name: getattr(measured, name).tolist() for name in ARRAYS},
-            "forces": None if forces is None else _forces(forces),
+            "forces": None if forces is None else force_rows(forces),
         }
     )
 
 
-def _forces(balance: ForceBalance) -> list[JsonObject]:
+def force_rows(balance: ForceBalance) -> list[JsonObject]:
+    """A dictionary a parameter, and the last one for all of them."""
     columns = ("means", "deviations", "total", "cosine", "ratio", "decay_cosine", "decay_ratio", "momentum_cosine")
     names = (*balance.names, "all")
     return [{"parameter": name, **{c: float(getattr(balance, c)[k]) for c in columns}} for k, name in enumerate(names)]

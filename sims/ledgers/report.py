@@ -56,7 +56,8 @@ operation seems to raise &omega;. float64 would resolve it, or a smaller mean of
 <p>The gradients J<sup>T</sup>G of a parameter that belong to class means and to deviations. At a cosine of &minus;1 they
 balance.</p>
 <div class="scroll"><table><tr><th>parameter</th><th>means</th><th>deviations</th><th>sum / means</th><th>cosine</th>
-<th>cosine with decay</th><th>sum / decay</th></tr>
+<th>cosine with decay</th><th>sum / decay</th>
+<th>cosine with momentum</th></tr>
 {% for f in e.forces %}<tr><td>{{ f.parameter }}</td>{% for cell in f.cells %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
 </table></div>{% endif %}
 {% endfor %}
@@ -136,7 +137,7 @@ def _shown(e: JsonObject) -> JsonObject:
     }
 
 
-FORCES = ("means", "deviations", "ratio", "cosine", "decay_cosine", "decay_ratio")
+FORCES = ("means", "deviations", "ratio", "cosine", "decay_cosine", "decay_ratio", "momentum_cosine")
 
 
 def _row(position: int, row: JsonObject) -> JsonObject:

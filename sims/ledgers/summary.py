@@ -56,9 +56,10 @@ def _cell_numbers(name: str, view: str, split: str, courses: list[list[JsonObjec
         numbers[f"{estimate}_terminal"] = _terminal(courses, estimate)
         numbers[f"{estimate}_linear"] = _linear_factors(courses, estimate)
         numbers |= _from_to(members, acts, estimate)
-    forces = [next((f for f in e["forces"] or [] if f["parameter"] == "all"), None) for e in members]
-    for told, key in (("force_cosine", "cosine"), ("left_over_means", "ratio"), ("decay_cosine", "decay_cosine")):
-        numbers[told] = mean_and_interval([stored_number(f[key]) for f in forces if f])
+    for mode, prefix in (("forces", ""), ("training_forces", "training_")):  # older ones were measured in evaluation mode alone
+        forces = [next((f for f in e.get(mode) or [] if f["parameter"] == "all"), None) for e in members]
+        for told, key in (("force_cosine", "cosine"), ("left_over_means", "ratio"), ("decay_cosine", "decay_cosine")):
+            numbers[prefix + told] = mean_and_interval([stored_number(f[key]) for f in forces if f])
     return plain(numbers)
 
 
@@ -168,6 +169,7 @@ def summary_text(told: list[JsonObject]) -> str:
         share = f"; {interval_text(row['held_out_share_of_last'])} ({row['even_share']:.2f})" if row["even_share"] else ""
         share += f"; {row['unresolved']} rows unresolved" if row["unresolved"] else ""
         cosine = f"; force cosine {interval_text(row['force_cosine'])}" if row["force_cosine"] else ""
+        cosine += f", training mode {interval_text(row['training_force_cosine'])}" if row["training_force_cosine"] else ""
         lines.append(f"{row['cell']:<34} {row['view']:<13} {row['split']:<6} {row['error'][0]:>7.2%}  {pairs}{share}{cosine}")
     return "\n".join(lines)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sims.ledgers.convs import ConvCell, ConvNet
-from sims.ledgers.entry import entry
+from sims.ledgers.entry import entry, force_rows, plain
 from sims.ledgers.nets import Cell, Perceptron
 from sims.ledgers.summary import MEANS
 from sims.training.data import Data
@@ -19,7 +19,7 @@ from sims.training.examples import Examples
 from sims.training.session import reproducible
 from ufm.files.json_objects import JsonObject
 from ufm.ledger import ChannelMeans, Sketch, ledger
-from ufm.ledger.force_balance import force_balance
+from ufm.ledger.force_balance import ForceBalance, force_balance
 
 BATCH_SIZE = 100
 GPU_MEASURING_BATCH = 4096  # for networks this small a GPU needs as long for a few examples as for many
@@ -91,13 +91,15 @@ def _measured_entries(
 ) -> Iterator[JsonObject]:
     for examples, what in ((train, "train"), (test, "test")):
         batches = _measuring_batches(examples)
-        balance = None
+        balance, training_forces = None, None
         if forces and what == "train":
             balance = force_balance(net, batches, net.classifier, loss_of(cell), cell.decay, optimizer)
+            if isinstance(cell, Cell) and cell.norm == "batch":
+                training_forces = plain(force_rows(_in_training(net, batches, cell, optimizer)))
         net.eval()
         with torch.no_grad():
             wrong = sum(int((net(x).argmax(1) != y).sum()) for x, y in batches)
-        facts = {"error": wrong / len(examples.labels), "seed": cell.seed}
+        facts = {"error": wrong / len(examples.labels), "seed": cell.seed, "training_forces": training_forces}
         if isinstance(cell, Cell):
             measured = ledger(net, batches, Sketch(), cell.seed)
             yield entry(measured, cell.name, what, epoch, balance) | facts | {"view": WHOLE_STATES}
@@ -109,6 +111,12 @@ def _measured_entries(
             tail = deepcopy(nn.Sequential(net.tail, net.classifier)).cpu()
             measured = ledger(tail, _maps(net, batches), Sketch(LAST_STAGE_FEATURES), cell.seed)
             yield entry(measured, cell.name, what, epoch) | facts | {"view": LAST_STAGE}
+
+
+def _in_training(net: Any, batches: BatchList, cell: Cell, optimizer: torch.optim.Optimizer) -> ForceBalance:
+    """The forces with batch norm as in training, all examples in one batch."""
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    return force_balance(net, [(x, y)], net.classifier, loss_of(cell), cell.decay, optimizer, batch_statistics=True)
 
 
 def _measuring_batches(examples: Examples) -> BatchList:

@@ -21,11 +21,6 @@ def has_hooks(module: nn.Module) -> bool:
     return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
-def means_with_neighbours(x: Tensor) -> Tensor:
-    """(a + b) / 2 of every example a (first axis) and its neighbour b."""
-    return (x + x.roll(1, 0)) / 2
-
-
 def agree(a: Tensor, b: Tensor) -> bool:
     """Whether a and b have one shape, and differ by sqrt(eps) of a feature's largest number at most, and eps of all features'.
 

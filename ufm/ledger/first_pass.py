@@ -10,9 +10,11 @@ from manifolds.linalg import Array, epsilon
 from ufm.arrays import as_numpy
 from ufm.features.statistics import ClassStatistics, StreamingStatistics
 from ufm.ledger.discrimination import Discrimination, discrimination
+from ufm.ledger.example_axis import example_axes
 from ufm.ledger.reductions import ChannelMeans, StateReduction
 from ufm.ledger.rounding import raised_by_rounding, rounding_of_readouts, unresolved_by_later_rows
-from ufm.ledger.tracing import GraphTrace, Operation, State, Trace
+from ufm.ledger.states import Operation, State
+from ufm.ledger.tracing import GraphTrace, Trace
 
 AFFINITY_EXAMPLES = 64  # examples that operations are asked of whether they are affine, or as many as the first batch has
 
@@ -93,6 +95,7 @@ class FirstPass:
         if begins:
             self.wanted = max(AFFINITY_EXAMPLES, len(x))
             self.examples = [[] for _ in range(min(self.C, self.wanted))]
+            trace.axes = example_axes(trace.tensors, x)
         self._keep(x, y)
 
         def visit(operation: Operation, state: State, _: State | None) -> None:

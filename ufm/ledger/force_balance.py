@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from manifolds.representation import short_repr
 from ufm.ledger.batches import Loader
@@ -55,13 +56,17 @@ def force_balance(
     weight_decay: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
     feature_decay: float = 0.0,
+    batch_statistics: bool = False,
 ) -> ForceBalance:
     """The forces in evaluation mode on all examples of `loader`, batches (inputs, labels, ...) read three times.
 
     layer   the last layer, a module of `model`: its input is the features (b, P)
     loss    what training minimises, without decay, as a mean over a batch: torch.nn.functional.cross_entropy, ...
     feature_decay   lambda of a penalty lambda / 2 Ave ||h||^2 on the features h, whose gradient is part of both forces
+    batch_statistics   whether batch norm normalises by the statistics of each batch, as in training, and not by its averages
 
+    Below batch norm the two ways have other Jacobians J, and cosines that differ by up to 0.5: give all examples as one batch
+    for the forces that gradient descent follows. Dropout stays off.
     Parameters that do not require gradients, and those of `layer` itself, are left out; their .grad is not touched.
     Raises ValueError for a layer that is not the model's or not called, features that are not (b, P), and no parameter below it.
     """
@@ -72,6 +77,8 @@ def force_balance(
     if not named:
         raise ValueError("no trained parameter lies below the layer: its features cannot move")
     with undisturbed(model), torch.enable_grad():
+        for module in model.modules():
+            module.training = batch_statistics and isinstance(module, _BatchNorm)
         count = sum(len(batch[1]) for batch in loader)
         gradients = partial(_features_and_gradient, model, layer, loss, count, feature_decay)
         averages = _class_gradients(gradients, _on_device(model, loader))

@@ -20,7 +20,8 @@ from ufm.ledger.first_pass import FirstPass
 from ufm.ledger.leave_one_out import SecondPass
 from ufm.ledger.reductions import Sketch, StateReduction
 from ufm.ledger.result import Ledger
-from ufm.ledger.tracing import GraphTrace, Operation, State, Trace, traced
+from ufm.ledger.states import Operation, State
+from ufm.ledger.tracing import GraphTrace, Trace, traced
 from ufm.ledger.undisturbed import undisturbed
 
 
@@ -42,8 +43,8 @@ def ledger(
     Nothing of the caller's changes: modes, random generators, hooks, parameters, buffers.
     Labels may be any integers; classes are counted in their sorted order.
     Raises ValueError for a model whose forward needs several arguments, for a loader that can be read once only, that gives other
-    data when read again, or no two classes, for an operation whose output does not have the batch as its first axis, and for one
-    after which no direction has any variability.
+    data when read again, or no two classes, for an operation in whose output no axis has the examples, and for one after which
+    no direction has any variability.
     """
     reduction = Sketch() if reduction is None else reduction
     check_takes_one_tensor(model)

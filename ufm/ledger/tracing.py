@@ -7,39 +7,26 @@ whatever the graph. Two ways to see it: torch.fx, and, for models that it cannot
 on the modules without children, each output taken as the state.
 """
 
-from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from copy import deepcopy
-from dataclasses import dataclass
-from functools import partial
+from itertools import count
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from ufm.ledger.affine import affine_by_definition, agree, has_hooks, means_with_neighbours
+from ufm.ledger.affine import affine_by_definition, agree, has_hooks
+from ufm.ledger.example_axis import ExampleAxis, by_example
+from ufm.ledger.hook_trace import MODULES_ONLY, HookTrace
+from ufm.ledger.states import INPUT, Operation, State, Visit, mapped, tensors_of
 from ufm.ledger.undisturbed import attributes_kept
 
-State = dict[str, Tensor]  # live tensors by name of the operation that made them
-INPUT = "input"
-ANY_BEFORE = " ?"  # ends the kind of an operation that may include functional ones before it
 SHAPE_ATTRIBUTES = frozenset(("shape", "device", "dtype", "ndim", "layout", "is_cuda", "requires_grad", "itemsize", "nbytes"))
 SHAPE_CALLS = frozenset((len, torch.numel, torch.is_floating_point, torch.zeros_like, torch.ones_like, torch.full_like))
 SHAPE_CALLS |= {"size", "dim", "ndimension", "numel", "nelement", "stride", "is_floating_point", "element_size", "get_device"}
 SHAPE_CALLS |= {torch.empty_like, "__len__", "new_zeros", "new_ones", "new_full", "new_empty", "new_tensor"}
 SHAPE_OF_SECOND = frozenset(("view_as", "reshape_as", "expand_as", "type_as"))
-
-
-@dataclass(frozen=True)
-class Operation:
-    """Name of an operation, what it is, and whether it is affine on the data at hand (None where that was not asked)."""
-
-    name: str
-    kind: str
-    affine: bool | None = None
-
-
-Visit = Callable[[Operation, State, State | None], None]
 
 
 class GraphTrace:
@@ -59,12 +46,19 @@ class GraphTrace:
         self.last_read = {  # as data: what is run later for its shape alone is no part of a state
             node: max((index[user] for user in node.users if _reads_data(user, node)), default=-1) for node in self.nodes
         }
+        self.axes: dict[str, ExampleAxis | None] = {}  # of the examples, by tensor; the first where a tensor is not there
         self.fed: set[fx.Node] = set()  # nodes that depend on the numbers of the input
         for node in self.nodes:
             if node.op == "placeholder" or any(s in self.fed and _reads_data(node, s) for s in node.all_input_nodes):
                 self.fed.add(node)
                 if node.op == "call_method" and str(node.target).endswith("_"):  # in place, of zeros too
                     self.fed.update(node.all_input_nodes[:1])
+
+    def tensors(self, x: Tensor) -> dict[str, Tensor]:
+        """Every tensor of a run, by operation and place."""
+        run = fx.Interpreter(self.module, garbage_collect_values=False)
+        run.run(x, enable_io_processing=False)
+        return {f"{node.name}.{j}": t for node, value in run.env.items() for j, t in enumerate(tensors_of(value))}
 
     def walk(self, x: Tensor, visit: Visit, probe: bool = False) -> None:
         """Run the model on a batch; every state is as it is when its operation is done, in-place changes included.
@@ -74,17 +68,17 @@ class GraphTrace:
         run = fx.Interpreter(self.module, garbage_collect_values=False)
         run.args_iter = iter([x])
         for k, node in enumerate(self.nodes):
-            versions = {id(t): t._version for s in node.all_input_nodes for t in _tensors(run.env.get(s))}
+            versions = {id(t): t._version for s in node.all_input_nodes for t in tensors_of(run.env.get(s))}
             asked = probe and node.op not in ("placeholder", "output", "get_attr")
             affine, errors = self._probed(run, node) if asked else (None, [])
             out = run.env[node] = run.run_node(node)
             if node.op == "output":
                 return
-            changed = any(versions.get(id(t)) != t._version for t in _tensors(out))
+            changed = any(versions.get(id(t)) != t._version for t in tensors_of(out))
             if node.op != "get_attr" and node in self.fed and (node.op == "placeholder" or changed):
                 state, error = self._state(run, k, len(x)), None
                 if affine and errors:
-                    known = {id(t): e for t, e in zip(_tensors(out), errors, strict=True)}
+                    known = {id(t): e for t, e in zip(tensors_of(out), errors, strict=True)}
                     error = self._state(run, k, len(x), known)
                 visit(Operation(*self._described(node), affine), state, error)
             for source in node.all_input_nodes:
@@ -95,12 +89,13 @@ class GraphTrace:
         state, parts = State(), list[Tensor]()
         for node in self.nodes[: k + 1]:
             if node in self.fed and self.last_read[node] > k and node in run.env:
-                for j, tensor in enumerate(_tensors(run.env[node])):
+                for j, tensor in enumerate(tensors_of(run.env[node])):
                     # two names of one tensor (a view that changes nothing, an in-place result) are one part of the state
                     if not any(tensor is other for other in parts):
                         parts.append(tensor)
                         shown = tensor if errors is None else errors.get(id(tensor), torch.zeros_like(tensor))
-                        state[f"{node.name}.{j}"] = _by_example(shown, batch, node.name)
+                        key = f"{node.name}.{j}"
+                        state[key] = by_example(shown, batch, node.name, self.axes.get(key, ExampleAxis()))
         return state
 
     def _described(self, node: fx.Node) -> tuple[str, str]:
@@ -120,14 +115,15 @@ class GraphTrace:
         operation, is of the size of its rounding error, cancellation inside it included.
         """
         known = node.op == "call_module" and affine_by_definition(self.module.get_submodule(str(node.target)))
-        fed = [t for source in node.all_input_nodes if source in self.fed for t in _tensors(run.env.get(source))]
+        sources = [source for source in node.all_input_nodes if source in self.fed]
+        fed = [rows for source in sources for rows in self._rows(source, tensors_of(run.env.get(source)))]
         if all(torch.equal(t, t.roll(1, 0)) for t in fed):
             return known or None, []
         pairs = self._of_neighbours(run, node)
-        affine = known or all(agree(*pair) for pair in pairs)
+        affine = known or self._agree(node, pairs)
         if affine and not known and any(t.dtype != torch.float64 for t in fed):
             with suppress(Exception):  # what an operation that knows its own dtype raises is anything
-                affine = all(agree(*pair) for pair in self._of_neighbours(run, node, in_float64=True))
+                affine = self._agree(node, self._of_neighbours(run, node, in_float64=True))
         return affine, [mean - mixed for mean, mixed in pairs] if affine else []
 
     def _of_neighbours(self, run: fx.Interpreter, node: fx.Node, in_float64: bool = False) -> list[tuple[Tensor, Tensor]]:
@@ -137,47 +133,31 @@ class GraphTrace:
         if in_float64 and module is not None and not has_hooks(module):
             module = deepcopy(module).double()
         try:
-            for mix in (Tensor.clone, means_with_neighbours):
+            for mixed in (False, True):
                 for source in node.all_input_nodes:
-                    value = _mapped(kept[source], Tensor.double) if in_float64 else kept[source]
-                    run.env[source] = _mapped(value, mix) if source in self.fed else value
+                    change = self._mean(source) if mixed and source in self.fed else Tensor.clone
+                    run.env[source] = mapped(mapped(kept[source], Tensor.double) if in_float64 else kept[source], change)
                 args, kwargs = run.fetch_args_kwargs_from_env(node)
-                outcomes.append(_tensors(run.run_node(node) if module is None else module(*args, **kwargs)))
+                outcomes.append(tensors_of(run.run_node(node) if module is None else module(*args, **kwargs)))
         finally:
             run.env.clear()
             run.env.update(kept)
-        return [(means_with_neighbours(out), mixed) for out, mixed in zip(*outcomes, strict=True)]
+        return list(zip(map(self._mean(node), outcomes[0]), outcomes[1], strict=True))
 
+    def _agree(self, node: fx.Node, pairs: list[tuple[Tensor, Tensor]]) -> bool:
+        return all(agree(*pair) for pair in zip(*(self._rows(node, part) for part in zip(*pairs, strict=True)), strict=True))
 
-class HookTrace:
-    """A model by hooks on its modules without children, in the order in which they are first called."""
+    def _axis(self, node: fx.Node, place: int) -> ExampleAxis:
+        return self.axes.get(f"{node.name}.{place}") or ExampleAxis()
 
-    seen = "hooks"
+    def _rows(self, node: fx.Node, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """The tensors of an operation, an example a row."""
+        return [self._axis(node, j).rows(t) for j, t in enumerate(tensors)]
 
-    def __init__(self, model: nn.Module) -> None:
-        self.model = model
-        self.leaves = {name: module for name, module in model.named_modules() if not list(module.children()) and name}
-        if not self.leaves:
-            raise ValueError("the model has no modules inside, and torch.fx cannot trace it: no operation can be recorded")
-
-    def walk(self, x: Tensor, visit: Visit) -> None:
-        """Run the model on a batch; the state after a module is its output, and its kind ends with `ANY_BEFORE`."""
-        calls: dict[str, int] = {}
-        visit(Operation(INPUT, INPUT), {INPUT: x}, None)
-
-        def note(name: str, module: nn.Module, _: object, out: Any) -> None:
-            tensors = _tensors(out)
-            if tensors:
-                calls[name] = calls.get(name, 0) + 1
-                again = f" (call {calls[name]})" if calls[name] > 1 else ""
-                state = {str(j): _by_example(t, len(x), name) for j, t in enumerate(tensors)}
-                visit(Operation(name + again, type(module).__name__ + ANY_BEFORE), state, None)
-
-        with ExitStack() as stack:
-            for name, module in self.leaves.items():
-                handle = module.register_forward_hook(partial(note, name))
-                stack.callback(handle.remove)
-            self.model(x)
+    def _mean(self, node: fx.Node) -> Callable[[Tensor], Tensor]:
+        """Means of every example and its neighbour, called on the tensors of an operation in their order."""
+        places = count()
+        return lambda t: self._axis(node, next(places)).means_with_neighbours(t)
 
 
 Trace = GraphTrace | HookTrace
@@ -190,12 +170,6 @@ def traced(model: nn.Module) -> tuple[Trace, str]:
     except Exception as error:  # what a user's forward raises when it meets torch.fx's stand-ins is anything
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return HookTrace(model), f"torch.fx cannot trace this model ({first}); {MODULES_ONLY}"
-
-
-MODULES_ONLY = (
-    "hooks see modules only: functional operations outside of them (activations, pooling, sums) are counted with the module that "
-    "follows, so that a row marked ? may have a gain although its module is affine; what follows the last module is not recorded"
-)
 
 
 class _Tracer(fx.Tracer):
@@ -221,27 +195,3 @@ def _reads_data(user: fx.Node, source: fx.Node) -> bool:
     if user.target is getattr:
         return user.args[1] not in SHAPE_ATTRIBUTES
     return user.target not in SHAPE_CALLS and (user.target not in SHAPE_OF_SECOND or user.args[0] is source)
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """The floating-point tensors with an axis in a value, tuples, lists and dictionaries looked into."""
-    if isinstance(value, Tensor):
-        return [value] if value.is_floating_point() and value.ndim else []
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [t for part in value for t in _tensors(part)] if isinstance(value, (tuple, list)) else []
-
-
-def _mapped(value: Any, change: Any) -> Any:
-    if isinstance(value, Tensor):
-        return change(value) if value.is_floating_point() and value.ndim else value
-    if isinstance(value, (tuple, list)):
-        return type(value)(_mapped(part, change) for part in value)
-    return value
-
-
-def _by_example(tensor: Tensor, batch: int, name: str) -> Tensor:
-    """(b, P) with the batch first. Raises ValueError where the first axis is neither the batch nor its examples split."""
-    if tensor.shape[0] % batch:
-        raise ValueError(f"{name} gives shape {tuple(tensor.shape)} for {batch} examples: the first axis must be the batch")
-    return tensor.reshape(batch, -1) if tensor.shape[0] != batch else tensor
