@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.training.protocol import TrainConfig
-from ufm.distributed import broadcast_text, check_alike, raised_in_all, wait_for_all
+from ufm.distributed import Processes, broadcast_text, check_alike, raised_in_all, wait_for_all
 from ufm.files.one_folder import check_one_folder
+from ufm.files.write_lock import write_lock
 from ufm.output import StandardError, printable, say
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from sims.training.folder import RunFolder
     from ufm.monitor.measurement import Measurement
     from ufm.monitor.record import Record
 
@@ -40,7 +44,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     """Train into the folder `out`, going on where it stands. Returns the Record of what was measured, in process 0 of several.
 
     A finished run is answered from its record, without its data. Raises ValueError for what cannot be trained or does not belong
-    into the folder, ImportError without the extra 'train'.
+    into the folder, and where another command trains into it, ImportError without the extra 'train'.
     """
     from sims.training.folder import RunFolder, identity_of
 
@@ -50,8 +54,6 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    from sims.training.data import load
-    from sims.training.loop import Trainer, run
     from sims.training.processes import MEASURING_LIMIT, processes_of
     from ufm.monitor.record import Record
 
@@ -71,6 +73,16 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         wait_for_all(group)
         return record or Record.empty()
     check_one_folder(out, group)
+    with write_lock(out, group):
+        return _train_locked(folder, accelerator, group, tensorboard, quiet)
+
+
+def _train_locked(folder: "RunFolder", accelerator: "Accelerator", group: Processes, tensorboard: bool, quiet: bool) -> "Record":
+    """Train into a folder of which no other command has the lock."""
+    from sims.training.data import load
+    from sims.training.loop import Trainer, run
+
+    config = folder.config
     with raised_in_all(group):
         data = load(config.data, quiet)
     if tensorboard:

@@ -39,6 +39,10 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert len(json.loads((tmp_path / "parts" / "provenance.json").read_text())) == 2
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 STOPPING = """
 import os, sys, time
 from sims.train import main
@@ -54,19 +58,29 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path, fresh: FreshProcesses) -> None:
-    options = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--batch-size", "50", "--robustness", "0"]
-    options += ["--epochs", "5", "--quiet", "--threads", "1", "--out"]
-    call = [fresh.python, "-c", STOPPING, *options, str(tmp_path / "killed")]
+SHORT = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--batch-size", "50", "--robustness", "0"]
+SHORT += ["--epochs", "5", "--quiet", "--threads", "1", "--device", "cpu", "--out"]
+
+
+def test_a_second_command_is_refused_until_the_first_is_killed_and_then_resumes_to_the_same_bits(
+    tmp_path: Path, fresh: FreshProcesses, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = [fresh.python, "-c", STOPPING, *SHORT, str(tmp_path / "killed")]
     process = subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    os.kill(int(process.stdout.readline()), signal.SIGKILL)  # in the middle of its third epoch
+    number, before = int(process.stdout.readline()), files_in(tmp_path / "killed")
+    assert command.main([*SHORT, str(tmp_path / "killed")]) == 2
+    said = f"another command is writing {tmp_path / 'killed'}: wait until it has ended, or write elsewhere"
+    assert capsys.readouterr().err == f"sims.train: error: {said}\n"
+    assert files_in(tmp_path / "killed") == before
+    os.kill(number, signal.SIGKILL)  # in the middle of its third epoch
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
     assert 1 <= Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 3
     for name in ("killed", "whole"):
-        assert command.main([*options, str(tmp_path / name)]) == 0
+        assert command.main([*SHORT, str(tmp_path / name)]) == 0
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
+    assert not list(tmp_path.glob("*/.*"))
 
 
 def test_repeating_a_finished_run_changes_nothing(finished: Path) -> None:
