@@ -11,6 +11,7 @@ from sims.training.protocol import TrainConfig
 from ufm.distributed import Processes, broadcast_text, check_alike, raised_in_all, wait_for_all
 from ufm.files.one_folder import check_one_folder
 from ufm.files.write_lock import write_lock
+from ufm.lost_process import lost_process_told
 from ufm.output import StandardError, printable, say
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     """Train into the folder `out`, going on where it stands. Returns the Record of what was measured, in process 0 of several.
 
     A finished run is answered from its record, without its data. Raises ValueError for what cannot be trained or does not belong
-    into the folder, and where another command trains into it, ImportError without the extra 'train'.
+    into the folder, and where another command trains into it, LostProcess where one of several processes ends,
+    ImportError without the extra 'train'.
     """
     from sims.training.folder import RunFolder, identity_of
 
@@ -73,7 +75,7 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         wait_for_all(group)
         return record or Record.empty()
     check_one_folder(out, group)
-    with write_lock(out, group):
+    with write_lock(out, group), lost_process_told(f"the same command goes on from {out}"):
         return _train_locked(folder, accelerator, group, tensorboard, quiet)
 
 

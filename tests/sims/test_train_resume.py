@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from sims.training.folder import RunFolder, load_run
 from tests.fresh import FreshProcesses
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, interrupted_at, tiny, write_mnist
 from tests.ufm.flow.test_full_shares import Group, in_threads
+from tests.ufm.flow.test_shards_of_a_run import free_port
 from ufm.monitor.record import Record
 
 
@@ -49,7 +51,7 @@ from sims.train import main
 from sims.training.session import ProgressLine
 
 def stop(line, epoch, batch, batches):
-    if epoch == 3:
+    if epoch == 3 and os.environ.get("RANK") == os.environ.get("VICTIM"):
         print(os.getpid(), flush=True)
         time.sleep(600)
 
@@ -81,6 +83,35 @@ def test_a_second_command_is_refused_until_the_first_is_killed_and_then_resumes_
         assert command.main([*SHORT, str(tmp_path / name)]) == 0
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
     assert not list(tmp_path.glob("*/.*"))
+
+
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_a_process_killed_within_an_epoch_ends_the_other_in_one_line_and_the_same_command_goes_on(
+    victim: str, tmp_path: Path, fresh: FreshProcesses
+) -> None:
+    out = tmp_path / "run"
+
+    def start(*program: str, **more: str) -> list[subprocess.Popen[str]]:
+        where = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
+        call, streams = [fresh.python, *program, *SHORT, str(out)], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+        own = [where | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+        return [subprocess.Popen(call, cwd=ROOT, env=each, text=True, **streams) for each in own]
+
+    running = start("-c", STOPPING, VICTIM=victim)
+    lost, other = running[int(victim)], running[1 - int(victim)]
+    assert lost.stdout is not None
+    os.kill(int(lost.stdout.readline()), signal.SIGKILL)
+    said = [process.communicate(timeout=120)[1] for process in (lost, other)]
+    assert (lost.returncode, other.returncode) == (-signal.SIGKILL, 2)
+    assert said[0] == ""
+    way_out = f"; the same command goes on from {out}\n"
+    assert re.fullmatch(r"sims\.train: error: another process was lost, or does not answer; .* \([A-Z].*\)" + way_out, said[1])
+    again = start("-m", "sims.train")
+    assert [process.communicate(timeout=120)[1] for process in again] == ["", ""]
+    assert load_run(out)[1].epochs[-1] == 5
+    assert [session["processes"] for session in json.loads((out / "provenance.json").read_text())] == [2, 2]
+    assert not list(out.glob(".*"))
 
 
 def test_repeating_a_finished_run_changes_nothing(finished: Path) -> None:
