@@ -53,21 +53,24 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     if not _launched() and (record := RunFolder(out, config).finished()) is not None:
         return record
     check_launch()
+    import torch
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    from sims.training.processes import MEASURING_LIMIT, processes_of
+    from sims.training.processes import MEASURING_LIMIT, check_device_alike, processes_of
     from ufm.monitor.record import Record
 
     tracker = "tensorboard" if tensorboard else None
     # the processes wait for each other's measuring, and for process 0's robustness, far longer than for gradients
     waiting = InitProcessGroupKwargs(timeout=MEASURING_LIMIT)
+    port = check_device_alike("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     accelerator = Accelerator(
         cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out, kwargs_handlers=[waiting]
     )
+    del port  # which their group has open now
     check_started(accelerator.num_processes)
     group = processes_of(accelerator)
-    check_alike(group, identity_of(config) | {"out": out.name})
+    check_alike(group, identity_of(config) | {"out": out.name})  # --threads may differ between machines
     with raised_in_all(group):
         folder = RunFolder(out, config)
     record = None if group.rank else folder.finished()

@@ -85,20 +85,21 @@ def test_a_second_command_is_refused_until_the_first_is_killed_and_then_resumes_
     assert not list(tmp_path.glob("*/.*"))
 
 
+def two_processes(fresh: FreshProcesses, *call: str, **more: str) -> list[subprocess.Popen[str]]:
+    """A program in two processes, as torchrun starts them."""
+    where = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
+    own = [where | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return [subprocess.Popen([fresh.python, *call], cwd=ROOT, env=each, text=True, **streams) for each in own]
+
+
 @pytest.mark.parametrize("victim", ["0", "1"])
 def test_a_process_killed_within_an_epoch_ends_the_other_in_one_line_and_the_same_command_goes_on(
     victim: str, tmp_path: Path, fresh: FreshProcesses
 ) -> None:
     out = tmp_path / "run"
-
-    def start(*program: str, **more: str) -> list[subprocess.Popen[str]]:
-        where = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
-        where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
-        call, streams = [fresh.python, *program, *SHORT, str(out)], {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        own = [where | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
-        return [subprocess.Popen(call, cwd=ROOT, env=each, text=True, **streams) for each in own]
-
-    running = start("-c", STOPPING, VICTIM=victim)
+    running = two_processes(fresh, "-c", STOPPING, *SHORT, str(out), VICTIM=victim)
     lost, other = running[int(victim)], running[1 - int(victim)]
     assert lost.stdout is not None
     os.kill(int(lost.stdout.readline()), signal.SIGKILL)
@@ -107,11 +108,34 @@ def test_a_process_killed_within_an_epoch_ends_the_other_in_one_line_and_the_sam
     assert said[0] == ""
     way_out = f"; the same command goes on from {out}\n"
     assert re.fullmatch(r"sims\.train: error: another process was lost, or does not answer; .* \([A-Z].*\)" + way_out, said[1])
-    again = start("-m", "sims.train")
+    again = two_processes(fresh, "-m", "sims.train", *SHORT, str(out))
     assert [process.communicate(timeout=120)[1] for process in again] == ["", ""]
     assert load_run(out)[1].epochs[-1] == 5
     assert [session["processes"] for session in json.loads((out / "provenance.json").read_text())] == [2, 2]
     assert not list(out.glob(".*"))
+
+
+WITH_A_GPU = """
+import os, sys, torch
+from sims.train import main
+torch.cuda.is_available = lambda: os.environ["RANK"] == os.environ["VICTIM"]
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_processes_of_which_one_has_a_gpu_are_told_and_do_not_wait_for_each_other(
+    victim: str, tmp_path: Path, fresh: FreshProcesses
+) -> None:
+    call = ["-c", WITH_A_GPU, *SHORT, str(tmp_path / "run"), "--device", "auto"]
+    running = two_processes(fresh, *call, VICTIM=victim)
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [2, 2]
+    way_out = "start all of them by the same command"
+    for rank, line in enumerate(said):
+        device = "cuda" if str(rank) == victim else "cpu"
+        assert line == f"sims.train: error: the processes are given different --device, this one {device}: {way_out}\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_repeating_a_finished_run_changes_nothing(finished: Path) -> None:
