@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ufm.arrays import as_numpy
+from ufm.lost_process import others_needed
 
 MESSAGE = 1024  # bytes of a text that the other processes are told
 
@@ -68,18 +69,8 @@ class OneProcess:
         return values
 
 
-@contextmanager
-def others_needed() -> Iterator[None]:
-    """A block in which torch sends and receives: raises RuntimeError of one line where another process is lost."""
-    try:
-        yield
-    except RuntimeError as error:
-        said = str(error).partition("\n")[0].partition(". This is typically")[0]
-        raise RuntimeError(f"another process was lost, or does not answer; see what it said ({said})") from error
-
-
 class TorchProcesses:
-    """The processes of torch's default group; raises RuntimeError where one of them is lost, or keeps the others waiting.
+    """The processes of torch's default group; raises LostProcess where one of them is lost, or keeps the others waiting.
 
     `waiting` is how long they wait for each other where the default group cannot carry arrays of a CPU (NCCL) and gloo does.
     A default group that is there stays as it is, and carries what lies on a GPU; one that is made here is gloo's. `carrier` is

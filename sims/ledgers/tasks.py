@@ -12,6 +12,7 @@ from sims.training.readers import DataChoice
 from sims.training.session import set_threads
 from ufm.files.json_objects import JsonObject, read_json
 from ufm.files.store import provenance, write_text
+from ufm.files.write_lock import write_lock
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,17 @@ class NetworkTask:
 
 
 def run_task(task: NetworkTask) -> None:
-    """Train, measure and store a network: the same bits in every process, as the number of threads is the same (CPU)."""
+    """Train, measure and store a network: the same bits in every process, as the number of threads is the same (CPU).
+
+    Nothing is done where it is stored by now. Raises ValueError where another command computes it.
+    """
     set_threads(task.threads)
+    with write_lock(task.path):
+        if task.stored() is None:
+            write_text(task.path, json.dumps(_computed(task), allow_nan=False) + "\n")
+
+
+def _computed(task: NetworkTask) -> JsonObject:
     kept: JsonObject = task.identity | {"device": task.device, "provenance": provenance()}
     if isinstance(task.cell, GaussianCell):
         kept["ledgers"] = list(run_gaussian(task.cell))
@@ -58,7 +68,7 @@ def run_task(task: NetworkTask) -> None:
             raise ValueError("the data are other ones in this process: give every worker the same files")
         kept["dataset"] = task.choice.dataset
         kept["ledgers"] = list(run_cell(task.cell, data, device=task.device))
-    write_text(task.path, json.dumps(kept, allow_nan=False) + "\n")
+    return kept
 
 
 @lru_cache(maxsize=1)

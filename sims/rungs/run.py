@@ -19,6 +19,7 @@ from ufm.arrays import as_numpy
 from ufm.features.statistics import statistics_of
 from ufm.files.json_objects import JsonObject, read_json
 from ufm.files.store import write_text
+from ufm.files.write_lock import write_lock
 from ufm.monitor.epoch_statistics import add_layer
 from ufm.monitor.logs import RunLog
 from ufm.monitor.measurement import measure_features
@@ -42,7 +43,10 @@ class _Shifted(nn.Module):
 
 
 def run_rung(rung: Rung, seed: int, path: Path, choice: DataChoice = DIGITS_DATA) -> None:
-    """Train one run of a rung into a folder, unless it is finished there. Raises ValueError for a folder of another run."""
+    """Train one run of a rung into a folder, unless it is finished there.
+
+    Raises ValueError for a folder of another run, and for one that another command trains into.
+    """
     data = rung_data(seed, choice)
     identity = json.loads(json.dumps(rung.identity(seed, data, choice)))
     done = path / FINISHED
@@ -60,7 +64,9 @@ def run_rung(rung: Rung, seed: int, path: Path, choice: DataChoice = DIGITS_DATA
     else:
         assert rung.descent is not None
         x, labels = examples(data)
-        descend(FeatureDescent(rung.descent, body_of(rung, x, labels, seed), x, labels, seed), rung, seed, path)
+        path.mkdir(parents=True, exist_ok=True)
+        with write_lock(path):
+            descend(FeatureDescent(rung.descent, body_of(rung, x, labels, seed), x, labels, seed), rung, seed, path)
     write_text(done, json.dumps(identity, indent=1) + "\n")
 
 

@@ -11,6 +11,7 @@ from sims.training.protocol import GRID, TrainConfig
 from sims.training.session import Run, train_run
 from ufm.distributed import world_size
 from ufm.files.store import write_text
+from ufm.files.write_lock import write_lock
 
 DIVERGED = "training diverged"  # how the message of a run begins that went to infinity
 CHECKPOINTS = 10  # of a run of the search, evenly over its epochs
@@ -32,13 +33,17 @@ def search(
     """The configuration with the best rate of its grid, every rate trained in a folder of `out`/search, which resumes.
 
     The best has the smallest test error at the last epoch, of several the smallest rate; a run that diverges has none. The table
-    is `out`/search.json. Raises ValueError for a given rate, for several processes, where runs failed otherwise, or all diverged.
+    is `out`/search.json. Raises ValueError for a given rate, for several processes, where runs failed otherwise, or all diverged,
+    and where another command has the folder.
     """
     if world_size() > 1:
         raise ValueError("a search trains many runs at the same time: start it in one process, and give the number of runs there")
     runs = {f"lr-{lr:g}": _run_at_rate(config, lr, out, cpu, threads) for lr in config.lr_grid or GRID}
+    out.mkdir(parents=True, exist_ok=True)
+    with write_lock(out):  # each of two searches would meet runs that the other one trains, and fail
+        outcomes = sweep(train_run, runs, engine, jobs, progress)
     tried = []
-    for name, outcome in sweep(train_run, runs, engine, jobs, progress).items():
+    for name, outcome in outcomes.items():
         rate, record = runs[name].config.rate, outcome.value
         if record is not None:
             tried.append(Tried(rate, float(record.arrays["test_error"][-1]), float(record.arrays["train_error"][-1])))

@@ -8,11 +8,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sims.training.protocol import TrainConfig
-from ufm.distributed import broadcast_text, check_alike, raised_in_all, wait_for_all
+from ufm.distributed import Processes, broadcast_text, check_alike, raised_in_all, wait_for_all
 from ufm.files.one_folder import check_one_folder
+from ufm.files.write_lock import write_lock
+from ufm.lost_process import lost_process_told
 from ufm.output import StandardError, printable, say
 
 if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+    from sims.training.folder import RunFolder
     from ufm.monitor.measurement import Measurement
     from ufm.monitor.record import Record
 
@@ -40,30 +45,32 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
     """Train into the folder `out`, going on where it stands. Returns the Record of what was measured, in process 0 of several.
 
     A finished run is answered from its record, without its data. Raises ValueError for what cannot be trained or does not belong
-    into the folder, ImportError without the extra 'train'.
+    into the folder, and where another command trains into it, LostProcess where one of several processes ends,
+    ImportError without the extra 'train'.
     """
     from sims.training.folder import RunFolder, identity_of
 
     if not _launched() and (record := RunFolder(out, config).finished()) is not None:
         return record
     check_launch()
+    import torch
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
 
-    from sims.training.data import load
-    from sims.training.loop import Trainer, run
-    from sims.training.processes import MEASURING_LIMIT, processes_of
+    from sims.training.processes import MEASURING_LIMIT, check_device_alike, processes_of
     from ufm.monitor.record import Record
 
     tracker = "tensorboard" if tensorboard else None
     # the processes wait for each other's measuring, and for process 0's robustness, far longer than for gradients
     waiting = InitProcessGroupKwargs(timeout=MEASURING_LIMIT)
+    port = check_device_alike("cuda" if torch.cuda.is_available() and not cpu else "cpu")
     accelerator = Accelerator(
         cpu=cpu, mixed_precision=config.mixed_precision, log_with=tracker, project_dir=out, kwargs_handlers=[waiting]
     )
+    del port  # which their group has open now
     check_started(accelerator.num_processes)
     group = processes_of(accelerator)
-    check_alike(group, identity_of(config) | {"out": out.name})
+    check_alike(group, identity_of(config) | {"out": out.name})  # --threads may differ between machines
     with raised_in_all(group):
         folder = RunFolder(out, config)
     record = None if group.rank else folder.finished()
@@ -71,6 +78,16 @@ def train(config: TrainConfig, out: Path, cpu: bool = False, tensorboard: bool =
         wait_for_all(group)
         return record or Record.empty()
     check_one_folder(out, group)
+    with write_lock(out, group), lost_process_told(f"the same command goes on from {out}"):
+        return _train_locked(folder, accelerator, group, tensorboard, quiet)
+
+
+def _train_locked(folder: "RunFolder", accelerator: "Accelerator", group: Processes, tensorboard: bool, quiet: bool) -> "Record":
+    """Train into a folder of which no other command has the lock."""
+    from sims.training.data import load
+    from sims.training.loop import Trainer, run
+
+    config = folder.config
     with raised_in_all(group):
         data = load(config.data, quiet)
     if tensorboard:

@@ -22,6 +22,7 @@ from sims.training.readers import DataChoice
 from tests.sims.runs import write_mnist
 from ufm.compare.layer_motion import layer_motion
 from ufm.features.statistics import statistics_of
+from ufm.files.write_lock import write_lock
 from ufm.laws.discrete_singular_values import recursion_step
 from ufm.laws.singular_value_dynamics import UNNORMALIZED
 from ufm.ledger.last_layer import LastLayer
@@ -292,6 +293,12 @@ def test_a_run_is_finished_or_another_or_begun_again(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="this one begins anew: they are kept in"):
         run_rung(rung, 0, tmp_path / "run")
     assert json.loads((tmp_path / "run" / FINISHED).read_text())["rung"] == "free"
+
+
+def test_a_run_that_another_command_trains_is_left_alone(tmp_path: Path) -> None:
+    with write_lock(tmp_path), pytest.raises(ValueError, match=f"^another command is writing {tmp_path}: wait"):
+        run_rung(replace(BY_NAME["free"], steps=5), 0, tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_ladder_runs_on_official_files_and_resumes_wherever_they_lie(

@@ -13,8 +13,10 @@ from torch import nn
 from sims import ledger, ledger_study
 from sims.ledgers.nets import Cell
 from sims.ledgers.summary import mean_and_interval
+from sims.ledgers.tasks import run_task
 from sims.train import train
 from sims.training.protocol import protocol
+from ufm.files.write_lock import write_lock
 
 SMALL = {"per_class": 20, "test_per_class": 20, "width": 0.02, "robustness": 0, "batch_size": 50}
 
@@ -192,6 +194,25 @@ def test_the_study_resumes_and_refuses_other_data(
     assert seeds == [0, 1, 4, 5]
     assert ledger_study.main([*arguments, "--seed", "-1"]) == 2
     assert capsys.readouterr().err == "sims.ledger_study: error: --seed -1: it cannot be negative\n"
+
+
+def test_a_network_that_another_command_computes_is_reported_and_the_others_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cells = [Cell(width=12, depth=2, epochs=4, seed=seed) for seed in range(2)]
+    monkeypatch.setattr(ledger_study, "study_cells", lambda *_: cells)
+    arguments = ["--out", str(tmp_path), "--per-class", "20", "--test-per-class", "20", "--quiet", "--engine", "serial"]
+    tasks = list(ledger_study._tasks(ledger_study.parser().parse_args(arguments)).values())
+    with write_lock(tasks[0].path):
+        assert ledger_study.main(arguments) == 1
+    reason = f"another command is writing {tasks[0].path}: wait until it has ended, or write elsewhere"
+    assert capsys.readouterr().err.endswith(f"1 of 2 networks failed; {cells[0].name}, seed 0: {reason}\n")
+    assert [task.path.exists() for task in tasks] == [False, True]
+    stored = tasks[1].path.stat().st_mtime_ns
+    for task in tasks:
+        run_task(task)  # as a worker that comes to what another command has computed meanwhile
+    assert tasks[1].path.stat().st_mtime_ns == stored
+    assert sorted(tmp_path.iterdir()) == sorted([*(task.path for task in tasks), tmp_path / "summary.json"])
 
 
 def test_every_size_is_a_list_of_distinct_networks() -> None:

@@ -11,6 +11,7 @@ from sims.training import search as module
 from sims.training.folder import load_run
 from sims.training.search import Tried, best, search
 from tests.sims.runs import assert_same_bits, tiny
+from ufm.files.write_lock import write_lock
 
 
 def test_the_best_is_the_smallest_test_error_of_several_the_smallest_rate() -> None:
@@ -80,6 +81,15 @@ def test_a_run_that_fails_otherwise_ends_the_search_without_a_verdict(tmp_path: 
     with pytest.raises(ValueError, match=r"2 of 2 runs of the search failed \(0.01: cannot write .*\); repeat it"):
         search(replace(tiny(2), lr_grid=(0.01, 0.05)), tmp_path, True, 1, "serial", 1, lambda _: None)
     assert not (tmp_path / "search.json").exists()
+
+
+def test_a_second_search_of_the_same_runs_is_refused_before_any_of_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(module, "sweep", lambda *_: pytest.fail("it trains"))
+    with write_lock(tmp_path):
+        assert command.main(["--search", *SMALL, "--out", str(tmp_path)]) == 2
+    assert capsys.readouterr().err.startswith(f"sims.train: error: another command is writing {tmp_path}: wait until")
 
 
 @pytest.mark.parametrize(

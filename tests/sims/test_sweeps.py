@@ -20,6 +20,7 @@ from sims.training import session
 from sims.training.session import Run, train_run
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, tiny
 from tests.sims.tasks import square, square_in_too_much_memory, squared_once_killed
+from ufm.files.write_lock import write_lock
 
 
 def quiet(_: str) -> None:
@@ -83,6 +84,16 @@ def test_training_is_the_serial_one_bit_for_bit_on_every_engine_though_a_worker_
     for name in configs:
         assert_same_bits(tmp_path / "serial" / name, tmp_path / engine / name)
         assert_same_arrays(rows["serial"][name].value.arrays, rows[engine][name].value.arrays)  # type: ignore[union-attr]
+
+
+def test_a_run_that_another_command_trains_is_reported_and_the_others_go_on(tmp_path: Path) -> None:
+    runs = {f"seed-{seed}": Run(tiny(1, robustness=0, seed=seed), tmp_path / f"{seed}") for seed in range(2)}
+    (tmp_path / "0").mkdir()
+    with write_lock(tmp_path / "0"):
+        outcomes = sweep(train_run, runs, "serial", progress=quiet)
+    assert str(outcomes["seed-0"].error).startswith(f"another command is writing {tmp_path / '0'}: wait until")
+    assert outcomes["seed-1"].value is not None
+    assert sweep(train_run, runs, "serial", progress=quiet)["seed-0"].error is None
 
 
 def test_a_running_scheduler_is_used_and_one_that_is_gone_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

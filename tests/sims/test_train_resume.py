@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -23,6 +24,7 @@ from sims.training.folder import RunFolder, load_run
 from tests.fresh import FreshProcesses
 from tests.sims.runs import ROOT, assert_same_arrays, assert_same_bits, interrupted_at, tiny, write_mnist
 from tests.ufm.flow.test_full_shares import Group, in_threads
+from tests.ufm.flow.test_shards_of_a_run import free_port
 from ufm.monitor.record import Record
 
 
@@ -39,13 +41,17 @@ def test_an_interrupted_run_ends_with_the_same_bits(
     assert len(json.loads((tmp_path / "parts" / "provenance.json").read_text())) == 2
 
 
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 STOPPING = """
 import os, sys, time
 from sims.train import main
 from sims.training.session import ProgressLine
 
 def stop(line, epoch, batch, batches):
-    if epoch == 3:
+    if epoch == 3 and os.environ.get("RANK") == os.environ.get("VICTIM"):
         print(os.getpid(), flush=True)
         time.sleep(600)
 
@@ -54,19 +60,82 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def test_a_killed_process_resumes_to_the_same_bits(tmp_path: Path, fresh: FreshProcesses) -> None:
-    options = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--batch-size", "50", "--robustness", "0"]
-    options += ["--epochs", "5", "--quiet", "--threads", "1", "--out"]
-    call = [fresh.python, "-c", STOPPING, *options, str(tmp_path / "killed")]
+SHORT = ["--per-class", "30", "--test-per-class", "6", "--width", "0.05", "--batch-size", "50", "--robustness", "0"]
+SHORT += ["--epochs", "5", "--quiet", "--threads", "1", "--device", "cpu", "--out"]
+
+
+def test_a_second_command_is_refused_until_the_first_is_killed_and_then_resumes_to_the_same_bits(
+    tmp_path: Path, fresh: FreshProcesses, capsys: pytest.CaptureFixture[str]
+) -> None:
+    call = [fresh.python, "-c", STOPPING, *SHORT, str(tmp_path / "killed")]
     process = subprocess.Popen(call, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    os.kill(int(process.stdout.readline()), signal.SIGKILL)  # in the middle of its third epoch
+    number, before = int(process.stdout.readline()), files_in(tmp_path / "killed")
+    assert command.main([*SHORT, str(tmp_path / "killed")]) == 2
+    said = f"another command is writing {tmp_path / 'killed'}: wait until it has ended, or write elsewhere"
+    assert capsys.readouterr().err == f"sims.train: error: {said}\n"
+    assert files_in(tmp_path / "killed") == before
+    os.kill(number, signal.SIGKILL)  # in the middle of its third epoch
     assert process.wait() == -signal.SIGKILL
     process.stdout.close()
     assert 1 <= Record.load(tmp_path / "killed" / "trajectory.npz").epochs[-1] < 3
     for name in ("killed", "whole"):
-        assert command.main([*options, str(tmp_path / name)]) == 0
+        assert command.main([*SHORT, str(tmp_path / name)]) == 0
     assert_same_bits(tmp_path / "killed", tmp_path / "whole")
+    assert not list(tmp_path.glob("*/.*"))
+
+
+def two_processes(fresh: FreshProcesses, *call: str, **more: str) -> list[subprocess.Popen[str]]:
+    """A program in two processes, as torchrun starts them."""
+    where = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    where |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), **more}
+    own = [where | {"RANK": rank, "LOCAL_RANK": rank} for rank in ("0", "1")]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return [subprocess.Popen([fresh.python, *call], cwd=ROOT, env=each, text=True, **streams) for each in own]
+
+
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_a_process_killed_within_an_epoch_ends_the_other_in_one_line_and_the_same_command_goes_on(
+    victim: str, tmp_path: Path, fresh: FreshProcesses
+) -> None:
+    out = tmp_path / "run"
+    running = two_processes(fresh, "-c", STOPPING, *SHORT, str(out), VICTIM=victim)
+    lost, other = running[int(victim)], running[1 - int(victim)]
+    assert lost.stdout is not None
+    os.kill(int(lost.stdout.readline()), signal.SIGKILL)
+    said = [process.communicate(timeout=120)[1] for process in (lost, other)]
+    assert (lost.returncode, other.returncode) == (-signal.SIGKILL, 2)
+    assert said[0] == ""
+    way_out = f"; the same command goes on from {out}\n"
+    assert re.fullmatch(r"sims\.train: error: another process was lost, or does not answer; .* \([A-Z].*\)" + way_out, said[1])
+    again = two_processes(fresh, "-m", "sims.train", *SHORT, str(out))
+    assert [process.communicate(timeout=120)[1] for process in again] == ["", ""]
+    assert load_run(out)[1].epochs[-1] == 5
+    assert [session["processes"] for session in json.loads((out / "provenance.json").read_text())] == [2, 2]
+    assert not list(out.glob(".*"))
+
+
+WITH_A_GPU = """
+import os, sys, torch
+from sims.train import main
+torch.cuda.is_available = lambda: os.environ["RANK"] == os.environ["VICTIM"]
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("victim", ["0", "1"])
+def test_processes_of_which_one_has_a_gpu_are_told_and_do_not_wait_for_each_other(
+    victim: str, tmp_path: Path, fresh: FreshProcesses
+) -> None:
+    call = ["-c", WITH_A_GPU, *SHORT, str(tmp_path / "run"), "--device", "auto"]
+    running = two_processes(fresh, *call, VICTIM=victim)
+    said = [process.communicate(timeout=120)[1] for process in running]
+    assert [process.returncode for process in running] == [2, 2]
+    way_out = "start all of them by the same command"
+    for rank, line in enumerate(said):
+        device = "cuda" if str(rank) == victim else "cpu"
+        assert line == f"sims.train: error: the processes are given different --device, this one {device}: {way_out}\n"
+    assert not (tmp_path / "run").exists()
 
 
 def test_repeating_a_finished_run_changes_nothing(finished: Path) -> None:

@@ -15,11 +15,12 @@ from torch.distributed.checkpoint.metadata import ChunkStorageMetadata, Metadata
 from torch.distributed.checkpoint.planner import TensorWriteData, WriteItemType
 
 from ufm.arrays import as_numpy, check_unmasked, namespace
-from ufm.distributed import OneProcess, Processes, TorchProcesses, broadcast_text, others_needed, raised_in_all
+from ufm.distributed import OneProcess, Processes, TorchProcesses, broadcast_text, raised_in_all
 from ufm.files.archive import reason_of
 from ufm.files.one_folder import check_seen
 from ufm.files.rows import BLOCK_NUMBERS
 from ufm.files.store import check_folder_writable, remove_stale, temporary_name
+from ufm.lost_process import others_needed
 
 DTYPE_NAMES = ("float16", "float32", "float64")
 LARGEST_LABEL = 2**63 - 1

@@ -1,10 +1,10 @@
 """`python -m ufm.flow`: exact trajectories of neural collapse from random or your own features, in one command."""
 
 import argparse
-import contextlib
 import os
 import sys
 import time
+from contextlib import ExitStack, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING, NoReturn
 
@@ -153,7 +153,7 @@ def run_and_write(
         result = stop.partial
     finally:
         progress.close()
-    with raised_in_all(group) if result.complete else contextlib.nullcontext():  # the others need not be interrupted, too
+    with raised_in_all(group) if result.complete else nullcontext():  # the others need not be interrupted, too
         if any(paths):
             from ufm.flow.outputs import write_run
 
@@ -162,31 +162,31 @@ def run_and_write(
 
 
 def paths_of(
-    args: argparse.Namespace, configs: dict[str, FlowConfig], group: Processes, kept: "dict[str, Path]"
+    args: argparse.Namespace, configs: dict[str, FlowConfig], group: Processes, kept: "dict[str, Path]", locks: ExitStack
 ) -> "dict[str, tuple[Path | None, Path | None]]":
     """Where each flow writes its arrays and its figure, and into `kept` where all processes keep its state.
 
-    The first process alone writes and prints. Raises ValueError, in every process, for what cannot be written.
+    The first process alone writes and prints, and has the `locks` of what --full writes. Raises ValueError, in every process, for
+    what cannot be written, or is written by another command.
     """
     out, plot = args.out, args.plot
     if group.rank:
         args.out, args.plot, args.json, args.quiet = None, None, False, True
     if out is None and plot is None:
         return dict.fromkeys(configs, (None, None))
-    from ufm.files.one_folder import check_one_folder
-    from ufm.flow.outputs import checkpoint_path, output_paths
+    from ufm.flow.outputs import locked_states, output_paths
 
     several = len(configs) > 1
-    if out is not None and args.full:
-        kept |= {name: checkpoint_path(config, out, several) for name, config in configs.items()}
     with raised_in_all(group):
         paths = {name: output_paths(config, args.out, args.plot, several) for name, config in configs.items()}
-    for state in kept.values():
-        check_one_folder(state.parent, group)
+    if out is not None and args.full:
+        kept |= locked_states(configs, out, group, locks)
     return paths
 
 
-def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun], kept: "dict[str, Path]") -> None:
+def run_flows(
+    args: argparse.Namespace, began: float, runs: dict[str, FlowRun], kept: "dict[str, Path]", locks: ExitStack
+) -> None:
     """Every flow, checked before the first is run, into `runs`, its checkpoint into `kept`. KeyboardInterrupt goes through."""
     group = processes()
     if group.size > 1:  # first of all: an option that is wrong in one of them alone is a differing one
@@ -197,7 +197,7 @@ def run_flows(args: argparse.Namespace, began: float, runs: dict[str, FlowRun], 
         raise ValueError("--start raw goes with --flow unnormalized, not with all")
     names = tuple(LAWS) if args.flow == "all" else (args.flow,)
     configs = {name: replace(first, flow=name) for name in names}
-    paths = paths_of(args, configs, group, kept)
+    paths = paths_of(args, configs, group, kept, locks)
     start = started(first, group, left_vectors=args.out is not None)
     for config in configs.values():
         check(config, start)
@@ -229,7 +229,8 @@ def main(argv: list[str] | None = None) -> int:
     runs, kept = dict[str, FlowRun](), dict[str, "Path"]()
     code = 0
     try:
-        run_flows(args, began, runs, kept)
+        with ExitStack() as locks:
+            run_flows(args, began, runs, kept, locks)
     except (ValueError, OverflowError, RuntimeError, MemoryError) as error:
         advice = " (--reduce)" if isinstance(error, RankDeficient) else ""
         if isinstance(error, RuntimeError) and (state := kept_state(kept)):

@@ -1,8 +1,13 @@
 """Where a run writes: its arrays, its figure and its checkpoint, checked before anything is computed for them."""
 
+from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
+from ufm.distributed import Processes
 from ufm.files import store
+from ufm.files.one_folder import check_one_folder
+from ufm.files.write_lock import write_lock
 from ufm.flow.checkpoints import remove_checkpoint
 from ufm.flow.config import FlowConfig
 from ufm.flow.result import FlowRun
@@ -39,6 +44,19 @@ def checkpoint_path(config: FlowConfig, out: str, several: bool) -> Path:
     """Where a run of the full X keeps its state until its result is stored: a file, or on rows that processes share a folder."""
     shared = config.features is not None and is_shared(config.features)
     return path_of_flow(out, config.flow, several).with_suffix(".partial" if shared else ".partial.npz")
+
+
+def locked_states(configs: Mapping[str, FlowConfig], out: str, group: Processes, locks: ExitStack) -> dict[str, Path]:
+    """Where all processes keep the states of --full, in one folder; no other command writes these or the results during `locks`.
+
+    Raises ValueError, in every process, where that is another folder in one of them, or another command has the lock.
+    """
+    states, several = dict[str, Path](), len(configs) > 1
+    for name, config in configs.items():
+        states[name] = checkpoint_path(config, out, several)
+        check_one_folder(states[name].parent, group)
+        locks.enter_context(write_lock(path_of_flow(out, name, several), group))
+    return states
 
 
 def write_run(result: FlowRun, out: Path | None, plot: Path | None, checkpoint: Path | None) -> None:

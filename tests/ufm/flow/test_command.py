@@ -522,6 +522,14 @@ def test_a_killed_full_run_resumes_to_bitwise_the_same_result(tmp_path: Path) ->
         deadline = time.monotonic() + 60
         while process.poll() is None and time.monotonic() < deadline:
             if checkpoint.exists() and (not wait_for_scheme or "scheme_state" in store.load_arrays(checkpoint)):
+                if not wait_for_scheme:
+                    os.kill(process.pid, signal.SIGSTOP)
+                    second = subprocess.run(
+                        command("killed.npz"), cwd=ROOT, env=environment, capture_output=True, text=True, check=False
+                    )
+                    assert (second.returncode, second.stdout) == (2, "")
+                    said = f"another command is writing {tmp_path / 'killed.npz'}: wait until it has ended, or write elsewhere"
+                    assert second.stderr == f"ufm.flow: error: {said}\n"
                 process.kill()
                 kills += 1
                 break
