@@ -15,7 +15,7 @@ from sims.ledgers import figures
 from sims.page import base64_of, html_page
 from ufm.files.json_objects import JsonObject
 from ufm.files.store import provenance, write_atomically, write_text
-from ufm.ledger.result import COLUMN_MEANINGS, ESTIMATES, factor_text, rank_text, table_lines, value_text
+from ufm.ledger.result import COLUMN_MEANINGS, ESTIMATES, factor_text, rank_text, shortfall_text, table_lines, value_text
 from ufm.output import stored_number
 
 TEMPLATE = """<!doctype html><html lang="en"><head><meta charset="utf-8"><title>Which operations cause collapse?</title>
@@ -43,7 +43,7 @@ src="data:image/png;base64,{{ group.figure }}">
 {% if e.set_aside %}<p class="note">Directions that a single example dominates (up to {{ e.set_aside }}) are left out of the
 corrected and held-out values.</p>{% endif %}
 {% if e.reduced %}<p class="note">~ marks states reduced to fewer features: &omega; is a lower bound there, and a linear
-operation may seem to have a gain.</p>{% endif %}
+operation may seem to have a gain{{ e.shortfall }}.</p>{% endif %}
 {% if e.unresolved %}<p class="note">^ marks states with a direction whose variation is hidden by rounding, while a finite &omega;
 explains its signal: it is left out, and &omega; is a lower bound there. It also marks states in which the rounding of a linear
 operation seems to raise &omega;. float64 would resolve it, or a smaller mean of the features.</p>{% endif %}
@@ -130,6 +130,7 @@ def _shown(e: JsonObject) -> JsonObject:
         "title": figures.SPLITS[e["split"]],
         "reasons": reasons,
         "reduced": reduced,
+        "shortfall": shortfall_text(e["rows"]),
         "unresolved": any(row["unresolved"] for row in e["rows"]),
         "set_aside": max(row["set_aside"] for row in e["rows"]),
         "forces": forces,

@@ -123,6 +123,7 @@ class Ledger:
                 "unresolved": int(self.unresolved[k]),
                 "set_aside": int(self.set_aside[k]),
                 "reduced": bool(self.reduced[k]),
+                "shortfall": float(self.shortfall[k]),
                 "reason": self._reason(k),
             }
             for name in ESTIMATES:
@@ -173,13 +174,21 @@ def table_lines(rows: list[LedgerRow], note: str = "") -> list[str]:
         lines.append(f"{row['operation'][-24:]:<24} {row['kind'][-20:]:<20} {rank_text(row) or ' ':>5} {cells}".rstrip())
     lines += [COLUMN_MEANINGS, *sorted({row["reason"] for row in rows if row["reason"]})]
     if any(row["reduced"] for row in rows):
-        lines.append("~ reduced to fewer features: omega is a lower bound, and a linear operation may seem to have a gain")
+        bound = "omega is a lower bound, and a linear operation may seem to have a gain"
+        lines.append(f"~ reduced to fewer features: {bound}{shortfall_text(rows)}")
     if any(row["unresolved"] for row in rows):
         lines.append(
             "^ rounding hides a direction, which is left out (omega is a lower bound), or raises omega after a linear map; "
             "float64 resolves it, or a smaller mean of the features"
         )
     return [*lines, note] if note else lines
+
+
+def shortfall_text(rows: list[LedgerRow]) -> str:
+    """By how much sketches half as wide would lower omega, at most, where the data tell it for a reduced row."""
+    known = [stored_number(row.get("shortfall")) for row in rows if row["reduced"]]
+    largest = max((value for value in known if np.isfinite(value)), default=None)
+    return "" if largest is None else f"; half as many features would divide it by {np.exp(largest):.3g} at most"
 
 
 def rank_text(row: LedgerRow) -> str:

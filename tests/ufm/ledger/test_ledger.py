@@ -353,6 +353,8 @@ def test_reduced_states_give_lower_bounds_and_are_marked(reduction: Sketch | Cha
     assert np.isnan(result.violations()[:3]).all()
     assert (result.shortfall[3:] == 0).all()
     assert result.shortfall[0] > 0 if isinstance(reduction, Sketch) else np.isnan(result.shortfall[0])
+    told = f"half as many features would divide it by {np.exp(result.shortfall.max()):.3g} at most"
+    assert (told in result.table()) == isinstance(reduction, Sketch)
     assert "lower bound" in result.table()
 
 
