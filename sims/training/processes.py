@@ -40,5 +40,5 @@ def check_device_alike(device: str) -> dist.Store | None:
         if rank == 0:  # it may have the port
             store.wait(["all heard"], MEASURING_LIMIT)
     if others:
-        raise ValueError(f"the processes are given different --device, this one {device}: start all of them by the same command")
+        raise ValueError(f"the processes are given different devices, this one {device}: start all of them by the same command")
     return port

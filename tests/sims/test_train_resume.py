@@ -134,7 +134,7 @@ def test_processes_of_which_one_has_a_gpu_are_told_and_do_not_wait_for_each_othe
     way_out = "start all of them by the same command"
     for rank, line in enumerate(said):
         device = "cuda" if str(rank) == victim else "cpu"
-        assert line == f"sims.train: error: the processes are given different --device, this one {device}: {way_out}\n"
+        assert line == f"sims.train: error: the processes are given different devices, this one {device}: {way_out}\n"
     assert not (tmp_path / "run").exists()
 
 

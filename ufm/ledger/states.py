@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
@@ -22,16 +21,16 @@ class Operation:
 Visit = Callable[[Operation, State, State | None], None]
 
 
-def tensors_of(value: Any) -> list[Tensor]:
+def tensors_of(value: object) -> list[Tensor]:
     """The floating-point tensors with an axis in a value, tuples, lists and dictionaries looked into."""
     if isinstance(value, Tensor):
         return [value] if value.is_floating_point() and value.ndim else []
-    if isinstance(value, dict):
-        value = list(value.values())
-    return [t for part in value for t in tensors_of(part)] if isinstance(value, (tuple, list)) else []
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (tuple, list)) else ()
+    return [tensor for part in parts for tensor in tensors_of(part)]
 
 
-def mapped(value: Any, change: Any) -> Any:
+def mapped(value: object, change: Callable[[Tensor], Tensor]) -> object:
+    """The value with every tensor of `tensors_of` changed, in the same order; dictionaries stay as they are."""
     if isinstance(value, Tensor):
         return change(value) if value.is_floating_point() and value.ndim else value
     if isinstance(value, (tuple, list)):

@@ -1,5 +1,7 @@
 """The axis of the examples may be any: a ledger is the same wherever a network puts it, also where sizes coincide."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -67,9 +69,9 @@ def test_states_of_recurrent_layers_have_the_examples_second() -> None:
             return self.head(state[-1] if self.hidden else out[:, -1] if self.first else out[-1])
 
     batches = sequences(8, 8)
-    found = [ledger(Recurrent(first, hidden), batches) for first in (True, False) for hidden in (True, False)]
-    for one in found:
-        np.testing.assert_allclose(one.omega[-2:], found[0].omega[-2:], rtol=1e-5)
+    ledgers = [ledger(Recurrent(first, hidden), batches) for first in (True, False) for hidden in (True, False)]
+    for one in ledgers:
+        np.testing.assert_allclose(one.omega[-2:], ledgers[0].omega[-2:], rtol=1e-5)
         assert one.seen == "torch.fx"
 
 
@@ -85,7 +87,7 @@ def test_hooks_find_the_examples_too() -> None:
 
 
 @pytest.mark.parametrize("spoiled", [lambda x: x.mean(0), lambda x: (x.flatten(0, 1) - x.flatten(0, 1).roll(1, 0)).abs()])
-def test_tensors_in_which_examples_mix_are_refused(spoiled: object) -> None:
+def test_tensors_in_which_examples_mix_are_refused(spoiled: Callable[[Tensor], Tensor]) -> None:
     class Mixing(nn.Module):
         def __init__(self) -> None:
             super().__init__()

@@ -48,7 +48,8 @@ def test_a_penalty_on_the_features_is_part_of_the_forces() -> None:
 
 def test_batch_norm_as_in_training_has_the_gradient_of_training() -> None:
     torch.manual_seed(2)
-    net = nn.Sequential(nn.Linear(5, 7), nn.BatchNorm1d(7, eps=1e-12), nn.ReLU(), nn.Dropout(), nn.Linear(7, 3)).double()
+    first = nn.Linear(5, 7)
+    net = nn.Sequential(first, nn.BatchNorm1d(7, eps=1e-12), nn.ReLU(), nn.Dropout(), nn.Linear(7, 3)).double()
     x, y = (torch.cat(parts) for parts in zip(*problem()[1], strict=True))
     before = {name: value.clone() for name, value in net.state_dict().items()}
     balance = force_balance(net, [(x, y)], net[4], F.cross_entropy, batch_statistics=True)
@@ -60,8 +61,9 @@ def test_batch_norm_as_in_training_has_the_gradient_of_training() -> None:
     expected = [float(gradient_of(p).norm()) for p in list(net.parameters())[:4]]
     np.testing.assert_allclose(balance.total[:-1], expected, rtol=1e-9, atol=1e-15)
     assert abs(balance.cosine[-1] - evaluated.cosine[-1]) > 1e-3
-    W = net[0].weight.detach()
-    assert abs(float((gradient_of(net[0].weight) * W).sum())) < 1e-9  # a batch norm does not see how long a weight is
+    assert (
+        abs(float((gradient_of(first.weight) * first.weight.detach()).sum())) < 1e-9
+    )  # a batch norm does not see how long a weight is
     assert balance.decay_cosine[0] == pytest.approx(0, abs=1e-9)
 
 
