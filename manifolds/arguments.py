@@ -70,7 +70,7 @@ def _arrays(function: Callable[..., object], args: tuple[object, ...], kwargs: M
 
 
 def _is_matrix(parameter: Parameter) -> bool:
-    return parameter.annotation is ArrayT or parameter.annotation is Array
+    return getattr(parameter.annotation, "__origin__", parameter.annotation) in (ArrayT, Array)  # with axes or without
 
 
 def _argument(function: Callable[..., object], args: tuple[object, ...], kwargs: Mapping[str, object], name: str) -> Any:

@@ -1,7 +1,11 @@
-"""What a type checker knows of an array: the operations that numpy's arrays and torch's tensors have in common."""
+"""What a type checker knows of an array, the operations that numpy and torch have in common, and what a reader: its axes.
+
+Types of arrays name their axes in the letters of docs/notation.md, as jaxtyping does: "..." are any leading batch axes, "" none.
+A type checker sees the array alone; a reader, and `typing.get_type_hints(f, include_extras=True)`, see the axes.
+"""
 
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol, TypeVar
+from typing import Annotated, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -80,3 +84,13 @@ class Array(Protocol):
 
 ArrayT_co = TypeVar("ArrayT_co", bound=Array, covariant=True)  # of a value that holds arrays
 ArrayT = TypeVar("ArrayT", bound=Array)  # numpy's or torch's, the same throughout a signature
+
+Columns = Annotated[ArrayT, "... P n"]  # X, its tangent vectors and gradients: one column an example, in class blocks
+ClassColumns = Annotated[ArrayT, "... P C"]  # one column a class: class means, class sums
+RowProducts = Annotated[ArrayT, "... P P"]  # of the rows of X: Sigma_W, the rate of a rotation Q X
+RangeCoordinates = Annotated[ArrayT, "... P k"]  # F = X G of a form B = G G^T, G (n, k)
+KernelCoordinates = Annotated[ArrayT, "... P m"]  # of X's part in the kernel of a form, of m dimensions
+Labels = Annotated[ArrayT, "n"]
+PerClass = Annotated[ArrayT, "C"]  # counts, priors, biases
+Scalars = Annotated[ArrayT, "..."]
+Number = Annotated[ArrayT, ""]

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, RankDeficient, array_like, namespace
+from manifolds.array import Array, ArrayT, ClassColumns, Columns, Labels, PerClass
+from manifolds.linalg import RankDeficient, array_like, namespace
 from manifolds.local_columns import LocalColumns
 from manifolds.representation import short_repr
 
@@ -51,7 +52,7 @@ class ClassLayout(LocalColumns):
         return cls((N,) * C)
 
     @classmethod
-    def of_labels(cls, labels: Sequence[int] | np.ndarray) -> "ClassLayout":
+    def of_labels(cls, labels: Sequence[int] | Labels[np.ndarray]) -> "ClassLayout":
         """The layout of columns whose classes are `labels` (n,), 0..C-1 in class blocks.
 
         Raises ValueError for other labels, for a class that is missing, and for the first column out of order, with the way out.
@@ -100,16 +101,16 @@ class ClassLayout(LocalColumns):
         return self.sizes[0]
 
     @property
-    def priors(self) -> np.ndarray:
+    def priors(self) -> PerClass[np.ndarray]:
         """pi_c = n_c / n. (C,)"""
         return np.asarray(self.sizes, dtype=np.float64) / self.n
 
     @property
-    def labels(self) -> np.ndarray:
+    def labels(self) -> Labels[np.ndarray]:
         """Class of every column. (n,)"""
         return np.repeat(np.arange(self.C), self.sizes)
 
-    def means(self, X: ArrayT) -> ArrayT:
+    def means(self, X: Columns[ArrayT]) -> ClassColumns[ArrayT]:
         """Class means. (..., P, n) -> (..., P, C)"""
         self.check_columns(X)
         if isinstance(X, np.ndarray):
@@ -120,7 +121,7 @@ class ClassLayout(LocalColumns):
         xp = namespace(X)
         return xp.stack([block.mean(-1) for block in xp.split(X, self.sizes, dim=-1)], -1)
 
-    def spread(self, M: ArrayT) -> ArrayT:
+    def spread(self, M: ClassColumns[ArrayT]) -> Columns[ArrayT]:
         """M Y: the class means repeated over their examples. (..., P, C) -> (..., P, n)"""
         xp = namespace(M)
         if isinstance(M, np.ndarray):
@@ -149,41 +150,41 @@ class ClassLayout(LocalColumns):
         """n, which makes the metric of that form the Frobenius one."""
         return float(self.n)
 
-    def apply(self, X: ArrayT) -> ArrayT:
+    def apply(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """X C_M = D / n. (..., P, n)"""
         return self.deviations(X) / self.n
 
-    def range_coordinates(self, X: ArrayT) -> ArrayT:
+    def range_coordinates(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """D / sqrt(n). (..., P, n) -> (..., P, n)"""
         return self.deviations(X) / self.n**0.5
 
-    def kernel_coordinates(self, X: ArrayT) -> ArrayT:
+    def kernel_coordinates(self, X: Columns[ArrayT]) -> ClassColumns[ArrayT]:
         """M diag(sqrt(n_c)). (..., P, n) -> (..., P, C)"""
         return self.rest_coordinates(X)
 
-    def combine(self, F: ArrayT, K: ArrayT) -> ArrayT:
+    def combine(self, F: Columns[ArrayT], K: ClassColumns[ArrayT]) -> Columns[ArrayT]:
         """sqrt(n) F + K diag(1 / sqrt(n_c)) Y. (..., P, n), (..., P, C) -> (..., P, n)"""
         D, sizes = F * self.n**0.5, self._class_sizes(K)
         return self.deviations(D) + self.spread(K / sizes**0.5)
 
-    def range_gradient(self, E: ArrayT) -> ArrayT:
+    def range_gradient(self, E: Columns[ArrayT]) -> Columns[ArrayT]:
         """sqrt(n) times the deviations of E. (..., P, n) -> (..., P, n)"""
         return self.deviations(E) * self.n**0.5
 
-    def rest(self, X: ArrayT) -> ArrayT:
+    def rest(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """X_M = M Y, the class means repeated. (..., P, n) -> (..., P, n)"""
         return self.spread(self.means(X))
 
-    def rest_coordinates(self, X: ArrayT) -> ArrayT:
+    def rest_coordinates(self, X: Columns[ArrayT]) -> ClassColumns[ArrayT]:
         """M diag(sqrt(n_c)). (..., P, n) -> (..., P, C)"""
         return self._weighted(self.means(X))
 
-    def parts(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def parts(self, X: Columns[ArrayT]) -> tuple[Columns[ArrayT], ClassColumns[ArrayT]]:
         """D and M diag(sqrt(n_c)), for one look at the means. (..., P, n), (..., P, C)"""
         D, M = self.deviations_and_means(X)
         return D, self._weighted(M)
 
-    def deviations_and_means(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def deviations_and_means(self, X: Columns[ArrayT]) -> tuple[Columns[ArrayT], ClassColumns[ArrayT]]:
         """D and M, for one look at the means. (..., P, n), (..., P, C)"""
         M = self.means(X)
         if self.balanced:
@@ -193,15 +194,15 @@ class ClassLayout(LocalColumns):
     def _weighted(self, M: ArrayT) -> ArrayT:
         return M * (self.N**0.5 if self.balanced else namespace(M).sqrt(self._class_sizes(M)))
 
-    def sums(self, X: ArrayT) -> ArrayT:
+    def sums(self, X: Columns[ArrayT]) -> ClassColumns[ArrayT]:
         """X Y^T, the class sums. (..., P, n) -> (..., P, C)"""
         return self.total(self.means(X))
 
-    def total(self, M: ArrayT) -> ArrayT:
+    def total(self, M: ClassColumns[ArrayT]) -> ClassColumns[ArrayT]:
         """Class sums from class means. (..., P, C) -> (..., P, C)"""
         return M * self._class_sizes(M)
 
-    def per_class(self, sums: ArrayT) -> ArrayT:
+    def per_class(self, sums: ClassColumns[ArrayT]) -> ClassColumns[ArrayT]:
         """Class means from class sums. (..., P, C) -> (..., P, C)"""
         return sums / self._class_sizes(sums)
 
@@ -209,11 +210,11 @@ class ClassLayout(LocalColumns):
         """n_c as a number, or with the dtype and device of X. (C,)"""
         return self.N if self.balanced else array_like(self.sizes, X)
 
-    def deviations(self, X: ArrayT) -> ArrayT:
+    def deviations(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """D = X - M Y = n X C_M. (..., P, n) -> (..., P, n)"""
         return self.deviations_and_means(X)[0]
 
-    def add_to_means(self, X: ArrayT, dM: ArrayT) -> ArrayT:
+    def add_to_means(self, X: Columns[ArrayT], dM: ClassColumns[ArrayT]) -> Columns[ArrayT]:
         """X + dM Y written into X itself: one read and one write of X, no second X. X (..., P, n), dM (..., P, C)"""
         self.check_columns(X)
         if self.balanced:
@@ -222,13 +223,11 @@ class ClassLayout(LocalColumns):
             blocks = array.reshape(shape) if namespace(X) is np else array.view(shape)
             blocks += dM[..., None]
             return X
-        start = 0
-        for c, size in enumerate(self.sizes):
+        for c, (start, size) in enumerate(zip(self._starts.tolist(), self.sizes, strict=True)):
             X[..., start : start + size] += dM[..., c : c + 1]
-            start += size
         return X
 
-    def with_means(self, D: ArrayT, dM: ArrayT) -> ArrayT:
+    def with_means(self, D: Columns[ArrayT], dM: ClassColumns[ArrayT]) -> Columns[ArrayT]:
         """D + dM Y for a D of the caller's own, written into D unless torch is recording for a derivative. D (..., P, n)"""
         in_place = namespace(D) is np or not namespace(D).is_grad_enabled()
         return self.add_to_means(D, dM) if in_place else D + self.spread(dM)
@@ -244,7 +243,7 @@ class ClassLayout(LocalColumns):
                 "examples a class, fewer features, or the reduction to the range of Sigma_W"
             )
 
-    def check_columns(self, X: Array) -> None:
+    def check_columns(self, X: Columns[Array]) -> None:
         """Raise ValueError where X (..., P, n) has another number of columns than the layout."""
         if X.shape[-1] != self.n:
             raise ValueError(f"X has {X.shape[-1]} columns but the class sizes sum to {self.n}: X is (..., P, n) in class blocks")

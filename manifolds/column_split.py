@@ -5,7 +5,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from manifolds.linalg import ArrayT, namespace
+from manifolds.array import ArrayT, ClassColumns, Columns, KernelCoordinates
+from manifolds.linalg import namespace
 from manifolds.local_columns import LocalColumns
 
 
@@ -17,19 +18,19 @@ class Centering(Protocol):
         """The scale of the constraint D D^T = n I."""
         ...
 
-    def deviations(self, X: ArrayT) -> ArrayT:
+    def deviations(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """D, the orthogonal projection of X on the centred rows. (..., P, n) -> (..., P, n)"""
         ...
 
-    def rest(self, X: ArrayT) -> ArrayT:
+    def rest(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """X_M = X - D. (..., P, n) -> (..., P, n)"""
         ...
 
-    def rest_coordinates(self, X: ArrayT) -> ArrayT:
+    def rest_coordinates(self, X: Columns[ArrayT]) -> ClassColumns[ArrayT]:
         """X_M in an orthonormal basis of its rows. (..., P, n) -> (..., P, C)"""
         ...
 
-    def parts(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def parts(self, X: Columns[ArrayT]) -> tuple[Columns[ArrayT], ClassColumns[ArrayT]]:
         """`deviations` and `rest_coordinates`. (..., P, n), (..., P, C)"""
         ...
 
@@ -42,19 +43,19 @@ class MeanSplit(Centering, Protocol):
         """The rows that D can have at most, linearly independent."""
         ...
 
-    def means(self, X: ArrayT) -> ArrayT:
+    def means(self, X: Columns[ArrayT]) -> ClassColumns[ArrayT]:
         """M. (..., P, n) -> (..., P, C)"""
         ...
 
-    def deviations_and_means(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def deviations_and_means(self, X: Columns[ArrayT]) -> tuple[Columns[ArrayT], ClassColumns[ArrayT]]:
         """`deviations` and `means`. (..., P, n), (..., P, C)"""
         ...
 
-    def spread(self, M: ArrayT) -> ArrayT:
+    def spread(self, M: ClassColumns[ArrayT]) -> Columns[ArrayT]:
         """The X_M of these coordinates. (..., P, C) -> (..., P, n)"""
         ...
 
-    def with_means(self, D: ArrayT, dM: ArrayT) -> ArrayT:
+    def with_means(self, D: Columns[ArrayT], dM: ClassColumns[ArrayT]) -> Columns[ArrayT]:
         """D + spread(dM) for a D of the caller's own, which may be written on. (..., P, n)"""
         ...
 
@@ -66,7 +67,7 @@ class MeanSplit(Centering, Protocol):
         """A sum over the columns at hand, such as D D^T, over all columns: itself, unless some columns lie elsewhere."""
         ...
 
-    def gathered(self, D: ArrayT) -> ArrayT:
+    def gathered(self, D: Columns[ArrayT]) -> ArrayT:
         """Columns whose product with their transpose is D D^T over all columns: D, unless some columns lie elsewhere."""
         ...
 
@@ -79,33 +80,33 @@ class SplitColumns(LocalColumns):
     n: float
     rank: int
 
-    def deviations(self, X: ArrayT) -> ArrayT:
+    def deviations(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """[D, 0]. (..., P, k + m)"""
         if X.shape[-1] == self.split:
             return X
         return namespace(X).concat([X[..., : self.split], 0 * X[..., self.split :]], -1)
 
-    def rest(self, X: ArrayT) -> ArrayT:
+    def rest(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """[0, K]. (..., P, k + m)"""
         return namespace(X).concat([0 * X[..., : self.split], X[..., self.split :]], -1)
 
-    def rest_coordinates(self, X: ArrayT) -> ArrayT:
+    def rest_coordinates(self, X: Columns[ArrayT]) -> KernelCoordinates[ArrayT]:
         """K. (..., P, m)"""
         return X[..., self.split :]
 
-    def parts(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def parts(self, X: Columns[ArrayT]) -> tuple[Columns[ArrayT], KernelCoordinates[ArrayT]]:
         """[D, 0] and K."""
         return self.deviations(X), self.rest_coordinates(X)
 
-    def means(self, X: ArrayT) -> ArrayT:
+    def means(self, X: Columns[ArrayT]) -> KernelCoordinates[ArrayT]:
         """K: what the constraint does not see. (..., P, m)"""
         return X[..., self.split :]
 
-    def deviations_and_means(self, X: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def deviations_and_means(self, X: Columns[ArrayT]) -> tuple[Columns[ArrayT], KernelCoordinates[ArrayT]]:
         """[D, 0] and K."""
         return self.parts(X)
 
-    def spread(self, M: ArrayT) -> ArrayT:
+    def spread(self, M: KernelCoordinates[ArrayT]) -> Columns[ArrayT]:
         """[0, M]. (..., P, k + m)"""
         xp = namespace(M)
         array: Any = M
@@ -113,7 +114,7 @@ class SplitColumns(LocalColumns):
         zero = np.zeros(shape, M.dtype) if xp is np else array.new_zeros(shape)
         return xp.concat([zero, M], -1)
 
-    def with_means(self, D: ArrayT, dM: ArrayT) -> ArrayT:
+    def with_means(self, D: Columns[ArrayT], dM: KernelCoordinates[ArrayT]) -> Columns[ArrayT]:
         """D + [0, dM]. (..., P, k + m)"""
         return namespace(D).concat([D[..., : self.split], D[..., self.split :] + dM], -1)
 

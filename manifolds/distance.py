@@ -7,19 +7,30 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 
+from manifolds.array import Columns, Scalars
 from manifolds.shooting import Shooting
 
 
 class GeodesicMetric(Protocol):
     """What the distance asks of a metric."""
 
-    def shoot(self, X: torch.Tensor, Y: torch.Tensor) -> Shooting: ...
+    def shoot(self, X: Columns[torch.Tensor], Y: Columns[torch.Tensor]) -> Shooting:
+        """The velocity from X to Y with its convergence verdict."""
+        ...
 
-    def norm(self, X: torch.Tensor, U: torch.Tensor) -> torch.Tensor: ...
+    def norm(self, X: Columns[torch.Tensor], U: Columns[torch.Tensor]) -> Scalars[torch.Tensor]:
+        """sqrt(g_X(U, U)). (...)"""
+        ...
 
-    def flat(self, X: torch.Tensor, U: torch.Tensor) -> torch.Tensor: ...
+    def flat(self, X: Columns[torch.Tensor], U: Columns[torch.Tensor]) -> Columns[torch.Tensor]:
+        """The array with <flat(U), V>_F = g_X(U, V) for every V. (..., P, n)"""
+        ...
 
-    def geodesic_transport(self, X: torch.Tensor, U: torch.Tensor, W: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]: ...
+    def geodesic_transport(
+        self, X: Columns[torch.Tensor], U: Columns[torch.Tensor], W: Columns[torch.Tensor]
+    ) -> tuple[Columns[torch.Tensor], Columns[torch.Tensor]]:
+        """exp(X, U), and W carried parallel along that geodesic. (..., P, n) each"""
+        ...
 
 
 class Distance(torch.autograd.Function):

@@ -13,7 +13,8 @@ from typing import Protocol
 
 import numpy as np
 
-from manifolds.linalg import ArrayT, array_like
+from manifolds.array import ArrayT, Columns, KernelCoordinates, RangeCoordinates
+from manifolds.linalg import array_like
 
 
 class SemidefiniteForm(Protocol):
@@ -42,23 +43,23 @@ class SemidefiniteForm(Protocol):
         """s of the metric s <U B, V> + <U_ker, V_ker>."""
         ...
 
-    def apply(self, X: ArrayT) -> ArrayT:
+    def apply(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """X B. (..., P, n)"""
         ...
 
-    def range_coordinates(self, X: ArrayT) -> ArrayT:
+    def range_coordinates(self, X: Columns[ArrayT]) -> RangeCoordinates[ArrayT]:
         """F = X G. (..., P, n) -> (..., P, k)"""
         ...
 
-    def kernel_coordinates(self, X: ArrayT) -> ArrayT:
+    def kernel_coordinates(self, X: Columns[ArrayT]) -> KernelCoordinates[ArrayT]:
         """K, the part of X in the kernel of B in orthonormal coordinates. (..., P, n) -> (..., P, m)"""
         ...
 
-    def combine(self, F: ArrayT, K: ArrayT) -> ArrayT:
+    def combine(self, F: RangeCoordinates[ArrayT], K: KernelCoordinates[ArrayT]) -> Columns[ArrayT]:
         """The X of these coordinates: F G^+ and the kernel's part. (..., P, k), (..., P, m) -> (..., P, n)"""
         ...
 
-    def range_gradient(self, E: ArrayT) -> ArrayT:
+    def range_gradient(self, E: Columns[ArrayT]) -> RangeCoordinates[ArrayT]:
         """E (G^+)^T, the gradient by F from the gradient E by X. (..., P, n) -> (..., P, k)"""
         ...
 
@@ -109,26 +110,26 @@ class WeightedCentering:
         """1."""
         return 1.0
 
-    def apply(self, X: ArrayT) -> ArrayT:
+    def apply(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """(X - X w 1^T) diag(w). (..., P, n)"""
         return self.range_coordinates(X) * self._root(X)
 
-    def range_coordinates(self, X: ArrayT) -> ArrayT:
+    def range_coordinates(self, X: Columns[ArrayT]) -> RangeCoordinates[ArrayT]:
         """(X - X w 1^T) diag(sqrt(w)). (..., P, n)"""
         w = array_like(np.asarray(self.weights), X)
         centred = X - X.mean(-1)[..., None]  # the weighted mean of what is centred already leaves no rounding of a large mean
         return (centred - (centred @ w)[..., None]) * self._root(X)
 
-    def kernel_coordinates(self, X: ArrayT) -> ArrayT:
+    def kernel_coordinates(self, X: Columns[ArrayT]) -> KernelCoordinates[ArrayT]:
         """X 1 / sqrt(n). (..., P, 1)"""
         return X.mean(-1)[..., None] * self.columns**0.5
 
-    def combine(self, F: ArrayT, K: ArrayT) -> ArrayT:
+    def combine(self, F: RangeCoordinates[ArrayT], K: KernelCoordinates[ArrayT]) -> Columns[ArrayT]:
         """F / sqrt(w), its mean moved to that of K. (..., P, n)"""
         X = F / self._root(F)
         return X - X.mean(-1)[..., None] + K / self.columns**0.5
 
-    def range_gradient(self, E: ArrayT) -> ArrayT:
+    def range_gradient(self, E: Columns[ArrayT]) -> RangeCoordinates[ArrayT]:
         """(E - mean) / sqrt(w), less its part along sqrt(w). (..., P, n)"""
         root = self._root(E)
         scaled = (E - E.mean(-1)[..., None]) / root

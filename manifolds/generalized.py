@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from manifolds import normalized_features
+from manifolds.array import Array, ArrayT, Columns, RowProducts, Scalars
 from manifolds.column_split import SplitColumns, check_form_rank
 from manifolds.embedded import curvature, geodesics, logarithm
 from manifolds.forms import SemidefiniteForm
-from manifolds.linalg import Array, ArrayT, array_like, inner, namespace
+from manifolds.linalg import array_like, inner, namespace
 from manifolds.metric import Metric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, as_retraction, nearest_point
@@ -66,24 +67,24 @@ class GeneralizedStiefelMetric(Metric):
         """pi sqrt(s)."""
         return np.pi * self.form.scale**0.5
 
-    def constraint_residual(self, X: ArrayT) -> ArrayT:
+    def constraint_residual(self, X: Columns[ArrayT]) -> Scalars[ArrayT]:
         """||X B X^T - I||_F. (...)"""
         return normalized_features.constraint_residual(*self._split(X))
 
-    def tangency_residual(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+    def tangency_residual(self, X: Columns[ArrayT], Z: Columns[ArrayT]) -> Scalars[ArrayT]:
         """||X B Z^T + Z B X^T||_F. (...)"""
         x, split = self._split(X)
         return normalized_features.tangency_residual(x, self._coordinates(Z), split)
 
     @at_least_float32
-    def nearest_point(self, Z: ArrayT) -> ArrayT:
+    def nearest_point(self, Z: Columns[ArrayT]) -> Columns[ArrayT]:
         """The point nearest to Z in the norm of g: (Z B Z^T)^{-1/2} Z, the kernel's part unchanged. (..., P, n)"""
         self.check_shape(*Z.shape[-2:])
         with _rank_of_the_form():
             return self._point(nearest_point(*self._split(Z)))
 
     @at_least_float32
-    def retract(self, X: ArrayT, U: ArrayT, retraction: Move[ArrayT] | str = "polar") -> ArrayT:
+    def retract(self, X: Columns[ArrayT], U: Columns[ArrayT], retraction: Move[ArrayT] | str = "polar") -> Columns[ArrayT]:
         """R_X(U), by the name of a retraction or a function (z, u, split) of coordinates. (..., P, n)
 
         "polar" is of second order; "cholesky" of first and cheaper; "renormalisation" scales the kernel's part too.
@@ -101,7 +102,7 @@ class GeneralizedStiefelMetric(Metric):
             raise ValueError("the horizontal renormalisation belongs to the bundle metric of a ClassLayout: take 'polar'")
         return move
 
-    def random_point(self, P: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.ndarray:
+    def random_point(self, P: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> Columns[np.ndarray]:
         """F uniform (Haar) on its Stiefel manifold, K standard normal. (*batch, P, n)"""
         self.check_shape(P, self.form.columns)
         form = self.form
@@ -112,58 +113,60 @@ class GeneralizedStiefelMetric(Metric):
         return self.nearest_point(form.combine(left @ right, K))
 
     @at_least_float32
-    def inner(self, X: ArrayT, U: ArrayT, V: ArrayT) -> ArrayT:
+    def inner(self, X: Columns[ArrayT], U: Columns[ArrayT], V: Columns[ArrayT]) -> Scalars[ArrayT]:
         """s <U B, V> + <U_ker, V_ker>. (...)"""
         del X
         u = self._coordinates(U)
         return inner(u, u if V is U else self._coordinates(V))
 
     @at_least_float32
-    def flat(self, X: ArrayT, U: ArrayT) -> ArrayT:
+    def flat(self, X: Columns[ArrayT], U: Columns[ArrayT]) -> Columns[ArrayT]:
         """U M, M = s B + the projection on the kernel. (..., P, n)"""
         del X
         form, K = self.form, self.form.kernel_coordinates(U)
         return form.scale * form.apply(U) + form.combine(0 * form.range_coordinates(U), K)
 
     @at_least_float32
-    def project(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+    def project(self, X: Columns[ArrayT], Z: Columns[ArrayT]) -> Columns[ArrayT]:
         """Z - sym(X B Z^T) X_ran, orthogonal in g. (..., P, n)"""
         x, split = self._split(X)
         return self._point(normalized_features.orthogonal_projection(x, self._coordinates(Z), split))
 
     @at_least_float32
-    def gradient(self, X: ArrayT, G: ArrayT) -> ArrayT:
+    def gradient(self, X: Columns[ArrayT], G: Columns[ArrayT]) -> Columns[ArrayT]:
         """The projection of G M^{-1}: g(gradient, U) = <G, U>_F. (..., P, n)"""
         x, split = self._split(X)
         return self._point(normalized_features.orthogonal_projection(x, self._covector(G), split))
 
     @at_least_float32
-    def hessian(self, X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT) -> ArrayT:
+    def hessian(self, X: Columns[ArrayT], G: Columns[ArrayT], H: Columns[ArrayT], U: Columns[ArrayT]) -> Columns[ArrayT]:
         """Of the Levi-Civita connection of g. (..., P, n)"""
         x, split = self._split(X)
         return self._point(curvature.embedded_hessian(x, self._covector(G), self._covector(H), self._coordinates(U), split))
 
     @at_least_float32
-    def rotation_rate(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+    def rotation_rate(self, X: Columns[ArrayT], Z: Columns[ArrayT]) -> RowProducts[ArrayT]:
         """As for the normalized features, in the coordinates of F and K. (..., P, P)"""
         x, split = self._split(X)
         return rotation_rate(x, self._coordinates(Z), split)
 
     @at_least_float32
-    def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
+    def exp(self, X: Columns[ArrayT], U: Columns[ArrayT]) -> Columns[ArrayT]:
         """Closed form. (..., P, n)"""
         x, split = self._split(X)
         return self._point(geodesics.exp(x, normalized_features.orthogonal_projection(x, self._coordinates(U), split), split))
 
     @at_least_float32
-    def geodesic_transport(self, X: ArrayT, U: ArrayT, W: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def geodesic_transport(
+        self, X: Columns[ArrayT], U: Columns[ArrayT], W: Columns[ArrayT]
+    ) -> tuple[Columns[ArrayT], Columns[ArrayT]]:
         """Closed form. (..., P, n) each"""
         x, split = self._split(X)
         u, w = (normalized_features.orthogonal_projection(x, self._coordinates(Z), split) for Z in (U, W))
         Y, moved = geodesics.geodesic_transport(x, u, w, split)
         return self._point(Y), self._point(moved)
 
-    def shoot(self, X: Array, Y: Array) -> Shooting:
+    def shoot(self, X: Columns[Array], Y: Columns[Array]) -> Shooting:
         """In the span of X and Y; `gap` in the norm of g."""
         x, split = self._split(double(X))
         shooting = logarithm.shoot_log(x, self._coordinates(double(Y)), split)

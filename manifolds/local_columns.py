@@ -1,6 +1,6 @@
 """The sums over columns of X where one process holds them all."""
 
-from manifolds.array import ArrayT
+from manifolds.array import ArrayT, Columns
 
 
 class LocalColumns:
@@ -12,6 +12,6 @@ class LocalColumns:
         """S."""
         return S
 
-    def gathered(self, D: ArrayT) -> ArrayT:
+    def gathered(self, D: Columns[ArrayT]) -> Columns[ArrayT]:
         """D."""
         return D

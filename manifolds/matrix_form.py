@@ -2,11 +2,12 @@
 
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, array_like, as_numpy, namespace
+from manifolds.array import Array, ArrayT, Columns, KernelCoordinates, RangeCoordinates
+from manifolds.linalg import array_like, as_numpy, namespace
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,13 +17,13 @@ class MatrixForm:
     Make it by `of_factor` or `of_matrix`. Numbers are kept in float64 and follow the dtype and device of X.
     """
 
-    basis: np.ndarray
-    sigma: np.ndarray
-    kernel: np.ndarray
+    basis: Annotated[np.ndarray, "n r"]
+    sigma: Annotated[np.ndarray, "r"]
+    kernel: Annotated[np.ndarray, "n m"]
     _cast: dict[Any, tuple[Any, ...]] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def of_factor(cls, G: np.ndarray, tolerance: float | None = None) -> "MatrixForm":
+    def of_factor(cls, G: Annotated[np.ndarray, "n k"], tolerance: float | None = None) -> "MatrixForm":
         """B = G G^T for G (n, k), right to eps cond(G). Singular values up to `tolerance` times the largest count as zero.
 
         `tolerance` is max(n, k) eps unless given. Raises ValueError for another shape, entries that are not real and finite,
@@ -34,7 +35,7 @@ class MatrixForm:
         return cls._of_spectrum(V, values, tolerance)
 
     @classmethod
-    def of_matrix(cls, B: np.ndarray, tolerance: float | None = None) -> "MatrixForm":
+    def of_matrix(cls, B: Annotated[np.ndarray, "n n"], tolerance: float | None = None) -> "MatrixForm":
         """B (n, n) itself; eigenvalues up to `tolerance` times the largest, n eps unless given, count as zero.
 
         Raises ValueError where B is not square, real, finite, symmetric and positive semidefinite to rounding, with the number,
@@ -99,26 +100,26 @@ class MatrixForm:
     def _numbers(self) -> tuple[Any, ...]:
         return self.basis, self.sigma, self.kernel
 
-    def apply(self, X: ArrayT) -> ArrayT:
+    def apply(self, X: Columns[ArrayT]) -> Columns[ArrayT]:
         """X V diag(sigma^2) V^T. (..., P, n)"""
         basis, sigma, _ = self._like(X)
         return (X @ basis * sigma**2) @ basis.mT
 
-    def range_coordinates(self, X: ArrayT) -> ArrayT:
+    def range_coordinates(self, X: Columns[ArrayT]) -> RangeCoordinates[ArrayT]:
         """X V diag(sigma). (..., P, n) -> (..., P, rank)"""
         basis, sigma, _ = self._like(X)
         return X @ basis * sigma
 
-    def kernel_coordinates(self, X: ArrayT) -> ArrayT:
+    def kernel_coordinates(self, X: Columns[ArrayT]) -> KernelCoordinates[ArrayT]:
         """X times the kernel's basis. (..., P, n) -> (..., P, n - rank)"""
         return X @ self._like(X)[2]
 
-    def combine(self, F: ArrayT, K: ArrayT) -> ArrayT:
+    def combine(self, F: RangeCoordinates[ArrayT], K: KernelCoordinates[ArrayT]) -> Columns[ArrayT]:
         """F diag(1 / sigma) V^T + K (kernel)^T. (..., P, n)"""
         basis, sigma, kernel = self._like(F)
         return (F / sigma) @ basis.mT + K @ kernel.mT
 
-    def range_gradient(self, E: ArrayT) -> ArrayT:
+    def range_gradient(self, E: Columns[ArrayT]) -> RangeCoordinates[ArrayT]:
         """E V diag(1 / sigma). (..., P, n) -> (..., P, rank)"""
         basis, sigma, _ = self._like(E)
         return E @ basis / sigma

@@ -6,9 +6,10 @@ Proposition 4's oblique Pi, and the Frobenius-orthogonal P. Half precision is co
 """
 
 from manifolds.arguments import require_class_layout
+from manifolds.array import ArrayT, Columns, RowProducts, Scalars
 from manifolds.class_centering import ClassLayout, whole_number
 from manifolds.column_split import Centering, MeanSplit
-from manifolds.linalg import ArrayT, frobenius_norm, gram, identity_like, symmetrize
+from manifolds.linalg import frobenius_norm, gram, identity_like, symmetrize
 from manifolds.precision import at_least_float32
 from manifolds.roots import SYMMETRIC, whitened
 
@@ -20,19 +21,19 @@ def dimension(layout: ClassLayout, P: int) -> int:
 
 
 @at_least_float32
-def within_covariance(X: ArrayT, layout: MeanSplit) -> ArrayT:
+def within_covariance(X: Columns[ArrayT], layout: MeanSplit) -> RowProducts[ArrayT]:
     """Sigma_W = X C_M X^T = D D^T / n. (..., P, P)"""
     return layout.summed(gram(layout.deviations(X))) / layout.n
 
 
 @at_least_float32
-def constraint_residual(X: ArrayT, layout: MeanSplit) -> ArrayT:
+def constraint_residual(X: Columns[ArrayT], layout: MeanSplit) -> Scalars[ArrayT]:
     """||X C_M X^T - I||_F, zero on the manifold. (...)"""
     return frobenius_norm(within_covariance(X, layout) - identity_like(X, X.shape[-2]))
 
 
 @at_least_float32
-def renormalize(X: ArrayT, layout: MeanSplit) -> ArrayT:
+def renormalize(X: Columns[ArrayT], layout: MeanSplit) -> Columns[ArrayT]:
     """Sigma_W^{-1/2} X, the paper's step back to the manifold along the fibre {S X : S symmetric positive definite}.
 
     (..., P, n) -> (..., P, n), differentiable in torch. Raises ValueError where Sigma_W is not positive definite, with the
@@ -44,7 +45,7 @@ def renormalize(X: ArrayT, layout: MeanSplit) -> ArrayT:
 
 
 @at_least_float32
-def oblique_projection(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
+def oblique_projection(X: Columns[ArrayT], Z: Columns[ArrayT], layout: Centering) -> Columns[ArrayT]:
     """Pi(Z) = Z - 1/2 (X C_M Z^T + Z C_M X^T) X, along the fibre; not self-adjoint in the Frobenius product. (..., P, n)
 
     The differential of `renormalize` at a point of the manifold. Paper: Proposition 4, Lemma 2.
@@ -53,13 +54,13 @@ def oblique_projection(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
 
 @at_least_float32
-def oblique_projection_adjoint(X: ArrayT, W: ArrayT, layout: Centering) -> ArrayT:
+def oblique_projection_adjoint(X: Columns[ArrayT], W: Columns[ArrayT], layout: Centering) -> Columns[ArrayT]:
     """Pi*(W) = W - 1/2 (W X^T + X W^T) X C_M, the Frobenius adjoint of `oblique_projection`. (..., P, n)"""
     return W - symmetrize(W @ X.mT) @ layout.deviations(X) / layout.n
 
 
 @at_least_float32
-def orthogonal_projection(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
+def orthogonal_projection(X: Columns[ArrayT], Z: Columns[ArrayT], layout: Centering) -> Columns[ArrayT]:
     """P(Z) = Z - (n/2) (X C_M Z^T + Z C_M X^T) X C_M, the Frobenius-orthogonal projection on the tangent space. (..., P, n)
 
     The only one of the two that turns an ambient gradient into the gradient of the embedded (Frobenius) metric.
@@ -69,7 +70,7 @@ def orthogonal_projection(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
 
 
 @at_least_float32
-def tangency_residual(X: ArrayT, Z: ArrayT, layout: Centering) -> ArrayT:
+def tangency_residual(X: Columns[ArrayT], Z: Columns[ArrayT], layout: Centering) -> Scalars[ArrayT]:
     """||X C_M Z^T + Z C_M X^T||_F, zero for a tangent Z (corrected Proposition 3). (...)"""
     return 2 * frobenius_norm(_normal_part(layout.deviations(X), Z, layout))
 

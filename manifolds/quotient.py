@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from manifolds.linalg import Array, ArrayT, frobenius_norm
+from manifolds.array import Array, ArrayT, Columns, RowProducts, Scalars
+from manifolds.linalg import frobenius_norm
 from manifolds.metric import Metric
 from manifolds.retractions import Move, Retraction
 from manifolds.shooting import Shooting
@@ -48,11 +49,11 @@ class QuotientMetric(Metric):
         """That of the manifold."""
         return self.metric.typical_distance(P)
 
-    def constraint_residual(self, X: ArrayT) -> ArrayT:
+    def constraint_residual(self, X: Columns[ArrayT]) -> Scalars[ArrayT]:
         """That of the manifold. (...)"""
         return self.metric.constraint_residual(X)
 
-    def tangency_residual(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+    def tangency_residual(self, X: Columns[ArrayT], Z: Columns[ArrayT]) -> Scalars[ArrayT]:
         """That of the manifold and ||Omega||_F of the part Omega X along the orbit: zero for a horizontal Z. (...)"""
         return self.metric.tangency_residual(X, Z) + frobenius_norm(self.rotation_rate(X, Z))
 
@@ -65,49 +66,51 @@ class QuotientMetric(Metric):
             )
         return move
 
-    def retract(self, X: ArrayT, U: ArrayT, retraction: Move[ArrayT] | str) -> ArrayT:
+    def retract(self, X: Columns[ArrayT], U: Columns[ArrayT], retraction: Move[ArrayT] | str) -> Columns[ArrayT]:
         """That of the manifold. (..., P, n). Raises ValueError where the step loses rank."""
         return self.metric.retract(X, U, self.as_retraction(retraction))
 
-    def random_point(self, P: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> np.ndarray:
+    def random_point(self, P: int, rng: np.random.Generator, batch: tuple[int, ...] = ()) -> Columns[np.ndarray]:
         """One of the manifold. (*batch, P, n)"""
         return self.metric.random_point(P, rng, batch)
 
-    def rotation_rate(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+    def rotation_rate(self, X: Columns[ArrayT], Z: Columns[ArrayT]) -> RowProducts[ArrayT]:
         """That of the manifold. (..., P, P)"""
         return self.metric.rotation_rate(X, Z)
 
-    def inner(self, X: ArrayT, U: ArrayT, V: ArrayT) -> ArrayT:
+    def inner(self, X: Columns[ArrayT], U: Columns[ArrayT], V: Columns[ArrayT]) -> Scalars[ArrayT]:
         """That of the manifold. (...)"""
         return self.metric.inner(X, U, V)
 
-    def flat(self, X: ArrayT, U: ArrayT) -> ArrayT:
+    def flat(self, X: Columns[ArrayT], U: Columns[ArrayT]) -> Columns[ArrayT]:
         """That of the manifold. (..., P, n)"""
         return self.metric.flat(X, U)
 
-    def project(self, X: ArrayT, Z: ArrayT) -> ArrayT:
+    def project(self, X: Columns[ArrayT], Z: Columns[ArrayT]) -> Columns[ArrayT]:
         """The manifold's projection of Z, less its part along the orbit. (..., P, n)"""
         # of Z itself: Z less its projection has no part along the orbit, and the projection is rounded to eps |U|, where the
         # fibre's S X has the size of the class means; times X that rounding would grow to eps |U| |X|, without U's cancelling
         return self.metric.project(X, Z) - self.rotation_rate(X, Z) @ X
 
-    def gradient(self, X: ArrayT, G: ArrayT) -> ArrayT:
+    def gradient(self, X: Columns[ArrayT], G: Columns[ArrayT]) -> Columns[ArrayT]:
         """The horizontal part of the manifold's, which for a loss that sees no rotation is the whole. (..., P, n)"""
         return self.project(X, self.metric.gradient(X, G))
 
-    def hessian(self, X: ArrayT, G: ArrayT, H: ArrayT, U: ArrayT) -> ArrayT:
+    def hessian(self, X: Columns[ArrayT], G: Columns[ArrayT], H: Columns[ArrayT], U: Columns[ArrayT]) -> Columns[ArrayT]:
         """The horizontal part of the manifold's along the horizontal U. (..., P, n)"""
         return self.project(X, self.metric.hessian(X, G, H, U))
 
-    def exp(self, X: ArrayT, U: ArrayT) -> ArrayT:
+    def exp(self, X: Columns[ArrayT], U: Columns[ArrayT]) -> Columns[ArrayT]:
         """The geodesic of the horizontal part of U, horizontal all along. (..., P, n)"""
         return self.metric.exp(X, self.project(X, U))
 
-    def geodesic_transport(self, X: ArrayT, U: ArrayT, W: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def geodesic_transport(
+        self, X: Columns[ArrayT], U: Columns[ArrayT], W: Columns[ArrayT]
+    ) -> tuple[Columns[ArrayT], Columns[ArrayT]]:
         """Raises NotImplementedError."""
         raise NotImplementedError("parallel transport of a quotient is not the manifold's: take `transport`, by projection")
 
-    def shoot(self, X: Array, Y: Array) -> Shooting:
+    def shoot(self, X: Columns[Array], Y: Columns[Array]) -> Shooting:
         """Raises NotImplementedError."""
         raise NotImplementedError(
             "log and dist between orbits are not implemented; dist before the quotient, on the manifold, is an upper bound"

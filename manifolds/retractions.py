@@ -15,16 +15,17 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from manifolds.array import ArrayT, Columns
 from manifolds.bundle.connection import horizontal
 from manifolds.column_split import MeanSplit
-from manifolds.linalg import ArrayT, gram, identity_like, namespace, symmetrize
+from manifolds.linalg import gram, identity_like, namespace, symmetrize
 from manifolds.matrix_functions import sylvester_congruence
 from manifolds.precision import at_least_float32
 from manifolds.roots import SYMMETRIC, TRIANGULAR, Root, whitened
 from manifolds.spectral import check_positive_definite
 
-Move = Callable[[ArrayT, ArrayT, MeanSplit], ArrayT]  # (X, U, layout) -> point
-Inverse = Callable[[Any, Any, MeanSplit], Any]  # (X, Y, layout) -> the U that goes from X to Y
+Move = Callable[[Columns[ArrayT], Columns[ArrayT], MeanSplit], Columns[ArrayT]]  # (X, U, layout) -> point
+Inverse = Callable[[Columns[Any], Columns[Any], MeanSplit], Columns[Any]]  # (X, Y, layout) -> the U that goes from X to Y
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,18 @@ class Retraction:
     lifts: bool = False  # whether U is replaced by Hor U
     _inverse: Inverse | None = None
 
-    def __call__(self, X: ArrayT, U: ArrayT, layout: MeanSplit) -> ArrayT:
+    def __call__(self, X: Columns[ArrayT], U: Columns[ArrayT], layout: MeanSplit) -> Columns[ArrayT]:
         """The point R_X(U). (..., P, n). Raises ValueError where the step loses rank and where n - C < P."""
         return _move(X, U, layout, self)
 
-    def derivative(self, X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit) -> ArrayT:
+    def derivative(self, X: Columns[ArrayT], U: Columns[ArrayT], W: Columns[ArrayT], layout: MeanSplit) -> Columns[ArrayT]:
         """d/ds R_X(U + s W) at s = 0, tangent at R_X(U), linear in W. (..., P, n). Raises ValueError where the step loses rank.
 
         A dZ + dA Z with dS = 2 sym(D dZ^T) / n.  [Absil, Mahony and Sepulchre 2008, Section 8.1.4]
         """
         return _retraction_derivative(X, U, W, layout, self)
 
-    def inverse(self, X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
+    def inverse(self, X: Columns[ArrayT], Y: Columns[ArrayT], layout: MeanSplit) -> Columns[ArrayT]:
         """The tangent U at X with R_X(U) = Y. (..., P, n). Raises ValueError where no closed form is known or Y is too far."""
         if self._inverse is None:
             raise ValueError(f"the inverse of {self.name} has no closed form here: take that of polar or renormalisation, or log")
@@ -81,7 +82,7 @@ def _retraction_derivative(X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit, r
 
 
 @at_least_float32
-def nearest_point(Z: ArrayT, layout: MeanSplit) -> ArrayT:
+def nearest_point(Z: Columns[ArrayT], layout: MeanSplit) -> Columns[ArrayT]:
     """The point nearest to Z in the Frobenius norm: S^{-1/2} D on the deviations D of Z, S = D D^T / n, and Z's means.
 
     (..., P, n) -> (..., P, n). Raises ValueError where S is singular (the nearest point is not unique) and where n - C < P.
@@ -91,7 +92,7 @@ def nearest_point(Z: ArrayT, layout: MeanSplit) -> ArrayT:
 
 
 @at_least_float32
-def inverse_renormalisation(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
+def inverse_renormalisation(X: Columns[ArrayT], Y: Columns[ArrayT], layout: MeanSplit) -> Columns[ArrayT]:
     """The tangent U at X with renormalisation(X, U) = Y: U = S Y - X, S K + K^T S = 2 I, K = Y C_M X^T. (..., P, n)
 
     Exists for Y near X; raises ValueError where S is not positive definite, with its smallest eigenvalue.
@@ -100,7 +101,7 @@ def inverse_renormalisation(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
 
 
 @at_least_float32
-def inverse_polar_retraction(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
+def inverse_polar_retraction(X: Columns[ArrayT], Y: Columns[ArrayT], layout: MeanSplit) -> Columns[ArrayT]:
     """The tangent U at X with polar_retraction(X, U) = Y: S D_Y - D_X on deviations, the difference on means. (..., P, n)
 
     S K + K^T S = 2 I with K = D_Y D_X^T / n. Exists for Y near X; raises ValueError where S is not positive definite.

@@ -3,12 +3,13 @@
 import numpy as np
 
 from manifolds.arguments import require_class_layout
+from manifolds.array import Columns
 from manifolds.class_centering import ClassLayout, whole_number
 from manifolds.retractions import nearest_point
 from manifolds.rng import RNG, generator_of
 
 
-def random_point(layout: ClassLayout, P: int, rng: RNG, batch: tuple[int, ...] = ()) -> np.ndarray:
+def random_point(layout: ClassLayout, P: int, rng: RNG, batch: tuple[int, ...] = ()) -> Columns[np.ndarray]:
     """Deviations uniform (Haar) on their Stiefel manifold, class means standard normal: the means are unbounded. (*batch, P, n)
 
     `rng` is a generator that is drawn from, a seed, or None for fresh entropy.

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.array import Array, Columns, Scalars
 from manifolds.column_split import MeanSplit
-from manifolds.linalg import Array, array_like, as_numpy, namespace
+from manifolds.linalg import array_like, as_numpy, namespace
 from manifolds.representation import short_repr
 
 MEMORY = 6  # velocities that Anderson's acceleration looks back on
@@ -31,11 +32,11 @@ class Shooting:
     it bounds the distance from above. No shots were fired where the ends lie in two components: there the gap is infinite.
     """
 
-    vector: Any
-    gap: np.ndarray
-    shots: np.ndarray
-    converged: np.ndarray
-    minimising: np.ndarray
+    vector: Columns[Any]
+    gap: Scalars[np.ndarray]
+    shots: Scalars[np.ndarray]
+    converged: Scalars[np.ndarray]
+    minimising: Scalars[np.ndarray]
     __repr__ = short_repr
 
     def require(self) -> "Shooting":

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
+from manifolds.array import Array, ArrayT, Columns, Number
 from manifolds.class_centering import ClassLayout
-from manifolds.linalg import Array, ArrayT, detached, identity_like, is_on_cpu, namespace, symmetrize
+from manifolds.linalg import detached, identity_like, is_on_cpu, namespace, symmetrize
 from manifolds.metrics import LayoutMetric
 from manifolds.precision import at_least_float32
 from manifolds.retractions import Move, Retraction, as_retraction, nearest_point, polar_retraction
@@ -36,14 +37,14 @@ MeanVelocity = Callable[[Any, Any], Any]  # (class means of X, class sums of G) 
 
 @at_least_float32
 def gradient_step(
-    X: ArrayT,
-    G: ArrayT,
-    eta: float | Array,
+    X: Columns[ArrayT],
+    G: Columns[ArrayT],
+    eta: float | Number[Array],
     metric: LayoutMetric,
     retraction: Move[ArrayT] | str = polar_retraction,
     *,
-    out: ArrayT | None = None,
-) -> ArrayT:
+    out: Columns[ArrayT] | None = None,
+) -> Columns[ArrayT]:
     """retraction(X, -eta metric.gradient(X, G), layout), one Riemannian gradient step from the ambient gradient G. (..., P, n)
 
     Fused for `polar_retraction`, `renormalisation` and `cholesky_retraction`; two calls for any other and for small arrays.
@@ -51,21 +52,23 @@ def gradient_step(
     """
     layout, move = metric.layout, as_retraction(retraction)
 
-    def plain(X: ArrayT, G: ArrayT, eta: Any) -> ArrayT:
+    def plain(X: Columns[ArrayT], G: Columns[ArrayT], eta: Any) -> Columns[ArrayT]:
         return move(X, -eta * metric.gradient(X, G), layout)
 
     return fused_step(plain, X, G, eta, layout, metric.mean_gradient, move, project=True, out=out)
 
 
 @at_least_float32
-def projected_step(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric, *, out: ArrayT | None = None) -> ArrayT:
+def projected_step(
+    X: Columns[ArrayT], G: Columns[ArrayT], eta: float, metric: LayoutMetric, *, out: Columns[ArrayT] | None = None
+) -> Columns[ArrayT]:
     """The nearest point to X - eta G, its means moved by the metric's gradient: projected gradient descent. (..., P, n)
 
     Its derivative by eta at 0 is -metric.gradient(X, G), since P is the derivative of the nearest point: to first order in eta it
     equals `gradient_step`, and needs no D G^T. Raises ValueError where the step loses rank.  [Absil and Malick 2012]
     """
 
-    def plain(X: ArrayT, G: ArrayT, eta: Any) -> ArrayT:
+    def plain(X: Columns[ArrayT], G: Columns[ArrayT], eta: Any) -> Columns[ArrayT]:
         return _projected(X, G, eta, metric)
 
     return fused_step(plain, X, G, eta, metric.layout, metric.mean_gradient, polar_retraction, project=False, out=out)
@@ -81,15 +84,15 @@ def _projected(X: ArrayT, G: ArrayT, eta: float, metric: LayoutMetric) -> ArrayT
 
 def fused_step(
     plain: Callable[[ArrayT, ArrayT, float | Array], ArrayT],
-    X: ArrayT,
-    G: ArrayT,
-    eta: float | Array,
+    X: Columns[ArrayT],
+    G: Columns[ArrayT],
+    eta: float | Number[Array],
     layout: ClassLayout,
     velocity: MeanVelocity,
     retraction: Move[ArrayT],
     project: bool,
-    out: ArrayT | None,
-) -> ArrayT:
+    out: Columns[ArrayT] | None,
+) -> Columns[ArrayT]:
     """`plain` (X, G, eta), the maps one after another, or the same step of large arrays in blocks of columns. (..., P, n)"""
     _check_out(out, X, G)
     if project and out is not None and _may_share_memory(out, X):

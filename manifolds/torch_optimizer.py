@@ -5,10 +5,12 @@ from typing import Any
 
 import torch
 
+from manifolds.array import Columns
 from manifolds.geoopt import EmbeddedNormalizedFeatures, NormalizedFeatures
 
 FeatureManifold = NormalizedFeatures | EmbeddedNormalizedFeatures
-StepRule = Callable[[FeatureManifold, torch.Tensor, torch.Tensor, float], torch.Tensor]
+
+StepRule = Callable[[FeatureManifold, Columns[torch.Tensor], Columns[torch.Tensor], float], Columns[torch.Tensor]]
 
 
 def gradient_rule(manifold: FeatureManifold, x: torch.Tensor, gradient: torch.Tensor, lr: float) -> torch.Tensor:

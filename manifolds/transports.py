@@ -4,12 +4,14 @@ X, U, W are (..., P, n), numpy or torch. Equals parallel transport to first orde
 [Absil, Mahony and Sepulchre 2008, Section 8.1.4]
 """
 
+from manifolds.array import ArrayT, Columns
 from manifolds.column_split import MeanSplit
-from manifolds.linalg import ArrayT
 from manifolds.retractions import RETRACTIONS, Move, Retraction, as_retraction
 
 
-def differentiated_transport(X: ArrayT, U: ArrayT, W: ArrayT, layout: MeanSplit, retraction: Move[ArrayT] | str) -> ArrayT:
+def differentiated_transport(
+    X: Columns[ArrayT], U: Columns[ArrayT], W: Columns[ArrayT], layout: MeanSplit, retraction: Move[ArrayT] | str
+) -> Columns[ArrayT]:
     """D R_X(U)[W] for R = `retraction`, one of the four of `manifolds.retractions` or its name. (..., P, n)
 
     Raises ValueError for another retraction and where the step loses rank.

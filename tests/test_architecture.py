@@ -325,6 +325,40 @@ def test_modules_are_short_and_public_names_are_documented() -> None:
                 assert ast.get_docstring(node), f"{name(path)}: {node.name} has no docstring"
 
 
+DESCRIBED_BY_CLASS = {"Array": "the operations that numpy and torch have in common", "Processes": "their number and this one's"}
+
+
+def classes_of(tree: ast.Module) -> dict[str, ast.ClassDef]:
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+def undocumented_methods(tree: ast.Module, others: dict[str, ast.ClassDef]) -> list[str]:
+    """Public methods of public classes that have no docstring, of their own or of a base class, which may be among `others`."""
+    classes = others | classes_of(tree)
+
+    def documented(cls: ast.ClassDef, method: str) -> bool:
+        own = [node for node in cls.body if isinstance(node, ast.FunctionDef) and node.name == method]
+        bases = [classes[base] for base in map(ast.unparse, cls.bases) if base in classes]
+        return any(map(ast.get_docstring, own)) or any(documented(base, method) for base in bases)
+
+    public = [cls for cls in classes_of(tree).values() if not cls.name.startswith("_") and cls.name not in DESCRIBED_BY_CLASS]
+    methods = [(cls, node.name) for cls in public for node in cls.body if isinstance(node, ast.FunctionDef)]
+    return [f"{cls.name}.{method}" for cls, method in methods if not method.startswith("_") and not documented(cls, method)]
+
+
+def test_undocumented_methods_are_listed() -> None:
+    base = "class A:\n    def f(self): 'F.'\n    def g(self): ...\n"
+    code = "class B(A):\n    def f(self): ...\n    def g(self): ...\n    def _h(self): ...\nclass _C:\n    def i(self): ...\n"
+    code += "class D(_C):\n    def i(self): ...\n    @property\n    def j(self): ..."
+    assert undocumented_methods(ast.parse(code), classes_of(ast.parse(base))) == ["B.g", "D.i", "D.j"]
+
+
+def test_public_methods_are_documented() -> None:
+    everywhere = {cls: node for path in MODULES for cls, node in classes_of(tree_of(path)).items()}
+    bare = {name(path): undocumented_methods(tree_of(path), everywhere) for path in MODULES}
+    assert {path: methods for path, methods in bare.items() if methods} == {}
+
+
 ARRAYS = {"X", "U", "Z", "H", "M", "S", "W", "V", "b", "omega", "labels", "features", "means", "gram"}
 
 

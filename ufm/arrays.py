@@ -1,8 +1,9 @@
 """Array types that say their axes, and the one way from a tensor to numpy.
 
 Each is a numpy array or a torch tensor of floating point (labels: integers), and a function returns the kind that it was given.
-A type checker sees `manifolds.linalg.Array`; a reader, and `typing.get_type_hints(f, include_extras=True)`, see the axes.
-The letters are those of docs/notation.md: C classes, n examples, P features, K = min(C - 1, P).
+A type checker sees `manifolds.array.Array`; a reader, and `typing.get_type_hints(f, include_extras=True)`, see the axes.
+The letters are those of docs/notation.md: C classes, n examples, P features, K = min(C - 1, P), T times; "*t" are any axes,
+the same ones wherever they have that name. "..." are leading batch axes, which a function takes only where its types have them.
 """
 
 import sys
@@ -12,6 +13,10 @@ import numpy as np
 
 from manifolds.array import Array as Array
 from manifolds.array import ArrayT as ArrayT
+from manifolds.array import Columns as Columns
+from manifolds.array import Labels as Labels
+from manifolds.array import PerClass as PerClass
+from manifolds.array import Scalars as Scalars
 from manifolds.linalg import as_numpy as as_numpy
 from manifolds.linalg import namespace
 
@@ -20,18 +25,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 Rows = Annotated[ArrayT, "n P"]  # features as a network gives them, one row an example
-Labels = Annotated[ArrayT, "n"]
-Columns = Annotated[ArrayT, "P n"]  # features in class blocks: H, X, and gradients G at them
+FeatureMatrix = Annotated[ArrayT, "P n"]  # features in class blocks: H, X, and gradients G at them
 ClassMeans = Annotated[ArrayT, "P C"]
-PerClass = Annotated[ArrayT, "C"]  # counts, priors, biases
 Covariance = Annotated[ArrayT, "P P"]
 Weights = Annotated[ArrayT, "C P"]  # of a classifier
+ClassGram = Annotated[ArrayT, "C C"]
 FeatureVector = Annotated[ArrayT, "P"]
 SingularValues = Annotated[ArrayT, "... K"]
 RightVectors = Annotated[ArrayT, "... C K"]
 LeftVectors = Annotated[ArrayT, "P K"]
-Scalars = Annotated[ArrayT, "..."]
-
+Times = Annotated[ArrayT, "T"]
+OmegaInTime = Annotated[ArrayT, "T K"]
+RightVectorsInTime = Annotated[ArrayT, "T C K"]
+LeftVectorsInTime = Annotated[ArrayT, "T P K"]
+AnyTimes = Annotated[ArrayT, "*t"]  # any axes: of times, of singular values, and those of the times before those of the values
+Omegas = Annotated[ArrayT, "*omega"]
+OmegaAt = Annotated[ArrayT, "*t *omega"]
+ReducedMeans = Annotated[ArrayT, "m C-1"]  # U^T S Q of the general law
 
 NUMBERED = "np.unique(labels, return_inverse=True)[1] numbers classes that have names"  # the way out where labels are text
 WITHOUT_FLOAT64 = ("mps",)  # types of devices, Apple's, on which torch raises TypeError for a tensor of float64

@@ -15,11 +15,19 @@ class Trial(Protocol):
     """A step tried: its length as a multiple of the direction, the cost at its end, and the slope of the cost there."""
 
     @property
-    def step(self) -> float: ...
+    def step(self) -> float:
+        """The length of the step as a multiple of the direction."""
+        ...
+
     @property
-    def cost(self) -> float: ...
+    def cost(self) -> float:
+        """f at its end."""
+        ...
+
     @property
-    def slope(self) -> float: ...
+    def slope(self) -> float:
+        """The derivative of f along the direction at its end."""
+        ...
 
 
 TrialT = TypeVar("TrialT", bound=Trial)

@@ -20,11 +20,19 @@ class NoisyCase(Protocol):
     """What the features of a case depend on beside its start."""
 
     @property
-    def model(self) -> str: ...
+    def model(self) -> str:
+        """The name of the model that moves the features."""
+        ...
+
     @property
-    def noise(self) -> float: ...
+    def noise(self) -> float:
+        """Relative error of every log omega."""
+        ...
+
     @property
-    def rho(self) -> float: ...
+    def rho(self) -> float:
+        """Correlation of the errors of one epoch and the next."""
+        ...
 
 
 @dataclass(frozen=True, eq=False, repr=False)

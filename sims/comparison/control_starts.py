@@ -14,19 +14,39 @@ class CaseStart(Protocol):
     """What a start depends on."""
 
     @property
-    def C(self) -> int: ...
+    def C(self) -> int:
+        """Number of classes."""
+        ...
+
     @property
-    def P(self) -> int: ...
+    def P(self) -> int:
+        """Number of features."""
+        ...
+
     @property
-    def u(self) -> float: ...
+    def u(self) -> float:
+        """Typical u_j of the start."""
+        ...
+
     @property
-    def growth(self) -> float: ...
+    def growth(self) -> float:
+        """Growth of the geometric mean of omega over the run."""
+        ...
+
     @property
-    def anisotropy(self) -> float: ...
+    def anisotropy(self) -> float:
+        """Spread of the logarithms of the standard deviations within classes."""
+        ...
+
     @property
-    def unequal(self) -> bool: ...
+    def unequal(self) -> bool:
+        """Whether the class sizes differ."""
+        ...
+
     @property
-    def stored(self) -> bool: ...
+    def stored(self) -> bool:
+        """Whether W, b and the layer below are stored."""
+        ...
 
 
 def start_of_case(case: CaseStart, rng: np.random.Generator) -> Entry:

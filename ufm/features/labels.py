@@ -4,10 +4,10 @@ import numpy as np
 
 from manifolds.class_centering import ClassLayout
 from manifolds.rng import RNG
-from ufm.arrays import NUMBERED, Labels, Rows, check_real, check_scale, check_unmasked
+from ufm.arrays import NUMBERED, FeatureMatrix, Labels, PerClass, Rows, check_real, check_scale, check_unmasked
 
 
-def class_blocks(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> tuple[np.ndarray, ClassLayout]:
+def class_blocks(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> tuple[FeatureMatrix[np.ndarray], ClassLayout]:
     """H (P, n) with columns in class blocks, and its layout. features (n, P), labels (n,) with values 0..C-1.
 
     The order inside a class is kept. Raises ValueError for mismatched shapes, NaN or infinite entries, labels that are not
@@ -23,7 +23,7 @@ def class_blocks(features: Rows[np.ndarray], labels: Labels[np.ndarray]) -> tupl
     return np.ascontiguousarray(features[order].T, dtype=native), ClassLayout(tuple(counts.tolist()))
 
 
-def check_counts(counts: np.ndarray) -> None:
+def check_counts(counts: PerClass[np.ndarray]) -> None:
     """Raise ValueError for examples of every class (C,) of fewer than two classes, or where one has none."""
     if len(counts) < 2:
         raise ValueError("all labels are 0: collapse needs at least C = 2 classes")
@@ -63,7 +63,7 @@ def check_whole(labels: Labels[np.ndarray]) -> None:
         raise ValueError(f"labels have dtype {labels.dtype}: integers 0..C-1 are needed; {NUMBERED}")
 
 
-def balance(H: np.ndarray, layout: ClassLayout, rng: RNG) -> tuple[np.ndarray, ClassLayout]:
+def balance(H: FeatureMatrix[np.ndarray], layout: ClassLayout, rng: RNG) -> tuple[FeatureMatrix[np.ndarray], ClassLayout]:
     """A random subsample with equal classes, each of the smallest size. H (P, n) -> (P, C min n_c)"""
     smallest, rng = min(layout.sizes), np.random.default_rng(rng)
     ends = np.cumsum(layout.sizes)

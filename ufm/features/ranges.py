@@ -4,7 +4,7 @@ Nothing is dropped silently: what was left out is counted and returned. numpy or
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 
@@ -12,7 +12,17 @@ from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, epsilon, namespace, symmetrize
 from manifolds.representation import short_repr
 from manifolds.whitening import degenerate_deviation, principal_deviations
-from ufm.arrays import ArrayT, ClassMeans, Columns, Covariance, PerClass, Weights, as_numpy, check_scale, on_device_with_float64
+from ufm.arrays import (
+    ArrayT,
+    ClassMeans,
+    Covariance,
+    FeatureMatrix,
+    PerClass,
+    Weights,
+    as_numpy,
+    check_scale,
+    on_device_with_float64,
+)
 from ufm.features.loss_decomposition import Decomposition, decompose
 from ufm.features.snr import check_layout, deviations_and_means
 from ufm.features.statistics import ClassStatistics
@@ -26,7 +36,7 @@ if TYPE_CHECKING:
 class Reduction:
     """The restriction to the range of Sigma_W: basis (P, r), directions dropped, and the share of ||Mbar||_F^2 along them."""
 
-    basis: np.ndarray
+    basis: Annotated[np.ndarray, "P r"]
     dropped: int
     lost_signal: float
     __repr__ = short_repr
@@ -41,7 +51,7 @@ class Reduction:
         )
 
 
-def reduce_to_range(H: Columns[Array], layout: ClassLayout) -> tuple[np.ndarray, Reduction]:
+def reduce_to_range(H: FeatureMatrix[Array], layout: ClassLayout) -> tuple[Annotated[np.ndarray, "r n"], Reduction]:
     """H in an orthonormal basis of the range of Sigma_W: (P, n) -> (r, n), and what was dropped.
 
     Where the empty directions are rows of H (dead units), the others are taken as they are, to the last bit; any other basis

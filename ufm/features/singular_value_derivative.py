@@ -1,11 +1,11 @@
 """The derivative of the SNR singular values by the features, at a point of the manifold (Lemma 3)."""
 
 from manifolds.class_centering import ClassLayout
-from ufm.arrays import ArrayT, Columns, LeftVectors, RightVectors, SingularValues
+from ufm.arrays import ArrayT, FeatureMatrix, LeftVectors, RightVectors, SingularValues
 
 
 def singular_value_derivative(
-    X: Columns[ArrayT], layout: ClassLayout, U: LeftVectors[ArrayT], omega: SingularValues[ArrayT], V: RightVectors[ArrayT]
+    X: FeatureMatrix[ArrayT], layout: ClassLayout, U: LeftVectors[ArrayT], omega: SingularValues[ArrayT], V: RightVectors[ArrayT]
 ) -> ArrayT:
     """The rows r_j = y_j / N - omega_j x_j C_M of d omega_j = <r_j, dx_j>, for any dX. (K, n)  Paper: Lemma 3
 

@@ -18,7 +18,7 @@ from manifolds.whitening import (
     whiten,
     whiten_once,
 )
-from ufm.arrays import ClassMeans, Columns, LeftVectors, RightVectors, SingularValues, as_numpy, check_real, check_scale
+from ufm.arrays import ClassMeans, FeatureMatrix, LeftVectors, RightVectors, SingularValues, as_numpy, check_real, check_scale
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -64,7 +64,7 @@ def informative_error(precision: float) -> float:
     return max(1e-6, precision**0.5)
 
 
-def snr_spectrum(H: Columns[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
+def snr_spectrum(H: FeatureMatrix[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
     """omega and V of features H (P, n) in class blocks, at the cost of one Sigma_W.
 
     Raises ValueError for a rank-deficient Sigma_W, with the number of empty directions.
@@ -72,7 +72,7 @@ def snr_spectrum(H: Columns[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
     return _decompose(H, layout, triangular_root)
 
 
-def snr(H: Columns[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
+def snr(H: FeatureMatrix[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
     """omega, V and U of features H (P, n) in class blocks. Paper: Definition 2.
 
     Raises ValueError for a rank-deficient Sigma_W, with the number of empty directions.
@@ -80,15 +80,15 @@ def snr(H: Columns[ArrayT], layout: ClassLayout) -> Snr[ArrayT]:
     return _decompose(H, layout, symmetric_root)
 
 
-def renormalized_features(H: Columns[ArrayT], layout: ClassLayout) -> tuple[Columns[ArrayT], Snr[ArrayT]]:
+def renormalized_features(H: FeatureMatrix[ArrayT], layout: ClassLayout) -> tuple[FeatureMatrix[ArrayT], Snr[ArrayT]]:
     """X = Sigma_W^{-1/2} (H - mu_G 1^T), on the manifold and with zero global mean (assumptions A2, A3), and its SNR. (P, n)"""
     measured = snr(H, layout)
     return renormalized_by(measured.whitening, *deviations_and_means(_float64(H), layout), layout), measured
 
 
 def renormalized_by(
-    whitening: Whitening[ArrayT], D: Columns[ArrayT], M: ClassMeans[ArrayT], layout: ClassLayout
-) -> Columns[ArrayT]:
+    whitening: Whitening[ArrayT], D: FeatureMatrix[ArrayT], M: ClassMeans[ArrayT], layout: ClassLayout
+) -> FeatureMatrix[ArrayT]:
     """A (D + M Y), A the whitening of the deviations D; M (P, C) less their mean mu_G. (P, n)"""
     # deviations and means are mapped apart: mapped together, the means' rounding, times ||A||, would land in the deviations
     X = whitening.apply(D)
@@ -104,7 +104,7 @@ def check_layout(layout: object) -> None:
         )
 
 
-def _decompose(H: Columns[ArrayT], layout: ClassLayout, root: Callable[[ArrayT, ArrayT], ArrayT]) -> Snr[ArrayT]:
+def _decompose(H: FeatureMatrix[ArrayT], layout: ClassLayout, root: Callable[[ArrayT, ArrayT], ArrayT]) -> Snr[ArrayT]:
     check_layout(layout)
     check_real(H, "features")
     precision = epsilon(H)
@@ -131,8 +131,8 @@ def snr_of_whitened(whitening: Whitening[ArrayT], M: ClassMeans[ArrayT], precisi
 
 
 def deviations_and_means(
-    H: Columns[ArrayT], layout: ClassLayout, near: ClassMeans[ArrayT] | None = None
-) -> tuple[Columns[ArrayT], ClassMeans[ArrayT]]:
+    H: FeatureMatrix[ArrayT], layout: ClassLayout, near: ClassMeans[ArrayT] | None = None
+) -> tuple[FeatureMatrix[ArrayT], ClassMeans[ArrayT]]:
     """D = H - M Y and M - mu_G 1^T, to rounding of the spread of a class and of the distance of two, not of that from the origin.
 
     `near` (P, C) lies near the class means, by default an example of each. (P, n) -> (P, n), (P, C)
@@ -146,7 +146,7 @@ def deviations_and_means(
 
 
 def _whiten(
-    H: Columns[ArrayT], layout: ClassLayout, precision: float, root: Callable[[ArrayT, ArrayT], ArrayT]
+    H: FeatureMatrix[ArrayT], layout: ClassLayout, precision: float, root: Callable[[ArrayT, ArrayT], ArrayT]
 ) -> tuple[Whitening[ArrayT], ClassMeans[ArrayT], float]:
     """The whitening, M - mu_G 1^T and Ave ||h||^2: through Ave h h^T where that costs no digits, else through the deviations."""
     means = layout.means(H)

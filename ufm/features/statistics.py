@@ -9,8 +9,8 @@ from manifolds.linalg import Array, ArrayT, ArrayT_co, array_like, detached, gra
 from manifolds.representation import short_repr
 from ufm.arrays import (
     ClassMeans,
-    Columns,
     Covariance,
+    FeatureMatrix,
     FeatureVector,
     Labels,
     PerClass,
@@ -198,7 +198,7 @@ def statistics_of(features: Rows[ArrayT], labels: Labels[ArrayT], C: int) -> Cla
     return StreamingStatistics(C).update(features, labels).compute()
 
 
-def block_statistics(H: Columns[ArrayT], layout: ClassLayout) -> ClassStatistics[ArrayT]:
+def block_statistics(H: FeatureMatrix[ArrayT], layout: ClassLayout) -> ClassStatistics[ArrayT]:
     """Class statistics of features in class blocks. H (P, n)"""
     xp = namespace(H)
     H = xp.asarray(detached(H), dtype=xp.float64, device=H.device)

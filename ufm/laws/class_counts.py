@@ -5,6 +5,7 @@ from functools import cached_property
 
 import numpy as np
 
+from manifolds.array import PerClass
 from manifolds.class_centering import ClassLayout
 
 
@@ -33,6 +34,6 @@ class ClassCounts:
         return min(self.counts) == max(self.counts)
 
     @cached_property
-    def priors(self) -> np.ndarray:
+    def priors(self) -> PerClass[np.ndarray]:
         """pi_c = n_c / n. (C,)"""
         return ClassLayout(self.counts).priors

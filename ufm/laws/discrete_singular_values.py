@@ -12,6 +12,7 @@ import numpy as np
 
 from manifolds.class_centering import whole_number
 from manifolds.representation import short_repr
+from ufm.arrays import SingularValues
 from ufm.interrupt import Interrupted
 from ufm.laws.domain import wide
 
@@ -154,7 +155,7 @@ def kept_steps(steps: int, most: int = MOST_STORED) -> np.ndarray:
 
 
 def run_discrete(
-    omega0: np.ndarray | Sequence[float],
+    omega0: SingularValues[np.ndarray] | Sequence[float],
     eta: float,
     steps: int,
     C: int,

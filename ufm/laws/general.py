@@ -17,8 +17,10 @@ from functools import cached_property
 
 import numpy as np
 
+from manifolds.array import Array, ArrayT, ClassColumns, PerClass, Scalars
 from manifolds.class_centering import ClassLayout
-from manifolds.linalg import Array, ArrayT, array_like, gram, identity_like, inverse_cholesky, namespace
+from manifolds.linalg import array_like, gram, identity_like, inverse_cholesky, namespace
+from ufm.arrays import ClassGram, ClassMeans, OmegaInTime, ReducedMeans, SingularValues, Times, Weights
 from ufm.laws.class_counts import ClassCounts
 from ufm.laws.complement_basis import ComplementBasis
 from ufm.laws.domain import LARGEST_RIDGE, digits_given, from_start, wide
@@ -56,24 +58,24 @@ class GeneralLaw(ClassCounts):
         """1 + lambda"""
         return 1.0 + self.ridge
 
-    def scaled_means(self, M: ArrayT) -> ArrayT:
+    def scaled_means(self, M: ClassMeans[ArrayT]) -> ClassMeans[ArrayT]:
         """S = (M - mu_G 1^T) diag(sqrt(pi)) of class means M (P, C) of renormalized features. (P, C), float64"""
         M = self.checked(M)
         pi = self.priors_like(M)
         M = M - (M @ pi)[:, None]
         return (M - (M @ pi)[:, None]) * pi**0.5  # once more: the first mean is rounded, by as much as it is far from zero
 
-    def class_means(self, S: ArrayT) -> ArrayT:
+    def class_means(self, S: ClassColumns[ArrayT]) -> ClassColumns[ArrayT]:
         """M = S diag(1 / sqrt(pi)), whose singular values are the omega_j of Eq. 9. (..., P, C) -> (..., P, C)"""
         return S / self.priors_like(S) ** 0.5
 
-    def velocity(self, S: ArrayT) -> ArrayT:
+    def velocity(self, S: ClassMeans[ArrayT]) -> ClassMeans[ArrayT]:
         """dS/dt = (1/n) S K Pi K (r s I + G) J. (P, C) -> (P, C)"""
         S = self.checked_scaled(S)
         basis = self.basis(S)
         return basis.expand(self.reduced_velocity(basis.reduce(S)))
 
-    def reduced_velocity(self, Z: ArrayT) -> ArrayT:
+    def reduced_velocity(self, Z: ReducedMeans[ArrayT]) -> ReducedMeans[ArrayT]:
         """dZ/dt of Z = U^T S Q, U any frozen orthonormal columns and Q (C, C-1) an orthonormal basis orthogonal to q.
 
         (m, C-1) -> (m, C-1), K and J never written out for r = 1.
@@ -86,7 +88,9 @@ class GeneralLaw(ClassCounts):
             return r * gain + (1 - r) * ((gain @ Z.mT) @ B)
         return damped if math.isinf(r) else gain + (r - 1) * damped
 
-    def reduced_terms(self, Z: ArrayT, damping: bool | None = None) -> tuple[ArrayT, ArrayT, ArrayT]:
+    def reduced_terms(
+        self, Z: ReducedMeans[ArrayT], damping: bool | None = None
+    ) -> tuple[ReducedMeans[ArrayT], ReducedMeans[ArrayT], ReducedMeans[ArrayT]]:
         """(1/n) S K Pi J, the same times s K on the right, and S K, as those of Z (m, C-1). Three times (m, C-1)
 
         The second only with `damping`, by default where r is not 1.
@@ -105,7 +109,7 @@ class GeneralLaw(ClassCounts):
         outside = outside - (outside @ rows) @ rows.mT
         return gain, outside + s * _shifted_solve(R, s, inside.mT).mT @ rows.mT, B
 
-    def weighted(self, B: ArrayT) -> ArrayT:
+    def weighted(self, B: ReducedMeans[ArrayT]) -> ReducedMeans[ArrayT]:
         """B Q^T Pi Q: few columns by a matrix that is kept, many without one. (m, C-1) -> (m, C-1)"""
         if namespace(B) is np and B.dtype == np.float64 and B.shape[-1] <= DENSE_UP_TO:
             return B @ array_like(self._weights, B)
@@ -132,18 +136,17 @@ class GeneralLaw(ClassCounts):
         """sqrt(n_max / n_min), by which an error of S relative to its singular values may grow on the way to those of M."""
         return (max(self.counts) / min(self.counts)) ** 0.5
 
-    def closed_omega(self, t: ArrayT, omega0: ArrayT) -> ArrayT:
+    def closed_omega(self, t: Times[ArrayT], omega0: SingularValues[ArrayT]) -> OmegaInTime[ArrayT]:
         """omega(t) for equal classes, in closed form. (T,), (K,) -> (T, K). Raises ValueError for classes of other sizes."""
         law, scale = self._closed_law
         root = scale**0.5
         omega = root * law.omega(t / scale, omega0 / root, self.C, ClassLayout(self.counts).N)
         return from_start(omega, t, omega0)
 
-    def closed_time(self, omega: ArrayT, omega0: ArrayT) -> ArrayT:
+    def closed_time(self, omega: SingularValues[ArrayT], omega0: SingularValues[ArrayT]) -> SingularValues[ArrayT]:
         """When values of omega0 reach omega, for equal classes. (K,), (K,) -> (K,). Raises ValueError as `closed_omega`."""
         law, scale = self._closed_law
-        root = scale**0.5
-        return scale * law.time(omega / root, omega0 / root, self.C, ClassLayout(self.counts).N)
+        return scale * law.time(omega / scale**0.5, omega0 / scale**0.5, self.C, ClassLayout(self.counts).N)
 
     @property
     def _closed_law(self) -> tuple[Law, float]:
@@ -154,18 +157,17 @@ class GeneralLaw(ClassCounts):
             (EMBEDDED, self.s) if math.isinf(self.kernel_ratio) else (RenormalizedKernelRatio(self.kernel_ratio, self.ridge), 1.0)
         )
 
-    def loss(self, S: Array) -> float:
+    def loss(self, S: ClassMeans[Array]) -> float:
         """L_LS with lambda's share, 1/2 tr Pi (s K - q q^T), of the ridge least-squares classifier with free bias. S (P, C)"""
-        nc1, nc23 = self.loss_parts(S)
-        return nc1 + nc23
+        return sum(self.loss_parts(S))
 
-    def loss_parts(self, S: Array) -> tuple[float, float]:
+    def loss_parts(self, S: ClassMeans[Array]) -> tuple[float, float]:
         """L_NC1 = s/2 tr Pi K G K and L_NC2/3 = s^2/2 tr Pi K J K, which sum to the loss. S (P, C)"""
         u, p, rest = self.spectrum(self.basis(S).reduce(self.checked_scaled(S)))
         nc1, nc23 = self.parts_of(u, p, rest)
         return float(nc1), float(nc23)
 
-    def spectrum(self, Z: ArrayT) -> tuple[ArrayT, ArrayT, ArrayT]:
+    def spectrum(self, Z: ReducedMeans[ArrayT]) -> tuple[SingularValues[ArrayT], SingularValues[ArrayT], Scalars[ArrayT]]:
         """Eigenvalues u_j of G, p_j = v_j^T Pi v_j of their vectors, and tr J Pi less the p_j. Z (m, C-1) -> (K,), (K,), ()
 
         The last is 0 exactly where the vectors span everything orthogonal to q.
@@ -176,19 +178,21 @@ class GeneralLaw(ClassCounts):
         rest = 1 - (pi * pi).sum() - p.sum()
         return sigma * sigma, p, rest if len(p) < self.C - 1 else 0 * rest
 
-    def parts_of(self, u: ArrayT, p: ArrayT, rest: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def parts_of(
+        self, u: SingularValues[ArrayT], p: SingularValues[ArrayT], rest: Scalars[ArrayT]
+    ) -> tuple[Scalars[ArrayT], Scalars[ArrayT]]:
         """L_NC1 and L_NC2/3 of a `spectrum`. (..., K), (..., K), (...) -> (...), (...)"""
         s = self.s
         return 0.5 * s * (p * (u / (s + u)) / (s + u)).sum(-1), 0.5 * (p * (s / (s + u)) ** 2).sum(-1) + 0.5 * rest
 
-    def classifier(self, S: ArrayT) -> tuple[ArrayT, ArrayT]:
+    def classifier(self, S: ClassMeans[ArrayT]) -> tuple[Weights[ArrayT], PerClass[ArrayT]]:
         """W = diag(q) K S^T (C, P) and b = pi (C,): ridge least squares with free bias on features of mean zero."""
         S = self.checked_scaled(S)
         A = S @ S.mT + self.s * identity_like(S, S.shape[0])
         pi = self.priors_like(S)
         return namespace(S).linalg.solve(A, S * pi**0.5).mT, pi
 
-    def limit_gram(self) -> np.ndarray:
+    def limit_gram(self) -> ClassGram[np.ndarray]:
         """(I - 1 pi^T)(I - pi 1^T), the limit of M^T M / (2 t / n): Gram matrix of the centred one-hot e_c - pi. (C, C)"""
         centring = np.eye(self.C) - self.priors[:, None]
         return centring.T @ centring
@@ -204,11 +208,11 @@ class GeneralLaw(ClassCounts):
     def _basis_of(self, pi: Array) -> ComplementBasis:
         return ComplementBasis.of(pi**0.5)
 
-    def priors_like(self, x: ArrayT) -> ArrayT:
+    def priors_like(self, x: ArrayT) -> PerClass[ArrayT]:
         """pi in the dtype and on the device of x. (C,)"""
         return array_like(self.priors, x)
 
-    def checked(self, M: ArrayT) -> ArrayT:
+    def checked(self, M: ClassMeans[ArrayT]) -> ClassMeans[ArrayT]:
         """M (P, C) as float64. Raises ValueError for another number of columns and for NaN or infinite entries."""
         M = wide(M)
         if M.ndim != 2 or M.shape[1] != self.C or M.shape[0] < 1:
@@ -217,7 +221,7 @@ class GeneralLaw(ClassCounts):
             raise ValueError("the class means have NaN or infinite entries")
         return M
 
-    def checked_scaled(self, S: ArrayT) -> ArrayT:
+    def checked_scaled(self, S: ClassMeans[ArrayT]) -> ClassMeans[ArrayT]:
         """S = M diag(q) (P, C) as float64. Raises ValueError as `checked`, and where S q is not 0 to half the digits given."""
         allowed = digits_given(S) ** 0.5
         S = self.checked(S)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from manifolds.linalg import Array, ArrayT, array_like, namespace
-from ufm.arrays import as_numpy
+from ufm.arrays import ClassMeans, Times, as_numpy
 from ufm.interrupt import Interrupted
 from ufm.laws.domain import wide
 from ufm.laws.general import GeneralLaw
@@ -21,7 +21,7 @@ ShareDone = Callable[[float], None]
 
 
 def run_general(
-    law: GeneralLaw, S: Array, t: Array, accuracy: float = ACCURACY, progress: ShareDone | None = None
+    law: GeneralLaw, S: ClassMeans[Array], t: Times[Array], accuracy: float = ACCURACY, progress: ShareDone | None = None
 ) -> GeneralTrajectory:
     """The trajectory from S (P, C) at times t (T,), ascending, t >= 0, S given at time 0. numpy, or torch on its device.
 
@@ -39,9 +39,9 @@ def run_general(
 
 def run_general_beside(
     law: GeneralLaw,
-    S: ArrayT,
-    t: Array,
-    beside: np.ndarray,
+    S: ClassMeans[ArrayT],
+    t: Times[Array],
+    beside: Times[np.ndarray],
     accuracy: float = ACCURACY,
     progress: ShareDone | None = None,
 ) -> tuple[GeneralTrajectory, ArrayT]:

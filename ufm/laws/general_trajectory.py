@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 from manifolds.linalg import Array, ArrayT, namespace
 from manifolds.representation import short_repr
-from ufm.arrays import as_numpy
+from ufm.arrays import ClassMeans, LeftVectors, LeftVectorsInTime, OmegaInTime, RightVectors, RightVectorsInTime, Times, as_numpy
 from ufm.features import spectral_loss
 from ufm.laws.general import GeneralLaw
 from ufm.laws.general_states import peak_signs
@@ -36,12 +36,12 @@ class GeneralTrajectory:
     """
 
     law: GeneralLaw
-    t: Array
-    omega: Array
-    u: Array
+    t: Times[Array]
+    omega: OmegaInTime[Array]
+    u: OmegaInTime[Array]
     error: float
-    U_0: Array
-    Z: Array
+    U_0: LeftVectors[Array]
+    Z: Annotated[Array, "... K C"]
     __repr__ = short_repr
 
     @property
@@ -49,26 +49,26 @@ class GeneralTrajectory:
         """Whether the singular vectors stay as they are: equal classes."""
         return self.Z.ndim == 2
 
-    def S(self, index: int) -> Array:
+    def S(self, index: int) -> ClassMeans[Array]:
         """S = M diag(sqrt(pi)) at one of the times. (P, C)"""
         return self.U_0 @ self._reduced(index)
 
-    def class_means(self, index: int) -> Array:
+    def class_means(self, index: int) -> ClassMeans[Array]:
         """Class means of the renormalized features at one of the times. (P, C)"""
         return self.law.class_means(self.S(index))
 
     @cached_property
-    def V_t(self) -> Array:
+    def V_t(self) -> RightVectorsInTime[Array]:
         """Right singular vectors of Eq. 9's matrix, signs continuous in time. (T, C, K)"""
         return self._vectors[1]
 
     @cached_property
-    def U_t(self) -> Array:
+    def U_t(self) -> LeftVectorsInTime[Array]:
         """Left singular vectors of Eq. 9's matrix, signs continuous in time. (T, P, K)"""
         return self._vectors[0]
 
     @property
-    def V(self) -> Array:
+    def V(self) -> RightVectors[Array]:
         """Right singular vectors at the start. (C, K)"""
         return self.V_t[0]
 
@@ -98,38 +98,38 @@ class GeneralTrajectory:
         return xp.stack(nc1), xp.stack(nc23)
 
     @property
-    def loss(self) -> Array:
+    def loss(self) -> Times[Array]:
         """L_LS = 1/2 tr Pi (s K - q q^T), of the ridge least-squares classifier with free bias. (T,)"""
         return self.loss_nc1 + self.loss_nc23
 
     @property
-    def loss_nc1(self) -> Array:
+    def loss_nc1(self) -> Times[Array]:
         """L_NC1 = 1/2 tr W (Sigma_W + lambda I) W^T. (T,)"""
         return self._parts[0]
 
     @property
-    def loss_nc23(self) -> Array:
+    def loss_nc23(self) -> Times[Array]:
         """L_NC2/3 = 1/2 sum_c pi_c ||W mu_c + b - e_c||^2. (T,)"""
         return self._parts[1]
 
     @cached_property
-    def nc1(self) -> Array:
+    def nc1(self) -> Times[Array]:
         """tr(Sigma_W Sigma_B^+) / C = sum_j 1 / (C u_j) over the non-zero values. (T,)"""
         return spectral_loss.spectral_nc1((self.law.C * self.u) ** 0.5)
 
-    def equinorm(self, centre: Centre = "examples") -> Array:
+    def equinorm(self, centre: Centre = "examples") -> Times[Array]:
         """NC2: Std_c / Avg_c of the norms of the class means. (T,)"""
         return self._of_means(centre, spectral_loss.spectral_equinorm)
 
-    def equiangular(self, centre: Centre = "examples") -> Array:
+    def equiangular(self, centre: Centre = "examples") -> Times[Array]:
         """NC2: Std over pairs of the cosines of the class means. (T,)"""
         return self._of_means(centre, spectral_loss.spectral_equiangular)
 
-    def maximal_angle(self, centre: Centre = "examples") -> Array:
+    def maximal_angle(self, centre: Centre = "examples") -> Times[Array]:
         """NC2: Avg over pairs of |cos + 1/(C-1)| of the class means. (T,)"""
         return self._of_means(centre, spectral_loss.spectral_maximal_angle)
 
-    def nc3(self, centre: Centre = "examples") -> Array:
+    def nc3(self, centre: Centre = "examples") -> Times[Array]:
         """|| W^T / ||W||_F - M / ||M||_F ||_F^2 of the ridge least-squares classifier W and the class means. (T,)"""
         law, xp = self.law, namespace(self.u)
         values = []

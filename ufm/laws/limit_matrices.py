@@ -4,7 +4,7 @@ How fast omega diverges (Corollary 1) is `Law.asymptote` of `ufm.laws.singular_v
 """
 
 from manifolds.class_centering import ClassLayout
-from ufm.arrays import ArrayT, ClassMeans, Columns, LeftVectors, RightVectors
+from ufm.arrays import ArrayT, ClassMeans, FeatureMatrix, LeftVectors, RightVectors
 
 
 def snr_limit(U: LeftVectors[ArrayT], V: RightVectors[ArrayT]) -> ClassMeans[ArrayT]:
@@ -21,7 +21,7 @@ def snr_limit(U: LeftVectors[ArrayT], V: RightVectors[ArrayT]) -> ClassMeans[Arr
     return U @ V.mT
 
 
-def renormalized_features_limit(U: LeftVectors[ArrayT], V: RightVectors[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
+def renormalized_features_limit(U: LeftVectors[ArrayT], V: RightVectors[ArrayT], layout: ClassLayout) -> FeatureMatrix[ArrayT]:
     """lim X_t / omega_max(t) = (U V^T) kron 1_N^T: every example at its class mean (NC1). (P, n) in class order
 
     Source: Eq. 12, for equal classes. Raises as `snr_limit`, and ValueError for unequal classes, whose limit is another one.

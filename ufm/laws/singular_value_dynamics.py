@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from manifolds.class_centering import whole_number
 from manifolds.linalg import ArrayT, detached, namespace
+from ufm.arrays import AnyTimes, OmegaAt, Omegas
 from ufm.laws.domain import (
     SMALLEST_OMEGA,
     SMALLEST_PHI,
@@ -44,11 +45,11 @@ class Law(ABC):
         """d omega / dt of float64. Any shape."""
 
     @abstractmethod
-    def phi(self, u: ArrayT) -> ArrayT:
+    def phi(self, u: Omegas[ArrayT]) -> Omegas[ArrayT]:
         """The invariant Phi(u), u = omega^2 / C. Any shape."""
 
     @abstractmethod
-    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def asymptote(self, t: AnyTimes[ArrayT], omega0: Omegas[ArrayT], C: int, N: int) -> OmegaAt[ArrayT]:
         """Leading term of omega(t) as t -> infinity (Corollary 1). (*t.shape, *omega0.shape)"""
 
     @abstractmethod
@@ -67,11 +68,11 @@ class Law(ABC):
         """The omega > 0 with Phi(omega^2 / C) = s."""
         return namespace(s).sqrt(C * self._solve(s))
 
-    def rate(self, omega: ArrayT, C: int, N: int) -> ArrayT:
+    def rate(self, omega: Omegas[ArrayT], C: int, N: int) -> Omegas[ArrayT]:
         """d omega / dt of any omega >= 0 (Lemma 5). Any shape, in the dtype of omega."""
         return narrow(self._rate(wide(omega), whole_number(C, "C"), whole_number(N, "N")), omega)
 
-    def time(self, omega: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def time(self, omega: Omegas[ArrayT], omega0: Omegas[ArrayT], C: int, N: int) -> Omegas[ArrayT]:
         """t(omega) = (C^2 N / 2) (Phi(u) - Phi(u0)): when a singular value that starts at omega0 reaches omega.
 
         Raises ValueError unless both are positive (a singular value that starts at 0 never moves).
@@ -85,7 +86,7 @@ class Law(ABC):
         larger, smaller = xp.where(up, omega, omega0), xp.where(up, omega0, omega)  # the change over the smaller keeps its digits
         return narrow((C * C * N / 2) * xp.where(up, 1.0, -1.0) * self._phi_difference(larger, smaller, C), given)
 
-    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def omega(self, t: AnyTimes[ArrayT] | float | Sequence[float], omega0: Omegas[ArrayT], C: int, N: int) -> OmegaAt[ArrayT]:
         """omega(t) in closed form (Proposition 2). t any shape, omega0 any shape -> (*t.shape, *omega0.shape)
 
         Computed in float64, returned in the dtype of omega0; omega0 itself at t = 0. t may be negative (backwards).
@@ -100,7 +101,7 @@ class Law(ABC):
         omega = in_blocks(lambda s: self._omega_of(s, C), phi)
         return narrow(from_start(omega if bool(moving.all()) else xp.where(moving, omega, 0.0), times, omega0), given)
 
-    def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def log_omega(self, t: AnyTimes[ArrayT] | float | Sequence[float], omega0: Omegas[ArrayT], C: int, N: int) -> OmegaAt[ArrayT]:
         """log omega(t), -inf where omega0 = 0. (*t.shape, *omega0.shape)"""
         omega = self.omega(t, omega0, C, N)
         xp = namespace(omega)
@@ -130,11 +131,11 @@ class _Renormalized(Law):
         """omega / (C N (C + omega^2))"""
         return over_sum(omega, C)[0] / (C * N)
 
-    def phi(self, u: ArrayT) -> ArrayT:
+    def phi(self, u: Omegas[ArrayT]) -> Omegas[ArrayT]:
         """log u + u"""
         return namespace(u).log(u) + u
 
-    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def asymptote(self, t: AnyTimes[ArrayT], omega0: Omegas[ArrayT], C: int, N: int) -> OmegaAt[ArrayT]:
         """sqrt(2 t / (C N)), for every start"""
         return for_every(omega0, namespace(t).sqrt(2 * t / (C * N)), t)
 
@@ -169,11 +170,11 @@ class _Embedded(Law):
         share, reciprocal = over_sum(omega, C)
         return share * (reciprocal / N)
 
-    def phi(self, u: ArrayT) -> ArrayT:
+    def phi(self, u: Omegas[ArrayT]) -> Omegas[ArrayT]:
         """log u + 2 u + u^2 / 2"""
         return namespace(u).log(u) + u * (2 + u / 2)
 
-    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def asymptote(self, t: AnyTimes[ArrayT], omega0: Omegas[ArrayT], C: int, N: int) -> OmegaAt[ArrayT]:
         """(4 t / N)^{1/4}, for every start (Corollary 1, c_3 = N/4)"""
         return for_every(omega0, (4 * t / N) ** 0.25, t)
 
@@ -211,22 +212,22 @@ class _Unnormalized(Law):
         """omega / (C^2 N)"""
         return omega / (C * C * N)
 
-    def phi(self, u: ArrayT) -> ArrayT:
+    def phi(self, u: Omegas[ArrayT]) -> Omegas[ArrayT]:
         """log u"""
         return namespace(u).log(u)
 
-    def asymptote(self, t: ArrayT, omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def asymptote(self, t: AnyTimes[ArrayT], omega0: Omegas[ArrayT], C: int, N: int) -> OmegaAt[ArrayT]:
         """omega0 exp(t / (C^2 N)): exact at every time"""
         return self.omega(t, omega0, C, N)
 
-    def omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def omega(self, t: AnyTimes[ArrayT] | float | Sequence[float], omega0: Omegas[ArrayT], C: int, N: int) -> OmegaAt[ArrayT]:
         """omega0 exp(t / (C^2 N)); OverflowError where it overflows float64: use `log_omega`."""
         start = wide(omega0)
         log_omega = self.log_omega(t, start, C, N)
         check_range(detached(log_omega))
         return narrow(from_start(namespace(log_omega).exp(log_omega), times_like(t, start), start), omega0)
 
-    def log_omega(self, t: ArrayT | float | Sequence[float], omega0: ArrayT, C: int, N: int) -> ArrayT:
+    def log_omega(self, t: AnyTimes[ArrayT] | float | Sequence[float], omega0: Omegas[ArrayT], C: int, N: int) -> OmegaAt[ArrayT]:
         """log omega0 + t / (C^2 N)"""
         given, omega0, C, N = omega0, wide(omega0), whole_number(C, "C"), whole_number(N, "N")
         times = times_like(t, omega0)

@@ -5,11 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 
 from manifolds.representation import short_repr
+from ufm.arrays import LeftVectors, LeftVectorsInTime, OmegaInTime, PerClass, RightVectors, RightVectorsInTime, Times
 from ufm.features import spectral_loss
 
 if TYPE_CHECKING:
@@ -29,20 +30,20 @@ class Trajectory:
     Where they were measured: V_t (T, C, K) and U_t (T, P, K) at every time, and more quantities by name in `observed`, (T,) each.
     """
 
-    t: np.ndarray
-    omega: np.ndarray
-    V: np.ndarray
+    t: Times[np.ndarray]
+    omega: OmegaInTime[np.ndarray]
+    V: RightVectors[np.ndarray]
     C: int
     N: int
-    U: np.ndarray | None = None
-    V_t: np.ndarray | None = None
-    U_t: np.ndarray | None = None
-    observed: Mapping[str, np.ndarray] = field(default_factory=dict)
+    U: LeftVectors[np.ndarray] | None = None
+    V_t: RightVectorsInTime[np.ndarray] | None = None
+    U_t: LeftVectorsInTime[np.ndarray] | None = None
+    observed: Mapping[str, Times[np.ndarray]] = field(default_factory=dict)
     counts: tuple[int, ...] | None = None
     __repr__ = short_repr
 
     @property
-    def class_sizes(self) -> np.ndarray:
+    def class_sizes(self) -> PerClass[np.ndarray]:
         """Examples of every class. (C,)"""
         return np.full(self.C, self.N) if self.counts is None else np.asarray(self.counts)
 
@@ -56,21 +57,21 @@ class Trajectory:
         return by_lemma_1(self.omega, self.C)
 
     @cached_property
-    def loss(self) -> np.ndarray:
+    def loss(self) -> Times[np.ndarray]:
         """L_LS (T,): `ls_loss` where it is among the observed, else by Lemma 1."""
         return self._known("ls_loss", spectral_loss.spectral_loss)
 
     @cached_property
-    def loss_nc1(self) -> np.ndarray:
+    def loss_nc1(self) -> Times[np.ndarray]:
         """L_NC1 (T,): `ls_loss_nc1` where it is among the observed, else by Lemma 1."""
         return self._known("ls_loss_nc1", spectral_loss.spectral_loss_nc1)
 
     @cached_property
-    def loss_nc23(self) -> np.ndarray:
+    def loss_nc23(self) -> Times[np.ndarray]:
         """L_NC2/3 (T,): `ls_loss_nc23` where it is among the observed, else by Lemma 1."""
         return self._known("ls_loss_nc23", spectral_loss.spectral_loss_nc23)
 
-    def rows(self, indices: np.ndarray) -> "Trajectory":
+    def rows(self, indices: Annotated[np.ndarray, "S"]) -> "Trajectory":
         """The same trajectory at some of its times."""
         V_t, U_t = (None if vectors is None else vectors[indices] for vectors in (self.V_t, self.U_t))
         observed = {name: values[indices] for name, values in self.observed.items()}

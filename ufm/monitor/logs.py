@@ -94,7 +94,9 @@ class CsvLog:
 class ScalarWriter(Protocol):
     """What is asked of a `torch.utils.tensorboard.SummaryWriter`."""
 
-    def add_scalar(self, name: str, value: float, step: int, /) -> object: ...
+    def add_scalar(self, name: str, value: float, step: int, /) -> object:
+        """Record a value under a name at a step."""
+        ...
 
 
 class TensorBoardLog:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from manifolds.class_centering import ClassLayout
 from manifolds.linalg import Array, ArrayT, array_like, detached, identity_like, namespace, symmetrize
 from manifolds.renormalized_gradient_step import renormalized_step
-from ufm.arrays import Columns, SingularValues
+from ufm.arrays import FeatureMatrix, SingularValues
 from ufm.features.least_squares import ls_classifier
 from ufm.features.singular_value_derivative import singular_value_derivative
 from ufm.features.snr import Snr
@@ -23,19 +23,23 @@ from ufm.laws import singular_value_dynamics as laws
 if TYPE_CHECKING:
     from torch import Tensor
 
-AmbientGradient = Callable[[Columns[Any]], Columns[Any]]
+AmbientGradient = Callable[[FeatureMatrix[Any]], FeatureMatrix[Any]]
 
 
 class Flow(Protocol):
     """A named flow: its closed law on L_LS and its velocity for any ambient gradient G of any loss."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name of its law."""
+        ...
 
     @property
-    def law(self) -> laws.Law: ...
+    def law(self) -> laws.Law:
+        """The closed law of the singular values on L_LS."""
+        ...
 
-    def velocity(self, X: Columns[ArrayT], G: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
+    def velocity(self, X: FeatureMatrix[ArrayT], G: FeatureMatrix[ArrayT], layout: ClassLayout) -> FeatureMatrix[ArrayT]:
         """dX/dt at X. (P, n)"""
         ...
 
@@ -57,7 +61,7 @@ class ProjectedFlow:
         """The name of its law."""
         return self.law.name
 
-    def velocity(self, X: Columns[ArrayT], G: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
+    def velocity(self, X: FeatureMatrix[ArrayT], G: FeatureMatrix[ArrayT], layout: ClassLayout) -> FeatureMatrix[ArrayT]:
         """-(G - L B). (P, n)"""
         D = layout.deviations(X)
         A = symmetrize(layout.summed(D @ G.mT) / layout.n)
@@ -80,7 +84,7 @@ class AmbientFlow:
         """The name of its law."""
         return self.law.name
 
-    def velocity(self, X: Columns[ArrayT], G: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
+    def velocity(self, X: FeatureMatrix[ArrayT], G: FeatureMatrix[ArrayT], layout: ClassLayout) -> FeatureMatrix[ArrayT]:
         """-G. (P, n)"""
         del X, layout
         return -G
@@ -92,7 +96,7 @@ UNNORMALIZED_FLOW = AmbientFlow(laws.UNNORMALIZED)
 FLOWS: dict[str, Flow] = {flow.name: flow for flow in (RENORMALIZED_FLOW, EMBEDDED_FLOW, UNNORMALIZED_FLOW)}
 
 
-def central_path_gradient(X: Columns[ArrayT], layout: ClassLayout) -> Columns[ArrayT]:
+def central_path_gradient(X: FeatureMatrix[ArrayT], layout: ClassLayout) -> FeatureMatrix[ArrayT]:
     """G = -(1/N) U diag(f) V^T Y + U diag(f omega) U^T X C_M, the gradient of L_LS at a point of the manifold. (P, n)
 
     The sum of dL_LS / d omega_j = -f_j times the gradient of omega_j (Lemma 3), `singular_value_derivative`.
@@ -105,7 +109,7 @@ def central_path_gradient(X: Columns[ArrayT], layout: ClassLayout) -> Columns[Ar
     return -(U * loss_slope(omega, layout.C)) @ singular_value_derivative(X, layout, U, omega, Vt.mT)
 
 
-def ls_gradient(H: Columns[ArrayT], layout: ClassLayout, lam: float = 0.0) -> Columns[ArrayT]:
+def ls_gradient(H: FeatureMatrix[ArrayT], layout: ClassLayout, lam: float = 0.0) -> FeatureMatrix[ArrayT]:
     """grad L_LS(H) = W_LS^T (W_LS H + b_LS 1^T - Y) / n, for any features, any class sizes and any lambda. (P, n)
 
     By the envelope theorem the least-squares classifier contributes no derivative of its own. Same errors as `ls_classifier`.
@@ -116,7 +120,9 @@ def ls_gradient(H: Columns[ArrayT], layout: ClassLayout, lam: float = 0.0) -> Co
     return W.mT @ (residual / layout.n)
 
 
-def weighted_gradient(X: Columns[ArrayT], layout: ClassLayout, ridge: float = 0.0, kernel_ratio: float = 1.0) -> Columns[ArrayT]:
+def weighted_gradient(
+    X: FeatureMatrix[ArrayT], layout: ClassLayout, ridge: float = 0.0, kernel_ratio: float = 1.0
+) -> FeatureMatrix[ArrayT]:
     """`central_path_gradient` for any class sizes and a ridge on W, its class means times `kernel_ratio`. (P, n)
 
     W^T = ((1 + lambda) I + Sigma_B)^{-1} Mbar diag(pi), b = pi: least squares with free bias, for Sigma_W = I and mean zero.
@@ -163,25 +169,29 @@ def manifold_gradient(layout: ClassLayout, ridge: float = 0.0, kernel_ratio: flo
     return lambda X: weighted_gradient(X, layout, ridge, kernel_ratio)
 
 
-def _decayed_gradient(H: Columns[ArrayT], layout: ClassLayout, kernel_ratio: float, feature_decay: float) -> Columns[ArrayT]:
+def _decayed_gradient(
+    H: FeatureMatrix[ArrayT], layout: ClassLayout, kernel_ratio: float, feature_decay: float
+) -> FeatureMatrix[ArrayT]:
     G = ls_gradient(H, layout)
     if kernel_ratio != 1:
         G = layout.add_to_means(G, (kernel_ratio - 1) * layout.means(G))
     return G + feature_decay * H if feature_decay else G
 
 
-def renormalize_after_step(X: Columns[ArrayT], eta: float, gradient: AmbientGradient, layout: ClassLayout) -> Columns[ArrayT]:
+def renormalize_after_step(
+    X: FeatureMatrix[ArrayT], eta: float, gradient: AmbientGradient, layout: ClassLayout
+) -> FeatureMatrix[ArrayT]:
     """renormalize(X - eta G(X)), one step of the paper's discrete scheme D.1, for any loss. (P, n)"""
     return renormalized_step(X, gradient(X), eta, layout)
 
 
 def advance_means(
-    X: Columns[ArrayT],
+    X: FeatureMatrix[ArrayT],
     start: Snr[ArrayT],
     omega_from: SingularValues[ArrayT],
     omega_to: SingularValues[ArrayT],
     layout: ClassLayout,
-) -> Columns[ArrayT]:
+) -> FeatureMatrix[ArrayT]:
     """X + U diag(omega_to - omega_from) V^T Y written into X: the exact step of laws (a), (b) and of the scheme (d). (P, n)
 
     Only the class means move on the manifold, so this reads and writes X once and needs no second X. omega_* (K,).
@@ -192,12 +202,12 @@ def advance_means(
 
 
 def advance_unnormalized(
-    H: Columns[ArrayT],
+    H: FeatureMatrix[ArrayT],
     start: Snr[ArrayT],
     omega_from: SingularValues[ArrayT],
     omega_to: SingularValues[ArrayT],
     layout: ClassLayout,
-) -> Columns[ArrayT]:
+) -> FeatureMatrix[ArrayT]:
     """The exact step of law (c) written into H, started from H H^T / n = I. (P, n)
 
     With q = omega^2 / (C + omega^2): class means U diag(sqrt(C q)) V^T, deviations along u_j shrink as sqrt(1 - q).
