@@ -90,7 +90,7 @@ def parser() -> Parser:
     p.add_shared("per-class", "all")
     p.add_shared("test-per-class", "all")
     p.add_argument("--only", metavar="TEXT", help="only networks whose name contains it (default: all)")
-    p.add_shared("device", choices=("auto", "cpu", "cuda"))
+    p.add_shared("device")
     p.add_argument("--engine", default=PROCESSES, help=f"what computes the networks: {ENGINES}")
     p.add_argument("--jobs", type=int, default=1, help="networks at a time")
     p.add_shared("threads", default=1)

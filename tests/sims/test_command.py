@@ -140,8 +140,32 @@ def test_the_devices_that_a_help_text_names_are_accepted(name: str) -> None:
     for option, parser, action in options_of(name):
         if option == "--device":
             devices = re.findall(r"\b(?:auto|cpu|cuda(?::\d)?)\b", help_of(parser, action))
-            assert {"auto", "cpu", "cuda"} <= set(devices)
+            assert {"auto", "cpu", "cuda", "cuda:1"} <= set(devices)
             assert action.choices is None or set(devices) <= set(action.choices)
+
+
+@pytest.mark.parametrize(("device", "reason"), [("nowhere", ""), ("cuda:99", ""), ("meta", "its tensors have no values")])
+@pytest.mark.parametrize(
+    "name", ["ufm.flow --C 3 --N 9 --P 4", "sims.models run lu-steinerberger", "sims.train --per-class 9", "sims.ledger_study"]
+)
+def test_a_device_that_is_not_there_is_one_line_in_every_command(
+    name: str, device: str, reason: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module, *arguments = name.split()
+    assert module_of(module).main([*arguments, "--device", device]) == 2
+    error = capsys.readouterr().err
+    assert (error.count("\n"), error.startswith(f"{module}: error: device {device!r} cannot be used: {reason}")) == (1, True), (
+        error
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["ufm.flow --C 3 --N 9 --P 4", "sims.models run lu-steinerberger --C 3 --P 4"])
+def test_a_device_has_a_number_in_every_command(name: str, capsys: pytest.CaptureFixture) -> None:
+    module, *arguments = name.split()
+    assert module_of(module).main([*arguments, "--device", "cpu:0", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["ufm.flow --C 3 --N 9 --P 4 --full", "sims.models run lu-steinerberger --C 3 --P 4"])
