@@ -61,9 +61,14 @@ class Parser(argparse.ArgumentParser):
         for name in shared:
             self.add_shared(name)
 
-    def add_shared(self, name: str, without: str | None = None, **changed: Any) -> None:
+    def add_shared(self, name: str, without: str | None = None, **changed: Any) -> argparse.Action:
         """Add an option of `ufm.options`; `without` says in words what happens where it is not given."""
-        self.add_argument(f"--{name}", **shared_option(name, without, **changed))
+        return self.add_argument(f"--{name}", **shared_option(name, without, **changed))
+
+    def add_former(self, name: str, option: argparse.Action) -> None:
+        """Add the former name of an option, which goes on to work and is not in the help."""
+        hidden = argparse.SUPPRESS
+        self.add_argument(name, dest=option.dest, type=option.type or str, nargs=option.nargs, default=hidden, help=hidden)
 
     def error(self, message: str) -> NoReturn:
         """One line on standard error."""

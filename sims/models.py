@@ -30,7 +30,7 @@ OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {
     "C": (int, "classes"),
     "N": (int, "examples per class (of the smaller classes where sizes differ)"),
     "P": (int, "features (neurons of ergen-pilanci)"),
-    "lambda_w": (float, "weight decay of W (of the norm rho in poggio-liao)"),
+    "lambda_w": (float, "weight decay of W, as --lambda of sims.measure (of the norm rho in poggio-liao)"),
     "lambda_h": (float, "weight decay of H"),
     "lambda_b": (float, "weight decay of the bias"),
     "temperature": (float, "factor of the logits"),

@@ -34,7 +34,7 @@ def parser() -> Parser:
     p.add_argument("--loss", choices=LOSS_FUNCTIONS, help="loss (default mse); a cell is a dataset, net and loss")
     p.add_argument("--config", metavar="FILE.json", help="a configuration (default: the shipped cell of dataset, net and loss)")
     p.add_argument("--out", metavar="RUN", help="folder of the run (default runs/DATASET-NET-LOSS); resumes an interrupted run")
-    p.add_argument("--epochs", type=int, help="scale the whole schedule to this number (default: the cell's)")
+    p.add_shared("epochs", "the cell's")
     add_fields(p)
     p.add_argument(
         "--search", action="store_true", help="train at every rate of --lr-grid first (25 unless given), then with the best"

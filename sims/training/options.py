@@ -22,7 +22,6 @@ HELP = {
     "drop_last": "leave out the last batch of an epoch where it is short",
     "decays": "epochs after which the rate is decayed",
     "decay_factor": "factor of the rate then",
-    "measured": "epochs that are measured",
     "stem": "first convolution: 3x3, or 7x7 with pooling",
     "lr_grid": "learning rates of a search",
     "lr": "learning rate (default: the tuned one of the protocol)",

@@ -40,7 +40,6 @@ FULL = Path("/dev/full")
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as a user's output is
 OWN = {  # options of several commands whose meaning is the command's own, and why
     "--out": "what is written, and whether it is a file or a folder",
-    "--epochs": "scales a schedule, trains a small net, or names epochs of a run",
     "--dataset": "a cell of the protocol, or the data of a study",
     "--loss": "of the cell, or of the runs that are drawn",
     "--optimizer": "of a network, or of a model",
@@ -81,7 +80,7 @@ def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 def options_of(name: str) -> Iterator[tuple[str, argparse.ArgumentParser, argparse.Action]]:
     for parser in with_subparsers(parser_of(name)):
         for action in parser._actions:
-            if action.option_strings:
+            if action.option_strings and action.help != argparse.SUPPRESS:
                 yield max(action.option_strings, key=len), parser, action
 
 
@@ -116,6 +115,31 @@ def test_every_command_is_quiet_or_speaks_json(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"sims.measure", "sims.figures"}))  # nothing in those is random
 def test_every_command_that_draws_takes_a_seed(name: str) -> None:
     assert "--seed" in {option for option, _, _ in options_of(name)}
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now"),
+    [
+        ("sims.ledger run", ["--epochs", "1", "3"], ["--measured", "1", "3"]),
+        ("sims.digits_features --out x.npz", ["--learning-rate", "0.1"], ["--lr", "0.1"]),
+    ],
+)
+def test_an_option_that_was_renamed_goes_on_to_work_and_is_not_in_the_help(name: str, before: list[str], now: list[str]) -> None:
+    module, *arguments = name.split()
+    parser = parser_of(module)
+    assert parser.parse_args([*arguments, *before]) == parser.parse_args([*arguments, *now]) != parser.parse_args(arguments)
+    assert before[0] not in parser.format_help()
+    assert now[0] in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("option", "others"),
+    [("ufm.flow --ridge", ["--lambda"]), ("sims.measure --lambda", ["--ridge"]), ("sims.models --lambda-w", ["--lambda"])],
+)
+def test_a_weight_decay_names_the_option_that_is_the_same_elsewhere(option: str, others: list[str]) -> None:
+    name, spelling = option.split()
+    (text,) = {help_of(parser, action) for this, parser, action in options_of(name) if this == spelling}
+    assert [other for other in others if other not in text] == []
 
 
 def meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, object]:

@@ -70,7 +70,8 @@ def parser() -> FlowParser:
     )
     clock = p.add_argument_group("flow and time")
     clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default: (a))")
-    clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help="weight decay of the classifier (default 0)")
+    ridge = "weight decay of the classifier, as --lambda of sims.measure (default 0)"
+    clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help=ridge)
     clock.add_argument(
         "--kernel-ratio", type=float, default=1.0, metavar="R", help="speed of class means over that of deviations (default 1)"
     )
