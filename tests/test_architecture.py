@@ -218,6 +218,17 @@ def test_no_function_is_written_twice() -> None:
     assert [where for where in homes.values() if len(where) > 1] == []
 
 
+def test_what_is_not_implemented_says_why() -> None:
+    """A method that is there for a protocol alone is none: the protocol asks for too much."""
+    bare = [
+        f"{name(path)}: line {node.lineno}"
+        for path in MODULES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name) and node.exc.id == "NotImplementedError"
+    ]
+    assert bare == []
+
+
 IDIOMS = (  # of prose and messages, for which the field has nouns
     "from rest",
     "at the door",
