@@ -12,7 +12,7 @@ X, U are (..., P, n). All raise ValueError where a step loses rank, with the num
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from manifolds.bundle.connection import horizontal
@@ -35,7 +35,7 @@ class Retraction:
     root: Root
     scales_means: bool  # whether A is applied to the class means too
     lifts: bool = False  # whether U is replaced by Hor U
-    _inverse: Inverse | None = None
+    _inverse: Inverse | None = field(default=None, repr=False)
 
     def __call__(self, X: ArrayT, U: ArrayT, layout: MeanSplit) -> ArrayT:
         """The point R_X(U). (..., P, n). Raises ValueError where the step loses rank and where n - C < P."""
