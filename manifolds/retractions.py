@@ -112,7 +112,13 @@ def inverse_polar_retraction(X: ArrayT, Y: ArrayT, layout: MeanSplit) -> ArrayT:
 def _inverse_scale(D_X: ArrayT, D_Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """The symmetric positive definite S that puts S D_Y - D_X into the tangent space at X. (..., P, P)"""
     K = D_Y @ D_X.mT / layout.n
-    S = sylvester_congruence(K, 2 * identity_like(K, K.shape[-1]))
+    try:
+        S = sylvester_congruence(K, 2 * identity_like(K, K.shape[-1]))
+    except ValueError as error:
+        raise ValueError(
+            f"the inverse retraction does not exist, the points are too far apart: of K = D_Y D_X^T / n {error}; "
+            "use points in between"
+        ) from error
     eigenvalues = namespace(S).linalg.eigvalsh(S)
     check_positive_definite(eigenvalues, "the scale S of the inverse retraction (the points are too far apart)")
     return S
