@@ -16,11 +16,11 @@ import ufm
 from sims import leave_importing
 from ufm.options import refuse_lost_values, shared_option
 from ufm.output import (
-    FAILED,
     INTERRUPTED,
     NO_READER,
     REFUSED,
     drop_unwritable_output,
+    exit_code,
     flush_output,
     json_values,
     one_line,
@@ -34,7 +34,7 @@ NOTHING_WRITTEN = "nothing was written"
 
 
 class Failure(RuntimeError):
-    """A computation that was asked for rightly and did not succeed: exit code 1."""
+    """A computation that was asked for rightly and did not succeed, told in one line as it is: exit code 1."""
 
 
 class _Help(argparse.HelpFormatter):
@@ -108,7 +108,7 @@ def run_command(
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None
         advice = f": pip install 'neural-collapse-flow[{parser.extra}]'" if missing else ""
         say(f"{parser.name}: error: {one_line(error)}{advice}")
-        return FAILED if isinstance(error, Failure) else REFUSED
+        return exit_code(error)
     finally:
         drop_unwritable_output()
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -102,6 +103,12 @@ def one_line(error: BaseException) -> str:
     if type(error) is RuntimeError or type(error).__module__.split(".")[0] == "torch":
         text = next(iter(text.splitlines()), "")
     return printable(text) or type(error).__name__
+
+
+def exit_code(error: BaseException) -> int:
+    """1 for a computation that failed, a RuntimeError; 2 for what cannot be done as asked, short memory included."""
+    short = re.search("out of memory|allocate memory", str(error))  # torch's RuntimeError, too
+    return FAILED if isinstance(error, RuntimeError) and not short else REFUSED
 
 
 def json_values(value: object) -> Any:

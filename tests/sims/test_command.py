@@ -363,9 +363,11 @@ def test_a_page_is_refused_before_its_numbers_are_computed(
     [
         (None, 0, ""),
         (ValueError("cannot read a\nb.npz: cut"), 2, "sims.nothing: error: cannot read a\\nb.npz: cut\n"),
-        (RuntimeError("CUDA error\nCompile with TORCH_USE_CUDA_DSA"), 2, "sims.nothing: error: CUDA error\n"),
+        (RuntimeError("CUDA error\nCompile with TORCH_USE_CUDA_DSA"), 1, "sims.nothing: error: CUDA error\n"),
         (FileNotFoundError(2, "No such file", "x"), 2, "sims.nothing: error: [Errno 2] No such file: 'x'\n"),
         (MemoryError(), 2, "sims.nothing: error: MemoryError\n"),
+        (RuntimeError("CUDA out of memory. Tried"), 2, "sims.nothing: error: CUDA out of memory. Tried\n"),
+        (RuntimeError("can't allocate memory: you tried"), 2, "sims.nothing: error: can't allocate memory: you tried\n"),
         (OverflowError("too large"), 2, "sims.nothing: error: too large\n"),
         (command.Failure("no minimum\nat all"), 1, "sims.nothing: error: no minimum\\nat all\n"),
         (KeyboardInterrupt(), 130, "\nsims.nothing: interrupted; the last run is kept\n"),

@@ -170,6 +170,17 @@ def test_a_full_run_resumes_after_its_folder_moved(tmp_path: Path, monkeypatch: 
     assert sorted(os.listdir()) == ["features.npz", "run.npz"]
 
 
+def test_an_integration_that_fails_has_the_exit_code_of_a_failed_computation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(self: object, *arguments: object) -> None:
+        raise RuntimeError("the step size fell to 1e-20 at t = 1: the field is not smooth there")
+
+    monkeypatch.setattr(ufm.flow.stages.FlowStage, "record", fail)
+    assert run(*FULL) == 1
+    assert capsys.readouterr().err == "ufm.flow: error: the step size fell to 1e-20 at t = 1: the field is not smooth there\n"
+
+
 def interrupted_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(ufm.flow.checkpoints, "CHECKPOINT_SECONDS", 0.0)
     record, calls = ufm.flow.stages.SchemeStage.record, []
