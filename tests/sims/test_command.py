@@ -33,9 +33,10 @@ COMMANDS = (
     "sims.ladder",
     "sims.ledger",
     "sims.ledger_study",
+    "sims.comparison.controls",
+    "sims.examples.text_recognition",
     "ufm.flow",
 )
-ALL = (*COMMANDS, "sims.comparison.controls", "sims.examples.text_recognition")  # the last two print text alone
 FULL = Path("/dev/full")
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as a user's output is
 OWN = {  # options of several commands whose meaning is the command's own, and why
@@ -47,6 +48,7 @@ OWN = {  # options of several commands whose meaning is the command's own, and w
     "--feature-decay": "of a network, or of a flow",
     "--engine": "of a search, or of the networks of a study",
     "--jobs": "runs of a search, or networks of a study",
+    "--share": "of the runs of a study, or of the cases of the controls",
     "--seeds": "runs or networks, with a default of the size",
     "--width": "a factor of the channels, or the features of one layer",
     "--flow": "of a model, or of the command",
@@ -84,7 +86,7 @@ def options_of(name: str) -> Iterator[tuple[str, argparse.ArgumentParser, argpar
                 yield max(action.option_strings, key=len), parser, action
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_tells_its_version(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         parser_of(name).parse_args(["--version"])
@@ -92,7 +94,7 @@ def test_every_command_tells_its_version(name: str, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"{name} {ufm.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_a_help_text_and_says_its_default(name: str) -> None:
     for parser in with_subparsers(parser_of(name)):
         assert all(action.help for action in parser._actions), name
@@ -242,7 +244,7 @@ def test_no_message_of_the_library_names_an_option() -> None:
     assert messages == []
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_option_is_one_line_and_exit_code_two(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         module_of(name).main(["--no-such-option"])
