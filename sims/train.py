@@ -99,7 +99,7 @@ def train_and_tell(args: argparse.Namespace) -> None:
             how = engine, 1 if args.jobs is None else args.jobs, partial(say, quiet=args.quiet)
             config = search(config, out, args.device == "cpu", args.threads or 1, *how)
         record = train(config, out, args.device == "cpu", args.tensorboard, args.quiet)
-    if not len(record.epochs) or os.environ.get("RANK", "0") != "0":  # process 0 speaks for all
+    if not len(record.epochs) or os.environ.get("RANK", "0") != "0":  # process 0 answers for all
         return
     zero = record.zero_error_epoch
     if args.json:

@@ -243,6 +243,14 @@ IDIOMS = (  # of prose and messages, for which the field has nouns
     "home again",
     "nothing to fetch",
     "a close one",
+    "the end of what is looked at",
+    "what is left of log omega",
+    "is the one left",
+    "takes it not",
+    "obeys nothing",
+    "tells alone",
+    "speaks? of",
+    "speaks? for",
 )
 PROSE = sorted([*(path for folder in ("docs", "docs/tutorials") for path in (ROOT / folder).glob("*.md")), ROOT / "README.md"])
 

@@ -17,9 +17,9 @@ class OutputError(OSError):
 
 
 def show(text: str) -> None:
-    """A result on standard output, where there is one; a terminal obeys nothing in it.
+    """A result on standard output, where there is one; control characters are escaped.
 
-    Raises OutputError where the output takes it not, BrokenPipeError where nobody reads it.
+    Raises OutputError where the output cannot be written, BrokenPipeError where nobody reads it.
     """
     try:
         if sys.stdout is not None:
@@ -46,7 +46,7 @@ def _unwritable(error: OSError) -> OutputError:
 
 
 def say(text: str, quiet: bool = False) -> None:
-    """A line on standard error, where there is one and it is wanted; a terminal obeys nothing in it.
+    """A line on standard error, where there is one and it is wanted; control characters are escaped.
 
     A standard error that takes nothing, as that of a terminal that was closed, ends no computation.
     """
