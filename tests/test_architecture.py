@@ -269,6 +269,15 @@ def test_the_picture_of_the_imports_is_the_present_one() -> None:
     assert image.open(ROOT / "docs" / "figures" / "architecture.png").text["Description"] == done.stdout.strip()
 
 
+def test_the_table_of_the_architecture_has_every_file_that_lies_in_no_folder() -> None:
+    """Commands are left out, which have pages of their own, and so are the names and the number of the version."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    files = [path for package in ("ufm", "sims") for path in (ROOT / package).glob("*.py")]
+    quiet = [path for path in files if path.stem not in ("__init__", "version") and "main" not in definitions(tree_of(path))]
+    assert len(quiet) > 8
+    assert [name(path) for path in quiet if f"`{name(path)}`" not in text] == []
+
+
 def test_results_are_named_after_what_they_are() -> None:
     """No variable, parameter or attribute is called `found`: that says how it came, not what it is."""
     called = [
