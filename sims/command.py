@@ -16,6 +16,7 @@ import ufm
 from sims import leave_importing
 from ufm.options import refuse_lost_values, shared_option
 from ufm.output import (
+    FAILED,
     INTERRUPTED,
     NO_READER,
     REFUSED,
@@ -108,7 +109,7 @@ def run_command(
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None
         advice = f": pip install 'neural-collapse-flow[{parser.extra}]'" if missing else ""
         say(f"{parser.name}: error: {one_line(error)}{advice}")
-        return exit_code(error)
+        return FAILED if isinstance(error, Failure) else exit_code(error)
     finally:
         drop_unwritable_output()
 

@@ -372,6 +372,11 @@ def test_a_page_is_refused_before_its_numbers_are_computed(
         (RuntimeError("can't allocate memory: you tried"), 2, "sims.nothing: error: can't allocate memory: you tried\n"),
         (OverflowError("too large"), 2, "sims.nothing: error: too large\n"),
         (command.Failure("no minimum\nat all"), 1, "sims.nothing: error: no minimum\\nat all\n"),
+        (
+            command.Failure("1 of 2 networks failed: out of memory"),
+            1,
+            "sims.nothing: error: 1 of 2 networks failed: out of memory\n",
+        ),
         (KeyboardInterrupt(), 130, "\nsims.nothing: interrupted; the last run is kept\n"),
         (BrokenPipeError(), 141, ""),
         (
