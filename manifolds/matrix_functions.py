@@ -67,7 +67,7 @@ def sylvester_congruence(K: ArrayT, B: ArrayT) -> ArrayT:
             break
     if size is not None and not size <= epsilon(K):
         raise ValueError(
-            "the inverse retraction does not exist: an eigenvalue of D_Y D_X^T / n has no positive real part; "
-            "the points are too far apart, use points in between"
+            "an eigenvalue of K has no positive real part beyond rounding: "
+            "S K + K^T S = 2 I has no positive definite solution that the numbers determine"
         )
     return symmetrize(S)

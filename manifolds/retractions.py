@@ -12,7 +12,7 @@ X, U are (..., P, n). All raise ValueError where a step loses rank, with the num
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from manifolds.array import ArrayT, Columns
@@ -36,7 +36,7 @@ class Retraction:
     root: Root
     scales_means: bool  # whether A is applied to the class means too
     lifts: bool = False  # whether U is replaced by Hor U
-    _inverse: Inverse | None = None
+    _inverse: Inverse | None = field(default=None, repr=False)
 
     def __call__(self, X: Columns[ArrayT], U: Columns[ArrayT], layout: MeanSplit) -> Columns[ArrayT]:
         """The point R_X(U). (..., P, n). Raises ValueError where the step loses rank and where n - C < P."""
@@ -113,7 +113,13 @@ def inverse_polar_retraction(X: Columns[ArrayT], Y: Columns[ArrayT], layout: Mea
 def _inverse_scale(D_X: ArrayT, D_Y: ArrayT, layout: MeanSplit) -> ArrayT:
     """The symmetric positive definite S that puts S D_Y - D_X into the tangent space at X. (..., P, P)"""
     K = D_Y @ D_X.mT / layout.n
-    S = sylvester_congruence(K, 2 * identity_like(K, K.shape[-1]))
+    try:
+        S = sylvester_congruence(K, 2 * identity_like(K, K.shape[-1]))
+    except ValueError as error:
+        raise ValueError(
+            f"the inverse retraction does not exist, the points are too far apart: of K = D_Y D_X^T / n {error}; "
+            "use points in between"
+        ) from error
     eigenvalues = namespace(S).linalg.eigvalsh(S)
     check_positive_definite(eigenvalues, "the scale S of the inverse retraction (the points are too far apart)")
     return S

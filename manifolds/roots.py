@@ -6,7 +6,7 @@ While torch traces or vectorises, no number can be looked at: there both passes 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,10 +39,10 @@ class Root:
     """
 
     name: str
-    of_covariance: Callable[[Any], Any]
-    conditioned: Callable[[Any], tuple[Any, float]]
-    of_deviations: Callable[[Any, Any, float, Any], Any]
-    derivative: Callable[[Any, Any], Any]
+    of_covariance: Callable[[Any], Any] = field(repr=False)
+    conditioned: Callable[[Any], tuple[Any, float]] = field(repr=False)
+    of_deviations: Callable[[Any, Any, float, Any], Any] = field(repr=False)
+    derivative: Callable[[Any, Any], Any] = field(repr=False)
     triangular: bool
 
 

@@ -21,6 +21,7 @@ from ufm.output import (
     NO_READER,
     REFUSED,
     drop_unwritable_output,
+    exit_code,
     flush_output,
     json_values,
     one_line,
@@ -34,7 +35,7 @@ NOTHING_WRITTEN = "nothing was written"
 
 
 class Failure(RuntimeError):
-    """A computation that was asked for rightly and did not succeed: exit code 1."""
+    """A computation that was asked for rightly and did not succeed, told in one line as it is: exit code 1."""
 
 
 class _Help(argparse.HelpFormatter):
@@ -61,9 +62,14 @@ class Parser(argparse.ArgumentParser):
         for name in shared:
             self.add_shared(name)
 
-    def add_shared(self, name: str, without: str | None = None, **changed: Any) -> None:
+    def add_shared(self, name: str, without: str | None = None, **changed: Any) -> argparse.Action:
         """Add an option of `ufm.options`; `without` says in words what happens where it is not given."""
-        self.add_argument(f"--{name}", **shared_option(name, without, **changed))
+        return self.add_argument(f"--{name}", **shared_option(name, without, **changed))
+
+    def add_former(self, name: str, option: argparse.Action) -> None:
+        """Add the former name of an option, which goes on to work and is not in the help."""
+        hidden = argparse.SUPPRESS
+        self.add_argument(name, dest=option.dest, type=option.type or str, nargs=option.nargs, default=hidden, help=hidden)
 
     def error(self, message: str) -> NoReturn:
         """One line on standard error."""
@@ -103,7 +109,7 @@ def run_command(
         missing = isinstance(error, ModuleNotFoundError) and error.name is not None
         advice = f": pip install 'neural-collapse-flow[{parser.extra}]'" if missing else ""
         say(f"{parser.name}: error: {one_line(error)}{advice}")
-        return FAILED if isinstance(error, Failure) else REFUSED
+        return FAILED if isinstance(error, Failure) else exit_code(error)
     finally:
         drop_unwritable_output()
 

@@ -97,7 +97,7 @@ def _state(name: str, support: Support, selection: Selection) -> str:
         state += f", not refuted: the rms left of log omega, {support.rms:.2g}, is at most {selection.tolerance:g}"
     model = MODELS[name]
     if support.parameter is not None:
-        bound = ", the end of what is looked at" if model.at_bound(support.parameter) else ""
+        bound = ", at the bound of the range" if model.at_bound(support.parameter) else ""
         state += f", {model.parameter} = {support.parameter:.3g}{bound}"
     return state
 

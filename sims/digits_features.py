@@ -123,9 +123,10 @@ def parser() -> Parser:
     )
     defaults = Training()
     p.add_argument("--out", metavar="FILE.npz", required=True, help="where features, labels, W, b and config go")
-    p.add_argument("--epochs", type=int, default=defaults.epochs, help="passes over the images")
+    p.add_shared("epochs", default=defaults.epochs)
     p.add_argument("--width", type=int, default=defaults.width, help="features P of the last layer")
-    p.add_argument("--learning-rate", type=float, default=defaults.learning_rate, help="at the start")
+    rate = p.add_argument("--lr", type=float, default=defaults.learning_rate, help="learning rate")
+    p.add_former("--learning-rate", rate)
     p.add_argument("--weight-decay", type=float, default=defaults.weight_decay, help="of SGD")
     return p
 
@@ -152,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
 def train_and_write(args: argparse.Namespace) -> None:
     """Train as asked for, and tell what the file holds."""
     torch.set_num_threads(1)  # the network is too small for more, and the sums keep their order
-    config = Training(args.epochs, args.seed, args.width, args.learning_rate, args.weight_decay)
+    config = Training(args.epochs, args.seed, args.width, args.lr, args.weight_decay)
     about = write(Path(args.out), config, args.quiet)
     if args.json:
         print_json(about)

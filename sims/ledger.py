@@ -28,13 +28,8 @@ def parser() -> Parser:
     p.add_argument(
         "--out", metavar="DIR", help="write report.json, report.html and report.pdf there (default: nothing is written)"
     )
-    p.add_argument(
-        "--epochs",
-        type=int,
-        nargs="+",
-        default=[],
-        help="epochs of a run to measure, which trains it again, or of a log (default: the last epoch)",
-    )
+    measured = p.add_shared("measured", "the last epoch; others of a run train it again", default=[])
+    p.add_former("--epochs", measured)
     p.add_shared("per-class", "all")
     p.add_argument("--limit", type=int, default=512, help="states with more features than this are reduced")
     p.add_argument(
@@ -68,9 +63,9 @@ def requested_ledgers(args: argparse.Namespace) -> Iterator[JsonObject]:
         if args.forces and (is_log(Path(source)) or not Path(source).is_dir()):
             raise ValueError(f"--forces is for folders of sims.train runs, which have a loss: {source} is none")
         if is_log(Path(source)):
-            yield from of_log(Path(source), tuple(sorted(set(args.epochs))))
+            yield from of_log(Path(source), tuple(sorted(set(args.measured))))
         elif Path(source).is_dir():
-            yield from of_run(Path(source), wanted, tuple(sorted(set(args.epochs))))
+            yield from of_run(Path(source), wanted, tuple(sorted(set(args.measured))))
         elif ":" in source:
             yield from of_function(source, wanted)
         else:

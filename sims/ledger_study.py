@@ -82,7 +82,8 @@ def parser() -> Parser:
     p = Parser(prog="python -m sims.ledger_study", description=__doc__, shared=("seed", "json", "quiet"))
     counts = "tiny 8, small 32, full 32 perceptrons, conv 8 convolutional networks, gaussians 12 on two Gaussian classes"
     p.add_argument("--size", choices=SIZES, default="tiny", help=f"which networks, of each seed: {counts}")
-    p.add_argument("--seeds", type=int, help="networks of every kind, from --seed and the seeds that follow it (default: 3 or 5)")
+    seeds = "networks of every kind, from --seed and the seeds that follow it (default: 3; 5 for full, conv and gaussians)"
+    p.add_argument("--seeds", type=int, help=seeds)
     p.add_argument("--out", default="runs/ledger-study", metavar="DIR", help="folder of one file a network and summary.json")
     p.add_argument("--dataset", default="digits", help="digits, fashionmnist, cifar10-jpeg, ...; not with --size gaussians")
     p.add_shared("data-dir", "none")
@@ -90,7 +91,7 @@ def parser() -> Parser:
     p.add_shared("per-class", "all")
     p.add_shared("test-per-class", "all")
     p.add_argument("--only", metavar="TEXT", help="only networks whose name contains it (default: all)")
-    p.add_shared("device", choices=("auto", "cpu", "cuda"))
+    p.add_shared("device")
     p.add_argument("--engine", default=PROCESSES, help=f"what computes the networks: {ENGINES}")
     p.add_argument("--jobs", type=int, default=1, help="networks at a time")
     p.add_shared("threads", default=1)

@@ -30,7 +30,7 @@ OPTIONS: dict[str, tuple[Callable[[str], object], str]] = {
     "C": (int, "classes"),
     "N": (int, "examples per class (of the smaller classes where sizes differ)"),
     "P": (int, "features (neurons of ergen-pilanci)"),
-    "lambda_w": (float, "weight decay of W (of the norm rho in poggio-liao)"),
+    "lambda_w": (float, "weight decay of W, as --lambda of sims.measure (of the norm rho in poggio-liao)"),
     "lambda_h": (float, "weight decay of H"),
     "lambda_b": (float, "weight decay of the bias"),
     "temperature": (float, "factor of the logits"),
@@ -110,20 +110,6 @@ def as_block(entry: JsonObject) -> str:
     return f"{entry['name']}\n{words}\n  options: {' '.join(entry['options'])}{solvers}"
 
 
-def usable_device(asked: str) -> str:
-    """The device that was asked for, with `auto` a GPU where there is one. Raises ValueError where torch cannot use it."""
-    import torch
-
-    name = device_of(asked)
-    try:
-        torch.zeros(1, dtype=torch.float64, device=name)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        raise ValueError(f"--device {name}: {str(error).splitlines()[0]}") from error
-    if torch.device(name).type == "meta":
-        raise ValueError(f"--device {name}: its tensors have no values; use cpu or a device that computes")
-    return name
-
-
 def check_seed(seed: int) -> None:
     """Raise ValueError for a seed that torch's and numpy's generators do not both take, restarts added."""
     if not 0 <= seed <= LARGEST_SEED:
@@ -136,7 +122,7 @@ def run_one(args: argparse.Namespace) -> None:
     model = build_model(args.name, given)
     model.check_domain()
     check_seed(args.seed)
-    device = usable_device(args.device)
+    device = device_of(args.device)
     from sims.gallery.gallery import as_json, as_text, check_folder, save_report
     from ufm.models.base import simulate
 
@@ -156,7 +142,7 @@ def run_one(args: argparse.Namespace) -> None:
 def run_all(args: argparse.Namespace) -> None:
     """`all`: the gallery."""
     check_seed(args.seed)
-    device = usable_device(args.device)
+    device = device_of(args.device)
     from sims.gallery.gallery import check_folder, make_gallery, markdown_table
 
     check_folder(args.out)

@@ -134,7 +134,7 @@ def _on_dask(
     try:
         from distributed import Client
     except ImportError as error:
-        raise ValueError("dask's scheduler is not installed: install the extra 'cluster'") from error
+        raise ValueError("dask's scheduler is not installed: pip install 'neural-collapse-flow[cluster]'") from error
     where, left, patience = engine if engine == DASK else _scheduler_of(engine), dict(tasks), FIRST_ANSWER
     for _ in range(ATTEMPTS):
         try:

@@ -218,6 +218,17 @@ def test_no_function_is_written_twice() -> None:
     assert [where for where in homes.values() if len(where) > 1] == []
 
 
+def test_what_is_not_implemented_says_why() -> None:
+    """A method that is there for a protocol alone is none: the protocol asks for too much."""
+    bare = [
+        f"{name(path)}: line {node.lineno}"
+        for path in MODULES
+        for node in ast.walk(tree_of(path))
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Name) and node.exc.id == "NotImplementedError"
+    ]
+    assert bare == []
+
+
 IDIOMS = (  # of prose and messages, for which the field has nouns
     "from rest",
     "at the door",
@@ -232,6 +243,14 @@ IDIOMS = (  # of prose and messages, for which the field has nouns
     "home again",
     "nothing to fetch",
     "a close one",
+    "the end of what is looked at",
+    "what is left of log omega",
+    "is the one left",
+    "takes it not",
+    "obeys nothing",
+    "tells alone",
+    "speaks? of",
+    "speaks? for",
 )
 PROSE = sorted([*(path for folder in ("docs", "docs/tutorials") for path in (ROOT / folder).glob("*.md")), ROOT / "README.md"])
 
@@ -248,6 +267,15 @@ def test_the_picture_of_the_imports_is_the_present_one() -> None:
     code = "import make_architecture as m; print(m.written(m.arrows()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "docs", capture_output=True, text=True, check=True)
     assert image.open(ROOT / "docs" / "figures" / "architecture.png").text["Description"] == done.stdout.strip()
+
+
+def test_the_table_of_the_architecture_has_every_file_that_lies_in_no_folder() -> None:
+    """Commands are left out, which have pages of their own, and so are the names and the number of the version."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    files = [path for package in ("ufm", "sims") for path in (ROOT / package).glob("*.py")]
+    quiet = [path for path in files if path.stem not in ("__init__", "version") and "main" not in definitions(tree_of(path))]
+    assert len(quiet) > 8
+    assert [name(path) for path in quiet if f"`{name(path)}`" not in text] == []
 
 
 def test_results_are_named_after_what_they_are() -> None:

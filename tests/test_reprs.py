@@ -1,6 +1,7 @@
 """What prints at a prompt: an object that holds arrays says their shapes, whatever their size."""
 
 import ast
+import inspect
 import re
 from importlib import import_module
 from pathlib import Path
@@ -57,6 +58,19 @@ def test_results_of_a_thousand_features_print_on_a_few_lines(kind) -> None:
         assert "\n" not in text
     assert repr(manifolds.ClassLayout((3, 5, 4))) == "ClassLayout(sizes=(3, 5, 4))"
     assert repr(manifolds.ClassLayout((3,) * 500)) == "ClassLayout(sizes=(3, 3, 3, 3, 3, 3, ... 500 in all))"
+
+
+@pytest.mark.parametrize("package", [manifolds, ufm], ids=lambda package: package.__name__)
+def test_defaults_in_signatures_have_no_addresses_in_memory(package) -> None:
+    """`help()` and an editor show them; Python itself prints a function that is a default with one."""
+    defaults: list[tuple[str, object]] = []
+    for name in package.__all__:
+        for part in (member for _, member in inspect.getmembers(getattr(package, name)) if inspect.isfunction(member)):
+            defaults += [(f"{name}: {one}", one.default) for one in inspect.signature(part).parameters.values()]
+        if inspect.isfunction(value := getattr(package, name)):
+            defaults += [(f"{name}: {one}", one.default) for one in inspect.signature(value).parameters.values()]
+    assert len(defaults) > 100
+    assert [where for where, default in defaults if " at 0x" in repr(default) and not inspect.isfunction(default)] == []
 
 
 def test_values_print_by_their_kind() -> None:

@@ -4,6 +4,7 @@ import contextlib
 import io
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
@@ -16,9 +17,9 @@ class OutputError(OSError):
 
 
 def show(text: str) -> None:
-    """A result on standard output, where there is one; a terminal obeys nothing in it.
+    """A result on standard output, where there is one; control characters are escaped.
 
-    Raises OutputError where the output takes it not, BrokenPipeError where nobody reads it.
+    Raises OutputError where the output cannot be written, BrokenPipeError where nobody reads it.
     """
     try:
         if sys.stdout is not None:
@@ -45,7 +46,7 @@ def _unwritable(error: OSError) -> OutputError:
 
 
 def say(text: str, quiet: bool = False) -> None:
-    """A line on standard error, where there is one and it is wanted; a terminal obeys nothing in it.
+    """A line on standard error, where there is one and it is wanted; control characters are escaped.
 
     A standard error that takes nothing, as that of a terminal that was closed, ends no computation.
     """
@@ -102,6 +103,12 @@ def one_line(error: BaseException) -> str:
     if type(error) is RuntimeError or type(error).__module__.split(".")[0] == "torch":
         text = next(iter(text.splitlines()), "")
     return printable(text) or type(error).__name__
+
+
+def exit_code(error: BaseException) -> int:
+    """1 for a computation that failed, a RuntimeError; 2 for what cannot be done as asked, short memory included."""
+    short = re.search("out of memory|allocate memory", str(error))  # torch's RuntimeError, too
+    return FAILED if isinstance(error, RuntimeError) and not short else REFUSED
 
 
 def json_values(value: object) -> Any:

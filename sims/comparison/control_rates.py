@@ -27,11 +27,30 @@ def is_clear(line: JudgedCase) -> bool:
     return line["growth"] >= 3 and line["T"] >= 12 and line["noise"] <= 0.01
 
 
-def rates_table(lines: Sequence[JudgedCase]) -> str:
-    """The rates in Markdown: of all cases and by every factor of the grid; counts with 95 % intervals."""
+def rates(lines: Sequence[JudgedCase]) -> list[JsonObject]:
+    """The counts of all cases and by every factor of the grid, a row each; those of naming are of the clear cases."""
     rows = [("all", lines)]
     for key in FACTORS:
         rows += [(f"{key} = {value}", [x for x in lines if x[key] == value]) for value in sorted({x[key] for x in lines})]
+    counted = []
+    for name, of in rows:
+        clear = [x for x in of if is_clear(x)]
+        told = [x for x in clear if x["oracle"]]
+        counts = {
+            "cases": len(of),
+            "wrong_model_named": sum(x["outcome"] == "named" and x["name"] != x["model"] for x in of),
+            "true_refuted": sum(x["true_refuted"] for x in of),
+            "clear_cases": len(clear),
+            "true_named": sum(x["name"] == x["model"] for x in clear),
+            "oracle_tells": len(told),
+            "named_where_it_tells": sum(x["name"] == x["model"] for x in told),
+        }
+        counted.append({"of": name, **counts})
+    return counted
+
+
+def rates_table(lines: Sequence[JudgedCase]) -> str:
+    """The rates in Markdown; counts with 95 % intervals."""
     heads = [
         "",
         "cases",
@@ -49,20 +68,17 @@ def rates_table(lines: Sequence[JudgedCase]) -> str:
         "| " + " | ".join(heads) + " |",
         "|---" * len(heads) + "|",
     ]
-    for name, of in rows:
-        clear = [x for x in of if is_clear(x)]
-        told = [x for x in clear if x["oracle"]]
-        wrong = sum(x["outcome"] == "named" and x["name"] != x["model"] for x in of)
+    for row in rates(lines):
         cells = [
-            str(len(of)),
-            _share_text(wrong, len(of)),
-            _share_text(sum(x["true_refuted"] for x in of), len(of)),
-            str(len(clear)),
-            _share_text(sum(x["name"] == x["model"] for x in clear), len(clear)),
-            _share_text(len(told), len(clear)),
-            _share_text(sum(x["name"] == x["model"] for x in told), len(told)),
+            str(row["cases"]),
+            _share_text(row["wrong_model_named"], row["cases"]),
+            _share_text(row["true_refuted"], row["cases"]),
+            str(row["clear_cases"]),
+            _share_text(row["true_named"], row["clear_cases"]),
+            _share_text(row["oracle_tells"], row["clear_cases"]),
+            _share_text(row["named_where_it_tells"], row["oracle_tells"]),
         ]
-        text.append(f"| {name} | " + " | ".join(cells) + " |")
+        text.append(f"| {row['of']} | " + " | ".join(cells) + " |")
     return "\n".join(text) + "\n"
 
 

@@ -15,7 +15,7 @@ from typing import TypeVar
 import numpy as np
 
 from manifolds.linalg import root_of_spectrum
-from sims.command import Parser, parse_share, run_command
+from sims.command import Parser, parse_share, print_json, run_command
 from sims.comparison.control_features import TrueRun, exponential, features_seen, symmetric_noise
 from sims.comparison.control_starts import start_of_case, with_means
 from ufm.compare.coordinates import Entry, frame_of, log_gram
@@ -185,7 +185,7 @@ def judged(case: Case, seed: int) -> JsonObject:
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser("python -m sims.comparison.controls", ("seed",), description=__doc__)
+    p = Parser("python -m sims.comparison.controls", ("seed", "json", "quiet"), description=__doc__)
     p.add_argument("--out", required=True, metavar="FILE.jsonl", help="one line per case; an existing file is continued")
     p.add_argument("--cases", type=int, default=400, help="drawn from the grid")
     p.add_argument("--stored", action="store_true", help="with W, b and the layer below: `joint` and `layer` are candidates, too")
@@ -208,7 +208,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def judge_cases(args: argparse.Namespace) -> None:
     """Judge the cases that are missing, then print the rates or write them into a page."""
-    from sims.comparison.control_rates import rates_table, written
+    from sims.comparison.control_rates import rates, rates_table, written
     from sims.comparison.lines import append_line, read_lines, stopwatch
 
     out, elapsed, (which, of) = Path(args.out), stopwatch(), parse_share(args.share)
@@ -229,7 +229,9 @@ def judge_cases(args: argparse.Namespace) -> None:
     if args.write:
         page = Path(args.write)
         write_text(page, written(read_limited_text(page), table, args.stored))
-    else:
+    if args.json:
+        print_json({"file": str(out), "rates": rates(lines)})
+    elif not (args.quiet or args.write):
         show(table.removesuffix("\n"))
 
 

@@ -60,7 +60,7 @@ def models_table(values: JsonObject) -> Part:
         state = model["missing"] or ("refuted" if model["refuted"] else "compatible")
         state += f" (leaves no more than {tolerance})" if model["negligible"] else ""
         parameter = "–" if model["parameter"] is None else f"{model['parameter_name']} = {_number_text(model['parameter'])}"
-        parameter += " (the end of what is looked at)" if model["parameter_at_bound"] else ""
+        parameter += " (at the bound of the range)" if model["parameter_at_bound"] else ""
         numbers = [_number_text(model[key]) for key in ("log_likelihood", "p_rival", "p_free")]
         rows.append([name, model["statement"], state, parameter, *numbers, _percent(model["rms"])])
     caption = (

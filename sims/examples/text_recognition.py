@@ -17,11 +17,13 @@ import torch
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from sims.command import Parser, run_command
+from sims.command import Parser, print_json, run_command
 from sims.examples.onnx_head import OnnxHead, onnx_head
 from ufm.features.measures import phd_equiangular, phd_equinorm, phd_maximal_angle
 from ufm.features.vectors import norms, unit_vectors
+from ufm.files.json_objects import JsonObject
 from ufm.monitor import NeuralCollapse
+from ufm.monitor.measurement import MEASURES
 from ufm.output import show
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
 FONTS = ("DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "DejaVuSerif-Italic")
 TOGETHER = 0.99  # cosine of rows of W that all but coincide
+FEATURE_MEASURES = (*MEASURES, "ncc_accuracy", "effective_rank")
 LINES, LENGTH, HEIGHT, LINES_AT_ONCE = 200, 10, 48, 25
 
 
@@ -83,51 +86,88 @@ def nearest_cosines(vectors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return cosines.max(0), cosines.argmax(0)
 
 
-def show_classifier(W: np.ndarray, names: list[str]) -> Figure:
-    """Print NC2 of all rows of W beside those of Gaussian rows, and draw the cosine of each with its nearest."""
+def classifier_measures(W: np.ndarray, names: list[str]) -> tuple[JsonObject, dict[str, np.ndarray]]:
+    """NC2 of all rows of W beside that of Gaussian rows, the rows that coincide, the nearest letters; and the nearest cosines."""
     (C, P), wanted = W.shape, [k for k, name in enumerate(names) if name and name in LETTERS]
-    figure = Figure(figsize=(6.4, 3), layout="constrained")
-    axes = figure.subplots()
-    least = (1 / P - 1 / (C - 1)) ** 0.5
-    show(f"{C} classes, P = {P}: unit vectors that add up to 0 have a std of cosines of at least {least:.4f}")
+    measures: JsonObject = {"C": C, "P": P, "least_std": (1 / P - 1 / (C - 1)) ** 0.5}
+    nearest = {}
     for name, rows in {"classifier": W, "Gaussian": np.random.default_rng(0).standard_normal(W.shape)}.items():
         M = centred(rows)
-        values = phd_equinorm(M), phd_equiangular(M), phd_maximal_angle(M)
-        show(
-            f"{name:10}  norms, std / mean {values[0]:.3f}   cosines, std {values[1]:.4f}   mean |cos + 1/(C-1)| {values[2]:.4f}"
-        )
-        cosines, others = nearest_cosines(M)
-        axes.hist(cosines, 80, range=(0, 1), histtype="step", label=name)
+        nc2 = {"nc2_equinorm": phd_equinorm(M), "nc2_equiangular": phd_equiangular(M), "nc2_maxangle": phd_maximal_angle(M)}
+        measures[name], (nearest[name], others) = nc2, nearest_cosines(M)
         if name == "classifier":
-            together, lengths = cosines > TOGETHER, norms(M)
-            few = int(together[wanted].sum())
-            show(f"{together.sum()} rows have another within a cosine of {TOGETHER}, {few} of letters and digits among them;")
-            show(f"their mean norm is {lengths[together].mean():.3f}, that of the others {lengths[~together].mean():.3f}")
+            cosines, lengths = nearest[name], norms(M)
+            together = cosines > TOGETHER
             order = [k for k in np.argsort(-cosines) if k < others[k] and k in wanted][:8]
-            show("nearest letters and digits: " + ", ".join(f"{names[k]} {names[others[k]]} {cosines[k]:.2f}" for k in order))
+            measures |= {
+                "coincident": int(together.sum()),
+                "coincident_letters": int(together[wanted].sum()),
+                "mean_norm_of_coincident": lengths[together].mean(),
+                "mean_norm_of_others": lengths[~together].mean(),
+                "nearest_letters": [[names[k], names[others[k]], float(cosines[k])] for k in order],
+            }
+    return measures, nearest
+
+
+def classifier_text(measures: JsonObject) -> str:
+    """The same as text."""
+
+    def row(name: str) -> str:
+        norm, std, cosine = measures[name].values()
+        return f"{name:10}  norms, std / mean {norm:.3f}   cosines, std {std:.4f}   mean |cos + 1/(C-1)| {cosine:.4f}"
+
+    m, few = measures, f"{measures['coincident_letters']} of letters and digits among them;"
+    least = f"unit vectors that add up to 0 have a std of cosines of at least {m['least_std']:.4f}"
+    return "\n".join(
+        (
+            f"{m['C']} classes, P = {m['P']}: {least}",
+            row("classifier"),
+            f"{m['coincident']} rows have another within a cosine of {TOGETHER}, {few}",
+            f"their mean norm is {m['mean_norm_of_coincident']:.3f}, that of the others {m['mean_norm_of_others']:.3f}",
+            "nearest letters and digits: " + ", ".join(f"{a} {b} {cosine:.2f}" for a, b, cosine in m["nearest_letters"]),
+            row("Gaussian"),
+        )
+    )
+
+
+def cosine_figure(nearest: dict[str, np.ndarray]) -> Figure:
+    """The cosine of each row with its nearest, of W and of Gaussian rows."""
+    figure = Figure(figsize=(6.4, 3), layout="constrained")
+    axes = figure.subplots()
+    for name, cosines in nearest.items():
+        axes.hist(cosines, 80, range=(0, 1), histtype="step", label=name)
     axes.set(xlabel="cosine of a row of W with the nearest other row", ylabel="classes")
     axes.legend(frameon=False)
     return figure
 
 
-def show_features(head: OnnxHead, lines: int, seed: int) -> None:
-    """Print the measures of the features of drawn lines, and of the same with shuffled labels."""
+def feature_measures(head: OnnxHead, lines: int, seed: int) -> JsonObject:
+    """The measures of the features of drawn lines, and of the same with shuffled labels."""
     H, y, share = features_of_lines(head, lines, seed)
-    show(f"{share:.1%} of {lines} lines are read without error: {len(H)} features of {len(np.unique(y))} characters")
     W, b = torch.tensor(head.W), torch.tensor(head.b)
-    columns = []
-    for labels in (y, np.random.default_rng(seed).permutation(y)):
+    measures: JsonObject = {"lines": lines, "read": share, "features": len(H), "characters": len(np.unique(y))}
+    for name, labels in (("labels", y), ("shuffled", np.random.default_rng(seed).permutation(y))):
         metric = NeuralCollapse(len(head.W), classes="seen")
         metric.update(torch.from_numpy(H), torch.from_numpy(labels), (W, b))
-        columns.append(metric.compute())
-    show(f"{'':16} {'labels':>8} {'shuffled':>8}")
-    for name in ("nc1", "nc2_equinorm", "nc2_equiangular", "nc2_maxangle", "nc3", "nc4", "ncc_accuracy", "effective_rank"):
-        show(f"{name:16} {columns[0][name]:8.3f} {columns[1][name]:8.3f}")
+        values = metric.compute()
+        measures[name] = {measure: float(values[measure]) for measure in FEATURE_MEASURES}
+    return measures
+
+
+def feature_text(m: JsonObject) -> str:
+    """The same as text."""
+    head = (
+        f"{m['read']:.1%} of {m['lines']} lines are read without error: {m['features']} features of {m['characters']} characters"
+    )
+    rows = [f"{name:16} {m['labels'][name]:8.3f} {m['shuffled'][name]:8.3f}" for name in FEATURE_MEASURES]
+    return "\n".join((head, f"{'':16} {'labels':>8} {'shuffled':>8}", *rows))
 
 
 def parser() -> Parser:
     """The command line."""
-    p = Parser("python -m sims.examples.text_recognition", ("seed",), "pretrained", description=__doc__.split("\n")[0])
+    p = Parser(
+        "python -m sims.examples.text_recognition", ("seed", "json", "quiet"), "pretrained", description=__doc__.split("\n")[0]
+    )
     p.add_argument("model", type=Path, help="the recogniser, an ONNX file")
     p.add_argument("--out", type=Path, metavar="DIR", required=True, help="folder of the figure")
     p.add_argument("--lines", type=int, default=LINES, help="lines of text to draw")
@@ -140,12 +180,16 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def show_and_draw(args: argparse.Namespace) -> None:
-    """Print both tables and write the figure."""
+    """Write the figure, and print both tables or with `--json` one object."""
     head = onnx_head(args.model)
     args.out.mkdir(parents=True, exist_ok=True)
-    figure = show_classifier(head.W, characters(session_of(head)))
-    figure.savefig(args.out / "text-recognition.png", dpi=120)
-    show_features(head, args.lines, args.seed)
+    of_rows, nearest = classifier_measures(head.W, characters(session_of(head)))
+    cosine_figure(nearest).savefig(args.out / "text-recognition.png", dpi=120)
+    of_features = feature_measures(head, args.lines, args.seed)
+    if args.json:
+        print_json({"classifier": of_rows, "features": of_features})
+    elif not args.quiet:
+        show(f"{classifier_text(of_rows)}\n{feature_text(of_features)}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ FEATURE_STEPS = 5000
 NETWORK_STEP = 0.4  # of a network's rate; of free features, whose largest curvature does not grow, much less does
 RIDGE = 1e-4  # lambda of W at least squares where features may be nearly dead
 NETWORK_EPOCHS = 1200  # of the networks whose classifier is trained
-FREE = "free"
+FREE_FEATURES = "free"
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Rung:
     name: str
     adds: str
     descent: Descent | None = None
-    body: str = FREE
+    body: str = FREE_FEATURES
     train: TrainConfig | None = None
     steps: int = FEATURE_STEPS
     expected: str = ""
@@ -150,7 +150,7 @@ def body_of(rung: Rung, x: Tensor, labels: Tensor, seed: int) -> nn.Sequential:
         layers.append(projection(nn.Sequential(*layers), x, labels))
     body = nn.Sequential(OrderedDict({f"layer{k}": layer for k, layer in enumerate(layers)}))
     for p in body.parameters():
-        p.requires_grad_(rung.body != FREE)
+        p.requires_grad_(rung.body != FREE_FEATURES)
     if rung.body == "network":
         layers[-1].requires_grad_(False)
     if rung.body == "last-layer":

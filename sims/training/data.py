@@ -162,7 +162,7 @@ def from_hub(name: str, quiet: bool = True) -> "tuple[Encoded, Encoded]":
     try:
         from datasets import load_dataset
     except ImportError as error:
-        raise ValueError("named datasets need the library datasets: install the extra 'train'") from error
+        raise ValueError("named datasets need the library datasets: pip install 'neural-collapse-flow[train]'") from error
     try:
         dataset: Any = load_dataset(name)
     except Exception as error:  # the library raises its own and those of every transport below it

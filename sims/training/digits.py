@@ -13,6 +13,6 @@ def digits_table() -> np.ndarray:
     """
     package = importlib.util.find_spec("sklearn")
     if package is None or not package.submodule_search_locations:
-        raise ValueError("the digits come with scikit-learn: install the extra 'train'")
+        raise ValueError("the digits come with scikit-learn: pip install 'neural-collapse-flow[train]'")
     file = Path(package.submodule_search_locations[0], "datasets", "data", "digits.csv.gz")
     return np.loadtxt(file, delimiter=",", dtype=np.uint8)

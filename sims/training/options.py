@@ -12,7 +12,7 @@ from ufm.options import SHARED
 
 CELL = {"dataset": "digits", "net": "mlp", "loss": "mse"}  # the default one
 OWN_OPTIONS = (*CELL, "epochs")  # options with a meaning of their own
-NOTHING = object()  # an option that takes back what the configuration says
+RESET = object()  # the value of an option that sets a field of the configuration back to None
 WORDS = {"per_class": "all", "test_per_class": "all", "pad_to": "none", "data_dir": "none", "hub": "none"}  # how it is written
 HELP = {
     "optimizer": "sgd, adam or lbfgs",
@@ -22,7 +22,6 @@ HELP = {
     "drop_last": "leave out the last batch of an epoch where it is short",
     "decays": "epochs after which the rate is decayed",
     "decay_factor": "factor of the rate then",
-    "measured": "epochs that are measured",
     "stem": "first convolution: 3x3, or 7x7 with pooling",
     "lr_grid": "learning rates of a search",
     "lr": "learning rate (default: the tuned one of the protocol)",
@@ -67,7 +66,7 @@ def config_of(args: argparse.Namespace) -> TrainConfig:
     values: dict[str, Any] = {name: getattr(args, name) for name in names}
     for name, value in values.items():
         if value is not None:
-            value = None if value is NOTHING else value
+            value = None if value is RESET else value
             changed: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value}
             given |= changed
     config = replace(config, **given)
@@ -94,10 +93,10 @@ def _add_field(p: argparse.ArgumentParser, name: str, kind: Any) -> None:
 
 
 def _or_word(kind: type, word: str) -> Callable[[str], object]:
-    """What turns the text of an option into its type, or the word into NOTHING."""
+    """What turns the text of an option into its type, or the word into RESET."""
 
     def parse(text: str) -> object:
-        return NOTHING if text == word else kind(text)
+        return RESET if text == word else kind(text)
 
     parse.__name__ = f"{kind.__name__} or {word!r}"  # argparse names it where it fails
     return parse

@@ -126,7 +126,7 @@ def check_launch() -> None:
 
 
 def check_started(processes: int) -> None:
-    """Raise ValueError where the environment speaks of another number of processes than train together.
+    """Raise ValueError where the environment states another number of processes than train together.
 
     Each would train all by itself, into one folder: `WORLD_SIZE` without `RANK` and `LOCAL_RANK`, or mpirun around GPUs.
     """

@@ -82,7 +82,7 @@ def test_the_congruence_is_solved_however_small_the_real_part(smallest: float) -
 
 @pytest.mark.parametrize("K", [np.diag([1.0, 0.0]), np.diag([1.0, -1e-6]), np.array([[0.0, 1.0], [-1.0, 0.0]])])
 def test_the_congruence_without_a_positive_real_part_is_refused(K: np.ndarray) -> None:
-    with pytest.raises(ValueError, match="no positive real part"):
+    with pytest.raises(ValueError, match=r"eigenvalue of K .*no positive real part"):
         matrix_functions.sylvester_congruence(K, 2 * np.eye(2))
 
 

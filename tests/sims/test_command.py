@@ -33,14 +33,14 @@ COMMANDS = (
     "sims.ladder",
     "sims.ledger",
     "sims.ledger_study",
+    "sims.comparison.controls",
+    "sims.examples.text_recognition",
     "ufm.flow",
 )
-ALL = (*COMMANDS, "sims.comparison.controls", "sims.examples.text_recognition")  # the last two print text alone
 FULL = Path("/dev/full")
 BUFFERED = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}  # as a user's output is
 OWN = {  # options of several commands whose meaning is the command's own, and why
     "--out": "what is written, and whether it is a file or a folder",
-    "--epochs": "scales a schedule, trains a small net, or names epochs of a run",
     "--dataset": "a cell of the protocol, or the data of a study",
     "--loss": "of the cell, or of the runs that are drawn",
     "--optimizer": "of a network, or of a model",
@@ -48,6 +48,7 @@ OWN = {  # options of several commands whose meaning is the command's own, and w
     "--feature-decay": "of a network, or of a flow",
     "--engine": "of a search, or of the networks of a study",
     "--jobs": "runs of a search, or networks of a study",
+    "--share": "of the runs of a study, or of the cases of the controls",
     "--seeds": "runs or networks, with a default of the size",
     "--width": "a factor of the channels, or the features of one layer",
     "--flow": "of a model, or of the command",
@@ -81,11 +82,11 @@ def help_of(parser: argparse.ArgumentParser, action: argparse.Action) -> str:
 def options_of(name: str) -> Iterator[tuple[str, argparse.ArgumentParser, argparse.Action]]:
     for parser in with_subparsers(parser_of(name)):
         for action in parser._actions:
-            if action.option_strings:
+            if action.option_strings and action.help != argparse.SUPPRESS:
                 yield max(action.option_strings, key=len), parser, action
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_tells_its_version(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         parser_of(name).parse_args(["--version"])
@@ -93,7 +94,7 @@ def test_every_command_tells_its_version(name: str, capsys: pytest.CaptureFixtur
     assert capsys.readouterr().out == f"{name} {ufm.__version__}\n"
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_every_option_has_a_help_text_and_says_its_default(name: str) -> None:
     for parser in with_subparsers(parser_of(name)):
         assert all(action.help for action in parser._actions), name
@@ -118,6 +119,31 @@ def test_every_command_that_draws_takes_a_seed(name: str) -> None:
     assert "--seed" in {option for option, _, _ in options_of(name)}
 
 
+@pytest.mark.parametrize(
+    ("name", "before", "now"),
+    [
+        ("sims.ledger run", ["--epochs", "1", "3"], ["--measured", "1", "3"]),
+        ("sims.digits_features --out x.npz", ["--learning-rate", "0.1"], ["--lr", "0.1"]),
+    ],
+)
+def test_an_option_that_was_renamed_goes_on_to_work_and_is_not_in_the_help(name: str, before: list[str], now: list[str]) -> None:
+    module, *arguments = name.split()
+    parser = parser_of(module)
+    assert parser.parse_args([*arguments, *before]) == parser.parse_args([*arguments, *now]) != parser.parse_args(arguments)
+    assert before[0] not in parser.format_help()
+    assert now[0] in parser.format_help()
+
+
+@pytest.mark.parametrize(
+    ("option", "others"),
+    [("ufm.flow --ridge", ["--lambda"]), ("sims.measure --lambda", ["--ridge"]), ("sims.models --lambda-w", ["--lambda"])],
+)
+def test_a_weight_decay_names_the_option_that_is_the_same_elsewhere(option: str, others: list[str]) -> None:
+    name, spelling = option.split()
+    (text,) = {help_of(parser, action) for this, parser, action in options_of(name) if this == spelling}
+    assert [other for other in others if other not in text] == []
+
+
 def meaning(parser: argparse.ArgumentParser, action: argparse.Action) -> tuple[str, str, object]:
     """Help text without the default, type (that of a configuration takes a word beside it), and the kind of the option."""
     kind = getattr(action.type, "__name__", "str").split(" or ")[0]
@@ -140,8 +166,32 @@ def test_the_devices_that_a_help_text_names_are_accepted(name: str) -> None:
     for option, parser, action in options_of(name):
         if option == "--device":
             devices = re.findall(r"\b(?:auto|cpu|cuda(?::\d)?)\b", help_of(parser, action))
-            assert {"auto", "cpu", "cuda"} <= set(devices)
+            assert {"auto", "cpu", "cuda", "cuda:1"} <= set(devices)
             assert action.choices is None or set(devices) <= set(action.choices)
+
+
+@pytest.mark.parametrize(("device", "reason"), [("nowhere", ""), ("cuda:99", ""), ("meta", "its tensors have no values")])
+@pytest.mark.parametrize(
+    "name", ["ufm.flow --C 3 --N 9 --P 4", "sims.models run lu-steinerberger", "sims.train --per-class 9", "sims.ledger_study"]
+)
+def test_a_device_that_is_not_there_is_one_line_in_every_command(
+    name: str, device: str, reason: str, capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    module, *arguments = name.split()
+    assert module_of(module).main([*arguments, "--device", device]) == 2
+    error = capsys.readouterr().err
+    assert (error.count("\n"), error.startswith(f"{module}: error: device {device!r} cannot be used: {reason}")) == (1, True), (
+        error
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["ufm.flow --C 3 --N 9 --P 4", "sims.models run lu-steinerberger --C 3 --P 4"])
+def test_a_device_has_a_number_in_every_command(name: str, capsys: pytest.CaptureFixture) -> None:
+    module, *arguments = name.split()
+    assert module_of(module).main([*arguments, "--device", "cpu:0", "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("name", ["ufm.flow --C 3 --N 9 --P 4 --full", "sims.models run lu-steinerberger --C 3 --P 4"])
@@ -194,7 +244,7 @@ def test_no_message_of_the_library_names_an_option() -> None:
     assert messages == []
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", COMMANDS)
 def test_an_unknown_option_is_one_line_and_exit_code_two(name: str, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         module_of(name).main(["--no-such-option"])
@@ -315,11 +365,18 @@ def test_a_page_is_refused_before_its_numbers_are_computed(
     [
         (None, 0, ""),
         (ValueError("cannot read a\nb.npz: cut"), 2, "sims.nothing: error: cannot read a\\nb.npz: cut\n"),
-        (RuntimeError("CUDA error\nCompile with TORCH_USE_CUDA_DSA"), 2, "sims.nothing: error: CUDA error\n"),
+        (RuntimeError("CUDA error\nCompile with TORCH_USE_CUDA_DSA"), 1, "sims.nothing: error: CUDA error\n"),
         (FileNotFoundError(2, "No such file", "x"), 2, "sims.nothing: error: [Errno 2] No such file: 'x'\n"),
         (MemoryError(), 2, "sims.nothing: error: MemoryError\n"),
+        (RuntimeError("CUDA out of memory. Tried"), 2, "sims.nothing: error: CUDA out of memory. Tried\n"),
+        (RuntimeError("can't allocate memory: you tried"), 2, "sims.nothing: error: can't allocate memory: you tried\n"),
         (OverflowError("too large"), 2, "sims.nothing: error: too large\n"),
         (command.Failure("no minimum\nat all"), 1, "sims.nothing: error: no minimum\\nat all\n"),
+        (
+            command.Failure("1 of 2 networks failed: out of memory"),
+            1,
+            "sims.nothing: error: 1 of 2 networks failed: out of memory\n",
+        ),
         (KeyboardInterrupt(), 130, "\nsims.nothing: interrupted; the last run is kept\n"),
         (BrokenPipeError(), 141, ""),
         (

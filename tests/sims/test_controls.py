@@ -1,5 +1,6 @@
 """The controls: shares of the cases, side by side, are the cases of one command; the features that runs are seen with."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ def test_shares_are_the_cases_of_one_command(
     monkeypatch.setattr(controls, "judged", stub)
     assert controls.main([*options, "--out", str(alone)]) == 0
     assert capsys.readouterr().out == table
+    assert controls.main([*options, "--out", str(alone), "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert controls.main([*options, "--out", str(alone), "--json"]) == 0
+    every, *_ = json.loads(capsys.readouterr().out)["rates"]
+    clear_cases = sum(line["growth"] >= 3 and line["T"] >= 12 and line["noise"] <= 0.01 for line in read_lines(alone))
+    assert 6 <= clear_cases < 11
+    clear = dict.fromkeys(("clear_cases", "true_named", "oracle_tells", "named_where_it_tells"), clear_cases)
+    assert every == {"of": "all", "cases": 11, "wrong_model_named": 0, "true_refuted": 0, **clear}
     assert controls.main([*options, "--out", str(alone), "--share", "0/3"]) == 2
     assert "1 <= K <= N" in capsys.readouterr().err
 

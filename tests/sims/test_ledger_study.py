@@ -210,6 +210,13 @@ def test_networks_are_the_same_from_any_worker_and_a_failure_is_not_fatal(
     assert "[" not in capsys.readouterr().err
 
 
+def test_the_default_number_of_seeds_is_said_for_every_size() -> None:
+    text = " ".join(ledger_study.parser().format_help().split())
+    assert "(default: 3; 5 for full, conv and gaussians)" in text
+    assert {size for size, seeds in ledger_study.SEEDS.items() if seeds != 3} == {"full", "conv", "gaussians"}
+    assert set(ledger_study.SEEDS.values()) == {3, 5}
+
+
 @pytest.mark.parametrize("option", ["seeds", "jobs", "threads"])
 def test_counts_of_the_study_are_positive(option: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert ledger_study.main([f"--{option}", "0"]) == 2

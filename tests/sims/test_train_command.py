@@ -1,9 +1,11 @@
 """The command line of sims.train, and the commands that the training page leaves for a GPU."""
 
+import os
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from sims import train as command
 from sims.training.folder import load_run
@@ -85,6 +87,26 @@ def test_threads_hold_for_torch_and_for_numpy(tmp_path: Path) -> None:
         assert command.main([*small, "--threads", "1", "--out", str(tmp_path)]) == 0
         assert torch.get_num_threads() == 1
         assert {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"} == {1}
+
+
+def test_a_device_of_a_number_is_that_of_the_training_alone(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    small = ["--epochs", "1", "--per-class", "12", "--test-per-class", "2", "--width", "0.01", "--robustness", "0", "--quiet"]
+    assert command.main([*small, "--device", "cpu:0", "--out", str(tmp_path)]) == 0, capsys.readouterr().err
+    assert AcceleratorState().device == torch.device("cpu:0")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert "ACCELERATE_TORCH_DEVICE" not in os.environ
+
+
+def test_a_device_of_a_number_is_for_one_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    there = ["--device", "cpu:0", "--out", str(tmp_path / "run")]
+    assert command.main([*there, "--search", "--engine", "dask://nowhere"]) == 2
+    assert "device 'cpu:0' is one of this machine: with dask://HOST:PORT use cpu, cuda or auto" in capsys.readouterr().err
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert command.main(there) == 2
+    assert "device 'cpu:0' would be that of all 2 processes: use cpu, cuda or auto" in capsys.readouterr().err
 
 
 def documented_commands() -> list[list[str]]:

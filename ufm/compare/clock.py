@@ -1,4 +1,4 @@
-"""The best monotone clock from measured epochs to flow time, and what is left of log omega under it."""
+"""The best monotone clock from measured epochs to flow time, and the residual of log omega under it."""
 
 from dataclasses import dataclass
 from itertools import pairwise

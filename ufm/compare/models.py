@@ -42,12 +42,12 @@ class CandidateModel:
     contains: tuple[str, ...] = ()
     needs: str = "spectrum"
     limit: float = 1.0
-    apart: tuple[float, ...] = ()
+    distinct: tuple[float, ...] = ()
     stiff: bool = False
 
     def counts_as_limit(self, value: float | None) -> bool:
         """Whether a value of the parameter lies between those on both sides of the limit that count as another model."""
-        return value is not None and len(self.apart) == 2 and self.apart[0] < value < self.apart[1]
+        return value is not None and len(self.distinct) == 2 and self.distinct[0] < value < self.distinct[1]
 
     def at_bound(self, value: float | None) -> bool:
         """Whether a value of the parameter is the least or the largest that is looked at: a better one may lie beyond."""
@@ -67,7 +67,7 @@ MODELS: dict[str, CandidateModel] = {
             KERNEL_RATIOS,
             (PLAIN,),
             "statistics",
-            apart=(0.5, 2.0),
+            distinct=(0.5, 2.0),
         ),
         CandidateModel(
             JOINT,

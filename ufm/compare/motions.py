@@ -94,7 +94,7 @@ def extrapolated(
 ) -> Callable[[FlowState, float], FlowState]:
     """Steps of a second-order method on tuples of arrays, two halves and a whole extrapolated, and halved where they differ by
     `split`, at most `deepest` times over: in relation to the largest entry of an array, or to its size in `sizes` where that is
-    larger. Where a part of the state that is cheaper to follow tells alone, `watched` takes both steps of that part.
+    larger. Where a part of the state that is cheaper to follow determines the error, `watched` takes both steps of that part.
 
     Raises StiffFlowError after MOST_FLOW_STEPS of them.
     """
@@ -140,7 +140,7 @@ def trace(
     Y, times = [log_gram(motion.gram(motion.state), frame)], [0.0]
     state, h, halted = motion.state, FIRST_STEP, False
     for _ in range(20 * points):
-        apart = spacing * float(np.exp2(min(len(Y) - 1 - FIRST_HALVINGS, 0)))
+        target = spacing * float(np.exp2(min(len(Y) - 1 - FIRST_HALVINGS, 0)))
         try:
             with np.errstate(over="ignore", invalid="ignore"):  # a step too long, which is taken back
                 trial = motion.step(state, h)
@@ -150,16 +150,16 @@ def trace(
         except (ValueError, np.linalg.LinAlgError):
             trial, after = state, None
         moved = np.inf if after is None else abs(after - Y[-1]).max()
-        if after is None or not moved <= 2 * apart:
+        if after is None or not moved <= 2 * target:
             h /= 4
             if h < 1e-300:
                 break
             halted = True
             continue
-        if moved < apart / 4 and not halted:  # a short step is taken where a longer one was too long
+        if moved < target / 4 and not halted:  # a short step is taken where a longer one was too long
             if moved < AT_REST * h or h > LONGEST or np.diagonal(Y[-1]).mean() > enough:
                 break
-            h *= min(0.8 * apart / max(moved, apart / 1e3), 1e3)
+            h *= min(0.8 * target / max(moved, target / 1e3), 1e3)
             continue
         Y.append(after)
         times.append(times[-1] + h)

@@ -53,7 +53,7 @@ class Measured:
 
 @dataclass(frozen=True)
 class Support:
-    """What speaks for and against a model: log likelihood, its parameter, rms of log omega left, p-values, why it was not judged.
+    """Evidence for and against a model: log likelihood, its parameter, rms of log omega left, p-values, why it was not judged.
 
     behind     log likelihood behind the best rival; free: behind free paths
     p_rival, p_free   shares of runs simulated from the model that fall as far behind, (1 + count) / (1 + simulated)

@@ -147,7 +147,7 @@ def _search_parameter(states: Sequence[PredictedRun], name: str) -> None:
     """
     listed = np.array(MODELS[name].values)
     top = int(np.sum([state.rough(name) for state in states], axis=0).argmax())
-    for value in (*listed[max(top - 1, 0) : top + 2], *MODELS[name].apart):
+    for value in (*listed[max(top - 1, 0) : top + 2], *MODELS[name].distinct):
         _add_value(states, name, float(value))
     for _ in range(REFINEMENTS):
         values = np.array([path.parameter for path in states[0].paths[name]], dtype=float)

@@ -18,7 +18,10 @@ TURN = 1e-4  # of Y_0, by which the starts of a divided difference differ
 FEW_STEPS, MORE_STEPS = 2, 6  # from place to place
 BETWEEN = 4  # parts of every interval between two places, to whose ends a cubic spline takes the response; linear in each
 FEWER_PLACES, ERROR_DRAWS = 8, 4  # for many singular values, and the random errors of either kind that stand for all
-APART, CLOSELY = 0.02, 0.0002  # of log omega, from its path, that a path of longer steps may be; one of a single step, and how
+PATH_DISTANCE, ONE_STEP_DISTANCE = (
+    0.02,
+    0.0002,
+)  # of log omega, from its path, that a path of longer steps may be; one of a single step, and how
 # much further few steps between places that lie further apart may take it
 MOST_FULL = 10  # singular values, up to which the responses of all values to all values are computed
 CLOSE = 0.05  # of log omega between two starts whose divided difference is a derivative
@@ -115,23 +118,26 @@ def response(
     first_steps = min(FIRST_HALVINGS + 1, len(times) - 1)  # of a trace, the short ones that follow a classifier to rest
     others = len(times) - 1 - first_steps
     count, power = (FEWER_PLACES, 1.0) if K > MOST_FULL else motion.places if others >= PLACES[0] else PLACES
-    strays = CLOSELY if count < PLACES[0] and K <= MOST_FULL else APART
+    strays = ONE_STEP_DISTANCE if count < PLACES[0] and K <= MOST_FULL else PATH_DISTANCE
     share = np.linspace(0, 1, count - 1) ** power
     chosen = np.unique(np.r_[0, np.round(first_steps + others * share).astype(int)])
     D, cross, first = [np.eye(m)], [np.zeros((2, m))], np.diagonal(path[0])
     state, easiest, was_off = motion.state, 0, 0.0
-    careful = [(motion.step, FEW_STEPS, APART), (motion.step, MORE_STEPS, APART)]
+    careful = [(motion.step, FEW_STEPS, PATH_DISTANCE), (motion.step, MORE_STEPS, PATH_DISTANCE)]
     quick = list[tuple[FlowStep, int, float]]()
     if motion.quick is not None:
-        quick = [(motion.quick, 1, CLOSELY), *((motion.quick, steps, APART) for steps in (FEW_STEPS, MORE_STEPS))]
+        quick = [
+            (motion.quick, 1, ONE_STEP_DISTANCE),
+            *((motion.quick, steps, PATH_DISTANCE) for steps in (FEW_STEPS, MORE_STEPS)),
+        ]
     for before, after in pairwise(chosen):
         ways = [*quick, *careful] if before else careful  # a classifier that is not at rest at the start comes there in no time
         for way in range(easiest, len(ways)):
-            step, steps, apart = ways[way]
+            step, steps, largest = ways[way]
             moments = np.interp(np.linspace(before, after, steps + 1), np.arange(len(times)), times)
             moved = _walk(motion, step, state, moments, frame)
             off = np.inf if moved is None else float(abs(moved[1][0] - path[after]).max())
-            if off < apart and (step is not motion.quick or steps != FEW_STEPS or off < was_off + strays):
+            if off < largest and (step is not motion.quick or steps != FEW_STEPS or off < was_off + strays):
                 was_off = off
                 easiest = 1 if before and quick and way else easiest  # where one step was too long, the next is too
                 break

@@ -92,7 +92,7 @@ def _told_from_limit(states: Sequence[PredictedRun], name: str) -> bool:
         closely[path.parameter] = sum(noise.within(fitted.r, PREDICTED_TO) for fitted, noise in fits)
     elsewhere = [likely for value, likely in closely.items() if _elsewhere(name, value)]
     likelier = max(elsewhere) - closely[model.limit] > np.log(TOLD)
-    return not likelier and total[model.limit] - max(total[value] for value in model.apart) > np.log(TOLD)
+    return not likelier and total[model.limit] - max(total[value] for value in model.distinct) > np.log(TOLD)
 
 
 def _total(
@@ -221,23 +221,24 @@ def _verdict(
         return Selection(
             UNDECIDED, "", left, f"{single[0]} and {', '.join(near)}, which contains it, cannot be told apart", support
         )
-    if len(single) == 1 and _too_near_its_limit(single[0], support[single[0]].parameter):
+    alone = f"every other model is refuted or contains {single[0]}" if len(single) == 1 else ""
+    if alone and _too_near_its_limit(single[0], support[single[0]].parameter):
         own = MODELS[single[0]]
         at = f"{own.parameter} = {support[own.name].parameter:.3g}"
-        why = f"{own.name} is the one left, but at {at}, too near {own.limit:g} to count as another model than {own.contains[0]}"
+        why = f"{alone}, but {at} is too near {own.limit:g} to count as another model than {own.contains[0]}"
         return Selection(UNDECIDED, "", left, why, support)
-    if len(single) == 1 and not support[single[0]].rms <= (1 - EXPLAINED) * growth:
-        why = f"{single[0]} is the one left, but it leaves {support[single[0]].rms / growth:.0%} of the growth unexplained"
+    if alone and not support[single[0]].rms <= (1 - EXPLAINED) * growth:
+        why = f"{alone}, but it leaves {support[single[0]].rms / growth:.0%} of the growth unexplained"
         return Selection(UNDECIDED, "", left, f"{why}: more than {1 - EXPLAINED:.0%} is no evidence for a model", support)
-    against = _objection(single[0], support[single[0]], seen, freedoms) if len(single) == 1 else ""
+    against = _objection(single[0], support[single[0]], seen, freedoms) if alone else ""
     if against:
-        return Selection(UNDECIDED, "", left, f"{single[0]} is the one left, but {against}", support)
-    if len(single) == 1 and not unknown:
+        return Selection(UNDECIDED, "", left, f"{alone}, but {against}", support)
+    if alone and not unknown:
         own = support[single[0]]
-        why = f": what is left of log omega, {own.rms:.1g}, is too little to refute it" if own.negligible else ""
+        why = f": the residual of log omega, {own.rms:.1g}, is too little to refute it" if own.negligible else ""
         return Selection(NAMED, single[0], left, f"every other model is refuted or contains it{why}", support)
-    if len(single) == 1:
-        why = f"{single[0]} is the one left, but {', '.join(unknown)} {support[unknown[0]].missing}"
+    if alone:
+        why = f"{alone}, but {', '.join(unknown)} {support[unknown[0]].missing}"
         return Selection(UNDECIDED, "", left, why, support)
     doubts = [name for name in left if contradiction(name, support[name].parameter, seen, 1 - EXPLAINED)]
     why = f"; later features are not as {', '.join(doubts)} implies" if doubts else ""

@@ -90,7 +90,7 @@ def decide(comparisons: Sequence[Comparison], rule: LawRule | None = None) -> Ve
         return Verdict("", UNDECIDED, reason, None, {})
     taken = resample([x.shape[1] for x in logs], rule.resamples, np.random.default_rng(rule.seed))
     exponent = fit_exponent(logs, taken, rule.level)
-    moved = min(motion([x], exponent.value) for x in logs)  # a run at rest says nothing, and another must not speak for it
+    moved = min(motion([x], exponent.value) for x in logs)  # a run at rest says nothing, and another must not stand for it
     evidence = {name: _evidence(law, usable, logs, taken, exponent, moved, rule) for name, law in LAWS.items()}
     if moved < rule.motion:
         return Verdict("", UNDECIDED, next(iter(evidence.values())).refused, exponent, evidence)

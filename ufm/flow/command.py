@@ -20,7 +20,7 @@ from ufm.flow.start import Start
 from ufm.interrupt import Interrupted
 from ufm.laws.singular_value_dynamics import LAWS
 from ufm.options import refuse_lost_values, shared_option
-from ufm.output import INTERRUPTED, REFUSED, one_line, output_errors_last, printable, say, show
+from ufm.output import INTERRUPTED, REFUSED, exit_code, one_line, output_errors_last, printable, say, show
 from ufm.version import __version__
 
 if TYPE_CHECKING:
@@ -70,7 +70,8 @@ def parser() -> FlowParser:
     )
     clock = p.add_argument_group("flow and time")
     clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) or all (default: (a))")
-    clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help="weight decay of the classifier (default 0)")
+    ridge = "weight decay of the classifier, as --lambda of sims.measure (default 0)"
+    clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help=ridge)
     clock.add_argument(
         "--kernel-ratio", type=float, default=1.0, metavar="R", help="speed of class means over that of deviations (default 1)"
     )
@@ -221,7 +222,7 @@ def kept_state(kept: "dict[str, Path]") -> "Path | None":
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command: 0 done, 2 bad input with one line on standard error, 130 interrupted (what was computed is written)."""
+    """Run the command: 0 done, 1 failed or 2 bad input with one line on standard error, 130 interrupted (the rest is written)."""
     began = time.perf_counter()
     command_line = parser()
     refuse_lost_values(command_line.error, sys.argv[1:] if argv is None else argv)
@@ -236,7 +237,7 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(error, RuntimeError) and (state := kept_state(kept)):
             advice = f"; the same command goes on from {state}"
         say(f"ufm.flow: error: {one_line(error)}{advice}")
-        return REFUSED
+        return exit_code(error)
     except KeyboardInterrupt:
         state = kept_state(kept)
         resumes = f"the same command goes on from {state}" if state else "before anything was computed"

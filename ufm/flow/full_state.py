@@ -65,14 +65,17 @@ def run_full(config: FlowConfig, start: Start, progress: StageProgress, path: Pa
     times, eta, steps = checkpoint.schedule(output_times(config, start, t_end), eta, steps)
     kept = kept_steps(steps)
     every_time = np.union1d(times, eta * kept)
-    flow = FlowStage(config, H, every_time, start, np.isin(every_time, times)).run(checkpoint, progress)
+    flow = FlowStage(config, H, every_time, start, np.isin(every_time, times))
     scheme = SchemeStage(config, X, eta, kept, start)
-    if flow.complete:
+    try:
+        flow.run(checkpoint, progress)
         scheme.run(checkpoint, progress)
+        complete = True
+    except Interrupted:  # both hold what they have computed
+        complete = False
     trajectory = whole_trajectory(config, start, times, every_time, flow)
     discrete_run = DiscreteRun(kept[: scheme.count], scheme.omega[: scheme.count], eta)
     gap = largest_gap(discrete_run.omega, flow.omega[np.searchsorted(every_time, discrete_run.t)])
-    complete = flow.complete and scheme.complete
     residual = max(flow.residual(), scheme.residual())
     result = FlowRun(
         config,

@@ -15,6 +15,7 @@ from ufm.flow.config import FlowConfig
 from ufm.flow.motion import vectors_turn
 from ufm.flow.result import StageProgress
 from ufm.flow.start import Start
+from ufm.interrupt import Interrupted
 from ufm.laws.singular_value_dynamics import UNNORMALIZED
 from ufm.laws.trajectory import follow
 from ufm.tensor.integrate import dormand_prince, observe_at
@@ -65,11 +66,6 @@ class Stage:
         if self.wanted[self.count] and len(self.U_t):
             self.U_t[self.wanted[: self.count].sum()] = self.left_vectors(M, self.omega[self.count], V)
         self.V, self.count = V, self.count + 1  # together and last: an interrupt finds the moment taken, or not
-
-    def _raise_where_shared(self) -> None:
-        """Raise the KeyboardInterrupt at hand where other processes compute too: they need not be at the same step."""
-        if self.layout.shared:
-            raise
 
     def residual(self) -> float:
         """||X C_M X^T - I||_F of the state now."""
@@ -168,7 +164,7 @@ class FlowStage(Stage):
         return float(np.linalg.norm(self.layout.summed(B @ B.T) / self.layout.n - np.eye(len(B))))
 
     def run(self, checkpoint: Checkpoint, progress: StageProgress) -> "FlowStage":
-        """Integrate from the start, or from the checkpoint, to the last time."""
+        """Integrate from the start, or from the checkpoint, to the last time; on Ctrl-C Interrupted with itself if not shared."""
         saved = self.restore(checkpoint)
         t, size = (self.t, float(saved["size"])) if saved else (0.0, None)
         if self.complete:
@@ -187,9 +183,11 @@ class FlowStage(Stage):
                 checkpoint.offer(self.saved(t=t, size=size), force=self.complete)
                 progress("flow", t / last)
         except KeyboardInterrupt:
-            self._raise_where_shared()
+            if self.layout.shared:  # the other processes need not be at the same step
+                raise
             if size is not None:
                 checkpoint.offer(self.saved(t=t, size=size), force=True)
+            raise Interrupted(self) from None
         return self
 
 
@@ -204,7 +202,7 @@ class SchemeStage(Stage):
         self.gradient = manifold_gradient(start.layout, config.ridge, config.kernel_ratio)
 
     def run(self, checkpoint: Checkpoint, progress: StageProgress) -> "SchemeStage":
-        """Renormalize after every step, from the start or the checkpoint, to the last step."""
+        """Renormalize after every step, from the start or the checkpoint, to the last step; errors as of the flow."""
         self.restore(checkpoint)
         consistent = (self.state, self.count, self.V)
         try:
@@ -218,9 +216,11 @@ class SchemeStage(Stage):
                 checkpoint.offer(self.saved())
                 progress("scheme", self.count / self.total)
         except KeyboardInterrupt:
-            self._raise_where_shared()
+            if self.layout.shared:
+                raise
             self.state, self.count, self.V = consistent
             checkpoint.offer(self.saved(), force=True)
+            raise Interrupted(self) from None
         return self
 
 

@@ -166,10 +166,11 @@ def _start_snr(config: FlowConfig, H: np.ndarray, classes: ClassLayout, left_vec
 
 
 def on_device(H: np.ndarray, device: str) -> Array:
-    """H as a torch tensor on a device. Raises ValueError for a device that torch does not have."""
+    """H as a torch tensor on a device. Raises ValueError for a device that cannot be used, or has no memory for it."""
     import torch
 
+    name = device_of(device)
     try:
-        return torch.from_numpy(np.ascontiguousarray(H)).to(device_of(device))
-    except (RuntimeError, AssertionError) as error:
+        return torch.from_numpy(np.ascontiguousarray(H)).to(name)
+    except RuntimeError as error:
         raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from error

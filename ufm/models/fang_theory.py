@@ -7,7 +7,6 @@ differences of majority and of minority classes, u the unit contrast of the grou
 (the largest singular value of the gradient) of the problem with s_B = 0: at s_B = 0 the gradient along P_B is pi_B exactly.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -92,10 +91,6 @@ class Reduced:
         value, slope = self.derivatives(point[0])
         slope[:2] /= np.sqrt(np.maximum([self.K_A - 1, self.K_B - 1], 1))
         return torch.tensor(value, dtype=torch.float64), (torch.from_numpy(slope),)
-
-    def curvature_at(self, point: Point) -> Callable[[Point], Point]:
-        """Not needed by the projected gradient."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,13 @@ class Decisions:
     """Counts of examples: the network is wrong; it and the nearest class mean disagree; the class of that mean is wrong."""
 
     wrong: int = 0
-    apart: int = 0
+    disagreements: int = 0
     wrong_by_mean: int = 0
 
     def __add__(self, other: "Decisions") -> "Decisions":
-        return Decisions(self.wrong + other.wrong, self.apart + other.apart, self.wrong_by_mean + other.wrong_by_mean)
+        return Decisions(
+            self.wrong + other.wrong, self.disagreements + other.disagreements, self.wrong_by_mean + other.wrong_by_mean
+        )
 
 
 @dataclass(frozen=True, eq=False)

@@ -183,7 +183,9 @@ class RunLog:
         self._of_earlier = list[int]()
         self.own.add(epoch)
         kept, lam = self.record.before(epoch), self._lambda_of(measurement)
-        extra = {name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in OWN}
+        extra = {
+            name: float(value) for name, value in values.items() if name not in measurement.scalars and name not in RECORD_ARRAYS
+        }
         self.record = kept.with_epoch(epoch, measurement.with_scalars(extra), lam)
         facts = {"decay_w": lam, "decay_b": lam, "decay_h": 0.0, **self._facts, "lambda": lam}
         save_statistics(self.folder, epoch, measurement, stored_facts(facts))
@@ -195,7 +197,7 @@ class RunLog:
         return self._lam if measurement.lam is None or not math.isnan(self._lam) else measurement.lam
 
 
-OWN = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")  # arrays of the record, by other ways
+RECORD_ARRAYS = ("dropped", "lost_signal", "epoch", "omega", "V", "U", "counts", "lambda")  # stored by the record itself
 
 
 def _fact(name: str, value: object) -> object:

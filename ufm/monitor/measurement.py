@@ -182,7 +182,7 @@ def measure_features(features: np.ndarray, labels: np.ndarray, W: np.ndarray, b:
     decide = Decider(classifier, stats.means)
     for H, y in _chunks(features, labels):
         counts += decide(H, y)
-    scalars.values["train_error"], scalars.values["nc4"] = counts.wrong / stats.n, counts.apart / stats.n
+    scalars.values["train_error"], scalars.values["nc4"] = counts.wrong / stats.n, counts.disagreements / stats.n
     scalars.values["ncc_accuracy"], scalars.values["nc0"] = 1 - counts.wrong_by_mean / stats.n, nc0(classifier.W)
     scalars.add("effective_rank", lambda: effective_rank(stats))
     measured = measurement_of(scalars, stats, precision, classifier=classifier)

@@ -227,7 +227,7 @@ class NeuralCollapse(MomentsMetric):
 
         def counts(rows: Tensor, labels: Tensor) -> Tensor:
             decided = decide(rows, labels)
-            return torch.tensor([decided.wrong, decided.apart, decided.wrong_by_mean], device=rows.device)
+            return torch.tensor([decided.wrong, decided.disagreements, decided.wrong_by_mean], device=rows.device)
 
         return Decisions(*self._over_stored(counts, torch.zeros(3, dtype=torch.int64)).tolist())
 

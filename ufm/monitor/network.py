@@ -148,16 +148,16 @@ def _add_test(
 
     Returns the SNR of the test set.
     """
-    streaming, wrong, apart, precision = StreamingStatistics(train.C), 0, 0, 0.0
+    streaming, wrong, disagreements, precision = StreamingStatistics(train.C), 0, 0, 0.0
     decide = Decider(classifier, train.means)
     with raised_in_all(group):
         for features, logits, labels in batches:
             streaming.update(features, labels)
             wrong, precision = wrong + (logits.argmax(1) != labels).sum(), epsilon(features)
-            apart += decide(features, labels).apart
+            disagreements += decide(features, labels).disagreements
     stats, precision = streaming.merge_over(group, classifier.W).compute(), _maximum_over(group, precision)
     test = scalars_of(stats, classifier, lam, precision)
-    test.values["nc4"], test.values["error"] = _count_over(group, apart) / stats.n, _count_over(group, wrong) / stats.n
+    test.values["nc4"], test.values["error"] = _count_over(group, disagreements) / stats.n, _count_over(group, wrong) / stats.n
     test.add("nc1_train_means", lambda: measures.phd_nc1(_about(train, stats), precision))
     scalars.values.update({f"test_{name}": value for name, value in test.values.items()})
     scalars.undefined.extend(f"test_{reason}" for reason in test.undefined)
@@ -174,11 +174,11 @@ def _about(train: ClassStatistics[Tensor], test: ClassStatistics[Tensor]) -> Cla
 
 
 def _nc4(spool: FeatureSpool, classifier: Classifier, means: Tensor, group: Processes) -> float:
-    decide, apart = Decider(classifier, means), 0
+    decide, disagreements = Decider(classifier, means), 0
     with raised_in_all(group):
         for H, labels in spool.blocks(CHUNK):
-            apart += decide(torch.from_numpy(H).to(means.device), torch.from_numpy(labels).to(means.device)).apart
-    return _count_over(group, apart) / _count_over(group, spool.n)
+            disagreements += decide(torch.from_numpy(H).to(means.device), torch.from_numpy(labels).to(means.device)).disagreements
+    return _count_over(group, disagreements) / _count_over(group, spool.n)
 
 
 def _count_over(group: Processes, count: int | Tensor) -> int:

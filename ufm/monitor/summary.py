@@ -124,7 +124,7 @@ def _add_classifier(
 
 
 def _shares(counts: Decisions, n: int, classifier: Classifier | None) -> tuple[float, ...]:
-    network = () if classifier is None else (counts.wrong / n, counts.apart / n)
+    network = () if classifier is None else (counts.wrong / n, counts.disagreements / n)
     return *network, 1 - counts.wrong_by_mean / n
 
 

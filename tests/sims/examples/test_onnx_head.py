@@ -1,7 +1,9 @@
 """The head of a network in ONNX format is its last linear layer, and the features are what that layer is given."""
 
 import importlib.util
+import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -68,3 +70,30 @@ def test_the_text_recogniser_is_measured(tmp_path: Path, capsys: pytest.CaptureF
     assert "6625 classes, P = 120" in told
     assert "read without error" in told
     assert (tmp_path / "text-recognition.png").stat().st_size > 10_000
+
+
+def test_the_measures_of_the_recogniser_are_text_or_json_or_neither(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, labels = RNG.standard_normal((9, 3)).astype(np.float32), RNG.integers(1, 5, 60)
+    rows[2] = 1.0001 * rows[1]  # A and B
+    features = (rows[labels] + 0.1 * RNG.standard_normal((60, 3))).astype(np.float32)
+    head = SimpleNamespace(W=rows, b=np.zeros(9, np.float32))
+    for name, value in {"onnx_head": head, "session_of": None, "characters": ["", *"ABCDEFG", " "]}.items():
+        monkeypatch.setattr(text_recognition, name, lambda _, value=value: value)
+    monkeypatch.setattr(text_recognition, "features_of_lines", lambda *_: (features, labels, 0.5))
+    call = ["net.onnx", "--out", str(tmp_path), "--lines", "7"]
+    assert text_recognition.main([*call, "--quiet"]) == 0
+    assert capsys.readouterr() == ("", "")
+    assert (tmp_path / "text-recognition.png").stat().st_size > 10_000
+    assert text_recognition.main([*call, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert (answer["classifier"]["C"], answer["classifier"]["P"], answer["classifier"]["coincident_letters"]) == (9, 3, 2)
+    assert answer["classifier"]["nearest_letters"][0] == ["A", "B", pytest.approx(1)]
+    assert answer["features"]["shuffled"]["nc1"] > answer["features"]["labels"]["nc1"] > 0
+    assert text_recognition.main(call) == 0
+    told = capsys.readouterr().out
+    assert "9 classes, P = 3: " in told
+    assert "nearest letters and digits: A B 1.00, " in told
+    assert "50.0% of 7 lines are read without error: 60 features of 4 characters" in told
+    assert f"nc1              {answer['features']['labels']['nc1']:8.3f} " in told

@@ -99,6 +99,45 @@ def test_ctrl_c_in_the_library_reaches_the_caller_with_what_was_computed() -> No
     np.testing.assert_array_equal(part.flow.omega, whole.flow.omega)
 
 
+@pytest.mark.parametrize(("stage", "at"), [("flow", 0.0), ("flow", 1.0), ("scheme", 0.0), ("scheme", 1.0)])
+def test_ctrl_c_in_a_stage_of_the_whole_tensor_reaches_the_caller(stage: str, at: float) -> None:
+    """Even after its last moment: the scheme does not begin, and what was stopped is not taken for a run that was left to end."""
+    config = FlowConfig(C=4, N=20, P=7, points=10, growth=3.0, steps=20, full=True)
+
+    def stop(now: str, share: float) -> None:
+        if now == stage and share >= at:
+            raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted) as interrupted:
+        run_flow(config, prepare(config), stop)
+    part, whole = interrupted.value.partial, run_flow(config, prepare(config))
+    assert (part.complete, whole.complete) == (False, True)
+    counts = len(part.flow.t), len(part.scheme.t)
+    assert (1 < counts[0] <= 10, counts[0] < 10) == (True, (stage, at) == ("flow", 0.0))
+    assert (counts[1] > 1, counts[1] < 21) == (stage == "scheme", (stage, at) != ("scheme", 1.0))
+    np.testing.assert_array_equal(part.flow.omega, whole.flow.omega[: counts[0]])
+    np.testing.assert_array_equal(part.scheme.omega, whole.scheme.omega[: counts[1]])
+
+
+def test_an_interrupted_stage_is_not_returned_as_if_it_had_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FlowConfig(C=4, N=20, P=7, points=3, steps=2, full=True)
+    start = prepare(config)
+    times = np.array([0.0, 1.0, 2.0])
+    stages = (
+        ufm.flow.stages.FlowStage(config, start.features.astype(np.float64), times, start, np.ones(3, dtype=bool)),
+        ufm.flow.stages.SchemeStage(config, start.features.astype(np.float64), 1.0, np.arange(3), start),
+    )
+
+    def stop(self: object, *arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ufm.flow.stages.Stage, "record", stop)
+    for stage in stages:
+        with pytest.raises(Interrupted) as interrupted:
+            stage.run(ufm.flow.checkpoints.Checkpoint(None, {}, ()), result.silent)
+        assert interrupted.value.partial is stage
+
+
 def test_an_interrupted_file_says_that_it_is_not_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def stop(self: object, *arguments: object) -> None:
         raise KeyboardInterrupt
@@ -129,6 +168,17 @@ def test_a_full_run_resumes_after_its_folder_moved(tmp_path: Path, monkeypatch: 
         patched.setattr("ufm.tensor.integrate.dormand_prince", None)  # the flow is finished: it is not integrated again
         assert run("--features", "features.npz", *options, "--out", "run.npz") == 0
     assert sorted(os.listdir()) == ["features.npz", "run.npz"]
+
+
+def test_an_integration_that_fails_has_the_exit_code_of_a_failed_computation(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    def fail(self: object, *arguments: object) -> None:
+        raise RuntimeError("the step size fell to 1e-20 at t = 1: the field is not smooth there")
+
+    monkeypatch.setattr(ufm.flow.stages.FlowStage, "record", fail)
+    assert run(*FULL) == 1
+    assert capsys.readouterr().err == "ufm.flow: error: the step size fell to 1e-20 at t = 1: the field is not smooth there\n"
 
 
 def interrupted_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:

@@ -61,7 +61,7 @@ def test_what_float32_cannot_tell_is_decided_by_float64(monkeypatch: pytest.Monk
     rows, labels, classifier, means = near_ties()
     counts = Decider(classifier, means)(rows, labels)
     assert counts == expected(rows, labels, classifier, means)
-    assert counts.apart == 0
+    assert counts.disagreements == 0
 
     def sure(scores: Any, x: Tensor) -> tuple[Tensor, Tensor]:
         return torch.addmm(scores.offsets, x, scores.weights.mT).argmax(1), torch.zeros(len(x)).bool()

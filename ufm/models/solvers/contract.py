@@ -21,7 +21,7 @@ Observe = Callable[[Point], None]
 
 
 class Potential(Protocol):
-    """A smooth function of a point with its Euclidean gradient: what a gradient flow needs."""
+    """A smooth function of a point with its Euclidean gradient: what a gradient flow and a projected gradient need."""
 
     def value_and_gradient(self, point: Point) -> tuple[Tensor, Point]:
         """f and its gradient."""
@@ -29,7 +29,7 @@ class Potential(Protocol):
 
 
 class Objective(Potential, Protocol):
-    """A potential with its curvature: what a minimisation needs."""
+    """A potential with its curvature: what every other minimisation needs."""
 
     def curvature_at(self, point: Point) -> Callable[[Point], Point]:
         """The Hessian at a point, as a map of directions."""
@@ -54,7 +54,7 @@ def positive(value: float) -> float:
     return value
 
 
-def relative(objective: Objective, point: Point) -> tuple[Tensor, Point]:
+def relative(objective: Potential, point: Point) -> tuple[Tensor, Point]:
     """f and grad f / f, the gradient of log f."""
     value, gradient = objective.value_and_gradient(point)
     positive(float(value))
@@ -66,12 +66,12 @@ def toward(feasible: Feasible, point: Point, gradient: Point, step: float) -> Po
     return tuple(s.onto(x - step * g) - x for s, x, g in zip(feasible, point, gradient, strict=True))
 
 
-def projected_move(objective: Objective, feasible: Feasible, point: Point) -> Point:
+def projected_move(objective: Potential, feasible: Feasible, point: Point) -> Point:
     """The move of a unit gradient step on log f: zero exactly at stationary points; minus the gradient on flat space."""
     return toward(feasible, point, relative(objective, point)[1], 1.0)
 
 
-def tangent_gradient(objective: Objective, feasible: Feasible, point: Point) -> Point:
+def tangent_gradient(objective: Potential, feasible: Feasible, point: Point) -> Point:
     """The Riemannian gradient of log f: the Euclidean one without its part along every unit vector."""
     gradient = relative(objective, point)[1]
     return tuple(s.tangent(t, g) for s, t, g in zip(feasible, point, gradient, strict=True))

@@ -4,8 +4,8 @@ from ufm.models.objective.feasible import Feasible
 from ufm.models.objective.peeled import Point
 from ufm.models.solvers.contract import (
     GRADIENT,
-    Objective,
     Observe,
+    Potential,
     check_stationary,
     euclidean_inner,
     projected_move,
@@ -15,7 +15,7 @@ from ufm.models.solvers.contract import (
 )
 
 
-def spectral_projected_gradient(objective: Objective, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
+def spectral_projected_gradient(objective: Potential, feasible: Feasible, start: Point, observe: Observe | None = None) -> Point:
     """Minimise log f over convex sets with a projection (`onto`): Barzilai-Borwein steps, Armijo search over 10 values.
 
     Birgin, Martinez & Raydan 2000, SPG2. Stops where a unit projected-gradient step moves by GRADIENT at most, or where
