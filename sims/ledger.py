@@ -17,6 +17,15 @@ from ufm.files.store import check_folder_writable
 from ufm.output import output_errors_last, printable
 
 REDUCTIONS = ("sketch", "channels")
+FEATURES, LOG, FUNCTION = "a file of features", "a log", "a function"  # kinds of sources beside the folder of a run
+RUNS = "folders of sims.train runs"
+ONLY_FOR: dict[str, tuple[tuple[str, ...], str]] = {  # kinds beside a run for which an option says something, and all of them
+    "measured": ((LOG,), f"{RUNS} and logs"),
+    "per_class": ((), RUNS),
+    "forces": ((), f"{RUNS}, which have a loss"),
+    "limit": ((FEATURES, FUNCTION), "networks and features"),
+    "reduction": ((FEATURES, FUNCTION), "networks and features"),
+}
 
 
 def parser() -> Parser:
@@ -43,6 +52,13 @@ def parser() -> Parser:
     return p
 
 
+def check_options_used(args: argparse.Namespace, kind: str, source: str) -> None:
+    """Raise ValueError for an option that would change nothing about a source of this kind."""
+    for name, (kinds, where) in ONLY_FOR.items():
+        if kind not in kinds and getattr(args, name) != parser().get_default(name):
+            raise ValueError(f"--{name.replace('_', '-')} is for {where}: {source} is {kind}")
+
+
 def requested_ledgers(args: argparse.Namespace) -> Iterator[JsonObject]:
     """The ledgers asked for, one after another."""
     from sims.ledgers.logs import is_log, of_log
@@ -55,18 +71,17 @@ def requested_ledgers(args: argparse.Namespace) -> Iterator[JsonObject]:
     if files:
         if len(files) < len(args.sources) or len(files) < 2:
             raise ValueError("features of one network are at least two .npz files, an input and an operation, and nothing else")
-        if args.forces:
-            raise ValueError("--forces is for folders of sims.train runs, which have a loss: saved features have none")
+        check_options_used(args, FEATURES, args.sources[0])
         yield of_features(files, wanted)
         return
     for source in args.sources:
-        if args.forces and (is_log(Path(source)) or not Path(source).is_dir()):
-            raise ValueError(f"--forces is for folders of sims.train runs, which have a loss: {source} is none")
         if is_log(Path(source)):
+            check_options_used(args, LOG, source)
             yield from of_log(Path(source), tuple(sorted(set(args.measured))))
         elif Path(source).is_dir():
             yield from of_run(Path(source), wanted, tuple(sorted(set(args.measured))))
         elif ":" in source:
+            check_options_used(args, FUNCTION, source)
             yield from of_function(source, wanted)
         else:
             raise ValueError(f"{source} is no folder of a run, no log, no .npz and not MODULE:FUNCTION")

@@ -160,6 +160,9 @@ def test_rows_that_may_include_more_than_their_module_are_marked(tmp_path: Path,
         (["tests.sims.test_ledger:only_a_model"], "gave Sequential: return (model, loader) or (model, loader, test loader)"),
         (["tests.sims.test_ledger:user_network", "--forces"], "--forces is for folders of sims.train runs"),
         (["a.npz", "b.npz", "--forces"], "--forces is for folders of sims.train runs"),
+        (["tests.sims.test_ledger:user_network", "--measured", "3"], "--measured is for folders of sims.train runs and logs"),
+        (["tests.sims.test_ledger:user_network", "--per-class", "5"], "user_network is a function"),
+        (["a.npz", "b.npz", "--per-class", "5"], "--per-class is for folders of sims.train runs: a.npz is a file of features"),
     ],
 )
 def test_bad_input_is_one_line(arguments: list[str], word: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -167,6 +170,13 @@ def test_bad_input_is_one_line(arguments: list[str], word: str, capsys: pytest.C
     error = capsys.readouterr().err
     assert word in error
     assert error.count("\n") == 1
+
+
+def test_options_that_a_log_has_no_use_for_are_refused() -> None:
+    for option in (["--limit", "9"], ["--reduction", "channels"], ["--per-class", "5"], ["--forces"]):
+        with pytest.raises(ValueError, match=f"^{option[0]} is for .*: run is a log$"):
+            ledger.check_options_used(ledger.parser().parse_args(["run", *option]), ledger.LOG, "run")
+    ledger.check_options_used(ledger.parser().parse_args(["run", "--measured", "1", "10"]), ledger.LOG, "run")
 
 
 def test_the_study_resumes_and_refuses_other_data(
