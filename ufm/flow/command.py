@@ -227,8 +227,7 @@ def main(argv: list[str] | None = None) -> int:
     command_line = parser()
     refuse_lost_values(command_line.error, sys.argv[1:] if argv is None else argv)
     args = command_line.parse_args(argv)
-    runs, kept = dict[str, FlowRun](), dict[str, "Path"]()
-    code = 0
+    runs, kept, code = dict[str, FlowRun](), dict[str, "Path"](), 0
     try:
         with ExitStack() as locks:
             run_flows(args, began, runs, kept, locks)
