@@ -54,9 +54,9 @@ def streaming(H: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Values:
         statistics.update(h, t)
     stats = statistics.compute()
     decide = Decider(Classifier(W.double(), b.double()), stats.means)
-    apart = sum(decide(h, t).apart for h, t in zip(H.split(CHUNK), y.split(CHUNK), strict=True))
+    disagreements = sum(decide(h, t).disagreements for h, t in zip(H.split(CHUNK), y.split(CHUNK), strict=True))
     measured = {"nc1": measures.phd_nc1(stats), "nc2_equiangular": measures.phd_equiangular(stats.centred_means)}
-    return measured | {"nc3": measures.phd_nc3(stats, W.double()), "nc4": apart / len(H)}
+    return measured | {"nc3": measures.phd_nc3(stats, W.double()), "nc4": disagreements / len(H)}
 
 
 def two_passes(H: Tensor, y: Tensor, W: Tensor, b: Tensor) -> Values:

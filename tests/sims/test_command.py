@@ -298,6 +298,8 @@ ARGUMENTS: dict[str, list[str]] = {
     "sims.ladder": ["--out", "ladder"],
     "sims.ledger": ["absent", "--out", "ledger"],
     "sims.ledger_study": ["--out", "study"],
+    "sims.comparison.controls": ["--out", "cases.jsonl"],
+    "sims.examples.text_recognition": ["net.onnx", "--out", "figures"],
     "ufm.flow": ["--out", "run.npz"],
 }
 
