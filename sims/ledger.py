@@ -17,14 +17,14 @@ from ufm.files.store import check_folder_writable
 from ufm.output import output_errors_last, printable
 
 REDUCTIONS = ("sketch", "channels")
-FEATURES, LOG, FUNCTION = "a file of features", "a log", "a function"  # kinds of sources beside the folder of a run
+FEATURE_FILE, LOG, FUNCTION = "a file of features", "a log", "a function"  # kinds of sources beside the folder of a run
 RUNS = "folders of sims.train runs"
 ONLY_FOR: dict[str, tuple[tuple[str, ...], str]] = {  # kinds beside a run for which an option says something, and all of them
     "measured": ((LOG,), f"{RUNS} and logs"),
     "per_class": ((), RUNS),
     "forces": ((), f"{RUNS}, which have a loss"),
-    "limit": ((FEATURES, FUNCTION), "networks and features"),
-    "reduction": ((FEATURES, FUNCTION), "networks and features"),
+    "limit": ((FEATURE_FILE, FUNCTION), "networks and features"),
+    "reduction": ((FEATURE_FILE, FUNCTION), "networks and features"),
 }
 
 
@@ -71,7 +71,7 @@ def requested_ledgers(args: argparse.Namespace) -> Iterator[JsonObject]:
     if files:
         if len(files) < len(args.sources) or len(files) < 2:
             raise ValueError("features of one network are at least two .npz files, an input and an operation, and nothing else")
-        check_options_used(args, FEATURES, args.sources[0])
+        check_options_used(args, FEATURE_FILE, args.sources[0])
         yield of_features(files, wanted)
         return
     for source in args.sources:
