@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sims.sweeps import sweep
-from sims.training.folder import SEARCH
+from sims.training.folder import CONFIG, SEARCH
 from sims.training.protocol import GRID, TrainConfig
 from sims.training.session import Run, train_run
 from ufm.distributed import world_size
 from ufm.files.store import write_text
 from ufm.files.write_lock import write_lock
 
+SEARCHED = "search"  # folder of the runs of a search
 DIVERGED = "training diverged"  # how the message of a run begins that went to infinity
 CHECKPOINTS = 10  # of a run of the search, evenly over its epochs
 
@@ -33,11 +34,13 @@ def search(
     """The configuration with the best rate of its grid, every rate trained in a folder of `out`/search, which resumes.
 
     The best has the smallest test error at the last epoch, of several the smallest rate; a run that diverges has none. The table
-    is `out`/search.json. Raises ValueError for a given rate, for several processes, where runs failed otherwise, or all diverged,
+    is `out`/search.json. Raises ValueError for a given rate, for several processes, for a folder with a run of its own, where runs failed otherwise, or all diverged,
     and where another command has the folder.
     """
     if world_size() > 1:
         raise ValueError("a search trains many runs at the same time: start it in one process, and give the number of runs there")
+    if (out / CONFIG).exists() and not (out / SEARCHED).exists():
+        raise ValueError(f"{out} has a run that no search was made for: search in another folder")
     runs = {f"lr-{lr:g}": _run_at_rate(config, lr, out, cpu, threads) for lr in config.lr_grid or GRID}
     out.mkdir(parents=True, exist_ok=True)
     with write_lock(out):  # each of two searches would meet runs that the other one trains, and fail
@@ -73,4 +76,4 @@ def _run_at_rate(config: TrainConfig, lr: float, out: Path, cpu: bool, threads: 
     """The run of a rate: it is measured where it is stored, ten times, without attacks and without features."""
     measured = sorted({-(-k * config.epochs // CHECKPOINTS) for k in range(1, CHECKPOINTS + 1)})
     alone = replace(config, lr=lr, lr_grid=(), measured=tuple(measured), save_features=(), robustness=0)
-    return Run(alone, out / "search" / f"lr-{lr:g}", cpu, threads)
+    return Run(alone, out / SEARCHED / f"lr-{lr:g}", cpu, threads)

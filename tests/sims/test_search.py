@@ -107,6 +107,14 @@ def test_a_search_that_makes_no_sense_is_refused(
     assert message in capsys.readouterr().err
 
 
+def test_a_folder_with_a_run_of_its_own_is_refused_before_any_rate_is_trained(tmp_path: Path) -> None:
+    command.train(tiny(1), tmp_path / "run")
+    before = sorted(path.name for path in (tmp_path / "run").iterdir())
+    with pytest.raises(ValueError, match="has a run that no search was made for: search in another folder"):
+        search(replace(tiny(1), lr_grid=(0.01, 0.02)), tmp_path / "run", True, 1, "serial", 1, print)
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == before
+
+
 def test_processes_of_a_launcher_do_not_search(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(ValueError, match="start it in one process"):

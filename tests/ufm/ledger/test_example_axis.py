@@ -100,6 +100,12 @@ def test_tensors_in_which_examples_mix_are_refused(spoiled: Callable[[Tensor], T
         ledger(Mixing(), sequences(8, 8))
 
 
+def test_inputs_whose_first_axis_is_not_that_of_the_examples_are_refused_with_the_way_out() -> None:
+    batches = [(x.transpose(0, 1), y) for x, y in sequences(5, 8)]
+    with pytest.raises(ValueError, match=r"inputs of shape \(5, 8, 2\) with 8 labels: .* give inputs.transpose\(0, 1\)"):
+        ledger(Network("first", 5), batches)
+
+
 @given(st.permutations(range(3)), st.integers(1, 4), st.booleans(), st.integers(2, 9))
 @settings(max_examples=30)
 def test_the_axis_is_found_and_its_rows_are_the_examples(order: list[int], fold: int, inner: bool, b: int) -> None:
