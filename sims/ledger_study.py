@@ -167,9 +167,8 @@ def run_study(args: argparse.Namespace) -> None:
 
     networks, failed = ledger_study(args)
     if not networks and not failed:
-        raise ValueError(
-            f"no network of size {args.size} has {args.only!r} in its name: {', '.join(sorted({cell.name for cell in study_cells(args.size)}))}"
-        )
+        names = ", ".join(dict.fromkeys(cell.name for cell in study_cells(args.size)))
+        raise ValueError(f"no network of size {args.size} has {args.only!r} in its name: {names}")
     if networks:
         with errors_as_damage(Path(args.out)):
             answers = gaussian_summary(networks) if args.size == GAUSSIANS else summary(networks)

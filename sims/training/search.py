@@ -34,8 +34,8 @@ def search(
     """The configuration with the best rate of its grid, every rate trained in a folder of `out`/search, which resumes.
 
     The best has the smallest test error at the last epoch, of several the smallest rate; a run that diverges has none. The table
-    is `out`/search.json. Raises ValueError for a given rate, for several processes, for a folder with a run of its own, where runs failed otherwise, or all diverged,
-    and where another command has the folder.
+    is `out`/search.json. Raises ValueError for a given rate, for several processes, for a folder with a run of its own, where
+    runs failed otherwise, or all diverged, and where another command has the folder.
     """
     if world_size() > 1:
         raise ValueError("a search trains many runs at the same time: start it in one process, and give the number of runs there")

@@ -42,7 +42,7 @@ def labelled_batches(loader: Loader, model: nn.Module, classes: np.ndarray) -> I
             raise ValueError(f"the inputs of a batch are a {type(inputs).__name__}: {ONE_TENSOR}")
         if inputs.ndim == 0 or len(inputs) != len(labels):
             raise ValueError(
-                f"inputs of shape {tuple(inputs.shape)} with {len(labels)} labels: the first axis of inputs is that of the examples; "
+                f"inputs of shape {tuple(inputs.shape)} with {len(labels)} labels: the first axis of inputs is the examples'; "
                 "of sequences (T, b, P) give inputs.transpose(0, 1), and transpose again in the model's forward"
             )
         known = np.isin(labels, classes)
