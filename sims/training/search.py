@@ -13,7 +13,7 @@ from ufm.distributed import world_size
 from ufm.files.store import write_text
 from ufm.files.write_lock import write_lock
 
-SEARCHED = "search"  # folder of the runs of a search
+RUNS_OF_SEARCH = "search"  # folder of the runs of a search
 DIVERGED = "training diverged"  # how the message of a run begins that went to infinity
 CHECKPOINTS = 10  # of a run of the search, evenly over its epochs
 
@@ -39,7 +39,7 @@ def search(
     """
     if world_size() > 1:
         raise ValueError("a search trains many runs at the same time: start it in one process, and give the number of runs there")
-    if (out / CONFIG).exists() and not (out / SEARCHED).exists():
+    if (out / CONFIG).exists() and not (out / RUNS_OF_SEARCH).exists():
         raise ValueError(f"{out} has a run that no search was made for: search in another folder")
     runs = {f"lr-{lr:g}": _run_at_rate(config, lr, out, cpu, threads) for lr in config.lr_grid or GRID}
     out.mkdir(parents=True, exist_ok=True)
@@ -76,4 +76,4 @@ def _run_at_rate(config: TrainConfig, lr: float, out: Path, cpu: bool, threads: 
     """The run of a rate: it is measured where it is stored, ten times, without attacks and without features."""
     measured = sorted({-(-k * config.epochs // CHECKPOINTS) for k in range(1, CHECKPOINTS + 1)})
     alone = replace(config, lr=lr, lr_grid=(), measured=tuple(measured), save_features=(), robustness=0)
-    return Run(alone, out / SEARCHED / f"lr-{lr:g}", cpu, threads)
+    return Run(alone, out / RUNS_OF_SEARCH / f"lr-{lr:g}", cpu, threads)

@@ -1,6 +1,7 @@
 """One command at a time writes a run: a lock of the operating system, released when its process ends, however it ends."""
 
 import errno
+import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -42,9 +43,12 @@ def _lock(path: Path) -> Iterator[None]:
         if error.errno not in WITHOUT_LOCKS:
             raise ValueError(f"cannot write {file}: {reason_of(error)}") from error
         say(f"warning: {path} cannot be locked ({reason_of(error)}): start no second command there before this one has ended")
+    owner, held = os.getpid(), file.stat() if file.exists() else None
     try:
         yield
     finally:
-        with suppress(OSError):
-            file.unlink()  # before the release: who has opened it meanwhile sees that it is gone, and makes another
-        lock.release()
+        if os.getpid() == owner:  # and not a child that leaves the block
+            with suppress(OSError):
+                if held is not None and os.path.samestat(held, file.stat()):  # and not that of another, of a folder made anew
+                    file.unlink()  # before the release: who has opened it meanwhile sees that it is gone, and makes another
+            lock.release()

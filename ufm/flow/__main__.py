@@ -16,17 +16,22 @@ from ufm.output import (
 )
 
 
-def guarded() -> int:
-    """The exit code of the command; 141 for a reader that has left, 2 for an output that cannot be written, 130 for Ctrl-C."""
-    gc.disable()  # what is imported stays until the end: it is searched for garbage neither now nor then
+def guarded(alone: bool = False) -> int:
+    """The exit code of the command; 141 for a reader that has left, 2 for an output that cannot be written, 130 for Ctrl-C.
+
+    `alone`: the process is the command's, and what it imports stays: it is searched for garbage neither now nor at the end.
+    """
+    if alone:
+        gc.disable()
     try:
         from ufm.flow.command import main
     except KeyboardInterrupt:  # among the imports
         say("\nufm.flow: interrupted, before anything was computed")
         return INTERRUPTED
     finally:
-        gc.freeze()
-        gc.enable()
+        if alone:
+            gc.freeze()
+            gc.enable()
     replace_unknown_characters()
     try:
         try:
@@ -44,7 +49,7 @@ def guarded() -> int:
 
 def run_and_end() -> NoReturn:
     """Run the command and end."""
-    end_process(guarded())
+    end_process(guarded(alone=True))
 
 
 if __name__ == "__main__":

@@ -69,9 +69,7 @@ def parser() -> FlowParser:
         help="whitened: Sigma_W = I, or total covariance I for the unnormalized flow (default); raw: not whitened",
     )
     clock = p.add_argument_group("flow and time")
-    clock.add_argument(
-        "--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c) in this order, or all (default: (a))"
-    )
+    clock.add_argument("--flow", choices=(*LAWS, "all"), default="renormalized", help="law (a), (b), (c), or all (default: (a))")
     ridge = "weight decay of the classifier, as --lambda of sims.measure (default 0)"
     clock.add_argument("--ridge", type=float, default=0.0, metavar="LAMBDA", help=ridge)
     clock.add_argument(

@@ -63,13 +63,16 @@ def force_balance(
     layer   the last layer, a module of `model`: its input is the features (b, P)
     loss    what training minimises, without decay, as a mean over a batch: torch.nn.functional.cross_entropy, ...
     feature_decay   lambda of a penalty lambda / 2 Ave ||h||^2 on the features h, whose gradient is part of both forces
-    batch_statistics   whether batch norm normalises by the statistics of each batch, as in training, and not by its averages
+    batch_statistics   whether torch's batch norms, frozen ones too, normalise by the statistics of each batch and not by averages
 
-    Below batch norm the two ways have other Jacobians J, and cosines that differ by up to 0.5: give all examples as one batch
+    Below batch norm the two ways have other Jacobians J, and cosines that differ by up to 0.6: give all examples as one batch
     for the forces that gradient descent follows. Dropout stays off.
     Parameters that do not require gradients, and those of `layer` itself, are left out; their .grad is not touched.
-    Raises ValueError for a layer that is not the model's or not called, features that are not (b, P), and no parameter below it.
+    Raises ValueError for a feature_decay below 0, a layer that is not the model's or not called, features that are not (b, P),
+    and no parameter below it.
     """
+    if not 0 <= feature_decay < float("inf"):
+        raise ValueError(f"feature_decay = {feature_decay}: a finite number from 0 is needed")
     if not any(module is layer for module in model.modules()):
         raise ValueError("the layer is not a module of the model: take it from model.get_submodule(name)")
     own = {id(p) for p in layer.parameters()}

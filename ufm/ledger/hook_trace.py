@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ufm.ledger.example_axis import ExampleAxis, by_example
+from ufm.ledger.example_axis import FIRST_AXIS, NO_EXAMPLES, Found, by_example
 from ufm.ledger.states import INPUT, Operation, Visit, tensors_of
 
 ANY_BEFORE = " ?"  # ends the kind of an operation that may include functional ones before it
@@ -23,7 +23,7 @@ class HookTrace:
     seen = "hooks"
 
     def __init__(self, model: nn.Module) -> None:
-        self.model, self.axes = model, dict[str, ExampleAxis | None]()
+        self.model, self.axes = model, dict[str, Found]()
         self.leaves = {name: module for name, module in model.named_modules() if not list(module.children()) and name}
         if not self.leaves:
             raise ValueError("the model has no modules inside, and torch.fx cannot trace it: no operation can be recorded")
@@ -31,16 +31,18 @@ class HookTrace:
     def tensors(self, x: Tensor) -> dict[str, Tensor]:
         """Every tensor that is seen of a run, by operation and place."""
         seen: dict[str, Tensor] = {}
-        self._watch(x, lambda name, _, tensors: seen.update({f"{name}.{j}": t for j, t in enumerate(tensors)}))
+        self._watch(x, lambda name, _, tensors: seen.update({f"{name}.{j}": t.clone() for j, t in enumerate(tensors)}))
         return seen
 
     def walk(self, x: Tensor, visit: Visit) -> None:
         """Run the model on a batch; the state after a module is its output, and its kind ends with `ANY_BEFORE`."""
 
         def note(name: str, module: nn.Module, tensors: list[Tensor]) -> None:
-            keys = [f"{name}.{j}" for j in range(len(tensors))]
-            axes = [self.axes.get(key, ExampleAxis()) for key in keys]
-            state = {key: by_example(t, len(x), name, axis) for key, t, axis in zip(keys, tensors, axes, strict=True)}
+            named = [(f"{name}.{j}", t) for j, t in enumerate(tensors)]
+            shown = [(key, t, self.axes.get(key, FIRST_AXIS)) for key, t in named]
+            state = {key: by_example(t, len(x), name, axis) for key, t, axis in shown if axis != NO_EXAMPLES}
+            if not state:  # no module of the examples, as that of positions
+                return
             visit(Operation(name, type(module).__name__ + ANY_BEFORE), state, None)
 
         visit(Operation(INPUT, INPUT), {INPUT: x}, None)

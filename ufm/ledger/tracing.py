@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from ufm.ledger.affine import affine_by_definition, agree, has_hooks
-from ufm.ledger.example_axis import ExampleAxis, by_example
+from ufm.ledger.example_axis import FIRST_AXIS, NO_EXAMPLES, ExampleAxis, Found, by_example
 from ufm.ledger.hook_trace import MODULES_ONLY, HookTrace
 from ufm.ledger.states import INPUT, Operation, State, Visit, mapped, tensors_of
 from ufm.ledger.undisturbed import attributes_kept
@@ -46,7 +46,7 @@ class GraphTrace:
         self.last_read = {  # as data: what is run later for its shape alone is no part of a state
             node: max((index[user] for user in node.users if _reads_data(user, node)), default=-1) for node in self.nodes
         }
-        self.axes: dict[str, ExampleAxis | None] = {}  # of the examples, by tensor; the first where a tensor is not there
+        self.axes: dict[str, Found] = {}  # of the examples, by tensor; the first where a tensor is not there
         self.fed: set[fx.Node] = set()  # nodes that depend on the numbers of the input
         for node in self.nodes:
             if node.op == "placeholder" or any(s in self.fed and _reads_data(node, s) for s in node.all_input_nodes):
@@ -56,9 +56,9 @@ class GraphTrace:
 
     def tensors(self, x: Tensor) -> dict[str, Tensor]:
         """Every tensor of a run, by operation and place."""
-        run = fx.Interpreter(self.module, garbage_collect_values=False)
-        run.run(x, enable_io_processing=False)
-        return {f"{node.name}.{j}": t for node, value in run.env.items() for j, t in enumerate(tensors_of(value))}
+        recorder = _Recorder(self.module)
+        recorder.run(x, enable_io_processing=False)
+        return recorder.tensors
 
     def walk(self, x: Tensor, visit: Visit, probe: bool = False) -> None:
         """Run the model on a batch; every state is as it is when its operation is done, in-place changes included.
@@ -91,11 +91,11 @@ class GraphTrace:
             if node in self.fed and self.last_read[node] > k and node in run.env:
                 for j, tensor in enumerate(tensors_of(run.env[node])):
                     # two names of one tensor (a view that changes nothing, an in-place result) are one part of the state
-                    if not any(tensor is other for other in parts):
+                    key = f"{node.name}.{j}"
+                    if not any(tensor is other for other in parts) and self.axes.get(key) != NO_EXAMPLES:
                         parts.append(tensor)
                         shown = tensor if errors is None else errors.get(id(tensor), torch.zeros_like(tensor))
-                        key = f"{node.name}.{j}"
-                        state[key] = by_example(shown, batch, node.name, self.axes.get(key, ExampleAxis()))
+                        state[key] = by_example(shown, batch, node.name, self.axes.get(key, FIRST_AXIS))
         return state
 
     def _described(self, node: fx.Node) -> tuple[str, str]:
@@ -148,7 +148,8 @@ class GraphTrace:
         return all(agree(*pair) for pair in zip(*(self._rows(node, part) for part in zip(*pairs, strict=True)), strict=True))
 
     def _axis(self, node: fx.Node, place: int) -> ExampleAxis:
-        return self.axes.get(f"{node.name}.{place}") or ExampleAxis()
+        axis = self.axes.get(f"{node.name}.{place}")
+        return axis if isinstance(axis, ExampleAxis) else FIRST_AXIS
 
     def _rows(self, node: fx.Node, tensors: Sequence[Tensor]) -> list[Tensor]:
         """The tensors of an operation, an example a row."""
@@ -170,6 +171,20 @@ def traced(model: nn.Module) -> tuple[Trace, str]:
     except Exception as error:  # what a user's forward raises when it meets torch.fx's stand-ins is anything
         first = (str(error).splitlines() or [type(error).__name__])[0]
         return HookTrace(model), f"torch.fx cannot trace this model ({first}); {MODULES_ONLY}"
+
+
+class _Recorder(fx.Interpreter):
+    """Copies of all tensors, as they are when their operation is done."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__(module)
+        self.tensors: dict[str, Tensor] = {}
+
+    def run_node(self, n: fx.Node) -> Any:
+        """The result of an operation."""
+        out = super().run_node(n)
+        self.tensors |= {f"{n.name}.{j}": t.clone() for j, t in enumerate(tensors_of(out))}
+        return out
 
 
 class _Tracer(fx.Tracer):

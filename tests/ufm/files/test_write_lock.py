@@ -4,12 +4,13 @@ import errno
 import fcntl
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,33 @@ def test_a_child_that_outlives_its_killed_parent_has_no_lock(tmp_path: Path) -> 
                 pass
         finally:
             os.kill(int(child), signal.SIGKILL)
+
+
+def test_a_command_leaves_the_lock_of_a_folder_that_was_made_anew(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    with write_lock(folder):
+        shutil.rmtree(folder)
+        folder.mkdir()
+        with holder(sys.executable, folder) as (process, said):
+            assert said == "locked"
+            with pytest.raises(ValueError, match="another command is writing"), write_lock(folder):
+                pass
+            process.kill()
+    assert os.listdir(folder) == [".lock"]
+
+
+def test_a_child_that_leaves_the_block_leaves_the_lock(tmp_path: Path) -> None:
+    child = -1
+    with suppress(RuntimeError), write_lock(tmp_path):
+        child = os.fork()
+        if child == 0:
+            raise RuntimeError
+        os.waitpid(child, 0)
+        assert os.listdir(tmp_path) == [".lock"]
+    if child == 0:
+        os._exit(0)
+    assert os.listdir(tmp_path) == []
 
 
 def test_a_process_that_is_about_to_end_is_waited_for(tmp_path: Path, fresh: FreshProcesses) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from ufm.ledger import ledger
-from ufm.ledger.example_axis import by_example, example_axis
+from ufm.ledger.example_axis import ExampleAxis, by_example, example_axes
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -106,20 +106,94 @@ def test_inputs_whose_first_axis_is_not_that_of_the_examples_are_refused_with_th
         ledger(Network("first", 5), batches)
 
 
-@given(st.permutations(range(3)), st.integers(1, 4), st.booleans(), st.integers(2, 9))
+@given(st.permutations(range(3)), st.integers(1, 5), st.booleans(), st.integers(1, 9))
 @settings(max_examples=30)
 def test_the_axis_is_found_and_its_rows_are_the_examples(order: list[int], fold: int, inner: bool, b: int) -> None:
-    x = torch.randn(b + 1, fold, 2, 3, generator=torch.Generator().manual_seed(b))
-
     def placed(examples: Tensor) -> Tensor:
         return (examples.transpose(0, 1) if inner else examples).flatten(0, 1).permute(*order)
 
-    axis = example_axis(
-        placed(x[:3]) if b > 2 else placed(x[[0, 1, 0]]), placed(x[[0, 1, 2, 0]]) if b > 2 else placed(x[[0, 1, 0, 1]])
+    def random(count: int, seed: int) -> Tensor:
+        return torch.randn(count, fold, 2, 3, generator=torch.Generator().manual_seed(seed))
+
+    axis = example_axes(lambda x: {"h": placed(x.relu())}, random(b, 0))["h"]
+    assert isinstance(axis, ExampleAxis)
+    x = random(b, 1)
+    rows = by_example(placed(x), b, "h", axis)
+    torch.testing.assert_close(by_example(placed(x.flip(0)), b, "h", axis), rows.flip(0))
+    torch.testing.assert_close(axis.means_with_neighbours(placed(x)), placed((x + x.roll(1, 0)) / 2))
+
+
+class By(nn.Module):
+    """A function of the examples, and a linear layer after a ReLU and before the end."""
+
+    def __init__(self, function: Callable[["By", Tensor], Tensor], T: int = 8) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.function, self.act, self.head = function, nn.ReLU(), nn.Linear(2 * T, 3)
+        self.norm, self.table = nn.BatchNorm1d(2, track_running_stats=False), nn.Embedding(8, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.function(self, x).flatten(1))
+
+
+def of_positions(net: By, x: Tensor) -> Tensor:
+    return net.act(x.transpose(0, 1).reshape(-1, 2)).reshape(8, -1, 2).transpose(0, 1)
+
+
+@pytest.mark.parametrize("spoil", [lambda x: x[:4].zero_(), lambda x: x.mul_(0.3).add_(1e4)])
+def test_the_axis_does_not_depend_on_the_first_examples(spoil: Callable[[Tensor], Tensor]) -> None:
+    batches = sequences(8, 8)
+    for x, _ in batches[:1]:
+        spoil(x)
+    moved, plain = ledger(By(of_positions), batches), ledger(By(lambda net, x: net.act(x)), batches)
+    np.testing.assert_allclose(moved.omega[-2:], plain.omega[-2:], rtol=1e-3)
+
+
+def test_what_is_changed_in_place_later_does_not_hide_the_axis() -> None:
+    def function(net: By, x: Tensor) -> Tensor:
+        h = x.transpose(0, 1).reshape(-1, 2)
+        out = net.act(h).reshape(8, -1, 2).transpose(0, 1).clone()
+        h.zero_()
+        return out
+
+    batches = sequences(8, 8)
+    np.testing.assert_allclose(
+        ledger(By(function), batches).omega[-1], ledger(By(lambda net, x: net.act(x)), batches).omega[-1], rtol=1e-5
     )
-    assert axis is not None
-    rows = by_example(placed(x), b + 1, "h", axis)
-    again = by_example(placed(x.flip(0)), b + 1, "h", axis)
-    torch.testing.assert_close(again, rows.flip(0))
-    mean = axis.means_with_neighbours(placed(x))
-    torch.testing.assert_close(mean, placed((x + x.roll(1, 0)) / 2))
+
+
+@pytest.mark.parametrize("batch", [8, 12, 96])
+def test_examples_apart_in_a_tensor_that_mixes_them_with_positions_are_refused(batch: int) -> None:
+    with pytest.raises(ValueError, match="no axis has the examples, or several of them mix there"):
+        ledger(By(lambda net, x: net.act(x.reshape(8, -1, 2)).reshape(-1, 8, 2)), sequences(8, batch))
+    with pytest.raises(ValueError, match="no axis has the examples, or several of them mix there"):
+        ledger(
+            By(lambda net, x: net.act(x.reshape(8, -1, 2).transpose(0, 1)).transpose(0, 1).reshape(-1, 8, 2)), sequences(8, batch)
+        )
+
+
+@pytest.mark.parametrize(
+    ("function", "batch"),
+    [
+        (lambda net, x: net.act(net.norm(x.reshape(-1, 2)).reshape(-1, 8, 2)), 8),  # statistics of the batch
+        (lambda net, x: net.act(torch.cat([x, x.new_zeros(-len(x) % 8, 8, 2)]))[: len(x)], 8),  # padding
+        (lambda net, x: net.act(torch.softmax(-0.1 * torch.cdist(x.flatten(1), x.flatten(1)), 1) @ x.flatten(1)), 96),
+    ],
+)
+def test_networks_that_look_at_the_whole_batch_have_their_first_axis(
+    function: Callable[[By, Tensor], Tensor], batch: int
+) -> None:
+    assert np.isfinite(ledger(By(function), sequences(8, batch)).omega[-1]).all()
+
+
+def test_modules_without_examples_are_no_part_of_a_state_seen_by_hooks() -> None:
+    def function(net: By, x: Tensor) -> Tensor:
+        return net.act(x + net.table(torch.arange(8))) if float(x.sum()) < 1e9 else x
+
+    result = ledger(By(function), sequences(8, 8))
+    assert (result.seen, result.operations) == ("hooks", ("act", "head"))
+
+
+def test_a_last_batch_of_one_that_loses_its_axis_is_refused_in_words() -> None:
+    with pytest.raises(ValueError, match="no axis has the examples"):
+        ledger(By(lambda net, x: net.act(x.transpose(0, 1)[..., 0]).squeeze().T.repeat(1, 2)), sequences(8, 19))
